@@ -1,0 +1,287 @@
+/* sara - fine-tunes Stable Diffusion with SaRA (ICLR 2025, arXiv 2409.06633).
+ *
+ *     #include <sara.h>
+ *     #include <stdio.h>
+ *
+ *     int main(void) {
+ *         sara_context *ctx = NULL;
+ *         sara_train_options train;
+ *         sara_status status = sara_context_new(&ctx, NULL);
+ *         if (status == SARA_OK) {
+ *             sara_train_options_init(&train);
+ *             train.pretrained_model_name_or_path = "examples/emoji/base";
+ *             train.train_data_dir = "examples/emoji/ink";
+ *             train.output_dir = "run";
+ *             train.max_train_steps = 100;
+ *             status = sara_train(ctx, NULL, &train);
+ *         }
+ *         if (status != SARA_OK)
+ *             fprintf(stderr, "%s\n", sara_context_error(ctx));
+ *         sara_context_free(ctx);
+ *         return status;
+ *     }
+ *
+ * Every fallible function returns a sara_status and leaves one line in the context that names the
+ * thing and both values. `T **out` means that the caller owns the result; a returned `T *` is
+ * borrowed. A context and what was made with it belong to one thread at a time; the one exception
+ * is sara_context_interrupt().
+ */
+#ifndef SARA_H
+#define SARA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#define SARA_NODISCARD __attribute__((warn_unused_result))
+#else
+#define SARA_NODISCARD
+#endif
+
+/* ------------------------------------------------------------------------------------ status */
+
+/* The values are the program's exit codes. */
+typedef enum sara_status {
+    SARA_OK = 0,
+    SARA_ERROR_USAGE = 2,    /* an option or argument is wrong */
+    SARA_ERROR_INPUT = 3,    /* a file's content is wrong */
+    SARA_ERROR_IO = 4,       /* opening, reading, writing, syncing or renaming failed */
+    SARA_ERROR_MEMORY = 5,   /* an allocation failed */
+    SARA_ERROR_DIVERGED = 6, /* ten training steps in a row were not finite */
+    SARA_INTERRUPTED = 7,    /* stopped by sara_context_interrupt(); the work so far is saved */
+    SARA_ERROR_DEVICE = 8    /* a device or its library failed, or an op has no kernel there */
+} sara_status;
+
+const char *sara_version(void); /* "0.1.0" */
+
+/* ----------------------------------------------------------------------------------- context */
+
+typedef struct sara_context sara_context;
+
+/* allocate returns NULL on failure and memory aligned as by malloc otherwise. */
+typedef struct sara_allocator {
+    void *(*allocate)(void *user, size_t size);
+    void (*release)(void *user, void *memory);
+    void *user;
+} sara_allocator;
+
+typedef enum sara_log_level { SARA_LOG_INFO, SARA_LOG_WARNING } sara_log_level;
+/* One line without its newline, already safe to print on a terminal. */
+typedef void (*sara_log_fn)(void *user, sara_log_level level, const char *line);
+
+/* Where long work stands; a step is an optimiser step, a denoising step or a file. */
+typedef struct sara_progress {
+    const char *phase; /* "train", "generate", "cache", "load" */
+    int64_t step, total;
+    double loss;         /* of this step; NaN where there is none */
+    double learning_rate; /* NaN where there is none */
+    double steps_per_second, seconds_left;
+} sara_progress;
+typedef void (*sara_progress_fn)(void *user, const sara_progress *progress);
+
+typedef struct sara_context_options {
+    const sara_allocator *allocator; /* NULL: malloc and free; copied */
+    int threads;                     /* 0: OMP_NUM_THREADS or the processors available */
+    sara_log_fn log;                 /* NULL: silent */
+    sara_progress_fn progress;       /* NULL: none */
+    void *user;                      /* passed to log and progress */
+} sara_context_options;
+
+/* *out is set even on failure unless memory ran out, so that the error can be read and freed. */
+SARA_NODISCARD sara_status sara_context_new(sara_context **out, const sara_context_options *options);
+void sara_context_free(sara_context *ctx);
+/* The line of the last failure, "" if there was none; "out of memory" for NULL. */
+const char *sara_context_error(const sara_context *ctx);
+/* Asks running work to save and return SARA_INTERRUPTED. Safe in a signal handler. */
+void sara_context_interrupt(sara_context *ctx);
+
+/* ------------------------------------------------------------------------------------- model */
+
+/* A diffusers folder: U-Net, and unless unet_only VAE, text encoder, tokenizer and scheduler. */
+typedef struct sara_model sara_model;
+
+typedef struct sara_model_options {
+    const char *variant; /* "fp16": prefer *.fp16.safetensors; NULL: none */
+    bool unet_only;      /* the path is a bare unet/ folder */
+} sara_model_options;
+
+/* options may be NULL. Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
+SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
+                                           const sara_model_options *options);
+void sara_model_free(sara_model *model);
+
+/* Token ids as generation uses them, padded and cut to the context length. *ids: sara_free(). */
+SARA_NODISCARD sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,
+                                               const sara_model *model, const char *text);
+void sara_free(sara_context *ctx, void *memory);
+
+#define SARA_HISTOGRAM_BINS 24
+typedef struct sara_component_report {
+    char name[32], class_name[64], dtype[8];
+    int64_t tensors, parameters;
+} sara_component_report;
+
+/* Histogram bin i counts the U-Net's entries with 10^((i-20)/4) <= |p| < 10^((i-19)/4); the first
+ * bin also holds all below, the last all above. */
+typedef struct sara_model_report {
+    sara_component_report components[8];
+    int component_count;
+    int64_t histogram[SARA_HISTOGRAM_BINS];
+    double thresholds[16];  /* round values and the budgets' thresholds, ascending */
+    int64_t selected[16];   /* entries with |p| < thresholds[i] */
+    int threshold_count;
+    char base_sha256[65];
+} sara_model_report;
+SARA_NODISCARD sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
+                                              const sara_model *model);
+
+/* What saving lost: norms over the changed entries, in double. */
+typedef struct sara_save_report {
+    int64_t changed;       /* entries that differ from the base in memory */
+    int64_t rounded_away;  /* of those, entries that equal the base's once stored */
+    double change_norm;    /* L2 of the change */
+    double rounding_error; /* L2 of (stored change - change) / L2 of the change; 0 if none */
+} sara_save_report;
+
+/* Writes the model as a diffusers folder (every other file of the source folder carried along),
+ * atomically; out must not exist or be an empty folder. dtype: "fp32", "fp16", "bf16" or NULL for
+ * the base's. report may be NULL. */
+SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *report,
+                                           const sara_model *model, const char *out_dir,
+                                           const char *dtype);
+
+/* ---------------------------------------------------------------------------------- adapters */
+
+/* Loads an adapter file and applies it to the model: P0 + strength (P - P0), at strength 1 the
+ * adapter's values bit-exactly. Several may be applied; overlaps add up as changes. Another base
+ * is refused (SARA_ERROR_INPUT) unless force. */
+SARA_NODISCARD sara_status sara_model_apply(sara_context *ctx, sara_model *model,
+                                            const char *adapter_path, double strength, bool force);
+/* Takes every adapter off again, bit-exactly. */
+void sara_model_remove(sara_model *model);
+
+/* -------------------------------------------------------------------------------- generation */
+
+typedef struct sara_image {
+    int width, height;
+    uint8_t *pixels; /* RGB, [height][width][3] */
+} sara_image;
+
+typedef struct sara_generate_options {
+    const char *prompt;          /* required */
+    const char *negative_prompt; /* NULL: empty */
+    int width, height;           /* 0: sample_size x VAE factor, or the given latents' */
+    int steps;                   /* 20 */
+    double guidance_scale;       /* 7.0; at most 1 means no guidance */
+    uint64_t seed;               /* 42; image i uses seed + i */
+    int batch_count;             /* 1 */
+    const char *sampling_method; /* NULL: the model's scheduler; see sara_sampling_methods() */
+    bool karras;                 /* Karras sigmas whatever the scheduler's config says */
+    const char *init_latents;    /* safetensors, key `latents` [N,4,h,w], unit variance */
+    const char *save_latents;    /* safetensors, key `latents`: final, before 1/scaling_factor */
+} sara_generate_options;
+
+void sara_generate_options_init(sara_generate_options *options);
+/* NULL-terminated names for sampling_method. */
+const char *const *sara_sampling_methods(void);
+/* *images: *count images, freed with sara_images_free(). */
+SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
+                                         const sara_model *model,
+                                         const sara_generate_options *options);
+void sara_images_free(sara_context *ctx, sara_image *images, int count);
+/* The text that image UIs read and show ("a cat\nSteps: 20, Sampler: ..."), for the image at index
+ * of a generation. *out: sara_free(). */
+SARA_NODISCARD sara_status sara_generate_text(sara_context *ctx, char **out,
+                                              const sara_model *model,
+                                              const sara_generate_options *options, int width,
+                                              int height, int index);
+/* Writes a PNG atomically. text: UTF-8 for the PNG's `parameters` text or NULL. */
+SARA_NODISCARD sara_status sara_image_save(sara_context *ctx, const sara_image *image,
+                                           const char *path, const char *text);
+/* Side by side: *out is a grid of count images of one size, columns wide, with white gaps of two
+ * pixels, all enlarged `enlarge` times. sara_images_free(ctx, out, 1). */
+SARA_NODISCARD sara_status sara_image_grid(sara_context *ctx, sara_image **out,
+                                           const sara_image *images, int count, int columns,
+                                           int enlarge);
+
+/* ---------------------------------------------------------------------------------- training */
+
+#define SARA_MAX_PROMPTS 16
+
+/* Names and meanings are diffusers' where it has them; strings are borrowed. */
+typedef struct sara_train_options {
+    const char *pretrained_model_name_or_path; /* a diffusers folder */
+    const char *unet_only;                     /* a bare unet/ folder instead */
+    const char *variant;
+    const char *train_data_dir;  /* images with metadata.jsonl or .txt captions */
+    const char *replay;          /* micro-batches from a safetensors file instead */
+    const char *output_dir;
+    const char *caption_column;  /* "text" */
+    const char *caption_prefix;  /* NULL: none */
+    const char *instance_prompt; /* one caption for all images; NULL: captions from files */
+    int resolution;              /* 0: sample_size x VAE factor */
+    bool center_crop, random_flip;
+    double threshold;            /* 0: from trainable */
+    const char *trainable;       /* "5.8%", "20M", "50000"; NULL: 5.8% */
+    double learning_rate;        /* 0: 1e-3 exp(-350 threshold) */
+    double lambda_rank;          /* 5e-4 */
+    int64_t progressive_iter;    /* -1: half of the steps; 0: never */
+    int64_t max_train_steps;     /* 0: 5000, or the replay file's length */
+    int64_t num_train_epochs;    /* 0: from max_train_steps */
+    int train_batch_size;        /* 4 */
+    int gradient_accumulation_steps; /* 1 */
+    bool gradient_checkpointing;
+    const char *lr_scheduler;    /* "cosine" */
+    int64_t lr_warmup_steps;
+    int lr_num_cycles;           /* 1 */
+    double lr_power;             /* 1.0 */
+    double adam_beta1, adam_beta2, adam_epsilon, adam_weight_decay;
+    double max_grad_norm;        /* 1.0; 0: no clipping */
+    const char *prediction_type; /* NULL: the scheduler config's */
+    const char *validation_prompts[SARA_MAX_PROMPTS];
+    int validation_prompt_count;
+    int64_t validation_steps;    /* 500 */
+    double validation_guidance_scale; /* 7.0 */
+    int64_t checkpointing_steps; /* 500 */
+    int checkpoints_total_limit; /* 3; 0: unlimited */
+    const char *resume_from_checkpoint; /* "latest" or a path; NULL: start anew */
+    uint64_t seed;               /* 42 */
+} sara_train_options;
+
+typedef struct sara_train_result {
+    int64_t steps;        /* optimiser steps done in all, with those of the resumed run */
+    int64_t skipped;      /* of these, steps skipped because they were not finite */
+    int64_t parameters, selected;
+    double threshold, learning_rate;
+    double first_loss, last_loss; /* means over up to 20 steps */
+} sara_train_result;
+
+void sara_train_options_init(sara_train_options *options);
+/* Sets one option by its name ('-' and '_' alike) from text, as the command line does; the text is
+ * borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the value. */
+SARA_NODISCARD sara_status sara_train_options_set(sara_context *ctx, sara_train_options *options,
+                                                  const char *name, const char *value);
+typedef struct sara_option_info {
+    const char *name, *metavar, *help; /* metavar NULL: a switch */
+} sara_option_info;
+/* The options that sara_train_options_set() knows, from index 0; NULL past the last. */
+const sara_option_info *sara_train_option_at(size_t index);
+
+/* Trains and writes the run folder (docs/formats.md). result may be NULL.
+ * Errors: SARA_ERROR_DIVERGED, SARA_INTERRUPTED and all others. */
+SARA_NODISCARD sara_status sara_train(sara_context *ctx, sara_train_result *result,
+                                      const sara_train_options *options);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif

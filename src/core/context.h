@@ -1,0 +1,25 @@
+/* The inside of a context, for core alone. */
+#ifndef SARA_CORE_CONTEXT_H
+#define SARA_CORE_CONTEXT_H
+
+#include "core/core.h"
+
+#include <signal.h>
+
+#define SARA_ERROR_SIZE 2048
+
+struct sara_context {
+    sara_allocator allocator;
+    int threads;
+    sara_log_fn log;
+    sara_progress_fn progress;
+    void *user;
+    volatile sig_atomic_t interrupted;
+    sara_arena arena;
+    char error[SARA_ERROR_SIZE];
+};
+
+/* Copies text, escaping control bytes and invalid UTF-8 as \xNN; always terminates. */
+void sara_text_escape(char *out, size_t size, const char *text);
+
+#endif

@@ -1,0 +1,182 @@
+/* The core layer: status, memory, arenas, strings, log, Philox RNG, threads, tensors, devices,
+ * parameters and the tape. Depends on nothing but the C library and OpenMP. */
+#ifndef SARA_CORE_H
+#define SARA_CORE_H
+
+#include "sara.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+/* ------------------------------------------------------------------------------------ status */
+
+/* Leaves with the status of a failed call; the function has a `done:` label and a `status`. */
+#define TRY(call)                                                                                  \
+    do {                                                                                           \
+        status = (call);                                                                           \
+        if (status != SARA_OK)                                                                     \
+            goto done;                                                                             \
+    } while (0)
+
+/* Writes the context's error line (control bytes and invalid UTF-8 escaped) and returns status. */
+sara_status sara_fail(sara_context *ctx, sara_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Puts "prefix: " before the current error line. Returns status unchanged. */
+sara_status sara_fail_in(sara_context *ctx, sara_status status, const char *prefix);
+/* SARA_ERROR_IO with strerror(errno): "path: what: No space left on device". */
+sara_status sara_fail_errno(sara_context *ctx, const char *path, const char *what);
+void sara_log(sara_context *ctx, sara_log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void sara_report_progress(sara_context *ctx, const sara_progress *progress);
+bool sara_interrupted(const sara_context *ctx);
+int sara_threads(const sara_context *ctx);
+
+/* ------------------------------------------------------------------------------------ memory */
+
+/* count * size bytes from the context's allocator; SARA_ERROR_MEMORY on overflow or failure.
+ * *out becomes NULL for 0 bytes. Alignment 64. */
+SARA_NODISCARD sara_status sara_alloc(sara_context *ctx, void *out, size_t count, size_t size);
+SARA_NODISCARD sara_status sara_alloc_zero(sara_context *ctx, void *out, size_t count, size_t size);
+/* Grows the array at *(void **)array to hold `needed` elements (doubling); *capacity is updated. */
+SARA_NODISCARD sara_status sara_grow(sara_context *ctx, void *array, size_t *capacity,
+                                     size_t needed, size_t size);
+SARA_NODISCARD sara_status sara_strdup(sara_context *ctx, char **out, const char *text);
+SARA_NODISCARD sara_status sara_format(sara_context *ctx, char **out, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* directory + "/" + name */
+SARA_NODISCARD sara_status sara_path_join(sara_context *ctx, char **out, const char *directory,
+                                          const char *name);
+/* sara_free(ctx, p) is public; NULL is fine. */
+
+/* Memory that is given back all at once. */
+typedef struct sara_arena {
+    sara_context *ctx;
+    struct sara_arena_block *head;
+} sara_arena;
+void sara_arena_init(sara_arena *arena, sara_context *ctx);
+SARA_NODISCARD sara_status sara_arena_alloc(sara_arena *arena, void *out, size_t count,
+                                            size_t size);
+SARA_NODISCARD sara_status sara_arena_strdup(sara_arena *arena, const char **out,
+                                             const char *text);
+void sara_arena_free(sara_arena *arena);
+/* Lives as long as the context; for strings of options. */
+sara_arena *sara_context_arena(sara_context *ctx);
+
+/* --------------------------------------------------------------------------------------- rng */
+
+/* What a draw is for: counters of different purposes never meet. */
+typedef enum sara_purpose {
+    SARA_DRAW_LATENT = 1, /* start noise of generation */
+    SARA_DRAW_SAMPLER,    /* noise of ancestral samplers */
+    SARA_DRAW_NOISE,      /* training noise */
+    SARA_DRAW_TIMESTEP,
+    SARA_DRAW_POSTERIOR,  /* the VAE's sample */
+    SARA_DRAW_ORDER,      /* order of an epoch */
+    SARA_DRAW_CROP,
+    SARA_DRAW_FLIP,
+    SARA_DRAW_RANK,       /* matrix of the low-rank term */
+    SARA_DRAW_TEST
+} sara_purpose;
+
+/* Philox 4x32-10 (Salmon et al., SC 2011), counter-based: element i of a draw is a pure function
+ * of (seed, purpose, index, i). */
+void sara_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
+void sara_draw_normal(float *out, size_t count, uint64_t seed, sara_purpose purpose,
+                      uint64_t index);                       /* N(0, 1), Box-Muller in double */
+void sara_draw_uniform(float *out, size_t count, uint64_t seed, sara_purpose purpose,
+                       uint64_t index);                      /* [0, 1) */
+uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose,
+                         uint64_t index, uint64_t element);  /* [0, bound), unbiased */
+
+/* ----------------------------------------------------------------------------------- tensors */
+
+#define SARA_MAX_RANK 8
+
+/* Storage types; arithmetic is in f32. */
+typedef enum sara_dtype {
+    SARA_F64, SARA_F32, SARA_F16, SARA_BF16, SARA_I64, SARA_I32, SARA_I16, SARA_I8, SARA_U8,
+    SARA_BOOL, SARA_DTYPE_COUNT
+} sara_dtype;
+const char *sara_dtype_name(sara_dtype dtype); /* as safetensors spells it: "F32", "BF16" */
+size_t sara_dtype_size(sara_dtype dtype);
+
+typedef struct sara_shape {
+    int rank;
+    int64_t dims[SARA_MAX_RANK];
+} sara_shape;
+/* By rank. */
+sara_shape sara_shape1(int64_t a);
+sara_shape sara_shape2(int64_t a, int64_t b);
+sara_shape sara_shape3(int64_t a, int64_t b, int64_t c);
+sara_shape sara_shape4(int64_t a, int64_t b, int64_t c, int64_t d);
+bool sara_shape_equal(const sara_shape *a, const sara_shape *b);
+int64_t sara_shape_count(const sara_shape *shape); /* product; 1 for rank 0 */
+/* "[320,4,3,3]" into the buffer, which is returned. */
+typedef struct sara_shape_text { char text[8 * 21 + 4]; } sara_shape_text;
+const char *sara_shape_format(sara_shape_text *buffer, const sara_shape *shape);
+
+/* Row-major and contiguous; owns its data unless said otherwise. */
+typedef struct sara_tensor {
+    sara_dtype dtype;
+    sara_shape shape;
+    void *data;
+} sara_tensor;
+SARA_NODISCARD sara_status sara_tensor_new(sara_context *ctx, sara_tensor *out, sara_dtype dtype,
+                                           const sara_shape *shape); /* uninitialised */
+void sara_tensor_free(sara_context *ctx, sara_tensor *tensor);       /* data only; zeroes *tensor */
+
+/* Conversions are exact where the target holds the value, else round to nearest even; f32 to f16
+ * overflows to infinity as PyTorch does. */
+float sara_f16_to_f32(uint16_t h);
+uint16_t sara_f32_to_f16(float f);
+float sara_bf16_to_f32(uint16_t h);
+uint16_t sara_f32_to_bf16(float f);
+/* count elements of dtype (F64, F32, F16, BF16) to f32, and f32 to F32, F16 or BF16. */
+void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t count);
+void sara_convert_from_f32(void *out, sara_dtype dtype, const float *in, size_t count);
+
+/* ---------------------------------------------------------------------------------- devices */
+
+/* A place where ops run: the nn layer's table of kernels (struct sara_kernels), opaque here, and
+ * what they keep between calls. */
+typedef struct sara_device {
+    const char *name; /* "cpu" */
+    const void *kernels;
+    void *state; /* the kernels' caches; freed by close */
+    void (*close)(sara_context *ctx, struct sara_device *device);
+    sara_context *ctx;
+} sara_device;
+
+/* -------------------------------------------------------------------------------- parameters */
+
+/* What gradient a parameter asks of the ops that use it. */
+typedef enum sara_grad_kind {
+    SARA_GRAD_NONE,
+    SARA_GRAD_DENSE,  /* grad has the parameter's shape */
+    SARA_GRAD_SAMPLED /* grad[i] belongs to the entry positions[i] */
+} sara_grad_kind;
+
+typedef struct sara_param {
+    const char *name;    /* the checkpoint key; owned by the set */
+    sara_tensor value;   /* F32 */
+    sara_dtype stored;   /* dtype in the file it came from */
+    sara_grad_kind want;
+    const uint32_t *positions; /* [selected] ascending row-major; borrowed from the selection */
+    size_t selected;
+    float *grad;         /* backward adds to it; borrowed from whoever set want */
+    uint64_t version;    /* counts changes of value: what is derived from it can be cached */
+} sara_param;
+
+/* The parameters of one module, ascending by name's bytes; the items never move. */
+typedef struct sara_params {
+    sara_param *items;
+    size_t count;
+} sara_params;
+SARA_NODISCARD sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count);
+void sara_params_free(sara_context *ctx, sara_params *params); /* names and values too */
+sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
+int64_t sara_params_entries(const sara_params *params);
+/* Adds a gradient of the parameter's shape to grad as want says: all of it, or gathered. */
+void sara_param_add_dense(sara_param *param, const float *gradient);
+
+#endif

@@ -1,0 +1,96 @@
+#include "core/context.h"
+
+#include <stdio.h>
+
+/* Every block starts on a cache line; the pointer before it leads back to the allocation. */
+#define ALIGNMENT ((size_t)64)
+
+sara_status sara_alloc(sara_context *ctx, void *out, size_t count, size_t size)
+{
+    void *result = NULL;
+    size_t bytes;
+    memcpy(out, &result, sizeof(result));
+    if (count == 0 || size == 0)
+        return SARA_OK;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 2 * ALIGNMENT)
+        return sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: %zu x %zu bytes", count, size);
+    char *raw = ctx->allocator.allocate(ctx->allocator.user, bytes + ALIGNMENT + sizeof(void *));
+    if (!raw)
+        return sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: %zu bytes", bytes);
+    uintptr_t start = ((uintptr_t)raw + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
+    memcpy((void *)(start - sizeof(void *)), &raw, sizeof(raw));
+    result = (void *)start;
+    memcpy(out, &result, sizeof(result));
+    return SARA_OK;
+}
+
+sara_status sara_alloc_zero(sara_context *ctx, void *out, size_t count, size_t size)
+{
+    void *memory;
+    sara_status status = sara_alloc(ctx, out, count, size);
+    memcpy(&memory, out, sizeof(memory));
+    if (memory)
+        memset(memory, 0, count * size);
+    return status;
+}
+
+void sara_free(sara_context *ctx, void *memory)
+{
+    void *raw;
+    if (!memory)
+        return;
+    memcpy(&raw, (char *)memory - sizeof(void *), sizeof(raw));
+    ctx->allocator.release(ctx->allocator.user, raw);
+}
+
+sara_status sara_grow(sara_context *ctx, void *array, size_t *capacity, size_t needed, size_t size)
+{
+    void *old, *fresh;
+    if (needed <= *capacity)
+        return SARA_OK;
+    size_t wanted = *capacity > SIZE_MAX / 2 ? needed : *capacity * 2;
+    wanted = wanted < needed ? needed : wanted;
+    wanted = wanted < 16 ? 16 : wanted;
+    sara_status status = sara_alloc(ctx, &fresh, wanted, size);
+    if (status != SARA_OK)
+        return status;
+    memcpy(&old, array, sizeof(old));
+    if (old)
+        memcpy(fresh, old, *capacity * size);
+    sara_free(ctx, old);
+    memcpy(array, &fresh, sizeof(fresh));
+    *capacity = wanted;
+    return SARA_OK;
+}
+
+sara_status sara_strdup(sara_context *ctx, char **out, const char *text)
+{
+    size_t size = strlen(text) + 1;
+    sara_status status = sara_alloc(ctx, out, size, 1);
+    if (status == SARA_OK)
+        memcpy(*out, text, size);
+    return status;
+}
+
+sara_status sara_format(sara_context *ctx, char **out, const char *format, ...)
+{
+    va_list args, again;
+    *out = NULL;
+    va_start(args, format);
+    va_copy(again, args);
+    int length = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    sara_status status = length < 0 ? sara_fail(ctx, SARA_ERROR_USAGE, "cannot format \"%s\"", format)
+                                    : sara_alloc(ctx, out, (size_t)length + 1, 1);
+    if (status == SARA_OK)
+        vsnprintf(*out, (size_t)length + 1, format, again);
+    va_end(again);
+    return status;
+}
+
+sara_status sara_path_join(sara_context *ctx, char **out, const char *directory, const char *name)
+{
+    size_t length = strlen(directory);
+    const char *slash = length > 0 && directory[length - 1] == '/' ? "" : "/";
+    return sara_format(ctx, out, "%s%s%s", directory, slash, name);
+}

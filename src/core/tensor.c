@@ -1,0 +1,96 @@
+#include "core/core.h"
+
+#include <stdio.h>
+
+static const struct {
+    const char *name;
+    size_t size;
+} dtypes[SARA_DTYPE_COUNT] = {
+    [SARA_F64] = {"F64", 8}, [SARA_F32] = {"F32", 4}, [SARA_F16] = {"F16", 2},
+    [SARA_BF16] = {"BF16", 2}, [SARA_I64] = {"I64", 8}, [SARA_I32] = {"I32", 4},
+    [SARA_I16] = {"I16", 2}, [SARA_I8] = {"I8", 1}, [SARA_U8] = {"U8", 1}, [SARA_BOOL] = {"BOOL", 1},
+};
+
+const char *sara_dtype_name(sara_dtype dtype)
+{
+    return dtypes[dtype].name;
+}
+
+size_t sara_dtype_size(sara_dtype dtype)
+{
+    return dtypes[dtype].size;
+}
+
+sara_shape sara_shape1(int64_t a)
+{
+    return (sara_shape){1, {a}};
+}
+
+sara_shape sara_shape2(int64_t a, int64_t b)
+{
+    return (sara_shape){2, {a, b}};
+}
+
+sara_shape sara_shape3(int64_t a, int64_t b, int64_t c)
+{
+    return (sara_shape){3, {a, b, c}};
+}
+
+sara_shape sara_shape4(int64_t a, int64_t b, int64_t c, int64_t d)
+{
+    return (sara_shape){4, {a, b, c, d}};
+}
+
+bool sara_shape_equal(const sara_shape *a, const sara_shape *b)
+{
+    if (a->rank != b->rank)
+        return false;
+    for (int i = 0; i < a->rank; i++)
+        if (a->dims[i] != b->dims[i])
+            return false;
+    return true;
+}
+
+int64_t sara_shape_count(const sara_shape *shape)
+{
+    int64_t count = 1;
+    for (int i = 0; i < shape->rank; i++)
+        count *= shape->dims[i];
+    return count;
+}
+
+const char *sara_shape_format(sara_shape_text *buffer, const sara_shape *shape)
+{
+    size_t used = 0, size = sizeof(buffer->text);
+    buffer->text[used++] = '[';
+    for (int i = 0; i < shape->rank; i++)
+        used += (size_t)snprintf(buffer->text + used, size - used, "%s%lld", i ? "," : "",
+                                 (long long)shape->dims[i]);
+    buffer->text[used++] = ']';
+    buffer->text[used] = '\0';
+    return buffer->text;
+}
+
+sara_status sara_tensor_new(sara_context *ctx, sara_tensor *out, sara_dtype dtype,
+                            const sara_shape *shape)
+{
+    int64_t count = 1;
+    sara_shape_text text;
+    memset(out, 0, sizeof(*out));
+    for (int i = 0; i < shape->rank; i++)
+        if (shape->dims[i] < 0 || __builtin_mul_overflow(count, shape->dims[i], &count))
+            return sara_fail(ctx, SARA_ERROR_MEMORY, "a tensor of shape %s is too large",
+                             sara_shape_format(&text, shape));
+    sara_status status = sara_alloc(ctx, &out->data, (size_t)count, sara_dtype_size(dtype));
+    if (status == SARA_OK) {
+        out->dtype = dtype;
+        out->shape = *shape;
+    }
+    return status;
+}
+
+void sara_tensor_free(sara_context *ctx, sara_tensor *tensor)
+{
+    sara_free(ctx, tensor->data);
+    memset(tensor, 0, sizeof(*tensor));
+}

@@ -1,0 +1,209 @@
+/* Status, memory, strings, random numbers, 16-bit conversions. */
+#include "support/support.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static void test_errors_are_escaped(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    assert_int_equal(sara_fail(ctx, SARA_ERROR_INPUT, "a\033[31m\n\x80 %s", "caf\xc3\xa9"), SARA_ERROR_INPUT);
+    assert_string_equal(sara_context_error(ctx), "a\\x1b[31m\\x0a\\x80 caf\xc3\xa9");
+    assert_int_equal(sara_fail_in(ctx, SARA_ERROR_IO, "file\r"), SARA_ERROR_IO);
+    assert_string_equal(sara_context_error(ctx), "file\\x0d: a\\x1b[31m\\x0a\\x80 caf\xc3\xa9");
+    sara_context_free(ctx);
+    assert_string_equal(sara_context_error(NULL), "out of memory");
+}
+
+static void test_long_error_is_cut(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    char text[5000];
+    memset(text, '\001', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    assert_int_equal(sara_fail(ctx, SARA_ERROR_IO, "%s", text), SARA_ERROR_IO);
+    assert_in_range(strlen(sara_context_error(ctx)), 1000, 2047);
+    sara_context_free(ctx);
+}
+
+static void test_sizes_are_checked(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    void *memory = ctx;
+    assert_refused(ctx, SARA_ERROR_MEMORY, "out of memory", sara_alloc(ctx, &memory, SIZE_MAX / 2, 3));
+    assert_null(memory);
+    assert_refused(ctx, SARA_ERROR_MEMORY, "out of memory", sara_alloc(ctx, &memory, SIZE_MAX - 8, 1));
+    sara_tensor tensor;
+    sara_shape huge = sara_shape3(INT64_MAX / 2, 3, 1);
+    assert_refused(ctx, SARA_ERROR_MEMORY, "too large", sara_tensor_new(ctx, &tensor, SARA_F32, &huge));
+    assert_ok(ctx, sara_alloc(ctx, &memory, 0, 8));
+    assert_null(memory);
+    assert_ok(ctx, sara_alloc_zero(ctx, &memory, 3, 5));
+    assert_int_equal((uintptr_t)memory % 64, 0);
+    for (int i = 0; i < 15; i++)
+        assert_int_equal(((char *)memory)[i], 0);
+    sara_free(ctx, memory);
+    sara_context_free(ctx);
+}
+
+static void test_grow_and_arena(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    int *numbers = NULL;
+    size_t capacity = 0;
+    for (size_t i = 0; i < 1000; i++) {
+        assert_ok(ctx, sara_grow(ctx, &numbers, &capacity, i + 1, sizeof(*numbers)));
+        numbers[i] = (int)i;
+    }
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(numbers[i], i);
+    sara_free(ctx, numbers);
+
+    sara_arena arena;
+    sara_arena_init(&arena, ctx);
+    const char *copies[300];
+    for (int i = 0; i < 300; i++) {
+        char text[1000];
+        snprintf(text, sizeof(text), "%0*d", i * 3 + 1, i);
+        assert_ok(ctx, sara_arena_strdup(&arena, &copies[i], text));
+    }
+    for (int i = 0; i < 300; i++)
+        assert_int_equal(atoi(copies[i]), i);
+    char *big;
+    assert_ok(ctx, sara_arena_alloc(&arena, &big, 1 << 20, 1));
+    memset(big, 1, 1 << 20);
+    sara_arena_free(&arena);
+
+    char *path;
+    assert_ok(ctx, sara_path_join(ctx, &path, "a/", "b"));
+    assert_string_equal(path, "a/b");
+    sara_free(ctx, path);
+    sara_context_free(ctx);
+}
+
+/* Known answers of the Random123 distribution for philox4x32-10. */
+static void test_philox_known_answers(void **state)
+{
+    (void)state;
+    const uint32_t zero[4] = {0}, ones[4] = {~0u, ~0u, ~0u, ~0u};
+    const uint32_t expected_zero[4] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
+    const uint32_t expected_ones[4] = {0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu};
+    uint32_t out[4];
+    sara_philox(out, zero, zero);
+    assert_memory_equal(out, expected_zero, sizeof(out));
+    sara_philox(out, ones, ones);
+    assert_memory_equal(out, expected_ones, sizeof(out));
+}
+
+static void test_draws(void **state)
+{
+    (void)state;
+    enum { COUNT = 200001 };
+    float *a = malloc(COUNT * sizeof(*a)), *b = malloc(COUNT * sizeof(*b));
+    sara_draw_normal(a, COUNT, 7, SARA_DRAW_NOISE, 3);
+    sara_draw_normal(b, 11, 7, SARA_DRAW_NOISE, 3);
+    assert_memory_equal(a, b, 11 * sizeof(*a)); /* a prefix does not depend on the length */
+    sara_draw_normal(b, COUNT, 7, SARA_DRAW_LATENT, 3);
+    double mean = 0, square = 0, fourth = 0, product = 0;
+    for (int i = 0; i < COUNT; i++) {
+        mean += a[i] / COUNT;
+        square += (double)a[i] * a[i] / COUNT;
+        fourth += pow(a[i], 4) / COUNT;
+        product += (double)a[i] * b[i] / COUNT;
+    }
+    assert_close(fabs(mean), 0.01, "mean");
+    assert_close(fabs(square - 1), 0.015, "variance");
+    assert_close(fabs(fourth - 3), 0.1, "fourth moment");
+    assert_close(fabs(product), 0.01, "correlation of purposes");
+    sara_draw_uniform(a, COUNT, 7, SARA_DRAW_FLIP, 0);
+    mean = 0;
+    for (int i = 0; i < COUNT; i++) {
+        assert_true(a[i] >= 0 && a[i] < 1);
+        mean += a[i] / COUNT;
+    }
+    assert_close(fabs(mean - 0.5), 0.005, "uniform mean");
+    int seen[7] = {0};
+    for (uint64_t i = 0; i < 7000; i++)
+        seen[sara_draw_below(7, 1, SARA_DRAW_ORDER, 5, i)]++;
+    for (int i = 0; i < 7; i++)
+        assert_in_range(seen[i], 850, 1150);
+    free(a);
+    free(b);
+}
+
+/* Every f16 and bf16 converts to f32 and back to itself; halfway cases go to even. */
+static void test_conversions(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float f = sara_f16_to_f32((uint16_t)h);
+        if (f == f)
+            assert_int_equal(sara_f32_to_f16(f), h);
+        else
+            assert_true(sara_f16_to_f32(sara_f32_to_f16(f)) != f);
+        f = sara_bf16_to_f32((uint16_t)h);
+        if (f == f)
+            assert_int_equal(sara_f32_to_bf16(f), h);
+    }
+    for (uint32_t h = 0; h < 0x7BFF; h++) { /* between neighbours: halfway, just below, just above */
+        float low = sara_f16_to_f32((uint16_t)h), high = sara_f16_to_f32((uint16_t)(h + 1));
+        float middle = low + (high - low) / 2;
+        assert_int_equal(sara_f32_to_f16(middle), h & 1 ? h + 1 : h);
+        assert_int_equal(sara_f32_to_f16(nextafterf(middle, 0)), h);
+        assert_int_equal(sara_f32_to_f16(-nextafterf(middle, INFINITY)), 0x8000 | (h + 1));
+    }
+    assert_int_equal(sara_f32_to_f16(65519.0f), 0x7BFF);
+    assert_int_equal(sara_f32_to_f16(65520.0f), 0x7C00);
+    assert_int_equal(sara_f32_to_bf16(1.00390625f), 0x3F80);
+    assert_int_equal(sara_f32_to_bf16(1.01171875f), 0x3F82);
+    assert_true(isnan(sara_bf16_to_f32(sara_f32_to_bf16(NAN))));
+}
+
+static void test_params_find_and_gather(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params params;
+    const char *names[] = {"a.bias", "a.weight", "b.weight"};
+    assert_ok(ctx, sara_params_new(ctx, &params, 3));
+    for (int i = 0; i < 3; i++) {
+        sara_shape shape = sara_shape2(2, 3);
+        char *name;
+        assert_ok(ctx, sara_strdup(ctx, &name, names[i]));
+        params.items[i].name = name;
+        assert_ok(ctx, sara_tensor_new(ctx, &params.items[i].value, SARA_F32, &shape));
+    }
+    assert_ptr_equal(sara_params_find(&params, "a.weight"), &params.items[1]);
+    assert_null(sara_params_find(&params, "a"));
+    assert_int_equal(sara_params_entries(&params), 18);
+    const float gradient[6] = {1, 2, 3, 4, 5, 6};
+    const uint32_t positions[2] = {1, 5};
+    float sampled[2] = {10, 10}, dense[6] = {0};
+    params.items[0].want = SARA_GRAD_SAMPLED;
+    params.items[0].positions = positions;
+    params.items[0].selected = 2;
+    params.items[0].grad = sampled;
+    sara_param_add_dense(&params.items[0], gradient);
+    assert_true(sampled[0] == 12 && sampled[1] == 16);
+    params.items[1].want = SARA_GRAD_DENSE;
+    params.items[1].grad = dense;
+    sara_param_add_dense(&params.items[1], gradient);
+    assert_memory_equal(dense, gradient, sizeof(dense));
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_errors_are_escaped), cmocka_unit_test(test_long_error_is_cut),
+        cmocka_unit_test(test_sizes_are_checked),  cmocka_unit_test(test_grow_and_arena),
+        cmocka_unit_test(test_philox_known_answers), cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_conversions),        cmocka_unit_test(test_params_find_and_gather),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
