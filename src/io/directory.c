@@ -1,0 +1,165 @@
+#include "io/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Each level of a removal holds one descriptor. */
+#define DEEPEST_TREE 128
+
+static sara_status make_one(sara_context *ctx, const char *path) {
+    if (mkdir(path, 0777) == 0)
+        return SARA_OK;
+    int reason = errno;
+    if (sara_path_is_directory(path))
+        return SARA_OK;
+    errno = reason;
+    return sara_fail_errno(ctx, path, "cannot make the folder");
+}
+
+sara_status sara_directory_make(sara_context *ctx, const char *path) {
+    char *copy = NULL;
+    sara_status status;
+    TRY(sara_strdup(ctx, &copy, path));
+    for (char *at = copy + (copy[0] != '\0'); *at; at++) {
+        if (*at != '/' || at[-1] == '/')
+            continue;
+        *at = '\0';
+        TRY(make_one(ctx, copy));
+        *at = '/';
+    }
+    TRY(make_one(ctx, copy));
+done:
+    sara_free(ctx, copy);
+    return status;
+}
+
+static bool is_dot(const char *name) {
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count, const char *path) {
+    char **list = NULL;
+    size_t used = 0, capacity = 0;
+    struct dirent *entry;
+    sara_status status = SARA_OK;
+    DIR *folder = opendir(path);
+    *names = NULL;
+    *count = 0;
+    if (!folder)
+        return sara_fail_errno(ctx, path, "cannot list");
+    while (errno = 0, (entry = readdir(folder))) {
+        if (is_dot(entry->d_name))
+            continue;
+        TRY(sara_grow(ctx, &list, &capacity, used + 1, sizeof(*list)));
+        TRY(sara_strdup(ctx, &list[used], entry->d_name));
+        used++;
+    }
+    if (errno != 0) {
+        status = sara_fail_errno(ctx, path, "cannot list");
+        goto done;
+    }
+    if (used > 1)
+        qsort(list, used, sizeof(*list), compare_names);
+    *names = list;
+    *count = used;
+    list = NULL;
+done:
+    closedir(folder);
+    if (list)
+        sara_directory_free(ctx, list, used);
+    return status;
+}
+
+void sara_directory_free(sara_context *ctx, char **names, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sara_free(ctx, names[i]);
+    sara_free(ctx, names);
+}
+
+/* Empties the open folder, which it closes. Links are removed, never followed. */
+static sara_status empty(sara_context *ctx, int fd, const char *path, int depth) {
+    struct dirent *entry;
+    sara_status status = SARA_OK;
+    DIR *folder = fdopendir(fd);
+    if (!folder) {
+        status = sara_fail_errno(ctx, path, "cannot list");
+        close(fd);
+        return status;
+    }
+    while (errno = 0, (entry = readdir(folder))) {
+        if (is_dot(entry->d_name) || unlinkat(fd, entry->d_name, 0) == 0)
+            continue;
+        int reason = errno;
+        int inner = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (inner < 0) {
+            errno = errno == ENOTDIR ? reason : errno;
+            status = sara_fail_errno(ctx, path, "cannot remove from the folder");
+            goto done;
+        }
+        if (depth == DEEPEST_TREE) {
+            close(inner);
+            status =
+                sara_fail(ctx, SARA_ERROR_IO, "%s: folders more than %d deep", path, DEEPEST_TREE);
+            goto done;
+        }
+        TRY(empty(ctx, inner, path, depth + 1));
+        if (unlinkat(fd, entry->d_name, AT_REMOVEDIR) != 0) {
+            status = sara_fail_errno(ctx, path, "cannot remove from the folder");
+            goto done;
+        }
+    }
+    if (errno != 0)
+        status = sara_fail_errno(ctx, path, "cannot list");
+done:
+    closedir(folder);
+    return status;
+}
+
+sara_status sara_directory_remove(sara_context *ctx, const char *path) {
+    sara_status status;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return sara_fail_errno(ctx, path, "cannot remove");
+    TRY(empty(ctx, fd, path, 0));
+    if (rmdir(path) != 0)
+        status = sara_fail_errno(ctx, path, "cannot remove");
+done:
+    return status;
+}
+
+sara_status sara_directory_sync(sara_context *ctx, const char *path) {
+    sara_status status = SARA_OK;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return sara_fail_errno(ctx, path, "cannot open");
+    /* EINVAL: a file system whose folders need no sync. */
+    if (fsync(fd) != 0 && errno != EINVAL)
+        status = sara_fail_errno(ctx, path, "cannot sync");
+    close(fd);
+    return status;
+}
+
+sara_status sara_parent_sync(sara_context *ctx, const char *path) {
+    char *parent = NULL;
+    sara_status status;
+    TRY(sara_path_parent(ctx, &parent, path));
+    TRY(sara_directory_sync(ctx, parent));
+done:
+    sara_free(ctx, parent);
+    return status;
+}
+
+sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to) {
+    if (rename(from, to) != 0)
+        return sara_fail_errno(ctx, to, "cannot rename to this name");
+    return sara_parent_sync(ctx, to);
+}

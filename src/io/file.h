@@ -1,0 +1,21 @@
+/* What the readers and writers of this layer share; not for other layers. */
+#ifndef SARA_IO_FILE_H
+#define SARA_IO_FILE_H
+
+#include "io/io.h"
+
+/* Opens a regular file for reading and tells its size. Anything else (a folder, FIFO, device or
+ * socket) is SARA_ERROR_INPUT; opening never blocks. close(*fd). */
+SARA_NODISCARD sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size,
+                                          const char *path);
+/* Exactly size bytes from offset; an earlier end of the file is SARA_ERROR_IO. */
+SARA_NODISCARD sara_status sara_file_pread(sara_context *ctx, int fd, void *out, size_t size,
+                                           uint64_t offset, const char *path);
+/* The folder that path is in: "." where it names none. */
+SARA_NODISCARD sara_status sara_path_parent(sara_context *ctx, char **out, const char *path);
+/* fsync of that folder, so that a new name in it is durable. */
+SARA_NODISCARD sara_status sara_parent_sync(sara_context *ctx, const char *path);
+/* Strict: no overlong forms, surrogates or code points above 10FFFF. */
+bool sara_text_is_utf8(const char *text, size_t size);
+
+#endif

@@ -1,0 +1,193 @@
+/* The io layer: files in and out. Nothing here knows what the tensors mean.
+ *
+ * Every reader treats its file as hostile: sizes are checked before they are believed, and an
+ * error names the file, the field and the offset. Every writer is atomic: a temporary name in the
+ * same folder, fsync, rename, fsync of the folder.
+ */
+#ifndef SARA_IO_H
+#define SARA_IO_H
+
+#include "core/core.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+/* ------------------------------------------------------------------------------------- files */
+
+/* A regular file of at most `limit` bytes (a FIFO, directory, device or longer file is refused),
+ * NUL-terminated beyond *size. Free with sara_free(). */
+SARA_NODISCARD sara_status sara_file_read(sara_context *ctx, char **out, size_t *size,
+                                          const char *path, size_t limit);
+bool sara_path_exists(const char *path);
+bool sara_path_is_directory(const char *path);
+SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path); /* and parents */
+/* Names (not paths) in bytewise order, without . and ..; free with sara_directory_free(). */
+SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count,
+                                               const char *path);
+void sara_directory_free(sara_context *ctx, char **names, size_t count);
+SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path); /* whole tree */
+SARA_NODISCARD sara_status sara_directory_sync(sara_context *ctx, const char *path);   /* fsync */
+/* rename, then fsync of the parent folder. */
+SARA_NODISCARD sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to);
+
+/* A file under a temporary name until commit. abort after an error or instead of commit; both
+ * free the writer and NULL *writer. */
+typedef struct sara_writer sara_writer;
+SARA_NODISCARD sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *path);
+SARA_NODISCARD sara_status sara_writer_write(sara_writer *writer, const void *data, size_t size);
+SARA_NODISCARD sara_status sara_writer_commit(sara_writer **writer);
+void sara_writer_abort(sara_writer **writer);
+SARA_NODISCARD sara_status sara_file_write(sara_context *ctx, const char *path, const void *data,
+                                           size_t size);
+SARA_NODISCARD sara_status sara_file_copy(sara_context *ctx, const char *from, const char *to);
+
+/* ------------------------------------------------------------------------------------ sha256 */
+
+typedef struct sara_sha256 sara_sha256;
+SARA_NODISCARD sara_status sara_sha256_new(sara_context *ctx, sara_sha256 **out);
+SARA_NODISCARD sara_status sara_sha256_add(sara_sha256 *hash, const void *data, size_t size);
+/* 64 lower-case hex digits and NUL; frees the hash. */
+SARA_NODISCARD sara_status sara_sha256_end(sara_sha256 **hash, char out[65]);
+void sara_sha256_abort(sara_sha256 **hash);
+SARA_NODISCARD sara_status sara_sha256_file(sara_context *ctx, char out[65], const char *path);
+
+/* -------------------------------------------------------------------------------------- json */
+
+/* Parses JSON text (UTF-8, no duplicate keys, depth at most 128, at most 1 million values, numbers
+ * of 64 bits). lenient: NaN, Infinity and -Infinity are read as in Python's json, as diffusers'
+ * configs hold them; jansson has no such numbers, so they become values that sara_json_number()
+ * and sara_config_double() know. `source` names the text in errors, which give line and column.
+ * json_decref() the result. */
+SARA_NODISCARD sara_status sara_json_parse(sara_context *ctx, json_t **out, const char *text,
+                                           size_t size, const char *source, bool lenient);
+SARA_NODISCARD sara_status sara_json_load(sara_context *ctx, json_t **out, const char *path,
+                                          bool lenient); /* at most 64 MiB */
+/* The value of an integer, a real, or a NaN or Infinity read leniently; false for all else. */
+bool sara_json_number(double *out, const json_t *value);
+/* Typed access to a config's fields. A missing or null field gives `fallback`; a wrong type, or a
+ * number outside [low, high], is SARA_ERROR_INPUT naming source, field and value. */
+typedef struct sara_config {
+    sara_context *ctx;
+    const json_t *object;
+    const char *source;
+} sara_config;
+SARA_NODISCARD sara_status sara_config_int(const sara_config *config, int64_t *out, const char *key,
+                                           int64_t fallback, int64_t low, int64_t high);
+SARA_NODISCARD sara_status sara_config_double(const sara_config *config, double *out,
+                                              const char *key, double fallback, double low,
+                                              double high);
+SARA_NODISCARD sara_status sara_config_bool(const sara_config *config, bool *out, const char *key,
+                                            bool fallback);
+/* Borrowed from the object; fallback may be NULL. */
+SARA_NODISCARD sara_status sara_config_string(const sara_config *config, const char **out,
+                                              const char *key, const char *fallback);
+/* A list of integers, or one integer repeated to `expected` entries (expected 0: any length up to
+ * max). Missing or null: *count = 0. */
+SARA_NODISCARD sara_status sara_config_ints(const sara_config *config, int64_t *out, int *count,
+                                            const char *key, int expected, int max, int64_t low,
+                                            int64_t high);
+
+/* ------------------------------------------------------------------------------- safetensors */
+
+typedef struct sara_tensor_info {
+    const char *name;
+    sara_dtype dtype;
+    sara_shape shape;
+    uint64_t offset, size; /* bytes, from the start of the file */
+} sara_tensor_info;
+
+/* An open file; data is read with pread, so that a file truncated meanwhile is an error. */
+typedef struct sara_safetensors sara_safetensors;
+/* Strict (docs/reliability.md), at most 250,000 tensors; pickle, zip, GGUF and Git LFS pointers are
+ * named with a hint. */
+SARA_NODISCARD sara_status sara_safetensors_open(sara_context *ctx, sara_safetensors **out,
+                                                 const char *path);
+void sara_safetensors_close(sara_safetensors *file);
+size_t sara_safetensors_count(const sara_safetensors *file);
+const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t index); /* by name's bytes */
+const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name); /* NULL: absent */
+const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key); /* NULL: absent */
+const char *sara_safetensors_path(const sara_safetensors *file);
+/* As stored, info->size bytes. */
+SARA_NODISCARD sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
+                                                 const sara_tensor_info *info);
+/* Floating dtypes only, converted. */
+SARA_NODISCARD sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
+                                                     const sara_tensor_info *info);
+/* Finds, checks dtype and shape (rank 0..; a -1 dimension matches any) and reads as stored into a
+ * new tensor. A missing name is SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_safetensors_load(const sara_safetensors *file, sara_tensor *out,
+                                                 const char *name, sara_dtype dtype,
+                                                 const sara_shape *shape);
+
+typedef struct sara_metadata {
+    const char *key, *value;
+} sara_metadata;
+/* All of a file's metadata, ascending by key's bytes. */
+const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count);
+typedef struct sara_tensor_source {
+    const char *name;
+    sara_dtype dtype;
+    sara_shape shape;
+    const void *data; /* as stored */
+} sara_tensor_source;
+/* Writes what the safetensors library writes: wider dtypes first so that every tensor is aligned,
+ * then by name's bytes; metadata sorted by key; header padded with spaces to 8 bytes. Equal content
+ * gives equal files. Atomic. */
+SARA_NODISCARD sara_status sara_safetensors_save(sara_context *ctx, const char *path,
+                                                 const sara_tensor_source *tensors, size_t count,
+                                                 const sara_metadata *metadata,
+                                                 size_t metadata_count);
+
+/* --------------------------------------------------------------------------- weight sources */
+
+/* The tensors of one module under their checkpoint keys: one file, or the shards of an index. */
+typedef struct sara_weights sara_weights;
+/* folder/stem[.variant].safetensors, or the shards of its .index.json. Without a variant file the
+ * plain one serves where variant is NULL; where it is asked for and absent that is an error, as is
+ * a folder with only .bin (the hint says how to convert). */
+SARA_NODISCARD sara_status sara_weights_open(sara_context *ctx, sara_weights **out,
+                                             const char *folder, const char *stem,
+                                             const char *variant);
+void sara_weights_close(sara_weights *weights);
+size_t sara_weights_count(const sara_weights *weights);
+const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t index); /* by name */
+const sara_tensor_info *sara_weights_find(const sara_weights *weights, const char *name);
+SARA_NODISCARD sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
+                                                 const sara_tensor_info *info);
+SARA_NODISCARD sara_status sara_weights_read(const sara_weights *weights, void *out,
+                                             const sara_tensor_info *info); /* as stored */
+const char *sara_weights_path(const sara_weights *weights); /* of the file or index */
+
+/* ------------------------------------------------------------------------------------ images */
+
+/* PNG, JPEG and WebP by content, at most 16384 pixels a side and 128 megapixels, converted to RGB
+ * as PIL's convert("RGB") after ImageOps.exif_transpose (alpha is dropped, as PIL does; palettes and
+ * 16-bit colour as PIL). Refused: 16-bit grey (PIL clips it to white), animated WebP, and damage that
+ * PIL reads over. Free with sara_image_clear(). */
+SARA_NODISCARD sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path);
+void sara_image_clear(sara_context *ctx, sara_image *image);
+/* Equal to PIL's Image.resize((width, height), LANCZOS) on RGB. */
+SARA_NODISCARD sara_status sara_image_resize(sara_context *ctx, sara_image *out,
+                                             const sara_image *in, int width, int height);
+
+/* ---------------------------------------------------------------------------- dataset folders */
+
+typedef struct sara_dataset_item {
+    const char *path;
+    const char *caption;
+} sara_dataset_item;
+typedef struct sara_dataset {
+    sara_dataset_item *items; /* in metadata.jsonl's order, else by file name's bytes */
+    size_t count;
+    sara_arena arena;
+} sara_dataset;
+/* metadata.jsonl (file_name, caption_column), else a .txt beside each image, else instance_prompt
+ * (which wins over both when given). caption_prefix, if any, goes before each. */
+SARA_NODISCARD sara_status sara_dataset_scan(sara_context *ctx, sara_dataset *out,
+                                             const char *folder, const char *caption_column,
+                                             const char *caption_prefix,
+                                             const char *instance_prompt);
+void sara_dataset_free(sara_dataset *dataset);
+
+#endif

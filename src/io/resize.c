@@ -1,0 +1,201 @@
+/* Resizing as PIL's Image.resize(size, LANCZOS) does it on 8-bit RGB: width and height one after
+ * the other, each pass with weights of 22 fractional bits and rounded to bytes. Where an axis is
+ * made smaller the filter is stretched by the factor. */
+#include "io/image_codec.h"
+
+#include <math.h>
+
+#define LOBES 3.0
+#define WEIGHT_BITS 22
+
+/* For each output position the first input position and the weights from there on. */
+typedef struct sampling {
+    int taps; /* weights per output position */
+    int *first, *count;
+    int32_t *weights; /* [size][taps] */
+} sampling;
+
+static double sinc(double x)
+{
+    if (x == 0.0)
+        return 1.0;
+    x *= M_PI;
+    return sin(x) / x;
+}
+
+static double lanczos(double x)
+{
+    return x >= -LOBES && x < LOBES ? sinc(x) * sinc(x / LOBES) : 0.0;
+}
+
+static int32_t to_fixed(double weight)
+{
+    double scaled = weight * (1 << WEIGHT_BITS);
+    return (int32_t)(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+}
+
+static void sampling_free(sara_context *ctx, sampling *plan)
+{
+    sara_free(ctx, plan->first);
+    sara_free(ctx, plan->count);
+    sara_free(ctx, plan->weights);
+}
+
+/* The filter around output position i, normalised to 1 over the input positions that exist. */
+static void fill(sampling *plan, double *weights, int i, int from, double scale)
+{
+    const double stretch = scale > 1.0 ? scale : 1.0, support = LOBES * stretch;
+    const double center = (i + 0.5) * scale, inverse = 1.0 / stretch;
+    double sum = 0;
+    int first = (int)(center - support + 0.5), last = (int)(center + support + 0.5);
+    first = first < 0 ? 0 : first;
+    last = last > from ? from : last;
+    for (int x = first; x < last; x++) {
+        double weight = lanczos((x - center + 0.5) * inverse);
+        weights[x - first] = weight;
+        sum += weight;
+    }
+    plan->first[i] = first;
+    plan->count[i] = last - first;
+    for (int x = 0; x < last - first; x++) {
+        double weight = sum != 0.0 ? weights[x] / sum : weights[x];
+        plan->weights[(size_t)i * (size_t)plan->taps + (size_t)x] = to_fixed(weight);
+    }
+}
+
+static sara_status sampling_new(sara_context *ctx, sampling *out, int from, int to)
+{
+    sampling plan = {0};
+    double *weights = NULL;
+    const double scale = (double)from / to;
+    sara_status status = SARA_OK;
+
+    plan.taps = (int)ceil(LOBES * (scale > 1.0 ? scale : 1.0)) * 2 + 1;
+    TRY(sara_alloc(ctx, &plan.first, (size_t)to, sizeof(*plan.first)));
+    TRY(sara_alloc(ctx, &plan.count, (size_t)to, sizeof(*plan.count)));
+    TRY(sara_alloc(ctx, &plan.weights, (size_t)to * (size_t)plan.taps, sizeof(*plan.weights)));
+    TRY(sara_alloc(ctx, &weights, (size_t)plan.taps, sizeof(*weights)));
+    for (int i = 0; i < to; i++)
+        fill(&plan, weights, i, from, scale);
+    *out = plan;
+    plan = (sampling){0};
+done:
+    sara_free(ctx, weights);
+    sampling_free(ctx, &plan);
+    return status;
+}
+
+static uint8_t to_byte(int64_t sum)
+{
+    sum >>= WEIGHT_BITS;
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+static const int32_t *weights_of(const sampling *plan, int i)
+{
+    return plan->weights + (size_t)i * (size_t)plan->taps;
+}
+
+static void resize_row(uint8_t *out, const uint8_t *in, const sampling *plan, int width)
+{
+    const int64_t half = (int64_t)1 << (WEIGHT_BITS - 1);
+    for (int i = 0; i < width; i++, out += 3) {
+        const int32_t *weights = weights_of(plan, i);
+        const uint8_t *pixel = in + (size_t)plan->first[i] * 3;
+        int64_t red = half, green = half, blue = half;
+        for (int x = 0; x < plan->count[i]; x++, pixel += 3) {
+            red += (int64_t)weights[x] * pixel[0];
+            green += (int64_t)weights[x] * pixel[1];
+            blue += (int64_t)weights[x] * pixel[2];
+        }
+        out[0] = to_byte(red);
+        out[1] = to_byte(green);
+        out[2] = to_byte(blue);
+    }
+}
+
+/* One output row from `count` input rows of `bytes` bytes each; sums has `bytes` entries. */
+static void combine_rows(uint8_t *out, const uint8_t *in, int64_t *sums, const int32_t *weights,
+                         int count, size_t bytes)
+{
+    for (size_t x = 0; x < bytes; x++)
+        sums[x] = (int64_t)1 << (WEIGHT_BITS - 1);
+    for (int y = 0; y < count; y++, in += bytes)
+        for (size_t x = 0; x < bytes; x++)
+            sums[x] += (int64_t)weights[y] * in[x];
+    for (size_t x = 0; x < bytes; x++)
+        out[x] = to_byte(sums[x]);
+}
+
+static sara_status resize_width(sara_context *ctx, sara_image *out, const sara_image *in, int width)
+{
+    sampling plan = {0};
+    sara_status status = SARA_OK;
+
+    TRY(sampling_new(ctx, &plan, in->width, width));
+    TRY(sara_image_allocate(ctx, out, width, in->height));
+    for (int y = 0; y < in->height; y++)
+        resize_row(out->pixels + (size_t)y * (size_t)width * 3,
+                   in->pixels + (size_t)y * (size_t)in->width * 3, &plan, width);
+done:
+    sampling_free(ctx, &plan);
+    return status;
+}
+
+static sara_status resize_height(sara_context *ctx, sara_image *out, const sara_image *in,
+                                 int height)
+{
+    const size_t bytes = (size_t)in->width * 3;
+    sampling plan = {0};
+    int64_t *sums = NULL;
+    sara_status status = SARA_OK;
+
+    TRY(sampling_new(ctx, &plan, in->height, height));
+    TRY(sara_alloc(ctx, &sums, bytes, sizeof(*sums)));
+    TRY(sara_image_allocate(ctx, out, in->width, height));
+    for (int y = 0; y < height; y++)
+        combine_rows(out->pixels + (size_t)y * bytes, in->pixels + (size_t)plan.first[y] * bytes,
+                     sums, weights_of(&plan, y), plan.count[y], bytes);
+done:
+    sara_free(ctx, sums);
+    sampling_free(ctx, &plan);
+    return status;
+}
+
+/* Along the width where `across`, else along the height. */
+static sara_status resize_axis(sara_context *ctx, sara_image *out, const sara_image *in, int width,
+                               int height, bool across)
+{
+    sara_status status = SARA_OK;
+    if (across && width != in->width)
+        return resize_width(ctx, out, in, width);
+    if (!across && height != in->height)
+        return resize_height(ctx, out, in, height);
+    TRY(sara_image_allocate(ctx, out, in->width, in->height));
+    memcpy(out->pixels, in->pixels, (size_t)in->width * (size_t)in->height * 3);
+done:
+    return status;
+}
+
+sara_status sara_image_resize(sara_context *ctx, sara_image *out, const sara_image *in, int width,
+                              int height)
+{
+    /* Pillow from 13 on starts with the height where that shrinks by more than twice as many pixels
+     * as the width; the order matters to the rounding in between. */
+    const bool height_first =
+        height < in->height && in->height - (int64_t)height > 2 * ((int64_t)in->width - width);
+    sara_image first = {0}, result = {0};
+    sara_status status = SARA_OK;
+
+    if (width < 1 || height < 1 || width > SARA_IMAGE_MAX_SIDE || height > SARA_IMAGE_MAX_SIDE)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "resize: size %dx%d, expected 1x1 to %dx%d", width,
+                         height, SARA_IMAGE_MAX_SIDE, SARA_IMAGE_MAX_SIDE);
+    TRY(resize_axis(ctx, &first, in, width, height, !height_first));
+    TRY(resize_axis(ctx, &result, &first, width, height, height_first));
+    *out = result;
+    result = (sara_image){0};
+done:
+    sara_image_clear(ctx, &first);
+    sara_image_clear(ctx, &result);
+    return status;
+}

@@ -1,0 +1,192 @@
+#include "io/safetensors.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as they are stored");
+
+#define CONVERT_BYTES ((size_t)256 * 1024)
+
+#define SAVE_AS "load it with diffusers and call save_pretrained(folder, safe_serialization=True)"
+
+/* Formats that people have under this extension. */
+static const struct {
+    const char *start;
+    size_t size;
+    const char *hint;
+} others[] = {
+    {"PK\x03\x04", 4, "a zip archive as PyTorch saves it (.bin, .ckpt, .pt); to convert, " SAVE_AS},
+    {"PK\x05\x06", 4, "an empty zip archive"},
+    {"GGUF", 4, "a GGUF file; take the safetensors file that it was made from"},
+    {"version ", 8, "a Git LFS pointer; `git lfs pull` fetches the file itself"},
+};
+
+/* The hint for a file whose first bytes are no safetensors header; NULL: unknown. */
+static const char *other_format(const unsigned char *start, size_t size) {
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        if (size >= others[i].size && memcmp(start, others[i].start, others[i].size) == 0)
+            return others[i].hint;
+    /* PROTO 2..5, then an opcode, of which none is 0 as in the length of a short header. */
+    if (size >= 3 && start[0] == 0x80 && start[1] >= 2 && start[1] <= 5 && start[2] != 0)
+        return "a Python pickle (.bin, .ckpt, .pt); to convert, " SAVE_AS;
+    return NULL;
+}
+
+static sara_status read_length(sara_safetensors *file) {
+    unsigned char start[SARA_SAFETENSORS_PREAMBLE + 1] = {0};
+    char *reason = NULL;
+    uint64_t length = 0;
+    size_t size = file->size < sizeof(start) ? (size_t)file->size : sizeof(start);
+    sara_status status;
+    TRY(sara_file_pread(file->ctx, file->fd, start, size, 0, file->path));
+    for (int i = SARA_SAFETENSORS_PREAMBLE - 1; i >= 0; i--)
+        length = length << 8 | start[i];
+    if (size < SARA_SAFETENSORS_PREAMBLE)
+        TRY(sara_format(file->ctx, &reason, "a file of %zu bytes", size));
+    else if (length == 0 || length > SARA_SAFETENSORS_LONGEST_HEADER ||
+             length > file->size - SARA_SAFETENSORS_PREAMBLE)
+        TRY(sara_format(file->ctx, &reason, "header length %llu in a file of %llu bytes",
+                        (unsigned long long)length, (unsigned long long)file->size));
+    else if (start[SARA_SAFETENSORS_PREAMBLE] != '{')
+        TRY(sara_format(file->ctx, &reason, "header starts with byte 0x%02x, not '{'",
+                        start[SARA_SAFETENSORS_PREAMBLE]));
+    if (reason) {
+        const char *other = other_format(start, size);
+        status = sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: byte 0: not safetensors: %s",
+                           file->path, other ? other : reason);
+    }
+    file->data = SARA_SAFETENSORS_PREAMBLE + length;
+done:
+    sara_free(file->ctx, reason);
+    return status;
+}
+
+sara_status sara_safetensors_open(sara_context *ctx, sara_safetensors **out, const char *path) {
+    sara_safetensors *file = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &file, 1, sizeof(*file)));
+    file->ctx = ctx;
+    file->fd = -1;
+    sara_arena_init(&file->arena, ctx);
+    TRY(sara_strdup(ctx, &file->path, path));
+    TRY(sara_file_open(ctx, &file->fd, &file->size, path));
+    TRY(read_length(file));
+    TRY(sara_safetensors_parse(file));
+    TRY(sara_safetensors_arrange(file));
+    *out = file;
+    file = NULL;
+done:
+    sara_safetensors_close(file);
+    return status;
+}
+
+void sara_safetensors_close(sara_safetensors *file) {
+    if (!file)
+        return;
+    sara_context *ctx = file->ctx;
+    if (file->fd >= 0)
+        close(file->fd);
+    sara_arena_free(&file->arena);
+    sara_free(ctx, file->infos);
+    sara_free(ctx, file->metadata);
+    sara_free(ctx, file->path);
+    sara_free(ctx, file);
+}
+
+size_t sara_safetensors_count(const sara_safetensors *file) {
+    return file->count;
+}
+
+const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t index) {
+    return &file->infos[index];
+}
+
+static int compare_name(const void *name, const void *info) {
+    return strcmp(name, ((const sara_tensor_info *)info)->name);
+}
+
+const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name) {
+    if (file->count == 0)
+        return NULL;
+    return bsearch(name, file->infos, file->count, sizeof(*file->infos), compare_name);
+}
+
+const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count) {
+    *count = file->metadata_count;
+    return file->metadata;
+}
+
+const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key) {
+    for (size_t i = 0; i < file->metadata_count; i++)
+        if (strcmp(file->metadata[i].key, key) == 0)
+            return file->metadata[i].value;
+    return NULL;
+}
+
+const char *sara_safetensors_path(const sara_safetensors *file) {
+    return file->path;
+}
+
+sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
+                                  const sara_tensor_info *info) {
+    return sara_file_pread(file->ctx, file->fd, out, (size_t)info->size, info->offset, file->path);
+}
+
+sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
+                                      const sara_tensor_info *info) {
+    char *buffer = NULL;
+    size_t width = sara_dtype_size(info->dtype), count = (size_t)info->size / width;
+    size_t chunk = CONVERT_BYTES / width;
+    sara_status status;
+    if (info->dtype == SARA_F32)
+        return sara_safetensors_read(file, out, info);
+    if (info->dtype != SARA_F64 && info->dtype != SARA_F16 && info->dtype != SARA_BF16)
+        return sara_fail(file->ctx, SARA_ERROR_INPUT,
+                         "%s: tensor %.200s: dtype %s, expected F32, F16, BF16 or F64", file->path,
+                         info->name, sara_dtype_name(info->dtype));
+    TRY(sara_alloc(file->ctx, &buffer, CONVERT_BYTES, 1));
+    for (size_t at = 0; at < count; at += chunk) {
+        size_t part = count - at < chunk ? count - at : chunk;
+        TRY(sara_file_pread(file->ctx, file->fd, buffer, part * width, info->offset + at * width,
+                            file->path));
+        sara_convert_to_f32(out + at, buffer, info->dtype, part);
+    }
+done:
+    sara_free(file->ctx, buffer);
+    return status;
+}
+
+static bool shape_matches(const sara_shape *shape, const sara_shape *wanted) {
+    if (shape->rank != wanted->rank)
+        return false;
+    for (int i = 0; i < shape->rank; i++)
+        if (wanted->dims[i] != -1 && wanted->dims[i] != shape->dims[i])
+            return false;
+    return true;
+}
+
+sara_status sara_safetensors_load(const sara_safetensors *file, sara_tensor *out, const char *name,
+                                  sara_dtype dtype, const sara_shape *shape) {
+    sara_shape_text has, wanted;
+    sara_tensor tensor = {.data = NULL};
+    sara_status status;
+    const sara_tensor_info *info = sara_safetensors_find(file, name);
+    memset(out, 0, sizeof(*out));
+    if (!info)
+        return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: no tensor %.200s", file->path, name);
+    if (info->dtype != dtype)
+        return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: tensor %.200s: dtype %s, expected %s",
+                         file->path, name, sara_dtype_name(info->dtype), sara_dtype_name(dtype));
+    if (!shape_matches(&info->shape, shape))
+        return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: tensor %.200s: shape %s, expected %s",
+                         file->path, name, sara_shape_format(&has, &info->shape),
+                         sara_shape_format(&wanted, shape));
+    TRY(sara_tensor_new(file->ctx, &tensor, dtype, &info->shape));
+    TRY(sara_safetensors_read(file, tensor.data, info));
+    *out = tensor;
+    tensor.data = NULL;
+done:
+    sara_tensor_free(file->ctx, &tensor);
+    return status;
+}

@@ -1,0 +1,202 @@
+#include "io/weights.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+
+static bool ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), size = strlen(end);
+    return length >= size && strcmp(text + length - size, end) == 0;
+}
+
+/* What is in the folder instead: only pickles, another variant, or nothing of use. */
+static sara_status describe_folder(sara_context *ctx, char **out, const char *folder,
+                                   const char *stem) {
+    static const char *const pickles[] = {".bin", ".ckpt", ".pt", ".pth"};
+    const char *pickle = NULL, *other = NULL;
+    char **names = NULL;
+    size_t count = 0;
+    sara_status status;
+    TRY(sara_directory_list(ctx, &names, &count, folder));
+    for (size_t i = 0; i < count; i++) {
+        bool same = strncmp(names[i], stem, strlen(stem)) == 0;
+        if (same && strstr(names[i], ".safetensors"))
+            other = names[i];
+        for (size_t j = 0; j < sizeof(pickles) / sizeof(pickles[0]); j++)
+            if (ends_with(names[i], pickles[j]))
+                pickle = names[i];
+    }
+    if (other)
+        TRY(sara_format(ctx, out, "; there is %.200s of another variant", other));
+    else if (pickle)
+        TRY(sara_format(ctx, out,
+                        "; there is only the pickle %.200s: to convert, load it with "
+                        "diffusers and call save_pretrained(folder, "
+                        "safe_serialization=True)",
+                        pickle));
+    else
+        TRY(sara_strdup(ctx, out, ""));
+done:
+    sara_directory_free(ctx, names, count);
+    return status;
+}
+
+static sara_status fail_absent(sara_context *ctx, const char *folder, const char *stem,
+                               const char *variant) {
+    char *hint = NULL;
+    sara_status status;
+    TRY(describe_folder(ctx, &hint, folder, stem));
+    status = sara_fail(ctx, SARA_ERROR_INPUT,
+                       "%s: no %s%s%s.safetensors and no %s.safetensors.index%s%s.json%s", folder,
+                       stem, variant ? "." : "", variant ? variant : "", stem, variant ? "." : "",
+                       variant ? variant : "", hint);
+done:
+    sara_free(ctx, hint);
+    return status;
+}
+
+/* Also for a link that leads nowhere: opening it will say so. */
+static bool is_there(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0;
+}
+
+/* The file's path, else the index's, under diffusers' names; *sharded tells which. */
+static sara_status find_source(sara_context *ctx, char **out, bool *sharded, const char *folder,
+                               const char *stem, const char *variant) {
+    const char *dot = variant ? "." : "";
+    char *path = NULL;
+    sara_status status;
+    variant = variant ? variant : "";
+    *sharded = false;
+    TRY(sara_format(ctx, &path, "%s/%s%s%s.safetensors", folder, stem, dot, variant));
+    if (!is_there(path)) {
+        sara_free(ctx, path);
+        *sharded = true;
+        TRY(sara_format(ctx, &path, "%s/%s.safetensors.index%s%s.json", folder, stem, dot,
+                        variant));
+    }
+    if (!is_there(path)) {
+        status = fail_absent(ctx, folder, stem, dot[0] ? variant : NULL);
+        goto done;
+    }
+    *out = path;
+    path = NULL;
+done:
+    sara_free(ctx, path);
+    return status;
+}
+
+sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file) {
+    size_t count = sara_safetensors_count(file);
+    sara_status status;
+    TRY(sara_grow(weights->ctx, &weights->files, &weights->file_capacity, weights->file_count + 1,
+                  sizeof(sara_safetensors *)));
+    weights->files[weights->file_count++] = file;
+    const sara_safetensors *owned = file;
+    file = NULL;
+    TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + count,
+                  sizeof(*weights->items)));
+    for (size_t i = 0; i < count; i++)
+        weights->items[weights->count++] = (sara_weight){*sara_safetensors_at(owned, i), owned};
+done:
+    sara_safetensors_close(file);
+    return status;
+}
+
+static int compare_items(const void *a, const void *b) {
+    return strcmp(((const sara_weight *)a)->info.name, ((const sara_weight *)b)->info.name);
+}
+
+sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char *folder,
+                              const char *stem, const char *variant) {
+    sara_weights *weights = NULL;
+    sara_safetensors *file = NULL;
+    bool sharded = false;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &weights, 1, sizeof(*weights)));
+    weights->ctx = ctx;
+    TRY(find_source(ctx, &weights->path, &sharded, folder, stem, variant));
+    if (sharded) {
+        TRY(sara_weights_add_shards(weights, folder));
+    } else {
+        TRY(sara_safetensors_open(ctx, &file, weights->path));
+        TRY(sara_weights_add(weights, file));
+    }
+    if (weights->count > 1)
+        qsort(weights->items, weights->count, sizeof(*weights->items), compare_items);
+    *out = weights;
+    weights = NULL;
+done:
+    sara_weights_close(weights);
+    return status;
+}
+
+void sara_weights_close(sara_weights *weights) {
+    if (!weights)
+        return;
+    sara_context *ctx = weights->ctx;
+    for (size_t i = 0; i < weights->file_count; i++)
+        sara_safetensors_close(weights->files[i]);
+    sara_free(ctx, weights->files);
+    sara_free(ctx, weights->items);
+    sara_free(ctx, weights->path);
+    sara_free(ctx, weights);
+}
+
+size_t sara_weights_count(const sara_weights *weights) {
+    return weights->count;
+}
+
+const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t index) {
+    return &weights->items[index].info;
+}
+
+static int compare_name(const void *name, const void *item) {
+    return strcmp(name, ((const sara_weight *)item)->info.name);
+}
+
+static const sara_weight *find_item(const sara_weights *weights, const char *name) {
+    if (weights->count == 0)
+        return NULL;
+    return bsearch(name, weights->items, weights->count, sizeof(*weights->items), compare_name);
+}
+
+const sara_tensor_info *sara_weights_find(const sara_weights *weights, const char *name) {
+    const sara_weight *item = find_item(weights, name);
+    return item ? &item->info : NULL;
+}
+
+static sara_status owner(const sara_weights *weights, const sara_safetensors **out,
+                         const sara_tensor_info *info) {
+    const sara_weight *item = find_item(weights, info->name);
+    if (!item)
+        return sara_fail(weights->ctx, SARA_ERROR_INPUT, "%s: no tensor %.200s", weights->path,
+                         info->name);
+    *out = item->file;
+    return SARA_OK;
+}
+
+sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
+                                  const sara_tensor_info *info) {
+    const sara_safetensors *file = NULL;
+    sara_status status;
+    TRY(owner(weights, &file, info));
+    TRY(sara_safetensors_read_f32(file, out, info));
+done:
+    return status;
+}
+
+sara_status sara_weights_read(const sara_weights *weights, void *out,
+                              const sara_tensor_info *info) {
+    const sara_safetensors *file = NULL;
+    sara_status status;
+    TRY(owner(weights, &file, info));
+    TRY(sara_safetensors_read(file, out, info));
+done:
+    return status;
+}
+
+const char *sara_weights_path(const sara_weights *weights) {
+    return weights->path;
+}

@@ -1,0 +1,26 @@
+/* The inside of a weight source; not for other layers. */
+#ifndef SARA_IO_WEIGHTS_H
+#define SARA_IO_WEIGHTS_H
+
+#include "io/file.h"
+
+typedef struct sara_weight {
+    sara_tensor_info info; /* its name belongs to the file */
+    const sara_safetensors *file;
+} sara_weight;
+
+struct sara_weights {
+    sara_context *ctx;
+    char *path; /* of the file or index */
+    sara_safetensors **files;
+    size_t file_count, file_capacity;
+    sara_weight *items; /* ascending by name's bytes */
+    size_t count, capacity;
+};
+
+/* Adds the file and its tensors at the end; takes the file over even if it fails. */
+SARA_NODISCARD sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file);
+/* Opens the shards that the index at weights->path names, in `folder`. */
+SARA_NODISCARD sara_status sara_weights_add_shards(sara_weights *weights, const char *folder);
+
+#endif

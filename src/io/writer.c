@@ -1,0 +1,202 @@
+#include "io/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BUFFER_SIZE     ((size_t)64 * 1024)
+#define TEMPORARY_NAMES 1000
+
+struct sara_writer {
+    sara_context *ctx;
+    char *path, *temporary; /* where it goes, and where it is until then */
+    int fd;
+    size_t used;
+    sara_status status; /* of the first write that failed: commit must not forget it */
+    char buffer[BUFFER_SIZE];
+};
+
+/* A link is written through, as by any program that writes in place. */
+static sara_status resolve(sara_context *ctx, char **out, const char *path) {
+    struct stat info;
+    char *real = NULL;
+    sara_status status;
+    if (lstat(path, &info) != 0)
+        return errno == ENOENT ? sara_strdup(ctx, out, path)
+                               : sara_fail_errno(ctx, path, "cannot write");
+    if (S_ISLNK(info.st_mode)) {
+        real = realpath(path, NULL);
+        if (!real || stat(real, &info) != 0) {
+            status = sara_fail_errno(ctx, path, "cannot write through the link");
+            goto done;
+        }
+    }
+    /* A rename would put a file in the place of /dev/null. */
+    if (!S_ISREG(info.st_mode)) {
+        status = sara_fail(ctx, SARA_ERROR_IO, "%s: exists and is not a regular file", path);
+        goto done;
+    }
+    TRY(sara_strdup(ctx, out, real ? real : path));
+done:
+    free(real);
+    return status;
+}
+
+static sara_status open_temporary(sara_writer *writer) {
+    char *parent = NULL;
+    sara_status status;
+    TRY(sara_path_parent(writer->ctx, &parent, writer->path));
+    for (int i = 0; i < TEMPORARY_NAMES; i++) {
+        char *name = NULL;
+        TRY(sara_format(writer->ctx, &name, "%s/.sara-%ld-%d.tmp", parent, (long)getpid(), i));
+        writer->fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (writer->fd >= 0) {
+            writer->temporary = name;
+            goto done;
+        }
+        int reason = errno;
+        sara_free(writer->ctx, name);
+        errno = reason;
+        if (reason != EEXIST)
+            break;
+    }
+    status = sara_fail_errno(writer->ctx, writer->path, "cannot create a temporary file beside it");
+done:
+    sara_free(writer->ctx, parent);
+    return status;
+}
+
+sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *path) {
+    sara_writer *writer = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc(ctx, &writer, 1, sizeof(*writer)));
+    writer->ctx = ctx;
+    writer->path = NULL;
+    writer->temporary = NULL;
+    writer->fd = -1;
+    writer->used = 0;
+    writer->status = SARA_OK;
+    TRY(resolve(ctx, &writer->path, path));
+    TRY(open_temporary(writer));
+    *out = writer;
+    writer = NULL;
+done:
+    sara_writer_abort(&writer);
+    return status;
+}
+
+static sara_status write_all(sara_writer *writer, const char *data, size_t size) {
+    while (size > 0 && writer->status == SARA_OK) {
+        ssize_t done = write(writer->fd, data, size);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0) {
+            writer->status = sara_fail_errno(writer->ctx, writer->path, "cannot write");
+        } else {
+            data += done;
+            size -= (size_t)done;
+        }
+    }
+    return writer->status;
+}
+
+static sara_status flush(sara_writer *writer) {
+    size_t used = writer->used;
+    writer->used = 0;
+    return write_all(writer, writer->buffer, used);
+}
+
+sara_status sara_writer_write(sara_writer *writer, const void *data, size_t size) {
+    sara_status status = writer->status;
+    if (size > BUFFER_SIZE - writer->used)
+        TRY(flush(writer));
+    if (size >= BUFFER_SIZE) {
+        TRY(write_all(writer, data, size));
+    } else if (size > 0) {
+        memcpy(writer->buffer + writer->used, data, size);
+        writer->used += size;
+    }
+done:
+    return status;
+}
+
+static sara_status close_synced(sara_writer *writer) {
+    int fd = writer->fd;
+    if (fsync(fd) != 0)
+        return sara_fail_errno(writer->ctx, writer->path, "cannot sync");
+    writer->fd = -1;
+    if (close(fd) != 0 && errno != EINTR)
+        return sara_fail_errno(writer->ctx, writer->path, "cannot close");
+    return SARA_OK;
+}
+
+sara_status sara_writer_commit(sara_writer **writer) {
+    sara_writer *w = *writer;
+    sara_status status;
+    TRY(flush(w));
+    TRY(close_synced(w));
+    if (rename(w->temporary, w->path) != 0) {
+        status = sara_fail_errno(w->ctx, w->path, "cannot rename to this name");
+        goto done;
+    }
+    sara_free(w->ctx, w->temporary);
+    w->temporary = NULL;
+    TRY(sara_parent_sync(w->ctx, w->path));
+done:
+    sara_writer_abort(writer);
+    return status;
+}
+
+void sara_writer_abort(sara_writer **writer) {
+    sara_writer *w = *writer;
+    if (!w)
+        return;
+    if (w->fd >= 0)
+        close(w->fd);
+    if (w->temporary)
+        unlink(w->temporary);
+    sara_free(w->ctx, w->temporary);
+    sara_free(w->ctx, w->path);
+    sara_free(w->ctx, w);
+    *writer = NULL;
+}
+
+sara_status sara_file_write(sara_context *ctx, const char *path, const void *data, size_t size) {
+    sara_writer *writer = NULL;
+    sara_status status;
+    TRY(sara_writer_open(ctx, &writer, path));
+    TRY(sara_writer_write(writer, data, size));
+    TRY(sara_writer_commit(&writer));
+done:
+    sara_writer_abort(&writer);
+    return status;
+}
+
+sara_status sara_file_copy(sara_context *ctx, const char *from, const char *to) {
+    sara_writer *writer = NULL;
+    char *buffer = NULL;
+    uint64_t size = 0;
+    int fd = -1;
+    sara_status status;
+    TRY(sara_file_open(ctx, &fd, &size, from));
+    TRY(sara_alloc(ctx, &buffer, BUFFER_SIZE, 1));
+    TRY(sara_writer_open(ctx, &writer, to));
+    for (uint64_t at = 0; at < size;) {
+        size_t part = size - at < BUFFER_SIZE ? (size_t)(size - at) : BUFFER_SIZE;
+        TRY(sara_file_pread(ctx, fd, buffer, part, at, from));
+        TRY(sara_writer_write(writer, buffer, part));
+        at += part;
+    }
+    TRY(sara_writer_commit(&writer));
+done:
+    sara_writer_abort(&writer);
+    sara_free(ctx, buffer);
+    if (fd >= 0)
+        close(fd);
+    return status;
+}

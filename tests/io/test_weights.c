@@ -1,0 +1,266 @@
+/* Weight sources: a file, its variant, shards, and the indexes that lie. */
+#include "support_io.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define STEM "diffusion_pytorch_model"
+
+static sara_context *ctx;
+static char *folder;
+
+static int setup(void **state) {
+    (void)state;
+    ctx = test_context();
+    folder = test_folder();
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+    return 0;
+}
+
+/* A file with the tensors that `names` holds one letter each; the value of 'a' is 97. */
+static void put(const char *where, const char *name, const char *names) {
+    sara_tensor_source sources[8];
+    float values[8];
+    char texts[8][2];
+    size_t count = strlen(names);
+    char *path = test_join(where, name);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = names[i];
+        texts[i][0] = names[i];
+        texts[i][1] = '\0';
+        sources[i] = (sara_tensor_source){texts[i], SARA_F32, sara_shape1(1), &values[i]};
+    }
+    assert_ok(ctx, sara_safetensors_save(ctx, path, sources, count, NULL, 0));
+    free(path);
+}
+
+static void put_index(const char *name, const char *text) {
+    free(test_file(folder, name, text, strlen(text)));
+}
+
+static void expect(const char *variant, const char *names, const char *path_end) {
+    sara_weights *weights = NULL;
+    assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, variant));
+    assert_int_equal(sara_weights_count(weights), strlen(names));
+    for (size_t i = 0; i < strlen(names); i++) {
+        const sara_tensor_info *info = sara_weights_at(weights, i);
+        float value = 0, raw = 0;
+        assert_int_equal(info->name[0], names[i]);
+        assert_ptr_equal(sara_weights_find(weights, info->name), info);
+        assert_ok(ctx, sara_weights_read_f32(weights, &value, info));
+        assert_ok(ctx, sara_weights_read(weights, &raw, info));
+        assert_true(value == (float)names[i] && raw == value);
+    }
+    assert_null(sara_weights_find(weights, "absent"));
+    test_assert_contains(sara_weights_path(weights), path_end, __FILE__, __LINE__);
+    sara_weights_close(weights);
+}
+
+static void refuse(const char *variant, sara_status status, const char *part) {
+    sara_weights *weights = NULL;
+    assert_refused(ctx, status, part, sara_weights_open(ctx, &weights, folder, STEM, variant));
+    assert_null(weights);
+}
+
+static void test_variants(void **state) {
+    (void)state;
+    put(folder, STEM ".fp16.safetensors", "xy");
+    expect("fp16", "xy", "/" STEM ".fp16.safetensors");
+    refuse(NULL, SARA_ERROR_INPUT,
+           "no " STEM ".safetensors and no " STEM ".safetensors.index.json;"
+           " there is " STEM ".fp16.safetensors of another variant");
+    put(folder, STEM ".safetensors", "ab");
+    expect(NULL, "ab", "/" STEM ".safetensors");
+    refuse("bf16", SARA_ERROR_INPUT,
+           "no " STEM ".bf16.safetensors and no " STEM ".safetensors.index.bf16.json");
+}
+
+#define SHARD1 STEM "-00001-of-00002.safetensors"
+#define SHARD2 STEM "-00002-of-00002.safetensors"
+#define INDEX  STEM ".safetensors.index.json"
+
+static void test_shards(void **state) {
+    (void)state;
+    put(folder, SHARD1, "ca");
+    put(folder, SHARD2, "bd");
+    put_index(INDEX, "{\"metadata\":{\"total_size\":16},\"weight_map\":{\"a\":\"" SHARD1
+                     "\",\"b\":\"" SHARD2 "\",\"c\":\"" SHARD1 "\",\"d\":\"" SHARD2 "\"}}");
+    expect(NULL, "abcd", "/" INDEX);
+    put(folder, STEM ".fp16-00001-of-00001.safetensors", "x");
+    put_index(STEM ".safetensors.index.fp16.json",
+              "{\"weight_map\":{\"x\":\"" STEM ".fp16-00001-of-00001.safetensors\"}}");
+    expect("fp16", "x", "/" STEM ".safetensors.index.fp16.json");
+}
+
+static void refuse_index(const char *text, sara_status status, const char *part) {
+    put_index(INDEX, text);
+    refuse(NULL, status, part);
+}
+
+static void test_index_that_lies(void **state) {
+    (void)state;
+    put(folder, SHARD1, "ac");
+    put(folder, SHARD2, "b");
+    refuse_index("{\"weight_map\":{\"a\":\"" SHARD1 "\",\"b\":\"" SHARD2 "\",\"c\":\"" SHARD1
+                 "\",\"d\":\"" SHARD2 "\"}}",
+                 SARA_ERROR_INPUT, INDEX ": weight_map: d: " SHARD2 " has no such tensor");
+    refuse_index("{\"weight_map\":{\"a\":\"" SHARD1 "\",\"b\":\"" SHARD2 "\"}}", SARA_ERROR_INPUT,
+                 INDEX ": weight_map: c: missing, but " SHARD1 " holds that tensor");
+    refuse_index("{\"weight_map\":{\"a\":\"" SHARD1 "\",\"b\":\"" SHARD2 "\",\"c\":\"" SHARD2
+                 "\"}}",
+                 SARA_ERROR_INPUT, "weight_map: c: " SHARD2 ", but " SHARD1 " holds that tensor");
+    refuse_index("{\"weight_map\":{\"a\":\"gone.safetensors\"}}", SARA_ERROR_IO,
+                 "gone.safetensors: cannot open the shard: No such file");
+    put(folder, SHARD2, "ba");
+    refuse_index("{\"weight_map\":{\"a\":\"" SHARD1 "\",\"b\":\"" SHARD2 "\",\"c\":\"" SHARD1
+                 "\"}}",
+                 SARA_ERROR_INPUT, "weight_map: a: " SHARD1 ", but " SHARD2 " holds that tensor");
+}
+
+static void test_index_that_is_none(void **state) {
+    (void)state;
+    refuse_index("", SARA_ERROR_INPUT, INDEX ": line 1 column 1: ");
+    refuse_index("[]", SARA_ERROR_INPUT, INDEX ": weight_map: not an object");
+    refuse_index("{}", SARA_ERROR_INPUT, "weight_map: not an object, expected");
+    refuse_index("{\"weight_map\":[]}", SARA_ERROR_INPUT, "weight_map: not an object, expected");
+    refuse_index("{\"weight_map\":{}}", SARA_ERROR_INPUT, "weight_map: empty, expected");
+    refuse_index("{\"weight_map\":{\"a\":1}}", SARA_ERROR_INPUT,
+                 "weight_map: a: not a string, expected a file name in the same folder");
+    refuse_index("{\"weight_map\":{\"a\":\"x\",\"a\":\"x\"}}", SARA_ERROR_INPUT, "duplicate");
+}
+
+static void test_shard_names(void **state) {
+    (void)state;
+    const char *const names[] = {"", ".", "..", "../x.safetensors", "/etc/passwd", "a/b", "./x"};
+    char text[100], part[100];
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(text, sizeof(text), "{\"weight_map\":{\"a\":\"%s\"}}", names[i]);
+        snprintf(part, sizeof(part), "weight_map: a: \"%s\", expected a file name", names[i]);
+        refuse_index(text, SARA_ERROR_INPUT, part);
+    }
+    refuse_index("{\"weight_map\":{\"a\":\"x\\u0000y\"}}", SARA_ERROR_INPUT, INDEX ": line 1");
+}
+
+static void test_links(void **state) {
+    (void)state;
+    char *outside = test_folder(), *target = test_join(outside, "s.safetensors");
+    char *link = test_join(folder, "s.safetensors"), *index = test_join(folder, INDEX);
+    const char *text = "{\"weight_map\":{\"a\":\"s.safetensors\"}}";
+    put(outside, "s.safetensors", "a");
+    assert_int_equal(symlink(target, link), 0);
+    refuse_index(text, SARA_ERROR_INPUT, "s.safetensors leads out of the folder, to ");
+    put(folder, "real.safetensors", "a");
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink("real.safetensors", link), 0);
+    put_index(INDEX, text);
+    expect(NULL, "a", INDEX);
+    /* A folder whose name merely begins like this one's. */
+    char *sibling = NULL, *sibling_file = NULL;
+    if (asprintf(&sibling, "%s-more", folder) < 0)
+        fail_msg("out of memory");
+    assert_ok(ctx, sara_directory_make(ctx, sibling));
+    put(sibling, "s.safetensors", "a");
+    sibling_file = test_join(sibling, "s.safetensors");
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink(sibling_file, link), 0);
+    refuse_index(text, SARA_ERROR_INPUT, "leads out of the folder");
+    /* The single file is named by the user, who may link where they like. */
+    assert_int_equal(unlink(index), 0);
+    free(link);
+    link = test_join(folder, STEM ".safetensors");
+    assert_int_equal(symlink(target, link), 0);
+    expect(NULL, "a", STEM ".safetensors");
+    assert_ok(ctx, sara_directory_remove(ctx, sibling));
+    test_folder_remove(outside);
+    free(sibling);
+    free(sibling_file);
+    free(target);
+    free(link);
+    free(index);
+}
+
+/* models--x/snapshots/revision/unet/FILE links to models--x/blobs/HASH, and to nothing else. */
+static void test_hub_cache(void **state) {
+    (void)state;
+    char *top = folder, *secret = test_join(top, "secret"), *blobs, *link;
+    folder = test_join(top, "models--org--name/snapshots/0123/unet");
+    blobs = test_join(top, "models--org--name/blobs");
+    link = test_join(folder, "s.safetensors");
+    assert_ok(ctx, sara_directory_make(ctx, folder));
+    assert_ok(ctx, sara_directory_make(ctx, blobs));
+    put(blobs, "89ab", "a");
+    put(top, "secret", "a");
+    assert_int_equal(symlink("../../../blobs/89ab", link), 0);
+    put_index(INDEX, "{\"weight_map\":{\"a\":\"s.safetensors\"}}");
+    expect(NULL, "a", INDEX);
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink(secret, link), 0);
+    refuse(NULL, SARA_ERROR_INPUT, "leads out of the folder");
+    put(top, "models--org--name/other", "a");
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink("../../../other", link), 0);
+    refuse(NULL, SARA_ERROR_INPUT, "leads out of the folder");
+    free(secret);
+    free(blobs);
+    free(link);
+    free(folder);
+    folder = top;
+}
+
+static void test_pickles_only(void **state) {
+    (void)state;
+    free(test_file(folder, STEM ".bin", "PK\3\4", 4));
+    refuse(NULL, SARA_ERROR_INPUT, "there is only the pickle " STEM ".bin: to convert, load it");
+}
+
+static void test_nothing(void **state) {
+    (void)state;
+    sara_weights *weights = NULL;
+    char *absent = test_join(folder, "absent"), *link = test_join(folder, STEM ".safetensors");
+    refuse(NULL, SARA_ERROR_INPUT, "no " STEM ".safetensors and no " INDEX);
+    assert_refused(ctx, SARA_ERROR_IO, "absent: cannot list: No such file",
+                   sara_weights_open(ctx, &weights, absent, STEM, NULL));
+    assert_int_equal(symlink(link, link), 0);
+    refuse(NULL, SARA_ERROR_IO, "Too many levels of symbolic links");
+    free(absent);
+    free(link);
+}
+
+static sara_status open_close(sara_context *c, const char *where) {
+    sara_weights *weights = NULL;
+    sara_status status = sara_weights_open(c, &weights, where, STEM, NULL);
+    sara_weights_close(weights);
+    return status;
+}
+
+static void test_memory(void **state) {
+    (void)state;
+    put(folder, SHARD1, "a");
+    put(folder, SHARD2, "b");
+    put_index(INDEX, "{\"weight_map\":{\"a\":\"" SHARD1 "\",\"b\":\"" SHARD2 "\"}}");
+    test_every_allocation(open_close, folder);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_variants, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shards, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_index_that_lies, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_index_that_is_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shard_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_links, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hub_cache, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pickles_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
