@@ -98,7 +98,8 @@ SARA_NODISCARD sara_status sara_context_new(sara_context **out, const sara_conte
 void sara_context_free(sara_context *ctx);
 /* The line of the last failure, "" if there was none; "out of memory" for NULL. */
 const char *sara_context_error(const sara_context *ctx);
-/* Asks running work to save and return SARA_INTERRUPTED. Safe in a signal handler. */
+/* Asks running work, or what is called next, to save and return SARA_INTERRUPTED, which meets the
+ * request. Safe in a signal handler. */
 void sara_context_interrupt(sara_context *ctx);
 
 /* ------------------------------------------------------------------------------------- model */

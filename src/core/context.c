@@ -80,6 +80,11 @@ bool sara_interrupted(const sara_context *ctx)
     return ctx->interrupted != 0;
 }
 
+void sara_interrupt_clear(sara_context *ctx)
+{
+    ctx->interrupted = 0;
+}
+
 int sara_threads(const sara_context *ctx)
 {
     return ctx->threads;

@@ -29,6 +29,8 @@ void sara_log(sara_context *ctx, sara_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void sara_report_progress(sara_context *ctx, const sara_progress *progress);
 bool sara_interrupted(const sara_context *ctx);
+/* The request has been met: for who returns SARA_INTERRUPTED to the caller of the library. */
+void sara_interrupt_clear(sara_context *ctx);
 int sara_threads(const sara_context *ctx);
 
 /* ------------------------------------------------------------------------------------ memory */
@@ -164,7 +166,9 @@ typedef struct sara_param {
     const uint32_t *positions; /* [selected] ascending row-major; borrowed from the selection */
     size_t selected;
     float *grad;         /* backward adds to it; borrowed from whoever set want */
-    uint64_t version;    /* counts changes of value: what is derived from it can be cached */
+    /* Counts changes of value, so that what is derived from it can be cached; differs between the
+     * sets of a context, as a new one may lie where a freed one lay. */
+    uint64_t version;
 } sara_param;
 
 /* The parameters of one module, ascending by name's bytes; the items never move. */

@@ -1,0 +1,77 @@
+#include "nn/op.h"
+
+static sara_status wanted_grad(sara_tape *tape, float **out, sara_var *var)
+{
+    *out = NULL;
+    return var->requires_grad ? sara_tape_grad(tape, out, var) : SARA_OK;
+}
+
+static sara_status attention_backward(sara_tape *tape, sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
+    float *dq, *dk, *dv;
+    sara_status status;
+    if (!kernels->attention_backward)
+        return sara_kernel_missing(tape, node->op);
+    TRY(wanted_grad(tape, &dq, node->in[0]));
+    TRY(wanted_grad(tape, &dk, node->in[1]));
+    TRY(wanted_grad(tape, &dv, node->in[2]));
+    TRY(kernels->attention_backward(&env, dq, dk, dv, node->out->grad, node->saved[3]->data,
+                                    node->saved[4]->data, node->saved[0]->data,
+                                    node->saved[1]->data, node->saved[2]->data, node->attributes));
+done:
+    return status;
+}
+
+static sara_status check(const sara_tape *tape, const sara_shape *q, const sara_shape *k,
+                         const sara_shape *v, int heads, bool causal)
+{
+    sara_context *ctx = sara_tape_context(tape);
+    sara_shape_text a, b;
+    if (q->rank != 3 || heads < 1 || q->dims[2] < heads || q->dims[2] % heads != 0)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "attention: q: shape %s, expected [N,T,%d*D]",
+                         sara_shape_format(&a, q), heads);
+    if (k->rank != 3 || k->dims[0] != q->dims[0] || k->dims[2] != q->dims[2] || k->dims[1] < 1)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "attention: k: shape %s does not fit q %s",
+                         sara_shape_format(&a, k), sara_shape_format(&b, q));
+    if (causal && k->dims[1] != q->dims[1])
+        return sara_fail(ctx, SARA_ERROR_INPUT,
+                         "attention: k: %lld positions, expected the %lld of q as it is causal",
+                         (long long)k->dims[1], (long long)q->dims[1]);
+    return sara_op_expect(tape, "attention", "v", v, k);
+}
+
+sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_var *k, sara_var *v,
+                              int heads, bool causal)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
+    sara_var *out = NULL, *lse = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(check(tape, &q->shape, &k->shape, &v->shape, heads, causal));
+    if (!kernels->attention_forward)
+        return sara_kernel_missing(tape, "attention");
+    sara_attention_shape shape = {.n = q->shape.dims[0],
+                                  .t = q->shape.dims[1],
+                                  .s = k->shape.dims[1],
+                                  .heads = heads,
+                                  .dim = q->shape.dims[2] / heads,
+                                  .causal = causal};
+    const sara_shape lse_shape = sara_shape3(shape.n, heads, shape.t);
+    TRY(sara_tape_var(tape, &out, &q->shape));
+    TRY(sara_tape_var(tape, &lse, &lse_shape));
+    TRY(kernels->attention_forward(&env, out->data, lse->data, q->data, k->data, v->data, &shape));
+    sara_node node = {.op = "attention",
+                      .backward = attention_backward,
+                      .in = {q, k, v},
+                      .saved = {q, k, v, out, lse},
+                      .out = out,
+                      .attributes = &shape};
+    if (sara_tape_wants(tape, node.in, 3, NULL, 0))
+        TRY(sara_tape_add(tape, &node, sizeof(shape)));
+    *y = out;
+done:
+    return status;
+}

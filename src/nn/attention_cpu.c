@@ -1,0 +1,100 @@
+/* Plain attention: the softmax as it is defined, one query at a time; sums are in double. */
+#include "nn/kernels.h"
+
+#include <math.h>
+
+/* What query t of one head sees: q, y and dy start at its row, k and v at the head's first. */
+typedef struct head_view {
+    int64_t query, keys, step; /* offsets of q's row and of k's first row; distance of rows */
+    int64_t visible;
+} head_view;
+
+static head_view view_at(const sara_attention_shape *s, int64_t n, int64_t h, int64_t t)
+{
+    int64_t step = s->heads * s->dim;
+    return (head_view){(n * s->t + t) * step + h * s->dim, n * s->s * step + h * s->dim, step,
+                       s->causal && t + 1 < s->s ? t + 1 : s->s};
+}
+
+static double dot(const real *a, const real *b, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+static void attend(real *y, real *lse, const real *q, const real *k, const real *v,
+                   const head_view *view, int64_t dim)
+{
+    double scale = 1 / sqrt((double)dim), top = -INFINITY, sum = 0;
+    for (int64_t s = 0; s < view->visible; s++) {
+        double score = scale * dot(q, k + s * view->step, dim);
+        top = score <= top ? top : score; /* NaN stays */
+    }
+    for (int64_t s = 0; s < view->visible; s++)
+        sum += exp(scale * dot(q, k + s * view->step, dim) - top);
+    *lse = (real)(top + log(sum));
+    memset(y, 0, (size_t)dim * sizeof(*y));
+    for (int64_t s = 0; s < view->visible; s++) {
+        double p = exp(scale * dot(q, k + s * view->step, dim) - top) / sum;
+        for (int64_t i = 0; i < dim; i++)
+            y[i] += (real)(p * v[s * view->step + i]);
+    }
+}
+
+static sara_status attention_forward(const sara_kernel_env *env, real *y, real *lse, const real *q,
+                                     const real *k, const real *v,
+                                     const sara_attention_shape *shape)
+{
+    int64_t rows = shape->n * shape->heads * shape->t;
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t head = r / shape->t;
+        head_view view = view_at(shape, head / shape->heads, head % shape->heads, r % shape->t);
+        attend(y + view.query, &lse[r], q + view.query, k + view.keys, v + view.keys, &view,
+               shape->dim);
+    }
+    return SARA_OK;
+}
+
+static void add_scaled(real *y, double factor, const real *x, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        y[i] += (real)(factor * x[i]);
+}
+
+static sara_status attention_backward(const sara_kernel_env *env, real *dq, real *dk, real *dv,
+                                      const real *dy, const real *y, const real *lse,
+                                      const real *q, const real *k, const real *v,
+                                      const sara_attention_shape *shape)
+{
+    int64_t dim = shape->dim;
+    double scale = 1 / sqrt((double)dim);
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t head = 0; head < shape->n * shape->heads; head++)
+        for (int64_t t = 0; t < shape->t; t++) {
+            head_view view = view_at(shape, head / shape->heads, head % shape->heads, t);
+            const real *g = dy + view.query;
+            double delta = dot(g, y + view.query, dim);
+            for (int64_t s = 0; s < view.visible; s++) {
+                int64_t at = view.keys + s * view.step;
+                double score = scale * dot(q + view.query, k + at, dim);
+                double p = exp(score - lse[head * shape->t + t]);
+                double dscore = scale * p * (dot(g, v + at, dim) - delta);
+                if (dv)
+                    add_scaled(dv + at, p, g, dim);
+                if (dk)
+                    add_scaled(dk + at, dscore, q + view.query, dim);
+                if (dq)
+                    add_scaled(dq + view.query, dscore, k + at, dim);
+            }
+        }
+    return SARA_OK;
+}
+
+void KERNEL(attention_register)(sara_kernels *table)
+{
+    table->attention_forward = attention_forward;
+    table->attention_backward = attention_backward;
+}

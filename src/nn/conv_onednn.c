@@ -1,0 +1,64 @@
+#include "nn/onednn.h"
+
+bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *s)
+{
+    *out = (sara_linear_shape){s->n * s->h * s->w, s->in, s->out};
+    return s->kh == 1 && s->kw == 1 && s->stride == 1 && s->pad_top == 0 && s->pad_left == 0 &&
+           s->pad_bottom == 0 && s->pad_right == 0;
+}
+
+static sara_status conv_forward(const sara_kernel_env *env, float *y, const float *x,
+                                const float *w, const float *b, const sara_param *weight,
+                                const sara_conv_shape *shape)
+{
+    const sara_kernels *kernels = env->device->kernels;
+    sara_linear_shape linear;
+    if (sara_conv_is_linear(&linear, shape))
+        return kernels->linear_forward(env, y, x, w, b, &linear);
+    return sara_onednn_conv_forward(env, y, x, w, b, weight, shape);
+}
+
+static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *dy, const float *w,
+                           const sara_param *weight, const sara_conv_shape *shape, bool accumulate)
+{
+    const sara_kernels *kernels = env->device->kernels;
+    int64_t count = shape->n * shape->h * shape->w * shape->in;
+    sara_linear_shape linear;
+    float *fresh = NULL;
+    sara_status status;
+    if (sara_conv_is_linear(&linear, shape))
+        return kernels->linear_dx(env, dx, dy, w, &linear, accumulate);
+    if (!accumulate)
+        return sara_onednn_conv_dx(env, dx, dy, w, weight, shape);
+    TRY(sara_scratch(env, &fresh, (size_t)count));
+    TRY(sara_onednn_conv_dx(env, fresh, dy, w, weight, shape));
+    kernels->accumulate(dx, fresh, count);
+done:
+    sara_unscratch(env, fresh);
+    return status;
+}
+
+static sara_status conv_dw(const sara_kernel_env *env, float *dw, const float *dy, const float *x,
+                           const sara_conv_shape *shape)
+{
+    const sara_kernels *kernels = env->device->kernels;
+    int64_t count = shape->out * shape->in * shape->kh * shape->kw;
+    sara_linear_shape linear;
+    float *fresh = NULL;
+    sara_status status;
+    if (sara_conv_is_linear(&linear, shape))
+        return kernels->linear_dw(env, dw, dy, x, &linear);
+    TRY(sara_scratch(env, &fresh, (size_t)count));
+    TRY(sara_onednn_conv_dw(env, fresh, dy, x, shape));
+    kernels->accumulate(dw, fresh, count);
+done:
+    sara_unscratch(env, fresh);
+    return status;
+}
+
+void sara_fast_conv_register(sara_kernels *table)
+{
+    table->conv_forward = conv_forward;
+    table->conv_dx = conv_dx;
+    table->conv_dw = conv_dw;
+}

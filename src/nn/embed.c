@@ -1,0 +1,166 @@
+#include "nn/op.h"
+
+/* ------------------------------------------------------------------------------------- embed */
+
+typedef struct lookup {
+    int64_t count;
+    int32_t ids[];
+} lookup;
+
+/* First of the ascending positions that is not below `row * c`. */
+static size_t first_of_row(const sara_param *table, int64_t row, int64_t c)
+{
+    size_t low = 0, high = table->selected;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if ((int64_t)table->positions[middle] < row * c)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void add_sampled_row(sara_param *table, int64_t row, const float *dy, int64_t c)
+{
+    for (size_t i = first_of_row(table, row, c);
+         i < table->selected && (int64_t)table->positions[i] < (row + 1) * c; i++)
+        table->grad[i] += dy[table->positions[i] - row * c];
+}
+
+static void add_dense_row(sara_param *table, int64_t row, const float *dy, int64_t c)
+{
+    for (int64_t j = 0; j < c; j++)
+        table->grad[row * c + j] += dy[j];
+}
+
+static sara_status embed_backward(sara_tape *tape, sara_node *node)
+{
+    sara_param *table = node->params[0];
+    const lookup *rows = node->attributes;
+    int64_t c = table->value.shape.dims[1];
+    (void)tape;
+    for (int64_t i = 0; i < rows->count; i++) {
+        const float *dy = node->out->grad + i * c;
+        if (table->want == SARA_GRAD_DENSE)
+            add_dense_row(table, rows->ids[i], dy, c);
+        else if (table->want == SARA_GRAD_SAMPLED)
+            add_sampled_row(table, rows->ids[i], dy, c);
+    }
+    return SARA_OK;
+}
+
+static sara_status check_embed(sara_context *ctx, const sara_param *table, const int32_t *ids,
+                               int64_t count)
+{
+    const sara_shape *shape = &table->value.shape;
+    sara_shape_text text;
+    if (shape->rank != 2)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "embed: %s: shape %s, expected [V,C]", table->name,
+                         sara_shape_format(&text, shape));
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= shape->dims[0])
+            return sara_fail(ctx, SARA_ERROR_INPUT, "embed: %s: id %d at %lld, expected 0..%lld",
+                             table->name, (int)ids[i], (long long)i,
+                             (long long)shape->dims[0] - 1);
+    return SARA_OK;
+}
+
+static sara_status record_embed(sara_tape *tape, sara_var *out, sara_param *table,
+                                const int32_t *ids, int64_t count)
+{
+    sara_context *ctx = sara_tape_context(tape);
+    size_t bytes = sizeof(lookup) + (size_t)count * sizeof(*ids);
+    lookup *rows = NULL;
+    sara_status status;
+    TRY(sara_alloc(ctx, &rows, bytes, 1));
+    rows->count = count;
+    memcpy(rows->ids, ids, (size_t)count * sizeof(*ids));
+    sara_node node = {.op = "embed",
+                      .backward = embed_backward,
+                      .params = {table},
+                      .out = out,
+                      .attributes = rows};
+    TRY(sara_tape_add(tape, &node, bytes));
+done:
+    sara_free(ctx, rows);
+    return status;
+}
+
+sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, const int32_t *ids,
+                          int64_t count)
+{
+    const float *rows = table->value.data;
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(check_embed(sara_tape_context(tape), table, ids, count));
+    int64_t c = table->value.shape.dims[1];
+    const sara_shape shape = sara_shape2(count, c);
+    TRY(sara_tape_var(tape, &out, &shape));
+    for (int64_t i = 0; i < count; i++)
+        memcpy(out->data + i * c, rows + ids[i] * c, (size_t)c * sizeof(*rows));
+    if (sara_tape_wants(tape, NULL, 0, &table, 1))
+        TRY(record_embed(tape, out, table, ids, count));
+    *y = out;
+done:
+    return status;
+}
+
+/* --------------------------------------------------------------------------------- positions */
+
+/* dy [n][size] to the first `size` entries of the table */
+static void add_rows_gradient(const sara_kernels *kernels, sara_param *table, const float *dy,
+                              int64_t n, int64_t size)
+{
+    if (table->want == SARA_GRAD_DENSE)
+        for (int64_t i = 0; i < n; i++)
+            kernels->accumulate(table->grad, dy + i * size, size);
+    else if (table->want == SARA_GRAD_SAMPLED)
+        for (size_t k = 0; k < table->selected && table->positions[k] < size; k++)
+            for (int64_t i = 0; i < n; i++)
+                table->grad[k] += dy[i * size + table->positions[k]];
+}
+
+static sara_status add_positions_backward(sara_tape *tape, sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const int64_t *d = node->out->shape.dims;
+    sara_status status;
+    if (!kernels->accumulate)
+        return sara_kernel_missing(tape, node->op);
+    TRY(sara_op_pass(tape, node->in[0], node->out->grad));
+    add_rows_gradient(kernels, node->params[0], node->out->grad, d[0], d[1] * d[2]);
+done:
+    return status;
+}
+
+sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sara_param *table)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const sara_shape *rows = &table->value.shape;
+    const int64_t *d = x->shape.dims;
+    sara_shape_text a, b;
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    if (rows->rank != 2 || x->shape.rank != 3 || rows->dims[1] != d[2] || rows->dims[0] < d[1])
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "add_positions: %s: shape %s does not fit the input %s", table->name,
+                         sara_shape_format(&a, rows), sara_shape_format(&b, &x->shape));
+    if (!kernels->add)
+        return sara_kernel_missing(tape, "add_positions");
+    TRY(sara_tape_var(tape, &out, &x->shape));
+    for (int64_t i = 0, size = d[1] * d[2]; i < d[0]; i++)
+        kernels->add(out->data + i * size, x->data + i * size, table->value.data, size);
+    sara_node node = {.op = "add_positions",
+                      .backward = add_positions_backward,
+                      .in = {x},
+                      .params = {table},
+                      .out = out};
+    if (sara_tape_wants(tape, node.in, 1, node.params, 1))
+        TRY(sara_tape_add(tape, &node, 0));
+    *y = out;
+done:
+    return status;
+}

@@ -1,0 +1,115 @@
+#include "nn/kernels.h"
+
+/* Weight [out,in] or, from a 1x1 convolution, [out,in,1,1]. */
+static bool is_matrix(const sara_shape *w)
+{
+    return (w->rank == 2 || (w->rank == 4 && w->dims[2] == 1 && w->dims[3] == 1)) &&
+           w->dims[0] > 0 && w->dims[1] > 0;
+}
+
+static sara_status check(sara_context *ctx, sara_linear_shape *out, const sara_shape *x,
+                         const sara_param *weight, const sara_param *bias)
+{
+    const sara_shape *w = &weight->value.shape;
+    sara_shape_text a, b;
+    if (!is_matrix(w) || x->rank < 1 || x->dims[x->rank - 1] != w->dims[1])
+        return sara_fail(ctx, SARA_ERROR_INPUT, "linear: %s: shape %s does not fit the input %s",
+                         weight->name, sara_shape_format(&a, w), sara_shape_format(&b, x));
+    sara_shape expected = sara_shape1(w->dims[0]);
+    if (bias && !sara_shape_equal(&bias->value.shape, &expected))
+        return sara_fail(ctx, SARA_ERROR_INPUT, "linear: %s: shape %s, expected %s", bias->name,
+                         sara_shape_format(&a, &bias->value.shape),
+                         sara_shape_format(&b, &expected));
+    *out = (sara_linear_shape){sara_shape_count(x) / w->dims[1], w->dims[1], w->dims[0]};
+    return SARA_OK;
+}
+
+sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *dy, int64_t rows,
+                               int64_t out)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
+    float *dense = NULL;
+    sara_status status = SARA_OK;
+    if (!bias || bias->want == SARA_GRAD_NONE)
+        return SARA_OK;
+    if (!kernels->bias_grad)
+        return sara_kernel_missing(tape, "bias gradient");
+    if (bias->want == SARA_GRAD_DENSE)
+        return kernels->bias_grad(&env, bias->grad, dy, rows, out);
+    TRY(sara_tape_scratch(tape, &dense, (size_t)out));
+    memset(dense, 0, (size_t)out * sizeof(*dense));
+    TRY(kernels->bias_grad(&env, dense, dy, rows, out));
+    sara_param_add_dense(bias, dense);
+done:
+    sara_tape_unscratch(tape, dense);
+    return status;
+}
+
+static sara_status weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
+                                   const sara_var *x, const sara_linear_shape *shape)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
+    if (weight->want == SARA_GRAD_NONE)
+        return SARA_OK;
+    if (!kernels->linear_dw || !kernels->linear_dw_sampled)
+        return sara_kernel_missing(tape, "linear");
+    if (weight->want == SARA_GRAD_DENSE)
+        return kernels->linear_dw(&env, weight->grad, dy, x->data, shape);
+    return kernels->linear_dw_sampled(&env, weight->grad, dy, x->data, weight->positions,
+                                      weight->selected, shape);
+}
+
+static sara_status linear_backward(sara_tape *tape, sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const sara_linear_shape *shape = node->attributes;
+    sara_param *weight = node->params[0];
+    sara_kernel_env env = sara_tape_env(tape);
+    const float *dy = node->out->grad;
+    float *dx;
+    bool fresh;
+    sara_status status = SARA_OK;
+    if (node->in[0]->requires_grad) {
+        if (!kernels->linear_dx)
+            return sara_kernel_missing(tape, "linear");
+        TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
+        TRY(kernels->linear_dx(&env, dx, dy, weight->value.data, shape, !fresh));
+    }
+    TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
+    TRY(sara_bias_backward(tape, node->params[1], dy, shape->rows, shape->out));
+done:
+    return status;
+}
+
+sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
+                           sara_param *bias)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
+    sara_linear_shape shape;
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    if (!kernels->linear_forward)
+        return sara_kernel_missing(tape, "linear");
+    TRY(check(env.ctx, &shape, &x->shape, weight, bias));
+    sara_shape out_shape = x->shape;
+    out_shape.dims[out_shape.rank - 1] = shape.out;
+    TRY(sara_tape_var(tape, &out, &out_shape));
+    TRY(kernels->linear_forward(&env, out->data, x->data, weight->value.data,
+                                bias ? bias->value.data : NULL, &shape));
+    sara_node node = {.op = "linear",
+                      .backward = linear_backward,
+                      .in = {x},
+                      .saved = {weight->want == SARA_GRAD_NONE ? NULL : x},
+                      .params = {weight, bias},
+                      .out = out,
+                      .attributes = &shape};
+    if (sara_tape_wants(tape, node.in, 1, node.params, 2))
+        TRY(sara_tape_add(tape, &node, sizeof(shape)));
+    *y = out;
+done:
+    return status;
+}

@@ -1,0 +1,79 @@
+/* The ops layer: each op has a forward and a backward and knows nothing of models or of SaRA.
+ *
+ * Activations are f32 and channels-last: images [N,H,W,C], tokens [N,T,C]; weights keep PyTorch's
+ * layouts (linear [out,in], convolution [out,in,kh,kw]), as in the checkpoints. Gradients of
+ * parameters are computed as each parameter wants: none, dense, or at its positions alone.
+ * Every op checks its shapes and fails with a line naming the op, the parameter and both shapes.
+ */
+#ifndef SARA_NN_H
+#define SARA_NN_H
+
+#include "core/tape.h"
+
+/* Devices: "cpu" (fast kernels, plain ones where there is none) or "cpu-plain" (the reference
+ * kernels alone, the oracle). Errors: SARA_ERROR_DEVICE for another name. */
+SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **out,
+                                               const char *name);
+void sara_nn_device_close(sara_device *device);
+
+/* y [..., out] = x [..., in] weight^T + bias. weight [out,in] or [out,in,1,1]; bias [out] or NULL. */
+SARA_NODISCARD sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x,
+                                          sara_param *weight, sara_param *bias);
+
+typedef struct sara_conv2d_options {
+    int stride;                            /* both directions, at least 1 */
+    int pad_top, pad_left, pad_bottom, pad_right; /* zeros */
+} sara_conv2d_options;
+/* y [N,H',W',out] from x [N,H,W,in], weight [out,in,kh,kw], bias [out] or NULL. */
+SARA_NODISCARD sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x,
+                                          sara_param *weight, sara_param *bias,
+                                          const sara_conv2d_options *options);
+
+typedef enum sara_activation {
+    SARA_IDENTITY,
+    SARA_SILU,
+    SARA_GELU,      /* exact, by erf */
+    SARA_QUICK_GELU /* x sigmoid(1.702 x) */
+} sara_activation;
+
+/* x [N,...,C], statistics over all but N within each of `groups` channel groups; weight, bias [C].
+ * activation (SARA_IDENTITY or SARA_SILU) is applied to the result. */
+SARA_NODISCARD sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x,
+                                              sara_param *weight, sara_param *bias, int groups,
+                                              float eps, sara_activation activation);
+/* x [...,C], over the last axis; weight, bias [C]. */
+SARA_NODISCARD sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x,
+                                              sara_param *weight, sara_param *bias, float eps);
+SARA_NODISCARD sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x,
+                                            sara_activation activation);
+/* y [...,C] = x[...,:C] gelu(x[...,C:]), x [...,2C] (Shazeer 2020; diffusers' GEGLU). */
+SARA_NODISCARD sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x);
+/* Softmax(q k^T / sqrt(D)) v per head. q [N,T,heads*D], k and v [N,S,heads*D], y [N,T,heads*D].
+ * causal: position t sees s <= t (T == S). */
+SARA_NODISCARD sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q,
+                                             sara_var *k, sara_var *v, int heads, bool causal);
+SARA_NODISCARD sara_status sara_nn_add(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
+/* y [N,...,C] = x [N,...,C] + e [N,C] (the time embedding of a residual block). */
+SARA_NODISCARD sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x,
+                                                  sara_var *e);
+/* Along the last axis. */
+SARA_NODISCARD sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
+/* Nearest neighbour to [N,height,width,C], as torch's interpolate(mode="nearest"). */
+SARA_NODISCARD sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x,
+                                            int64_t height, int64_t width);
+/* y [rows of table at ids], ids [count] I64-like on the host, copied; table [V,C]; y [count,C].
+ * An id outside 0..V-1 is SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table,
+                                         const int32_t *ids, int64_t count);
+/* y [N,T,C] = x [N,T,C] + table[:T] [C] (learned positions). */
+SARA_NODISCARD sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x,
+                                                 sara_param *table);
+/* NCHW <-> NHWC. */
+SARA_NODISCARD sara_status sara_nn_to_channels_last(sara_tape *tape, sara_var **y, sara_var *x);
+SARA_NODISCARD sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var **y, sara_var *x);
+/* loss [1] = mean((prediction - target)^2); target [as prediction] is host data, borrowed until
+ * the tape is reset. The sum is in double. */
+SARA_NODISCARD sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *prediction,
+                                            const float *target);
+
+#endif

@@ -1,0 +1,260 @@
+#include "nn/onednn_op.h"
+
+static const char *const status_names[] = {
+    [dnnl_success] = "success",
+    [dnnl_out_of_memory] = "out of memory",
+    [dnnl_invalid_arguments] = "invalid arguments",
+    [dnnl_unimplemented] = "not implemented",
+};
+
+sara_status sara_op_fail(sara_context *ctx, const sara_op_key *key, dnnl_status_t error)
+{
+    size_t known = sizeof(status_names) / sizeof(*status_names);
+    const char *name = (size_t)error < known && status_names[error] ? status_names[error] : "error";
+    sara_status status = error == dnnl_out_of_memory ? SARA_ERROR_MEMORY : SARA_ERROR_DEVICE;
+    const int64_t *v = key->numbers;
+    if (key->kind == SARA_OP_MATMUL)
+        return sara_fail(ctx, status, "linear: oneDNN: %s (%d), m %lld, n %lld, k %lld", name,
+                         (int)error, (long long)v[0], (long long)v[1], (long long)v[2]);
+    return sara_fail(ctx, status,
+                     "conv2d: oneDNN: %s (%d), input [%lld,%lld,%lld,%lld], weight "
+                     "[%lld,%lld,%lld,%lld], stride %lld",
+                     name, (int)error, (long long)v[0], (long long)v[1], (long long)v[2],
+                     (long long)v[3], (long long)v[6], (long long)v[3], (long long)v[7],
+                     (long long)v[8], (long long)v[9]);
+}
+
+sara_status sara_onednn_new(sara_context *ctx, sara_onednn **out)
+{
+    sara_onednn *state = NULL;
+    dnnl_status_t made;
+    sara_status status;
+    TRY(sara_alloc_zero(ctx, &state, 1, sizeof(*state)));
+    state->ctx = ctx;
+    made = dnnl_engine_create(&state->engine, dnnl_cpu, 0);
+    if (made == dnnl_success)
+        made = dnnl_stream_create(&state->stream, state->engine, dnnl_stream_default_flags);
+    if (made != dnnl_success)
+        TRY(sara_fail(ctx, made == dnnl_out_of_memory ? SARA_ERROR_MEMORY : SARA_ERROR_DEVICE,
+                      "device cpu: oneDNN's engine failed (%d)", (int)made));
+    *out = state;
+    state = NULL;
+done:
+    sara_onednn_free(state);
+    return status;
+}
+
+void sara_onednn_free(sara_onednn *state)
+{
+    if (!state)
+        return;
+    for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)
+        for (sara_op *op = state->ops[i], *next; op; op = next) {
+            next = op->next;
+            sara_op_free(state->ctx, op);
+        }
+    sara_op_weights_free(state);
+    dnnl_stream_destroy(state->stream);
+    dnnl_engine_destroy(state->engine);
+    sara_free(state->ctx, state);
+}
+
+/* ------------------------------------------------------------------------------------ caching */
+
+static size_t hash(const sara_op_key *key)
+{
+    const unsigned char *bytes = (const unsigned char *)key;
+    uint64_t h = 14695981039346656037u; /* FNV-1a */
+    for (size_t i = 0; i < sizeof(*key); i++)
+        h = (h ^ bytes[i]) * 1099511628211u;
+    return (size_t)(h ^ (h >> 32)) % SARA_ONEDNN_BUCKETS;
+}
+
+static void drop_oldest(sara_onednn *state)
+{
+    sara_op **oldest = NULL;
+    for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)
+        for (sara_op **at = &state->ops[i]; *at; at = &(*at)->next)
+            if (!oldest || (*at)->used < (*oldest)->used)
+                oldest = at;
+    if (!oldest)
+        return;
+    sara_op *op = *oldest;
+    *oldest = op->next;
+    state->op_count--;
+    sara_op_free(state->ctx, op);
+}
+
+sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *key)
+{
+    sara_op **bucket = &state->ops[hash(key)], *op = NULL;
+    sara_status status;
+    state->clock++;
+    for (sara_op *at = *bucket; at; at = at->next)
+        if (memcmp(&at->key, key, sizeof(*key)) == 0) {
+            at->used = state->clock;
+            *out = at;
+            return SARA_OK;
+        }
+    if (state->op_count >= SARA_ONEDNN_OPS)
+        drop_oldest(state);
+    TRY(sara_alloc_zero(state->ctx, &op, 1, sizeof(*op)));
+    op->key = *key;
+    dnnl_status_t made = sara_op_build(op, state->engine);
+    if (made != dnnl_success)
+        TRY(sara_op_fail(state->ctx, key, made));
+    op->used = state->clock;
+    op->next = *bucket;
+    *bucket = op;
+    state->op_count++;
+    *out = op;
+    op = NULL;
+done:
+    sara_op_free(state->ctx, op);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ running */
+
+/* Runs the op on data[slot]; the scratchpad is added here. */
+static sara_status run(const sara_kernel_env *env, sara_op *op, const float *const *data)
+{
+    sara_onednn *state = env->device->state;
+    dnnl_exec_arg_t arguments[SARA_SLOTS];
+    float *scratch = NULL;
+    dnnl_status_t done = dnnl_success;
+    int count = 0;
+    sara_status status;
+    TRY(sara_scratch(env, &scratch, (op->scratch_bytes + sizeof(float) - 1) / sizeof(float)));
+    for (int slot = 0; slot < SARA_SLOTS && done == dnnl_success; slot++) {
+        const float *p = slot == SARA_SLOT_SCRATCH ? scratch : data[slot];
+        if (!op->memory[slot])
+            continue;
+        done = dnnl_memory_set_data_handle(op->memory[slot], (void *)(uintptr_t)p);
+        arguments[count++] = (dnnl_exec_arg_t){op->argument[slot], op->memory[slot]};
+    }
+    if (done == dnnl_success)
+        done = dnnl_primitive_execute(op->primitive, state->stream, count, arguments);
+    if (done == dnnl_success)
+        done = dnnl_stream_wait(state->stream);
+    if (done != dnnl_success)
+        status = sara_op_fail(env->ctx, &op->key, done);
+done:
+    sara_unscratch(env, scratch);
+    return status;
+}
+
+sara_status sara_onednn_matmul(const sara_kernel_env *env, float *y, const float *a, const float *b,
+                               const float *bias, const sara_matmul_shape *s)
+{
+    sara_op_key key = {SARA_OP_MATMUL, bias != NULL,
+                       {s->m, s->n, s->k, s->transpose_a, s->transpose_b, s->accumulate}};
+    const float *data[SARA_SLOTS] = {a, b, bias, y, NULL};
+    sara_op *op;
+    sara_status status;
+    TRY(sara_op_get(env->device->state, &op, &key));
+    TRY(run(env, op, data));
+done:
+    return status;
+}
+
+static sara_op_key conv_key(sara_op_kind kind, bool bias, const sara_conv_shape *s)
+{
+    return (sara_op_key){kind, bias,
+                         {s->n, s->h, s->w, s->in, s->oh, s->ow, s->out, s->kh, s->kw, s->stride,
+                          s->pad_top, s->pad_left, s->pad_bottom, s->pad_right}};
+}
+
+/* Forward and backward data differ in their key and in which way src and dst go. */
+static sara_status conv(const sara_kernel_env *env, const sara_op_key *key, const float *src,
+                        const float *dst, const float *w, const float *b, const sara_param *weight)
+{
+    const float *ready;
+    float *scratch = NULL;
+    sara_op *op;
+    sara_status status;
+    TRY(sara_op_get(env->device->state, &op, key));
+    TRY(sara_op_weights(env, op, &ready, &scratch, w, weight));
+    const float *data[SARA_SLOTS] = {src, ready, b, dst, NULL};
+    TRY(run(env, op, data));
+done:
+    sara_unscratch(env, scratch);
+    return status;
+}
+
+sara_status sara_onednn_conv_forward(const sara_kernel_env *env, float *y, const float *x,
+                                     const float *w, const float *b, const sara_param *weight,
+                                     const sara_conv_shape *shape)
+{
+    sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, shape);
+    return conv(env, &key, x, y, w, b, weight);
+}
+
+/* Few positions would not pay for turning the weights. */
+#define FORWARD_DX_POSITIONS 1024
+
+static bool is_dx_by_forward(const sara_conv_shape *s)
+{
+    return sara_conv_dx_is_slow() && s->stride == 1 && s->pad_top < s->kh &&
+           s->pad_bottom < s->kh && s->pad_left < s->kw && s->pad_right < s->kw &&
+           s->n * s->oh * s->ow >= FORWARD_DX_POSITIONS;
+}
+
+/* flipped [in][out][kh][kw], taps in reverse order */
+static void flip(float *flipped, const float *w, const sara_conv_shape *s, int threads)
+{
+    int64_t taps = s->kh * s->kw;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < s->in; i++)
+        for (int64_t o = 0; o < s->out; o++)
+            for (int64_t t = 0; t < taps; t++)
+                flipped[(i * s->out + o) * taps + taps - 1 - t] = w[(o * s->in + i) * taps + t];
+}
+
+/* The gradient of a convolution's input is a convolution of dy with the flipped weights. */
+static sara_status dx_by_forward(const sara_kernel_env *env, float *dx, const float *dy,
+                                 const float *w, const sara_conv_shape *s)
+{
+    const sara_conv_shape back = {
+        .n = s->n, .h = s->oh, .w = s->ow, .in = s->out, .oh = s->h, .ow = s->w, .out = s->in,
+        .kh = s->kh, .kw = s->kw, .stride = 1,
+        .pad_top = (int)s->kh - 1 - s->pad_top, .pad_left = (int)s->kw - 1 - s->pad_left,
+        .pad_bottom = (int)s->kh - 1 - s->pad_bottom, .pad_right = (int)s->kw - 1 - s->pad_right};
+    float *flipped = NULL;
+    sara_status status;
+    TRY(sara_scratch(env, &flipped, (size_t)(s->out * s->in * s->kh * s->kw)));
+    flip(flipped, w, s, sara_threads(env->ctx));
+    TRY(sara_onednn_conv_forward(env, dx, dy, flipped, NULL, NULL, &back));
+done:
+    sara_unscratch(env, flipped);
+    return status;
+}
+
+sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                                const float *w, const sara_param *weight,
+                                const sara_conv_shape *shape)
+{
+    sara_op_key key = conv_key(SARA_OP_CONV_DX, false, shape);
+    if (is_dx_by_forward(shape))
+        return dx_by_forward(env, dx, dy, w, shape);
+    return conv(env, &key, dx, dy, w, NULL, weight);
+}
+
+sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw, const float *dy,
+                                const float *x, const sara_conv_shape *shape)
+{
+    sara_op_key key = conv_key(SARA_OP_CONV_DW, false, shape);
+    float *scratch = NULL;
+    sara_op *op;
+    sara_status status;
+    TRY(sara_op_get(env->device->state, &op, &key));
+    if (op->reorder)
+        TRY(sara_scratch(env, &scratch, op->weight_bytes / sizeof(float)));
+    const float *data[SARA_SLOTS] = {x, scratch ? scratch : dw, NULL, dy, NULL};
+    TRY(run(env, op, data));
+    if (op->reorder)
+        TRY(sara_op_reorder(env->device->state, op, scratch, dw));
+done:
+    sara_unscratch(env, scratch);
+    return status;
+}

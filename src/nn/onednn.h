@@ -1,0 +1,40 @@
+/* The state of the "cpu" device: oneDNN's engine, a cache of primitives by shape, and a cache of
+ * convolution weights in the layouts that the primitives chose. */
+#ifndef SARA_NN_ONEDNN_H
+#define SARA_NN_ONEDNN_H
+
+#include "nn/kernels.h"
+
+typedef struct sara_onednn sara_onednn;
+
+SARA_NODISCARD sara_status sara_onednn_new(sara_context *ctx, sara_onednn **out);
+void sara_onednn_free(sara_onednn *state); /* NULL is fine */
+
+/* y [m][n] = a [m][k] b [k][n] + bias [n] (or NULL), or with accumulate y += a b. transpose_a: a is
+ * stored [k][m]; transpose_b: b is stored [n][k]. */
+typedef struct sara_matmul_shape {
+    int64_t m, n, k;
+    bool transpose_a, transpose_b, accumulate;
+} sara_matmul_shape;
+SARA_NODISCARD sara_status sara_onednn_matmul(const sara_kernel_env *env, float *y, const float *a,
+                                              const float *b, const float *bias,
+                                              const sara_matmul_shape *shape);
+
+/* As the kernels of the same name; these assign. */
+SARA_NODISCARD sara_status sara_onednn_conv_forward(const sara_kernel_env *env, float *y,
+                                                    const float *x, const float *w, const float *b,
+                                                    const sara_param *weight,
+                                                    const sara_conv_shape *shape);
+SARA_NODISCARD sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx,
+                                               const float *dy, const float *w,
+                                               const sara_param *weight,
+                                               const sara_conv_shape *shape);
+/* dw [out][in][kh][kw] */
+SARA_NODISCARD sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw,
+                                               const float *dy, const float *x,
+                                               const sara_conv_shape *shape);
+
+/* Whether a convolution is a linear layer over all pixels: 1x1, no stride, no padding. */
+bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *shape);
+
+#endif

@@ -1,0 +1,73 @@
+#include "nn/op.h"
+
+int64_t sara_shape_last(const sara_shape *shape)
+{
+    return shape->rank > 0 ? shape->dims[shape->rank - 1] : 1;
+}
+
+static int64_t product(const sara_shape *shape, int first, int last)
+{
+    int64_t count = 1;
+    for (int i = first; i < last; i++)
+        count *= shape->dims[i];
+    return count;
+}
+
+int64_t sara_shape_inner(const sara_shape *shape)
+{
+    return product(shape, 1, shape->rank - 1);
+}
+
+int64_t sara_shape_rows(const sara_shape *shape)
+{
+    return product(shape, 0, shape->rank - 1);
+}
+
+sara_status sara_op_expect(const sara_tape *tape, const char *op, const char *name,
+                           const sara_shape *got, const sara_shape *expected)
+{
+    sara_shape_text a, b;
+    if (sara_shape_equal(got, expected))
+        return SARA_OK;
+    return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT, "%s: %s: shape %s, expected %s", op,
+                     name, sara_shape_format(&a, got), sara_shape_format(&b, expected));
+}
+
+sara_status sara_op_pass(sara_tape *tape, sara_var *var, const float *dy)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    float *dx;
+    bool fresh;
+    sara_status status = SARA_OK;
+    if (!var->requires_grad)
+        return SARA_OK;
+    if (!kernels->copy_columns)
+        return sara_kernel_missing(tape, "copy");
+    TRY(sara_tape_grad_fresh(tape, &dx, &fresh, var));
+    int64_t width = sara_shape_last(&var->shape);
+    kernels->copy_columns(dx, width, 0, dy, width, 0, sara_shape_rows(&var->shape), width, !fresh);
+done:
+    return status;
+}
+
+sara_status sara_op_param_start(sara_tape *tape, float **out, sara_param *param)
+{
+    size_t count = (size_t)sara_shape_count(&param->value.shape);
+    sara_status status = SARA_OK;
+    *out = param->want == SARA_GRAD_DENSE ? param->grad : NULL;
+    if (param->want == SARA_GRAD_SAMPLED) {
+        TRY(sara_tape_scratch(tape, out, count));
+        memset(*out, 0, count * sizeof(**out));
+    }
+done:
+    return status;
+}
+
+void sara_op_param_finish(sara_tape *tape, sara_param *param, float *gradient, bool add)
+{
+    if (param->want != SARA_GRAD_SAMPLED)
+        return;
+    if (add)
+        sara_param_add_dense(param, gradient);
+    sara_tape_unscratch(tape, gradient);
+}

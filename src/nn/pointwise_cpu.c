@@ -1,0 +1,134 @@
+/* Plain kernels of the elementwise ops; functions are evaluated in double. */
+#include "nn/kernels.h"
+
+#include <math.h>
+
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+static double normal(double x) /* Phi(x) */
+{
+    return 0.5 * erfc(-x * 0.70710678118654752440);
+}
+
+static double activate(double x, sara_activation activation)
+{
+    switch (activation) {
+    case SARA_SILU:
+        return x * sigmoid(x);
+    case SARA_GELU:
+        return x * normal(x);
+    case SARA_QUICK_GELU:
+        return x * sigmoid(1.702 * x);
+    default:
+        return x;
+    }
+}
+
+static double sigmoid_product_grad(double x, double slope) /* of x sigmoid(slope x) */
+{
+    double s = sigmoid(slope * x);
+    return s + slope * x * s * (1 - s);
+}
+
+static double activate_grad(double x, sara_activation activation)
+{
+    switch (activation) {
+    case SARA_SILU:
+        return sigmoid_product_grad(x, 1);
+    case SARA_GELU:
+        return normal(x) + x * 0.39894228040143267794 * exp(-x * x / 2);
+    case SARA_QUICK_GELU:
+        return sigmoid_product_grad(x, 1.702);
+    default:
+        return 1;
+    }
+}
+
+static void put(real *to, double value, bool accumulate)
+{
+    *to = (real)(accumulate ? *to + value : value);
+}
+
+static void activate_forward(real *y, const real *x, int64_t count, sara_activation activation)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (real)activate(x[i], activation);
+}
+
+static void activate_backward(real *dx, const real *dy, const real *x, int64_t count,
+                              sara_activation activation, bool accumulate)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        put(&dx[i], dy[i] * activate_grad(x[i], activation), accumulate);
+}
+
+static void geglu_forward(real *y, const real *x, int64_t rows, int64_t c)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < c; i++)
+            y[r * c + i] = (real)(x[2 * r * c + i] * activate(x[(2 * r + 1) * c + i], SARA_GELU));
+}
+
+static void geglu_backward(real *dx, const real *dy, const real *x, int64_t rows, int64_t c,
+                           bool accumulate)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < c; i++) {
+            int64_t value = 2 * r * c + i, gate = value + c;
+            double dvalue = dy[r * c + i] * activate(x[gate], SARA_GELU);
+            double dgate = (double)dy[r * c + i] * x[value] * activate_grad(x[gate], SARA_GELU);
+            put(&dx[value], dvalue, accumulate);
+            put(&dx[gate], dgate, accumulate);
+        }
+}
+
+static void add(real *y, const real *a, const real *b, int64_t count)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        y[i] = a[i] + b[i];
+}
+
+static void accumulate_into(real *y, const real *x, int64_t count)
+{
+    add(y, y, x, count);
+}
+
+static void add_per_sample(real *y, const real *x, const real *e, int64_t n, int64_t inner,
+                           int64_t c)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < n * inner; r++)
+        for (int64_t i = 0; i < c; i++)
+            y[r * c + i] = x[r * c + i] + e[r / inner * c + i];
+}
+
+static void add_per_sample_de(real *de, const real *dy, int64_t n, int64_t inner, int64_t c)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n * c; i++) {
+        double sum = 0;
+        for (int64_t r = 0; r < inner; r++)
+            sum += dy[(i / c * inner + r) * c + i % c];
+        de[i] += (real)sum;
+    }
+}
+
+void KERNEL(pointwise_register)(sara_kernels *table)
+{
+    table->activate_forward = activate_forward;
+    table->activate_backward = activate_backward;
+    table->geglu_forward = geglu_forward;
+    table->geglu_backward = geglu_backward;
+    table->add = add;
+    table->accumulate = accumulate_into;
+    table->add_per_sample = add_per_sample;
+    table->add_per_sample_de = add_per_sample_de;
+}

@@ -1,0 +1,183 @@
+#include "nn/op.h"
+
+/* ------------------------------------------------------------------------------------ concat */
+
+/* Adds columns from `at` of dy [rows][width] to var's gradient if it requires one. */
+static sara_status pass_columns(sara_tape *tape, sara_var *var, const float *dy, int64_t width,
+                                int64_t at)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    int64_t own = sara_shape_last(&var->shape);
+    float *dx;
+    bool fresh;
+    sara_status status = SARA_OK;
+    if (!var->requires_grad)
+        return SARA_OK;
+    TRY(sara_tape_grad_fresh(tape, &dx, &fresh, var));
+    kernels->copy_columns(dx, own, 0, dy, width, at, sara_shape_rows(&var->shape), own, !fresh);
+done:
+    return status;
+}
+
+static sara_status concat_backward(sara_tape *tape, sara_node *node)
+{
+    int64_t width = sara_shape_last(&node->out->shape);
+    int64_t first = sara_shape_last(&node->in[0]->shape);
+    sara_status status;
+    TRY(pass_columns(tape, node->in[0], node->out->grad, width, 0));
+    TRY(pass_columns(tape, node->in[1], node->out->grad, width, first));
+done:
+    return status;
+}
+
+static sara_status check_concat(const sara_tape *tape, const sara_shape *a, const sara_shape *b)
+{
+    sara_shape expected = *a;
+    sara_shape_text text;
+    if (a->rank < 1)
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "concat: a: shape %s has no last axis", sara_shape_format(&text, a));
+    expected.dims[a->rank - 1] = sara_shape_last(b);
+    return sara_op_expect(tape, "concat", "b", b, &expected);
+}
+
+sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(check_concat(tape, &a->shape, &b->shape));
+    if (!kernels->copy_columns)
+        return sara_kernel_missing(tape, "concat");
+    int64_t rows = sara_shape_rows(&a->shape), width = sara_shape_last(&a->shape);
+    int64_t b_width = sara_shape_last(&b->shape), both = width + b_width;
+    sara_shape shape = a->shape;
+    shape.dims[shape.rank - 1] = both;
+    TRY(sara_tape_var(tape, &out, &shape));
+    kernels->copy_columns(out->data, both, 0, a->data, width, 0, rows, width, false);
+    kernels->copy_columns(out->data, both, width, b->data, b_width, 0, rows, b_width, false);
+    sara_node node = {.op = "concat", .backward = concat_backward, .in = {a, b}, .out = out};
+    if (sara_tape_wants(tape, node.in, 2, NULL, 0))
+        TRY(sara_tape_add(tape, &node, 0));
+    *y = out;
+done:
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------- upsample */
+
+static sara_status upsample_backward(sara_tape *tape, sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const int64_t *in = node->in[0]->shape.dims, *out = node->out->shape.dims;
+    float *dx;
+    sara_status status;
+    if (!kernels->upsample_dx)
+        return sara_kernel_missing(tape, node->op);
+    TRY(sara_tape_grad(tape, &dx, node->in[0]));
+    kernels->upsample_dx(dx, node->out->grad, in[0], in[1], in[2], out[1], out[2], in[3]);
+done:
+    return status;
+}
+
+sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x, int64_t height,
+                             int64_t width)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const int64_t *in = x->shape.dims;
+    sara_shape_text text;
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    if (x->shape.rank != 4 || in[1] < 1 || in[2] < 1 || height < 1 || width < 1)
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "upsample: shape %s cannot become [N,%lld,%lld,C]",
+                         sara_shape_format(&text, &x->shape), (long long)height, (long long)width);
+    if (!kernels->upsample_forward)
+        return sara_kernel_missing(tape, "upsample");
+    const sara_shape shape = sara_shape4(in[0], height, width, in[3]);
+    TRY(sara_tape_var(tape, &out, &shape));
+    kernels->upsample_forward(out->data, x->data, in[0], in[1], in[2], height, width, in[3]);
+    sara_node node = {.op = "upsample", .backward = upsample_backward, .in = {x}, .out = out};
+    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
+        TRY(sara_tape_add(tape, &node, 0));
+    *y = out;
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ layout */
+
+/* x [n][a][b] -> y [n][b][a] */
+typedef struct swap {
+    int64_t n, a, b;
+} swap;
+
+static sara_status swap_backward(sara_tape *tape, sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const swap *s = node->attributes;
+    float *dx;
+    bool fresh;
+    sara_status status;
+    TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
+    kernels->swap_axes(dx, node->out->grad, s->n, s->b, s->a, 1, !fresh);
+done:
+    return status;
+}
+
+static sara_status swap_forward(sara_tape *tape, sara_var **y, const char *op, sara_var *x,
+                                const sara_shape *shape, swap *s)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_var *out = NULL;
+    sara_status status;
+    if (!kernels->swap_axes)
+        return sara_kernel_missing(tape, op);
+    TRY(sara_tape_var(tape, &out, shape));
+    kernels->swap_axes(out->data, x->data, s->n, s->a, s->b, 1, false);
+    sara_node node = {
+        .op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
+    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
+        TRY(sara_tape_add(tape, &node, sizeof(*s)));
+    *y = out;
+done:
+    return status;
+}
+
+static sara_status check_image(const sara_tape *tape, const char *op, const sara_shape *x,
+                               const char *expected)
+{
+    sara_shape_text text;
+    if (x->rank == 4)
+        return SARA_OK;
+    return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT, "%s: shape %s, expected %s", op,
+                     sara_shape_format(&text, x), expected);
+}
+
+sara_status sara_nn_to_channels_last(sara_tape *tape, sara_var **y, sara_var *x)
+{
+    const int64_t *d = x->shape.dims;
+    sara_status status;
+    *y = NULL;
+    TRY(check_image(tape, "to_channels_last", &x->shape, "[N,C,H,W]"));
+    const sara_shape shape = sara_shape4(d[0], d[2], d[3], d[1]);
+    swap s = {d[0], d[1], d[2] * d[3]};
+    TRY(swap_forward(tape, y, "to_channels_last", x, &shape, &s));
+done:
+    return status;
+}
+
+sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var **y, sara_var *x)
+{
+    const int64_t *d = x->shape.dims;
+    sara_status status;
+    *y = NULL;
+    TRY(check_image(tape, "to_channels_first", &x->shape, "[N,H,W,C]"));
+    const sara_shape shape = sara_shape4(d[0], d[3], d[1], d[2]);
+    swap s = {d[0], d[1] * d[2], d[3]};
+    TRY(swap_forward(tape, y, "to_channels_first", x, &shape, &s));
+done:
+    return status;
+}

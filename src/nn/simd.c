@@ -1,0 +1,36 @@
+#include "nn/simd_tables.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Widest first. */
+static const sara_simd *const tables[] = {
+#ifdef __x86_64__
+    &sara_simd_avx512, &sara_simd_avx2,
+#endif
+    &sara_simd_generic};
+
+static bool runs(const sara_simd *table)
+{
+#ifdef __x86_64__
+    if (table == &sara_simd_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+    if (table == &sara_simd_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return table == &sara_simd_generic;
+}
+
+const sara_simd *sara_simd_best(void)
+{
+    const char *wanted = getenv("SARA_SIMD");
+    const sara_simd *best = NULL;
+    for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
+        if (!runs(tables[i]))
+            continue;
+        if (wanted && strcmp(wanted, tables[i]->name) == 0)
+            return tables[i];
+        best = best ? best : tables[i];
+    }
+    return best;
+}

@@ -1,0 +1,81 @@
+/* Single-threaded inner kernels of the fast paths, once per instruction set. simd_body.h is
+ * compiled for each of them over a few vector operations; simd.c chooses at run time. Arrays may
+ * have any alignment and, unless said otherwise, any length.
+ */
+#ifndef SARA_NN_SIMD_H
+#define SARA_NN_SIMD_H
+
+#include "nn/nn.h"
+
+/* One group norm over rows of one sample; all vectors are per channel. */
+typedef struct sara_simd_norm {
+    const float *mean, *rstd, *w, *b; /* [c] */
+    int64_t rows, c;
+    bool silu;
+} sara_simd_norm;
+
+/* One block of attention scores [rows][stride], `width` columns of it (a multiple of the vector).
+ * Row i sees the first valid + i * grow columns, at most `limit`; the others get weight 0. */
+typedef struct sara_simd_scores {
+    int64_t rows, stride, width, valid, grow, limit;
+    float scale;
+} sara_simd_scores;
+
+typedef struct sara_simd {
+    const char *name;
+    int64_t width; /* floats in a vector */
+
+    /* c [m][n] (+)= a [m][k] b [k][n]; rows of c and b lie ldc and ldb apart, a's element (i, p) is
+     * at i * a_row + p * a_column; n is a multiple of width. */
+    void (*gemm)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_column,
+                 const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, bool accumulate);
+    /* out [n][stride]: columns of x [rows][n], rows lying x_stride apart */
+    void (*transpose)(float *out, int64_t stride, const float *x, int64_t x_stride, int64_t rows,
+                      int64_t n);
+    /* Online softmax (Milakov, Gimelshein 2018): scores become exp(scale * score - max), max and
+     * sum [rows] are updated and factor [rows] is what older weights are to be multiplied by. */
+    void (*softmax)(float *scores, float *max, float *sum, float *factor,
+                    const sara_simd_scores *shape);
+    /* p: scores become exp(scale * score - lse); dp becomes scale * p * (dp - delta) */
+    void (*softmax_grad)(float *p, float *dp, const float *lse, const float *delta,
+                         const sara_simd_scores *shape);
+    void (*scale)(float *y, const float *x, float factor, int64_t count); /* y = factor x */
+    float (*dot)(const float *a, const float *b, int64_t count);
+
+    void (*add)(float *y, const float *a, const float *b, int64_t count);
+    void (*activate)(float *y, const float *x, int64_t count, sara_activation activation);
+    void (*activate_grad)(float *dx, const float *dy, const float *x, int64_t count,
+                          sara_activation activation, bool accumulate);
+    /* y = a gelu(b); da and db are assigned or added to */
+    void (*geglu)(float *y, const float *a, const float *b, int64_t count);
+    void (*geglu_grad)(float *da, float *db, const float *dy, const float *a, const float *b,
+                       int64_t count, bool accumulate);
+    /* out [n] += sum over rows of x [rows][stride], first n columns; in double between blocks of
+     * 64 rows */
+    void (*column_sums)(float *out, const float *x, int64_t stride, int64_t rows, int64_t n);
+
+    /* sum, square [c]: of x - first row and its square, over rows (few: the sums are floats) */
+    void (*norm_moments)(float *sum, float *square, const float *x, int64_t rows, int64_t c);
+    void (*group_norm)(float *y, const float *x, const sara_simd_norm *norm);
+    /* dz is the gradient before SiLU: sum, product [c] of dz and dz * (x - mean) * rstd */
+    void (*group_norm_sums)(float *sum, float *product, const float *dy, const float *x,
+                            const sara_simd_norm *norm);
+    /* dx (+)= rstd (w dz - dmean - (x - mean) rstd drstd), dmean and drstd [c] */
+    void (*group_norm_dx)(float *dx, const float *dy, const float *x, const float *dmean,
+                          const float *drstd, const sara_simd_norm *norm, bool accumulate);
+    /* mean, rstd [rows] */
+    void (*layer_norm)(float *y, float *mean, float *rstd, const float *x, const float *w,
+                       const float *b, int64_t rows, int64_t c, float eps);
+    void (*layer_norm_dx)(float *dx, const float *dy, const float *x, const float *mean,
+                          const float *rstd, const float *w, int64_t rows, int64_t c,
+                          bool accumulate);
+    /* dw, db [c]: assigned, over rows (few) */
+    void (*layer_norm_sums)(float *dw, float *db, const float *dy, const float *x,
+                            const float *mean, const float *rstd, int64_t rows, int64_t c);
+} sara_simd;
+
+/* The widest this machine runs, or the one the environment variable SARA_SIMD names ("generic",
+ * "avx2", "avx512") if the machine runs it. */
+const sara_simd *sara_simd_best(void);
+
+#endif

@@ -1,0 +1,113 @@
+#ifdef __x86_64__
+
+#include "nn/simd_tables.h"
+
+#include <immintrin.h>
+
+#define SIMD_TABLE sara_simd_avx2
+#define SIMD_NAME "avx2"
+#define SIMD_TARGET __attribute__((target("avx2,fma")))
+#define GEMM_ROWS 6
+#define W 8
+
+#include "nn/simd_define.h"
+
+typedef __m256 vf;
+
+INLINE vf vload(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+INLINE void vstore(float *p, vf v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+INLINE vf vset(float s)
+{
+    return _mm256_set1_ps(s);
+}
+
+INLINE vf vfma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+/* b where either is NaN */
+INLINE vf vmax(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+INLINE vf vmin(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+/* yes where a > 0 */
+INLINE vf vpositive(vf a, vf yes, vf no)
+{
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+
+INLINE vf vabs(vf a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+INLINE vf vround(vf a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+INLINE vf power2(__m256i n)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+/* p 2^n for whole n in -150..128; in two steps, as 2^n may be no float */
+INLINE vf vscale2(vf p, vf n)
+{
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    return p * power2(half) * power2(_mm256_sub_epi32(whole, half));
+}
+
+INLINE float vsum(vf a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+INLINE float vtop(vf a)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+/* All ones in the first n lanes. */
+INLINE __m256i lanes(int64_t n)
+{
+    int32_t count = n < 0 ? 0 : n > W ? W : (int32_t)n;
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* The first n floats, zeros for the others; n may be anything. */
+INLINE vf vload_n(const float *p, int64_t n)
+{
+    return n >= W ? vload(p) : _mm256_maskload_ps(p, lanes(n));
+}
+
+INLINE void vstore_n(float *p, vf v, int64_t n)
+{
+    if (n >= W)
+        vstore(p, v);
+    else
+        _mm256_maskstore_ps(p, lanes(n), v);
+}
+
+#include "nn/simd_body.h"
+
+#endif

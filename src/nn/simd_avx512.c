@@ -1,0 +1,98 @@
+#ifdef __x86_64__
+
+#include "nn/simd_tables.h"
+
+#include <immintrin.h>
+
+#define SIMD_TABLE sara_simd_avx512
+#define SIMD_NAME "avx512"
+#define SIMD_TARGET __attribute__((target("avx512f,avx512dq,avx2,fma")))
+#define GEMM_ROWS 8
+#define W 16
+
+#include "nn/simd_define.h"
+
+typedef __m512 vf;
+
+INLINE vf vload(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+INLINE void vstore(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+INLINE vf vset(float s)
+{
+    return _mm512_set1_ps(s);
+}
+
+INLINE vf vfma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* b where either is NaN */
+INLINE vf vmax(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+INLINE vf vmin(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+/* yes where a > 0 */
+INLINE vf vpositive(vf a, vf yes, vf no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ), no, yes);
+}
+
+INLINE vf vabs(vf a)
+{
+    return _mm512_abs_ps(a);
+}
+
+INLINE vf vround(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* p 2^n */
+INLINE vf vscale2(vf p, vf n)
+{
+    return _mm512_scalef_ps(p, n);
+}
+
+INLINE float vsum(vf a)
+{
+    return _mm512_reduce_add_ps(a);
+}
+
+INLINE float vtop(vf a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+
+INLINE __mmask16 lanes(int64_t n)
+{
+    return n >= W ? (__mmask16)0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* The first n floats, zeros for the others; n may be anything. */
+INLINE vf vload_n(const float *p, int64_t n)
+{
+    return _mm512_maskz_loadu_ps(lanes(n), p);
+}
+
+INLINE void vstore_n(float *p, vf v, int64_t n)
+{
+    _mm512_mask_storeu_ps(p, lanes(n), v);
+}
+
+#include "nn/simd_body.h"
+
+#endif

@@ -1,0 +1,31 @@
+/* The inner kernels and their table, over the vector operations of the including file. No guard:
+ * included once per instruction set. */
+#include "nn/simd_math.h"
+#include "nn/simd_gemm.h"
+#include "nn/simd_attention.h"
+#include "nn/simd_pointwise.h"
+#include "nn/simd_norm.h"
+
+const sara_simd SIMD_TABLE = {
+    .name = SIMD_NAME,
+    .width = W,
+    .gemm = gemm,
+    .transpose = transpose,
+    .softmax = softmax,
+    .softmax_grad = softmax_grad,
+    .scale = scale,
+    .dot = dot,
+    .add = add,
+    .activate = activate,
+    .activate_grad = activate_grad,
+    .geglu = geglu,
+    .geglu_grad = geglu_grad,
+    .column_sums = column_sums,
+    .norm_moments = norm_moments,
+    .group_norm = group_norm,
+    .group_norm_sums = group_norm_sums,
+    .group_norm_dx = group_norm_dx,
+    .layer_norm = layer_norm,
+    .layer_norm_dx = layer_norm_dx,
+    .layer_norm_sums = layer_norm_sums,
+};

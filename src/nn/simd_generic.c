@@ -1,0 +1,109 @@
+/* Four floats in the compilers' own vectors: SSE2, NEON or whatever the target has. */
+#include "nn/simd_tables.h"
+
+#define SIMD_TABLE sara_simd_generic
+#define SIMD_NAME "generic"
+#define SIMD_TARGET
+#define GEMM_ROWS 4
+#define W 4
+
+#include "nn/simd_define.h"
+
+typedef float vf __attribute__((vector_size(16)));
+typedef float vf_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(16)));
+
+INLINE vf vload(const float *p)
+{
+    return *(const vf_unaligned *)p;
+}
+
+INLINE void vstore(float *p, vf v)
+{
+    *(vf_unaligned *)p = v;
+}
+
+INLINE vf vset(float s)
+{
+    return (vf){s, s, s, s};
+}
+
+INLINE vf vfma(vf a, vf b, vf c)
+{
+    return a * b + c;
+}
+
+INLINE vf vif(vi mask, vf yes, vf no)
+{
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+/* As x86's: b where either is NaN. */
+INLINE vf vmax(vf a, vf b)
+{
+    return vif(a > b, a, b);
+}
+
+INLINE vf vmin(vf a, vf b)
+{
+    return vif(a < b, a, b);
+}
+
+/* yes where a > 0 */
+INLINE vf vpositive(vf a, vf yes, vf no)
+{
+    return vif(a > vset(0), yes, no);
+}
+
+INLINE vf vabs(vf a)
+{
+    return (vf)((vi)a & (vi){INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX});
+}
+
+#define ROUNDER 12582912.0f /* 1.5 x 2^23: adding it rounds to an integer */
+
+INLINE vf vround(vf a)
+{
+    return (a + vset(ROUNDER)) - vset(ROUNDER);
+}
+
+/* p 2^n for whole n in -150..128; in two steps, as 2^n may be no float */
+INLINE vf vscale2(vf p, vf n)
+{
+    const vi bias = {127, 127, 127, 127};
+    vi whole = (vi)(n + vset(ROUNDER)) - (vi)vset(ROUNDER), half = whole >> 1;
+    return p * (vf)((half + bias) << 23) * (vf)((whole - half + bias) << 23);
+}
+
+INLINE float vsum(vf a)
+{
+    return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+INLINE float vtop(vf a)
+{
+    float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
+    return left > right ? left : right;
+}
+
+/* The first n floats, zeros for the others; n may be anything. */
+INLINE vf vload_n(const float *p, int64_t n)
+{
+    float part[W] = {0};
+    if (n >= W)
+        return vload(p);
+    for (int64_t i = 0; i < n; i++)
+        part[i] = p[i];
+    return vload(part);
+}
+
+INLINE void vstore_n(float *p, vf v, int64_t n)
+{
+    if (n >= W)
+        vstore(p, v);
+    else
+        for (int64_t i = 0; i < n; i++)
+            p[i] = v[i];
+}
+
+#include "nn/simd_body.h"

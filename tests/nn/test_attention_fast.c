@@ -1,0 +1,199 @@
+/* Blockwise attention against the plain one. */
+#include "nn/support_simd.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define TOLERANCE 1e-5
+
+typedef struct problem {
+    sara_attention_shape shape;
+    size_t nq, nk, nl;
+    float *q, *k, *v, *dy;
+    float *y, *lse, *dq, *dk, *dv; /* what the plain kernels give */
+} problem;
+
+static problem start(const sara_attention_shape *s)
+{
+    problem p = {.shape = *s};
+    p.nq = (size_t)(s->n * s->t * s->heads * s->dim);
+    p.nk = (size_t)(s->n * s->s * s->heads * s->dim);
+    p.nl = (size_t)(s->n * s->heads * s->t);
+    p.q = test_nn_random(p.nq, 1);
+    p.k = test_nn_random(p.nk, 2);
+    p.v = test_nn_random(p.nk, 3);
+    p.dy = test_nn_random(p.nq, 4);
+    p.y = test_nn_zeros(p.nq);
+    p.lse = test_nn_zeros(p.nl);
+    p.dq = test_nn_random(p.nq, 5);
+    p.dk = test_nn_random(p.nk, 6);
+    p.dv = test_nn_random(p.nk, 7);
+    return p;
+}
+
+static void finish(problem *p)
+{
+    float *all[] = {p->q, p->k, p->v, p->dy, p->y, p->lse, p->dq, p->dk, p->dv};
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+        free(all[i]);
+}
+
+static void run(const sara_kernels *k, const sara_kernel_env *env, problem *p)
+{
+    assert_ok(env->ctx, k->attention_forward(env, p->y, p->lse, p->q, p->k, p->v, &p->shape));
+    assert_ok(env->ctx, k->attention_backward(env, p->dq, p->dk, p->dv, p->dy, p->y, p->lse, p->q,
+                                              p->k, p->v, &p->shape));
+}
+
+/* Each gradient alone gives what all together give. */
+static void check_parts(const sara_kernels *k, const sara_kernel_env *env, const problem *p)
+{
+    float *dq = test_nn_random(p->nq, 5), *dk = test_nn_random(p->nk, 6);
+    float *dv = test_nn_random(p->nk, 7);
+    float *const wanted[3][3] = {{dq, NULL, NULL}, {NULL, dk, NULL}, {NULL, NULL, dv}};
+    for (int i = 0; i < 3; i++)
+        assert_ok(env->ctx, k->attention_backward(env, wanted[i][0], wanted[i][1], wanted[i][2],
+                                                  p->dy, p->y, p->lse, p->q, p->k, p->v,
+                                                  &p->shape));
+    assert_memory_equal(dq, p->dq, p->nq * sizeof(float));
+    assert_memory_equal(dk, p->dk, p->nk * sizeof(float));
+    assert_memory_equal(dv, p->dv, p->nk * sizeof(float));
+    free(dq);
+    free(dk);
+    free(dv);
+}
+
+static void check_fast(void *argument)
+{
+    const problem *expected = argument;
+    problem p = start(&expected->shape);
+    test_nn nn = test_nn_open("cpu");
+    sara_kernel_env env = sara_tape_env(nn.tape);
+    memcpy(p.q, expected->q, p.nq * sizeof(float));
+    memcpy(p.k, expected->k, p.nk * sizeof(float));
+    run(sara_tape_kernels(nn.tape), &env, &p);
+    assert_close(test_relative_l2(p.y, expected->y, p.nq), TOLERANCE, "y");
+    assert_close(test_relative_l2(p.lse, expected->lse, p.nl), TOLERANCE, "lse");
+    assert_close(test_relative_l2(p.dq, expected->dq, p.nq), TOLERANCE, "dq");
+    assert_close(test_relative_l2(p.dk, expected->dk, p.nk), TOLERANCE, "dk");
+    assert_close(test_relative_l2(p.dv, expected->dv, p.nk), TOLERANCE, "dv");
+    check_parts(sara_tape_kernels(nn.tape), &env, &p);
+    test_nn_close(&nn);
+    finish(&p);
+}
+
+static void check_problem(problem *p)
+{
+    test_nn nn = test_nn_open("cpu-plain");
+    sara_kernel_env env = sara_tape_env(nn.tape);
+    run(sara_tape_kernels(nn.tape), &env, p);
+    test_simd_each(check_fast, p);
+    test_nn_close(&nn);
+}
+
+static void check(const sara_attention_shape *shape)
+{
+    problem p = start(shape);
+    check_problem(&p);
+    finish(&p);
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    const sara_attention_shape shapes[] = {
+        {1, 200, 200, 4, 40, false}, {2, 64, 77, 2, 80, false}, {1, 130, 70, 2, 9, false},
+        {1, 77, 77, 3, 64, true},    {1, 300, 300, 1, 8, true}, {1, 70, 150, 1, 160, false},
+        {1, 65, 129, 1, 1, false},   {1, 200, 200, 1, 33, true}, {2, 1, 1, 2, 5, false},
+        {1, 260, 3, 20, 4, false},
+    };
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+        check(&shapes[i]);
+}
+
+/* Every remainder of the small matrix products. */
+static void test_small(void **state)
+{
+    (void)state;
+    for (int64_t t = 1; t < 18; t++) {
+        check(&(sara_attention_shape){1, t, 18 - t, 2, t, false});
+        check(&(sara_attention_shape){1, t, t, 1, 5, true});
+    }
+}
+
+/* Scores of up to +-1e4; whole numbers, so that they are exact however they are summed. */
+static void test_extreme_scores(void **state)
+{
+    (void)state;
+    const sara_attention_shape shape = {1, 70, 140, 1, 4, false};
+    problem p = start(&shape);
+    for (size_t i = 0; i < p.nq; i++)
+        p.q[i] = roundf(p.q[i] * 30);
+    for (size_t i = 0; i < p.nk; i++)
+        p.k[i] = roundf(p.k[i] * 30);
+    for (int i = 0; i < 4; i++) { /* query 0 against key 0: 1e4; against key 1: -1e4 */
+        p.q[i] = p.k[i] = 71;
+        p.k[4 + i] = -71;
+        p.q[4 + i] = -71;
+    }
+    check_problem(&p);
+    for (size_t i = 0; i < p.nq; i++)
+        assert_true(isfinite(p.y[i]) && isfinite(p.dq[i]));
+    for (size_t i = 0; i < p.nk; i++)
+        assert_true(isfinite(p.dk[i]) && isfinite(p.dv[i]));
+    finish(&p);
+}
+
+/* A NaN reaches its own query's result and no other's. */
+static void check_nan(void *argument)
+{
+    problem *p = argument;
+    test_nn nn = test_nn_open("cpu");
+    sara_kernel_env env = sara_tape_env(nn.tape);
+    assert_ok(env.ctx, sara_tape_kernels(nn.tape)->attention_forward(&env, p->y, p->lse, p->q, p->k,
+                                                                     p->v, &p->shape));
+    for (size_t i = 0; i < p->nq; i++)
+        assert_true(isnan(p->y[i]) == (i / 6 == 3));
+    assert_true(isnan(p->lse[3]));
+    test_nn_close(&nn);
+}
+
+static void test_nan(void **state)
+{
+    (void)state;
+    problem p = start(&(sara_attention_shape){1, 7, 9, 1, 6, false});
+    p.q[3 * 6 + 2] = NAN;
+    test_simd_each(check_nan, &p);
+    finish(&p);
+}
+
+/* One thread and two give the same bits. */
+static void test_threads(void **state)
+{
+    (void)state;
+    const sara_attention_shape shape = {1, 300, 200, 3, 12, false};
+    problem a = start(&shape), b = start(&shape);
+    sara_kernel_env one = test_simd_env(1), two = test_simd_env(2);
+    sara_kernels table = {0};
+    sara_fast_attention_register(&table);
+    run(&table, &one, &a);
+    run(&table, &two, &b);
+    assert_memory_equal(a.y, b.y, a.nq * sizeof(float));
+    assert_memory_equal(a.dq, b.dq, a.nq * sizeof(float));
+    assert_memory_equal(a.dk, b.dk, a.nk * sizeof(float));
+    assert_memory_equal(a.dv, b.dv, a.nk * sizeof(float));
+    test_simd_env_free(&one);
+    test_simd_env_free(&two);
+    finish(&a);
+    finish(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes), cmocka_unit_test(test_small),
+        cmocka_unit_test(test_extreme_scores), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

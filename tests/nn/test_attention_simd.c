@@ -1,0 +1,113 @@
+/* The small matrix products and the softmax of one block, with every instruction set. */
+#include "nn/support_simd.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "nn/simd.h"
+
+enum { MOST = 40, LD = 64 };
+
+/* c [m][n] against the sums in double; nothing beside it is written. */
+static void check_product(const sara_simd *simd, int64_t m, int64_t n, int64_t k, bool transposed,
+                          bool accumulate)
+{
+    float *a = test_nn_random(MOST * MOST, 1), *b = test_nn_random(MOST * LD, 2);
+    float *c = test_nn_random(MOST * LD, 3), *before = test_nn_copy(c, MOST * LD);
+    int64_t row = transposed ? 1 : MOST, column = transposed ? MOST : 1;
+    simd->gemm(c, LD, a, row, column, b, LD, m, n, k, accumulate);
+    for (int64_t i = 0; i < MOST; i++)
+        for (int64_t j = 0; j < LD; j++) {
+            double expected = accumulate || i >= m || j >= n ? before[i * LD + j] : 0;
+            for (int64_t p = 0; p < k && i < m && j < n; p++)
+                expected += (double)a[i * row + p * column] * b[p * LD + j];
+            if (i < m && j < n)
+                assert_close(fabs(c[i * LD + j] - expected), 1e-5, "product");
+            else
+                assert_true(c[i * LD + j] == before[i * LD + j]);
+        }
+    free(a);
+    free(b);
+    free(c);
+    free(before);
+}
+
+static void check_gemm(void *argument)
+{
+    const sara_simd *simd = sara_simd_best();
+    (void)argument;
+    for (int64_t m = 1; m < 18; m++)
+        for (int64_t n = simd->width; n <= 3 * simd->width; n += simd->width)
+            for (int option = 0; option < 4; option++)
+                check_product(simd, m, n, 1 + m % 5, option & 1, option & 2);
+}
+
+static void test_gemm(void **state)
+{
+    (void)state;
+    test_simd_each(check_gemm, NULL);
+}
+
+static void check_transpose(void *argument)
+{
+    float *x = test_nn_random(MOST * LD, 1), *y = test_nn_random(MOST * LD, 2);
+    (void)argument;
+    for (int64_t rows = 1; rows <= MOST; rows += 13)
+        for (int64_t n = 1; n <= MOST; n += 13) {
+            sara_simd_best()->transpose(y, LD, x, LD, rows, n);
+            for (int64_t i = 0; i < n; i++)
+                for (int64_t j = 0; j < rows; j++)
+                    assert_true(y[i * LD + j] == x[j * LD + i]);
+        }
+    free(x);
+    free(y);
+}
+
+static void test_transpose(void **state)
+{
+    (void)state;
+    test_simd_each(check_transpose, NULL);
+}
+
+/* Two blocks of one row, the second with the greater scores: weights of both, as the factor puts
+ * them together, are the softmax. */
+static void check_softmax(void *argument)
+{
+    const float scores[2][5] = {{1, -2, 0.5f, 3, 99}, {8, 7, -INFINITY, 6.5f, 99}};
+    float block[2][16] = {{0}}, max = -INFINITY, sum = 0, factor[2];
+    double total = 0;
+    (void)argument;
+    for (int b = 0; b < 2; b++) {
+        const sara_simd_scores shape = {1, 16, 16, 4, 0, 4, 0.5f};
+        memcpy(block[b], scores[b], sizeof(scores[b]));
+        sara_simd_best()->softmax(block[b], &max, &sum, &factor[b], &shape);
+        for (int j = 0; j < 4; j++)
+            total += exp(0.5 * scores[b][j]);
+        for (int j = 4; j < 16; j++)
+            assert_true(block[b][j] == 0);
+    }
+    assert_true(max == 4 && factor[0] == 0);
+    assert_close(fabs(max + log(sum) - log(total)), 1e-6, "log-sum-exp");
+    for (int j = 0; j < 4; j++) {
+        assert_close(fabs(block[0][j] * factor[1] / sum - exp(0.5 * scores[0][j]) / total), 1e-7,
+                     "first block");
+        assert_close(fabs(block[1][j] / sum - exp(0.5 * scores[1][j]) / total), 2e-7,
+                     "second block");
+    }
+}
+
+static void test_softmax(void **state)
+{
+    (void)state;
+    test_simd_each(check_softmax, NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_transpose),
+        cmocka_unit_test(test_softmax),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

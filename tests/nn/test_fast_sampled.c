@@ -1,0 +1,231 @@
+/* Gradients at chosen entries against the gathered dense gradient. */
+#include "nn/support_nn.h"
+
+#include <stdlib.h>
+
+#include "nn/sampled_dot.h"
+
+#define TOLERANCE 1e-5
+
+static const int none[4] = {0, 0, 0, 0}, same[4] = {1, 1, 1, 1}, after[4] = {0, 0, 1, 1};
+static const int uneven[4] = {2, 0, 1, 3}, wide[4] = {4, 4, 4, 4};
+
+/* Adds to what was there, so the result starts from draws. */
+static void compare(test_nn *nn, const sara_conv_shape *s, const float *dense, const float *dy,
+                    const float *x, const uint32_t *positions, size_t count)
+{
+    const sara_kernels *kernels = sara_tape_kernels(nn->tape);
+    sara_kernel_env env = sara_tape_env(nn->tape);
+    float *start = test_nn_random(count, 9), *got = test_nn_copy(start, count);
+    float *expected = test_nn_zeros(count);
+    for (size_t e = 0; e < count; e++)
+        expected[e] = start[e] + dense[positions[e]];
+    assert_ok(nn->ctx, kernels->conv_dw_sampled(&env, got, dy, x, positions, count, s));
+    assert_close(test_relative_l2(got, expected, count), TOLERANCE, "sampled dw");
+    if (count > 0) { /* also where the kernel would have chosen the dense gradient */
+        memcpy(got, start, count * sizeof(*got));
+        assert_ok(nn->ctx, sara_sampled_by_planes(&env, got, dy, x, positions, count, s));
+        assert_close(test_relative_l2(got, expected, count), TOLERANCE, "dw by planes");
+    }
+    free(start);
+    free(got);
+    free(expected);
+}
+
+static void check(test_nn *fast, test_nn *plain, sara_conv_shape s)
+{
+    static const double densities[] = {0.001, 0.006, 0.058, 0.2, 0.29, 0.31, 0.7, 1.1};
+    const sara_kernels *kernels = sara_tape_kernels(plain->tape);
+    sara_kernel_env env = sara_tape_env(plain->tape);
+    size_t entries = (size_t)(s.out * s.in * s.kh * s.kw), count;
+    float *x = test_nn_random((size_t)(s.n * s.h * s.w * s.in), 1);
+    float *dy = test_nn_random((size_t)(s.n * s.oh * s.ow * s.out), 2);
+    float *dense = test_nn_zeros(entries);
+    assert_ok(plain->ctx, kernels->conv_dw(&env, dense, dy, x, &s));
+    for (size_t i = 0; i < sizeof(densities) / sizeof(*densities); i++) {
+        uint32_t *positions = test_nn_positions(&count, entries, densities[i], i);
+        compare(fast, &s, dense, dy, x, positions, count);
+        free(positions);
+    }
+    free(x);
+    free(dy);
+    free(dense);
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
+    check(&fast, &plain, test_conv_shape(2, 8, 8, 40, 24, 3, 1, same));
+    check(&fast, &plain, test_conv_shape(1, 32, 32, 20, 12, 3, 1, same)); /* several chunks */
+    check(&fast, &plain, test_conv_shape(3, 9, 8, 16, 24, 3, 2, same));
+    check(&fast, &plain, test_conv_shape(1, 9, 9, 16, 16, 3, 2, after));
+    check(&fast, &plain, test_conv_shape(2, 5, 7, 3, 5, 3, 1, uneven));
+    check(&fast, &plain, test_conv_shape(2, 5, 7, 3, 5, 3, 2, uneven));
+    check(&fast, &plain, test_conv_shape(2, 5, 7, 3, 5, 3, 3, uneven));
+    check(&fast, &plain, test_conv_shape(2, 5, 7, 17, 5, 1, 1, none));
+    check(&fast, &plain, test_conv_shape(2, 5, 7, 17, 5, 1, 2, none));
+    check(&fast, &plain, test_conv_shape(1, 2, 2, 3, 5, 3, 1, wide));
+    check(&fast, &plain, test_conv_shape(2, 7, 5, 33, 20, 1, 1, same));
+    check(&fast, &plain, test_conv_shape(1, 12, 12, 3, 40, 4, 4, none));
+    check(&fast, &plain, test_conv_shape(2, 11, 6, 5, 7, 5, 1, wide));
+    check(&fast, &plain, test_conv_shape(1, 1, 1, 1, 1, 3, 1, same));
+    test_nn_close(&fast);
+    test_nn_close(&plain);
+}
+
+/* Several passes over images: one image's planes are larger than a pass, or a few fill it. */
+static void test_passes(void **state)
+{
+    (void)state;
+    test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
+    const sara_conv_shape s = test_conv_shape(7, 30, 30, 400, 300, 3, 1, same);
+    const sara_kernels *f = sara_tape_kernels(fast.tape), *p = sara_tape_kernels(plain.tape);
+    sara_kernel_env fe = sara_tape_env(fast.tape), pe = sara_tape_env(plain.tape);
+    uint32_t positions[500];
+    float *x = test_nn_random((size_t)(s.n * s.h * s.w * s.in), 1);
+    float *dy = test_nn_random((size_t)(s.n * s.h * s.w * s.out), 2);
+    float got[500] = {0}, expected[500] = {0};
+    for (uint32_t e = 0; e < 500; e++)
+        positions[e] = e * 2159 + e % 7;
+    assert_ok(fast.ctx, f->conv_dw_sampled(&fe, got, dy, x, positions, 500, &s));
+    assert_ok(plain.ctx, p->conv_dw_sampled(&pe, expected, dy, x, positions, 500, &s));
+    assert_close(test_relative_l2(got, expected, 500), TOLERANCE, "sampled dw in passes");
+    free(x);
+    free(dy);
+    test_nn_close(&fast);
+    test_nn_close(&plain);
+}
+
+static void check_linear(test_nn *fast, test_nn *plain, sara_linear_shape s, double density)
+{
+    const sara_kernels *f = sara_tape_kernels(fast->tape), *p = sara_tape_kernels(plain->tape);
+    sara_kernel_env fe = sara_tape_env(fast->tape), pe = sara_tape_env(plain->tape);
+    size_t count;
+    uint32_t *positions = test_nn_positions(&count, (size_t)(s.out * s.in), density, 3);
+    float *x = test_nn_random((size_t)(s.rows * s.in), 1);
+    float *dy = test_nn_random((size_t)(s.rows * s.out), 2);
+    float *got = test_nn_random(count, 4), *expected = test_nn_random(count, 4);
+    assert_ok(fast->ctx, f->linear_dw_sampled(&fe, got, dy, x, positions, count, &s));
+    assert_ok(plain->ctx, p->linear_dw_sampled(&pe, expected, dy, x, positions, count, &s));
+    assert_close(test_relative_l2(got, expected, count), TOLERANCE, "sampled linear dw");
+    free(positions);
+    free(x);
+    free(dy);
+    free(got);
+    free(expected);
+}
+
+static void test_linear(void **state)
+{
+    (void)state;
+    static const sara_linear_shape shapes[] = {{1, 5, 3},      {1, 320, 64}, {4, 64, 320},
+                                               {77, 96, 50},   {513, 7, 9},  {1030, 40, 33},
+                                               {128, 300, 700}};
+    test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+        for (double density = 0.002; density < 2; density *= 5)
+            check_linear(&fast, &plain, shapes[i], density);
+    test_nn_close(&fast);
+    test_nn_close(&plain);
+}
+
+/* All entries in one output row, one entry alone, none. */
+static void test_uneven_rows(void **state)
+{
+    (void)state;
+    test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
+    const sara_conv_shape s = test_conv_shape(1, 6, 6, 20, 30, 3, 1, same);
+    const sara_kernels *kernels = sara_tape_kernels(plain.tape);
+    sara_kernel_env env = sara_tape_env(plain.tape);
+    uint32_t row[180], last[] = {5399};
+    float *x = test_nn_random(36 * 20, 1), *dy = test_nn_random(36 * 30, 2);
+    float *dense = test_nn_zeros(5400);
+    assert_ok(plain.ctx, kernels->conv_dw(&env, dense, dy, x, &s));
+    for (uint32_t e = 0; e < 180; e++)
+        row[e] = 17 * 180 + e;
+    compare(&fast, &s, dense, dy, x, row, 180);
+    compare(&fast, &s, dense, dy, x, last, 1);
+    compare(&fast, &s, dense, dy, x, NULL, 0);
+    free(x);
+    free(dy);
+    free(dense);
+    test_nn_close(&fast);
+    test_nn_close(&plain);
+}
+
+static void run_with_threads(int threads, float *dw, const float *dy, const float *x,
+                             const uint32_t *positions, size_t count, const sara_conv_shape *s)
+{
+    sara_context *ctx = NULL;
+    sara_device *device = NULL;
+    const sara_context_options options = {.threads = threads};
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    assert_ok(ctx, sara_nn_device_open(ctx, &device, "cpu"));
+    const sara_kernels *kernels = device->kernels;
+    const sara_kernel_env env = {.ctx = ctx, .device = device};
+    assert_ok(ctx, kernels->conv_dw_sampled(&env, dw, dy, x, positions, count, s));
+    sara_nn_device_close(device);
+    sara_context_free(ctx);
+}
+
+/* The result does not depend on the number of threads. */
+static void test_threads(void **state)
+{
+    (void)state;
+    const sara_conv_shape s = test_conv_shape(2, 24, 24, 31, 17, 3, 1, same);
+    size_t count;
+    uint32_t *positions = test_nn_positions(&count, 31 * 17 * 9, 0.1, 3);
+    float *x = test_nn_random(2 * 576 * 31, 1), *dy = test_nn_random(2 * 576 * 17, 2);
+    float *one = test_nn_zeros(count), *two = test_nn_zeros(count);
+    run_with_threads(1, one, dy, x, positions, count, &s);
+    run_with_threads(2, two, dy, x, positions, count, &s);
+    assert_memory_equal(one, two, count * sizeof(*one));
+    free(positions);
+    free(x);
+    free(dy);
+    free(one);
+    free(two);
+}
+
+static void check_dot(sara_dot_fn dot, const float *x, const float *dy)
+{
+    static const uint32_t offsets[20] = {0, 5, 64, 3, 1, 2, 99, 100, 47};
+    static const uint32_t positions[11] = {40, 41, 42, 43, 44, 45, 46, 47, 48, 51, 59};
+    float got[11] = {1}, expected[11] = {1};
+    for (int e = 0; e < 11; e++) {
+        double sum = expected[e];
+        for (int p = 0; p < 96; p++)
+            sum += (double)dy[p] * x[offsets[positions[e] - 40] + p];
+        expected[e] = (float)sum;
+    }
+    dot(got, dy, x, positions, 11, 40, offsets, 96);
+    assert_close(test_relative_l2(got, expected, 11), 1e-6, "dot products");
+}
+
+/* Every variant that this processor can run. */
+static void test_variants(void **state)
+{
+    (void)state;
+    float *x = test_nn_random(200, 1), *dy = test_nn_random(96, 2);
+    check_dot(sara_dot_generic, x, dy);
+    check_dot(sara_dot_choose(), x, dy);
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        check_dot(sara_dot_avx2, x, dy);
+    if (__builtin_cpu_supports("avx512f"))
+        check_dot(sara_dot_avx512, x, dy);
+#endif
+    free(x);
+    free(dy);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_uneven_rows),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_variants),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,176 @@
+/* The fast elementwise kernels against the plain ones. */
+#include "nn/support_simd.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define TOLERANCE 1e-5
+
+static const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU};
+
+/* Every element within 2^-21 of its size, or 1e-7 where that is less. */
+static void assert_each(const float *got, const float *expected, size_t count, const char *what)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_close(fabs((double)got[i] - expected[i]), 1e-7 + 4.8e-7 * fabs((double)expected[i]),
+                     what);
+}
+
+static void check_activations(void *argument)
+{
+    const size_t counts[] = {1, 7, 16, 17, 16384 + 5, 40000};
+    test_pair *pair = argument;
+    for (size_t c = 0; c < sizeof(counts) / sizeof(*counts); c++) {
+        size_t n = counts[c];
+        float *x = test_nn_random(n, 1), *dy = test_nn_random(n, 2), *y = test_nn_zeros(n);
+        float *expected = test_nn_zeros(n);
+        for (int a = 0; a < 4; a++) {
+            pair->f->activate_forward(y, x, (int64_t)n, all[a]);
+            pair->p->activate_forward(expected, x, (int64_t)n, all[a]);
+            assert_each(y, expected, n, "y");
+            pair->f->activate_backward(y, dy, x, (int64_t)n, all[a], false);
+            pair->p->activate_backward(expected, dy, x, (int64_t)n, all[a], false);
+            assert_close(test_relative_l2(y, expected, n), TOLERANCE, "dx");
+            pair->f->activate_backward(y, dy, x, (int64_t)n, all[a], true);
+            pair->p->activate_backward(expected, dy, x, (int64_t)n, all[a], true);
+            assert_close(test_relative_l2(y, expected, n), TOLERANCE, "accumulated dx");
+        }
+        free(x);
+        free(dy);
+        free(y);
+        free(expected);
+    }
+}
+
+/* A fine grid of -100..100, and what lies beyond. */
+static void check_range(void *argument)
+{
+    enum { STEPS = 40001 };
+    const float beyond[] = {-FLT_MAX, -1e30f, -0.0f, 0, 1e-40f, 1e30f, FLT_MAX};
+    test_pair *pair = argument;
+    float *x = test_nn_zeros(STEPS), *y = test_nn_zeros(STEPS), *expected = test_nn_zeros(STEPS);
+    float *ones = test_nn_zeros(STEPS), edge[7];
+    for (int i = 0; i < STEPS; i++) {
+        x[i] = (float)(i - STEPS / 2) / 200;
+        ones[i] = 1;
+    }
+    for (int a = 0; a < 4; a++) {
+        pair->f->activate_forward(y, x, STEPS, all[a]);
+        pair->p->activate_forward(expected, x, STEPS, all[a]);
+        assert_each(y, expected, STEPS, "y");
+        pair->f->activate_backward(y, ones, x, STEPS, all[a], false);
+        pair->p->activate_backward(expected, ones, x, STEPS, all[a], false);
+        for (int i = 0; i < STEPS; i++)
+            assert_close(fabs((double)y[i] - expected[i]), 1e-6, "derivative");
+        pair->f->activate_forward(edge, beyond, 7, all[a]);
+        for (int i = 0; i < 7; i++)
+            assert_true(isfinite(edge[i]));
+        edge[0] = NAN;
+        pair->f->activate_forward(edge, edge, 1, all[a]);
+        assert_true(isnan(edge[0]));
+    }
+    free(x);
+    free(y);
+    free(expected);
+    free(ones);
+}
+
+static void check_geglu(void *argument)
+{
+    const int64_t rows[] = {1, 3, 100}, widths[] = {5, 16, 321};
+    test_pair *pair = argument;
+    for (int i = 0; i < 9; i++) {
+        int64_t r = rows[i / 3], c = widths[i % 3];
+        size_t n = (size_t)(r * c);
+        float *x = test_nn_random(2 * n, 1), *dy = test_nn_random(n, 2), *y = test_nn_zeros(n);
+        float *expected = test_nn_zeros(n), *dx = test_nn_zeros(2 * n), *want = test_nn_zeros(2 * n);
+        pair->f->geglu_forward(y, x, r, c);
+        pair->p->geglu_forward(expected, x, r, c);
+        assert_close(test_relative_l2(y, expected, n), TOLERANCE, "geglu");
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+            pair->f->geglu_backward(dx, dy, x, r, c, accumulate);
+            pair->p->geglu_backward(want, dy, x, r, c, accumulate);
+            assert_close(test_relative_l2(dx, want, 2 * n), TOLERANCE, "geglu's dx");
+        }
+        free(x);
+        free(dy);
+        free(y);
+        free(expected);
+        free(dx);
+        free(want);
+    }
+}
+
+static void check_additions(void *argument)
+{
+    const int64_t shapes[][3] = {{1, 1, 3}, {2, 900, 40}, {3, 65, 7}, {1, 130, 321}, {2, 64, 64}};
+    test_pair *pair = argument;
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+        int64_t n = shapes[i][0], inner = shapes[i][1], c = shapes[i][2], count = n * inner * c;
+        size_t nx = (size_t)count, ne = (size_t)(n * c);
+        float *x = test_nn_random(nx, 1), *e = test_nn_random(ne, 2), *y = test_nn_zeros(nx);
+        float *expected = test_nn_zeros(nx), *de = test_nn_random(ne, 3);
+        float *want = test_nn_random(ne, 3);
+        pair->f->add_per_sample(y, x, e, n, inner, c);
+        pair->p->add_per_sample(expected, x, e, n, inner, c);
+        assert_memory_equal(y, expected, nx * sizeof(float));
+        pair->f->add(y, y, x, count);
+        pair->p->add(expected, expected, x, count);
+        assert_memory_equal(y, expected, nx * sizeof(float));
+        pair->f->accumulate(y, x, count);
+        pair->p->accumulate(expected, x, count);
+        assert_memory_equal(y, expected, nx * sizeof(float));
+        pair->f->add_per_sample_de(de, x, n, inner, c);
+        pair->p->add_per_sample_de(want, x, n, inner, c);
+        assert_close(test_relative_l2(de, want, ne), TOLERANCE, "de");
+        free(x);
+        free(e);
+        free(y);
+        free(expected);
+        free(de);
+        free(want);
+    }
+}
+
+static void run(void (*check)(void *argument))
+{
+    test_pair pair = test_pair_open();
+    test_simd_each(check, &pair);
+    test_pair_close(&pair);
+}
+
+static void test_activations(void **state)
+{
+    (void)state;
+    run(check_activations);
+}
+
+static void test_range(void **state)
+{
+    (void)state;
+    run(check_range);
+}
+
+static void test_geglu(void **state)
+{
+    (void)state;
+    run(check_geglu);
+}
+
+static void test_additions(void **state)
+{
+    (void)state;
+    run(check_additions);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_range),
+        cmocka_unit_test(test_geglu),
+        cmocka_unit_test(test_additions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
