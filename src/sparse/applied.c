@@ -1,0 +1,228 @@
+#include "sparse/applied.h"
+
+#include <math.h>
+
+#define SHORT_HASH 12 /* digits shown of a hash */
+
+sara_status sara_applied_new(sara_context *ctx, sara_applied **out, sara_params *params,
+                             const char *base_sha256)
+{
+    sara_status status;
+    sara_applied *result = NULL;
+    *out = NULL;
+    if (strlen(base_sha256) != 64)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "base hash \"%.80s\", expected 64 digits",
+                         base_sha256);
+    TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
+    result->ctx = ctx;
+    result->params = params;
+    memcpy(result->base, base_sha256, sizeof(result->base));
+    TRY(sara_alloc_zero(ctx, &result->covers, params->count, sizeof(*result->covers)));
+    *out = result;
+    result = NULL;
+done:
+    sara_applied_free(result);
+    return status;
+}
+
+static void cover_free(sara_context *ctx, sara_cover *cover)
+{
+    sara_free(ctx, cover->positions);
+    sara_free(ctx, cover->originals);
+    memset(cover, 0, sizeof(*cover));
+}
+
+static void forget_all(sara_applied *applied)
+{
+    for (size_t i = 0; i < applied->count; i++)
+        sara_layer_free(&applied->layers[i]);
+    applied->count = 0;
+    for (size_t i = 0; applied->covers && i < applied->params->count; i++)
+        cover_free(applied->ctx, &applied->covers[i]);
+}
+
+void sara_applied_free(sara_applied *applied)
+{
+    if (!applied)
+        return;
+    sara_context *ctx = applied->ctx;
+    forget_all(applied);
+    sara_free(ctx, applied->layers);
+    sara_free(ctx, applied->cursors);
+    sara_free(ctx, applied->covers);
+    sara_free(ctx, applied);
+}
+
+/* ------------------------------------------------------------------------------------- covers */
+
+static size_t count_union(const sara_cover *cover, const sara_layer_entry *entry)
+{
+    size_t count = 0, a = 0, b = 0;
+    while (a < cover->count || b < entry->count) {
+        bool from_a = a < cover->count &&
+                      (b == entry->count || cover->positions[a] <= entry->positions[b]);
+        bool from_b = b < entry->count &&
+                      (a == cover->count || entry->positions[b] <= cover->positions[a]);
+        a += from_a;
+        b += from_b;
+        count++;
+    }
+    return count;
+}
+
+/* The cover with an entry's positions added, whose originals are the parameter's present values. */
+static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_cover *cover,
+                                const sara_layer_entry *entry, const sara_param *param)
+{
+    sara_status status;
+    const float *values = param->value.data;
+    size_t a = 0, b = 0;
+    out->count = count_union(cover, entry);
+    TRY(sara_alloc(ctx, &out->positions, out->count, sizeof(*out->positions)));
+    TRY(sara_alloc(ctx, &out->originals, out->count, sizeof(*out->originals)));
+    for (size_t i = 0; i < out->count; i++) {
+        bool known = a < cover->count &&
+                     (b == entry->count || cover->positions[a] <= entry->positions[b]);
+        uint32_t position = known ? cover->positions[a] : entry->positions[b];
+        out->positions[i] = position;
+        out->originals[i] = known ? cover->originals[a] : values[position];
+        a += known;
+        b += b < entry->count && entry->positions[b] == position;
+    }
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------- writing */
+
+static size_t collect_cursors(sara_applied *applied, size_t param)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < applied->count; i++) {
+        const sara_layer *layer = &applied->layers[i];
+        for (size_t e = 0; e < layer->count && layer->strength != 0; e++)
+            if (layer->entries[e].param == param)
+                applied->cursors[used++] =
+                    (sara_layer_cursor){layer->strength, &layer->entries[e], 0};
+    }
+    return used;
+}
+
+/* original + the sum of the changes, in the layers' order; alone at strength 1 the value itself. */
+static float combine(sara_layer_cursor *cursors, size_t count, uint32_t position, float original)
+{
+    double sum = 0;
+    float value = original;
+    int changes = 0;
+    bool full = false;
+    for (size_t i = 0; i < count; i++) {
+        sara_layer_cursor *cursor = &cursors[i];
+        if (cursor->at == cursor->entry->count || cursor->entry->positions[cursor->at] != position)
+            continue;
+        value = cursor->entry->values[cursor->at++];
+        sum += cursor->strength * ((double)value - (double)original);
+        full = cursor->strength == 1;
+        changes++;
+    }
+    if (changes == 0 || (changes == 1 && full))
+        return value;
+    return (float)((double)original + sum);
+}
+
+static void write_param(sara_applied *applied, size_t index)
+{
+    sara_param *param = &applied->params->items[index];
+    const sara_cover *cover = &applied->covers[index];
+    float *values = param->value.data;
+    size_t cursors = collect_cursors(applied, index);
+    for (size_t i = 0; i < cover->count; i++)
+        values[cover->positions[i]] = combine(applied->cursors, cursors, cover->positions[i],
+                                              cover->originals[i]);
+    param->version++;
+}
+
+/* ------------------------------------------------------------------------------- add and remove */
+
+static sara_status check_base(const sara_applied *applied, const sara_adapter *adapter)
+{
+    const char *base = sara_adapter_metadata(adapter, "sara.base_sha256");
+    if (base && strcmp(base, applied->base) == 0)
+        return SARA_OK;
+    return sara_fail(applied->ctx, SARA_ERROR_INPUT,
+                     "adapter: made for the base %.*s, but the model is %.*s; force applies it "
+                     "all the same", SHORT_HASH, base ? base : "(unknown)", SHORT_HASH,
+                     applied->base);
+}
+
+/* Takes the layer over; nothing here can fail. */
+static void install(sara_applied *applied, const sara_layer *layer, sara_cover *covers)
+{
+    size_t at = applied->count++;
+    for (; at > 0 && sara_layer_compare(layer, &applied->layers[at - 1]) < 0; at--)
+        applied->layers[at] = applied->layers[at - 1];
+    applied->layers[at] = *layer;
+    for (size_t i = 0; i < layer->count; i++) {
+        size_t param = layer->entries[i].param;
+        cover_free(applied->ctx, &applied->covers[param]);
+        applied->covers[param] = covers[i];
+        memset(&covers[i], 0, sizeof(covers[i]));
+        write_param(applied, param);
+    }
+}
+
+sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter, double strength,
+                             bool force)
+{
+    sara_status status = SARA_OK;
+    sara_context *ctx = applied->ctx;
+    sara_layer layer = {0, NULL, 0, {NULL, NULL}};
+    sara_cover *covers = NULL;
+    if (!isfinite(strength))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "adapter strength %g, expected a finite number",
+                         strength);
+    if (!force)
+        TRY(check_base(applied, adapter));
+    TRY(sara_layer_new(applied, &layer, adapter, strength));
+    TRY(sara_alloc_zero(ctx, &covers, layer.count, sizeof(*covers)));
+    for (size_t i = 0; i < layer.count; i++) {
+        size_t param = layer.entries[i].param;
+        TRY(cover_extend(ctx, &covers[i], &applied->covers[param], &layer.entries[i],
+                         &applied->params->items[param]));
+    }
+    TRY(sara_grow(ctx, &applied->layers, &applied->capacity, applied->count + 1,
+                  sizeof(*applied->layers)));
+    TRY(sara_grow(ctx, &applied->cursors, &applied->cursor_capacity, applied->count + 1,
+                  sizeof(*applied->cursors)));
+    install(applied, &layer, covers);
+    memset(&layer, 0, sizeof(layer));
+done:
+    for (size_t i = 0; covers && i < layer.count; i++)
+        cover_free(ctx, &covers[i]);
+    sara_free(ctx, covers);
+    sara_layer_free(&layer);
+    return status;
+}
+
+void sara_applied_remove(sara_applied *applied)
+{
+    for (size_t p = 0; p < applied->params->count; p++) {
+        const sara_cover *cover = &applied->covers[p];
+        sara_param *param = &applied->params->items[p];
+        float *values = param->value.data;
+        for (size_t i = 0; i < cover->count; i++)
+            values[cover->positions[i]] = cover->originals[i];
+        param->version += cover->count > 0;
+    }
+    forget_all(applied);
+}
+
+void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user)
+{
+    for (size_t p = 0; p < applied->params->count; p++) {
+        const sara_cover *cover = &applied->covers[p];
+        const sara_param *param = &applied->params->items[p];
+        const float *values = param->value.data;
+        for (size_t i = 0; i < cover->count; i++)
+            fn(user, param, cover->positions[i], cover->originals[i], values[cover->positions[i]]);
+    }
+}

@@ -1,0 +1,53 @@
+/* The inside of a set of applied adapters: layers, each a copy of an adapter with its strength, and
+ * for each parameter the union of their positions with the original values. */
+#ifndef SARA_SPARSE_APPLIED_H
+#define SARA_SPARSE_APPLIED_H
+
+#include "sparse/sparse.h"
+
+typedef struct sara_layer_entry {
+    size_t param; /* index into the parameters */
+    const uint32_t *positions;
+    const float *values;
+    size_t count;
+} sara_layer_entry;
+
+typedef struct sara_layer {
+    double strength;
+    sara_layer_entry *entries; /* ascending by param */
+    size_t count;
+    sara_arena arena;
+} sara_layer;
+
+typedef struct sara_cover {
+    uint32_t *positions; /* ascending */
+    float *originals;
+    size_t count;
+} sara_cover;
+
+/* A layer's part of the parameter being written, and how far it has come. */
+typedef struct sara_layer_cursor {
+    double strength;
+    const sara_layer_entry *entry;
+    size_t at;
+} sara_layer_cursor;
+
+struct sara_applied {
+    sara_context *ctx;
+    sara_params *params;
+    char base[65];
+    sara_layer *layers; /* in an order that depends on their content alone */
+    size_t count, capacity;
+    sara_layer_cursor *cursors; /* [cursor_capacity], at least one for each layer */
+    size_t cursor_capacity;
+    sara_cover *covers; /* one for each parameter */
+};
+
+/* Copies what an adapter changes, after checking it against the parameters. */
+SARA_NODISCARD sara_status sara_layer_new(sara_applied *applied, sara_layer *out,
+                                          const sara_adapter *adapter, double strength);
+void sara_layer_free(sara_layer *layer);
+/* By strength, then content; 0 only for equal layers. */
+int sara_layer_compare(const sara_layer *a, const sara_layer *b);
+
+#endif

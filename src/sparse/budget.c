@@ -1,0 +1,206 @@
+#include "sparse/magnitude.h"
+
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+
+double sara_default_learning_rate(double threshold)
+{
+    return 1e-3 * exp(-350.0 * threshold);
+}
+
+uint32_t sara_threshold_magnitude(double threshold)
+{
+    return sara_magnitude(threshold > (double)FLT_MAX ? INFINITY : (float)threshold);
+}
+
+/* ---------------------------------------------------------------------------------- the text */
+
+/* What a suffix multiplies by; 0 if it is none. */
+static double suffix_factor(const char *suffix)
+{
+    static const struct {
+        const char *text;
+        double factor;
+    } suffixes[] = {{"", 1}, {"%", 0.01}, {"k", 1e3}, {"K", 1e3}, {"m", 1e6}, {"M", 1e6}};
+    for (size_t i = 0; i < sizeof(suffixes) / sizeof(*suffixes); i++)
+        if (strcmp(suffix, suffixes[i].text) == 0)
+            return suffixes[i].factor;
+    return 0;
+}
+
+static sara_status read_number(sara_context *ctx, double *number, const char **rest,
+                               const char *text)
+{
+    char *end;
+    size_t length = strspn(text, "0123456789.eE+-");
+    *number = strtod(text, &end);
+    /* strtod() also knows white space, "0x" and "nan". */
+    if (length == 0 || end == text || end > text + length)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: \"%.100s\" is no number", text);
+    if (!isfinite(*number) || *number <= 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: %.100s, expected more than 0", text);
+    *rest = end;
+    return SARA_OK;
+}
+
+/* A multiple like 20.3M need not be whole in binary. */
+static sara_status whole_count(sara_context *ctx, double *count, double value, const char *text)
+{
+    double nearest = rint(value);
+    if (nearest < 1 || nearest > 9e15 || fabs(value - nearest) > 1e-9 * nearest)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "trainable: %.100s is no whole number of entries, no fraction below 1 and "
+                         "no percentage", text);
+    *count = nearest;
+    return SARA_OK;
+}
+
+sara_status sara_budget_parse(sara_context *ctx, sara_budget *out, const char *text)
+{
+    sara_status status;
+    const char *suffix = "";
+    double number = 0;
+    sara_budget result = {SARA_BUDGET_FRACTION, 0};
+    TRY(read_number(ctx, &number, &suffix, text));
+    double factor = suffix_factor(suffix);
+    if (factor == 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "trainable: \"%.100s\": \"%.20s\" after the number, expected %%, k or M",
+                         text, suffix);
+    if (*suffix == '%' && number > 100)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: %.100s, at most 100%%", text);
+    if (*suffix == '%') {
+        result.value = number / 100;
+    } else if (!*suffix && number < 1) {
+        result.value = number;
+    } else {
+        result.kind = SARA_BUDGET_COUNT;
+        TRY(whole_count(ctx, &result.value, number * factor, text));
+    }
+    *out = result;
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------ the k-th magnitude */
+
+/* The 31 bits of a magnitude are counted in two passes, the upper 16 first. */
+#define LOW_BITS 15
+#define BINS 65536
+#define MOST_THREADS 16 /* each counts in bins of its own */
+typedef int64_t bins[BINS];
+
+/* Counts the magnitudes by their upper bits; or, if prefix is given, those whose upper bits it is
+ * by their lower bits. To be called by a team of threads. */
+static void count_share(int64_t *own, const sara_params *params, const uint32_t *prefix)
+{
+    for (size_t p = 0; p < params->count; p++) {
+        const float *values = params->items[p].value.data;
+        int64_t count = sara_shape_count(&params->items[p].value.shape);
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < count; i++) {
+            uint32_t bits = sara_magnitude(values[i]);
+            if (!prefix)
+                own[bits >> LOW_BITS]++;
+            else if (bits >> LOW_BITS == *prefix)
+                own[bits & ((1u << LOW_BITS) - 1)]++;
+        }
+    }
+}
+
+/* The sums are in counts[0] afterwards. */
+static void count_magnitudes(bins *counts, int threads, const sara_params *params,
+                             const uint32_t *prefix)
+{
+    memset(counts, 0, (size_t)threads * sizeof(*counts));
+#pragma omp parallel num_threads(threads)
+    count_share(counts[omp_get_thread_num()], params, prefix);
+    for (int t = 1; t < threads; t++)
+        for (size_t i = 0; i < BINS; i++)
+            counts[0][i] += counts[t][i];
+}
+
+/* The bin that holds the element of this rank; *rank becomes its rank within the bin. */
+static uint32_t find_bin(const int64_t *counts, int64_t *rank)
+{
+    uint32_t bin = 0;
+    while (*rank >= counts[bin])
+        *rank -= counts[bin++];
+    return bin;
+}
+
+static sara_status check_all_finite(sara_context *ctx, const sara_params *params)
+{
+    sara_status status = SARA_OK;
+    for (size_t p = 0; p < params->count; p++)
+        TRY(sara_param_check_finite(ctx, &params->items[p]));
+done:
+    return status;
+}
+
+/* The magnitude that has `rank` smaller or equal ones before it in ascending order, exactly. */
+static sara_status select_magnitude(sara_context *ctx, uint32_t *magnitude,
+                                    const sara_params *params, int64_t rank)
+{
+    sara_status status;
+    bins *counts = NULL;
+    int threads = sara_threads(ctx) < MOST_THREADS ? sara_threads(ctx) : MOST_THREADS;
+    TRY(sara_alloc(ctx, &counts, (size_t)threads, sizeof(*counts)));
+    count_magnitudes(counts, threads, params, NULL);
+    for (uint32_t i = SARA_MAGNITUDE_INFINITY >> LOW_BITS; i < BINS; i++)
+        if (counts[0][i] > 0)
+            TRY(check_all_finite(ctx, params));
+    uint32_t high = find_bin(counts[0], &rank);
+    count_magnitudes(counts, threads, params, &high);
+    *magnitude = high << LOW_BITS | find_bin(counts[0], &rank);
+done:
+    sara_free(ctx, counts);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------- resolving */
+
+static sara_status check_budget(sara_context *ctx, const sara_budget *budget)
+{
+    double value = budget->value;
+    switch (budget->kind) {
+    case SARA_BUDGET_THRESHOLD:
+        if (isfinite(value) && value > 0)
+            return SARA_OK;
+        return sara_fail(ctx, SARA_ERROR_USAGE, "threshold: %g, expected a finite number above 0",
+                         value);
+    case SARA_BUDGET_FRACTION:
+        if (value > 0 && value <= 1)
+            return SARA_OK;
+        return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: %g of the entries, expected more than "
+                         "0 and at most 1", value);
+    case SARA_BUDGET_COUNT:
+        if (value >= 1 && value <= 9e15 && value == rint(value))
+            return SARA_OK;
+        return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: %g entries, expected a whole number of "
+                         "at least 1", value);
+    }
+    return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: unknown kind %d", (int)budget->kind);
+}
+
+sara_status sara_budget_resolve(sara_context *ctx, double *threshold, const sara_params *params,
+                                const sara_budget *budget)
+{
+    sara_status status;
+    uint32_t magnitude = SARA_MAGNITUDE_INFINITY;
+    double total = (double)sara_params_entries(params);
+    TRY(check_budget(ctx, budget));
+    if (budget->kind == SARA_BUDGET_THRESHOLD) {
+        *threshold = budget->value;
+        goto done;
+    }
+    double count = budget->kind == SARA_BUDGET_FRACTION ? rint(budget->value * total)
+                                                        : budget->value;
+    if (count < total)
+        TRY(select_magnitude(ctx, &magnitude, params, (int64_t)count));
+    *threshold = (double)sara_magnitude_value(magnitude);
+done:
+    return status;
+}

@@ -1,0 +1,37 @@
+#include "sparse/sparse.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* The processors that sara runs on are little-endian, as the values in the hash are. */
+static sara_status add_param(sara_sha256 *hash, const sara_param *param)
+{
+    sara_status status;
+    const sara_shape *shape = &param->value.shape;
+    char dims[SARA_MAX_RANK * 21 + 2] = "";
+    size_t used = 0;
+    for (int i = 0; i < shape->rank; i++)
+        used += (size_t)snprintf(dims + used, sizeof(dims) - used, "%s%" PRId64, i > 0 ? "x" : "",
+                                 shape->dims[i]);
+    dims[used++] = '\n';
+    TRY(sara_sha256_add(hash, param->name, strlen(param->name)));
+    TRY(sara_sha256_add(hash, "\n", 1));
+    TRY(sara_sha256_add(hash, dims, used));
+    TRY(sara_sha256_add(hash, param->value.data,
+                        (size_t)sara_shape_count(shape) * sizeof(float)));
+done:
+    return status;
+}
+
+sara_status sara_params_sha256(sara_context *ctx, char out[65], const sara_params *params)
+{
+    sara_status status;
+    sara_sha256 *hash = NULL;
+    TRY(sara_sha256_new(ctx, &hash));
+    for (size_t i = 0; i < params->count; i++)
+        TRY(add_param(hash, &params->items[i]));
+    TRY(sara_sha256_end(&hash, out));
+done:
+    sara_sha256_abort(&hash);
+    return status;
+}

@@ -1,0 +1,104 @@
+#include "sparse/applied.h"
+
+#include <math.h>
+
+static sara_status check_entry(sara_context *ctx, const sara_adapter_entry *entry,
+                               const sara_param *param)
+{
+    sara_shape_text text;
+    int64_t entries = sara_shape_count(&param->value.shape);
+    for (size_t i = 0; i < entry->count; i++) {
+        if ((int64_t)entry->positions[i] >= entries)
+            return sara_fail(ctx, SARA_ERROR_INPUT,
+                             "adapter: %s: position %u, but the model's tensor of shape %s has "
+                             "%lld entries", entry->name, (unsigned)entry->positions[i],
+                             sara_shape_format(&text, &param->value.shape), (long long)entries);
+        if (i > 0 && entry->positions[i] <= entry->positions[i - 1])
+            return sara_fail(ctx, SARA_ERROR_INPUT,
+                             "adapter: %s: position %u after %u, expected ascending", entry->name,
+                             (unsigned)entry->positions[i], (unsigned)entry->positions[i - 1]);
+        if (!isfinite(entry->values[i]))
+            return sara_fail(ctx, SARA_ERROR_INPUT, "adapter: %s: value %zu is not finite",
+                             entry->name, i);
+    }
+    return SARA_OK;
+}
+
+static sara_status copy_entry(sara_arena *arena, sara_layer_entry *out,
+                              const sara_adapter_entry *entry, size_t param)
+{
+    sara_status status;
+    uint32_t *positions;
+    float *values;
+    TRY(sara_arena_alloc(arena, &positions, entry->count, sizeof(*positions)));
+    TRY(sara_arena_alloc(arena, &values, entry->count, sizeof(*values)));
+    if (entry->count > 0) {
+        memcpy(positions, entry->positions, entry->count * sizeof(*positions));
+        memcpy(values, entry->values, entry->count * sizeof(*values));
+    }
+    *out = (sara_layer_entry){param, positions, values, entry->count};
+done:
+    return status;
+}
+
+sara_status sara_layer_new(sara_applied *applied, sara_layer *out, const sara_adapter *adapter,
+                           double strength)
+{
+    sara_status status;
+    sara_layer layer = {strength, NULL, 0, {NULL, NULL}};
+    sara_arena_init(&layer.arena, applied->ctx);
+    TRY(sara_arena_alloc(&layer.arena, &layer.entries, adapter->count, sizeof(*layer.entries)));
+    for (size_t i = 0; i < adapter->count; i++) {
+        const sara_adapter_entry *entry = &adapter->entries[i];
+        const sara_param *param = sara_params_find(applied->params, entry->name);
+        if (!param) {
+            status = sara_fail(applied->ctx, SARA_ERROR_INPUT,
+                               "adapter: %s: the model has no such tensor", entry->name);
+            goto done;
+        }
+        TRY(check_entry(applied->ctx, entry, param));
+        size_t index = (size_t)(param - applied->params->items);
+        if (layer.count > 0 && index <= layer.entries[layer.count - 1].param) {
+            status = sara_fail(applied->ctx, SARA_ERROR_INPUT,
+                               "adapter: %s: entries are not in ascending order of names",
+                               entry->name);
+            goto done;
+        }
+        TRY(copy_entry(&layer.arena, &layer.entries[layer.count++], entry, index));
+    }
+    *out = layer;
+    sara_arena_init(&layer.arena, applied->ctx);
+done:
+    sara_layer_free(&layer);
+    return status;
+}
+
+void sara_layer_free(sara_layer *layer)
+{
+    sara_arena_free(&layer->arena);
+    memset(layer, 0, sizeof(*layer));
+}
+
+static int compare_entries(const sara_layer_entry *a, const sara_layer_entry *b)
+{
+    if (a->param != b->param)
+        return a->param < b->param ? -1 : 1;
+    if (a->count != b->count)
+        return a->count < b->count ? -1 : 1;
+    if (a->count == 0)
+        return 0;
+    int order = memcmp(a->positions, b->positions, a->count * sizeof(*a->positions));
+    return order ? order : memcmp(a->values, b->values, a->count * sizeof(*a->values));
+}
+
+int sara_layer_compare(const sara_layer *a, const sara_layer *b)
+{
+    if (a->strength != b->strength)
+        return a->strength < b->strength ? -1 : 1;
+    if (a->count != b->count)
+        return a->count < b->count ? -1 : 1;
+    int order = 0;
+    for (size_t i = 0; i < a->count && order == 0; i++)
+        order = compare_entries(&a->entries[i], &b->entries[i]);
+    return order;
+}

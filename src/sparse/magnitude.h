@@ -1,0 +1,30 @@
+/* Magnitudes of float32 values as integers: for finite values their order is that of the bits
+ * without the sign, so that comparisons are exact even where the processor flushes subnormals. */
+#ifndef SARA_SPARSE_MAGNITUDE_H
+#define SARA_SPARSE_MAGNITUDE_H
+
+#include "sparse/sparse.h"
+
+#define SARA_MAGNITUDE_INFINITY 0x7F800000u /* NaN lies above */
+
+static inline uint32_t sara_magnitude(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits & 0x7FFFFFFFu;
+}
+
+static inline float sara_magnitude_value(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* The magnitude of (float)threshold; an entry is selected if its own is below. */
+uint32_t sara_threshold_magnitude(double threshold);
+
+/* SARA_ERROR_INPUT with the name and place of the first NaN or infinity, if there is one. */
+SARA_NODISCARD sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param);
+
+#endif

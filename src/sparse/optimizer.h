@@ -1,0 +1,48 @@
+/* The inside of an optimiser. */
+#ifndef SARA_SPARSE_OPTIMIZER_H
+#define SARA_SPARSE_OPTIMIZER_H
+
+#include "sparse/magnitude.h"
+
+typedef struct sara_optimizer_part {
+    sara_optimizer_item item;
+    uint32_t *active_positions; /* [active_count]; NULL: all of them */
+} sara_optimizer_part;
+
+struct sara_optimizer {
+    sara_context *ctx;
+    sara_params *params;
+    sara_selection selection;
+    sara_optimizer_options options;
+    sara_optimizer_part *parts; /* those with selected entries */
+    size_t count;
+    int64_t steps, adam_steps;
+};
+
+static inline size_t sara_item_index(const sara_optimizer_item *item, size_t active)
+{
+    return item->active ? item->active[active] : active;
+}
+
+/* Active entries whose magnitude is below a limit: all for UINT32_MAX, those that a reselection
+ * would keep for sara_optimizer_limit(). */
+static inline bool sara_item_live(const sara_optimizer_item *item, size_t active, uint32_t limit)
+{
+    return sara_magnitude(item->masters[sara_item_index(item, active)]) < limit;
+}
+size_t sara_item_count_live(const sara_optimizer_item *item, uint32_t limit);
+
+/* Magnitude below which a master stays trainable at a reselection. */
+uint32_t sara_optimizer_limit(const sara_optimizer *optimizer);
+
+/* A low-rank term at the entries that are active and below a magnitude limit. */
+typedef struct sara_rank_term {
+    sara_optimizer_item *item; /* NULL: no term */
+    float *gradient;           /* at the entries, times lambda; sara_free() */
+    double loss;               /* times lambda */
+} sara_rank_term;
+/* name as in sara_optimizer_step(). */
+SARA_NODISCARD sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *out,
+                                                  const char *name, uint32_t limit);
+
+#endif

@@ -1,0 +1,95 @@
+#include "sparse/optimizer.h"
+
+#define MIN_SIDE 64   /* both sides of a candidate are over this */
+#define MIN_ENTRIES 100 /* and it has more active entries than this */
+
+static bool is_candidate(const sara_optimizer_item *item, uint32_t limit)
+{
+    const sara_shape *shape = &item->param->value.shape;
+    return shape->rank == 2 && shape->dims[0] > MIN_SIDE && shape->dims[1] > MIN_SIDE &&
+           sara_item_count_live(item, limit) > MIN_ENTRIES;
+}
+
+static sara_optimizer_item *draw(sara_optimizer *optimizer, uint32_t limit)
+{
+    size_t candidates = 0;
+    for (size_t i = 0; i < optimizer->count; i++)
+        candidates += is_candidate(&optimizer->parts[i].item, limit);
+    if (candidates == 0)
+        return NULL;
+    uint64_t chosen = sara_draw_below(candidates, optimizer->options.seed, SARA_DRAW_RANK,
+                                      (uint64_t)optimizer->steps, 0);
+    for (size_t i = 0;; i++)
+        if (is_candidate(&optimizer->parts[i].item, limit) && chosen-- == 0)
+            return &optimizer->parts[i].item;
+}
+
+static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, const char *name,
+                        uint32_t limit)
+{
+    sara_shape_text text;
+    for (size_t i = 0; i < optimizer->count; i++) {
+        sara_optimizer_item *item = &optimizer->parts[i].item;
+        if (strcmp(item->param->name, name) != 0)
+            continue;
+        *out = item;
+        if (is_candidate(item, limit))
+            return SARA_OK;
+        return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
+                         "low-rank term of %s: shape %s, %zu trained entries; expected a matrix "
+                         "with both sides over %d and more than %d", name,
+                         sara_shape_format(&text, &item->param->value.shape),
+                         sara_item_count_live(item, limit), MIN_SIDE, MIN_ENTRIES);
+    }
+    return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
+                     "low-rank term of %s: no such parameter is trained", name);
+}
+
+static sara_status compute(sara_optimizer *optimizer, sara_rank_term *term, uint32_t limit)
+{
+    sara_status status;
+    sara_context *ctx = optimizer->ctx;
+    const sara_optimizer_item *item = term->item;
+    const int64_t *dims = item->param->value.shape.dims;
+    size_t live = sara_item_count_live(item, limit), next = 0;
+    uint32_t *positions = NULL;
+    float *values = NULL;
+    TRY(sara_alloc(ctx, &positions, live, sizeof(*positions)));
+    TRY(sara_alloc(ctx, &values, live, sizeof(*values)));
+    TRY(sara_alloc(ctx, &term->gradient, live, sizeof(*term->gradient)));
+    for (size_t i = 0; i < item->active_count; i++) {
+        if (!sara_item_live(item, i, limit))
+            continue;
+        positions[next] = item->all_positions[sara_item_index(item, i)];
+        values[next++] = item->masters[sara_item_index(item, i)];
+    }
+    TRY(sara_nuclear_norm(ctx, &term->loss, term->gradient, dims[0], dims[1], positions, values,
+                          live));
+    term->loss *= optimizer->options.lambda_rank;
+    for (size_t i = 0; i < live; i++)
+        term->gradient[i] = (float)(optimizer->options.lambda_rank * (double)term->gradient[i]);
+done:
+    sara_free(ctx, positions);
+    sara_free(ctx, values);
+    return status;
+}
+
+sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *out, const char *name,
+                                   uint32_t limit)
+{
+    sara_status status = SARA_OK;
+    sara_rank_term term = {NULL, NULL, 0};
+    if (optimizer->options.lambda_rank > 0) {
+        if (!name)
+            term.item = draw(optimizer, limit);
+        else if (*name)
+            TRY(find(optimizer, &term.item, name, limit));
+    }
+    if (term.item)
+        TRY(compute(optimizer, &term, limit));
+    *out = term;
+    term.gradient = NULL;
+done:
+    sara_free(optimizer->ctx, term.gradient);
+    return status;
+}

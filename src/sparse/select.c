@@ -1,0 +1,130 @@
+#include "sparse/magnitude.h"
+
+/* What one pass over a parameter finds. */
+typedef struct scan {
+    size_t below;      /* entries below the limit */
+    uint32_t smallest; /* magnitude */
+    uint32_t largest;
+} scan;
+
+static scan scan_param(const sara_param *param, uint32_t limit)
+{
+    const float *values = param->value.data;
+    int64_t count = sara_shape_count(&param->value.shape);
+    scan found = {0, UINT32_MAX, 0};
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t magnitude = sara_magnitude(values[i]);
+        found.below += magnitude < limit;
+        found.smallest = magnitude < found.smallest ? magnitude : found.smallest;
+        found.largest = magnitude > found.largest ? magnitude : found.largest;
+    }
+    return found;
+}
+
+sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param)
+{
+    const float *values = param->value.data;
+    int64_t count = sara_shape_count(&param->value.shape);
+    for (int64_t i = 0; i < count; i++)
+        if (sara_magnitude(values[i]) >= SARA_MAGNITUDE_INFINITY)
+            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: entry %lld is %s", param->name,
+                             (long long)i,
+                             sara_magnitude(values[i]) > SARA_MAGNITUDE_INFINITY ? "NaN"
+                             : values[i] > 0 ? "infinite" : "minus infinity");
+    return SARA_OK;
+}
+
+/* Refuses what cannot be trained and a selection without entries. */
+static sara_status check_scans(sara_context *ctx, const scan *scans, const sara_params *params,
+                               double threshold)
+{
+    sara_status status = SARA_OK;
+    uint32_t smallest = SARA_MAGNITUDE_INFINITY;
+    size_t below = 0;
+    for (size_t i = 0; i < params->count; i++) {
+        if (scans[i].largest >= SARA_MAGNITUDE_INFINITY)
+            TRY(sara_param_check_finite(ctx, &params->items[i]));
+        smallest = scans[i].smallest < smallest ? scans[i].smallest : smallest;
+        below += scans[i].below;
+    }
+    if (below == 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "threshold %.9g selects nothing: the smallest magnitude is %.9g",
+                           threshold, (double)sara_magnitude_value(smallest));
+done:
+    return status;
+}
+
+static void collect(sara_selected *item, uint32_t limit)
+{
+    const float *values = item->param->value.data;
+    size_t next = 0;
+    for (uint32_t i = 0; next < item->count; i++)
+        if (sara_magnitude(values[i]) < limit)
+            item->positions[next++] = i;
+}
+
+static sara_status check_sizes(sara_context *ctx, const sara_params *params)
+{
+    for (size_t i = 0; i < params->count; i++) {
+        int64_t count = sara_shape_count(&params->items[i].value.shape);
+        if (count > (int64_t)UINT32_MAX + 1)
+            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: %lld entries, at most 4294967296",
+                             params->items[i].name, (long long)count);
+    }
+    return SARA_OK;
+}
+
+/* result's items are allocated and zero. */
+static sara_status fill(sara_context *ctx, sara_selection *result, const sara_params *params,
+                        scan *scans)
+{
+    sara_status status = SARA_OK;
+    uint32_t limit = sara_threshold_magnitude(result->threshold);
+    int threads = sara_threads(ctx);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t i = 0; i < params->count; i++)
+        scans[i] = scan_param(&params->items[i], limit);
+    TRY(check_scans(ctx, scans, params, result->threshold));
+    for (size_t i = 0; i < params->count; i++) {
+        sara_selected *item = &result->items[i];
+        item->param = &params->items[i];
+        item->count = scans[i].below;
+        result->total += (int64_t)item->count;
+        TRY(sara_alloc(ctx, &item->positions, item->count, sizeof(*item->positions)));
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t i = 0; i < params->count; i++)
+        collect(&result->items[i], limit);
+done:
+    return status;
+}
+
+sara_status sara_select(sara_context *ctx, sara_selection *out, const sara_params *params,
+                        const sara_budget *budget)
+{
+    sara_status status;
+    sara_selection result = {NULL, 0, 0, 0};
+    scan *scans = NULL;
+    memset(out, 0, sizeof(*out));
+    TRY(check_sizes(ctx, params));
+    TRY(sara_budget_resolve(ctx, &result.threshold, params, budget));
+    TRY(sara_alloc(ctx, &scans, params->count, sizeof(*scans)));
+    TRY(sara_alloc_zero(ctx, &result.items, params->count, sizeof(*result.items)));
+    result.item_count = params->count;
+    TRY(fill(ctx, &result, params, scans));
+    *out = result;
+    memset(&result, 0, sizeof(result));
+done:
+    sara_free(ctx, scans);
+    sara_selection_free(ctx, &result);
+    return status;
+}
+
+void sara_selection_free(sara_context *ctx, sara_selection *selection)
+{
+    for (size_t i = 0; i < selection->item_count; i++)
+        sara_free(ctx, selection->items[i].positions);
+    sara_free(ctx, selection->items);
+    memset(selection, 0, sizeof(*selection));
+}

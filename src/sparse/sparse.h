@@ -1,0 +1,164 @@
+/* The SaRA method (arXiv 2409.06633, sections 4.1-4.4): selection, sparse AdamW with float32
+ * masters, the low-rank term, progressive reselection, adapter files. Works on a set of parameters
+ * and knows no model. */
+#ifndef SARA_SPARSE_H
+#define SARA_SPARSE_H
+
+#include "io/io.h"
+
+/* ---------------------------------------------------------------------------------- selection */
+
+typedef enum sara_budget_kind {
+    SARA_BUDGET_THRESHOLD,
+    SARA_BUDGET_FRACTION,
+    SARA_BUDGET_COUNT
+} sara_budget_kind;
+typedef struct sara_budget {
+    sara_budget_kind kind;
+    double value; /* threshold > 0, fraction in (0,1], or count >= 1 */
+} sara_budget;
+/* "5.8%", "0.058", "20M", "50k", "50000": a fraction if it ends in % or is a number below 1. */
+SARA_NODISCARD sara_status sara_budget_parse(sara_context *ctx, sara_budget *out, const char *text);
+double sara_default_learning_rate(double threshold); /* 1e-3 exp(-350 threshold) */
+
+/* The selected entries of one parameter; positions ascending row-major. */
+typedef struct sara_selected {
+    sara_param *param;
+    uint32_t *positions;
+    size_t count;
+} sara_selected;
+typedef struct sara_selection {
+    sara_selected *items; /* one for each parameter of the set, in its order; count may be 0 */
+    size_t item_count;
+    int64_t total;
+    double threshold;     /* resolved; an entry is selected if |p| < (float)threshold */
+} sara_selection;
+/* Over all tensors. A budget that selects nothing is SARA_ERROR_USAGE; NaN or Inf weights are
+ * SARA_ERROR_INPUT with the name. */
+SARA_NODISCARD sara_status sara_select(sara_context *ctx, sara_selection *out,
+                                       const sara_params *params, const sara_budget *budget);
+void sara_selection_free(sara_context *ctx, sara_selection *selection);
+/* The threshold that a budget resolves to, without selecting (reference: threshold_for_count). */
+SARA_NODISCARD sara_status sara_budget_resolve(sara_context *ctx, double *threshold,
+                                               const sara_params *params,
+                                               const sara_budget *budget);
+
+/* --------------------------------------------------------------------------------- low rank */
+
+/* Nuclear norm of the [rows,cols] matrix that is values at positions and zero elsewhere, and its
+ * subgradient U V^T at those positions. Finite for zero and rank-deficient matrices. */
+SARA_NODISCARD sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradient,
+                                             int64_t rows, int64_t cols,
+                                             const uint32_t *positions, const float *values,
+                                             size_t count);
+
+/* -------------------------------------------------------------------------------- optimiser */
+
+typedef struct sara_optimizer_options {
+    double beta1, beta2, epsilon, weight_decay; /* 0.9, 0.999, 1e-8, 1e-2 */
+    double max_grad_norm;                       /* 1.0; 0: none */
+    double lambda_rank;
+    int64_t progressive_iter;                   /* reselect before this step (from 0); -1: never */
+    uint64_t seed;                              /* of the low-rank term's draws */
+} sara_optimizer_options;
+
+/* Masters, moments and gradients of the selected entries. Sets want, positions and grad of the
+ * parameters it trains; parameters without selected entries want nothing. On success the selection
+ * is taken over and *selection is empty. */
+typedef struct sara_optimizer sara_optimizer;
+SARA_NODISCARD sara_status sara_optimizer_new(sara_context *ctx, sara_optimizer **out,
+                                              sara_params *params, sara_selection *selection,
+                                              const sara_optimizer_options *options);
+void sara_optimizer_free(sara_optimizer *optimizer); /* parameters want nothing again */
+/* Where a resumed run stands, for saving; arrays are the optimiser's own. */
+typedef struct sara_optimizer_item {
+    sara_param *param;
+    const uint32_t *all_positions; /* of the first mask */
+    size_t all_count;
+    float *masters;                /* [all_count], frozen ones too */
+    uint32_t *active;              /* [active_count] indices into all_positions; NULL: all */
+    size_t active_count;
+    float *moment1, *moment2, *grad; /* [active_count] */
+} sara_optimizer_item;
+size_t sara_optimizer_count(const sara_optimizer *optimizer);
+sara_optimizer_item *sara_optimizer_at(sara_optimizer *optimizer, size_t index);
+int64_t sara_optimizer_steps(const sara_optimizer *optimizer); /* done */
+/* Since the moments restarted. */
+int64_t sara_optimizer_adam_steps(const sara_optimizer *optimizer);
+/* Resuming: set_active where a reselection had been done, fill the items' masters and moments from
+ * the checkpoint, then restore. */
+/* Makes the given indices into all_positions (ascending, copied) the active set of one item, with
+ * moments and gradients zero. */
+SARA_NODISCARD sara_status sara_optimizer_set_active(sara_optimizer *optimizer, size_t index,
+                                                     const uint32_t *active, size_t active_count);
+/* Takes the counters and writes the masters into the parameters. */
+SARA_NODISCARD sara_status sara_optimizer_restore(sara_optimizer *optimizer, int64_t steps,
+                                                  int64_t adam_steps);
+/* Shrinks the active set of every item to entries with |master| < threshold; moments zero, Adam
+ * steps from 0; gradients stay with their entries. */
+SARA_NODISCARD sara_status sara_optimizer_reselect(sara_optimizer *optimizer);
+
+typedef struct sara_step_report {
+    double grad_norm; /* before clipping, over the active entries, gradients times grad_scale */
+    double rank_loss; /* with lambda */
+    const char *rank_name; /* "" if none */
+    bool skipped;     /* not finite: nothing was changed, counters neither; gradients zeroed */
+    bool reselected;
+    int64_t active;
+} sara_step_report;
+/* One update. grad_scale multiplies the accumulated gradients (1/accumulation). loss_finite false
+ * forces a skip. rank_name: the matrix of the low-rank term; NULL: drawn by seed and step among the
+ * candidates, "" for none. A name that is no candidate is SARA_ERROR_INPUT. Order as in the
+ * reference: reselect, clip, low-rank term, AdamW. Gradients are zero afterwards. */
+SARA_NODISCARD sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *report,
+                                               double learning_rate, double grad_scale,
+                                               const char *rank_name, bool loss_finite);
+
+/* ---------------------------------------------------------------------------------- adapters */
+
+typedef struct sara_adapter_entry {
+    const char *name;
+    uint32_t *positions;
+    float *values;
+    size_t count;
+} sara_adapter_entry;
+typedef struct sara_adapter {
+    sara_adapter_entry *entries; /* ascending by name */
+    size_t count;
+    sara_metadata *metadata;     /* sara.* and others, as in the file */
+    size_t metadata_count;
+    sara_arena arena;
+} sara_adapter;
+/* Strict: whatever is not as docs/formats.md has it is SARA_ERROR_INPUT, positions outside the
+ * model's tensors excepted, which sara_applied_add() refuses. */
+SARA_NODISCARD sara_status sara_adapter_load(sara_context *ctx, sara_adapter *out,
+                                             const char *path);
+void sara_adapter_free(sara_adapter *adapter);
+const char *sara_adapter_metadata(const sara_adapter *adapter, const char *key); /* NULL: absent */
+/* values_dtype: F32, F16 or BF16. Deterministic bytes. sara.format is added; the metadata must hold
+ * sara.target and sara.base_sha256; sara.selected, if given, must be the number of entries. */
+SARA_NODISCARD sara_status sara_adapter_save(sara_context *ctx, const char *path,
+                                             const sara_adapter_entry *entries, size_t count,
+                                             const sara_metadata *metadata, size_t metadata_count,
+                                             sara_dtype values_dtype);
+
+/* design.md's hash over the parameters' values as little-endian f32. */
+SARA_NODISCARD sara_status sara_params_sha256(sara_context *ctx, char out[65],
+                                              const sara_params *params);
+
+/* Adapters on a set of parameters, with what is needed to take them off bit-exactly. */
+typedef struct sara_applied sara_applied;
+SARA_NODISCARD sara_status sara_applied_new(sara_context *ctx, sara_applied **out,
+                                            sara_params *params, const char *base_sha256);
+void sara_applied_free(sara_applied *applied); /* does not take off */
+/* Checks names, positions and base (unless force) before anything is changed. Several sum up as
+ * changes, in any order to the same bits. */
+SARA_NODISCARD sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
+                                            double strength, bool force);
+void sara_applied_remove(sara_applied *applied); /* all of them */
+/* Calls back for every entry that an adapter covers: original and current value. */
+typedef void (*sara_applied_fn)(void *user, const sara_param *param, uint32_t position,
+                                float original, float current);
+void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user);
+
+#endif

@@ -1,0 +1,159 @@
+/* One step of the method: reselect, clip, low-rank term, AdamW with decoupled weight decay. */
+#include "sparse/optimizer.h"
+
+#include <math.h>
+
+/* Sum of squares of the scaled gradients of entries below the limit; not finite if any active
+ * entry's gradient is not. */
+static double square_sum(const sara_optimizer_item *item, float scale, uint32_t limit)
+{
+    double sum = 0;
+    for (size_t i = 0; i < item->active_count; i++) {
+        double gradient = (double)(item->grad[i] * scale);
+        sum += gradient * (sara_item_live(item, i, limit) ? gradient : 0);
+    }
+    return sum;
+}
+
+/* The parts' sums are added in their order, so that the number of threads does not matter. */
+static sara_status gradient_norm(const sara_optimizer *optimizer, double *norm, double scale,
+                                 uint32_t limit)
+{
+    sara_status status;
+    double *sums = NULL, total = 0;
+    int threads = sara_threads(optimizer->ctx);
+    TRY(sara_alloc(optimizer->ctx, &sums, optimizer->count, sizeof(*sums)));
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t i = 0; i < optimizer->count; i++)
+        sums[i] = square_sum(&optimizer->parts[i].item, (float)scale, limit);
+    for (size_t i = 0; i < optimizer->count; i++)
+        total += sums[i];
+    *norm = sqrt(total);
+done:
+    sara_free(optimizer->ctx, sums);
+    return status;
+}
+
+static void zero_gradients(sara_optimizer *optimizer)
+{
+    for (size_t i = 0; i < optimizer->count; i++) {
+        sara_optimizer_item *item = &optimizer->parts[i].item;
+        memset(item->grad, 0, item->active_count * sizeof(float));
+    }
+}
+
+/* The numbers of one AdamW step. */
+typedef struct adamw {
+    float scale, clip;
+    float beta1, beta1_rest, beta2, beta2_rest;
+    float correction2; /* sqrt(1 - beta2^t) */
+    float epsilon, decay, rate;
+} adamw;
+
+static adamw adamw_step(const sara_optimizer *optimizer, double learning_rate, double scale,
+                        double norm)
+{
+    const sara_optimizer_options *o = &optimizer->options;
+    double t = (double)(optimizer->adam_steps + 1);
+    double clip = o->max_grad_norm > 0 ? o->max_grad_norm / (norm + 1e-6) : 1;
+    return (adamw){
+        .scale = (float)scale,
+        .clip = (float)(clip < 1 ? clip : 1),
+        .beta1 = (float)o->beta1,
+        .beta1_rest = (float)(1 - o->beta1),
+        .beta2 = (float)o->beta2,
+        .beta2_rest = (float)(1 - o->beta2),
+        .correction2 = (float)sqrt(1 - pow(o->beta2, t)),
+        .epsilon = (float)o->epsilon,
+        .decay = (float)(1 - learning_rate * o->weight_decay),
+        .rate = (float)(-learning_rate / (1 - pow(o->beta1, t))),
+    };
+}
+
+/* rank: the low-rank gradient of the active entries or NULL. Gradients are zero afterwards. */
+static void update(sara_optimizer_item *item, const float *rank, const adamw *a)
+{
+    const uint32_t *positions = item->param->positions;
+    float *values = item->param->value.data;
+    for (size_t i = 0; i < item->active_count; i++) {
+        size_t index = sara_item_index(item, i);
+        float g = item->grad[i] * a->scale * a->clip + (rank ? rank[i] : 0.0f);
+        float m1 = item->moment1[i] * a->beta1 + g * a->beta1_rest;
+        float m2 = item->moment2[i] * a->beta2 + g * g * a->beta2_rest;
+        float p = item->masters[index] * a->decay;
+        p += a->rate * m1 / (sqrtf(m2) / a->correction2 + a->epsilon);
+        item->moment1[i] = m1;
+        item->moment2[i] = m2;
+        item->masters[index] = p;
+        values[positions[i]] = p;
+        item->grad[i] = 0;
+    }
+    item->param->version += item->active_count > 0;
+}
+
+static void update_all(sara_optimizer *optimizer, const sara_rank_term *term, const adamw *a)
+{
+    int threads = sara_threads(optimizer->ctx);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t i = 0; i < optimizer->count; i++) {
+        sara_optimizer_item *item = &optimizer->parts[i].item;
+        update(item, item == term->item ? term->gradient : NULL, a);
+    }
+    optimizer->steps++;
+    optimizer->adam_steps++;
+}
+
+static int64_t count_active(const sara_optimizer *optimizer)
+{
+    int64_t active = 0;
+    for (size_t i = 0; i < optimizer->count; i++)
+        active += (int64_t)optimizer->parts[i].item.active_count;
+    return active;
+}
+
+static sara_status check_arguments(sara_context *ctx, double learning_rate, double grad_scale)
+{
+    if (!(learning_rate >= 0 && isfinite(learning_rate)))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "learning rate %g, expected at least 0",
+                         learning_rate);
+    if (!(grad_scale > 0 && isfinite(grad_scale)))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "gradient scale %g, expected more than 0",
+                         grad_scale);
+    return SARA_OK;
+}
+
+/* What may fail or turn out not finite comes first, seen as after the reselection. */
+sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *report,
+                                double learning_rate, double grad_scale, const char *rank_name,
+                                bool loss_finite)
+{
+    sara_status status;
+    sara_context *ctx = optimizer->ctx;
+    bool due = optimizer->steps == optimizer->options.progressive_iter;
+    uint32_t limit = due ? sara_optimizer_limit(optimizer) : UINT32_MAX;
+    sara_rank_term term = {NULL, NULL, 0};
+    sara_step_report result = {.rank_name = "", .reselected = due};
+    TRY(check_arguments(ctx, learning_rate, grad_scale));
+    TRY(gradient_norm(optimizer, &result.grad_norm, grad_scale, limit));
+    result.skipped = !loss_finite || !isfinite(result.grad_norm);
+    if (!result.skipped) {
+        TRY(sara_rank_term_compute(optimizer, &term, rank_name, limit));
+        result.rank_loss = term.loss;
+        result.rank_name = term.item ? term.item->param->name : "";
+        result.skipped = !isfinite(term.loss);
+    }
+    if (result.skipped) {
+        zero_gradients(optimizer);
+        result.reselected = false;
+    } else {
+        if (due)
+            TRY(sara_optimizer_reselect(optimizer));
+        adamw a = adamw_step(optimizer, learning_rate, grad_scale, result.grad_norm);
+        update_all(optimizer, &term, &a);
+    }
+    result.active = count_active(optimizer);
+    *report = result;
+done:
+    sara_free(ctx, term.gradient);
+    return status;
+}

@@ -1,0 +1,86 @@
+#include "sparse/low_rank.h"
+
+#include <float.h>
+#include <lapacke.h>
+#include <limits.h>
+
+/* F [n][m] column-major, which A [m][n] row-major is, = U [n][m] diag(s) VT [m][m]. */
+typedef struct svd {
+    double *f, *u, *s, *vt, *work;
+    lapack_int *integers;
+} svd;
+
+static sara_status check_info(sara_context *ctx, lapack_int info, int64_t m, int64_t n)
+{
+    if (info == 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_DEVICE, "SVD of a [%lld,%lld] matrix: dgesdd info %lld",
+                     (long long)m, (long long)n, (long long)info);
+}
+
+static sara_status decompose(sara_context *ctx, svd *d, int64_t m, int64_t n)
+{
+    sara_status status;
+    lapack_int rows = (lapack_int)n, cols = (lapack_int)m;
+    double wanted = 0;
+    TRY(sara_alloc(ctx, &d->u, (size_t)m, (size_t)n * sizeof(double)));
+    TRY(sara_alloc(ctx, &d->s, (size_t)m, sizeof(double)));
+    TRY(sara_alloc(ctx, &d->vt, (size_t)m, (size_t)m * sizeof(double)));
+    TRY(sara_alloc(ctx, &d->integers, 8 * (size_t)m, sizeof(*d->integers)));
+    TRY(check_info(ctx, LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s,
+                                            d->u, rows, d->vt, cols, &wanted, -1, d->integers),
+                   m, n));
+    TRY(sara_alloc(ctx, &d->work, (size_t)wanted, sizeof(double)));
+    TRY(check_info(ctx, LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s,
+                                            d->u, rows, d->vt, cols, d->work, (lapack_int)wanted,
+                                            d->integers),
+                   m, n));
+done:
+    return status;
+}
+
+/* x = V U^T over the first `rank` singular values; row [n] is scratch. */
+static void multiply(float *x, const svd *d, int64_t m, int64_t n, int64_t rank, double *row)
+{
+    for (int64_t i = 0; i < m; i++) {
+        memset(row, 0, (size_t)n * sizeof(*row));
+        for (int64_t r = 0; r < rank; r++) {
+            double v = d->vt[r + i * m];
+            const double *u = d->u + r * n;
+            for (int64_t j = 0; j < n; j++)
+                row[j] += v * u[j];
+        }
+        for (int64_t j = 0; j < n; j++)
+            x[i * n + j] = (float)row[j];
+    }
+}
+
+sara_status sara_polar_exact(sara_context *ctx, float *x, double *nuclear, const float *a,
+                             int64_t m, int64_t n)
+{
+    sara_status status;
+    svd d = {NULL, NULL, NULL, NULL, NULL, NULL};
+    int64_t rank = 0;
+    double sum = 0;
+    if (n > INT_MAX)
+        return sara_fail(ctx, SARA_ERROR_DEVICE, "SVD of a [%lld,%lld] matrix: too large",
+                         (long long)m, (long long)n);
+    TRY(sara_alloc(ctx, &d.f, (size_t)m, (size_t)n * sizeof(double)));
+    for (int64_t i = 0; i < m * n; i++)
+        d.f[i] = (double)a[i];
+    TRY(decompose(ctx, &d, m, n));
+    for (int64_t r = 0; r < m; r++)
+        sum += d.s[r];
+    while (rank < m && d.s[rank] > d.s[0] * (double)n * DBL_EPSILON)
+        rank++;
+    multiply(x, &d, m, n, rank, d.f);
+    *nuclear = sum;
+done:
+    sara_free(ctx, d.f);
+    sara_free(ctx, d.u);
+    sara_free(ctx, d.s);
+    sara_free(ctx, d.vt);
+    sara_free(ctx, d.work);
+    sara_free(ctx, d.integers);
+    return status;
+}

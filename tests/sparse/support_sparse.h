@@ -1,0 +1,34 @@
+/* What the tests of the sparse layer share: small parameter sets and a failing allocator. */
+#ifndef SARA_TEST_SPARSE_H
+#define SARA_TEST_SPARSE_H
+
+#include "support/support.h"
+#include "sparse/sparse.h"
+
+/* A parameter of a set: values NULL gives normal noise times 0.02 that depends on its index. */
+typedef struct test_tensor {
+    const char *name;
+    int64_t rows, cols; /* cols 0: rank 1 */
+    const float *values;
+} test_tensor;
+
+/* Names ascending. sara_params_free() */
+sara_params test_params(sara_context *ctx, const test_tensor *tensors, size_t count);
+/* A copy of all values, one after the other, *count of them; sara_free() */
+float *test_snapshot(sara_context *ctx, const sara_params *params, size_t *count);
+/* The parameters hold the snapshot's bits. */
+void test_assert_snapshot(const sara_params *params, const float *snapshot);
+
+#define TEST_MICRO_BATCHES 2
+/* Adds the gradients of a step's micro-batches as backward would: make_reference.py's. */
+void test_add_gradients(sara_params *params, uint32_t step);
+/* Selects by a threshold. */
+sara_optimizer *test_optimizer(sara_context *ctx, sara_params *params, double threshold,
+                               const sara_optimizer_options *options);
+
+/* Runs fn in contexts whose n-th allocation fails, for n = 0, 1, ... until it succeeds. Each
+ * failure must be SARA_ERROR_MEMORY and leave nothing allocated. Returns how many there were. */
+typedef sara_status (*test_scenario)(sara_context *ctx, void *user);
+int test_fail_allocations(test_scenario scenario, void *user);
+
+#endif

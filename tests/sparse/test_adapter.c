@@ -1,0 +1,295 @@
+#include "sparse/support_sparse.h"
+#include "sparse/varint.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define HASH "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+static const sara_metadata required[] = {
+    {"sara.base_sha256", HASH}, {"sara.format", "1"}, {"sara.target", "unet"}};
+
+/* ------------------------------------------------------------------------------------- varints */
+
+static void positions_have_known_bytes(void **state)
+{
+    const uint32_t positions[] = {0, 1, 129, 258, 16643, 4294967295u};
+    const uint8_t expected[] = {0, 0, 0x7F, 0x80, 1, 0x80, 0x80, 1, 0xFB, 0xFD, 0xFE, 0xFF, 0x0F};
+    uint8_t bytes[sizeof(expected)];
+    uint32_t back[6];
+    (void)state;
+    assert_int_equal(sara_positions_size(positions, 6), sizeof(expected));
+    sara_positions_encode(bytes, positions, 6);
+    assert_memory_equal(bytes, expected, sizeof(expected));
+    assert_null(sara_positions_decode(back, 6, bytes, sizeof(bytes)).what);
+    assert_memory_equal(back, positions, sizeof(positions));
+    assert_null(sara_positions_decode(back, 0, bytes, 0).what);
+}
+
+static void every_length_of_varint_survives(void **state)
+{
+    (void)state;
+    for (int bit = 0; bit < 32; bit++)
+        for (uint32_t near = 0; near < 3; near++) {
+            uint32_t position = (1u << bit) + near - 1, back;
+            uint8_t bytes[5];
+            size_t size = sara_positions_size(&position, 1);
+            assert_true(size <= sizeof(bytes));
+            sara_positions_encode(bytes, &position, 1);
+            assert_null(sara_positions_decode(&back, 1, bytes, size).what);
+            assert_int_equal(back, position);
+        }
+}
+
+/* ---------------------------------------------------------------------------------- round trip */
+
+static void assert_equal_files(const char *a, const char *b)
+{
+    sara_context *ctx = test_context();
+    char *x = NULL, *y = NULL;
+    size_t x_size, y_size;
+    assert_ok(ctx, sara_file_read(ctx, &x, &x_size, a, 1 << 20));
+    assert_ok(ctx, sara_file_read(ctx, &y, &y_size, b, 1 << 20));
+    assert_int_equal(x_size, y_size);
+    assert_memory_equal(x, y, x_size);
+    sara_free(ctx, x);
+    sara_free(ctx, y);
+    sara_context_free(ctx);
+}
+
+static void adapters_survive(void **state)
+{
+    uint32_t first[] = {0, 1, 200, 70000}, second[] = {4294967295u};
+    float values[] = {0.5f, -0.0f, 1.25e-3f, -3}, value[] = {0x1p-20f};
+    /* "a-b" is before "a.b" in the keys' order too, but "a" is not before "a-b.positions" */
+    sara_adapter_entry entries[] = {
+        {"z.weight", NULL, NULL, 0}, {"a.b", second, value, 1}, {"a", first, values, 4},
+        {"a-b", first, values, 2}};
+    const sara_metadata metadata[] = {{"sara.target", "unet"}, {"sara.selected", "7"},
+                                      {"sara.base_sha256", HASH}, {"modelspec.title", "x \"y\""}};
+    const sara_dtype dtypes[] = {SARA_F32, SARA_F16, SARA_BF16};
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    for (int d = 0; d < 3; d++) {
+        char path[2][256];
+        sara_adapter adapter;
+        snprintf(path[0], 256, "%s/one.safetensors", folder);
+        snprintf(path[1], 256, "%s/two.safetensors", folder);
+        assert_ok(ctx, sara_adapter_save(ctx, path[0], entries, 4, metadata, 4, dtypes[d]));
+        assert_ok(ctx, sara_adapter_load(ctx, &adapter, path[0]));
+        assert_int_equal(adapter.count, 3); /* the empty entry is not stored */
+        assert_string_equal(adapter.entries[0].name, "a");
+        assert_string_equal(adapter.entries[1].name, "a-b");
+        assert_string_equal(adapter.entries[2].name, "a.b");
+        assert_memory_equal(adapter.entries[0].positions, first, sizeof(first));
+        assert_int_equal(adapter.entries[2].positions[0], 4294967295u);
+        uint8_t stored[16];
+        float expected[4];
+        sara_convert_from_f32(stored, dtypes[d], values, 4);
+        sara_convert_to_f32(expected, stored, dtypes[d], 4);
+        assert_memory_equal(adapter.entries[0].values, expected, sizeof(expected));
+        assert_string_equal(sara_adapter_metadata(&adapter, "sara.format"), "1");
+        assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.title"), "x \"y\"");
+        assert_null(sara_adapter_metadata(&adapter, "sara.lambda"));
+        /* what was loaded gives the same bytes */
+        assert_ok(ctx, sara_adapter_save(ctx, path[1], adapter.entries, adapter.count,
+                                         adapter.metadata, adapter.metadata_count, dtypes[d]));
+        assert_equal_files(path[0], path[1]);
+        sara_adapter_free(&adapter);
+    }
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+static void bad_saves_are_refused(void **state)
+{
+    uint32_t ascending[] = {1, 2}, same[] = {2, 2};
+    float values[] = {1, 70000}, nan[] = {1, NAN};
+    sara_adapter_entry good = {"w", ascending, values, 2}, twice = {"w", same, values, 2},
+                       broken = {"w", ascending, nan, 2};
+    const sara_metadata bad_hash[] = {{"sara.target", "unet"}, {"sara.base_sha256", "12"}};
+    const sara_metadata bad_count[] = {
+        {"sara.target", "unet"}, {"sara.base_sha256", HASH}, {"sara.selected", "3"}};
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder(), path[256];
+    snprintf(path, sizeof(path), "%s/adapter.safetensors", folder);
+    assert_refused(ctx, SARA_ERROR_USAGE, "w: position 2 after 2",
+                   sara_adapter_save(ctx, path, &twice, 1, required, 3, SARA_F32));
+    assert_refused(ctx, SARA_ERROR_INPUT, "w: position 2: value nan",
+                   sara_adapter_save(ctx, path, &broken, 1, required, 3, SARA_F32));
+    assert_refused(ctx, SARA_ERROR_INPUT, "w: position 2: value 70000 is not finite in F16",
+                   sara_adapter_save(ctx, path, &good, 1, required, 3, SARA_F16));
+    assert_refused(ctx, SARA_ERROR_USAGE, "values as I32",
+                   sara_adapter_save(ctx, path, &good, 1, required, 3, SARA_I32));
+    assert_refused(ctx, SARA_ERROR_USAGE, "sara.target is missing",
+                   sara_adapter_save(ctx, path, &good, 1, required, 2, SARA_F32));
+    assert_refused(ctx, SARA_ERROR_USAGE, "sara.base_sha256 is \"12\"",
+                   sara_adapter_save(ctx, path, &good, 1, bad_hash, 2, SARA_F32));
+    assert_refused(ctx, SARA_ERROR_USAGE, "sara.selected is 3, but there are 2",
+                   sara_adapter_save(ctx, path, &good, 1, bad_count, 3, SARA_F32));
+    assert_false(sara_path_exists(path));
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+/* -------------------------------------------------------------------------------- damaged files */
+
+/* One damaged file: two tensors, the metadata, and what the error must say. */
+typedef struct damage {
+    const char *message;
+    sara_tensor_source tensors[3];
+    size_t count;
+    const char *format, *target, *base, *selected;
+} damage;
+
+static void assert_damage(sara_context *ctx, const char *folder, const damage *d)
+{
+    sara_metadata metadata[4];
+    size_t count = 0;
+    char path[256];
+    sara_adapter adapter;
+    snprintf(path, sizeof(path), "%s/damaged.safetensors", folder);
+    if (d->format)
+        metadata[count++] = (sara_metadata){"sara.format", d->format};
+    if (d->target)
+        metadata[count++] = (sara_metadata){"sara.target", d->target};
+    if (d->base)
+        metadata[count++] = (sara_metadata){"sara.base_sha256", d->base};
+    if (d->selected)
+        metadata[count++] = (sara_metadata){"sara.selected", d->selected};
+    assert_ok(ctx, sara_safetensors_save(ctx, path, d->tensors, d->count, metadata, count));
+    assert_refused(ctx, SARA_ERROR_INPUT, d->message, sara_adapter_load(ctx, &adapter, path));
+    test_assert_contains(sara_context_error(ctx), path, __FILE__, __LINE__);
+    assert_null(adapter.entries);
+    assert_null(strchr(sara_context_error(ctx), '\n'));
+}
+
+#define BYTES(name, ...) static const uint8_t name[] = {__VA_ARGS__}
+#define POSITIONS(bytes) {"w.positions", SARA_U8, {1, {sizeof(bytes)}}, bytes}
+#define VALUES(n, data) {"w.values", SARA_F32, {1, {n}}, data}
+#define META "1", "unet", HASH, NULL
+
+static void damaged_files_are_refused(void **state)
+{
+    BYTES(two, 3, 4);
+    BYTES(three, 0x83, 1, 4);
+    BYTES(cut, 3, 0x80);
+    BYTES(overlong, 3, 0x81, 0);
+    BYTES(padded, 0x80, 0x80, 0);
+    BYTES(six, 0x80, 0x80, 0x80, 0x80, 0x80, 1);
+    BYTES(beyond, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0);
+    BYTES(large, 0x80, 0x80, 0x80, 0x80, 0x10, 0);
+    static const float ones[] = {1, 1, 1}, nans[] = {1, NAN}, infinite[] = {-INFINITY, 1};
+    static const damage cases[] = {
+        {"byte 1: varint cut off", {POSITIONS(cut), VALUES(2, ones)}, 2, META},
+        {"byte 1: varint longer than needed", {POSITIONS(overlong), VALUES(2, ones)}, 2, META},
+        {"byte 0: varint longer than needed", {POSITIONS(padded), VALUES(1, ones)}, 2, META},
+        {"byte 0: varint of more than 5", {POSITIONS(six), VALUES(1, ones)}, 2, META},
+        {"byte 5: position beyond 4294967295", {POSITIONS(beyond), VALUES(2, ones)}, 2, META},
+        {"byte 0: position beyond 4294967295", {POSITIONS(large), VALUES(2, ones)}, 2, META},
+        {"fewer positions than values", {POSITIONS(two), VALUES(3, ones)}, 2, META},
+        {"byte 3: fewer positions than values", {POSITIONS(three), VALUES(3, ones)}, 2, META},
+        {"byte 1: more positions than values", {POSITIONS(two), VALUES(1, ones)}, 2, META},
+        {"w.values: value 1 is NaN", {POSITIONS(two), VALUES(2, nans)}, 2, META},
+        {"w.values: value 0 is infinite", {POSITIONS(two), VALUES(2, infinite)}, 2, META},
+        {"w.values is missing", {POSITIONS(two)}, 1, META},
+        {"w.positions is missing", {VALUES(2, ones)}, 1, META},
+        {"w.diff is neither", {{"w.diff", SARA_F32, {1, {2}}, ones}}, 1, META},
+        {".values is neither", {{".values", SARA_F32, {1, {2}}, ones}}, 1, META},
+        {"w.positions: dtype I8, expected U8",
+         {{"w.positions", SARA_I8, {1, {2}}, two}, VALUES(2, ones)}, 2, META},
+        {"w.values: dtype I32, expected F32, F16 or BF16",
+         {POSITIONS(two), {"w.values", SARA_I32, {1, {2}}, ones}}, 2, META},
+        {"w.positions: shape [1,2]",
+         {{"w.positions", SARA_U8, {2, {1, 2}}, two}, VALUES(2, ones)}, 2, META},
+        {"w.values: shape [], expected one",
+         {POSITIONS(two), {"w.values", SARA_F32, {0, {0}}, ones}}, 2, META},
+        {"sara.format is missing", {POSITIONS(two), VALUES(2, ones)}, 2, NULL, "unet", HASH, NULL},
+        {"\"2\", newer than this program", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "2", "unet", HASH, NULL},
+        {"is \"zero\", expected \"1\"", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "zero", "unet", HASH, NULL},
+        {"sara.target is missing", {POSITIONS(two), VALUES(2, ones)}, 2, "1", NULL, HASH, NULL},
+        {"sara.base_sha256 is missing", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "1", "unet", NULL, NULL},
+        {"sara.base_sha256 is \"ABC\"", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "1", "unet", "ABC", NULL},
+        {"sara.selected is 7, but there are 2", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "1", "unet", HASH, "7"},
+    };
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    for (size_t i = 0; i < COUNT(cases); i++)
+        assert_damage(ctx, folder, &cases[i]);
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+/* Cut anywhere or with any byte changed, a file is refused or read; it never crashes. */
+static void cut_and_flipped_files(void **state)
+{
+    uint32_t positions[] = {5, 300, 301};
+    float values[] = {1, 2, 3};
+    sara_adapter_entry entry = {"w", positions, values, 3};
+    char *bytes = NULL, path[256];
+    size_t size;
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    snprintf(path, sizeof(path), "%s/whole.safetensors", folder);
+    assert_ok(ctx, sara_adapter_save(ctx, path, &entry, 1, required, 3, SARA_F32));
+    assert_ok(ctx, sara_file_read(ctx, &bytes, &size, path, 1 << 20));
+    for (size_t i = 0; i < size; i++) {
+        sara_adapter adapter;
+        char *damaged = test_file(folder, "cut.safetensors", bytes, i);
+        sara_status status = sara_adapter_load(ctx, &adapter, damaged);
+        assert_int_equal(status, SARA_ERROR_INPUT);
+        free(damaged);
+        bytes[i] ^= 0x41;
+        damaged = test_file(folder, "cut.safetensors", bytes, size);
+        status = sara_adapter_load(ctx, &adapter, damaged);
+        assert_true(status == SARA_OK || status == SARA_ERROR_INPUT);
+        sara_adapter_free(&adapter);
+        bytes[i] ^= 0x41;
+        free(damaged);
+    }
+    sara_free(ctx, bytes);
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+/* ----------------------------------------------------------------------------------------- hash */
+
+/* From Python's hashlib over name, dimensions and values as docs/formats.md has them. */
+static void base_hash_is_as_defined(void **state)
+{
+    static const float bias[] = {1, -2.5f, 0}, weight[] = {1, 2, 3, 4, 5, 6};
+    const test_tensor tensors[] = {{"a.bias", 3, 0, bias}, {"b.weight", 2, 3, weight}};
+    char hash[65];
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params params = test_params(ctx, tensors, 2);
+    assert_ok(ctx, sara_params_sha256(ctx, hash, &params));
+    assert_string_equal(hash, "77f8aef150ea478c194ad38dd2018a1dd826b409c1b6180016f231e10224794b");
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(positions_have_known_bytes),
+        cmocka_unit_test(every_length_of_varint_survives),
+        cmocka_unit_test(adapters_survive),
+        cmocka_unit_test(bad_saves_are_refused),
+        cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(cut_and_flipped_files),
+        cmocka_unit_test(base_hash_is_as_defined),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,326 @@
+#include "sparse/support_sparse.h"
+
+#include <math.h>
+
+#define THRESHOLD 0.01
+
+static const sara_optimizer_options usual = {0.9, 0.999, 1e-8, 1e-2, 1.0, 0, -1, 42};
+
+static const test_tensor some_tensors[] = {
+    {"a.weight", 70, 90, NULL}, {"b.weight", 100, 66, NULL}, {"c.bias", 40, 0, NULL}};
+
+static void unselected_entries_never_change(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params params = test_params(ctx, some_tensors, 3);
+    size_t count, at = 0, changed = 0;
+    float *before = test_snapshot(ctx, &params, &count);
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &usual);
+    sara_step_report report;
+    uint64_t version = params.items[0].version;
+    for (uint32_t step = 0; step < 3; step++) {
+        test_add_gradients(&params, step);
+        assert_ok(ctx, sara_optimizer_step(optimizer, &report, 1e-3, 1, NULL, true));
+    }
+    assert_true(params.items[0].version > version);
+    for (size_t t = 0; t < params.count; t++) {
+        const float *values = params.items[t].value.data;
+        for (int64_t i = 0; i < sara_shape_count(&params.items[t].value.shape); i++, at++) {
+            bool selected = fabsf(before[at]) < (float)THRESHOLD;
+            assert_true((memcmp(&values[i], &before[at], sizeof(float)) != 0) == selected);
+            changed += selected;
+        }
+    }
+    assert_int_equal(changed, report.active);
+    sara_free(ctx, before);
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+static void parameters_are_asked_for_what_is_trained(void **state)
+{
+    static const float large[] = {1, -1};
+    const test_tensor tensors[] = {{"a", 70, 90, NULL}, {"b", 2, 0, large}};
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params params = test_params(ctx, tensors, 2);
+    params.items[1].want = SARA_GRAD_DENSE;
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &usual);
+    assert_int_equal(sara_optimizer_count(optimizer), 1);
+    sara_optimizer_item *item = sara_optimizer_at(optimizer, 0);
+    assert_ptr_equal(item->param, &params.items[0]);
+    assert_int_equal(params.items[0].want, SARA_GRAD_SAMPLED);
+    assert_int_equal(params.items[0].selected, item->all_count);
+    assert_ptr_equal(params.items[0].grad, item->grad);
+    assert_int_equal(params.items[1].want, SARA_GRAD_NONE);
+    sara_optimizer_free(optimizer);
+    assert_int_equal(params.items[0].want, SARA_GRAD_NONE);
+    assert_null(params.items[0].positions);
+    assert_null(params.items[0].grad);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+static void reselection_keeps_what_is_below(void **state)
+{
+    static const float values[] = {0.001f, 5, 0.009f, -0.002f, -0.0099f, 0.005f};
+    const test_tensor tensors[] = {{"a", 6, 0, values}};
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params params = test_params(ctx, tensors, 1);
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &usual);
+    sara_optimizer_item *item = sara_optimizer_at(optimizer, 0);
+    assert_int_equal(item->all_count, 5);
+    item->masters[1] = 0.02f;          /* crossed */
+    item->masters[3] = -(float)THRESHOLD; /* a tie is not below */
+    for (size_t i = 0; i < 5; i++) {
+        item->grad[i] = (float)i + 1;
+        item->moment1[i] = item->moment2[i] = 1;
+    }
+    assert_ok(ctx, sara_optimizer_reselect(optimizer));
+    const uint32_t active[] = {0, 2, 4}, positions[] = {0, 3, 5};
+    const float gradients[] = {1, 3, 5, 0, 0}, zeros[3] = {0};
+    assert_int_equal(item->active_count, 3);
+    assert_memory_equal(item->active, active, sizeof(active));
+    assert_int_equal(params.items[0].selected, 3);
+    assert_memory_equal(params.items[0].positions, positions, sizeof(positions));
+    assert_memory_equal(item->grad, gradients, sizeof(gradients));
+    assert_memory_equal(item->moment1, zeros, sizeof(zeros));
+    assert_memory_equal(item->moment2, zeros, sizeof(zeros));
+    /* and once more, from the smaller set, to nothing */
+    for (size_t i = 0; i < 5; i++)
+        item->masters[i] = 1;
+    assert_ok(ctx, sara_optimizer_reselect(optimizer));
+    assert_int_equal(item->active_count, 0);
+    assert_int_equal(params.items[0].want, SARA_GRAD_NONE);
+    sara_step_report report;
+    assert_ok(ctx, sara_optimizer_step(optimizer, &report, 1e-3, 1, NULL, true));
+    assert_int_equal(report.active, 0);
+    assert_true(report.grad_norm == 0);
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+/* Everything that a step may change. */
+typedef struct state_copy {
+    float *values, *masters, *moment1, *moment2;
+    size_t active;
+    int64_t steps, adam_steps;
+} state_copy;
+
+static float *copy_floats(sara_context *ctx, const float *from, size_t count)
+{
+    float *copy = NULL;
+    assert_ok(ctx, sara_alloc(ctx, &copy, count, sizeof(*copy)));
+    memcpy(copy, from, count * sizeof(*copy));
+    return copy;
+}
+
+static state_copy copy_state(sara_context *ctx, const sara_params *params, sara_optimizer *o)
+{
+    size_t count;
+    sara_optimizer_item *item = sara_optimizer_at(o, 0);
+    return (state_copy){test_snapshot(ctx, params, &count),
+                        copy_floats(ctx, item->masters, item->all_count),
+                        copy_floats(ctx, item->moment1, item->active_count),
+                        copy_floats(ctx, item->moment2, item->active_count),
+                        item->active_count,
+                        sara_optimizer_steps(o),
+                        sara_optimizer_adam_steps(o)};
+}
+
+static void assert_state(const state_copy *copy, const sara_params *params, sara_optimizer *o)
+{
+    sara_optimizer_item *item = sara_optimizer_at(o, 0);
+    test_assert_snapshot(params, copy->values);
+    assert_int_equal(item->active_count, copy->active);
+    assert_memory_equal(item->masters, copy->masters, item->all_count * sizeof(float));
+    assert_memory_equal(item->moment1, copy->moment1, item->active_count * sizeof(float));
+    assert_memory_equal(item->moment2, copy->moment2, item->active_count * sizeof(float));
+    assert_int_equal(sara_optimizer_steps(o), copy->steps);
+    assert_int_equal(sara_optimizer_adam_steps(o), copy->adam_steps);
+}
+
+static void free_state(sara_context *ctx, state_copy *copy)
+{
+    sara_free(ctx, copy->values);
+    sara_free(ctx, copy->masters);
+    sara_free(ctx, copy->moment1);
+    sara_free(ctx, copy->moment2);
+}
+
+/* Also where a reselection is due, which must not happen in a skipped step. */
+static void steps_that_are_not_finite_change_nothing(void **state)
+{
+    sara_optimizer_options options = usual;
+    (void)state;
+    sara_context *ctx = test_context();
+    options.progressive_iter = 2;
+    options.lambda_rank = 1e-3;
+    sara_params params = test_params(ctx, some_tensors, 3);
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &options);
+    sara_step_report report;
+    for (uint32_t step = 0; step < 2; step++) {
+        test_add_gradients(&params, step);
+        assert_ok(ctx, sara_optimizer_step(optimizer, &report, 5e-3, 1, NULL, true));
+    }
+    state_copy copy = copy_state(ctx, &params, optimizer);
+    for (int kind = 0; kind < 4; kind++) {
+        test_add_gradients(&params, 2);
+        if (kind > 0)
+            params.items[kind - 1].grad[7] = kind == 1 ? NAN : kind == 2 ? INFINITY : -INFINITY;
+        assert_ok(ctx, sara_optimizer_step(optimizer, &report, 5e-3, 1, NULL, kind > 0));
+        assert_true(report.skipped);
+        assert_false(report.reselected);
+        assert_state(&copy, &params, optimizer);
+        for (size_t t = 0; t < params.count; t++)
+            for (size_t i = 0; i < params.items[t].selected; i++)
+                assert_true(params.items[t].grad[i] == 0);
+    }
+    test_add_gradients(&params, 2);
+    assert_ok(ctx, sara_optimizer_step(optimizer, &report, 5e-3, 1, NULL, true));
+    assert_false(report.skipped);
+    assert_true(report.reselected);
+    assert_true(report.active < (int64_t)(copy.active + params.items[1].selected + 40));
+    assert_int_equal(sara_optimizer_adam_steps(optimizer), 1);
+    free_state(ctx, &copy);
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+/* With zero task gradients the term alone pulls the nuclear norm down. */
+static void low_rank_term_has_its_effect(void **state)
+{
+    sara_optimizer_options options = usual;
+    sara_step_report first, report;
+    (void)state;
+    sara_context *ctx = test_context();
+    options.weight_decay = 0;
+    options.lambda_rank = 1;
+    sara_params params = test_params(ctx, some_tensors, 3);
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &options);
+    assert_ok(ctx, sara_optimizer_step(optimizer, &first, 1e-4, 1, "b.weight", true));
+    assert_string_equal(first.rank_name, "b.weight");
+    assert_true(first.grad_norm == 0);
+    assert_ok(ctx, sara_optimizer_step(optimizer, &report, 1e-4, 1, "b.weight", true));
+    assert_true(report.rank_loss < 0.99 * first.rank_loss && report.rank_loss > 0);
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+/* Drawn among the matrices large enough with enough entries, equally for equal seeds. */
+static void low_rank_matrices_are_drawn(void **state)
+{
+    static const test_tensor tensors[] = {
+        {"a.weight", 70, 90, NULL}, {"b.weight", 64, 200, NULL}, {"c.weight", 65, 65, NULL},
+        {"d.bias", 9000, 0, NULL},  {"few.weight", 65, 65, NULL}};
+    sara_optimizer_options options = usual;
+    char drawn[2][41] = {{0}, {0}};
+    (void)state;
+    sara_context *ctx = test_context();
+    options.lambda_rank = 1e-4;
+    for (int run = 0; run < 2; run++) {
+        sara_params params = test_params(ctx, tensors, 5);
+        float *few = params.items[4].value.data;
+        for (int i = 0; i < 65 * 65; i++)
+            few[i] = i < 100 ? 0.001f : 1.0f; /* 100 entries are not more than 100 */
+        sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &options);
+        for (int step = 0; step < 40; step++) {
+            sara_step_report report;
+            assert_ok(ctx, sara_optimizer_step(optimizer, &report, 1e-5, 1, NULL, true));
+            drawn[run][step] = report.rank_name[0];
+            assert_true(report.rank_loss > 0);
+        }
+        sara_optimizer_free(optimizer);
+        sara_params_free(ctx, &params);
+    }
+    assert_string_equal(drawn[0], drawn[1]);
+    assert_int_equal(strspn(drawn[0], "ac"), 40);
+    assert_non_null(strchr(drawn[0], 'a'));
+    assert_non_null(strchr(drawn[0], 'c'));
+    sara_context_free(ctx);
+}
+
+static void wrong_low_rank_names_are_refused(void **state)
+{
+    sara_optimizer_options options = usual;
+    sara_step_report report;
+    (void)state;
+    sara_context *ctx = test_context();
+    options.lambda_rank = 1e-4;
+    sara_params params = test_params(ctx, some_tensors, 3);
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &options);
+    assert_refused(ctx, SARA_ERROR_INPUT, "z.weight: no such parameter",
+                   sara_optimizer_step(optimizer, &report, 1e-3, 1, "z.weight", true));
+    assert_refused(ctx, SARA_ERROR_INPUT, "c.bias: shape [40]",
+                   sara_optimizer_step(optimizer, &report, 1e-3, 1, "c.bias", true));
+    assert_int_equal(sara_optimizer_steps(optimizer), 0);
+    assert_ok(ctx, sara_optimizer_step(optimizer, &report, 1e-3, 1, "", true));
+    assert_string_equal(report.rank_name, "");
+    assert_true(report.rank_loss == 0);
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+static void bad_options_are_refused(void **state)
+{
+    static const struct {
+        sara_optimizer_options options;
+        const char *message;
+    } bad[] = {
+        {{1, 0.999, 1e-8, 0, 1, 0, -1, 0}, "adam_beta1: 1,"},
+        {{0.9, NAN, 1e-8, 0, 1, 0, -1, 0}, "adam_beta2: nan"},
+        {{0.9, 0.999, 0, 0, 1, 0, -1, 0}, "adam_epsilon: 0"},
+        {{0.9, 0.999, 1e-8, -1, 1, 0, -1, 0}, "adam_weight_decay: -1"},
+        {{0.9, 0.999, 1e-8, 0, -1, 0, -1, 0}, "max_grad_norm: -1"},
+        {{0.9, 0.999, 1e-8, 0, 1, INFINITY, -1, 0}, "lambda_rank: inf"},
+        {{0.9, 0.999, 1e-8, 0, 1, 0, -2, 0}, "progressive_iter: -2"},
+    };
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params params = test_params(ctx, some_tensors, 3);
+    sara_budget budget = {SARA_BUDGET_THRESHOLD, THRESHOLD};
+    sara_selection selection;
+    sara_optimizer *optimizer = NULL;
+    assert_ok(ctx, sara_select(ctx, &selection, &params, &budget));
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+        assert_refused(ctx, SARA_ERROR_USAGE, bad[i].message,
+                       sara_optimizer_new(ctx, &optimizer, &params, &selection, &bad[i].options));
+        assert_null(optimizer);
+        assert_int_equal(selection.item_count, 3); /* still the caller's */
+    }
+    assert_ok(ctx, sara_optimizer_new(ctx, &optimizer, &params, &selection, &usual));
+    sara_step_report report;
+    assert_refused(ctx, SARA_ERROR_USAGE, "learning rate nan",
+                   sara_optimizer_step(optimizer, &report, NAN, 1, NULL, true));
+    assert_refused(ctx, SARA_ERROR_USAGE, "learning rate -1",
+                   sara_optimizer_step(optimizer, &report, -1, 1, NULL, true));
+    assert_refused(ctx, SARA_ERROR_USAGE, "gradient scale 0",
+                   sara_optimizer_step(optimizer, &report, 1, 0, NULL, true));
+    assert_refused(ctx, SARA_ERROR_INPUT, "3 Adam steps of 2",
+                   sara_optimizer_restore(optimizer, 2, 3));
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unselected_entries_never_change),
+        cmocka_unit_test(parameters_are_asked_for_what_is_trained),
+        cmocka_unit_test(reselection_keeps_what_is_below),
+        cmocka_unit_test(steps_that_are_not_finite_change_nothing),
+        cmocka_unit_test(low_rank_term_has_its_effect),
+        cmocka_unit_test(low_rank_matrices_are_drawn),
+        cmocka_unit_test(wrong_low_rank_names_are_refused),
+        cmocka_unit_test(bad_options_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
