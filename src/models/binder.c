@@ -1,0 +1,263 @@
+#include "models/models.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* How many names of each kind an error lists, and how much of a name it shows. */
+#define LISTED 5
+#define SHOWN  "%.160s"
+
+typedef struct want {
+    const char *name, *alias; /* alias NULL: none */
+    sara_shape shape, also;   /* also of rank 0: none */
+    sara_param **slot;
+    const sara_tensor_info *found; /* while loading */
+} want;
+
+struct sara_binder {
+    sara_context *ctx;
+    sara_arena arena; /* names */
+    want *wants;
+    size_t count, capacity;
+    const char **ignored; /* suffixes */
+    size_t ignored_count, ignored_capacity;
+};
+
+sara_status sara_binder_new(sara_context *ctx, sara_binder **out)
+{
+    sara_status status = sara_alloc_zero(ctx, out, 1, sizeof(**out));
+    if (status == SARA_OK) {
+        (*out)->ctx = ctx;
+        sara_arena_init(&(*out)->arena, ctx);
+    }
+    return status;
+}
+
+void sara_binder_free(sara_binder *binder)
+{
+    if (!binder)
+        return;
+    sara_arena_free(&binder->arena);
+    sara_free(binder->ctx, binder->wants);
+    sara_free(binder->ctx, binder->ignored);
+    sara_free(binder->ctx, binder);
+}
+
+/* --------------------------------------------------------------------------------- collecting */
+
+sara_status sara_binder_want(sara_binder *binder, sara_param **slot, const sara_shape *shape,
+                             const char *format, ...)
+{
+    char *name = NULL;
+    va_list args, again;
+    sara_status status;
+    va_start(args, format);
+    va_copy(again, args);
+    int length = vsnprintf(NULL, 0, format, args);
+    TRY(sara_arena_alloc(&binder->arena, &name, (size_t)length + 1, 1));
+    vsnprintf(name, (size_t)length + 1, format, again);
+    TRY(sara_grow(binder->ctx, &binder->wants, &binder->capacity, binder->count + 1,
+                  sizeof(*binder->wants)));
+    binder->wants[binder->count++] = (want){.name = name, .shape = *shape, .slot = slot};
+done:
+    va_end(args);
+    va_end(again);
+    return status;
+}
+
+/* Looked for from the end: what is said about a parameter follows its want. */
+static sara_status find_want(sara_binder *binder, want **out, const char *name)
+{
+    for (size_t i = binder->count; i-- > 0;)
+        if (strcmp(binder->wants[i].name, name) == 0) {
+            *out = &binder->wants[i];
+            return SARA_OK;
+        }
+    return sara_fail(binder->ctx, SARA_ERROR_USAGE, "no parameter named " SHOWN " is wanted", name);
+}
+
+sara_status sara_binder_alias(sara_binder *binder, const char *name, const char *file_name)
+{
+    want *wanted;
+    sara_status status;
+    TRY(find_want(binder, &wanted, name));
+    TRY(sara_arena_strdup(&binder->arena, &wanted->alias, file_name));
+done:
+    return status;
+}
+
+sara_status sara_binder_also_shape(sara_binder *binder, const char *name, const sara_shape *shape)
+{
+    want *wanted;
+    sara_status status = find_want(binder, &wanted, name);
+    if (status == SARA_OK)
+        wanted->also = *shape;
+    return status;
+}
+
+sara_status sara_binder_ignore(sara_binder *binder, const char *suffix)
+{
+    const char *copy;
+    sara_status status;
+    TRY(sara_arena_strdup(&binder->arena, &copy, suffix));
+    TRY(sara_grow(binder->ctx, &binder->ignored, &binder->ignored_capacity,
+                  binder->ignored_count + 1, sizeof(*binder->ignored)));
+    binder->ignored[binder->ignored_count++] = copy;
+done:
+    return status;
+}
+
+/* --------------------------------------------------------------------------------- comparing */
+
+/* The first few names of a kind of fault. */
+typedef struct listing {
+    size_t count, used;
+    char text[LISTED * 540];
+} listing;
+
+/* Where a text of `length` more characters ends in a buffer that cut it. */
+static size_t clamp(size_t used, int length, size_t size)
+{
+    used += (size_t)length;
+    return used < size ? used : size - 1;
+}
+
+static void list(listing *to, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void list(listing *to, const char *format, ...)
+{
+    const size_t size = sizeof(to->text);
+    va_list args;
+    if (to->count++ >= LISTED)
+        return;
+    int length = snprintf(to->text + to->used, size - to->used, "%s", to->used ? ", " : "");
+    to->used = clamp(to->used, length, size);
+    va_start(args, format);
+    length = vsnprintf(to->text + to->used, size - to->used, format, args);
+    va_end(args);
+    to->used = clamp(to->used, length, size);
+}
+
+static int by_file_name(const void *a, const void *b)
+{
+    const want *const *first = a, *const *second = b;
+    return strcmp((*first)->found->name, (*second)->found->name);
+}
+
+static int name_of(const void *key, const void *element)
+{
+    const want *const *wanted = element;
+    return strcmp(key, (*wanted)->found->name);
+}
+
+static bool is_ignored(const sara_binder *binder, const char *name)
+{
+    size_t length = strlen(name);
+    for (size_t i = 0; i < binder->ignored_count; i++) {
+        size_t suffix = strlen(binder->ignored[i]);
+        if (length >= suffix && strcmp(name + length - suffix, binder->ignored[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Finds the wanted tensors; order [binder->count] gets those that are there, by file name. */
+static size_t resolve(sara_binder *binder, want **order, const sara_weights *weights,
+                      listing *missing)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < binder->count; i++) {
+        want *wanted = &binder->wants[i];
+        wanted->found = sara_weights_find(weights, wanted->name);
+        if (!wanted->found && wanted->alias)
+            wanted->found = sara_weights_find(weights, wanted->alias);
+        if (wanted->found)
+            order[found++] = wanted;
+        else
+            list(missing, SHOWN, wanted->name);
+    }
+    if (found)
+        qsort(order, found, sizeof(*order), by_file_name);
+    return found;
+}
+
+static void compare_shapes(want *const *order, size_t count, listing *misshapen)
+{
+    sara_shape_text got, expected;
+    for (size_t i = 0; i < count; i++) {
+        const sara_shape *shape = &order[i]->found->shape;
+        if (sara_shape_equal(shape, &order[i]->shape) ||
+            (order[i]->also.rank && sara_shape_equal(shape, &order[i]->also)))
+            continue;
+        list(misshapen, SHOWN ": shape %s, expected %s", order[i]->found->name,
+             sara_shape_format(&got, shape), sara_shape_format(&expected, &order[i]->shape));
+    }
+}
+
+static void find_extra(const sara_binder *binder, want *const *order, size_t count,
+                       const sara_weights *weights, listing *extra)
+{
+    for (size_t i = 0; i < sara_weights_count(weights); i++) {
+        const char *name = sara_weights_at(weights, i)->name;
+        bool wanted = count && bsearch(name, order, count, sizeof(*order), name_of);
+        if (!wanted && !is_ignored(binder, name))
+            list(extra, SHOWN, name);
+    }
+}
+
+/* Where the file and the network disagree, one line with the first of each kind. */
+static sara_status compare(sara_binder *binder, want **order, const sara_weights *weights)
+{
+    listing missing = {0}, misshapen = {0}, extra = {0};
+    size_t found = resolve(binder, order, weights, &missing);
+    compare_shapes(order, found, &misshapen);
+    find_extra(binder, order, found, weights, &extra);
+    if (!missing.count && !misshapen.count && !extra.count)
+        return SARA_OK;
+    const listing *kinds[] = {&missing, &misshapen, &extra};
+    const char *names[] = {"missing", "misshapen", "not expected"};
+    char text[sizeof(missing.text) * 3 + 128];
+    size_t used = 0;
+    for (int i = 0; i < 3; i++)
+        if (kinds[i]->count)
+            used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%zu %s (%s%s)",
+                                     used ? "; " : "", kinds[i]->count, names[i], kinds[i]->text,
+                                     kinds[i]->count > LISTED ? ", ..." : "");
+    return sara_fail(binder->ctx, SARA_ERROR_INPUT, "%s: the tensors do not fit the config: %s",
+                     sara_weights_path(weights), text);
+}
+
+/* ----------------------------------------------------------------------------------- loading */
+
+static sara_status load_param(sara_context *ctx, sara_param *param, const sara_weights *weights,
+                              const sara_tensor_info *info)
+{
+    char *name = NULL;
+    sara_status status;
+    TRY(sara_strdup(ctx, &name, info->name));
+    param->name = name;
+    param->stored = info->dtype;
+    TRY(sara_tensor_new(ctx, &param->value, SARA_F32, &info->shape));
+    TRY(sara_weights_read_f32(weights, param->value.data, info));
+done:
+    return status;
+}
+
+sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sara_weights *weights)
+{
+    sara_params loaded = {0};
+    want **order = NULL;
+    sara_status status;
+    TRY(sara_alloc(binder->ctx, &order, binder->count, sizeof(*order)));
+    TRY(compare(binder, order, weights));
+    TRY(sara_params_new(binder->ctx, &loaded, binder->count));
+    for (size_t i = 0; i < loaded.count; i++)
+        TRY(load_param(binder->ctx, &loaded.items[i], weights, order[i]->found));
+    for (size_t i = 0; i < loaded.count; i++)
+        *order[i]->slot = &loaded.items[i];
+    *params = loaded;
+    loaded = (sara_params){0};
+done:
+    sara_params_free(binder->ctx, &loaded);
+    sara_free(binder->ctx, order);
+    return status;
+}

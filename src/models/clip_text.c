@@ -1,0 +1,275 @@
+#include "models/config.h"
+#include "models/layers.h"
+
+/* A transformer layer with the norms first (Radford et al. 2021). */
+typedef struct text_layer {
+    sara_layer norm1, norm2, fc1, fc2;
+    sara_attention attention;
+} text_layer;
+
+struct sara_clip_text {
+    sara_context *ctx;
+    sara_arena arena; /* the layers */
+    sara_params params;
+    sara_clip_text_info info;
+    int64_t inner; /* width of the feed-forward part */
+    int heads, count;
+    float eps;
+    sara_activation activation;
+    sara_param *tokens, *positions; /* embeddings */
+    text_layer *layers;             /* [count] */
+    sara_layer final_norm;
+};
+
+/* ------------------------------------------------------------------------------------- config */
+
+static sara_status read_sizes(const sara_model_config *file, sara_clip_text *out)
+{
+    const sara_config *fields = &file->fields;
+    int64_t vocab, hidden, positions, eos, heads, layers;
+    sara_status status;
+    TRY(sara_config_int(fields, &vocab, "vocab_size", 49408, 1, 1 << 24));
+    TRY(sara_config_int(fields, &hidden, "hidden_size", 512, 1, SARA_MAX_CHANNELS));
+    TRY(sara_config_int(fields, &out->inner, "intermediate_size", 2048, 1, 4 * SARA_MAX_CHANNELS));
+    TRY(sara_config_int(fields, &layers, "num_hidden_layers", 12, 1, 256));
+    TRY(sara_config_int(fields, &heads, "num_attention_heads", 8, 1, SARA_MAX_CHANNELS));
+    TRY(sara_config_int(fields, &positions, "max_position_embeddings", 77, 1, 1 << 20));
+    TRY(sara_config_int(fields, &eos, "eos_token_id", 49407, 0, 1 << 24));
+    if (hidden % heads)
+        status = sara_fail(fields->ctx, SARA_ERROR_INPUT,
+                           "%s: hidden_size %lld is not a multiple of num_attention_heads %lld",
+                           file->path, (long long)hidden, (long long)heads);
+    out->info = (sara_clip_text_info){(int)vocab, (int)hidden, (int)positions, (int)eos};
+    out->heads = (int)heads;
+    out->count = (int)layers;
+done:
+    return status;
+}
+
+static sara_status read_config(const sara_model_config *file, sara_clip_text *out)
+{
+    const char *activation;
+    double eps;
+    sara_status status;
+    TRY(read_sizes(file, out));
+    TRY(sara_config_double(&file->fields, &eps, "layer_norm_eps", 1e-5, 0, 1));
+    out->eps = (float)eps;
+    TRY(sara_config_string(&file->fields, &activation, "hidden_act", "quick_gelu"));
+    if (strcmp(activation, "quick_gelu") == 0)
+        out->activation = SARA_QUICK_GELU;
+    else if (strcmp(activation, "gelu") == 0)
+        out->activation = SARA_GELU;
+    else
+        status =
+            sara_model_config_refuse(file, "hidden_act", "expected \"quick_gelu\" or \"gelu\"");
+done:
+    return status;
+}
+
+static sara_status load_config(sara_clip_text *text, const char *folder)
+{
+    sara_model_config file = {0};
+    sara_status status;
+    TRY(sara_model_config_open(text->ctx, &file, folder, "model_type", "clip_text_model"));
+    TRY(read_config(&file, text));
+done:
+    sara_model_config_close(text->ctx, &file);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ binding */
+
+static sara_status bind_layer(sara_binder *binder, text_layer *layer, const char *name,
+                              const sara_clip_text *text)
+{
+    static const sara_attention_names names = {"q_proj", "k_proj", "v_proj", "out_proj"};
+    int64_t hidden = text->info.hidden_size;
+    sara_status status;
+    layer->attention.heads = text->heads;
+    TRY(sara_norm_bind(binder, &layer->norm1, sara_name_of("%s.layer_norm1", name).text, hidden));
+    TRY(sara_attention_bind(binder, &layer->attention, sara_name_of("%s.self_attn", name).text,
+                            &names, hidden, hidden, hidden, true));
+    TRY(sara_norm_bind(binder, &layer->norm2, sara_name_of("%s.layer_norm2", name).text, hidden));
+    TRY(sara_linear_bind(binder, &layer->fc1, sara_name_of("%s.mlp.fc1", name).text, text->inner,
+                         hidden, true));
+    TRY(sara_linear_bind(binder, &layer->fc2, sara_name_of("%s.mlp.fc2", name).text, hidden,
+                         text->inner, true));
+done:
+    return status;
+}
+
+/* prefix: "text_model." in published models, "" in those of newer transformers. */
+static sara_status bind_text(sara_clip_text *text, sara_binder *binder, const char *prefix)
+{
+    const sara_clip_text_info *info = &text->info;
+    sara_shape tokens = sara_shape2(info->vocab_size, info->hidden_size);
+    sara_shape positions = sara_shape2(info->max_positions, info->hidden_size);
+    size_t bytes = (size_t)text->count * sizeof(*text->layers);
+    sara_status status;
+    TRY(sara_arena_alloc(&text->arena, &text->layers, 1, bytes));
+    memset(text->layers, 0, bytes);
+    TRY(sara_binder_want(binder, &text->tokens, &tokens, "%sembeddings.token_embedding.weight",
+                         prefix));
+    TRY(sara_binder_want(binder, &text->positions, &positions,
+                         "%sembeddings.position_embedding.weight", prefix));
+    for (int i = 0; i < text->count; i++)
+        TRY(bind_layer(binder, &text->layers[i],
+                       sara_name_of("%sencoder.layers.%d", prefix, i).text, text));
+    TRY(sara_norm_bind(binder, &text->final_norm, sara_name_of("%sfinal_layer_norm", prefix).text,
+                       info->hidden_size));
+    /* A buffer that older transformers stored. */
+    TRY(sara_binder_ignore(binder, "embeddings.position_ids"));
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ loading */
+
+sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out, const char *folder,
+                                const char *variant)
+{
+    sara_clip_text *text = NULL;
+    sara_binder *binder = NULL;
+    sara_weights *weights = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &text, 1, sizeof(*text)));
+    text->ctx = ctx;
+    sara_arena_init(&text->arena, ctx);
+    TRY(load_config(text, folder));
+    TRY(sara_weights_open(ctx, &weights, folder, "model", variant));
+    bool prefixed = sara_weights_find(weights, "text_model.final_layer_norm.weight") != NULL;
+    TRY(sara_binder_new(ctx, &binder));
+    TRY(bind_text(text, binder, prefixed ? "text_model." : ""));
+    TRY(sara_binder_load(binder, &text->params, weights));
+    *out = text;
+    text = NULL;
+done:
+    sara_weights_close(weights);
+    sara_binder_free(binder);
+    sara_clip_text_free(text);
+    return status;
+}
+
+void sara_clip_text_free(sara_clip_text *text)
+{
+    if (!text)
+        return;
+    sara_params_free(text->ctx, &text->params);
+    sara_arena_free(&text->arena);
+    sara_free(text->ctx, text);
+}
+
+sara_params *sara_clip_text_params(sara_clip_text *text)
+{
+    return &text->params;
+}
+
+const sara_clip_text_info *sara_clip_text_info_of(const sara_clip_text *text)
+{
+    return &text->info;
+}
+
+/* ------------------------------------------------------------------------------------ forward */
+
+/* h = x + attention(norm1(x)); y = h + fc2(activation(fc1(norm2(h)))) */
+static sara_status layer_forward(sara_tape *tape, sara_var **y, const sara_clip_text *text,
+                                 const text_layer *layer, sara_var *x)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h, *f;
+    sara_status status;
+    TRY(sara_nn_layer_norm(tape, &h, x, layer->norm1.weight, layer->norm1.bias, text->eps));
+    TRY(sara_attention_forward(tape, &h, &layer->attention, h, NULL, true));
+    TRY(sara_nn_add(tape, &h, h, x));
+    TRY(sara_nn_layer_norm(tape, &f, h, layer->norm2.weight, layer->norm2.bias, text->eps));
+    TRY(sara_linear_forward(tape, &f, &layer->fc1, f));
+    TRY(sara_nn_activate(tape, &f, f, text->activation));
+    TRY(sara_linear_forward(tape, &f, &layer->fc2, f));
+    TRY(sara_nn_add(tape, y, h, f));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+/* Where the text ends: at the first eos (0 if there is none, as torch's argmax gives); models made
+ * when the config's eos_token_id was wrong say 2, and mean the largest id. */
+static int64_t end_of(const int32_t *ids, int64_t count, int eos)
+{
+    int64_t largest = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (eos != 2 && ids[i] == eos)
+            return i;
+        if (ids[i] > ids[largest])
+            largest = i;
+    }
+    return eos == 2 ? largest : 0;
+}
+
+/* rows (attributes) holds a row of in for each row of out. */
+static sara_status pool_backward(sara_tape *tape, sara_node *node)
+{
+    const int64_t *rows = node->attributes;
+    const int64_t *dims = node->out->shape.dims;
+    float *grad;
+    sara_status status = sara_tape_grad(tape, &grad, node->in[0]);
+    for (int64_t n = 0; status == SARA_OK && n < dims[0]; n++)
+        for (int64_t i = 0; i < dims[1]; i++)
+            grad[rows[n] * dims[1] + i] += node->out->grad[n * dims[1] + i];
+    return status;
+}
+
+/* pooled [N,C]: the state x [N,T,C] at the end of each text */
+static sara_status pool(sara_tape *tape, sara_var **pooled, const sara_clip_text *text, sara_var *x,
+                        const int32_t *ids)
+{
+    int64_t batch = x->shape.dims[0], count = x->shape.dims[1], width = x->shape.dims[2];
+    sara_shape shape = sara_shape2(batch, width);
+    int64_t *rows = NULL;
+    sara_status status;
+    TRY(sara_alloc(text->ctx, &rows, (size_t)batch, sizeof(*rows)));
+    TRY(sara_tape_var(tape, pooled, &shape));
+    for (int64_t n = 0; n < batch; n++) {
+        rows[n] = n * count + end_of(ids + n * count, count, text->info.eos_token_id);
+        memcpy((*pooled)->data + n * width, x->data + rows[n] * width,
+               (size_t)width * sizeof(float));
+    }
+    sara_node node = {
+        .op = "pool", .backward = pool_backward, .in = {x}, .out = *pooled, .attributes = rows};
+    if (sara_tape_wants(tape, &x, 1, NULL, 0))
+        TRY(sara_tape_add(tape, &node, (size_t)batch * sizeof(*rows)));
+done:
+    sara_free(text->ctx, rows);
+    return status;
+}
+
+sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state, sara_var **pooled,
+                                   sara_clip_text *text, const int32_t *ids, int64_t batch,
+                                   int64_t count)
+{
+    sara_shape shape = sara_shape3(batch, count, text->info.hidden_size);
+    size_t scope = sara_tape_open(tape);
+    sara_var *h, *keep[2] = {NULL, NULL};
+    sara_status status;
+    if (batch < 1 || count < 1 || count > text->info.max_positions)
+        return sara_fail(text->ctx, SARA_ERROR_INPUT,
+                         "text encoder: %lld texts of %lld ids, expected 1 to %d ids",
+                         (long long)batch, (long long)count, text->info.max_positions);
+    TRY(sara_nn_embed(tape, &h, text->tokens, ids, batch * count));
+    TRY(sara_tape_view(tape, &h, h, &shape));
+    TRY(sara_nn_add_positions(tape, &h, h, text->positions));
+    for (int i = 0; i < text->count; i++) {
+        sara_tape_close(tape, scope, &h, 1);
+        TRY(layer_forward(tape, &h, text, &text->layers[i], h));
+    }
+    TRY(sara_nn_layer_norm(tape, &keep[0], h, text->final_norm.weight, text->final_norm.bias,
+                           text->eps));
+    if (pooled)
+        TRY(pool(tape, &keep[1], text, keep[0], ids));
+    sara_tape_close(tape, scope, keep, 2);
+    *last_hidden_state = keep[0];
+    if (pooled)
+        *pooled = keep[1];
+done:
+    return status;
+}

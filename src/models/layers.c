@@ -1,0 +1,179 @@
+#include "models/layers.h"
+
+#include <stdio.h>
+
+sara_name sara_name_of(const char *format, ...)
+{
+    sara_name name;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name.text, sizeof(name.text), format, args);
+    va_end(args);
+    return name;
+}
+
+/* ------------------------------------------------------------------------------------ layers */
+
+static sara_status bind_layer(sara_binder *binder, sara_layer *layer, const char *name,
+                              const sara_shape *weight, bool bias)
+{
+    sara_shape out = sara_shape1(weight->dims[0]);
+    sara_status status;
+    TRY(sara_binder_want(binder, &layer->weight, weight, "%s.weight", name));
+    if (bias)
+        TRY(sara_binder_want(binder, &layer->bias, &out, "%s.bias", name));
+done:
+    return status;
+}
+
+sara_status sara_linear_bind(sara_binder *binder, sara_layer *layer, const char *name, int64_t out,
+                             int64_t in, bool bias)
+{
+    sara_shape shape = sara_shape2(out, in);
+    return bind_layer(binder, layer, name, &shape, bias);
+}
+
+sara_status sara_conv_bind(sara_binder *binder, sara_layer *layer, const char *name, int64_t out,
+                           int64_t in, int64_t kernel)
+{
+    sara_shape shape = sara_shape4(out, in, kernel, kernel);
+    return bind_layer(binder, layer, name, &shape, true);
+}
+
+sara_status sara_norm_bind(sara_binder *binder, sara_layer *layer, const char *name,
+                           int64_t channels)
+{
+    sara_shape shape = sara_shape1(channels);
+    return bind_layer(binder, layer, name, &shape, true);
+}
+
+sara_status sara_linear_forward(sara_tape *tape, sara_var **y, const sara_layer *layer, sara_var *x)
+{
+    return sara_nn_linear(tape, y, x, layer->weight, layer->bias);
+}
+
+sara_status sara_conv3x3_forward(sara_tape *tape, sara_var **y, const sara_layer *layer,
+                                 sara_var *x)
+{
+    sara_conv2d_options same = {1, 1, 1, 1, 1};
+    return sara_nn_conv2d(tape, y, x, layer->weight, layer->bias, &same);
+}
+
+sara_status sara_norm_conv_forward(sara_tape *tape, sara_var **y, const sara_layer *norm,
+                                   const sara_layer *conv, const sara_groups *groups, sara_var *x)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sara_nn_group_norm(tape, &h, x, norm->weight, norm->bias, groups->groups, groups->eps,
+                           SARA_SILU));
+    TRY(sara_conv3x3_forward(tape, y, conv, h));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+/* ----------------------------------------------------------------------------- residual block */
+
+sara_status sara_resnet_bind(sara_binder *binder, sara_resnet *resnet, const char *name, int64_t in,
+                             int64_t out, int64_t time_channels, const sara_groups *groups)
+{
+    sara_status status;
+    resnet->groups = *groups;
+    TRY(sara_norm_bind(binder, &resnet->norm1, sara_name_of("%s.norm1", name).text, in));
+    TRY(sara_conv_bind(binder, &resnet->conv1, sara_name_of("%s.conv1", name).text, out, in, 3));
+    if (time_channels)
+        TRY(sara_linear_bind(binder, &resnet->time_emb_proj,
+                             sara_name_of("%s.time_emb_proj", name).text, out, time_channels,
+                             true));
+    TRY(sara_norm_bind(binder, &resnet->norm2, sara_name_of("%s.norm2", name).text, out));
+    TRY(sara_conv_bind(binder, &resnet->conv2, sara_name_of("%s.conv2", name).text, out, out, 3));
+    if (in != out)
+        TRY(sara_conv_bind(binder, &resnet->conv_shortcut,
+                           sara_name_of("%s.conv_shortcut", name).text, out, in, 1));
+done:
+    return status;
+}
+
+sara_status sara_resnet_forward(sara_tape *tape, sara_var **y, const sara_resnet *resnet,
+                                sara_var *x, sara_var *time)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h, *e, *shortcut = x;
+    sara_status status;
+    /* h = conv1(silu(norm1(x))) [N,H,W,out] */
+    TRY(sara_norm_conv_forward(tape, &h, &resnet->norm1, &resnet->conv1, &resnet->groups, x));
+    /* h += time_emb_proj(time), one value per sample and channel */
+    if (resnet->time_emb_proj.weight) {
+        TRY(sara_linear_forward(tape, &e, &resnet->time_emb_proj, time));
+        TRY(sara_nn_add_per_sample(tape, &h, h, e));
+        sara_tape_close(tape, scope, &h, 1);
+    }
+    /* h = conv2(silu(norm2(h))) */
+    TRY(sara_norm_conv_forward(tape, &h, &resnet->norm2, &resnet->conv2, &resnet->groups, h));
+    sara_tape_close(tape, scope, &h, 1);
+    /* y = shortcut(x) + h; a 1x1 convolution is a linear layer on channels-last data */
+    if (resnet->conv_shortcut.weight)
+        TRY(sara_linear_forward(tape, &shortcut, &resnet->conv_shortcut, x));
+    TRY(sara_nn_add(tape, y, shortcut, h));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+/* --------------------------------------------------------------------------------- resampling */
+
+sara_status sara_downsample_forward(sara_tape *tape, sara_var **y, const sara_layer *conv,
+                                    sara_var *x, int padding)
+{
+    sara_conv2d_options options = {2, padding, padding, 1, 1};
+    return sara_nn_conv2d(tape, y, x, conv->weight, conv->bias, &options);
+}
+
+sara_status sara_upsample_forward(sara_tape *tape, sara_var **y, const sara_layer *conv,
+                                  sara_var *x, int64_t height, int64_t width)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sara_nn_upsample(tape, &h, x, height, width));
+    TRY(sara_conv3x3_forward(tape, y, conv, h));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------- attention */
+
+sara_status sara_attention_bind(sara_binder *binder, sara_attention *attention, const char *name,
+                                const sara_attention_names *names, int64_t channels, int64_t inner,
+                                int64_t context, bool bias)
+{
+    sara_status status;
+    TRY(sara_linear_bind(binder, &attention->q, sara_name_of("%s.%s", name, names->q).text, inner,
+                         channels, bias));
+    TRY(sara_linear_bind(binder, &attention->k, sara_name_of("%s.%s", name, names->k).text, inner,
+                         context, bias));
+    TRY(sara_linear_bind(binder, &attention->v, sara_name_of("%s.%s", name, names->v).text, inner,
+                         context, bias));
+    TRY(sara_linear_bind(binder, &attention->out, sara_name_of("%s.%s", name, names->out).text,
+                         channels, inner, true));
+done:
+    return status;
+}
+
+sara_status sara_attention_forward(sara_tape *tape, sara_var **y, const sara_attention *attention,
+                                   sara_var *x, sara_var *context, bool causal)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *q, *k, *v, *h;
+    sara_status status;
+    TRY(sara_linear_forward(tape, &q, &attention->q, x));
+    TRY(sara_linear_forward(tape, &k, &attention->k, context ? context : x));
+    TRY(sara_linear_forward(tape, &v, &attention->v, context ? context : x));
+    TRY(sara_nn_attention(tape, &h, q, k, v, attention->heads, causal));
+    TRY(sara_linear_forward(tape, y, &attention->out, h));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}

@@ -1,0 +1,115 @@
+/* The models layer: networks whose parameter names are the checkpoint keys of diffusers and
+ * transformers. Public inputs and outputs are NCHW, as in PyTorch; inside, channels-last. */
+#ifndef SARA_MODELS_H
+#define SARA_MODELS_H
+
+#include "io/io.h"
+#include "nn/nn.h"
+
+/* ------------------------------------------------------------------------------------- module */
+
+/* Collects what parameters a network expects, then loads them all and fills the slots. Missing,
+ * misshapen and extra tensors are SARA_ERROR_INPUT listing the first five of each. */
+typedef struct sara_binder sara_binder;
+SARA_NODISCARD sara_status sara_binder_new(sara_context *ctx, sara_binder **out);
+void sara_binder_free(sara_binder *binder);
+/* *slot is filled by load; name is copied. */
+SARA_NODISCARD sara_status sara_binder_want(sara_binder *binder, sara_param **slot,
+                                            const sara_shape *shape, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+/* A file name that is read as the name wanted (published models' text_model. prefix, old
+ * attention names) where the wanted one is absent. */
+SARA_NODISCARD sara_status sara_binder_alias(sara_binder *binder, const char *name,
+                                             const char *file_name);
+/* The wanted tensor may also be stored with this shape, which the parameter then has. */
+SARA_NODISCARD sara_status sara_binder_also_shape(sara_binder *binder, const char *name,
+                                                  const sara_shape *shape);
+/* Extra tensors whose name ends so are not an error (position_ids). */
+SARA_NODISCARD sara_status sara_binder_ignore(sara_binder *binder, const char *suffix);
+/* Names in *params are the file's own (so that saving gives the same keys). 2-D and 4-D 1x1
+ * weights of equal count are not interchangeable unless sara_binder_also_shape() says so. */
+SARA_NODISCARD sara_status sara_binder_load(sara_binder *binder, sara_params *params,
+                                            const sara_weights *weights);
+
+/* --------------------------------------------------------------------------------------- unet */
+
+/* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E). */
+typedef struct sara_unet sara_unet;
+/* folder: unet/. A config option that is not supported is refused by name and value. */
+SARA_NODISCARD sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
+                                          const char *variant);
+void sara_unet_free(sara_unet *unet);
+sara_params *sara_unet_params(sara_unet *unet);
+typedef struct sara_unet_info {
+    int in_channels, out_channels;
+    int sample_height, sample_width; /* 0 if the config has none */
+    int cross_attention_dim;
+    int factor;                      /* latents' sides must be multiples of it */
+} sara_unet_info;
+const sara_unet_info *sara_unet_info_of(const sara_unet *unet);
+void sara_unet_checkpointing(sara_unet *unet, bool on); /* each block recomputed in backward */
+/* output, sample [N,C,H,W]; timesteps [N] host; encoder_hidden_states [N,T,cross_attention_dim]. */
+SARA_NODISCARD sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *unet,
+                                             sara_var *sample, const double *timesteps,
+                                             sara_var *encoder_hidden_states);
+
+/* ---------------------------------------------------------------------------------------- vae */
+
+/* AutoencoderKL. Inference only: the tape need not record. */
+typedef struct sara_vae sara_vae;
+SARA_NODISCARD sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
+                                         const char *variant);
+void sara_vae_free(sara_vae *vae);
+sara_params *sara_vae_params(sara_vae *vae);
+typedef struct sara_vae_info {
+    int latent_channels, factor, sample_size;
+    double scaling_factor, shift_factor; /* 0.18215 and 0 if missing */
+} sara_vae_info;
+const sara_vae_info *sara_vae_info_of(const sara_vae *vae);
+/* image [N,3,H,W] in [-1,1]; mean and log-variance (clamped to [-30,20]) [N,C,h,w]. */
+SARA_NODISCARD sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,
+                                           sara_vae *vae, sara_var *image);
+/* latent [N,C,h,w] already divided by scaling_factor; image [N,3,H,W]. */
+SARA_NODISCARD sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_vae *vae,
+                                           sara_var *latent);
+
+/* ------------------------------------------------------------------------------- text encoder */
+
+/* CLIPTextModel. */
+typedef struct sara_clip_text sara_clip_text;
+SARA_NODISCARD sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out,
+                                               const char *folder, const char *variant);
+void sara_clip_text_free(sara_clip_text *text);
+sara_params *sara_clip_text_params(sara_clip_text *text);
+typedef struct sara_clip_text_info {
+    int vocab_size, hidden_size, max_positions, eos_token_id;
+} sara_clip_text_info;
+const sara_clip_text_info *sara_clip_text_info_of(const sara_clip_text *text);
+/* ids [batch][count]; last_hidden_state [batch,count,hidden]; pooled [batch,hidden] or NULL (the
+ * state at the first eos, or where eos_token_id == 2 at the largest id, as transformers does). */
+SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state,
+                                                  sara_var **pooled, sara_clip_text *text,
+                                                  const int32_t *ids, int64_t batch,
+                                                  int64_t count);
+
+/* ---------------------------------------------------------------------------------- tokenizer */
+
+/* transformers' CLIPTokenizer from tokenizer/: vocab.json + merges.txt, or tokenizer.json alone. */
+typedef struct sara_tokenizer sara_tokenizer;
+/* context_length: the text encoder's max positions; tokenizer_config.json's model_max_length rules
+ * where it is smaller. 0: the file's alone. */
+SARA_NODISCARD sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out,
+                                               const char *folder, int context_length);
+void sara_tokenizer_free(sara_tokenizer *tokenizer);
+int sara_tokenizer_length(const sara_tokenizer *tokenizer);
+/* The largest id + 1: what the text encoder's vocab_size must at least be. */
+int sara_tokenizer_vocab_size(const sara_tokenizer *tokenizer);
+/* Whole: start, text, end, uncut and unpadded. *ids: sara_free(). text is UTF-8; invalid bytes are
+ * read as U+FFFD. */
+SARA_NODISCARD sara_status sara_tokenizer_encode(const sara_tokenizer *tokenizer, int32_t **ids,
+                                                 size_t *count, const char *text);
+/* Cut and padded to sara_tokenizer_length() ids; *cut (may be NULL): ids left out. */
+SARA_NODISCARD sara_status sara_tokenizer_pad(const sara_tokenizer *tokenizer, int32_t *ids,
+                                              size_t *cut, const char *text);
+
+#endif

@@ -1,0 +1,157 @@
+#include "models/tokenizer.h"
+
+#include <math.h>
+
+/* ------------------------------------------------------------------------------------ encode */
+
+static sara_status add_normalized(sara_token_encoder *encoder, const char *text, size_t size)
+{
+    const sara_tokenizer *tokenizer = encoder->tokenizer;
+    sara_token_match match;
+    size_t scan = 0, covered = 0;
+    sara_status status;
+    TRY(sara_text_normalize(&encoder->work, text, size));
+    text = encoder->work.text;
+    size = encoder->work.size;
+    while (sara_token_set_next(&tokenizer->normalized, &match, &scan, covered, text, size)) {
+        if (match.start > covered)
+            TRY(sara_token_encoder_words(encoder, text + covered, match.start - covered));
+        TRY(sara_token_encoder_push(encoder, match.token->id));
+        covered = match.stop;
+    }
+    TRY(sara_token_encoder_words(encoder, text + covered, size - covered));
+done:
+    return status;
+}
+
+static sara_status add_raw(sara_token_encoder *encoder, const char *text, size_t size)
+{
+    sara_token_match match;
+    size_t scan = 0, covered = 0;
+    sara_status status;
+    TRY(sara_token_encoder_push(encoder, encoder->tokenizer->start));
+    while (sara_token_set_next(&encoder->tokenizer->raw, &match, &scan, covered, text, size)) {
+        if (match.start > covered)
+            TRY(add_normalized(encoder, text + covered, match.start - covered));
+        TRY(sara_token_encoder_push(encoder, match.token->id));
+        covered = match.stop;
+    }
+    if (covered < size)
+        TRY(add_normalized(encoder, text + covered, size - covered));
+    TRY(sara_token_encoder_push(encoder, encoder->tokenizer->end));
+done:
+    return status;
+}
+
+sara_status sara_tokenizer_encode(const sara_tokenizer *tokenizer, int32_t **ids, size_t *count,
+                                  const char *text)
+{
+    sara_context *ctx = tokenizer->ctx;
+    sara_text_work repaired = {.ctx = ctx};
+    sara_token_encoder encoder = {.tokenizer = tokenizer, .work = {.ctx = ctx}};
+    sara_status status;
+    *ids = NULL;
+    *count = 0;
+    TRY(sara_text_repair(&repaired, text, strlen(text)));
+    TRY(add_raw(&encoder, repaired.text, repaired.size));
+    *ids = encoder.ids;
+    *count = encoder.count;
+    encoder.ids = NULL;
+done:
+    sara_text_work_free(&repaired);
+    sara_text_work_free(&encoder.work);
+    sara_free(ctx, encoder.ids);
+    sara_free(ctx, encoder.symbols);
+    sara_free(ctx, encoder.heap);
+    return status;
+}
+
+sara_status sara_tokenizer_pad(const sara_tokenizer *tokenizer, int32_t *ids, size_t *cut,
+                               const char *text)
+{
+    size_t count = 0, length = (size_t)tokenizer->length;
+    int32_t *all = NULL;
+    sara_status status;
+    TRY(sara_tokenizer_encode(tokenizer, &all, &count, text));
+    for (size_t i = 0; i < length; i++)
+        ids[i] = i < count ? all[i] : tokenizer->pad;
+    if (count > length)
+        ids[length - 1] = tokenizer->end;
+    if (cut)
+        *cut = count > length ? count - length : 0;
+done:
+    sara_free(tokenizer->ctx, all);
+    return status;
+}
+
+int sara_tokenizer_length(const sara_tokenizer *tokenizer)
+{
+    return tokenizer->length;
+}
+
+int sara_tokenizer_vocab_size(const sara_tokenizer *tokenizer)
+{
+    return tokenizer->vocab_size;
+}
+
+/* -------------------------------------------------------------------------------------- load */
+
+/* model_max_length, or what older files call it; transformers writes 1e30 for "no limit". */
+static sara_status read_length(sara_tokenizer *tokenizer, const sara_tokenizer_source *source,
+                               int context_length)
+{
+    static const char expected[] = "a whole number of at least 2 tokens";
+    const json_t *config = source->json[SARA_FILE_CONFIG];
+    const char *path = source->paths[SARA_FILE_CONFIG];
+    const json_t *value = json_object_get(config, "model_max_length");
+    if (!value)
+        value = json_object_get(config, "max_len");
+    double length = json_number_value(value);
+    bool given = value && !json_is_null(value);
+    if (given && (!json_is_number(value) || !(length >= 2) || length != floor(length)))
+        return sara_tokenizer_refuse(source->ctx, path, "model_max_length", value, expected);
+    if (given && length <= INT32_MAX && (context_length <= 0 || length < context_length))
+        tokenizer->length = (int)length;
+    else if (context_length >= 2)
+        tokenizer->length = context_length;
+    else if (context_length > 0)
+        return sara_fail(source->ctx, SARA_ERROR_INPUT,
+                         "%s: context length of the text encoder %d, expected at least 2", path,
+                         context_length);
+    else
+        return sara_tokenizer_refuse(source->ctx, path, "model_max_length", value, expected);
+    return SARA_OK;
+}
+
+sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out, const char *folder,
+                                int context_length)
+{
+    sara_tokenizer_source source = {.ctx = ctx};
+    sara_token_list list = {0};
+    sara_tokenizer *tokenizer = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &tokenizer, 1, sizeof(*tokenizer)));
+    tokenizer->ctx = ctx;
+    sara_arena_init(&tokenizer->arena, ctx);
+    TRY(sara_tokenizer_source_read(ctx, &source, folder));
+    TRY(read_length(tokenizer, &source, context_length));
+    TRY(sara_token_list_read(&list, &source));
+    TRY(sara_tokenizer_build(tokenizer, &list, &source));
+    *out = tokenizer;
+    tokenizer = NULL;
+done:
+    sara_token_list_free(ctx, &list);
+    sara_tokenizer_source_free(&source);
+    sara_tokenizer_free(tokenizer);
+    return status;
+}
+
+void sara_tokenizer_free(sara_tokenizer *tokenizer)
+{
+    if (!tokenizer)
+        return;
+    sara_context *ctx = tokenizer->ctx;
+    sara_arena_free(&tokenizer->arena);
+    sara_free(ctx, tokenizer);
+}

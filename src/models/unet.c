@@ -1,0 +1,184 @@
+#include "models/unet.h"
+
+/* ------------------------------------------------------------------------------------ binding */
+
+/* What the layers of one level share while they are bound. */
+typedef struct binding {
+    sara_unet *unet;
+    sara_binder *binder;
+    sara_groups groups;
+    int64_t time_channels;
+    const sara_unet_level_config *level;
+} binding;
+
+/* name is the block's, as "down_blocks.0"; in: channels that the residual block reads. */
+static sara_status bind_layer(const binding *b, sara_unet_layer *layer, const char *name, int index,
+                              int64_t in, bool attention)
+{
+    const sara_unet_config *config = &b->unet->config;
+    sara_transformer_size size = {.channels = b->level->channels,
+                                  .context = config->cross_attention_dim,
+                                  .heads = b->level->heads,
+                                  .blocks = b->level->transformer_blocks,
+                                  .groups = config->groups,
+                                  .linear_projection = config->linear_projection};
+    sara_status status;
+    TRY(sara_resnet_bind(b->binder, &layer->resnet, sara_name_of("%s.resnets.%d", name, index).text,
+                         in, b->level->channels, b->time_channels, &b->groups));
+    if (attention)
+        TRY(sara_transformer_bind(b->binder, &layer->transformer, &b->unet->arena,
+                                  sara_name_of("%s.attentions.%d", name, index).text, &size));
+done:
+    return status;
+}
+
+static sara_status bind_down(const binding *b, int i)
+{
+    sara_unet_level *level = &b->unet->level[i];
+    int64_t in = b->unet->config.level[i > 0 ? i - 1 : 0].channels;
+    sara_name name = sara_name_of("down_blocks.%d", i);
+    sara_status status = SARA_OK;
+    for (int j = 0; j < level->layers; j++) {
+        TRY(bind_layer(b, &level->down[j], name.text, j, in, b->level->down_attention));
+        in = b->level->channels;
+    }
+    if (i < b->unet->config.levels - 1)
+        TRY(sara_conv_bind(b->binder, &level->downsample,
+                           sara_name_of("%s.downsamplers.0.conv", name.text).text, in, in, 3));
+done:
+    return status;
+}
+
+/* A layer on the way up reads the one before it and a layer's output from the way down: the
+ * level's own, last to first, then the level's input. */
+static sara_status bind_up(const binding *b, int i)
+{
+    const sara_unet_level_config *configs = b->unet->config.level;
+    int last = b->unet->config.levels - 1;
+    sara_unet_level *level = &b->unet->level[i];
+    int64_t in = configs[i < last ? i + 1 : last].channels;
+    int64_t input = configs[i > 0 ? i - 1 : 0].channels;
+    sara_name name = sara_name_of("up_blocks.%d", last - i);
+    sara_status status = SARA_OK;
+    for (int j = 0; j <= level->layers; j++) {
+        int64_t skip = j < level->layers ? b->level->channels : input;
+        TRY(bind_layer(b, &level->up[j], name.text, j, in + skip, b->level->up_attention));
+        in = b->level->channels;
+    }
+    if (i > 0)
+        TRY(sara_conv_bind(b->binder, &b->unet->level[i - 1].upsample,
+                           sara_name_of("%s.upsamplers.0.conv", name.text).text, in, in, 3));
+done:
+    return status;
+}
+
+static sara_status new_layers(sara_arena *arena, sara_unet_layer **out, int count)
+{
+    size_t bytes = (size_t)count * sizeof(**out);
+    sara_status status = sara_arena_alloc(arena, out, 1, bytes);
+    if (status == SARA_OK)
+        memset(*out, 0, bytes);
+    return status;
+}
+
+static sara_status bind_levels(sara_unet *unet, sara_binder *binder)
+{
+    const sara_unet_config *config = &unet->config;
+    binding b = {.unet = unet,
+                 .binder = binder,
+                 .groups = {config->groups, (float)config->norm_eps},
+                 .time_channels = 4 * config->level[0].channels};
+    sara_status status = SARA_OK;
+    for (int i = 0; i < config->levels; i++) {
+        sara_unet_level *level = &unet->level[i];
+        b.level = &config->level[i];
+        level->layers = b.level->layers;
+        TRY(new_layers(&unet->arena, &level->down, level->layers));
+        TRY(new_layers(&unet->arena, &level->up, level->layers + 1));
+        TRY(bind_down(&b, i));
+        TRY(bind_up(&b, i));
+    }
+    /* resnets.0, attentions.0, resnets.1 of the deepest level's sizes */
+    for (int j = 0; j < 2; j++)
+        TRY(bind_layer(&b, &unet->mid[j], "mid_block", j, b.level->channels, j == 0));
+done:
+    return status;
+}
+
+static sara_status bind_unet(sara_unet *unet, sara_binder *binder)
+{
+    const sara_unet_config *config = &unet->config;
+    int64_t width = config->level[0].channels;
+    sara_status status;
+    TRY(sara_linear_bind(binder, &unet->time_1, "time_embedding.linear_1", 4 * width, width, true));
+    TRY(sara_linear_bind(binder, &unet->time_2, "time_embedding.linear_2", 4 * width, 4 * width,
+                         true));
+    TRY(sara_conv_bind(binder, &unet->conv_in, "conv_in", width, config->in_channels, 3));
+    TRY(bind_levels(unet, binder));
+    TRY(sara_norm_bind(binder, &unet->norm_out, "conv_norm_out", width));
+    TRY(sara_conv_bind(binder, &unet->conv_out, "conv_out", config->out_channels, width, 3));
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ loading */
+
+static sara_unet_info info_of(const sara_unet_config *config)
+{
+    return (sara_unet_info){.in_channels = (int)config->in_channels,
+                            .out_channels = (int)config->out_channels,
+                            .sample_height = (int)config->sample_size[0],
+                            .sample_width = (int)config->sample_size[1],
+                            .cross_attention_dim = (int)config->cross_attention_dim,
+                            .factor = 1 << (config->levels - 1)};
+}
+
+sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
+                           const char *variant)
+{
+    sara_unet *unet = NULL;
+    sara_binder *binder = NULL;
+    sara_weights *weights = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &unet, 1, sizeof(*unet)));
+    unet->ctx = ctx;
+    sara_arena_init(&unet->arena, ctx);
+    TRY(sara_unet_config_load(ctx, &unet->config, folder));
+    unet->info = info_of(&unet->config);
+    TRY(sara_binder_new(ctx, &binder));
+    TRY(bind_unet(unet, binder));
+    TRY(sara_weights_open(ctx, &weights, folder, "diffusion_pytorch_model", variant));
+    TRY(sara_binder_load(binder, &unet->params, weights));
+    *out = unet;
+    unet = NULL;
+done:
+    sara_weights_close(weights);
+    sara_binder_free(binder);
+    sara_unet_free(unet);
+    return status;
+}
+
+void sara_unet_free(sara_unet *unet)
+{
+    if (!unet)
+        return;
+    sara_params_free(unet->ctx, &unet->params);
+    sara_arena_free(&unet->arena);
+    sara_free(unet->ctx, unet);
+}
+
+sara_params *sara_unet_params(sara_unet *unet)
+{
+    return &unet->params;
+}
+
+const sara_unet_info *sara_unet_info_of(const sara_unet *unet)
+{
+    return &unet->info;
+}
+
+void sara_unet_checkpointing(sara_unet *unet, bool on)
+{
+    unet->checkpointing = on;
+}

@@ -1,0 +1,188 @@
+#include "models/unet.h"
+
+#include <math.h>
+
+/* What every layer of a pass reads. */
+typedef struct pass {
+    sara_unet *unet;
+    sara_var *time;    /* silu of the time embedding [N,time_channels] */
+    sara_var *context; /* [N,T,cross_attention_dim] */
+} pass;
+
+/* ------------------------------------------------------------------------------ time embedding */
+
+/* Sinusoids (Vaswani et al. 2017) in float32 as diffusers computes them, since the angles reach
+ * 1000 radians. out [width] */
+static void embed_timestep(float *out, double timestep, int64_t width,
+                           const sara_unet_config *config)
+{
+    int64_t half = width / 2;
+    float scale = -(float)log(10000.0);
+    float *sines = out + (config->flip_sin_to_cos ? half : 0);
+    float *cosines = out + (config->flip_sin_to_cos ? 0 : half);
+    for (int64_t i = 0; i < half; i++) {
+        float exponent = scale * (float)i / (float)(half - config->freq_shift);
+        float angle = (float)timestep * expf(exponent);
+        sines[i] = sinf(angle);
+        cosines[i] = cosf(angle);
+    }
+    if (width % 2)
+        out[width - 1] = 0;
+}
+
+/* silu(linear_2(silu(linear_1(sinusoids)))): every residual block starts with that silu. */
+static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *unet,
+                              const double *timesteps, int64_t batch)
+{
+    int64_t width = unet->config.level[0].channels;
+    sara_shape shape = sara_shape2(batch, width);
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sara_tape_var(tape, &h, &shape));
+    for (int64_t n = 0; n < batch; n++)
+        embed_timestep(h->data + n * width, timesteps[n], width, &unet->config);
+    TRY(sara_linear_forward(tape, &h, &unet->time_1, h));
+    TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
+    TRY(sara_linear_forward(tape, &h, &unet->time_2, h));
+    TRY(sara_nn_activate(tape, y, h, SARA_SILU));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------- layers */
+
+typedef enum layer_input { INPUT, TIME, CONTEXT, SKIP } layer_input;
+
+/* in: the layer's input [N,H,W,in], the time embedding, the context, and on the way up what came
+ * by on the way down, which is appended to the channels of the input. */
+static sara_status run_layer(sara_tape *tape, sara_var **y, const sara_unet_layer *layer,
+                             sara_var *const *in, bool has_skip)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h = in[INPUT];
+    sara_status status;
+    if (has_skip)
+        TRY(sara_nn_concat(tape, &h, h, in[SKIP]));
+    TRY(sara_resnet_forward(tape, &h, &layer->resnet, h, in[TIME]));
+    sara_tape_close(tape, scope, &h, 1);
+    if (layer->transformer)
+        TRY(sara_transformer_forward(tape, &h, layer->transformer, h, in[CONTEXT]));
+    sara_tape_close(tape, scope, &h, 1);
+    *y = h;
+done:
+    return status;
+}
+
+typedef struct region {
+    const sara_unet_layer *layer;
+    bool has_skip;
+} region;
+
+static sara_status run_region(sara_tape *tape, sara_var **y, sara_var *const *in,
+                              const void *argument)
+{
+    const region *r = argument;
+    return run_layer(tape, y, r->layer, in, r->has_skip);
+}
+
+/* skip NULL: none */
+static sara_status layer_forward(sara_tape *tape, sara_var **y, const pass *p,
+                                 const sara_unet_layer *layer, sara_var *x, sara_var *skip)
+{
+    sara_var *in[] = {[INPUT] = x, [TIME] = p->time, [CONTEXT] = p->context, [SKIP] = skip};
+    region r = {layer, skip != NULL};
+    if (!p->unet->checkpointing)
+        return run_layer(tape, y, layer, in, skip != NULL);
+    return sara_tape_checkpoint(tape, y, run_region, in, skip ? SKIP + 1 : SKIP, &r, sizeof(r));
+}
+
+/* -------------------------------------------------------------------------------------- levels */
+
+/* Level i and all below it: down through its layers, on to the next level and back, up again.
+ * y [N,H,W,channels], x [N,H,W,channels of the level above] */
+static sara_status level_forward(sara_tape *tape, sara_var **y, const pass *p, int i, sara_var *x)
+{
+    const sara_unet_level *level = &p->unet->level[i];
+    const sara_unet_config *config = &p->unet->config;
+    sara_var *skips[SARA_MAX_LAYERS + 1] = {x}, *h = x;
+    size_t scope = sara_tape_open(tape);
+    sara_status status;
+    for (int j = 0; j < level->layers; j++) {
+        TRY(layer_forward(tape, &h, p, &level->down[j], h, NULL));
+        skips[j + 1] = h;
+    }
+    if (i < config->levels - 1) {
+        int64_t height = h->shape.dims[1], width = h->shape.dims[2];
+        TRY(sara_downsample_forward(tape, &h, &level->downsample, h, config->downsample_padding));
+        TRY(level_forward(tape, &h, p, i + 1, h));
+        TRY(sara_upsample_forward(tape, &h, &level->upsample, h, height, width));
+    } else {
+        TRY(layer_forward(tape, &h, p, &p->unet->mid[0], h, NULL));
+        TRY(layer_forward(tape, &h, p, &p->unet->mid[1], h, NULL));
+    }
+    for (int j = 0; j <= level->layers; j++)
+        TRY(layer_forward(tape, &h, p, &level->up[j], h, skips[level->layers - j]));
+    sara_tape_close(tape, scope, &h, 1);
+    *y = h;
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------- forward */
+
+static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
+                                const sara_var *context)
+{
+    const sara_unet_config *config = &unet->config;
+    const sara_shape *s = &sample->shape, *c = &context->shape;
+    sara_shape_text text;
+    if (s->rank != 4 || s->dims[1] != config->in_channels)
+        return sara_fail(unet->ctx, SARA_ERROR_INPUT, "unet: sample %s, expected [N,%lld,H,W]",
+                         sara_shape_format(&text, s), (long long)config->in_channels);
+    if (c->rank != 3 || c->dims[0] != s->dims[0] || c->dims[2] != config->cross_attention_dim)
+        return sara_fail(unet->ctx, SARA_ERROR_INPUT,
+                         "unet: encoder_hidden_states %s, expected [%lld,T,%lld]",
+                         sara_shape_format(&text, c), (long long)s->dims[0],
+                         (long long)config->cross_attention_dim);
+    return SARA_OK;
+}
+
+/* y = 2 x - 1 */
+static sara_status center(sara_tape *tape, sara_var **y, sara_var *x)
+{
+    int64_t count = sara_shape_count(&x->shape);
+    sara_var *minus_one, *h;
+    sara_status status;
+    TRY(sara_tape_var(tape, &minus_one, &x->shape));
+    for (int64_t i = 0; i < count; i++)
+        minus_one->data[i] = -1;
+    TRY(sara_nn_add(tape, &h, x, minus_one));
+    TRY(sara_nn_add(tape, y, h, x));
+done:
+    return status;
+}
+
+sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *unet, sara_var *sample,
+                              const double *timesteps, sara_var *encoder_hidden_states)
+{
+    const sara_unet_config *config = &unet->config;
+    sara_groups groups = {config->groups, (float)config->norm_eps};
+    pass p = {.unet = unet, .context = encoder_hidden_states};
+    size_t scope = sara_tape_open(tape);
+    sara_var *h = sample;
+    sara_status status;
+    TRY(check_inputs(unet, sample, encoder_hidden_states));
+    TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0]));
+    if (config->center_input_sample)
+        TRY(center(tape, &h, h));
+    TRY(sara_nn_to_channels_last(tape, &h, h));
+    TRY(sara_conv3x3_forward(tape, &h, &unet->conv_in, h));
+    TRY(level_forward(tape, &h, &p, 0, h));
+    TRY(sara_norm_conv_forward(tape, &h, &unet->norm_out, &unet->conv_out, &groups, h));
+    TRY(sara_nn_to_channels_first(tape, output, h));
+    sara_tape_close(tape, scope, output, 1);
+done:
+    return status;
+}

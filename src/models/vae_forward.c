@@ -1,0 +1,153 @@
+#include "models/vae.h"
+
+/* y = x + attention(norm(x)) among the pixels; y, x [N,H,W,C] */
+static sara_status attend(sara_tape *tape, sara_var **y, const sara_vae_mid *mid,
+                          const sara_groups *groups, sara_var *x)
+{
+    const int64_t *dims = x->shape.dims;
+    sara_shape tokens = sara_shape3(dims[0], dims[1] * dims[2], dims[3]);
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sara_tape_view(tape, &h, x, &tokens));
+    TRY(sara_nn_group_norm(tape, &h, h, mid->norm.weight, mid->norm.bias, groups->groups,
+                           groups->eps, SARA_IDENTITY));
+    TRY(sara_attention_forward(tape, &h, &mid->attention, h, NULL, false));
+    TRY(sara_tape_view(tape, &h, h, &x->shape));
+    TRY(sara_nn_add(tape, y, h, x));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+static sara_status mid_forward(sara_tape *tape, sara_var **y, const sara_vae_mid *mid,
+                               const sara_groups *groups, sara_var *x)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sara_resnet_forward(tape, &h, &mid->resnets[0], x, NULL));
+    if (mid->attention.heads)
+        TRY(attend(tape, &h, mid, groups, h));
+    TRY(sara_resnet_forward(tape, y, &mid->resnets[1], h, NULL));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+static sara_status stage_forward(sara_tape *tape, sara_var **y, const sara_vae_stage *stage,
+                                 sara_var *x, bool down)
+{
+    const int64_t *dims = x->shape.dims;
+    size_t scope = sara_tape_open(tape);
+    sara_var *h = x;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < stage->count; i++) {
+        TRY(sara_resnet_forward(tape, &h, &stage->resnets[i], h, NULL));
+        sara_tape_close(tape, scope, &h, 1);
+    }
+    if (stage->resample.weight && down)
+        TRY(sara_downsample_forward(tape, &h, &stage->resample, h, 0));
+    else if (stage->resample.weight)
+        TRY(sara_upsample_forward(tape, &h, &stage->resample, h, 2 * dims[1], 2 * dims[2]));
+    sara_tape_close(tape, scope, &h, 1);
+    *y = h;
+done:
+    return status;
+}
+
+/* The encoder or, with the middle first, the decoder; closing the scope after each part gives the
+ * part before it back. y, x channels-last */
+static sara_status half_forward(sara_tape *tape, sara_var **y, const sara_vae_half *half,
+                                const sara_vae_config *config, sara_var *x, bool encoding)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sara_conv3x3_forward(tape, &h, &half->conv_in, x));
+    if (!encoding)
+        TRY(mid_forward(tape, &h, &half->mid, &config->groups, h));
+    sara_tape_close(tape, scope, &h, 1);
+    for (int i = 0; i < config->stages; i++) {
+        TRY(stage_forward(tape, &h, &half->stages[i], h, encoding));
+        sara_tape_close(tape, scope, &h, 1);
+    }
+    if (encoding)
+        TRY(mid_forward(tape, &h, &half->mid, &config->groups, h));
+    TRY(sara_norm_conv_forward(tape, y, &half->norm_out, &half->conv_out, &config->groups, h));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+static sara_status check_input(const sara_vae *vae, const sara_var *x, const char *what,
+                               int64_t channels)
+{
+    sara_shape_text text;
+    if (x->shape.rank == 4 && x->shape.dims[1] == channels)
+        return SARA_OK;
+    return sara_fail(vae->ctx, SARA_ERROR_INPUT, "vae: %s %s, expected [N,%lld,H,W]", what,
+                     sara_shape_format(&text, &x->shape), (long long)channels);
+}
+
+/* mean, logvar [N,C,h,w] are the halves of moments [N,2C,h,w]. */
+static sara_status split_moments(sara_tape *tape, sara_var **mean, sara_var **logvar,
+                                 const sara_var *moments)
+{
+    sara_shape shape = moments->shape;
+    sara_status status;
+    shape.dims[1] /= 2;
+    int64_t batch = shape.dims[0], count = sara_shape_count(&shape) / batch;
+    TRY(sara_tape_var(tape, mean, &shape));
+    TRY(sara_tape_var(tape, logvar, &shape));
+    for (int64_t n = 0; n < batch; n++) {
+        const float *in = moments->data + 2 * n * count;
+        memcpy((*mean)->data + n * count, in, (size_t)count * sizeof(float));
+        for (int64_t i = 0; i < count; i++) {
+            float v = in[count + i];
+            (*logvar)->data[n * count + i] = v < -30 ? -30 : v > 20 ? 20 : v;
+        }
+    }
+done:
+    return status;
+}
+
+sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar, sara_vae *vae,
+                            sara_var *image)
+{
+    bool recording = sara_tape_record(tape, false);
+    size_t scope = sara_tape_open(tape);
+    sara_var *h, *keep[2];
+    sara_status status;
+    TRY(check_input(vae, image, "image", vae->config.in_channels));
+    TRY(sara_nn_to_channels_last(tape, &h, image));
+    TRY(half_forward(tape, &h, &vae->encoder, &vae->config, h, true));
+    if (vae->quant_conv.weight)
+        TRY(sara_linear_forward(tape, &h, &vae->quant_conv, h));
+    TRY(sara_nn_to_channels_first(tape, &h, h));
+    TRY(split_moments(tape, &keep[0], &keep[1], h));
+    sara_tape_close(tape, scope, keep, 2);
+    *mean = keep[0];
+    *logvar = keep[1];
+done:
+    sara_tape_record(tape, recording);
+    return status;
+}
+
+sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_vae *vae, sara_var *latent)
+{
+    bool recording = sara_tape_record(tape, false);
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(check_input(vae, latent, "latent", vae->config.latent_channels));
+    TRY(sara_nn_to_channels_last(tape, &h, latent));
+    if (vae->post_quant_conv.weight)
+        TRY(sara_linear_forward(tape, &h, &vae->post_quant_conv, h));
+    TRY(half_forward(tape, &h, &vae->decoder, &vae->config, h, false));
+    TRY(sara_nn_to_channels_first(tape, image, h));
+    sara_tape_close(tape, scope, image, 1);
+done:
+    sara_tape_record(tape, recording);
+    return status;
+}

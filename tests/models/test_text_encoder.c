@@ -1,0 +1,302 @@
+#include "support_models.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define GELU SARA_TEST_GOLDEN "/text_gelu"
+
+typedef struct run {
+    sara_context *ctx;
+    sara_device *device;
+    sara_tape *tape;
+    sara_clip_text *text;
+    int32_t *ids;
+    int64_t batch, count;
+} run;
+
+static run run_open(const char *folder, const char *device)
+{
+    run r = {.ctx = test_context()};
+    assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
+    assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
+    assert_ok(r.ctx, sara_clip_text_load(r.ctx, &r.text, folder, NULL));
+    return r;
+}
+
+static void run_close(run *r)
+{
+    sara_free(r->ctx, r->ids);
+    sara_clip_text_free(r->text);
+    sara_tape_free(r->tape);
+    sara_nn_device_close(r->device);
+    sara_context_free(r->ctx);
+}
+
+static sara_safetensors *open_golden(run *r, const char *folder)
+{
+    char *path;
+    sara_tensor tensor;
+    sara_shape any = sara_shape2(-1, -1);
+    assert_ok(r->ctx, sara_path_join(r->ctx, &path, folder, "golden.safetensors"));
+    sara_safetensors *golden = test_open(r->ctx, path);
+    assert_ok(r->ctx, sara_safetensors_load(golden, &tensor, "input_ids", SARA_I64, &any));
+    r->batch = tensor.shape.dims[0];
+    r->count = tensor.shape.dims[1];
+    size_t total = (size_t)(r->batch * r->count);
+    assert_ok(r->ctx, sara_alloc(r->ctx, &r->ids, total, sizeof(*r->ids)));
+    for (size_t i = 0; i < total; i++)
+        r->ids[i] = (int32_t)((int64_t *)tensor.data)[i];
+    sara_tensor_free(r->ctx, &tensor);
+    sara_free(r->ctx, path);
+    return golden;
+}
+
+static void check_golden(const char *folder, const char *device)
+{
+    run r = run_open(folder, device);
+    sara_safetensors *golden = open_golden(&r, folder);
+    sara_var *states, *pooled;
+    assert_ok(r.ctx,
+              sara_clip_text_forward(r.tape, &states, &pooled, r.text, r.ids, r.batch, r.count));
+    assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
+    assert_close(test_var_error(r.ctx, pooled, golden, "pooler_output"), 1e-4, "pooled");
+    assert_ok(r.ctx,
+              sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));
+    assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
+    sara_safetensors_close(golden);
+    run_close(&r);
+}
+
+static void test_equals_transformers(void **state)
+{
+    (void)state;
+    static const char *const folders[] = {GELU, SARA_TEST_GOLDEN "/text_quick_gelu"};
+    for (int i = 0; i < 2; i++) {
+        check_golden(folders[i], "cpu-plain");
+        check_golden(folders[i], "cpu");
+    }
+}
+
+/* The pooled state is that of the first eos; with eos_token_id 2 of the largest id; else of the
+ * first token. */
+static void test_where_a_text_ends(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *edits;
+        int32_t ids[6];
+        int end;
+    } cases[] = {
+        {"{\"eos_token_id\": 299}", {298, 5, 299, 299, 7, 299}, 2},
+        {"{\"eos_token_id\": 7}", {298, 5, 299, 299, 7, 299}, 4},
+        {"{\"eos_token_id\": 8}", {298, 5, 299, 299, 7, 299}, 0},
+        {"{\"eos_token_id\": 2}", {298, 5, 2, 299, 7, 299}, 3},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *folder = test_model_copy(GELU, cases[i].edits, true);
+        run r = run_open(folder, "cpu");
+        sara_var *states, *pooled;
+        assert_ok(r.ctx,
+                  sara_clip_text_forward(r.tape, &states, &pooled, r.text, cases[i].ids, 1, 6));
+        assert_memory_equal(pooled->data, states->data + cases[i].end * 64, 64 * sizeof(float));
+        run_close(&r);
+        test_folder_remove(folder);
+    }
+}
+
+/* The mean square of the pooled states, in double; its gradients if r's tape records. */
+static double pooled_loss(run *r, const int32_t *ids)
+{
+    static const float zero[128];
+    sara_var *states, *pooled, *loss;
+    double sum = 0;
+    assert_ok(r->ctx, sara_clip_text_forward(r->tape, &states, &pooled, r->text, ids, 2, 4));
+    for (int i = 0; i < 128; i++)
+        sum += (double)pooled->data[i] * pooled->data[i];
+    if (sara_tape_recording(r->tape)) {
+        assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &loss, pooled, zero));
+        assert_ok(r->ctx, sara_tape_backward(r->tape, loss, 1));
+    }
+    sara_tape_reset(r->tape);
+    return sum / 128;
+}
+
+/* The gradient of the pooled states reaches the parameters: against finite differences. */
+static void test_pooled_gradients(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {298, 5, 299, 299, 298, 299, 1, 2};
+    static const char *const names[] = {"embeddings.token_embedding.weight",
+                                        "encoder.layers.2.mlp.fc1.bias", "final_layer_norm.weight"};
+    static const size_t entries[] = {5 * 64 + 3, 7, 11};
+    run r = run_open(GELU, "cpu-plain");
+    for (size_t i = 0; i < 3; i++) {
+        sara_param *p = sara_params_find(sara_clip_text_params(r.text), names[i]);
+        float *value = (float *)p->value.data + entries[i], before = *value;
+        const float h = 1e-2f;
+        p->want = SARA_GRAD_DENSE;
+        assert_ok(r.ctx, sara_alloc_zero(r.ctx, &p->grad, (size_t)sara_shape_count(&p->value.shape),
+                                         sizeof(float)));
+        sara_tape_record(r.tape, true);
+        pooled_loss(&r, ids);
+        sara_tape_record(r.tape, false);
+        *value = before + h;
+        double up = pooled_loss(&r, ids);
+        *value = before - h;
+        double down = pooled_loss(&r, ids), expected = (up - down) / (2 * (double)h);
+        *value = before;
+        double got = p->grad[entries[i]];
+        assert_true(fabs(expected) > 1e-6);
+        assert_close(fabs(got - expected), 1e-2 * fabs(expected), names[i]);
+        p->want = SARA_GRAD_NONE;
+        sara_free(r.ctx, p->grad);
+    }
+    run_close(&r);
+}
+
+static void test_later_tokens_do_not_matter(void **state)
+{
+    (void)state;
+    static const int32_t a[] = {298, 5, 6, 7, 299}, b[] = {298, 5, 6, 100, 200};
+    run r = run_open(GELU, "cpu");
+    sara_var *first, *second, *shorter;
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &first, NULL, r.text, a, 1, 5));
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &second, NULL, r.text, b, 1, 5));
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &shorter, NULL, r.text, a, 1, 3));
+    assert_close(test_relative_l2(second->data, first->data, 3 * 64), 1e-6, "prefix");
+    assert_close(test_relative_l2(shorter->data, first->data, 3 * 64), 1e-6, "shorter");
+    assert_true(test_relative_l2(second->data + 3 * 64, first->data + 3 * 64, 64) > 1e-3);
+    run_close(&r);
+}
+
+static void test_published_model(void **state)
+{
+    (void)state;
+    run r = run_open(SARA_TEST_EMOJI "/base/text_encoder", "cpu");
+    const sara_clip_text_info *info = sara_clip_text_info_of(r.text);
+    int32_t ids[32];
+    sara_var *states, *pooled;
+    assert_int_equal(info->vocab_size, 3208);
+    assert_int_equal(info->hidden_size, 128);
+    assert_int_equal(info->max_positions, 32);
+    assert_int_equal(info->eos_token_id, 3207);
+    sara_param *tokens = sara_params_find(sara_clip_text_params(r.text),
+                                          "text_model.embeddings.token_embedding.weight");
+    assert_non_null(tokens);
+    assert_int_equal(tokens->stored, SARA_F16);
+    for (int i = 0; i < 32; i++)
+        ids[i] = i < 5 ? 3206 - i : 3207;
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &states, &pooled, r.text, ids, 1, 32));
+    assert_int_equal(states->shape.dims[2], 128);
+    run_close(&r);
+}
+
+static void test_unsupported_options_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *edits, *error;
+    } refused[] = {
+        {"{\"model_type\": \"clip\"}", "model_type: \"clip\", expected \"clip_text_model\""},
+        {"{\"hidden_act\": \"relu\"}", "hidden_act: \"relu\""},
+        {"{\"hidden_size\": 66}", "hidden_size 66 is not a multiple of num_attention_heads 4"},
+        {"{\"hidden_size\": 0}", "hidden_size: 0"},
+        {"{\"num_attention_heads\": 0}", "num_attention_heads: 0"},
+        {"{\"num_hidden_layers\": 100000}", "num_hidden_layers: 100000"},
+        {"{\"vocab_size\": \"300\"}", "vocab_size: \"300\""},
+        {"{\"intermediate_size\": -1}", "intermediate_size: -1"},
+        {"{\"max_position_embeddings\": 1e3}", "max_position_embeddings: 1000"},
+        {"{\"layer_norm_eps\": true}", "layer_norm_eps: true"},
+        {"{\"eos_token_id\": [1, 2]}", "eos_token_id"},
+    };
+    sara_context *ctx = test_context();
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        char *folder = test_model_copy(GELU, refused[i].edits, false);
+        sara_clip_text *text = NULL;
+        assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
+                       sara_clip_text_load(ctx, &text, folder, NULL));
+        assert_null(text);
+        test_folder_remove(folder);
+    }
+    sara_context_free(ctx);
+}
+
+static void test_other_inputs_are_refused(void **state)
+{
+    (void)state;
+    static const int32_t ids[78] = {298, 300, -1};
+    run r = run_open(GELU, "cpu");
+    sara_var *states = NULL;
+    assert_refused(r.ctx, SARA_ERROR_INPUT, "1 texts of 78 ids, expected 1 to 77",
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids, 1, 78));
+    assert_refused(r.ctx, SARA_ERROR_INPUT, "0 ids",
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids, 1, 0));
+    assert_refused(r.ctx, SARA_ERROR_INPUT, "300",
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids, 1, 2));
+    assert_refused(r.ctx, SARA_ERROR_INPUT, "-1",
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids + 2, 1, 1));
+    run_close(&r);
+}
+
+static void test_weights_of_another_config_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *edits, *error;
+    } cases[] = {
+        {"{\"num_hidden_layers\": 2}", "16 not expected (encoder.layers.2.layer_norm1.bias, "},
+        {"{\"num_hidden_layers\": 4}", "16 missing (encoder.layers.3.layer_norm1.weight, "},
+        {"{\"vocab_size\": 301}", "token_embedding.weight: shape [300,64], expected [301,64]"},
+    };
+    sara_context *ctx = test_context();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char *folder = test_model_copy(GELU, cases[i].edits, true);
+        sara_clip_text *text = NULL;
+        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
+                       sara_clip_text_load(ctx, &text, folder, NULL));
+        test_folder_remove(folder);
+    }
+    sara_context_free(ctx);
+}
+
+static sara_status load_and_run(sara_context *ctx)
+{
+    static const int32_t ids[] = {298, 5, 299};
+    sara_device *device = NULL;
+    sara_tape *tape = NULL;
+    sara_clip_text *text = NULL;
+    sara_var *states, *pooled;
+    sara_status status;
+    TRY(sara_nn_device_open(ctx, &device, "cpu-plain"));
+    TRY(sara_tape_new(ctx, &tape, device));
+    TRY(sara_clip_text_load(ctx, &text, GELU, NULL));
+    TRY(sara_clip_text_forward(tape, &states, &pooled, text, ids, 1, 3));
+done:
+    sara_clip_text_free(text);
+    sara_tape_free(tape);
+    if (device)
+        sara_nn_device_close(device);
+    return status;
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    test_allocation_failures(load_and_run);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_equals_transformers),
+        cmocka_unit_test(test_where_a_text_ends),
+        cmocka_unit_test(test_pooled_gradients),
+        cmocka_unit_test(test_later_tokens_do_not_matter),
+        cmocka_unit_test(test_published_model),
+        cmocka_unit_test(test_unsupported_options_are_refused),
+        cmocka_unit_test(test_other_inputs_are_refused),
+        cmocka_unit_test(test_weights_of_another_config_are_refused),
+        cmocka_unit_test(test_every_allocation_may_fail),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
