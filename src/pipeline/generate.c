@@ -1,0 +1,326 @@
+/* Text to image: classifier-free guidance around a sampler (Ho & Salimans 2022). */
+#include "pipeline/pipeline.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <time.h>
+
+void sara_generate_options_init(sara_generate_options *options)
+{
+    memset(options, 0, sizeof(*options));
+    options->steps = 20;
+    options->guidance_scale = 7.0;
+    options->seed = 42;
+    options->batch_count = 1;
+}
+
+typedef struct generation {
+    sara_context *ctx;
+    const sara_model *model;
+    const sara_generate_options *options;
+    sara_scheduler_config scheduler;
+    bool guided;
+    int count;                             /* images */
+    int64_t channels, height, width, size; /* of a latent; size in floats */
+    int64_t length, hidden;
+    float *states;                 /* [2][length][hidden]: negative prompt, prompt; or [1] */
+    float *latents;                /* [count][channels][height][width] */
+    float *input, *output, *noise; /* [1 or 2][size], [1 or 2][size], [size] */
+    sara_tape *tape;
+    double started;
+} generation;
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static sara_status check_options(sara_context *ctx, const sara_model *model,
+                                 const sara_generate_options *options)
+{
+    if (!model->vae)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: a bare unet/ folder cannot generate; a whole model folder is needed",
+                         model->path);
+    if (!options->prompt)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no prompt given");
+    if (options->steps < 1 || options->steps > model->scheduler.num_train_timesteps)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "steps %d: expected 1 to %d", options->steps,
+                         model->scheduler.num_train_timesteps);
+    if (options->batch_count < 1)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "batch_count %d: expected at least 1",
+                         options->batch_count);
+    if (!isfinite(options->guidance_scale) || options->guidance_scale < 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "guidance_scale %g: expected a finite number, at least 0",
+                         options->guidance_scale);
+    return SARA_OK;
+}
+
+/* The scheduler that options and model agree on. */
+static sara_status choose_scheduler(generation *g)
+{
+    sara_status status;
+    g->scheduler = g->model->scheduler;
+    if (g->options->sampling_method)
+        TRY(sara_scheduler_config_switch(g->ctx, &g->scheduler, g->options->sampling_method));
+    if (!g->options->karras)
+        return SARA_OK;
+    if (g->scheduler.kind != SARA_SAMPLER_EULER && g->scheduler.kind != SARA_SAMPLER_DPMPP_2M)
+        return sara_fail(g->ctx, SARA_ERROR_USAGE,
+                         "sampling method %s has no Karras sigmas; euler and dpm++2m have",
+                         sara_sampler_kind_name(g->scheduler.kind));
+    g->scheduler.use_karras_sigmas = true;
+    return SARA_OK;
+done:
+    return status;
+}
+
+static sara_status read_start(generation *g)
+{
+    const char *path = g->options->init_latents;
+    sara_safetensors *file = NULL;
+    sara_tensor tensor = {0};
+    sara_shape any = sara_shape4(-1, g->channels, -1, -1);
+    sara_status status;
+    TRY(sara_safetensors_open(g->ctx, &file, path));
+    TRY(sara_safetensors_load(file, &tensor, "latents", SARA_F32, &any));
+    const int64_t *dims = tensor.shape.dims;
+    int factor = sara_vae_info_of(g->model->vae)->factor;
+    if (dims[0] < 1 || dims[0] > 4096 || dims[2] > 16384 || dims[3] > 16384) {
+        sara_shape_text text;
+        status = sara_fail(g->ctx, SARA_ERROR_INPUT, "%s: latents: shape %s is empty or too large",
+                           path, sara_shape_format(&text, &tensor.shape));
+        goto done;
+    }
+    TRY(sara_model_check_size(g->ctx, g->model, (int)dims[3] * factor, (int)dims[2] * factor,
+                              path));
+    if ((g->options->width && g->options->width != dims[3] * factor) ||
+        (g->options->height && g->options->height != dims[2] * factor)) {
+        status =
+            sara_fail(g->ctx, SARA_ERROR_USAGE, "%s: latents are for %lldx%lld, asked for %dx%d",
+                      path, (long long)dims[3] * factor, (long long)dims[2] * factor,
+                      g->options->width, g->options->height);
+        goto done;
+    }
+    if (g->options->batch_count != 1 && g->options->batch_count != dims[0]) {
+        status = sara_fail(g->ctx, SARA_ERROR_USAGE, "%s: holds %lld latents, batch_count is %d",
+                           path, (long long)dims[0], g->options->batch_count);
+        goto done;
+    }
+    g->count = (int)dims[0];
+    g->height = dims[2];
+    g->width = dims[3];
+    g->size = g->channels * g->height * g->width;
+    g->latents = tensor.data;
+    tensor.data = NULL;
+done:
+    sara_tensor_free(g->ctx, &tensor);
+    sara_safetensors_close(file);
+    return status;
+}
+
+static sara_status draw_start(generation *g)
+{
+    int factor = sara_vae_info_of(g->model->vae)->factor;
+    const sara_unet_info *info = sara_unet_info_of(g->model->unet);
+    int width = g->options->width ? g->options->width : info->sample_width * factor;
+    int height = g->options->height ? g->options->height : info->sample_height * factor;
+    sara_status status;
+    TRY(sara_model_check_size(g->ctx, g->model, width, height, "size"));
+    g->count = g->options->batch_count;
+    g->height = height / factor;
+    g->width = width / factor;
+    g->size = g->channels * g->height * g->width;
+    TRY(sara_alloc(g->ctx, &g->latents, (size_t)g->count, (size_t)g->size * sizeof(float)));
+    for (int i = 0; i < g->count; i++)
+        sara_draw_normal(g->latents + i * g->size, (size_t)g->size, g->options->seed + (uint64_t)i,
+                         SARA_DRAW_LATENT, 0);
+done:
+    return status;
+}
+
+static sara_status prepare(generation *g)
+{
+    const char *prompts[2];
+    size_t cut, copies;
+    sara_status status;
+    g->guided = g->options->guidance_scale > 1.0;
+    g->channels = sara_unet_info_of(g->model->unet)->in_channels;
+    copies = g->guided ? 2 : 1;
+    TRY(choose_scheduler(g));
+    if (g->options->init_latents)
+        TRY(read_start(g));
+    else
+        TRY(draw_start(g));
+    prompts[0] = g->options->negative_prompt ? g->options->negative_prompt : "";
+    prompts[copies - 1] = g->options->prompt;
+    TRY(sara_model_encode_prompts(g->ctx, &g->states, &g->length, &g->hidden, &cut, g->model,
+                                  prompts, copies));
+    if (cut)
+        sara_log(g->ctx, SARA_LOG_WARNING,
+                 "the prompt is too long: %zu tokens were cut off at %lld", cut,
+                 (long long)g->length);
+    TRY(sara_alloc(g->ctx, &g->input, copies * (size_t)g->size, sizeof(float)));
+    TRY(sara_alloc(g->ctx, &g->output, copies * (size_t)g->size, sizeof(float)));
+    TRY(sara_alloc(g->ctx, &g->noise, (size_t)g->size, sizeof(float)));
+    TRY(sara_tape_new(g->ctx, &g->tape, g->model->device));
+    g->started = now();
+done:
+    return status;
+}
+
+/* output [size] = the guided prediction for input[0 .. size]. */
+static sara_status predict(generation *g, double timestep)
+{
+    int64_t copies = g->guided ? 2 : 1;
+    double timesteps[2] = {timestep, timestep};
+    sara_shape shape = sara_shape4(copies, g->channels, g->height, g->width);
+    sara_shape state_shape = sara_shape3(copies, g->length, g->hidden);
+    sara_var *sample, *states, *out;
+    sara_status status;
+    if (g->guided)
+        memcpy(g->input + g->size, g->input, (size_t)g->size * sizeof(float));
+    TRY(sara_tape_leaf(g->tape, &sample, &shape, g->input, false));
+    TRY(sara_tape_leaf(g->tape, &states, &state_shape, g->states, false));
+    TRY(sara_unet_forward(g->tape, &out, g->model->unet, sample, timesteps, states));
+    float scale = (float)g->options->guidance_scale;
+    for (int64_t i = 0; i < g->size; i++) {
+        float with = out->data[i + (g->guided ? g->size : 0)], without = out->data[i];
+        g->output[i] = g->guided ? without + scale * (with - without) : with;
+    }
+done:
+    sara_tape_reset(g->tape);
+    return status;
+}
+
+static void report(const generation *g, int image, int step, int steps)
+{
+    double done = (double)image * steps + step, total = (double)g->count * steps;
+    double rate = done / (now() - g->started + 1e-9);
+    sara_progress progress = {"generate",
+                              (int64_t)done,
+                              (int64_t)total,
+                              NAN,
+                              NAN,
+                              rate,
+                              rate > 0 ? (total - done) / rate : 0};
+    sara_report_progress(g->ctx, &progress);
+}
+
+static sara_status denoise(generation *g, int image)
+{
+    sara_sampler *sampler = NULL;
+    float *sample = g->latents + image * g->size;
+    sara_status status;
+    TRY(sara_sampler_new(g->ctx, &sampler, &g->scheduler, g->options->steps));
+    float sigma = (float)sara_sampler_init_noise_sigma(sampler);
+    for (int64_t i = 0; i < g->size; i++)
+        sample[i] *= sigma;
+    int evaluations = sara_sampler_evaluations(sampler);
+    for (int i = 0; i < evaluations; i++) {
+        if (sara_interrupted(g->ctx)) {
+            status = sara_fail(g->ctx, SARA_INTERRUPTED, "interrupted");
+            goto done;
+        }
+        const float *noise = sara_sampler_needs_noise(sampler) ? g->noise : NULL;
+        sara_sampler_scale_input(sampler, i, g->input, sample, (size_t)g->size);
+        TRY(predict(g, sara_sampler_timestep(sampler, i)));
+        if (noise)
+            sara_draw_normal(g->noise, (size_t)g->size, g->options->seed + (uint64_t)image,
+                             SARA_DRAW_SAMPLER, (uint64_t)i);
+        TRY(sara_sampler_step(sampler, i, sample, g->output, noise, (size_t)g->size));
+        report(g, image, i + 1, evaluations);
+    }
+done:
+    sara_sampler_free(sampler);
+    return status;
+}
+
+static sara_status decode(generation *g, sara_image *out, int image)
+{
+    const sara_vae_info *info = sara_vae_info_of(g->model->vae);
+    const float *latent = g->latents + image * g->size;
+    sara_shape shape = sara_shape4(1, g->channels, g->height, g->width);
+    sara_var *leaf, *pixels;
+    sara_status status;
+    for (int64_t i = 0; i < g->size; i++) {
+        if (!isfinite(latent[i]))
+            return sara_fail(g->ctx, SARA_ERROR_INPUT,
+                             "the sample of image %d is not finite; are the weights or an "
+                             "adapter's strength sound?",
+                             image);
+        g->input[i] = (float)(latent[i] / info->scaling_factor + info->shift_factor);
+    }
+    TRY(sara_tape_leaf(g->tape, &leaf, &shape, g->input, false));
+    TRY(sara_vae_decode(g->tape, &pixels, g->model->vae, leaf));
+    TRY(sara_floats_to_image(g->ctx, out, pixels->data, (int)g->width * info->factor,
+                             (int)g->height * info->factor));
+done:
+    sara_tape_reset(g->tape);
+    return status;
+}
+
+static sara_status save_latents(const generation *g)
+{
+    sara_tensor_source source = {
+        "latents", SARA_F32, sara_shape4(g->count, g->channels, g->height, g->width), g->latents};
+    return sara_safetensors_save(g->ctx, g->options->save_latents, &source, 1, NULL, 0);
+}
+
+sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
+                          const sara_model *model, const sara_generate_options *options)
+{
+    generation g = {.ctx = ctx, .model = model, .options = options};
+    sara_image *result = NULL;
+    sara_status status;
+    *images = NULL;
+    *count = 0;
+    TRY(check_options(ctx, model, options));
+    TRY(prepare(&g));
+    TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
+    for (int i = 0; i < g.count; i++) {
+        TRY(denoise(&g, i));
+        TRY(decode(&g, &result[i], i));
+    }
+    if (options->save_latents)
+        TRY(save_latents(&g));
+    *images = result;
+    *count = g.count;
+    result = NULL;
+done:
+    if (status == SARA_INTERRUPTED)
+        sara_interrupt_clear(ctx);
+    sara_images_free(ctx, result, g.count);
+    sara_tape_free(g.tape);
+    sara_free(ctx, g.states);
+    sara_free(ctx, g.latents);
+    sara_free(ctx, g.input);
+    sara_free(ctx, g.output);
+    sara_free(ctx, g.noise);
+    return status;
+}
+
+sara_status sara_generate_text(sara_context *ctx, char **out, const sara_model *model,
+                               const sara_generate_options *options, int width, int height,
+                               int index)
+{
+    generation g = {.ctx = ctx, .model = model, .options = options};
+    const char *negative = options->negative_prompt;
+    const char *name = strrchr(model->path, '/');
+    bool has_negative = negative && *negative;
+    sara_status status = choose_scheduler(&g);
+    if (status != SARA_OK)
+        return status;
+    return sara_format(ctx, out,
+                       "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
+                       "Model: %s, Version: sara %s",
+                       options->prompt, has_negative ? "\nNegative prompt: " : "",
+                       has_negative ? negative : "", options->steps,
+                       sara_sampler_kind_name(g.scheduler.kind),
+                       g.scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
+                       (unsigned long long)(options->seed + (uint64_t)index), width, height,
+                       name && name[1] ? name + 1 : model->path, sara_version());
+}

@@ -1,0 +1,94 @@
+/* What a model consists of, and what each budget would train. */
+#include "pipeline/pipeline.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void describe(sara_component_report *out, const char *name, const char *class_name,
+                     const sara_params *params)
+{
+    bool mixed = false;
+    memset(out, 0, sizeof(*out));
+    snprintf(out->name, sizeof(out->name), "%s", name);
+    snprintf(out->class_name, sizeof(out->class_name), "%s", class_name);
+    out->tensors = (int64_t)params->count;
+    out->parameters = sara_params_entries(params);
+    for (size_t i = 0; i < params->count; i++)
+        mixed |= params->items[i].stored != params->items[0].stored;
+    snprintf(out->dtype, sizeof(out->dtype), "%s",
+             mixed           ? "mixed"
+             : params->count ? sara_dtype_name(params->items[0].stored)
+                             : "");
+}
+
+static void add_components(sara_model_report *report, const sara_model *model)
+{
+    describe(&report->components[report->component_count++], "unet", "UNet2DConditionModel",
+             sara_unet_params(model->unet));
+    if (model->vae)
+        describe(&report->components[report->component_count++], "vae", "AutoencoderKL",
+                 sara_vae_params(model->vae));
+    if (model->text)
+        describe(&report->components[report->component_count++], "text_encoder", "CLIPTextModel",
+                 sara_clip_text_params(model->text));
+}
+
+static int histogram_bin(float magnitude)
+{
+    if (!(magnitude > 0))
+        return 0;
+    double bin = floor(log10((double)magnitude) * 4.0 + 20.0);
+    return bin < 0 ? 0 : bin >= SARA_HISTOGRAM_BINS ? SARA_HISTOGRAM_BINS - 1 : (int)bin;
+}
+
+static void count_entries(sara_model_report *report, const sara_params *params)
+{
+    for (size_t i = 0; i < params->count; i++) {
+        const float *values = params->items[i].value.data;
+        int64_t count = sara_shape_count(&params->items[i].value.shape);
+        for (int64_t j = 0; j < count; j++) {
+            float magnitude = fabsf(values[j]);
+            report->histogram[histogram_bin(magnitude)]++;
+            for (int t = report->threshold_count - 1; t >= 0; t--) {
+                if (!(magnitude < (float)report->thresholds[t]))
+                    break;
+                report->selected[t]++;
+            }
+        }
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
+                               const sara_model *model)
+{
+    /* The paper's thresholds (its table 8), and those of its budgets (5M, 20M, 50M of 860M). */
+    static const double round_values[] = {2e-4, 8e-4, 2e-3, 5e-3, 1e-2, 5e-2, 1e-1};
+    static const double fractions[] = {0.006, 0.023, 0.058, 0.10, 0.20, 0.50};
+    const sara_params *params = sara_unet_params(model->unet);
+    sara_model_report result = {0};
+    sara_status status;
+    add_components(&result, model);
+    for (size_t i = 0; i < sizeof(round_values) / sizeof(*round_values); i++)
+        result.thresholds[result.threshold_count++] = round_values[i];
+    for (size_t i = 0; i < sizeof(fractions) / sizeof(*fractions); i++) {
+        sara_budget budget = {SARA_BUDGET_FRACTION, fractions[i]};
+        TRY(sara_budget_resolve(ctx, &result.thresholds[result.threshold_count], params, &budget));
+        result.threshold_count++;
+    }
+    qsort(result.thresholds, (size_t)result.threshold_count, sizeof(double), by_value);
+    count_entries(&result, params);
+    if (model->base_sha256[0]) /* taken before any adapter was applied */
+        memcpy(result.base_sha256, model->base_sha256, sizeof(result.base_sha256));
+    else
+        TRY(sara_params_sha256(ctx, result.base_sha256, params));
+    *report = result;
+done:
+    return status;
+}

@@ -1,0 +1,230 @@
+/* Loading a model folder. */
+#include "pipeline/pipeline.h"
+
+static sara_status missing_model(sara_context *ctx, const char *path)
+{
+    return sara_fail(ctx, SARA_ERROR_IO,
+                     "%s: no such folder; sara reads local diffusers folders and downloads nothing",
+                     path);
+}
+
+/* The scheduler's class that model_index.json names; checks that the pipeline is one we know. */
+static sara_status read_index(sara_context *ctx, json_t **index, const char **scheduler_class,
+                              const char *path)
+{
+    char *file = NULL;
+    const char *class_name = NULL;
+    sara_status status;
+    TRY(sara_path_join(ctx, &file, path, "model_index.json"));
+    if (!sara_path_exists(file)) {
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s: no model_index.json; a diffusers folder is expected (a bare unet/ "
+                           "folder goes with --unet-only)",
+                           path);
+        goto done;
+    }
+    TRY(sara_json_load(ctx, index, file, true));
+    if (!json_is_object(*index))
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: expected an object", file));
+    const sara_config config = {ctx, *index, file};
+    TRY(sara_config_string(&config, &class_name, "_class_name", "StableDiffusionPipeline"));
+    if (strncmp(class_name, "StableDiffusion", 15) != 0 ||
+        json_object_get(*index, "text_encoder_2") || json_object_get(*index, "transformer") ||
+        strstr(class_name, "XL")) {
+        status = sara_fail(
+            ctx, SARA_ERROR_INPUT,
+            "%s: _class_name %s is not supported; expected StableDiffusionPipeline (SD1.x, SD2.x)",
+            file, class_name);
+        goto done;
+    }
+    const json_t *pair = json_object_get(*index, "scheduler");
+    *scheduler_class = json_string_value(json_array_get(pair, 1));
+done:
+    sara_free(ctx, file);
+    return status;
+}
+
+static sara_status load_scheduler(sara_model *model)
+{
+    sara_context *ctx = model->ctx;
+    json_t *index = NULL, *config = NULL;
+    const char *class_name = NULL;
+    char *folder = NULL, *file = NULL;
+    sara_status status;
+    TRY(read_index(ctx, &index, &class_name, model->path));
+    TRY(sara_path_join(ctx, &folder, model->path, "scheduler"));
+    TRY(sara_path_join(ctx, &file, folder, "scheduler_config.json"));
+    TRY(sara_json_load(ctx, &config, file, true));
+    TRY(sara_scheduler_config_parse(ctx, &model->scheduler, config, file, class_name));
+    model->has_scheduler = true;
+done:
+    json_decref(index);
+    json_decref(config);
+    sara_free(ctx, folder);
+    sara_free(ctx, file);
+    return status;
+}
+
+static sara_status load_text(sara_model *model)
+{
+    sara_context *ctx = model->ctx;
+    char *folder = NULL;
+    sara_status status;
+    TRY(sara_path_join(ctx, &folder, model->path, "text_encoder"));
+    TRY(sara_clip_text_load(ctx, &model->text, folder, model->variant));
+    sara_free(ctx, folder);
+    folder = NULL;
+    const sara_clip_text_info *info = sara_clip_text_info_of(model->text);
+    TRY(sara_path_join(ctx, &folder, model->path, "tokenizer"));
+    TRY(sara_tokenizer_load(ctx, &model->tokenizer, folder, info->max_positions));
+    int width = sara_unet_info_of(model->unet)->cross_attention_dim;
+    int ids = sara_tokenizer_vocab_size(model->tokenizer);
+    if (info->hidden_size != width)
+        status = sara_fail(
+            ctx, SARA_ERROR_INPUT,
+            "%s: text_encoder hidden_size %d, unet cross_attention_dim %d: they must agree",
+            model->path, info->hidden_size, width);
+    else if (info->vocab_size < ids)
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s: text_encoder vocab_size %d, the tokenizer has ids up to %d",
+                           model->path, info->vocab_size, ids - 1);
+done:
+    sara_free(ctx, folder);
+    return status;
+}
+
+static sara_status load_vae(sara_model *model)
+{
+    sara_context *ctx = model->ctx;
+    char *folder = NULL;
+    sara_status status;
+    TRY(sara_path_join(ctx, &folder, model->path, "vae"));
+    TRY(sara_vae_load(ctx, &model->vae, folder, model->variant));
+    int channels = sara_vae_info_of(model->vae)->latent_channels;
+    int wanted = sara_unet_info_of(model->unet)->in_channels;
+    if (channels != wanted)
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s: vae latent_channels %d, unet in_channels %d: they must agree",
+                           model->path, channels, wanted);
+done:
+    sara_free(ctx, folder);
+    return status;
+}
+
+static sara_status load_unet(sara_model *model)
+{
+    char *folder = NULL;
+    sara_status status;
+    if (model->unet_only)
+        return sara_unet_load(model->ctx, &model->unet, model->path, model->variant);
+    TRY(sara_path_join(model->ctx, &folder, model->path, "unet"));
+    TRY(sara_unet_load(model->ctx, &model->unet, folder, model->variant));
+done:
+    sara_free(model->ctx, folder);
+    return status;
+}
+
+sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
+                            const sara_model_options *options)
+{
+    sara_model *model = NULL;
+    sara_status status;
+    *out = NULL;
+    if (!path || !*path)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no model given; name a diffusers folder");
+    if (!sara_path_is_directory(path) && !sara_path_exists(path))
+        return missing_model(ctx, path);
+    if (!sara_path_is_directory(path))
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: is a file; a diffusers folder is expected",
+                         path);
+    TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
+    model->ctx = ctx;
+    model->unet_only = options && options->unet_only;
+    TRY(sara_strdup(ctx, &model->path, path));
+    if (options && options->variant && *options->variant)
+        TRY(sara_strdup(ctx, &model->variant, options->variant));
+    TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
+    if (model->unet_only)
+        TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
+    else
+        TRY(load_scheduler(model));
+    TRY(load_unet(model));
+    if (!model->unet_only) {
+        TRY(load_vae(model));
+        TRY(load_text(model));
+    }
+    *out = model;
+    return SARA_OK;
+done:
+    sara_model_free(model);
+    return status;
+}
+
+void sara_model_free(sara_model *model)
+{
+    if (!model)
+        return;
+    sara_applied_free(model->applied);
+    sara_tokenizer_free(model->tokenizer);
+    sara_clip_text_free(model->text);
+    sara_vae_free(model->vae);
+    sara_unet_free(model->unet);
+    sara_nn_device_close(model->device);
+    sara_free(model->ctx, model->variant);
+    sara_free(model->ctx, model->path);
+    sara_free(model->ctx, model);
+}
+
+sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, int width, int height,
+                                  const char *what)
+{
+    int vae = model->vae ? sara_vae_info_of(model->vae)->factor : 1;
+    int unet = sara_unet_info_of(model->unet)->factor, unit = vae * unet;
+    if (width > 0 && height > 0 && width <= 16384 && height <= 16384 && width % unit == 0 &&
+        height % unit == 0)
+        return SARA_OK;
+    return sara_fail(
+        ctx, SARA_ERROR_USAGE,
+        "%s %dx%d: width and height must be multiples of %d (VAE factor %d x U-Net factor %d)",
+        what, width, height, unit, vae, unet);
+}
+
+sara_status sara_model_base_sha256(sara_context *ctx, const char **out, sara_model *model)
+{
+    sara_status status = SARA_OK;
+    if (!model->base_sha256[0])
+        status = sara_params_sha256(ctx, model->base_sha256, sara_unet_params(model->unet));
+    *out = model->base_sha256;
+    return status;
+}
+
+sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *adapter_path,
+                             double strength, bool force)
+{
+    sara_adapter adapter = {0};
+    const char *base;
+    sara_status status;
+    TRY(sara_adapter_load(ctx, &adapter, adapter_path));
+    const char *target = sara_adapter_metadata(&adapter, "sara.target");
+    if (target && strcmp(target, "unet") != 0) {
+        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected unet",
+                           adapter_path, target);
+        goto done;
+    }
+    if (!model->applied) {
+        TRY(sara_model_base_sha256(ctx, &base, model));
+        TRY(sara_applied_new(ctx, &model->applied, sara_unet_params(model->unet), base));
+    }
+    status = sara_applied_add(model->applied, &adapter, strength, force);
+    if (status != SARA_OK)
+        sara_fail_in(ctx, status, adapter_path);
+done:
+    sara_adapter_free(&adapter);
+    return status;
+}
+
+void sara_model_remove(sara_model *model)
+{
+    if (model->applied)
+        sara_applied_remove(model->applied);
+}

@@ -1,0 +1,51 @@
+/* The pipeline layer: a whole model folder, text to image, saving. Implements sara.h's model,
+ * adapter and generation functions. */
+#ifndef SARA_PIPELINE_H
+#define SARA_PIPELINE_H
+
+#include "diffusion/diffusion.h"
+#include "models/models.h"
+#include "sparse/sparse.h"
+
+/* File names without their endings, as diffusers and transformers write them. */
+#define SARA_DIFFUSERS_STEM    "diffusion_pytorch_model"
+#define SARA_TRANSFORMERS_STEM "model"
+
+struct sara_model {
+    sara_context *ctx;
+    char *path;
+    char *variant; /* NULL: none */
+    bool unet_only;
+    sara_device *device;
+    sara_unet *unet;
+    sara_vae *vae; /* this and what follows: NULL where unet_only */
+    sara_clip_text *text;
+    sara_tokenizer *tokenizer;
+    sara_scheduler_config scheduler;
+    bool has_scheduler;    /* false: sara's default training schedule */
+    char base_sha256[65];  /* of the U-Net as loaded; "" until sara_model_base_sha256() */
+    sara_applied *applied; /* NULL until the first adapter */
+};
+
+/* Computed at the first call; adapters must not be applied yet at that time. */
+SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
+                                                  sara_model *model);
+
+/* states [count][length][hidden] of the prompts, sara_free(); *cut counts ids left out in all. */
+SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **states,
+                                                     int64_t *length, int64_t *hidden, size_t *cut,
+                                                     const sara_model *model,
+                                                     const char *const *prompts, size_t count);
+/* SARA_ERROR_USAGE unless width and height are positive multiples of the VAE's factor times the
+ * U-Net's; what: the option's name. */
+SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
+                                                 int width, int height, const char *what);
+/* RGB to [-1,1] [3][height][width], and back (rounded as diffusers' numpy_to_pil). */
+void sara_pixels_to_floats(float *out, const sara_image *image);
+SARA_NODISCARD sara_status sara_floats_to_image(sara_context *ctx, sara_image *out,
+                                                const float *pixels, int width, int height);
+
+/* Removes a half-written folder after an error, whose line stays. */
+void sara_folder_discard(sara_context *ctx, const char *path);
+
+#endif
