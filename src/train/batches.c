@@ -1,0 +1,242 @@
+/* Micro-batches from images or from a replay file. */
+#include "train/train.h"
+
+struct sara_batches {
+    sara_context *ctx;
+    sara_dataset_cache *cache; /* NULL for a replay */
+    uint64_t seed;
+    int num_train_timesteps;
+    int64_t items, batch; /* batch: samples a micro-batch */
+    sara_batch shape;     /* without the arrays */
+    float *latents, *noise, *states;
+    int64_t *timesteps, *elements;
+    json_t *rank_names; /* NULL: none */
+    char sha256[65];
+};
+
+int64_t sara_batches_items(const sara_batches *batches)
+{
+    return batches->items;
+}
+
+bool sara_batches_is_replay(const sara_batches *batches)
+{
+    return !batches->cache;
+}
+
+const char *sara_batches_sha256(const sara_batches *batches)
+{
+    return batches->cache ? sara_dataset_cache_sha256(batches->cache) : batches->sha256;
+}
+
+const sara_batch *sara_batches_shape(const sara_batches *batches)
+{
+    return &batches->shape;
+}
+
+int64_t sara_batches_rank_names(const sara_batches *batches)
+{
+    return (int64_t)json_array_size(batches->rank_names);
+}
+
+const char *sara_batches_rank_name(const sara_batches *batches, int64_t step)
+{
+    return json_string_value(json_array_get(batches->rank_names, (size_t)step));
+}
+
+void sara_batches_free(sara_batches *batches)
+{
+    if (!batches)
+        return;
+    sara_dataset_cache_free(batches->cache);
+    sara_free(batches->ctx, batches->latents);
+    sara_free(batches->ctx, batches->noise);
+    sara_free(batches->ctx, batches->states);
+    sara_free(batches->ctx, batches->timesteps);
+    sara_free(batches->ctx, batches->elements);
+    json_decref(batches->rank_names);
+    sara_free(batches->ctx, batches);
+}
+
+/* -------------------------------------------------------------------------------------- replay */
+
+static sara_status read_rank_names(sara_batches *batches, const sara_safetensors *file)
+{
+    const char *text = sara_safetensors_metadata(file, "rank_names");
+    const char *path = sara_safetensors_path(file);
+    size_t index;
+    json_t *name;
+    sara_status status = SARA_OK;
+    if (!text)
+        return SARA_OK;
+    TRY(sara_json_parse(batches->ctx, &batches->rank_names, text, strlen(text), path, false));
+    if (!json_is_array(batches->rank_names))
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT, "%s: rank_names: expected a list of names",
+                         path);
+    json_array_foreach(
+        batches->rank_names, index,
+        name) if (!json_is_string(name)) return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                                                          "%s: rank_names[%zu]: expected a name",
+                                                          path, index);
+done:
+    return status;
+}
+
+static sara_status load_array(const sara_safetensors *file, void *out, sara_shape *shape,
+                              const char *name, sara_dtype dtype)
+{
+    sara_tensor tensor;
+    sara_status status = sara_safetensors_load(file, &tensor, name, dtype, shape);
+    if (status == SARA_OK) {
+        memcpy(out, &tensor.data, sizeof(tensor.data));
+        *shape = tensor.shape;
+    }
+    return status;
+}
+
+static sara_status check_replay(const sara_batches *batches, const sara_model *model,
+                                const char *path)
+{
+    const sara_unet_info *info = sara_unet_info_of(model->unet);
+    const sara_batch *b = &batches->shape;
+    if (b->size < 1 || b->height < 1 || b->width < 1 || b->length < 1)
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                         "%s: latents or encoder_hidden_states are empty", path);
+    if (b->channels != info->in_channels)
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                         "%s: latents: %lld channels, the U-Net takes %d", path,
+                         (long long)b->channels, info->in_channels);
+    if (b->height % info->factor || b->width % info->factor)
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                         "%s: latents: %lldx%lld, the U-Net takes multiples of %d", path,
+                         (long long)b->height, (long long)b->width, info->factor);
+    if (b->hidden != info->cross_attention_dim)
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                         "%s: encoder_hidden_states: width %lld, the U-Net takes %d", path,
+                         (long long)b->hidden, info->cross_attention_dim);
+    for (int64_t i = 0; i < batches->items * b->size; i++)
+        if (batches->timesteps[i] < 0 || batches->timesteps[i] >= batches->num_train_timesteps)
+            return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                             "%s: timesteps[%lld] is %lld, expected 0 to %d", path, (long long)i,
+                             (long long)batches->timesteps[i], batches->num_train_timesteps - 1);
+    return SARA_OK;
+}
+
+static sara_status open_replay(sara_batches *batches, const sara_model *model, const char *path)
+{
+    sara_safetensors *file = NULL;
+    sara_shape latents = {5, {-1, -1, -1, -1, -1}}, states = {4, {-1, -1, -1, -1}}, timesteps;
+    sara_status status;
+    TRY(sara_safetensors_open(batches->ctx, &file, path));
+    TRY(load_array(file, &batches->latents, &latents, "latents", SARA_F32));
+    TRY(load_array(file, &batches->noise, &latents, "noise", SARA_F32));
+    timesteps = sara_shape2(latents.dims[0], latents.dims[1]);
+    TRY(load_array(file, &batches->timesteps, &timesteps, "timesteps", SARA_I64));
+    states.dims[0] = latents.dims[0];
+    states.dims[1] = latents.dims[1];
+    TRY(load_array(file, &batches->states, &states, "encoder_hidden_states", SARA_F32));
+    batches->items = latents.dims[0];
+    batches->shape = (sara_batch){.size = latents.dims[1],
+                                  .channels = latents.dims[2],
+                                  .height = latents.dims[3],
+                                  .width = latents.dims[4],
+                                  .length = states.dims[2],
+                                  .hidden = states.dims[3]};
+    batches->batch = batches->shape.size;
+    TRY(check_replay(batches, model, path));
+    TRY(read_rank_names(batches, file));
+    TRY(sara_sha256_file(batches->ctx, batches->sha256, path));
+done:
+    sara_safetensors_close(file);
+    return status;
+}
+
+static sara_status get_replayed(const sara_batches *batches, sara_batch *out, int64_t index)
+{
+    const sara_batch *s = &batches->shape;
+    int64_t latent = s->size * s->channels * s->height * s->width;
+    if (index >= batches->items)
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT,
+                         "the replay file holds %lld micro-batches, number %lld is needed",
+                         (long long)batches->items, (long long)index + 1);
+    *out = *s;
+    out->latents = batches->latents + index * latent;
+    out->noise = batches->noise + index * latent;
+    out->timesteps = batches->timesteps + index * s->size;
+    out->states = batches->states + index * s->size * s->length * s->hidden;
+    return SARA_OK;
+}
+
+/* --------------------------------------------------------------------------------------- images */
+
+static sara_status open_images(sara_batches *batches, const sara_model *model,
+                               const sara_train_options *options)
+{
+    sara_context *ctx = batches->ctx;
+    sara_batch *s = &batches->shape;
+    sara_status status;
+    TRY(sara_dataset_cache_new(ctx, &batches->cache, model, options));
+    batches->items = sara_dataset_cache_items(batches->cache);
+    batches->batch = options->train_batch_size;
+    sara_dataset_cache_shape(batches->cache, s);
+    s->size = batches->batch;
+    size_t size = (size_t)s->size, latent = (size_t)(s->channels * s->height * s->width);
+    TRY(sara_alloc(ctx, &batches->latents, size, latent * sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->noise, size, latent * sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->states, size, (size_t)(s->length * s->hidden) * sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->timesteps, size, sizeof(int64_t)));
+    TRY(sara_alloc(ctx, &batches->elements, size, sizeof(int64_t)));
+done:
+    return status;
+}
+
+/* Micro-batch i takes the elements i * batch ... of the endless sequence of epochs. */
+static sara_status get_images(sara_batches *batches, sara_batch *out, int64_t index)
+{
+    const sara_batch *s = &batches->shape;
+    int64_t latent = s->channels * s->height * s->width;
+    sara_status status;
+    for (int64_t i = 0; i < s->size; i++) {
+        uint64_t element = (uint64_t)(index * s->size + i);
+        batches->elements[i] = (int64_t)element;
+        batches->timesteps[i] = (int64_t)sara_draw_below(
+            (uint64_t)batches->num_train_timesteps, batches->seed, SARA_DRAW_TIMESTEP, element, 0);
+        sara_draw_normal(batches->noise + i * latent, (size_t)latent, batches->seed,
+                         SARA_DRAW_NOISE, element);
+    }
+    TRY(sara_dataset_cache_get(batches->cache, batches->latents, batches->states, batches->elements,
+                               s->size));
+    *out = *s;
+    out->latents = batches->latents;
+    out->noise = batches->noise;
+    out->timesteps = batches->timesteps;
+    out->states = batches->states;
+done:
+    return status;
+}
+
+sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_model *model,
+                              const sara_train_options *options, int num_train_timesteps)
+{
+    sara_batches *batches = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &batches, 1, sizeof(*batches)));
+    batches->ctx = ctx;
+    batches->seed = options->seed;
+    batches->num_train_timesteps = num_train_timesteps;
+    if (options->replay)
+        TRY(open_replay(batches, model, options->replay));
+    else
+        TRY(open_images(batches, model, options));
+    *out = batches;
+    return SARA_OK;
+done:
+    sara_batches_free(batches);
+    return status;
+}
+
+sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index)
+{
+    return batches->cache ? get_images(batches, out, index) : get_replayed(batches, out, index);
+}

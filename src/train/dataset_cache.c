@@ -1,0 +1,385 @@
+/* Images and captions, encoded once: latents' mean and log-variance (also of the flipped image) and
+ * text states. Where the crop is random the pixels are encoded anew each time. */
+#include "train/train.h"
+
+#include <math.h>
+#include <time.h>
+
+#define LONGEST_SIDE 16384
+
+typedef struct cached_item {
+    float *moments; /* [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped */
+    const float *states;
+} cached_item;
+
+struct sara_dataset_cache {
+    sara_context *ctx;
+    const sara_model *model;
+    sara_dataset dataset;
+    cached_item *items;
+    float **texts; /* one for each distinct caption */
+    size_t text_count;
+    bool center_crop, random_flip;
+    int resolution;
+    uint64_t seed;
+    int64_t channels, side, size; /* of a latent; size in floats */
+    int64_t length, hidden;
+    sara_tape *tape;
+    float *pixels; /* [3][resolution][resolution] */
+    float *fresh;  /* [2][size]: moments of an image that is not cached */
+    char sha256[65];
+};
+
+int64_t sara_dataset_cache_items(const sara_dataset_cache *cache)
+{
+    return (int64_t)cache->dataset.count;
+}
+
+const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache)
+{
+    return cache->sha256;
+}
+
+void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out)
+{
+    out->channels = cache->channels;
+    out->height = out->width = cache->side;
+    out->length = cache->length;
+    out->hidden = cache->hidden;
+}
+
+void sara_dataset_cache_free(sara_dataset_cache *cache)
+{
+    if (!cache)
+        return;
+    for (size_t i = 0; cache->items && i < cache->dataset.count; i++)
+        sara_free(cache->ctx, cache->items[i].moments);
+    for (size_t i = 0; i < cache->text_count; i++)
+        sara_free(cache->ctx, cache->texts[i]);
+    sara_free(cache->ctx, cache->items);
+    sara_free(cache->ctx, cache->texts);
+    sara_free(cache->ctx, cache->pixels);
+    sara_free(cache->ctx, cache->fresh);
+    sara_tape_free(cache->tape);
+    sara_dataset_free(&cache->dataset);
+    sara_free(cache->ctx, cache);
+}
+
+/* -------------------------------------------------------------------------------------- pixels */
+
+/* Resized by Lanczos so that the shorter side is `resolution`, as torchvision's Resize. */
+static sara_status load_resized(const sara_dataset_cache *cache, sara_image *out, size_t index)
+{
+    const char *path = cache->dataset.items[index].path;
+    sara_image image = {0};
+    int64_t resolution = cache->resolution;
+    sara_status status;
+    TRY(sara_image_read(cache->ctx, &image, path));
+    int64_t width = image.width, height = image.height;
+    int64_t new_width = width <= height ? resolution : resolution * width / height;
+    int64_t new_height = width <= height ? resolution * height / width : resolution;
+    if (new_width > LONGEST_SIDE || new_height > LONGEST_SIDE)
+        TRY(sara_fail(cache->ctx, SARA_ERROR_INPUT,
+                      "%s: %lldx%lld is too long: %lldx%lld at resolution %lld, at most %d a side",
+                      path, (long long)width, (long long)height, (long long)new_width,
+                      (long long)new_height, (long long)resolution, LONGEST_SIDE));
+    if (new_width == width && new_height == height) {
+        *out = image;
+        return SARA_OK;
+    }
+    TRY(sara_image_resize(cache->ctx, out, &image, (int)new_width, (int)new_height));
+done:
+    sara_image_clear(cache->ctx, &image);
+    return status;
+}
+
+/* [3][resolution][resolution] in [-1,1] of the crop at (left, top), mirrored if flip. */
+static void crop(const sara_dataset_cache *cache, const sara_image *image, int left, int top,
+                 bool flip)
+{
+    int side = cache->resolution;
+    size_t plane = (size_t)side * (size_t)side;
+    for (int y = 0; y < side; y++)
+        for (int x = 0; x < side; x++) {
+            int from = flip ? side - 1 - x : x;
+            const uint8_t *pixel =
+                image->pixels +
+                ((size_t)(top + y) * (size_t)image->width + (size_t)(left + from)) * 3;
+            for (size_t c = 0; c < 3; c++)
+                cache->pixels[c * plane + (size_t)y * (size_t)side + (size_t)x] =
+                    (float)pixel[c] / 255.0f * 2.0f - 1.0f;
+        }
+}
+
+/* torchvision's CenterCrop. */
+static int center(int whole, int side)
+{
+    return (int)lrint((whole - side) / 2.0);
+}
+
+/* out [2][size]: mean and log-variance of the cropped pixels. */
+static sara_status encode_pixels(const sara_dataset_cache *cache, float *out)
+{
+    sara_shape shape = sara_shape4(1, 3, cache->resolution, cache->resolution);
+    sara_var *image, *mean, *logvar;
+    size_t bytes = (size_t)cache->size * sizeof(*out);
+    sara_status status;
+    TRY(sara_tape_leaf(cache->tape, &image, &shape, cache->pixels, false));
+    TRY(sara_vae_encode(cache->tape, &mean, &logvar, cache->model->vae, image));
+    memcpy(out, mean->data, bytes);
+    memcpy(out + cache->size, logvar->data, bytes);
+done:
+    sara_tape_reset(cache->tape);
+    return status;
+}
+
+static void report(const sara_dataset_cache *cache, size_t done, double started)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    double seconds = (double)time.tv_sec + (double)time.tv_nsec * 1e-9 - started;
+    double rate = (double)done / (seconds + 1e-9);
+    sara_progress progress = {"cache",
+                              (int64_t)done,
+                              (int64_t)cache->dataset.count,
+                              NAN,
+                              NAN,
+                              rate,
+                              (double)(cache->dataset.count - done) / rate};
+    sara_report_progress(cache->ctx, &progress);
+}
+
+/* Whether no image leaves a choice of the crop. */
+static bool is_square(const sara_image *image)
+{
+    return image->width == image->height;
+}
+
+static sara_status cache_image(sara_dataset_cache *cache, size_t index, bool *square)
+{
+    sara_image image = {0};
+    int copies = cache->random_flip ? 2 : 1;
+    float *moments = NULL;
+    sara_status status;
+    TRY(load_resized(cache, &image, index));
+    *square = is_square(&image);
+    if (!*square && !cache->center_crop)
+        goto done;
+    TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2,
+                   (size_t)cache->size * sizeof(*moments)));
+    for (int flip = 0; flip < copies; flip++) {
+        crop(cache, &image, center(image.width, cache->resolution),
+             center(image.height, cache->resolution), flip != 0);
+        TRY(encode_pixels(cache, moments + flip * 2 * cache->size));
+    }
+    cache->items[index].moments = moments;
+    moments = NULL;
+done:
+    sara_free(cache->ctx, moments);
+    sara_image_clear(cache->ctx, &image);
+    return status;
+}
+
+static sara_status cache_images(sara_dataset_cache *cache)
+{
+    struct timespec time;
+    sara_status status = SARA_OK;
+    size_t uncached = 0;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    double started = (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+    for (size_t i = 0; i < cache->dataset.count; i++) {
+        bool square = true;
+        if (sara_interrupted(cache->ctx))
+            return sara_fail(cache->ctx, SARA_INTERRUPTED, "interrupted before the first step");
+        TRY(cache_image(cache, i, &square));
+        uncached += !square && !cache->center_crop;
+        report(cache, i + 1, started);
+    }
+    if (uncached)
+        sara_log(cache->ctx, SARA_LOG_INFO,
+                 "%zu of %zu images are cropped at random and encoded at each step; --center_crop "
+                 "is faster",
+                 uncached, cache->dataset.count);
+done:
+    return status;
+}
+
+/* The moments of an element whose crop is drawn. */
+static sara_status encode_fresh(sara_dataset_cache *cache, size_t index, int64_t element, bool flip)
+{
+    sara_image image = {0};
+    sara_status status;
+    TRY(load_resized(cache, &image, index));
+    uint64_t columns = (uint64_t)(image.width - cache->resolution) + 1;
+    uint64_t rows = (uint64_t)(image.height - cache->resolution) + 1;
+    int left = (int)sara_draw_below(columns, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 0);
+    int top = (int)sara_draw_below(rows, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 1);
+    crop(cache, &image, left, top, flip);
+    TRY(encode_pixels(cache, cache->fresh));
+done:
+    sara_image_clear(cache->ctx, &image);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------- text */
+
+static sara_status cache_texts(sara_dataset_cache *cache)
+{
+    size_t cut_captions = 0;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < cache->dataset.count; i++) {
+        const char *caption = cache->dataset.items[i].caption;
+        size_t cut = 0, same = 0;
+        while (same < i && strcmp(cache->dataset.items[same].caption, caption) != 0)
+            same++;
+        if (same < i) {
+            cache->items[i].states = cache->items[same].states;
+            continue;
+        }
+        TRY(sara_model_encode_prompts(cache->ctx, &cache->texts[cache->text_count], &cache->length,
+                                      &cache->hidden, &cut, cache->model, &caption, 1));
+        cache->items[i].states = cache->texts[cache->text_count++];
+        cut_captions += cut > 0;
+    }
+    if (cut_captions)
+        sara_log(cache->ctx, SARA_LOG_WARNING,
+                 "%zu captions are longer than %lld tokens and were cut", cut_captions,
+                 (long long)cache->length);
+done:
+    return status;
+}
+
+/* What is trained on: names, captions and contents. */
+static sara_status fingerprint(sara_dataset_cache *cache)
+{
+    sara_sha256 *hash = NULL;
+    sara_status status;
+    TRY(sara_sha256_new(cache->ctx, &hash));
+    for (size_t i = 0; i < cache->dataset.count; i++) {
+        const sara_dataset_item *item = &cache->dataset.items[i];
+        const char *name = strrchr(item->path, '/');
+        char content[65];
+        name = name ? name + 1 : item->path;
+        TRY(sara_sha256_file(cache->ctx, content, item->path));
+        TRY(sara_sha256_add(hash, name, strlen(name) + 1));
+        TRY(sara_sha256_add(hash, item->caption, strlen(item->caption) + 1));
+        TRY(sara_sha256_add(hash, content, sizeof(content)));
+    }
+    TRY(sara_sha256_end(&hash, cache->sha256));
+done:
+    sara_sha256_abort(&hash);
+    return status;
+}
+
+/* --------------------------------------------------------------------------------------- cache */
+
+static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train_options *options)
+{
+    const sara_unet_info *unet = sara_unet_info_of(cache->model->unet);
+    int factor = sara_vae_info_of(cache->model->vae)->factor;
+    int sample =
+        unet->sample_height > unet->sample_width ? unet->sample_height : unet->sample_width;
+    cache->resolution = options->resolution ? options->resolution : sample * factor;
+    cache->side = cache->resolution / factor;
+    cache->channels = unet->in_channels;
+    cache->size = cache->channels * cache->side * cache->side;
+    return sara_model_check_size(cache->ctx, cache->model, cache->resolution, cache->resolution,
+                                 "--resolution");
+}
+
+sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
+                                   const sara_model *model, const sara_train_options *options)
+{
+    sara_dataset_cache *cache = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &cache, 1, sizeof(*cache)));
+    cache->ctx = ctx;
+    cache->model = model;
+    cache->center_crop = options->center_crop;
+    cache->random_flip = options->random_flip;
+    cache->seed = options->seed;
+    TRY(choose_resolution(cache, options));
+    TRY(sara_dataset_scan(ctx, &cache->dataset, options->train_data_dir, options->caption_column,
+                          options->caption_prefix, options->instance_prompt));
+    TRY(sara_alloc_zero(ctx, &cache->items, cache->dataset.count, sizeof(*cache->items)));
+    TRY(sara_alloc_zero(ctx, &cache->texts, cache->dataset.count, sizeof(*cache->texts)));
+    TRY(sara_alloc(ctx, &cache->pixels, (size_t)cache->resolution * (size_t)cache->resolution,
+                   3 * sizeof(float)));
+    TRY(sara_alloc(ctx, &cache->fresh, (size_t)cache->size, 2 * sizeof(float)));
+    TRY(sara_tape_new(ctx, &cache->tape, model->device));
+    TRY(fingerprint(cache));
+    TRY(cache_texts(cache));
+    TRY(cache_images(cache));
+    *out = cache;
+    return SARA_OK;
+done:
+    sara_dataset_cache_free(cache);
+    return status;
+}
+
+/* The image of an element: place element % count in the order of its epoch. The order is a keyed
+ * bijection (a Feistel network over the next power of four, walked until it lands inside), so that
+ * no shuffled list has to be kept or saved and every epoch visits each image once. */
+static size_t shuffled(const sara_dataset_cache *cache, int64_t element)
+{
+    uint64_t count = cache->dataset.count, epoch = (uint64_t)element / count;
+    uint64_t value = (uint64_t)element % count;
+    int half = 1;
+    while ((uint64_t)1 << (2 * half) < count)
+        half++;
+    const uint64_t mask = ((uint64_t)1 << half) - 1;
+    do {
+        uint64_t left = value >> half, right = value & mask;
+        for (uint64_t round = 0; round < 6; round++) {
+            uint64_t f =
+                sara_draw_below(mask + 1, cache->seed, SARA_DRAW_ORDER, epoch, round << 32 | right);
+            uint64_t next = left ^ f;
+            left = right;
+            right = next;
+        }
+        value = left << half | right;
+    } while (value >= count);
+    return (size_t)value;
+}
+
+static bool draws_flip(const sara_dataset_cache *cache, int64_t element)
+{
+    return cache->random_flip &&
+           sara_draw_below(2, cache->seed, SARA_DRAW_FLIP, (uint64_t)element, 0) == 1;
+}
+
+/* latents [size] = (mean + exp(logvar / 2) * noise - shift) * scaling factor; noise is in latents.
+ */
+static void sample_posterior(const sara_dataset_cache *cache, float *latents, const float *moments)
+{
+    const sara_vae_info *info = sara_vae_info_of(cache->model->vae);
+    for (int64_t i = 0; i < cache->size; i++) {
+        float deviation = expf(0.5f * moments[cache->size + i]);
+        float sample = moments[i] + deviation * latents[i];
+        latents[i] = (float)((sample - info->shift_factor) * info->scaling_factor);
+    }
+}
+
+sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, float *states,
+                                   const int64_t *elements, int64_t size)
+{
+    size_t state_size = (size_t)(cache->length * cache->hidden);
+    sara_status status = SARA_OK;
+    for (int64_t i = 0; i < size; i++) {
+        size_t index = shuffled(cache, elements[i]);
+        const cached_item *item = &cache->items[index];
+        bool flip = draws_flip(cache, elements[i]);
+        const float *moments = cache->fresh;
+        if (item->moments)
+            moments = item->moments + (flip ? 2 * cache->size : 0);
+        else
+            TRY(encode_fresh(cache, index, elements[i], flip));
+        sara_draw_normal(latents + i * cache->size, (size_t)cache->size, cache->seed,
+                         SARA_DRAW_POSTERIOR, (uint64_t)elements[i]);
+        sample_posterior(cache, latents + i * cache->size, moments);
+        memcpy(states + (size_t)i * state_size, item->states, state_size * sizeof(*states));
+    }
+done:
+    return status;
+}

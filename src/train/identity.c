@@ -1,0 +1,108 @@
+/* What a run is: for the manifest that a resumed run must match, and for the adapter's metadata.
+ * Nothing here depends on time, host or path, so that equal runs give equal files. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+
+static sara_status add(trainer *t, const char *key, const char *value)
+{
+    const char *copies[2];
+    sara_status status;
+    TRY(sara_arena_strdup(&t->arena, &copies[0], key));
+    TRY(sara_arena_strdup(&t->arena, &copies[1], value));
+    t->metadata[t->metadata_count++] = (sara_metadata){copies[0], copies[1]};
+done:
+    return status;
+}
+
+static sara_status add_option(trainer *t, const char *name, const json_t *value)
+{
+    char key[96], number[40];
+    snprintf(key, sizeof(key), "sara.%s", name);
+    if (json_is_string(value))
+        return add(t, key, json_string_value(value));
+    if (json_is_boolean(value))
+        return add(t, key, json_is_true(value) ? "true" : "false");
+    if (json_is_integer(value))
+        snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
+    else
+        snprintf(number, sizeof(number), "%.17g", json_real_value(value));
+    return add(t, key, number);
+}
+
+static const char *architecture(const trainer *t)
+{
+    int width = sara_unet_info_of(t->model->unet)->cross_attention_dim;
+    bool v = t->objective.prediction == SARA_PREDICT_V;
+    return width == 768    ? "stable-diffusion-v1/sara"
+           : width == 1024 ? (v ? "stable-diffusion-v2-768-v/sara" : "stable-diffusion-v2-512/sara")
+                           : "stable-diffusion/sara";
+}
+
+static sara_status add_fixed(trainer *t)
+{
+    const sara_batch *shape = sara_batches_shape(t->batches);
+    int factor = t->model->vae ? sara_vae_info_of(t->model->vae)->factor : 8;
+    char number[64];
+    sara_status status;
+    TRY(add(t, "sara.format", "1"));
+    TRY(add(t, "sara.target", "unet"));
+    TRY(add(t, "sara.method", "sara"));
+    TRY(add(t, "sara.base_sha256", t->model->base_sha256));
+    snprintf(number, sizeof(number), "%lld", (long long)t->selected);
+    TRY(add(t, "sara.selected", number));
+    TRY(add(t, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(add(t, "modelspec.architecture", architecture(t)));
+    TRY(add(t, "modelspec.implementation", "sara"));
+    TRY(add(t, "modelspec.title", "SaRA adapter"));
+    TRY(add(t, "modelspec.prediction_type", sara_prediction_name(t->objective.prediction)));
+    snprintf(number, sizeof(number), "%lldx%lld", (long long)shape->width * factor,
+             (long long)shape->height * factor);
+    TRY(add(t, "modelspec.resolution", number));
+done:
+    return status;
+}
+
+/* JSON has no infinity, which is the threshold where all is trained. */
+static json_t *threshold_json(double threshold)
+{
+    return isfinite(threshold) ? json_real(threshold) : json_string("inf");
+}
+
+/* The options as resolved, not as given: "5.8%" and the threshold it stands for are one run. */
+static sara_status resolve(trainer *t, json_t *object)
+{
+    const char *prediction = sara_prediction_name(t->objective.prediction);
+    int failed =
+        json_object_set_new(object, "threshold", threshold_json(t->threshold)) |
+        json_object_set_new(object, "learning_rate", json_real(t->learning_rate)) |
+        json_object_set_new(object, "max_train_steps", json_integer(t->steps)) |
+        json_object_set_new(object, "progressive_iter", json_integer(t->progressive_iter)) |
+        json_object_set_new(object, "prediction_type", json_string(prediction));
+    json_object_del(object, "trainable");
+    json_object_del(object, "num_train_epochs");
+    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
+}
+
+sara_status sara_trainer_identify(trainer *t)
+{
+    const char *key;
+    json_t *value;
+    sara_status status;
+    TRY(sara_train_options_json(t->ctx, &t->identity, &t->options));
+    TRY(resolve(t, t->identity));
+    TRY(sara_arena_alloc(&t->arena, &t->metadata, json_object_size(t->identity) + 16,
+                         sizeof(*t->metadata)));
+    json_object_foreach(t->identity, key, value) if (!json_is_null(value))
+        TRY(add_option(t, key, value));
+    TRY(add_fixed(t));
+    if (json_object_set_new(t->identity, "base_sha256", json_string(t->model->base_sha256)) ||
+        json_object_set_new(t->identity, "data_sha256",
+                            json_string(sara_batches_sha256(t->batches))) ||
+        json_object_set_new(t->identity, "selected", json_integer(t->selected)) ||
+        json_object_set_new(t->identity, "parameters", json_integer(t->parameters)))
+        status = sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
+done:
+    return status;
+}

@@ -1,0 +1,184 @@
+/* manifest.json of a checkpoint. */
+#include "train/checkpoint.h"
+
+#include <stdlib.h>
+
+#define MANIFEST_NAME    "manifest.json"
+#define MANIFEST_VERSION 1
+
+static const char *const listed_files[] = {SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE};
+#define FILE_COUNT (sizeof(listed_files) / sizeof(*listed_files))
+
+static sara_status no_memory(sara_context *ctx, const char *folder)
+{
+    return sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: manifest of %s", folder);
+}
+
+/* Of the object without its own "sha256", as compact JSON with sorted keys. */
+static sara_status hash_object(sara_context *ctx, char out[65], const json_t *object,
+                               const char *folder)
+{
+    json_t *copy = json_copy((json_t *)(uintptr_t)object);
+    sara_sha256 *hash = NULL;
+    char *text = NULL;
+    sara_status status;
+    if (copy)
+        json_object_del(copy, "sha256");
+    text = copy ? json_dumps(copy, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)) : NULL;
+    if (!text) {
+        status = no_memory(ctx, folder);
+        goto done;
+    }
+    TRY(sara_sha256_new(ctx, &hash));
+    TRY(sara_sha256_add(hash, text, strlen(text)));
+    TRY(sara_sha256_end(&hash, out));
+done:
+    sara_sha256_abort(&hash);
+    free(text);
+    json_decref(copy);
+    return status;
+}
+
+static sara_status hash_file(sara_context *ctx, char out[65], const char *folder, const char *name)
+{
+    char *path = NULL;
+    sara_status status;
+    TRY(sara_path_join(ctx, &path, folder, name));
+    TRY(sara_sha256_file(ctx, out, path));
+done:
+    sara_free(ctx, path);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------- writing */
+
+static sara_status add_hashes(sara_context *ctx, json_t *manifest, const char *folder)
+{
+    json_t *files = json_object_get(manifest, "files");
+    char sha256[65];
+    sara_status status;
+    for (size_t i = 0; i < FILE_COUNT; i++) {
+        TRY(hash_file(ctx, sha256, folder, listed_files[i]));
+        if (json_object_set_new(files, listed_files[i], json_string(sha256)) != 0)
+            TRY(no_memory(ctx, folder));
+    }
+    TRY(hash_object(ctx, sha256, manifest, folder));
+    if (json_object_set_new(manifest, "sha256", json_string(sha256)) != 0)
+        status = no_memory(ctx, folder);
+done:
+    return status;
+}
+
+static sara_status write_text(sara_context *ctx, const json_t *manifest, const char *folder)
+{
+    char *text = json_dumps(manifest, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    char *path = NULL;
+    sara_status status;
+    if (!text) {
+        status = no_memory(ctx, folder);
+        goto done;
+    }
+    TRY(sara_path_join(ctx, &path, folder, MANIFEST_NAME));
+    TRY(sara_file_write(ctx, path, text, strlen(text)));
+done:
+    free(text);
+    sara_free(ctx, path);
+    return status;
+}
+
+sara_status sara_manifest_write(sara_context *ctx, json_t **out, const char *folder,
+                                const sara_optimizer *optimizer, const sara_run_state *state,
+                                const json_t *identity)
+{
+    sara_status status;
+    json_t *manifest =
+        json_pack("{s:i,s:I,s:I,s:I,s:I,s:I,s:O,s:{}}", "version", MANIFEST_VERSION, "steps",
+                  (json_int_t)sara_optimizer_steps(optimizer), "adam_steps",
+                  (json_int_t)sara_optimizer_adam_steps(optimizer), "micro_batches",
+                  (json_int_t)state->micro_batches, "skipped", (json_int_t)state->skipped,
+                  "skipped_in_row", (json_int_t)state->skipped_in_row, "run", identity, "files");
+    *out = NULL;
+    if (!manifest)
+        return no_memory(ctx, folder);
+    TRY(add_hashes(ctx, manifest, folder));
+    TRY(write_text(ctx, manifest, folder));
+    *out = manifest;
+    manifest = NULL;
+done:
+    json_decref(manifest);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------- reading */
+
+static sara_status check_hash(sara_context *ctx, const char *folder, const char *name,
+                              const char *actual, const json_t *stated)
+{
+    const char *expected = json_string_value(stated);
+    if (expected && strcmp(expected, actual) == 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_INPUT, "%s/%s: SHA-256 is %.12s..., the manifest says %.12s%s",
+                     folder, name, actual, expected ? expected : "nothing", expected ? "..." : "");
+}
+
+static sara_status check_version(sara_context *ctx, const json_t *manifest, const char *path)
+{
+    const sara_config config = {ctx, manifest, path};
+    int64_t version;
+    sara_status status;
+    TRY(sara_config_int(&config, &version, "version", 0, 0, INT32_MAX));
+    if (version != MANIFEST_VERSION)
+        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: version %lld, this program reads version %d",
+                           path, (long long)version, MANIFEST_VERSION);
+done:
+    return status;
+}
+
+sara_status sara_manifest_read(sara_context *ctx, json_t **out, const char *folder)
+{
+    json_t *manifest = NULL;
+    char *path = NULL, sha256[65];
+    sara_status status;
+    *out = NULL;
+    TRY(sara_path_join(ctx, &path, folder, MANIFEST_NAME));
+    TRY(sara_json_load(ctx, &manifest, path, false));
+    TRY(check_version(ctx, manifest, path));
+    TRY(hash_object(ctx, sha256, manifest, folder));
+    TRY(check_hash(ctx, folder, MANIFEST_NAME, sha256, json_object_get(manifest, "sha256")));
+    for (size_t i = 0; i < FILE_COUNT; i++) {
+        const json_t *files = json_object_get(manifest, "files");
+        TRY(hash_file(ctx, sha256, folder, listed_files[i]));
+        TRY(check_hash(ctx, folder, listed_files[i], sha256,
+                       json_object_get(files, listed_files[i])));
+    }
+    *out = manifest;
+    manifest = NULL;
+done:
+    json_decref(manifest);
+    sara_free(ctx, path);
+    return status;
+}
+
+sara_status sara_manifest_check_run(sara_context *ctx, const json_t *manifest,
+                                    const json_t *identity, const char *folder)
+{
+    const json_t *saved = json_object_get(manifest, "run");
+    const char *key;
+    json_t *now;
+    json_object_foreach((json_t *)(uintptr_t)identity, key, now)
+    {
+        const json_t *was = json_object_get(saved, key);
+        if (was && json_equal(was, now))
+            continue;
+        char *a = was ? json_dumps(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
+        char *b = json_dumps(now, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        sara_status status = sara_fail(
+            ctx, SARA_ERROR_USAGE,
+            "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",
+            folder, key, a ? a : "nothing", b ? b : "?");
+        free(a);
+        free(b);
+        return status;
+    }
+    return SARA_OK;
+}

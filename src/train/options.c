@@ -1,0 +1,396 @@
+/* The training options: one table for the command line, JSON files, ranges and run manifests. */
+#include "train/train.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+typedef enum option_kind {
+    OPTION_STRING,
+    OPTION_INT,
+    OPTION_INT64,
+    OPTION_UINT64,
+    OPTION_DOUBLE,
+    OPTION_SWITCH,
+    OPTION_PROMPTS
+} option_kind;
+
+typedef struct option {
+    sara_option_info info;
+    option_kind kind;
+    size_t offset;
+    double low, high; /* of what a user may give */
+    double automatic; /* the value that stands for "not given"; NaN: none */
+    bool decides;     /* whether the result depends on it */
+} option;
+
+#define FIELD(name) offsetof(sara_train_options, name)
+#define TEXT(field, metavar, decides, help)                                                        \
+    {                                                                                              \
+        {#field, metavar, help}, OPTION_STRING, FIELD(field), 0, 0, NAN, decides                   \
+    }
+#define NUMBER(kind, field, low, high, automatic, decides, help)                                   \
+    {                                                                                              \
+        {#field, "N", help}, kind, FIELD(field), low, high, automatic, decides                     \
+    }
+#define SWITCH(field, decides, help)                                                               \
+    {                                                                                              \
+        {#field, NULL, help}, OPTION_SWITCH, FIELD(field), 0, 0, NAN, decides                      \
+    }
+#define LARGE 9007199254740992.0 /* 2^53 */
+#define TINY  1e-30
+
+static const option options_table[] = {
+    TEXT(pretrained_model_name_or_path, "DIR", false, "the base: a diffusers folder"),
+    TEXT(unet_only, "DIR", false, "a bare unet/ folder instead (with --replay)"),
+    TEXT(variant, "NAME", false, "weight files' variant, e.g. fp16"),
+    TEXT(train_data_dir, "DIR", false, "images with metadata.jsonl or .txt captions"),
+    TEXT(replay, "FILE", false, "micro-batches from a safetensors file instead of images"),
+    TEXT(output_dir, "DIR", false, "the run folder"),
+    TEXT(caption_column, "NAME", true, "metadata.jsonl's field of the caption (text)"),
+    TEXT(caption_prefix, "TEXT", true, "put before each caption, e.g. \"ink style, \""),
+    TEXT(instance_prompt, "TEXT", true, "one caption for all images"),
+    NUMBER(OPTION_INT, resolution, 8, 8192, 0, true, "side of the training images (the model's)"),
+    SWITCH(center_crop, true, "crop the centre instead of a random place"),
+    SWITCH(random_flip, true, "flip images left-right at random"),
+    NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, true, "train the entries with |p| below it"),
+    TEXT(trainable, "BUDGET", true, "budget instead: 5.8%, 20M or 50000 (5.8%)"),
+    NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, true, "(1e-3 exp(-350 threshold))"),
+    NUMBER(OPTION_DOUBLE, lambda_rank, 0, 1e6, NAN, true, "weight of the low-rank term (5e-4)"),
+    NUMBER(OPTION_INT64, progressive_iter, 0, LARGE, -1, true,
+           "reselect after so many steps; 0: never (half of the steps)"),
+    NUMBER(OPTION_INT64, max_train_steps, 1, LARGE, 0, true, "optimiser steps (5000)"),
+    NUMBER(OPTION_INT64, num_train_epochs, 1, LARGE, 0, true, "passes over the images instead"),
+    NUMBER(OPTION_INT, train_batch_size, 1, 4096, NAN, true, "images a micro-batch (4)"),
+    NUMBER(OPTION_INT, gradient_accumulation_steps, 1, 65536, NAN, true,
+           "micro-batches an optimiser step (1)"),
+    SWITCH(gradient_checkpointing, true, "recompute activations: less memory, more time"),
+    TEXT(lr_scheduler, "NAME", true,
+         "cosine (default), constant, constant_with_warmup, linear, cosine_with_restarts, "
+         "polynomial"),
+    NUMBER(OPTION_INT64, lr_warmup_steps, 0, LARGE, NAN, true, "(0)"),
+    NUMBER(OPTION_INT, lr_num_cycles, 1, 1000000, NAN, true, "of cosine_with_restarts (1)"),
+    NUMBER(OPTION_DOUBLE, lr_power, 0, 1000, NAN, true, "of polynomial (1.0)"),
+    NUMBER(OPTION_DOUBLE, adam_beta1, 0, 0.999999999, NAN, true, "(0.9)"),
+    NUMBER(OPTION_DOUBLE, adam_beta2, 0, 0.999999999, NAN, true, "(0.999)"),
+    NUMBER(OPTION_DOUBLE, adam_epsilon, TINY, 1, NAN, true, "(1e-8)"),
+    NUMBER(OPTION_DOUBLE, adam_weight_decay, 0, 1000, NAN, true, "(1e-2)"),
+    NUMBER(OPTION_DOUBLE, max_grad_norm, 0, 1e30, NAN, true, "clip gradients; 0: never (1.0)"),
+    TEXT(prediction_type, "TYPE", true, "epsilon or v_prediction (the scheduler config's)"),
+    {{"validation_prompt", "TEXT", "draw it every --validation_steps; repeatable"},
+     OPTION_PROMPTS,
+     FIELD(validation_prompts),
+     0,
+     0,
+     NAN,
+     false},
+    NUMBER(OPTION_INT64, validation_steps, 1, LARGE, NAN, false, "(500)"),
+    NUMBER(OPTION_DOUBLE, validation_guidance_scale, 0, 1000, NAN, false, "(7.0)"),
+    NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, false, "save to resume from (500)"),
+    NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, false, "keep so many; 0: all (3)"),
+    TEXT(resume_from_checkpoint, "PATH", false, "latest, or a checkpoint folder"),
+    NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, true, "(42)"),
+};
+#define OPTION_COUNT (sizeof(options_table) / sizeof(*options_table))
+
+void sara_train_options_init(sara_train_options *options)
+{
+    memset(options, 0, sizeof(*options));
+    options->caption_column = "text";
+    options->lambda_rank = 5e-4;
+    options->progressive_iter = -1;
+    options->train_batch_size = 4;
+    options->gradient_accumulation_steps = 1;
+    options->lr_scheduler = "cosine";
+    options->lr_num_cycles = 1;
+    options->lr_power = 1.0;
+    options->adam_beta1 = 0.9;
+    options->adam_beta2 = 0.999;
+    options->adam_epsilon = 1e-8;
+    options->adam_weight_decay = 1e-2;
+    options->max_grad_norm = 1.0;
+    options->validation_steps = 500;
+    options->validation_guidance_scale = 7.0;
+    options->checkpointing_steps = 500;
+    options->checkpoints_total_limit = 3;
+    options->seed = 42;
+}
+
+const sara_option_info *sara_train_option_at(size_t index)
+{
+    return index < OPTION_COUNT ? &options_table[index].info : NULL;
+}
+
+static bool same_name(const char *a, const char *b)
+{
+    for (; *a && *b; a++, b++)
+        if ((*a == '-' ? '_' : *a) != (*b == '-' ? '_' : *b))
+            return false;
+    return *a == *b;
+}
+
+static const option *find_option(const char *name)
+{
+    for (size_t i = 0; i < OPTION_COUNT; i++)
+        if (same_name(options_table[i].info.name, name))
+            return &options_table[i];
+    return NULL;
+}
+
+static const char *get_text(const sara_train_options *options, const option *o)
+{
+    const char *field = (const char *)options + o->offset;
+    return *(const char *const *)(const void *)field;
+}
+
+static double get_number(const sara_train_options *options, const option *o)
+{
+    const char *field = (const char *)options + o->offset;
+    switch (o->kind) {
+    case OPTION_INT:
+        return *(const int *)(const void *)field;
+    case OPTION_INT64:
+        return (double)*(const int64_t *)(const void *)field;
+    case OPTION_DOUBLE:
+        return *(const double *)(const void *)field;
+    default:
+        return 0;
+    }
+}
+
+static sara_status out_of_range(sara_context *ctx, const option *o, const char *value)
+{
+    char low[32];
+    snprintf(low, sizeof(low), o->low <= TINY && o->low > 0 ? "more than 0" : "%.15g", o->low);
+    return sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: expected %s%s to %.15g", o->info.name, value,
+                     o->kind == OPTION_DOUBLE ? "a number, " : "a whole number, ", low, o->high);
+}
+
+static sara_status set_number(sara_context *ctx, void *field, const option *o, const char *value)
+{
+    char *end = NULL;
+    errno = 0;
+    if (o->kind == OPTION_DOUBLE) {
+        double number = strtod(value, &end);
+        if (end == value || *end || errno || !(number >= o->low && number <= o->high))
+            return out_of_range(ctx, o, value);
+        *(double *)field = number;
+        return SARA_OK;
+    }
+    if (o->kind == OPTION_UINT64) {
+        unsigned long long number = strtoull(value, &end, 10);
+        if (end == value || *end || errno || strchr(value, '-'))
+            return out_of_range(ctx, o, value);
+        *(uint64_t *)field = number;
+        return SARA_OK;
+    }
+    long long number = strtoll(value, &end, 10);
+    if (end == value || *end || errno || (double)number < o->low || (double)number > o->high)
+        return out_of_range(ctx, o, value);
+    if (o->kind == OPTION_INT)
+        *(int *)field = (int)number;
+    else
+        *(int64_t *)field = number;
+    return SARA_OK;
+}
+
+static sara_status set_switch(sara_context *ctx, bool *field, const option *o, const char *value)
+{
+    bool on = !value || strcmp(value, "true") == 0 || strcmp(value, "1") == 0;
+    if (!on && strcmp(value, "false") != 0 && strcmp(value, "0") != 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: expected true or false", o->info.name,
+                         value);
+    *field = on;
+    return SARA_OK;
+}
+
+static sara_status add_prompt(sara_context *ctx, sara_train_options *options, const char *value)
+{
+    if (options->validation_prompt_count == SARA_MAX_PROMPTS)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--validation_prompt %s: at most %d prompts", value,
+                         SARA_MAX_PROMPTS);
+    options->validation_prompts[options->validation_prompt_count++] = value;
+    return SARA_OK;
+}
+
+sara_status sara_train_options_set(sara_context *ctx, sara_train_options *options, const char *name,
+                                   const char *value)
+{
+    const option *o = find_option(name);
+    if (!o)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: no such option", name);
+    void *field = (char *)options + o->offset;
+    if (!value && o->kind != OPTION_SWITCH)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing", o->info.name);
+    switch (o->kind) {
+    case OPTION_STRING:
+        *(const char **)field = value;
+        return SARA_OK;
+    case OPTION_SWITCH:
+        return set_switch(ctx, field, o, value);
+    case OPTION_PROMPTS:
+        return add_prompt(ctx, options, value);
+    default:
+        while (isspace((unsigned char)*value))
+            value++;
+        return set_number(ctx, field, o, value);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------- json */
+
+static json_t *field_json(const sara_train_options *options, const option *o)
+{
+    const char *field = (const char *)options + o->offset;
+    const char *text;
+    char number[32];
+    switch (o->kind) {
+    case OPTION_STRING:
+        text = get_text(options, o);
+        return text ? json_string(text) : json_null();
+    case OPTION_SWITCH:
+        return json_boolean(*(const bool *)field);
+    case OPTION_DOUBLE:
+        return json_real(get_number(options, o));
+    case OPTION_UINT64: /* beyond a JSON integer's range: as text */
+        snprintf(number, sizeof(number), "%llu",
+                 (unsigned long long)*(const uint64_t *)(const void *)field);
+        return json_string(number);
+    default:
+        return json_integer((json_int_t)get_number(options, o));
+    }
+}
+
+sara_status sara_train_options_json(sara_context *ctx, json_t **out,
+                                    const sara_train_options *options)
+{
+    *out = json_object();
+    for (size_t i = 0; *out && i < OPTION_COUNT; i++)
+        if (options_table[i].decides &&
+            json_object_set_new(*out, options_table[i].info.name,
+                                field_json(options, &options_table[i])) != 0) {
+            json_decref(*out);
+            *out = NULL;
+        }
+    return *out ? SARA_OK : sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options");
+}
+
+/* --------------------------------------------------------------------------------------- check */
+
+static sara_status check_ranges(sara_context *ctx, const sara_train_options *options)
+{
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const option *o = &options_table[i];
+        char text[40];
+        if (o->kind != OPTION_INT && o->kind != OPTION_INT64 && o->kind != OPTION_DOUBLE)
+            continue;
+        double value = get_number(options, o);
+        if ((value >= o->low && value <= o->high) || value == o->automatic)
+            continue;
+        snprintf(text, sizeof(text), "%.15g", value);
+        return out_of_range(ctx, o, text);
+    }
+    return SARA_OK;
+}
+
+static bool is_utf8(const char *text)
+{
+    json_t *string = json_string(text);
+    bool valid = string != NULL;
+    json_decref(string);
+    return valid;
+}
+
+/* Texts that a program may have set wrongly; on the command line only the second can happen. */
+static sara_status check_texts(sara_context *ctx, const sara_train_options *options)
+{
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const option *o = &options_table[i];
+        const char *text = o->kind == OPTION_STRING ? get_text(options, o) : NULL;
+        if (text && o->decides && !is_utf8(text))
+            return sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: is no valid UTF-8", o->info.name,
+                             text);
+    }
+    if (!options->caption_column || !options->lr_scheduler)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing",
+                         options->caption_column ? "lr_scheduler" : "caption_column");
+    if (options->validation_prompt_count < 0 || options->validation_prompt_count > SARA_MAX_PROMPTS)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "validation_prompt_count %d: expected 0 to %d",
+                         options->validation_prompt_count, SARA_MAX_PROMPTS);
+    for (int i = 0; i < options->validation_prompt_count; i++)
+        if (!options->validation_prompts[i])
+            return sara_fail(ctx, SARA_ERROR_USAGE, "--validation_prompt %d: a value is missing",
+                             i);
+    return SARA_OK;
+}
+
+/* Values that have a grammar of their own, before any work begins. */
+static sara_status check_words(sara_context *ctx, const sara_train_options *o)
+{
+    sara_prediction prediction;
+    sara_budget budget;
+    double factor;
+    sara_status status;
+    TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
+    if (o->prediction_type)
+        TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));
+    if (o->trainable)
+        TRY(sara_budget_parse(ctx, &budget, o->trainable));
+done:
+    return status;
+}
+
+static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
+{
+    const sara_status status = SARA_ERROR_USAGE;
+    if (!o->pretrained_model_name_or_path && !o->unet_only)
+        return sara_fail(ctx, status,
+                         "--pretrained_model_name_or_path is missing: name the base, a diffusers "
+                         "folder");
+    if (o->pretrained_model_name_or_path && o->unet_only)
+        return sara_fail(ctx, status,
+                         "--unet-only %s: takes the place of --pretrained_model_name_or_path; give "
+                         "one of them",
+                         o->unet_only);
+    if (!o->output_dir || !*o->output_dir)
+        return sara_fail(ctx, status, "--output_dir is missing: name the run folder");
+    if (!o->train_data_dir && !o->replay && !o->unet_only)
+        return sara_fail(ctx, status,
+                         "--train_data_dir is missing: name the folder of training images");
+    if (o->train_data_dir && o->replay)
+        return sara_fail(ctx, status,
+                         "--replay %s: takes the place of --train_data_dir; give one of them",
+                         o->replay);
+    if (o->unet_only && !o->replay)
+        return sara_fail(ctx, status,
+                         "--unet-only %s: has no VAE or text encoder; give --replay FILE",
+                         o->unet_only);
+    if (o->unet_only && o->validation_prompt_count)
+        return sara_fail(ctx, status, "--validation_prompt %s: --unet-only cannot draw it",
+                         o->validation_prompts[0]);
+    return SARA_OK;
+}
+
+sara_status sara_train_options_check(sara_context *ctx, const sara_train_options *o)
+{
+    sara_status status;
+    TRY(check_ranges(ctx, o));
+    TRY(check_texts(ctx, o));
+    TRY(check_sources(ctx, o));
+    TRY(check_words(ctx, o));
+    if (o->threshold > 0 && o->trainable)
+        status =
+            sara_fail(ctx, SARA_ERROR_USAGE, "--threshold %g and --trainable %s: give one of them",
+                      o->threshold, o->trainable);
+    else if (o->max_train_steps > 0 && o->num_train_epochs > 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "--max_train_steps %lld and --num_train_epochs %lld: give one of them",
+                           (long long)o->max_train_steps, (long long)o->num_train_epochs);
+    else if (o->replay && o->num_train_epochs > 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "--num_train_epochs %lld: a replay is used once; give --max_train_steps",
+                           (long long)o->num_train_epochs);
+done:
+    return status;
+}

@@ -1,0 +1,128 @@
+/* The run folder: made, locked, cleared of what a killed run left half-written. */
+#include "train/train.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Whether the open file is still the one at the path: who closes a run removes its lock file. */
+static bool is_at(int fd, const char *path)
+{
+    struct stat open_one, named;
+    return fstat(fd, &open_one) == 0 && stat(path, &named) == 0 &&
+           open_one.st_dev == named.st_dev && open_one.st_ino == named.st_ino;
+}
+
+static sara_status try_lock(sara_run *run)
+{
+    run->lock = open(run->lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (run->lock < 0)
+        return sara_fail_errno(run->ctx, run->lock_path, "open");
+    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0)
+        return SARA_OK;
+    sara_status status =
+        errno == EWOULDBLOCK
+            ? sara_fail(run->ctx, SARA_ERROR_IO,
+                        "%s: another run is writing here; wait for it or name another --output_dir",
+                        run->folder)
+            : sara_fail_errno(run->ctx, run->lock_path, "lock");
+    close(run->lock);
+    run->lock = -1;
+    return status;
+}
+
+static sara_status take_lock(sara_run *run)
+{
+    sara_status status;
+    TRY(try_lock(run));
+    while (!is_at(run->lock, run->lock_path)) {
+        close(run->lock);
+        TRY(try_lock(run));
+    }
+done:
+    return status;
+}
+
+/* Hidden names are what was being written or pruned when a run was killed. */
+static bool is_remains(const char *name)
+{
+    return strncmp(name, ".checkpoint-", 12) == 0 || strncmp(name, ".sara-", 6) == 0;
+}
+
+static sara_status clear_remains(sara_run *run)
+{
+    char **names = NULL, *path = NULL;
+    size_t count = 0;
+    sara_status status;
+    TRY(sara_directory_list(run->ctx, &names, &count, run->folder));
+    for (size_t i = 0; i < count; i++) {
+        if (!is_remains(names[i]))
+            continue;
+        TRY(sara_path_join(run->ctx, &path, run->folder, names[i]));
+        if (sara_path_is_directory(path))
+            TRY(sara_directory_remove(run->ctx, path));
+        else if (unlink(path) != 0)
+            TRY(sara_fail_errno(run->ctx, path, "cannot remove"));
+        sara_free(run->ctx, path);
+        path = NULL;
+    }
+done:
+    sara_free(run->ctx, path);
+    sara_directory_free(run->ctx, names, count);
+    return status;
+}
+
+sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder)
+{
+    sara_status status;
+    *run = (sara_run){.ctx = ctx, .lock = -1};
+    TRY(sara_directory_make(ctx, folder));
+    TRY(sara_strdup(ctx, &run->folder, folder));
+    TRY(sara_path_join(ctx, &run->log_path, folder, "log.jsonl"));
+    TRY(sara_path_join(ctx, &run->lock_path, folder, ".lock"));
+    TRY(take_lock(run));
+    TRY(clear_remains(run));
+done:
+    if (status != SARA_OK)
+        sara_run_close(run);
+    return status;
+}
+
+void sara_run_close(sara_run *run)
+{
+    if (run->log)
+        fclose(run->log);
+    if (run->lock >= 0) {
+        unlink(run->lock_path);
+        close(run->lock); /* gives the lock back */
+    }
+    sara_free(run->ctx, run->folder);
+    sara_free(run->ctx, run->log_path);
+    sara_free(run->ctx, run->lock_path);
+    *run = (sara_run){.ctx = run->ctx, .lock = -1};
+}
+
+/* A log without a line is that of a run that failed before its first step. */
+static bool is_trace(const sara_run *run, const char *name)
+{
+    struct stat info;
+    if (strcmp(name, "log.jsonl") == 0)
+        return stat(run->log_path, &info) != 0 || info.st_size > 0;
+    return strcmp(name, "adapter.safetensors") == 0 || sara_checkpoint_number(name) >= 0;
+}
+
+sara_status sara_run_is_new(const sara_run *run, bool *out)
+{
+    char **names = NULL;
+    size_t count = 0;
+    sara_status status;
+    TRY(sara_directory_list(run->ctx, &names, &count, run->folder));
+    *out = true;
+    for (size_t i = 0; i < count; i++)
+        *out = *out && !is_trace(run, names[i]);
+done:
+    sara_directory_free(run->ctx, names, count);
+    return status;
+}

@@ -1,0 +1,211 @@
+/* Everything up to the first step. */
+#include "train/trainer.h"
+
+#include <math.h>
+
+static sara_status load_model(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    sara_model_options options = {.variant = o->variant, .unet_only = o->unet_only != NULL};
+    const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
+    sara_scheduler_config scheduler;
+    const char *base;
+    sara_status status;
+    TRY(sara_model_load(t->ctx, &t->model, path, &options));
+    TRY(sara_model_base_sha256(t->ctx, &base, t->model));
+    scheduler = t->model->scheduler;
+    if (o->prediction_type)
+        TRY(sara_prediction_parse(t->ctx, &scheduler.prediction_type, o->prediction_type));
+    TRY(sara_objective_new(t->ctx, &t->objective, &scheduler));
+    sara_unet_checkpointing(t->model->unet, o->gradient_checkpointing);
+done:
+    return status;
+}
+
+/* The formula is the paper's, for thresholds far below 0.1. */
+static sara_status default_learning_rate(trainer *t)
+{
+    t->learning_rate = sara_default_learning_rate(t->threshold);
+    if (t->learning_rate >= 1e-12)
+        return SARA_OK;
+    return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                     "--learning_rate is missing: the formula gives %.3g for a threshold of %.6g",
+                     t->learning_rate, t->threshold);
+}
+
+static sara_status make_optimizer(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    sara_params *params = sara_unet_params(t->model->unet);
+    sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
+    sara_selection selection = {0};
+    sara_status status;
+    if (o->threshold <= 0)
+        TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
+    TRY(sara_select(t->ctx, &selection, params, &budget));
+    t->threshold = selection.threshold;
+    t->selected = selection.total;
+    t->parameters = sara_params_entries(params);
+    t->learning_rate = o->learning_rate;
+    if (t->learning_rate <= 0)
+        TRY(default_learning_rate(t));
+    const sara_optimizer_options options = {.beta1 = o->adam_beta1,
+                                            .beta2 = o->adam_beta2,
+                                            .epsilon = o->adam_epsilon,
+                                            .weight_decay = o->adam_weight_decay,
+                                            .max_grad_norm = o->max_grad_norm,
+                                            .lambda_rank = o->lambda_rank,
+                                            .progressive_iter = t->progressive_iter,
+                                            .seed = o->seed};
+    TRY(sara_optimizer_new(t->ctx, &t->optimizer, params, &selection, &options));
+done:
+    sara_selection_free(t->ctx, &selection);
+    return status;
+}
+
+static sara_status count_replayed_steps(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    int64_t items = sara_batches_items(t->batches), per_step = o->gradient_accumulation_steps;
+    int64_t names = sara_batches_rank_names(t->batches);
+    t->steps = o->max_train_steps ? o->max_train_steps : items / per_step;
+    if (t->steps < 1 || t->steps > items / per_step)
+        return sara_fail(t->ctx, SARA_ERROR_INPUT,
+                         "%s: holds %lld micro-batches, too few for %lld steps of %lld each",
+                         o->replay, (long long)items, (long long)(t->steps > 0 ? t->steps : 1),
+                         (long long)per_step);
+    if (names && names < t->steps)
+        return sara_fail(t->ctx, SARA_ERROR_INPUT, "%s: rank_names: %lld names, %lld steps",
+                         o->replay, (long long)names, (long long)t->steps);
+    return SARA_OK;
+}
+
+static sara_status count_epochs_steps(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    int64_t items = sara_batches_items(t->batches);
+    int64_t samples = (int64_t)o->gradient_accumulation_steps * o->train_batch_size;
+    if (o->num_train_epochs > INT64_MAX / 2 / items)
+        return sara_fail(t->ctx, SARA_ERROR_USAGE, "--num_train_epochs %lld: too many",
+                         (long long)o->num_train_epochs);
+    t->steps = (o->num_train_epochs * items + samples - 1) / samples;
+    return SARA_OK;
+}
+
+/* How many steps there are, from what was given. */
+static sara_status count_steps(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    sara_status status = SARA_OK;
+    if (sara_batches_is_replay(t->batches))
+        TRY(count_replayed_steps(t));
+    else if (o->num_train_epochs)
+        TRY(count_epochs_steps(t));
+    else
+        t->steps = o->max_train_steps ? o->max_train_steps : 5000;
+    t->progressive_iter = o->progressive_iter < 0 ? t->steps / 2 : o->progressive_iter;
+    if (t->progressive_iter == 0)
+        t->progressive_iter = -1;
+done:
+    return status;
+}
+
+static sara_status make_buffers(trainer *t)
+{
+    const sara_batch *shape = sara_batches_shape(t->batches);
+    size_t count = (size_t)(shape->size * shape->channels * shape->height * shape->width);
+    sara_status status;
+    TRY(sara_alloc(t->ctx, &t->noisy, count, sizeof(float)));
+    TRY(sara_alloc(t->ctx, &t->target, count, sizeof(float)));
+    TRY(sara_tape_new(t->ctx, &t->tape, t->model->device));
+done:
+    return status;
+}
+
+static sara_status check_new(const trainer *t)
+{
+    bool is_new;
+    sara_status status = sara_run_is_new(&t->run, &is_new);
+    if (status != SARA_OK || is_new)
+        return status;
+    return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                     "%s: holds a run already; continue it with --resume_from_checkpoint latest or "
+                     "name another --output_dir",
+                     t->run.folder);
+}
+
+static sara_status resume(trainer *t)
+{
+    const char *which = t->options.resume_from_checkpoint;
+    bool found = false;
+    sara_status status;
+    if (which)
+        TRY(sara_checkpoint_load(&t->run, t->optimizer, &t->state, t->identity, which, &found));
+    else
+        TRY(check_new(t));
+    t->started_at = sara_optimizer_steps(t->optimizer);
+    if (found)
+        sara_log(t->ctx, SARA_LOG_INFO, "resuming after step %lld of %lld",
+                 (long long)t->started_at, (long long)t->steps);
+    else if (which)
+        sara_log(t->ctx, SARA_LOG_INFO, "%s: no checkpoint yet; starting from the first step",
+                 t->run.folder);
+    TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
+done:
+    return status;
+}
+
+static void announce(const trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    sara_log(t->ctx, SARA_LOG_INFO,
+             "training %lld of %lld parameters (%.2f %%), |p| < %.6g; learning rate %.3g%s",
+             (long long)t->selected, (long long)t->parameters,
+             100.0 * (double)t->selected / (double)t->parameters, t->threshold, t->learning_rate,
+             o->learning_rate > 0 ? "" : " (by the formula)");
+    char reselect[64] = "no reselection";
+    if (t->progressive_iter > 0)
+        snprintf(reselect, sizeof(reselect), "reselection after step %lld",
+                 (long long)t->progressive_iter);
+    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %lld x %d samples from %lld %s; %s",
+             (long long)t->steps, (long long)sara_batches_shape(t->batches)->size,
+             o->gradient_accumulation_steps, (long long)sara_batches_items(t->batches),
+             sara_batches_is_replay(t->batches) ? "recorded micro-batches" : "images", reselect);
+}
+
+sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
+{
+    sara_status status;
+    t->options = *options;
+    t->saved_at = -1;
+    sara_arena_init(&t->arena, t->ctx);
+    TRY(sara_train_options_check(t->ctx, &t->options));
+    TRY(load_model(t));
+    TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
+    t->run_open = true;
+    TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
+                          t->objective.num_train_timesteps));
+    TRY(count_steps(t));
+    TRY(make_optimizer(t));
+    TRY(make_buffers(t));
+    TRY(sara_trainer_identify(t));
+    TRY(resume(t));
+    announce(t);
+done:
+    return status;
+}
+
+void sara_trainer_close(trainer *t)
+{
+    json_decref(t->identity);
+    sara_arena_free(&t->arena);
+    sara_tape_free(t->tape);
+    sara_optimizer_free(t->optimizer);
+    sara_batches_free(t->batches);
+    sara_objective_free(&t->objective);
+    sara_model_free(t->model);
+    sara_free(t->ctx, t->noisy);
+    sara_free(t->ctx, t->target);
+    if (t->run_open)
+        sara_run_close(&t->run);
+}

@@ -1,0 +1,119 @@
+/* The train layer: options, batches, caches, the trainer, checkpoints. Implements sara.h's
+ * training functions. */
+#ifndef SARA_TRAIN_H
+#define SARA_TRAIN_H
+
+#include "pipeline/pipeline.h"
+
+#include <stdio.h>
+
+/* ------------------------------------------------------------------------------------ options */
+
+/* Ranges, and what contradicts; SARA_ERROR_USAGE naming option and value. */
+SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
+                                                    const sara_train_options *options);
+/* The options that decide the result, as a JSON object; json_decref(). */
+SARA_NODISCARD sara_status sara_train_options_json(sara_context *ctx, json_t **out,
+                                                   const sara_train_options *options);
+/* Factor of the learning rate at a step counted from 0 (diffusers' get_scheduler). */
+SARA_NODISCARD sara_status sara_lr_factor(sara_context *ctx, double *out,
+                                          const sara_train_options *options, double learning_rate,
+                                          int64_t step, int64_t steps);
+
+/* ------------------------------------------------------------------------------------ batches */
+
+/* Where micro-batches come from: a dataset folder or a replay file. Micro-batch i is a pure
+ * function of the seed and i, so that a resumed run needs no state. */
+typedef struct sara_batches sara_batches;
+typedef struct sara_batch {
+    int64_t size, channels, height, width, length, hidden;
+    const float *latents, *noise; /* [size][channels][height][width], latents already scaled */
+    const int64_t *timesteps;     /* [size] */
+    const float *states;          /* [size][length][hidden] */
+} sara_batch;
+SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **out,
+                                             const sara_model *model,
+                                             const sara_train_options *options,
+                                             int num_train_timesteps);
+void sara_batches_free(sara_batches *batches);
+/* The batch's arrays live until the next call. */
+SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
+int64_t sara_batches_items(const sara_batches *batches); /* images, or the replay's entries */
+bool sara_batches_is_replay(const sara_batches *batches);
+const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
+/* height and width of the latents, and what else is the same for all. */
+const sara_batch *sara_batches_shape(const sara_batches *batches);
+/* The replay's matrix for the low-rank term of a step; NULL: draw one. */
+const char *sara_batches_rank_name(const sara_batches *batches, int64_t step);
+int64_t sara_batches_rank_names(const sara_batches *batches); /* 0: none are given */
+
+/* Used by batches.c: one kind of source each. */
+typedef struct sara_dataset_cache sara_dataset_cache;
+SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
+                                                  const sara_model *model,
+                                                  const sara_train_options *options);
+void sara_dataset_cache_free(sara_dataset_cache *cache);
+/* latents and states of `size` elements of the endless sequence of epochs. */
+SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents,
+                                                  float *states, const int64_t *elements,
+                                                  int64_t size);
+int64_t sara_dataset_cache_items(const sara_dataset_cache *cache);
+const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
+/* Fills channels, height, width, length and hidden of a batch. */
+void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out);
+
+/* ---------------------------------------------------------------------------------- run folder */
+
+/* The open run folder with its lock and its log. */
+typedef struct sara_run {
+    sara_context *ctx;
+    char *folder, *log_path, *lock_path;
+    int lock; /* file descriptor, -1 if none */
+    FILE *log;
+} sara_run;
+/* Makes the folder and takes its lock; another run's lock is SARA_ERROR_IO. Clears away what an
+ * interrupted run left half-written. */
+SARA_NODISCARD sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder);
+void sara_run_close(sara_run *run);
+/* Whether the folder holds no run's log, checkpoints or adapter. */
+SARA_NODISCARD sara_status sara_run_is_new(const sara_run *run, bool *out);
+/* Opens the log for appending, after cutting it to the lines up to optimiser step `step` and the
+ * events of `skips` skipped steps after it. */
+SARA_NODISCARD sara_status sara_run_log_open(sara_run *run, int64_t step, int64_t skips);
+/* Appends one line. object is consumed, also on error. */
+SARA_NODISCARD sara_status sara_run_log(sara_run *run, json_t *object);
+SARA_NODISCARD sara_status sara_run_log_sync(sara_run *run);
+
+/* Where a run stands, beyond what the optimiser knows. */
+typedef struct sara_run_state {
+    int64_t micro_batches; /* consumed */
+    int64_t skipped;       /* steps */
+    int64_t skipped_in_row;
+} sara_run_state;
+
+/* N of "checkpoint-N", -1 for another name. */
+int64_t sara_checkpoint_number(const char *name);
+/* Writes checkpoint-N (N: optimiser steps), then prunes to the limit. identity: the object that a
+ * resumed run must match. */
+SARA_NODISCARD sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *optimizer,
+                                                const sara_run_state *state, const json_t *identity,
+                                                const sara_metadata *metadata,
+                                                size_t metadata_count, int limit);
+/* which: "latest", a path, or the name of a checkpoint in the run folder. Verifies the manifest;
+ * for "latest" a damaged checkpoint is named in the log and the one before is taken. *found false:
+ * there is none at all. */
+SARA_NODISCARD sara_status sara_checkpoint_load(sara_run *run, sara_optimizer *optimizer,
+                                                sara_run_state *state, const json_t *identity,
+                                                const char *which, bool *found);
+/* The adapter of everything that the optimiser trains, in F32. */
+SARA_NODISCARD sara_status sara_run_save_adapter(sara_context *ctx, const char *path,
+                                                 sara_optimizer *optimizer,
+                                                 const sara_metadata *metadata,
+                                                 size_t metadata_count);
+/* report.html: settings, loss curve, samples. */
+SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
+/* samples/step-NNNNNN-I.png for each validation prompt. */
+SARA_NODISCARD sara_status sara_run_validate(sara_run *run, const sara_model *model,
+                                             const sara_train_options *options, int64_t step);
+
+#endif

@@ -1,0 +1,243 @@
+/* The training loop: micro-batches through the U-Net, one SaRA update a step. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <time.h>
+
+double sara_trainer_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* Forward and backward of one micro-batch; gradients are added up in the parameters. */
+static sara_status run_micro_batch(trainer *t, double *loss)
+{
+    double timesteps[64], *many = NULL;
+    sara_batch batch;
+    sara_var *sample, *states, *prediction, *value;
+    sara_status status;
+    TRY(sara_batches_get(t->batches, &batch, t->state.micro_batches));
+    int64_t count = batch.channels * batch.height * batch.width;
+    sara_shape shape = sara_shape4(batch.size, batch.channels, batch.height, batch.width);
+    sara_shape state_shape = sara_shape3(batch.size, batch.length, batch.hidden);
+    if (batch.size > 64)
+        TRY(sara_alloc(t->ctx, &many, (size_t)batch.size, sizeof(*many)));
+    double *steps = many ? many : timesteps;
+    for (int64_t i = 0; i < batch.size; i++)
+        steps[i] = (double)batch.timesteps[i];
+    TRY(sara_objective_apply(&t->objective, t->noisy, t->target, batch.latents, batch.noise,
+                             batch.timesteps, batch.size, count));
+    sara_tape_record(t->tape, true);
+    TRY(sara_tape_leaf(t->tape, &sample, &shape, t->noisy, false));
+    TRY(sara_tape_leaf(t->tape, &states, &state_shape, (float *)(uintptr_t)batch.states, false));
+    TRY(sara_unet_forward(t->tape, &prediction, t->model->unet, sample, steps, states));
+    TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
+    *loss = value->data[0];
+    if (isfinite(*loss))
+        TRY(sara_tape_backward(t->tape, value, 1.0f));
+done:
+    sara_tape_reset(t->tape);
+    sara_free(t->ctx, many);
+    return status;
+}
+
+/* loss: mean over the step's micro-batches. */
+static sara_status run_step(trainer *t, double *loss, sara_step_report *report, double *lr)
+{
+    int64_t step = sara_optimizer_steps(t->optimizer);
+    int parts = t->options.gradient_accumulation_steps;
+    double factor;
+    sara_status status;
+    *loss = 0;
+    for (int i = 0; i < parts; i++) {
+        double part = 0;
+        TRY(run_micro_batch(t, &part));
+        *loss += part / parts;
+        t->state.micro_batches++;
+    }
+    TRY(sara_lr_factor(t->ctx, &factor, &t->options, t->learning_rate, step, t->steps));
+    *lr = t->learning_rate * factor;
+    const char *rank_name =
+        t->options.lambda_rank > 0 ? sara_batches_rank_name(t->batches, step) : "";
+    TRY(sara_optimizer_step(t->optimizer, report, *lr, 1.0 / parts, rank_name, isfinite(*loss)));
+done:
+    return status;
+}
+
+static sara_status log_step(trainer *t, double loss, const sara_step_report *report, double lr,
+                            double seconds)
+{
+    json_int_t step = sara_optimizer_steps(t->optimizer);
+    sara_status status = SARA_OK;
+    if (report->reselected)
+        TRY(sara_run_log(&t->run, json_pack("{s:s,s:I,s:I}", "event", "reselect", "before_step",
+                                            step, "active", (json_int_t)report->active)));
+    TRY(sara_run_log(&t->run, json_pack("{s:I,s:f,s:f,s:f,s:f,s:f}", "step", step, "loss", loss,
+                                        "grad_norm", report->grad_norm, "rank_loss",
+                                        report->rank_loss, "lr", lr, "seconds", seconds)));
+done:
+    return status;
+}
+
+/* A step that was not finite changed nothing; ten in a row and the run is lost. */
+static sara_status note_skip(trainer *t)
+{
+    int64_t step = sara_optimizer_steps(t->optimizer);
+    sara_status status;
+    t->state.skipped++;
+    t->state.skipped_in_row++;
+    TRY(sara_run_log(&t->run,
+                     json_pack("{s:s,s:I}", "event", "skipped", "after_step", (json_int_t)step)));
+    sara_log(t->ctx, SARA_LOG_WARNING,
+             "after step %lld: loss or gradient is not finite; the step is skipped",
+             (long long)step);
+    if (t->state.skipped_in_row >= SARA_SKIPS_IN_ROW)
+        status = sara_fail(t->ctx, SARA_ERROR_DIVERGED,
+                           "diverged: %d steps in a row were not finite after step %lld; try a "
+                           "smaller --learning_rate",
+                           SARA_SKIPS_IN_ROW, (long long)step);
+done:
+    return status;
+}
+
+static void note_loss(trainer *t, double loss)
+{
+    if (t->losses < SARA_LOSS_WINDOW)
+        t->first[t->losses] = loss;
+    t->last[t->losses % SARA_LOSS_WINDOW] = loss;
+    t->losses++;
+}
+
+static void report_progress(const trainer *t, double loss, double lr)
+{
+    int64_t step = sara_optimizer_steps(t->optimizer);
+    double rate = (double)(step - t->started_at) / (sara_trainer_now() - t->started + 1e-9);
+    sara_progress progress = {
+        "train", step, t->steps, loss, lr, rate, rate > 0 ? (double)(t->steps - step) / rate : 0};
+    sara_report_progress(t->ctx, &progress);
+}
+
+static sara_status save_checkpoint(trainer *t)
+{
+    sara_status status = SARA_OK;
+    if (t->saved_at == t->state.micro_batches)
+        return SARA_OK; /* the last step was just saved */
+    TRY(sara_checkpoint_save(&t->run, t->optimizer, &t->state, t->identity, t->metadata,
+                             t->metadata_count, t->options.checkpoints_total_limit));
+    t->saved_at = t->state.micro_batches;
+done:
+    return status;
+}
+
+/* One step with what belongs to it. */
+static sara_status advance(trainer *t)
+{
+    sara_step_report report = {0};
+    double loss, lr, begun = sara_trainer_now();
+    sara_status status;
+    TRY(run_step(t, &loss, &report, &lr));
+    if (report.skipped)
+        return note_skip(t);
+    t->state.skipped_in_row = 0;
+    note_loss(t, loss);
+    TRY(log_step(t, loss, &report, lr, sara_trainer_now() - begun));
+    report_progress(t, loss, lr);
+    int64_t step = sara_optimizer_steps(t->optimizer);
+    if (step % t->options.checkpointing_steps == 0)
+        TRY(save_checkpoint(t));
+    if (t->options.validation_prompt_count &&
+        (step % t->options.validation_steps == 0 || step == t->steps))
+        TRY(sara_run_validate(&t->run, t->model, &t->options, step));
+done:
+    return status;
+}
+
+/* Skipped steps use a replay up before the last step. */
+static bool is_done(const trainer *t)
+{
+    bool used_up = sara_batches_is_replay(t->batches) &&
+                   t->state.micro_batches + t->options.gradient_accumulation_steps >
+                       sara_batches_items(t->batches);
+    return sara_optimizer_steps(t->optimizer) >= t->steps || used_up;
+}
+
+static sara_status stop_saved(trainer *t)
+{
+    int64_t step = sara_optimizer_steps(t->optimizer);
+    sara_status status;
+    TRY(save_checkpoint(t));
+    status = sara_fail(t->ctx, SARA_INTERRUPTED,
+                       "interrupted after step %lld of %lld and saved; continue with "
+                       "--resume_from_checkpoint latest",
+                       (long long)step, (long long)t->steps);
+done:
+    return status;
+}
+
+static sara_status finish(trainer *t)
+{
+    char *path = NULL;
+    sara_status status;
+    if (sara_optimizer_steps(t->optimizer) > t->started_at)
+        TRY(save_checkpoint(t));
+    TRY(sara_path_join(t->ctx, &path, t->run.folder, "adapter.safetensors"));
+    TRY(sara_run_save_adapter(t->ctx, path, t->optimizer, t->metadata, t->metadata_count));
+    TRY(sara_run_report(&t->run, t->identity));
+done:
+    sara_free(t->ctx, path);
+    return status;
+}
+
+static double mean(const double *values, int64_t count)
+{
+    double sum = 0;
+    int64_t used = count < SARA_LOSS_WINDOW ? count : SARA_LOSS_WINDOW;
+    for (int64_t i = 0; i < used; i++)
+        sum += values[i];
+    return used ? sum / (double)used : NAN;
+}
+
+static void fill_result(sara_train_result *result, const trainer *t)
+{
+    *result = (sara_train_result){.steps = sara_optimizer_steps(t->optimizer),
+                                  .skipped = t->state.skipped,
+                                  .parameters = t->parameters,
+                                  .selected = t->selected,
+                                  .threshold = t->threshold,
+                                  .learning_rate = t->learning_rate,
+                                  .first_loss = mean(t->first, t->losses),
+                                  .last_loss = mean(t->last, t->losses)};
+}
+
+sara_status sara_train(sara_context *ctx, sara_train_result *result,
+                       const sara_train_options *options)
+{
+    trainer t = {.ctx = ctx};
+    sara_status status;
+    TRY(sara_trainer_open(&t, options));
+    if (is_done(&t))
+        sara_log(ctx, SARA_LOG_INFO, "%s: the run is finished (%lld steps); nothing is left to do",
+                 t.run.folder, (long long)t.started_at);
+    t.started = sara_trainer_now();
+    while (!is_done(&t)) {
+        if (sara_interrupted(ctx)) {
+            status = stop_saved(&t);
+            goto done;
+        }
+        status = advance(&t);
+        if (status == SARA_INTERRUPTED) /* while drawing; the step itself is done */
+            status = stop_saved(&t);
+        if (status != SARA_OK)
+            goto done;
+    }
+    TRY(finish(&t));
+    if (result)
+        fill_result(result, &t);
+done:
+    if (status == SARA_INTERRUPTED)
+        sara_interrupt_clear(ctx);
+    sara_trainer_close(&t);
+    return status;
+}

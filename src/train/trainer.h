@@ -1,0 +1,44 @@
+/* What the parts of the trainer share. */
+#ifndef SARA_TRAIN_TRAINER_H
+#define SARA_TRAIN_TRAINER_H
+
+#include "train/train.h"
+
+#define SARA_SKIPS_IN_ROW 10 /* steps that are not finite before the run stops */
+#define SARA_LOSS_WINDOW  20
+
+typedef struct trainer {
+    sara_context *ctx;
+    sara_train_options options; /* automatic values resolved */
+    sara_model *model;
+    sara_batches *batches;
+    sara_objective objective;
+    sara_optimizer *optimizer;
+    sara_tape *tape;
+    sara_run run;
+    bool run_open;
+    sara_run_state state;
+    int64_t saved_at; /* micro-batches consumed at the last checkpoint; -1: none yet */
+    json_t *identity; /* what a resumed run must match */
+    sara_arena arena; /* of the metadata's strings */
+    sara_metadata *metadata;
+    size_t metadata_count;
+    int64_t steps;            /* to do in all */
+    int64_t progressive_iter; /* -1: never */
+    double threshold, learning_rate;
+    int64_t parameters, selected;
+    float *noisy, *target; /* one micro-batch */
+    double started;
+    int64_t started_at; /* the step that this process began with */
+    double first[SARA_LOSS_WINDOW], last[SARA_LOSS_WINDOW];
+    int64_t losses;
+} trainer;
+
+/* setup.c: everything up to the first step. */
+SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
+void sara_trainer_close(trainer *t);
+/* identity.c: the manifest's "run" object and the adapter's metadata. */
+SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
+double sara_trainer_now(void);
+
+#endif

@@ -1,0 +1,41 @@
+/* Pictures of the validation prompts, drawn with the weights as they stand. */
+#include "train/train.h"
+
+static sara_status draw(sara_run *run, const sara_model *model, const sara_train_options *options,
+                        int64_t step, int index)
+{
+    sara_generate_options generate;
+    sara_image *images = NULL;
+    char *text = NULL, *path = NULL;
+    int count = 0;
+    sara_status status;
+    sara_generate_options_init(&generate);
+    generate.prompt = options->validation_prompts[index];
+    generate.seed = options->seed;
+    generate.guidance_scale = options->validation_guidance_scale;
+    TRY(sara_generate(run->ctx, &images, &count, model, &generate));
+    TRY(sara_generate_text(run->ctx, &text, model, &generate, images[0].width, images[0].height,
+                           0));
+    TRY(sara_format(run->ctx, &path, "%s/samples/step-%06lld-%d.png", run->folder, (long long)step,
+                    index));
+    TRY(sara_image_save(run->ctx, &images[0], path, text));
+done:
+    sara_images_free(run->ctx, images, count);
+    sara_free(run->ctx, text);
+    sara_free(run->ctx, path);
+    return status;
+}
+
+sara_status sara_run_validate(sara_run *run, const sara_model *model,
+                              const sara_train_options *options, int64_t step)
+{
+    char *folder = NULL;
+    sara_status status;
+    TRY(sara_path_join(run->ctx, &folder, run->folder, "samples"));
+    TRY(sara_directory_make(run->ctx, folder));
+    for (int i = 0; i < options->validation_prompt_count; i++)
+        TRY(draw(run, model, options, step, i));
+done:
+    sara_free(run->ctx, folder);
+    return status;
+}
