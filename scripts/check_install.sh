@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs a finished build into a scratch folder and uses it as a stranger would: the header alone in
+# C and C++, the example through pkg-config, the installed program.
+#   scripts/check_install.sh BUILD_DIR
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$1
+prefix=$(mktemp -d)
+trap 'rm -rf "$prefix"' EXIT
+
+cmake --install "$build" --prefix "$prefix" >/dev/null
+export PKG_CONFIG_PATH
+PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name sara.pc)")
+library=$(dirname "$PKG_CONFIG_PATH")
+flags=$(pkg-config --define-variable=prefix="$prefix" --cflags --libs sara)
+
+echo '#include <sara.h>' | ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$prefix/include" -xc -
+echo '#include <sara.h>' | ${CXX:-c++} -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" -xc++ -
+# shellcheck disable=SC2086
+for source in examples/*.c; do
+    ${CC:-cc} -std=c11 -Wall -Wextra -Werror "$source" -o "$prefix/$(basename "$source" .c)" $flags -Wl,-rpath,"$library"
+done
+"$prefix/bin/sara" --version
+"$prefix/bin/sara" inspect -m examples/emoji/base >/dev/null
+
+# Nothing but the public interface is exported.
+hidden=$(nm -D --defined-only "$library/libsara.so" | awk '{print $3}' | while read -r symbol; do
+    grep -q "\b$symbol\b" include/sara.h || echo "$symbol"
+done)
+[ -z "$hidden" ] || { echo "libsara exports what sara.h does not declare: $hidden" >&2; exit 1; }
+echo "install: header, example, program and exports are fine"

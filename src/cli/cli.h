@@ -1,0 +1,121 @@
+/* The command line: declarative options, progress, one file per command. Knows sara.h alone. */
+#ifndef SARA_CLI_H
+#define SARA_CLI_H
+
+#include "sara.h"
+
+struct progress_view;
+
+typedef struct cli {
+    sara_context *ctx;
+    const char *command; /* its name, for messages */
+    const char *config;  /* the file whose options are being read; NULL: the arguments */
+    int argc;            /* the command's own arguments, without program and command */
+    char **argv;
+    int threads;                /* 0: not given */
+    struct progress_view *view; /* what stands on the terminal */
+    struct cli_texts *texts;    /* kept until the program ends */
+} cli;
+
+/* Prints one line "sara COMMAND: ..." to stderr and returns status. */
+int cli_fail(const cli *c, sara_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The same with the context's line. */
+int cli_fail_context(const cli *c, sara_status status);
+/* Prints a path to stdout: as it is to a file or pipe, with control characters escaped to a
+ * terminal. */
+void cli_print_path(const char *before, const char *path, const char *after);
+
+/* session.c: makes the context, with c->threads, in the place of the one that there is. The first
+ * SIGINT, SIGTERM or SIGHUP from then on interrupts it; the next ends the program at once. */
+int cli_open(cli *c);
+void cli_close(cli *c);
+
+/* ------------------------------------------------------------------------------------- options */
+
+typedef enum cli_kind {
+    CLI_STRING,  /* const char * */
+    CLI_LIST,    /* cli_list */
+    CLI_INT,     /* int, from low to high */
+    CLI_SEED,    /* uint64_t */
+    CLI_DOUBLE,  /* double, from low to high */
+    CLI_SWITCH,  /* bool */
+    CLI_FORWARD, /* target: the name of the option of cli_command.set that it stands for */
+    CLI_CONFIG   /* a JSON file of options */
+} cli_kind;
+
+#define CLI_LIST_MAX 64
+typedef struct cli_list {
+    const char *items[CLI_LIST_MAX];
+    int count;
+    bool from_config; /* the first item of the command line takes the place of all */
+} cli_list;
+
+typedef struct cli_option {
+    const char *name; /* without dashes; '-' and '_' are the same */
+    char letter;      /* 0: none */
+    cli_kind kind;
+    void *target;
+    double low, high;
+    const char *metavar, *help; /* help NULL: not shown */
+} cli_option;
+
+/* The options that every command has. */
+#define CLI_THREADS_OPTION(c)                                                                      \
+    {                                                                                              \
+        "threads", 't', CLI_INT, &(c)->threads, 1, 4096, "N", "(all processors)"                   \
+    }
+#define CLI_CONFIG_OPTION                                                                          \
+    {                                                                                              \
+        "config", 0, CLI_CONFIG, NULL, 0, 0, "FILE",                                               \
+            "JSON object of options, below the command line"                                       \
+    }
+
+/* Flags of other programs, with what to use instead. */
+typedef struct cli_refusal {
+    const char *name, *advice; /* a name of one character is a letter */
+} cli_refusal;
+
+typedef struct cli_command {
+    const char *name, *summary, *usage, *examples;
+    const cli_option *options;   /* ended by a NULL name */
+    const cli_refusal *refusals; /* ended by a NULL name; may be NULL */
+    /* Options beyond the table: resolve gives the proper name, NULL if it is none. Both NULL: no
+     * others. set returns 0, or the exit code after the line was printed; value NULL: a switch. */
+    const char *(*resolve)(const char *name, bool *takes_value);
+    int (*set)(cli *c, void *user, const char *name, const char *value);
+    void *user;
+} cli_command;
+
+/* Reads the config files, then the arguments, and opens the context anew with the threads wanted.
+ * 0, or the exit code after the line was printed; *help: --help was asked for and printed. */
+int cli_parse(cli *c, const cli_command *command, bool *help);
+bool cli_same_name(const char *a, const char *b);
+
+/* Parts of cli_parse(). set_option: value.c; print_help: help.c; read_config: config.c, which calls
+ * set for each option and value. */
+int cli_set_option(cli *c, const cli_command *command, const cli_option *option, const char *value);
+void cli_print_help(const cli_command *command);
+typedef int (*cli_config_fn)(cli *c, const cli_command *command, const char *name,
+                             const char *value);
+int cli_read_config(cli *c, const cli_command *command, const char *path, cli_config_fn set);
+
+/* ---------------------------------------------------------------------------- models and files */
+
+/* Applies "FILE[:strength]" each. */
+int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force);
+/* Loads -m DIR or --unet-only DIR. */
+int cli_load(const cli *c, sara_model **out, const char *model, const char *unet_only,
+             const char *variant);
+/* Refuses an output that is one of the adapters, or the other input (NULL: none). */
+int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
+                     const char *input);
+
+/* ------------------------------------------------------------------------------------ commands */
+
+int cmd_train(cli *c);
+int cmd_generate(cli *c);
+int cmd_merge(cli *c);
+int cmd_inspect(cli *c);
+
+#endif

@@ -1,0 +1,309 @@
+#include "cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+static const cli_refusal refusals[] = {
+    {"diffusion_model", "-m takes a whole diffusers folder"},
+    {"vae", "-m takes a whole diffusers folder"},
+    {"taesd", "the model's own VAE decodes"},
+    {"clip_skip", "the text encoder's last layer is used"},
+    {"lora_model_dir", "use --adapter FILE:strength"},
+    {"type", "this version computes in float32; sara merge --dtype converts"},
+    {"rng", "noise comes from Philox; --init-latents takes noise from elsewhere"},
+    {"vae_tiling", "leave it out"},
+    {"offload_to_cpu", "everything runs on the CPU"},
+    {"motion_module", "video is not supported"},
+    {"video_frames", "video is not supported"},
+    {"fps", "video is not supported"},
+    {"prediction", "the prediction type is the model's scheduler_config.json's"},
+    {"mode", "generate draws images from text; sara merge and sara inspect do the rest"},
+    {"M", "generate draws images from text; sara merge and sara inspect do the rest"},
+    {"verbose", "leave it out"},
+    {"v", "leave it out; sara --version tells the version"},
+    {"i", "generate draws images from text"},
+    {"init_img", "generate draws images from text"},
+    {"strength", "an adapter's strength goes with it: --adapter FILE:0.8"},
+    {"control_net", "control nets are not supported"},
+    {"num_inference_steps", "use --steps"},
+    {"guidance_scale", "use --cfg-scale"},
+    {NULL, NULL},
+};
+
+typedef struct request {
+    sara_generate_options generate;
+    const char *model, *variant, *output, *scheduler;
+    cli_list prompts, adapters;
+    bool force, compare;
+} request;
+
+static bool is_folder(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+/* out.png, out_2.png, ... as stable-diffusion.cpp numbers them; free(). */
+static char *numbered(const char *path, int number)
+{
+    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+    size_t stem = dot && (!slash || dot > slash) ? (size_t)(dot - path) : strlen(path);
+    size_t size = strlen(path) + 16;
+    char *out = malloc(size);
+    if (out && number == 1)
+        memcpy(out, path, strlen(path) + 1);
+    else if (out)
+        snprintf(out, size, "%.*s_%d%s", (int)stem, path, number, path + stem);
+    return out;
+}
+
+static int save(const cli *c, const sara_image *image, const char *path, const char *text)
+{
+    sara_status status = sara_image_save(c->ctx, image, path, text);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    cli_print_path("", path, "");
+    return 0;
+}
+
+static int save_numbered(const cli *c, const sara_model *model, const request *r,
+                         const sara_image *image, int index, int number)
+{
+    char *text = NULL, *path = numbered(r->output, number);
+    sara_status status =
+        sara_generate_text(c->ctx, &text, model, &r->generate, image->width, image->height, index);
+    int code;
+    if (status != SARA_OK)
+        code = cli_fail_context(c, status);
+    else if (!path)
+        code = cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    else
+        code = save(c, image, path, text);
+    sara_free(c->ctx, text);
+    free(path);
+    return code;
+}
+
+static int generate_each(const cli *c, const sara_model *model, request *r)
+{
+    int number = 0, code = 0;
+    for (int p = 0; p < r->prompts.count && code == 0; p++) {
+        sara_image *images;
+        int count;
+        r->generate.prompt = r->prompts.items[p];
+        sara_status status = sara_generate(c->ctx, &images, &count, model, &r->generate);
+        if (status != SARA_OK)
+            return cli_fail_context(c, status);
+        for (int i = 0; i < count && code == 0; i++)
+            code = save_numbered(c, model, r, &images[i], i, ++number);
+        sara_images_free(c->ctx, images, count);
+    }
+    return code;
+}
+
+/* --------------------------------------------------------------------------------------- compare
+ */
+
+/* The first image of each prompt goes to cells[0..]; they own their pixels. */
+static int draw_row(const cli *c, sara_image *cells, const sara_model *model, request *r)
+{
+    for (int p = 0; p < r->prompts.count; p++) {
+        sara_image *images;
+        int count;
+        r->generate.prompt = r->prompts.items[p];
+        sara_status status = sara_generate(c->ctx, &images, &count, model, &r->generate);
+        if (status != SARA_OK)
+            return cli_fail_context(c, status);
+        cells[p] = images[0];
+        images[0].pixels = NULL;
+        sara_images_free(c->ctx, images, count);
+    }
+    return 0;
+}
+
+/* One picture: upper row the base, lower row with the adapters, prompt by prompt. */
+static int compare(const cli *c, sara_model *model, request *r)
+{
+    int columns = r->prompts.count;
+    sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells)), *grid = NULL;
+    sara_status status;
+    int code =
+        cells ? draw_row(c, cells, model, r) : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    if (code == 0)
+        code = cli_apply(c, model, &r->adapters, r->force);
+    if (code == 0)
+        code = draw_row(c, cells + columns, model, r);
+    if (code == 0) {
+        int enlarge = cells[0].width < 256 ? 2 : 1;
+        status = sara_image_grid(c->ctx, &grid, cells, columns * 2, columns, enlarge);
+        code = status == SARA_OK ? save(c, grid, r->output, NULL) : cli_fail_context(c, status);
+    }
+    sara_images_free(c->ctx, grid, 1);
+    for (int i = 0; cells && i < columns * 2; i++)
+        sara_free(c->ctx, cells[i].pixels);
+    free(cells);
+    return code;
+}
+
+/* ----------------------------------------------------------------------------------------- check
+ */
+
+static int check_scheduler(const cli *c, request *r)
+{
+    const char *name = r->scheduler;
+    if (name && strcmp(name, "karras") == 0)
+        r->generate.karras = true;
+    else if (name && strcmp(name, "discrete") != 0 && strcmp(name, "default") != 0)
+        return cli_fail(c, SARA_ERROR_USAGE, "--scheduler %s: expected discrete or karras", name);
+    return 0;
+}
+
+/* Before the work, so that it is not lost. */
+static int check_output(const cli *c, const request *r)
+{
+    const char *slash = strrchr(r->output, '/'), *name = slash ? slash + 1 : r->output;
+    const char *dot = strrchr(name, '.');
+    char folder[4096];
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - r->output) : 1,
+             slash ? r->output : ".");
+    if (!*name || is_folder(r->output))
+        return cli_fail(c, SARA_ERROR_USAGE, "--output %s: is a folder; name a PNG file",
+                        r->output);
+    if (slash > r->output && !is_folder(folder))
+        return cli_fail(c, SARA_ERROR_IO, "--output %s: there is no such folder", r->output);
+    if (dot && strcasecmp(dot, ".png") != 0)
+        return cli_fail(c, SARA_ERROR_USAGE, "--output %s: PNG is what is written; name it .png",
+                        r->output);
+    return cli_check_output(c, "--output", r->output, &r->adapters, r->generate.init_latents);
+}
+
+/* stable-diffusion.cpp and A1111 take LoRAs from there. */
+static int check_prompts(const cli *c, const request *r)
+{
+    if (r->prompts.count == 0)
+        return cli_fail(c, SARA_ERROR_USAGE, "no prompt given: -p TEXT");
+    for (int i = 0; i < r->prompts.count; i++)
+        if (strstr(r->prompts.items[i], "<lora:"))
+            return cli_fail(c, SARA_ERROR_USAGE,
+                            "--prompt %s: <lora:...> is not supported: use "
+                            "--adapter FILE:strength",
+                            r->prompts.items[i]);
+    return 0;
+}
+
+static int check_compare(const cli *c, const request *r)
+{
+    if (!r->compare)
+        return 0;
+    if (r->adapters.count == 0)
+        return cli_fail(c, SARA_ERROR_USAGE, "--compare: needs --adapter FILE");
+    if (r->generate.batch_count > 1)
+        return cli_fail(c, SARA_ERROR_USAGE, "--batch-count %d: --compare draws one image a prompt",
+                        r->generate.batch_count);
+    if (r->generate.save_latents)
+        return cli_fail(c, SARA_ERROR_USAGE, "--save-latents %s: does not go with --compare",
+                        r->generate.save_latents);
+    return 0;
+}
+
+static int check_latents(const cli *c, const request *r)
+{
+    const char *path = r->generate.save_latents;
+    if (path && r->prompts.count > 1)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "--save-latents %s: goes with one prompt, %d are given", path,
+                        r->prompts.count);
+    return path ? cli_check_output(c, "--save-latents", path, &r->adapters, NULL) : 0;
+}
+
+static int check(const cli *c, request *r)
+{
+    int code = check_prompts(c, r);
+    if (code == 0)
+        code = check_compare(c, r);
+    if (code == 0)
+        code = check_scheduler(c, r);
+    if (code == 0)
+        code = check_output(c, r);
+    if (code == 0)
+        code = check_latents(c, r);
+    return code;
+}
+
+static int generate(const cli *c, request *r)
+{
+    sara_model *model = NULL;
+    int code = check(c, r);
+    if (code == 0)
+        code = cli_load(c, &model, r->model, NULL, r->variant);
+    if (code == 0 && r->compare) {
+        code = compare(c, model, r);
+    } else if (code == 0) {
+        code = cli_apply(c, model, &r->adapters, r->force);
+        if (code == 0)
+            code = generate_each(c, model, r);
+    }
+    sara_model_free(model);
+    return code;
+}
+
+/* --------------------------------------------------------------------------------------- options
+ */
+
+int cmd_generate(cli *c)
+{
+    request r = {.output = "output.png"};
+    sara_generate_options *g = &r.generate;
+    bool help;
+    sara_generate_options_init(g);
+    const cli_option options[] = {
+        {"model", 'm', CLI_STRING, &r.model, 0, 0, "DIR", "a diffusers folder"},
+        {"prompt", 'p', CLI_LIST, &r.prompts, 0, 0, "TEXT", "what to draw; repeatable"},
+        {"negative-prompt", 'n', CLI_STRING, &g->negative_prompt, 0, 0, "TEXT",
+         "what to keep away from"},
+        {"output", 'o', CLI_STRING, &r.output, 0, 0, "FILE",
+         "a PNG (output.png); further ones output_2.png, ..."},
+        {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
+         "apply at strength X (1); repeatable"},
+        {"width", 'W', CLI_INT, &g->width, 1, 16384, "N", "pixels (the model's)"},
+        {"height", 'H', CLI_INT, &g->height, 1, 16384, "N", "pixels (the model's)"},
+        {"steps", 0, CLI_INT, &g->steps, 1, 1000, "N", "denoising steps (20)"},
+        {"cfg-scale", 0, CLI_DOUBLE, &g->guidance_scale, 0, 1000, "X", "guidance scale (7.0)"},
+        {"seed", 's', CLI_SEED, &g->seed, 0, 0, "N", "image i uses seed + i (42)"},
+        {"sampling-method", 0, CLI_STRING, &g->sampling_method, 0, 0, "NAME",
+         "ddim, ddpm, pndm, euler, euler_a, dpm++2m (the model's)"},
+        {"scheduler", 0, CLI_STRING, &r.scheduler, 0, 0, "NAME",
+         "karras: Karras sigmas (the model's)"},
+        {"batch-count", 'b', CLI_INT, &g->batch_count, 1, 100000, "N",
+         "images for each prompt (1)"},
+        {"compare", 0, CLI_SWITCH, &r.compare, 0, 0, NULL,
+         "one PNG: without the adapters above, with them below"},
+        {"init-latents", 0, CLI_STRING, &g->init_latents, 0, 0, "FILE",
+         "start noise, key latents [N,4,h,w], unit variance"},
+        {"save-latents", 0, CLI_STRING, &g->save_latents, 0, 0, "FILE",
+         "final latents, before the VAE"},
+        {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
+         "apply adapters that were made for another base"},
+        {"variant", 0, CLI_STRING, &r.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        CLI_THREADS_OPTION(c),
+        CLI_CONFIG_OPTION,
+        {0},
+    };
+    const cli_command command = {
+        .name = "generate",
+        .summary = "draw images from prompts",
+        .usage = "-m DIR -p TEXT [options]",
+        .examples =
+            "  sara generate -m base -p \"a fox\" -o fox.png\n"
+            "  sara generate -m base --adapter run/adapter.safetensors:0.8 -p \"ink style, a "
+            "fox\"\n"
+            "  sara generate -m base --adapter a.safetensors --compare -p cat -p dog -o grid.png\n",
+        .options = options,
+        .refusals = refusals,
+    };
+    int code = cli_parse(c, &command, &help);
+    return code || help ? code : generate(c, &r);
+}

@@ -1,0 +1,166 @@
+#include "cli.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static double bin_edge(int index)
+{
+    return pow(10.0, (index - 20) / 4.0);
+}
+
+static int64_t total(const sara_model_report *report)
+{
+    return report->components[0].parameters;
+}
+
+static int print_json(const cli *c, json_t *root)
+{
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(root);
+    if (!text)
+        return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    printf("%s\n", text);
+    free(text);
+    return 0;
+}
+
+static json_t *component_json(const sara_model_report *report, int index)
+{
+    const sara_component_report *part = &report->components[index];
+    return json_pack("{s:s,s:s,s:s,s:I,s:I}", "name", part->name, "class", part->class_name,
+                     "dtype", part->dtype, "tensors", (json_int_t)part->tensors, "parameters",
+                     (json_int_t)part->parameters);
+}
+
+static json_t *bin_json(const sara_model_report *report, int index)
+{
+    return json_pack("{s:f,s:f,s:I}", "from", index ? bin_edge(index) : 0.0, "to",
+                     bin_edge(index + 1), "count", (json_int_t)report->histogram[index]);
+}
+
+static json_t *threshold_json(const sara_model_report *report, int index)
+{
+    int64_t selected = report->selected[index];
+    return json_pack("{s:f,s:I,s:f}", "threshold", report->thresholds[index], "selected",
+                     (json_int_t)selected, "fraction", (double)selected / (double)total(report));
+}
+
+/* NULL if memory ran out. */
+static json_t *list_json(const sara_model_report *report, int count,
+                         json_t *(*item)(const sara_model_report *report, int index))
+{
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++)
+        if (json_array_append_new(list, item(report, i)) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+static json_t *report_json(const sara_model_report *report)
+{
+    json_t *components = list_json(report, report->component_count, component_json);
+    json_t *histogram = list_json(report, SARA_HISTOGRAM_BINS, bin_json);
+    json_t *thresholds = list_json(report, report->threshold_count, threshold_json);
+    return json_pack("{s:o,s:o,s:o,s:s}", "components", components, "histogram", histogram,
+                     "thresholds", thresholds, "base_sha256", report->base_sha256);
+}
+
+static void print_report(const sara_model_report *report)
+{
+    int64_t most = 1;
+    for (int i = 0; i < report->component_count; i++) {
+        const sara_component_report *part = &report->components[i];
+        printf("%-13s %-22s %-6s %6lld tensors %13lld parameters\n", part->name, part->class_name,
+               part->dtype, (long long)part->tensors, (long long)part->parameters);
+    }
+    printf("base_sha256   %s\n\nThe U-Net's parameters by |p|:\n", report->base_sha256);
+    for (int i = 0; i < SARA_HISTOGRAM_BINS; i++)
+        most = report->histogram[i] > most ? report->histogram[i] : most;
+    for (int i = 0; i < SARA_HISTOGRAM_BINS; i++) {
+        int width = (int)lround(50.0 * (double)report->histogram[i] / (double)most);
+        printf("  %8.1e .. %8.1e %12lld %.*s\n", i ? bin_edge(i) : 0.0, bin_edge(i + 1),
+               (long long)report->histogram[i], width,
+               "##################################################");
+    }
+    printf("\nWhat a threshold selects:\n  --threshold      entries   share   default learning "
+           "rate\n");
+    for (int i = 0; i < report->threshold_count; i++)
+        printf("  %11.5g %12lld %6.2f %%   %.3g\n", report->thresholds[i],
+               (long long)report->selected[i],
+               100.0 * (double)report->selected[i] / (double)total(report),
+               1e-3 * exp(-350.0 * report->thresholds[i]));
+}
+
+static int show_report(const cli *c, const sara_model *model, bool json)
+{
+    sara_model_report report;
+    sara_status status = sara_model_inspect(c->ctx, &report, model);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    if (json)
+        return print_json(c, report_json(&report));
+    print_report(&report);
+    return 0;
+}
+
+static int show_tokens(const cli *c, const sara_model *model, const char *text, bool json)
+{
+    int32_t *ids;
+    size_t count;
+    sara_status status = sara_model_tokenize(c->ctx, &ids, &count, model, text);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    printf(json ? "{\"ids\": [" : "");
+    for (size_t i = 0; i < count; i++)
+        printf("%s%ld", i ? (json ? ", " : " ") : "", (long)ids[i]);
+    printf(json ? "]}\n" : "\n");
+    sara_free(c->ctx, ids);
+    return 0;
+}
+
+typedef struct request {
+    const char *model, *unet_only, *variant, *text;
+    bool json;
+} request;
+
+static int inspect(const cli *c, const request *r)
+{
+    sara_model *model = NULL;
+    int code = cli_load(c, &model, r->model, r->unet_only, r->variant);
+    if (code == 0)
+        code = r->text ? show_tokens(c, model, r->text, r->json) : show_report(c, model, r->json);
+    sara_model_free(model);
+    return code;
+}
+
+int cmd_inspect(cli *c)
+{
+    request r = {.model = NULL};
+    bool help;
+    const cli_option options[] = {
+        {"model", 'm', CLI_STRING, &r.model, 0, 0, "DIR", "a diffusers folder"},
+        {"unet-only", 0, CLI_STRING, &r.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
+        {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
+         "print the token ids of a prompt, padded and cut"},
+        {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
+        {"variant", 0, CLI_STRING, &r.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        CLI_THREADS_OPTION(c),
+        CLI_CONFIG_OPTION,
+        {0},
+    };
+    const cli_command command = {
+        .name = "inspect",
+        .summary = "show what a model consists of and what each budget would train",
+        .usage = "-m DIR [options]",
+        .examples = "  sara inspect -m base\n"
+                    "  sara inspect -m base --json\n"
+                    "  sara inspect -m base --tokenize \"ink style, a fox\"\n",
+        .options = options,
+    };
+    int code = cli_parse(c, &command, &help);
+    return code || help ? code : inspect(c, &r);
+}

@@ -1,0 +1,172 @@
+#include "cli.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Other trainers' flags; names that mean the same are in aliases[]. */
+static const cli_refusal refusals[] = {
+    {"dataset_name", "sara downloads nothing; put the images in a folder and use --train_data_dir"},
+    {"dataset_config_name", "sara downloads nothing; use --train_data_dir"},
+    {"revision", "sara downloads nothing; name a local folder"},
+    {"push_to_hub", "sara uses no network; upload the adapter yourself"},
+    {"hub_token", "sara uses no network"},
+    {"hub_model_id", "sara uses no network"},
+    {"image_column", "metadata.jsonl names its images by file_name"},
+    {"class_data_dir", "prior preservation is not there; SaRA itself keeps the prior"},
+    {"class_prompt", "prior preservation is not there; SaRA itself keeps the prior"},
+    {"with_prior_preservation", "SaRA itself keeps the prior; leave it out"},
+    {"prior_loss_weight", "SaRA itself keeps the prior; leave it out"},
+    {"num_class_images", "SaRA itself keeps the prior; leave it out"},
+    {"use_8bit_adam", "the optimiser's state is small already: two moments per selected entry"},
+    {"use_ema", "leave it out; there is no moving average"},
+    {"mixed_precision", "this version computes in float32; leave it out"},
+    {"scale_lr", "give --learning_rate as it shall be"},
+    {"snr_gamma", "leave it out; the loss is not weighted"},
+    {"min_snr_gamma", "leave it out; the loss is not weighted"},
+    {"noise_offset", "leave it out; noise is plain normal"},
+    {"train_text_encoder", "sara trains the U-Net"},
+    {"rank",
+     "SaRA trains entries of the model itself; its size is set by --trainable or --threshold"},
+    {"network_dim", "SaRA trains entries of the model itself; its size is set by --trainable"},
+    {"network_alpha", "use an adapter's strength when generating: --adapter FILE:0.8"},
+    {"network_module", "sara trains with SaRA alone"},
+    {"optimizer_type", "sara's optimiser is sparse AdamW"},
+    {"cache_latents", "latents are cached in memory anyway"},
+    {"cache_latents_to_disk", "latents are cached in memory anyway"},
+    {"enable_bucket", "images are resized and cropped to --resolution"},
+    {"min_bucket_reso", "images are resized and cropped to --resolution"},
+    {"max_bucket_reso", "images are resized and cropped to --resolution"},
+    {"bucket_reso_steps", "images are resized and cropped to --resolution"},
+    {"bucket_no_upscale", "images are resized and cropped to --resolution"},
+    {"caption_extension", "captions are metadata.jsonl's or .txt files beside the images"},
+    {"shuffle_caption", "captions are used as they are"},
+    {"keep_tokens", "captions are used as they are"},
+    {"caption_dropout_rate", "captions are used as they are"},
+    {"clip_skip", "the text encoder's last layer is used"},
+    {"report_to", "see log.jsonl and report.html in the run folder"},
+    {"logging_dir", "see log.jsonl and report.html in the run folder"},
+    {"num_validation_images", "give --validation_prompt several times"},
+    {"validation_epochs", "use --validation_steps"},
+    {"save_every_n_epochs", "use --checkpointing_steps"},
+    {"save_precision", "adapters are float32; sara merge --dtype writes fp16 or bf16 models"},
+    {"save_model_as", "the adapter is adapter.safetensors in the run folder"},
+    {"output_name", "the adapter is adapter.safetensors in --output_dir"},
+    {"save_state", "checkpoints always hold all that is needed to resume"},
+    {"v2", "the architecture is read from the model folder"},
+    {"zero_terminal_snr", "set rescale_betas_zero_snr in the model's scheduler_config.json"},
+    {"sample_prompts", "use --validation_prompt, once for each prompt"},
+    {"sample_sampler", "validation uses the model's own scheduler"},
+    {"config_file", "use --config FILE with a JSON object of options"},
+    {"dataset_config", "use --train_data_dir"},
+    {"enable_xformers_memory_efficient_attention", "attention is blockwise already; leave it out"},
+    {"allow_tf32", "there is no GPU here; leave it out"},
+    {"dataloader_num_workers", "latents are cached; leave it out"},
+    {"lr_end", "polynomial ends at 1e-7, as in diffusers"},
+    {"percent", "use --trainable 5.8%"},
+    {"mask", "use --threshold or --trainable"},
+    {"preset_path", "use --config FILE with a JSON object of options"},
+    {NULL, NULL},
+};
+
+static const struct {
+    const char *theirs, *ours;
+} aliases[] = {
+    {"instance_data_dir", "train_data_dir"},       {"flip_aug", "random_flip"},
+    {"validation_prompts", "validation_prompt"},   {"resume", "resume_from_checkpoint"},
+    {"save_every_n_steps", "checkpointing_steps"}, {"sample_every_n_steps", "validation_steps"},
+    {"max_train_epochs", "num_train_epochs"},
+};
+
+static const char *resolve(const char *name, bool *takes_value)
+{
+    for (size_t i = 0; i < sizeof(aliases) / sizeof(*aliases); i++)
+        if (cli_same_name(aliases[i].theirs, name))
+            name = aliases[i].ours;
+    for (size_t i = 0; sara_train_option_at(i); i++)
+        if (cli_same_name(sara_train_option_at(i)->name, name)) {
+            *takes_value = sara_train_option_at(i)->metavar != NULL;
+            return sara_train_option_at(i)->name;
+        }
+    return NULL;
+}
+
+typedef struct target {
+    sara_train_options train;
+    bool v_parameterization;
+    bool prompts_from_config; /* the first prompt of the command line takes the place of all */
+} target;
+
+static int set(cli *c, void *user, const char *name, const char *value)
+{
+    target *t = user;
+    if (strcmp(name, "validation_prompt") == 0) {
+        if (t->prompts_from_config && !c->config)
+            t->train.validation_prompt_count = 0;
+        t->prompts_from_config = c->config != NULL;
+    }
+    sara_status status = sara_train_options_set(c->ctx, &t->train, name, value);
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
+static void print_result(const sara_train_options *options, const sara_train_result *result)
+{
+    printf("%lld steps done", (long long)result->steps);
+    if (result->skipped)
+        printf(" (%lld more skipped)", (long long)result->skipped);
+    if (!isnan(result->last_loss))
+        printf(", loss %.4f -> %.4f", result->first_loss, result->last_loss);
+    printf("\n%lld of %lld parameters trained\n", (long long)result->selected,
+           (long long)result->parameters);
+    cli_print_path("adapter: ", options->output_dir, "/adapter.safetensors");
+    cli_print_path("report:  ", options->output_dir, "/report.html");
+}
+
+static int train(const cli *c, const sara_train_options *options)
+{
+    sara_train_result result;
+    sara_status status = sara_train(c->ctx, &result, options);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    print_result(options, &result);
+    return 0;
+}
+
+int cmd_train(cli *c)
+{
+    target t = {.v_parameterization = false};
+    bool help;
+    sara_train_options_init(&t.train);
+    const cli_option options[] = {
+        {"model", 'm', CLI_FORWARD, (char *)"pretrained_model_name_or_path", 0, 0, "DIR", NULL},
+        {"output", 'o', CLI_FORWARD, (char *)"output_dir", 0, 0, "DIR", NULL},
+        {"v_parameterization", 0, CLI_SWITCH, &t.v_parameterization, 0, 0, NULL, NULL},
+        CLI_THREADS_OPTION(c),
+        CLI_CONFIG_OPTION,
+        {0},
+    };
+    const cli_command command = {
+        .name = "train",
+        .summary = "fine-tune a model with SaRA on a folder of images",
+        .usage = "-m DIR --train_data_dir DIR -o DIR [options]",
+        .examples =
+            "  sara train -m base --train_data_dir photos -o run --max_train_steps 1000\n"
+            "  sara train -m base --train_data_dir ink --caption_prefix \"ink style, \" -o run\n"
+            "  sara train ... -o run --resume_from_checkpoint latest     after an interruption\n",
+        .options = options,
+        .refusals = refusals,
+        .resolve = resolve,
+        .set = set,
+        .user = &t,
+    };
+    int code = cli_parse(c, &command, &help);
+    if (code || help)
+        return code;
+    if (t.v_parameterization && t.train.prediction_type)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "--v_parameterization and --prediction_type %s: give one of them",
+                        t.train.prediction_type);
+    if (t.v_parameterization)
+        t.train.prediction_type = "v_prediction";
+    return train(c, &t.train);
+}

@@ -1,0 +1,96 @@
+#include "progress.h"
+#include "text.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct {
+    const char *name, *summary;
+    int (*run)(cli *c);
+} commands[] = {
+    {"train", "fine-tune a model with SaRA on a folder of images", cmd_train},
+    {"generate", "draw images from prompts, with adapters if wanted", cmd_generate},
+    {"merge", "write a model with adapters merged in", cmd_merge},
+    {"inspect", "show what a model consists of and what each budget would train", cmd_inspect},
+};
+#define COMMAND_COUNT (sizeof(commands) / sizeof(*commands))
+
+static void print_help(FILE *out)
+{
+    fprintf(out,
+            "sara %s - fine-tunes Stable Diffusion with SaRA: trains only the parameters that "
+            "the\npretrained model hardly uses\n\nUsage: sara COMMAND [options]\n\n",
+            sara_version());
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out,
+            "\nExamples:\n"
+            "  sara train -m base --train_data_dir photos --caption_prefix \"ink style, \" -o run\n"
+            "  sara generate -m base --adapter run/adapter.safetensors -p \"ink style, a fox\"\n"
+            "  sara merge -m base --adapter run/adapter.safetensors -o ink-model\n"
+            "\n`sara COMMAND --help` tells each one's options; sara --version tells the version.\n"
+            "Exit codes: 2 usage, 3 bad input file, 4 I/O, 5 memory, 6 diverged, 7 interrupted\n"
+            "(training: and saved), 8 device.\n");
+}
+
+static int run(size_t index, int argc, char **argv)
+{
+    const char *term = getenv("TERM");
+    bool smart = term && strcmp(term, "dumb") != 0;
+    progress_view view = {.terminal = smart && isatty(STDERR_FILENO)};
+    cli c = {.command = commands[index].name, .argc = argc, .argv = argv, .view = &view};
+    int code = cli_open(&c);
+    if (code == 0)
+        code = commands[index].run(&c);
+    progress_end(&view);
+    text_free(&c);
+    cli_close(&c);
+    return code;
+}
+
+static int find_and_run(int argc, char **argv)
+{
+    cli none = {.command = NULL};
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return run(i, argc - 2, argv + 2);
+    return cli_fail(&none, SARA_ERROR_USAGE, "%s: no such command; see sara --help", argv[1]);
+}
+
+static int dispatch(int argc, char **argv)
+{
+    const char *first = argc > 1 ? argv[1] : "";
+    bool help = strcmp(first, "help") == 0;
+    char *shown[] = {argv[0], argc > 2 ? argv[2] : NULL, (char[]){"--help"}};
+    if (argc < 2) {
+        print_help(stderr);
+        return SARA_ERROR_USAGE;
+    }
+    if (help && argc == 3)
+        return find_and_run(3, shown);
+    if (help || strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0) {
+        print_help(stdout);
+        return 0;
+    }
+    if (strcmp(first, "--version") == 0) {
+        printf("sara %s\n", sara_version());
+        return 0;
+    }
+    return find_and_run(argc, argv);
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe or a full quota is a write error, not a death */
+    signal(SIGXFSZ, SIG_IGN);
+    int code = dispatch(argc, argv);
+    bool lost = ferror(stdout);
+    if ((fflush(stdout) != 0 || lost) && code == 0) {
+        fprintf(stderr, "sara: writing to standard output failed\n");
+        code = SARA_ERROR_IO;
+    }
+    return code;
+}

@@ -1,0 +1,99 @@
+/* What several commands do with a model, its adapters and their files. */
+#include "cli.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
+
+int cli_load(const cli *c, sara_model **out, const char *model, const char *unet_only,
+             const char *variant)
+{
+    const sara_model_options options = {.variant = variant, .unet_only = unet_only != NULL};
+    if (!model && !unet_only)
+        return cli_fail(c, SARA_ERROR_USAGE, "no model given: -m DIR names a diffusers folder");
+    if (model && unet_only)
+        return cli_fail(c, SARA_ERROR_USAGE, "--model %s and --unet-only %s: give one of them",
+                        model, unet_only);
+    sara_status status = sara_model_load(c->ctx, out, unet_only ? unet_only : model, &options);
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
+/* "FILE[:strength]": ":strength" is cut off unless the whole is a file or what follows the last
+ * colon is no number. */
+static double split_strength(char *text)
+{
+    char *colon = strrchr(text, ':'), *end;
+    if (!colon || !colon[1] || access(text, F_OK) == 0)
+        return 1.0;
+    double strength = strtod(colon + 1, &end);
+    if (*end)
+        return 1.0;
+    *colon = '\0';
+    return strength;
+}
+
+/* The path, to be freed, and the strength; NULL after the line was printed, *code is the exit
+ * code. */
+static char *parse_adapter(const cli *c, double *strength, int *code, const char *item)
+{
+    char *path = strdup(item);
+    if (!path) {
+        *code = cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+        return NULL;
+    }
+    *strength = split_strength(path);
+    if (fabs(*strength) <= STRONGEST)
+        return path;
+    *code = cli_fail(c, SARA_ERROR_USAGE, "--adapter %s: strength %g, expected %g to %g", item,
+                     *strength, -STRONGEST, STRONGEST);
+    free(path);
+    return NULL;
+}
+
+int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force)
+{
+    for (int i = 0; i < adapters->count; i++) {
+        double strength;
+        int code = 0;
+        char *path = parse_adapter(c, &strength, &code, adapters->items[i]);
+        if (!path)
+            return code;
+        sara_status status = sara_model_apply(c->ctx, model, path, strength, force);
+        free(path);
+        if (status != SARA_OK)
+            return cli_fail_context(c, status);
+    }
+    return 0;
+}
+
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
+                     const char *input)
+{
+    for (int i = 0; i < adapters->count; i++) {
+        double strength;
+        int code = 0;
+        char *adapter = parse_adapter(c, &strength, &code, adapters->items[i]);
+        if (!adapter)
+            return code;
+        bool same = is_same_file(path, adapter);
+        free(adapter);
+        if (same)
+            return cli_fail(c, SARA_ERROR_USAGE, "%s %s: is the adapter, which would be lost",
+                            option, path);
+    }
+    if (input && is_same_file(path, input))
+        return cli_fail(c, SARA_ERROR_USAGE, "%s %s: is an input, which would be lost", option,
+                        path);
+    return 0;
+}
