@@ -24,22 +24,22 @@ static sara_optimizer_item *draw(sara_optimizer *optimizer, uint32_t limit)
             return &optimizer->parts[i].item;
 }
 
-static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, const char *name,
-                        uint32_t limit)
+/* A matrix that was named need not be one that would be drawn: who recorded the name may have drawn
+ * it before a reselection that left it few entries. */
+static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, const char *name)
 {
     sara_shape_text text;
     for (size_t i = 0; i < optimizer->count; i++) {
         sara_optimizer_item *item = &optimizer->parts[i].item;
+        const sara_shape *shape = &item->param->value.shape;
         if (strcmp(item->param->name, name) != 0)
             continue;
         *out = item;
-        if (is_candidate(item, limit))
+        if (shape->rank == 2 && shape->dims[0] > MIN_SIDE && shape->dims[1] > MIN_SIDE)
             return SARA_OK;
         return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
-                         "low-rank term of %s: shape %s, %zu trained entries; expected a matrix "
-                         "with both sides over %d and more than %d", name,
-                         sara_shape_format(&text, &item->param->value.shape),
-                         sara_item_count_live(item, limit), MIN_SIDE, MIN_ENTRIES);
+                         "low-rank term of %s: shape %s; expected a matrix with both sides over %d",
+                         name, sara_shape_format(&text, shape), MIN_SIDE);
     }
     return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
                      "low-rank term of %s: no such parameter is trained", name);
@@ -83,7 +83,7 @@ sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *ou
         if (!name)
             term.item = draw(optimizer, limit);
         else if (*name)
-            TRY(find(optimizer, &term.item, name, limit));
+            TRY(find(optimizer, &term.item, name));
     }
     if (term.item)
         TRY(compute(optimizer, &term, limit));

@@ -108,7 +108,7 @@ typedef struct sara_step_report {
 } sara_step_report;
 /* One update. grad_scale multiplies the accumulated gradients (1/accumulation). loss_finite false
  * forces a skip. rank_name: the matrix of the low-rank term; NULL: drawn by seed and step among the
- * candidates, "" for none. A name that is no candidate is SARA_ERROR_INPUT. Order as in the
+ * candidates, "" for none. A name that is no trained matrix is SARA_ERROR_INPUT. Order as in the
  * reference: reselect, clip, low-rank term, AdamW. Gradients are zero afterwards. */
 SARA_NODISCARD sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *report,
                                                double learning_rate, double grad_scale,

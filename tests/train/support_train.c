@@ -1,0 +1,206 @@
+#include "support_train.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void note(void *user, sara_log_level level, const char *line)
+{
+    test_run *run = user;
+    char *longer = NULL;
+    (void)level;
+    if (asprintf(&longer, "%s%s\n", run->log ? run->log : "", line) < 0)
+        fail_msg("out of memory");
+    free(run->log);
+    run->log = longer;
+}
+
+static void watch(void *user, const sara_progress *progress)
+{
+    test_run *run = user;
+    if (strcmp(progress->phase, "train") == 0 && progress->step == run->interrupt_at)
+        sara_context_interrupt(run->ctx);
+}
+
+const char *test_text(test_run *run, const char *format, ...)
+{
+    const char *kept = NULL;
+    char *text = NULL;
+    va_list args;
+    va_start(args, format);
+    int length = vasprintf(&text, format, args);
+    va_end(args);
+    if (length < 0)
+        fail_msg("out of memory");
+    assert_ok(run->ctx, sara_arena_strdup(&run->strings, &kept, text));
+    free(text);
+    return kept;
+}
+
+void test_run_output(test_run *run, const char *name)
+{
+    run->output = (char *)(uintptr_t)test_text(run, "%s/%s", run->folder, name);
+    run->options.output_dir = run->output;
+}
+
+int test_run_setup(void **state)
+{
+    test_run *run = calloc(1, sizeof(*run));
+    assert_non_null(run);
+    sara_context_options options = {.threads = 2, .log = note, .progress = watch, .user = run};
+    run->folder = test_folder();
+    run->interrupt_at = -1;
+    assert_ok(run->ctx, sara_context_new(&run->ctx, &options));
+    sara_arena_init(&run->strings, run->ctx);
+    sara_train_options_init(&run->options);
+    run->options.unet_only = SARA_TEST_GOLDEN "/unet_sd1";
+    run->options.replay = SARA_TEST_GOLDEN "/train_sd1.safetensors";
+    test_run_output(run, "run");
+    *state = run;
+    return 0;
+}
+
+int test_run_teardown(void **state)
+{
+    test_run *run = *state;
+    sara_arena_free(&run->strings);
+    sara_context_free(run->ctx);
+    test_folder_remove(run->folder);
+    free(run->log);
+    free(run);
+    return 0;
+}
+
+void test_run_forget_log(test_run *run)
+{
+    free(run->log);
+    run->log = strdup("");
+    assert_non_null(run->log);
+}
+
+sara_status test_run_train(test_run *run)
+{
+    test_run_forget_log(run);
+    return sara_train(run->ctx, NULL, &run->options);
+}
+
+/* --------------------------------------------------------------------------------------- files */
+
+const char *test_run_read(test_run *run, const char *name, size_t *size)
+{
+    const char *path = test_text(run, "%s/%s", run->output, name);
+    char *data = NULL, *kept = NULL;
+    assert_ok(run->ctx, sara_file_read(run->ctx, &data, size, path, 1 << 28));
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &kept, *size + 1, 1));
+    memcpy(kept, data, *size + 1);
+    sara_free(run->ctx, data);
+    return kept;
+}
+
+void test_run_write(test_run *run, const char *name, const char *data, size_t size)
+{
+    const char *path = test_text(run, "%s/%s", run->output, name);
+    assert_ok(run->ctx, sara_file_write(run->ctx, path, data, size));
+}
+
+bool test_run_has(test_run *run, const char *name)
+{
+    return sara_path_exists(test_text(run, "%s/%s", run->output, name));
+}
+
+const char *test_run_sha256(test_run *run)
+{
+    char sha256[65];
+    const char *path = test_text(run, "%s/adapter.safetensors", run->output);
+    assert_ok(run->ctx, sara_sha256_file(run->ctx, sha256, path));
+    return test_text(run, "%s", sha256);
+}
+
+void test_run_flip_bit(test_run *run, const char *name)
+{
+    size_t size = 0;
+    char *data = (char *)(uintptr_t)test_run_read(run, name, &size);
+    data[size / 2] ^= 1;
+    test_run_write(run, name, data, size);
+}
+
+/* ------------------------------------------------------------------------------------ log.jsonl */
+
+const char *test_run_lines(test_run *run)
+{
+    size_t size = 0;
+    char *text = (char *)(uintptr_t)test_run_read(run, "log.jsonl", &size);
+    for (char *at = text; (at = strstr(at, "\"seconds\":"));) {
+        at += strlen("\"seconds\":");
+        size_t number = strcspn(at, ",}");
+        memmove(at, at + number, strlen(at + number) + 1);
+    }
+    return text;
+}
+
+/* The next line of *text as an object, NULL at the end; a line that is no object fails. */
+static json_t *next_line(const char **text)
+{
+    const char *end = strchr(*text, '\n');
+    if (!end) {
+        assert_string_equal(*text, "");
+        return NULL;
+    }
+    json_t *line = json_loadb(*text, (size_t)(end - *text), 0, NULL);
+    if (!json_is_object(line))
+        fail_msg("log.jsonl: no object: %.*s", (int)(end - *text), *text);
+    *text = end + 1;
+    return line;
+}
+
+size_t test_run_column(test_run *run, double *out, size_t limit, const char *field)
+{
+    size_t size, count = 0;
+    const char *text = test_run_read(run, "log.jsonl", &size);
+    for (json_t *line; (line = next_line(&text)); json_decref(line)) {
+        const json_t *step = json_object_get(line, "step");
+        if (!step || count == limit)
+            continue;
+        assert_int_equal(json_integer_value(step), count + 1);
+        const json_t *value = json_object_get(line, field);
+        assert_true(json_is_number(value));
+        out[count++] = json_number_value(value);
+    }
+    return count;
+}
+
+size_t test_run_events(test_run *run, const char *event)
+{
+    size_t size, count = 0;
+    const char *text = test_run_read(run, "log.jsonl", &size);
+    for (json_t *line; (line = next_line(&text)); json_decref(line)) {
+        const char *name = json_string_value(json_object_get(line, "event"));
+        count += name && strcmp(name, event) == 0;
+    }
+    return count;
+}
+
+/* --------------------------------------------------------------------------------------- images */
+
+const char *test_run_images(test_run *run, size_t count)
+{
+    const char *folder = test_text(run, "%s/images", run->folder);
+    const char *metadata = test_text(run, "%s/metadata.jsonl", folder);
+    char *text = NULL, *at;
+    size_t size = 0;
+    assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
+    assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size, SARA_TEST_EMOJI "/ink/metadata.jsonl",
+                                       1 << 20));
+    at = text;
+    for (size_t i = 0; i < count; i++) {
+        const char *before = at;
+        json_t *line = next_line(&(const char *){at});
+        const char *name = json_string_value(json_object_get(line, "file_name"));
+        assert_ok(run->ctx, sara_file_copy(run->ctx, test_text(run, SARA_TEST_EMOJI "/ink/%s", name),
+                                           test_text(run, "%s/%s", folder, name)));
+        at = strchr(before, '\n') + 1;
+        json_decref(line);
+    }
+    assert_ok(run->ctx, sara_file_write(run->ctx, metadata, text, (size_t)(at - text)));
+    sara_free(run->ctx, text);
+    return folder;
+}

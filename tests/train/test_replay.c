@@ -1,0 +1,249 @@
+/* Ten SaRA steps on recorded micro-batches against the method's definition in PyTorch. */
+#include "support_train.h"
+
+#include <math.h>
+
+static const sara_safetensors *open_replay(test_run *run, sara_safetensors **file)
+{
+    *file = test_open(run->ctx, run->options.replay);
+    return *file;
+}
+
+/* The settings that the golden file was made with, taken from its metadata. */
+static void take_settings(test_run *run, const char *kind)
+{
+    static const char *const names[] = {"threshold",     "learning_rate", "lambda_rank",
+                                        "lr_scheduler",  "max_grad_norm", "progressive_iter",
+                                        "adam_weight_decay", "prediction_type"};
+    sara_safetensors *file;
+    run->options.unet_only = test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind);
+    run->options.replay = test_text(run, "%s/train_%s.safetensors", SARA_TEST_GOLDEN, kind);
+    open_replay(run, &file);
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        const char *value = sara_safetensors_metadata(file, names[i]);
+        assert_non_null(value);
+        assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, names[i],
+                                                   test_text(run, "%s", value)));
+    }
+    sara_safetensors_close(file);
+}
+
+static void check_column(test_run *run, const sara_safetensors *file, const char *field,
+                         const char *golden, size_t steps, double tolerance)
+{
+    double values[TEST_REPLAY_STEPS + 1];
+    size_t count;
+    float *expected = test_load_f32(run->ctx, file, golden, &count);
+    assert_int_equal(count, TEST_REPLAY_STEPS);
+    assert_int_equal(test_run_column(run, values, TEST_REPLAY_STEPS + 1, field), steps);
+    for (size_t i = 0; i < steps; i++)
+        assert_close(fabs(values[i] - (double)expected[i]) / (double)expected[i], tolerance, field);
+    sara_free(run->ctx, expected);
+}
+
+/* ------------------------------------------------------------------------------------- adapter */
+
+typedef struct change {
+    double error, change; /* sums of squares */
+    int64_t selected;
+} change;
+
+static const sara_adapter_entry *find_entry(const sara_adapter *adapter, const char *name)
+{
+    for (size_t i = 0; i < adapter->count; i++)
+        if (strcmp(adapter->entries[i].name, name) == 0)
+            return &adapter->entries[i];
+    return NULL;
+}
+
+/* One parameter: the same positions, and how far the values are from the golden ones. */
+static void compare_entry(test_run *run, change *sum, const sara_safetensors *file,
+                          const sara_adapter *adapter, const sara_param *param)
+{
+    const char *index_name = test_text(run, "index.%s", param->name);
+    const sara_tensor_info *info = sara_safetensors_find(file, index_name);
+    const sara_adapter_entry *entry = find_entry(adapter, param->name);
+    const float *start = param->value.data;
+    size_t count = 0;
+    sara_tensor index = {0};
+    sara_shape any = sara_shape1(-1);
+    assert_non_null(info);
+    if (sara_shape_count(&info->shape) == 0) {
+        assert_null(entry);
+        return;
+    }
+    float *after = test_load_f32(run->ctx, file, test_text(run, "after.%s", param->name), &count);
+    assert_ok(run->ctx, sara_safetensors_load(file, &index, index_name, SARA_I32, &any));
+    assert_non_null(entry);
+    assert_int_equal(entry->count, count);
+    assert_memory_equal(entry->positions, index.data, count * sizeof(uint32_t));
+    for (size_t i = 0; i < count; i++) {
+        double error = (double)entry->values[i] - (double)after[i];
+        double whole = (double)after[i] - (double)start[entry->positions[i]];
+        sum->error += error * error;
+        sum->change += whole * whole;
+    }
+    sum->selected += (int64_t)count;
+    sara_tensor_free(run->ctx, &index);
+    sara_free(run->ctx, after);
+}
+
+static sara_model *load_base(test_run *run)
+{
+    sara_model *model = NULL;
+    const sara_model_options options = {.unet_only = true};
+    assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
+    return model;
+}
+
+static void compare_adapter(test_run *run, const sara_safetensors *file)
+{
+    sara_model *model = load_base(run);
+    const sara_params *params = sara_unet_params(model->unet);
+    sara_adapter adapter = {0};
+    change sum = {0};
+    assert_ok(run->ctx, sara_adapter_load(run->ctx, &adapter,
+                                          test_text(run, "%s/adapter.safetensors", run->output)));
+    for (size_t i = 0; i < params->count; i++)
+        compare_entry(run, &sum, file, &adapter, &params->items[i]);
+    assert_string_equal(test_text(run, "%lld", (long long)sum.selected),
+                        sara_safetensors_metadata(file, "selected"));
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.selected"),
+                        sara_safetensors_metadata(file, "selected"));
+    assert_close(sqrt(sum.error / sum.change), 2e-3, "values after the last step");
+    print_message("relative error of the change %.2g\n", sqrt(sum.error / sum.change));
+    sara_adapter_free(&adapter);
+    sara_model_free(model);
+}
+
+/* Applied to the base, the adapter changes exactly the entries below the threshold. */
+static void check_unselected(test_run *run)
+{
+    sara_model *model = load_base(run), *base = load_base(run);
+    const sara_params *now = sara_unet_params(model->unet), *before = sara_unet_params(base->unet);
+    float threshold = (float)run->options.threshold;
+    int64_t changed = 0;
+    assert_ok(run->ctx, sara_model_apply(run->ctx, model,
+                                         test_text(run, "%s/adapter.safetensors", run->output), 1,
+                                         false));
+    for (size_t p = 0; p < now->count; p++) {
+        const float *a = now->items[p].value.data, *b = before->items[p].value.data;
+        int64_t count = sara_shape_count(&now->items[p].value.shape);
+        for (int64_t i = 0; i < count; i++) {
+            changed += memcmp(&a[i], &b[i], sizeof(*a)) != 0;
+            if (!(fabsf(b[i]) < threshold))
+                assert_memory_equal(&a[i], &b[i], sizeof(*a));
+        }
+    }
+    assert_true(changed > 50000);
+    sara_model_free(model);
+    sara_model_free(base);
+}
+
+static void replay(test_run *run, const char *kind, size_t steps)
+{
+    sara_safetensors *file;
+    take_settings(run, kind);
+    if (steps < TEST_REPLAY_STEPS)
+        run->options.max_train_steps = (int64_t)steps;
+    assert_ok(run->ctx, test_run_train(run));
+    open_replay(run, &file);
+    check_column(run, file, "loss", "losses", steps, 1e-5);
+    check_column(run, file, "grad_norm", "grad_norms", steps, 1e-4);
+    check_column(run, file, "rank_loss", "rank_losses", steps, 1e-4);
+    if (steps == TEST_REPLAY_STEPS)
+        compare_adapter(run, file);
+    sara_safetensors_close(file);
+}
+
+static void test_sd1(void **state)
+{
+    replay(*state, "sd1", TEST_REPLAY_STEPS);
+    check_unselected(*state);
+    assert_int_equal(test_run_events(*state, "reselect"), 1);
+}
+
+static void test_sd2(void **state)
+{
+    replay(*state, "sd2", TEST_REPLAY_STEPS);
+}
+
+static void test_checkpointing(void **state)
+{
+    test_run *run = *state;
+    run->options.gradient_checkpointing = true;
+    replay(run, "sd1", TEST_REPLAY_STEPS);
+}
+
+/* The first steps are the same; a cosine over 4 steps leaves the golden run's after the first. */
+static void test_fewer_steps(void **state)
+{
+    test_run *run = *state;
+    double losses[TEST_REPLAY_STEPS], rates[TEST_REPLAY_STEPS];
+    sara_train_result result;
+    take_settings(run, "sd1");
+    run->options.max_train_steps = 4;
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.steps, 4);
+    assert_int_equal(result.skipped, 0);
+    assert_int_equal(result.selected, 56532);
+    assert_int_equal(test_run_column(run, losses, TEST_REPLAY_STEPS, "loss"), 4);
+    assert_int_equal(test_run_column(run, rates, TEST_REPLAY_STEPS, "lr"), 4);
+    assert_close(fabs(rates[1] - 2e-3 * (0.5 + 0.5 * sqrt(0.5))), 1e-12, "second rate");
+    double mean = (losses[0] + losses[1] + losses[2] + losses[3]) / 4;
+    assert_close(fabs(result.first_loss - mean), 1e-12, "first loss");
+    assert_close(fabs(result.last_loss - mean), 1e-12, "last loss");
+    run->options.lr_scheduler = "constant";
+    test_run_output(run, "constant");
+    replay(run, "sd1", 1);
+}
+
+static void test_too_few_batches(void **state)
+{
+    test_run *run = *state;
+    take_settings(run, "sd1");
+    run->options.max_train_steps = 11;
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "holds 10 micro-batches, too few for 11 steps",
+                   test_run_train(run));
+    run->options.max_train_steps = 0;
+    run->options.gradient_accumulation_steps = 11;
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "too few for 1 steps of 11", test_run_train(run));
+    run->options.max_train_steps = INT64_C(1) << 53;
+    run->options.gradient_accumulation_steps = 65536;
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "too few", test_run_train(run));
+    assert_false(test_run_has(run, "adapter.safetensors"));
+}
+
+/* Accumulation takes the mean gradient of two micro-batches: 5 steps of the 10. */
+static void test_accumulation(void **state)
+{
+    test_run *run = *state;
+    double losses[TEST_REPLAY_STEPS];
+    sara_train_result result;
+    size_t count;
+    sara_safetensors *file;
+    take_settings(run, "sd1");
+    run->options.gradient_accumulation_steps = 2;
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.steps, 5);
+    assert_int_equal(test_run_column(run, losses, TEST_REPLAY_STEPS, "loss"), 5);
+    open_replay(run, &file);
+    float *golden = test_load_f32(run->ctx, file, "losses", &count);
+    /* Before the first update both losses but the second's are the golden file's own. */
+    assert_true(losses[0] > 0.5 * (double)golden[0]);
+    sara_free(run->ctx, golden);
+    sara_safetensors_close(file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_sd1, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_sd2, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_checkpointing, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_fewer_steps, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_too_few_batches, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_accumulation, test_run_setup, test_run_teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
