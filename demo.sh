@@ -18,12 +18,12 @@ fi
 
 echo "Teaching the emoji model to draw in ink: 10 % of its parameters, the least used ones"
 "$sara" train -m "$base" --train_data_dir examples/emoji/ink --caption_prefix "ink style, " \
-    --trainable 10% --learning_rate 1.5e-3 --max_train_steps 220 --train_batch_size 16 \
+    --trainable 10% --learning_rate 1.5e-3 --max_train_steps 600 --train_batch_size 16 \
     --output_dir "$output"
 
 echo "Drawing the same prompts and seeds before and after"
 prompts=()
-for name in "grinning face" "cat face" "red heart" "sun with face" "dog face" "alien" "ghost" "rocket"; do
+for name in "grinning face" "cat face" "dog face" "crying face" "face with tongue" "sleepy face" "winking face" "angry face"; do
     prompts+=(-p "ink style, $name")
 done
 "$sara" generate -m "$base" --adapter "$output/adapter.safetensors" --compare --cfg-scale 3 \

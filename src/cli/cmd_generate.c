@@ -104,16 +104,18 @@ static int generate_each(const cli *c, const sara_model *model, request *r)
     return code;
 }
 
-/* --------------------------------------------------------------------------------------- compare
- */
+/* -------------------------------------------------------------------------------------- compare */
 
-/* The first image of each prompt goes to cells[0..]; they own their pixels. */
+/* Prompt p with seed + p goes to cells[p]; they own their pixels. */
 static int draw_row(const cli *c, sara_image *cells, const sara_model *model, request *r)
 {
+    uint64_t seed = r->generate.seed;
+    r->generate.batch_count = 1;
     for (int p = 0; p < r->prompts.count; p++) {
         sara_image *images;
         int count;
         r->generate.prompt = r->prompts.items[p];
+        r->generate.seed = seed + (uint64_t)p;
         sara_status status = sara_generate(c->ctx, &images, &count, model, &r->generate);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
@@ -121,6 +123,7 @@ static int draw_row(const cli *c, sara_image *cells, const sara_model *model, re
         images[0].pixels = NULL;
         sara_images_free(c->ctx, images, count);
     }
+    r->generate.seed = seed;
     return 0;
 }
 
@@ -148,8 +151,7 @@ static int compare(const cli *c, sara_model *model, request *r)
     return code;
 }
 
-/* ----------------------------------------------------------------------------------------- check
- */
+/* ---------------------------------------------------------------------------------------- check */
 
 static int check_scheduler(const cli *c, request *r)
 {
@@ -250,8 +252,7 @@ static int generate(const cli *c, request *r)
     return code;
 }
 
-/* --------------------------------------------------------------------------------------- options
- */
+/* -------------------------------------------------------------------------------------- options */
 
 int cmd_generate(cli *c)
 {
