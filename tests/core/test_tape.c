@@ -188,7 +188,7 @@ static void test_checkpoint_holds_less(void **state)
     for (int checkpoint = 0; checkpoint < 2; checkpoint++) {
         sara_allocator allocator = {count_allocate, count_release, &allocations};
         sara_context_options options = {.allocator = &allocator, .threads = 1};
-        sara_context *ctx;
+        sara_context *ctx = NULL;
         sara_tape *tape;
         float x[4096] = {0};
         sara_shape shape = sara_shape1(4096), one = sara_shape1(1);
