@@ -23,7 +23,6 @@ LIBRARIES = {  # header: the only files that may include it
     r"^png\.h": r"src/io/image_(png|save)\.c$",
     r"^jpeglib\.h": r"src/io/image_jpeg\.c$",
     r"^webp/": r"src/io/image_webp\.c$",
-    r"^pcre2\.h": r"src/models/tokenizer\w*\.[ch]$",
     r"^utf8proc\.h": r"src/(models/tokenizer|io/)\w*\.[ch]$",
     r"^openssl/": r"src/io/sha256\.c$",
     r"^lapacke\.h": r"src/sparse/\w+\.c$",

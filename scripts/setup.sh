@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(gcc cmake ninja-build pkg-config libdnnl-dev libjansson-dev libpng-dev libjpeg-dev
-          libwebp-dev libpcre2-dev libutf8proc-dev libssl-dev liblapacke-dev)
+          libwebp-dev libutf8proc-dev libssl-dev liblapacke-dev)
 if [ "${1:-}" = --tests ]; then
     packages+=(libcmocka-dev python3)
 fi

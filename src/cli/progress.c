@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,10 +53,13 @@ void progress_show(void *user, const sara_progress *progress)
     progress_view *view = user;
     char line[200];
     bool last = progress->step == progress->total;
+    bool same = strncmp(view->phase, progress->phase, sizeof(view->phase) - 1) == 0;
     double time = now();
-    if (!last && time - view->last_shown < (view->terminal ? TERMINAL_SECONDS : PLAIN_SECONDS))
+    if (!last && same &&
+        time - view->last_shown < (view->terminal ? TERMINAL_SECONDS : PLAIN_SECONDS))
         return;
     view->last_shown = time;
+    snprintf(view->phase, sizeof(view->phase), "%s", progress->phase);
     format_line(line, sizeof(line), progress);
     if (view->terminal)
         fprintf(stderr, "\r\033[K%.*s%s", columns(), line, last ? "\n" : "");

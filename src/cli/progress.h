@@ -8,6 +8,7 @@ typedef struct progress_view {
     bool terminal;
     bool open;         /* a line without its newline is on the terminal */
     double last_shown; /* when a line was last written */
+    char phase[16];    /* of that line */
 } progress_view;
 
 void progress_show(void *user, const sara_progress *progress); /* user: progress_view */

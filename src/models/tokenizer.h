@@ -6,7 +6,11 @@
 
 /* ------------------------------------------------------------------------------- characters */
 
-typedef enum sara_char_class { SARA_CHAR_SPACE, SARA_CHAR_LETTER, SARA_CHAR_NUMBER, SARA_CHAR_OTHER
+typedef enum sara_char_class {
+    SARA_CHAR_SPACE,
+    SARA_CHAR_LETTER,
+    SARA_CHAR_NUMBER,
+    SARA_CHAR_OTHER
 } sara_char_class;
 sara_char_class sara_char_class_of(int32_t code); /* \s, \p{L}, \p{N}, the rest */
 bool sara_char_is_word(int32_t code);             /* \w */
@@ -33,8 +37,7 @@ void sara_text_work_free(sara_text_work *work);
 /* Valid UTF-8 out of any bytes. */
 SARA_NODISCARD sara_status sara_text_repair(sara_text_work *work, const char *text, size_t size);
 /* NFC, runs of white space to one blank, lower case; text is valid UTF-8. */
-SARA_NODISCARD sara_status sara_text_normalize(sara_text_work *work, const char *text,
-                                               size_t size);
+SARA_NODISCARD sara_status sara_text_normalize(sara_text_work *work, const char *text, size_t size);
 
 /* ----------------------------------------------------------------------------- added tokens */
 
@@ -121,12 +124,12 @@ SARA_NODISCARD sara_status sara_token_encoder_word(sara_token_encoder *encoder, 
 /* What a tokenizer folder holds; the JSON texts are kept because tokens are borrowed from them. */
 typedef struct sara_tokenizer_source {
     sara_context *ctx;
-    char *paths[6];   /* by sara_tokenizer_file */
-    json_t *json[6];  /* NULL: no such file; SARA_FILE_MERGES is text */
-    char *merges;     /* of merges.txt */
+    char *paths[6];  /* by sara_tokenizer_file */
+    json_t *json[6]; /* NULL: no such file; SARA_FILE_MERGES is text */
+    char *merges;    /* of merges.txt */
     size_t merges_size;
-    json_t *vocab;             /* token -> id; borrowed */
-    const json_t *merges_list; /* tokenizer.json's merges; NULL: merges.txt */
+    json_t *vocab;                            /* token -> id; borrowed */
+    const json_t *merges_list;                /* tokenizer.json's merges; NULL: merges.txt */
     const char *vocab_source, *merges_source; /* names in errors */
 } sara_tokenizer_source;
 enum sara_tokenizer_file {
@@ -137,8 +140,7 @@ enum sara_tokenizer_file {
     SARA_FILE_VOCAB,   /* vocab.json */
     SARA_FILE_MERGES   /* merges.txt */
 };
-SARA_NODISCARD sara_status sara_tokenizer_source_read(sara_context *ctx,
-                                                      sara_tokenizer_source *out,
+SARA_NODISCARD sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source *out,
                                                       const char *folder);
 void sara_tokenizer_source_free(sara_tokenizer_source *source);
 /* Refuses a tokenizer.json that does something else than CLIP's tokenizer. */

@@ -107,8 +107,7 @@ static void consider(sara_token_encoder *encoder, size_t *waiting, size_t at)
     const sara_merge *merge = sara_merges_find(&encoder->tokenizer->merges, symbol->id,
                                                encoder->symbols[symbol->next].id);
     if (merge)
-        heap_push(encoder->heap, waiting,
-                  (struct sara_candidate){merge->rank, merge->merged, at});
+        heap_push(encoder->heap, waiting, (struct sara_candidate){merge->rank, merge->merged, at});
 }
 
 /* Merges by rank, then from left to right. A candidate is stale unless its pieces would still
@@ -144,16 +143,17 @@ sara_status sara_token_encoder_word(sara_token_encoder *encoder, const char *wor
     size_t waiting = 0;
     sara_status status = SARA_OK;
     if (size > SIZE_MAX / 2)
-        return sara_fail(tokenizer->ctx, SARA_ERROR_MEMORY, "out of memory: a word of %zu bytes", size);
+        return sara_fail(tokenizer->ctx, SARA_ERROR_MEMORY, "out of memory: a word of %zu bytes",
+                         size);
     TRY(sara_grow(tokenizer->ctx, &encoder->symbols, &encoder->symbols_capacity, size,
                   sizeof(*encoder->symbols)));
     /* One candidate per pair at first; each merge takes one out and puts at most two in. */
     TRY(sara_grow(tokenizer->ctx, &encoder->heap, &encoder->heap_capacity, 2 * size,
                   sizeof(*encoder->heap)));
     for (size_t i = 0; i < size; i++)
-        encoder->symbols[i] = (struct sara_symbol){
-            tokenizer->bytes[i + 1 == size][(unsigned char)word[i]], i == 0 ? NONE : i - 1,
-            i + 1 == size ? NONE : i + 1};
+        encoder->symbols[i] =
+            (struct sara_symbol){tokenizer->bytes[i + 1 == size][(unsigned char)word[i]],
+                                 i == 0 ? NONE : i - 1, i + 1 == size ? NONE : i + 1};
     for (size_t i = 0; i < size; i++)
         consider(encoder, &waiting, i);
     merge_all(encoder, waiting);

@@ -3,8 +3,7 @@
  * tokenizer and is refused. */
 #include "models/tokenizer.h"
 
-static const char pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+";
+static const char pattern[] = "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+";
 /* As transformers 5 writes it. */
 static const char pattern_with_names[] =
     "<\\|startoftext\\|>|<\\|endoftext\\|>|"
@@ -70,8 +69,9 @@ static sara_status check_normalizer(const whole_file *in)
                 is_text(json_object_get(json_object_get(replace, "pattern"), "Regex"), "\\s+") &&
                 is_text(json_object_get(replace, "content"), " ") &&
                 has_type(json_array_get(steps, 2), "Lowercase");
-    return same ? SARA_OK
-                : refuse(in, "normalizer", value, "CLIP's: NFC, white space to one blank, Lowercase");
+    if (!same)
+        return refuse(in, "normalizer", value, "CLIP's: NFC, white space to one blank, Lowercase");
+    return SARA_OK;
 }
 
 static sara_status check_pre_tokenizer(const whole_file *in)

@@ -8,14 +8,17 @@
 
 /* Matching costs text times content at worst, reading the square of the number. */
 #define LONGEST_CONTENT 1024
-#define MOST_TOKENS 16384
+#define MOST_TOKENS     16384
 
 static const struct {
     const char *key, *fallback;
 } named[] = {
-    {"bos_token", "<|startoftext|>"}, {"eos_token", "<|endoftext|>"},
-    {"unk_token", "<|endoftext|>"},   {"sep_token", NULL},
-    {"pad_token", "<|endoftext|>"},   {"cls_token", NULL},
+    {"bos_token", "<|startoftext|>"},
+    {"eos_token", "<|endoftext|>"},
+    {"unk_token", "<|endoftext|>"},
+    {"sep_token", NULL},
+    {"pad_token", "<|endoftext|>"},
+    {"cls_token", NULL},
     {"mask_token", NULL},
 };
 #define NAMED_COUNT (sizeof(named) / sizeof(named[0]))
@@ -26,7 +29,7 @@ static const char older_extra_key[] = "additional_special_tokens";
 typedef struct list_reader {
     const sara_tokenizer_source *source;
     sara_token_list *list;
-    size_t indexed; /* the first of list's items have an index */
+    size_t indexed;                    /* the first of list's items have an index */
     const char *contents[NAMED_COUNT]; /* NULL: none */
 } list_reader;
 
@@ -81,8 +84,8 @@ static sara_status append(list_reader *reader, const sara_added_token *token)
     sara_token_list *list = reader->list;
     if (list->count == MOST_TOKENS)
         return sara_fail(reader->source->ctx, SARA_ERROR_INPUT,
-                         "%s: more than %d special and added tokens",
-                         reader->source->vocab_source, MOST_TOKENS);
+                         "%s: more than %d special and added tokens", reader->source->vocab_source,
+                         MOST_TOKENS);
     sara_status status = sara_grow(reader->source->ctx, &list->items, &list->capacity,
                                    list->count + 1, sizeof(*list->items));
     if (status == SARA_OK)
@@ -92,8 +95,8 @@ static sara_status append(list_reader *reader, const sara_added_token *token)
 
 /* A token given as a string or as an object with flags; `special`: what it is unless it says so.
  * Only special tokens are by default looked for in the text as it is. */
-static sara_status read_token(const list_reader *reader, sara_added_token *out,
-                              const json_t *value, const char *path, const char *item, bool special)
+static sara_status read_token(const list_reader *reader, sara_added_token *out, const json_t *value,
+                              const char *path, const char *item, bool special)
 {
     sara_context *ctx = reader->source->ctx;
     const sara_config flags = {ctx, value, item};
@@ -149,7 +152,8 @@ static sara_status refuse_other_names(const list_reader *reader, enum sara_token
 {
     json_t *object = reader->source->json[file], *value;
     const char *key;
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         size_t length = strlen(key);
         bool known = length < 6 || strcmp(key + length - 6, "_token") || json_is_boolean(value) ||
                      json_is_null(value);
@@ -198,8 +202,7 @@ done:
 
 static bool is_empty(const json_t *value)
 {
-    return !value || json_is_null(value) ||
-           (json_is_array(value) && json_array_size(value) == 0) ||
+    return !value || json_is_null(value) || (json_is_array(value) && json_array_size(value) == 0) ||
            (json_is_object(value) && json_object_size(value) == 0);
 }
 
@@ -228,8 +231,7 @@ static sara_status read_extras(list_reader *reader)
     const sara_tokenizer_source *source = reader->source;
     const json_t *extra = json_object_get(source->json[SARA_FILE_CONFIG], extra_key);
     bool newer = !is_empty(extra);
-    bool given = extra ||
-                 json_object_get(source->json[SARA_FILE_CONFIG], older_extra_key) ||
+    bool given = extra || json_object_get(source->json[SARA_FILE_CONFIG], older_extra_key) ||
                  json_object_get(source->json[SARA_FILE_SPECIAL], extra_key);
     sara_status status;
     TRY(read_extra(reader, SARA_FILE_CONFIG, newer ? extra_key : older_extra_key));
@@ -267,11 +269,11 @@ static sara_status read_decoder(list_reader *reader)
     if (!json_is_object(decoder))
         return sara_tokenizer_refuse(reader->source->ctx, path, "added_tokens_decoder", decoder,
                                      "an object");
-    json_object_foreach(decoder, key, value) {
+    json_object_foreach(decoder, key, value)
+    {
         snprintf(item, sizeof(item), "added_tokens_decoder.%.40s", key);
         unsigned long long index = strtoull(key, &end, 10);
-        if (key[0] < '0' || key[0] > '9' || *end || index > INT32_MAX - 1 ||
-            !json_is_object(value))
+        if (key[0] < '0' || key[0] > '9' || *end || index > INT32_MAX - 1 || !json_is_object(value))
             return sara_tokenizer_refuse(reader->source->ctx, path, item, value,
                                          "an id below 2147483647 with an object");
         TRY(append_indexed(reader, value, (int64_t)index, path, item));
@@ -316,7 +318,8 @@ static sara_status read_added(list_reader *reader)
     const char *path = path_of(reader, SARA_FILE_ADDED), *key;
     json_t *index;
     sara_status status = SARA_OK;
-    json_object_foreach(reader->source->json[SARA_FILE_ADDED], key, index) {
+    json_object_foreach(reader->source->json[SARA_FILE_ADDED], key, index)
+    {
         sara_added_token token = {.content = key, .normalized = !is_special(reader, key)};
         TRY(check_index(reader, index, path, key));
         if (!*key || strlen(key) > LONGEST_CONTENT)

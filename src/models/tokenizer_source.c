@@ -3,11 +3,15 @@
 #include "models/tokenizer.h"
 
 #define LARGEST_FILE ((size_t)64 * 1024 * 1024)
-#define FILE_COUNT 6
+#define FILE_COUNT   6
 
 static const char *const names[FILE_COUNT] = {
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.json",        "vocab.json",              "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
 };
 
 sara_status sara_tokenizer_refuse(sara_context *ctx, const char *path, const char *item,

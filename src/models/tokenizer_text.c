@@ -40,9 +40,11 @@ size_t sara_utf8_decode(int32_t *code, const char *text, size_t size)
 static sara_status append(sara_text_work *work, int32_t code)
 {
     sara_status status = sara_grow(work->ctx, &work->text, &work->text_capacity, work->size + 4, 1);
-    if (status == SARA_OK)
-        work->size += (size_t)utf8proc_encode_char(code, (utf8proc_uint8_t *)work->text + work->size);
-    return status;
+    if (status != SARA_OK)
+        return status;
+    utf8proc_uint8_t *end = (utf8proc_uint8_t *)work->text + work->size;
+    work->size += (size_t)utf8proc_encode_char(code, end);
+    return SARA_OK;
 }
 
 sara_status sara_text_repair(sara_text_work *work, const char *text, size_t size)

@@ -49,9 +49,9 @@ static sara_status read_vocab(builder *in)
     json_t *vocab = in->source->vocab, *value;
     const char *token;
     sara_status status;
-    TRY(sara_alloc(in->ctx, &in->ids, json_object_size(vocab) + in->list->count,
-                   sizeof(*in->ids)));
-    json_object_foreach(vocab, token, value) {
+    TRY(sara_alloc(in->ctx, &in->ids, json_object_size(vocab) + in->list->count, sizeof(*in->ids)));
+    json_object_foreach(vocab, token, value)
+    {
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= INT32_MAX)
             return sara_tokenizer_refuse(in->ctx, in->source->vocab_source, token, value,
@@ -82,10 +82,9 @@ static sara_status number_added(builder *in)
             in->ids[in->count++] = (named_id){token->content, token->id, true};
         }
         if (token->index >= 0 && token->index != token->id)
-            return sara_fail(in->ctx, SARA_ERROR_INPUT,
-                             "%s: added token \"%.100s\" has id %lld, expected %d",
-                             in->source->vocab_source, token->content, (long long)token->index,
-                             token->id);
+            return sara_fail(
+                in->ctx, SARA_ERROR_INPUT, "%s: added token \"%.100s\" has id %lld, expected %d",
+                in->source->vocab_source, token->content, (long long)token->index, token->id);
         next = token->id >= next ? (int64_t)token->id + 1 : next;
     }
     return SARA_OK;
@@ -96,10 +95,9 @@ static sara_status sort_ids(builder *in)
     qsort(in->ids, in->count, sizeof(*in->ids), compare);
     for (size_t i = 1; i < in->count; i++)
         if (in->ids[i - 1].id == in->ids[i].id)
-            return sara_fail(in->ctx, SARA_ERROR_INPUT,
-                             "%s: tokens \"%.100s\" and \"%.100s\" both have id %d",
-                             in->source->vocab_source, in->ids[i - 1].token, in->ids[i].token,
-                             in->ids[i].id);
+            return sara_fail(
+                in->ctx, SARA_ERROR_INPUT, "%s: tokens \"%.100s\" and \"%.100s\" both have id %d",
+                in->source->vocab_source, in->ids[i - 1].token, in->ids[i].token, in->ids[i].id);
     for (size_t i = 0; i < in->list->count; i++)
         reach(in, in->list->items[i].id);
     return SARA_OK;
@@ -134,7 +132,8 @@ static sara_status read_bytes(builder *in)
             reach(in, id);
         else if (unknown < 0)
             return sara_fail(in->ctx, SARA_ERROR_INPUT,
-                             "%s: no token \"%s\" for the byte 0x%02x, nor the unk_token \"%.100s\"",
+                             "%s: no token \"%s\" for the byte 0x%02x, nor the unk_token "
+                             "\"%.100s\"",
                              in->source->vocab_source, symbol, (unsigned)byte,
                              list->unknown ? list->unknown : "");
         in->tokenizer->bytes[last][byte] = id >= 0 ? id : unknown;
@@ -370,8 +369,7 @@ done:
 sara_status sara_tokenizer_build(sara_tokenizer *tokenizer, sara_token_list *list,
                                  const sara_tokenizer_source *source)
 {
-    builder in = {
-        .ctx = source->ctx, .tokenizer = tokenizer, .list = list, .source = source};
+    builder in = {.ctx = source->ctx, .tokenizer = tokenizer, .list = list, .source = source};
     sara_status status = build(&in);
     sara_free(in.ctx, in.ids);
     sara_free(in.ctx, in.scratch);

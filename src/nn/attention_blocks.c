@@ -80,6 +80,6 @@ int64_t sara_attention_seen(const sara_attention_plan *plan, int64_t end)
 void sara_attention_multiply(float *out, const float *x, int64_t x_row, const float *strip,
                              const sara_attention_plan *plan, const sara_simd_scores *scores)
 {
-    plan->simd->gemm(out, plan->strip, x, x_row, 1, strip, plan->strip, scores->rows,
-                     scores->width, plan->shape->dim, false);
+    plan->simd->gemm(out, plan->strip, x, x_row, 1, strip, plan->strip, scores->rows, scores->width,
+                     plan->shape->dim, false);
 }

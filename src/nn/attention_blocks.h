@@ -10,17 +10,17 @@
 #include "nn/simd.h"
 
 #define QUERIES ((int64_t)64)
-#define KEYS ((int64_t)128)
+#define KEYS    ((int64_t)128)
 
 typedef struct sara_attention_plan {
     const sara_simd *simd;
     const sara_attention_shape *shape;
-    int64_t heads;                    /* of all samples */
-    int64_t row;                      /* distance of rows in q, k, v, y: heads of one sample x dim */
-    int64_t width;                    /* dim in whole vectors */
+    int64_t heads; /* of all samples */
+    int64_t row;   /* distance of rows in q, k, v, y: heads of one sample x dim */
+    int64_t width; /* dim in whole vectors */
     int64_t query_blocks, key_blocks;
-    int64_t strip;                    /* floats in a row of a strip: keys in whole vectors */
-    int64_t rows_size, strips_size;   /* floats of one head's copies */
+    int64_t strip;                  /* floats in a row of a strip: keys in whole vectors */
+    int64_t rows_size, strips_size; /* floats of one head's copies */
     float scale;
 } sara_attention_plan;
 

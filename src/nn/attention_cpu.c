@@ -65,8 +65,8 @@ static void add_scaled(real *y, double factor, const real *x, int64_t count)
 }
 
 static sara_status attention_backward(const sara_kernel_env *env, real *dq, real *dk, real *dv,
-                                      const real *dy, const real *y, const real *lse,
-                                      const real *q, const real *k, const real *v,
+                                      const real *dy, const real *y, const real *lse, const real *q,
+                                      const real *k, const real *v,
                                       const sara_attention_shape *shape)
 {
     int64_t dim = shape->dim;

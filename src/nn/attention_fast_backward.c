@@ -13,14 +13,14 @@ typedef struct backward_work {
 /* A head's queries are split into `groups`, each with its own dk and dv, which are summed last. */
 typedef struct backward_pass {
     const sara_attention_plan *plan;
-    int64_t groups, blocks; /* query blocks in a group */
+    int64_t groups, blocks;                      /* query blocks in a group */
     float *key_strips, *value_strips, *key_rows; /* [heads] copies */
-    float *dk, *dv;         /* [heads][groups] gradients in rows; NULL: not wanted */
+    float *dk, *dv; /* [heads][groups] gradients in rows; NULL: not wanted */
     const float *q, *y, *dy, *lse;
-    float *dq;              /* NULL: not wanted */
+    float *dq; /* NULL: not wanted */
 } backward_pass;
 
-/* Adds what queries from t0 give; at is their offset in q, dy, y and dq, task tells whose dk, dv. */
+/* Adds what queries from t0 of head h give; task tells whose dk and dv. */
 static void backward_block(const backward_pass *pass, backward_work *work, int64_t h, int64_t task,
                            int64_t t0)
 {

@@ -61,8 +61,7 @@ static sara_status check_embed(sara_context *ctx, const sara_param *table, const
     for (int64_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= shape->dims[0])
             return sara_fail(ctx, SARA_ERROR_INPUT, "embed: %s: id %d at %lld, expected 0..%lld",
-                             table->name, (int)ids[i], (long long)i,
-                             (long long)shape->dims[0] - 1);
+                             table->name, (int)ids[i], (long long)i, (long long)shape->dims[0] - 1);
     return SARA_OK;
 }
 

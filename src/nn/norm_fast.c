@@ -92,8 +92,8 @@ static sara_status group_norm_forward(const sara_kernel_env *env, float *y, floa
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < cuts.count; i++) {
             block at = block_at(&cuts, i);
-            const sara_simd_norm norm = {means + at.sample * c, rstds + at.sample * c, w, b,
-                                         at.rows, c, shape->silu};
+            const sara_simd_norm norm = {
+                means + at.sample * c, rstds + at.sample * c, w, b, at.rows, c, shape->silu};
             simd->group_norm(y + at.start, x + at.start, &norm);
         }
     }
@@ -112,8 +112,12 @@ typedef struct channels {
 
 static channels split(float *scratch, int64_t count)
 {
-    return (channels){scratch,             scratch + count,     scratch + 2 * count,
-                      scratch + 3 * count, scratch + 4 * count, scratch + 5 * count};
+    return (channels){scratch,
+                      scratch + count,
+                      scratch + 2 * count,
+                      scratch + 3 * count,
+                      scratch + 4 * count,
+                      scratch + 5 * count};
 }
 
 static void group_sums(channels *to, const float *sums, const float *w, const blocks *cuts,
@@ -150,8 +154,8 @@ static sara_simd_norm norm_at(const channels *vectors, const block *at, const fl
                               const float *b, const sara_group_norm_shape *shape)
 {
     int64_t first = at->sample * shape->c;
-    return (sara_simd_norm){vectors->mean + first, vectors->rstd + first, w,          b,
-                            at->rows,              shape->c,              shape->silu};
+    return (sara_simd_norm){
+        vectors->mean + first, vectors->rstd + first, w, b, at->rows, shape->c, shape->silu};
 }
 
 static sara_status group_norm_backward(const sara_kernel_env *env, float *dx, float *dw, float *db,
@@ -191,8 +195,8 @@ static sara_status group_norm_backward(const sara_kernel_env *env, float *dx, fl
             block at = block_at(&cuts, i);
             const sara_simd_norm norm = norm_at(&vectors, &at, w, b, shape);
             simd->group_norm_dx(dx + at.start, dy + at.start, x + at.start,
-                                vectors.dmean + at.sample * c, vectors.drstd + at.sample * c,
-                                &norm, accumulate);
+                                vectors.dmean + at.sample * c, vectors.drstd + at.sample * c, &norm,
+                                accumulate);
         }
     }
     add_samples(dw, vectors.product, shape->n, c);

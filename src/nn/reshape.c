@@ -137,8 +137,7 @@ static sara_status swap_forward(sara_tape *tape, sara_var **y, const char *op, s
         return sara_kernel_missing(tape, op);
     TRY(sara_tape_var(tape, &out, shape));
     kernels->swap_axes(out->data, x->data, s->n, s->a, s->b, 1, false);
-    sara_node node = {
-        .op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
+    sara_node node = {.op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, sizeof(*s)));
     *y = out;

@@ -4,11 +4,11 @@
 
 #include <immintrin.h>
 
-#define SIMD_TABLE sara_simd_avx2
-#define SIMD_NAME "avx2"
+#define SIMD_TABLE  sara_simd_avx2
+#define SIMD_NAME   "avx2"
 #define SIMD_TARGET __attribute__((target("avx2,fma")))
-#define GEMM_ROWS 6
-#define W 8
+#define GEMM_ROWS   6
+#define W           8
 
 #include "nn/simd_define.h"
 

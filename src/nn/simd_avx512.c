@@ -4,11 +4,11 @@
 
 #include <immintrin.h>
 
-#define SIMD_TABLE sara_simd_avx512
-#define SIMD_NAME "avx512"
+#define SIMD_TABLE  sara_simd_avx512
+#define SIMD_NAME   "avx512"
 #define SIMD_TARGET __attribute__((target("avx512f,avx512dq,avx2,fma")))
-#define GEMM_ROWS 8
-#define W 16
+#define GEMM_ROWS   8
+#define W           16
 
 #include "nn/simd_define.h"
 

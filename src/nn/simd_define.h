@@ -1,5 +1,5 @@
 /* How the functions of simd_body.h and of the vector operations below it are declared. */
-#define FN static SIMD_TARGET
+#define FN     static SIMD_TARGET
 #define INLINE static inline SIMD_TARGET __attribute__((always_inline, unused))
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")

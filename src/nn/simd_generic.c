@@ -2,10 +2,10 @@
 #include "nn/simd_tables.h"
 
 #define SIMD_TABLE sara_simd_generic
-#define SIMD_NAME "generic"
+#define SIMD_NAME  "generic"
 #define SIMD_TARGET
 #define GEMM_ROWS 4
-#define W 4
+#define W         4
 
 #include "nn/simd_define.h"
 

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define STEP 1e-2f
+#define STEP      1e-2f
 #define TOLERANCE 2e-3
 
 typedef struct run {

@@ -1,4 +1,4 @@
-/* Checks an op, or several in a row, on the tape: the gradients of its inputs and parameters against
+/* Checks an op, or several in a row, on the tape: the gradients of inputs and parameters against
  * central finite differences in float, for every kind of gradient a parameter may want.
  */
 #ifndef SARA_TEST_SUPPORT_GRADIENT_H

@@ -66,7 +66,7 @@ static void test_refusals(void **state)
     (void)state;
     test_nn nn = test_nn_open("cpu");
     const sara_shape shapes[] = {sara_shape3(2, 3, 6), sara_shape3(2, 4, 6), sara_shape3(1, 3, 6),
-                                 sara_shape3(2, 3, 5), sara_shape2(6, 6), sara_shape3(2, 0, 6)};
+                                 sara_shape3(2, 3, 5), sara_shape2(6, 6),    sara_shape3(2, 0, 6)};
     float data[48] = {0};
     sara_var *v[6], *y;
     for (int i = 0; i < 6; i++)

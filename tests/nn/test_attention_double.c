@@ -52,8 +52,8 @@ static void check(const sara_attention_shape *shape)
     double *y = test_fd_zeros(nq), *dy = test_fd_random(nq, 4), *dq = test_fd_zeros(nq);
     double *dk = test_fd_zeros(nk), *dv = test_fd_zeros(nk), *only = test_fd_zeros(nk);
     forward(&p, y);
-    assert_ok(p.env.ctx, p.table.attention_backward(&p.env, dq, dk, dv, dy, y, p.lse, p.q, p.k,
-                                                    p.v, shape));
+    assert_ok(p.env.ctx,
+              p.table.attention_backward(&p.env, dq, dk, dv, dy, y, p.lse, p.q, p.k, p.v, shape));
     assert_ok(p.env.ctx, p.table.attention_backward(&p.env, NULL, only, NULL, dy, y, p.lse, p.q,
                                                     p.k, p.v, shape));
     assert_memory_equal(only, dk, nk * sizeof(*dk));

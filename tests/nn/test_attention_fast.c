@@ -52,9 +52,9 @@ static void check_parts(const sara_kernels *k, const sara_kernel_env *env, const
     float *dv = test_nn_random(p->nk, 7);
     float *const wanted[3][3] = {{dq, NULL, NULL}, {NULL, dk, NULL}, {NULL, NULL, dv}};
     for (int i = 0; i < 3; i++)
-        assert_ok(env->ctx, k->attention_backward(env, wanted[i][0], wanted[i][1], wanted[i][2],
-                                                  p->dy, p->y, p->lse, p->q, p->k, p->v,
-                                                  &p->shape));
+        assert_ok(env->ctx,
+                  k->attention_backward(env, wanted[i][0], wanted[i][1], wanted[i][2], p->dy, p->y,
+                                        p->lse, p->q, p->k, p->v, &p->shape));
     assert_memory_equal(dq, p->dq, p->nq * sizeof(float));
     assert_memory_equal(dk, p->dk, p->nk * sizeof(float));
     assert_memory_equal(dv, p->dv, p->nk * sizeof(float));
@@ -102,8 +102,8 @@ static void test_shapes(void **state)
 {
     (void)state;
     const sara_attention_shape shapes[] = {
-        {1, 200, 200, 4, 40, false}, {2, 64, 77, 2, 80, false}, {1, 130, 70, 2, 9, false},
-        {1, 77, 77, 3, 64, true},    {1, 300, 300, 1, 8, true}, {1, 70, 150, 1, 160, false},
+        {1, 200, 200, 4, 40, false}, {2, 64, 77, 2, 80, false},  {1, 130, 70, 2, 9, false},
+        {1, 77, 77, 3, 64, true},    {1, 300, 300, 1, 8, true},  {1, 70, 150, 1, 160, false},
         {1, 65, 129, 1, 1, false},   {1, 200, 200, 1, 33, true}, {2, 1, 1, 2, 5, false},
         {1, 260, 3, 20, 4, false},
     };
@@ -191,7 +191,7 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes), cmocka_unit_test(test_small),
+        cmocka_unit_test(test_shapes),         cmocka_unit_test(test_small),
         cmocka_unit_test(test_extreme_scores), cmocka_unit_test(test_nan),
         cmocka_unit_test(test_threads),
     };

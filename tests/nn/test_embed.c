@@ -25,10 +25,10 @@ static sara_status build_positions(sara_tape *tape, sara_var **y, sara_var *cons
 static void test_gradients(void **state)
 {
     (void)state;
-    const test_graph embed = {"embed", build_embed, {sara_shape2(IDS, 4)}, 1,
-                              {sara_shape2(7, 4)}, 1};
-    const test_graph positions = {"add_positions", build_positions, {sara_shape3(3, 2, 4)}, 1,
-                                  {sara_shape2(5, 4)}, 1};
+    const test_graph embed = {"embed", build_embed,         {sara_shape2(IDS, 4)},
+                              1,       {sara_shape2(7, 4)}, 1};
+    const test_graph positions = {
+        "add_positions", build_positions, {sara_shape3(3, 2, 4)}, 1, {sara_shape2(5, 4)}, 1};
     test_graph_check(&embed);
     test_graph_check(&positions);
 }

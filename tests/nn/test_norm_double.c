@@ -18,8 +18,8 @@ static void forward(void *data, double *y)
     problem *p = data;
     const sara_group_norm_shape *s = &p->shape;
     if (s->groups > 0)
-        assert_ok(p->env.ctx, p->table.group_norm_forward(&p->env, y, p->mean, p->rstd, p->x, p->w,
-                                                          p->b, s));
+        assert_ok(p->env.ctx,
+                  p->table.group_norm_forward(&p->env, y, p->mean, p->rstd, p->x, p->w, p->b, s));
     else
         assert_ok(p->env.ctx, p->table.layer_norm_forward(&p->env, y, p->mean, p->rstd, p->x, p->w,
                                                           p->b, s->n, s->c, s->eps));
@@ -30,13 +30,11 @@ static void backward(problem *p, double *dx, double *dw, double *db, const doubl
 {
     const sara_group_norm_shape *s = &p->shape;
     if (s->groups > 0)
-        assert_ok(p->env.ctx,
-                  p->table.group_norm_backward(&p->env, dx, dw, db, dy, p->x, p->mean, p->rstd,
-                                               p->w, p->b, s, accumulate));
+        assert_ok(p->env.ctx, p->table.group_norm_backward(&p->env, dx, dw, db, dy, p->x, p->mean,
+                                                           p->rstd, p->w, p->b, s, accumulate));
     else
-        assert_ok(p->env.ctx,
-                  p->table.layer_norm_backward(&p->env, dx, dw, db, dy, p->x, p->mean, p->rstd,
-                                               p->w, s->n, s->c, accumulate));
+        assert_ok(p->env.ctx, p->table.layer_norm_backward(&p->env, dx, dw, db, dy, p->x, p->mean,
+                                                           p->rstd, p->w, s->n, s->c, accumulate));
 }
 
 /* Adding gives twice what assigning gave; gradients that are not wanted are not written. */

@@ -21,8 +21,8 @@ static void forward(const sara_kernels *k, const sara_kernel_env *env, const pro
     if (s->groups > 0)
         assert_ok(env->ctx, k->group_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s));
     else
-        assert_ok(env->ctx, k->layer_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s->n, s->c,
-                                                  s->eps));
+        assert_ok(env->ctx,
+                  k->layer_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s->n, s->c, s->eps));
 }
 
 static void backward(const sara_kernels *k, const sara_kernel_env *env, const problem *p, float *dx,
@@ -61,8 +61,7 @@ static problem start(const sara_group_norm_shape *shape, float offset)
 
 static void finish(problem *p)
 {
-    float *all[] = {p->x, p->w,    p->b,    p->dy, p->start, p->y,
-                    p->mean, p->rstd, p->dx, p->dw, p->db};
+    float *all[] = {p->x, p->w, p->b, p->dy, p->start, p->y, p->mean, p->rstd, p->dx, p->dw, p->db};
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
         free(all[i]);
 }

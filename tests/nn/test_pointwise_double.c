@@ -165,9 +165,9 @@ static void test_moves(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activations),    cmocka_unit_test(test_values),
-        cmocka_unit_test(test_geglu),          cmocka_unit_test(test_add_per_sample),
-        cmocka_unit_test(test_upsample),       cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_geglu),       cmocka_unit_test(test_add_per_sample),
+        cmocka_unit_test(test_upsample),    cmocka_unit_test(test_moves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,7 +84,8 @@ static void check_geglu(void *argument)
         int64_t r = rows[i / 3], c = widths[i % 3];
         size_t n = (size_t)(r * c);
         float *x = test_nn_random(2 * n, 1), *dy = test_nn_random(n, 2), *y = test_nn_zeros(n);
-        float *expected = test_nn_zeros(n), *dx = test_nn_zeros(2 * n), *want = test_nn_zeros(2 * n);
+        float *expected = test_nn_zeros(n), *dx = test_nn_zeros(2 * n),
+              *want = test_nn_zeros(2 * n);
         pair->f->geglu_forward(y, x, r, c);
         pair->p->geglu_forward(expected, x, r, c);
         assert_close(test_relative_l2(y, expected, n), TOLERANCE, "geglu");

@@ -6,7 +6,7 @@
 enum { ROWS = 4, WIDTH = 6 };
 
 typedef struct budget {
-    int left;     /* allocations that still succeed */
+    int left; /* allocations that still succeed */
     bool refused;
 } budget;
 

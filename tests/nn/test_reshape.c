@@ -22,7 +22,9 @@ static void test_gradients(void **state)
     (void)state;
     const sara_shape image = sara_shape4(2, 2, 3, 5);
     const test_graph graphs[] = {
-        {.name = "concat", .build = build_concat, .in = {image, sara_shape4(2, 2, 3, 1)},
+        {.name = "concat",
+         .build = build_concat,
+         .in = {image, sara_shape4(2, 2, 3, 1)},
          .in_count = 2},
         {.name = "concat of one", .build = build_twice, .in = {image}, .in_count = 1},
         {.name = "upsample", .build = build_double_size, .in = {image}, .in_count = 1},
@@ -86,8 +88,8 @@ static void test_refusals(void **state)
 {
     (void)state;
     test_nn nn = test_nn_open("cpu");
-    const sara_shape shapes[] = {sara_shape3(2, 3, 5), sara_shape3(2, 4, 5),
-                                 sara_shape4(1, 2, 3, 5), {.rank = 0}};
+    const sara_shape shapes[] = {
+        sara_shape3(2, 3, 5), sara_shape3(2, 4, 5), sara_shape4(1, 2, 3, 5), {.rank = 0}};
     float data[40] = {0};
     sara_var *v[4], *y;
     for (int i = 0; i < 4; i++)

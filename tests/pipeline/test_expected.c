@@ -64,7 +64,8 @@ static void check_image(const sara_image *image, const float *expected, size_t c
     assert_int_equal(image->width * image->height, plane);
     for (size_t i = 0; i < plane; i++)
         for (size_t c = 0; c < 3; c++)
-            worst = fmax(worst, fabs(image->pixels[i * 3 + c] - 255.0 * (double)expected[c * plane + i]));
+            worst = fmax(worst,
+                         fabs(image->pixels[i * 3 + c] - 255.0 * (double)expected[c * plane + i]));
     assert_close(worst, 1.5, "image, levels of 255");
 }
 

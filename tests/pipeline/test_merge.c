@@ -191,9 +191,12 @@ static void test_save_carries_along(void **state)
 {
     fixture *f = *state;
     char *out = in_folder(f, "copy");
-    static const char *const files[] = {
-        "unet/config.json", "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json",
-        "text_encoder/model.safetensors", "scheduler/scheduler_config.json", "model_index.json"};
+    static const char *const files[] = {"unet/config.json",
+                                        "vae/diffusion_pytorch_model.safetensors",
+                                        "tokenizer/vocab.json",
+                                        "text_encoder/model.safetensors",
+                                        "scheduler/scheduler_config.json",
+                                        "model_index.json"};
     assert_ok(f->ctx, sara_model_save(f->ctx, NULL, f->model, out, NULL));
     for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
         char ours[600], theirs[600], a[65], b[65];
@@ -227,7 +230,8 @@ static void test_loading_refusals(void **state)
                    sara_model_load(f->ctx, &model, "runwayml/stable-diffusion-v1-5", NULL));
     assert_refused(f->ctx, SARA_ERROR_INPUT, "model_index.json",
                    sara_model_load(f->ctx, &model, f->folder, NULL));
-    free(test_file(f->folder, "model_index.json", "{\"_class_name\": \"StableDiffusionXLPipeline\"}", 44));
+    free(test_file(f->folder, "model_index.json",
+                   "{\"_class_name\": \"StableDiffusionXLPipeline\"}", 44));
     assert_refused(f->ctx, SARA_ERROR_INPUT, "StableDiffusionXLPipeline",
                    sara_model_load(f->ctx, &model, f->folder, NULL));
     assert_refused(f->ctx, SARA_ERROR_INPUT, "bf16",

@@ -1,5 +1,6 @@
 #include "support_train.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -179,6 +180,61 @@ size_t test_run_events(test_run *run, const char *event)
     return count;
 }
 
+/* --------------------------------------------------------------------------------------- replay */
+
+static void reorder(test_run *run, sara_tensor_source *out, const sara_safetensors *file,
+                    const char *name, const int *order, size_t count)
+{
+    const sara_tensor_info *info = sara_safetensors_find(file, name);
+    char *all = NULL, *chosen = NULL;
+    assert_non_null(info);
+    size_t entry = (size_t)(info->size / (uint64_t)info->shape.dims[0]);
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &all, (size_t)info->size, 1));
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &chosen, count, entry));
+    assert_ok(run->ctx, sara_safetensors_read(file, all, info));
+    for (size_t i = 0; i < count; i++) {
+        size_t from = (size_t)(order[i] < 0 ? -1 - order[i] : order[i]);
+        memcpy(chosen + i * entry, all + from * entry, entry);
+        if (order[i] < 0 && strcmp(name, "latents") == 0)
+            *(float *)(void *)(chosen + i * entry) = NAN;
+    }
+    *out = (sara_tensor_source){name, info->dtype, info->shape, chosen};
+    out->shape.dims[0] = (int64_t)count;
+}
+
+const char *test_run_replay(test_run *run, const char *name, const int *order, size_t count,
+                            bool rank_names)
+{
+    static const char *const names[] = {"latents", "noise", "timesteps", "encoder_hidden_states"};
+    const char *path = test_text(run, "%s/%s", run->folder, name);
+    sara_safetensors *file = test_open(run->ctx, SARA_TEST_GOLDEN "/train_sd1.safetensors");
+    sara_tensor_source sources[4];
+    sara_metadata metadata = {"rank_names", sara_safetensors_metadata(file, "rank_names")};
+    for (size_t i = 0; i < 4; i++)
+        reorder(run, &sources[i], file, names[i], order, count);
+    assert_ok(run->ctx, sara_safetensors_save(run->ctx, path, sources, 4, &metadata, rank_names));
+    sara_safetensors_close(file);
+    return path;
+}
+
+void test_run_adapter(test_run *run, sara_adapter *adapter)
+{
+    const char *path = test_text(run, "%s/adapter.safetensors", run->output);
+    assert_ok(run->ctx, sara_adapter_load(run->ctx, adapter, path));
+}
+
+void test_adapters_equal(const sara_adapter *a, const sara_adapter *b)
+{
+    assert_int_equal(a->count, b->count);
+    for (size_t i = 0; i < a->count; i++) {
+        const sara_adapter_entry *x = &a->entries[i], *y = &b->entries[i];
+        assert_string_equal(x->name, y->name);
+        assert_int_equal(x->count, y->count);
+        assert_memory_equal(x->positions, y->positions, x->count * sizeof(*x->positions));
+        assert_memory_equal(x->values, y->values, x->count * sizeof(*x->values));
+    }
+}
+
 /* --------------------------------------------------------------------------------------- images */
 
 const char *test_run_images(test_run *run, size_t count)
@@ -188,15 +244,16 @@ const char *test_run_images(test_run *run, size_t count)
     char *text = NULL, *at;
     size_t size = 0;
     assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
-    assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size, SARA_TEST_EMOJI "/ink/metadata.jsonl",
-                                       1 << 20));
+    assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size,
+                                       SARA_TEST_EMOJI "/ink/metadata.jsonl", 1 << 20));
     at = text;
     for (size_t i = 0; i < count; i++) {
         const char *before = at;
         json_t *line = next_line(&(const char *){at});
         const char *name = json_string_value(json_object_get(line, "file_name"));
-        assert_ok(run->ctx, sara_file_copy(run->ctx, test_text(run, SARA_TEST_EMOJI "/ink/%s", name),
-                                           test_text(run, "%s/%s", folder, name)));
+        assert_ok(run->ctx,
+                  sara_file_copy(run->ctx, test_text(run, SARA_TEST_EMOJI "/ink/%s", name),
+                                 test_text(run, "%s/%s", folder, name)));
         at = strchr(before, '\n') + 1;
         json_decref(line);
     }

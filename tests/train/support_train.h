@@ -42,6 +42,15 @@ size_t test_run_events(test_run *run, const char *event);
 /* Flips a bit in the middle of a file of the run folder. */
 void test_run_flip_bit(test_run *run, const char *name);
 
+/* A replay file of the entries of SD1's kind in the given order; an entry given as -1 - i is entry i
+ * with NaN latents. rank_names as in the original or left out. */
+const char *test_run_replay(test_run *run, const char *name, const int *order, size_t count,
+                            bool rank_names);
+/* Loads the run's adapter; sara_adapter_free(). */
+void test_run_adapter(test_run *run, sara_adapter *adapter);
+/* Bit-identical positions and values, whatever the metadata. */
+void test_adapters_equal(const sara_adapter *a, const sara_adapter *b);
+
 /* A small dataset folder in the scratch folder: the first `count` images of examples/emoji/ink. */
 const char *test_run_images(test_run *run, size_t count);
 

@@ -12,8 +12,8 @@ static const sara_safetensors *open_replay(test_run *run, sara_safetensors **fil
 /* The settings that the golden file was made with, taken from its metadata. */
 static void take_settings(test_run *run, const char *kind)
 {
-    static const char *const names[] = {"threshold",     "learning_rate", "lambda_rank",
-                                        "lr_scheduler",  "max_grad_norm", "progressive_iter",
+    static const char *const names[] = {"threshold",         "learning_rate",  "lambda_rank",
+                                        "lr_scheduler",      "max_grad_norm",  "progressive_iter",
                                         "adam_weight_decay", "prediction_type"};
     sara_safetensors *file;
     run->options.unet_only = test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind);
@@ -123,9 +123,9 @@ static void check_unselected(test_run *run)
     const sara_params *now = sara_unet_params(model->unet), *before = sara_unet_params(base->unet);
     float threshold = (float)run->options.threshold;
     int64_t changed = 0;
-    assert_ok(run->ctx, sara_model_apply(run->ctx, model,
-                                         test_text(run, "%s/adapter.safetensors", run->output), 1,
-                                         false));
+    assert_ok(run->ctx,
+              sara_model_apply(run->ctx, model,
+                               test_text(run, "%s/adapter.safetensors", run->output), 1, false));
     for (size_t p = 0; p < now->count; p++) {
         const float *a = now->items[p].value.data, *b = before->items[p].value.data;
         int64_t count = sara_shape_count(&now->items[p].value.shape);
@@ -214,25 +214,64 @@ static void test_too_few_batches(void **state)
     assert_false(test_run_has(run, "adapter.safetensors"));
 }
 
-/* Accumulation takes the mean gradient of two micro-batches: 5 steps of the 10. */
-static void test_accumulation(void **state)
+/* A learning rate that changes nothing leaves the losses of the untrained model. */
+static void test_accumulated_loss(void **state)
 {
     test_run *run = *state;
-    double losses[TEST_REPLAY_STEPS];
-    sara_train_result result;
-    size_t count;
-    sara_safetensors *file;
-    take_settings(run, "sd1");
+    double single[TEST_REPLAY_STEPS], twice[TEST_REPLAY_STEPS];
+    run->options.learning_rate = 1e-30;
+    run->options.lambda_rank = 0;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_int_equal(test_run_column(run, single, TEST_REPLAY_STEPS, "loss"), 10);
+    test_run_output(run, "twice");
     run->options.gradient_accumulation_steps = 2;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_int_equal(test_run_column(run, twice, TEST_REPLAY_STEPS, "loss"), 5);
+    for (int i = 0; i < 5; i++)
+        assert_close(fabs(twice[i] - (single[2 * i] + single[2 * i + 1]) / 2), 1e-9, "loss");
+}
+
+/* Two equal micro-batches have the mean gradient of one. */
+static void test_accumulated_gradient(void **state)
+{
+    static const int twice[] = {0, 0, 1, 1, 2, 2, 3, 3};
+    test_run *run = *state;
+    double single[4], doubled[4];
+    take_settings(run, "sd1");
+    run->options.max_train_steps = 4;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_int_equal(test_run_column(run, single, 4, "grad_norm"), 4);
+    test_run_output(run, "twice");
+    run->options.replay = test_run_replay(run, "twice.safetensors", twice, 8, true);
+    run->options.gradient_accumulation_steps = 2;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_int_equal(test_run_column(run, doubled, 4, "grad_norm"), 4);
+    for (int i = 0; i < 4; i++)
+        assert_close(fabs(doubled[i] - single[i]) / single[i], 1e-6, "gradient norm");
+}
+
+/* Everything can be trained; then only the learning rate's formula has no answer. */
+static void test_everything(void **state)
+{
+    test_run *run = *state;
+    sara_train_result result;
+    run->options.trainable = "100%";
+    run->options.max_train_steps = 2;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--learning_rate is missing", test_run_train(run));
+    run->options.learning_rate = 1e-4;
     assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
-    assert_int_equal(result.steps, 5);
-    assert_int_equal(test_run_column(run, losses, TEST_REPLAY_STEPS, "loss"), 5);
-    open_replay(run, &file);
-    float *golden = test_load_f32(run->ctx, file, "losses", &count);
-    /* Before the first update both losses but the second's are the golden file's own. */
-    assert_true(losses[0] > 0.5 * (double)golden[0]);
-    sara_free(run->ctx, golden);
-    sara_safetensors_close(file);
+    assert_int_equal(result.selected, result.parameters);
+    assert_true(isinf(result.threshold));
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, test_run_train(run));
+}
+
+/* A budget that selects nothing names it. */
+static void test_nothing(void **state)
+{
+    test_run *run = *state;
+    run->options.threshold = 1e-25;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "threshold", test_run_train(run));
 }
 
 int main(void)
@@ -243,7 +282,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_checkpointing, test_run_setup, test_run_teardown),
         cmocka_unit_test_setup_teardown(test_fewer_steps, test_run_setup, test_run_teardown),
         cmocka_unit_test_setup_teardown(test_too_few_batches, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_accumulation, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_accumulated_loss, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_accumulated_gradient, test_run_setup,
+                                        test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_everything, test_run_setup, test_run_teardown),
+        cmocka_unit_test_setup_teardown(test_nothing, test_run_setup, test_run_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

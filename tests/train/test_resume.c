@@ -9,7 +9,8 @@ static void train_in_pieces(test_run *run, const int64_t *stops)
 {
     for (; *stops; stops++) {
         run->interrupt_at = *stops;
-        assert_refused(run->ctx, SARA_INTERRUPTED, "--resume_from_checkpoint latest", test_run_train(run));
+        assert_refused(run->ctx, SARA_INTERRUPTED, "--resume_from_checkpoint latest",
+                       test_run_train(run));
         assert_false(test_run_has(run, "adapter.safetensors"));
         run->options.resume_from_checkpoint = "latest";
     }
@@ -76,7 +77,8 @@ static void test_finished_run(void **state)
     use_replay(run);
     assert_ok(run->ctx, test_run_train(run));
     const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "--resume_from_checkpoint latest", test_run_train(run));
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--resume_from_checkpoint latest",
+                   test_run_train(run));
     run->options.resume_from_checkpoint = "latest";
     assert_ok(run->ctx, test_run_train(run));
     test_assert_contains(run->log, "finished", __FILE__, __LINE__);
@@ -106,7 +108,8 @@ static void test_limit(void **state)
 
 static void test_damaged_checkpoint(void **state)
 {
-    static const char *const files[] = {"adapter.safetensors", "state.safetensors", "manifest.json"};
+    static const char *const files[] = {"adapter.safetensors", "state.safetensors",
+                                        "manifest.json"};
     test_run *run = *state;
     use_replay(run);
     assert_ok(run->ctx, test_run_train(run));
@@ -189,9 +192,14 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, test_run_setup, test_run_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_any_step),       TEST(test_images),  TEST(test_finished_run),
-        TEST(test_limit),          TEST(test_damaged_checkpoint),
-        TEST(test_by_path),        TEST(test_cut_log), TEST(test_changes_are_refused),
+        TEST(test_any_step),
+        TEST(test_images),
+        TEST(test_finished_run),
+        TEST(test_limit),
+        TEST(test_damaged_checkpoint),
+        TEST(test_by_path),
+        TEST(test_cut_log),
+        TEST(test_changes_are_refused),
         TEST(test_two_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
