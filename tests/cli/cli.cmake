@@ -1,0 +1,34 @@
+# tests/cli/test_*.py run the program as a user does: python3's standard library and, for failing
+# input and output, a small shared object that is preloaded.
+find_package(Python3 COMPONENTS Interpreter)
+if(NOT Python3_FOUND)
+    message(FATAL_ERROR "the tests of the command line need python3")
+endif()
+
+add_library(test_fail_io MODULE ${CMAKE_CURRENT_SOURCE_DIR}/cli/fail_io.c)
+set_target_properties(test_fail_io PROPERTIES PREFIX "" C_VISIBILITY_PRESET default)
+# It defines open() and open64() both, which large-file support would make one.
+target_compile_options(test_fail_io PRIVATE -U_FILE_OFFSET_BITS)
+target_link_libraries(test_fail_io PRIVATE ${CMAKE_DL_LIBS})
+
+set(cli_preload $<TARGET_FILE:test_fail_io>)
+if(SARA_SANITIZE)
+    # fail_io.c itself is plain: it also runs before the runtime is ready.
+    target_compile_options(test_fail_io PRIVATE -fno-sanitize=all)
+    set_target_properties(test_fail_io PROPERTIES LINK_OPTIONS "-fno-sanitize=all")
+    # gcc's runtime is a shared library and has to be the first that is loaded; clang's is part of
+    # the program.
+    if(CMAKE_C_COMPILER_ID STREQUAL GNU)
+        execute_process(COMMAND ${CMAKE_C_COMPILER} -print-file-name=libasan.so
+                        OUTPUT_VARIABLE cli_asan OUTPUT_STRIP_TRAILING_WHITESPACE)
+        set(cli_preload "${cli_asan} ${cli_preload}")
+    endif()
+endif()
+
+file(GLOB cli_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cli/test_*.py)
+foreach(source ${cli_tests})
+    get_filename_component(name ${source} NAME_WE)
+    add_test(NAME cli/${name} COMMAND ${Python3_EXECUTABLE} ${source})
+    set_tests_properties(cli/${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
+        "SARA_PROGRAM=$<TARGET_FILE:sara_program>;SARA_LIBRARY=$<TARGET_FILE:sara>;SARA_FAIL_IO=${cli_preload};SARA_SANITIZE=$<BOOL:${SARA_SANITIZE}>;ASAN_OPTIONS=detect_leaks=1;PYTHONDONTWRITEBYTECODE=1")
+endforeach()

@@ -1,0 +1,145 @@
+"""Writing fails at every place, or the process dies there: one line with path and reason, the
+checkpoint before is whole, and the run goes on to the same adapter."""
+import errno
+import json
+import os
+import resource
+import shutil
+import unittest
+
+from support import (BASE, IO, SANITIZE, UNET, Case, files_below, read_safetensors, remains, sha256)
+
+STEPS = 3
+EVERY = 5 if SANITIZE else 1  # of the calls that are made to fail
+
+
+class Shim(Case):
+    """FAIL_IO_*: see fail_io.c."""
+
+    def shim(self, under, at=0, number=0, sticky=False, count=None):
+        return {"LD_PRELOAD": os.environ["SARA_FAIL_IO"], "FAIL_IO_UNDER": under, "FAIL_IO_AT": str(at),
+                "FAIL_IO_ERRNO": str(number), "FAIL_IO_STICKY": "1" if sticky else "0",
+                "FAIL_IO_COUNT": count or "/dev/null"}
+
+    def count(self, under, *args):
+        """How many calls a run makes that can fail."""
+        self.ok(*args, env=self.shim(under, count=self.path("count")))
+        with open(self.path("count")) as file:
+            return int(file.read())
+
+
+class Training(Shim):
+    def setUp(self):
+        super().setUp()
+        replay = self.write_replay("replay.safetensors", STEPS)
+        self.args = ["train", "--unet-only", UNET, "--replay", replay, "-t", "1", "--trainable",
+                     "20000", "--checkpointing_steps", "1", "--checkpoints_total_limit", "2", "-o"]
+        self.run_folder = self.path("run")
+        self.ok(*self.args, self.path("whole"))
+        self.expected = sha256(self.path("whole", "adapter.safetensors"))
+
+    def check_checkpoints(self):
+        """Every checkpoint that bears its name is whole."""
+        for name in os.listdir(self.run_folder) if os.path.isdir(self.run_folder) else []:
+            if name.startswith("checkpoint-"):
+                folder = os.path.join(self.run_folder, name)
+                with open(os.path.join(folder, "manifest.json")) as file:
+                    manifest = json.load(file)
+                self.assertEqual(len(manifest["files"]), 2)
+                for part, digest in manifest["files"].items():
+                    self.assertEqual(sha256(os.path.join(folder, part)), digest, name)
+        adapter = os.path.join(self.run_folder, "adapter.safetensors")
+        if os.path.exists(adapter):
+            self.assertEqual(sha256(adapter), self.expected)
+
+    def finish(self, what):
+        self.check_checkpoints()
+        result = self.ok(*self.args, self.run_folder, "--resume_from_checkpoint", "latest")
+        self.assertNotIn("damaged", result.err, what)
+        self.assertEqual(sha256(os.path.join(self.run_folder, "adapter.safetensors")), self.expected,
+                         what)
+        with open(os.path.join(self.run_folder, "log.jsonl")) as file:
+            steps = [json.loads(line).get("step") for line in file]
+        self.assertEqual([s for s in steps if s], list(range(1, STEPS + 1)), what)
+        self.assertEqual(remains(self.folder), [], what)
+        shutil.rmtree(self.run_folder)
+
+    def each_call(self, number, sticky=False, every=1):
+        calls = self.count(self.run_folder, *self.args, self.run_folder)
+        self.assertGreater(calls, 60)
+        shutil.rmtree(self.run_folder)
+        reason = os.strerror(number) if number else None
+        for at in range(1, calls + 1, every * EVERY):
+            what = f"call {at} of {calls}: {reason or 'killed'}"
+            result = self.sara(*self.args, self.run_folder,
+                               env=self.shim(self.run_folder, at, number, sticky))
+            if reason:
+                self.check_refused(result, IO, [self.run_folder, reason], what)
+            else:
+                self.assertEqual(result.code, -9, what)
+            self.finish(what)
+
+    def test_disk_full(self):
+        self.each_call(errno.ENOSPC, sticky=True, every=4)
+
+    def test_input_output_error(self):
+        self.each_call(errno.EIO, every=3)
+
+    def test_killed(self):
+        self.each_call(0)
+
+    def test_file_size_limit(self):
+        largest = max(os.path.getsize(self.path("whole", name))
+                      for name in files_below(self.path("whole")))
+        for size in [0, 1, 100, 600, 4096, largest // 2, largest - 1]:
+            def limit():
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+            result = self.sara(*self.args, self.run_folder, limit=limit)
+            self.check_refused(result, IO, [self.run_folder, os.strerror(errno.EFBIG)], size)
+            self.finish(f"files of at most {size} bytes")
+
+
+class Others(Shim):
+    """What generate and merge write is whole or not there."""
+
+    def test_generate(self):
+        folder = self.path("out")
+        os.mkdir(folder)
+        args = ["generate", "-m", BASE, "-p", "a fox", "--steps", "1", "-t", "1", "-o",
+                os.path.join(folder, "fox.png"), "--save-latents", os.path.join(folder, "l")]
+        calls = self.count(folder, *args)
+        self.assertGreaterEqual(calls, 8)
+        shutil.rmtree(folder)
+        os.mkdir(folder)
+        for at in range(1, calls + 1):
+            result = self.sara(*args, env=self.shim(folder, at, errno.EIO))
+            self.check_refused(result, IO, [folder, os.strerror(errno.EIO)], at)
+            for name in files_below(folder):
+                self.assertIn(name, ["l", "fox.png"])
+                if name == "l":
+                    self.assertEqual(list(read_safetensors(os.path.join(folder, name))[0]),
+                                     ["latents"])
+            shutil.rmtree(folder)
+            os.mkdir(folder)
+
+    def test_merge(self):
+        # The folder's own name is that of the temporary one, cut.
+        out = self.path("out")
+        args = ["merge", "-m", BASE, "-t", "1", "-o", out]
+        calls = self.count(out, *args)
+        self.assertGreaterEqual(calls, 40)
+        shutil.rmtree(out)
+        for at in range(1, calls + 1, 3 * EVERY):
+            result = self.sara(*args, env=self.shim(out, at, errno.ENOSPC, sticky=True))
+            self.check_refused(result, IO, [out, os.strerror(errno.ENOSPC)], at)
+            left = [name for name in os.listdir(self.folder) if name != "count"]
+            if left == ["out"]:  # only the last sync failed: it is whole
+                self.ok("inspect", "-m", out)
+                shutil.rmtree(out)
+            else:
+                self.assertEqual(left, [], at)
+
+
+if __name__ == "__main__":
+    unittest.main()
