@@ -10,4 +10,4 @@ scripts/setup.sh --tests
 scripts/check_layers.py
 cmake -S . -B "$build" -G Ninja -DBUILD_TESTING=ON "$@" >/dev/null
 cmake --build "$build"
-ctest --test-dir "$build" --output-on-failure
+ctest --test-dir "$build" --output-on-failure -j 2

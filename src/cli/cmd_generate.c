@@ -281,7 +281,8 @@ int cmd_generate(cli *c)
         {"batch-count", 'b', CLI_INT, &g->batch_count, 1, 100000, "N",
          "images for each prompt (1)"},
         {"compare", 0, CLI_SWITCH, &r.compare, 0, 0, NULL,
-         "one PNG: without the adapters above, with them below"},
+         "one PNG: without the adapters above, with them below; prompt i "
+         "uses seed + i"},
         {"init-latents", 0, CLI_STRING, &g->init_latents, 0, 0, "FILE",
          "start noise, key latents [N,4,h,w], unit variance"},
         {"save-latents", 0, CLI_STRING, &g->save_latents, 0, 0, "FILE",

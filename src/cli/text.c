@@ -31,6 +31,14 @@ void text_free(cli *c)
     }
 }
 
+/* Overlong forms, surrogates and what lies beyond 10FFFF. */
+static bool is_misformed(const unsigned char *text)
+{
+    return text[0] == 0xC0 || text[0] == 0xC1 || (text[0] == 0xE0 && text[1] < 0xA0) ||
+           (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF0 && text[1] < 0x90) ||
+           (text[0] == 0xF4 && text[1] > 0x8F) || text[0] > 0xF4;
+}
+
 /* Bytes of the UTF-8 character at text that a terminal only shows; 0 if it is none. */
 static size_t shown_length(const unsigned char *text)
 {
@@ -43,7 +51,7 @@ static size_t shown_length(const unsigned char *text)
         if ((text[i] & 0xC0) != 0x80)
             return 0;
     bool control = text[0] < 0x20 || text[0] == 0x7F || (text[0] == 0xC2 && text[1] < 0xA0);
-    return control ? 0 : length;
+    return control || is_misformed(text) ? 0 : length;
 }
 
 void text_escape(char *out, size_t size, const char *text)

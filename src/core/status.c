@@ -3,6 +3,14 @@
 #include <errno.h>
 #include <stdio.h>
 
+/* Overlong forms, surrogates and what lies beyond 10FFFF. */
+static bool is_misformed(const unsigned char *text)
+{
+    return text[0] == 0xC0 || text[0] == 0xC1 || (text[0] == 0xE0 && text[1] < 0xA0) ||
+           (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF0 && text[1] < 0x90) ||
+           (text[0] == 0xF4 && text[1] > 0x8F) || text[0] > 0xF4;
+}
+
 /* Length of the valid UTF-8 sequence at text, 0 if there is none. */
 static size_t utf8_length(const unsigned char *text)
 {
@@ -11,7 +19,7 @@ static size_t utf8_length(const unsigned char *text)
     for (size_t i = 1; i < length; i++)
         if ((text[i] & 0xC0) != 0x80)
             return 0;
-    return length;
+    return is_misformed(text) ? 0 : length;
 }
 
 /* C0, DEL and the two-byte C1 controls would reach the terminal as commands. */

@@ -15,7 +15,5 @@ SARA_NODISCARD sara_status sara_file_pread(sara_context *ctx, int fd, void *out,
 SARA_NODISCARD sara_status sara_path_parent(sara_context *ctx, char **out, const char *path);
 /* fsync of that folder, so that a new name in it is durable. */
 SARA_NODISCARD sara_status sara_parent_sync(sara_context *ctx, const char *path);
-/* Strict: no overlong forms, surrogates or code points above 10FFFF. */
-bool sara_text_is_utf8(const char *text, size_t size);
 
 #endif

@@ -18,6 +18,8 @@
  * NUL-terminated beyond *size. Free with sara_free(). */
 SARA_NODISCARD sara_status sara_file_read(sara_context *ctx, char **out, size_t *size,
                                           const char *path, size_t limit);
+/* Strict: no overlong forms, surrogates or code points above 10FFFF. */
+bool sara_text_is_utf8(const char *text, size_t size);
 bool sara_path_exists(const char *path);
 bool sara_path_is_directory(const char *path);
 SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path); /* and parents */

@@ -44,8 +44,13 @@ static sara_status check_options(sara_context *ctx, const sara_model *model,
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: a bare unet/ folder cannot generate; a whole model folder is needed",
                          model->path);
+    const char *negative = options->negative_prompt ? options->negative_prompt : "";
     if (!options->prompt)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no prompt given");
+    if (!sara_text_is_utf8(options->prompt, strlen(options->prompt)) ||
+        !sara_text_is_utf8(negative, strlen(negative)))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "prompt %s%s%s: is no valid UTF-8", options->prompt,
+                         *negative ? ", negative prompt " : "", negative);
     if (options->steps < 1 || options->steps > model->scheduler.num_train_timesteps)
         return sara_fail(ctx, SARA_ERROR_USAGE, "steps %d: expected 1 to %d", options->steps,
                          model->scheduler.num_train_timesteps);

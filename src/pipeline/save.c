@@ -39,12 +39,20 @@ static void sources_free(sara_context *ctx, sara_tensor_source *sources, bool *o
     sara_free(ctx, owned);
 }
 
+/* Between files: what there is of the copy is removed. */
+static sara_status check_interrupted(sara_context *ctx)
+{
+    return sara_interrupted(ctx) ? sara_fail(ctx, SARA_INTERRUPTED, "interrupted; nothing is saved")
+                                 : SARA_OK;
+}
+
 static sara_status write_sources(sara_context *ctx, const char *folder, const char *stem,
                                  const sara_tensor_source *sources, size_t count)
 {
     const sara_metadata format = {"format", "pt"};
     char *name = NULL, *path = NULL;
     sara_status status;
+    TRY(check_interrupted(ctx));
     TRY(sara_format(ctx, &name, "%s.safetensors", stem));
     TRY(sara_path_join(ctx, &path, folder, name));
     TRY(sara_safetensors_save(ctx, path, sources, count, &format, 1));
@@ -195,6 +203,7 @@ static sara_status carry_along(sara_context *ctx, const char *to, const char *fr
     for (size_t i = 0; i < count; i++) {
         if (names[i][0] == '.')
             continue;
+        TRY(check_interrupted(ctx));
         TRY(sara_path_join(ctx, &source, from, names[i]));
         TRY(sara_path_join(ctx, &target, to, names[i]));
         if (sara_path_is_directory(source)) {

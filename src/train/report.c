@@ -25,18 +25,28 @@ static sara_status put(page *p, const char *text)
     return status;
 }
 
+/* C0, DEL, and the C1 controls that begin with this byte in UTF-8. */
+static bool is_control(const char *text)
+{
+    const unsigned char *byte = (const unsigned char *)text;
+    return byte[0] < 0x20 || byte[0] == 0x7F || (byte[0] == 0xC2 && byte[1] < 0xA0);
+}
+
 static sara_status put_escaped(page *p, const char *text)
 {
     sara_status status = SARA_OK;
     for (; *text && status == SARA_OK; text++) {
         const char one[2] = {*text, '\0'};
-        status = put(p, *text == '<'                  ? "&lt;"
-                        : *text == '>'                ? "&gt;"
-                        : *text == '&'                ? "&amp;"
-                        : *text == '"'                ? "&quot;"
-                        : *text == '\''               ? "&#39;"
-                        : (unsigned char)*text < 0x20 ? " "
-                                                      : one);
+        bool control = is_control(text);
+        status = put(p, control         ? " "
+                        : *text == '<'  ? "&lt;"
+                        : *text == '>'  ? "&gt;"
+                        : *text == '&'  ? "&amp;"
+                        : *text == '"'  ? "&quot;"
+                        : *text == '\'' ? "&#39;"
+                                        : one);
+        if (control && (unsigned char)*text == 0xC2)
+            text++;
     }
     return status;
 }
@@ -141,6 +151,15 @@ done:
     return status;
 }
 
+/* What sara_run_validate() writes; other names could lead anywhere. */
+static bool is_sample(const char *name)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-.";
+    size_t length = strlen(name);
+    return strncmp(name, "step-", 5) == 0 && strspn(name, allowed) == length &&
+           strcmp(name + length - 4, ".png") == 0;
+}
+
 static sara_status put_samples(page *p, const sara_run *run)
 {
     char *folder = NULL, **names = NULL;
@@ -152,6 +171,8 @@ static sara_status put_samples(page *p, const sara_run *run)
     TRY(sara_directory_list(run->ctx, &names, &count, folder));
     TRY(put(p, "<h2>Samples</h2>"));
     for (size_t i = 0; i < count; i++) {
+        if (!is_sample(names[i]))
+            continue;
         TRY(put(p, "<figure><img src=\"samples/"));
         TRY(put_escaped(p, names[i]));
         TRY(put(p, "\" alt=\"\"><figcaption>"));

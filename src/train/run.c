@@ -51,16 +51,16 @@ static bool is_remains(const char *name)
     return strncmp(name, ".checkpoint-", 12) == 0 || strncmp(name, ".sara-", 6) == 0;
 }
 
-static sara_status clear_remains(sara_run *run)
+static sara_status clear_remains(sara_run *run, const char *folder)
 {
     char **names = NULL, *path = NULL;
     size_t count = 0;
     sara_status status;
-    TRY(sara_directory_list(run->ctx, &names, &count, run->folder));
+    TRY(sara_directory_list(run->ctx, &names, &count, folder));
     for (size_t i = 0; i < count; i++) {
         if (!is_remains(names[i]))
             continue;
-        TRY(sara_path_join(run->ctx, &path, run->folder, names[i]));
+        TRY(sara_path_join(run->ctx, &path, folder, names[i]));
         if (sara_path_is_directory(path))
             TRY(sara_directory_remove(run->ctx, path));
         else if (unlink(path) != 0)
@@ -76,6 +76,7 @@ done:
 
 sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder)
 {
+    char *samples = NULL;
     sara_status status;
     *run = (sara_run){.ctx = ctx, .lock = -1};
     TRY(sara_directory_make(ctx, folder));
@@ -83,8 +84,12 @@ sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder)
     TRY(sara_path_join(ctx, &run->log_path, folder, "log.jsonl"));
     TRY(sara_path_join(ctx, &run->lock_path, folder, ".lock"));
     TRY(take_lock(run));
-    TRY(clear_remains(run));
+    TRY(clear_remains(run, folder));
+    TRY(sara_path_join(ctx, &samples, folder, "samples"));
+    if (sara_path_is_directory(samples))
+        TRY(clear_remains(run, samples));
 done:
+    sara_free(ctx, samples);
     if (status != SARA_OK)
         sara_run_close(run);
     return status;

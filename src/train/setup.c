@@ -2,6 +2,27 @@
 #include "train/trainer.h"
 
 #include <math.h>
+#include <sys/stat.h>
+
+static bool is_same_folder(const char *a, const char *b)
+{
+    struct stat x, y;
+    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
+/* What is read is not written to. */
+static sara_status check_output(const trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir};
+    for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
+        if (is_same_folder(o->output_dir, inputs[i]))
+            return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                             "--output_dir %s: is the folder %s that the run reads; name another",
+                             o->output_dir, inputs[i]);
+    return SARA_OK;
+}
 
 static sara_status load_model(trainer *t)
 {
@@ -180,6 +201,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     t->saved_at = -1;
     sara_arena_init(&t->arena, t->ctx);
     TRY(sara_train_options_check(t->ctx, &t->options));
+    TRY(check_output(t));
     TRY(load_model(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;

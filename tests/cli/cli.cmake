@@ -30,5 +30,5 @@ foreach(source ${cli_tests})
     get_filename_component(name ${source} NAME_WE)
     add_test(NAME cli/${name} COMMAND ${Python3_EXECUTABLE} ${source})
     set_tests_properties(cli/${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
-        "SARA_PROGRAM=$<TARGET_FILE:sara_program>;SARA_LIBRARY=$<TARGET_FILE:sara>;SARA_FAIL_IO=${cli_preload};SARA_SANITIZE=$<BOOL:${SARA_SANITIZE}>;ASAN_OPTIONS=detect_leaks=1;PYTHONDONTWRITEBYTECODE=1")
+        "SARA_PROGRAM=$<TARGET_FILE:sara_program>;SARA_LIBRARY=$<TARGET_FILE:sara>;SARA_FAIL_IO=${cli_preload};SARA_SANITIZE=$<BOOL:${SARA_SANITIZE}>;ASAN_OPTIONS=detect_leaks=1;PYTHONDONTWRITEBYTECODE=1;OMP_WAIT_POLICY=passive")
 endforeach()

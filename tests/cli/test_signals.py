@@ -225,7 +225,7 @@ class Images(SignalCase):
             self.assertLess(time.monotonic(), limit)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60 * SLOW)
-        self.assertIn(process.returncode, (0, INTERRUPTED))
+        self.assertIn(process.returncode, (0, INTERRUPTED))  # 0: it came too late
         self.assertEqual(os.listdir(self.folder), ["out"] if process.returncode == 0 else [])
 
 

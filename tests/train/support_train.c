@@ -60,6 +60,32 @@ int test_run_setup(void **state)
     return 0;
 }
 
+static sara_tensor_source made_up(test_run *run, const char *name, sara_shape shape, uint64_t index)
+{
+    size_t count = (size_t)sara_shape_count(&shape);
+    float *data = NULL;
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &data, count, sizeof(*data)));
+    sara_draw_normal(data, count, 1, SARA_DRAW_TEST, index);
+    return (sara_tensor_source){name, SARA_F32, shape, data};
+}
+
+int test_run_setup_tiny(void **state)
+{
+    static const int64_t timesteps[TEST_REPLAY_STEPS] = {3, 999, 500, 20, 0, 700, 101, 850, 42, 7};
+    const sara_shape latents = {5, {TEST_REPLAY_STEPS, 1, 4, 4, 4}};
+    test_run_setup(state);
+    test_run *run = *state;
+    const sara_tensor_source sources[] = {
+        made_up(run, "latents", latents, 0),
+        made_up(run, "noise", latents, 1),
+        made_up(run, "encoder_hidden_states", sara_shape4(TEST_REPLAY_STEPS, 1, 3, 3), 2),
+        {"timesteps", SARA_I64, sara_shape2(TEST_REPLAY_STEPS, 1), timesteps}};
+    run->options.unet_only = SARA_TEST_GOLDEN "/variants/unet_tiny";
+    run->options.replay = test_text(run, "%s/tiny.safetensors", run->folder);
+    assert_ok(run->ctx, sara_safetensors_save(run->ctx, run->options.replay, sources, 4, NULL, 0));
+    return 0;
+}
+
 int test_run_teardown(void **state)
 {
     test_run *run = *state;
@@ -207,12 +233,13 @@ const char *test_run_replay(test_run *run, const char *name, const int *order, s
 {
     static const char *const names[] = {"latents", "noise", "timesteps", "encoder_hidden_states"};
     const char *path = test_text(run, "%s/%s", run->folder, name);
-    sara_safetensors *file = test_open(run->ctx, SARA_TEST_GOLDEN "/train_sd1.safetensors");
+    sara_safetensors *file = test_open(run->ctx, run->options.replay);
     sara_tensor_source sources[4];
     sara_metadata metadata = {"rank_names", sara_safetensors_metadata(file, "rank_names")};
     for (size_t i = 0; i < 4; i++)
         reorder(run, &sources[i], file, names[i], order, count);
-    assert_ok(run->ctx, sara_safetensors_save(run->ctx, path, sources, 4, &metadata, rank_names));
+    assert_ok(run->ctx, sara_safetensors_save(run->ctx, path, sources, 4, &metadata,
+                                              rank_names && metadata.value));
     sara_safetensors_close(file);
     return path;
 }

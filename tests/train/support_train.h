@@ -19,7 +19,12 @@ typedef struct test_run {
 
 /* cmocka's set-up and tear-down: the U-Net and the replay of SD1's kind, output "run". */
 int test_run_setup(void **state);
+/* The same with a U-Net of 11,000 parameters, too small for a low-rank term, and made-up data. */
+int test_run_setup_tiny(void **state);
 int test_run_teardown(void **state);
+#define TEST_CASE(name) cmocka_unit_test_setup_teardown(name, test_run_setup, test_run_teardown)
+#define TEST_TINY(name)                                                                            \
+    cmocka_unit_test_setup_teardown(name, test_run_setup_tiny, test_run_teardown)
 /* A string that lives as long as the test. */
 const char *test_text(test_run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Takes another run folder in the scratch folder. */
@@ -42,8 +47,8 @@ size_t test_run_events(test_run *run, const char *event);
 /* Flips a bit in the middle of a file of the run folder. */
 void test_run_flip_bit(test_run *run, const char *name);
 
-/* A replay file of the entries of SD1's kind in the given order; an entry given as -1 - i is entry i
- * with NaN latents. rank_names as in the original or left out. */
+/* A replay file of the entries of the options' replay in the given order; an entry given as -1 - i is
+ * entry i with NaN latents. rank_names as in the original or left out. */
 const char *test_run_replay(test_run *run, const char *name, const int *order, size_t count,
                             bool rank_names);
 /* Loads the run's adapter; sara_adapter_free(). */

@@ -277,16 +277,15 @@ static void test_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_sd1, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_sd2, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_checkpointing, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_fewer_steps, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_too_few_batches, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_accumulated_loss, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_accumulated_gradient, test_run_setup,
-                                        test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_everything, test_run_setup, test_run_teardown),
-        cmocka_unit_test_setup_teardown(test_nothing, test_run_setup, test_run_teardown),
+        TEST_CASE(test_sd1),
+        TEST_CASE(test_sd2),
+        TEST_CASE(test_checkpointing),
+        TEST_CASE(test_fewer_steps),
+        TEST_CASE(test_too_few_batches),
+        TEST_CASE(test_accumulated_loss),
+        TEST_CASE(test_accumulated_gradient),
+        TEST_CASE(test_everything),
+        TEST_CASE(test_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

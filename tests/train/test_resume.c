@@ -1,206 +1,232 @@
-/* Interrupted runs end with the same bits as uninterrupted ones. */
+/* An interrupted run that is resumed ends as the uninterrupted one: the same adapter, bit for bit,
+ * and the same log. */
 #include "support_train.h"
 
-#include <stdio.h>
-#include <unistd.h>
+#include <stdlib.h>
 
-/* Trains to the end in as many pieces as there are steps to interrupt at (ended by 0). */
-static void train_in_pieces(test_run *run, const int64_t *stops)
+/* What the uninterrupted run gave. */
+typedef struct outcome {
+    const char *sha256, *lines;
+} outcome;
+
+static outcome run_whole(test_run *run)
 {
-    for (; *stops; stops++) {
-        run->interrupt_at = *stops;
-        assert_refused(run->ctx, SARA_INTERRUPTED, "--resume_from_checkpoint latest",
-                       test_run_train(run));
-        assert_false(test_run_has(run, "adapter.safetensors"));
-        run->options.resume_from_checkpoint = "latest";
-    }
-    run->interrupt_at = -1;
+    test_run_output(run, "whole");
     assert_ok(run->ctx, test_run_train(run));
-    run->options.resume_from_checkpoint = NULL;
+    return (outcome){test_run_sha256(run), test_run_lines(run)};
 }
 
-static void check_same(test_run *run, const int64_t *stops, const char *sha256, const char *lines)
+static void assert_outcome(test_run *run, const outcome *whole)
 {
-    static int number;
-    test_run_output(run, test_text(run, "run-%d", number++));
-    train_in_pieces(run, stops);
-    assert_string_equal(test_run_sha256(run), sha256);
-    assert_string_equal(test_run_lines(run), lines);
+    assert_string_equal(test_run_sha256(run), whole->sha256);
+    assert_string_equal(test_run_lines(run), whole->lines);
 }
 
-/* The U-Net of SD1's kind; the reselection comes before step 6 (counted from 1). */
-static void use_replay(test_run *run)
+static void interrupt_at(test_run *run, int64_t step)
 {
-    run->options.learning_rate = 2e-3;
-    run->options.lambda_rank = 0.05;
-    run->options.progressive_iter = 5;
-}
-
-static void test_any_step(void **state)
-{
-    test_run *run = *state;
-    use_replay(run);
-    assert_ok(run->ctx, test_run_train(run));
-    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    assert_int_equal(test_run_events(run, "reselect"), 1);
-    for (int64_t step = 1; step < TEST_REPLAY_STEPS; step++)
-        check_same(run, (const int64_t[]){step, 0}, sha256, lines);
-    check_same(run, (const int64_t[]){1, 2, 3, 4, 5, 6, 7, 8, 9, 0}, sha256, lines);
-}
-
-/* Images, two micro-batches a step, in the middle of an epoch, flipped and cropped at random. */
-static void test_images(void **state)
-{
-    test_run *run = *state;
-    run->options.unet_only = run->options.replay = NULL;
-    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
-    run->options.train_data_dir = test_run_images(run, 5);
-    run->options.train_batch_size = 2;
-    run->options.gradient_accumulation_steps = 2;
-    run->options.max_train_steps = 6;
-    run->options.random_flip = true;
-    sara_image image = {0}, wide = {0};
-    const char *path = test_text(run, "%s/%s", run->options.train_data_dir, "u1f301.png");
-    assert_ok(run->ctx, sara_image_read(run->ctx, &image, path));
-    assert_ok(run->ctx, sara_image_resize(run->ctx, &wide, &image, 100, 64));
-    assert_ok(run->ctx, sara_image_save(run->ctx, &wide, path, NULL));
-    sara_image_clear(run->ctx, &image);
-    sara_image_clear(run->ctx, &wide);
-    assert_ok(run->ctx, test_run_train(run));
-    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    check_same(run, (const int64_t[]){1, 3, 4, 0}, sha256, lines);
-}
-
-static void test_finished_run(void **state)
-{
-    test_run *run = *state;
-    use_replay(run);
-    assert_ok(run->ctx, test_run_train(run));
-    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "--resume_from_checkpoint latest",
+    run->interrupt_at = step;
+    assert_refused(run->ctx, SARA_INTERRUPTED,
+                   test_text(run, "interrupted after step %lld of 10", (long long)step),
                    test_run_train(run));
-    run->options.resume_from_checkpoint = "latest";
-    assert_ok(run->ctx, test_run_train(run));
-    test_assert_contains(run->log, "finished", __FILE__, __LINE__);
-    assert_string_equal(test_run_sha256(run), sha256);
-    assert_string_equal(test_run_lines(run), lines);
-}
-
-/* Checkpoints at 2, 4, 6, 8; stopped after 8. */
-static void stop_after_eight(test_run *run)
-{
-    use_replay(run);
-    run->options.checkpointing_steps = 2;
-    run->interrupt_at = 8;
-    assert_refused(run->ctx, SARA_INTERRUPTED, "after step 8", test_run_train(run));
     run->interrupt_at = -1;
+    assert_true(test_run_has(run, test_text(run, "checkpoint-%lld", (long long)step)));
+    assert_false(test_run_has(run, "adapter.safetensors"));
     run->options.resume_from_checkpoint = "latest";
 }
 
-static void test_limit(void **state)
+/* The reselection comes before step 6, that is after an interruption at 5. */
+static void test_every_step(void **state)
 {
     test_run *run = *state;
-    stop_after_eight(run);
-    assert_false(test_run_has(run, "checkpoint-2"));
-    for (int step = 4; step <= 8; step += 2)
-        assert_true(test_run_has(run, test_text(run, "checkpoint-%d", step)));
-}
-
-static void test_damaged_checkpoint(void **state)
-{
-    static const char *const files[] = {"adapter.safetensors", "state.safetensors",
-                                        "manifest.json"};
-    test_run *run = *state;
-    use_replay(run);
-    assert_ok(run->ctx, test_run_train(run));
-    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    for (size_t i = 0; i < 3; i++) {
-        test_run_output(run, files[i]);
-        stop_after_eight(run);
-        test_run_flip_bit(run, test_text(run, "checkpoint-8/%s", files[i]));
-        assert_ok(run->ctx, test_run_train(run));
-        test_assert_contains(run->log, "checkpoint-8", __FILE__, __LINE__);
-        test_assert_contains(run->log, "resuming after step 6", __FILE__, __LINE__);
-        assert_string_equal(test_run_sha256(run), sha256);
-        assert_string_equal(test_run_lines(run), lines);
+    outcome whole = run_whole(run);
+    for (int64_t step = 1; step < TEST_REPLAY_STEPS; step++) {
+        test_run_output(run, test_text(run, "at-%lld", (long long)step));
         run->options.resume_from_checkpoint = NULL;
+        interrupt_at(run, step);
+        assert_ok(run->ctx, test_run_train(run));
+        assert_non_null(
+            strstr(run->log, test_text(run, "resuming after step %lld", (long long)step)));
+        assert_outcome(run, &whole);
     }
 }
 
-static void test_by_path(void **state)
+static void test_ten_in_a_row(void **state)
 {
     test_run *run = *state;
-    stop_after_eight(run);
-    run->options.resume_from_checkpoint = test_text(run, "%s/checkpoint-4", run->output);
+    outcome whole = run_whole(run);
+    test_run_output(run, "often");
+    sara_context_interrupt(run->ctx); /* before the first step */
+    interrupt_at(run, 0);
+    for (int64_t step = 1; step < TEST_REPLAY_STEPS; step++)
+        interrupt_at(run, step);
     assert_ok(run->ctx, test_run_train(run));
-    test_assert_contains(run->log, "resuming after step 4", __FILE__, __LINE__);
-    test_run_output(run, "another");
-    run->options.resume_from_checkpoint = test_text(run, "%s/none", run->folder);
-    assert_refused(run->ctx, SARA_ERROR_IO, "none", test_run_train(run));
+    assert_outcome(run, &whole);
 }
 
-static void test_cut_log(void **state)
+/* An early reselection, so that a checkpoint after it holds restarted moments. */
+static void test_after_reselection(void **state)
 {
     test_run *run = *state;
-    use_replay(run);
+    run->options.progressive_iter = 2;
+    outcome whole = run_whole(run);
+    test_run_output(run, "often");
+    for (int64_t step = 1; step < 5; step++)
+        interrupt_at(run, step);
     assert_ok(run->ctx, test_run_train(run));
-    const char *lines = test_run_lines(run);
-    test_run_output(run, "cut");
-    stop_after_eight(run);
+    assert_outcome(run, &whole);
+}
+
+/* Two micro-batches a step: the checkpoint knows how many were used. */
+static void test_accumulation(void **state)
+{
+    static const int order[20] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+    test_run *run = *state;
+    run->options.gradient_accumulation_steps = 2;
+    run->options.gradient_checkpointing = true;
+    run->options.replay = test_run_replay(run, "twenty.safetensors", order, 20, true);
+    outcome whole = run_whole(run);
+    test_run_output(run, "accumulated");
+    interrupt_at(run, 3);
+    interrupt_at(run, 8);
+    assert_ok(run->ctx, test_run_train(run));
+    assert_outcome(run, &whole);
+}
+
+/* Without recorded names the matrix of the low-rank term is drawn. */
+static void test_drawn_matrices(void **state)
+{
+    static const int order[10] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    test_run *run = *state;
+    run->options.lambda_rank = 0.05;
+    run->options.replay = test_run_replay(run, "unnamed.safetensors", order, 10, false);
+    outcome whole = run_whole(run);
+    test_run_output(run, "drawn");
+    interrupt_at(run, 4);
+    interrupt_at(run, 7);
+    assert_ok(run->ctx, test_run_train(run));
+    assert_outcome(run, &whole);
+}
+
+/* From a path or a name, going back to an earlier step; checkpoints come out the same again. */
+static void test_named(void **state)
+{
+    test_run *run = *state;
+    size_t size, again;
+    run->options.checkpointing_steps = 1;
+    run->options.checkpoints_total_limit = 0;
+    outcome whole = run_whole(run);
+    const char *manifest = test_run_read(run, "checkpoint-7/manifest.json", &size);
+    const char *names[] = {test_text(run, "%s/checkpoint-4", run->output), "checkpoint-6",
+                           test_text(run, "%s/checkpoint-1/", run->output)};
+    for (size_t i = 0; i < 3; i++) {
+        run->options.resume_from_checkpoint = names[i];
+        assert_ok(run->ctx, test_run_train(run));
+        assert_outcome(run, &whole);
+        const char *now = test_run_read(run, "checkpoint-7/manifest.json", &again);
+        assert_int_equal(again, size);
+        assert_memory_equal(now, manifest, size);
+    }
+    run->options.resume_from_checkpoint = test_text(run, "%s/checkpoint-11", run->output);
+    assert_refused(run->ctx, SARA_ERROR_IO, "checkpoint-11", test_run_train(run));
+}
+
+/* Another folder's checkpoint goes on in a folder of its own, not in one that holds a run. */
+static void test_foreign_checkpoint(void **state)
+{
+    test_run *run = *state;
+    run->options.checkpointing_steps = 4;
+    outcome whole = run_whole(run);
+    const char *path = test_text(run, "%s/checkpoint-8", run->output);
+    test_run_output(run, "other");
+    assert_ok(run->ctx, test_run_train(run));
+    run->options.resume_from_checkpoint = path;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "holds another run already", test_run_train(run));
+    test_run_output(run, "new");
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), whole.sha256);
+    assert_non_null(strstr(whole.lines, test_run_lines(run))); /* its last lines */
+}
+
+static void test_finished(void **state)
+{
+    test_run *run = *state;
+    sara_train_result result;
+    size_t sizes[2], again[2];
+    outcome whole = run_whole(run);
+    const char *log = test_run_read(run, "log.jsonl", &sizes[0]);
+    const char *manifest = test_run_read(run, "checkpoint-10/manifest.json", &sizes[1]);
+    run->options.resume_from_checkpoint = "latest";
+    test_run_forget_log(run);
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_non_null(strstr(run->log, "the run is finished (10 steps)"));
+    assert_int_equal(result.steps, 10);
+    assert_outcome(run, &whole);
+    const char *log_now = test_run_read(run, "log.jsonl", &again[0]);
+    const char *manifest_now = test_run_read(run, "checkpoint-10/manifest.json", &again[1]);
+    assert_memory_equal(sizes, again, sizeof(sizes));
+    assert_memory_equal(log, log_now, sizes[0]);
+    assert_memory_equal(manifest, manifest_now, sizes[1]);
+}
+
+/* There is nothing to resume yet, as after a kill before the first checkpoint. */
+static void test_no_checkpoint(void **state)
+{
+    test_run *run = *state;
+    outcome whole = run_whole(run);
+    test_run_output(run, "killed");
+    assert_ok(run->ctx, sara_directory_make(run->ctx, run->output));
+    test_run_write(run, "log.jsonl", "{\"step\":1,\"loss\":1.0}\n{\"st", 26);
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, test_run_train(run));
+    assert_non_null(strstr(run->log, "no checkpoint yet"));
+    assert_outcome(run, &whole);
+}
+
+/* A kill leaves half a line and half-written folders and files. */
+static void test_remains_of_a_kill(void **state)
+{
+    static const char half[] = "{\"step\":7,\"loss\":0.1";
+    test_run *run = *state;
+    outcome whole = run_whole(run);
     size_t size;
+    test_run_output(run, "killed");
+    interrupt_at(run, 6);
     const char *log = test_run_read(run, "log.jsonl", &size);
-    test_run_write(run, "log.jsonl", test_text(run, "%s{\"step\":9,\"lo", log), size + 13);
+    test_run_write(run, "log.jsonl", test_text(run, "%s%s", log, half), size + strlen(half));
+    assert_ok(run->ctx, sara_directory_make(
+                            run->ctx, test_text(run, "%s/.checkpoint-7.partial", run->output)));
+    test_run_write(run, ".checkpoint-7.partial/adapter.safetensors", "x", 1);
+    test_run_write(run, ".sara-1-0.tmp", "x", 1);
     assert_ok(run->ctx, test_run_train(run));
-    assert_string_equal(test_run_lines(run), lines);
+    assert_outcome(run, &whole);
+    assert_false(test_run_has(run, ".checkpoint-7.partial"));
+    assert_false(test_run_has(run, ".sara-1-0.tmp"));
 }
 
-static void test_changes_are_refused(void **state)
+/* Lines that the log has lost do not come back, and are not passed over in silence. */
+static void test_shortened_log(void **state)
 {
     test_run *run = *state;
-    stop_after_eight(run);
-    sara_train_options good = run->options;
-    run->options.learning_rate = 1e-3;
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "learning_rate", test_run_train(run));
-    run->options = good;
-    run->options.seed = 43;
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "seed", test_run_train(run));
-    run->options = good;
-    run->options.trainable = "6%";
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "threshold", test_run_train(run));
-    run->options = good;
-    run->options.replay = SARA_TEST_GOLDEN "/train_sd2.safetensors";
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "data", test_run_train(run));
-    run->options = good;
-    run->options.unet_only = SARA_TEST_GOLDEN "/unet_sd2";
-    assert_int_equal(test_run_train(run), SARA_ERROR_USAGE);
-    run->options = good;
-    run->options.checkpointing_steps = 3; /* decides nothing */
+    outcome whole = run_whole(run);
+    size_t size;
+    test_run_output(run, "shortened");
+    interrupt_at(run, 4);
+    const char *log = test_run_read(run, "log.jsonl", &size);
+    test_run_write(run, "log.jsonl", log, size - 9);
     assert_ok(run->ctx, test_run_train(run));
-}
-
-static void test_two_runs(void **state)
-{
-    test_run *run = *state;
-    sara_run other;
-    assert_ok(run->ctx, sara_run_open(run->ctx, &other, run->output));
-    assert_refused(run->ctx, SARA_ERROR_IO, "another run", test_run_train(run));
-    sara_run_close(&other);
-    assert_ok(run->ctx, test_run_train(run));
+    assert_non_null(strstr(run->log, "ends at step 3, the run goes on after 4"));
+    assert_string_equal(test_run_sha256(run), whole.sha256);
 }
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, test_run_setup, test_run_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_any_step),
-        TEST(test_images),
-        TEST(test_finished_run),
-        TEST(test_limit),
-        TEST(test_damaged_checkpoint),
-        TEST(test_by_path),
-        TEST(test_cut_log),
-        TEST(test_changes_are_refused),
-        TEST(test_two_runs),
+        TEST_TINY(test_every_step),         TEST_CASE(test_ten_in_a_row),
+        TEST_TINY(test_after_reselection),  TEST_TINY(test_accumulation),
+        TEST_CASE(test_drawn_matrices),     TEST_TINY(test_named),
+        TEST_TINY(test_foreign_checkpoint), TEST_TINY(test_finished),
+        TEST_TINY(test_no_checkpoint),      TEST_TINY(test_remains_of_a_kill),
+        TEST_TINY(test_shortened_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
