@@ -1,0 +1,249 @@
+/* Training on image folders: epochs, caches and interruptions in the middle of an epoch. */
+#include "support_train.h"
+
+#include <math.h>
+
+static void take_images(test_run *run, size_t count)
+{
+    run->options.unet_only = NULL;
+    run->options.replay = NULL;
+    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
+    run->options.train_data_dir = test_run_images(run, count);
+    run->options.trainable = "2%";
+    run->options.train_batch_size = 1;
+    run->options.gradient_accumulation_steps = 2;
+    run->options.max_train_steps = 4;
+    run->options.resolution = 32;
+}
+
+static void whole_and_interrupted(test_run *run)
+{
+    test_run_output(run, "whole");
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
+    test_run_output(run, "interrupted");
+    for (run->interrupt_at = 1; run->interrupt_at < 4; run->interrupt_at += 2) {
+        assert_refused(run->ctx, SARA_INTERRUPTED, "of 4 and saved", test_run_train(run));
+        run->options.resume_from_checkpoint = "latest";
+    }
+    run->interrupt_at = -1;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+    assert_string_equal(test_run_lines(run), lines);
+    run->options.resume_from_checkpoint = NULL;
+}
+
+/* Three images, two a step: step 1 ends in the middle of an epoch. */
+static void test_mid_epoch(void **state)
+{
+    test_run *run = *state;
+    take_images(run, 3);
+    run->options.random_flip = true;
+    whole_and_interrupted(run);
+}
+
+/* An image twice as wide as high is cropped at random and encoded at each step. */
+static void add_wide_image(test_run *run, const char *folder)
+{
+    static const char line[] = "{\"file_name\": \"wide.png\", \"text\": \"wide\"}\n";
+    uint8_t pixels[40 * 80 * 3];
+    const sara_image image = {80, 40, pixels};
+    const char *metadata = test_text(run, "%s/metadata.jsonl", folder);
+    char *text = NULL;
+    size_t size;
+    for (size_t i = 0; i < sizeof(pixels); i++)
+        pixels[i] = (uint8_t)(i * 7 % 251);
+    assert_ok(run->ctx,
+              sara_image_save(run->ctx, &image, test_text(run, "%s/wide.png", folder), NULL));
+    assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size, metadata, 1 << 20));
+    const char *longer = test_text(run, "%s%s", text, line);
+    assert_ok(run->ctx, sara_file_write(run->ctx, metadata, longer, strlen(longer)));
+    sara_free(run->ctx, text);
+}
+
+static void test_random_crop(void **state)
+{
+    test_run *run = *state;
+    take_images(run, 2);
+    run->options.random_flip = true;
+    add_wide_image(run, run->options.train_data_dir);
+    whole_and_interrupted(run);
+    assert_non_null(strstr(run->log, "1 of 3 images are cropped at random"));
+    const char *cropped = test_run_sha256(run);
+    run->options.center_crop = true;
+    test_run_output(run, "centre");
+    assert_ok(run->ctx, test_run_train(run));
+    assert_null(strstr(run->log, "cropped at random"));
+    assert_string_not_equal(test_run_sha256(run), cropped);
+}
+
+/* The data are what is in the files, under their names and captions, wherever the folder lies. */
+static void test_changed_images(void **state)
+{
+    static const char captions[] = "{\"file_name\": \"u1f301.png\", \"text\": \"another\"}\n";
+    test_run *run = *state;
+    take_images(run, 1);
+    run->interrupt_at = 1;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "after step 1", test_run_train(run));
+    run->options.resume_from_checkpoint = "latest";
+    const char *moved = test_text(run, "%s/moved", run->folder);
+    assert_int_equal(rename(run->options.train_data_dir, moved), 0);
+    run->options.train_data_dir = moved;
+    run->interrupt_at = 2;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "after step 2", test_run_train(run));
+    run->interrupt_at = -1;
+    assert_ok(run->ctx, sara_file_write(run->ctx, test_text(run, "%s/metadata.jsonl", moved),
+                                        captions, strlen(captions)));
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has data_sha256", test_run_train(run));
+    run->options.caption_prefix = "ink style, ";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has caption_prefix = null, now it is \"ink",
+                   test_run_train(run));
+}
+
+/* Each epoch visits every image once, in another order; a flip takes the flipped latents. */
+static void test_order(void **state)
+{
+    test_run *run = *state;
+    sara_dataset_cache *cache = NULL;
+    sara_model *model = NULL;
+    sara_batch shape = {0};
+    float latents[3][4 * 8 * 8], *states;
+    int64_t orders[4][3];
+    take_images(run, 3);
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
+    assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
+    assert_int_equal(sara_dataset_cache_items(cache), 3);
+    sara_dataset_cache_shape(cache, &shape);
+    assert_int_equal(shape.channels * shape.height * shape.width, 4 * 8 * 8);
+    size_t state_size = (size_t)(shape.length * shape.hidden);
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &states, 3 * state_size, sizeof(*states)));
+    const float *first = NULL;
+    for (int64_t epoch = 0; epoch < 4; epoch++) {
+        const int64_t elements[3] = {3 * epoch, 3 * epoch + 1, 3 * epoch + 2};
+        int64_t seen = 0;
+        assert_ok(run->ctx, sara_dataset_cache_get(cache, latents[0], states, elements, 3));
+        if (!first) { /* the captions of the first epoch stand for the images */
+            float *copy;
+            assert_ok(run->ctx,
+                      sara_arena_alloc(&run->strings, &copy, 3 * state_size, sizeof(*copy)));
+            memcpy(copy, states, 3 * state_size * sizeof(*copy));
+            first = copy;
+        }
+        for (size_t i = 0; i < 3; i++)
+            for (int64_t image = 0; image < 3; image++)
+                if (memcmp(states + i * state_size, first + (size_t)image * state_size,
+                           state_size * sizeof(*states)) == 0) {
+                    orders[epoch][i] = image;
+                    seen |= INT64_C(1) << image;
+                }
+        assert_int_equal(seen, 7);
+    }
+    assert_true(memcmp(orders[0], orders[1], sizeof(orders[0])) ||
+                memcmp(orders[0], orders[2], sizeof(orders[0])) ||
+                memcmp(orders[0], orders[3], sizeof(orders[0])));
+    sara_dataset_cache_free(cache);
+    sara_model_free(model);
+}
+
+static void test_epochs(void **state)
+{
+    test_run *run = *state;
+    sara_train_result result;
+    take_images(run, 3);
+    run->options.max_train_steps = 0;
+    run->options.num_train_epochs = 1;
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.steps, 2); /* 3 images, 2 a step */
+}
+
+/* A validation picture is drawn at the last step; an interruption in it loses nothing. */
+static void test_validation(void **state)
+{
+    test_run *run = *state;
+    size_t size;
+    take_images(run, 1);
+    run->options.max_train_steps = 2;
+    run->options.validation_prompts[0] = "<b>a & \"cat\"</b>";
+    run->options.validation_prompt_count = 1;
+    run->options.validation_steps = 1;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_true(test_run_has(run, "samples/step-000001-0.png"));
+    assert_true(test_run_has(run, "samples/step-000002-0.png"));
+    const char *report = test_run_read(run, "report.html", &size);
+    assert_non_null(strstr(report, "samples/step-000002-0.png"));
+    assert_non_null(strstr(report, "Content-Security-Policy"));
+    assert_null(strstr(report, "<script"));
+}
+
+static void stop(void *user, const sara_progress *progress)
+{
+    if (strcmp(progress->phase, "generate") == 0 && progress->step == 3)
+        sara_context_interrupt(*(sara_context **)user);
+}
+
+static void test_interrupted_validation(void **state)
+{
+    test_run *run = *state;
+    sara_context *ctx = NULL;
+    const sara_context_options options = {.threads = 1, .progress = stop, .user = &ctx};
+    take_images(run, 1);
+    run->options.max_train_steps = 2;
+    run->options.validation_prompts[0] = "a cat";
+    run->options.validation_prompt_count = 1;
+    run->options.validation_steps = 1;
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    assert_refused(ctx, SARA_INTERRUPTED, "after step 1 of 2 and saved",
+                   sara_train(ctx, NULL, &run->options));
+    assert_true(test_run_has(run, "checkpoint-1"));
+    sara_context_free(ctx);
+    run->options.validation_prompt_count = 0;
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, test_run_train(run));
+}
+
+/* A strip whose long side would not fit in memory is refused with its name. */
+static void test_strip(void **state)
+{
+    test_run *run = *state;
+    uint8_t pixels[3 * 2000] = {0};
+    const sara_image image = {1, 2000, pixels};
+    take_images(run, 1);
+    const char *path = test_text(run, "%s/u1f301.png", run->options.train_data_dir);
+    assert_ok(run->ctx, sara_image_save(run->ctx, &image, path, NULL));
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "u1f301.png: 1x2000 is too long: 32x64000",
+                   test_run_train(run));
+}
+
+static void test_bad_images(void **state)
+{
+    test_run *run = *state;
+    take_images(run, 1);
+    run->options.resolution = 30;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--resolution 30x30", test_run_train(run));
+    run->options.resolution = 32;
+    const char *path = test_text(run, "%s/u1f301.png", run->options.train_data_dir);
+    assert_ok(run->ctx, sara_file_write(run->ctx, path, "no image", 8));
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "u1f301.png", test_run_train(run));
+    assert_int_equal(remove(path), 0);
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "u1f301.png", test_run_train(run));
+    run->options.train_data_dir = test_text(run, "%s/none", run->folder);
+    assert_refused(run->ctx, SARA_ERROR_IO, "none", test_run_train(run));
+    assert_false(test_run_has(run, "adapter.safetensors"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_mid_epoch),
+        TEST_CASE(test_random_crop),
+        TEST_CASE(test_changed_images),
+        TEST_CASE(test_order),
+        TEST_CASE(test_epochs),
+        TEST_CASE(test_validation),
+        TEST_CASE(test_interrupted_validation),
+        TEST_CASE(test_strip),
+        TEST_CASE(test_bad_images),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
