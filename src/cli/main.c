@@ -1,6 +1,7 @@
 #include "progress.h"
 #include "text.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,8 +83,21 @@ static int dispatch(int argc, char **argv)
     return find_and_run(argc, argv);
 }
 
+/* A file opened under the number of a closed stream would take what is printed. What goes to a
+ * closed standard output is still an error: the substitute cannot be written to. */
+static void open_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    open_streams();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe or a full quota is a write error, not a death */
     signal(SIGXFSZ, SIG_IGN);
     int code = dispatch(argc, argv);
