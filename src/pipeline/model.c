@@ -141,6 +141,8 @@ sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *pat
     model->ctx = ctx;
     model->unet_only = options && options->unet_only;
     TRY(sara_strdup(ctx, &model->path, path));
+    for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
+        model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
     if (options && options->variant && *options->variant)
         TRY(sara_strdup(ctx, &model->variant, options->variant));
     TRY(sara_nn_device_open(ctx, &model->device, "cpu"));

@@ -3,12 +3,53 @@
 
 #include <math.h>
 
-#define PI 3.14159265358979323846
+#define PI             3.14159265358979323846
+#define POLYNOMIAL_END 1e-7 /* diffusers' lr_end */
 
-static double warm(int64_t step, int64_t warmup)
+typedef struct moment {
+    const sara_train_options *options;
+    double learning_rate;
+    double progress; /* after the warm-up; 1: the end */
+} moment;
+
+static double constant(const moment *at)
 {
-    return (double)step / (double)(warmup > 1 ? warmup : 1);
+    (void)at;
+    return 1.0;
 }
+
+static double linear(const moment *at)
+{
+    return fmax(0.0, 1.0 - at->progress);
+}
+
+static double cosine(const moment *at)
+{
+    return fmax(0.0, 0.5 * (1.0 + cos(PI * at->progress)));
+}
+
+static double cosine_with_restarts(const moment *at)
+{
+    double turn = fmod(at->options->lr_num_cycles * at->progress, 1.0);
+    return at->progress >= 1.0 ? 0.0 : fmax(0.0, 0.5 * (1.0 + cos(PI * turn)));
+}
+
+static double polynomial(const moment *at)
+{
+    double left = fmax(0.0, 1.0 - at->progress), end = POLYNOMIAL_END / at->learning_rate;
+    return (1.0 - end) * pow(left, at->options->lr_power) + end;
+}
+
+static const struct {
+    const char *name;
+    double (*factor)(const moment *at);
+    bool warms_up;
+} schedules[] = {
+    {"constant", constant, false},    {"constant_with_warmup", constant, true},
+    {"linear", linear, true},         {"cosine", cosine, true},
+    {"polynomial", polynomial, true}, {"cosine_with_restarts", cosine_with_restarts, true},
+};
+#define SCHEDULE_COUNT (sizeof(schedules) / sizeof(*schedules))
 
 sara_status sara_lr_factor(sara_context *ctx, double *out, const sara_train_options *options,
                            double learning_rate, int64_t step, int64_t steps)
@@ -16,34 +57,20 @@ sara_status sara_lr_factor(sara_context *ctx, double *out, const sara_train_opti
     const char *name = options->lr_scheduler;
     int64_t warmup = options->lr_warmup_steps;
     int64_t rest = steps - warmup > 1 ? steps - warmup : 1;
-    double progress = (double)(step - warmup) / (double)rest;
-    bool warming = step < warmup;
-    if (strcmp(name, "constant") == 0)
-        *out = 1.0;
-    else if (strcmp(name, "constant_with_warmup") == 0)
-        *out = warming ? warm(step, warmup) : 1.0;
-    else if (strcmp(name, "linear") == 0)
-        *out = warming ? warm(step, warmup) : fmax(0.0, (double)(steps - step) / (double)rest);
-    else if (strcmp(name, "cosine") == 0)
-        *out = warming ? warm(step, warmup) : fmax(0.0, 0.5 * (1.0 + cos(PI * progress)));
-    else if (strcmp(name, "cosine_with_restarts") == 0)
-        *out =
-            warming ? warm(step, warmup)
-            : progress >= 1.0
-                ? 0.0
-                : fmax(0.0, 0.5 * (1.0 + cos(PI * fmod(options->lr_num_cycles * progress, 1.0))));
-    else if (strcmp(name, "polynomial") == 0) {
-        const double end = 1e-7; /* diffusers' lr_end */
-        *out = warming ? warm(step, warmup)
-               : step > steps
-                   ? end / learning_rate
-                   : ((learning_rate - end) * pow(1.0 - progress, options->lr_power) + end) /
-                         learning_rate;
-    } else {
+    const moment at = {options, learning_rate, (double)(step - warmup) / (double)rest};
+    size_t i = 0;
+    while (i < SCHEDULE_COUNT && strcmp(schedules[i].name, name) != 0)
+        i++;
+    if (i == SCHEDULE_COUNT)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "--lr_scheduler %s: expected constant, constant_with_warmup, linear, "
                          "cosine, cosine_with_restarts or polynomial",
                          name);
-    }
+    if (schedules[i].factor == polynomial && !(learning_rate > POLYNOMIAL_END))
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--learning_rate %g: polynomial ends at %g, which must be less",
+                         learning_rate, POLYNOMIAL_END);
+    *out = schedules[i].warms_up && step < warmup ? (double)step / (double)warmup
+                                                  : schedules[i].factor(&at);
     return SARA_OK;
 }

@@ -60,6 +60,7 @@ static sara_status make_optimizer(trainer *t)
     sara_params *params = sara_unet_params(t->model->unet);
     sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
     sara_selection selection = {0};
+    double factor;
     sara_status status;
     if (o->threshold <= 0)
         TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
@@ -70,6 +71,7 @@ static sara_status make_optimizer(trainer *t)
     t->learning_rate = o->learning_rate;
     if (t->learning_rate <= 0)
         TRY(default_learning_rate(t));
+    TRY(sara_lr_factor(t->ctx, &factor, o, t->learning_rate, 0, t->steps));
     const sara_optimizer_options options = {.beta1 = o->adam_beta1,
                                             .beta2 = o->adam_beta2,
                                             .epsilon = o->adam_epsilon,

@@ -1,4 +1,5 @@
 """What the tests of the command line share: the program, temporary folders, safetensors files."""
+
 import array
 import hashlib
 import json
@@ -44,9 +45,15 @@ class Case(unittest.TestCase):
 
     def sara(self, *args, env=None, limit=None, text=True):
         """Runs the program to its end."""
-        done = subprocess.run([PROGRAM, *args], stdin=subprocess.DEVNULL, capture_output=True,
-                              env={**os.environ, **(env or {})}, cwd=self.folder, preexec_fn=limit,
-                              timeout=120 * SLOW)
+        done = subprocess.run(
+            [PROGRAM, *args],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, **(env or {})},
+            cwd=self.folder,
+            preexec_fn=limit,
+            timeout=120 * SLOW,
+        )
         out = done.stdout.decode("utf-8") if text else done.stdout
         return Result(done.returncode, out, done.stderr.decode("utf-8"))
 
@@ -75,9 +82,11 @@ class Case(unittest.TestCase):
 
     def write_replay(self, name, steps, nan=False):
         """Micro-batches for tests/golden/unet_sd1, small ones; numbers from a hash."""
+
         def numbers(salt, count):
-            stream = b"".join(hashlib.sha256(b"%s %d" % (salt, i)).digest()
-                              for i in range((count + 7) // 8))
+            stream = b"".join(
+                hashlib.sha256(b"%s %d" % (salt, i)).digest() for i in range((count + 7) // 8)
+            )
             return [x / 2**31 - 1 for (x,) in struct.iter_unpack("<I", stream)][:count]
 
         size = steps * 4 * 8 * 8
@@ -85,12 +94,19 @@ class Case(unittest.TestCase):
         if nan:
             latents = [float("nan")] * size
         timesteps = [int(500 + 499 * x) for x in numbers(b"timesteps", steps)]
-        write_safetensors(self.path(name), {
-            "latents": ("F32", [steps, 1, 4, 8, 8], latents),
-            "noise": ("F32", [steps, 1, 4, 8, 8], numbers(b"noise", size)),
-            "timesteps": ("I64", [steps, 1], timesteps),
-            "encoder_hidden_states": ("F32", [steps, 1, 8, 40], numbers(b"states", steps * 8 * 40)),
-        })
+        write_safetensors(
+            self.path(name),
+            {
+                "latents": ("F32", [steps, 1, 4, 8, 8], latents),
+                "noise": ("F32", [steps, 1, 4, 8, 8], numbers(b"noise", size)),
+                "timesteps": ("I64", [steps, 1], timesteps),
+                "encoder_hidden_states": (
+                    "F32",
+                    [steps, 1, 8, 40],
+                    numbers(b"states", steps * 8 * 40),
+                ),
+            },
+        )
         return self.path(name)
 
 
@@ -103,8 +119,11 @@ def write_safetensors(path, tensors, metadata=None):
     header, data = {"__metadata__": metadata} if metadata else {}, b""
     for name, (dtype, shape, values) in sorted(tensors.items(), key=lambda t: -SIZES[t[1][0]]):
         content = array.array(CODES[dtype], values).tobytes()
-        header[name] = {"dtype": dtype, "shape": shape,
-                        "data_offsets": [len(data), len(data) + len(content)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [len(data), len(data) + len(content)],
+        }
         data += content
     text = json.dumps(header).encode()
     with open(path, "wb") as file:
@@ -131,9 +150,12 @@ def read_png(path):
     assert data[:8] == b"\x89PNG\r\n\x1a\n", path
     at, texts, packed = 8, {}, b""
     while at < len(data):
-        length, kind = struct.unpack(">I4s", data[at:at + 8])
-        body = data[at + 8:at + 8 + length]
-        assert zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + length:at + 12 + length])[0]
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        assert (
+            zlib.crc32(kind + body)
+            == struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
+        )
         at += 12 + length
         if kind == b"IHDR":
             width, height, depth, colour = struct.unpack(">IIBB", body[:10])
@@ -153,7 +175,9 @@ def unfilter(data, width, height):
     rows, stride = [], width * 3
     above = bytes(stride)
     for y in range(height):
-        kind, row = data[y * (stride + 1)], bytearray(data[y * (stride + 1) + 1:(y + 1) * (stride + 1)])
+        kind, row = data[y * (stride + 1)], bytearray(
+            data[y * (stride + 1) + 1 : (y + 1) * (stride + 1)]
+        )
         for i in range(stride):
             left, up = row[i - 3] if i >= 3 else 0, above[i]
             corner = above[i - 3] if i >= 3 else 0
@@ -183,5 +207,8 @@ def files_below(folder):
 
 def remains(folder):
     """What a run must not leave behind: temporary files and half-written checkpoints."""
-    return [name for name in files_below(folder)
-            if any(part.startswith(".") and part != ".lock" for part in name.split(os.sep))]
+    return [
+        name
+        for name in files_below(folder)
+        if any(part.startswith(".") and part != ".lock" for part in name.split(os.sep))
+    ]

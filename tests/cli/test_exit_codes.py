@@ -1,15 +1,29 @@
-"""Each exit code with its one line, what goes to stdout and stderr, and the progress line."""
+"""Each exit code with its one line."""
+
 import json
 import os
-import pty
-import re
 import resource
 import shutil
 import subprocess
+import time
 import unittest
 
-from support import (BASE, DIVERGED, GOLDEN, INPUT, IO, MEMORY, PROGRAM, SANITIZE, SLOW, UNET, USAGE,
-                     Case, files_below, read_safetensors, remains, write_safetensors)
+from support import (
+    BASE,
+    DIVERGED,
+    GOLDEN,
+    INPUT,
+    IO,
+    MEMORY,
+    PROGRAM,
+    SANITIZE,
+    UNET,
+    USAGE,
+    Case,
+    files_below,
+    remains,
+    write_safetensors,
+)
 
 
 class Input(Case):
@@ -22,13 +36,16 @@ class Input(Case):
         return self.path("model")
 
     def test_models(self):
-        for name, content in [("unet/diffusion_pytorch_model.safetensors", b""),
-                              ("unet/diffusion_pytorch_model.safetensors", b"PK\3\4" + bytes(64)),
-                              ("unet/config.json", "{"), ("model_index.json", "[]"),
-                              ("scheduler/scheduler_config.json", '{"num_train_timesteps": -1}'),
-                              ("vae/config.json", '{"block_out_channels": "x"}'),
-                              ("tokenizer/vocab.json", "{}"),
-                              ("text_encoder/config.json", '{"hidden_size": 0}')]:
+        for name, content in [
+            ("unet/diffusion_pytorch_model.safetensors", b""),
+            ("unet/diffusion_pytorch_model.safetensors", b"PK\3\4" + bytes(64)),
+            ("unet/config.json", "{"),
+            ("model_index.json", "[]"),
+            ("scheduler/scheduler_config.json", '{"num_train_timesteps": -1}'),
+            ("vae/config.json", '{"block_out_channels": "x"}'),
+            ("tokenizer/vocab.json", "{}"),
+            ("text_encoder/config.json", '{"hidden_size": 0}'),
+        ]:
             with self.subTest(name):
                 model = self.broken_model(name, content)
                 self.refused(INPUT, os.path.dirname(name) or name, "inspect", "-m", model)
@@ -38,8 +55,9 @@ class Input(Case):
     def test_adapters(self):
         for name, content in [("empty", b""), ("pickle", b"\x80\x02}q\0."), ("text", b"hello" * 9)]:
             path = self.write(name, content)
-            self.refused(INPUT, name, "generate", "-m", BASE, "-p", "x", "--adapter", path, "--steps",
-                         "1")
+            self.refused(
+                INPUT, name, "generate", "-m", BASE, "-p", "x", "--adapter", path, "--steps", "1"
+            )
             self.refused(INPUT, name, "merge", "-m", BASE, "--adapter", f"{path}:0.5", "-o", "out")
         self.refused(INPUT, "folder", "merge", "-m", BASE, "--adapter", self.folder, "-o", "out")
         self.assertFalse(os.path.exists(self.path("out")))
@@ -49,8 +67,17 @@ class Input(Case):
         self.ok("train", "--unet-only", UNET, "--replay", replay, "-o", "run", "--threads", "1")
         adapter = self.path("run", "adapter.safetensors")
         other = os.path.join(GOLDEN, "unet_sd2")
-        self.refused(INPUT, [adapter, "base"], "merge", "--unet-only", other, "--adapter", adapter,
-                     "-o", "out")
+        self.refused(
+            INPUT,
+            [adapter, "base"],
+            "merge",
+            "--unet-only",
+            other,
+            "--adapter",
+            adapter,
+            "-o",
+            "out",
+        )
 
     def test_replay(self):
         tensors = {"latents": ("F32", [1, 1, 4, 8, 8], [0.0] * 256)}
@@ -58,11 +85,25 @@ class Input(Case):
         base = ["train", "--unet-only", UNET, "-o", "run", "--replay"]
         self.refused(INPUT, ["lacking", "noise"], *base, "lacking")
         replay = self.write_replay("replay.safetensors", 2)
-        self.refused(INPUT, ["replay.safetensors", "2 micro-batches", "3 steps"], *base, replay,
-                     "--max_train_steps", "3")
-        self.refused(INPUT, "replay.safetensors", "train", "--unet-only",
-                     os.path.join(GOLDEN, "unet_sd1"), "-o", "run", "--replay",
-                     self.write("replay.safetensors", b"x" * 100))
+        self.refused(
+            INPUT,
+            ["replay.safetensors", "2 micro-batches", "3 steps"],
+            *base,
+            replay,
+            "--max_train_steps",
+            "3",
+        )
+        self.refused(
+            INPUT,
+            "replay.safetensors",
+            "train",
+            "--unet-only",
+            os.path.join(GOLDEN, "unet_sd1"),
+            "-o",
+            "run",
+            "--replay",
+            self.write("replay.safetensors", b"x" * 100),
+        )
 
     def test_datasets(self):
         base = ["train", "-m", BASE, "-o", "run", "--train_data_dir"]
@@ -83,8 +124,17 @@ class Io(Case):
     def test_missing(self):
         self.refused(IO, "none", "inspect", "-m", "none")
         self.refused(IO, "none", "inspect", "--unet-only", "none")
-        self.refused(IO, "none.safetensors", "merge", "-m", BASE, "--adapter", "none.safetensors",
-                     "-o", "out")
+        self.refused(
+            IO,
+            "none.safetensors",
+            "merge",
+            "-m",
+            BASE,
+            "--adapter",
+            "none.safetensors",
+            "-o",
+            "out",
+        )
         self.refused(IO, "none", "train", "-m", BASE, "-o", "run", "--train_data_dir", "none")
         self.refused(IO, "none", "train", "--unet-only", UNET, "-o", "run", "--replay", "none")
         self.refused(IO, "none", "generate", "-m", BASE, "-p", "x", "--init-latents", "none")
@@ -99,24 +149,49 @@ class Io(Case):
             self.refused(IO, folder.replace("file/run", "file: "), *train, folder)
         self.refused(IO, "/proc/x", "merge", "-m", BASE, "-o", "/proc/x")
         self.refused(IO, "file: ", "merge", "-m", BASE, "-o", "file/x")
-        self.refused(IO, "/proc/x.png", "generate", "-m", BASE, "-p", "x", "--steps", "1", "-o",
-                     "/proc/x.png")
-        self.refused(IO, "/proc/x", "generate", "-m", BASE, "-p", "x", "--steps", "1",
-                     "--save-latents", "/proc/x")
+        self.refused(
+            IO,
+            "/proc/x.png",
+            "generate",
+            "-m",
+            BASE,
+            "-p",
+            "x",
+            "--steps",
+            "1",
+            "-o",
+            "/proc/x.png",
+        )
+        self.refused(
+            IO,
+            "/proc/x",
+            "generate",
+            "-m",
+            BASE,
+            "-p",
+            "x",
+            "--steps",
+            "1",
+            "--save-latents",
+            "/proc/x",
+        )
 
     def test_standard_output(self):
         for args in (["--help"], ["train", "--help"], ["inspect", "-m", BASE, "--json"]):
             with open("/dev/full", "w") as full:
-                done = subprocess.run([PROGRAM, *args], stdout=full, stderr=subprocess.PIPE,
-                                      timeout=120)
-            self.assertEqual((done.returncode, done.stderr),
-                             (IO, b"sara: writing to standard output failed\n"))
+                done = subprocess.run(
+                    [PROGRAM, *args], stdout=full, stderr=subprocess.PIPE, timeout=120
+                )
+            self.assertEqual(
+                (done.returncode, done.stderr), (IO, b"sara: writing to standard output failed\n")
+            )
 
     def test_closed_pipe(self):
         reading, writing = os.pipe()
         os.close(reading)
-        done = subprocess.run([PROGRAM, "inspect", "-m", BASE], stdout=writing,
-                              stderr=subprocess.PIPE, timeout=120)
+        done = subprocess.run(
+            [PROGRAM, "inspect", "-m", BASE], stdout=writing, stderr=subprocess.PIPE, timeout=120
+        )
         os.close(writing)
         self.assertEqual(done.returncode, IO)
 
@@ -127,15 +202,30 @@ class Others(Case):
         def limit():
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 
-        result = self.refused(MEMORY, "out of memory", "generate", "-m", BASE, "-p", "x", "-W",
-                              "8192", "-H", "8192", "-t", "1", limit=limit)
+        result = self.refused(
+            MEMORY,
+            "out of memory",
+            "generate",
+            "-m",
+            BASE,
+            "-p",
+            "x",
+            "-W",
+            "8192",
+            "-H",
+            "8192",
+            "-t",
+            "1",
+            limit=limit,
+        )
         self.assertEqual(files_below(self.folder), [])
         self.assertNotIn("terminate", result.err)
 
     def test_diverged(self):
         replay = self.write_replay("nan.safetensors", 12, nan=True)
-        result = self.refused(DIVERGED, "diverged", "train", "--unet-only", UNET, "--replay", replay,
-                              "-o", "run")
+        result = self.refused(
+            DIVERGED, "diverged", "train", "--unet-only", UNET, "--replay", replay, "-o", "run"
+        )
         self.assertEqual(result.err.count("warning: "), 10)
         with open(self.path("run", "log.jsonl")) as file:
             self.assertEqual([json.loads(line)["event"] for line in file], ["skipped"] * 10)
@@ -146,98 +236,39 @@ class Others(Case):
         replay = self.write_replay("replay.safetensors", 2)
         train = ["train", "--unet-only", UNET, "--replay", replay, "-o", "run"]
         self.ok(*train)
-        before = {name: os.stat(self.path("run", name)).st_mtime_ns
-                  for name in files_below(self.path("run"))}
+        before = {
+            name: os.stat(self.path("run", name)).st_mtime_ns
+            for name in files_below(self.path("run"))
+        }
         self.refused(USAGE, ["run", "--resume_from_checkpoint"], *train)
         for name, time in before.items():
             self.assertEqual(os.stat(self.path("run", name)).st_mtime_ns, time, name)
 
 
-class Streams(Case):
-    """stdout holds results alone."""
-
-    def test_train(self):
-        replay = self.write_replay("replay.safetensors", 3)
-        result = self.ok("train", "--unet-only", UNET, "--replay", replay, "-o", "run")
-        self.assertRegex(result.out, r"^3 steps done, loss \d\.\d+ -> \d\.\d+\n"
-                                     r"\d+ of 942196 parameters trained\n"
-                                     r"adapter: run/adapter\.safetensors\nreport:  run/report\.html\n$")
-        self.assertRegex(result.err, r"(?m)^train 1/3  loss \d+\.\d{4}  \S+( s each|/s)  \d+:\d\d left$")
-        self.assertRegex(result.err, r"(?m)^train 3/3  loss .* 0:00 left$")
-        self.assertNotIn("\r", result.err)
-        self.assertNotIn("\x1b", result.err)
-        _, metadata = read_safetensors(self.path("run", "adapter.safetensors"))
-        count = re.search(r"(\d+) of 942196", result.out).group(1)
-        self.assertEqual(metadata["sara.selected"], count)
-
-    def test_generate(self):
-        result = self.ok("generate", "-m", BASE, "-p", "a fox", "--steps", "2", "-o", "fox.png")
-        self.assertEqual(result.out, "fox.png\n")
-        self.assertRegex(result.err, r"(?m)^generate 2/2  ")
-
-    def on_terminal(self, *args, env=None, size=(24, 80)):
-        """Exit code and what a terminal shows of stderr."""
-        import fcntl, struct, termios
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-        process = subprocess.Popen([PROGRAM, *args], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=slave, cwd=self.folder,
-                                   env={**os.environ, "TERM": "xterm", **(env or {})})
-        os.close(slave)
-        shown = b""
-        while True:
-            try:
-                data = os.read(master, 4096)
-            except OSError:  # the other end is closed
-                break
-            if not data:
-                break
-            shown += data
-        os.close(master)
-        return process.wait(timeout=60 * SLOW), shown.decode()
-
-    def test_terminal(self):
-        replay = self.write_replay("replay.safetensors", 40)
-        code, shown = self.on_terminal("train", "--unet-only", UNET, "--replay", replay, "-o", "run")
-        self.assertEqual(code, 0)
-        lines = shown.split("\r\n")
-        progress = [line for line in lines if "train 40/40" in line]
-        self.assertEqual(len(progress), 1, shown)
-        views = progress[0].split("\r\x1b[K")
-        self.assertEqual(views[0], "")
-        self.assertGreaterEqual(len(views), 3, shown)
-        for view in views[1:]:
-            self.assertRegex(view, r"^train \d+/40  loss \d+\.\d{4}  \S+( s each|/s)  \d+:\d\d left$")
-
-    def test_error_after_progress(self):
-        """The error line stands on a line of its own."""
-        replay = self.write_replay("nan.safetensors", 12, nan=True)
-        code, shown = self.on_terminal("train", "--unet-only", UNET, "--replay", replay, "-o", "run")
-        self.assertEqual(code, DIVERGED)
-        self.assertRegex(shown, r"\r\nsara train: diverged[^\r\n]*\r\n$")
-
-    def test_narrow_terminal(self):
-        replay = self.write_replay("replay.safetensors", 2)
-        _, shown = self.on_terminal("train", "--unet-only", UNET, "--replay", replay, "-o", "run",
-                                    size=(24, 20))
-        for view in re.findall(r"\r\x1b\[K([^\r]*)", shown):
-            self.assertLess(len(view), 20)
-
-    def test_dumb_terminal(self):
-        replay = self.write_replay("replay.safetensors", 2)
-        _, shown = self.on_terminal("train", "--unet-only", UNET, "--replay", replay, "-o", "run",
-                                    env={"TERM": "dumb"})
-        self.assertNotIn("\x1b", shown)
-        self.assertIn("train 2/2", shown)
-
-
 class Threads(Case):
     def test_any_number(self):
-        for number, (args, env) in enumerate([(["-t", "1"], {}), ([], {"OMP_NUM_THREADS": "1"}),
-                                              ([], {"OMP_NUM_THREADS": "999"}), (["-t", "999"], {}),
-                                              (["--threads=2"], {"OMP_NUM_THREADS": "junk"})]):
-            self.ok("generate", "-m", BASE, "-p", "a fox", "--steps", "1", "-o", f"{number}.png",
-                    *args, env=env)
+        for number, (args, env) in enumerate(
+            [
+                (["-t", "1"], {}),
+                ([], {"OMP_NUM_THREADS": "1"}),
+                ([], {"OMP_NUM_THREADS": "999"}),
+                (["-t", "999"], {}),
+                (["--threads=2"], {"OMP_NUM_THREADS": "junk"}),
+            ]
+        ):
+            self.ok(
+                "generate",
+                "-m",
+                BASE,
+                "-p",
+                "a fox",
+                "--steps",
+                "1",
+                "-o",
+                f"{number}.png",
+                *args,
+                env=env,
+            )
             self.assertTrue(os.path.exists(self.path(f"{number}.png")))
 
 

@@ -1,5 +1,6 @@
 """Writing fails at every place, or the process dies there: one line with path and reason, the
 checkpoint before is whole, and the run goes on to the same adapter."""
+
 import errno
 import json
 import os
@@ -7,7 +8,7 @@ import resource
 import shutil
 import unittest
 
-from support import (BASE, IO, SANITIZE, UNET, Case, files_below, read_safetensors, remains, sha256)
+from support import BASE, IO, SANITIZE, UNET, Case, files_below, read_safetensors, remains, sha256
 
 STEPS = 3
 EVERY = 5 if SANITIZE else 1  # of the calls that are made to fail
@@ -17,9 +18,14 @@ class Shim(Case):
     """FAIL_IO_*: see fail_io.c."""
 
     def shim(self, under, at=0, number=0, sticky=False, count=None):
-        return {"LD_PRELOAD": os.environ["SARA_FAIL_IO"], "FAIL_IO_UNDER": under, "FAIL_IO_AT": str(at),
-                "FAIL_IO_ERRNO": str(number), "FAIL_IO_STICKY": "1" if sticky else "0",
-                "FAIL_IO_COUNT": count or "/dev/null"}
+        return {
+            "LD_PRELOAD": os.environ["SARA_FAIL_IO"],
+            "FAIL_IO_UNDER": under,
+            "FAIL_IO_AT": str(at),
+            "FAIL_IO_ERRNO": str(number),
+            "FAIL_IO_STICKY": "1" if sticky else "0",
+            "FAIL_IO_COUNT": count or "/dev/null",
+        }
 
     def count(self, under, *args):
         """How many calls a run makes that can fail."""
@@ -32,8 +38,22 @@ class Training(Shim):
     def setUp(self):
         super().setUp()
         replay = self.write_replay("replay.safetensors", STEPS)
-        self.args = ["train", "--unet-only", UNET, "--replay", replay, "-t", "1", "--trainable",
-                     "20000", "--checkpointing_steps", "1", "--checkpoints_total_limit", "2", "-o"]
+        self.args = [
+            "train",
+            "--unet-only",
+            UNET,
+            "--replay",
+            replay,
+            "-t",
+            "1",
+            "--trainable",
+            "20000",
+            "--checkpointing_steps",
+            "1",
+            "--checkpoints_total_limit",
+            "2",
+            "-o",
+        ]
         self.run_folder = self.path("run")
         self.ok(*self.args, self.path("whole"))
         self.expected = sha256(self.path("whole", "adapter.safetensors"))
@@ -56,8 +76,9 @@ class Training(Shim):
         self.check_checkpoints()
         result = self.ok(*self.args, self.run_folder, "--resume_from_checkpoint", "latest")
         self.assertNotIn("damaged", result.err, what)
-        self.assertEqual(sha256(os.path.join(self.run_folder, "adapter.safetensors")), self.expected,
-                         what)
+        self.assertEqual(
+            sha256(os.path.join(self.run_folder, "adapter.safetensors")), self.expected, what
+        )
         with open(os.path.join(self.run_folder, "log.jsonl")) as file:
             steps = [json.loads(line).get("step") for line in file]
         self.assertEqual([s for s in steps if s], list(range(1, STEPS + 1)), what)
@@ -71,8 +92,9 @@ class Training(Shim):
         reason = os.strerror(number) if number else None
         for at in range(1, calls + 1, every * EVERY):
             what = f"call {at} of {calls}: {reason or 'killed'}"
-            result = self.sara(*self.args, self.run_folder,
-                               env=self.shim(self.run_folder, at, number, sticky))
+            result = self.sara(
+                *self.args, self.run_folder, env=self.shim(self.run_folder, at, number, sticky)
+            )
             if reason:
                 self.check_refused(result, IO, [self.run_folder, reason], what)
             else:
@@ -89,9 +111,11 @@ class Training(Shim):
         self.each_call(0)
 
     def test_file_size_limit(self):
-        largest = max(os.path.getsize(self.path("whole", name))
-                      for name in files_below(self.path("whole")))
+        largest = max(
+            os.path.getsize(self.path("whole", name)) for name in files_below(self.path("whole"))
+        )
         for size in [0, 1, 100, 600, 4096, largest // 2, largest - 1]:
+
             def limit():
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
@@ -106,8 +130,21 @@ class Others(Shim):
     def test_generate(self):
         folder = self.path("out")
         os.mkdir(folder)
-        args = ["generate", "-m", BASE, "-p", "a fox", "--steps", "1", "-t", "1", "-o",
-                os.path.join(folder, "fox.png"), "--save-latents", os.path.join(folder, "l")]
+        args = [
+            "generate",
+            "-m",
+            BASE,
+            "-p",
+            "a fox",
+            "--steps",
+            "1",
+            "-t",
+            "1",
+            "-o",
+            os.path.join(folder, "fox.png"),
+            "--save-latents",
+            os.path.join(folder, "l"),
+        ]
         calls = self.count(folder, *args)
         self.assertGreaterEqual(calls, 8)
         shutil.rmtree(folder)
@@ -118,8 +155,9 @@ class Others(Shim):
             for name in files_below(folder):
                 self.assertIn(name, ["l", "fox.png"])
                 if name == "l":
-                    self.assertEqual(list(read_safetensors(os.path.join(folder, name))[0]),
-                                     ["latents"])
+                    self.assertEqual(
+                        list(read_safetensors(os.path.join(folder, name))[0]), ["latents"]
+                    )
             shutil.rmtree(folder)
             os.mkdir(folder)
 

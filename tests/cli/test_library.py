@@ -1,5 +1,6 @@
-"""What the built library holds: no writable data of its own, no network, nothing that prints or ends
-the process, and no names but sara_*. The layers' rules of the sources."""
+"""What the built library holds: no writable data of its own, no network, nothing that prints or
+ends the process, and no names but sara_*. The layers' rules of the sources."""
+
 import os
 import re
 import subprocess
@@ -9,16 +10,23 @@ import unittest
 from support import PROGRAM, SANITIZE, TOP
 
 LIBRARY = os.environ["SARA_LIBRARY"]
-SKIP = ("the sanitizers' runtime belongs to the library then" if SANITIZE else
-        "an archive has no symbols of its own" if LIBRARY.endswith(".a") else None)
-FORBIDDEN = set("""socket connect bind listen accept send sendto recv recvfrom getaddrinfo gethostbyname
+SKIP = (
+    "the sanitizers' runtime belongs to the library then"
+    if SANITIZE
+    else "an archive has no symbols of its own" if LIBRARY.endswith(".a") else None
+)
+FORBIDDEN = set(
+    """socket connect bind listen accept send sendto recv recvfrom getaddrinfo gethostbyname
     system popen fork vfork execv execve execvp execl posix_spawn dlopen
     printf puts putchar vprintf perror stdout stderr exit _exit abort __assert_fail
-    rand srand random gets strcpy strcat sprintf tmpnam mktemp""".split())
+    rand srand random gets strcpy strcat sprintf tmpnam mktemp""".split()
+)
 PROGRAMS_OWN = set("stdout stderr printf puts putchar _exit".split())
 # What compiler and start-up code put into any library.
-FOREIGN = re.compile(r"^(completed\.\d+|__dso_handle|__TMC_END__|__cpu_model|__cpu_features2|_edata|_end|"
-                     r"__bss_start|__data_start|data_start|_IO_stdin_used)$")
+FOREIGN = re.compile(
+    r"^(completed\.\d+|__dso_handle|__TMC_END__|__cpu_model|__cpu_features2|_edata|_end|"
+    r"__bss_start|__data_start|data_start|_IO_stdin_used)$"
+)
 
 
 def run(*command):
@@ -26,17 +34,22 @@ def run(*command):
 
 
 def undefined(path):
-    return {line.split()[-1].split("@")[0] for line in
-            run("nm", "-D", "--undefined-only", path).splitlines()}
+    return {
+        line.split()[-1].split("@")[0]
+        for line in run("nm", "-D", "--undefined-only", path).splitlines()
+    }
 
 
 def writable_objects(path):
     """Names of the objects in sections that stay writable once the program runs."""
     writable = set()
     for number, name, flags in re.findall(
-            r"\[ *(\d+)\] (\S+) +\S+ +[0-9a-f]+ [0-9a-f]+ [0-9a-f]+ [0-9a-f]+ +([A-Za-z]*)",
-            run("readelf", "-SW", path)):
-        if "W" in flags and not re.match(r"\.(data\.rel\.ro|dynamic|got|init_array|fini_array)", name):
+        r"\[ *(\d+)\] (\S+) +\S+ +[0-9a-f]+ [0-9a-f]+ [0-9a-f]+ [0-9a-f]+ +([A-Za-z]*)",
+        run("readelf", "-SW", path),
+    ):
+        if "W" in flags and not re.match(
+            r"\.(data\.rel\.ro|dynamic|got|init_array|fini_array)", name
+        ):
             writable.add(number)
     assert writable, path
     found = []
@@ -49,8 +62,11 @@ def writable_objects(path):
 
 class Library(unittest.TestCase):
     def test_layers(self):
-        done = subprocess.run([sys.executable, os.path.join(TOP, "scripts", "check_layers.py")],
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, os.path.join(TOP, "scripts", "check_layers.py")],
+            capture_output=True,
+            text=True,
+        )
         self.assertEqual(done.returncode, 0, done.stdout)
 
     @unittest.skipIf(SKIP, SKIP)
@@ -69,8 +85,9 @@ class Library(unittest.TestCase):
 
     @unittest.skipIf(SKIP, SKIP)
     def test_names(self):
-        names = [line.split()[-1] for line in
-                 run("nm", "-D", "--defined-only", LIBRARY).splitlines()]
+        names = [
+            line.split()[-1] for line in run("nm", "-D", "--defined-only", LIBRARY).splitlines()
+        ]
         self.assertGreater(len(names), 20)
         self.assertEqual([name for name in names if not name.startswith("sara_")], [])
         with open(os.path.join(TOP, "include", "sara.h")) as file:

@@ -1,222 +1,60 @@
-"""generate, inspect and merge as their users call them."""
-import hashlib
+"""inspect and merge as their users call them."""
+
 import json
 import math
 import os
-import re
-import shutil
 import struct
 import unittest
 
-from support import (BASE, GOLDEN, INPUT, UNET, USAGE, Case, files_below, read_png, read_safetensors,
-                     sha256, write_safetensors)
+from support import BASE, GOLDEN, UNET, USAGE, Case, files_below, read_safetensors
 
 PARAMETERS = {"unet": 8788228, "vae": 1524703, "text_encoder": 1208064}
-
-
-class Rows(list):
-    """Of a picture; a failed comparison does not print them."""
-
-    def __repr__(self):
-        return f"{len(self)} rows {hashlib.sha256(b''.join(self)).hexdigest()[:12]}"
-
-
-def rows_of(path):
-    return Rows(read_png(path)[2])
-
-
-class Generate(Case):
-    def draw(self, *args, out="x.png"):
-        return self.ok("generate", "-m", BASE, "-p", "a fox", "--steps", "2", "-t", "1", "-o", out,
-                       *args)
-
-    def test_numbering(self):
-        """Prompt by prompt; the second and further files carry a number."""
-        os.mkdir(self.path("pictures.of"))
-        result = self.draw("-p", "a cat", "-b", "2", out="pictures.of/x.png")
-        names = [f"pictures.of/x{n}.png" for n in ("", "_2", "_3", "_4")]
-        self.assertEqual(result.out.splitlines(), names)
-        self.assertEqual(files_below(self.folder), sorted(names))
-        texts = [read_png(self.path(name))[3]["parameters"] for name in names]
-        self.assertEqual([text.splitlines()[0] for text in texts],
-                         ["a fox", "a fox", "a cat", "a cat"])
-        self.assertEqual([text.split("Seed: ")[1].split(",")[0] for text in texts],
-                         ["42", "43", "42", "43"])
-
-    def test_names(self):
-        self.draw("-b", "2", out="plain")
-        self.draw("-b", "2", out="./two.dots.PNG")
-        self.assertEqual(files_below(self.folder), ["plain", "plain_2", "two.dots.PNG",
-                                                    "two.dots_2.PNG"])
-        result = self.ok("generate", "-m", BASE, "-p", "x", "--steps", "1", "-t", "1")
-        self.assertEqual(result.out, "output.png\n")
-
-    def test_same_seed(self):
-        """Equal options give equal files; another seed another picture; image i has seed + i."""
-        self.draw("-b", "2", "--seed", "7", out="a.png")
-        self.draw("--seed", "7", out="b.png")
-        self.draw("--seed", "8", out="c.png")
-        self.assertEqual(sha256(self.path("a.png")), sha256(self.path("b.png")))
-        self.assertEqual(sha256(self.path("a_2.png")), sha256(self.path("c.png")))
-        self.assertNotEqual(rows_of(self.path("b.png")), rows_of(self.path("c.png")))
-
-    def test_parameters(self):
-        self.draw("-n", "red, <b>", "--seed", "18446744073709551615", "--cfg-scale", "3.5", "-W", "64",
-                  "-H", "128", "--sampling-method", "euler", "--scheduler", "karras")
-        width, height, rows, texts = read_png(self.path("x.png"))
-        self.assertEqual((width, height, len(rows)), (64, 128, 128))
-        version = self.ok("--version").out.split()[1]
-        self.assertEqual(texts["parameters"],
-                         "a fox\nNegative prompt: red, <b>\nSteps: 2, Sampler: euler Karras, "
-                         "CFG scale: 3.5, Seed: 18446744073709551615, Size: 64x128, Model: base, "
-                         f"Version: sara {version}")
-
-    def test_methods(self):
-        seen = set()
-        for method in ["ddim", "ddpm", "pndm", "euler", "euler_a", "dpm++2m"]:
-            self.draw("--sampling_method", method, "--steps", "4")
-            text = read_png(self.path("x.png"))[3]["parameters"]
-            self.assertRegex(text, rf"Sampler: {re.escape(method)}( Karras)?,")
-            seen.add(b"".join(rows_of(self.path("x.png"))))
-        self.assertEqual(len(seen), 6)
-
-    def test_latents(self):
-        """The start noise rules; the final latents are saved before the VAE."""
-        noise = [math.sin(12.9898 * i) * 1.4 for i in range(2 * 4 * 8 * 8)]
-        write_safetensors(self.path("start"), {"latents": ("F32", [2, 4, 8, 8], noise)})
-        result = self.draw("--init-latents", "start", "--save-latents", "first", out="a.png")
-        self.assertEqual(result.out, "a.png\na_2.png\n")
-        self.draw("--init-latents", "start", "--save-latents", "second", "--seed", "1", out="b.png")
-        self.assertEqual(sha256(self.path("first")), sha256(self.path("second")))
-        self.assertEqual(rows_of(self.path("a_2.png")), rows_of(self.path("b_2.png")))
-        dtype, shape, data = read_safetensors(self.path("first"))[0]["latents"]
-        self.assertEqual((dtype, shape), ("F32", [2, 4, 8, 8]))
-        values = [value for (value,) in struct.iter_unpack("<f", data)]
-        self.assertTrue(all(math.isfinite(value) for value in values))
-        self.assertNotEqual(values[:256], values[256:])
-        size = read_png(self.path("a.png"))[:2]
-        self.refused(USAGE, ["start", "asked for 64x64"], "generate", "-m", BASE, "-p", "x",
-                     "--init-latents", "start", "-W", "64", "-H", "64")
-        self.draw("--init-latents", "first", "--save-latents", "first", "-W", str(size[0]))
-        write_safetensors(self.path("odd"), {"latents": ("F32", [1, 3, 8, 8], [0.0] * 192)})
-        self.refused(INPUT, ["odd", "[1,3,8,8]"], "generate", "-m", BASE, "-p", "x",
-                     "--init-latents", "odd")
-
-    def test_no_guidance(self):
-        """At scale 1 the negative prompt has no effect, at 7 it has."""
-        self.draw("--cfg-scale", "1", out="a.png")
-        self.draw("--cfg-scale", "1", "-n", "blue", out="b.png")
-        self.assertEqual(rows_of(self.path("a.png")), rows_of(self.path("b.png")))
-        self.draw("-n", "blue", out="c.png")
-        self.draw(out="d.png")
-        self.assertNotEqual(rows_of(self.path("c.png")), rows_of(self.path("d.png")))
-
-
-class Adapters(Case):
-    """With an adapter made by a short training run on three pictures."""
-
-    def setUp(self):
-        super().setUp()
-        os.mkdir(self.path("data"))
-        source = os.path.join(os.path.dirname(BASE), "ink")
-        for name in sorted(name for name in os.listdir(source) if name.endswith(".png"))[:3]:
-            shutil.copy(os.path.join(source, name), self.path("data"))
-        self.ok("train", "-m", BASE, "--train_data_dir", "data", "--instance_prompt", "ink style",
-                "-o", "run", "-t", "1", "--max_train_steps", "2", "--train_batch_size", "1",
-                "--learning_rate", "1e-2", "--trainable", "10%")
-        self.adapter = self.path("run", "adapter.safetensors")
-
-    def pixels(self, *args):
-        self.ok("generate", "-m", BASE, "-p", "a fox", "--steps", "2", "-t", "1", "-o", "x.png", *args)
-        return rows_of(self.path("x.png"))
-
-    def test_strength(self):
-        plain, whole = self.pixels(), self.pixels("--adapter", self.adapter)
-        self.assertNotEqual(plain, whole)
-        self.assertEqual(self.pixels("--adapter", self.adapter + ":0"), plain)
-        self.assertEqual(self.pixels("--adapter", self.adapter + ":1.0"), whole)
-        half = self.pixels("--adapter", self.adapter + ":0.5")
-        self.assertNotIn(half, [plain, whole])
-        self.assertEqual(self.pixels("--adapter", self.adapter + ":0.25", "--adapter",
-                                     self.adapter + ":0.25"), half)
-        odd = self.path("with:0.5")
-        shutil.copy(self.adapter, odd)
-        self.assertEqual(self.pixels("--adapter", odd), whole)
-
-    def test_compare(self):
-        """Base above, adapters below; prompt p with seed + p; enlarged twice, gaps of 2 pixels."""
-        self.ok("generate", "-m", BASE, "--adapter", self.adapter, "--compare", "-p", "a fox", "-p",
-                "a cat", "-p", "a fox", "--steps", "2", "-t", "1", "-o", "grid.png")
-        plain, whole = self.pixels(), self.pixels("--adapter", self.adapter)
-        third = self.pixels("--seed", "44"), self.pixels("--seed", "44", "--adapter", self.adapter)
-        side = len(plain)
-        width, height, rows, _ = read_png(self.path("grid.png"))
-        self.assertEqual((width, height), (2 * (3 * side + 2 * 2), 2 * (2 * side + 2)))
-
-        def cell(column, row):
-            left, top = 2 * column * (side + 2), 2 * row * (side + 2)
-            return Rows(b"".join(rows[top + 2 * y][3 * (left + 2 * x):3 * (left + 2 * x) + 3]
-                             for x in range(side)) for y in range(side))
-
-        self.assertEqual((cell(0, 0), cell(0, 1)), (plain, whole))
-        self.assertEqual((cell(2, 0), cell(2, 1)), third)
-        self.assertNotIn(cell(1, 0), [plain, whole])
-        self.assertEqual(set(rows[2 * side]), {255})
-        for options in (["-b", "2"], ["--save-latents", "l"]):
-            self.refused(USAGE, "--compare", "generate", "-m", BASE, "--adapter", self.adapter, "-p",
-                         "x", "--compare", *options)
-
-    def test_merged_draws_the_same(self):
-        self.ok("merge", "-m", BASE, "--adapter", self.adapter, "-o", "fp32", "--dtype", "fp32")
-        merged = self.ok("generate", "-m", "fp32", "-p", "a fox", "--steps", "2", "-t", "1", "-o",
-                         "m.png")
-        self.assertEqual(merged.out, "m.png\n")
-        self.assertEqual(rows_of(self.path("m.png")), self.pixels("--adapter", self.adapter))
-        report = json.loads(self.ok("inspect", "-m", "fp32", "--json").out)
-        self.assertEqual([part["dtype"] for part in report["components"]], ["F32"] * 3)
-        self.refused(INPUT, "base", "merge", "-m", "fp32", "--adapter", self.adapter, "-o", "again")
-        self.ok("merge", "-m", "fp32", "--adapter", self.adapter, "-o", "again", "--force")
-
-    def test_report(self):
-        result = self.ok("merge", "-m", BASE, "--adapter", self.adapter + ":0.001", "-o", "out")
-        self.assertRegex(result.out, r"^out\n\d+ entries changed \(L2 [\d.e-]+\); rounding takes \d+ of "
-                                     r"them back to the base's value, [\d.]+ % of the change \(L2\) is "
-                                     r"lost\n$")
 
 
 class Merge(Case):
     def test_dtypes(self):
         """Every file of the model is there; bf16 and fp32 values are those of the fp16 base."""
-        source = read_safetensors(os.path.join(BASE, "unet", "diffusion_pytorch_model.safetensors"))[0]
+        source = read_safetensors(
+            os.path.join(BASE, "unet", "diffusion_pytorch_model.safetensors")
+        )[0]
         for dtype, name in [("fp32", "F32"), ("fp16", "F16"), ("bf16", "BF16")]:
-            self.assertEqual(self.ok("merge", "-m", BASE, "-o", dtype, "--dtype", dtype).out,
-                             dtype + "\n")
+            self.assertEqual(
+                self.ok("merge", "-m", BASE, "-o", dtype, "--dtype", dtype).out, dtype + "\n"
+            )
             self.assertEqual(files_below(self.path(dtype)), files_below(BASE))
-            merged = read_safetensors(self.path(dtype, "unet",
-                                                "diffusion_pytorch_model.safetensors"))[0]
-            self.assertEqual({key: info[1] for key, info in merged.items()},
-                             {key: info[1] for key, info in source.items()})
+            merged = read_safetensors(
+                self.path(dtype, "unet", "diffusion_pytorch_model.safetensors")
+            )[0]
+            self.assertEqual(
+                {key: info[1] for key, info in merged.items()},
+                {key: info[1] for key, info in source.items()},
+            )
             self.assertEqual({info[0] for info in merged.values()}, {name})
             if dtype == "fp16":
                 self.assertEqual(merged, source)
             if dtype == "fp32":
                 halves = [v for (v,) in struct.iter_unpack("<e", source["conv_in.weight"][2])]
-                self.assertEqual([v for (v,) in struct.iter_unpack("<f", merged["conv_in.weight"][2])],
-                                 halves)
+                self.assertEqual(
+                    [v for (v,) in struct.iter_unpack("<f", merged["conv_in.weight"][2])], halves
+                )
 
     def test_default_is_the_base(self):
         self.ok("merge", "-m", BASE, "-o", "new/deep/out/")
         for part in ("unet", "vae"):
             name = os.path.join(part, "diffusion_pytorch_model.safetensors")
-            self.assertEqual(read_safetensors(self.path("new/deep/out", name))[0],
-                             read_safetensors(os.path.join(BASE, name))[0])
+            self.assertEqual(
+                read_safetensors(self.path("new/deep/out", name))[0],
+                read_safetensors(os.path.join(BASE, name))[0],
+            )
 
     def test_unet_only(self):
         self.ok("merge", "--unet-only", UNET, "-o", "out", "--dtype", "bf16")
         self.assertIn("diffusion_pytorch_model.safetensors", files_below(self.path("out")))
         report = json.loads(self.ok("inspect", "--unet-only", "out", "--json").out)
-        self.assertEqual([(part["name"], part["dtype"], part["parameters"])
-                          for part in report["components"]], [("unet", "BF16", 942196)])
+        self.assertEqual(
+            [(part["name"], part["dtype"], part["parameters"]) for part in report["components"]],
+            [("unet", "BF16", 942196)],
+        )
 
     def test_existing(self):
         os.mkdir(self.path("empty"))
@@ -229,13 +67,17 @@ class Merge(Case):
 class Inspect(Case):
     def values(self):
         tensors = read_safetensors(os.path.join(UNET, "diffusion_pytorch_model.safetensors"))[0]
-        return [abs(v) for dtype, _, data in tensors.values()
-                for (v,) in struct.iter_unpack({"F32": "<f", "F16": "<e"}[dtype], data)]
+        return [
+            abs(v)
+            for dtype, _, data in tensors.values()
+            for (v,) in struct.iter_unpack({"F32": "<f", "F16": "<e"}[dtype], data)
+        ]
 
     def test_components(self):
         report = json.loads(self.ok("inspect", "-m", BASE, "--json").out)
-        self.assertEqual({part["name"]: part["parameters"] for part in report["components"]},
-                         PARAMETERS)
+        self.assertEqual(
+            {part["name"]: part["parameters"] for part in report["components"]}, PARAMETERS
+        )
         self.assertEqual(len(report["base_sha256"]), 64)
         self.assertEqual(sum(b["count"] for b in report["histogram"]), PARAMETERS["unet"])
         for part in report["components"]:
@@ -245,8 +87,9 @@ class Inspect(Case):
                 if name.endswith(".safetensors"):
                     tensors = read_safetensors(os.path.join(folder, name))[0]
             self.assertLessEqual(part["tensors"], len(tensors))
-            self.assertEqual({info[0] for info in tensors.values() if info[0][0] == "F"},
-                             {part["dtype"]})
+            self.assertEqual(
+                {info[0] for info in tensors.values() if info[0][0] == "F"}, {part["dtype"]}
+            )
 
     def test_counts(self):
         """Every count of the report, counted again."""
@@ -286,7 +129,7 @@ class Inspect(Case):
             rows = json.load(file)
         self.assertGreater(len(rows), 50)
         known = 0
-        for row in rows[::max(1, len(rows) // 40)]:
+        for row in rows[:: max(1, len(rows) // 40)]:
             if "\0" in row["text"]:
                 continue  # no argument can hold it
             with self.subTest(row["text"]):

@@ -13,6 +13,8 @@ static void note(void *user, sara_log_level level, const char *line)
         fail_msg("out of memory");
     free(run->log);
     run->log = longer;
+    if (run->interrupt_on && strstr(line, run->interrupt_on))
+        sara_context_interrupt(run->ctx);
 }
 
 static void watch(void *user, const sara_progress *progress)

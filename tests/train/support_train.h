@@ -12,8 +12,9 @@ typedef struct test_run {
     sara_context *ctx;
     char *folder, *output;
     sara_train_options options;
-    char *log;            /* lines that the library logged */
-    int64_t interrupt_at; /* interrupts when this step is reported; -1: never */
+    char *log;                /* lines that the library logged */
+    int64_t interrupt_at;     /* interrupts when this step is reported; -1: never */
+    const char *interrupt_on; /* interrupts when a logged line contains it; NULL: never */
     sara_arena strings;
 } test_run;
 

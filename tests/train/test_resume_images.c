@@ -100,7 +100,7 @@ static void test_changed_images(void **state)
                    test_run_train(run));
 }
 
-/* Each epoch visits every image once, in another order; a flip takes the flipped latents. */
+/* Each epoch visits every image once, in another order. */
 static void test_order(void **state)
 {
     test_run *run = *state;

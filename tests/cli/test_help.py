@@ -1,0 +1,89 @@
+"""Help of the program and of each command."""
+
+import os
+import re
+import struct
+import unittest
+
+from support import TOP, USAGE, Case
+
+COMMANDS = ["train", "generate", "merge", "inspect"]
+
+
+def options_of(text):
+    """The long options that a help text lists, with whether they take a value."""
+    found = re.findall(r"^ +(?:-\w, )?--([\w-]+)( [A-Z][\w\[\]:]*)?", text, re.M)
+    return {name: bool(value) for name, value in found}
+
+
+class Help(Case):
+    def test_program(self):
+        text = self.ok("--help").out
+        for command in COMMANDS:
+            self.assertRegex(text, rf"(?m)^  {command} +\w")
+        self.assertIn("Examples:", text)
+        self.assertLessEqual(len(text.splitlines()), 24)
+        self.assertLessEqual(max(map(len, text.splitlines())), 90)
+        self.assertEqual(text, self.ok("-h").out)
+        self.assertEqual(text, self.ok("help").out)
+
+    def test_no_arguments(self):
+        result = self.sara()
+        self.assertEqual((result.code, result.out), (USAGE, ""))
+        self.assertEqual(result.err, self.ok("--help").out)
+
+    def test_version(self):
+        self.assertRegex(self.ok("--version").out, r"^sara \d+\.\d+\.\d+\n$")
+
+    def test_commands(self):
+        for command in COMMANDS:
+            with self.subTest(command):
+                text = self.ok(command, "--help").out
+                lines = text.splitlines()
+                self.assertLessEqual(len(lines), 60 if command == "train" else 40)
+                self.assertLessEqual(max(map(len, lines)), 100)
+                examples = [line for line in lines if line.startswith(f"  sara {command} ")]
+                self.assertGreaterEqual(len(examples), 2)
+                self.assertEqual(text, self.ok("help", command).out)
+                self.assertEqual(text, self.ok(command, "-m", "x", "-h").out)
+
+    def test_every_option_is_named(self):
+        """The options of the public header are all in the help, and each is understood."""
+        with open(os.path.join(TOP, "include", "sara.h")) as file:
+            header = file.read()
+        struct = re.search(
+            r"typedef struct sara_train_options \{(.*?)\} sara_train_options", header, re.S
+        ).group(1)
+        struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.S)
+        fields = set(re.findall(r"[ *](\w+)(?:\[\w+\])?[,;]", struct)) - {"validation_prompt_count"}
+        fields = {"validation_prompt" if f == "validation_prompts" else f for f in fields}
+        self.assertGreater(len(fields), 35)
+        self.assertEqual(
+            fields | {"threads", "config"}, set(options_of(self.ok("train", "--help").out))
+        )
+
+    def test_examples_use_known_options(self):
+        for command in COMMANDS:
+            text = self.ok(command, "--help").out
+            for name in re.findall(r"--([\w-]+)", text[text.index("Examples:") :]):
+                self.assertIn(name, options_of(text), command)
+
+    def test_missing_value(self):
+        for command in COMMANDS:
+            for name, takes_value in options_of(self.ok(command, "--help").out).items():
+                if not takes_value:
+                    continue
+                with self.subTest(f"{command} --{name}"):
+                    self.refused(USAGE, [f"--{name}", "a value is missing"], command, f"--{name}")
+                    self.refused(
+                        USAGE,
+                        [f"--{name}", "a value is missing", "--config"],
+                        command,
+                        f"--{name}",
+                        "--config",
+                        "x.json",
+                    )
+
+
+if __name__ == "__main__":
+    unittest.main()

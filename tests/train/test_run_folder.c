@@ -1,0 +1,186 @@
+/* The run folder: one run at a time, what is kept, what is cleared away. */
+#include "support_train.h"
+
+#include <stdlib.h>
+
+static size_t count_names(test_run *run, const char *prefix, bool inside)
+{
+    char **names = NULL;
+    size_t count = 0, found = 0;
+    assert_ok(run->ctx, sara_directory_list(run->ctx, &names, &count, run->output));
+    for (size_t i = 0; i < count; i++)
+        found += strncmp(names[i], prefix, strlen(prefix)) == 0;
+    sara_directory_free(run->ctx, names, count);
+    return inside ? found : count;
+}
+
+static void test_contents(void **state)
+{
+    test_run *run = *state;
+    run->options.checkpointing_steps = 1;
+    run->options.checkpoints_total_limit = 2;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_true(test_run_has(run, "checkpoint-9"));
+    assert_true(test_run_has(run, "checkpoint-10"));
+    assert_true(test_run_has(run, "adapter.safetensors"));
+    assert_true(test_run_has(run, "log.jsonl"));
+    assert_true(test_run_has(run, "report.html"));
+    assert_int_equal(count_names(run, "", false), 5); /* no lock, no half-written file */
+}
+
+static void test_limits(void **state)
+{
+    static const struct {
+        const char *limit;
+        size_t kept;
+    } cases[] = {{"0", 10}, {"1", 1}, {"7", 7}};
+    test_run *run = *state;
+    run->options.checkpointing_steps = 1;
+    for (size_t i = 0; i < 3; i++) {
+        test_run_output(run, cases[i].limit);
+        assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options,
+                                                   "checkpoints_total_limit", cases[i].limit));
+        assert_ok(run->ctx, test_run_train(run));
+        assert_int_equal(count_names(run, "checkpoint-", true), cases[i].kept);
+        assert_true(test_run_has(run, "checkpoint-10"));
+    }
+}
+
+/* A stale checkpoint with a larger number does not push out the one just written. */
+static void test_limit_and_larger_number(void **state)
+{
+    test_run *run = *state;
+    run->options.checkpoints_total_limit = 1;
+    run->options.checkpointing_steps = 3;
+    run->interrupt_at = 2;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "", test_run_train(run));
+    assert_ok(run->ctx,
+              sara_directory_make(run->ctx, test_text(run, "%s/checkpoint-4", run->output)));
+    run->options.resume_from_checkpoint = "latest";
+    run->interrupt_at = 3;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "", test_run_train(run));
+    assert_non_null(strstr(run->log, "checkpoint-4: damaged"));
+    assert_true(test_run_has(run, "checkpoint-3"));
+    assert_int_equal(count_names(run, "checkpoint-", true), 1);
+}
+
+static void test_existing_run(void **state)
+{
+    static const char *const traces[] = {"checkpoint-3", "adapter.safetensors", "log.jsonl"};
+    test_run *run = *state;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "holds a run already; continue it with --resume_from_checkpoint latest",
+                   test_run_train(run));
+    for (size_t i = 0; i < 3; i++) {
+        test_run_output(run, traces[i]);
+        assert_ok(run->ctx, sara_directory_make(run->ctx, run->output));
+        test_run_write(run, traces[i], "{}\n", 3);
+        assert_refused(run->ctx, SARA_ERROR_USAGE, "holds a run already", test_run_train(run));
+    }
+}
+
+/* A run that failed before its first step is no run; other files stay where they are. */
+static void test_failed_start(void **state)
+{
+    test_run *run = *state;
+    run->options.lambda_rank = 0.1;
+    assert_ok(run->ctx, sara_directory_make(run->ctx, run->output));
+    test_run_write(run, "log.jsonl", "", 0);
+    test_run_write(run, "notes.txt", "mine", 4);
+    assert_ok(run->ctx, test_run_train(run));
+    assert_true(test_run_has(run, "notes.txt"));
+}
+
+static void test_locked(void **state)
+{
+    test_run *run = *state;
+    sara_run first = {0}, second = {0};
+    assert_ok(run->ctx, sara_run_open(run->ctx, &first, run->output));
+    assert_refused(run->ctx, SARA_ERROR_IO, "another run is writing here", test_run_train(run));
+    assert_refused(run->ctx, SARA_ERROR_IO, run->output,
+                   sara_run_open(run->ctx, &second, run->output));
+    assert_true(test_run_has(run, ".lock")); /* still the first one's */
+    sara_run_close(&first);
+    assert_false(test_run_has(run, ".lock"));
+    assert_ok(run->ctx, test_run_train(run));
+}
+
+/* The lock file of a killed run is no lock. */
+static void test_left_lock(void **state)
+{
+    test_run *run = *state;
+    assert_ok(run->ctx, sara_directory_make(run->ctx, run->output));
+    test_run_write(run, ".lock", "", 0);
+    assert_ok(run->ctx, test_run_train(run));
+    assert_false(test_run_has(run, ".lock"));
+}
+
+static void test_output_is_a_file(void **state)
+{
+    test_run *run = *state;
+    free(test_file(run->folder, "run", "x", 1));
+    assert_refused(run->ctx, SARA_ERROR_IO, run->output, test_run_train(run));
+    test_run_output(run, "run/below");
+    assert_refused(run->ctx, SARA_ERROR_IO, "run", test_run_train(run));
+}
+
+/* What the log holds: one line a step with every field, at least nine digits. */
+static void test_log(void **state)
+{
+    static const char *const fields[] = {"loss", "grad_norm", "rank_loss", "lr", "seconds"};
+    test_run *run = *state;
+    double values[TEST_REPLAY_STEPS + 1];
+    assert_ok(run->ctx, test_run_train(run));
+    for (size_t i = 0; i < 5; i++)
+        assert_int_equal(test_run_column(run, values, TEST_REPLAY_STEPS + 1, fields[i]), 10);
+    assert_non_null(strstr(test_run_lines(run), "{\"event\":\"reselect\",\"before_step\":6,"));
+}
+
+/* The metadata say what the adapter is, and nothing of when and where it was made. */
+static void test_metadata(void **state)
+{
+    test_run *run = *state;
+    sara_adapter adapter;
+    assert_ok(run->ctx, test_run_train(run));
+    test_run_adapter(run, &adapter);
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.format"), "1");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.target"), "unet");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.max_train_steps"), "10");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.progressive_iter"), "5");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.seed"), "42");
+    assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.prediction_type"), "epsilon");
+    assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.resolution"), "32x32");
+    assert_int_equal(strlen(sara_adapter_metadata(&adapter, "sara.base_sha256")), 64);
+    for (size_t i = 0; i < adapter.metadata_count; i++)
+        assert_null(strstr(adapter.metadata[i].value, run->folder));
+    sara_adapter_free(&adapter);
+}
+
+/* Two contexts, one and two threads, another folder: the same bytes. */
+static void test_reproducible(void **state)
+{
+    test_run *run = *state;
+    sara_context *ctx = NULL;
+    const sara_context_options one = {.threads = 1};
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run);
+    test_run_output(run, "again");
+    assert_ok(ctx, sara_context_new(&ctx, &one));
+    assert_ok(ctx, sara_train(ctx, NULL, &run->options));
+    sara_context_free(ctx);
+    assert_string_equal(test_run_sha256(run), sha256);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_TINY(test_contents),     TEST_TINY(test_limits),
+        TEST_TINY(test_existing_run), TEST_TINY(test_limit_and_larger_number),
+        TEST_TINY(test_failed_start), TEST_TINY(test_locked),
+        TEST_TINY(test_left_lock),    TEST_TINY(test_output_is_a_file),
+        TEST_CASE(test_log),          TEST_TINY(test_metadata),
+        TEST_CASE(test_reproducible),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

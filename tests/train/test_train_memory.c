@@ -1,0 +1,86 @@
+/* The n-th allocation of a training run fails, for every n: SARA_ERROR_MEMORY, nothing leaked, and
+ * a run folder that the next run can go on with. */
+#include "support/memory.h"
+#include "support_train.h"
+
+typedef struct memory_run {
+    test_run *run;
+    test_allocator allocator;
+    sara_context *ctx;
+    long before; /* allocations alive between runs */
+} memory_run;
+
+static void memory_run_open(memory_run *m, test_run *run)
+{
+    *m = (memory_run){.run = run};
+    run->options.max_train_steps = 2;
+    run->options.checkpointing_steps = 1;
+    run->options.checkpoints_total_limit = 1;
+    run->options.progressive_iter = 1;
+    m->ctx = test_allocator_context(&m->allocator);
+    m->before = m->allocator.alive;
+}
+
+static void memory_run_close(memory_run *m)
+{
+    sara_context_free(m->ctx);
+    assert_int_equal(m->allocator.alive, 0);
+}
+
+/* Trains with the n-th allocation failing; n < 0: none. */
+static sara_status train(memory_run *m, long n)
+{
+    m->allocator.left = n;
+    sara_status status = sara_train(m->ctx, NULL, &m->run->options);
+    m->allocator.left = m->allocator.left == 0 ? 0 : -1;
+    if (m->allocator.alive != m->before)
+        fail_msg("allocation %ld: %ld left over", n, m->allocator.alive - m->before);
+    return status;
+}
+
+static void clear(memory_run *m)
+{
+    if (sara_path_exists(m->run->output))
+        assert_ok(m->run->ctx, sara_directory_remove(m->run->ctx, m->run->output));
+    m->run->options.resume_from_checkpoint = NULL;
+}
+
+/* Whatever a failed run left, the next one goes on from it and ends as it should. */
+static void go_on(memory_run *m, const char *sha256)
+{
+    m->run->options.resume_from_checkpoint = "latest";
+    test_assert_status(m->ctx, train(m, -1), SARA_OK, "resumed", __FILE__, __LINE__);
+    assert_string_equal(test_run_sha256(m->run), sha256);
+}
+
+static void test_every_failure(void **state)
+{
+    memory_run m;
+    memory_run_open(&m, *state);
+    assert_int_equal(train(&m, -1), SARA_OK);
+    const char *sha256 = test_run_sha256(m.run);
+    long n = 0, failures = 0;
+    for (bool failed = true; failed; n++) {
+        clear(&m);
+        sara_status status = train(&m, n);
+        failed = m.allocator.left == 0;
+        m.allocator.left = -1;
+        if (failed)
+            test_assert_status(m.ctx, status, SARA_ERROR_MEMORY,
+                               test_text(m.run, "allocation %ld", n), __FILE__, __LINE__);
+        else
+            test_assert_status(m.ctx, status, SARA_OK, "train", __FILE__, __LINE__);
+        failures += failed;
+        if (n % 50 == 0)
+            go_on(&m, sha256);
+    }
+    print_message("%ld allocations\n", failures);
+    assert_true(failures > 100);
+    memory_run_close(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {TEST_TINY(test_every_failure)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
