@@ -29,15 +29,15 @@ static sara_status load_model(trainer *t)
     const sara_train_options *o = &t->options;
     sara_model_options options = {.variant = o->variant, .unet_only = o->unet_only != NULL};
     const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
-    sara_scheduler_config scheduler;
+    sara_scheduler_config *scheduler;
     const char *base;
     sara_status status;
     TRY(sara_model_load(t->ctx, &t->model, path, &options));
     TRY(sara_model_base_sha256(t->ctx, &base, t->model));
-    scheduler = t->model->scheduler;
+    scheduler = &t->model->scheduler; /* of the validation pictures too */
     if (o->prediction_type)
-        TRY(sara_prediction_parse(t->ctx, &scheduler.prediction_type, o->prediction_type));
-    TRY(sara_objective_new(t->ctx, &t->objective, &scheduler));
+        TRY(sara_prediction_parse(t->ctx, &scheduler->prediction_type, o->prediction_type));
+    TRY(sara_objective_new(t->ctx, &t->objective, scheduler));
     sara_unet_checkpointing(t->model->unet, o->gradient_checkpointing);
 done:
     return status;
@@ -161,11 +161,9 @@ static sara_status resume(trainer *t)
 {
     const char *which = t->options.resume_from_checkpoint;
     bool found = false;
-    sara_status status;
+    sara_status status = SARA_OK;
     if (which)
         TRY(sara_checkpoint_load(&t->run, t->optimizer, &t->state, t->identity, which, &found));
-    else
-        TRY(check_new(t));
     t->started_at = sara_optimizer_steps(t->optimizer);
     if (found)
         sara_log(t->ctx, SARA_LOG_INFO, "resuming after step %lld of %lld",
@@ -207,6 +205,8 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(load_model(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;
+    if (!t->options.resume_from_checkpoint)
+        TRY(check_new(t)); /* before hours of encoding */
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
     TRY(count_steps(t));

@@ -131,6 +131,17 @@ done:
     return status;
 }
 
+/* A picture that cannot be drawn or written is no reason to lose what was trained. */
+static sara_status validate(trainer *t, int64_t step)
+{
+    sara_status status = sara_run_validate(&t->run, t->model, &t->options, step);
+    if (status == SARA_OK || status == SARA_INTERRUPTED || status == SARA_ERROR_MEMORY)
+        return status;
+    sara_log(t->ctx, SARA_LOG_WARNING, "validation after step %lld: %s", (long long)step,
+             sara_context_error(t->ctx));
+    return SARA_OK;
+}
+
 /* One step with what belongs to it. */
 static sara_status advance(trainer *t)
 {
@@ -149,7 +160,7 @@ static sara_status advance(trainer *t)
         TRY(save_checkpoint(t));
     if (t->options.validation_prompt_count &&
         (step % t->options.validation_steps == 0 || step == t->steps))
-        TRY(sara_run_validate(&t->run, t->model, &t->options, step));
+        TRY(validate(t, step));
 done:
     return status;
 }

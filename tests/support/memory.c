@@ -5,8 +5,11 @@
 static void *allocate(void *user, size_t size)
 {
     test_allocator *allocator = user;
-    if (allocator->left == 0)
+    if (allocator->left == 0) {
+        allocator->left -= allocator->once;
+        allocator->failures++;
         return NULL;
+    }
     if (allocator->left > 0)
         allocator->left--;
     void *memory = malloc(size);
@@ -26,8 +29,7 @@ sara_context *test_allocator_context(test_allocator *allocator)
     sara_context *ctx = NULL;
     sara_allocator functions = {allocate, release, allocator};
     sara_context_options options = {.allocator = &functions, .threads = 1};
-    allocator->left = -1;
-    allocator->alive = 0;
+    *allocator = (test_allocator){.left = -1};
     assert_ok(ctx, sara_context_new(&ctx, &options));
     return ctx;
 }
@@ -39,8 +41,9 @@ void test_every_allocation(test_memory_fn fn, const char *argument)
     long before = allocator.alive, n = 0;
     for (bool failed = true; failed; n++) {
         allocator.left = n;
+        allocator.failures = 0;
         sara_status status = fn(ctx, argument);
-        failed = allocator.left == 0 && status != SARA_OK;
+        failed = allocator.failures > 0;
         allocator.left = -1;
         if (failed)
             test_assert_status(ctx, status, SARA_ERROR_MEMORY, argument, __FILE__, __LINE__);

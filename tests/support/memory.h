@@ -4,10 +4,12 @@
 
 #include "support/support.h"
 
-/* An allocator whose n-th allocation from now on fails (and all after it); counts what is alive. */
+/* An allocator whose n-th allocation from now on fails, and all after it unless `once`; counts what
+ * is alive and what failed. */
 typedef struct test_allocator {
     long left; /* until the failure; negative: never */
-    long alive;
+    long alive, failures;
+    bool once;
 } test_allocator;
 sara_context *test_allocator_context(test_allocator *allocator);
 /* Runs fn with the 1st, 2nd, ... allocation failing, until it succeeds: each failure must be
