@@ -159,7 +159,14 @@ done:
 }
 
 sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to) {
+    char *parent = NULL;
+    sara_status status;
+    /* Before the rename, so that running out of memory leaves nothing renamed. */
+    TRY(sara_path_parent(ctx, &parent, to));
     if (rename(from, to) != 0)
-        return sara_fail_errno(ctx, to, "cannot rename to this name");
-    return sara_parent_sync(ctx, to);
+        TRY(sara_fail_errno(ctx, to, "cannot rename to this name"));
+    TRY(sara_directory_sync(ctx, parent));
+done:
+    sara_free(ctx, parent);
+    return status;
 }
