@@ -105,12 +105,54 @@ static void test_single_failures(void **state)
     test_failures(&m, true, 3);
 }
 
+/* Images and captions: scanned, hashed, encoded and drawn from. */
+static sara_status use_images(memory_run *m, const sara_model *model, long n)
+{
+    sara_batches *batches = NULL;
+    sara_batch batch;
+    sara_status status;
+    m->allocator.failures = 0;
+    m->allocator.left = n;
+    TRY(sara_batches_open(m->ctx, &batches, model, &m->run->options, 1000));
+    for (int i = 0; i < 2; i++)
+        TRY(sara_batches_get(batches, &batch, i));
+done:
+    sara_batches_free(batches);
+    m->allocator.left = -1;
+    return status;
+}
+
+static void test_images(void **state)
+{
+    memory_run m;
+    sara_model *model = NULL;
+    test_run *run = *state;
+    memory_run_open(&m, run);
+    run->options.replay = run->options.unet_only = NULL;
+    run->options.train_data_dir = test_run_images(run, 1);
+    run->options.train_batch_size = 1;
+    run->options.resolution = 16;
+    assert_int_equal(sara_model_load(m.ctx, &model, SARA_TEST_EMOJI "/base", NULL), SARA_OK);
+    assert_int_equal(use_images(&m, model, -1), SARA_OK); /* what the device keeps is there now */
+    long before = m.allocator.alive, n = 0;
+    for (bool failed = true; failed; n++) {
+        sara_status status = use_images(&m, model, n);
+        failed = m.allocator.failures > 0;
+        test_assert_status(m.ctx, status, failed ? SARA_ERROR_MEMORY : SARA_OK,
+                           test_text(run, "allocation %ld", n), __FILE__, __LINE__);
+        assert_int_equal(m.allocator.alive, before);
+    }
+    assert_true(n > 100);
+    sara_model_free(model);
+    memory_run_close(&m);
+}
+
 int main(void)
 {
     /* Thousands of short runs: a folder in memory, where there is one, saves their fsyncs. */
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {TEST_TINY(test_every_failure),
-                                       TEST_TINY(test_single_failures)};
+                                       TEST_TINY(test_single_failures), TEST_TINY(test_images)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

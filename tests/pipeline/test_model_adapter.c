@@ -1,0 +1,143 @@
+/* Adapters on a model: strengths bit by bit, several of them, bases, what is refused. */
+#include "support_pipeline.h"
+
+#include <math.h>
+
+static void test_strengths(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_TINY, true);
+    const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
+    size_t count, same;
+    const float *base = test_values(pipe, model, &count);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 1, false));
+    const float *full = test_values(pipe, model, &same);
+    assert_int_equal(count, same);
+    sara_model_remove(model);
+    assert_memory_equal(test_values(pipe, model, &same), base, count * sizeof(*base));
+    size_t changed = 0;
+    for (size_t i = 0; i < count; i++) {
+        changed += full[i] != base[i];
+        assert_true(full[i] == base[i] || full[i] == base[i] + 0.25f);
+    }
+    assert_true(changed > count / 8 && changed < count / 6);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 0, false));
+    assert_memory_equal(test_values(pipe, model, &same), base, count * sizeof(*base));
+    sara_model_remove(model);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 0.5, false));
+    const float *half = test_values(pipe, model, &same);
+    for (size_t i = 0; i < count; i++) {
+        double wanted = (double)base[i] + 0.5 * ((double)full[i] - (double)base[i]);
+        assert_true(half[i] == (float)wanted);
+    }
+    sara_model_remove(model);
+    sara_model_remove(model); /* nothing is left to take off */
+    assert_memory_equal(test_values(pipe, model, &same), base, count * sizeof(*base));
+    sara_model_free(model);
+}
+
+/* Two add up as changes, in either order to the same bits. */
+static void test_two(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_TINY, true);
+    const char *a = test_adapter(pipe, "a.safetensors", model, 3, 0.25f);
+    const char *b = test_adapter(pipe, "b.safetensors", model, 5, -0.125f);
+    size_t count;
+    const float *base = test_values(pipe, model, &count);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, a, 0.6, false));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, b, 0.6, false));
+    const float *first = test_values(pipe, model, &count);
+    sara_model_remove(model);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, b, 0.6, false));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, a, 0.6, false));
+    assert_memory_equal(test_values(pipe, model, &count), first, count * sizeof(*first));
+    sara_model_remove(model);
+    assert_memory_equal(test_values(pipe, model, &count), base, count * sizeof(*base));
+    sara_model_free(model);
+}
+
+/* An adapter of an adapted model is one of its base: the base's hash stays. */
+static void test_base_hash(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_TINY, true);
+    const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
+    sara_model_report before, after;
+    assert_ok(pipe->ctx, sara_model_inspect(pipe->ctx, &before, model));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 1, false));
+    assert_ok(pipe->ctx, sara_model_inspect(pipe->ctx, &after, model));
+    assert_string_equal(before.base_sha256, after.base_sha256);
+    assert_memory_not_equal(before.histogram, after.histogram, sizeof(before.histogram));
+    sara_model_free(model);
+}
+
+static void test_other_base(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_TINY, true);
+    const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
+    sara_params *params = sara_unet_params(model->unet);
+    ((float *)params->items[0].value.data)[0] += 1;
+    model->base_sha256[0] = '\0'; /* as if that had been loaded */
+    size_t count;
+    const float *base = test_values(pipe, model, &count);
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "a.safetensors: adapter: made for the base ",
+                   sara_model_apply(pipe->ctx, model, path, 1, false));
+    assert_memory_equal(test_values(pipe, model, &count), base, count * sizeof(*base));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 1, true));
+    assert_memory_not_equal(test_values(pipe, model, &count), base, count * sizeof(*base));
+    sara_model_remove(model);
+    assert_memory_equal(test_values(pipe, model, &count), base, count * sizeof(*base));
+    sara_model_free(model);
+}
+
+/* Another architecture is refused even when forced, and nothing is changed. */
+static void test_other_model(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *tiny = test_model(pipe, TEST_TINY, true);
+    sara_model *other = test_model(pipe, SARA_TEST_GOLDEN "/unet_sd1", true);
+    const char *path = test_adapter(pipe, "a.safetensors", other, 1000, 0.25f);
+    size_t count;
+    const float *base = test_values(pipe, tiny, &count);
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "a.safetensors",
+                   sara_model_apply(pipe->ctx, tiny, path, 1, true));
+    assert_memory_equal(test_values(pipe, tiny, &count), base, count * sizeof(*base));
+    sara_model_free(other);
+    sara_model_free(tiny);
+}
+
+static void test_refused(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_TINY, true);
+    const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "strength nan",
+                   sara_model_apply(pipe->ctx, model, path, NAN, false));
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "strength inf",
+                   sara_model_apply(pipe->ctx, model, path, INFINITY, false));
+    assert_refused(
+        pipe->ctx, SARA_ERROR_IO, "none.safetensors",
+        sara_model_apply(pipe->ctx, model, test_path(pipe, "none.safetensors"), 1, false));
+    const sara_metadata metadata[] = {{"sara.base_sha256", model->base_sha256},
+                                      {"sara.target", "transformer"}};
+    uint32_t position = 0;
+    float value = 1;
+    const sara_adapter_entry entry = {"conv_in.bias", &position, &value, 1};
+    path = test_path(pipe, "b.safetensors");
+    assert_ok(pipe->ctx, sara_adapter_save(pipe->ctx, path, &entry, 1, metadata, 2, SARA_F32));
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT,
+                   "b.safetensors: sara.target is transformer, expected unet",
+                   sara_model_apply(pipe->ctx, model, path, 1, true));
+    sara_model_free(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_strengths),  TEST_CASE(test_two),         TEST_CASE(test_base_hash),
+        TEST_CASE(test_other_base), TEST_CASE(test_other_model), TEST_CASE(test_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
