@@ -1,5 +1,7 @@
 #include "core/context.h"
 
+#include "core/trace.h"
+
 #include <omp.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -60,6 +62,7 @@ void sara_context_free(sara_context *ctx)
 {
     if (!ctx)
         return;
+    sara_trace_stop(ctx);
     sara_arena_free(&ctx->arena);
     sara_allocator allocator = ctx->allocator;
     allocator.release(allocator.user, ctx);

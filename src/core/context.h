@@ -16,6 +16,7 @@ struct sara_context {
     void *user;
     volatile sig_atomic_t interrupted;
     sara_arena arena;
+    struct sara_trace *trace; /* NULL: off */
     uint64_t param_sets; /* made so far; where the versions of the next one start */
     char error[SARA_ERROR_SIZE];
 };

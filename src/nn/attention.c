@@ -6,6 +6,12 @@ static sara_status wanted_grad(sara_tape *tape, float **out, sara_var *var)
     return var->requires_grad ? sara_tape_grad(tape, out, var) : SARA_OK;
 }
 
+/* Two products forward, five backward. */
+static double attention_flops(const sara_attention_shape *s)
+{
+    return 4.0 * (double)(s->n * s->heads * s->t) * (double)(s->s * s->dim);
+}
+
 static sara_status attention_backward(sara_tape *tape, sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
@@ -17,9 +23,11 @@ static sara_status attention_backward(sara_tape *tape, sara_node *node)
     TRY(wanted_grad(tape, &dq, node->in[0]));
     TRY(wanted_grad(tape, &dk, node->in[1]));
     TRY(wanted_grad(tape, &dv, node->in[2]));
-    TRY(kernels->attention_backward(&env, dq, dk, dv, node->out->grad, node->saved[3]->data,
-                                    node->saved[4]->data, node->saved[0]->data,
-                                    node->saved[1]->data, node->saved[2]->data, node->attributes));
+    TRY(SARA_TRACED(env.ctx, "attention grad", 2.5 * attention_flops(node->attributes),
+                    kernels->attention_backward(&env, dq, dk, dv, node->out->grad,
+                                                node->saved[3]->data, node->saved[4]->data,
+                                                node->saved[0]->data, node->saved[1]->data,
+                                                node->saved[2]->data, node->attributes)));
 done:
     return status;
 }
@@ -62,7 +70,9 @@ sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_v
     const sara_shape lse_shape = sara_shape3(shape.n, heads, shape.t);
     TRY(sara_tape_var(tape, &out, &q->shape));
     TRY(sara_tape_var(tape, &lse, &lse_shape));
-    TRY(kernels->attention_forward(&env, out->data, lse->data, q->data, k->data, v->data, &shape));
+    TRY(SARA_TRACED(
+        env.ctx, "attention", attention_flops(&shape),
+        kernels->attention_forward(&env, out->data, lse->data, q->data, k->data, v->data, &shape)));
     sara_node node = {.op = "attention",
                       .backward = attention_backward,
                       .in = {q, k, v},

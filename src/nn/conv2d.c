@@ -40,16 +40,23 @@ static sara_status check(sara_context *ctx, sara_conv_shape *out, const sara_sha
     sara_shape_text a, b;
     sara_status status;
     TRY(check_shapes(ctx, x, weight, bias));
-    if (o->stride < 1 || o->pad_top < 0 || o->pad_left < 0 || o->pad_bottom < 0 ||
-        o->pad_right < 0)
+    if (o->stride < 1 || o->pad_top < 0 || o->pad_left < 0 || o->pad_bottom < 0 || o->pad_right < 0)
         return sara_fail(ctx, SARA_ERROR_INPUT,
                          "conv2d: %s: stride %d, padding %d %d %d %d, expected at least 1 and 0",
                          weight->name, o->stride, o->pad_top, o->pad_left, o->pad_bottom,
                          o->pad_right);
-    *out = (sara_conv_shape){.n = x->dims[0], .h = x->dims[1], .w = x->dims[2], .in = x->dims[3],
-                             .out = w->dims[0], .kh = w->dims[2], .kw = w->dims[3],
-                             .stride = o->stride, .pad_top = o->pad_top, .pad_left = o->pad_left,
-                             .pad_bottom = o->pad_bottom, .pad_right = o->pad_right};
+    *out = (sara_conv_shape){.n = x->dims[0],
+                             .h = x->dims[1],
+                             .w = x->dims[2],
+                             .in = x->dims[3],
+                             .out = w->dims[0],
+                             .kh = w->dims[2],
+                             .kw = w->dims[3],
+                             .stride = o->stride,
+                             .pad_top = o->pad_top,
+                             .pad_left = o->pad_left,
+                             .pad_bottom = o->pad_bottom,
+                             .pad_right = o->pad_right};
     out->oh = out_side(out->h, o->pad_top, o->pad_bottom, out->kh, o->stride);
     out->ow = out_side(out->w, o->pad_left, o->pad_right, out->kw, o->stride);
     if (out->oh < 1 || out->ow < 1)
@@ -58,6 +65,11 @@ static sara_status check(sara_context *ctx, sara_conv_shape *out, const sara_sha
                            sara_shape_format(&a, w), sara_shape_format(&b, x));
 done:
     return status;
+}
+
+static double conv_flops(const sara_conv_shape *s)
+{
+    return 2.0 * (double)(s->n * s->oh * s->ow) * (double)(s->out * s->in * s->kh * s->kw);
 }
 
 static sara_status weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
@@ -70,9 +82,12 @@ static sara_status weight_backward(sara_tape *tape, sara_param *weight, const fl
     if (!kernels->conv_dw || !kernels->conv_dw_sampled)
         return sara_kernel_missing(tape, "conv2d");
     if (weight->want == SARA_GRAD_DENSE)
-        return kernels->conv_dw(&env, weight->grad, dy, x->data, shape);
-    return kernels->conv_dw_sampled(&env, weight->grad, dy, x->data, weight->positions,
-                                    weight->selected, shape);
+        return SARA_TRACED(env.ctx, "conv2d dw", conv_flops(shape),
+                           kernels->conv_dw(&env, weight->grad, dy, x->data, shape));
+    return SARA_TRACED(env.ctx, "conv2d dw sampled",
+                       2.0 * (double)weight->selected * (double)(shape->n * shape->oh * shape->ow),
+                       kernels->conv_dw_sampled(&env, weight->grad, dy, x->data, weight->positions,
+                                                weight->selected, shape));
 }
 
 static sara_status conv_backward(sara_tape *tape, sara_node *node)
@@ -89,7 +104,8 @@ static sara_status conv_backward(sara_tape *tape, sara_node *node)
         if (!kernels->conv_dx)
             return sara_kernel_missing(tape, "conv2d");
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-        TRY(kernels->conv_dx(&env, dx, dy, weight->value.data, weight, shape, !fresh));
+        TRY(SARA_TRACED(env.ctx, "conv2d dx", conv_flops(shape),
+                        kernels->conv_dx(&env, dx, dy, weight->value.data, weight, shape, !fresh)));
     }
     TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->n * shape->oh * shape->ow,
@@ -112,8 +128,9 @@ sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_para
     TRY(check(env.ctx, &shape, &x->shape, weight, bias, options));
     sara_shape out_shape = sara_shape4(shape.n, shape.oh, shape.ow, shape.out);
     TRY(sara_tape_var(tape, &out, &out_shape));
-    TRY(kernels->conv_forward(&env, out->data, x->data, weight->value.data,
-                              bias ? bias->value.data : NULL, weight, &shape));
+    TRY(SARA_TRACED(env.ctx, "conv2d", conv_flops(&shape),
+                    kernels->conv_forward(&env, out->data, x->data, weight->value.data,
+                                          bias ? bias->value.data : NULL, weight, &shape)));
     sara_node node = {.op = "conv2d",
                       .backward = conv_backward,
                       .in = {x},

@@ -24,6 +24,11 @@ static sara_status check(sara_context *ctx, sara_linear_shape *out, const sara_s
     return SARA_OK;
 }
 
+static double linear_flops(const sara_linear_shape *s)
+{
+    return 2.0 * (double)s->rows * (double)(s->in * s->out);
+}
+
 sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *dy, int64_t rows,
                                int64_t out)
 {
@@ -36,10 +41,11 @@ sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *d
     if (!kernels->bias_grad)
         return sara_kernel_missing(tape, "bias gradient");
     if (bias->want == SARA_GRAD_DENSE)
-        return kernels->bias_grad(&env, bias->grad, dy, rows, out);
+        return SARA_TRACED(env.ctx, "bias grad", 0,
+                           kernels->bias_grad(&env, bias->grad, dy, rows, out));
     TRY(sara_tape_scratch(tape, &dense, (size_t)out));
     memset(dense, 0, (size_t)out * sizeof(*dense));
-    TRY(kernels->bias_grad(&env, dense, dy, rows, out));
+    TRY(SARA_TRACED(env.ctx, "bias grad", 0, kernels->bias_grad(&env, dense, dy, rows, out)));
     sara_param_add_dense(bias, dense);
 done:
     sara_tape_unscratch(tape, dense);
@@ -56,9 +62,12 @@ static sara_status weight_backward(sara_tape *tape, sara_param *weight, const fl
     if (!kernels->linear_dw || !kernels->linear_dw_sampled)
         return sara_kernel_missing(tape, "linear");
     if (weight->want == SARA_GRAD_DENSE)
-        return kernels->linear_dw(&env, weight->grad, dy, x->data, shape);
-    return kernels->linear_dw_sampled(&env, weight->grad, dy, x->data, weight->positions,
-                                      weight->selected, shape);
+        return SARA_TRACED(env.ctx, "linear dw", linear_flops(shape),
+                           kernels->linear_dw(&env, weight->grad, dy, x->data, shape));
+    return SARA_TRACED(env.ctx, "linear dw sampled",
+                       2.0 * (double)weight->selected * (double)shape->rows,
+                       kernels->linear_dw_sampled(&env, weight->grad, dy, x->data,
+                                                  weight->positions, weight->selected, shape));
 }
 
 static sara_status linear_backward(sara_tape *tape, sara_node *node)
@@ -75,7 +84,8 @@ static sara_status linear_backward(sara_tape *tape, sara_node *node)
         if (!kernels->linear_dx)
             return sara_kernel_missing(tape, "linear");
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-        TRY(kernels->linear_dx(&env, dx, dy, weight->value.data, shape, !fresh));
+        TRY(SARA_TRACED(env.ctx, "linear dx", linear_flops(shape),
+                        kernels->linear_dx(&env, dx, dy, weight->value.data, shape, !fresh)));
     }
     TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->rows, shape->out));
@@ -98,8 +108,9 @@ sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_para
     sara_shape out_shape = x->shape;
     out_shape.dims[out_shape.rank - 1] = shape.out;
     TRY(sara_tape_var(tape, &out, &out_shape));
-    TRY(kernels->linear_forward(&env, out->data, x->data, weight->value.data,
-                                bias ? bias->value.data : NULL, &shape));
+    TRY(SARA_TRACED(env.ctx, "linear", linear_flops(&shape),
+                    kernels->linear_forward(&env, out->data, x->data, weight->value.data,
+                                            bias ? bias->value.data : NULL, &shape)));
     sara_node node = {.op = "linear",
                       .backward = linear_backward,
                       .in = {x},

@@ -9,6 +9,7 @@
 #define SARA_NN_H
 
 #include "core/tape.h"
+#include "core/trace.h"
 
 /* Devices: "cpu" (fast kernels, plain ones where there is none) or "cpu-plain" (the reference
  * kernels alone, the oracle). Errors: SARA_ERROR_DEVICE for another name. */

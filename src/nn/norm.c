@@ -45,10 +45,11 @@ static sara_status group_kernel(sara_tape *tape, const sara_node *node, float *d
     sara_kernel_env env = sara_tape_env(tape);
     if (!kernels->group_norm_backward)
         return sara_kernel_missing(tape, node->op);
-    return kernels->group_norm_backward(&env, dx, dw, db, node->out->grad, node->saved[0]->data,
-                                        node->saved[1]->data, node->saved[2]->data,
-                                        node->params[0]->value.data, node->params[1]->value.data,
-                                        node->attributes, accumulate);
+    return SARA_TRACED(env.ctx, "group_norm grad", 0,
+                       kernels->group_norm_backward(
+                           &env, dx, dw, db, node->out->grad, node->saved[0]->data,
+                           node->saved[1]->data, node->saved[2]->data, node->params[0]->value.data,
+                           node->params[1]->value.data, node->attributes, accumulate));
 }
 
 static sara_status group_norm_backward(sara_tape *tape, sara_node *node)
@@ -94,8 +95,9 @@ sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
     TRY(sara_tape_var(tape, &out, &x->shape));
     TRY(sara_tape_var(tape, &mean, &statistics));
     TRY(sara_tape_var(tape, &rstd, &statistics));
-    TRY(kernels->group_norm_forward(&env, out->data, mean->data, rstd->data, x->data,
-                                    weight->value.data, bias->value.data, &shape));
+    TRY(SARA_TRACED(env.ctx, "group_norm", 0,
+                    kernels->group_norm_forward(&env, out->data, mean->data, rstd->data, x->data,
+                                                weight->value.data, bias->value.data, &shape)));
     sara_node node = {.op = "group_norm",
                       .backward = group_norm_backward,
                       .in = {x},
@@ -120,9 +122,11 @@ static sara_status layer_kernel(sara_tape *tape, const sara_node *node, float *d
     sara_kernel_env env = sara_tape_env(tape);
     if (!kernels->layer_norm_backward)
         return sara_kernel_missing(tape, node->op);
-    return kernels->layer_norm_backward(&env, dx, dw, db, node->out->grad, node->saved[0]->data,
-                                        node->saved[1]->data, node->saved[2]->data,
-                                        node->params[0]->value.data, a->rows, a->c, accumulate);
+    return SARA_TRACED(
+        env.ctx, "layer_norm grad", 0,
+        kernels->layer_norm_backward(&env, dx, dw, db, node->out->grad, node->saved[0]->data,
+                                     node->saved[1]->data, node->saved[2]->data,
+                                     node->params[0]->value.data, a->rows, a->c, accumulate));
 }
 
 static sara_status layer_norm_backward(sara_tape *tape, sara_node *node)
@@ -146,9 +150,10 @@ sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
     TRY(sara_tape_var(tape, &out, &x->shape));
     TRY(sara_tape_var(tape, &mean, &statistics));
     TRY(sara_tape_var(tape, &rstd, &statistics));
-    TRY(kernels->layer_norm_forward(&env, out->data, mean->data, rstd->data, x->data,
-                                    weight->value.data, bias->value.data, attributes.rows,
-                                    attributes.c, eps));
+    TRY(SARA_TRACED(env.ctx, "layer_norm", 0,
+                    kernels->layer_norm_forward(&env, out->data, mean->data, rstd->data, x->data,
+                                                weight->value.data, bias->value.data,
+                                                attributes.rows, attributes.c, eps)));
     sara_node node = {.op = "layer_norm",
                       .backward = layer_norm_backward,
                       .in = {x},

@@ -223,7 +223,7 @@ static sara_status dx_by_forward(const sara_kernel_env *env, float *dx, const fl
     float *flipped = NULL;
     sara_status status;
     TRY(sara_scratch(env, &flipped, (size_t)(s->out * s->in * s->kh * s->kw)));
-    flip(flipped, w, s, sara_threads(env->ctx));
+    TRY(SARA_TRACED_VOID(env->ctx, "weight layout", flip(flipped, w, s, sara_threads(env->ctx))));
     TRY(sara_onednn_conv_forward(env, dx, dy, flipped, NULL, NULL, &back));
 done:
     sara_unscratch(env, flipped);

@@ -69,6 +69,7 @@ sara_status sara_op_reorder(sara_onednn *state, const sara_op *op, const float *
     dnnl_memory_t chosen = op->memory[SARA_SLOT_WEIGHTS];
     dnnl_memory_t source = back ? chosen : op->plain, target = back ? op->plain : chosen;
     const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, target}};
+    sara_trace_begin(state->ctx);
     dnnl_status_t status = dnnl_memory_set_data_handle(source, (void *)(uintptr_t)from);
     if (status == dnnl_success)
         status = dnnl_memory_set_data_handle(target, to);
@@ -76,7 +77,9 @@ sara_status sara_op_reorder(sara_onednn *state, const sara_op *op, const float *
         status = dnnl_primitive_execute(op->reorder, state->stream, 2, arguments);
     if (status == dnnl_success)
         status = dnnl_stream_wait(state->stream);
-    return status == dnnl_success ? SARA_OK : sara_op_fail(state->ctx, &op->key, status);
+    return sara_trace_end(state->ctx, "weight layout", 0,
+                          status == dnnl_success ? SARA_OK
+                                                 : sara_op_fail(state->ctx, &op->key, status));
 }
 
 static sara_status add(sara_onednn *state, const sara_op *op, const float *w,

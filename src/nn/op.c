@@ -45,7 +45,9 @@ sara_status sara_op_pass(sara_tape *tape, sara_var *var, const float *dy)
         return sara_kernel_missing(tape, "copy");
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, var));
     int64_t width = sara_shape_last(&var->shape);
-    kernels->copy_columns(dx, width, 0, dy, width, 0, sara_shape_rows(&var->shape), width, !fresh);
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "copy",
+                         kernels->copy_columns(dx, width, 0, dy, width, 0,
+                                               sara_shape_rows(&var->shape), width, !fresh)));
 done:
     return status;
 }

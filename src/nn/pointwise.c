@@ -13,8 +13,10 @@ static sara_status activate_backward(sara_tape *tape, sara_node *node)
     if (!kernels->activate_backward)
         return sara_kernel_missing(tape, node->op);
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    kernels->activate_backward(dx, node->out->grad, x->data, sara_shape_count(&x->shape),
-                               *activation, !fresh);
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "activate grad",
+                         kernels->activate_backward(dx, node->out->grad, x->data,
+                                                    sara_shape_count(&x->shape), *activation,
+                                                    !fresh)));
 done:
     return status;
 }
@@ -28,7 +30,9 @@ sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x, sara_ac
     if (!kernels->activate_forward)
         return sara_kernel_missing(tape, "activate");
     TRY(sara_tape_var(tape, &out, &x->shape));
-    kernels->activate_forward(out->data, x->data, sara_shape_count(&x->shape), activation);
+    TRY(SARA_TRACED_VOID(
+        sara_tape_context(tape), "activate",
+        kernels->activate_forward(out->data, x->data, sara_shape_count(&x->shape), activation)));
     sara_node node = {.op = "activate",
                       .backward = activate_backward,
                       .in = {x},
@@ -52,8 +56,10 @@ static sara_status geglu_backward(sara_tape *tape, sara_node *node)
     if (!kernels->geglu_backward)
         return sara_kernel_missing(tape, node->op);
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    kernels->geglu_backward(dx, node->out->grad, node->saved[0]->data, sara_shape_rows(shape),
-                            sara_shape_last(shape), !fresh);
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "geglu grad",
+                         kernels->geglu_backward(dx, node->out->grad, node->saved[0]->data,
+                                                 sara_shape_rows(shape), sara_shape_last(shape),
+                                                 !fresh)));
 done:
     return status;
 }
@@ -74,7 +80,9 @@ sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x)
         return sara_kernel_missing(tape, "geglu");
     shape.dims[shape.rank - 1] /= 2;
     TRY(sara_tape_var(tape, &out, &shape));
-    kernels->geglu_forward(out->data, x->data, sara_shape_rows(&shape), sara_shape_last(&shape));
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "geglu",
+                         kernels->geglu_forward(out->data, x->data, sara_shape_rows(&shape),
+                                                sara_shape_last(&shape))));
     sara_node node = {
         .op = "geglu", .backward = geglu_backward, .in = {x}, .saved = {x}, .out = out};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
@@ -105,7 +113,8 @@ sara_status sara_nn_add(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
     if (!kernels->add)
         return sara_kernel_missing(tape, "add");
     TRY(sara_tape_var(tape, &out, &a->shape));
-    kernels->add(out->data, a->data, b->data, sara_shape_count(&a->shape));
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "add",
+                         kernels->add(out->data, a->data, b->data, sara_shape_count(&a->shape))));
     sara_node node = {.op = "add", .backward = add_backward, .in = {a, b}, .out = out};
     if (sara_tape_wants(tape, node.in, 2, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));
@@ -126,8 +135,10 @@ static sara_status add_per_sample_backward(sara_tape *tape, sara_node *node)
     if (!kernels->add_per_sample_de)
         return sara_kernel_missing(tape, node->op);
     TRY(sara_tape_grad(tape, &de, node->in[1]));
-    kernels->add_per_sample_de(de, node->out->grad, shape->dims[0], sara_shape_inner(shape),
-                               sara_shape_last(shape));
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "add_per_sample grad",
+                         kernels->add_per_sample_de(de, node->out->grad, shape->dims[0],
+                                                    sara_shape_inner(shape),
+                                                    sara_shape_last(shape))));
 done:
     return status;
 }
@@ -149,8 +160,9 @@ sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x, s
     if (!kernels->add_per_sample)
         return sara_kernel_missing(tape, "add_per_sample");
     TRY(sara_tape_var(tape, &out, shape));
-    kernels->add_per_sample(out->data, x->data, e->data, shape->dims[0], sara_shape_inner(shape),
-                            sara_shape_last(shape));
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "add_per_sample",
+                         kernels->add_per_sample(out->data, x->data, e->data, shape->dims[0],
+                                                 sara_shape_inner(shape), sara_shape_last(shape))));
     sara_node node = {
         .op = "add_per_sample", .backward = add_per_sample_backward, .in = {x, e}, .out = out};
     if (sara_tape_wants(tape, node.in, 2, NULL, 0))

@@ -14,7 +14,9 @@ static sara_status pass_columns(sara_tape *tape, sara_var *var, const float *dy,
     if (!var->requires_grad)
         return SARA_OK;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, var));
-    kernels->copy_columns(dx, own, 0, dy, width, at, sara_shape_rows(&var->shape), own, !fresh);
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "copy",
+                         kernels->copy_columns(dx, own, 0, dy, width, at,
+                                               sara_shape_rows(&var->shape), own, !fresh)));
 done:
     return status;
 }
@@ -55,8 +57,12 @@ sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var 
     sara_shape shape = a->shape;
     shape.dims[shape.rank - 1] = both;
     TRY(sara_tape_var(tape, &out, &shape));
-    kernels->copy_columns(out->data, both, 0, a->data, width, 0, rows, width, false);
-    kernels->copy_columns(out->data, both, width, b->data, b_width, 0, rows, b_width, false);
+    TRY(SARA_TRACED_VOID(
+        sara_tape_context(tape), "copy",
+        kernels->copy_columns(out->data, both, 0, a->data, width, 0, rows, width, false)));
+    TRY(SARA_TRACED_VOID(
+        sara_tape_context(tape), "copy",
+        kernels->copy_columns(out->data, both, width, b->data, b_width, 0, rows, b_width, false)));
     sara_node node = {.op = "concat", .backward = concat_backward, .in = {a, b}, .out = out};
     if (sara_tape_wants(tape, node.in, 2, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));
@@ -76,7 +82,9 @@ static sara_status upsample_backward(sara_tape *tape, sara_node *node)
     if (!kernels->upsample_dx)
         return sara_kernel_missing(tape, node->op);
     TRY(sara_tape_grad(tape, &dx, node->in[0]));
-    kernels->upsample_dx(dx, node->out->grad, in[0], in[1], in[2], out[1], out[2], in[3]);
+    TRY(SARA_TRACED_VOID(
+        sara_tape_context(tape), "upsample grad",
+        kernels->upsample_dx(dx, node->out->grad, in[0], in[1], in[2], out[1], out[2], in[3])));
 done:
     return status;
 }
@@ -98,7 +106,9 @@ sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x, int64_t
         return sara_kernel_missing(tape, "upsample");
     const sara_shape shape = sara_shape4(in[0], height, width, in[3]);
     TRY(sara_tape_var(tape, &out, &shape));
-    kernels->upsample_forward(out->data, x->data, in[0], in[1], in[2], height, width, in[3]);
+    TRY(SARA_TRACED_VOID(
+        sara_tape_context(tape), "upsample",
+        kernels->upsample_forward(out->data, x->data, in[0], in[1], in[2], height, width, in[3])));
     sara_node node = {.op = "upsample", .backward = upsample_backward, .in = {x}, .out = out};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));
@@ -122,7 +132,8 @@ static sara_status swap_backward(sara_tape *tape, sara_node *node)
     bool fresh;
     sara_status status;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    kernels->swap_axes(dx, node->out->grad, s->n, s->b, s->a, 1, !fresh);
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "layout",
+                         kernels->swap_axes(dx, node->out->grad, s->n, s->b, s->a, 1, !fresh)));
 done:
     return status;
 }
@@ -136,7 +147,8 @@ static sara_status swap_forward(sara_tape *tape, sara_var **y, const char *op, s
     if (!kernels->swap_axes)
         return sara_kernel_missing(tape, op);
     TRY(sara_tape_var(tape, &out, shape));
-    kernels->swap_axes(out->data, x->data, s->n, s->a, s->b, 1, false);
+    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "layout",
+                         kernels->swap_axes(out->data, x->data, s->n, s->a, s->b, 1, false)));
     sara_node node = {.op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, sizeof(*s)));

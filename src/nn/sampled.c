@@ -126,17 +126,24 @@ static void run_pass(const sara_kernel_env *env, sampled_job *job, int64_t image
                   job->count * (size_t)(t + 1) / (size_t)threads);
 }
 
-static void run_passes(const sara_kernel_env *env, sampled_job *job, const float *dy,
-                       const float *x)
+static sara_status run_passes(const sara_kernel_env *env, sampled_job *job, const float *dy,
+                              const float *x)
 {
     const sara_conv_shape *s = job->shape;
     int threads = sara_threads(env->ctx);
+    sara_status status = SARA_OK;
     for (int64_t first = 0; first < s->n; first += job->images) {
         int64_t images = s->n - first < job->images ? s->n - first : job->images;
-        sara_plane_fill_x(job->x, job->x_stride, x, first, images, &job->grid, s, threads);
-        sara_plane_fill_dy(job->dy, job->dy_stride, dy, first, images, &job->grid, s, threads);
+        TRY(SARA_TRACED_VOID(env->ctx, "planes",
+                             sara_plane_fill_x(job->x, job->x_stride, x, first, images, &job->grid,
+                                               s, threads)));
+        TRY(SARA_TRACED_VOID(env->ctx, "planes",
+                             sara_plane_fill_dy(job->dy, job->dy_stride, dy, first, images,
+                                                &job->grid, s, threads)));
         run_pass(env, job, images);
     }
+done:
+    return status;
 }
 
 sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const float *dy,
@@ -159,7 +166,7 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
     memset(job.x + x_floats(&job) - x_beyond(&job), 0, (size_t)x_beyond(&job) * sizeof(float));
     sara_plane_offsets(job.offsets, &job.grid, shape, job.x_stride);
     find_rows(&job);
-    run_passes(env, &job, dy, x);
+    TRY(run_passes(env, &job, dy, x));
 done:
     sara_unscratch(env, rows);
     sara_unscratch(env, offsets);

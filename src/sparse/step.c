@@ -1,4 +1,5 @@
 /* One step of the method: reselect, clip, low-rank term, AdamW with decoupled weight decay. */
+#include "core/trace.h"
 #include "sparse/optimizer.h"
 
 #include <math.h>
@@ -134,10 +135,12 @@ sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *rep
     sara_rank_term term = {NULL, NULL, 0};
     sara_step_report result = {.rank_name = "", .reselected = due};
     TRY(check_arguments(ctx, learning_rate, grad_scale));
-    TRY(gradient_norm(optimizer, &result.grad_norm, grad_scale, limit));
+    TRY(SARA_TRACED(ctx, "grad norm", 0,
+                    gradient_norm(optimizer, &result.grad_norm, grad_scale, limit)));
     result.skipped = !loss_finite || !isfinite(result.grad_norm);
     if (!result.skipped) {
-        TRY(sara_rank_term_compute(optimizer, &term, rank_name, limit));
+        TRY(SARA_TRACED(ctx, "low-rank term", 0,
+                        sara_rank_term_compute(optimizer, &term, rank_name, limit)));
         result.rank_loss = term.loss;
         result.rank_name = term.item ? term.item->param->name : "";
         result.skipped = !isfinite(term.loss);
@@ -149,7 +152,7 @@ sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *rep
         if (due)
             TRY(sara_optimizer_reselect(optimizer));
         adamw a = adamw_step(optimizer, learning_rate, grad_scale, result.grad_norm);
-        update_all(optimizer, &term, &a);
+        TRY(SARA_TRACED_VOID(ctx, "adamw", update_all(optimizer, &term, &a)));
     }
     result.active = count_active(optimizer);
     *report = result;
