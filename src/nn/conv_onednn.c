@@ -1,4 +1,5 @@
 #include "nn/onednn.h"
+#include "nn/winograd.h"
 
 bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *s)
 {
@@ -15,6 +16,8 @@ static sara_status conv_forward(const sara_kernel_env *env, float *y, const floa
     sara_linear_shape linear;
     if (sara_conv_is_linear(&linear, shape))
         return kernels->linear_forward(env, y, x, w, b, &linear);
+    if (sara_winograd_fits(shape))
+        return sara_winograd_forward(env, y, x, w, b, shape);
     return sara_onednn_conv_forward(env, y, x, w, b, weight, shape);
 }
 
@@ -28,6 +31,8 @@ static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *d
     sara_status status;
     if (sara_conv_is_linear(&linear, shape))
         return kernels->linear_dx(env, dx, dy, w, &linear, accumulate);
+    if (sara_winograd_fits(shape))
+        return sara_winograd_dx(env, dx, dy, w, shape, accumulate);
     if (!accumulate)
         return sara_onednn_conv_dx(env, dx, dy, w, weight, shape);
     TRY(sara_scratch(env, &fresh, (size_t)count));

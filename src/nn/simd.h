@@ -72,6 +72,16 @@ typedef struct sara_simd {
     /* dw, db [c]: assigned, over rows (few) */
     void (*layer_norm_sums)(float *dw, float *db, const float *dy, const float *x,
                             const float *mean, const float *rstd, int64_t rows, int64_t c);
+
+    /* The transforms of nn/winograd.h; point p of a channel lies at p * step. Of `count` channels;
+     * whole vectors of v and m are written and read. */
+    void (*winograd_input)(float *v, int64_t step, const float *const pixels[36], int64_t count);
+    /* u's rows lie u_row apart, taps' rows taps_row, the nine taps `tap`; count in whole vectors */
+    void (*winograd_weights)(float *u, int64_t step, int64_t u_row, const float *taps, int64_t tap,
+                             int64_t taps_row, int64_t rows, int64_t count);
+    /* pixels: of a 4x4 tile, NULL outside the image; bias may be NULL */
+    void (*winograd_output)(float *const pixels[16], const float *m, int64_t step,
+                            const float *bias, int64_t count, bool accumulate);
 } sara_simd;
 
 /* The widest this machine runs, or the one the environment variable SARA_SIMD names ("generic",

@@ -5,6 +5,7 @@
 #include "nn/simd_attention.h"
 #include "nn/simd_pointwise.h"
 #include "nn/simd_norm.h"
+#include "nn/simd_winograd.h"
 
 const sara_simd SIMD_TABLE = {
     .name = SIMD_NAME,
@@ -28,4 +29,7 @@ const sara_simd SIMD_TABLE = {
     .layer_norm = layer_norm,
     .layer_norm_dx = layer_norm_dx,
     .layer_norm_sums = layer_norm_sums,
+    .winograd_input = winograd_input,
+    .winograd_weights = winograd_weights,
+    .winograd_output = winograd_output,
 };
