@@ -108,6 +108,24 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
         _mm256_maskstore_ps(p, lanes(n), v);
 }
 
+/* Four floats of rows 0, 1, ... W / 4 - 1, these lying `stride` apart. */
+INLINE vf vload_fours(const float *p, int64_t stride)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride),
+                                1);
+}
+
+/* Transposes the 4 x 4 of each four lanes. */
+INLINE void vtranspose(vf a[4])
+{
+    vf low = _mm256_unpacklo_ps(a[0], a[1]), high = _mm256_unpackhi_ps(a[0], a[1]);
+    vf low2 = _mm256_unpacklo_ps(a[2], a[3]), high2 = _mm256_unpackhi_ps(a[2], a[3]);
+    a[0] = _mm256_shuffle_ps(low, low2, _MM_SHUFFLE(1, 0, 1, 0));
+    a[1] = _mm256_shuffle_ps(low, low2, _MM_SHUFFLE(3, 2, 3, 2));
+    a[2] = _mm256_shuffle_ps(high, high2, _MM_SHUFFLE(1, 0, 1, 0));
+    a[3] = _mm256_shuffle_ps(high, high2, _MM_SHUFFLE(3, 2, 3, 2));
+}
+
 #include "nn/simd_body.h"
 
 #endif

@@ -2,6 +2,7 @@
  * included once per instruction set. */
 #include "nn/simd_math.h"
 #include "nn/simd_gemm.h"
+#include "nn/simd_transpose.h"
 #include "nn/simd_attention.h"
 #include "nn/simd_pointwise.h"
 #include "nn/simd_norm.h"

@@ -71,14 +71,3 @@ FN void gemm(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col
                 gemm_rows(to, ldc, left, a_row, a_column, b + j, ldb, k, accumulate, rows, 1);
         }
 }
-
-FN void transpose(float *out, int64_t stride, const float *x, int64_t x_stride, int64_t rows,
-                  int64_t n)
-{
-    const int64_t block = 16; /* a cache line of each side */
-    for (int64_t r = 0; r < rows; r += block)
-        for (int64_t j = 0; j < n; j += block)
-            for (int64_t k = j; k < n && k < j + block; k++)
-                for (int64_t i = r; i < rows && i < r + block; i++)
-                    out[k * stride + i] = x[i * x_stride + k];
-}

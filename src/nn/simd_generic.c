@@ -106,4 +106,19 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
             p[i] = v[i];
 }
 
+/* Four floats of rows 0, 1, ... W / 4 - 1, these lying `stride` apart. */
+INLINE vf vload_fours(const float *p, int64_t stride)
+{
+    (void)stride;
+    return vload(p);
+}
+
+/* Transposes the 4 x 4 of each four lanes. */
+INLINE void vtranspose(vf a[4])
+{
+    vf row[4] = {a[0], a[1], a[2], a[3]};
+    for (int i = 0; i < 4; i++)
+        a[i] = (vf){row[0][i], row[1][i], row[2][i], row[3][i]};
+}
+
 #include "nn/simd_body.h"

@@ -48,25 +48,37 @@ static void test_gemm(void **state)
     test_simd_each(check_gemm, NULL);
 }
 
+/* Nothing beside the columns is written. */
+static void check_transposed(const float *x, int64_t x_stride, int64_t rows, int64_t n)
+{
+    int64_t stride = rows + 3;
+    float *y = test_nn_random((size_t)(n * stride), 2);
+    float *before = test_nn_copy(y, (size_t)(n * stride));
+    sara_simd_best()->transpose(y, stride, x, x_stride, rows, n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < stride; j++)
+            assert_true(y[i * stride + j] ==
+                        (j < rows ? x[j * x_stride + i] : before[i * stride + j]));
+    free(y);
+    free(before);
+}
+
 static void check_transpose(void *argument)
 {
-    float *x = test_nn_random(MOST * LD, 1), *y = test_nn_random(MOST * LD, 2);
-    (void)argument;
-    for (int64_t rows = 1; rows <= MOST; rows += 13)
-        for (int64_t n = 1; n <= MOST; n += 13) {
-            sara_simd_best()->transpose(y, LD, x, LD, rows, n);
-            for (int64_t i = 0; i < n; i++)
-                for (int64_t j = 0; j < rows; j++)
-                    assert_true(y[i * LD + j] == x[j * LD + i]);
-        }
-    free(x);
-    free(y);
+    const float *x = argument;
+    for (int64_t rows = 1; rows <= MOST; rows++)
+        for (int64_t n = 1; n <= MOST; n++)
+            check_transposed(x, n + 5, rows, n);
+    check_transposed(x, 40, 1040, 37);
+    check_transposed(x, 1100, 37, 1040);
 }
 
 static void test_transpose(void **state)
 {
     (void)state;
-    test_simd_each(check_transpose, NULL);
+    float *x = test_nn_random(1100 * MOST, 1);
+    test_simd_each(check_transpose, x);
+    free(x);
 }
 
 /* Two blocks of one row, the second with the greater scores: weights of both, as the factor puts
