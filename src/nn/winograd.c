@@ -44,23 +44,41 @@ static int64_t step_of(int64_t floats)
     return (up(floats, 16) | 1) * 16;
 }
 
+/* The largest block, halved at most, with which the threads have about as much to do. */
+static int64_t choose_block_out(const winograd_job *job, int64_t most, int threads)
+{
+    int64_t unit = job->simd->width, best = 0;
+    double best_share = 0;
+    most = least(most, up(job->out, unit) * unit);
+    for (int64_t size = most; size >= (most + 1) / 2 && best_share < 0.9; size -= unit) {
+        int64_t tasks = up(job->out, size) * job->pass_blocks;
+        double share = (double)tasks / (double)(up(tasks, threads) * threads);
+        share *= (double)job->out / (double)(up(job->out, size) * size); /* padding is work too */
+        if (share > best_share) {
+            best_share = share;
+            best = size;
+        }
+    }
+    return best;
+}
+
 /* u and the products of a task share the second-level cache: about 2 MiB where there is AVX-512. */
-static void choose_blocks(winograd_job *job)
+static void choose_blocks(winograd_job *job, int threads)
 {
     bool wide = job->simd->width == 16;
     int64_t unit = job->simd->width;
     job->block_tiles = least(wide ? 128 : 64, up(job->tiles, TILE) * TILE);
-    job->block_out = least(wide ? 64 : 32, up(job->out, unit) * unit);
     job->chunk = least(wide ? 64 : 32, up(job->in, unit) * unit);
     job->chunks = up(job->in, job->chunk);
-    job->out_blocks = up(job->out, job->block_out);
     job->v_step = step_of(job->block_tiles * job->chunk);
-    job->u_step = step_of(job->chunk * job->block_out);
-    job->m_step = step_of(job->block_tiles * job->block_out);
     job->v_chunk = POINTS * job->v_step;
     job->v_block = job->chunks * job->v_chunk;
     int64_t fit = V_BYTES / (job->v_block * (int64_t)sizeof(float));
     job->pass_blocks = least(fit < 1 ? 1 : fit, up(job->tiles, job->block_tiles));
+    job->block_out = choose_block_out(job, wide ? 64 : 32, threads);
+    job->out_blocks = up(job->out, job->block_out);
+    job->u_step = step_of(job->chunk * job->block_out);
+    job->m_step = step_of(job->block_tiles * job->block_out);
 }
 
 /* --------------------------------------------------------------------------------- transforms */
@@ -209,7 +227,7 @@ static sara_status run(const sara_kernel_env *env, winograd_job *job)
     job->tiles_x = up(job->ow, TILE);
     job->tiles_y = up(job->oh, TILE);
     job->tiles = job->n * job->tiles_x * job->tiles_y;
-    choose_blocks(job);
+    choose_blocks(job, threads);
     TRY(sara_scratch(env, &job->v, (size_t)(job->pass_blocks * job->v_block)));
     TRY(sara_scratch(env, &works, (size_t)(threads * own_size(job))));
     for (int64_t t = 0; t < job->tiles; t += job->pass_blocks * job->block_tiles)
