@@ -279,6 +279,29 @@ const sara_option_info *sara_train_option_at(size_t index);
 SARA_NODISCARD sara_status sara_train(sara_context *ctx, sara_train_result *result,
                                       const sara_train_options *options);
 
+/* --------------------------------------------------------------------------------- benchmark */
+
+typedef struct sara_bench_options {
+    const char *shape;     /* a U-Net with random weights: "sd15", "sd21" or "tiny" */
+    const char *model;     /* or a diffusers folder, whose unet/ is read, or a bare unet/ folder */
+    const char *variant;   /* of the model's weight files; NULL: none */
+    const char *method;    /* "sara"; "full": all entries are trained; "forward": no gradient */
+    int latent;            /* 64: height and width of the latents */
+    int batch, steps;      /* 1, 3 */
+    const char *trainable; /* of the method "sara"; NULL: 5.8% */
+    double lambda_rank;    /* 5e-4 */
+    bool gradient_checkpointing;
+    bool rank;             /* times the low-rank term of every matrix too */
+    uint64_t seed;         /* 42: of weights, latents and texts */
+    const char *profile;   /* a file for what was computed when, in Chrome's trace format; or NULL */
+} sara_bench_options;
+
+void sara_bench_options_init(sara_bench_options *options);
+/* Times training steps on random latents. *report: a JSON object (docs/formats.md), sara_free().
+ * Errors: SARA_ERROR_USAGE naming option and value, SARA_INTERRUPTED, those of loading. */
+SARA_NODISCARD sara_status sara_bench(sara_context *ctx, char **report,
+                                      const sara_bench_options *options);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -117,5 +117,6 @@ int cmd_train(cli *c);
 int cmd_generate(cli *c);
 int cmd_merge(cli *c);
 int cmd_inspect(cli *c);
+int cmd_bench(cli *c);
 
 #endif

@@ -16,6 +16,7 @@ static const struct {
     {"generate", "draw images from prompts, with adapters if wanted", cmd_generate},
     {"merge", "write a model with adapters merged in", cmd_merge},
     {"inspect", "show what a model consists of and what each budget would train", cmd_inspect},
+    {"bench", "time training steps on this machine", cmd_bench},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(*commands))
 

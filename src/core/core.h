@@ -77,7 +77,9 @@ typedef enum sara_purpose {
     SARA_DRAW_CROP,
     SARA_DRAW_FLIP,
     SARA_DRAW_RANK,       /* matrix of the low-rank term */
-    SARA_DRAW_TEST
+    SARA_DRAW_TEST,
+    SARA_DRAW_WEIGHT,     /* random weights */
+    SARA_DRAW_STATE       /* random text states */
 } sara_purpose;
 
 /* Philox 4x32-10 (Salmon et al., SC 2011), counter-based: element i of a draw is a pure function

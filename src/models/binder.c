@@ -1,5 +1,6 @@
 #include "models/models.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -259,5 +260,74 @@ sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sar
 done:
     sara_params_free(binder->ctx, &loaded);
     sara_free(binder->ctx, order);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------- drawing */
+
+int64_t sara_binder_entries(const sara_binder *binder)
+{
+    int64_t entries = 0;
+    for (size_t i = 0; i < binder->count; i++)
+        entries += sara_shape_count(&binder->wants[i].shape);
+    return entries;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const want *const *first = a, *const *second = b;
+    return strcmp((*first)->name, (*second)->name);
+}
+
+static sara_status new_param(sara_context *ctx, sara_param *param, const want *wanted)
+{
+    char *name = NULL;
+    sara_status status;
+    TRY(sara_strdup(ctx, &name, wanted->name));
+    param->name = name;
+    param->stored = SARA_F32;
+    TRY(sara_tensor_new(ctx, &param->value, SARA_F32, &wanted->shape));
+done:
+    return status;
+}
+
+static void draw_param(sara_param *param, uint64_t seed, uint64_t index)
+{
+    const sara_shape *shape = &param->value.shape;
+    size_t count = (size_t)sara_shape_count(shape), name = strlen(param->name);
+    bool bias = name >= 5 && strcmp(param->name + name - 5, ".bias") == 0;
+    float *values = param->value.data;
+    if (shape->rank > 1)
+        sara_draw_normal(values, count, seed, SARA_DRAW_WEIGHT, index);
+    double factor = sqrt((double)shape->dims[0] / (double)count);
+    for (size_t i = 0; i < count; i++)
+        values[i] = shape->rank > 1 ? (float)(values[i] * factor) : bias ? 0.0f : 1.0f;
+}
+
+sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t seed)
+{
+    sara_context *ctx = binder->ctx;
+    sara_params drawn = {0};
+    want **order = NULL;
+    int threads = sara_threads(ctx);
+    sara_status status;
+    TRY(sara_alloc(ctx, &order, binder->count, sizeof(*order)));
+    for (size_t i = 0; i < binder->count; i++)
+        order[i] = &binder->wants[i];
+    if (binder->count)
+        qsort(order, binder->count, sizeof(*order), by_name);
+    TRY(sara_params_new(ctx, &drawn, binder->count));
+    for (size_t i = 0; i < drawn.count; i++)
+        TRY(new_param(ctx, &drawn.items[i], order[i]));
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t i = 0; i < drawn.count; i++)
+        draw_param(&drawn.items[i], seed, i);
+    for (size_t i = 0; i < drawn.count; i++)
+        *order[i]->slot = &drawn.items[i];
+    *params = drawn;
+    drawn = (sara_params){0};
+done:
+    sara_params_free(ctx, &drawn);
+    sara_free(ctx, order);
     return status;
 }

@@ -30,6 +30,11 @@ SARA_NODISCARD sara_status sara_binder_ignore(sara_binder *binder, const char *s
  * weights of equal count are not interchangeable unless sara_binder_also_shape() says so. */
 SARA_NODISCARD sara_status sara_binder_load(sara_binder *binder, sara_params *params,
                                             const sara_weights *weights);
+/* Instead of loading: every wanted parameter with random values, matrices and convolutions
+ * N(0, 1 / inputs), the weights of norms 1, all biases 0. The same seed gives the same values. */
+SARA_NODISCARD sara_status sara_binder_draw(sara_binder *binder, sara_params *params,
+                                            uint64_t seed);
+int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted parameters */
 
 /* --------------------------------------------------------------------------------------- unet */
 
@@ -38,6 +43,10 @@ typedef struct sara_unet sara_unet;
 /* folder: unet/. A config option that is not supported is refused by name and value. */
 SARA_NODISCARD sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
                                           const char *variant);
+/* One of a published shape with random weights, for timing. shape: "sd15", "sd21" or "tiny"; another
+ * is SARA_ERROR_USAGE. */
+SARA_NODISCARD sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out,
+                                                const char *shape, uint64_t seed);
 void sara_unet_free(sara_unet *unet);
 sara_params *sara_unet_params(sara_unet *unet);
 typedef struct sara_unet_info {

@@ -105,7 +105,7 @@ done:
     return status;
 }
 
-static sara_status bind_unet(sara_unet *unet, sara_binder *binder)
+sara_status sara_unet_bind(sara_unet *unet, sara_binder *binder)
 {
     const sara_unet_config *config = &unet->config;
     int64_t width = config->level[0].channels;
@@ -133,6 +133,16 @@ static sara_unet_info info_of(const sara_unet_config *config)
                             .factor = 1 << (config->levels - 1)};
 }
 
+static sara_status new_unet(sara_context *ctx, sara_unet **out)
+{
+    sara_status status = sara_alloc_zero(ctx, out, 1, sizeof(**out));
+    if (status == SARA_OK) {
+        (*out)->ctx = ctx;
+        sara_arena_init(&(*out)->arena, ctx);
+    }
+    return status;
+}
+
 sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
                            const char *variant)
 {
@@ -141,19 +151,38 @@ sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folde
     sara_weights *weights = NULL;
     sara_status status;
     *out = NULL;
-    TRY(sara_alloc_zero(ctx, &unet, 1, sizeof(*unet)));
-    unet->ctx = ctx;
-    sara_arena_init(&unet->arena, ctx);
+    TRY(new_unet(ctx, &unet));
     TRY(sara_unet_config_load(ctx, &unet->config, folder));
     unet->info = info_of(&unet->config);
     TRY(sara_binder_new(ctx, &binder));
-    TRY(bind_unet(unet, binder));
+    TRY(sara_unet_bind(unet, binder));
     TRY(sara_weights_open(ctx, &weights, folder, "diffusion_pytorch_model", variant));
     TRY(sara_binder_load(binder, &unet->params, weights));
     *out = unet;
     unet = NULL;
 done:
     sara_weights_close(weights);
+    sara_binder_free(binder);
+    sara_unet_free(unet);
+    return status;
+}
+
+sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out, const char *shape,
+                                 uint64_t seed)
+{
+    sara_unet *unet = NULL;
+    sara_binder *binder = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(new_unet(ctx, &unet));
+    TRY(sara_unet_config_of_shape(ctx, &unet->config, shape));
+    unet->info = info_of(&unet->config);
+    TRY(sara_binder_new(ctx, &binder));
+    TRY(sara_unet_bind(unet, binder));
+    TRY(sara_binder_draw(binder, &unet->params, seed));
+    *out = unet;
+    unet = NULL;
+done:
     sara_binder_free(binder);
     sara_unet_free(unet);
     return status;

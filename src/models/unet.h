@@ -34,4 +34,7 @@ struct sara_unet {
     sara_layer norm_out, conv_out;
 };
 
+/* Wants every parameter of unet->config's network. */
+SARA_NODISCARD sara_status sara_unet_bind(sara_unet *unet, sara_binder *binder);
+
 #endif

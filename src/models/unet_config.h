@@ -27,5 +27,8 @@ typedef struct sara_unet_config {
 
 SARA_NODISCARD sara_status sara_unet_config_load(sara_context *ctx, sara_unet_config *out,
                                                  const char *folder);
+/* Of a published shape, see sara_unet_new_random(). */
+SARA_NODISCARD sara_status sara_unet_config_of_shape(sara_context *ctx, sara_unet_config *out,
+                                                     const char *shape);
 
 #endif

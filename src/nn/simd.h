@@ -82,6 +82,10 @@ typedef struct sara_simd {
     /* pixels: of a 4x4 tile, NULL outside the image; bias may be NULL */
     void (*winograd_output)(float *const pixels[16], const float *m, int64_t step,
                             const float *bias, int64_t count, bool accumulate);
+
+    /* Nothing but multiply-adds in registers: what their number and the time tell is the most that
+     * one thread can do. Returns a number that depends on all of them. */
+    float (*peak)(int64_t rounds, double *flops);
 } sara_simd;
 
 /* The widest this machine runs, or the one the environment variable SARA_SIMD names ("generic",

@@ -7,6 +7,7 @@
 #include "nn/simd_pointwise.h"
 #include "nn/simd_norm.h"
 #include "nn/simd_winograd.h"
+#include "nn/simd_peak.h"
 
 const sara_simd SIMD_TABLE = {
     .name = SIMD_NAME,
@@ -33,4 +34,5 @@ const sara_simd SIMD_TABLE = {
     .winograd_input = winograd_input,
     .winograd_weights = winograd_weights,
     .winograd_output = winograd_output,
+    .peak = peak,
 };

@@ -162,6 +162,26 @@ done:
     return status;
 }
 
+sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const char *shape,
+                                  uint64_t seed)
+{
+    sara_model *model = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
+    model->ctx = ctx;
+    model->unet_only = true;
+    TRY(sara_strdup(ctx, &model->path, shape));
+    TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
+    TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
+    TRY(sara_unet_new_random(ctx, &model->unet, shape, seed));
+    *out = model;
+    return SARA_OK;
+done:
+    sara_model_free(model);
+    return status;
+}
+
 void sara_model_free(sara_model *model)
 {
     if (!model)

@@ -27,6 +27,9 @@ struct sara_model {
     sara_applied *applied; /* NULL until the first adapter */
 };
 
+/* A U-Net alone, of a named shape (sara_unet_new_random()) with random weights, for timing. */
+SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
+                                                 const char *shape, uint64_t seed);
 /* Computed at the first call; adapters must not be applied yet at that time. */
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
                                                   sara_model *model);

@@ -41,6 +41,8 @@ typedef struct sara_rank_term {
     float *gradient;           /* at the entries, times lambda; sara_free() */
     double loss;               /* times lambda */
 } sara_rank_term;
+/* Whether the item may be drawn for the term. */
+bool sara_rank_term_is_candidate(const sara_optimizer_item *item);
 /* name as in sara_optimizer_step(). */
 SARA_NODISCARD sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *out,
                                                   const char *name, uint32_t limit);

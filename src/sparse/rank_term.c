@@ -93,3 +93,8 @@ done:
     sara_free(optimizer->ctx, term.gradient);
     return status;
 }
+
+bool sara_rank_term_is_candidate(const sara_optimizer_item *item)
+{
+    return is_candidate(item, UINT32_MAX);
+}

@@ -3,7 +3,7 @@
 
 struct sara_batches {
     sara_context *ctx;
-    sara_dataset_cache *cache; /* NULL for a replay */
+    sara_dataset_cache *cache; /* NULL for a replay and for random ones */
     uint64_t seed;
     int num_train_timesteps;
     int64_t items, batch; /* batch: samples a micro-batch */
@@ -165,6 +165,39 @@ static sara_status get_replayed(const sara_batches *batches, sara_batch *out, in
     out->timesteps = batches->timesteps + index * s->size;
     out->states = batches->states + index * s->size * s->length * s->hidden;
     return SARA_OK;
+}
+
+/* -------------------------------------------------------------------------------------- random */
+
+sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sara_batch *shape,
+                                int64_t count, uint64_t seed, int num_train_timesteps)
+{
+    sara_batches *batches = NULL;
+    const size_t samples = (size_t)(count * shape->size);
+    const size_t latent = samples * (size_t)(shape->channels * shape->height * shape->width);
+    const size_t state = samples * (size_t)(shape->length * shape->hidden);
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &batches, 1, sizeof(*batches)));
+    batches->ctx = ctx;
+    batches->shape = *shape;
+    batches->items = count;
+    batches->batch = shape->size;
+    TRY(sara_alloc(ctx, &batches->latents, latent, sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->noise, latent, sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->states, state, sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->timesteps, samples, sizeof(int64_t)));
+    sara_draw_normal(batches->latents, latent, seed, SARA_DRAW_LATENT, 0);
+    sara_draw_normal(batches->noise, latent, seed, SARA_DRAW_NOISE, 0);
+    sara_draw_normal(batches->states, state, seed, SARA_DRAW_STATE, 0);
+    for (size_t i = 0; i < samples; i++)
+        batches->timesteps[i] = (int64_t)sara_draw_below((uint64_t)num_train_timesteps, seed,
+                                                         SARA_DRAW_TIMESTEP, i, 0);
+    *out = batches;
+    batches = NULL;
+done:
+    sara_batches_free(batches);
+    return status;
 }
 
 /* --------------------------------------------------------------------------------------- images */

@@ -54,7 +54,7 @@ static sara_status default_learning_rate(trainer *t)
                      t->learning_rate, t->threshold);
 }
 
-static sara_status make_optimizer(trainer *t)
+sara_status sara_trainer_make_optimizer(trainer *t)
 {
     const sara_train_options *o = &t->options;
     sara_params *params = sara_unet_params(t->model->unet);
@@ -133,7 +133,7 @@ done:
     return status;
 }
 
-static sara_status make_buffers(trainer *t)
+sara_status sara_trainer_make_buffers(trainer *t)
 {
     const sara_batch *shape = sara_batches_shape(t->batches);
     size_t count = (size_t)(shape->size * shape->channels * shape->height * shape->width);
@@ -210,8 +210,8 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
     TRY(count_steps(t));
-    TRY(make_optimizer(t));
-    TRY(make_buffers(t));
+    TRY(sara_trainer_make_optimizer(t));
+    TRY(sara_trainer_make_buffers(t));
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
     announce(t);

@@ -35,6 +35,10 @@ SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **o
                                              const sara_model *model,
                                              const sara_train_options *options,
                                              int num_train_timesteps);
+/* `count` random micro-batches of a shape (whose arrays are ignored), for timing. */
+SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches **out,
+                                               const sara_batch *shape, int64_t count,
+                                               uint64_t seed, int num_train_timesteps);
 void sara_batches_free(sara_batches *batches);
 /* The batch's arrays live until the next call. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);

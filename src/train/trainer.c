@@ -11,8 +11,7 @@ double sara_trainer_now(void)
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-/* Forward and backward of one micro-batch; gradients are added up in the parameters. */
-static sara_status run_micro_batch(trainer *t, double *loss)
+sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
     double timesteps[64], *many = NULL;
     sara_batch batch;
@@ -29,13 +28,13 @@ static sara_status run_micro_batch(trainer *t, double *loss)
         steps[i] = (double)batch.timesteps[i];
     TRY(sara_objective_apply(&t->objective, t->noisy, t->target, batch.latents, batch.noise,
                              batch.timesteps, batch.size, count));
-    sara_tape_record(t->tape, true);
+    sara_tape_record(t->tape, t->optimizer != NULL);
     TRY(sara_tape_leaf(t->tape, &sample, &shape, t->noisy, false));
     TRY(sara_tape_leaf(t->tape, &states, &state_shape, (float *)(uintptr_t)batch.states, false));
     TRY(sara_unet_forward(t->tape, &prediction, t->model->unet, sample, steps, states));
     TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
     *loss = value->data[0];
-    if (isfinite(*loss))
+    if (t->optimizer && isfinite(*loss))
         TRY(sara_tape_backward(t->tape, value, 1.0f));
 done:
     sara_tape_reset(t->tape);
@@ -43,8 +42,7 @@ done:
     return status;
 }
 
-/* loss: mean over the step's micro-batches. */
-static sara_status run_step(trainer *t, double *loss, sara_step_report *report, double *lr)
+sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report, double *lr)
 {
     int64_t step = sara_optimizer_steps(t->optimizer);
     int parts = t->options.gradient_accumulation_steps;
@@ -53,7 +51,7 @@ static sara_status run_step(trainer *t, double *loss, sara_step_report *report, 
     *loss = 0;
     for (int i = 0; i < parts; i++) {
         double part = 0;
-        TRY(run_micro_batch(t, &part));
+        TRY(sara_trainer_micro_batch(t, &part));
         *loss += part / parts;
         t->state.micro_batches++;
     }
@@ -148,7 +146,7 @@ static sara_status advance(trainer *t)
     sara_step_report report = {0};
     double loss, lr, begun = sara_trainer_now();
     sara_status status;
-    TRY(run_step(t, &loss, &report, &lr));
+    TRY(sara_trainer_step(t, &loss, &report, &lr));
     if (report.skipped)
         return note_skip(t);
     t->state.skipped_in_row = 0;

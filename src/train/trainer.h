@@ -37,6 +37,16 @@ typedef struct trainer {
 /* setup.c: everything up to the first step. */
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
+/* Its parts, which need the model: the selection and its optimiser; the tape and the buffers of
+ * the batches' shape. */
+SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
+SARA_NODISCARD sara_status sara_trainer_make_buffers(trainer *t);
+/* trainer.c: forward and backward of the next micro-batch; gradients are added up in the
+ * parameters. Without an optimiser forward only. */
+SARA_NODISCARD sara_status sara_trainer_micro_batch(trainer *t, double *loss);
+/* One step of the optimiser; loss: mean over its micro-batches. */
+SARA_NODISCARD sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report,
+                                             double *lr);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
 double sara_trainer_now(void);

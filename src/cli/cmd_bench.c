@@ -1,0 +1,141 @@
+#include "cli.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+static double real_at(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+static double gib_at(const json_t *object, const char *key)
+{
+    return real_at(object, key) / 1073741824.0;
+}
+
+static void print_steps(json_t *root)
+{
+    double parameters = real_at(root, "parameters"), trainable = real_at(root, "trainable");
+    size_t index;
+    json_t *value;
+    printf("%s, method %s, latents %gx%g, batch %g, %g threads%s\n",
+           json_string_value(json_object_get(root, "model")),
+           json_string_value(json_object_get(root, "method")), real_at(root, "latent"),
+           real_at(root, "latent"), real_at(root, "batch"), real_at(root, "threads"),
+           json_is_true(json_object_get(root, "checkpointing")) ? ", checkpointing" : "");
+    printf("%.0f of %.0f parameters trained (%.2f %%); loaded in %.1f s\n", trainable, parameters,
+           100 * trainable / parameters, real_at(root, "load_seconds"));
+    printf("seconds of each step:");
+    json_array_foreach(json_object_get(root, "seconds"), index, value)
+    {
+        printf(" %.3f", json_number_value(value));
+    }
+    printf("\n\n");
+}
+
+static void print_kinds(json_t *root)
+{
+    double best = 0;
+    const char *name;
+    json_t *entry, *table = json_object_get(root, "kinds");
+    json_object_foreach(table, name, entry)
+    {
+        best += real_at(entry, "seconds");
+    }
+    printf("The best step:\n  %-22s %7s %9s %7s %9s\n", "", "calls", "seconds", "share", "GFLOP/s");
+    json_object_foreach(table, name, entry)
+    {
+        double rate = real_at(entry, "gflops_per_second");
+        printf("  %-22s %7.0f %9.4f %5.1f %%", name, real_at(entry, "calls"),
+               real_at(entry, "seconds"), best > 0 ? 100 * real_at(entry, "seconds") / best : 0);
+        if (rate > 0)
+            printf(" %9.1f", rate);
+        printf("\n");
+    }
+    double rate = real_at(root, "flops_per_second"), peak = real_at(root, "peak_flops_per_second");
+    printf("  %-22s %7s %9.4f %7s %9.1f\n", "in all", "", best, "", rate / 1e9);
+    printf("%.1f %% of the %.1f GFLOP/s that this machine reaches in registers\n",
+           peak > 0 ? 100 * rate / peak : 0, peak / 1e9);
+    if (json_object_get(root, "rank_seconds"))
+        printf("a low-rank term takes %.4f s on average\n", real_at(root, "rank_seconds"));
+}
+
+static void print_memory(const json_t *root)
+{
+    const json_t *memory = json_object_get(root, "memory");
+    printf("\nGiB at the peak: weights %.3f, optimizer %.3f, activations %.3f, other %.3f; "
+           "in all %.3f\n",
+           gib_at(memory, "weights"), gib_at(memory, "optimizer"), gib_at(memory, "activations"),
+           gib_at(memory, "other"), real_at(root, "peak_rss_gib"));
+}
+
+static int print_report(const cli *c, const char *report)
+{
+    json_t *root = json_loads(report, 0, NULL);
+    if (!root)
+        return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    print_steps(root);
+    print_kinds(root);
+    print_memory(root);
+    json_decref(root);
+    return 0;
+}
+
+static int bench(const cli *c, const sara_bench_options *options, bool json)
+{
+    char *report = NULL;
+    int code = 0;
+    sara_status status = sara_bench(c->ctx, &report, options);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    if (json)
+        printf("%s\n", report);
+    else
+        code = print_report(c, report);
+    sara_free(c->ctx, report);
+    return code;
+}
+
+int cmd_bench(cli *c)
+{
+    sara_bench_options o;
+    bool json = false, help;
+    sara_bench_options_init(&o);
+    const cli_option options[] = {
+        {"model", 'm', CLI_STRING, &o.model, 0, 0, "DIR",
+         "a diffusers folder, whose unet/ is read, or a bare unet/ folder"},
+        {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME",
+         "a U-Net with random weights instead: sd15, sd21 or tiny"},
+        {"variant", 0, CLI_STRING, &o.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        {"method", 0, CLI_STRING, &o.method, 0, 0, "NAME",
+         "sara, full (all entries are trained) or forward (no gradient) (sara)"},
+        {"latent", 0, CLI_INT, &o.latent, 1, 4096, "N",
+         "side of the latents, an eighth of the image's (64)"},
+        {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},
+        {"steps", 0, CLI_INT, &o.steps, 1, 1000, "N", "(3)"},
+        {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET", "5.8%, 20M or 50000 (5.8%)"},
+        {"lambda_rank", 0, CLI_DOUBLE, &o.lambda_rank, 0, 1e6, "N",
+         "weight of the low-rank term; 0: none (5e-4)"},
+        {"rank", 0, CLI_SWITCH, &o.rank, 0, 0, NULL, "time every matrix's low-rank term too"},
+        {"gradient_checkpointing", 0, CLI_SWITCH, &o.gradient_checkpointing, 0, 0, NULL,
+         "compute blocks again in backward, which saves memory"},
+        {"seed", 0, CLI_SEED, &o.seed, 0, 0, "N", "of weights, latents and texts (42)"},
+        {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE",
+         "write each kernel's time for chrome://tracing or Perfetto"},
+        {"json", 0, CLI_SWITCH, &json, 0, 0, NULL, "print JSON"},
+        CLI_THREADS_OPTION(c),
+        CLI_CONFIG_OPTION,
+        {0},
+    };
+    const cli_command command = {
+        .name = "bench",
+        .summary = "time training steps on this machine",
+        .usage = "-m DIR | --shape NAME [options]",
+        .examples = "  sara bench --shape sd15\n"
+                    "  sara bench -m base --latent 32 --method forward\n"
+                    "  sara bench --shape sd15 --trainable 2% --profile trace.json --json\n",
+        .options = options,
+    };
+    int code = cli_parse(c, &command, &help);
+    return code || help ? code : bench(c, &o, json);
+}

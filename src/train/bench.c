@@ -1,0 +1,289 @@
+/* Timing: the trainer's own steps on random micro-batches. */
+#include "sparse/optimizer.h"
+#include "train/bench.h"
+
+#include <math.h>
+#include <sys/stat.h>
+
+#define TEXT_LENGTH 77
+
+void sara_bench_options_init(sara_bench_options *options)
+{
+    *options = (sara_bench_options){
+        .method = "sara", .latent = 64, .batch = 1, .steps = 3, .lambda_rank = 5e-4, .seed = 42};
+}
+
+/* ------------------------------------------------------------------------------------ options */
+
+static bool is_method(const bench *b, const char *name)
+{
+    return strcmp(b->options->method, name) == 0;
+}
+
+static sara_status check_number(const bench *b, const char *name, int value, int high)
+{
+    if (value >= 1 && value <= high)
+        return SARA_OK;
+    return sara_fail(b->ctx, SARA_ERROR_USAGE, "--%s %d: expected a whole number, 1 to %d", name,
+                     value, high);
+}
+
+static sara_status check_source(const bench *b)
+{
+    const sara_bench_options *o = b->options;
+    if (!o->shape && !o->model)
+        return sara_fail(
+            b->ctx, SARA_ERROR_USAGE,
+            "no model given: -m DIR names a folder, --shape sd15 takes random weights");
+    if (o->shape && o->model)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--model %s and --shape %s: give one of them",
+                         o->model, o->shape);
+    if (o->shape && o->variant)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--variant %s: goes with --model", o->variant);
+    return SARA_OK;
+}
+
+static sara_status check_method(const bench *b)
+{
+    const sara_bench_options *o = b->options;
+    if (!o->method || (!is_method(b, "sara") && !is_method(b, "full") && !is_method(b, "forward")))
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--method %s: expected sara, full or forward",
+                         o->method ? o->method : "");
+    if (o->trainable && !is_method(b, "sara"))
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--trainable %s: goes with --method sara",
+                         o->trainable);
+    if (!(o->lambda_rank >= 0 && o->lambda_rank <= 1e6))
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--lambda_rank %g: expected a number, 0 to 1e6",
+                         o->lambda_rank);
+    if (o->rank && (is_method(b, "forward") || o->lambda_rank == 0))
+        return sara_fail(b->ctx, SARA_ERROR_USAGE,
+                         "--rank: --method %s with --lambda_rank %g has no low-rank term",
+                         o->method, o->lambda_rank);
+    return SARA_OK;
+}
+
+static sara_status check_options(const bench *b)
+{
+    const sara_bench_options *o = b->options;
+    sara_budget budget;
+    sara_status status;
+    TRY(check_source(b));
+    TRY(check_method(b));
+    TRY(check_number(b, "latent", o->latent, 4096));
+    TRY(check_number(b, "batch", o->batch, 1024));
+    TRY(check_number(b, "steps", o->steps, 1000));
+    if (o->trainable)
+        TRY(sara_budget_parse(b->ctx, &budget, o->trainable)); /* before minutes of loading */
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------- set-up */
+
+/* The folder of the U-Net: the model's own or, in a pipeline's folder, its unet/. *out:
+ * sara_free(). */
+static sara_status find_unet(const bench *b, char **out)
+{
+    const char *model = b->options->model;
+    char *index = NULL;
+    sara_status status;
+    TRY(sara_path_join(b->ctx, &index, model, "model_index.json"));
+    if (sara_path_exists(index))
+        TRY(sara_path_join(b->ctx, out, model, "unet"));
+    else
+        TRY(sara_strdup(b->ctx, out, model));
+done:
+    sara_free(b->ctx, index);
+    return status;
+}
+
+/* A file of the model is not to be the trace. */
+static sara_status check_profile(const bench *b, const char *unet)
+{
+    const char *profile = b->options->profile;
+    char **names = NULL, *path = NULL;
+    size_t count = 0;
+    struct stat x, y;
+    sara_status status = SARA_OK;
+    if (stat(profile, &x) != 0 || !sara_path_is_directory(unet))
+        return SARA_OK; /* loading tells about the folder */
+    TRY(sara_directory_list(b->ctx, &names, &count, unet));
+    for (size_t i = 0; i < count; i++) {
+        TRY(sara_path_join(b->ctx, &path, unet, names[i]));
+        if (stat(path, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino)
+            TRY(sara_fail(b->ctx, SARA_ERROR_USAGE,
+                          "--profile %s: is a file of the model, which would be lost", profile));
+        sara_free(b->ctx, path);
+        path = NULL;
+    }
+done:
+    sara_free(b->ctx, path);
+    sara_directory_free(b->ctx, names, count);
+    return status;
+}
+
+static sara_status load(bench *b)
+{
+    const sara_bench_options *o = b->options;
+    const sara_model_options options = {.variant = o->variant, .unet_only = true};
+    double begun = sara_clock();
+    char *unet = NULL;
+    sara_status status;
+    if (o->model)
+        TRY(find_unet(b, &unet));
+    if (unet && o->profile)
+        TRY(check_profile(b, unet));
+    if (o->profile)
+        TRY(sara_writer_open(b->ctx, &b->profile, o->profile));
+    if (unet)
+        TRY(sara_model_load(b->ctx, &b->t.model, unet, &options));
+    else
+        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed));
+    sara_unet_checkpointing(b->t.model->unet, o->gradient_checkpointing);
+    b->load_seconds = sara_clock() - begun;
+done:
+    sara_free(b->ctx, unet);
+    return status;
+}
+
+static sara_status make_batches(bench *b)
+{
+    const sara_bench_options *o = b->options;
+    const sara_unet_info *info = sara_unet_info_of(b->t.model->unet);
+    const sara_batch shape = {.size = o->batch,
+                              .channels = info->in_channels,
+                              .height = o->latent,
+                              .width = o->latent,
+                              .length = TEXT_LENGTH,
+                              .hidden = info->cross_attention_dim};
+    if (o->latent % info->factor)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: expected a multiple of %d",
+                         o->latent, info->factor);
+    return sara_batches_random(b->ctx, &b->t.batches, &shape, o->steps, o->seed,
+                               b->t.objective.num_train_timesteps);
+}
+
+/* The trainer without a run folder. */
+static sara_status open_trainer(bench *b)
+{
+    const sara_bench_options *o = b->options;
+    trainer *t = &b->t;
+    sara_status status;
+    t->ctx = b->ctx;
+    t->steps = o->steps;
+    t->progressive_iter = -1;
+    sara_arena_init(&t->arena, b->ctx);
+    sara_train_options_init(&t->options);
+    t->options.trainable = is_method(b, "full") ? "100%" : o->trainable;
+    t->options.lambda_rank = o->lambda_rank;
+    t->options.learning_rate = 1e-5; /* any; the formula has none for all entries */
+    t->options.gradient_accumulation_steps = 1;
+    t->options.seed = o->seed;
+    TRY(load(b));
+    TRY(sara_objective_new(b->ctx, &t->objective, &t->model->scheduler));
+    TRY(make_batches(b));
+    if (!is_method(b, "forward"))
+        TRY(sara_trainer_make_optimizer(t));
+    TRY(sara_trainer_make_buffers(t));
+done:
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------- steps */
+
+static sara_status compute_step(bench *b, double *loss)
+{
+    sara_step_report report;
+    double lr;
+    sara_status status;
+    if (b->t.optimizer) {
+        TRY(sara_trainer_step(&b->t, loss, &report, &lr));
+    } else {
+        TRY(sara_trainer_micro_batch(&b->t, loss));
+        b->t.state.micro_batches++;
+    }
+done:
+    return status;
+}
+
+static sara_status time_step(bench *b, int index)
+{
+    bench_step *step = &b->steps[index];
+    double loss = 0, begun = sara_clock();
+    sara_status status;
+    if (sara_interrupted(b->ctx)) {
+        sara_interrupt_clear(b->ctx);
+        return sara_fail(b->ctx, SARA_INTERRUPTED, "interrupted after step %d of %d", index,
+                         b->options->steps);
+    }
+    sara_trace_events(b->ctx, &step->first);
+    TRY(SARA_TRACED(b->ctx, SARA_BENCH_STEP, 0, compute_step(b, &loss)));
+    step->seconds = sara_clock() - begun;
+    sara_trace_events(b->ctx, &step->end);
+    if (step->seconds < b->steps[b->best].seconds)
+        b->best = index;
+    sara_log(b->ctx, SARA_LOG_INFO, "step %d of %d: %.3f s, loss %.4f", index + 1,
+             b->options->steps, step->seconds, loss);
+    if (!isfinite(loss))
+        status =
+            sara_fail(b->ctx, SARA_ERROR_DIVERGED, "step %d: the loss is not finite", index + 1);
+done:
+    return status;
+}
+
+/* Mean over all matrices that the term is drawn from. */
+static sara_status time_rank_terms(bench *b)
+{
+    sara_optimizer *optimizer = b->t.optimizer;
+    double begun = sara_clock();
+    int terms = 0;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < sara_optimizer_count(optimizer); i++) {
+        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
+        sara_rank_term term;
+        if (!sara_rank_term_is_candidate(item))
+            continue;
+        TRY(sara_rank_term_compute(optimizer, &term, item->param->name, UINT32_MAX));
+        sara_free(b->ctx, term.gradient);
+        terms++;
+    }
+    b->rank_seconds = terms ? (sara_clock() - begun) / terms : 0;
+done:
+    return status;
+}
+
+static sara_status run(bench *b)
+{
+    sara_status status;
+    TRY(check_options(b));
+    b->peak_flops = sara_nn_peak_flops(b->ctx);
+    TRY(open_trainer(b));
+    TRY(sara_alloc_zero(b->ctx, &b->steps, (size_t)b->options->steps, sizeof(*b->steps)));
+    TRY(sara_trace_start(b->ctx));
+    for (int i = 0; i < b->options->steps; i++)
+        TRY(time_step(b, i));
+    if (b->profile) {
+        TRY(sara_trace_write(b->ctx, b->profile));
+        TRY(sara_writer_commit(&b->profile));
+    }
+    if (b->options->rank)
+        TRY(time_rank_terms(b));
+done:
+    return status;
+}
+
+sara_status sara_bench(sara_context *ctx, char **report, const sara_bench_options *options)
+{
+    bench b = {.ctx = ctx, .options = options, .rank_seconds = NAN};
+    sara_status status;
+    *report = NULL;
+    TRY(run(&b));
+    TRY(sara_bench_report(&b, report));
+done:
+    sara_trace_stop(ctx);
+    sara_writer_abort(&b.profile);
+    sara_free(ctx, b.steps);
+    b.t.ctx = ctx;
+    sara_trainer_close(&b.t);
+    return status;
+}

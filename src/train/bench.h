@@ -1,0 +1,31 @@
+/* What the parts of a benchmark share. */
+#ifndef SARA_TRAIN_BENCH_H
+#define SARA_TRAIN_BENCH_H
+
+#include "train/trainer.h"
+
+typedef struct bench_step {
+    double seconds;
+    size_t first, end; /* its events in the trace */
+} bench_step;
+
+typedef struct bench {
+    sara_context *ctx;
+    const sara_bench_options *options;
+    trainer t;
+    sara_writer *profile;              /* NULL: not wanted */
+    bench_step *steps;                 /* [options->steps] */
+    int best;                          /* the fastest */
+    double load_seconds, rank_seconds; /* rank: NaN if not wanted */
+    double peak_flops;
+} bench;
+
+/* The kind of the event around a step; its own time is what no kernel's is. */
+#define SARA_BENCH_STEP "step"
+
+/* bench_report.c: the JSON text, sara_free(). */
+SARA_NODISCARD sara_status sara_bench_report(bench *b, char **out);
+/* The trace as a file that chrome://tracing and Perfetto open; the writer is not committed. */
+SARA_NODISCARD sara_status sara_trace_write(sara_context *ctx, sara_writer *writer);
+
+#endif

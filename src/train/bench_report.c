@@ -1,0 +1,201 @@
+/* A benchmark's results: JSON, and the trace of its steps. */
+#include "train/bench.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+/* ------------------------------------------------------------------------------------ kinds */
+
+typedef struct kind {
+    const char *name;
+    double seconds, flops;
+    int64_t calls;
+} kind;
+
+#define MAX_KINDS 64
+
+typedef struct kinds {
+    kind items[MAX_KINDS];
+    size_t count;
+} kinds;
+
+static void add_event(kinds *all, const sara_trace_event *event)
+{
+    const char *name = strcmp(event->kind, SARA_BENCH_STEP) == 0 ? "other" : event->kind;
+    size_t i = 0;
+    while (i < all->count && strcmp(all->items[i].name, name) != 0)
+        i++;
+    if (i == MAX_KINDS)
+        i--; /* more kinds than there are; the last takes them */
+    else if (i == all->count)
+        all->items[all->count++] = (kind){.name = name};
+    all->items[i].seconds += event->own;
+    all->items[i].flops += event->flops;
+    all->items[i].calls++;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const kind *)a)->seconds, y = ((const kind *)b)->seconds;
+    return (x < y) - (x > y);
+}
+
+/* Of the best step, those that took longest first. */
+static void sum_up(kinds *all, const bench *b)
+{
+    size_t count;
+    const sara_trace_event *events = sara_trace_events(b->ctx, &count);
+    const bench_step *best = &b->steps[b->best];
+    for (size_t i = best->first; i < best->end && i < count; i++)
+        add_event(all, &events[i]);
+    if (all->count)
+        qsort(all->items, all->count, sizeof(*all->items), by_time);
+}
+
+/* ------------------------------------------------------------------------------------- memory */
+
+static int64_t weight_bytes(const bench *b)
+{
+    const sara_params *params = sara_unet_params(b->t.model->unet);
+    int64_t bytes = 0;
+    for (size_t i = 0; i < params->count; i++) {
+        const sara_tensor *value = &params->items[i].value;
+        bytes += sara_shape_count(&value->shape) * (int64_t)sara_dtype_size(value->dtype);
+    }
+    return bytes;
+}
+
+/* Position, master, two moments and gradient of each entry. */
+static int64_t optimizer_bytes(const bench *b)
+{
+    int64_t bytes = 0;
+    for (size_t i = 0; b->t.optimizer && i < sara_optimizer_count(b->t.optimizer); i++) {
+        const sara_optimizer_item *item = sara_optimizer_at(b->t.optimizer, i);
+        bytes += (int64_t)(item->all_count * (sizeof(uint32_t) + sizeof(float)) +
+                           item->active_count * 3 * sizeof(float));
+    }
+    return bytes;
+}
+
+static int64_t peak_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
+/* --------------------------------------------------------------------------------------- JSON */
+
+static double rounded(double value, double unit)
+{
+    return round(value / unit) * unit;
+}
+
+static json_t *seconds_json(const bench *b)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < b->options->steps; i++)
+        if (json_array_append_new(list, json_real(rounded(b->steps[i].seconds, 1e-3))) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+static json_t *kinds_json(const kinds *all)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < all->count; i++) {
+        const kind *k = &all->items[i];
+        double rate = k->seconds > 0 ? k->flops / k->seconds / 1e9 : 0;
+        json_t *entry = json_pack("{s:f,s:I,s:f}", "seconds", rounded(k->seconds, 1e-6), "calls",
+                                  (json_int_t)k->calls, "gflops_per_second", rounded(rate, 1e-2));
+        if (json_object_set_new(object, k->name, entry) != 0) {
+            json_decref(object);
+            return NULL;
+        }
+    }
+    return object;
+}
+
+static json_t *memory_json(const bench *b, int64_t peak)
+{
+    int64_t weights = weight_bytes(b), optimizer = optimizer_bytes(b);
+    int64_t activations = (int64_t)sara_tape_peak(b->t.tape);
+    int64_t other = peak - weights - optimizer - activations;
+    return json_pack("{s:I,s:I,s:I,s:I}", "weights", (json_int_t)weights, "optimizer",
+                     (json_int_t)optimizer, "activations", (json_int_t)activations, "other",
+                     (json_int_t)(other > 0 ? other : 0));
+}
+
+/* NULL if memory ran out. */
+static json_t *report_json(bench *b)
+{
+    const sara_bench_options *o = b->options;
+    kinds all = {.count = 0};
+    double best = b->steps[b->best].seconds, flops = 0;
+    int64_t peak = peak_bytes();
+    sum_up(&all, b);
+    for (size_t i = 0; i < all.count; i++)
+        flops += all.items[i].flops;
+    json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b, peak);
+    json_t *root = json_pack(
+        "{s:s,s:s,s:i,s:i,s:i,s:b,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
+        b->t.model->path, "method", o->method, "latent", o->latent, "batch", o->batch, "threads",
+        sara_threads(b->ctx), "checkpointing", o->gradient_checkpointing, "parameters",
+        (json_int_t)sara_params_entries(sara_unet_params(b->t.model->unet)), "trainable",
+        (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e-3), "load_seconds",
+        rounded(b->load_seconds, 1e-3), "flops_per_second", rounded(flops / best, 1e6),
+        "peak_flops_per_second", rounded(b->peak_flops, 1e6), "peak_rss_gib",
+        rounded((double)peak / 1073741824.0, 1e-3), "kinds", table, "memory", memory);
+    if (root && !isnan(b->rank_seconds) &&
+        json_object_set_new(root, "rank_seconds", json_real(rounded(b->rank_seconds, 1e-6))) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
+    return root;
+}
+
+sara_status sara_bench_report(bench *b, char **out)
+{
+    json_t *root = report_json(b);
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    sara_status status = text ? sara_strdup(b->ctx, out, text)
+                              : sara_fail(b->ctx, SARA_ERROR_MEMORY, "out of memory: report");
+    free(text);
+    json_decref(root);
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------- trace */
+
+static double earliest(const sara_trace_event *events, size_t count)
+{
+    double start = count ? events[0].start : 0;
+    for (size_t i = 1; i < count; i++)
+        start = events[i].start < start ? events[i].start : start;
+    return start;
+}
+
+sara_status sara_trace_write(sara_context *ctx, sara_writer *writer)
+{
+    static const char head[] = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", tail[] = "]}\n";
+    size_t count;
+    const sara_trace_event *events = sara_trace_events(ctx, &count);
+    double origin = earliest(events, count);
+    sara_status status;
+    TRY(sara_writer_write(writer, head, sizeof(head) - 1));
+    for (size_t i = 0; i < count; i++) {
+        const sara_trace_event *e = &events[i];
+        char line[256];
+        int length = snprintf(line, sizeof(line),
+                              "{\"name\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,\"pid\":1,"
+                              "\"tid\":1,\"args\":{\"flops\":%.0f}}%s\n",
+                              e->kind, (e->start - origin) * 1e6, e->seconds * 1e6, e->flops,
+                              i + 1 < count ? "," : "");
+        TRY(sara_writer_write(writer, line, (size_t)length));
+    }
+    TRY(sara_writer_write(writer, tail, sizeof(tail) - 1));
+done:
+    return status;
+}
