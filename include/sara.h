@@ -253,6 +253,7 @@ typedef struct sara_train_options {
     int checkpoints_total_limit; /* 3; 0: unlimited */
     const char *resume_from_checkpoint; /* "latest" or a path; NULL: start anew */
     uint64_t seed;               /* 42 */
+    const char *profile;         /* a file for the first steps' trace, in Chrome's format */
 } sara_train_options;
 
 typedef struct sara_train_result {

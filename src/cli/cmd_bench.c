@@ -1,4 +1,4 @@
-#include "cli.h"
+#include "text.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -16,10 +16,11 @@ static double gib_at(const json_t *object, const char *key)
 static void print_steps(json_t *root)
 {
     double parameters = real_at(root, "parameters"), trainable = real_at(root, "trainable");
+    char model[1024];
     size_t index;
     json_t *value;
-    printf("%s, method %s, latents %gx%g, batch %g, %g threads%s\n",
-           json_string_value(json_object_get(root, "model")),
+    text_escape(model, sizeof(model), json_string_value(json_object_get(root, "model")));
+    printf("%s: method %s, latents %gx%g, batch %g, %g threads%s\n", model,
            json_string_value(json_object_get(root, "method")), real_at(root, "latent"),
            real_at(root, "latent"), real_at(root, "batch"), real_at(root, "threads"),
            json_is_true(json_object_get(root, "checkpointing")) ? ", checkpointing" : "");

@@ -191,8 +191,8 @@ sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sar
     sara_draw_normal(batches->noise, latent, seed, SARA_DRAW_NOISE, 0);
     sara_draw_normal(batches->states, state, seed, SARA_DRAW_STATE, 0);
     for (size_t i = 0; i < samples; i++)
-        batches->timesteps[i] = (int64_t)sara_draw_below((uint64_t)num_train_timesteps, seed,
-                                                         SARA_DRAW_TIMESTEP, i, 0);
+        batches->timesteps[i] =
+            (int64_t)sara_draw_below((uint64_t)num_train_timesteps, seed, SARA_DRAW_TIMESTEP, i, 0);
     *out = batches;
     batches = NULL;
 done:

@@ -1,9 +1,10 @@
 /* Timing: the trainer's own steps on random micro-batches. */
 #include "sparse/optimizer.h"
 #include "train/bench.h"
+#include "train/profile.h"
 
 #include <math.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 
 #define TEXT_LENGTH 77
 
@@ -97,31 +98,6 @@ done:
     return status;
 }
 
-/* A file of the model is not to be the trace. */
-static sara_status check_profile(const bench *b, const char *unet)
-{
-    const char *profile = b->options->profile;
-    char **names = NULL, *path = NULL;
-    size_t count = 0;
-    struct stat x, y;
-    sara_status status = SARA_OK;
-    if (stat(profile, &x) != 0 || !sara_path_is_directory(unet))
-        return SARA_OK; /* loading tells about the folder */
-    TRY(sara_directory_list(b->ctx, &names, &count, unet));
-    for (size_t i = 0; i < count; i++) {
-        TRY(sara_path_join(b->ctx, &path, unet, names[i]));
-        if (stat(path, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino)
-            TRY(sara_fail(b->ctx, SARA_ERROR_USAGE,
-                          "--profile %s: is a file of the model, which would be lost", profile));
-        sara_free(b->ctx, path);
-        path = NULL;
-    }
-done:
-    sara_free(b->ctx, path);
-    sara_directory_free(b->ctx, names, count);
-    return status;
-}
-
 static sara_status load(bench *b)
 {
     const sara_bench_options *o = b->options;
@@ -131,10 +107,8 @@ static sara_status load(bench *b)
     sara_status status;
     if (o->model)
         TRY(find_unet(b, &unet));
-    if (unet && o->profile)
-        TRY(check_profile(b, unet));
     if (o->profile)
-        TRY(sara_writer_open(b->ctx, &b->profile, o->profile));
+        TRY(sara_profile_open(b->ctx, &b->t.profile, o->profile, &o->model, 1));
     if (unet)
         TRY(sara_model_load(b->ctx, &b->t.model, unet, &options));
     else
@@ -169,7 +143,6 @@ static sara_status open_trainer(bench *b)
     const sara_bench_options *o = b->options;
     trainer *t = &b->t;
     sara_status status;
-    t->ctx = b->ctx;
     t->steps = o->steps;
     t->progressive_iter = -1;
     sara_arena_init(&t->arena, b->ctx);
@@ -252,38 +225,40 @@ done:
     return status;
 }
 
+static int64_t peak_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
 static sara_status run(bench *b)
 {
     sara_status status;
     TRY(check_options(b));
-    b->peak_flops = sara_nn_peak_flops(b->ctx);
     TRY(open_trainer(b));
     TRY(sara_alloc_zero(b->ctx, &b->steps, (size_t)b->options->steps, sizeof(*b->steps)));
     TRY(sara_trace_start(b->ctx));
     for (int i = 0; i < b->options->steps; i++)
         TRY(time_step(b, i));
-    if (b->profile) {
-        TRY(sara_trace_write(b->ctx, b->profile));
-        TRY(sara_writer_commit(&b->profile));
-    }
+    b->peak_bytes = peak_bytes();
+    if (b->t.profile)
+        TRY(sara_profile_save(b->ctx, &b->t.profile));
     if (b->options->rank)
         TRY(time_rank_terms(b));
+    b->peak_flops = sara_nn_peak_flops(b->ctx); /* of the processor as warm as the steps made it */
 done:
     return status;
 }
 
 sara_status sara_bench(sara_context *ctx, char **report, const sara_bench_options *options)
 {
-    bench b = {.ctx = ctx, .options = options, .rank_seconds = NAN};
+    bench b = {.ctx = ctx, .options = options, .t = {.ctx = ctx}, .rank_seconds = NAN};
     sara_status status;
     *report = NULL;
     TRY(run(&b));
     TRY(sara_bench_report(&b, report));
 done:
-    sara_trace_stop(ctx);
-    sara_writer_abort(&b.profile);
     sara_free(ctx, b.steps);
-    b.t.ctx = ctx;
     sara_trainer_close(&b.t);
     return status;
 }

@@ -13,11 +13,11 @@ typedef struct bench {
     sara_context *ctx;
     const sara_bench_options *options;
     trainer t;
-    sara_writer *profile;              /* NULL: not wanted */
     bench_step *steps;                 /* [options->steps] */
     int best;                          /* the fastest */
     double load_seconds, rank_seconds; /* rank: NaN if not wanted */
-    double peak_flops;
+    double peak_flops;                 /* of the host, a second */
+    int64_t peak_bytes;                /* resident, after the steps */
 } bench;
 
 /* The kind of the event around a step; its own time is what no kernel's is. */
@@ -25,7 +25,5 @@ typedef struct bench {
 
 /* bench_report.c: the JSON text, sara_free(). */
 SARA_NODISCARD sara_status sara_bench_report(bench *b, char **out);
-/* The trace as a file that chrome://tracing and Perfetto open; the writer is not committed. */
-SARA_NODISCARD sara_status sara_trace_write(sara_context *ctx, sara_writer *writer);
 
 #endif

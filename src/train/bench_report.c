@@ -1,9 +1,8 @@
-/* A benchmark's results: JSON, and the trace of its steps. */
+/* A benchmark's results as JSON. */
 #include "train/bench.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 
 /* ------------------------------------------------------------------------------------ kinds */
 
@@ -78,24 +77,19 @@ static int64_t optimizer_bytes(const bench *b)
     return bytes;
 }
 
-static int64_t peak_bytes(void)
-{
-    struct rusage usage;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
-}
-
 /* --------------------------------------------------------------------------------------- JSON */
 
-static double rounded(double value, double unit)
+/* To a multiple of 1 / parts. */
+static double rounded(double value, double parts)
 {
-    return round(value / unit) * unit;
+    return round(value * parts) / parts;
 }
 
 static json_t *seconds_json(const bench *b)
 {
     json_t *list = json_array();
     for (int i = 0; i < b->options->steps; i++)
-        if (json_array_append_new(list, json_real(rounded(b->steps[i].seconds, 1e-3))) != 0) {
+        if (json_array_append_new(list, json_real(rounded(b->steps[i].seconds, 1e3))) != 0) {
             json_decref(list);
             return NULL;
         }
@@ -108,8 +102,8 @@ static json_t *kinds_json(const kinds *all)
     for (size_t i = 0; i < all->count; i++) {
         const kind *k = &all->items[i];
         double rate = k->seconds > 0 ? k->flops / k->seconds / 1e9 : 0;
-        json_t *entry = json_pack("{s:f,s:I,s:f}", "seconds", rounded(k->seconds, 1e-6), "calls",
-                                  (json_int_t)k->calls, "gflops_per_second", rounded(rate, 1e-2));
+        json_t *entry = json_pack("{s:f,s:I,s:f}", "seconds", rounded(k->seconds, 1e6), "calls",
+                                  (json_int_t)k->calls, "gflops_per_second", rounded(rate, 1e2));
         if (json_object_set_new(object, k->name, entry) != 0) {
             json_decref(object);
             return NULL;
@@ -118,11 +112,11 @@ static json_t *kinds_json(const kinds *all)
     return object;
 }
 
-static json_t *memory_json(const bench *b, int64_t peak)
+static json_t *memory_json(const bench *b)
 {
     int64_t weights = weight_bytes(b), optimizer = optimizer_bytes(b);
     int64_t activations = (int64_t)sara_tape_peak(b->t.tape);
-    int64_t other = peak - weights - optimizer - activations;
+    int64_t other = b->peak_bytes - weights - optimizer - activations;
     return json_pack("{s:I,s:I,s:I,s:I}", "weights", (json_int_t)weights, "optimizer",
                      (json_int_t)optimizer, "activations", (json_int_t)activations, "other",
                      (json_int_t)(other > 0 ? other : 0));
@@ -134,22 +128,21 @@ static json_t *report_json(bench *b)
     const sara_bench_options *o = b->options;
     kinds all = {.count = 0};
     double best = b->steps[b->best].seconds, flops = 0;
-    int64_t peak = peak_bytes();
     sum_up(&all, b);
     for (size_t i = 0; i < all.count; i++)
         flops += all.items[i].flops;
-    json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b, peak);
+    json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b);
     json_t *root = json_pack(
         "{s:s,s:s,s:i,s:i,s:i,s:b,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
         b->t.model->path, "method", o->method, "latent", o->latent, "batch", o->batch, "threads",
         sara_threads(b->ctx), "checkpointing", o->gradient_checkpointing, "parameters",
         (json_int_t)sara_params_entries(sara_unet_params(b->t.model->unet)), "trainable",
-        (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e-3), "load_seconds",
-        rounded(b->load_seconds, 1e-3), "flops_per_second", rounded(flops / best, 1e6),
-        "peak_flops_per_second", rounded(b->peak_flops, 1e6), "peak_rss_gib",
-        rounded((double)peak / 1073741824.0, 1e-3), "kinds", table, "memory", memory);
+        (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e3), "load_seconds",
+        rounded(b->load_seconds, 1e3), "flops_per_second", rounded(flops / best, 1e-6),
+        "peak_flops_per_second", rounded(b->peak_flops, 1e-6), "peak_rss_gib",
+        rounded((double)b->peak_bytes / 1073741824.0, 1e3), "kinds", table, "memory", memory);
     if (root && !isnan(b->rank_seconds) &&
-        json_object_set_new(root, "rank_seconds", json_real(rounded(b->rank_seconds, 1e-6))) != 0) {
+        json_object_set_new(root, "rank_seconds", json_real(rounded(b->rank_seconds, 1e6))) != 0) {
         json_decref(root);
         root = NULL;
     }
@@ -164,38 +157,5 @@ sara_status sara_bench_report(bench *b, char **out)
                               : sara_fail(b->ctx, SARA_ERROR_MEMORY, "out of memory: report");
     free(text);
     json_decref(root);
-    return status;
-}
-
-/* -------------------------------------------------------------------------------------- trace */
-
-static double earliest(const sara_trace_event *events, size_t count)
-{
-    double start = count ? events[0].start : 0;
-    for (size_t i = 1; i < count; i++)
-        start = events[i].start < start ? events[i].start : start;
-    return start;
-}
-
-sara_status sara_trace_write(sara_context *ctx, sara_writer *writer)
-{
-    static const char head[] = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", tail[] = "]}\n";
-    size_t count;
-    const sara_trace_event *events = sara_trace_events(ctx, &count);
-    double origin = earliest(events, count);
-    sara_status status;
-    TRY(sara_writer_write(writer, head, sizeof(head) - 1));
-    for (size_t i = 0; i < count; i++) {
-        const sara_trace_event *e = &events[i];
-        char line[256];
-        int length = snprintf(line, sizeof(line),
-                              "{\"name\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,\"pid\":1,"
-                              "\"tid\":1,\"args\":{\"flops\":%.0f}}%s\n",
-                              e->kind, (e->start - origin) * 1e6, e->seconds * 1e6, e->flops,
-                              i + 1 < count ? "," : "");
-        TRY(sara_writer_write(writer, line, (size_t)length));
-    }
-    TRY(sara_writer_write(writer, tail, sizeof(tail) - 1));
-done:
     return status;
 }

@@ -1,4 +1,5 @@
 /* Everything up to the first step. */
+#include "train/profile.h"
 #include "train/trainer.h"
 
 #include <math.h>
@@ -22,6 +23,18 @@ static sara_status check_output(const trainer *t)
                              "--output_dir %s: is the folder %s that the run reads; name another",
                              o->output_dir, inputs[i]);
     return SARA_OK;
+}
+
+/* Before hours of encoding, so that a path that cannot be written is told now. */
+static sara_status open_profile(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
+                            o->replay};
+    if (!o->profile)
+        return SARA_OK;
+    return sara_profile_open(t->ctx, &t->profile, o->profile, inputs,
+                             sizeof(inputs) / sizeof(*inputs));
 }
 
 static sara_status load_model(trainer *t)
@@ -207,6 +220,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     t->run_open = true;
     if (!t->options.resume_from_checkpoint)
         TRY(check_new(t)); /* before hours of encoding */
+    TRY(open_profile(t));
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
     TRY(count_steps(t));
@@ -223,6 +237,8 @@ void sara_trainer_close(trainer *t)
 {
     json_decref(t->identity);
     sara_arena_free(&t->arena);
+    sara_trace_stop(t->ctx);
+    sara_writer_abort(&t->profile);
     sara_tape_free(t->tape);
     sara_optimizer_free(t->optimizer);
     sara_batches_free(t->batches);

@@ -1,6 +1,8 @@
 /* The training loop: micro-batches through the U-Net, one SaRA update a step. */
 #include "train/trainer.h"
 
+#include "train/profile.h"
+
 #include <math.h>
 #include <time.h>
 
@@ -140,6 +142,17 @@ static sara_status validate(trainer *t, int64_t step)
     return SARA_OK;
 }
 
+/* The trace of the steps so far, as wanted by --profile; nothing is traced any more. */
+static sara_status save_profile(trainer *t)
+{
+    sara_status status = SARA_OK;
+    if (t->profile)
+        TRY(sara_profile_save(t->ctx, &t->profile));
+done:
+    sara_trace_stop(t->ctx);
+    return status;
+}
+
 /* One step with what belongs to it. */
 static sara_status advance(trainer *t)
 {
@@ -229,6 +242,8 @@ sara_status sara_train(sara_context *ctx, sara_train_result *result,
     if (is_done(&t))
         sara_log(ctx, SARA_LOG_INFO, "%s: the run is finished (%lld steps); nothing is left to do",
                  t.run.folder, (long long)t.started_at);
+    if (t.profile)
+        TRY(sara_trace_start(ctx));
     t.started = sara_trainer_now();
     while (!is_done(&t)) {
         if (sara_interrupted(ctx)) {
@@ -240,7 +255,10 @@ sara_status sara_train(sara_context *ctx, sara_train_result *result,
             status = stop_saved(&t);
         if (status != SARA_OK)
             goto done;
+        if (++t.profiled == SARA_PROFILED)
+            TRY(save_profile(&t));
     }
+    TRY(save_profile(&t));
     TRY(finish(&t));
     if (result)
         fill_result(result, &t);

@@ -6,6 +6,7 @@
 
 #define SARA_SKIPS_IN_ROW 10 /* steps that are not finite before the run stops */
 #define SARA_LOSS_WINDOW  20
+#define SARA_PROFILED     5 /* steps that --profile shows */
 
 typedef struct trainer {
     sara_context *ctx;
@@ -29,7 +30,9 @@ typedef struct trainer {
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
     double started;
-    int64_t started_at; /* the step that this process began with */
+    int64_t started_at;   /* the step that this process began with */
+    sara_writer *profile; /* NULL: not wanted, or written already */
+    int64_t profiled;     /* steps in the trace */
     double first[SARA_LOSS_WINDOW], last[SARA_LOSS_WINDOW];
     int64_t losses;
 } trainer;

@@ -1,0 +1,86 @@
+/* The trace as a file: when each kernel ran, and for how long. */
+#include "train/profile.h"
+
+#include <stdlib.h>
+
+/* Whether a file lies, or would lie, in a folder, or is it. */
+static sara_status lies_in(sara_context *ctx, bool *out, const char *path, const char *folder)
+{
+    char *parent = NULL, *real = realpath(path, NULL), *base = realpath(folder, NULL);
+    sara_status status = SARA_OK;
+    *out = false;
+    if (!real) {
+        const char *slash = strrchr(path, '/');
+        TRY(sara_format(ctx, &parent, "%.*s/.", slash ? (int)(slash - path) : 1,
+                        slash ? path : "."));
+        real = realpath(parent, NULL);
+    }
+    if (real && base) { /* else opening one of them tells */
+        size_t length = strlen(base);
+        *out = strncmp(real, base, length) == 0 && (real[length] == '/' || real[length] == '\0');
+    }
+done:
+    sara_free(ctx, parent);
+    free(real);
+    free(base);
+    return status;
+}
+
+sara_status sara_profile_open(sara_context *ctx, sara_writer **out, const char *path,
+                              const char *const *inputs, size_t count)
+{
+    bool inside;
+    sara_status status;
+    for (size_t i = 0; i < count; i++) {
+        if (!inputs[i])
+            continue;
+        TRY(lies_in(ctx, &inside, path, inputs[i]));
+        if (inside)
+            return sara_fail(ctx, SARA_ERROR_USAGE,
+                             "--profile %s: is within %s, which is read; name a file elsewhere",
+                             path, inputs[i]);
+    }
+    TRY(sara_writer_open(ctx, out, path));
+done:
+    return status;
+}
+
+static double earliest(const sara_trace_event *events, size_t count)
+{
+    double start = count ? events[0].start : 0;
+    for (size_t i = 1; i < count; i++)
+        start = events[i].start < start ? events[i].start : start;
+    return start;
+}
+
+static sara_status write_events(sara_context *ctx, sara_writer *writer)
+{
+    static const char head[] = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", tail[] = "]}\n";
+    size_t count;
+    const sara_trace_event *events = sara_trace_events(ctx, &count);
+    double origin = earliest(events, count);
+    sara_status status;
+    TRY(sara_writer_write(writer, head, sizeof(head) - 1));
+    for (size_t i = 0; i < count; i++) {
+        const sara_trace_event *e = &events[i];
+        char line[256];
+        int length = snprintf(line, sizeof(line),
+                              "{\"name\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,\"pid\":1,"
+                              "\"tid\":1,\"args\":{\"flops\":%.0f}}%s\n",
+                              e->kind, (e->start - origin) * 1e6, e->seconds * 1e6, e->flops,
+                              i + 1 < count ? "," : "");
+        TRY(sara_writer_write(writer, line, (size_t)length));
+    }
+    TRY(sara_writer_write(writer, tail, sizeof(tail) - 1));
+done:
+    return status;
+}
+
+sara_status sara_profile_save(sara_context *ctx, sara_writer **writer)
+{
+    sara_status status;
+    TRY(write_events(ctx, *writer));
+    TRY(sara_writer_commit(writer));
+done:
+    return status;
+}
