@@ -1,0 +1,162 @@
+/* U-Nets of named shapes with random weights. */
+#include "support_models.h"
+
+#include "models/unet.h"
+
+#include <math.h>
+
+/* As diffusers counts them in the published models. */
+static void test_published_sizes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *shape;
+        int64_t entries;
+        int heads[3], factor, cross_attention_dim, sample_size;
+    } cases[] = {{"sd15", 859520964, {8, 8, 8}, 8, 768, 64},
+                 {"sd21", 865910724, {5, 10, 20}, 8, 1024, 96}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        sara_context *ctx = test_context();
+        sara_unet unet = {.ctx = ctx}; /* bound only: the values would take gigabytes */
+        sara_binder *binder = NULL;
+        sara_arena_init(&unet.arena, ctx);
+        assert_ok(ctx, sara_unet_config_of_shape(ctx, &unet.config, cases[i].shape));
+        assert_ok(ctx, sara_binder_new(ctx, &binder));
+        assert_ok(ctx, sara_unet_bind(&unet, binder));
+        assert_int_equal(sara_binder_entries(binder), cases[i].entries);
+        assert_int_equal(unet.config.cross_attention_dim, cases[i].cross_attention_dim);
+        assert_int_equal(unet.config.sample_size[0], cases[i].sample_size);
+        assert_int_equal(unet.config.sample_size[1], cases[i].sample_size);
+        for (int level = 0; level < 3; level++)
+            assert_int_equal(unet.config.level[level].heads, cases[i].heads[level]);
+        sara_binder_free(binder);
+        sara_arena_free(&unet.arena);
+        sara_context_free(ctx);
+    }
+}
+
+static bool ends_in(const char *name, const char *suffix)
+{
+    size_t length = strlen(name), end = strlen(suffix);
+    return length >= end && strcmp(name + length - end, suffix) == 0;
+}
+
+/* Norms start as the identity, biases at 0; the rest has the variance of one over its inputs. */
+static void check_values(const sara_param *param)
+{
+    const float *values = param->value.data;
+    const sara_shape *shape = &param->value.shape;
+    int64_t count = sara_shape_count(shape);
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < count; i++) {
+        sum += values[i];
+        squares += (double)values[i] * values[i];
+        if (shape->rank == 1)
+            assert_true(values[i] == (ends_in(param->name, ".bias") ? 0.0f : 1.0f));
+    }
+    if (shape->rank == 1)
+        return;
+    double inputs = (double)count / (double)shape->dims[0];
+    double spread = 6 / sqrt((double)count); /* of the estimates */
+    assert_close(fabs(sum / (double)count) * sqrt(inputs), spread, param->name);
+    assert_close(fabs(squares / (double)count * inputs - 1), 2 * spread, param->name);
+}
+
+static void test_values(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_unet *unet = NULL;
+    assert_ok(ctx, sara_unet_new_random(ctx, &unet, "tiny", 1));
+    sara_params *params = sara_unet_params(unet);
+    assert_true(params->count > 100);
+    for (size_t i = 0; i < params->count; i++) {
+        check_values(&params->items[i]);
+        assert_int_equal(params->items[i].stored, SARA_F32);
+        if (i)
+            assert_true(strcmp(params->items[i - 1].name, params->items[i].name) < 0);
+    }
+    sara_param *conv_in = sara_params_find(params, "conv_in.weight");
+    sara_shape shape = sara_shape4(32, 4, 3, 3);
+    assert_non_null(conv_in);
+    assert_true(sara_shape_equal(&conv_in->value.shape, &shape));
+    sara_unet_free(unet);
+    sara_context_free(ctx);
+}
+
+static sara_unet *draw(sara_context **ctx, int threads, uint64_t seed)
+{
+    const sara_context_options options = {.threads = threads};
+    sara_unet *unet = NULL;
+    assert_ok(*ctx, sara_context_new(ctx, &options));
+    assert_ok(*ctx, sara_unet_new_random(*ctx, &unet, "tiny", seed));
+    return unet;
+}
+
+static bool same_values(sara_unet *a, sara_unet *b, const char *name)
+{
+    const sara_param *x = sara_params_find(sara_unet_params(a), name);
+    const sara_param *y = sara_params_find(sara_unet_params(b), name);
+    size_t bytes = (size_t)sara_shape_count(&x->value.shape) * sizeof(float);
+    return memcmp(x->value.data, y->value.data, bytes) == 0;
+}
+
+static void test_seeds(void **state)
+{
+    (void)state;
+    sara_context *ctx[3] = {NULL};
+    sara_unet *one = draw(&ctx[0], 1, 5), *two = draw(&ctx[1], 2, 5), *other = draw(&ctx[2], 2, 6);
+    sara_params *params = sara_unet_params(one);
+    for (size_t i = 0; i < params->count; i++) {
+        const sara_param *param = &params->items[i];
+        assert_true(same_values(one, two, param->name));
+        if (param->value.shape.rank > 1)
+            assert_false(same_values(one, other, param->name));
+    }
+    /* two tensors of one shape differ too */
+    const sara_param *q = sara_params_find(
+        params, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight");
+    const sara_param *k = sara_params_find(
+        params, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight");
+    assert_memory_not_equal(q->value.data, k->value.data, 32 * 32 * sizeof(float));
+    sara_unet_free(one);
+    sara_unet_free(two);
+    sara_unet_free(other);
+    for (int i = 0; i < 3; i++)
+        sara_context_free(ctx[i]);
+}
+
+static void test_unknown_shape(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_unet *unet = NULL;
+    assert_refused(ctx, SARA_ERROR_USAGE, "--shape sd3: expected sd15, sd21 or tiny",
+                   sara_unet_new_random(ctx, &unet, "sd3", 1));
+    assert_null(unet);
+    sara_context_free(ctx);
+}
+
+static sara_status draw_tiny(sara_context *ctx)
+{
+    sara_unet *unet = NULL;
+    sara_status status = sara_unet_new_random(ctx, &unet, "tiny", 1);
+    sara_unet_free(unet);
+    return status;
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    test_allocation_failures(draw_tiny);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_published_sizes), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_seeds),           cmocka_unit_test(test_unknown_shape),
+        cmocka_unit_test(test_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
