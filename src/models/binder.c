@@ -291,17 +291,20 @@ done:
     return status;
 }
 
+/* Biases are drawn too: equal ones could only be selected all together. */
 static void draw_param(sara_param *param, uint64_t seed, uint64_t index)
 {
     const sara_shape *shape = &param->value.shape;
     size_t count = (size_t)sara_shape_count(shape), name = strlen(param->name);
     bool bias = name >= 5 && strcmp(param->name + name - 5, ".bias") == 0;
+    bool norm = shape->rank == 1 && !bias;
+    int64_t outputs = shape->rank > 1 ? shape->dims[0] : 1;
+    float factor = (float)sqrt((double)outputs / (double)count);
     float *values = param->value.data;
-    if (shape->rank > 1)
+    if (!norm)
         sara_draw_normal(values, count, seed, SARA_DRAW_WEIGHT, index);
-    double factor = sqrt((double)shape->dims[0] / (double)count);
     for (size_t i = 0; i < count; i++)
-        values[i] = shape->rank > 1 ? (float)(values[i] * factor) : bias ? 0.0f : 1.0f;
+        values[i] = norm ? 1.0f : values[i] * factor;
 }
 
 sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t seed)

@@ -31,7 +31,8 @@ SARA_NODISCARD sara_status sara_binder_ignore(sara_binder *binder, const char *s
 SARA_NODISCARD sara_status sara_binder_load(sara_binder *binder, sara_params *params,
                                             const sara_weights *weights);
 /* Instead of loading: every wanted parameter with random values, matrices and convolutions
- * N(0, 1 / inputs), the weights of norms 1, all biases 0. The same seed gives the same values. */
+ * N(0, 1 / inputs), biases N(0, 1 / length), the weights of norms 1. The same seed gives the same
+ * values whatever the number of threads. */
 SARA_NODISCARD sara_status sara_binder_draw(sara_binder *binder, sara_params *params,
                                             uint64_t seed);
 int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted parameters */

@@ -6,7 +6,7 @@ import unittest
 
 from support import BASE, IO, UNET, USAGE, Case
 
-COMMANDS = ["train", "generate", "merge", "inspect"]
+COMMANDS = ["train", "generate", "merge", "inspect", "bench"]
 
 
 class Unknown(Case):

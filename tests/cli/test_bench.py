@@ -1,0 +1,131 @@
+"""bench as its users call it. No time is judged."""
+
+import json
+import os
+import re
+import unittest
+
+from support import BASE, IO, UNET, USAGE, Case
+
+TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
+KEYS = {
+    "model": str,
+    "method": str,
+    "latent": int,
+    "batch": int,
+    "threads": int,
+    "checkpointing": bool,
+    "parameters": int,
+    "trainable": int,
+    "seconds": list,
+    "best": float,
+    "load_seconds": float,
+    "peak_rss_gib": float,
+    "flops_per_second": float,
+    "peak_flops_per_second": float,
+    "kinds": dict,
+    "memory": dict,
+}
+
+
+class Bench(Case):
+    def report(self, *args):
+        return json.loads(self.ok(*args, "--json").out)
+
+    def test_json(self):
+        report = self.report(*TINY, "-t", "1", "--batch", "2")
+        self.assertEqual({key: type(value) for key, value in report.items()}, KEYS)
+        self.assertEqual(len(report["seconds"]), 2)
+        self.assertEqual(report["best"], min(report["seconds"]))
+        for seconds in report["seconds"]:
+            self.assertEqual(seconds, round(seconds, 3))
+        self.assertEqual((report["threads"], report["batch"], report["latent"]), (1, 2, 4))
+        self.assertEqual(set(report["memory"]), {"weights", "optimizer", "activations", "other"})
+        for name, kind in report["kinds"].items():
+            self.assertEqual(set(kind), {"seconds", "calls", "gflops_per_second"}, name)
+        self.assertLess(abs(report["trainable"] / report["parameters"] - 0.058), 1e-4)
+        total = sum(report["memory"].values()) / 2**30
+        self.assertLess(abs(total - report["peak_rss_gib"]), 1e-3)
+
+    def test_options(self):
+        report = self.report(
+            *TINY,
+            "--method=forward",
+            "--gradient-checkpointing",
+            "--seed",
+            "7",
+        )
+        self.assertEqual((report["method"], report["trainable"]), ("forward", 0))
+        self.assertTrue(report["checkpointing"])
+        report = self.report(*TINY, "--trainable", "5000", "--lambda_rank", "0")
+        self.assertEqual(report["trainable"], 5000)
+        report = self.report(*TINY, "--rank")
+        self.assertEqual(set(report), set(KEYS) | {"rank_seconds"})
+        self.assertGreater(report["rank_seconds"], 0)
+
+    def test_models(self):
+        bare = self.report("bench", "-m", UNET, "--latent", "8", "--steps", "1")
+        self.assertEqual((bare["model"], bare["parameters"]), (UNET, 942196))
+        whole = self.report(
+            "bench", "-m", BASE, "--latent", "4", "--steps", "1", "--method", "forward"
+        )
+        self.assertEqual(whole["model"], os.path.join(BASE, "unet"))
+
+    def test_table(self):
+        result = self.ok(*TINY)
+        lines = result.out.splitlines()
+        self.assertIn("tiny: method sara, latents 4x4, batch 1", lines[0])
+        self.assertRegex(lines[1], r"^\d+ of \d+ parameters trained \(5\.80 %\)")
+        self.assertRegex(lines[2], r"^seconds of each step: \d+\.\d{3} \d+\.\d{3}$")
+        rows = re.findall(r"(?m)^  (\S.*?) +(\d+) +([\d.]+) +[\d.]+ %", result.out)
+        seconds = [float(row[2]) for row in rows]
+        self.assertEqual(seconds, sorted(seconds, reverse=True))
+        names = {row[0] for row in rows}
+        self.assertLessEqual({"conv2d", "conv2d dx", "linear", "adamw", "other"}, names)
+        for word in ("GFLOP/s", "weights", "optimizer", "activations", "in all"):
+            self.assertIn(word, result.out)
+        self.assertIn("step 2 of 2", result.err)
+        self.assertLessEqual(max(map(len, lines)), 100)
+
+    def test_profile(self):
+        self.ok(*TINY, "--profile", "trace.json")
+        with open(self.path("trace.json")) as file:
+            trace = json.load(file)
+        events = trace["traceEvents"]
+        self.assertEqual(sum(event["name"] == "step" for event in events), 2)
+        for event in events:
+            self.assertEqual(
+                set(event), {"name", "ph", "ts", "dur", "pid", "tid", "args"}, event
+            )
+            self.assertGreaterEqual(event["dur"], 0)
+        self.assertEqual(os.listdir(self.folder), ["trace.json"])
+
+    def test_refused(self):
+        for words, args in [
+            ("no model given", ()),
+            (["--model", "--shape"], ("-m", UNET, "--shape", "tiny")),
+            ("--shape sdxl: expected sd15, sd21 or tiny", ("--shape", "sdxl")),
+            ("--method lora: expected", (*TINY[1:], "--method", "lora")),
+            ("--latent 5: expected a multiple of 2", (*TINY[1:], "--latent", "5")),
+            ("--latent 0: expected", (*TINY[1:], "--latent", "0")),
+            ("--batch 1.5: expected", (*TINY[1:], "--batch", "1.5")),
+            ("--steps x: expected", (*TINY[1:], "--steps", "x")),
+            ("trainable: 101%", (*TINY[1:], "--trainable", "101%")),
+            ("--lambda_rank -1: expected", (*TINY[1:], "--lambda_rank", "-1")),
+            ("--profile", (*TINY[1:], "--profile")),
+            ("--trainable 1%", (*TINY[1:], "--trainable", "1%", "--method", "full")),
+        ]:
+            with self.subTest(args):
+                self.refused(USAGE, words, "bench", *args)
+        self.refused(IO, "none", "bench", "-m", "none")
+        self.refused(IO, "none/trace.json", *TINY, "--profile", "none/trace.json")
+        self.refused(
+            USAGE,
+            ["--profile", "is read"],
+            *("bench", "-m", UNET, "--latent", "8"),
+            *("--profile", os.path.join(UNET, "config.json")),
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()
