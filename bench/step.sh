@@ -1,0 +1,208 @@
+#!/usr/bin/env bash
+# Times sara against its peers on this machine, alternately, and prints tables. README.md tells what the numbers mean.
+#   bench/step.sh [--quick] [--only PART,...] [--append]
+#     --quick    one round, 32x32 latents at batch 1; without --only: time, memory, weights16
+#     --only     some of: time memory weights16 checkpointing budgets threads generate load
+#     --append   to the results of earlier calls, instead of anew
+#   ROUNDS=3, STEPS=3            rounds, and steps of a run
+#   OMP_NUM_THREADS              threads of both sides (all processors)
+#   SARA                         a built program, instead of building one
+#   SARA_BENCH_VENV, SARA_BENCH_WORK   the peers' virtual environment (bench/.venv) and the work folder (bench/work)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+parts="time memory weights16 checkpointing budgets threads generate load"
+quick_parts="time memory weights16"
+configs=("64 1" "32 1" "32 4") # latents, batch
+rounds=${ROUNDS:-3}
+steps=${STEPS:-3}
+budget=5.8
+threads=${OMP_NUM_THREADS:-$(nproc)}
+venv=${SARA_BENCH_VENV:-bench/.venv}
+work=${SARA_BENCH_WORK:-bench/work}
+sara=${SARA:-build-bench/sara}
+python=$venv/bin/python
+model=$work/sd15
+weights=$model/unet/diffusion_pytorch_model.safetensors
+results=$work/results.jsonl
+append=false
+failures=0
+
+usage() {
+    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' bench/step.sh
+}
+
+fail() {
+    echo "bench: $1" >&2
+    exit 2
+}
+
+parse_arguments() {
+    local all=$parts only=
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --quick)
+            configs=("32 1")
+            rounds=1
+            parts=$quick_parts
+            ;;
+        --only)
+            [ $# -gt 1 ] || fail "--only needs parts: $all"
+            only=${2//,/ }
+            shift
+            ;;
+        --append) append=true ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *) fail "$1: unknown option; see --help" ;;
+        esac
+        shift
+    done
+    parts=${only:-$parts}
+    for part in $parts; do
+        case " $all " in *" $part "*) ;; *) fail "--only $part: expected some of $all" ;; esac
+    done
+}
+
+# -------------------------------------------------------------------------------------------------------- set-up
+
+prepare_python() {
+    "$python" -c "import torch, diffusers, peft, transformers, safetensors, psutil, accelerate, numpy" 2>/dev/null && return
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install -q torch diffusers peft transformers safetensors psutil accelerate numpy
+}
+
+prepare_sara() {
+    [ -z "${SARA:-}" ] || return 0
+    scripts/setup.sh
+    cmake -S . -B build-bench -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF >/dev/null
+    cmake --build build-bench -- --quiet
+}
+
+# One model for all. Neither the U-Net's folder nor model_index.json is there before it is complete.
+prepare_model() {
+    if [ ! -e "$model/unet" ]; then
+        rm -rf "$model/unet.part"
+        "$python" bench/peer_step.py save --model "$model/unet.part"
+        mv "$model/unet.part" "$model/unet"
+    fi
+    case " $parts " in *" generate "*) ;; *) return 0 ;; esac
+    [ -e "$model/model_index.json" ] || "$python" bench/peer_step.py save-pipeline --model "$model"
+}
+
+prepare_results() {
+    local cpu commit
+    cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)
+    commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
+    $append || rm -f "$results"
+    printf '{"run": "host", "cpu": "%s", "threads": %d, "budget": %s, "commit": "%s"}\n' \
+        "${cpu:-$(uname -m)}" "$threads" "$budget" "$commit" >>"$results"
+}
+
+# -------------------------------------------------------------------------------------------------------- the plan
+# Lines of: run latents batch budget threads
+
+step_plan() { # RUN...: each configuration
+    local config run
+    for config in "${configs[@]}"; do
+        for run in "$@"; do
+            echo "$run $config $budget $threads"
+        done
+    done
+}
+
+plan_time() { step_plan lora16 sara masked; }
+plan_memory() { step_plan lora16 sara; }
+plan_weights16() { step_plan lora16 sara sara-16bit; }
+plan_checkpointing() { step_plan lora16 sara-16bit-checkpointing; }
+
+plan_budgets() { # the first configuration
+    local fraction
+    echo "lora16 ${configs[0]} $budget $threads"
+    for fraction in 0.6 2.3 "$budget" 20 50; do
+        echo "sara ${configs[0]} $fraction $threads"
+    done
+}
+
+plan_threads() { # the first configuration
+    local count
+    for count in 1 2; do
+        echo "lora16 ${configs[0]} $budget $count"
+        echo "sara ${configs[0]} $budget $count"
+    done
+}
+
+plan_generate() {
+    echo "diffusers-images 64 1 $budget $threads"
+    echo "sara-images 64 1 $budget $threads"
+}
+
+plan_load() {
+    echo "read 0 0 $budget $threads"
+    echo "load 0 0 $budget $threads"
+}
+
+# Every run once, those of a configuration side by side.
+plan() {
+    local part
+    for part in $parts; do
+        "plan_$part"
+    done | awk '!seen[$0]++' | sort -s -k2,2nr -k3,3n
+}
+
+# -------------------------------------------------------------------------------------------------------- runs
+
+set_command() { # RUN LATENTS BATCH BUDGET
+    local fraction
+    fraction=$(awk -v percent="$4" 'BEGIN { print percent / 100 }')
+    local size=(--latent "$2" --batch "$3" --steps "$steps")
+    local ours=("$sara" bench -m "$model/unet" --json)
+    local theirs=("$python" bench/peer_step.py "$1" --model "$model/unet" "${size[@]}")
+    case $1 in
+    lora16) command=("${theirs[@]}") ;;
+    masked) command=("${theirs[@]}" --fraction "$fraction") ;;
+    sara) command=("${ours[@]}" --method sara --trainable "$fraction" "${size[@]}") ;;
+    sara-16bit) command=("${ours[@]}" --method sara --trainable "$fraction" "${size[@]}" --weight_dtype bf16) ;;
+    sara-16bit-checkpointing)
+        command=("${ours[@]}" --method sara --trainable "$fraction" "${size[@]}" --weight_dtype bf16
+                 --gradient_checkpointing)
+        ;;
+    diffusers-images) command=("$python" bench/peer_step.py generate --model "$model") ;;
+    sara-images) command=(python3 bench/time_images.py "$sara" "$model" "$work") ;;
+    read) command=(dd "if=$weights" of=/dev/null bs=1M status=none) ;;
+    load) command=("${ours[@]}" --method forward --latent 32 --batch 1 --steps 1) ;;
+    esac
+}
+
+run() { # ROUND RUN LATENTS BATCH BUDGET THREADS
+    local command
+    set_command "$2" "$3" "$4" "$5"
+    echo "round $1 of $rounds: $2 ($3x$3 latents, batch $4, $5 %, threads $6)" >&2
+    [ "$3" != 0 ] || cat "$weights" >/dev/null # into the page cache, for loading
+    OMP_NUM_THREADS=$6 python3 bench/measure.py "$results" round="$1" run="$2" latent="$3" batch="$4" budget="$5" \
+        threads="$6" -- "${command[@]}" 2>"$work/stderr" </dev/null && return
+    tail -n 5 "$work/stderr" >&2
+    failures=$((failures + 1))
+}
+
+run_all() {
+    local round line
+    for round in $(seq "$rounds"); do
+        while read -r line; do
+            # shellcheck disable=SC2086 # the line's fields
+            run "$round" $line
+        done < <(plan)
+    done
+}
+
+parse_arguments "$@"
+mkdir -p "$work"
+prepare_python
+prepare_sara
+prepare_model
+prepare_results
+run_all
+python3 bench/table.py "$results"
+[ "$failures" -eq 0 ] || fail "$failures runs failed"

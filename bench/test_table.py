@@ -1,0 +1,57 @@
+"""Tests of table.py with made-up results: python3 bench/test_table.py"""
+import unittest
+
+import table
+
+
+def line(run, best, peak, threads=2, **more):
+    return dict(run=run, latent=64, batch=1, budget=5.8, threads=threads, wall_seconds=99, peak_gib=peak,
+                result=dict(best=best, load_seconds=best, trainable=50e6, **more))
+
+
+def verdicts(*lines):
+    """The verdict and the figure of each bar that was measured."""
+    host = dict(run="host", cpu="made up", commit="0", threads=2, budget=5.8)
+    results = table.Results([host, *lines])
+    cells = [table.bar_line(bar, results) for bar in table.BARS]
+    return {(where, name): (figure, text) for where, name, figure, _, _, text in cells if text != "not measured"}
+
+
+class TableTest(unittest.TestCase):
+    where = "64x64, batch 1"
+
+    def test_nothing_measured(self):
+        self.assertEqual(verdicts(), {})
+        self.assertEqual(verdicts(line("sara", 1, 1)), {})
+
+    def test_verdicts(self):
+        for best, expected in ((7.5, "aim met"), (7.6, "must met"), (10, "must met"), (10.1, "MISSED"),
+                               (float("nan"), "MISSED")):
+            found = verdicts(line("lora16", 10, 1), line("sara", best, 1))
+            self.assertEqual(found[self.where, "time of a step / LoRA"][1], expected)
+
+    def test_best_and_peak_over_rounds(self):
+        found = verdicts(line("lora16", 10, 4), line("sara", 9, 3), line("lora16", 20, 5), line("sara", 8, 4))
+        self.assertEqual(found[self.where, "time of a step / LoRA"], ("0.80", "must met"))
+        self.assertEqual(found[self.where, "memory / LoRA"], ("0.80", "aim met"))
+
+    def test_rank_share_of_the_best_step(self):
+        found = verdicts(line("sara", 10, 1, rank_seconds=0.9), line("sara", 5, 1, rank_seconds=0.1))
+        self.assertEqual(found, {(self.where, "low-rank term / step"): ("2.0 %", "met")})
+
+    def test_bars_use_the_main_threads_and_rows_their_own(self):
+        lines = line("lora16", 10, 1), line("sara", 5, 1), line("lora16", 20, 1, threads=1), line("sara", 18, 1, threads=1)
+        self.assertEqual(verdicts(*lines)[self.where, "time of a step / LoRA"], ("0.50", "aim met"))
+        results = table.Results([dict(run="host", threads=2, budget=5.8), *lines])
+        steps = next(table.sections(results)).splitlines()
+        self.assertEqual(len(steps), 2 + 4)
+        self.assertEqual([row.split(" | ")[8] for row in steps[2:]], ["1.00", "0.50", "1.00", "0.90"])
+
+    def test_loading_against_the_plain_read(self):
+        plain = dict(run="read", latent=0, batch=0, budget=5.8, threads=2, wall_seconds=2, peak_gib=0, result=None)
+        found = verdicts(plain, {**line("load", 3.2, 4), "latent": 0, "batch": 0})
+        self.assertEqual(found, {("U-Net, fp32", "loading / plain read"): ("1.60", "MISSED")})
+
+
+if __name__ == "__main__":
+    unittest.main()
