@@ -96,6 +96,7 @@ prepare_results() {
     local cpu commit
     cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)
     commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
+    [ -z "${SARA:-}" ] || commit="built elsewhere"
     $append || rm -f "$results"
     printf '{"run": "host", "cpu": "%s", "threads": %d, "budget": %s, "commit": "%s"}\n' \
         "${cpu:-$(uname -m)}" "$threads" "$budget" "$commit" >>"$results"
@@ -113,7 +114,11 @@ step_plan() { # RUN...: each configuration
     done
 }
 
-plan_time() { step_plan lora16 sara masked; }
+plan_time() {
+    step_plan lora16 sara masked
+    echo "rank 0 0 $budget $threads"
+}
+
 plan_memory() { step_plan lora16 sara; }
 plan_weights16() { step_plan lora16 sara sara-16bit; }
 plan_checkpointing() { step_plan lora16 sara-16bit-checkpointing; }
@@ -171,6 +176,7 @@ set_command() { # RUN LATENTS BATCH BUDGET
         ;;
     diffusers-images) command=("$python" bench/peer_step.py generate --model "$model") ;;
     sara-images) command=(python3 bench/time_images.py "$sara" "$model" "$work") ;;
+    rank) command=("${ours[@]}" --method sara --trainable "$fraction" --latent 32 --batch 1 --steps 1 --rank) ;;
     read) command=(dd "if=$weights" of=/dev/null bs=1M status=none) ;;
     load) command=("${ours[@]}" --method forward --latent 32 --batch 1 --steps 1) ;;
     esac
@@ -179,8 +185,8 @@ set_command() { # RUN LATENTS BATCH BUDGET
 run() { # ROUND RUN LATENTS BATCH BUDGET THREADS
     local command
     set_command "$2" "$3" "$4" "$5"
-    echo "round $1 of $rounds: $2 ($3x$3 latents, batch $4, $5 %, threads $6)" >&2
-    [ "$3" != 0 ] || cat "$weights" >/dev/null # into the page cache, for loading
+    echo "round $1 of $rounds: $2, latents $3, batch $4, budget $5 %, threads $6" >&2
+    case $2 in read | load) cat "$weights" >/dev/null ;; esac # into the page cache
     OMP_NUM_THREADS=$6 python3 bench/measure.py "$results" round="$1" run="$2" latent="$3" batch="$4" budget="$5" \
         threads="$6" -- "${command[@]}" 2>"$work/stderr" </dev/null && return
     tail -n 5 "$work/stderr" >&2

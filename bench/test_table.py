@@ -36,7 +36,8 @@ class TableTest(unittest.TestCase):
         self.assertEqual(found[self.where, "memory / LoRA"], ("0.80", "aim met"))
 
     def test_rank_share_of_the_best_step(self):
-        found = verdicts(line("sara", 10, 1, rank_seconds=0.9), line("sara", 5, 1, rank_seconds=0.1))
+        ranks = [{**line("rank", 1, 1, rank_seconds=seconds), "latent": 0, "batch": 0} for seconds in (0.1, 0.3)]
+        found = verdicts(line("sara", 10, 1), line("sara", 5, 1), *ranks)
         self.assertEqual(found, {(self.where, "low-rank term / step"): ("2.0 %", "met")})
 
     def test_bars_use_the_main_threads_and_rows_their_own(self):
