@@ -44,7 +44,7 @@ typedef struct sara_unet sara_unet;
 /* folder: unet/. A config option that is not supported is refused by name and value. */
 SARA_NODISCARD sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
                                           const char *variant);
-/* One of a published shape with random weights, for timing. shape: "sd15", "sd21" or "tiny"; another
+/* One of a published shape with random weights, for timing: "sd15", "sd21" or "tiny"; another name
  * is SARA_ERROR_USAGE. */
 SARA_NODISCARD sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out,
                                                 const char *shape, uint64_t seed);

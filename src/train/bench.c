@@ -171,6 +171,8 @@ static sara_status compute_step(bench *b, double *loss)
     sara_status status;
     if (b->t.optimizer) {
         TRY(sara_trainer_step(&b->t, loss, &report, &lr));
+        if (report.skipped)
+            *loss = NAN;
     } else {
         TRY(sara_trainer_micro_batch(&b->t, loss));
         b->t.state.micro_batches++;
@@ -199,8 +201,8 @@ static sara_status time_step(bench *b, int index)
     sara_log(b->ctx, SARA_LOG_INFO, "step %d of %d: %.3f s, loss %.4f", index + 1,
              b->options->steps, step->seconds, loss);
     if (!isfinite(loss))
-        status =
-            sara_fail(b->ctx, SARA_ERROR_DIVERGED, "step %d: the loss is not finite", index + 1);
+        status = sara_fail(b->ctx, SARA_ERROR_DIVERGED, "step %d: loss or gradient is not finite",
+                           index + 1);
 done:
     return status;
 }

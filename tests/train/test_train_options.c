@@ -190,7 +190,8 @@ static void test_json(void **state)
                                                "validation_guidance_scale",
                                                "checkpointing_steps",
                                                "checkpoints_total_limit",
-                                               "resume_from_checkpoint"};
+                                               "resume_from_checkpoint",
+                                               "profile"};
     test_run *run = *state;
     const sara_option_info *info;
     json_t *json = NULL;
