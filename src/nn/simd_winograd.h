@@ -12,6 +12,13 @@
 #define WINO_NA -1.8984375f /* 2 a^2 (a^2 - b^2) */
 #define WINO_NB 7.59375f    /* 2 b^2 (b^2 - a^2) */
 
+/* Keeps the compiler from carrying 36 addresses through a loop, which it would spill. */
+INLINE int64_t winograd_step(int64_t step)
+{
+    __asm__("" : "+r"(step));
+    return step;
+}
+
 /* Six inputs in a line, at the six points. */
 INLINE void winograd_input_line(vf v[6], const vf d[6])
 {
@@ -51,6 +58,7 @@ INLINE void winograd_output_line(vf y[4], const vf m[6])
 FN void winograd_input(float *v, int64_t step, const float *const pixels[36], int64_t count)
 {
     for (int64_t c = 0; c < count; c += W) {
+        int64_t next = winograd_step(step);
         vf rows[6][6], line[6];
         for (int i = 0; i < 6; i++) {
             UNROLL
@@ -67,7 +75,7 @@ FN void winograd_input(float *v, int64_t step, const float *const pixels[36], in
             winograd_input_line(line, column);
             UNROLL
             for (int i = 0; i < 6; i++)
-                vstore(v + (i * 6 + j) * step + c, line[i]);
+                vstore(v + (i * 6 + j) * next + c, line[i]);
         }
     }
 }
@@ -79,13 +87,14 @@ FN void winograd_weights(float *u, int64_t step, int64_t u_row, const float *tap
         for (int64_t c = 0; c < count; c += W) {
             const float *from = taps + r * taps_row + c;
             float *to = u + r * u_row + c;
+            int64_t next = winograd_step(step), from_next = winograd_step(tap);
             vf lines[3][6];
             UNROLL
             for (int i = 0; i < 3; i++) {
                 vf g[3];
                 UNROLL
                 for (int j = 0; j < 3; j++)
-                    g[j] = vload(from + (i * 3 + j) * tap);
+                    g[j] = vload(from + (i * 3 + j) * from_next);
                 winograd_weight_line(lines[i], g);
             }
             UNROLL
@@ -94,7 +103,7 @@ FN void winograd_weights(float *u, int64_t step, int64_t u_row, const float *tap
                 winograd_weight_line(line, column);
                 UNROLL
                 for (int i = 0; i < 6; i++)
-                    vstore(to + (i * 6 + j) * step, line[i]);
+                    vstore(to + (i * 6 + j) * next, line[i]);
             }
         }
 }
@@ -103,13 +112,14 @@ FN void winograd_output(float *const pixels[16], const float *m, int64_t step, c
                         int64_t count, bool accumulate)
 {
     for (int64_t c = 0; c < count; c += W) {
+        int64_t next = winograd_step(step);
         vf rows[4][6], shift = bias ? vload_n(bias + c, count - c) : vset(0);
         UNROLL
         for (int j = 0; j < 6; j++) {
             vf column[6], line[4];
             UNROLL
             for (int i = 0; i < 6; i++)
-                column[i] = vload(m + (i * 6 + j) * step + c);
+                column[i] = vload(m + (i * 6 + j) * next + c);
             winograd_output_line(line, column);
             UNROLL
             for (int i = 0; i < 4; i++)

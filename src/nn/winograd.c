@@ -7,6 +7,7 @@
 #define POINTS       36 /* of a tile */
 #define TILE         4  /* outputs along a side */
 #define MIN_CHANNELS 16
+#define TURNED       16                  /* channels whose weights are turned at a time */
 #define V_BYTES      ((int64_t)18 << 20) /* transformed inputs at a time; at least one block */
 
 /* y [n][oh][ow][out] from x [n][h][w][in]. One pass takes some blocks of tiles: their inputs are
@@ -111,29 +112,29 @@ static void transform_input(const winograd_job *job, float *v, int64_t tile, int
     job->simd->winograd_input(v, job->v_step, pixels, least(job->in - c, job->chunk));
 }
 
-/* u [point][channel of the chunk][output of the block] of output block o and a chunk; spare holds
- * taps with one vector of outputs innermost. */
+/* u [point][channel of the chunk][output of the block] of output block o and a chunk; a few channels
+ * at a time are first turned in `spare` [channel][tap][output of the block]. */
 static void transform_weights(const winograd_job *job, float *u, float *spare, int64_t o,
                               int64_t chunk)
 {
     const sara_simd *simd = job->simd;
-    int64_t unit = simd->width, first = o * job->block_out, c = chunk * job->chunk;
-    int64_t outs = least(job->out - first, job->block_out);
-    int64_t channels = least(job->in - c, job->chunk), step = job->u_step;
-    for (int64_t k = 0; k < outs; k += unit) {
-        int64_t lanes = least(outs - k, unit);
-        if (job->backward) { /* rows of [in] hold the taps of all outputs */
-            for (int64_t i = 0; i < channels; i++)
-                simd->transpose(spare + i * 9 * unit, unit,
-                                job->weights + ((c + i) * job->out + first + k) * 9, 9, lanes, 9);
-            simd->winograd_weights(u + k, step, job->block_out, spare + 8 * unit, -unit, 9 * unit,
-                                   channels, unit);
+    int64_t first = o * job->block_out, c = chunk * job->chunk, line = job->block_out;
+    int64_t outs = least(job->out - first, job->block_out), whole = up(outs, simd->width);
+    int64_t channels = least(job->in - c, job->chunk);
+    for (int64_t i = 0; i < channels; i += TURNED) {
+        int64_t count = least(channels - i, TURNED);
+        const float *taps = spare;
+        if (job->backward) { /* a row of weights holds the taps of all outputs of a channel */
+            for (int64_t k = 0; k < count; k++)
+                simd->transpose(spare + k * 9 * line, line,
+                                job->weights + ((c + i + k) * job->out + first) * 9, 9, outs, 9);
+            taps += 8 * line; /* reversed */
         } else {
-            simd->transpose(spare, unit, job->weights + ((first + k) * job->in + c) * 9,
-                            job->in * 9, lanes, channels * 9);
-            simd->winograd_weights(u + k, step, job->block_out, spare, unit, 9 * unit, channels,
-                                   unit);
+            simd->transpose(spare, line, job->weights + (first * job->in + c + i) * 9, job->in * 9,
+                            outs, count * 9);
         }
+        simd->winograd_weights(u + i * line, job->u_step, line, taps, job->backward ? -line : line,
+                               9 * line, count, whole * simd->width);
     }
 }
 
@@ -168,7 +169,7 @@ static int64_t u_size(const winograd_job *job)
 
 static int64_t spare_size(const winograd_job *job)
 {
-    return job->chunk * 9 * job->simd->width;
+    return TURNED * 9 * job->block_out;
 }
 
 static int64_t own_size(const winograd_job *job)
