@@ -1,7 +1,9 @@
-/* Blockwise attention (FlashAttention-2, Dao 2023): scores exist only as a block of QUERIES x KEYS,
- * and backward computes them again from lse. Keys and values are first copied per head: as they
- * are ("rows", padded to whole vectors) or transposed ("strips", one for each block of keys). Work
- * is cut the same way whatever the threads, so that the results do not depend on them.
+/* Blockwise attention (FlashAttention-2, Dao 2023): scores exist only as a block of queries x keys,
+ * and backward computes them again from lse. What lies across a vector's lanes is not the head's
+ * dim, as that is often no multiple of a vector: forward has queries there, backward keys. A span
+ * of blocks of these, transposed, stays in a thread's cache while blocks of the other side pass by,
+ * each copied once for all of the span: rows of one head lie far apart in the arrays. Work is cut
+ * so that the results do not depend on the number of threads.
  */
 #ifndef SARA_NN_ATTENTION_BLOCKS_H
 #define SARA_NN_ATTENTION_BLOCKS_H
@@ -9,37 +11,34 @@
 #include "nn/kernels.h"
 #include "nn/simd.h"
 
-#define QUERIES ((int64_t)64)
-#define KEYS    ((int64_t)128)
+#define QUERIES      ((int64_t)64) /* in a block */
+#define LARGEST_SPAN ((int64_t)16)
 
 typedef struct sara_attention_plan {
     const sara_simd *simd;
     const sara_attention_shape *shape;
     int64_t heads; /* of all samples */
     int64_t row;   /* distance of rows in q, k, v, y: heads of one sample x dim */
-    int64_t width; /* dim in whole vectors */
+    int64_t keys;  /* in a block: about 64, fewer or more so that the last one is no small rest */
     int64_t query_blocks, key_blocks;
-    int64_t strip;                  /* floats in a row of a strip: keys in whole vectors */
-    int64_t rows_size, strips_size; /* floats of one head's copies */
     float scale;
 } sara_attention_plan;
 
 sara_attention_plan sara_attention_plan_make(const sara_attention_shape *shape);
-/* Offset of a head's row 0 in [n][length][row]. */
-int64_t sara_attention_offset(const sara_attention_plan *plan, int64_t head, int64_t length);
-/* out [count][width] of rows of x, zeros beyond dim */
-void sara_attention_copy_rows(float *out, const float *x, const sara_attention_plan *plan,
-                              int64_t count);
-/* out [key_blocks][dim][strip], zeros beyond the last key */
-void sara_attention_copy_strips(float *out, const float *x, const sara_attention_plan *plan);
-/* The block of scores of `count` queries from t0 against key block b. */
-sara_simd_scores sara_attention_scores(const sara_attention_plan *plan, int64_t t0, int64_t count,
-                                       int64_t b);
-/* How many key blocks queries before `end` see any key of. */
-int64_t sara_attention_seen(const sara_attention_plan *plan, int64_t end);
-/* out [rows][strip]: rows of x against the strip of the scores' key block */
-void sara_attention_multiply(float *out, const float *x, int64_t x_row, const float *strip,
-                             const sara_attention_plan *plan, const sara_simd_scores *scores);
+/* Offset of a head's row i in [n][length][row]. */
+int64_t sara_attention_offset(const sara_attention_plan *plan, int64_t head, int64_t length,
+                              int64_t i);
+int64_t sara_attention_min(int64_t a, int64_t b);
+/* n in whole cache lines of floats */
+int64_t sara_attention_lines(int64_t n);
+/* `count` floats of memory from *used on, which is moved to the next cache line; without memory it
+ * only counts. */
+float *sara_attention_take(float *memory, int64_t *used, int64_t count);
+/* The scores of queries from t0 against keys from s0, one of the two in the lanes. */
+sara_simd_scores sara_attention_scores(const sara_attention_plan *plan, int64_t rows,
+                                       int64_t columns, int64_t stride, int64_t t0, int64_t s0);
+/* Whether the block of queries from t0 sees any key from s0 on. */
+bool sara_attention_sees(const sara_attention_plan *plan, int64_t t0, int64_t s0);
 
 void sara_fast_attention_register_backward(sara_kernels *table);
 

@@ -3,73 +3,146 @@
 #include <math.h>
 #include <omp.h>
 
-/* One thread's memory; out [QUERIES][width] follows. */
+/* A block of queries while the keys pass by. */
+typedef struct query_block {
+    float *q, *out;   /* [dim][QUERIES] */
+    float *max, *sum; /* [QUERIES] */
+} query_block;
+
+/* One thread's memory. */
 typedef struct forward_work {
-    float scores[QUERIES * KEYS], max[QUERIES], sum[QUERIES], factor[QUERIES];
+    query_block blocks[LARGEST_SPAN];
+    float *k, *v;  /* [keys][dim] */
+    float *scores; /* [keys][QUERIES] */
+    float *factor; /* [QUERIES] */
 } forward_work;
 
-/* Queries from t0 of one head; y, lse and q point to the first of them. */
-static void forward_block(float *y, float *lse, forward_work *work, const float *q,
-                          const float *keys, const float *values, const sara_attention_plan *plan,
-                          int64_t t0)
+typedef struct forward_pass {
+    sara_attention_plan plan;
+    int64_t span; /* blocks of queries; does not change what is computed */
+    const float *q, *k, *v;
+    float *y, *lse;
+    float *works;
+    int64_t own; /* floats of a thread's arrays */
+} forward_pass;
+
+/* Gives work its arrays in memory; returns how many floats they are. */
+static int64_t carve(forward_work *work, float *memory, const forward_pass *pass)
+{
+    int64_t keys = pass->plan.keys, dim = pass->plan.shape->dim, used = 0;
+    for (int64_t i = 0; i < pass->span; i++) {
+        query_block *block = &work->blocks[i];
+        block->q = sara_attention_take(memory, &used, dim * QUERIES);
+        block->out = sara_attention_take(memory, &used, dim * QUERIES);
+        block->max = sara_attention_take(memory, &used, QUERIES);
+        block->sum = sara_attention_take(memory, &used, QUERIES);
+    }
+    work->k = sara_attention_take(memory, &used, keys * dim);
+    work->v = sara_attention_take(memory, &used, keys * dim);
+    work->scores = sara_attention_take(memory, &used, keys * QUERIES);
+    work->factor = sara_attention_take(memory, &used, QUERIES);
+    return used;
+}
+
+static void start_block(const query_block *block, const float *q, const sara_attention_plan *plan,
+                        int64_t count)
+{
+    plan->simd->transpose(block->q, QUERIES, q, plan->row, count, plan->shape->dim);
+    for (int64_t i = 0; i < count; i++) {
+        block->max[i] = -INFINITY;
+        block->sum[i] = 0;
+    }
+}
+
+/* `count` queries from t0 against work's `keys` keys, those from s0. */
+static void forward_pair(const query_block *block, const forward_work *work,
+                         const sara_attention_plan *plan, int64_t count, int64_t keys, int64_t t0,
+                         int64_t s0)
 {
     const sara_simd *simd = plan->simd;
-    int64_t left = plan->shape->t - t0, count = left < QUERIES ? left : QUERIES;
-    int64_t width = plan->width, dim = plan->shape->dim;
-    float *out = (float *)(work + 1);
+    int64_t dim = plan->shape->dim;
+    const sara_simd_scores scores = sara_attention_scores(plan, keys, count, QUERIES, t0, s0);
+    simd->gemm(work->scores, QUERIES, work->k, dim, 1, block->q, QUERIES, keys, count, dim, false);
+    simd->softmax(work->scores, block->max, block->sum, work->factor, &scores);
+    if (s0 > 0)
+        simd->scale_columns(block->out, QUERIES, work->factor, dim, count);
+    simd->gemm(block->out, QUERIES, work->v, 1, dim, work->scores, QUERIES, dim, count, keys,
+               s0 > 0);
+}
+
+static void finish_block(float *y, float *lse, const query_block *block,
+                         const sara_attention_plan *plan, int64_t count)
+{
+    int64_t dim = plan->shape->dim;
     for (int64_t i = 0; i < count; i++) {
-        work->max[i] = -INFINITY;
-        work->sum[i] = 0;
+        lse[i] = block->max[i] + logf(block->sum[i]);
+        block->sum[i] = 1 / block->sum[i];
     }
-    for (int64_t b = 0; b < sara_attention_seen(plan, t0 + count); b++) {
-        sara_simd_scores scores = sara_attention_scores(plan, t0, count, b);
-        sara_attention_multiply(work->scores, q, plan->row, keys + b * plan->strip * dim, plan,
-                                &scores);
-        simd->softmax(work->scores, work->max, work->sum, work->factor, &scores);
-        for (int64_t i = 0; b > 0 && i < count; i++)
-            simd->scale(out + i * width, out + i * width, work->factor[i], width);
-        simd->gemm(out, width, work->scores, plan->strip, 1, values + b * KEYS * width, width,
-                   count, width, scores.limit, b > 0);
+    plan->simd->scale_columns(block->out, QUERIES, block->sum, dim, count);
+    plan->simd->transpose(y, plan->row, block->out, QUERIES, dim, count);
+}
+
+/* Queries from `first` to `end`, at most a span, of head h. */
+static void forward_span(const forward_pass *pass, const forward_work *work, int64_t h,
+                         int64_t first, int64_t end)
+{
+    const sara_attention_plan *plan = &pass->plan;
+    const sara_attention_shape *shape = plan->shape;
+    for (int64_t t0 = first, i = 0; t0 < end; t0 += QUERIES, i++)
+        start_block(&work->blocks[i], pass->q + sara_attention_offset(plan, h, shape->t, t0), plan,
+                    sara_attention_min(end - t0, QUERIES));
+    int64_t seen = shape->causal ? end : shape->s;
+    for (int64_t s0 = 0; s0 < seen; s0 += plan->keys) {
+        int64_t keys = sara_attention_min(shape->s - s0, plan->keys);
+        int64_t at = sara_attention_offset(plan, h, shape->s, s0);
+        plan->simd->copy_rows(work->k, shape->dim, pass->k + at, plan->row, keys, shape->dim);
+        plan->simd->copy_rows(work->v, shape->dim, pass->v + at, plan->row, keys, shape->dim);
+        for (int64_t t0 = first, i = 0; t0 < end; t0 += QUERIES, i++)
+            if (sara_attention_sees(plan, t0, s0))
+                forward_pair(&work->blocks[i], work, plan, sara_attention_min(end - t0, QUERIES),
+                             keys, t0, s0);
     }
-    for (int64_t i = 0; i < count; i++) {
-        simd->scale(y + i * plan->row, out + i * width, 1 / work->sum[i], dim);
-        lse[i] = work->max[i] + logf(work->sum[i]);
-    }
+    for (int64_t t0 = first, i = 0; t0 < end; t0 += QUERIES, i++)
+        finish_block(pass->y + sara_attention_offset(plan, h, shape->t, t0),
+                     pass->lse + h * shape->t + t0, &work->blocks[i], plan,
+                     sara_attention_min(end - t0, QUERIES));
+}
+
+/* Large if that leaves each thread four tasks, but no more than the thread's cache holds. */
+static int64_t choose_span(const sara_attention_plan *plan, int threads)
+{
+    int64_t cache = 100000, most = cache / (2 * QUERIES * plan->shape->dim);
+    int64_t span = plan->heads * plan->query_blocks / threads / 4;
+    span = sara_attention_min(sara_attention_min(span, most), LARGEST_SPAN);
+    span = sara_attention_min(span, plan->query_blocks);
+    return span < 1 ? 1 : span;
 }
 
 static sara_status attention_forward(const sara_kernel_env *env, float *y, float *lse,
                                      const float *q, const float *k, const float *v,
                                      const sara_attention_shape *shape)
 {
-    const sara_attention_plan plan = sara_attention_plan_make(shape);
     int threads = sara_threads(env->ctx);
-    int64_t own = (int64_t)(sizeof(forward_work) / sizeof(float)) + QUERIES * plan.width;
-    float *keys = NULL, *values = NULL, *works = NULL;
+    forward_pass pass = {
+        .plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y, .lse = lse};
     sara_status status;
-    TRY(sara_scratch(env, &keys, (size_t)(plan.heads * plan.strips_size)));
-    TRY(sara_scratch(env, &values, (size_t)(plan.heads * plan.rows_size)));
-    TRY(sara_scratch(env, &works, (size_t)(threads * own)));
+    pass.span = choose_span(&pass.plan, threads);
+    pass.own = carve(&(forward_work){0}, NULL, &pass);
+    TRY(sara_scratch(env, &pass.works, (size_t)(threads * pass.own)));
+    int64_t size = pass.span * QUERIES, spans = (shape->t + size - 1) / size;
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(static)
-        for (int64_t h = 0; h < plan.heads; h++) {
-            int64_t at = sara_attention_offset(&plan, h, shape->s);
-            sara_attention_copy_strips(keys + h * plan.strips_size, k + at, &plan);
-            sara_attention_copy_rows(values + h * plan.rows_size, v + at, &plan, shape->s);
-        }
-        forward_work *work = (forward_work *)(works + omp_get_thread_num() * own);
+        forward_work work;
+        carve(&work, pass.works + omp_get_thread_num() * pass.own, &pass);
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < plan.heads * plan.query_blocks; i++) {
-            int64_t h = i / plan.query_blocks, t0 = i % plan.query_blocks * QUERIES;
-            int64_t at = sara_attention_offset(&plan, h, shape->t) + t0 * plan.row;
-            forward_block(y + at, lse + h * shape->t + t0, work, q + at,
-                          keys + h * plan.strips_size, values + h * plan.rows_size, &plan, t0);
+        for (int64_t i = 0; i < pass.plan.heads * spans; i++) {
+            int64_t first = i % spans * size;
+            forward_span(&pass, &work, i / spans, first,
+                         sara_attention_min(first + size, shape->t));
         }
     }
 done:
-    sara_unscratch(env, works);
-    sara_unscratch(env, values);
-    sara_unscratch(env, keys);
+    sara_unscratch(env, pass.works);
     return status;
 }
 

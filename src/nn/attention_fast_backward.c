@@ -5,115 +5,184 @@
 /* As many independent tasks as keep this many cores busy, if the queries are enough. */
 #define TASKS ((int64_t)16)
 
-/* One thread's memory; q, dy and dq [QUERIES][width] follow. */
+/* A block of keys while the queries pass by. */
+typedef struct key_block {
+    float *k, *v, *dk, *dv; /* [dim][keys] */
+    float *rows;            /* k [keys][width] */
+} key_block;
+
+/* One thread's memory. */
 typedef struct backward_work {
-    float p[QUERIES * KEYS], dp[QUERIES * KEYS], delta[QUERIES];
+    key_block blocks[LARGEST_SPAN];
+    float *q, *dy; /* [QUERIES][dim] */
+    float *dq;     /* [QUERIES][width] */
+    float *p, *dp; /* [QUERIES][keys] */
+    float *spare;  /* [keys][dim] */
 } backward_work;
 
-/* A head's queries are split into `groups`, each with its own dk and dv, which are summed last. */
+/* A head's queries are split into `groups`. The first adds to dk and dv; the others have their own,
+ * which are added last. Gradients are NULL if not wanted. */
 typedef struct backward_pass {
-    const sara_attention_plan *plan;
-    int64_t groups, blocks;                      /* query blocks in a group */
-    float *key_strips, *value_strips, *key_rows; /* [heads] copies */
-    float *dk, *dv; /* [heads][groups] gradients in rows; NULL: not wanted */
-    const float *q, *y, *dy, *lse;
-    float *dq; /* NULL: not wanted */
+    sara_attention_plan plan;
+    int64_t groups, blocks; /* query blocks in a group */
+    int64_t span;           /* blocks of keys */
+    int64_t width;          /* dim in whole cache lines */
+    const float *q, *k, *v, *y, *dy, *lse;
+    float *dq, *dk, *dv;
+    float *delta;               /* [heads][t]: sums of dy y */
+    float *dk_parts, *dv_parts; /* [heads][groups - 1][s][dim] */
+    float *works;
+    int64_t own; /* floats of a thread's arrays */
 } backward_pass;
 
-/* Adds what queries from t0 of head h give; task tells whose dk and dv. */
-static void backward_block(const backward_pass *pass, backward_work *work, int64_t h, int64_t task,
-                           int64_t t0)
+/* Gives work its arrays in memory; returns how many floats they are. */
+static int64_t carve(backward_work *work, float *memory, const backward_pass *pass)
 {
-    const sara_attention_plan *plan = pass->plan;
+    int64_t keys = pass->plan.keys, dim = pass->plan.shape->dim, used = 0;
+    for (int64_t i = 0; i < pass->span; i++) {
+        key_block *block = &work->blocks[i];
+        block->k = sara_attention_take(memory, &used, keys * dim);
+        block->v = sara_attention_take(memory, &used, keys * dim);
+        block->dk = sara_attention_take(memory, &used, keys * dim);
+        block->dv = sara_attention_take(memory, &used, keys * dim);
+        block->rows = sara_attention_take(memory, &used, keys * pass->width);
+    }
+    work->q = sara_attention_take(memory, &used, QUERIES * dim);
+    work->dy = sara_attention_take(memory, &used, QUERIES * dim);
+    work->dq = sara_attention_take(memory, &used, QUERIES * pass->width);
+    work->p = sara_attention_take(memory, &used, QUERIES * keys);
+    work->dp = sara_attention_take(memory, &used, QUERIES * keys);
+    work->spare = sara_attention_take(memory, &used, keys * dim);
+    return used;
+}
+
+static void start_block(key_block *block, const backward_pass *pass, int64_t at, int64_t count)
+{
+    const sara_attention_plan *plan = &pass->plan;
+    int64_t dim = plan->shape->dim;
+    size_t bytes = (size_t)(dim * plan->keys) * sizeof(float);
+    plan->simd->transpose(block->k, plan->keys, pass->k + at, plan->row, count, dim);
+    plan->simd->transpose(block->v, plan->keys, pass->v + at, plan->row, count, dim);
+    plan->simd->copy_rows(block->rows, pass->width, pass->k + at, plan->row, count, dim);
+    memset(block->dk, 0, bytes);
+    memset(block->dv, 0, bytes);
+}
+
+/* What work's `count` queries, those from t0 of head h, give for the keys from s0. */
+static void backward_pair(const backward_pass *pass, const backward_work *work,
+                          const key_block *block, int64_t h, int64_t t0, int64_t count, int64_t s0)
+{
+    const sara_attention_plan *plan = &pass->plan;
     const sara_simd *simd = plan->simd;
-    const sara_attention_shape *shape = plan->shape;
-    int64_t left = shape->t - t0, count = left < QUERIES ? left : QUERIES, width = plan->width;
-    int64_t at = sara_attention_offset(plan, h, shape->t) + t0 * plan->row;
-    float *q = (float *)(work + 1), *dy = q + QUERIES * width, *dq = dy + QUERIES * width;
-    sara_attention_copy_rows(q, pass->q + at, plan, count);
-    sara_attention_copy_rows(dy, pass->dy + at, plan, count);
-    for (int64_t i = 0; i < count; i++)
-        work->delta[i] = simd->dot(dy + i * width, pass->y + at + i * plan->row, shape->dim);
-    int64_t seen = sara_attention_seen(plan, t0 + count);
-    for (int64_t b = 0; b < seen; b++) {
-        sara_simd_scores scores = sara_attention_scores(plan, t0, count, b);
-        int64_t strip = h * plan->strips_size + b * plan->strip * shape->dim;
-        int64_t rows = b * KEYS * width, own = task * plan->rows_size + rows;
-        sara_attention_multiply(work->p, q, width, pass->key_strips + strip, plan, &scores);
-        sara_attention_multiply(work->dp, dy, width, pass->value_strips + strip, plan, &scores);
-        simd->softmax_grad(work->p, work->dp, pass->lse + h * shape->t + t0, work->delta, &scores);
-        if (pass->dv)
-            simd->gemm(pass->dv + own, width, work->p, 1, plan->strip, dy, width, scores.limit,
-                       width, count, true);
-        if (pass->dk)
-            simd->gemm(pass->dk + own, width, work->dp, 1, plan->strip, q, width, scores.limit,
-                       width, count, true);
-        if (pass->dq)
-            simd->gemm(dq, width, work->dp, plan->strip, 1,
-                       pass->key_rows + h * plan->rows_size + rows, width, count, width,
-                       scores.limit, b > 0);
-    }
-    for (int64_t i = 0; pass->dq && i < count; i++) {
-        float *to = pass->dq + at + i * plan->row;
-        simd->add(to, to, dq + i * width, shape->dim);
-    }
-}
-
-static void backward_task(const backward_pass *pass, backward_work *work, int64_t task)
-{
-    const sara_attention_plan *plan = pass->plan;
-    int64_t h = task / pass->groups, first = task % pass->groups * pass->blocks;
-    int64_t last = first + pass->blocks;
-    size_t bytes = (size_t)plan->rows_size * sizeof(float);
+    int64_t dim = plan->shape->dim, line = h * plan->shape->t + t0, stride = plan->keys;
+    int64_t keys = sara_attention_min(plan->shape->s - s0, stride);
+    const sara_simd_scores scores = sara_attention_scores(plan, count, keys, stride, t0, s0);
+    simd->gemm(work->p, stride, work->q, dim, 1, block->k, stride, count, keys, dim, false);
+    simd->gemm(work->dp, stride, work->dy, dim, 1, block->v, stride, count, keys, dim, false);
+    simd->softmax_grad(work->p, work->dp, pass->lse + line, pass->delta + line, &scores);
     if (pass->dk)
-        memset(pass->dk + task * plan->rows_size, 0, bytes);
+        simd->gemm(block->dk, stride, work->q, 1, dim, work->dp, stride, dim, keys, count, true);
     if (pass->dv)
-        memset(pass->dv + task * plan->rows_size, 0, bytes);
-    for (int64_t b = first; b < last && b < plan->query_blocks; b++)
-        backward_block(pass, work, h, task, b * QUERIES);
+        simd->gemm(block->dv, stride, work->dy, 1, dim, work->p, stride, dim, keys, count, true);
+    if (pass->dq)
+        simd->gemm(work->dq, pass->width, work->dp, stride, 1, block->rows, pass->width, count, dim,
+                   keys, true);
 }
 
-/* Adds the groups' gradients of head h to `to`, if wanted. */
-static void gather(float *to, const float *parts, const backward_pass *pass, int64_t h)
+/* The block of queries from t0 of head h with the span of keys from `first` to `end`. */
+static void backward_queries(const backward_pass *pass, const backward_work *work, int64_t h,
+                             int64_t t0, int64_t first, int64_t end)
 {
-    const sara_attention_plan *plan = pass->plan;
+    const sara_attention_plan *plan = &pass->plan;
+    const sara_simd *simd = plan->simd;
+    int64_t dim = plan->shape->dim, t = plan->shape->t;
+    int64_t at = sara_attention_offset(plan, h, t, t0), count = sara_attention_min(t - t0, QUERIES);
+    if (!sara_attention_sees(plan, t0, first))
+        return;
+    simd->copy_rows(work->q, dim, pass->q + at, plan->row, count, dim);
+    simd->copy_rows(work->dy, dim, pass->dy + at, plan->row, count, dim);
+    memset(work->dq, 0, (size_t)(count * pass->width) * sizeof(float));
+    if (first == 0)
+        simd->row_dots(pass->delta + h * t + t0, pass->dy + at, pass->y + at, plan->row, count,
+                       dim);
+    for (int64_t s0 = first, i = 0; s0 < end; s0 += plan->keys, i++)
+        if (sara_attention_sees(plan, t0, s0))
+            backward_pair(pass, work, &work->blocks[i], h, t0, count, s0);
+    if (pass->dq)
+        simd->add_rows(pass->dq + at, plan->row, work->dq, pass->width, count, dim);
+}
+
+/* Adds the gradient x [dim][keys] of the keys from s0 to the sum of group g, if wanted. */
+static void put(float *to, float *parts, const float *x, const backward_pass *pass, float *spare,
+                int64_t h, int64_t g, int64_t s0)
+{
+    const sara_attention_plan *plan = &pass->plan;
+    int64_t dim = plan->shape->dim, s = plan->shape->s;
+    int64_t count = sara_attention_min(s - s0, plan->keys);
     if (!to)
         return;
-    to += sara_attention_offset(plan, h, plan->shape->s);
-    for (int64_t g = 0; g < pass->groups; g++) {
-        const float *part = parts + (h * pass->groups + g) * plan->rows_size;
-        for (int64_t i = 0; i < plan->shape->s; i++)
-            plan->simd->add(to + i * plan->row, to + i * plan->row, part + i * plan->width,
-                            plan->shape->dim);
+    float *rows = g == 0 ? spare : parts + ((h * (pass->groups - 1) + g - 1) * s + s0) * dim;
+    plan->simd->transpose(rows, dim, x, plan->keys, dim, count);
+    if (g == 0)
+        plan->simd->add_rows(to + sara_attention_offset(plan, h, s, s0), plan->row, rows, dim,
+                             count, dim);
+}
+
+/* Queries of group g of head h with the keys from `first` to `end`, at most a span. */
+static void backward_span(const backward_pass *pass, backward_work *work, int64_t h, int64_t g,
+                          int64_t first, int64_t end)
+{
+    const sara_attention_plan *plan = &pass->plan;
+    int64_t s = plan->shape->s, size = pass->blocks * QUERIES;
+    for (int64_t s0 = first, i = 0; s0 < end; s0 += plan->keys, i++)
+        start_block(&work->blocks[i], pass, sara_attention_offset(plan, h, s, s0),
+                    sara_attention_min(s - s0, plan->keys));
+    for (int64_t t0 = g * size; t0 < (g + 1) * size && t0 < plan->shape->t; t0 += QUERIES)
+        backward_queries(pass, work, h, t0, first, end);
+    for (int64_t s0 = first, i = 0; s0 < end; s0 += plan->keys, i++) {
+        const key_block *block = &work->blocks[i];
+        put(pass->dk, pass->dk_parts, block->dk, pass, work->spare, h, g, s0);
+        put(pass->dv, pass->dv_parts, block->dv, pass, work->spare, h, g, s0);
     }
 }
 
-static sara_status take_scratch(const sara_kernel_env *env, backward_pass *pass, bool wants_dk,
-                                bool wants_dv)
+/* Adds the later groups' gradients of head h, if wanted. */
+static void gather(float *to, const float *parts, const backward_pass *pass, int64_t h)
 {
-    const sara_attention_plan *plan = pass->plan;
-    size_t strips = (size_t)(plan->heads * plan->strips_size);
-    size_t rows = (size_t)(plan->heads * plan->rows_size);
-    sara_status status;
-    TRY(sara_scratch(env, &pass->key_strips, strips));
-    TRY(sara_scratch(env, &pass->value_strips, strips));
-    if (pass->dq)
-        TRY(sara_scratch(env, &pass->key_rows, rows));
-    if (wants_dk)
-        TRY(sara_scratch(env, &pass->dk, rows * (size_t)pass->groups));
-    if (wants_dv)
-        TRY(sara_scratch(env, &pass->dv, rows * (size_t)pass->groups));
-done:
-    return status;
+    const sara_attention_plan *plan = &pass->plan;
+    int64_t s = plan->shape->s, dim = plan->shape->dim;
+    for (int64_t g = 1; to && g < pass->groups; g++)
+        plan->simd->add_rows(to + sara_attention_offset(plan, h, s, 0), plan->row,
+                             parts + (h * (pass->groups - 1) + g - 1) * s * dim, dim, s, dim);
 }
 
-static void give_scratch(const sara_kernel_env *env, backward_pass *pass)
+/* Cuts the work; by its shape alone, as sums depend on it. */
+static void cut(backward_pass *pass)
 {
-    sara_unscratch(env, pass->dv);
-    sara_unscratch(env, pass->dk);
-    sara_unscratch(env, pass->key_rows);
-    sara_unscratch(env, pass->value_strips);
-    sara_unscratch(env, pass->key_strips);
+    const sara_attention_plan *plan = &pass->plan;
+    int64_t dim = plan->shape->dim, cache = 200000, most = cache / (5 * plan->keys * dim);
+    pass->width = sara_attention_lines(dim);
+    pass->span = sara_attention_min(sara_attention_min(most, LARGEST_SPAN), plan->key_blocks);
+    pass->span = pass->span < 1 ? 1 : pass->span;
+    pass->groups = sara_attention_min((TASKS + plan->heads - 1) / plan->heads, plan->query_blocks);
+    pass->blocks = (plan->query_blocks + pass->groups - 1) / pass->groups;
+}
+
+static sara_status take_scratch(const sara_kernel_env *env, backward_pass *pass, int threads)
+{
+    const sara_attention_shape *shape = pass->plan.shape;
+    size_t parts = (size_t)(pass->plan.heads * (pass->groups - 1) * shape->s * shape->dim);
+    backward_work work;
+    sara_status status;
+    pass->own = carve(&work, NULL, pass);
+    TRY(sara_scratch(env, &pass->works, (size_t)(threads * pass->own)));
+    TRY(sara_scratch(env, &pass->delta, (size_t)(pass->plan.heads * shape->t)));
+    if (pass->dk && parts > 0)
+        TRY(sara_scratch(env, &pass->dk_parts, parts));
+    if (pass->dv && parts > 0)
+        TRY(sara_scratch(env, &pass->dv_parts, parts));
+done:
+    return status;
 }
 
 static sara_status attention_backward(const sara_kernel_env *env, float *dq, float *dk, float *dv,
@@ -121,43 +190,39 @@ static sara_status attention_backward(const sara_kernel_env *env, float *dq, flo
                                       const float *q, const float *k, const float *v,
                                       const sara_attention_shape *shape)
 {
-    const sara_attention_plan plan = sara_attention_plan_make(shape);
-    backward_pass pass = {.plan = &plan, .q = q, .y = y, .dy = dy, .lse = lse, .dq = dq};
+    backward_pass pass = {.plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y};
     int threads = sara_threads(env->ctx);
-    int64_t own = (int64_t)(sizeof(backward_work) / sizeof(float)) + 3 * QUERIES * plan.width;
-    float *works = NULL;
     sara_status status;
-    if (plan.heads == 0 || shape->t == 0)
+    if (pass.plan.heads == 0 || shape->t == 0)
         return SARA_OK;
-    pass.groups = (TASKS + plan.heads - 1) / plan.heads;
-    pass.groups = pass.groups < plan.query_blocks ? pass.groups : plan.query_blocks;
-    pass.blocks = (plan.query_blocks + pass.groups - 1) / pass.groups;
-    TRY(take_scratch(env, &pass, dk != NULL, dv != NULL));
-    TRY(sara_scratch(env, &works, (size_t)(threads * own)));
+    pass.dy = dy;
+    pass.lse = lse;
+    pass.dq = dq;
+    pass.dk = dk;
+    pass.dv = dv;
+    cut(&pass);
+    TRY(take_scratch(env, &pass, threads));
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(static)
-        for (int64_t h = 0; h < plan.heads; h++) {
-            int64_t at = sara_attention_offset(&plan, h, shape->s);
-            sara_attention_copy_strips(pass.key_strips + h * plan.strips_size, k + at, &plan);
-            sara_attention_copy_strips(pass.value_strips + h * plan.strips_size, v + at, &plan);
-            if (dq)
-                sara_attention_copy_rows(pass.key_rows + h * plan.rows_size, k + at, &plan,
-                                         shape->s);
-        }
-        backward_work *work = (backward_work *)(works + omp_get_thread_num() * own);
+        backward_work work;
+        int64_t span = pass.span * pass.plan.keys;
+        carve(&work, pass.works + omp_get_thread_num() * pass.own, &pass);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < plan.heads * pass.groups; task++)
-            backward_task(&pass, work, task);
+        for (int64_t i = 0; i < pass.plan.heads * pass.groups; i++)
+            for (int64_t s0 = 0; s0 < shape->s; s0 += span)
+                backward_span(&pass, &work, i / pass.groups, i % pass.groups, s0,
+                              sara_attention_min(s0 + span, shape->s));
 #pragma omp for schedule(static)
-        for (int64_t h = 0; h < plan.heads; h++) {
-            gather(dk, pass.dk, &pass, h);
-            gather(dv, pass.dv, &pass, h);
+        for (int64_t h = 0; h < pass.plan.heads; h++) {
+            gather(dk, pass.dk_parts, &pass, h);
+            gather(dv, pass.dv_parts, &pass, h);
         }
     }
 done:
-    sara_unscratch(env, works);
-    give_scratch(env, &pass);
+    sara_unscratch(env, pass.dv_parts);
+    sara_unscratch(env, pass.dk_parts);
+    sara_unscratch(env, pass.delta);
+    sara_unscratch(env, pass.works);
     return status;
 }
 

@@ -14,10 +14,11 @@ typedef struct sara_simd_norm {
     bool silu;
 } sara_simd_norm;
 
-/* One block of attention scores [rows][stride], `width` columns of it (a multiple of the vector).
- * Row i sees the first valid + i * grow columns, at most `limit`; the others get weight 0. */
+/* One block of attention scores [rows][stride], `columns` columns of it. If causal, those that
+ * `seen` cuts off get weight 0. */
 typedef struct sara_simd_scores {
-    int64_t rows, stride, width, valid, grow, limit;
+    int64_t rows, columns, stride, seen;
+    bool causal;
     float scale;
 } sara_simd_scores;
 
@@ -26,21 +27,31 @@ typedef struct sara_simd {
     int64_t width; /* floats in a vector */
 
     /* c [m][n] (+)= a [m][k] b [k][n]; rows of c and b lie ldc and ldb apart, a's element (i, p) is
-     * at i * a_row + p * a_column; n is a multiple of width. */
+     * at i * a_row + p * a_column. */
     void (*gemm)(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_column,
                  const float *b, int64_t ldb, int64_t m, int64_t n, int64_t k, bool accumulate);
     /* out [n][stride]: columns of x [rows][n], rows lying x_stride apart */
     void (*transpose)(float *out, int64_t stride, const float *x, int64_t x_stride, int64_t rows,
                       int64_t n);
-    /* Online softmax (Milakov, Gimelshein 2018): scores become exp(scale * score - max), max and
-     * sum [rows] are updated and factor [rows] is what older weights are to be multiplied by. */
+    /* Online softmax (Milakov, Gimelshein 2018) of each column, a query; row j, a key, is seen by
+     * columns from j - seen. Scores become exp(scale * score - max), max and sum [columns] are
+     * updated and factor [columns] is what older weights are to be multiplied by. */
     void (*softmax)(float *scores, float *max, float *sum, float *factor,
                     const sara_simd_scores *shape);
-    /* p: scores become exp(scale * score - lse); dp becomes scale * p * (dp - delta) */
+    /* Rows are queries and row i sees columns up to seen + i. p: scores become exp(scale * score -
+     * lse); dp becomes scale * p * (dp - delta) */
     void (*softmax_grad)(float *p, float *dp, const float *lse, const float *delta,
                          const sara_simd_scores *shape);
-    void (*scale)(float *y, const float *x, float factor, int64_t count); /* y = factor x */
-    float (*dot)(const float *a, const float *b, int64_t count);
+    /* x [rows][stride], n columns: multiplied by factor [n] */
+    void (*scale_columns)(float *x, int64_t stride, const float *factor, int64_t rows, int64_t n);
+    /* y [rows][n] = x and += x, rows lying so far apart */
+    void (*copy_rows)(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows,
+                      int64_t n);
+    void (*add_rows)(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t rows,
+                     int64_t n);
+    /* out [rows]: dot products of rows of a and b, n floats each */
+    void (*row_dots)(float *out, const float *a, const float *b, int64_t stride, int64_t rows,
+                     int64_t n);
 
     void (*add)(float *y, const float *a, const float *b, int64_t count);
     void (*activate)(float *y, const float *x, int64_t count, sara_activation activation);

@@ -4,11 +4,12 @@
 
 #include <immintrin.h>
 
-#define SIMD_TABLE  sara_simd_avx2
-#define SIMD_NAME   "avx2"
-#define SIMD_TARGET __attribute__((target("avx2,fma")))
-#define GEMM_ROWS   6
-#define W           8
+#define SIMD_TABLE   sara_simd_avx2
+#define SIMD_NAME    "avx2"
+#define SIMD_TARGET  __attribute__((target("avx2,fma")))
+#define GEMM_ROWS    6
+#define GEMM_VECTORS 2
+#define W            8
 
 #include "nn/simd_define.h"
 
@@ -73,6 +74,14 @@ INLINE vf vscale2(vf p, vf n)
     return p * power2(half) * power2(_mm256_sub_epi32(whole, half));
 }
 
+/* p 2^n, but 0 where x < least; the low 9 bits of each lane of biased are n + 127, as adding
+ * ROUNDER + 127 to n gives them. */
+INLINE vf vscale2_unless_below(vf p, vf biased, vf x, vf least)
+{
+    vf power = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(biased), 23));
+    return _mm256_and_ps(_mm256_cmp_ps(x, least, _CMP_NLT_UQ), p * power);
+}
+
 INLINE float vsum(vf a)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -94,13 +103,21 @@ INLINE __m256i lanes(int64_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-/* The first n floats, zeros for the others; n may be anything. */
-INLINE vf vload_n(const float *p, int64_t n)
+/* Which lanes of a vector are loaded and stored: the first n; n may be anything. */
+typedef int64_t vlanes;
+
+INLINE vlanes vfirst(int64_t n)
+{
+    return n;
+}
+
+/* zeros for the other lanes */
+INLINE vf vload_lanes(const float *p, vlanes n)
 {
     return n >= W ? vload(p) : _mm256_maskload_ps(p, lanes(n));
 }
 
-INLINE void vstore_n(float *p, vf v, int64_t n)
+INLINE void vstore_lanes(float *p, vf v, vlanes n)
 {
     if (n >= W)
         vstore(p, v);

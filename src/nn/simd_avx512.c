@@ -4,11 +4,12 @@
 
 #include <immintrin.h>
 
-#define SIMD_TABLE  sara_simd_avx512
-#define SIMD_NAME   "avx512"
-#define SIMD_TARGET __attribute__((target("avx512f,avx512dq,avx2,fma")))
-#define GEMM_ROWS   8
-#define W           16
+#define SIMD_TABLE   sara_simd_avx512
+#define SIMD_NAME    "avx512"
+#define SIMD_TARGET  __attribute__((target("avx512f,avx512dq,avx2,fma")))
+#define GEMM_ROWS    6
+#define GEMM_VECTORS 4
+#define W            16
 
 #include "nn/simd_define.h"
 
@@ -67,6 +68,14 @@ INLINE vf vscale2(vf p, vf n)
     return _mm512_scalef_ps(p, n);
 }
 
+/* p 2^n, but 0 where x < least; the low 9 bits of each lane of biased are n + 127, as adding
+ * ROUNDER + 127 to n gives them. */
+INLINE vf vscale2_unless_below(vf p, vf biased, vf x, vf least)
+{
+    vf power = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(biased), 23));
+    return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), p, power);
+}
+
 INLINE float vsum(vf a)
 {
     return _mm512_reduce_add_ps(a);
@@ -77,20 +86,23 @@ INLINE float vtop(vf a)
     return _mm512_reduce_max_ps(a);
 }
 
-INLINE __mmask16 lanes(int64_t n)
+/* Which lanes of a vector are loaded and stored: the first n; n may be anything. */
+typedef __mmask16 vlanes;
+
+INLINE vlanes vfirst(int64_t n)
 {
     return n >= W ? (__mmask16)0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
 }
 
-/* The first n floats, zeros for the others; n may be anything. */
-INLINE vf vload_n(const float *p, int64_t n)
+/* zeros for the other lanes */
+INLINE vf vload_lanes(const float *p, vlanes n)
 {
-    return _mm512_maskz_loadu_ps(lanes(n), p);
+    return _mm512_maskz_loadu_ps(n, p);
 }
 
-INLINE void vstore_n(float *p, vf v, int64_t n)
+INLINE void vstore_lanes(float *p, vf v, vlanes n)
 {
-    _mm512_mask_storeu_ps(p, lanes(n), v);
+    _mm512_mask_storeu_ps(p, n, v);
 }
 
 /* Four floats of rows 0, 1, ... W / 4 - 1, these lying `stride` apart. */

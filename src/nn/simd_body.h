@@ -1,5 +1,15 @@
 /* The inner kernels and their table, over the vector operations of the including file. No guard:
  * included once per instruction set. */
+INLINE vf vload_n(const float *p, int64_t n)
+{
+    return vload_lanes(p, vfirst(n));
+}
+
+INLINE void vstore_n(float *p, vf v, int64_t n)
+{
+    vstore_lanes(p, v, vfirst(n));
+}
+
 #include "nn/simd_math.h"
 #include "nn/simd_gemm.h"
 #include "nn/simd_transpose.h"
@@ -16,8 +26,10 @@ const sara_simd SIMD_TABLE = {
     .transpose = transpose,
     .softmax = softmax,
     .softmax_grad = softmax_grad,
-    .scale = scale,
-    .dot = dot,
+    .scale_columns = scale_columns,
+    .copy_rows = copy_rows,
+    .add_rows = add_rows,
+    .row_dots = row_dots,
     .add = add,
     .activate = activate,
     .activate_grad = activate_grad,

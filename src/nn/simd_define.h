@@ -6,3 +6,4 @@
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+#define ROUNDER 12582912.0f /* 1.5 x 2^23: adding it rounds to an integer, in the low bits */

@@ -1,20 +1,33 @@
-/* A tile of `rows` x `vectors` in registers. The last two arguments are constants. */
-INLINE void gemm_tile(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_column,
-                      const float *b, int64_t ldb, int64_t k, bool accumulate, const int rows,
-                      const int vectors)
+/* A tile of c: its corner and those of the rows of a and the columns of b it is the product of;
+ * `tail` columns of the last vector exist. */
+typedef struct gemm_part {
+    float *c;
+    const float *a, *b;
+    int64_t ldc, a_row, a_column, ldb, k, tail;
+    bool accumulate;
+} gemm_part;
+
+/* A tile of `rows` x `vectors`, constants, in registers. */
+INLINE void gemm_tile(const gemm_part *part, const int rows, const int vectors)
 {
-    vf sum[GEMM_ROWS][2];
+    const float *a = part->a, *b = part->b;
+    const int64_t a_row = part->a_row, a_column = part->a_column, ldb = part->ldb;
+    const vlanes tail = vfirst(part->tail);
+    vf sum[GEMM_ROWS][GEMM_VECTORS];
     UNROLL
     for (int i = 0; i < rows; i++)
-        sum[i][0] = sum[i][1] = vset(0.0f);
-    for (int64_t p = 0; p < k; p++) {
-        vf right[2];
         UNROLL
-        for (int v = 0; v < vectors; v++)
-            right[v] = vload(b + p * ldb + v * W);
+    for (int v = 0; v < vectors; v++)
+        sum[i][v] = vset(0.0f);
+    for (int64_t p = part->k; p > 0; p--, a += a_column, b += ldb) {
+        vf right[GEMM_VECTORS];
+        UNROLL
+        for (int v = 0; v < vectors - 1; v++)
+            right[v] = vload(b + v * W);
+        right[vectors - 1] = vload_lanes(b + (vectors - 1) * W, tail);
         UNROLL
         for (int i = 0; i < rows; i++) {
-            vf left = vset(a[i * a_row + p * a_column]);
+            vf left = vset(a[i * a_row]);
             UNROLL
             for (int v = 0; v < vectors; v++)
                 sum[i][v] = vfma(left, right[v], sum[i][v]);
@@ -23,51 +36,66 @@ INLINE void gemm_tile(float *c, int64_t ldc, const float *a, int64_t a_row, int6
     UNROLL
     for (int i = 0; i < rows; i++)
         UNROLL
-        for (int v = 0; v < vectors; v++) {
-            float *at = c + i * ldc + v * W;
-            if (accumulate)
-                sum[i][v] += vload(at);
-            vstore(at, sum[i][v]);
-        }
+    for (int v = 0; v < vectors; v++) {
+        float *at = part->c + i * part->ldc + v * W;
+        vlanes n = v < vectors - 1 ? vfirst(W) : tail;
+        if (part->accumulate)
+            sum[i][v] += vload_lanes(at, n);
+        vstore_lanes(at, sum[i][v], n);
+    }
 }
 
 #define GEMM_CASE(rows)                                                                            \
     case rows:                                                                                     \
-        gemm_tile(c, ldc, a, a_row, a_column, b, ldb, k, accumulate,                               \
-                  (rows) < GEMM_ROWS ? (rows) : GEMM_ROWS, vectors);                               \
+        gemm_tile(part, (rows) < GEMM_ROWS ? (rows) : GEMM_ROWS, vectors);                         \
         break
 
-/* `rows` (up to GEMM_ROWS) rows of c; vectors is a constant, 1 or 2. */
-INLINE void gemm_rows(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_column,
-                      const float *b, int64_t ldb, int64_t k, bool accumulate, int64_t rows,
-                      const int vectors)
+/* m rows of c from part's corner on; vectors is a constant. */
+INLINE void gemm_panel(gemm_part *part, int64_t m, const int vectors)
 {
-    switch (rows) {
+    for (; m >= GEMM_ROWS; m -= GEMM_ROWS) {
+        gemm_tile(part, GEMM_ROWS, vectors);
+        part->a += GEMM_ROWS * part->a_row;
+        part->c += GEMM_ROWS * part->ldc;
+    }
+    switch (m) {
         GEMM_CASE(1);
         GEMM_CASE(2);
         GEMM_CASE(3);
         GEMM_CASE(4);
         GEMM_CASE(5);
-        GEMM_CASE(6);
-        GEMM_CASE(7);
     default:
-        GEMM_CASE(8);
+        break;
     }
 }
 
 #undef GEMM_CASE
 
+/* Panels of up to GEMM_VECTORS vectors, as equal as can be. */
 FN void gemm(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_column, const float *b,
              int64_t ldb, int64_t m, int64_t n, int64_t k, bool accumulate)
 {
-    for (int64_t j = 0; j < n; j += 2 * W)
-        for (int64_t i = 0; i < m; i += GEMM_ROWS) {
-            int64_t rows = m - i < GEMM_ROWS ? m - i : GEMM_ROWS;
-            float *to = c + i * ldc + j;
-            const float *left = a + i * a_row;
-            if (n - j > W)
-                gemm_rows(to, ldc, left, a_row, a_column, b + j, ldb, k, accumulate, rows, 2);
-            else
-                gemm_rows(to, ldc, left, a_row, a_column, b + j, ldb, k, accumulate, rows, 1);
+    int64_t vectors = (n + W - 1) / W, panels = (vectors + GEMM_VECTORS - 1) / GEMM_VECTORS;
+    for (int64_t j = 0; j < n; panels--) {
+        int64_t take = (vectors + panels - 1) / panels, width = n - j < take * W ? n - j : take * W;
+        gemm_part part = {c + j,     a, b + j, ldc, a_row, a_column, ldb, k, width - (take - 1) * W,
+                          accumulate};
+        switch (take) {
+        case 1:
+            gemm_panel(&part, m, 1);
+            break;
+        case 2:
+            gemm_panel(&part, m, 2);
+            break;
+#if GEMM_VECTORS > 2
+        case 3:
+            gemm_panel(&part, m, 3);
+            break;
+        default:
+            gemm_panel(&part, m, 4);
+#endif
         }
+        j += width;
+        vectors -= take;
+    }
 }

@@ -4,8 +4,9 @@
 #define SIMD_TABLE sara_simd_generic
 #define SIMD_NAME  "generic"
 #define SIMD_TARGET
-#define GEMM_ROWS 4
-#define W         4
+#define GEMM_ROWS    4
+#define GEMM_VECTORS 2
+#define W            4
 
 #include "nn/simd_define.h"
 
@@ -60,8 +61,6 @@ INLINE vf vabs(vf a)
     return (vf)((vi)a & (vi){INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX});
 }
 
-#define ROUNDER 12582912.0f /* 1.5 x 2^23: adding it rounds to an integer */
-
 INLINE vf vround(vf a)
 {
     return (a + vset(ROUNDER)) - vset(ROUNDER);
@@ -75,6 +74,13 @@ INLINE vf vscale2(vf p, vf n)
     return p * (vf)((half + bias) << 23) * (vf)((whole - half + bias) << 23);
 }
 
+/* p 2^n, but 0 where x < least; the low 9 bits of each lane of biased are n + 127, as adding
+ * ROUNDER + 127 to n gives them. */
+INLINE vf vscale2_unless_below(vf p, vf biased, vf x, vf least)
+{
+    return (vf)(~(x < least) & (vi)(p * (vf)((vi)biased << 23)));
+}
+
 INLINE float vsum(vf a)
 {
     return (a[0] + a[2]) + (a[1] + a[3]);
@@ -86,8 +92,16 @@ INLINE float vtop(vf a)
     return left > right ? left : right;
 }
 
-/* The first n floats, zeros for the others; n may be anything. */
-INLINE vf vload_n(const float *p, int64_t n)
+/* Which lanes of a vector are loaded and stored: the first n; n may be anything. */
+typedef int64_t vlanes;
+
+INLINE vlanes vfirst(int64_t n)
+{
+    return n;
+}
+
+/* zeros for the other lanes */
+INLINE vf vload_lanes(const float *p, vlanes n)
 {
     float part[W] = {0};
     if (n >= W)
@@ -97,7 +111,7 @@ INLINE vf vload_n(const float *p, int64_t n)
     return vload(part);
 }
 
-INLINE void vstore_n(float *p, vf v, int64_t n)
+INLINE void vstore_lanes(float *p, vf v, vlanes n)
 {
     if (n >= W)
         vstore(p, v);

@@ -18,6 +18,22 @@ INLINE vf vexp(vf x)
     return vscale2(p, n);
 }
 
+/* e^x within 3 for x in -30..0 and 0 where it is below 2^-126, for softmax: x is at most about 0 and
+ * has been rounded, which is why one step reduces it. NaN stays. */
+INLINE vf vweight(vf x)
+{
+    vf biased = vfma(x, vset(1.44269504f), vset(ROUNDER + 127));
+    vf r = vfma(biased - vset(ROUNDER + 127), vset(-0.693147181f), x);
+    vf p = vset(1.38145406e-3f);
+    p = vfma(p, r, vset(8.36874545e-3f));
+    p = vfma(p, r, vset(4.16683890e-2f));
+    p = vfma(p, r, vset(1.66665211e-1f));
+    p = vfma(p, r, vset(4.99999940e-1f));
+    p = vfma(p, r, vset(1.0f));
+    p = vfma(p, r, vset(1.0f));
+    return vscale2_unless_below(p, biased, x, vset(-87.3f));
+}
+
 INLINE vf vsigmoid(vf x)
 {
     return vset(1.0f) / (vset(1.0f) + vexp(vset(0.0f) - x));
