@@ -1,22 +1,27 @@
 #include "nn/onednn.h"
 #include "nn/sampled.h"
+#include "nn/simd.h"
 
-#define CHUNK 512                        /* positions whose rows stay in cache */
-#define TILE_BYTES ((int64_t)512 << 10)  /* of x chunks that are gone through again and again */
-#define PASS_BYTES ((int64_t)4 << 20)    /* of planes; at least one image */
+#define CHUNK       288                 /* positions at a time; dy's are held in registers */
+#define CHUNK_POINT 128                 /* of 1x1 kernels: few entries of a row meet in a tile */
+#define TILE_BYTES  ((int64_t)24 << 10) /* of x planes that stay in the first cache */
+#define COLUMNS     64                  /* of activations turned at a time */
+#define ROWS        16                  /* output rows searched or summed at a time, at least */
 
 typedef struct sampled_job {
     const sara_conv_shape *shape;
+    const sara_simd *simd;
     sara_plane_grid grid;
-    int64_t images;              /* of a pass */
-    int64_t x_stride, dy_stride; /* from plane to plane */
-    float *x, *dy;               /* planes */
-    uint32_t *offsets;           /* [in][kh][kw] */
+    int64_t chunk, x_length, x_stride; /* of positions; of an x plane and from plane to plane */
+    int64_t tile, tiles;               /* input channels whose planes are gone through together */
+    const float *dy_pixels, *x_pixels; /* activations */
+    float *x, *dy, *zeros;             /* planes of a chunk, a pixel of the gaps */
+    const float **dy_rows, **x_rows;   /* [chunk], [phases][x_length] */
+    uint32_t *offsets;                 /* of a tile: [tile][kh][kw] */
+    uint32_t *first;                   /* [tiles + 1][out]: entries of a row before a tile end */
     const uint32_t *positions;
     size_t count;
-    size_t *rows;                /* [out + 1]: the first entry of each output row */
     float *dw;
-    sara_dot_fn dot;
 } sampled_job;
 
 static int64_t round_up(int64_t value, int64_t to)
@@ -24,45 +29,53 @@ static int64_t round_up(int64_t value, int64_t to)
     return (value + to - 1) / to * to;
 }
 
-/* An odd number of cache lines, so that equal places of many planes do not share a cache set. */
-static int64_t plane_stride(int64_t floats)
+static int64_t pieces(int64_t value, int64_t of)
 {
-    return (round_up(floats, 16) / 16 | 1) * 16;
+    return (value + of - 1) / of;
 }
 
-static void choose_strides(sampled_job *job, int64_t images)
+static int64_t taps_of(const sara_conv_shape *shape)
 {
-    job->images = images;
-    job->x_stride = plane_stride(job->grid.lead + images * job->grid.image);
-    job->dy_stride = plane_stride(images * job->grid.image);
+    return shape->kh * shape->kw;
 }
 
-/* A dot product reads beyond the last plane by a tap's reach; what it reads meets zeros of dy. */
-static int64_t x_beyond(const sampled_job *job)
-{
-    return round_up(job->grid.reach, 16) + 16;
-}
-
-static int64_t x_floats(const sampled_job *job)
-{
-    return job->shape->in * job->grid.phases * job->x_stride + x_beyond(job);
-}
-
-/* As many images as PASS_BYTES hold. */
-static void choose_images(sampled_job *job)
+static void choose_sizes(sampled_job *job)
 {
     const sara_conv_shape *s = job->shape;
-    int64_t per_image = (s->in * job->grid.phases + s->out) * job->grid.image * 4;
-    int64_t images = PASS_BYTES / per_image;
-    choose_strides(job, images < 1 ? 1 : images > s->n ? s->n : images);
+    job->grid = sara_plane_grid_of(s);
+    int64_t chunks = pieces(job->grid.positions, taps_of(s) > 1 ? CHUNK : CHUNK_POINT);
+    job->chunk = round_up(pieces(job->grid.positions, chunks), 16);
+    job->x_length = round_up(job->grid.lead + job->chunk + job->grid.reach, 16);
+    /* an odd number of cache lines, so that equal places of planes do not share a cache set */
+    job->x_stride = (job->x_length / 16 | 1) * 16;
+    int64_t tile = TILE_BYTES / (job->grid.phases * job->x_stride * (int64_t)sizeof(float));
+    job->tiles = pieces(s->in, tile < 1 ? 1 : tile);
+    job->tile = pieces(s->in, job->tiles);
+    job->tiles = pieces(s->in, job->tile);
 }
 
-/* The first entry at or after `position` among entries first .. last - 1. */
-static size_t lower_bound(const uint32_t *positions, size_t first, size_t last, int64_t position)
+/* The first entry from e on whose position is beyond last. */
+static size_t advance(const sampled_job *job, size_t e, uint32_t last)
 {
+    for (; e + 8 <= job->count; e += 8) {
+        const uint32_t *next = job->positions + e;
+        size_t before = 0;
+        for (int k = 0; k < 8; k++)
+            before += next[k] <= last;
+        if (before < 8)
+            return e + before;
+    }
+    while (e < job->count && job->positions[e] <= last)
+        e++;
+    return e;
+}
+
+static size_t lower_bound(const sampled_job *job, int64_t position)
+{
+    size_t first = 0, last = job->count;
     while (first < last) {
         size_t middle = first + (last - first) / 2;
-        if (positions[middle] < position)
+        if (job->positions[middle] < position)
             first = middle + 1;
         else
             last = middle;
@@ -70,77 +83,92 @@ static size_t lower_bound(const uint32_t *positions, size_t first, size_t last, 
     return first;
 }
 
-static int64_t row_length(const sara_conv_shape *shape)
+static void find_entries(const sara_kernel_env *env, sampled_job *job)
 {
-    return shape->in * shape->kh * shape->kw;
-}
-
-static void find_rows(sampled_job *job)
-{
-    job->rows[0] = 0;
-    for (int64_t o = 0; o < job->shape->out; o++)
-        job->rows[o + 1] = lower_bound(job->positions, job->rows[o], job->count,
-                                       (o + 1) * row_length(job->shape));
-}
-
-/* Entries first .. last - 1, those of input channels i0 .. i1 - 1, at `length` positions from p. */
-static void run_tile(const sampled_job *job, size_t first, size_t last, int64_t i0, int64_t i1,
-                     int64_t p, int64_t length)
-{
-    int64_t row = row_length(job->shape), taps = job->shape->kh * job->shape->kw;
-    while (first < last) {
-        int64_t o = job->positions[first] / row;
-        size_t end = job->rows[o + 1] < last ? job->rows[o + 1] : last;
-        size_t from = lower_bound(job->positions, first, end, o * row + i0 * taps);
-        size_t to = lower_bound(job->positions, from, end, o * row + i1 * taps);
-        job->dot(job->dw + from, job->dy + o * job->dy_stride + p, job->x + p,
-                 job->positions + from, to - from, (uint32_t)(o * row), job->offsets,
-                 (size_t)length);
-        first = end;
+    const sara_conv_shape *s = job->shape;
+    int64_t taps = taps_of(s), row = s->in * taps;
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t block = 0; block < s->out; block += ROWS) {
+        size_t e = lower_bound(job, block * row);
+        for (int64_t o = block; o < s->out && o < block + ROWS; o++) {
+            job->first[o] = (uint32_t)e;
+            for (int64_t t = 1; t <= job->tiles; t++) {
+                int64_t channels = t * job->tile < s->in ? t * job->tile : s->in;
+                e = advance(job, e, (uint32_t)(o * row + channels * taps - 1));
+                job->first[t * s->out + o] = (uint32_t)e;
+            }
+        }
     }
 }
 
-static void run_share(const sampled_job *job, int64_t positions, size_t first, size_t last)
+static void fill_columns(const sampled_job *job, float *planes, int64_t stride,
+                         const float *const *rows, int64_t block, int64_t count, int64_t channels)
 {
-    const sara_conv_shape *s = job->shape;
-    int64_t tile = TILE_BYTES / (CHUNK * 4 * job->grid.phases);
-    if (positions < CHUNK)
-        tile = TILE_BYTES / (positions * 4 * job->grid.phases);
-    if (tile < 1)
-        tile = 1;
-    for (int64_t p = 0; p < positions; p += CHUNK)
-        for (int64_t i = 0; i < s->in; i += tile)
-            run_tile(job, first, last, i, i + tile < s->in ? i + tile : s->in, p,
-                     positions - p < CHUNK ? positions - p : CHUNK);
+    int64_t from = block * COLUMNS, left = channels - from;
+    job->simd->columns(planes + from * stride, stride, rows, from, count,
+                       left < COLUMNS ? left : COLUMNS);
 }
 
-/* Each entry belongs to one thread and is summed in one order: the result does not depend on how
- * many threads there are. */
-static void run_pass(const sara_kernel_env *env, sampled_job *job, int64_t images)
-{
-    int threads = sara_threads(env->ctx);
-    int64_t positions = round_up(images * job->grid.image, 16);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int t = 0; t < threads; t++)
-        run_share(job, positions, job->count * (size_t)t / (size_t)threads,
-                  job->count * (size_t)(t + 1) / (size_t)threads);
-}
-
-static sara_status run_passes(const sara_kernel_env *env, sampled_job *job, const float *dy,
-                              const float *x)
+/* The planes of positions first, first + 1, ... */
+static void fill_planes(const sara_kernel_env *env, sampled_job *job, int64_t first)
 {
     const sara_conv_shape *s = job->shape;
+    int phases = job->grid.phases;
+    int64_t x_blocks = pieces(s->in, COLUMNS), dy_blocks = pieces(s->out, COLUMNS);
+    sara_plane_dy_rows(job->dy_rows, first, job->chunk, job->dy_pixels, job->zeros, &job->grid, s);
+    for (int phase = 0; phase < phases; phase++)
+        sara_plane_x_rows(job->x_rows + phase * job->x_length, first - job->grid.lead,
+                          job->x_length, job->x_pixels, phase, job->zeros, &job->grid, s);
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t b = 0; b < x_blocks * phases + dy_blocks; b++)
+        if (b < x_blocks * phases)
+            fill_columns(job, job->x + b % phases * job->x_stride, phases * job->x_stride,
+                         job->x_rows + b % phases * job->x_length, b / phases, job->x_length,
+                         s->in);
+        else
+            fill_columns(job, job->dy, job->chunk, job->dy_rows, b - x_blocks * phases, job->chunk,
+                         s->out);
+}
+
+/* Entries of a tile's input channels in output rows first .. last - 1. */
+static void run_tile(const sampled_job *job, int64_t tile, int64_t first, int64_t last)
+{
+    const sara_conv_shape *s = job->shape;
+    int64_t taps = taps_of(s);
+    const sara_simd_dots dots = {.dw = job->dw,
+                                 .dy = job->dy,
+                                 .x = job->x + tile * job->tile * job->grid.phases * job->x_stride,
+                                 .positions = job->positions,
+                                 .begin = job->first + tile * s->out,
+                                 .end = job->first + (tile + 1) * s->out,
+                                 .offsets = job->offsets,
+                                 .base = (uint32_t)(tile * job->tile * taps),
+                                 .row = (uint32_t)(s->in * taps),
+                                 .length = job->chunk};
+    job->simd->sampled_dots(&dots, first, last);
+}
+
+/* Each entry's sum is made by one thread in one order: it does not depend on how many there are. */
+static void run_tiles(const sara_kernel_env *env, const sampled_job *job)
+{
     int threads = sara_threads(env->ctx);
+    int64_t out = job->shape->out, blocks = pieces(4 * threads, job->tiles);
+    int64_t rows = round_up(pieces(out, blocks), ROWS);
+    blocks = pieces(out, rows);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t b = 0; b < job->tiles * blocks; b++) {
+        int64_t first = b % blocks * rows;
+        run_tile(job, b / blocks, first, first + rows < out ? first + rows : out);
+    }
+}
+
+static sara_status run_chunks(const sara_kernel_env *env, sampled_job *job)
+{
     sara_status status = SARA_OK;
-    for (int64_t first = 0; first < s->n; first += job->images) {
-        int64_t images = s->n - first < job->images ? s->n - first : job->images;
-        TRY(SARA_TRACED_VOID(env->ctx, "planes",
-                             sara_plane_fill_x(job->x, job->x_stride, x, first, images, &job->grid,
-                                               s, threads)));
-        TRY(SARA_TRACED_VOID(env->ctx, "planes",
-                             sara_plane_fill_dy(job->dy, job->dy_stride, dy, first, images,
-                                                &job->grid, s, threads)));
-        run_pass(env, job, images);
+    find_entries(env, job);
+    for (int64_t first = 0; first < job->grid.positions; first += job->chunk) {
+        TRY(SARA_TRACED_VOID(env->ctx, "planes", fill_planes(env, job, first)));
+        run_tiles(env, job);
     }
 done:
     return status;
@@ -150,37 +178,41 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
                                    const float *x, const uint32_t *positions, size_t count,
                                    const sara_conv_shape *shape)
 {
-    sampled_job job = {.shape = shape, .positions = positions, .count = count, .dw = dw};
-    float *offsets = NULL, *rows = NULL;
-    size_t words = (size_t)(shape->out + 1) * (sizeof(size_t) / sizeof(float));
+    sampled_job job = {.shape = shape, .simd = sara_simd_best(), .dy_pixels = dy, .x_pixels = x,
+                       .positions = positions, .count = count, .dw = dw};
+    int64_t gap = shape->in > shape->out ? shape->in : shape->out;
+    float *rows = NULL, *numbers = NULL;
     sara_status status;
-    job.grid = sara_plane_grid_of(shape);
-    choose_images(&job);
-    TRY(sara_scratch(env, &job.x, (size_t)x_floats(&job)));
-    TRY(sara_scratch(env, &job.dy, (size_t)(shape->out * job.dy_stride)));
-    TRY(sara_scratch(env, &offsets, (size_t)row_length(shape)));
-    TRY(sara_scratch(env, &rows, words));
-    job.offsets = (uint32_t *)(void *)offsets;
-    job.rows = (size_t *)(void *)rows;
-    job.dot = sara_dot_choose();
-    memset(job.x + x_floats(&job) - x_beyond(&job), 0, (size_t)x_beyond(&job) * sizeof(float));
-    sara_plane_offsets(job.offsets, &job.grid, shape, job.x_stride);
-    find_rows(&job);
-    TRY(run_passes(env, &job, dy, x));
+    choose_sizes(&job);
+    int64_t offsets = job.tile * taps_of(shape), pointers = job.grid.phases * job.x_length;
+    int64_t planes = shape->in * job.grid.phases, words = sizeof(*job.x_rows) / sizeof(*rows);
+    TRY(sara_scratch(env, &job.x, (size_t)(planes * job.x_stride)));
+    TRY(sara_scratch(env, &job.dy, (size_t)(shape->out * job.chunk)));
+    TRY(sara_scratch(env, &job.zeros, (size_t)gap));
+    TRY(sara_scratch(env, &rows, (size_t)((pointers + job.chunk) * words)));
+    TRY(sara_scratch(env, &numbers, (size_t)(offsets + (job.tiles + 1) * shape->out)));
+    job.x_rows = (const float **)(void *)rows;
+    job.dy_rows = job.x_rows + pointers;
+    job.offsets = (uint32_t *)(void *)numbers;
+    job.first = job.offsets + offsets;
+    memset(job.zeros, 0, (size_t)gap * sizeof(float));
+    sara_plane_offsets(job.offsets, &job.grid, shape, job.tile, job.x_stride);
+    TRY(run_chunks(env, &job));
 done:
+    sara_unscratch(env, numbers);
     sara_unscratch(env, rows);
-    sara_unscratch(env, offsets);
+    sara_unscratch(env, job.zeros);
     sara_unscratch(env, job.dy);
     sara_unscratch(env, job.x);
     return status;
 }
 
-/* All of dw, then the entries wanted. */
-static sara_status by_dense(const sara_kernel_env *env, float *dw, const float *dy, const float *x,
-                            const uint32_t *positions, size_t count, const sara_conv_shape *shape)
+sara_status sara_sampled_by_dense(const sara_kernel_env *env, float *dw, const float *dy,
+                                  const float *x, const uint32_t *positions, size_t count,
+                                  const sara_conv_shape *shape)
 {
     const sara_kernels *kernels = env->device->kernels;
-    size_t entries = (size_t)(shape->out * row_length(shape));
+    size_t entries = (size_t)(shape->out * shape->in * taps_of(shape));
     float *dense = NULL;
     sara_status status;
     TRY(sara_scratch(env, &dense, entries));
@@ -197,22 +229,14 @@ done:
  * the factors were measured with AVX-512 at 16 to 4096 positions: a sampled multiplication costs
  * 3.3, an entry 350 for its set-up, a float of a plane 25 to make, an entry of the dense dw 75 to
  * clear, add to and gather. */
-static bool is_worth_it(const sara_conv_shape *s, size_t count)
+bool sara_sampled_is_worth_it(const sara_conv_shape *s, size_t count)
 {
     sara_plane_grid grid = sara_plane_grid_of(s);
     double entries = (double)(s->out * s->in * s->kh * s->kw);
-    double positions = (double)round_up(s->n * grid.image, 16);
+    double positions = (double)round_up(grid.positions, 16);
     double planes = (double)(s->in * grid.phases + s->out);
     double sampled = (double)count * (3.3 * positions + 350) + 25 * planes * positions;
     return sampled <= entries * ((double)(s->n * s->oh * s->ow) + 75);
-}
-
-/* Offsets into the x planes have 32 bits. */
-static bool is_too_large(const sara_conv_shape *shape)
-{
-    sampled_job job = {.shape = shape, .grid = sara_plane_grid_of(shape)};
-    choose_images(&job);
-    return x_floats(&job) > UINT32_MAX;
 }
 
 static sara_status image_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
@@ -221,34 +245,20 @@ static sara_status image_dw_sampled(const sara_kernel_env *env, float *dw, const
 {
     if (count == 0 || shape->n == 0 || shape->w == 0)
         return SARA_OK;
-    if (!is_worth_it(shape, count) || is_too_large(shape))
-        return by_dense(env, dw, dy, x, positions, count, shape);
+    if (!sara_sampled_is_worth_it(shape, count))
+        return sara_sampled_by_dense(env, dw, dy, x, positions, count, shape);
     return sara_sampled_by_planes(env, dw, dy, x, positions, count, shape);
 }
 
-/* A linear layer over images of one line, whose pixels are the rows. */
-static sara_conv_shape lines(const sara_linear_shape *shape, int64_t images, int64_t width)
-{
-    return (sara_conv_shape){.n = images, .h = 1, .w = width, .in = shape->in, .oh = 1,
-                             .ow = width, .out = shape->out, .kh = 1, .kw = 1, .stride = 1};
-}
-
-/* Lines of CHUNK rows and a shorter one, so that passes can be made of them. */
+/* A linear layer is a convolution of an image of one line, whose pixels are the rows. */
 static sara_status linear_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
                                      const float *x, const uint32_t *positions, size_t count,
                                      const sara_linear_shape *shape)
 {
-    int64_t whole = shape->rows / CHUNK, rest = shape->rows % CHUNK, past = whole * CHUNK;
-    const sara_conv_shape all = lines(shape, 1, shape->rows), full = lines(shape, whole, CHUNK);
-    const sara_conv_shape last = lines(shape, rest > 0, rest);
-    sara_status status;
-    if (!is_worth_it(&all, count))
-        return image_dw_sampled(env, dw, dy, x, positions, count, &all);
-    TRY(image_dw_sampled(env, dw, dy, x, positions, count, &full));
-    TRY(image_dw_sampled(env, dw, dy + past * shape->out, x + past * shape->in, positions, count,
-                         &last));
-done:
-    return status;
+    const sara_conv_shape line = {.n = 1, .h = 1, .w = shape->rows, .in = shape->in, .oh = 1,
+                                  .ow = shape->rows, .out = shape->out, .kh = 1, .kw = 1,
+                                  .stride = 1};
+    return image_dw_sampled(env, dw, dy, x, positions, count, &line);
 }
 
 static sara_status conv_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,

@@ -22,6 +22,18 @@ typedef struct sara_simd_scores {
     float scale;
 } sara_simd_scores;
 
+/* Entries of output rows, each the dot product of a plane of dy and a piece of one of x. */
+typedef struct sara_simd_dots {
+    float *dw;                   /* of all entries */
+    const float *dy;             /* [rows][length] */
+    const float *x;
+    const uint32_t *positions;   /* of all entries */
+    const uint32_t *begin, *end; /* [rows]: which entries */
+    const uint32_t *offsets;     /* into x: of position base + o * row + j at j */
+    uint32_t base, row;
+    int64_t length;              /* a multiple of 16 */
+} sara_simd_dots;
+
 typedef struct sara_simd {
     const char *name;
     int64_t width; /* floats in a vector */
@@ -97,6 +109,14 @@ typedef struct sara_simd {
     /* Nothing but multiply-adds in registers: what their number and the time tell is the most that
      * one thread can do. Returns a number that depends on all of them. */
     float (*peak)(int64_t rounds, double *flops);
+
+    /* out [n][stride]: n floats of each row, from `from` on, as columns; count is a multiple of
+     * 16 */
+    void (*columns)(float *out, int64_t stride, const float *const *rows, int64_t from,
+                    int64_t count, int64_t n);
+    /* dw[e] += its dot product, for the entries of rows first .. last - 1. The sum of an entry does
+     * not depend on its neighbours. */
+    void (*sampled_dots)(const sara_simd_dots *dots, int64_t first, int64_t last);
 } sara_simd;
 
 /* The widest this machine runs, or the one the environment variable SARA_SIMD names ("generic",

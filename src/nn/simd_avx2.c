@@ -9,6 +9,7 @@
 #define SIMD_TARGET  __attribute__((target("avx2,fma")))
 #define GEMM_ROWS    6
 #define GEMM_VECTORS 2
+#define DOT_VECTORS  12
 #define W            8
 
 #include "nn/simd_define.h"
@@ -132,6 +133,13 @@ INLINE vf vload_fours(const float *p, int64_t stride)
                                 1);
 }
 
+/* Four floats from `at` on of rows 0 and 4. */
+INLINE vf vload_rows(const float *const *rows, int64_t at)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + at)),
+                                _mm_loadu_ps(rows[4] + at), 1);
+}
+
 /* Transposes the 4 x 4 of each four lanes. */
 INLINE void vtranspose(vf a[4])
 {
@@ -141,6 +149,15 @@ INLINE void vtranspose(vf a[4])
     a[1] = _mm256_shuffle_ps(low, low2, _MM_SHUFFLE(3, 2, 3, 2));
     a[2] = _mm256_shuffle_ps(high, high2, _MM_SHUFFLE(1, 0, 1, 0));
     a[3] = _mm256_shuffle_ps(high, high2, _MM_SHUFFLE(3, 2, 3, 2));
+}
+
+/* Lanes 4 j .. 4 j + 3 of part[i] get four partial sums of v[i + 4 j]. */
+INLINE void vfold(vf part[4], const vf v[W])
+{
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        part[i] = _mm256_blend_ps(v[i], v[i + 4], 0xf0) +
+                  _mm256_permute2f128_ps(v[i], v[i + 4], 0x21);
 }
 
 #include "nn/simd_body.h"

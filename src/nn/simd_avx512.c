@@ -9,6 +9,7 @@
 #define SIMD_TARGET  __attribute__((target("avx512f,avx512dq,avx2,fma")))
 #define GEMM_ROWS    6
 #define GEMM_VECTORS 4
+#define DOT_VECTORS  18
 #define W            16
 
 #include "nn/simd_define.h"
@@ -123,6 +124,34 @@ INLINE void vtranspose(vf a[4])
     a[1] = _mm512_shuffle_ps(low, low2, _MM_SHUFFLE(3, 2, 3, 2));
     a[2] = _mm512_shuffle_ps(high, high2, _MM_SHUFFLE(1, 0, 1, 0));
     a[3] = _mm512_shuffle_ps(high, high2, _MM_SHUFFLE(3, 2, 3, 2));
+}
+
+/* Four floats from `at` on of rows 0, 4, 8 and 12. */
+INLINE vf vload_rows(const float *const *rows, int64_t at)
+{
+    vf v = _mm512_castps128_ps512(_mm_loadu_ps(rows[0] + at));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[4] + at), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(rows[8] + at), 2);
+    return _mm512_insertf32x4(v, _mm_loadu_ps(rows[12] + at), 3);
+}
+
+/* The halves of a added, those of b added. */
+INLINE vf fold_halves(vf a, vf b)
+{
+    return _mm512_mask_blend_ps(0xff00, a, b) + _mm512_shuffle_f32x4(a, b, _MM_SHUFFLE(1, 0, 3, 2));
+}
+
+/* Lanes 4 j .. 4 j + 3 of part[i] get four partial sums of v[i + 4 j]. */
+INLINE void vfold(vf part[4], const vf v[W])
+{
+    const __m512i swapped = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        vf a = fold_halves(v[i], v[i + 8]), b = fold_halves(v[i + 4], v[i + 12]);
+        part[i] = _mm512_mask_blend_ps(0xf0f0, a, b) +
+                  _mm512_castpd_ps(_mm512_permutex2var_pd(_mm512_castps_pd(a), swapped,
+                                                          _mm512_castps_pd(b)));
+    }
 }
 
 #include "nn/simd_body.h"

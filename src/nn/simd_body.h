@@ -18,6 +18,7 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 #include "nn/simd_norm.h"
 #include "nn/simd_winograd.h"
 #include "nn/simd_peak.h"
+#include "nn/simd_sampled.h"
 
 const sara_simd SIMD_TABLE = {
     .name = SIMD_NAME,
@@ -47,4 +48,6 @@ const sara_simd SIMD_TABLE = {
     .winograd_weights = winograd_weights,
     .winograd_output = winograd_output,
     .peak = peak,
+    .columns = columns,
+    .sampled_dots = sampled_dots,
 };

@@ -4,6 +4,6 @@
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 18")
 #endif
 #define ROUNDER 12582912.0f /* 1.5 x 2^23: adding it rounds to an integer, in the low bits */

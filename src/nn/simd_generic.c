@@ -1,11 +1,12 @@
 /* Four floats in the compilers' own vectors: SSE2, NEON or whatever the target has. */
 #include "nn/simd_tables.h"
 
-#define SIMD_TABLE sara_simd_generic
-#define SIMD_NAME  "generic"
+#define SIMD_TABLE   sara_simd_generic
+#define SIMD_NAME    "generic"
 #define SIMD_TARGET
 #define GEMM_ROWS    4
 #define GEMM_VECTORS 2
+#define DOT_VECTORS  12
 #define W            4
 
 #include "nn/simd_define.h"
@@ -127,12 +128,25 @@ INLINE vf vload_fours(const float *p, int64_t stride)
     return vload(p);
 }
 
+/* Four floats from `at` on of row 0. */
+INLINE vf vload_rows(const float *const *rows, int64_t at)
+{
+    return vload(rows[0] + at);
+}
+
 /* Transposes the 4 x 4 of each four lanes. */
 INLINE void vtranspose(vf a[4])
 {
     vf row[4] = {a[0], a[1], a[2], a[3]};
     for (int i = 0; i < 4; i++)
         a[i] = (vf){row[0][i], row[1][i], row[2][i], row[3][i]};
+}
+
+/* Lanes 4 j .. 4 j + 3 of part[i] get four partial sums of v[i + 4 j]. */
+INLINE void vfold(vf part[4], const vf v[W])
+{
+    for (int i = 0; i < 4; i++)
+        part[i] = v[i];
 }
 
 #include "nn/simd_body.h"

@@ -3,7 +3,9 @@
 
 #include <stdlib.h>
 
-#include "nn/sampled_dot.h"
+#include "nn/sampled.h"
+#include "nn/simd.h"
+#include "nn/support_simd.h"
 
 #define TOLERANCE 1e-5
 
@@ -52,9 +54,9 @@ static void check(test_nn *fast, test_nn *plain, sara_conv_shape s)
     free(dense);
 }
 
-static void test_shapes(void **state)
+static void check_shapes(void *unused)
 {
-    (void)state;
+    (void)unused;
     test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
     check(&fast, &plain, test_conv_shape(2, 8, 8, 40, 24, 3, 1, same));
     check(&fast, &plain, test_conv_shape(1, 32, 32, 20, 12, 3, 1, same)); /* several chunks */
@@ -72,6 +74,12 @@ static void test_shapes(void **state)
     check(&fast, &plain, test_conv_shape(1, 1, 1, 1, 1, 3, 1, same));
     test_nn_close(&fast);
     test_nn_close(&plain);
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    test_simd_each(check_shapes, NULL);
 }
 
 /* Several passes over images: one image's planes are larger than a pass, or a few fill it. */
@@ -188,36 +196,71 @@ static void test_threads(void **state)
     free(two);
 }
 
-static void check_dot(sara_dot_fn dot, const float *x, const float *dy)
+/* Rows of several lengths, as columns of planes that lie further apart. */
+static void check_columns(void *unused)
 {
-    static const uint32_t offsets[20] = {0, 5, 64, 3, 1, 2, 99, 100, 47};
-    static const uint32_t positions[11] = {40, 41, 42, 43, 44, 45, 46, 47, 48, 51, 59};
-    float got[11] = {1}, expected[11] = {1};
-    for (int e = 0; e < 11; e++) {
-        double sum = expected[e];
-        for (int p = 0; p < 96; p++)
-            sum += (double)dy[p] * x[offsets[positions[e] - 40] + p];
-        expected[e] = (float)sum;
+    (void)unused;
+    const float *rows[48];
+    float *x = test_nn_random(48 * 29, 1), *planes = test_nn_zeros(26 * 64);
+    for (int p = 0; p < 48; p++)
+        rows[p] = x + p * 29;
+    for (int n = 0; n <= 26; n++) {
+        memset(planes, 0, 26 * 64 * sizeof(*planes));
+        sara_simd_best()->columns(planes, 64, rows, 3, 48, n);
+        for (int c = 0; c < 26; c++)
+            for (int p = 0; p < 64; p++)
+                assert_true(planes[c * 64 + p] == (c < n && p < 48 ? rows[p][3 + c] : 0));
     }
-    dot(got, dy, x, positions, 11, 40, offsets, 96);
-    assert_close(test_relative_l2(got, expected, 11), 1e-6, "dot products");
+    free(x);
+    free(planes);
 }
 
-/* Every variant that this processor can run. */
-static void test_variants(void **state)
+#define DOTS_ROWS 9
+#define DOTS_ROW  60
+
+/* Row o has o * o % 23 entries, so that groups of entries end within rows and between them. */
+static void check_dots_of(int64_t length)
 {
-    (void)state;
-    float *x = test_nn_random(200, 1), *dy = test_nn_random(96, 2);
-    check_dot(sara_dot_generic, x, dy);
-    check_dot(sara_dot_choose(), x, dy);
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        check_dot(sara_dot_avx2, x, dy);
-    if (__builtin_cpu_supports("avx512f"))
-        check_dot(sara_dot_avx512, x, dy);
-#endif
+    uint32_t positions[200], begin[DOTS_ROWS], end[DOTS_ROWS], offsets[30], count = 0;
+    float *x = test_nn_random((size_t)length + 100, 1);
+    float *dy = test_nn_random((size_t)length * DOTS_ROWS, 2);
+    float *got = test_nn_random(200, 3), *expected = test_nn_copy(got, 200);
+    for (uint32_t j = 0; j < 30; j++)
+        offsets[j] = j * 37 % 101;
+    for (uint32_t o = 0; o < DOTS_ROWS; o++) {
+        begin[o] = count;
+        for (uint32_t j = 0; j < o * o % 23; j++)
+            positions[count++] = o * DOTS_ROW + 20 + j + j / 6;
+        end[o] = count;
+    }
+    for (uint32_t o = 1; o < DOTS_ROWS; o++)
+        for (uint32_t e = begin[o]; e < end[o]; e++) {
+            double sum = expected[e];
+            for (int64_t p = 0; p < length; p++)
+                sum += (double)dy[o * length + p] * x[offsets[positions[e] - o * DOTS_ROW - 20] + p];
+            expected[e] = (float)sum;
+        }
+    const sara_simd_dots dots = {got, dy, x, positions, begin, end, offsets, 20, DOTS_ROW, length};
+    sara_simd_best()->sampled_dots(&dots, 1, DOTS_ROWS);
+    assert_close(test_relative_l2(got, expected, 200), 1e-6, "dot products");
     free(x);
     free(dy);
+    free(got);
+    free(expected);
+}
+
+static void check_dots(void *unused)
+{
+    (void)unused;
+    for (int64_t length = 16; length <= 320; length += 16)
+        check_dots_of(length);
+}
+
+static void test_simd(void **state)
+{
+    (void)state;
+    test_simd_each(check_columns, NULL);
+    test_simd_each(check_dots, NULL);
 }
 
 int main(void)
@@ -225,7 +268,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),      cmocka_unit_test(test_passes),
         cmocka_unit_test(test_linear),      cmocka_unit_test(test_uneven_rows),
-        cmocka_unit_test(test_threads),     cmocka_unit_test(test_variants),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_simd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
