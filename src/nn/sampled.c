@@ -7,6 +7,7 @@
 #define TILE_BYTES  ((int64_t)24 << 10) /* of x planes that stay in the first cache */
 #define COLUMNS     64                  /* of activations turned at a time */
 #define ROWS        16                  /* output rows searched or summed at a time, at least */
+#define ROW_BLOCK   256                 /* and at most */
 
 typedef struct sampled_job {
     const sara_conv_shape *shape;
@@ -148,17 +149,20 @@ static void run_tile(const sampled_job *job, int64_t tile, int64_t first, int64_
     job->simd->sampled_dots(&dots, first, last);
 }
 
-/* Each entry's sum is made by one thread in one order: it does not depend on how many there are. */
+/* Each entry's sum is made by one thread in one order: it does not depend on how many there are. A
+ * block of output rows meets all tiles before the next: a tile reads few entries of each row, from
+ * pages and lines that the next tile needs, too. */
 static void run_tiles(const sara_kernel_env *env, const sampled_job *job)
 {
     int threads = sara_threads(env->ctx);
     int64_t out = job->shape->out, blocks = pieces(4 * threads, job->tiles);
     int64_t rows = round_up(pieces(out, blocks), ROWS);
+    rows = rows < ROW_BLOCK ? rows : ROW_BLOCK;
     blocks = pieces(out, rows);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t b = 0; b < job->tiles * blocks; b++) {
-        int64_t first = b % blocks * rows;
-        run_tile(job, b / blocks, first, first + rows < out ? first + rows : out);
+        int64_t first = b / job->tiles * rows;
+        run_tile(job, b % job->tiles, first, first + rows < out ? first + rows : out);
     }
 }
 
