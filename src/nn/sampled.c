@@ -2,9 +2,9 @@
 #include "nn/sampled.h"
 #include "nn/simd.h"
 
-#define CHUNK       288                 /* positions at a time; dy's are held in registers */
-#define CHUNK_POINT 128                 /* of 1x1 kernels: few entries of a row meet in a tile */
-#define TILE_BYTES  ((int64_t)24 << 10) /* of x planes that stay in the first cache */
+#define CHUNK       288                  /* positions at a time; dy's are held in registers */
+#define NEAR_BYTES  ((int64_t)32 << 10)  /* of x planes that stay in the first cache */
+#define FAR_BYTES   ((int64_t)512 << 10) /* and in the second */
 #define COLUMNS     64                  /* of activations turned at a time */
 #define ROWS        16                  /* output rows searched or summed at a time, at least */
 #define ROW_BLOCK   256                 /* and at most */
@@ -40,19 +40,28 @@ static int64_t taps_of(const sara_conv_shape *shape)
     return shape->kh * shape->kw;
 }
 
-static void choose_sizes(sampled_job *job)
+static void choose_tiles(sampled_job *job, int64_t bytes)
 {
     const sara_conv_shape *s = job->shape;
-    job->grid = sara_plane_grid_of(s);
-    int64_t chunks = pieces(job->grid.positions, taps_of(s) > 1 ? CHUNK : CHUNK_POINT);
+    int64_t tile = bytes / (job->grid.phases * job->x_stride * (int64_t)sizeof(float));
+    job->tiles = pieces(s->in, tile < 1 ? 1 : tile);
+    job->tile = pieces(s->in, job->tiles);
+    job->tiles = pieces(s->in, job->tile);
+}
+
+static void choose_sizes(sampled_job *job)
+{
+    job->grid = sara_plane_grid_of(job->shape);
+    int64_t chunks = pieces(job->grid.positions, CHUNK);
     job->chunk = round_up(pieces(job->grid.positions, chunks), 16);
     job->x_length = round_up(job->grid.lead + job->chunk + job->grid.reach, 16);
     /* an odd number of cache lines, so that equal places of planes do not share a cache set */
     job->x_stride = (job->x_length / 16 | 1) * 16;
-    int64_t tile = TILE_BYTES / (job->grid.phases * job->x_stride * (int64_t)sizeof(float));
-    job->tiles = pieces(s->in, tile < 1 ? 1 : tile);
-    job->tile = pieces(s->in, job->tiles);
-    job->tiles = pieces(s->in, job->tile);
+    choose_tiles(job, NEAR_BYTES);
+    /* Few entries of an output row would meet in the first cache: not worth starting so often. */
+    double vectors = (double)job->chunk / 16, least = 4 + 40 / vectors;
+    if ((double)job->count < least * (double)(job->tiles * job->shape->out))
+        choose_tiles(job, FAR_BYTES);
 }
 
 /* The first entry from e on whose position is beyond last. */
