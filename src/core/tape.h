@@ -11,6 +11,9 @@
  *     TRY(sara_nn_add(tape, &y, x, h));
  *     sara_tape_close(tape, scope, &y, 1);        y moves to the scope outside
  *
+ * What is cheap to compute again is not kept: when no scope holds a variable whose node can remake
+ * it, its data is given back, and made again before the first node that saved it runs backward.
+ *
  * The sara_var structs themselves live until sara_tape_reset(). On an error nothing needs closing:
  * reset frees everything.
  */
@@ -26,9 +29,11 @@ typedef struct sara_var {
     float *data;         /* on the tape's device; NULL once given back */
     float *grad;         /* NULL until something was added */
     bool requires_grad;
-    int holds;           /* scopes and nodes that still need data */
+    int holds;           /* scopes and nodes that still need data; a view's count at its base */
+    int scopes;          /* of these, scopes */
     bool borrowed;       /* data belongs to the caller */
-    struct sara_var *base; /* a view shares its base's data */
+    struct sara_var *base; /* a view shares its base's data; no view itself */
+    size_t maker;        /* 1 + index of the node that can make data again; 0: none */
 } sara_var;
 
 #define SARA_NODE_VARS 5 /* attention saves q, k, v, y and lse */
@@ -37,11 +42,15 @@ typedef struct sara_node sara_node;
 /* Adds to the gradients of node->in (only where requires_grad) and of node->params (as they want),
  * given node->out->grad, which is not NULL. */
 typedef sara_status (*sara_backward_fn)(sara_tape *tape, sara_node *node);
+/* Computes node->out->data, to the same bits each time, from the data of node->in and node->saved
+ * and from parameters. */
+typedef sara_status (*sara_make_fn)(sara_tape *tape, const sara_node *node);
 
 struct sara_node {
     const char *op;
     sara_backward_fn backward;
-    sara_var *in[SARA_NODE_VARS];     /* gradients go here; their data may be gone */
+    sara_make_fn remake;              /* NULL: out is kept as long as it is needed */
+    sara_var *in[SARA_NODE_VARS];     /* gradients go here; data is kept for remake alone */
     sara_var *saved[SARA_NODE_VARS];  /* their data is kept for backward */
     sara_param *params[SARA_NODE_PARAMS];
     sara_var *out;
@@ -57,6 +66,9 @@ sara_device *sara_tape_device(const sara_tape *tape);
 /* Whether nodes are recorded; off at first. Returns what it was. */
 bool sara_tape_record(sara_tape *tape, bool on);
 bool sara_tape_recording(const sara_tape *tape);
+/* Whether the nodes recorded from now on may remake their results; on at first. Off, everything is
+ * kept, to the same gradients. */
+void sara_tape_remaking(sara_tape *tape, bool on);
 
 /* A variable of the current scope, data uninitialised. */
 SARA_NODISCARD sara_status sara_tape_var(sara_tape *tape, sara_var **out, const sara_shape *shape);
@@ -91,7 +103,8 @@ SARA_NODISCARD sara_status sara_tape_backward(sara_tape *tape, sara_var *loss, f
 
 /* Activation checkpointing (Chen et al. 2016): runs a region without keeping its inner variables
  * and runs it again in backward. argument_size bytes at argument are copied; what they point to
- * must outlive the backward pass. Region reads only in[] and parameters. */
+ * must outlive the backward pass. A region reads only in[] and parameters and returns a variable of
+ * its own. */
 typedef sara_status (*sara_region_fn)(sara_tape *tape, sara_var **out, sara_var *const *in,
                                       const void *argument);
 SARA_NODISCARD sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out,

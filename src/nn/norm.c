@@ -2,6 +2,7 @@
 
 typedef struct layer_attributes {
     int64_t rows, c;
+    float eps;
 } layer_attributes;
 
 static sara_status check_vectors(const sara_tape *tape, const char *op, const sara_shape *x,
@@ -74,17 +75,27 @@ static sara_status check_group_norm(const sara_tape *tape, const sara_shape *x,
     return check_vectors(tape, "group_norm", x, weight, bias);
 }
 
-sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
-                               sara_param *bias, int groups, float eps, sara_activation activation)
+/* Again: mean and rstd come out with the same bits. */
+static sara_status group_norm_make(sara_tape *tape, const sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
+    if (!kernels->group_norm_forward)
+        return sara_kernel_missing(tape, node->op);
+    return SARA_TRACED(env.ctx, "group_norm", 0,
+                       kernels->group_norm_forward(
+                           &env, node->out->data, node->saved[1]->data, node->saved[2]->data,
+                           node->saved[0]->data, node->params[0]->value.data,
+                           node->params[1]->value.data, node->attributes));
+}
+
+sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
+                               sara_param *bias, int groups, float eps, sara_activation activation)
+{
     sara_var *out = NULL, *mean = NULL, *rstd = NULL;
     sara_status status;
     *y = NULL;
     TRY(check_group_norm(tape, &x->shape, weight, bias, groups, activation));
-    if (!kernels->group_norm_forward)
-        return sara_kernel_missing(tape, "group_norm");
     sara_group_norm_shape shape = {.n = x->shape.dims[0],
                                    .inner = sara_shape_inner(&x->shape),
                                    .c = sara_shape_last(&x->shape),
@@ -95,16 +106,15 @@ sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
     TRY(sara_tape_var(tape, &out, &x->shape));
     TRY(sara_tape_var(tape, &mean, &statistics));
     TRY(sara_tape_var(tape, &rstd, &statistics));
-    TRY(SARA_TRACED(env.ctx, "group_norm", 0,
-                    kernels->group_norm_forward(&env, out->data, mean->data, rstd->data, x->data,
-                                                weight->value.data, bias->value.data, &shape)));
     sara_node node = {.op = "group_norm",
                       .backward = group_norm_backward,
+                      .remake = group_norm_make,
                       .in = {x},
                       .saved = {x, mean, rstd},
                       .params = {weight, bias},
                       .out = out,
                       .attributes = &shape};
+    TRY(group_norm_make(tape, &node));
     if (sara_tape_wants(tape, node.in, 1, node.params, 2))
         TRY(sara_tape_add(tape, &node, sizeof(shape)));
     *y = out;
@@ -134,33 +144,41 @@ static sara_status layer_norm_backward(sara_tape *tape, sara_node *node)
     return norm_backward(tape, node, layer_kernel);
 }
 
+static sara_status layer_norm_make(sara_tape *tape, const sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const layer_attributes *a = node->attributes;
+    sara_kernel_env env = sara_tape_env(tape);
+    if (!kernels->layer_norm_forward)
+        return sara_kernel_missing(tape, node->op);
+    return SARA_TRACED(env.ctx, "layer_norm", 0,
+                       kernels->layer_norm_forward(
+                           &env, node->out->data, node->saved[1]->data, node->saved[2]->data,
+                           node->saved[0]->data, node->params[0]->value.data,
+                           node->params[1]->value.data, a->rows, a->c, a->eps));
+}
+
 sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
                                sara_param *bias, float eps)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
-    sara_kernel_env env = sara_tape_env(tape);
     sara_var *out = NULL, *mean = NULL, *rstd = NULL;
     sara_status status;
     *y = NULL;
     TRY(check_vectors(tape, "layer_norm", &x->shape, weight, bias));
-    if (!kernels->layer_norm_forward)
-        return sara_kernel_missing(tape, "layer_norm");
-    layer_attributes attributes = {sara_shape_rows(&x->shape), sara_shape_last(&x->shape)};
+    layer_attributes attributes = {sara_shape_rows(&x->shape), sara_shape_last(&x->shape), eps};
     const sara_shape statistics = sara_shape1(attributes.rows);
     TRY(sara_tape_var(tape, &out, &x->shape));
     TRY(sara_tape_var(tape, &mean, &statistics));
     TRY(sara_tape_var(tape, &rstd, &statistics));
-    TRY(SARA_TRACED(env.ctx, "layer_norm", 0,
-                    kernels->layer_norm_forward(&env, out->data, mean->data, rstd->data, x->data,
-                                                weight->value.data, bias->value.data,
-                                                attributes.rows, attributes.c, eps)));
     sara_node node = {.op = "layer_norm",
                       .backward = layer_norm_backward,
+                      .remake = layer_norm_make,
                       .in = {x},
                       .saved = {x, mean, rstd},
                       .params = {weight, bias},
                       .out = out,
                       .attributes = &attributes};
+    TRY(layer_norm_make(tape, &node));
     if (sara_tape_wants(tape, node.in, 1, node.params, 2))
         TRY(sara_tape_add(tape, &node, sizeof(attributes)));
     *y = out;

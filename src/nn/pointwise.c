@@ -21,24 +21,32 @@ done:
     return status;
 }
 
-sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x, sara_activation activation)
+static sara_status activate_make(sara_tape *tape, const sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
+    const sara_activation *activation = node->attributes;
+    const sara_var *x = node->saved[0];
+    if (!kernels->activate_forward)
+        return sara_kernel_missing(tape, node->op);
+    return SARA_TRACED_VOID(sara_tape_context(tape), "activate",
+                            kernels->activate_forward(node->out->data, x->data,
+                                                      sara_shape_count(&x->shape), *activation));
+}
+
+sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x, sara_activation activation)
+{
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    if (!kernels->activate_forward)
-        return sara_kernel_missing(tape, "activate");
     TRY(sara_tape_var(tape, &out, &x->shape));
-    TRY(SARA_TRACED_VOID(
-        sara_tape_context(tape), "activate",
-        kernels->activate_forward(out->data, x->data, sara_shape_count(&x->shape), activation)));
     sara_node node = {.op = "activate",
                       .backward = activate_backward,
+                      .remake = activate_make,
                       .in = {x},
                       .saved = {x},
                       .out = out,
                       .attributes = &activation};
+    TRY(activate_make(tape, &node));
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, sizeof(activation)));
     *y = out;
@@ -64,9 +72,20 @@ done:
     return status;
 }
 
-sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x)
+static sara_status geglu_make(sara_tape *tape, const sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
+    const sara_shape *shape = &node->out->shape;
+    if (!kernels->geglu_forward)
+        return sara_kernel_missing(tape, node->op);
+    return SARA_TRACED_VOID(sara_tape_context(tape), "geglu",
+                            kernels->geglu_forward(node->out->data, node->saved[0]->data,
+                                                   sara_shape_rows(shape),
+                                                   sara_shape_last(shape)));
+}
+
+sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x)
+{
     sara_shape shape = x->shape;
     sara_shape_text text;
     sara_var *out = NULL;
@@ -76,15 +95,15 @@ sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x)
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "geglu: x: shape %s, expected [...,2*C]",
                          sara_shape_format(&text, &shape));
-    if (!kernels->geglu_forward)
-        return sara_kernel_missing(tape, "geglu");
     shape.dims[shape.rank - 1] /= 2;
     TRY(sara_tape_var(tape, &out, &shape));
-    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "geglu",
-                         kernels->geglu_forward(out->data, x->data, sara_shape_rows(&shape),
-                                                sara_shape_last(&shape))));
-    sara_node node = {
-        .op = "geglu", .backward = geglu_backward, .in = {x}, .saved = {x}, .out = out};
+    sara_node node = {.op = "geglu",
+                      .backward = geglu_backward,
+                      .remake = geglu_make,
+                      .in = {x},
+                      .saved = {x},
+                      .out = out};
+    TRY(geglu_make(tape, &node));
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));
     *y = out;

@@ -43,27 +43,41 @@ static sara_status check_concat(const sara_tape *tape, const sara_shape *a, cons
     return sara_op_expect(tape, "concat", "b", b, &expected);
 }
 
-sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
+static sara_status concat_make(sara_tape *tape, const sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_context *ctx = sara_tape_context(tape);
+    const sara_var *a = node->in[0], *b = node->in[1];
+    int64_t rows = sara_shape_rows(&a->shape), both = sara_shape_last(&node->out->shape);
+    int64_t width = sara_shape_last(&a->shape), b_width = both - width;
+    float *y = node->out->data;
+    sara_status status;
+    if (!kernels->copy_columns)
+        return sara_kernel_missing(tape, node->op);
+    TRY(SARA_TRACED_VOID(
+        ctx, "copy", kernels->copy_columns(y, both, 0, a->data, width, 0, rows, width, false)));
+    TRY(SARA_TRACED_VOID(ctx, "copy",
+                         kernels->copy_columns(y, both, width, b->data, b_width, 0, rows, b_width,
+                                               false)));
+done:
+    return status;
+}
+
+sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
+{
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
     TRY(check_concat(tape, &a->shape, &b->shape));
-    if (!kernels->copy_columns)
-        return sara_kernel_missing(tape, "concat");
-    int64_t rows = sara_shape_rows(&a->shape), width = sara_shape_last(&a->shape);
-    int64_t b_width = sara_shape_last(&b->shape), both = width + b_width;
     sara_shape shape = a->shape;
-    shape.dims[shape.rank - 1] = both;
+    shape.dims[shape.rank - 1] = sara_shape_last(&a->shape) + sara_shape_last(&b->shape);
     TRY(sara_tape_var(tape, &out, &shape));
-    TRY(SARA_TRACED_VOID(
-        sara_tape_context(tape), "copy",
-        kernels->copy_columns(out->data, both, 0, a->data, width, 0, rows, width, false)));
-    TRY(SARA_TRACED_VOID(
-        sara_tape_context(tape), "copy",
-        kernels->copy_columns(out->data, both, width, b->data, b_width, 0, rows, b_width, false)));
-    sara_node node = {.op = "concat", .backward = concat_backward, .in = {a, b}, .out = out};
+    sara_node node = {.op = "concat",
+                      .backward = concat_backward,
+                      .remake = concat_make,
+                      .in = {a, b},
+                      .out = out};
+    TRY(concat_make(tape, &node));
     if (sara_tape_wants(tape, node.in, 2, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));
     *y = out;
@@ -89,10 +103,20 @@ done:
     return status;
 }
 
+static sara_status upsample_make(sara_tape *tape, const sara_node *node)
+{
+    const sara_kernels *kernels = sara_tape_kernels(tape);
+    const int64_t *in = node->in[0]->shape.dims, *out = node->out->shape.dims;
+    if (!kernels->upsample_forward)
+        return sara_kernel_missing(tape, node->op);
+    return SARA_TRACED_VOID(sara_tape_context(tape), "upsample",
+                            kernels->upsample_forward(node->out->data, node->in[0]->data, in[0],
+                                                      in[1], in[2], out[1], out[2], in[3]));
+}
+
 sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x, int64_t height,
                              int64_t width)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     const int64_t *in = x->shape.dims;
     sara_shape_text text;
     sara_var *out = NULL;
@@ -102,14 +126,14 @@ sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x, int64_t
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "upsample: shape %s cannot become [N,%lld,%lld,C]",
                          sara_shape_format(&text, &x->shape), (long long)height, (long long)width);
-    if (!kernels->upsample_forward)
-        return sara_kernel_missing(tape, "upsample");
     const sara_shape shape = sara_shape4(in[0], height, width, in[3]);
     TRY(sara_tape_var(tape, &out, &shape));
-    TRY(SARA_TRACED_VOID(
-        sara_tape_context(tape), "upsample",
-        kernels->upsample_forward(out->data, x->data, in[0], in[1], in[2], height, width, in[3])));
-    sara_node node = {.op = "upsample", .backward = upsample_backward, .in = {x}, .out = out};
+    sara_node node = {.op = "upsample",
+                      .backward = upsample_backward,
+                      .remake = upsample_make,
+                      .in = {x},
+                      .out = out};
+    TRY(upsample_make(tape, &node));
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));
     *y = out;

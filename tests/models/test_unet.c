@@ -200,13 +200,11 @@ static void test_checkpointing_gives_the_same(void **state)
         run_step(&kept);
         run_step(&again);
         check_gradients(&again);
-        double all = norm_of_all(&kept);
         for (size_t i = 0; i < kept.params->count; i++) {
             const sara_param *a = &again.params->items[i], *b = &kept.params->items[i];
             size_t count = (size_t)sara_shape_count(&a->value.shape);
-            /* Sums of three terms are taken in another order. */
-            assert_close(distance(a->grad, b->grad, count),
-                         1e-6 * norm_of(b->grad, count) + 1e-8 * all, a->name);
+            if (memcmp(a->grad, b->grad, count * sizeof(*a->grad)) != 0)
+                fail_msg("%s: the gradients differ", a->name);
         }
         assert_true(sara_tape_peak(again.tape) < sara_tape_peak(kept.tape));
         run_close(&kept);

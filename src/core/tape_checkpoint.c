@@ -1,0 +1,87 @@
+/* Activation checkpointing. */
+#include "core/tape_state.h"
+
+typedef struct region {
+    sara_region_fn run;
+    void *argument;
+    int in_count;
+} region;
+
+/* A leaf carries on with the gradient of the variable it stands for, so that sums are taken in the
+ * same order as without the region. */
+static void lend(sara_var *leaf, sara_var *in)
+{
+    sara_var *owner = sara_var_root(in);
+    leaf->grad = owner->grad;
+    owner->grad = NULL;
+}
+
+static void take_back(sara_tape *tape, sara_var *in, sara_var *leaf)
+{
+    sara_var *owner = sara_var_root(in);
+    if (!leaf->grad)
+        return;
+    if (!owner->grad) {
+        owner->grad = leaf->grad;
+    } else { /* two inputs are views of one variable */
+        int64_t count = sara_shape_count(&in->shape);
+        for (int64_t i = 0; i < count; i++)
+            owner->grad[i] += leaf->grad[i];
+        sara_pool_give(&tape->pool, leaf->grad);
+    }
+    leaf->grad = NULL;
+}
+
+static sara_status checkpoint_backward(sara_tape *tape, sara_node *node)
+{
+    const region *r = node->attributes;
+    sara_var *leaves[SARA_NODE_VARS] = {NULL}, *out = NULL;
+    size_t scope = sara_tape_open(tape), first = tape->node_count;
+    sara_status status;
+    for (int i = 0; i < r->in_count; i++)
+        TRY(sara_tape_leaf(tape, &leaves[i], &node->in[i]->shape, node->in[i]->data,
+                           node->in[i]->requires_grad));
+    sara_tape_record(tape, true);
+    status = r->run(tape, &out, leaves, r->argument);
+    sara_tape_record(tape, false);
+    if (status != SARA_OK)
+        goto done;
+    for (int i = 0; i < r->in_count; i++)
+        lend(leaves[i], node->in[i]);
+    lend(sara_var_root(out), node->out);
+    TRY(sara_tape_run_backward(tape, first));
+    for (int i = 0; i < r->in_count; i++)
+        take_back(tape, node->in[i], leaves[i]);
+    sara_tape_close(tape, scope, NULL, 0);
+done:
+    return status;
+}
+
+sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out, sara_region_fn run,
+                                 sara_var *const *in, int in_count, const void *argument,
+                                 size_t argument_size)
+{
+    sara_var *result = NULL;
+    region attributes = {run, NULL, in_count};
+    sara_status status;
+    if (!tape->recording)
+        return run(tape, out, in, argument);
+    TRY(sara_arena_alloc(&tape->arena, &attributes.argument, 1, argument_size));
+    if (argument_size)
+        memcpy(attributes.argument, argument, argument_size);
+    size_t scope = sara_tape_open(tape);
+    sara_tape_record(tape, false);
+    status = run(tape, &result, in, argument);
+    sara_tape_record(tape, true);
+    if (status != SARA_OK)
+        goto done;
+    sara_tape_close(tape, scope, &result, 1);
+    sara_node node = {.op = "checkpoint", .backward = checkpoint_backward, .out = result,
+                      .attributes = &attributes};
+    for (int i = 0; i < in_count; i++)
+        node.in[i] = node.saved[i] = in[i];
+    TRY(sara_tape_add(tape, &node, sizeof(attributes)));
+    *out = result;
+done:
+    return status;
+}
