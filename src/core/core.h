@@ -145,6 +145,7 @@ void sara_convert_from_f32(void *out, sara_dtype dtype, const float *in, size_t 
  * what they keep between calls. */
 typedef struct sara_device {
     const char *name; /* "cpu" */
+    bool dry;         /* no memory and no arithmetic: tapes on it count what a pass needs */
     const void *kernels;
     void *state; /* the kernels' caches; freed by close */
     void (*close)(sara_context *ctx, struct sara_device *device);

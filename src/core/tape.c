@@ -8,7 +8,7 @@ sara_status sara_tape_new(sara_context *ctx, sara_tape **out, sara_device *devic
     (*out)->ctx = ctx;
     (*out)->device = device;
     sara_arena_init(&(*out)->arena, ctx);
-    sara_pool_init(&(*out)->pool, ctx);
+    sara_pool_init(&(*out)->pool, ctx, device && device->dry);
     return SARA_OK;
 }
 
@@ -61,6 +61,21 @@ void sara_tape_remaking(sara_tape *tape, bool on)
 size_t sara_tape_peak(const sara_tape *tape)
 {
     return tape->pool.peak_bytes;
+}
+
+size_t sara_tape_reached(const sara_tape *tape)
+{
+    return tape->pool.reached_bytes;
+}
+
+sara_status sara_tape_reserve(sara_tape *tape, size_t bytes)
+{
+    return sara_pool_reserve(&tape->pool, bytes);
+}
+
+bool sara_tape_is_dry(const sara_tape *tape)
+{
+    return tape->pool.dry;
 }
 
 /* --------------------------------------------------------------------------------- variables */

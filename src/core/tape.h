@@ -114,5 +114,12 @@ SARA_NODISCARD sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out,
 
 /* Most bytes of variables, gradients and scratch alive at once since the tape was made. */
 size_t sara_tape_peak(const sara_tape *tape);
+/* Most bytes of its arena that were ever in use, with the gaps between; at least the peak. */
+size_t sara_tape_reached(const sara_tape *tape);
+/* Takes so many bytes for the arena in one piece; what a dry tape has reached is what a pass needs. */
+SARA_NODISCARD sara_status sara_tape_reserve(sara_tape *tape, size_t bytes);
+/* On a dry device variables have no data: a pass counts memory and computes nothing. Code that
+ * reads or writes data other than by the device's kernels asks this first. */
+bool sara_tape_is_dry(const sara_tape *tape);
 
 #endif

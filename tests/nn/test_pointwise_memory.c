@@ -122,7 +122,7 @@ static void check(const char *name)
         sara_context_free(ctx);
         if (!b.refused) {
             assert_int_equal(status, SARA_OK);
-            assert_true(allowed > 20);
+            assert_true(allowed > 10);
             return;
         }
     }
