@@ -15,45 +15,59 @@ static uint32_t bits_of(float f)
     return bits;
 }
 
-float sara_f16_to_f32(uint16_t h)
+/* Without branches, so that loops over them become vector code. */
+static inline float f16_to_f32(uint16_t h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3FF;
-    if (exponent == 31)
-        return float_of(sign | 0x7F800000u | fraction << 13);
-    if (exponent == 0) { /* zero and subnormals: fraction * 2^-24 */
-        float value = (float)fraction * 0x1p-24f;
-        return sign ? -value : value;
-    }
-    return float_of(sign | (exponent + 112) << 23 | fraction << 13);
+    const uint32_t smallest = 113u << 23; /* 2^-14 */
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, bits = (uint32_t)(h & 0x7FFF) << 13;
+    /* of a subnormal: 2^-14 (1 + fraction) less 2^-14, and so no subnormal float */
+    uint32_t subnormal = bits_of(float_of(bits + smallest) - float_of(smallest));
+    uint32_t normal = bits + (112u << 23), infinite = bits + (224u << 23);
+    uint32_t value = bits >= 0x7C00u << 13 ? infinite : normal;
+    return float_of(sign | (bits < 0x0400u << 13 ? subnormal : value));
 }
 
-uint16_t sara_f32_to_f16(float f)
+static inline uint16_t f32_to_f16(float f)
 {
     uint32_t bits = bits_of(f), magnitude = bits & 0x7FFFFFFFu;
-    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
-    if (magnitude > 0x7F800000u)
-        return sign | 0x7E00;
-    if (magnitude >= 0x477FF000u) /* 65520 and above round to infinity */
-        return sign | 0x7C00;
-    if (magnitude < 0x38800000u) { /* below 2^-14: the spacing of 0.5 is 2^-24, as f16's here */
-        uint32_t sum = bits_of(float_of(magnitude) + 0.5f);
-        return (uint16_t)(sign | (sum - 0x3F000000u));
-    }
-    uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);
-    return (uint16_t)(sign | (rounded - 0x38000000u) >> 13);
+    /* below 2^-14: the spacing of 0.5 is 2^-24, as f16's here */
+    uint32_t small = bits_of(float_of(magnitude) + 0.5f) - 0x3F000000u;
+    uint32_t normal = (magnitude + 0xFFF + (magnitude >> 13 & 1) - 0x38000000u) >> 13;
+    uint32_t value = magnitude < 0x38800000u ? small : normal;
+    value = magnitude >= 0x477FF000u ? 0x7C00 : value; /* 65520 and above round to infinity */
+    value = magnitude > 0x7F800000u ? 0x7E00 : value;
+    return (uint16_t)((bits >> 16 & 0x8000) | value);
 }
 
-float sara_bf16_to_f32(uint16_t h)
+static inline float bf16_to_f32(uint16_t h)
 {
     return float_of((uint32_t)h << 16);
 }
 
+static inline uint16_t f32_to_bf16(float f)
+{
+    uint32_t bits = bits_of(f), rounded = bits + 0x7FFF + (bits >> 16 & 1);
+    return (uint16_t)(((bits & 0x7FFFFFFFu) > 0x7F800000u ? bits | 0x400000u : rounded) >> 16);
+}
+
+float sara_f16_to_f32(uint16_t h)
+{
+    return f16_to_f32(h);
+}
+
+uint16_t sara_f32_to_f16(float f)
+{
+    return f32_to_f16(f);
+}
+
+float sara_bf16_to_f32(uint16_t h)
+{
+    return bf16_to_f32(h);
+}
+
 uint16_t sara_f32_to_bf16(float f)
 {
-    uint32_t bits = bits_of(f);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u)
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    return f32_to_bf16(f);
 }
 
 void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t count)
@@ -67,12 +81,14 @@ void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t co
         memcpy(out, in, count * sizeof(*out));
         break;
     case SARA_F16:
+#pragma omp simd
         for (size_t i = 0; i < count; i++)
-            out[i] = sara_f16_to_f32(halves[i]);
+            out[i] = f16_to_f32(halves[i]);
         break;
     case SARA_BF16:
+#pragma omp simd
         for (size_t i = 0; i < count; i++)
-            out[i] = sara_bf16_to_f32(halves[i]);
+            out[i] = bf16_to_f32(halves[i]);
         break;
     case SARA_F64:
         for (size_t i = 0; i < count; i++)
@@ -91,9 +107,11 @@ void sara_convert_from_f32(void *out, sara_dtype dtype, const float *in, size_t 
     if (dtype == SARA_F32)
         memcpy(out, in, count * sizeof(*in));
     else if (dtype == SARA_F16)
+#pragma omp simd
         for (size_t i = 0; i < count; i++)
-            halves[i] = sara_f32_to_f16(in[i]);
+            halves[i] = f32_to_f16(in[i]);
     else if (dtype == SARA_BF16)
+#pragma omp simd
         for (size_t i = 0; i < count; i++)
-            halves[i] = sara_f32_to_bf16(in[i]);
+            halves[i] = f32_to_bf16(in[i]);
 }

@@ -163,7 +163,7 @@ typedef enum sara_grad_kind {
 
 typedef struct sara_param {
     const char *name;    /* the checkpoint key; owned by the set */
-    sara_tensor value;   /* F32 */
+    sara_tensor value;   /* F32, or F16 or BF16 if its rank is more than 1 */
     sara_dtype stored;   /* dtype in the file it came from */
     sara_grad_kind want;
     const uint32_t *positions; /* [selected] ascending row-major; borrowed from the selection */
@@ -183,6 +183,20 @@ SARA_NODISCARD sara_status sara_params_new(sara_context *ctx, sara_params *out, 
 void sara_params_free(sara_context *ctx, sara_params *params); /* names and values too */
 sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
 int64_t sara_params_entries(const sara_params *params);
+/* Values are float32 for whoever asks, whatever their dtype. set rounds to it; the caller counts
+ * the version up. */
+float sara_param_get(const sara_param *param, size_t index);
+void sara_param_set(sara_param *param, size_t index, float value);
+/* Entries first .. first + count - 1, at most SARA_PARAM_BLOCK of them: where they lie, or
+ * converted into the buffer. */
+#define SARA_PARAM_BLOCK 4096
+const float *sara_param_block(const sara_param *param, float buffer[SARA_PARAM_BLOCK],
+                              size_t first, size_t count);
+/* The size of the block at `first` of so many entries. */
+static inline size_t sara_param_part(size_t entries, size_t first)
+{
+    return entries - first < SARA_PARAM_BLOCK ? entries - first : SARA_PARAM_BLOCK;
+}
 /* Adds a gradient of the parameter's shape to grad as want says: all of it, or gathered. */
 void sara_param_add_dense(sara_param *param, const float *gradient);
 

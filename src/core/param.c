@@ -45,6 +45,48 @@ int64_t sara_params_entries(const sara_params *params)
     return entries;
 }
 
+float sara_param_get(const sara_param *param, size_t index)
+{
+    const uint16_t *halves = param->value.data;
+    const float *floats = param->value.data;
+    switch (param->value.dtype) {
+    case SARA_F16:
+        return sara_f16_to_f32(halves[index]);
+    case SARA_BF16:
+        return sara_bf16_to_f32(halves[index]);
+    default:
+        return floats[index];
+    }
+}
+
+void sara_param_set(sara_param *param, size_t index, float value)
+{
+    uint16_t *halves = param->value.data;
+    float *floats = param->value.data;
+    switch (param->value.dtype) {
+    case SARA_F16:
+        halves[index] = sara_f32_to_f16(value);
+        break;
+    case SARA_BF16:
+        halves[index] = sara_f32_to_bf16(value);
+        break;
+    default:
+        floats[index] = value;
+        break;
+    }
+}
+
+const float *sara_param_block(const sara_param *param, float buffer[SARA_PARAM_BLOCK],
+                              size_t first, size_t count)
+{
+    const char *data = param->value.data;
+    if (param->value.dtype == SARA_F32)
+        return (const float *)param->value.data + first;
+    sara_convert_to_f32(buffer, data + first * sara_dtype_size(param->value.dtype),
+                        param->value.dtype, count);
+    return buffer;
+}
+
 void sara_param_add_dense(sara_param *param, const float *gradient)
 {
     if (param->want == SARA_GRAD_DENSE) {

@@ -96,6 +96,7 @@ static sara_status conv_backward(sara_tape *tape, sara_node *node)
     const sara_conv_shape *shape = node->attributes;
     sara_param *weight = node->params[0];
     sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view w = sara_weight_of(weight);
     const float *dy = node->out->grad;
     float *dx;
     bool fresh;
@@ -105,7 +106,7 @@ static sara_status conv_backward(sara_tape *tape, sara_node *node)
             return sara_kernel_missing(tape, "conv2d");
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
         TRY(SARA_TRACED(env.ctx, "conv2d dx", conv_flops(shape),
-                        kernels->conv_dx(&env, dx, dy, weight->value.data, weight, shape, !fresh)));
+                        kernels->conv_dx(&env, dx, dy, &w, shape, !fresh)));
     }
     TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->n * shape->oh * shape->ow,
@@ -119,6 +120,7 @@ sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_para
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view w = sara_weight_of(weight);
     sara_conv_shape shape;
     sara_var *out = NULL;
     sara_status status;
@@ -129,8 +131,8 @@ sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_para
     sara_shape out_shape = sara_shape4(shape.n, shape.oh, shape.ow, shape.out);
     TRY(sara_tape_var(tape, &out, &out_shape));
     TRY(SARA_TRACED(env.ctx, "conv2d", conv_flops(&shape),
-                    kernels->conv_forward(&env, out->data, x->data, weight->value.data,
-                                          bias ? bias->value.data : NULL, weight, &shape)));
+                    kernels->conv_forward(&env, out->data, x->data, &w,
+                                          bias ? bias->value.data : NULL, &shape)));
     sara_node node = {.op = "conv2d",
                       .backward = conv_backward,
                       .in = {x},

@@ -7,8 +7,8 @@ static int64_t weight_index(const sara_conv_shape *s, int64_t o, int64_t i, int6
     return ((o * s->in + i) * s->kh + ky) * s->kw + kx;
 }
 
-static real output(const real *x, const real *w, real bias, const sara_conv_shape *s, int64_t n,
-                   int64_t oy, int64_t ox, int64_t o)
+static real output(const real *x, const sara_weight_view *w, real bias, const sara_conv_shape *s,
+                   int64_t n, int64_t oy, int64_t ox, int64_t o)
 {
     double sum = bias;
     for (int64_t ky = 0; ky < s->kh; ky++)
@@ -19,15 +19,14 @@ static real output(const real *x, const real *w, real bias, const sara_conv_shap
                 continue;
             const real *pixel = x + ((n * s->h + iy) * s->w + ix) * s->in;
             for (int64_t i = 0; i < s->in; i++)
-                sum += (double)pixel[i] * w[weight_index(s, o, i, ky, kx)];
+                sum += (double)pixel[i] * sara_weight_at(w, weight_index(s, o, i, ky, kx));
         }
     return (real)sum;
 }
 
-static sara_status conv_forward(const sara_kernel_env *env, real *y, const real *x, const real *w,
-                                const real *b, const sara_param *weight, const sara_conv_shape *s)
+static sara_status conv_forward(const sara_kernel_env *env, real *y, const real *x,
+                                const sara_weight_view *w, const real *b, const sara_conv_shape *s)
 {
-    (void)weight;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t row = 0; row < s->n * s->oh; row++)
         for (int64_t ox = 0; ox < s->ow; ox++)
@@ -37,8 +36,8 @@ static sara_status conv_forward(const sara_kernel_env *env, real *y, const real 
     return SARA_OK;
 }
 
-static double input_gradient(const real *dy, const real *w, const sara_conv_shape *s, int64_t n,
-                             int64_t iy, int64_t ix, int64_t i)
+static double input_gradient(const real *dy, const sara_weight_view *w, const sara_conv_shape *s,
+                             int64_t n, int64_t iy, int64_t ix, int64_t i)
 {
     double sum = 0;
     for (int64_t ky = 0; ky < s->kh; ky++)
@@ -50,15 +49,14 @@ static double input_gradient(const real *dy, const real *w, const sara_conv_shap
                 continue;
             const real *pixel = dy + ((n * s->oh + oy) * s->ow + ox) * s->out;
             for (int64_t o = 0; o < s->out; o++)
-                sum += (double)pixel[o] * w[weight_index(s, o, i, ky, kx)];
+                sum += (double)pixel[o] * sara_weight_at(w, weight_index(s, o, i, ky, kx));
         }
     return sum;
 }
 
-static sara_status conv_dx(const sara_kernel_env *env, real *dx, const real *dy, const real *w,
-                           const sara_param *weight, const sara_conv_shape *s, bool accumulate)
+static sara_status conv_dx(const sara_kernel_env *env, real *dx, const real *dy,
+                           const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
 {
-    (void)weight;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t row = 0; row < s->n * s->h; row++)
         for (int64_t ix = 0; ix < s->w; ix++)

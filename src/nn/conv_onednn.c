@@ -9,7 +9,7 @@ bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *s)
 }
 
 static sara_status conv_forward(const sara_kernel_env *env, float *y, const float *x,
-                                const float *w, const float *b, const sara_param *weight,
+                                const sara_weight_view *w, const float *b,
                                 const sara_conv_shape *shape)
 {
     const sara_kernels *kernels = env->device->kernels;
@@ -18,11 +18,12 @@ static sara_status conv_forward(const sara_kernel_env *env, float *y, const floa
         return kernels->linear_forward(env, y, x, w, b, &linear);
     if (sara_winograd_fits(shape))
         return sara_winograd_forward(env, y, x, w, b, shape);
-    return sara_onednn_conv_forward(env, y, x, w, b, weight, shape);
+    return sara_onednn_conv_forward(env, y, x, w, b, shape);
 }
 
-static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *dy, const float *w,
-                           const sara_param *weight, const sara_conv_shape *shape, bool accumulate)
+static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                           const sara_weight_view *w, const sara_conv_shape *shape,
+                           bool accumulate)
 {
     const sara_kernels *kernels = env->device->kernels;
     int64_t count = shape->n * shape->h * shape->w * shape->in;
@@ -34,9 +35,9 @@ static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *d
     if (sara_winograd_fits(shape))
         return sara_winograd_dx(env, dx, dy, w, shape, accumulate);
     if (!accumulate)
-        return sara_onednn_conv_dx(env, dx, dy, w, weight, shape);
+        return sara_onednn_conv_dx(env, dx, dy, w, shape);
     TRY(sara_scratch(env, &fresh, (size_t)count));
-    TRY(sara_onednn_conv_dx(env, fresh, dy, w, weight, shape));
+    TRY(sara_onednn_conv_dx(env, fresh, dy, w, shape));
     kernels->accumulate(dx, fresh, count);
 done:
     sara_unscratch(env, fresh);

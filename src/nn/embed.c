@@ -89,7 +89,6 @@ done:
 sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, const int32_t *ids,
                           int64_t count)
 {
-    const float *rows = table->value.data;
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
@@ -98,7 +97,8 @@ sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, cons
     const sara_shape shape = sara_shape2(count, c);
     TRY(sara_tape_var(tape, &out, &shape));
     for (int64_t i = 0; i < count; i++)
-        memcpy(out->data + i * c, rows + ids[i] * c, (size_t)c * sizeof(*rows));
+        for (int64_t j = 0; j < c; j++)
+            out->data[i * c + j] = sara_param_get(table, (size_t)(ids[i] * c + j));
     if (sara_tape_wants(tape, NULL, 0, &table, 1))
         TRY(record_embed(tape, out, table, ids, count));
     *y = out;
@@ -139,6 +139,8 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
     const sara_kernels *kernels = sara_tape_kernels(tape);
     const sara_shape *rows = &table->value.shape;
     const int64_t *d = x->shape.dims;
+    const float *values = table->value.data;
+    float *wide = NULL;
     sara_shape_text a, b;
     sara_var *out = NULL;
     sara_status status;
@@ -150,8 +152,14 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
     if (!kernels->add)
         return sara_kernel_missing(tape, "add_positions");
     TRY(sara_tape_var(tape, &out, &x->shape));
-    for (int64_t i = 0, size = d[1] * d[2]; i < d[0]; i++)
-        kernels->add(out->data + i * size, x->data + i * size, table->value.data, size);
+    int64_t size = d[1] * d[2];
+    if (table->value.dtype != SARA_F32) {
+        TRY(sara_tape_scratch(tape, &wide, (size_t)size));
+        sara_convert_to_f32(wide, table->value.data, table->value.dtype, (size_t)size);
+        values = wide;
+    }
+    for (int64_t i = 0; i < d[0]; i++)
+        kernels->add(out->data + i * size, x->data + i * size, values, size);
     sara_node node = {.op = "add_positions",
                       .backward = add_positions_backward,
                       .in = {x},
@@ -161,5 +169,6 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
         TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
+    sara_tape_unscratch(tape, wide);
     return status;
 }

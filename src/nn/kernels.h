@@ -46,24 +46,45 @@ typedef struct sara_attention_shape {
     bool causal;
 } sara_attention_shape;
 
-/* The weight's identity lets a device cache what it derives from it; NULL: do not cache. */
+/* A layer's weight as it lies in memory: reals, F16 or BF16, which kernels convert piece by piece;
+ * arithmetic is in real. */
+typedef struct sara_weight_view {
+    const void *data;
+    sara_dtype dtype;
+    const sara_param *param; /* lets a device cache what it derives from it; NULL: do not cache */
+} sara_weight_view;
+
+static inline sara_weight_view sara_weight_of(const sara_param *param)
+{
+    return (sara_weight_view){param->value.data, param->value.dtype, param};
+}
+
+static inline real sara_weight_at(const sara_weight_view *w, int64_t index)
+{
+    const uint16_t *halves = w->data;
+    const real *values = w->data;
+    return w->dtype == SARA_BF16  ? sara_bf16_to_f32(halves[index])
+           : w->dtype == SARA_F16 ? sara_f16_to_f32(halves[index])
+                                  : values[index];
+}
+
 typedef struct sara_kernels {
-    sara_status (*linear_forward)(const sara_kernel_env *env, real *y, const real *x, const real *w,
-                                  const real *b, const sara_linear_shape *shape);
-    sara_status (*linear_dx)(const sara_kernel_env *env, real *dx, const real *dy, const real *w,
-                             const sara_linear_shape *shape, bool accumulate);
+    sara_status (*linear_forward)(const sara_kernel_env *env, real *y, const real *x,
+                                  const sara_weight_view *w, const real *b,
+                                  const sara_linear_shape *shape);
+    sara_status (*linear_dx)(const sara_kernel_env *env, real *dx, const real *dy,
+                             const sara_weight_view *w, const sara_linear_shape *shape,
+                             bool accumulate);
     sara_status (*linear_dw)(const sara_kernel_env *env, real *dw, const real *dy, const real *x,
                              const sara_linear_shape *shape); /* adds to dw [out][in] */
     /* adds to dw[i] the gradient of entry positions[i] */
     sara_status (*linear_dw_sampled)(const sara_kernel_env *env, real *dw, const real *dy,
                                      const real *x, const uint32_t *positions, size_t count,
                                      const sara_linear_shape *shape);
-    sara_status (*conv_forward)(const sara_kernel_env *env, real *y, const real *x, const real *w,
-                                const real *b, const sara_param *weight,
-                                const sara_conv_shape *shape);
-    sara_status (*conv_dx)(const sara_kernel_env *env, real *dx, const real *dy, const real *w,
-                           const sara_param *weight, const sara_conv_shape *shape,
-                           bool accumulate);
+    sara_status (*conv_forward)(const sara_kernel_env *env, real *y, const real *x,
+                                const sara_weight_view *w, const real *b, const sara_conv_shape *shape);
+    sara_status (*conv_dx)(const sara_kernel_env *env, real *dx, const real *dy,
+                           const sara_weight_view *w, const sara_conv_shape *shape, bool accumulate);
     sara_status (*conv_dw)(const sara_kernel_env *env, real *dw, const real *dy, const real *x,
                            const sara_conv_shape *shape);
     sara_status (*conv_dw_sampled)(const sara_kernel_env *env, real *dw, const real *dy,

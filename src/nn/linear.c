@@ -76,6 +76,7 @@ static sara_status linear_backward(sara_tape *tape, sara_node *node)
     const sara_linear_shape *shape = node->attributes;
     sara_param *weight = node->params[0];
     sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view w = sara_weight_of(weight);
     const float *dy = node->out->grad;
     float *dx;
     bool fresh;
@@ -85,7 +86,7 @@ static sara_status linear_backward(sara_tape *tape, sara_node *node)
             return sara_kernel_missing(tape, "linear");
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
         TRY(SARA_TRACED(env.ctx, "linear dx", linear_flops(shape),
-                        kernels->linear_dx(&env, dx, dy, weight->value.data, shape, !fresh)));
+                        kernels->linear_dx(&env, dx, dy, &w, shape, !fresh)));
     }
     TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->rows, shape->out));
@@ -98,6 +99,7 @@ sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_para
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view w = sara_weight_of(weight);
     sara_linear_shape shape;
     sara_var *out = NULL;
     sara_status status;
@@ -109,7 +111,7 @@ sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_para
     out_shape.dims[out_shape.rank - 1] = shape.out;
     TRY(sara_tape_var(tape, &out, &out_shape));
     TRY(SARA_TRACED(env.ctx, "linear", linear_flops(&shape),
-                    kernels->linear_forward(&env, out->data, x->data, weight->value.data,
+                    kernels->linear_forward(&env, out->data, x->data, &w,
                                             bias ? bias->value.data : NULL, &shape)));
     sara_node node = {.op = "linear",
                       .backward = linear_backward,

@@ -1,29 +1,30 @@
 /* Plain linear kernels; sums are in double. */
 #include "nn/kernels.h"
 
-static sara_status linear_forward(const sara_kernel_env *env, real *y, const real *x, const real *w,
-                                  const real *b, const sara_linear_shape *shape)
+static sara_status linear_forward(const sara_kernel_env *env, real *y, const real *x,
+                                  const sara_weight_view *w, const real *b,
+                                  const sara_linear_shape *shape)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < shape->rows; r++)
         for (int64_t o = 0; o < shape->out; o++) {
             double sum = b ? b[o] : 0;
             for (int64_t i = 0; i < shape->in; i++)
-                sum += (double)x[r * shape->in + i] * w[o * shape->in + i];
+                sum += (double)x[r * shape->in + i] * sara_weight_at(w, o * shape->in + i);
             y[r * shape->out + o] = (real)sum;
         }
     return SARA_OK;
 }
 
-static sara_status linear_dx(const sara_kernel_env *env, real *dx, const real *dy, const real *w,
-                             const sara_linear_shape *shape, bool accumulate)
+static sara_status linear_dx(const sara_kernel_env *env, real *dx, const real *dy,
+                             const sara_weight_view *w, const sara_linear_shape *shape, bool accumulate)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < shape->rows; r++)
         for (int64_t i = 0; i < shape->in; i++) {
             double sum = accumulate ? dx[r * shape->in + i] : 0;
             for (int64_t o = 0; o < shape->out; o++)
-                sum += (double)dy[r * shape->out + o] * w[o * shape->in + i];
+                sum += (double)dy[r * shape->out + o] * sara_weight_at(w, o * shape->in + i);
             dx[r * shape->in + i] = (real)sum;
         }
     return SARA_OK;

@@ -1,19 +1,84 @@
 #include "nn/onednn.h"
+#include "nn/weight.h"
+
+/* 16-bit weights are converted so many at a time: a block that stays in cache while it is
+ * multiplied, and large enough that the products' cost does not grow. */
+#define BLOCK_FLOATS ((int64_t)1 << 20)
+#define BLOCK_UNIT   16 /* outputs */
+
+/* Outputs of a block: about equal ones. */
+static int64_t block_outputs(const sara_linear_shape *s)
+{
+    int64_t blocks = (s->out * s->in + BLOCK_FLOATS - 1) / BLOCK_FLOATS;
+    int64_t outputs = (s->out + blocks - 1) / blocks;
+    outputs = (outputs + BLOCK_UNIT - 1) / BLOCK_UNIT * BLOCK_UNIT;
+    return outputs < s->out ? outputs : s->out;
+}
+
+static sara_status forward_wide(const sara_kernel_env *env, float *y, const float *x,
+                                const sara_weight_view *w, const float *b,
+                                const sara_linear_shape *s)
+{
+    int64_t outputs = block_outputs(s);
+    float *block = NULL;
+    sara_status status;
+    TRY(sara_scratch(env, &block, (size_t)(outputs * s->in)));
+    for (int64_t o = 0; o < s->out; o += outputs) {
+        sara_matmul_shape product = {
+            .m = s->rows, .n = s->out - o, .k = s->in, .transpose_b = true, .y_row = s->out};
+        product.n = product.n < outputs ? product.n : outputs;
+        sara_weight_widen(env, block, w, o * s->in, product.n * s->in);
+        TRY(sara_onednn_matmul(env, y + o, x, block, b ? b + o : NULL, &product));
+    }
+done:
+    sara_unscratch(env, block);
+    return status;
+}
 
 static sara_status linear_forward(const sara_kernel_env *env, float *y, const float *x,
-                                  const float *w, const float *b, const sara_linear_shape *shape)
+                                  const sara_weight_view *w, const float *b,
+                                  const sara_linear_shape *shape)
 {
     const sara_matmul_shape product = {
         .m = shape->rows, .n = shape->out, .k = shape->in, .transpose_b = true};
-    return shape->rows ? sara_onednn_matmul(env, y, x, w, b, &product) : SARA_OK;
+    if (shape->rows == 0)
+        return SARA_OK;
+    if (w->dtype != SARA_F32)
+        return forward_wide(env, y, x, w, b, shape);
+    return sara_onednn_matmul(env, y, x, w->data, b, &product);
 }
 
-static sara_status linear_dx(const sara_kernel_env *env, float *dx, const float *dy, const float *w,
-                             const sara_linear_shape *shape, bool accumulate)
+/* The blocks' contributions are added up. */
+static sara_status dx_wide(const sara_kernel_env *env, float *dx, const float *dy,
+                           const sara_weight_view *w, const sara_linear_shape *s, bool accumulate)
+{
+    int64_t outputs = block_outputs(s);
+    float *block = NULL;
+    sara_status status;
+    TRY(sara_scratch(env, &block, (size_t)(outputs * s->in)));
+    for (int64_t o = 0; o < s->out; o += outputs) {
+        sara_matmul_shape product = {.m = s->rows, .n = s->in, .k = s->out - o, .a_row = s->out,
+                                     .accumulate = accumulate || o > 0};
+        product.k = product.k < outputs ? product.k : outputs;
+        sara_weight_widen(env, block, w, o * s->in, product.k * s->in);
+        TRY(sara_onednn_matmul(env, dx, dy + o, block, NULL, &product));
+    }
+done:
+    sara_unscratch(env, block);
+    return status;
+}
+
+static sara_status linear_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                             const sara_weight_view *w, const sara_linear_shape *shape,
+                             bool accumulate)
 {
     const sara_matmul_shape product = {
         .m = shape->rows, .n = shape->in, .k = shape->out, .accumulate = accumulate};
-    return shape->rows ? sara_onednn_matmul(env, dx, dy, w, NULL, &product) : SARA_OK;
+    if (shape->rows == 0)
+        return SARA_OK;
+    if (w->dtype != SARA_F32)
+        return dx_wide(env, dx, dy, w, shape, accumulate);
+    return sara_onednn_matmul(env, dx, dy, w->data, NULL, &product);
 }
 
 static sara_status linear_dw(const sara_kernel_env *env, float *dw, const float *dy, const float *x,

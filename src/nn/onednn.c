@@ -149,8 +149,9 @@ done:
 static sara_status matmul_plain(const sara_kernel_env *env, float *y, const float *a,
                                 const float *b, const sara_matmul_shape *s)
 {
-    dnnl_status_t done = dnnl_sgemm('N', 'N', s->m, s->n, s->k, 1.0f, a, s->k, b, s->n,
-                                    s->accumulate ? 1.0f : 0.0f, y, s->n);
+    dnnl_status_t done =
+        dnnl_sgemm('N', 'N', s->m, s->n, s->k, 1.0f, a, s->a_row ? s->a_row : s->k, b, s->n,
+                   s->accumulate ? 1.0f : 0.0f, y, s->y_row ? s->y_row : s->n);
     const sara_op_key key = {SARA_OP_MATMUL, false, {s->m, s->n, s->k}};
     return done == dnnl_success ? SARA_OK : sara_op_fail(env->ctx, &key, done);
 }
@@ -159,7 +160,8 @@ sara_status sara_onednn_matmul(const sara_kernel_env *env, float *y, const float
                                const float *bias, const sara_matmul_shape *s)
 {
     sara_op_key key = {SARA_OP_MATMUL, bias != NULL,
-                       {s->m, s->n, s->k, s->transpose_a, s->transpose_b, s->accumulate}};
+                       {s->m, s->n, s->k, s->transpose_a, s->transpose_b, s->accumulate,
+                        s->a_row, s->y_row}};
     const float *data[SARA_SLOTS] = {a, b, bias, y, NULL};
     sara_op *op;
     sara_status status;
@@ -180,14 +182,14 @@ static sara_op_key conv_key(sara_op_kind kind, bool bias, const sara_conv_shape 
 
 /* Forward and backward data differ in their key and in which way src and dst go. */
 static sara_status conv(const sara_kernel_env *env, const sara_op_key *key, const float *src,
-                        const float *dst, const float *w, const float *b, const sara_param *weight)
+                        const float *dst, const sara_weight_view *w, const float *b)
 {
     const float *ready;
     float *scratch = NULL;
     sara_op *op;
     sara_status status;
     TRY(sara_op_get(env->device->state, &op, key));
-    TRY(sara_op_weights(env, op, &ready, &scratch, w, weight));
+    TRY(sara_op_weights(env, op, &ready, &scratch, w));
     const float *data[SARA_SLOTS] = {src, ready, b, dst, NULL};
     TRY(run(env, op, data));
 done:
@@ -196,11 +198,11 @@ done:
 }
 
 sara_status sara_onednn_conv_forward(const sara_kernel_env *env, float *y, const float *x,
-                                     const float *w, const float *b, const sara_param *weight,
+                                     const sara_weight_view *w, const float *b,
                                      const sara_conv_shape *shape)
 {
     sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, shape);
-    return conv(env, &key, x, y, w, b, weight);
+    return conv(env, &key, x, y, w, b);
 }
 
 /* Few positions would not pay for turning the weights. */
@@ -214,19 +216,20 @@ static bool is_dx_by_forward(const sara_conv_shape *s)
 }
 
 /* flipped [in][out][kh][kw], taps in reverse order */
-static void flip(float *flipped, const float *w, const sara_conv_shape *s, int threads)
+static void flip(float *flipped, const sara_weight_view *w, const sara_conv_shape *s, int threads)
 {
     int64_t taps = s->kh * s->kw;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < s->in; i++)
         for (int64_t o = 0; o < s->out; o++)
             for (int64_t t = 0; t < taps; t++)
-                flipped[(i * s->out + o) * taps + taps - 1 - t] = w[(o * s->in + i) * taps + t];
+                flipped[(i * s->out + o) * taps + taps - 1 - t] =
+                    sara_weight_at(w, (o * s->in + i) * taps + t);
 }
 
 /* The gradient of a convolution's input is a convolution of dy with the flipped weights. */
 static sara_status dx_by_forward(const sara_kernel_env *env, float *dx, const float *dy,
-                                 const float *w, const sara_conv_shape *s)
+                                 const sara_weight_view *w, const sara_conv_shape *s)
 {
     const sara_conv_shape back = {
         .n = s->n, .h = s->oh, .w = s->ow, .in = s->out, .oh = s->h, .ow = s->w, .out = s->in,
@@ -237,20 +240,20 @@ static sara_status dx_by_forward(const sara_kernel_env *env, float *dx, const fl
     sara_status status;
     TRY(sara_scratch(env, &flipped, (size_t)(s->out * s->in * s->kh * s->kw)));
     TRY(SARA_TRACED_VOID(env->ctx, "weight layout", flip(flipped, w, s, sara_threads(env->ctx))));
-    TRY(sara_onednn_conv_forward(env, dx, dy, flipped, NULL, NULL, &back));
+    const sara_weight_view turned = {flipped, SARA_F32, NULL};
+    TRY(sara_onednn_conv_forward(env, dx, dy, &turned, NULL, &back));
 done:
     sara_unscratch(env, flipped);
     return status;
 }
 
 sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
-                                const float *w, const sara_param *weight,
-                                const sara_conv_shape *shape)
+                                const sara_weight_view *w, const sara_conv_shape *shape)
 {
     sara_op_key key = conv_key(SARA_OP_CONV_DX, false, shape);
     if (is_dx_by_forward(shape))
         return dx_by_forward(env, dx, dy, w, shape);
-    return conv(env, &key, dx, dy, w, NULL, weight);
+    return conv(env, &key, dx, dy, w, NULL);
 }
 
 sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw, const float *dy,

@@ -11,9 +11,11 @@ SARA_NODISCARD sara_status sara_onednn_new(sara_context *ctx, sara_onednn **out)
 void sara_onednn_free(sara_onednn *state); /* NULL is fine */
 
 /* y [m][n] = a [m][k] b [k][n] + bias [n] (or NULL), or with accumulate y += a b. transpose_a: a is
- * stored [k][m]; transpose_b: b is stored [n][k]. */
+ * stored [k][m]; transpose_b: b is stored [n][k]. a_row (not with transpose_a) and y_row: where rows
+ * lie further apart than they are long; else 0. */
 typedef struct sara_matmul_shape {
     int64_t m, n, k;
+    int64_t a_row, y_row;
     bool transpose_a, transpose_b, accumulate;
 } sara_matmul_shape;
 SARA_NODISCARD sara_status sara_onednn_matmul(const sara_kernel_env *env, float *y, const float *a,
@@ -22,12 +24,11 @@ SARA_NODISCARD sara_status sara_onednn_matmul(const sara_kernel_env *env, float 
 
 /* As the kernels of the same name; these assign. */
 SARA_NODISCARD sara_status sara_onednn_conv_forward(const sara_kernel_env *env, float *y,
-                                                    const float *x, const float *w, const float *b,
-                                                    const sara_param *weight,
+                                                    const float *x, const sara_weight_view *w,
+                                                    const float *b,
                                                     const sara_conv_shape *shape);
 SARA_NODISCARD sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx,
-                                               const float *dy, const float *w,
-                                               const sara_param *weight,
+                                               const float *dy, const sara_weight_view *w,
                                                const sara_conv_shape *shape);
 /* dw [out][in][kh][kw] */
 SARA_NODISCARD sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw,

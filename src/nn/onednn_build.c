@@ -155,12 +155,19 @@ done:
     return status;
 }
 
+/* [rows][cols], of which the rows lie `row` apart, or cols where that is 0. */
+static dnnl_status_t init_matrix(dnnl_memory_desc_t *out, int64_t rows, int64_t cols, int64_t row)
+{
+    const dnnl_dims_t dims = {rows, cols}, strides = {row ? row : cols, 1};
+    return sara_desc_init(out, 2, dims, &strides);
+}
+
 static dnnl_status_t build_matmul(sara_op *op, dnnl_engine_t engine)
 {
     static const int row_major[] = {0, 1}, column_major[] = {1, 0};
-    const int64_t *v = op->key.numbers; /* m, n, k, transpose_a, transpose_b, accumulate */
-    const dnnl_dims_t a_dims = {v[0], v[2]}, b_dims = {v[2], v[1]}, y_dims = {v[0], v[1]};
-    const dnnl_dims_t bias_dims = {1, v[1]};
+    /* m, n, k, transpose_a, transpose_b, accumulate, a_row, y_row */
+    const int64_t *v = op->key.numbers;
+    const dnnl_dims_t a_dims = {v[0], v[2]}, b_dims = {v[2], v[1]};
     const int arguments[SARA_SLOTS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS,
                                        op->key.bias ? DNNL_ARG_BIAS : -1, DNNL_ARG_DST,
                                        DNNL_ARG_SCRATCHPAD};
@@ -170,10 +177,11 @@ static dnnl_status_t build_matmul(sara_op *op, dnnl_engine_t engine)
     dnnl_status_t status;
     memset(descs, 0, sizeof(descs));
     CHECK(make_attributes(&attr, v[5] != 0));
-    CHECK(init_desc(&descs[0], 2, a_dims, v[3] ? column_major : row_major));
+    CHECK(v[3] ? init_desc(&descs[0], 2, a_dims, column_major)
+               : init_matrix(&descs[0], v[0], v[2], v[6]));
     CHECK(init_desc(&descs[1], 2, b_dims, v[4] ? column_major : row_major));
-    CHECK(init_desc(&descs[2], 2, bias_dims, row_major));
-    CHECK(init_desc(&descs[3], 2, y_dims, row_major));
+    CHECK(init_matrix(&descs[2], 1, v[1], 0));
+    CHECK(init_matrix(&descs[3], v[0], v[1], v[7]));
     CHECK(sara_matmul_pd(&pd, engine, &descs[0], &descs[1], op->key.bias ? &descs[2] : NULL,
                          &descs[3], attr));
     CHECK(make_primitive(op, engine, pd, arguments));

@@ -65,11 +65,11 @@ SARA_NODISCARD sara_status sara_op_fail(sara_context *ctx, const sara_op_key *ke
                                         dnnl_status_t error);
 sara_conv_shape sara_op_conv_shape(const sara_op_key *key);
 
-/* onednn_weights.c: w [out][in][kh][kw] in the op's layout. *scratch, if not NULL, holds it and
- * belongs to the caller. */
+/* onednn_weights.c: w [out][in][kh][kw] as floats in the op's layout. *scratch, if not NULL, holds
+ * it and belongs to the caller. */
 SARA_NODISCARD sara_status sara_op_weights(const sara_kernel_env *env, const sara_op *op,
-                                           const float **out, float **scratch, const float *w,
-                                           const sara_param *weight);
+                                           const float **out, float **scratch,
+                                           const sara_weight_view *w);
 SARA_NODISCARD sara_status sara_op_reorder(sara_onednn *state, const sara_op *op,
                                            const float *from, float *to);
 void sara_op_weights_free(sara_onednn *state);

@@ -2,6 +2,7 @@
  * every step, so its copy would serve once: it goes to scratch. A frozen one's is kept while there
  * is room. */
 #include "nn/onednn_op.h"
+#include "nn/weight.h"
 
 /* Entries that so many look-ups did not need make room; a step of a U-Net has some hundreds. */
 #define FORGET_AFTER 4096
@@ -82,6 +83,7 @@ sara_status sara_op_reorder(sara_onednn *state, const sara_op *op, const float *
                                                  : sara_op_fail(state->ctx, &op->key, status));
 }
 
+/* w is the weight's, in floats. */
 static sara_status add(sara_onednn *state, const sara_op *op, const float *w,
                        const sara_param *weight, const float **out)
 {
@@ -122,27 +124,50 @@ static bool has_room(sara_onednn *state, size_t bytes)
     return state->weight_bytes + bytes <= SARA_ONEDNN_WEIGHT_BYTES;
 }
 
-sara_status sara_op_weights(const sara_kernel_env *env, const sara_op *op, const float **out,
-                            float **scratch, const float *w, const sara_param *weight)
+static sara_status reorder(const sara_kernel_env *env, const sara_op *op, const float **out,
+                           float **scratch, const float *w, const sara_param *weight)
 {
     sara_onednn *state = env->device->state;
     sara_status status;
-    *scratch = NULL;
-    *out = w;
-    if (!op->reorder)
-        return SARA_OK;
-    if (weight && weight->want == SARA_GRAD_NONE) {
-        const sara_cached_weights *entry = find(state, op, weight);
-        if (entry) {
-            *out = entry->data;
-            return SARA_OK;
-        }
-        if (has_room(state, op->weight_bytes))
-            return add(state, op, w, weight, out);
-    }
+    if (weight && weight->want == SARA_GRAD_NONE && has_room(state, op->weight_bytes))
+        return add(state, op, w, weight, out);
     TRY(sara_scratch(env, scratch, op->weight_bytes / sizeof(float)));
     TRY(sara_op_reorder(state, op, w, *scratch));
     *out = *scratch;
 done:
+    return status;
+}
+
+static int64_t entries_of(const sara_op *op)
+{
+    sara_conv_shape s = sara_op_conv_shape(&op->key);
+    return s.out * s.in * s.kh * s.kw;
+}
+
+sara_status sara_op_weights(const sara_kernel_env *env, const sara_op *op, const float **out,
+                            float **scratch, const sara_weight_view *w)
+{
+    const sara_param *weight = w->param;
+    const sara_cached_weights *entry = NULL;
+    const float *plain;
+    float *wide = NULL;
+    sara_status status;
+    *scratch = NULL;
+    if (op->reorder && weight && weight->want == SARA_GRAD_NONE)
+        entry = find(env->device->state, op, weight);
+    if (entry) {
+        *out = entry->data;
+        return SARA_OK;
+    }
+    TRY(sara_weight_floats(env, &plain, &wide, w, entries_of(op)));
+    if (op->reorder) {
+        TRY(reorder(env, op, out, scratch, plain, weight));
+    } else {
+        *out = plain;
+        *scratch = wide;
+        wide = NULL;
+    }
+done:
+    sara_unscratch(env, wide);
     return status;
 }

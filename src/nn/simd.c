@@ -2,6 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 /* Widest first. */
 static const sara_simd *const tables[] = {
@@ -10,13 +13,22 @@ static const sara_simd *const tables[] = {
 #endif
     &sara_simd_generic};
 
+#ifdef __x86_64__
+/* Compilers differ in whether __builtin_cpu_supports() knows it. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static bool runs(const sara_simd *table)
 {
 #ifdef __x86_64__
     if (table == &sara_simd_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
     if (table == &sara_simd_avx2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     return table == &sara_simd_generic;
 }

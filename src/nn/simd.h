@@ -64,6 +64,8 @@ typedef struct sara_simd {
     /* out [rows]: dot products of rows of a and b, n floats each */
     void (*row_dots)(float *out, const float *a, const float *b, int64_t stride, int64_t rows,
                      int64_t n);
+    /* F16 or BF16 to floats */
+    void (*widen)(float *out, const uint16_t *in, int64_t count, sara_dtype dtype);
 
     void (*add)(float *y, const float *a, const float *b, int64_t count);
     void (*activate)(float *y, const float *x, int64_t count, sara_activation activation);

@@ -6,7 +6,7 @@
 
 #define SIMD_TABLE   sara_simd_avx2
 #define SIMD_NAME    "avx2"
-#define SIMD_TARGET  __attribute__((target("avx2,fma")))
+#define SIMD_TARGET  __attribute__((target("avx2,fma,f16c")))
 #define GEMM_ROWS    6
 #define GEMM_VECTORS 2
 #define DOT_VECTORS  12
@@ -97,6 +97,17 @@ INLINE float vtop(vf a)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
+INLINE vf vload_bf16(const uint16_t *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+INLINE vf vload_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
 /* All ones in the first n lanes. */
 INLINE __m256i lanes(int64_t n)
 {
@@ -160,6 +171,7 @@ INLINE void vfold(vf part[4], const vf v[W])
                   _mm256_permute2f128_ps(v[i], v[i + 4], 0x21);
 }
 
+#include "nn/simd_widen.h"
 #include "nn/simd_body.h"
 
 #endif

@@ -26,6 +26,17 @@ INLINE void vstore(float *p, vf v)
     _mm512_storeu_ps(p, v);
 }
 
+INLINE vf vload_bf16(const uint16_t *p)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+INLINE vf vload_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
 INLINE vf vset(float s)
 {
     return _mm512_set1_ps(s);
@@ -154,6 +165,7 @@ INLINE void vfold(vf part[4], const vf v[W])
     }
 }
 
+#include "nn/simd_widen.h"
 #include "nn/simd_body.h"
 
 #endif

@@ -31,6 +31,7 @@ const sara_simd SIMD_TABLE = {
     .copy_rows = copy_rows,
     .add_rows = add_rows,
     .row_dots = row_dots,
+    .widen = widen,
     .add = add,
     .activate = activate,
     .activate_grad = activate_grad,

@@ -149,4 +149,9 @@ INLINE void vfold(vf part[4], const vf v[W])
         part[i] = v[i];
 }
 
+FN void widen(float *out, const uint16_t *in, int64_t count, sara_dtype dtype)
+{
+    sara_convert_to_f32(out, in, dtype, (size_t)count);
+}
+
 #include "nn/simd_body.h"

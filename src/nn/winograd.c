@@ -17,7 +17,8 @@ typedef struct winograd_job {
     const sara_simd *simd;
     int64_t n, h, w, in, oh, ow, out;
     int64_t pad_top, pad_left;
-    const float *x, *weights, *bias; /* bias may be NULL */
+    const float *x, *bias; /* bias may be NULL */
+    const sara_weight_view *weights;
     float *y;
     bool backward;   /* weights [in][out][3][3], taps reversed: the gradient of the input */
     bool accumulate; /* adds to y */
@@ -112,26 +113,43 @@ static void transform_input(const winograd_job *job, float *v, int64_t tile, int
     job->simd->winograd_input(v, job->v_step, pixels, least(job->in - c, job->chunk));
 }
 
+/* `rows` rows of `count` taps, lying *stride apart from `first` on: where they are, or as floats in
+ * wide, where they lie `count` apart. */
+static const float *taps_of(const winograd_job *job, float *wide, int64_t *stride, int64_t first,
+                            int64_t rows, int64_t count)
+{
+    const uint16_t *halves = (const uint16_t *)job->weights->data + first;
+    if (job->weights->dtype == SARA_F32)
+        return (const float *)job->weights->data + first;
+    for (int64_t i = 0; i < rows; i++)
+        job->simd->widen(wide + i * count, halves + i * *stride, count, job->weights->dtype);
+    *stride = count;
+    return wide;
+}
+
 /* u [point][channel of the chunk][output of the block] of output block o and a chunk; a few channels
- * at a time are first turned in `spare` [channel][tap][output of the block]. */
-static void transform_weights(const winograd_job *job, float *u, float *spare, int64_t o,
-                              int64_t chunk)
+ * at a time are first turned in `spare` [channel][tap][output of the block]; `wide` is as large. */
+static void transform_weights(const winograd_job *job, float *u, float *spare, float *wide,
+                              int64_t o, int64_t chunk)
 {
     const sara_simd *simd = job->simd;
     int64_t first = o * job->block_out, c = chunk * job->chunk, line = job->block_out;
     int64_t outs = least(job->out - first, job->block_out), whole = up(outs, simd->width);
     int64_t channels = least(job->in - c, job->chunk);
     for (int64_t i = 0; i < channels; i += TURNED) {
-        int64_t count = least(channels - i, TURNED);
+        int64_t count = least(channels - i, TURNED), row = job->in * 9, own = outs * 9;
         const float *taps = spare;
         if (job->backward) { /* a row of weights holds the taps of all outputs of a channel */
             for (int64_t k = 0; k < count; k++)
-                simd->transpose(spare + k * 9 * line, line,
-                                job->weights + ((c + i + k) * job->out + first) * 9, 9, outs, 9);
+                simd->transpose(
+                    spare + k * 9 * line, line,
+                    taps_of(job, wide, &own, ((c + i + k) * job->out + first) * 9, 1, outs * 9), 9,
+                    outs, 9);
             taps += 8 * line; /* reversed */
         } else {
-            simd->transpose(spare, line, job->weights + (first * job->in + c + i) * 9, job->in * 9,
-                            outs, count * 9);
+            const float *from =
+                taps_of(job, wide, &row, (first * job->in + c + i) * 9, outs, count * 9);
+            simd->transpose(spare, line, from, row, outs, count * 9);
         }
         simd->winograd_weights(u + i * line, job->u_step, line, taps, job->backward ? -line : line,
                                9 * line, count, whole * simd->width);
@@ -174,7 +192,7 @@ static int64_t spare_size(const winograd_job *job)
 
 static int64_t own_size(const winograd_job *job)
 {
-    return products_size(job) + u_size(job) + spare_size(job);
+    return products_size(job) + u_size(job) + 2 * spare_size(job);
 }
 
 /* Block b of the pass, whose first tile is `tile`, against output block o. */
@@ -182,12 +200,13 @@ static void multiply(const winograd_job *job, float *own, int64_t b, int64_t til
 {
     const sara_simd *simd = job->simd;
     float *m = own, *u = m + products_size(job), *spare = u + u_size(job);
+    float *wide = spare + spare_size(job);
     int64_t count = least(job->tiles - tile, job->block_tiles), unit = simd->width;
     int64_t outs = up(least(job->out - o * job->block_out, job->block_out), unit) * unit;
     for (int64_t chunk = 0; chunk < job->chunks; chunk++) {
         const float *v = job->v + b * job->v_block + chunk * job->v_chunk;
         int64_t channels = least(job->in - chunk * job->chunk, job->chunk);
-        transform_weights(job, u, spare, o, chunk);
+        transform_weights(job, u, spare, wide, o, chunk);
         for (int64_t p = 0; p < POINTS; p++)
             simd->gemm(m + p * job->m_step, job->block_out, v + p * job->v_step, job->chunk, 1,
                        u + p * job->u_step, job->block_out, count, outs, channels, chunk > 0);
@@ -248,7 +267,8 @@ bool sara_winograd_fits(const sara_conv_shape *s)
 }
 
 sara_status sara_winograd_forward(const sara_kernel_env *env, float *y, const float *x,
-                                  const float *w, const float *b, const sara_conv_shape *s)
+                                  const sara_weight_view *w, const float *b,
+                                  const sara_conv_shape *s)
 {
     winograd_job job = {.n = s->n,
                         .h = s->h,
@@ -268,8 +288,8 @@ sara_status sara_winograd_forward(const sara_kernel_env *env, float *y, const fl
 
 /* The gradient of the input is a convolution of dy, with the taps reversed and the channels'
  * roles exchanged. */
-sara_status sara_winograd_dx(const sara_kernel_env *env, float *dx, const float *dy, const float *w,
-                             const sara_conv_shape *s, bool accumulate)
+sara_status sara_winograd_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                             const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
 {
     winograd_job job = {.n = s->n,
                         .h = s->oh,

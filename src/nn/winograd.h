@@ -12,10 +12,10 @@
 bool sara_winograd_fits(const sara_conv_shape *shape);
 /* As the kernels conv_forward and conv_dx. */
 SARA_NODISCARD sara_status sara_winograd_forward(const sara_kernel_env *env, float *y,
-                                                 const float *x, const float *w, const float *b,
-                                                 const sara_conv_shape *shape);
+                                                 const float *x, const sara_weight_view *w,
+                                                 const float *b, const sara_conv_shape *shape);
 SARA_NODISCARD sara_status sara_winograd_dx(const sara_kernel_env *env, float *dx, const float *dy,
-                                            const float *w, const sara_conv_shape *shape,
-                                            bool accumulate);
+                                            const sara_weight_view *w,
+                                            const sara_conv_shape *shape, bool accumulate);
 
 #endif

@@ -42,19 +42,28 @@ static int histogram_bin(float magnitude)
     return bin < 0 ? 0 : bin >= SARA_HISTOGRAM_BINS ? SARA_HISTOGRAM_BINS - 1 : (int)bin;
 }
 
+static void count_block(sara_model_report *report, const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        float magnitude = fabsf(values[i]);
+        report->histogram[histogram_bin(magnitude)]++;
+        for (int t = report->threshold_count - 1; t >= 0; t--) {
+            if (!(magnitude < (float)report->thresholds[t]))
+                break;
+            report->selected[t]++;
+        }
+    }
+}
+
 static void count_entries(sara_model_report *report, const sara_params *params)
 {
+    float buffer[SARA_PARAM_BLOCK];
     for (size_t i = 0; i < params->count; i++) {
-        const float *values = params->items[i].value.data;
-        int64_t count = sara_shape_count(&params->items[i].value.shape);
-        for (int64_t j = 0; j < count; j++) {
-            float magnitude = fabsf(values[j]);
-            report->histogram[histogram_bin(magnitude)]++;
-            for (int t = report->threshold_count - 1; t >= 0; t--) {
-                if (!(magnitude < (float)report->thresholds[t]))
-                    break;
-                report->selected[t]++;
-            }
+        const sara_param *param = &params->items[i];
+        size_t count = (size_t)sara_shape_count(&param->value.shape);
+        for (size_t at = 0, part; at < count; at += part) {
+            part = sara_param_part(count, at);
+            count_block(report, sara_param_block(param, buffer, at, part), part);
         }
     }
 }

@@ -75,7 +75,6 @@ static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_c
                                 const sara_layer_entry *entry, const sara_param *param)
 {
     sara_status status;
-    const float *values = param->value.data;
     size_t a = 0, b = 0;
     out->count = count_union(cover, entry);
     TRY(sara_alloc(ctx, &out->positions, out->count, sizeof(*out->positions)));
@@ -85,7 +84,7 @@ static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_c
                      (b == entry->count || cover->positions[a] <= entry->positions[b]);
         uint32_t position = known ? cover->positions[a] : entry->positions[b];
         out->positions[i] = position;
-        out->originals[i] = known ? cover->originals[a] : values[position];
+        out->originals[i] = known ? cover->originals[a] : sara_param_get(param, position);
         a += known;
         b += b < entry->count && entry->positions[b] == position;
     }
@@ -133,11 +132,11 @@ static void write_param(sara_applied *applied, size_t index)
 {
     sara_param *param = &applied->params->items[index];
     const sara_cover *cover = &applied->covers[index];
-    float *values = param->value.data;
     size_t cursors = collect_cursors(applied, index);
     for (size_t i = 0; i < cover->count; i++)
-        values[cover->positions[i]] = combine(applied->cursors, cursors, cover->positions[i],
-                                              cover->originals[i]);
+        sara_param_set(param, cover->positions[i],
+                       combine(applied->cursors, cursors, cover->positions[i],
+                               cover->originals[i]));
     param->version++;
 }
 
@@ -208,9 +207,8 @@ void sara_applied_remove(sara_applied *applied)
     for (size_t p = 0; p < applied->params->count; p++) {
         const sara_cover *cover = &applied->covers[p];
         sara_param *param = &applied->params->items[p];
-        float *values = param->value.data;
         for (size_t i = 0; i < cover->count; i++)
-            values[cover->positions[i]] = cover->originals[i];
+            sara_param_set(param, cover->positions[i], cover->originals[i]);
         param->version += cover->count > 0;
     }
     forget_all(applied);
@@ -221,8 +219,8 @@ void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *u
     for (size_t p = 0; p < applied->params->count; p++) {
         const sara_cover *cover = &applied->covers[p];
         const sara_param *param = &applied->params->items[p];
-        const float *values = param->value.data;
         for (size_t i = 0; i < cover->count; i++)
-            fn(user, param, cover->positions[i], cover->originals[i], values[cover->positions[i]]);
+            fn(user, param, cover->positions[i], cover->originals[i],
+               sara_param_get(param, cover->positions[i]));
     }
 }

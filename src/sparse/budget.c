@@ -92,20 +92,29 @@ done:
 #define MOST_THREADS 16 /* each counts in bins of its own */
 typedef int64_t bins[BINS];
 
+static void count_block(int64_t *own, const float *values, size_t count, const uint32_t *prefix)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = sara_magnitude(values[i]);
+        if (!prefix)
+            own[bits >> LOW_BITS]++;
+        else if (bits >> LOW_BITS == *prefix)
+            own[bits & ((1u << LOW_BITS) - 1)]++;
+    }
+}
+
 /* Counts the magnitudes by their upper bits; or, if prefix is given, those whose upper bits it is
  * by their lower bits. To be called by a team of threads. */
 static void count_share(int64_t *own, const sara_params *params, const uint32_t *prefix)
 {
+    float buffer[SARA_PARAM_BLOCK];
     for (size_t p = 0; p < params->count; p++) {
-        const float *values = params->items[p].value.data;
-        int64_t count = sara_shape_count(&params->items[p].value.shape);
+        const sara_param *param = &params->items[p];
+        size_t count = (size_t)sara_shape_count(&param->value.shape);
 #pragma omp for schedule(static) nowait
-        for (int64_t i = 0; i < count; i++) {
-            uint32_t bits = sara_magnitude(values[i]);
-            if (!prefix)
-                own[bits >> LOW_BITS]++;
-            else if (bits >> LOW_BITS == *prefix)
-                own[bits & ((1u << LOW_BITS) - 1)]++;
+        for (size_t at = 0; at < count; at += SARA_PARAM_BLOCK) {
+            size_t part = sara_param_part(count, at);
+            count_block(own, sara_param_block(param, buffer, at, part), part, prefix);
         }
     }
 }

@@ -9,7 +9,8 @@ static sara_status add_param(sara_sha256 *hash, const sara_param *param)
     sara_status status;
     const sara_shape *shape = &param->value.shape;
     char dims[SARA_MAX_RANK * 21 + 2] = "";
-    size_t used = 0;
+    size_t count = (size_t)sara_shape_count(shape), used = 0;
+    float buffer[SARA_PARAM_BLOCK];
     for (int i = 0; i < shape->rank; i++)
         used += (size_t)snprintf(dims + used, sizeof(dims) - used, "%s%" PRId64, i > 0 ? "x" : "",
                                  shape->dims[i]);
@@ -17,8 +18,11 @@ static sara_status add_param(sara_sha256 *hash, const sara_param *param)
     TRY(sara_sha256_add(hash, param->name, strlen(param->name)));
     TRY(sara_sha256_add(hash, "\n", 1));
     TRY(sara_sha256_add(hash, dims, used));
-    TRY(sara_sha256_add(hash, param->value.data,
-                        (size_t)sara_shape_count(shape) * sizeof(float)));
+    for (size_t at = 0, part; at < count; at += part) {
+        part = sara_param_part(count, at);
+        TRY(sara_sha256_add(hash, sara_param_block(param, buffer, at, part),
+                            part * sizeof(*buffer)));
+    }
 done:
     return status;
 }

@@ -57,7 +57,6 @@ static sara_status part_init(sara_context *ctx, sara_optimizer_part *part,
     sara_status status;
     sara_optimizer_item *item = &part->item;
     size_t count = selected->count;
-    const float *values = selected->param->value.data;
     item->param = selected->param;
     item->all_positions = selected->positions;
     item->all_count = item->active_count = count;
@@ -66,7 +65,7 @@ static sara_status part_init(sara_context *ctx, sara_optimizer_part *part,
     TRY(sara_alloc_zero(ctx, &item->moment2, count, sizeof(float)));
     TRY(sara_alloc_zero(ctx, &item->grad, count, sizeof(float)));
     for (size_t i = 0; i < count; i++)
-        item->masters[i] = values[selected->positions[i]];
+        item->masters[i] = sara_param_get(item->param, selected->positions[i]);
 done:
     return status;
 }
@@ -260,9 +259,8 @@ sara_status sara_optimizer_restore(sara_optimizer *optimizer, int64_t steps, int
     optimizer->adam_steps = adam_steps;
     for (size_t i = 0; i < optimizer->count; i++) {
         const sara_optimizer_item *item = &optimizer->parts[i].item;
-        float *values = item->param->value.data;
         for (size_t k = 0; k < item->all_count; k++)
-            values[item->all_positions[k]] = item->masters[k];
+            sara_param_set(item->param, item->all_positions[k], item->masters[k]);
         item->param->version++;
     }
     return SARA_OK;

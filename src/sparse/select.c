@@ -7,30 +7,39 @@ typedef struct scan {
     uint32_t largest;
 } scan;
 
+static void scan_block(scan *found, const float *values, size_t count, uint32_t limit)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t magnitude = sara_magnitude(values[i]);
+        found->below += magnitude < limit;
+        found->smallest = magnitude < found->smallest ? magnitude : found->smallest;
+        found->largest = magnitude > found->largest ? magnitude : found->largest;
+    }
+}
+
 static scan scan_param(const sara_param *param, uint32_t limit)
 {
-    const float *values = param->value.data;
-    int64_t count = sara_shape_count(&param->value.shape);
+    size_t count = (size_t)sara_shape_count(&param->value.shape);
+    float buffer[SARA_PARAM_BLOCK];
     scan found = {0, UINT32_MAX, 0};
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t magnitude = sara_magnitude(values[i]);
-        found.below += magnitude < limit;
-        found.smallest = magnitude < found.smallest ? magnitude : found.smallest;
-        found.largest = magnitude > found.largest ? magnitude : found.largest;
+    for (size_t at = 0, part; at < count; at += part) {
+        part = sara_param_part(count, at);
+        scan_block(&found, sara_param_block(param, buffer, at, part), part, limit);
     }
     return found;
 }
 
 sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param)
 {
-    const float *values = param->value.data;
     int64_t count = sara_shape_count(&param->value.shape);
-    for (int64_t i = 0; i < count; i++)
-        if (sara_magnitude(values[i]) >= SARA_MAGNITUDE_INFINITY)
+    for (int64_t i = 0; i < count; i++) {
+        float value = sara_param_get(param, (size_t)i);
+        if (sara_magnitude(value) >= SARA_MAGNITUDE_INFINITY)
             return sara_fail(ctx, SARA_ERROR_INPUT, "%s: entry %lld is %s", param->name,
                              (long long)i,
-                             sara_magnitude(values[i]) > SARA_MAGNITUDE_INFINITY ? "NaN"
-                             : values[i] > 0 ? "infinite" : "minus infinity");
+                             sara_magnitude(value) > SARA_MAGNITUDE_INFINITY ? "NaN"
+                             : value > 0 ? "infinite" : "minus infinity");
+    }
     return SARA_OK;
 }
 
@@ -57,11 +66,15 @@ done:
 
 static void collect(sara_selected *item, uint32_t limit)
 {
-    const float *values = item->param->value.data;
-    size_t next = 0;
-    for (uint32_t i = 0; next < item->count; i++)
-        if (sara_magnitude(values[i]) < limit)
-            item->positions[next++] = i;
+    size_t count = (size_t)sara_shape_count(&item->param->value.shape), next = 0;
+    float buffer[SARA_PARAM_BLOCK];
+    for (size_t at = 0, part; at < count && next < item->count; at += part) {
+        part = sara_param_part(count, at);
+        const float *values = sara_param_block(item->param, buffer, at, part);
+        for (size_t i = 0; i < part && next < item->count; i++)
+            if (sara_magnitude(values[i]) < limit)
+                item->positions[next++] = (uint32_t)(at + i);
+    }
 }
 
 static sara_status check_sizes(sara_context *ctx, const sara_params *params)

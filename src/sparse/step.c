@@ -71,11 +71,11 @@ static adamw adamw_step(const sara_optimizer *optimizer, double learning_rate, d
     };
 }
 
-/* rank: the low-rank gradient of the active entries or NULL. Gradients are zero afterwards. */
+/* rank: the low-rank gradient of the active entries or NULL. The parameter gets the masters,
+ * rounded to what it stores. Gradients are zero afterwards. */
 static void update(sara_optimizer_item *item, const float *rank, const adamw *a)
 {
     const uint32_t *positions = item->param->positions;
-    float *values = item->param->value.data;
     for (size_t i = 0; i < item->active_count; i++) {
         size_t index = sara_item_index(item, i);
         float g = item->grad[i] * a->scale * a->clip + (rank ? rank[i] : 0.0f);
@@ -86,7 +86,7 @@ static void update(sara_optimizer_item *item, const float *rank, const adamw *a)
         item->moment1[i] = m1;
         item->moment2[i] = m2;
         item->masters[index] = p;
-        values[positions[i]] = p;
+        sara_param_set(item->param, positions[i], p);
         item->grad[i] = 0;
     }
     item->param->version += item->active_count > 0;

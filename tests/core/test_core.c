@@ -163,6 +163,41 @@ static void test_conversions(void **state)
     assert_true(isnan(sara_bf16_to_f32(sara_f32_to_bf16(NAN))));
 }
 
+/* Whole arrays as the single values; parameters of each dtype. */
+static void test_conversions_of_arrays(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    const sara_dtype dtypes[] = {SARA_F16, SARA_BF16, SARA_F32};
+    const sara_shape shape = sara_shape2(16, 4099);
+    size_t count = (size_t)sara_shape_count(&shape);
+    float *values = malloc(count * sizeof(*values)), buffer[SARA_PARAM_BLOCK];
+    assert_non_null(values);
+    for (size_t i = 0; i < count; i++) { /* all exponents, and fractions that need rounding */
+        uint32_t bits = (uint32_t)i * 2654435761u;
+        memcpy(&values[i], &bits, sizeof(bits));
+    }
+    for (int d = 0; d < 3; d++) {
+        sara_param param = {.name = "p"};
+        assert_ok(ctx, sara_tensor_new(ctx, &param.value, dtypes[d], &shape));
+        sara_convert_from_f32(param.value.data, dtypes[d], values, count);
+        for (size_t at = 0, part; at < count; at += part) {
+            part = sara_param_part(count, at);
+            const float *block = sara_param_block(&param, buffer, at, part);
+            for (size_t i = 0; i < part; i++) {
+                float kept = sara_param_get(&param, at + i), set;
+                sara_param_set(&param, at + i, values[at + i]);
+                set = sara_param_get(&param, at + i);
+                assert_true(isnan(kept) ? isnan(set) && isnan(block[i])
+                                        : kept == set && kept == block[i]);
+            }
+        }
+        sara_tensor_free(ctx, &param.value);
+    }
+    free(values);
+    sara_context_free(ctx);
+}
+
 static void test_params_find_and_gather(void **state)
 {
     (void)state;
@@ -203,7 +238,8 @@ int main(void)
         cmocka_unit_test(test_errors_are_escaped), cmocka_unit_test(test_long_error_is_cut),
         cmocka_unit_test(test_sizes_are_checked),  cmocka_unit_test(test_grow_and_arena),
         cmocka_unit_test(test_philox_known_answers), cmocka_unit_test(test_draws),
-        cmocka_unit_test(test_conversions),        cmocka_unit_test(test_params_find_and_gather),
+        cmocka_unit_test(test_conversions),
+        cmocka_unit_test(test_conversions_of_arrays),        cmocka_unit_test(test_params_find_and_gather),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,10 +21,10 @@ static answer expect(const float *x, const sara_param *w, const sara_param *b, c
     sara_kernel_env env = sara_tape_env(nn.tape);
     float h[PIXELS], dh[PIXELS];
     answer result = {.dw = {0}};
-    const float *wd = w->value.data;
-    assert_ok(nn.ctx, k->conv_forward(&env, h, x, wd, b->value.data, w, &s));
-    assert_ok(nn.ctx, k->conv_dx(&env, dh, weights, wd, w, &s, false));
-    assert_ok(nn.ctx, k->conv_dx(&env, result.dx, dh, wd, w, &s, false));
+    const sara_weight_view view = sara_weight_of(w);
+    assert_ok(nn.ctx, k->conv_forward(&env, h, x, &view, b->value.data, &s));
+    assert_ok(nn.ctx, k->conv_dx(&env, dh, weights, &view, &s, false));
+    assert_ok(nn.ctx, k->conv_dx(&env, result.dx, dh, &view, &s, false));
     assert_ok(nn.ctx, k->conv_dw(&env, result.dw, weights, h, &s));
     assert_ok(nn.ctx, k->conv_dw(&env, result.dw, dh, x, &s));
     assert_ok(nn.ctx, k->bias_grad(&env, result.db, weights, N * H * W, C));

@@ -16,8 +16,9 @@ typedef struct problem {
 static void forward(void *data, double *y)
 {
     problem *p = data;
+    const sara_weight_view w = {p->w, SARA_F64, NULL};
     assert_ok(p->env.ctx,
-              p->table.conv_forward(&p->env, y, p->x, p->w, p->b, NULL, &p->shape));
+              p->table.conv_forward(&p->env, y, p->x, &w, p->b, &p->shape));
 }
 
 /* pads: top, left, bottom, right */
@@ -48,12 +49,13 @@ static void problem_free(problem *p)
     sara_context_free(p->env.ctx);
 }
 
-static void check(int64_t n, int64_t h, int64_t w, int64_t in, int64_t out, int64_t k, int stride,
+static void check(int64_t n, int64_t h, int64_t width, int64_t in, int64_t out, int64_t k, int stride,
                   const int pads[4])
 {
-    problem p = problem_new(n, h, w, in, out, k, stride, pads);
+    problem p = problem_new(n, h, width, in, out, k, stride, pads);
     double *dy = test_fd_random(p.ny, 4), *dx = test_fd_random(p.nx, 5), *dw = test_fd_zeros(p.nw);
-    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, dx, dy, p.w, NULL, &p.shape, false));
+    const sara_weight_view w = {p.w, SARA_F64, NULL};
+    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, dx, dy, &w, &p.shape, false));
     assert_ok(p.env.ctx, p.table.conv_dw(&p.env, dw, dy, p.x, &p.shape));
     const test_fd_input inputs[] = {{"x", p.x, dx, p.nx}, {"w", p.w, dw, p.nw}};
     test_fd_check(forward, &p, p.ny, dy, inputs, 2);
@@ -101,9 +103,10 @@ static void test_accumulate_and_sampled(void **state)
     const uint32_t positions[] = {0, 7, 30, 53};
     double sampled[4] = {10, 20, 30, 40}, *dw = test_fd_zeros(p.nw);
     double *dy = test_fd_random(p.ny, 4), *dx = test_fd_zeros(p.nx), *twice = test_fd_zeros(p.nx);
-    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, dx, dy, p.w, NULL, &p.shape, false));
+    const sara_weight_view w = {p.w, SARA_F64, NULL};
+    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, dx, dy, &w, &p.shape, false));
     memcpy(twice, dx, p.nx * sizeof(*dx));
-    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, twice, dy, p.w, NULL, &p.shape, true));
+    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, twice, dy, &w, &p.shape, true));
     for (size_t i = 0; i < p.nx; i++)
         assert_close(fabs(twice[i] - 2 * dx[i]), 1e-12, "accumulated dx");
     assert_ok(p.env.ctx, p.table.conv_dw(&p.env, dw, dy, p.x, &p.shape));

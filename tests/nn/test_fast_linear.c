@@ -11,8 +11,9 @@ static void check_forward(test_pair *b, const sara_linear_shape *s, bool biased)
     float *x = test_nn_random((size_t)(s->rows * s->in), 1);
     float *w = test_nn_random((size_t)(s->out * s->in), 2), *c = test_nn_random((size_t)s->out, 3);
     float *y = test_nn_random(ny, 4), *expected = test_nn_random(ny, 5);
-    assert_ok(b->fe.ctx, b->f->linear_forward(&b->fe, y, x, w, biased ? c : NULL, s));
-    assert_ok(b->pe.ctx, b->p->linear_forward(&b->pe, expected, x, w, biased ? c : NULL, s));
+    const sara_weight_view view = {w, SARA_F32, NULL};
+    assert_ok(b->fe.ctx, b->f->linear_forward(&b->fe, y, x, &view, biased ? c : NULL, s));
+    assert_ok(b->pe.ctx, b->p->linear_forward(&b->pe, expected, x, &view, biased ? c : NULL, s));
     assert_close(test_relative_l2(y, expected, ny), TOLERANCE, "forward");
     free(x);
     free(w);
@@ -27,8 +28,9 @@ static void check_dx(test_pair *b, const sara_linear_shape *s, bool accumulate)
     float *dy = test_nn_random((size_t)(s->rows * s->out), 1);
     float *w = test_nn_random((size_t)(s->out * s->in), 2);
     float *dx = test_nn_random(nx, 3), *expected = test_nn_random(nx, 3);
-    assert_ok(b->fe.ctx, b->f->linear_dx(&b->fe, dx, dy, w, s, accumulate));
-    assert_ok(b->pe.ctx, b->p->linear_dx(&b->pe, expected, dy, w, s, accumulate));
+    const sara_weight_view view = {w, SARA_F32, NULL};
+    assert_ok(b->fe.ctx, b->f->linear_dx(&b->fe, dx, dy, &view, s, accumulate));
+    assert_ok(b->pe.ctx, b->p->linear_dx(&b->pe, expected, dy, &view, s, accumulate));
     assert_close(test_relative_l2(dx, expected, nx), TOLERANCE, "dx");
     free(dy);
     free(w);

@@ -16,8 +16,9 @@ typedef struct problem {
 static void forward(void *data, double *y)
 {
     problem *p = data;
+    const sara_weight_view w = {p->w, SARA_F64, NULL};
     assert_ok(p->env.ctx,
-              p->table.linear_forward(&p->env, y, p->x, p->w, p->b, &p->shape));
+              p->table.linear_forward(&p->env, y, p->x, &w, p->b, &p->shape));
 }
 
 static void check(int64_t rows, int64_t in, int64_t out)
@@ -30,7 +31,8 @@ static void check(int64_t rows, int64_t in, int64_t out)
     p.b = test_fd_random((size_t)out, 3);
     double *dy = test_fd_random(ny, 4), *dx = test_fd_random(nx, 5);
     double *dw = test_fd_zeros(nw), *db = test_fd_zeros((size_t)out);
-    assert_ok(p.env.ctx, p.table.linear_dx(&p.env, dx, dy, p.w, &p.shape, false));
+    const sara_weight_view w = {p.w, SARA_F64, NULL};
+    assert_ok(p.env.ctx, p.table.linear_dx(&p.env, dx, dy, &w, &p.shape, false));
     assert_ok(p.env.ctx, p.table.linear_dw(&p.env, dw, dy, p.x, &p.shape));
     assert_ok(p.env.ctx, p.table.bias_grad(&p.env, db, dy, rows, out));
     const test_fd_input inputs[] = {
@@ -64,11 +66,12 @@ static void test_accumulate_and_sampled(void **state)
     const sara_linear_shape shape = {4, 3, 2};
     const uint32_t positions[] = {1, 2, 5};
     double *x = test_fd_random(12, 1), *w = test_fd_random(6, 2), *dy = test_fd_random(8, 3);
+    const sara_weight_view view = {w, SARA_F64, NULL};
     double dx[12], twice[12], dw[6] = {0}, sampled[3] = {10, 20, 30};
     KERNEL(linear_register)(&table);
-    assert_ok(env.ctx, table.linear_dx(&env, dx, dy, w, &shape, false));
+    assert_ok(env.ctx, table.linear_dx(&env, dx, dy, &view, &shape, false));
     memcpy(twice, dx, sizeof(dx));
-    assert_ok(env.ctx, table.linear_dx(&env, twice, dy, w, &shape, true));
+    assert_ok(env.ctx, table.linear_dx(&env, twice, dy, &view, &shape, true));
     for (int i = 0; i < 12; i++)
         assert_close(fabs(twice[i] - 2 * dx[i]), 1e-12, "accumulated dx");
     assert_ok(env.ctx, table.linear_dw(&env, dw, dy, x, &shape));

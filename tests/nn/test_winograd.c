@@ -14,29 +14,30 @@ static sara_kernels plain_kernels(void)
     return table;
 }
 
-static void check_forward(const sara_conv_shape *s, const float *x, const float *w, const float *b,
-                          int threads)
+static void check_forward(const sara_conv_shape *s, const float *x, const sara_weight_view *w,
+                          const float *b, int threads)
 {
     size_t count = test_conv_y(s);
     sara_kernel_env env = test_simd_env(threads);
     const sara_kernels plain = plain_kernels();
     float *y = test_nn_random(count, 4), *expected = test_nn_random(count, 5);
     assert_ok(env.ctx, sara_winograd_forward(&env, y, x, w, b, s));
-    assert_ok(env.ctx, plain.conv_forward(&env, expected, x, w, b, NULL, s));
+    assert_ok(env.ctx, plain.conv_forward(&env, expected, x, w, b, s));
     assert_close(test_relative_l2(y, expected, count), TOLERANCE, "forward");
     free(y);
     free(expected);
     test_simd_env_free(&env);
 }
 
-static void check_dx(const sara_conv_shape *s, const float *dy, const float *w, bool accumulate)
+static void check_dx(const sara_conv_shape *s, const float *dy, const sara_weight_view *w,
+                     bool accumulate)
 {
     size_t count = test_conv_x(s);
     sara_kernel_env env = test_simd_env(1);
     const sara_kernels plain = plain_kernels();
     float *dx = test_nn_random(count, 6), *expected = test_nn_random(count, 6);
     assert_ok(env.ctx, sara_winograd_dx(&env, dx, dy, w, s, accumulate));
-    assert_ok(env.ctx, plain.conv_dx(&env, expected, dy, w, NULL, s, accumulate));
+    assert_ok(env.ctx, plain.conv_dx(&env, expected, dy, w, s, accumulate));
     assert_close(test_relative_l2(dx, expected, count), TOLERANCE, "dx");
     free(dx);
     free(expected);
@@ -49,10 +50,11 @@ static void check_shape(void *argument)
     assert_true(sara_winograd_fits(s));
     float *x = test_nn_random(test_conv_x(s), 1), *w = test_nn_random(test_conv_w(s), 2);
     float *dy = test_nn_random(test_conv_y(s), 3), *b = test_nn_random((size_t)s->out, 7);
-    check_forward(s, x, w, b, 1);
-    check_forward(s, x, w, NULL, 2);
-    check_dx(s, dy, w, false);
-    check_dx(s, dy, w, true);
+    const sara_weight_view view = {w, SARA_F32, NULL};
+    check_forward(s, x, &view, b, 1);
+    check_forward(s, x, &view, NULL, 2);
+    check_dx(s, dy, &view, false);
+    check_dx(s, dy, &view, true);
     free(x);
     free(w);
     free(dy);
@@ -99,9 +101,10 @@ static void test_threads(void **state)
     size_t count = test_conv_y(&s);
     float *x = test_nn_random(test_conv_x(&s), 1), *w = test_nn_random(test_conv_w(&s), 2);
     float *one = test_nn_random(count, 3), *two = test_nn_random(count, 4);
+    const sara_weight_view view = {w, SARA_F32, NULL};
     sara_kernel_env env = test_simd_env(1), env2 = test_simd_env(2);
-    assert_ok(env.ctx, sara_winograd_forward(&env, one, x, w, NULL, &s));
-    assert_ok(env2.ctx, sara_winograd_forward(&env2, two, x, w, NULL, &s));
+    assert_ok(env.ctx, sara_winograd_forward(&env, one, x, &view, NULL, &s));
+    assert_ok(env2.ctx, sara_winograd_forward(&env2, two, x, &view, NULL, &s));
     assert_memory_equal(one, two, count * sizeof(*one));
     test_simd_env_free(&env);
     test_simd_env_free(&env2);
