@@ -238,6 +238,7 @@ typedef struct sara_train_options {
     int train_batch_size;        /* 4 */
     int gradient_accumulation_steps; /* 1 */
     bool gradient_checkpointing;
+    const char *mixed_precision; /* "no"; "bf16": needs AVX512-BF16, else SARA_ERROR_DEVICE */
     const char *lr_scheduler;    /* "cosine" */
     int64_t lr_warmup_steps;
     int lr_num_cycles;           /* 1 */
@@ -292,6 +293,7 @@ typedef struct sara_bench_options {
     const char *trainable; /* of the method "sara"; NULL: 5.8% */
     double lambda_rank;    /* 5e-4 */
     bool gradient_checkpointing;
+    const char *mixed_precision; /* "no" or "bf16" */
     bool rank;             /* times the low-rank term of every matrix too */
     uint64_t seed;         /* 42: of weights, latents and texts */
     const char *profile;   /* a file for what was computed when, in Chrome's trace format; or NULL */

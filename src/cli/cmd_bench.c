@@ -120,6 +120,8 @@ int cmd_bench(cli *c)
         {"rank", 0, CLI_SWITCH, &o.rank, 0, 0, NULL, "time every matrix's low-rank term too"},
         {"gradient_checkpointing", 0, CLI_SWITCH, &o.gradient_checkpointing, 0, 0, NULL,
          "compute blocks again in backward, which saves memory"},
+        {"mixed_precision", 0, CLI_STRING, &o.mixed_precision, 0, 0, "TYPE",
+         "no, or bf16: layers multiply bf16 (no)"},
         {"seed", 0, CLI_SEED, &o.seed, 0, 0, "N", "of weights, latents and texts (42)"},
         {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE",
          "write each kernel's time for chrome://tracing or Perfetto"},

@@ -20,7 +20,6 @@ static const cli_refusal refusals[] = {
     {"num_class_images", "SaRA itself keeps the prior; leave it out"},
     {"use_8bit_adam", "the optimiser's state is small already: two moments per selected entry"},
     {"use_ema", "leave it out; there is no moving average"},
-    {"mixed_precision", "this version computes in float32; leave it out"},
     {"scale_lr", "give --learning_rate as it shall be"},
     {"snr_gamma", "leave it out; the loss is not weighted"},
     {"min_snr_gamma", "leave it out; the loss is not weighted"},

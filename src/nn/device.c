@@ -1,4 +1,5 @@
 /* The devices: a kernel table each, and for "cpu" the state of its fast kernels. */
+#include "nn/bf16.h"
 #include "nn/kernels.h"
 #include "nn/onednn.h"
 
@@ -38,17 +39,22 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
     cpu_device *cpu = NULL;
     sara_onednn *state = NULL;
     sara_status status;
-    bool fast = strcmp(name, "cpu") == 0;
+    bool narrow = strcmp(name, "cpu-bf16") == 0, fast = narrow || strcmp(name, "cpu") == 0;
     if (!fast && strcmp(name, "cpu-plain") != 0)
-        return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: unknown, expected cpu or cpu-plain",
-                         name);
+        return sara_fail(ctx, SARA_ERROR_DEVICE,
+                         "device %s: unknown, expected cpu, cpu-bf16 or cpu-plain", name);
+    if (narrow && sara_bf16_lacks())
+        return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: this processor has no %s", name,
+                         sara_bf16_lacks());
     TRY(sara_alloc_zero(ctx, &cpu, 1, sizeof(*cpu)));
     register_plain(&cpu->table);
     if (fast) {
         TRY(sara_onednn_new(ctx, &state));
         register_fast(&cpu->table);
     }
-    cpu->device = (sara_device){.name = fast ? "cpu" : "cpu-plain",
+    if (narrow)
+        sara_bf16_register(&cpu->table);
+    cpu->device = (sara_device){.name = narrow ? "cpu-bf16" : fast ? "cpu" : "cpu-plain",
                                 .kernels = &cpu->table,
                                 .state = state,
                                 .close = cpu_close,

@@ -11,8 +11,10 @@
 #include "core/tape.h"
 #include "core/trace.h"
 
-/* Devices: "cpu" (fast kernels, plain ones where there is none) or "cpu-plain" (the reference
- * kernels alone, the oracle). Errors: SARA_ERROR_DEVICE for another name. */
+/* Devices: "cpu" (fast kernels, plain ones where there is none), "cpu-bf16" (the same, but linear
+ * layers and convolutions multiply bf16; the processor must have AVX512-BF16) or "cpu-plain" (the
+ * reference kernels alone, the oracle). Errors: SARA_ERROR_DEVICE for another name and where the
+ * processor cannot. */
 SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **out,
                                                const char *name);
 void sara_nn_device_close(sara_device *device);

@@ -117,7 +117,7 @@ done:
 /* ------------------------------------------------------------------------------------ running */
 
 /* Runs the op on data[slot]; the scratchpad is added here. */
-static sara_status run(const sara_kernel_env *env, sara_op *op, const float *const *data)
+static sara_status run(const sara_kernel_env *env, sara_op *op, const void *const *data)
 {
     sara_onednn *state = env->device->state;
     dnnl_exec_arg_t arguments[SARA_SLOTS];
@@ -127,7 +127,7 @@ static sara_status run(const sara_kernel_env *env, sara_op *op, const float *con
     sara_status status;
     TRY(sara_scratch(env, &scratch, (op->scratch_bytes + sizeof(float) - 1) / sizeof(float)));
     for (int slot = 0; slot < SARA_SLOTS && done == dnnl_success; slot++) {
-        const float *p = slot == SARA_SLOT_SCRATCH ? scratch : data[slot];
+        const void *p = slot == SARA_SLOT_SCRATCH ? scratch : data[slot];
         if (!op->memory[slot])
             continue;
         done = dnnl_memory_set_data_handle(op->memory[slot], (void *)(uintptr_t)p);
@@ -152,37 +152,51 @@ static sara_status matmul_plain(const sara_kernel_env *env, float *y, const floa
     dnnl_status_t done =
         dnnl_sgemm('N', 'N', s->m, s->n, s->k, 1.0f, a, s->a_row ? s->a_row : s->k, b, s->n,
                    s->accumulate ? 1.0f : 0.0f, y, s->y_row ? s->y_row : s->n);
-    const sara_op_key key = {SARA_OP_MATMUL, false, {s->m, s->n, s->k}};
+    const sara_op_key key = {SARA_OP_MATMUL, false, false, {s->m, s->n, s->k}};
     return done == dnnl_success ? SARA_OK : sara_op_fail(env->ctx, &key, done);
 }
 
-sara_status sara_onednn_matmul(const sara_kernel_env *env, float *y, const float *a, const float *b,
-                               const float *bias, const sara_matmul_shape *s)
+static sara_status matmul_primitive(const sara_kernel_env *env, float *y, const void *a,
+                                    const void *b, const float *bias, const sara_matmul_shape *s,
+                                    bool narrow)
 {
-    sara_op_key key = {SARA_OP_MATMUL, bias != NULL,
+    sara_op_key key = {SARA_OP_MATMUL, bias != NULL, narrow,
                        {s->m, s->n, s->k, s->transpose_a, s->transpose_b, s->accumulate,
                         s->a_row, s->y_row}};
-    const float *data[SARA_SLOTS] = {a, b, bias, y, NULL};
+    const void *data[SARA_SLOTS] = {a, b, bias, y, NULL};
     sara_op *op;
     sara_status status;
-    if (!s->transpose_a && !s->transpose_b && !bias)
-        return matmul_plain(env, y, a, b, s);
     TRY(sara_op_get(env->device->state, &op, &key));
     TRY(run(env, op, data));
 done:
     return status;
 }
 
-static sara_op_key conv_key(sara_op_kind kind, bool bias, const sara_conv_shape *s)
+sara_status sara_onednn_matmul(const sara_kernel_env *env, float *y, const float *a, const float *b,
+                               const float *bias, const sara_matmul_shape *s)
 {
-    return (sara_op_key){kind, bias,
+    if (!s->transpose_a && !s->transpose_b && !bias)
+        return matmul_plain(env, y, a, b, s);
+    return matmul_primitive(env, y, a, b, bias, s, false);
+}
+
+sara_status sara_onednn_matmul_bf16(const sara_kernel_env *env, float *y, const uint16_t *a,
+                                    const uint16_t *b, const float *bias,
+                                    const sara_matmul_shape *s)
+{
+    return matmul_primitive(env, y, a, b, bias, s, true);
+}
+
+static sara_op_key conv_key(sara_op_kind kind, bool bias, bool narrow, const sara_conv_shape *s)
+{
+    return (sara_op_key){kind, bias, narrow,
                          {s->n, s->h, s->w, s->in, s->oh, s->ow, s->out, s->kh, s->kw, s->stride,
                           s->pad_top, s->pad_left, s->pad_bottom, s->pad_right}};
 }
 
 /* Forward and backward data differ in their key and in which way src and dst go. */
-static sara_status conv(const sara_kernel_env *env, const sara_op_key *key, const float *src,
-                        const float *dst, const sara_weight_view *w, const float *b)
+static sara_status conv(const sara_kernel_env *env, const sara_op_key *key, const void *src,
+                        const void *dst, const sara_weight_view *w, const float *b)
 {
     const float *ready;
     float *scratch = NULL;
@@ -190,7 +204,7 @@ static sara_status conv(const sara_kernel_env *env, const sara_op_key *key, cons
     sara_status status;
     TRY(sara_op_get(env->device->state, &op, key));
     TRY(sara_op_weights(env, op, &ready, &scratch, w));
-    const float *data[SARA_SLOTS] = {src, ready, b, dst, NULL};
+    const void *data[SARA_SLOTS] = {src, ready, b, dst, NULL};
     TRY(run(env, op, data));
 done:
     sara_unscratch(env, scratch);
@@ -201,8 +215,23 @@ sara_status sara_onednn_conv_forward(const sara_kernel_env *env, float *y, const
                                      const sara_weight_view *w, const float *b,
                                      const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, shape);
+    sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, false, shape);
     return conv(env, &key, x, y, w, b);
+}
+
+sara_status sara_onednn_conv_forward_bf16(const sara_kernel_env *env, float *y, const uint16_t *x,
+                                          const sara_weight_view *w, const float *b,
+                                          const sara_conv_shape *shape)
+{
+    sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, true, shape);
+    return conv(env, &key, x, y, w, b);
+}
+
+sara_status sara_onednn_conv_dx_bf16(const sara_kernel_env *env, float *dx, const uint16_t *dy,
+                                     const sara_weight_view *w, const sara_conv_shape *shape)
+{
+    sara_op_key key = conv_key(SARA_OP_CONV_DX, false, true, shape);
+    return conv(env, &key, dx, dy, w, NULL);
 }
 
 /* Few positions would not pay for turning the weights. */
@@ -250,7 +279,7 @@ done:
 sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
                                 const sara_weight_view *w, const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_DX, false, shape);
+    sara_op_key key = conv_key(SARA_OP_CONV_DX, false, false, shape);
     if (is_dx_by_forward(shape))
         return dx_by_forward(env, dx, dy, w, shape);
     return conv(env, &key, dx, dy, w, NULL);
@@ -259,14 +288,14 @@ sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const flo
 sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw, const float *dy,
                                 const float *x, const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_DW, false, shape);
+    sara_op_key key = conv_key(SARA_OP_CONV_DW, false, false, shape);
     float *scratch = NULL;
     sara_op *op;
     sara_status status;
     TRY(sara_op_get(env->device->state, &op, &key));
     if (op->reorder)
         TRY(sara_scratch(env, &scratch, op->weight_bytes / sizeof(float)));
-    const float *data[SARA_SLOTS] = {x, scratch ? scratch : dw, NULL, dy, NULL};
+    const void *data[SARA_SLOTS] = {x, scratch ? scratch : dw, NULL, dy, NULL};
     TRY(run(env, op, data));
     if (op->reorder)
         TRY(sara_op_reorder(env->device->state, op, scratch, dw));

@@ -30,6 +30,18 @@ SARA_NODISCARD sara_status sara_onednn_conv_forward(const sara_kernel_env *env, 
 SARA_NODISCARD sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx,
                                                const float *dy, const sara_weight_view *w,
                                                const sara_conv_shape *shape);
+/* With bf16 operands, multiplied exactly and summed in float32. */
+SARA_NODISCARD sara_status sara_onednn_matmul_bf16(const sara_kernel_env *env, float *y,
+                                                   const uint16_t *a, const uint16_t *b,
+                                                   const float *bias,
+                                                   const sara_matmul_shape *shape);
+SARA_NODISCARD sara_status sara_onednn_conv_forward_bf16(const sara_kernel_env *env, float *y,
+                                                         const uint16_t *x,
+                                                         const sara_weight_view *w, const float *b,
+                                                         const sara_conv_shape *shape);
+SARA_NODISCARD sara_status sara_onednn_conv_dx_bf16(const sara_kernel_env *env, float *dx,
+                                                    const uint16_t *dy, const sara_weight_view *w,
+                                                    const sara_conv_shape *shape);
 /* dw [out][in][kh][kw] */
 SARA_NODISCARD sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw,
                                                const float *dy, const float *x,

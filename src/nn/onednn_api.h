@@ -15,9 +15,9 @@ typedef const dnnl_memory_desc_t *sara_desc_ref;
 
 #define SARA_DESC_RANK 4
 
-/* An f32 array as oneDNN sees it; strides NULL: the layout is the primitive's choice. */
-dnnl_status_t sara_desc_init(dnnl_memory_desc_t *out, int rank, const dnnl_dims_t dims,
-                             const dnnl_dims_t *strides);
+/* An array as oneDNN sees it; strides NULL: the layout is the primitive's choice. */
+dnnl_status_t sara_desc_init(dnnl_memory_desc_t *out, dnnl_data_type_t type, int rank,
+                             const dnnl_dims_t dims, const dnnl_dims_t *strides);
 sara_desc_ref sara_desc_get(const dnnl_memory_desc_t *desc);
 void sara_desc_clear(dnnl_memory_desc_t *desc);
 
@@ -25,6 +25,7 @@ typedef enum sara_conv_direction { SARA_CONV_FORWARD, SARA_CONV_DX, SARA_CONV_DW
     sara_conv_direction;
 typedef struct sara_conv_descs {
     dnnl_memory_desc_t src, weights, bias, dst;
+    dnnl_memory_desc_t forward_src; /* of the forward convolution, which backward ones are made from */
     bool has_bias;
 } sara_conv_descs;
 dnnl_status_t sara_conv_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,

@@ -82,8 +82,8 @@ done:
 }
 
 /* Row-major strides of dims[order[0]], dims[order[1]], ... */
-static dnnl_status_t init_desc(dnnl_memory_desc_t *out, int rank, const dnnl_dims_t dims,
-                               const int *order)
+static dnnl_status_t init_desc(dnnl_memory_desc_t *out, dnnl_data_type_t type, int rank,
+                               const dnnl_dims_t dims, const int *order)
 {
     dnnl_dims_t strides = {0};
     dnnl_dim_t stride = 1;
@@ -91,22 +91,32 @@ static dnnl_status_t init_desc(dnnl_memory_desc_t *out, int rank, const dnnl_dim
         strides[order[i]] = stride;
         stride *= dims[order[i]];
     }
-    return sara_desc_init(out, rank, dims, &strides);
+    return sara_desc_init(out, type, rank, dims, &strides);
+}
+
+/* Of what is multiplied; results are f32. */
+static dnnl_data_type_t operand_type(const sara_op_key *key)
+{
+    return key->narrow ? dnnl_bf16 : dnnl_f32;
 }
 
 static dnnl_status_t make_conv_descs(sara_conv_descs *d, dnnl_memory_desc_t *plain,
-                                     const sara_conv_shape *s, bool has_bias)
+                                     const sara_op_key *key)
 {
+    const sara_conv_shape shape = sara_op_conv_shape(key), *s = &shape;
+    dnnl_data_type_t operand = operand_type(key);
+    bool is_dx = key->kind == SARA_OP_CONV_DX;
     static const int channels_last[] = {0, 2, 3, 1}, row_major[] = {0, 1, 2, 3};
     const dnnl_dims_t src = {s->n, s->in, s->h, s->w}, dst = {s->n, s->out, s->oh, s->ow};
     const dnnl_dims_t weights = {s->out, s->in, s->kh, s->kw}, bias = {s->out};
     dnnl_status_t status;
-    d->has_bias = has_bias;
-    CHECK(init_desc(&d->src, 4, src, channels_last));
-    CHECK(init_desc(&d->dst, 4, dst, channels_last));
-    CHECK(init_desc(&d->bias, 1, bias, row_major));
-    CHECK(sara_desc_init(&d->weights, 4, weights, NULL));
-    CHECK(init_desc(plain, 4, weights, row_major));
+    d->has_bias = key->bias != 0;
+    CHECK(init_desc(&d->src, is_dx ? dnnl_f32 : operand, 4, src, channels_last));
+    CHECK(init_desc(&d->forward_src, operand, 4, src, channels_last));
+    CHECK(init_desc(&d->dst, is_dx ? operand : dnnl_f32, 4, dst, channels_last));
+    CHECK(init_desc(&d->bias, dnnl_f32, 1, bias, row_major));
+    CHECK(sara_desc_init(&d->weights, operand, 4, weights, NULL));
+    CHECK(init_desc(plain, dnnl_f32, 4, weights, row_major));
 done:
     return status;
 }
@@ -140,12 +150,13 @@ static dnnl_status_t build_conv(sara_op *op, dnnl_engine_t engine)
     if (!op->key.bias)
         arguments[SARA_SLOT_BIAS] = -1;
     CHECK(make_attributes(&attr, false));
-    CHECK(make_conv_descs(&descs, &plain, &shape, op->key.bias != 0));
+    CHECK(make_conv_descs(&descs, &plain, &op->key));
     CHECK(sara_conv_pd(&pd, engine, directions[op->key.kind], &descs, &shape, attr));
     CHECK(make_primitive(op, engine, pd, arguments));
     CHECK(make_reorder(op, engine, &plain));
 done:
     sara_desc_clear(&descs.src);
+    sara_desc_clear(&descs.forward_src);
     sara_desc_clear(&descs.weights);
     sara_desc_clear(&descs.bias);
     sara_desc_clear(&descs.dst);
@@ -156,10 +167,11 @@ done:
 }
 
 /* [rows][cols], of which the rows lie `row` apart, or cols where that is 0. */
-static dnnl_status_t init_matrix(dnnl_memory_desc_t *out, int64_t rows, int64_t cols, int64_t row)
+static dnnl_status_t init_matrix(dnnl_memory_desc_t *out, dnnl_data_type_t type, int64_t rows,
+                                 int64_t cols, int64_t row)
 {
     const dnnl_dims_t dims = {rows, cols}, strides = {row ? row : cols, 1};
-    return sara_desc_init(out, 2, dims, &strides);
+    return sara_desc_init(out, type, 2, dims, &strides);
 }
 
 static dnnl_status_t build_matmul(sara_op *op, dnnl_engine_t engine)
@@ -177,11 +189,12 @@ static dnnl_status_t build_matmul(sara_op *op, dnnl_engine_t engine)
     dnnl_status_t status;
     memset(descs, 0, sizeof(descs));
     CHECK(make_attributes(&attr, v[5] != 0));
-    CHECK(v[3] ? init_desc(&descs[0], 2, a_dims, column_major)
-               : init_matrix(&descs[0], v[0], v[2], v[6]));
-    CHECK(init_desc(&descs[1], 2, b_dims, v[4] ? column_major : row_major));
-    CHECK(init_matrix(&descs[2], 1, v[1], 0));
-    CHECK(init_matrix(&descs[3], v[0], v[1], v[7]));
+    dnnl_data_type_t operand = operand_type(&op->key);
+    CHECK(v[3] ? init_desc(&descs[0], operand, 2, a_dims, column_major)
+               : init_matrix(&descs[0], operand, v[0], v[2], v[6]));
+    CHECK(init_desc(&descs[1], operand, 2, b_dims, v[4] ? column_major : row_major));
+    CHECK(init_matrix(&descs[2], dnnl_f32, 1, v[1], 0));
+    CHECK(init_matrix(&descs[3], dnnl_f32, v[0], v[1], v[7]));
     CHECK(sara_matmul_pd(&pd, engine, &descs[0], &descs[1], op->key.bias ? &descs[2] : NULL,
                          &descs[3], attr));
     CHECK(make_primitive(op, engine, pd, arguments));

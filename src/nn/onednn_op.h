@@ -15,7 +15,7 @@ typedef enum sara_op_kind { SARA_OP_CONV_FORWARD, SARA_OP_CONV_DX, SARA_OP_CONV_
 
 /* All that a primitive depends on; no padding between the members, so that memcmp compares. */
 typedef struct sara_op_key {
-    int64_t kind, bias;
+    int64_t kind, bias, narrow; /* narrow: multiplies bf16 */
     int64_t numbers[14]; /* of the sara_conv_shape or sara_matmul_shape */
 } sara_op_key;
 

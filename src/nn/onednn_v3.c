@@ -2,12 +2,12 @@
 
 #if DNNL_VERSION_MAJOR >= 3
 
-dnnl_status_t sara_desc_init(dnnl_memory_desc_t *out, int rank, const dnnl_dims_t dims,
-                             const dnnl_dims_t *strides)
+dnnl_status_t sara_desc_init(dnnl_memory_desc_t *out, dnnl_data_type_t type, int rank,
+                             const dnnl_dims_t dims, const dnnl_dims_t *strides)
 {
     if (!strides)
-        return dnnl_memory_desc_create_with_tag(out, rank, dims, dnnl_f32, dnnl_format_tag_any);
-    return dnnl_memory_desc_create_with_strides(out, rank, dims, dnnl_f32, *strides);
+        return dnnl_memory_desc_create_with_tag(out, rank, dims, type, dnnl_format_tag_any);
+    return dnnl_memory_desc_create_with_strides(out, rank, dims, type, *strides);
 }
 
 sara_desc_ref sara_desc_get(const dnnl_memory_desc_t *desc)
@@ -29,7 +29,7 @@ static dnnl_status_t forward_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine
                                 const_dnnl_primitive_attr_t attr)
 {
     return dnnl_convolution_forward_primitive_desc_create(
-        out, engine, dnnl_forward_training, dnnl_convolution_direct, d->src, d->weights,
+        out, engine, dnnl_forward_training, dnnl_convolution_direct, d->forward_src, d->weights,
         d->has_bias ? d->bias : NULL, d->dst, strides, no_dilation, before, after, attr);
 }
 

@@ -131,7 +131,7 @@ static sara_status reorder(const sara_kernel_env *env, const sara_op *op, const 
     sara_status status;
     if (weight && weight->want == SARA_GRAD_NONE && has_room(state, op->weight_bytes))
         return add(state, op, w, weight, out);
-    TRY(sara_scratch(env, scratch, op->weight_bytes / sizeof(float)));
+    TRY(sara_scratch(env, scratch, (op->weight_bytes + sizeof(float) - 1) / sizeof(float)));
     TRY(sara_op_reorder(state, op, w, *scratch));
     *out = *scratch;
 done:

@@ -10,8 +10,13 @@
 
 void sara_bench_options_init(sara_bench_options *options)
 {
-    *options = (sara_bench_options){
-        .method = "sara", .latent = 64, .batch = 1, .steps = 3, .lambda_rank = 5e-4, .seed = 42};
+    *options = (sara_bench_options){.method = "sara",
+                                    .latent = 64,
+                                    .batch = 1,
+                                    .steps = 3,
+                                    .lambda_rank = 5e-4,
+                                    .seed = 42,
+                                    .mixed_precision = "no"};
 }
 
 /* ------------------------------------------------------------------------------------ options */
@@ -152,6 +157,8 @@ static sara_status open_trainer(bench *b)
     t->options.learning_rate = 1e-5; /* any; the formula has none for all entries */
     t->options.gradient_accumulation_steps = 1;
     t->options.seed = o->seed;
+    t->options.mixed_precision = o->mixed_precision;
+    TRY(sara_trainer_open_device(t));
     TRY(load(b));
     TRY(sara_objective_new(b->ctx, &t->objective, &t->model->scheduler));
     TRY(make_batches(b));

@@ -66,6 +66,8 @@ static const option options_table[] = {
     NUMBER(OPTION_INT, gradient_accumulation_steps, 1, 65536, NAN, true,
            "micro-batches an optimiser step (1)"),
     SWITCH(gradient_checkpointing, true, "recompute activations: less memory, more time"),
+    TEXT(mixed_precision, "TYPE", true,
+         "no, or bf16: layers multiply bf16 (AVX512-BF16, AMX), weights and all else float32 (no)"),
     TEXT(lr_scheduler, "NAME", true,
          "cosine (default), constant, constant_with_warmup, linear, cosine_with_restarts, "
          "polynomial"),
@@ -104,6 +106,7 @@ void sara_train_options_init(sara_train_options *options)
     options->train_batch_size = 4;
     options->gradient_accumulation_steps = 1;
     options->lr_scheduler = "cosine";
+    options->mixed_precision = "no";
     options->lr_num_cycles = 1;
     options->lr_power = 1.0;
     options->adam_beta1 = 0.9;
@@ -313,9 +316,11 @@ static sara_status check_texts(sara_context *ctx, const sara_train_options *opti
             return sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: is no valid UTF-8", o->info.name,
                              text);
     }
-    if (!options->caption_column || !options->lr_scheduler)
+    if (!options->caption_column || !options->lr_scheduler || !options->mixed_precision)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing",
-                         options->caption_column ? "lr_scheduler" : "caption_column");
+                         !options->caption_column ? "caption_column"
+                         : !options->lr_scheduler ? "lr_scheduler"
+                                                  : "mixed_precision");
     if (options->validation_prompt_count < 0 || options->validation_prompt_count > SARA_MAX_PROMPTS)
         return sara_fail(ctx, SARA_ERROR_USAGE, "validation_prompt_count %d: expected 0 to %d",
                          options->validation_prompt_count, SARA_MAX_PROMPTS);

@@ -146,6 +146,19 @@ done:
     return status;
 }
 
+sara_status sara_trainer_open_device(trainer *t)
+{
+    const char *type = t->options.mixed_precision;
+    sara_status status = SARA_OK;
+    if (strcmp(type, "no") == 0)
+        return SARA_OK;
+    if (strcmp(type, "bf16") != 0)
+        return sara_fail(t->ctx, SARA_ERROR_USAGE, "--mixed_precision %s: expected no or bf16%s",
+                         type, strcmp(type, "fp16") == 0 ? ", which needs no loss scaling" : "");
+    status = sara_nn_device_open(t->ctx, &t->device, "cpu-bf16");
+    return status == SARA_OK ? status : sara_fail_in(t->ctx, status, "--mixed_precision bf16");
+}
+
 sara_status sara_trainer_make_buffers(trainer *t)
 {
     const sara_batch *shape = sara_batches_shape(t->batches);
@@ -153,7 +166,7 @@ sara_status sara_trainer_make_buffers(trainer *t)
     sara_status status;
     TRY(sara_alloc(t->ctx, &t->noisy, count, sizeof(float)));
     TRY(sara_alloc(t->ctx, &t->target, count, sizeof(float)));
-    TRY(sara_tape_new(t->ctx, &t->tape, t->model->device));
+    TRY(sara_tape_new(t->ctx, &t->tape, t->device ? t->device : t->model->device));
 done:
     return status;
 }
@@ -215,6 +228,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     sara_arena_init(&t->arena, t->ctx);
     TRY(sara_train_options_check(t->ctx, &t->options));
     TRY(check_output(t));
+    TRY(sara_trainer_open_device(t));
     TRY(load_model(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;
@@ -244,6 +258,7 @@ void sara_trainer_close(trainer *t)
     sara_batches_free(t->batches);
     sara_objective_free(&t->objective);
     sara_model_free(t->model);
+    sara_nn_device_close(t->device);
     sara_free(t->ctx, t->noisy);
     sara_free(t->ctx, t->target);
     if (t->run_open)

@@ -12,6 +12,7 @@ typedef struct trainer {
     sara_context *ctx;
     sara_train_options options; /* automatic values resolved */
     sara_model *model;
+    sara_device *device; /* of the training steps, where it is not the model's; else NULL */
     sara_batches *batches;
     sara_objective objective;
     sara_optimizer *optimizer;
@@ -43,6 +44,8 @@ void sara_trainer_close(trainer *t);
 /* Its parts, which need the model: the selection and its optimiser; the tape and the buffers of
  * the batches' shape. */
 SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
+/* What --mixed_precision asks for; SARA_ERROR_DEVICE where the processor cannot. */
+SARA_NODISCARD sara_status sara_trainer_open_device(trainer *t);
 SARA_NODISCARD sara_status sara_trainer_make_buffers(trainer *t);
 /* trainer.c: forward and backward of the next micro-batch; gradients are added up in the
  * parameters. Without an optimiser forward only. */

@@ -11,6 +11,7 @@ TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
     "model": str,
     "method": str,
+    "mixed_precision": str,
     "latent": int,
     "batch": int,
     "threads": int,

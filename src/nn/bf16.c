@@ -1,0 +1,45 @@
+#include "nn/bf16.h"
+
+#define PIECE ((int64_t)16384) /* floats that a thread takes at a time */
+
+#ifdef __x86_64__
+
+#include <immintrin.h>
+
+const char *sara_bf16_lacks(void)
+{
+    return __builtin_cpu_supports("avx512bf16") ? NULL : "AVX512-BF16";
+}
+
+__attribute__((target("avx512f,avx512vl,avx512bf16"))) static void narrow(uint16_t *out,
+                                                                          const float *in,
+                                                                          int64_t count)
+{
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        __m256bh half = _mm512_cvtneps_pbh(_mm512_loadu_ps(in + i));
+        memcpy(out + i, &half, sizeof(half));
+    }
+    sara_convert_from_f32(out + i, SARA_BF16, in + i, (size_t)(count - i));
+}
+
+#else
+
+const char *sara_bf16_lacks(void)
+{
+    return "AVX512-BF16";
+}
+
+static void narrow(uint16_t *out, const float *in, int64_t count)
+{
+    sara_convert_from_f32(out, SARA_BF16, in, (size_t)count);
+}
+
+#endif
+
+void sara_bf16_narrow(uint16_t *out, const float *in, int64_t count, int threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static) if (count > PIECE)
+    for (int64_t i = 0; i < count; i += PIECE)
+        narrow(out + i, in + i, count - i < PIECE ? count - i : PIECE);
+}

@@ -1,0 +1,130 @@
+#include "nn/bf16.h"
+#include "nn/onednn.h"
+#include "nn/weight.h"
+
+/* Activations or gradients as bf16, in *scratch, which belongs to the caller. */
+static sara_status narrow(const sara_kernel_env *env, const uint16_t **out, float **scratch,
+                          const float *x, int64_t count)
+{
+    sara_status status;
+    TRY(sara_scratch(env, scratch, (size_t)(count + 1) / 2));
+    *out = (uint16_t *)(void *)*scratch;
+    TRY(SARA_TRACED_VOID(
+        env->ctx, "narrow",
+        sara_bf16_narrow((uint16_t *)(void *)*scratch, x, count, sara_threads(env->ctx))));
+done:
+    return status;
+}
+
+/* A matrix of weights as bf16: as it lies, or in *scratch. */
+static sara_status narrow_weight(const sara_kernel_env *env, const uint16_t **out, float **scratch,
+                                 const sara_weight_view *w, int64_t count)
+{
+    const float *floats;
+    float *wide = NULL;
+    sara_status status = SARA_OK;
+    *scratch = NULL;
+    *out = w->data;
+    if (w->dtype == SARA_BF16)
+        return SARA_OK;
+    TRY(sara_weight_floats(env, &floats, &wide, w, count));
+    TRY(narrow(env, out, scratch, floats, count));
+done:
+    sara_unscratch(env, wide);
+    return status;
+}
+
+static sara_status multiply(const sara_kernel_env *env, float *y, const float *x, int64_t x_count,
+                            const sara_weight_view *w, int64_t w_count, const float *b,
+                            const sara_matmul_shape *product)
+{
+    const uint16_t *narrow_x, *narrow_w;
+    float *x_scratch = NULL, *w_scratch = NULL;
+    sara_status status;
+    TRY(narrow(env, &narrow_x, &x_scratch, x, x_count));
+    TRY(narrow_weight(env, &narrow_w, &w_scratch, w, w_count));
+    TRY(sara_onednn_matmul_bf16(env, y, narrow_x, narrow_w, b, product));
+done:
+    sara_unscratch(env, w_scratch);
+    sara_unscratch(env, x_scratch);
+    return status;
+}
+
+static sara_status linear_forward(const sara_kernel_env *env, float *y, const float *x,
+                                  const sara_weight_view *w, const float *b,
+                                  const sara_linear_shape *s)
+{
+    const sara_matmul_shape product = {.m = s->rows, .n = s->out, .k = s->in, .transpose_b = true};
+    return s->rows ? multiply(env, y, x, s->rows * s->in, w, s->in * s->out, b, &product) : SARA_OK;
+}
+
+static sara_status linear_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                             const sara_weight_view *w, const sara_linear_shape *s, bool accumulate)
+{
+    const sara_matmul_shape product = {
+        .m = s->rows, .n = s->in, .k = s->out, .accumulate = accumulate};
+    return s->rows ? multiply(env, dx, dy, s->rows * s->out, w, s->in * s->out, NULL, &product)
+                   : SARA_OK;
+}
+
+/* The first and the last layer of a network have a handful of channels on one side: little work,
+ * and oneDNN lacks some of these primitives. */
+#define MIN_CHANNELS 16
+
+static bool is_narrow(const sara_conv_shape *s)
+{
+    return s->in < MIN_CHANNELS || s->out < MIN_CHANNELS;
+}
+
+static sara_status conv_forward(const sara_kernel_env *env, float *y, const float *x,
+                                const sara_weight_view *w, const float *b, const sara_conv_shape *s)
+{
+    const uint16_t *narrow_x;
+    sara_linear_shape linear;
+    float *scratch = NULL;
+    sara_status status;
+    if (sara_conv_is_linear(&linear, s))
+        return linear_forward(env, y, x, w, b, &linear);
+    if (is_narrow(s))
+        return sara_onednn_conv_forward(env, y, x, w, b, s);
+    TRY(narrow(env, &narrow_x, &scratch, x, s->n * s->h * s->w * s->in));
+    TRY(sara_onednn_conv_forward_bf16(env, y, narrow_x, w, b, s));
+done:
+    sara_unscratch(env, scratch);
+    return status;
+}
+
+static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                           const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
+{
+    const sara_kernels *kernels = env->device->kernels;
+    int64_t count = s->n * s->h * s->w * s->in;
+    const uint16_t *narrow_dy;
+    sara_linear_shape linear;
+    float *scratch = NULL, *fresh = NULL;
+    sara_status status;
+    if (sara_conv_is_linear(&linear, s))
+        return linear_dx(env, dx, dy, w, &linear, accumulate);
+    if (accumulate)
+        TRY(sara_scratch(env, &fresh, (size_t)count));
+    if (is_narrow(s)) {
+        TRY(sara_onednn_conv_dx(env, accumulate ? fresh : dx, dy, w, s));
+    } else {
+        TRY(narrow(env, &narrow_dy, &scratch, dy, s->n * s->oh * s->ow * s->out));
+        TRY(sara_onednn_conv_dx_bf16(env, accumulate ? fresh : dx, narrow_dy, w, s));
+    }
+    if (accumulate)
+        kernels->accumulate(dx, fresh, count);
+done:
+    sara_unscratch(env, fresh);
+    sara_unscratch(env, scratch);
+    return status;
+}
+
+void sara_bf16_register(sara_kernels *table)
+{
+    table->linear_forward = linear_forward;
+    table->linear_dx = linear_dx;
+    table->conv_forward = conv_forward;
+    table->conv_dx = conv_dx;
+}
