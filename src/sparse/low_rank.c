@@ -8,12 +8,11 @@
  * singular values and vectors are the same but for zeros. */
 typedef struct compact {
     uint32_t *rows, *cols; /* of the matrix -> of its compact form, NONE if all zero */
-    int64_t row_count, col_count;
     bool transposed;
-    int64_t m, n; /* m <= n */
-    float *a;     /* [m][n], magnitudes below 1 */
-    float *x;     /* [m][n], the polar factor */
-    double scale; /* a times scale is the matrix; a power of two, so that a's rank is the same */
+    sara_columns entries;
+    uint32_t *order;       /* the place of each entry among those given */
+    float *x;              /* the polar factor at the entries */
+    double scale; /* the entries times it are the matrix's; a power of two, for the same rank */
 } compact;
 
 /* Numbers the marked elements in order and unmarks the others. */
@@ -37,13 +36,44 @@ static double largest_magnitude(const float *values, size_t count)
     return largest;
 }
 
-/* Where an entry lies in a and x; -1 in an all-zero row or column. */
-static int64_t locate(const compact *c, uint32_t position, int64_t cols)
+/* Where a position of the matrix lies in the compact form; false in an all-zero row or column. */
+static inline bool locate(const compact *c, uint32_t position, uint32_t cols, uint32_t *row,
+                          uint32_t *col)
 {
-    uint32_t row = c->rows[position / cols], col = c->cols[position % cols];
-    if (row == NONE || col == NONE)
-        return -1;
-    return c->transposed ? (int64_t)col * c->n + row : (int64_t)row * c->n + col;
+    uint32_t i = position / cols, r = c->rows[i], k = c->cols[position - i * cols];
+    *row = c->transposed ? k : r;
+    *col = c->transposed ? r : k;
+    return r != NONE && k != NONE;
+}
+
+/* The entries sorted by column: counted, then each put behind those before it. */
+static sara_status sort_entries(sara_context *ctx, compact *c, uint32_t cols,
+                                const uint32_t *positions, const float *values, size_t count)
+{
+    sara_status status;
+    sara_columns *e = &c->entries;
+    uint32_t row, col;
+    TRY(sara_alloc_zero(ctx, &e->first, (size_t)e->n + 2, sizeof(*e->first)));
+    size_t *next = e->first + 1; /* first after the sort */
+    for (size_t i = 0; i < count; i++)
+        if (locate(c, positions[i], cols, &row, &col))
+            next[col + 1]++;
+    for (int64_t j = 0; j < e->n; j++)
+        next[j + 1] += next[j];
+    size_t kept = next[e->n];
+    TRY(sara_alloc(ctx, &e->rows, kept, sizeof(*e->rows)));
+    TRY(sara_alloc(ctx, &e->values, kept, sizeof(*e->values)));
+    TRY(sara_alloc(ctx, &c->order, kept, sizeof(*c->order)));
+    TRY(sara_alloc(ctx, &c->x, kept, sizeof(*c->x)));
+    for (size_t i = 0; i < count; i++)
+        if (locate(c, positions[i], cols, &row, &col)) {
+            size_t at = next[col]++;
+            e->rows[at] = row;
+            e->values[at] = (float)((double)values[i] / c->scale);
+            c->order[at] = (uint32_t)i;
+        }
+done:
+    return status;
 }
 
 static sara_status compact_fill(sara_context *ctx, compact *c, int64_t rows, int64_t cols,
@@ -54,18 +84,15 @@ static sara_status compact_fill(sara_context *ctx, compact *c, int64_t rows, int
     TRY(sara_alloc_zero(ctx, &c->cols, (size_t)cols, sizeof(*c->cols)));
     for (size_t i = 0; i < count; i++)
         if (values[i] != 0) {
-            c->rows[positions[i] / cols] = 1;
-            c->cols[positions[i] % cols] = 1;
+            uint32_t row = positions[i] / (uint32_t)cols;
+            c->rows[row] = 1;
+            c->cols[positions[i] - row * (uint32_t)cols] = 1;
         }
     int64_t used_rows = number_used(c->rows, rows), used_cols = number_used(c->cols, cols);
     c->transposed = used_rows > used_cols;
-    c->m = c->transposed ? used_cols : used_rows;
-    c->n = c->transposed ? used_rows : used_cols;
-    TRY(sara_alloc_zero(ctx, &c->a, (size_t)c->m, (size_t)c->n * sizeof(float)));
-    TRY(sara_alloc(ctx, &c->x, (size_t)c->m, (size_t)c->n * sizeof(float)));
-    for (size_t i = 0; i < count; i++)
-        if (values[i] != 0)
-            c->a[locate(c, positions[i], cols)] = (float)((double)values[i] / c->scale);
+    c->entries.m = c->transposed ? used_cols : used_rows;
+    c->entries.n = c->transposed ? used_rows : used_cols;
+    TRY(sort_entries(ctx, c, (uint32_t)cols, positions, values, count));
 done:
     return status;
 }
@@ -74,7 +101,10 @@ static void compact_free(sara_context *ctx, compact *c)
 {
     sara_free(ctx, c->rows);
     sara_free(ctx, c->cols);
-    sara_free(ctx, c->a);
+    sara_free(ctx, c->entries.first);
+    sara_free(ctx, c->entries.rows);
+    sara_free(ctx, c->entries.values);
+    sara_free(ctx, c->order);
     sara_free(ctx, c->x);
 }
 
@@ -82,41 +112,63 @@ static void compact_free(sara_context *ctx, compact *c)
 #define ALWAYS_EXACT 160.0 /* m m n up to its cube: nothing else is faster */
 #define EXACT_IN_DOUBT 512.0 /* up to its cube: where products leave singular values unresolved */
 
+static sara_status exact_factor(sara_context *ctx, const compact *c, double *nuclear)
+{
+    sara_status status;
+    const sara_columns *e = &c->entries;
+    float *a = NULL, *x = NULL;
+    TRY(sara_alloc_zero(ctx, &a, (size_t)e->m, (size_t)e->n * sizeof(float)));
+    TRY(sara_alloc(ctx, &x, (size_t)e->m, (size_t)e->n * sizeof(float)));
+    for (int64_t j = 0; j < e->n; j++)
+        for (size_t i = e->first[j]; i < e->first[j + 1]; i++)
+            a[e->rows[i] * e->n + j] = e->values[i];
+    TRY(sara_polar_exact(ctx, x, nuclear, a, e->m, e->n));
+    for (int64_t j = 0; j < e->n; j++)
+        for (size_t i = e->first[j]; i < e->first[j + 1]; i++)
+            c->x[i] = x[e->rows[i] * e->n + j];
+done:
+    sara_free(ctx, a);
+    sara_free(ctx, x);
+    return status;
+}
+
 /* *nuclear is set if the exact route was taken. */
-static sara_status polar_factor(sara_context *ctx, const compact *c, double *nuclear, bool *exact)
+static sara_status polar_factor(sara_context *ctx, sara_polar_work *memory, const compact *c,
+                                double *nuclear, bool *exact)
 {
     sara_status status = SARA_OK;
-    double work = (double)c->m * (double)c->m * (double)c->n;
+    const sara_columns *e = &c->entries;
+    double work = (double)e->m * (double)e->m * (double)e->n;
     bool certain = false;
     *exact = work <= ALWAYS_EXACT * ALWAYS_EXACT * ALWAYS_EXACT;
-    if (!*exact && c->n >= 2 * c->m)
-        TRY(sara_polar_iterate_wide(ctx, c->x, &certain, c->a, c->m, c->n));
+    if (!*exact && 2 * e->n >= 3 * e->m)
+        TRY(sara_polar_rational(ctx, memory, c->x, &certain, e, true));
     if (!*exact && !certain) {
-        TRY(sara_polar_iterate(ctx, c->x, &certain, c->a, c->m, c->n));
+        TRY(sara_polar_rational(ctx, memory, c->x, &certain, e, false));
         *exact = !certain && work <= EXACT_IN_DOUBT * EXACT_IN_DOUBT * EXACT_IN_DOUBT;
     }
     if (*exact)
-        TRY(sara_polar_exact(ctx, c->x, nuclear, c->a, c->m, c->n));
+        TRY(exact_factor(ctx, c, nuclear));
 done:
     return status;
 }
 
 /* <A, U V^T> is the nuclear norm where the SVD has not given it. */
-static double gather(float *subgradient, const compact *c, int64_t cols, const uint32_t *positions,
-                     size_t count)
+static double give_back(float *subgradient, const compact *c, size_t count)
 {
+    const sara_columns *e = &c->entries;
     double product = 0;
-    for (size_t i = 0; i < count; i++) {
-        int64_t at = locate(c, positions[i], cols);
-        subgradient[i] = at < 0 ? 0 : c->x[at];
-        product += at < 0 ? 0 : (double)c->a[at] * (double)c->x[at];
+    memset(subgradient, 0, count * sizeof(*subgradient)); /* of entries left out */
+    for (size_t i = 0; i < e->first[e->n]; i++) {
+        subgradient[c->order[i]] = c->x[i];
+        product += (double)e->values[i] * (double)c->x[i];
     }
     return product;
 }
 
-sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradient, int64_t rows,
-                              int64_t cols, const uint32_t *positions, const float *values,
-                              size_t count)
+sara_status sara_nuclear_norm_in(sara_context *ctx, sara_polar_work *work, double *value,
+                                 float *subgradient, int64_t rows, int64_t cols,
+                                 const uint32_t *positions, const float *values, size_t count)
 {
     sara_status status = SARA_OK;
     compact c = {.scale = 1};
@@ -124,7 +176,7 @@ sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradie
     double nuclear = 0, largest = largest_magnitude(values, count);
     bool exact;
     for (size_t i = 0; i < count; i++)
-        if ((int64_t)positions[i] / cols >= rows)
+        if ((int64_t)positions[i] >= rows * cols)
             return sara_fail(ctx, SARA_ERROR_USAGE, "nuclear norm: position %u in a [%lld,%lld] "
                              "matrix", (unsigned)positions[i], (long long)rows, (long long)cols);
     if (!(largest > 0)) {
@@ -136,10 +188,21 @@ sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradie
     frexp(largest, &exponent);
     c.scale = ldexp(1, exponent);
     TRY(compact_fill(ctx, &c, rows, cols, positions, values, count));
-    TRY(polar_factor(ctx, &c, &nuclear, &exact));
-    double product = gather(subgradient, &c, cols, positions, count);
+    TRY(polar_factor(ctx, work, &c, &nuclear, &exact));
+    double product = give_back(subgradient, &c, count);
     *value = c.scale * (exact ? nuclear : product);
 done:
     compact_free(ctx, &c);
+    return status;
+}
+
+sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradient, int64_t rows,
+                              int64_t cols, const uint32_t *positions, const float *values,
+                              size_t count)
+{
+    sara_polar_work work = {NULL, 0};
+    sara_status status = sara_nuclear_norm_in(ctx, &work, value, subgradient, rows, cols,
+                                              positions, values, count);
+    sara_polar_work_free(ctx, &work);
     return status;
 }

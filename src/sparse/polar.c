@@ -1,156 +1,248 @@
-/* The polar factor by the Polar Express iteration (Amsel et al. 2025, arXiv 2505.16932):
- * X <- (a + b X X^T + c (X X^T)^2) X, whose coefficients are at each step the best that map
- * [low, high] around 1 by an odd polynomial of degree 5, low being the smallest singular value to
- * be resolved. The first steps of each table have their argument divided by 1.01, which keeps
- * rounding at the upper end from growing. */
-#include "sparse/low_rank.h"
+/* The polar factor by rational functions of A A^T, which is Q A with Q close to (A A^T)^-1/2. Only
+ * the entries of A and [m][m] matrices are kept; A itself is spread out m columns at a time. */
+#include "sparse/rational.h"
+
+#include "nn/sampled.h"
+#include "nn/simd.h"
 
 #include <math.h>
 
-typedef struct quintic {
-    float a, b, c;
-} quintic;
+/* The mean squared singular value of the factor may miss 1 by so much. */
+#define CERTAIN 2e-4
 
-static const quintic general_steps[] = {
-    /* low = 1e-4 */
-    {8.42562901f, -24.5212847f, 17.8433764f},
-    {4.20749849f, -3.0621891f, 0.557449267f},
-    {4.1832893f, -3.04575501f, 0.555611676f},
-    {4.0839987f, -2.97809325f, 0.548047046f},
-    {3.72080231f, -2.72665356f, 0.519960971f},
-    {2.82789856f, -2.07129396f, 0.447294266f},
-    {2.00059447f, -1.36243792f, 0.371712808f},
-    {1.8758751f, -1.25097199f, 0.375097212f},
-    {1.8749998f, -1.2499996f, 0.374999799f},
-    {1.875f, -1.25f, 0.375f},
-};
-static const quintic wide_steps[] = {
-    /* low = 0.05 */
-    {6.68552008f, -17.8112698f, 12.6195413f},
-    {2.51273713f, -1.81954296f, 0.419863122f},
-    {1.92697854f, -1.30661623f, 0.380705135f},
-    {1.87504539f, -1.25005043f, 0.375005043f},
-    {1.87499967f, -1.24999934f, 0.374999669f},
-};
-#define COUNT(table) (sizeof(table) / sizeof(*(table)))
+typedef struct polar {
+    sara_context *ctx;
+    const sara_columns *a;
+    int64_t m;
+    sara_block s, u, v, w; /* [m][m] each */
+    float *spare;
+    float factor; /* A times it has singular values up to 1 */
+} polar;
 
-/* So much may the squares of the singular values miss 1 before the last step (root of the sum of
- * the squared differences); that step brings each singular value to within 4e-3. */
-#define CERTAIN 0.2
+/* ------------------------------------------------------------------------------------- memory */
 
-static void scale(float *x, int64_t count, double factor)
+void sara_polar_work_free(sara_context *ctx, sara_polar_work *work)
 {
-    for (int64_t i = 0; i < count; i++)
-        x[i] = (float)((double)x[i] * factor);
+    sara_free(ctx, work->memory);
+    work->memory = NULL;
+    work->size = 0;
 }
 
-/* An upper bound of the largest singular value, given (A A^T)^2: the 8-norm of all of them, with
- * something for rounding. */
-static double upper_bound(const float *fourth, int64_t m)
+static sara_status reserve(sara_context *ctx, sara_polar_work *work, size_t size)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < m * m; i++)
-        sum += (double)fourth[i] * (double)fourth[i];
-    return pow(sum, 0.125) * 1.001;
-}
-
-/* Scales the powers of A with A itself to at most 1; returns the factor. */
-static double normalise(float *square, float *fourth, int64_t m)
-{
-    double factor = 1 / upper_bound(fourth, m);
-    scale(square, m * m, factor * factor);
-    scale(fourth, m * m, factor * factor * factor * factor);
-    return factor;
-}
-
-static bool is_certain(const float *square, int64_t m)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < m; j++) {
-            double d = (double)square[i * m + j] - (i == j);
-            sum += d * d;
-        }
-    return sqrt(sum) <= CERTAIN;
-}
-
-/* fourth becomes a + b square + c fourth */
-static void polynomial(float *fourth, const float *square, int64_t m, const quintic *step)
-{
-    for (int64_t i = 0; i < m * m; i++)
-        fourth[i] = step->b * square[i] + step->c * fourth[i];
-    for (int64_t i = 0; i < m; i++)
-        fourth[i * m + i] += step->a;
-}
-
-static void swap(float **a, float **b)
-{
-    float *kept = *a;
-    *a = *b;
-    *b = kept;
-}
-
-sara_status sara_polar_iterate(sara_context *ctx, float *x, bool *certain, const float *a,
-                               int64_t m, int64_t n)
-{
-    sara_status status;
-    float *square = NULL, *fourth = NULL, *other = NULL, *from = x, *to;
-    _Static_assert(COUNT(general_steps) % 2 == 0, "from x to the other and back: it ends in x");
-    TRY(sara_alloc(ctx, &square, (size_t)m, (size_t)m * sizeof(float)));
-    TRY(sara_alloc(ctx, &fourth, (size_t)m, (size_t)m * sizeof(float)));
-    TRY(sara_alloc(ctx, &other, (size_t)m, (size_t)n * sizeof(float)));
-    memcpy(x, a, (size_t)(m * n) * sizeof(*x));
-    to = other;
-    for (size_t i = 0; i < COUNT(general_steps); i++) {
-        TRY(sara_matmul(ctx, square, from, from, m, m, n, true));
-        TRY(sara_matmul(ctx, fourth, square, square, m, m, m, false));
-        if (i == 0)
-            scale(from, m * n, normalise(square, fourth, m));
-        if (i + 1 == COUNT(general_steps))
-            *certain = is_certain(square, m);
-        polynomial(fourth, square, m, &general_steps[i]);
-        TRY(sara_matmul(ctx, to, fourth, from, m, n, m, false));
-        swap(&from, &to);
-    }
-done:
-    sara_free(ctx, square);
-    sara_free(ctx, fourth);
-    sara_free(ctx, other);
+    if (size <= work->size)
+        return SARA_OK;
+    sara_polar_work_free(ctx, work);
+    sara_status status = sara_alloc(ctx, &work->memory, size, sizeof(float));
+    work->size = status == SARA_OK ? size : 0;
     return status;
 }
 
-/* X = Q A with Q a polynomial in A A^T, as are X X^T and all factors here: they commute. The square
- * of the singular values is what float32 must hold, hence the few steps. */
-sara_status sara_polar_iterate_wide(sara_context *ctx, float *x, bool *certain, const float *a,
-                                    int64_t m, int64_t n)
+/* An odd number of cache lines, so that equal places of many rows do not share a cache set. */
+static int64_t stride(int64_t m)
 {
-    sara_status status;
-    double factor = 1;
-    float *work = NULL;
-    TRY(sara_alloc(ctx, &work, 4 * (size_t)m, (size_t)m * sizeof(float)));
-    float *square = work, *fourth = work + m * m, *q = work + 2 * m * m, *spare = work + 3 * m * m;
-    TRY(sara_matmul(ctx, square, a, a, m, m, n, true));
-    for (size_t i = 0; i < COUNT(wide_steps); i++) {
-        TRY(sara_matmul(ctx, fourth, square, square, m, m, m, false));
-        if (i == 0)
-            factor = normalise(square, fourth, m);
-        if (i + 1 == COUNT(wide_steps))
-            *certain = is_certain(square, m);
-        polynomial(fourth, square, m, &wide_steps[i]);
-        if (i == 0) {
-            memcpy(q, fourth, (size_t)(m * m) * sizeof(*q));
-        } else {
-            TRY(sara_matmul(ctx, spare, fourth, q, m, m, m, false));
-            swap(&q, &spare);
+    return ((m + 15) / 16 | 1) * 16;
+}
+
+static sara_status polar_init(sara_context *ctx, polar *p, sara_polar_work *work,
+                              const sara_columns *a)
+{
+    int64_t ld = stride(a->m), size = a->m * ld;
+    size_t spare = sara_symmetric_spare(a->m), vectors = (size_t)(2 * ld);
+    sara_status status =
+        reserve(ctx, work, 4 * (size_t)size + (spare > vectors ? spare : vectors));
+    if (status != SARA_OK)
+        return status;
+    float *at = work->memory;
+    *p = (polar){ctx, a, a->m, {at, ld, false}, {at + size, ld, false}, {at + 2 * size, ld, false},
+                 {at + 3 * size, ld, false}, at + 4 * size, 1};
+    return SARA_OK;
+}
+
+/* ------------------------------------------------------------------------------ products by A */
+
+/* to [count][ld] = columns of A from `from`, padded with zeros */
+static void spread(const polar *p, sara_block to, int64_t from, int64_t count)
+{
+    const sara_columns *a = p->a;
+    int threads = sara_threads(p->ctx);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t j = 0; j < count; j++) {
+        float *column = to.at + j * to.ld;
+        memset(column, 0, (size_t)to.ld * sizeof(*column));
+        for (size_t e = a->first[from + j]; e < a->first[from + j + 1]; e++)
+            column[a->rows[e]] = a->values[e] * p->factor;
+    }
+}
+
+static int64_t columns_at(const polar *p, int64_t from)
+{
+    return p->a->n - from < p->m ? p->a->n - from : p->m;
+}
+
+/* s = X X^T, its lower triangle, for X = A or, with w, W A. Uses u, and v with w. */
+static sara_status gram(polar *p, const sara_block *w)
+{
+    sara_status status = SARA_OK;
+    for (int64_t j = 0; j < p->a->n; j += p->m) {
+        int64_t count = columns_at(p, j);
+        sara_block x = p->u;
+        spread(p, p->u, j, count);
+        if (w) {
+            x = p->v;
+            TRY(sara_gemm(p->ctx, x, p->u, *w, count, p->m, p->m, 1, 0));
         }
-        if (i + 1 < COUNT(wide_steps)) {
-            TRY(sara_matmul(ctx, spare, fourth, square, m, m, m, false));
-            TRY(sara_matmul(ctx, square, spare, fourth, m, m, m, false));
+        sara_block left = {x.at, x.ld, true};
+        TRY(sara_symmetric_product(p->ctx, p->s, left, x, p->m, count, 1, j > 0));
+    }
+done:
+    return status;
+}
+
+#define CHUNK 256 /* floats of a row, so that this much of all rows stays in a cache */
+#define SPARSE 0.15 /* density below which dot products at the entries are faster */
+
+/* x at the entries of count columns = dot products of the rows of q and the columns in `spread` */
+static void dot_entries(const polar *p, float *x, sara_block q, sara_block columns, int64_t from,
+                        int64_t count, const uint32_t *offsets)
+{
+    const sara_columns *a = p->a;
+    sara_dot_fn dot = sara_dot_choose();
+    int threads = sara_threads(p->ctx);
+    for (int64_t k = 0; k < p->m; k += CHUNK) {
+        size_t length = (size_t)(p->m - k < CHUNK ? (p->m - k + 15) / 16 * 16 : CHUNK);
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t j = 0; j < count; j++) {
+            size_t e = a->first[from + j];
+            dot(x + e, columns.at + j * columns.ld + k, q.at + k, a->rows + e,
+                a->first[from + j + 1] - e, 0, offsets, length);
         }
     }
-    scale(q, m * m, factor);
-    TRY(sara_matmul(ctx, x, q, a, m, n, m, false));
+}
+
+static void pick_entries(const polar *p, float *x, sara_block product, int64_t from, int64_t count)
+{
+    const sara_columns *a = p->a;
+    int threads = sara_threads(p->ctx);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t j = 0; j < count; j++)
+        for (size_t e = a->first[from + j]; e < a->first[from + j + 1]; e++)
+            x[e] = product.at[j * product.ld + a->rows[e]];
+}
+
+/* x = Q A at the entries; columns and product are scratch. */
+static sara_status multiply_entries(const polar *p, float *x, sara_block q, sara_block columns,
+                                    sara_block product)
+{
+    sara_status status = SARA_OK;
+    int64_t n = p->a->n;
+    size_t entries = p->a->first[n];
+    bool sparse = (double)entries < SPARSE * (double)p->m * (double)n;
+    sara_block right = {q.at, q.ld, true};
+    uint32_t *offsets = NULL;
+    TRY(sara_alloc(p->ctx, &offsets, (size_t)p->m, sizeof(*offsets)));
+    for (int64_t i = 0; i < p->m; i++) {
+        offsets[i] = (uint32_t)(i * q.ld);
+        memset(q.at + i * q.ld + p->m, 0, (size_t)(q.ld - p->m) * sizeof(float));
+    }
+    memset(x, 0, entries * sizeof(*x));
+    for (int64_t j = 0; j < n; j += p->m) {
+        int64_t count = columns_at(p, j);
+        spread(p, columns, j, count);
+        if (sparse) {
+            dot_entries(p, x, q, columns, j, count, offsets);
+        } else {
+            TRY(sara_gemm(p->ctx, product, columns, right, count, p->m, p->m, 1, 0));
+            pick_entries(p, x, product, j, count);
+        }
+    }
 done:
-    sara_free(ctx, work);
+    sara_free(p->ctx, offsets);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------- scale */
+
+#define ROUNDS 12
+/* What the power iteration may fall short by. Somewhat beyond 1 the functions still map to about 1,
+ * so that no bound is needed. */
+#define MARGIN 1.08
+
+static double normalise(float *v, int64_t m)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < m; i++)
+        sum += (double)v[i] * (double)v[i];
+    for (int64_t i = 0; i < m; i++)
+        v[i] = (float)((double)v[i] / sqrt(sum));
+    return sqrt(sum);
+}
+
+/* Sets the factor by the largest eigenvalue of s, and scales s by its square. */
+static void scale(polar *p)
+{
+    const sara_simd *simd = sara_simd_best();
+    int threads = sara_threads(p->ctx);
+    float *v = p->spare, *product = p->spare + p->s.ld;
+    double largest = 0;
+    sara_draw_normal(v, (size_t)p->m, 0, SARA_DRAW_RANK, UINT64_MAX);
+    normalise(v, p->m);
+    for (int round = 0; round < ROUNDS; round++) {
+#pragma omp parallel for num_threads(threads)
+        for (int64_t i = 0; i < p->m; i++)
+            product[i] = simd->dot(p->s.at + i * p->s.ld, v, p->m);
+        memcpy(v, product, (size_t)p->m * sizeof(*v));
+        largest = normalise(v, p->m);
+    }
+    p->factor = (float)(1 / (MARGIN * sqrt(largest)));
+    float square = p->factor * p->factor;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < p->m; i++)
+        simd->scale(p->s.at + i * p->s.ld, p->s.at + i * p->s.ld, square, p->m);
+}
+
+/* ------------------------------------------------------------------------------------ routes */
+
+/* The smallest singular value is a fair part of the largest: Q in one step. */
+static sara_status wide_route(polar *p, float *x, double *sum)
+{
+    sara_status status;
+    TRY(sara_rational_apply(p->ctx, p->w, sum, p->s, &sara_rational_wide, p->m, p->u, p->spare));
+    TRY(multiply_entries(p, x, p->w, p->u, p->v));
+done:
+    return status;
+}
+
+/* Two steps, the first to X = W A with singular values over 0.1. That product is formed, and Q is
+ * not taken to be symmetric, since rounding has made W something that does not quite commute with
+ * A A^T. */
+static sara_status general_route(polar *p, float *x, double *sum)
+{
+    sara_status status;
+    TRY(sara_rational_apply(p->ctx, p->w, sum, p->s, &sara_rational_first, p->m, p->u, p->spare));
+    TRY(gram(p, &p->w));
+    TRY(sara_rational_apply(p->ctx, p->v, sum, p->s, &sara_rational_second, p->m, p->u, p->spare));
+    TRY(sara_gemm(p->ctx, p->u, p->v, p->w, p->m, p->m, p->m, 1, 0));
+    TRY(multiply_entries(p, x, p->u, p->s, p->w));
+done:
+    return status;
+}
+
+sara_status sara_polar_rational(sara_context *ctx, sara_polar_work *work, float *x, bool *certain,
+                                const sara_columns *a, bool wide)
+{
+    sara_status status;
+    polar p;
+    double sum = 0;
+    TRY(polar_init(ctx, &p, work, a));
+    TRY(gram(&p, NULL));
+    sara_symmetric_mirror(ctx, p.s, p.m);
+    scale(&p);
+    if (wide)
+        TRY(wide_route(&p, x, &sum));
+    else
+        TRY(general_route(&p, x, &sum));
+    *certain = fabs(sum / (double)p.m - 1) <= CERTAIN;
+done:
     return status;
 }

@@ -130,7 +130,8 @@ static void routes_agree_with_the_svd(void **state)
         int64_t rows, cols;
         double density;
     } cases[] = {{230, 230, 0.058}, {230, 230, 0.5},  {320, 320, 0.006}, {180, 540, 0.058},
-                 {540, 180, 0.058}, {200, 480, 0.01}, {480, 200, 0.005}, {300, 260, 0.003}};
+                 {540, 180, 0.058}, {200, 480, 0.01}, {480, 200, 0.005}, {300, 260, 0.003},
+                 {261, 190, 0.5}, {171, 300, 0.3},    {433, 171, 0.2}};
     (void)state;
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
@@ -176,8 +177,37 @@ static double spectral_norm(sara_context *ctx, const float *x, int64_t m, int64_
     return norm;
 }
 
+/* The polar factor of a dense matrix by one of the ways of products; true if it was certain. */
+static bool rational_polar(sara_context *ctx, float *x, const float *dense, int64_t m, int64_t n,
+                           bool wide)
+{
+    sara_polar_work work = {NULL, 0};
+    sara_columns a = {.m = m, .n = n};
+    float *entries = NULL;
+    bool certain = false;
+    assert_ok(ctx, sara_alloc(ctx, &a.first, (size_t)n + 1, sizeof(*a.first)));
+    assert_ok(ctx, sara_alloc(ctx, &a.rows, (size_t)(m * n), sizeof(*a.rows)));
+    assert_ok(ctx, sara_alloc(ctx, &a.values, (size_t)(m * n), sizeof(*a.values)));
+    assert_ok(ctx, sara_alloc(ctx, &entries, (size_t)(m * n), sizeof(*entries)));
+    for (int64_t j = 0; j <= n; j++)
+        a.first[j] = (size_t)(j * m);
+    for (int64_t e = 0; e < m * n; e++) {
+        a.rows[e] = (uint32_t)(e % m);
+        a.values[e] = dense[e % m * n + e / m];
+    }
+    assert_ok(ctx, sara_polar_rational(ctx, &work, entries, &certain, &a, wide));
+    for (int64_t e = 0; e < m * n; e++)
+        x[e % m * n + e / m] = entries[e];
+    sara_polar_work_free(ctx, &work);
+    sara_free(ctx, a.first);
+    sara_free(ctx, a.rows);
+    sara_free(ctx, a.values);
+    sara_free(ctx, entries);
+    return certain;
+}
+
 /* Each way by itself: singular values at most 1.01, and where it claims certainty all are 1. */
-static void iterations_are_bounded(void **state)
+static void polar_factors_are_bounded(void **state)
 {
     static const struct {
         int64_t m, n;
@@ -190,13 +220,9 @@ static void iterations_are_bounded(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         int64_t m = cases[i].m, n = cases[i].n;
         float *dense = random_matrix(ctx, m, n, cases[i].density), *x = NULL;
-        bool certain = false;
         double sum = 0;
         assert_ok(ctx, sara_alloc(ctx, &x, (size_t)(m * n), sizeof(*x)));
-        if (cases[i].wide)
-            assert_ok(ctx, sara_polar_iterate_wide(ctx, x, &certain, dense, m, n));
-        else
-            assert_ok(ctx, sara_polar_iterate(ctx, x, &certain, dense, m, n));
+        bool certain = rational_polar(ctx, x, dense, m, n, cases[i].wide);
         assert_close(spectral_norm(ctx, x, m, n), 1.01, "largest singular value");
         for (int64_t k = 0; k < m * n; k++)
             sum += (double)x[k] * (double)x[k];
@@ -206,6 +232,32 @@ static void iterations_are_bounded(void **state)
         sara_free(ctx, dense);
         sara_free(ctx, x);
     }
+    sara_context_free(ctx);
+}
+
+/* Two rows all but equal, and one far below the others. */
+static void nearly_rank_deficient(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    const int64_t m = 220, n = 260;
+    float *dense = random_matrix(ctx, m, n, 0.1), *x = NULL;
+    double nuclear;
+    for (int64_t j = 0; j < n; j++) {
+        dense[n + j] = dense[j] * (j % 2 ? 1 : 1 + 0x1p-18f);
+        dense[2 * n + j] *= 0x1p-30f;
+    }
+    float *polar = exact_polar(ctx, &nuclear, m, n, dense);
+    sample s = sample_new(ctx, m, n, dense);
+    sample_run(ctx, &s);
+    assert_matches(&s, polar, nuclear);
+    assert_ok(ctx, sara_alloc(ctx, &x, (size_t)(m * n), sizeof(*x)));
+    assert_false(rational_polar(ctx, x, dense, m, n, false));
+    assert_close(spectral_norm(ctx, x, m, n), 1.01, "largest singular value");
+    sample_free(ctx, &s);
+    sara_free(ctx, dense);
+    sara_free(ctx, polar);
+    sara_free(ctx, x);
     sara_context_free(ctx);
 }
 
@@ -328,6 +380,33 @@ static void equal_runs_are_equal(void **state)
     sara_context_free(ctx);
 }
 
+/* What larger and other matrices have left in the working memory does not matter. */
+static void kept_memory_has_no_effect(void **state)
+{
+    static const int64_t shapes[][2] = {{260, 270}, {240, 250}, {180, 500}, {230, 170}};
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_polar_work work = {NULL, 0};
+    for (size_t k = 0; k < 4; k++) {
+        float *dense = random_matrix(ctx, shapes[k][0], shapes[k][1], k % 2 ? 0.05 : 0.3);
+        sample a = sample_new(ctx, shapes[k][0], shapes[k][1], dense), b = a;
+        double kept;
+        assert_ok(ctx, sara_alloc(ctx, &b.subgradient, a.count, sizeof(*b.subgradient)));
+        sample_run(ctx, &a);
+        assert_ok(ctx, sara_nuclear_norm_in(ctx, &work, &kept, b.subgradient, a.rows, a.cols,
+                                            a.positions, a.values, a.count));
+        assert_true(kept == a.nuclear);
+        assert_memory_equal(a.subgradient, b.subgradient, a.count * sizeof(float));
+        for (size_t i = 0; i < work.size; i++)
+            work.memory[i] = NAN;
+        sara_free(ctx, b.subgradient);
+        sample_free(ctx, &a);
+        sara_free(ctx, dense);
+    }
+    sara_polar_work_free(ctx, &work);
+    sara_context_free(ctx);
+}
+
 static sara_status all_routes(sara_context *ctx, void *user)
 {
     sara_status status = SARA_OK;
@@ -364,13 +443,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_matrices),
         cmocka_unit_test(routes_agree_with_the_svd),
-        cmocka_unit_test(iterations_are_bounded),
+        cmocka_unit_test(polar_factors_are_bounded),
+        cmocka_unit_test(nearly_rank_deficient),
         cmocka_unit_test(rank_one),
         cmocka_unit_test(zero_matrix),
         cmocka_unit_test(zero_entries),
         cmocka_unit_test(scales),
         cmocka_unit_test(not_finite_values_give_nan),
         cmocka_unit_test(equal_runs_are_equal),
+        cmocka_unit_test(kept_memory_has_no_effect),
         cmocka_unit_test(allocations_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
