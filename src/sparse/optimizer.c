@@ -114,6 +114,7 @@ void sara_optimizer_free(sara_optimizer *optimizer)
         sara_free(ctx, part->item.moment2);
         sara_free(ctx, part->item.grad);
     }
+    sara_polar_work_free(ctx, &optimizer->work);
     sara_selection_free(ctx, &optimizer->selection);
     sara_free(ctx, optimizer->parts);
     sara_free(ctx, optimizer);
@@ -188,6 +189,8 @@ static void use_subset(sara_context *ctx, sara_optimizer_part *part, subset *set
 size_t sara_item_count_live(const sara_optimizer_item *item, uint32_t limit)
 {
     size_t count = 0;
+    if (limit == UINT32_MAX)
+        return item->active_count;
     for (size_t i = 0; i < item->active_count; i++)
         count += sara_item_live(item, i, limit);
     return count;

@@ -2,6 +2,7 @@
 #ifndef SARA_SPARSE_OPTIMIZER_H
 #define SARA_SPARSE_OPTIMIZER_H
 
+#include "sparse/low_rank.h"
 #include "sparse/magnitude.h"
 
 typedef struct sara_optimizer_part {
@@ -17,6 +18,7 @@ struct sara_optimizer {
     sara_optimizer_part *parts; /* those with selected entries */
     size_t count;
     int64_t steps, adam_steps;
+    sara_polar_work work; /* of the low-rank term */
 };
 
 static inline size_t sara_item_index(const sara_optimizer_item *item, size_t active)

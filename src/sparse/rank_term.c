@@ -1,5 +1,6 @@
 #include "sparse/optimizer.h"
 
+#define MAX_KEPT ((size_t)10 << 20) /* floats of working memory that stay between steps */
 #define MIN_SIDE 64   /* both sides of a candidate are over this */
 #define MIN_ENTRIES 100 /* and it has more active entries than this */
 
@@ -63,12 +64,14 @@ static sara_status compute(sara_optimizer *optimizer, sara_rank_term *term, uint
         positions[next] = item->all_positions[sara_item_index(item, i)];
         values[next++] = item->masters[sara_item_index(item, i)];
     }
-    TRY(sara_nuclear_norm(ctx, &term->loss, term->gradient, dims[0], dims[1], positions, values,
-                          live));
+    TRY(sara_nuclear_norm_in(ctx, &optimizer->work, &term->loss, term->gradient, dims[0], dims[1],
+                             positions, values, live));
     term->loss *= optimizer->options.lambda_rank;
     for (size_t i = 0; i < live; i++)
         term->gradient[i] = (float)(optimizer->options.lambda_rank * (double)term->gradient[i]);
 done:
+    if (optimizer->work.size > MAX_KEPT)
+        sara_polar_work_free(ctx, &optimizer->work);
     sara_free(ctx, positions);
     sara_free(ctx, values);
     return status;
