@@ -19,9 +19,14 @@ INLINE void columns_four(float *out, int64_t stride, const float *const *rows, i
 FN void columns(float *out, int64_t stride, const float *const *rows, int64_t from, int64_t count,
                 int64_t n)
 {
+    const int64_t line = 16;
     for (int64_t p = 0; p < count; p += W) {
         int64_t c = 0;
-        for (; c + 4 <= n; c += 4)
+        if (p + W < count)
+            for (int64_t k = p + W; k < p + 2 * W; k++)
+                for (c = 0; c < n; c += line)
+                    __builtin_prefetch(rows[k] + from + c);
+        for (c = 0; c + 4 <= n; c += 4)
             columns_four(out + c * stride + p, stride, rows + p, from + c);
         for (; c < n; c++)
             for (int64_t k = p; k < p + W; k++)
@@ -101,7 +106,8 @@ INLINE void dots_add(float *dw, const uint32_t *entry, const vf *sum, int64_t co
 /* Positions and gradients of a row's entries, which few others of the tile share. */
 INLINE void dots_prefetch(const sara_simd_dots *dots, int64_t o)
 {
-    for (uint32_t e = dots->begin[o], end = dots->end[o]; e < end; e += DOT_GROUP) {
+    const uint32_t line = 16;
+    for (uint32_t e = dots->begin[o] / line * line, end = dots->end[o]; e < end; e += line) {
         __builtin_prefetch(dots->positions + e);
         __builtin_prefetch(dots->dw + e, 1);
     }
