@@ -25,14 +25,14 @@ typedef struct bench_layer {
 } bench_layer;
 
 static const bench_layer layers[] = {
-    {1, 64, 320, 320, 3, 1},   {1, 64, 960, 320, 3, 1},  {1, 32, 640, 640, 3, 1},
-    {1, 32, 1920, 640, 3, 1},  {1, 64, 320, 320, 3, 2},  {1, 16, 1280, 1280, 3, 1},
-    {1, 8, 1280, 1280, 3, 1},  {1, 8, 2560, 1280, 3, 1}, {1, 4, 1280, 1280, 3, 1},
-    {4, 32, 320, 320, 3, 1},   {4, 16, 640, 640, 3, 1},  {4, 8, 1280, 1280, 3, 1},
-    {4, 4, 1280, 1280, 3, 1},  {1, 64, 320, 320, 1, 1},  {1, 64, 320, 2560, 1, 1},
-    {1, 32, 640, 640, 1, 1},   {1, 32, 640, 5120, 1, 1}, {1, 32, 2560, 640, 1, 1},
+    {1, 64, 320, 320, 3, 1},   {1, 64, 960, 320, 3, 1},    {1, 32, 640, 640, 3, 1},
+    {1, 32, 1920, 640, 3, 1},  {1, 64, 320, 320, 3, 2},    {1, 16, 1280, 1280, 3, 1},
+    {1, 8, 1280, 1280, 3, 1},  {1, 8, 2560, 1280, 3, 1},   {1, 4, 1280, 1280, 3, 1},
+    {4, 32, 320, 320, 3, 1},   {4, 16, 640, 640, 3, 1},    {4, 8, 1280, 1280, 3, 1},
+    {4, 4, 1280, 1280, 3, 1},  {1, 64, 320, 320, 1, 1},    {1, 64, 320, 2560, 1, 1},
+    {1, 32, 640, 640, 1, 1},   {1, 32, 640, 5120, 1, 1},   {1, 32, 2560, 640, 1, 1},
     {1, 16, 1280, 1280, 1, 1}, {1, 16, 1280, 10240, 1, 1}, {1, 8, 1280, 10240, 1, 1},
-    {1, 8, 1280, 1280, 1, 1},  {4, 16, 640, 640, 1, 1},  {4, 4, 1280, 1280, 1, 1},
+    {1, 8, 1280, 1280, 1, 1},  {4, 16, 640, 640, 1, 1},    {4, 4, 1280, 1280, 1, 1},
 };
 
 typedef struct bench_data {
@@ -46,10 +46,13 @@ static sara_conv_shape shape_of(const bench_layer *l)
     int pad = l->k / 2;
     int64_t out = (l->side + 2 * pad - l->k) / l->stride + 1;
     if (l->k == 1)
-        return (sara_conv_shape){1, 1, l->n * l->side * l->side, l->in, 1, l->n * l->side * l->side,
-                                 l->out, 1, 1, 1, 0, 0, 0, 0};
-    return (sara_conv_shape){l->n, l->side, l->side, l->in, out, out, l->out, l->k, l->k,
-                             l->stride, pad, pad, pad, pad};
+        return (sara_conv_shape){1,      1, l->n * l->side * l->side,
+                                 l->in,  1, l->n * l->side * l->side,
+                                 l->out, 1, 1,
+                                 1,      0, 0,
+                                 0,      0};
+    return (sara_conv_shape){l->n, l->side, l->side,   l->in, out, out, l->out,
+                             l->k, l->k,    l->stride, pad,   pad, pad, pad};
 }
 
 static float *draws(size_t count, uint64_t seed)
@@ -78,8 +81,7 @@ static double time_of(sara_kernel_env *env, bench_data *d, const sara_conv_shape
 {
     sara_context *ctx = env->ctx;
     double least = 1e9, spent = 0;
-    for (int run = 0; run < (getenv("RUNS") ? atoi(getenv("RUNS")) : 20) && (run < 3 || spent < 60 || getenv("RUNS")); run++) {
-        static char *big; if (getenv("COLD")) { if (!big) big = malloc(1u << 29); memset(big, run, 1u << 29); }
+    for (int run = 0; run < 20 && (run < 3 || spent < 60); run++) {
         double start = sara_clock();
         if (dense)
             CHECK(sara_sampled_by_dense(env, d->dw, d->dy, d->x, d->positions, d->count, s));
@@ -104,7 +106,7 @@ static void bench_one(sara_kernel_env *env, const bench_layer *l, const double *
            (int)l->out, l->k, l->k, l->stride);
     for (int i = 0; i < n && d.positions; i++) {
         draw_positions(&d, densities[i]);
-        double sampled = time_of(env, &d, &s, false), dense = getenv("ND") ? 0 : time_of(env, &d, &s, true);
+        double sampled = time_of(env, &d, &s, false), dense = time_of(env, &d, &s, true);
         bool chosen = sara_sampled_is_worth_it(&s, d.count);
         printf(" | %7.2f%c %7.2f%c", sampled, chosen ? '*' : ' ', dense, chosen ? ' ' : '*');
     }
@@ -132,7 +134,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < n; i++)
         printf(" %g", densities[i]);
     printf("\n");
-    for (size_t i = getenv("FROM") ? atoi(getenv("FROM")) : 0; i < (getenv("TO") ? (size_t)atoi(getenv("TO")) : sizeof(layers) / sizeof(*layers)); i++)
+    for (size_t i = 0; i < sizeof(layers) / sizeof(*layers); i++)
         bench_one(&env, &layers[i], densities, n);
     sara_tape_free(env.tape);
     sara_nn_device_close(env.device);

@@ -2,12 +2,12 @@
 #include "nn/sampled.h"
 #include "nn/simd.h"
 
-#define CHUNK       288                  /* positions at a time; dy's are held in registers */
-#define NEAR_BYTES  ((int64_t)32 << 10)  /* of x planes that stay in the first cache */
-#define FAR_BYTES   ((int64_t)512 << 10) /* and in the second */
-#define COLUMNS     64                  /* of activations turned at a time */
-#define ROWS        16                  /* output rows searched or summed at a time, at least */
-#define ROW_BLOCK   256                 /* and at most */
+#define CHUNK      288                  /* positions at a time; dy's are held in registers */
+#define NEAR_BYTES ((int64_t)32 << 10)  /* of x planes that stay in the first cache */
+#define FAR_BYTES  ((int64_t)512 << 10) /* and in the second */
+#define COLUMNS    64                   /* of activations turned at a time */
+#define ROWS       16                   /* output rows searched or summed at a time, at least */
+#define ROW_BLOCK  256                  /* and at most */
 
 typedef struct sampled_job {
     const sara_conv_shape *shape;
@@ -191,8 +191,13 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
                                    const float *x, const uint32_t *positions, size_t count,
                                    const sara_conv_shape *shape)
 {
-    sampled_job job = {.shape = shape, .simd = sara_simd_best(), .dy_pixels = dy, .x_pixels = x,
-                       .positions = positions, .count = count, .dw = dw};
+    sampled_job job = {.shape = shape,
+                       .simd = sara_simd_best(),
+                       .dy_pixels = dy,
+                       .x_pixels = x,
+                       .positions = positions,
+                       .count = count,
+                       .dw = dw};
     int64_t gap = shape->in > shape->out ? shape->in : shape->out;
     float *rows = NULL, *numbers = NULL;
     sara_status status;
@@ -238,18 +243,22 @@ done:
     return status;
 }
 
-/* Whether the planes are cheaper than all of dw. The unit is a multiplication of the dense kernel;
- * the factors were measured with AVX-512 at 16 to 4096 positions: a sampled multiplication costs
- * 3.3, an entry 350 for its set-up, a float of a plane 25 to make, an entry of the dense dw 75 to
- * clear, add to and gather. */
+/* Nanoseconds on two threads, of which only the ratios matter: measured by bench/sampled.c with
+ * AVX-512 and with AVX2. The costs per multiplication depend on the instruction set. */
 bool sara_sampled_is_worth_it(const sara_conv_shape *s, size_t count)
 {
-    sara_plane_grid grid = sara_plane_grid_of(s);
-    double entries = (double)(s->out * s->in * s->kh * s->kw);
-    double positions = (double)round_up(grid.positions, 16);
-    double planes = (double)(s->in * grid.phases + s->out);
-    double sampled = (double)count * (3.3 * positions + 350) + 25 * planes * positions;
-    return sampled <= entries * ((double)(s->n * s->oh * s->ow) + 75);
+    sampled_job job = {.shape = s, .count = count};
+    const sara_simd_dw_cost *cost = &sara_simd_best()->dw_cost;
+    bool conv = taps_of(s) > 1;
+    double entries = (double)(s->out * s->in * taps_of(s));
+    double pixels = (double)(s->n * s->oh * s->ow);
+    choose_sizes(&job);
+    double chunks = (double)pieces(job.grid.positions, job.chunk);
+    double floats = (double)(s->in * job.grid.phases * job.x_length + s->out * job.chunk);
+    double dots = (double)count * ((double)job.chunk / 16 * cost->sampled + 2);
+    double dense =
+        entries * (pixels / 16 * (conv ? cost->conv : cost->linear) + (conv ? 1.7 : 0.5));
+    return chunks * (dots + 0.35 * floats) <= dense;
 }
 
 static sara_status image_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
@@ -268,8 +277,15 @@ static sara_status linear_dw_sampled(const sara_kernel_env *env, float *dw, cons
                                      const float *x, const uint32_t *positions, size_t count,
                                      const sara_linear_shape *shape)
 {
-    const sara_conv_shape line = {.n = 1, .h = 1, .w = shape->rows, .in = shape->in, .oh = 1,
-                                  .ow = shape->rows, .out = shape->out, .kh = 1, .kw = 1,
+    const sara_conv_shape line = {.n = 1,
+                                  .h = 1,
+                                  .w = shape->rows,
+                                  .in = shape->in,
+                                  .oh = 1,
+                                  .ow = shape->rows,
+                                  .out = shape->out,
+                                  .kh = 1,
+                                  .kw = 1,
                                   .stride = 1};
     return image_dw_sampled(env, dw, dy, x, positions, count, &line);
 }

@@ -81,7 +81,7 @@ void sara_plane_dy_rows(const float **rows, int64_t first, int64_t count, const 
 void sara_plane_x_rows(const float **rows, int64_t first, int64_t count, const float *x, int phase,
                        const float *zeros, const sara_plane_grid *grid, const sara_conv_shape *s)
 {
-    const image_set set = {x,         s->n, s->h, s->w, s->in, s->stride, phase / s->stride,
-                           phase % s->stride};
+    const image_set set = {
+        x, s->n, s->h, s->w, s->in, s->stride, phase / s->stride, phase % s->stride};
     find_rows(rows, first, count, &set, zeros, grid);
 }

@@ -22,6 +22,12 @@ typedef struct sara_simd_scores {
     float scale;
 } sara_simd_scores;
 
+/* Nanoseconds of 16 multiplications of a weight's gradient: at chosen entries, dense of a
+ * convolution, dense of a linear layer. Only their ratios matter. */
+typedef struct sara_simd_dw_cost {
+    double sampled, conv, linear;
+} sara_simd_dw_cost;
+
 /* Entries of output rows, each the dot product of a plane of dy and a piece of one of x. */
 typedef struct sara_simd_dots {
     float *dw;                   /* of all entries */
@@ -37,6 +43,7 @@ typedef struct sara_simd_dots {
 typedef struct sara_simd {
     const char *name;
     int64_t width; /* floats in a vector */
+    sara_simd_dw_cost dw_cost;
 
     /* c [m][n] (+)= a [m][k] b [k][n]; rows of c and b lie ldc and ldb apart, a's element (i, p) is
      * at i * a_row + p * a_column. */

@@ -10,6 +10,9 @@
 #define GEMM_ROWS    6
 #define GEMM_VECTORS 2
 #define DOT_VECTORS  12
+#define DW_SAMPLED   0.25
+#define DW_CONV      0.22
+#define DW_LINEAR    0.16
 #define W            8
 
 #include "nn/simd_define.h"
@@ -167,8 +170,8 @@ INLINE void vfold(vf part[4], const vf v[W])
 {
     UNROLL
     for (int i = 0; i < 4; i++)
-        part[i] = _mm256_blend_ps(v[i], v[i + 4], 0xf0) +
-                  _mm256_permute2f128_ps(v[i], v[i + 4], 0x21);
+        part[i] =
+            _mm256_blend_ps(v[i], v[i + 4], 0xf0) + _mm256_permute2f128_ps(v[i], v[i + 4], 0x21);
 }
 
 #include "nn/simd_widen.h"

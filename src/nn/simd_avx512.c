@@ -10,6 +10,9 @@
 #define GEMM_ROWS    6
 #define GEMM_VECTORS 4
 #define DOT_VECTORS  18
+#define DW_SAMPLED   0.15
+#define DW_CONV      0.11
+#define DW_LINEAR    0.115
 #define W            16
 
 #include "nn/simd_define.h"
@@ -160,8 +163,8 @@ INLINE void vfold(vf part[4], const vf v[W])
     for (int i = 0; i < 4; i++) {
         vf a = fold_halves(v[i], v[i + 8]), b = fold_halves(v[i + 4], v[i + 12]);
         part[i] = _mm512_mask_blend_ps(0xf0f0, a, b) +
-                  _mm512_castpd_ps(_mm512_permutex2var_pd(_mm512_castps_pd(a), swapped,
-                                                          _mm512_castps_pd(b)));
+                  _mm512_castpd_ps(
+                      _mm512_permutex2var_pd(_mm512_castps_pd(a), swapped, _mm512_castps_pd(b)));
     }
 }
 

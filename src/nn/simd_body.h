@@ -23,6 +23,7 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 const sara_simd SIMD_TABLE = {
     .name = SIMD_NAME,
     .width = W,
+    .dw_cost = {.sampled = DW_SAMPLED, .conv = DW_CONV, .linear = DW_LINEAR},
     .gemm = gemm,
     .transpose = transpose,
     .softmax = softmax,

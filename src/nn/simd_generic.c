@@ -7,6 +7,9 @@
 #define GEMM_ROWS    4
 #define GEMM_VECTORS 2
 #define DOT_VECTORS  12
+#define DW_SAMPLED   0.4
+#define DW_CONV      0.45
+#define DW_LINEAR    0.46
 #define W            4
 
 #include "nn/simd_define.h"

@@ -59,14 +59,31 @@ INLINE void dots_block(vf *sum, const float **x, int64_t count, const float *dy,
 /* Functions of their own: within a loop over blocks compilers keep an address per vector. */
 #define DOTS(n)                                                                                    \
     static SIMD_TARGET __attribute__((noinline)) void dots_##n(                                    \
-        vf *sum, const float **x, int64_t count, const float *dy, bool add)                \
+        vf *sum, const float **x, int64_t count, const float *dy, bool add)                        \
     {                                                                                              \
-        dots_block(sum, x, count, dy, add, n);                                                      \
-    }
+        dots_block(sum, x, count, dy, add, n);                                                     \
+    }                                                                                              \
+    struct dots_##n /* takes the semicolon */
 
-DOTS(1) DOTS(2) DOTS(3) DOTS(4) DOTS(5) DOTS(6) DOTS(7) DOTS(8) DOTS(9) DOTS(10) DOTS(11) DOTS(12)
+DOTS(1);
+DOTS(2);
+DOTS(3);
+DOTS(4);
+DOTS(5);
+DOTS(6);
+DOTS(7);
+DOTS(8);
+DOTS(9);
+DOTS(10);
+DOTS(11);
+DOTS(12);
 #if DOT_VECTORS > 12
-DOTS(13) DOTS(14) DOTS(15) DOTS(16) DOTS(17) DOTS(18)
+DOTS(13);
+DOTS(14);
+DOTS(15);
+DOTS(16);
+DOTS(17);
+DOTS(18);
 #endif
 
 #undef DOTS
@@ -74,8 +91,8 @@ DOTS(13) DOTS(14) DOTS(15) DOTS(16) DOTS(17) DOTS(18)
 typedef void (*dots_fn)(vf *sum, const float **x, int64_t count, const float *dy, bool add);
 
 static const dots_fn dots_of[DOT_VECTORS] = {
-    dots_1,  dots_2,  dots_3,  dots_4,  dots_5,  dots_6, dots_7, dots_8, dots_9, dots_10, dots_11,
-    dots_12,
+    dots_1,  dots_2,  dots_3,  dots_4,  dots_5,  dots_6,
+    dots_7,  dots_8,  dots_9,  dots_10, dots_11, dots_12,
 #if DOT_VECTORS > 12
     dots_13, dots_14, dots_15, dots_16, dots_17, dots_18,
 #endif
@@ -86,7 +103,8 @@ INLINE void dots_row(vf *sum, const float **x, int64_t count, const float *dy, i
 {
     for (int64_t at = 0; at < length; at += DOT_VECTORS * W) {
         int64_t vectors = (length - at) / W;
-        dots_of[(vectors < DOT_VECTORS ? vectors : DOT_VECTORS) - 1](sum, x, count, dy + at, at > 0);
+        dots_of[(vectors < DOT_VECTORS ? vectors : DOT_VECTORS) - 1](sum, x, count, dy + at,
+                                                                     at > 0);
     }
 }
 

@@ -235,9 +235,10 @@ static void check_dots_of(int64_t length)
     }
     for (uint32_t o = 1; o < DOTS_ROWS; o++)
         for (uint32_t e = begin[o]; e < end[o]; e++) {
+            const float *from = x + offsets[positions[e] - o * DOTS_ROW - 20];
             double sum = expected[e];
             for (int64_t p = 0; p < length; p++)
-                sum += (double)dy[o * length + p] * x[offsets[positions[e] - o * DOTS_ROW - 20] + p];
+                sum += (double)dy[o * length + p] * from[p];
             expected[e] = (float)sum;
         }
     const sara_simd_dots dots = {got, dy, x, positions, begin, end, offsets, 20, DOTS_ROW, length};
@@ -256,19 +257,31 @@ static void check_dots(void *unused)
         check_dots_of(length);
 }
 
+/* A layer as those of Stable Diffusion. */
+static void check_choice(void *unused)
+{
+    (void)unused;
+    const sara_conv_shape s = test_conv_shape(1, 32, 32, 640, 640, 3, 1, same);
+    const size_t entries = test_conv_w(&s);
+    assert_true(sara_sampled_is_worth_it(&s, 1));
+    assert_true(sara_sampled_is_worth_it(&s, entries / 10));
+    assert_false(sara_sampled_is_worth_it(&s, entries));
+}
+
 static void test_simd(void **state)
 {
     (void)state;
     test_simd_each(check_columns, NULL);
     test_simd_each(check_dots, NULL);
+    test_simd_each(check_choice, NULL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_passes),
-        cmocka_unit_test(test_linear),      cmocka_unit_test(test_uneven_rows),
-        cmocka_unit_test(test_threads),     cmocka_unit_test(test_simd),
+        cmocka_unit_test(test_shapes),  cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_linear),  cmocka_unit_test(test_uneven_rows),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_simd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
