@@ -96,11 +96,6 @@ INLINE float vsum(vf a)
     return _mm512_reduce_add_ps(a);
 }
 
-INLINE float vtop(vf a)
-{
-    return _mm512_reduce_max_ps(a);
-}
-
 /* Which lanes of a vector are loaded and stored: the first n; n may be anything. */
 typedef __mmask16 vlanes;
 

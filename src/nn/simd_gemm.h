@@ -91,8 +91,11 @@ FN void gemm(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col
         case 3:
             gemm_panel(&part, m, 3);
             break;
-        default:
+#endif
+#if GEMM_VECTORS > 3
+        case 4:
             gemm_panel(&part, m, 4);
+            break;
 #endif
         }
         j += width;

@@ -90,12 +90,6 @@ INLINE float vsum(vf a)
     return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
-INLINE float vtop(vf a)
-{
-    float left = a[0] > a[1] ? a[0] : a[1], right = a[2] > a[3] ? a[2] : a[3];
-    return left > right ? left : right;
-}
-
 /* Which lanes of a vector are loaded and stored: the first n; n may be anything. */
 typedef int64_t vlanes;
 

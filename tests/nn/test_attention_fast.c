@@ -111,6 +111,20 @@ static void test_shapes(void **state)
         check(&shapes[i]);
 }
 
+/* Heads of Stable Diffusion's U-Net, several spans of blocks, and rests of both. */
+static void test_spans(void **state)
+{
+    (void)state;
+    const sara_attention_shape shapes[] = {
+        {1, 1024, 1024, 1, 40, false}, {1, 256, 256, 1, 160, false}, {1, 577, 77, 2, 40, false},
+        {1, 300, 333, 2, 80, false},   {1, 64, 1100, 1, 7, false},   {1, 1100, 97, 1, 8, false},
+        {1, 333, 333, 2, 40, true},    {2, 95, 95, 3, 64, true},     {1, 129, 96, 2, 16, false},
+        {9, 70, 200, 2, 24, false},
+    };
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+        check(&shapes[i]);
+}
+
 /* Every remainder of the small matrix products. */
 static void test_small(void **state)
 {
@@ -191,9 +205,9 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),         cmocka_unit_test(test_small),
-        cmocka_unit_test(test_extreme_scores), cmocka_unit_test(test_nan),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_shapes), cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_small),  cmocka_unit_test(test_extreme_scores),
+        cmocka_unit_test(test_nan),    cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

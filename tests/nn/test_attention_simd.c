@@ -113,6 +113,34 @@ static void check_softmax(void *argument)
     }
 }
 
+/* A query whose greatest score is 0: weights are e^x, 0 below -87.3. */
+static void check_weights(void *argument)
+{
+    enum { COUNT = 4000 };
+    float *scores = test_nn_zeros(COUNT), max = -INFINITY, sum = 0, factor;
+    const sara_simd_scores shape = {.rows = COUNT, .columns = 1, .stride = 1, .scale = 1};
+    (void)argument;
+    for (int j = 0; j < COUNT; j++)
+        scores[j] = -0.0225f * (float)j;
+    float *x = test_nn_copy(scores, COUNT);
+    sara_simd_best()->softmax(scores, &max, &sum, &factor, &shape);
+    for (int j = 0; j < COUNT; j++) {
+        double error = fabs(scores[j] / exp((double)x[j]) - 1) * (1 << 24);
+        if (x[j] < -87.3f)
+            assert_true(scores[j] == 0);
+        else
+            assert_close(error, 2, "weight");
+    }
+    free(scores);
+    free(x);
+}
+
+static void test_weights(void **state)
+{
+    (void)state;
+    test_simd_each(check_weights, NULL);
+}
+
 static void test_softmax(void **state)
 {
     (void)state;
@@ -125,6 +153,7 @@ int main(void)
         cmocka_unit_test(test_gemm),
         cmocka_unit_test(test_transpose),
         cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
