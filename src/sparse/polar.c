@@ -49,13 +49,19 @@ static sara_status polar_init(sara_context *ctx, polar *p, sara_polar_work *work
 {
     int64_t ld = stride(a->m), size = a->m * ld;
     size_t spare = sara_symmetric_spare(a->m), vectors = (size_t)(2 * ld);
-    sara_status status =
-        reserve(ctx, work, 4 * (size_t)size + (spare > vectors ? spare : vectors));
+    sara_status status = reserve(ctx, work, 4 * (size_t)size + (spare > vectors ? spare : vectors));
     if (status != SARA_OK)
         return status;
     float *at = work->memory;
-    *p = (polar){ctx, a, a->m, {at, ld, false}, {at + size, ld, false}, {at + 2 * size, ld, false},
-                 {at + 3 * size, ld, false}, at + 4 * size, 1};
+    *p = (polar){ctx,
+                 a,
+                 a->m,
+                 {at, ld, false},
+                 {at + size, ld, false},
+                 {at + 2 * size, ld, false},
+                 {at + 3 * size, ld, false},
+                 at + 4 * size,
+                 1};
     return SARA_OK;
 }
 
@@ -99,7 +105,7 @@ done:
     return status;
 }
 
-#define CHUNK 256 /* floats of a row, so that this much of all rows stays in a cache */
+#define CHUNK  256  /* floats of a row, so that this much of all rows stays in a cache */
 #define SPARSE 0.15 /* density below which dot products at the entries are faster */
 
 /* x at the entries of count columns = dot products of the rows of q and the columns in `spread` */
@@ -107,15 +113,23 @@ static void dot_entries(const polar *p, float *x, sara_block q, sara_block colum
                         int64_t count, const uint32_t *offsets)
 {
     const sara_columns *a = p->a;
-    sara_dot_fn dot = sara_dot_choose();
+    const sara_simd *simd = sara_simd_best();
     int threads = sara_threads(p->ctx);
     for (int64_t k = 0; k < p->m; k += CHUNK) {
-        size_t length = (size_t)(p->m - k < CHUNK ? (p->m - k + 15) / 16 * 16 : CHUNK);
+        int64_t length = p->m - k < CHUNK ? (p->m - k + 15) / 16 * 16 : CHUNK;
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (int64_t j = 0; j < count; j++) {
-            size_t e = a->first[from + j];
-            dot(x + e, columns.at + j * columns.ld + k, q.at + k, a->rows + e,
-                a->first[from + j + 1] - e, 0, offsets, length);
+            const uint32_t begin = (uint32_t)a->first[from + j];
+            const uint32_t end = (uint32_t)a->first[from + j + 1];
+            const sara_simd_dots dots = {.dw = x,
+                                         .dy = columns.at + j * columns.ld + k,
+                                         .x = q.at + k,
+                                         .positions = a->rows,
+                                         .begin = &begin,
+                                         .end = &end,
+                                         .offsets = offsets,
+                                         .length = length};
+            simd->sampled_dots(&dots, 0, 1);
         }
     }
 }
@@ -190,7 +204,7 @@ static void scale(polar *p)
     for (int round = 0; round < ROUNDS; round++) {
 #pragma omp parallel for num_threads(threads)
         for (int64_t i = 0; i < p->m; i++)
-            product[i] = simd->dot(p->s.at + i * p->s.ld, v, p->m);
+            simd->row_dots(product + i, p->s.at + i * p->s.ld, v, 0, 1, p->m);
         memcpy(v, product, (size_t)p->m * sizeof(*v));
         largest = normalise(v, p->m);
     }
@@ -198,7 +212,8 @@ static void scale(polar *p)
     float square = p->factor * p->factor;
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < p->m; i++)
-        simd->scale(p->s.at + i * p->s.ld, p->s.at + i * p->s.ld, square, p->m);
+        for (int64_t j = 0; j < p->m; j++)
+            p->s.at[i * p->s.ld + j] *= square;
 }
 
 /* ------------------------------------------------------------------------------------ routes */

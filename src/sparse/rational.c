@@ -46,11 +46,11 @@ static void add_lower(sara_context *ctx, sara_block w, double *squares, sara_blo
     int threads = sara_threads(ctx);
 #pragma omp parallel for num_threads(threads) schedule(static, 16)
     for (int64_t i = 0; i < m; i++) {
-        float *to = w.at + i * w.ld, *from = b.at + i * b.ld;
-        squares[i] = 2 * (double)simd->dot(from, from, i) + (double)from[i] * (double)from[i];
-        simd->scale(first ? to : from, from, weight, i + 1);
-        if (!first)
-            simd->add(to, to, from, i + 1);
+        float *to = w.at + i * w.ld, *from = b.at + i * b.ld, below = 0;
+        simd->row_dots(&below, from, from, 0, 1, i);
+        squares[i] = 2 * (double)below + (double)from[i] * (double)from[i];
+        for (int64_t j = 0; j <= i; j++)
+            to[j] = (first ? 0 : to[j]) + weight * from[j];
     }
 }
 
