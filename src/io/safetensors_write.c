@@ -189,8 +189,31 @@ done:
     return status;
 }
 
+/* How the data of tensors without any is made; fill NULL: there are none. */
+typedef struct maker {
+    const sara_tensor_source *tensors; /* in the caller's order */
+    sara_tensor_fill_fn fill;
+    const void *user;
+} maker;
+
+static sara_status write_tensor(sara_context *ctx, sara_writer *writer, const maker *make,
+                                const sara_tensor_source *tensor) {
+    size_t size = byte_size(tensor);
+    void *buffer = NULL;
+    sara_status status;
+    if (tensor->data || !make->fill || size == 0)
+        return sara_writer_write(writer, tensor->data, size);
+    TRY(sara_alloc(ctx, &buffer, size, 1));
+    make->fill(make->user, (size_t)(tensor - make->tensors), buffer);
+    TRY(sara_writer_write(writer, buffer, size));
+done:
+    sara_free(ctx, buffer);
+    return status;
+}
+
 static sara_status write_file(sara_context *ctx, const char *path, const text *header,
-                              const sara_tensor_source **tensors, size_t count) {
+                              const sara_tensor_source **tensors, size_t count,
+                              const maker *make) {
     sara_writer *writer = NULL;
     uint64_t length = header->length;
     sara_status status;
@@ -198,16 +221,18 @@ static sara_status write_file(sara_context *ctx, const char *path, const text *h
     TRY(sara_writer_write(writer, &length, sizeof(length)));
     TRY(sara_writer_write(writer, header->data, header->length));
     for (size_t i = 0; i < count; i++)
-        TRY(sara_writer_write(writer, tensors[i]->data, byte_size(tensors[i])));
+        TRY(write_tensor(ctx, writer, make, tensors[i]));
     TRY(sara_writer_commit(&writer));
 done:
     sara_writer_abort(&writer);
     return status;
 }
 
-sara_status sara_safetensors_save(sara_context *ctx, const char *path,
-                                  const sara_tensor_source *tensors, size_t count,
-                                  const sara_metadata *metadata, size_t metadata_count) {
+sara_status sara_safetensors_save_made(sara_context *ctx, const char *path,
+                                       const sara_tensor_source *tensors, size_t count,
+                                       const sara_metadata *metadata, size_t metadata_count,
+                                       sara_tensor_fill_fn fill, const void *user) {
+    const maker make = {tensors, fill, user};
     const sara_tensor_source **order = NULL;
     const sara_metadata **entries = NULL;
     text header = {.ctx = ctx};
@@ -215,7 +240,7 @@ sara_status sara_safetensors_save(sara_context *ctx, const char *path,
     TRY(sort_tensors(ctx, &order, tensors, count));
     TRY(sort_metadata(ctx, &entries, metadata, metadata_count));
     TRY(build_header(&header, order, count, entries, metadata_count));
-    TRY(write_file(ctx, path, &header, order, count));
+    TRY(write_file(ctx, path, &header, order, count, &make));
 done:
     if (status == SARA_ERROR_USAGE)
         status = sara_fail_in(ctx, status, path);
@@ -223,4 +248,11 @@ done:
     sara_free(ctx, entries);
     sara_free(ctx, order);
     return status;
+}
+
+sara_status sara_safetensors_save(sara_context *ctx, const char *path,
+                                  const sara_tensor_source *tensors, size_t count,
+                                  const sara_metadata *metadata, size_t metadata_count) {
+    return sara_safetensors_save_made(ctx, path, tensors, count, metadata, metadata_count, NULL,
+                                      NULL);
 }

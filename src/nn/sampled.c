@@ -203,7 +203,7 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
     sara_status status;
     choose_sizes(&job);
     int64_t offsets = job.tile * taps_of(shape), pointers = job.grid.phases * job.x_length;
-    int64_t planes = shape->in * job.grid.phases, words = sizeof(float *) / sizeof(float);
+    int64_t planes = shape->in * job.grid.phases, words = (int64_t)sizeof(float *) / (int64_t)sizeof(float);
     TRY(sara_scratch(env, &job.x, (size_t)(planes * job.x_stride)));
     TRY(sara_scratch(env, &job.dy, (size_t)(shape->out * job.chunk)));
     TRY(sara_scratch(env, &job.zeros, (size_t)gap));

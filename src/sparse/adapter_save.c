@@ -14,49 +14,75 @@ static sara_status check_entry(sara_context *ctx, const sara_adapter_entry *entr
     return SARA_OK;
 }
 
-/* A finite value may be too large for a 16-bit type. */
-static sara_status check_stored(sara_context *ctx, const sara_adapter_entry *entry,
-                                const float *stored, sara_dtype dtype)
+/* The entries of a file and where their values are: with the entry, or dense[position]. */
+typedef struct saving {
+    const sara_adapter_entry *entries;
+    const float *const *dense; /* [entries], NULL: none are dense */
+    size_t count;
+    sara_dtype dtype; /* of the values in the file */
+    size_t *kept;     /* indices of the entries that are not empty */
+} saving;
+
+static float value_at(const saving *s, size_t entry, size_t i)
 {
-    for (size_t i = 0; i < entry->count; i++)
-        if (!isfinite(stored[i]))
+    const sara_adapter_entry *e = &s->entries[entry];
+    return e->values ? e->values[i] : s->dense[entry][e->positions[i]];
+}
+
+/* Tensors are made when they are written: 2 k are the positions of entry kept[k], 2 k + 1 its
+ * values. */
+static void fill_tensor(const void *user, size_t index, void *data)
+{
+    const saving *s = user;
+    const sara_adapter_entry *entry = &s->entries[s->kept[index / 2]];
+    size_t size = sara_dtype_size(s->dtype);
+    if (index % 2 == 0) {
+        sara_positions_encode(data, entry->positions, entry->count);
+        return;
+    }
+    for (size_t i = 0; i < entry->count; i++) {
+        float value = value_at(s, s->kept[index / 2], i);
+        sara_convert_from_f32((char *)data + i * size, s->dtype, &value, 1);
+    }
+}
+
+/* A finite value may be too large for a 16-bit type. */
+static sara_status check_stored(sara_context *ctx, const saving *s, size_t entry)
+{
+    const sara_adapter_entry *e = &s->entries[entry];
+    for (size_t i = 0; i < e->count; i++) {
+        float value = value_at(s, entry, i), stored;
+        uint32_t bits;
+        sara_convert_from_f32(&bits, s->dtype, &value, 1);
+        sara_convert_to_f32(&stored, &bits, s->dtype, 1);
+        if (!isfinite(stored))
             return sara_fail(ctx, SARA_ERROR_INPUT, "%s: position %u: value %g is not finite in %s",
-                             entry->name, (unsigned)entry->positions[i], (double)entry->values[i],
-                             sara_dtype_name(dtype));
+                             e->name, (unsigned)e->positions[i], (double)value,
+                             sara_dtype_name(s->dtype));
+    }
     return SARA_OK;
 }
 
-/* Both tensors of one entry; their memory comes from the arena. */
-static sara_status encode_entry(sara_context *ctx, sara_arena *arena, sara_tensor_source *out,
-                                const sara_adapter_entry *entry, sara_dtype dtype)
+/* Both tensors of one entry; their names come from the arena. */
+static sara_status describe_entry(sara_context *ctx, sara_arena *arena, sara_tensor_source *out,
+                                  const saving *s, size_t index)
 {
+    const sara_adapter_entry *entry = &s->entries[index];
     sara_status status;
     char *name = NULL;
-    float *stored = NULL;
-    uint8_t *bytes, *values;
-    size_t size = sara_positions_size(entry->positions, entry->count);
+    int64_t size = (int64_t)sara_positions_size(entry->positions, entry->count);
     TRY(check_entry(ctx, entry));
-    TRY(sara_arena_alloc(arena, &bytes, size, 1));
-    sara_positions_encode(bytes, entry->positions, entry->count);
-    TRY(sara_arena_alloc(arena, &values, entry->count, sara_dtype_size(dtype)));
-    sara_convert_from_f32(values, dtype, entry->values, entry->count);
-    TRY(sara_alloc(ctx, &stored, entry->count, sizeof(*stored)));
-    sara_convert_to_f32(stored, values, dtype, entry->count);
-    TRY(check_stored(ctx, entry, stored, dtype));
+    TRY(check_stored(ctx, s, index));
+    out[0] = (sara_tensor_source){NULL, SARA_U8, sara_shape1(size), NULL};
+    out[1] = (sara_tensor_source){NULL, s->dtype, sara_shape1((int64_t)entry->count), NULL};
     TRY(sara_format(ctx, &name, "%s" SARA_POSITIONS_SUFFIX, entry->name));
     TRY(sara_arena_strdup(arena, &out[0].name, name));
     sara_free(ctx, name);
+    name = NULL;
     TRY(sara_format(ctx, &name, "%s" SARA_VALUES_SUFFIX, entry->name));
     TRY(sara_arena_strdup(arena, &out[1].name, name));
-    out[0].dtype = SARA_U8;
-    out[0].shape = sara_shape1((int64_t)size);
-    out[0].data = bytes;
-    out[1].dtype = dtype;
-    out[1].shape = sara_shape1((int64_t)entry->count);
-    out[1].data = values;
 done:
     sara_free(ctx, name);
-    sara_free(ctx, stored);
     return status;
 }
 
@@ -76,31 +102,64 @@ done:
     return status;
 }
 
-sara_status sara_adapter_save(sara_context *ctx, const char *path,
-                              const sara_adapter_entry *entries, size_t count,
-                              const sara_metadata *metadata, size_t metadata_count,
-                              sara_dtype values_dtype)
+static sara_status save(sara_context *ctx, const char *path, saving *s,
+                        const sara_metadata *metadata, size_t metadata_count)
 {
     sara_status status;
     sara_arena arena;
     sara_tensor_source *tensors;
     sara_metadata *all;
-    size_t used = 0, all_count;
+    size_t kept = 0, all_count;
     sara_arena_init(&arena, ctx);
-    if (values_dtype != SARA_F32 && values_dtype != SARA_F16 && values_dtype != SARA_BF16)
+    if (s->dtype != SARA_F32 && s->dtype != SARA_F16 && s->dtype != SARA_BF16)
         return sara_fail(ctx, SARA_ERROR_USAGE, "%s: values as %s, expected F32, F16 or BF16", path,
-                         sara_dtype_name(values_dtype));
-    TRY(sara_adapter_check_metadata(ctx, path, SARA_ERROR_USAGE, metadata, metadata_count, entries,
-                                    count));
+                         sara_dtype_name(s->dtype));
+    TRY(sara_adapter_check_metadata(ctx, path, SARA_ERROR_USAGE, metadata, metadata_count,
+                                    s->entries, s->count));
     TRY(complete_metadata(&arena, &all, &all_count, metadata, metadata_count));
-    TRY(sara_arena_alloc(&arena, &tensors, 2 * count, sizeof(*tensors)));
-    for (size_t i = 0; i < count; i++)
-        if (entries[i].count > 0) {
-            TRY(encode_entry(ctx, &arena, tensors + used, &entries[i], values_dtype));
-            used += 2;
+    TRY(sara_arena_alloc(&arena, &tensors, 2 * s->count, sizeof(*tensors)));
+    TRY(sara_arena_alloc(&arena, &s->kept, s->count, sizeof(*s->kept)));
+    for (size_t i = 0; i < s->count; i++)
+        if (s->entries[i].count > 0) {
+            TRY(describe_entry(ctx, &arena, tensors + 2 * kept, s, i));
+            s->kept[kept++] = i;
         }
-    TRY(sara_safetensors_save(ctx, path, tensors, used, all, all_count));
+    TRY(sara_safetensors_save_made(ctx, path, tensors, 2 * kept, all, all_count, fill_tensor, s));
 done:
     sara_arena_free(&arena);
+    return status;
+}
+
+sara_status sara_adapter_save(sara_context *ctx, const char *path,
+                              const sara_adapter_entry *entries, size_t count,
+                              const sara_metadata *metadata, size_t metadata_count,
+                              sara_dtype values_dtype)
+{
+    saving s = {.entries = entries, .count = count, .dtype = values_dtype};
+    return save(ctx, path, &s, metadata, metadata_count);
+}
+
+sara_status sara_optimizer_save_adapter(sara_context *ctx, const char *path,
+                                        sara_optimizer *optimizer, const sara_metadata *metadata,
+                                        size_t metadata_count, sara_dtype values_dtype)
+{
+    size_t count = sara_optimizer_count(optimizer);
+    sara_adapter_entry *entries = NULL;
+    const float **dense = NULL;
+    sara_status status;
+    TRY(sara_alloc(ctx, &entries, count, sizeof(*entries)));
+    TRY(sara_alloc(ctx, &dense, count, sizeof(const float *)));
+    for (size_t i = 0; i < count; i++) {
+        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
+        uint32_t *positions = (uint32_t *)(uintptr_t)item->all_positions;
+        entries[i] =
+            (sara_adapter_entry){item->param->name, positions, item->masters, item->all_count};
+        dense[i] = item->param->value.data; /* read where there are no masters: float32 */
+    }
+    saving s = {.entries = entries, .dense = dense, .count = count, .dtype = values_dtype};
+    TRY(save(ctx, path, &s, metadata, metadata_count));
+done:
+    sara_free(ctx, dense);
+    sara_free(ctx, entries);
     return status;
 }

@@ -60,11 +60,12 @@ static sara_status part_init(sara_context *ctx, sara_optimizer_part *part,
     item->param = selected->param;
     item->all_positions = selected->positions;
     item->all_count = item->active_count = count;
-    TRY(sara_alloc(ctx, &item->masters, count, sizeof(float)));
+    if (item->param->value.dtype != SARA_F32)
+        TRY(sara_alloc(ctx, &item->masters, count, sizeof(float)));
     TRY(sara_alloc_zero(ctx, &item->moment1, count, sizeof(float)));
     TRY(sara_alloc_zero(ctx, &item->moment2, count, sizeof(float)));
     TRY(sara_alloc_zero(ctx, &item->grad, count, sizeof(float)));
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; item->masters && i < count; i++)
         item->masters[i] = sara_param_get(item->param, selected->positions[i]);
 done:
     return status;
@@ -118,6 +119,16 @@ void sara_optimizer_free(sara_optimizer *optimizer)
     sara_selection_free(ctx, &optimizer->selection);
     sara_free(ctx, optimizer->parts);
     sara_free(ctx, optimizer);
+}
+
+float sara_optimizer_master(const sara_optimizer_item *item, size_t index)
+{
+    return *sara_item_master(item, index);
+}
+
+void sara_optimizer_set_master(sara_optimizer_item *item, size_t index, float value)
+{
+    *sara_item_master(item, index) = value;
 }
 
 size_t sara_optimizer_count(const sara_optimizer *optimizer)
@@ -262,7 +273,7 @@ sara_status sara_optimizer_restore(sara_optimizer *optimizer, int64_t steps, int
     optimizer->adam_steps = adam_steps;
     for (size_t i = 0; i < optimizer->count; i++) {
         const sara_optimizer_item *item = &optimizer->parts[i].item;
-        for (size_t k = 0; k < item->all_count; k++)
+        for (size_t k = 0; item->masters && k < item->all_count; k++)
             sara_param_set(item->param, item->all_positions[k], item->masters[k]);
         item->param->version++;
     }

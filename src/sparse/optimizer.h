@@ -26,11 +26,18 @@ static inline size_t sara_item_index(const sara_optimizer_item *item, size_t act
     return item->active ? item->active[active] : active;
 }
 
+/* Where the master of an entry of all_positions lies. */
+static inline float *sara_item_master(const sara_optimizer_item *item, size_t index)
+{
+    float *values = item->param->value.data;
+    return item->masters ? &item->masters[index] : &values[item->all_positions[index]];
+}
+
 /* Active entries whose magnitude is below a limit: all for UINT32_MAX, those that a reselection
  * would keep for sara_optimizer_limit(). */
 static inline bool sara_item_live(const sara_optimizer_item *item, size_t active, uint32_t limit)
 {
-    return sara_magnitude(item->masters[sara_item_index(item, active)]) < limit;
+    return sara_magnitude(*sara_item_master(item, sara_item_index(item, active))) < limit;
 }
 size_t sara_item_count_live(const sara_optimizer_item *item, uint32_t limit);
 

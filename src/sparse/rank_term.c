@@ -62,7 +62,7 @@ static sara_status compute(sara_optimizer *optimizer, sara_rank_term *term, uint
         if (!sara_item_live(item, i, limit))
             continue;
         positions[next] = item->all_positions[sara_item_index(item, i)];
-        values[next++] = item->masters[sara_item_index(item, i)];
+        values[next++] = *sara_item_master(item, sara_item_index(item, i));
     }
     TRY(sara_nuclear_norm_in(ctx, &optimizer->work, &term->loss, term->gradient, dims[0], dims[1],
                              positions, values, live));

@@ -75,11 +75,15 @@ typedef struct sara_optimizer_item {
     sara_param *param;
     const uint32_t *all_positions; /* of the first mask */
     size_t all_count;
-    float *masters;                /* [all_count], frozen ones too */
+    float *masters; /* [all_count], frozen ones too; NULL: the parameter is float32 and holds them */
     uint32_t *active;              /* [active_count] indices into all_positions; NULL: all */
     size_t active_count;
     float *moment1, *moment2, *grad; /* [active_count] */
 } sara_optimizer_item;
+/* The master of an entry of all_positions. Setting leaves a 16-bit parameter as it is, until
+ * sara_optimizer_restore(). */
+float sara_optimizer_master(const sara_optimizer_item *item, size_t index);
+void sara_optimizer_set_master(sara_optimizer_item *item, size_t index, float value);
 size_t sara_optimizer_count(const sara_optimizer *optimizer);
 sara_optimizer_item *sara_optimizer_at(sara_optimizer *optimizer, size_t index);
 int64_t sara_optimizer_steps(const sara_optimizer *optimizer); /* done */
@@ -141,6 +145,13 @@ SARA_NODISCARD sara_status sara_adapter_save(sara_context *ctx, const char *path
                                              const sara_adapter_entry *entries, size_t count,
                                              const sara_metadata *metadata, size_t metadata_count,
                                              sara_dtype values_dtype);
+
+/* The adapter of everything that the optimiser trains. */
+SARA_NODISCARD sara_status sara_optimizer_save_adapter(sara_context *ctx, const char *path,
+                                                       sara_optimizer *optimizer,
+                                                       const sara_metadata *metadata,
+                                                       size_t metadata_count,
+                                                       sara_dtype values_dtype);
 
 /* design.md's hash over the parameters' values as little-endian f32. */
 SARA_NODISCARD sara_status sara_params_sha256(sara_context *ctx, char out[65],

@@ -77,16 +77,17 @@ static void update(sara_optimizer_item *item, const float *rank, const adamw *a)
 {
     const uint32_t *positions = item->param->positions;
     for (size_t i = 0; i < item->active_count; i++) {
-        size_t index = sara_item_index(item, i);
+        float *master = sara_item_master(item, sara_item_index(item, i));
         float g = item->grad[i] * a->scale * a->clip + (rank ? rank[i] : 0.0f);
         float m1 = item->moment1[i] * a->beta1 + g * a->beta1_rest;
         float m2 = item->moment2[i] * a->beta2 + g * g * a->beta2_rest;
-        float p = item->masters[index] * a->decay;
+        float p = *master * a->decay;
         p += a->rate * m1 / (sqrtf(m2) / a->correction2 + a->epsilon);
         item->moment1[i] = m1;
         item->moment2[i] = m2;
-        item->masters[index] = p;
-        sara_param_set(item->param, positions[i], p);
+        *master = p;
+        if (item->masters)
+            sara_param_set(item->param, positions[i], p);
         item->grad[i] = 0;
     }
     item->param->version += item->active_count > 0;

@@ -97,7 +97,8 @@ static sara_status write_files(sara_run *run, const char *folder, json_t **manif
     sara_status status;
     TRY(sara_directory_make(run->ctx, folder));
     TRY(sara_path_join(run->ctx, &adapter, folder, SARA_CHECKPOINT_ADAPTER));
-    TRY(sara_run_save_adapter(run->ctx, adapter, optimizer, metadata, metadata_count));
+    TRY(sara_optimizer_save_adapter(run->ctx, adapter, optimizer, metadata, metadata_count,
+                                    SARA_F32));
     TRY(sara_state_save(run->ctx, folder, optimizer));
     TRY(sara_manifest_write(run->ctx, manifest, folder, optimizer, state, identity));
     TRY(sara_directory_sync(run->ctx, folder));

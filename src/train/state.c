@@ -1,24 +1,5 @@
-/* The optimiser's arrays in a checkpoint, and the adapter that is the result of a run. */
+/* The optimiser's arrays in a checkpoint. */
 #include "train/checkpoint.h"
-
-sara_status sara_run_save_adapter(sara_context *ctx, const char *path, sara_optimizer *optimizer,
-                                  const sara_metadata *metadata, size_t metadata_count)
-{
-    size_t count = sara_optimizer_count(optimizer);
-    sara_adapter_entry *entries = NULL;
-    sara_status status;
-    TRY(sara_alloc(ctx, &entries, count, sizeof(*entries)));
-    for (size_t i = 0; i < count; i++) {
-        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
-        uint32_t *positions = (uint32_t *)(uintptr_t)item->all_positions;
-        entries[i] =
-            (sara_adapter_entry){item->param->name, positions, item->masters, item->all_count};
-    }
-    TRY(sara_adapter_save(ctx, path, entries, count, metadata, metadata_count, SARA_F32));
-done:
-    sara_free(ctx, entries);
-    return status;
-}
 
 /* -------------------------------------------------------------------------------------- saving */
 
@@ -146,7 +127,8 @@ static sara_status load_masters(sara_context *ctx, const char *folder, sara_opti
             TRY(sara_fail(ctx, SARA_ERROR_INPUT,
                           "%s: %s: its entries are not those that this run selects", path,
                           item->param->name));
-        memcpy(item->masters, adapter.entries[i].values, item->all_count * sizeof(float));
+        for (size_t k = 0; k < item->all_count; k++)
+            sara_optimizer_set_master(item, k, adapter.entries[i].values[k]);
     }
 done:
     sara_adapter_free(&adapter);

@@ -109,11 +109,6 @@ SARA_NODISCARD sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *o
 SARA_NODISCARD sara_status sara_checkpoint_load(sara_run *run, sara_optimizer *optimizer,
                                                 sara_run_state *state, const json_t *identity,
                                                 const char *which, bool *found);
-/* The adapter of everything that the optimiser trains, in F32. */
-SARA_NODISCARD sara_status sara_run_save_adapter(sara_context *ctx, const char *path,
-                                                 sara_optimizer *optimizer,
-                                                 const sara_metadata *metadata,
-                                                 size_t metadata_count);
 /* report.html: settings, loss curve, samples. */
 SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
 /* samples/step-NNNNNN-I.png for each validation prompt. */

@@ -205,7 +205,8 @@ static sara_status finish(trainer *t)
     if (sara_optimizer_steps(t->optimizer) > t->started_at)
         TRY(save_checkpoint(t));
     TRY(sara_path_join(t->ctx, &path, t->run.folder, "adapter.safetensors"));
-    TRY(sara_run_save_adapter(t->ctx, path, t->optimizer, t->metadata, t->metadata_count));
+    TRY(sara_optimizer_save_adapter(t->ctx, path, t->optimizer, t->metadata, t->metadata_count,
+                                    SARA_F32));
     TRY(sara_run_report(&t->run, t->identity));
 done:
     sara_free(t->ctx, path);

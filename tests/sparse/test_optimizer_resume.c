@@ -29,7 +29,8 @@ static sara_optimizer *resume(sara_context *ctx, sara_params *params, sara_optim
         if (old->active)
             assert_ok(ctx, sara_optimizer_set_active(optimizer, i, old->active, old->active_count));
         assert_int_equal(item->all_count, old->all_count);
-        memcpy(item->masters, old->masters, old->all_count * sizeof(float));
+        for (size_t k = 0; k < old->all_count; k++)
+            sara_optimizer_set_master(item, k, sara_optimizer_master(old, k));
         memcpy(item->moment1, old->moment1, old->active_count * sizeof(float));
         memcpy(item->moment2, old->moment2, old->active_count * sizeof(float));
     }

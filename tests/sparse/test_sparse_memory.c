@@ -34,20 +34,8 @@ done:
 static sara_status save(sara_context *ctx, sara_optimizer *optimizer, const char *base,
                         const char *path)
 {
-    sara_status status;
-    size_t count = sara_optimizer_count(optimizer);
-    sara_adapter_entry *entries = NULL;
     const sara_metadata metadata[] = {{"sara.target", "unet"}, {"sara.base_sha256", base}};
-    TRY(sara_alloc(ctx, &entries, count, sizeof(*entries)));
-    for (size_t i = 0; i < count; i++) {
-        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
-        entries[i] = (sara_adapter_entry){item->param->name, (uint32_t *)item->all_positions,
-                                          item->masters, item->all_count};
-    }
-    TRY(sara_adapter_save(ctx, path, entries, count, metadata, 2, SARA_BF16));
-done:
-    sara_free(ctx, entries);
-    return status;
+    return sara_optimizer_save_adapter(ctx, path, optimizer, metadata, 2, SARA_BF16);
 }
 
 static sara_status apply(sara_context *ctx, sara_params *params, const char *base,
