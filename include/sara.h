@@ -110,6 +110,10 @@ typedef struct sara_model sara_model;
 typedef struct sara_model_options {
     const char *variant; /* "fp16": prefer *.fp16.safetensors; NULL: none */
     bool unet_only;      /* the path is a bare unet/ folder */
+    /* What the U-Net's weights are in memory: "fp32", "fp16", "bf16" (rounded to nearest even if
+     * the file holds more) or "auto", as in the file; NULL: fp32. Arithmetic is in float32. A model
+     * whose weights were rounded cannot be saved. */
+    const char *weight_dtype;
 } sara_model_options;
 
 /* options may be NULL. Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
@@ -239,6 +243,7 @@ typedef struct sara_train_options {
     int gradient_accumulation_steps; /* 1 */
     bool gradient_checkpointing;
     const char *mixed_precision; /* "no"; "bf16": needs AVX512-BF16, else SARA_ERROR_DEVICE */
+    const char *weight_dtype;    /* "fp32"; "fp16", "bf16" or "auto": see sara_model_options */
     const char *lr_scheduler;    /* "cosine" */
     int64_t lr_warmup_steps;
     int lr_num_cycles;           /* 1 */
@@ -294,6 +299,7 @@ typedef struct sara_bench_options {
     double lambda_rank;    /* 5e-4 */
     bool gradient_checkpointing;
     const char *mixed_precision; /* "no" or "bf16" */
+    const char *weight_dtype; /* "fp32"; as in sara_model_options */
     bool rank;             /* times the low-rank term of every matrix too */
     uint64_t seed;         /* 42: of weights, latents and texts */
     const char *profile;   /* a file for what was computed when, in Chrome's trace format; or NULL */

@@ -106,7 +106,7 @@ int cli_read_config(cli *c, const cli_command *command, const char *path, cli_co
 int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force);
 /* Loads -m DIR or --unet-only DIR. */
 int cli_load(const cli *c, sara_model **out, const char *model, const char *unet_only,
-             const char *variant);
+             const char *variant, const char *weight_dtype);
 /* Refuses an output that is one of the adapters, or the other input (NULL: none). */
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input);

@@ -20,9 +20,10 @@ static void print_steps(json_t *root)
     size_t index;
     json_t *value;
     text_escape(model, sizeof(model), json_string_value(json_object_get(root, "model")));
-    printf("%s: method %s, latents %gx%g, batch %g, %g threads%s\n", model,
+    printf("%s: method %s, latents %gx%g, batch %g, %g threads, %s%s\n", model,
            json_string_value(json_object_get(root, "method")), real_at(root, "latent"),
            real_at(root, "latent"), real_at(root, "batch"), real_at(root, "threads"),
+           json_string_value(json_object_get(root, "weight_dtype")),
            json_is_true(json_object_get(root, "checkpointing")) ? ", checkpointing" : "");
     printf("%.0f of %.0f parameters trained (%.2f %%); loaded in %.1f s\n", trainable, parameters,
            100 * trainable / parameters, real_at(root, "load_seconds"));
@@ -122,6 +123,8 @@ int cmd_bench(cli *c)
          "compute blocks again in backward, which saves memory"},
         {"mixed_precision", 0, CLI_STRING, &o.mixed_precision, 0, 0, "TYPE",
          "no, or bf16: layers multiply bf16 (no)"},
+        {"weight_dtype", 0, CLI_STRING, &o.weight_dtype, 0, 0, "TYPE",
+         "weights in memory: auto (as in the file), fp32, fp16 or bf16 (fp32)"},
         {"seed", 0, CLI_SEED, &o.seed, 0, 0, "N", "of weights, latents and texts (42)"},
         {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE",
          "write each kernel's time for chrome://tracing or Perfetto"},

@@ -12,7 +12,6 @@ static const cli_refusal refusals[] = {
     {"taesd", "the model's own VAE decodes"},
     {"clip_skip", "the text encoder's last layer is used"},
     {"lora_model_dir", "use --adapter FILE:strength"},
-    {"type", "this version computes in float32; sara merge --dtype converts"},
     {"rng", "noise comes from Philox; --init-latents takes noise from elsewhere"},
     {"vae_tiling", "leave it out"},
     {"offload_to_cpu", "everything runs on the CPU"},
@@ -36,6 +35,7 @@ static const cli_refusal refusals[] = {
 typedef struct request {
     sara_generate_options generate;
     const char *model, *variant, *output, *scheduler;
+    const char *type, *weight_dtype; /* one option under two names */
     cli_list prompts, adapters;
     bool force, compare;
 } request;
@@ -221,9 +221,20 @@ static int check_latents(const cli *c, const request *r)
     return path ? cli_check_output(c, "--save-latents", path, &r->adapters, NULL) : 0;
 }
 
+static int check_type(const cli *c, request *r)
+{
+    if (r->type && r->weight_dtype)
+        return cli_fail(c, SARA_ERROR_USAGE, "--type %s and --weight_dtype %s: give one of them",
+                        r->type, r->weight_dtype);
+    r->weight_dtype = r->type ? r->type : r->weight_dtype;
+    return 0;
+}
+
 static int check(const cli *c, request *r)
 {
     int code = check_prompts(c, r);
+    if (code == 0)
+        code = check_type(c, r);
     if (code == 0)
         code = check_compare(c, r);
     if (code == 0)
@@ -240,7 +251,7 @@ static int generate(const cli *c, request *r)
     sara_model *model = NULL;
     int code = check(c, r);
     if (code == 0)
-        code = cli_load(c, &model, r->model, NULL, r->variant);
+        code = cli_load(c, &model, r->model, NULL, r->variant, r->weight_dtype);
     if (code == 0 && r->compare) {
         code = compare(c, model, r);
     } else if (code == 0) {
@@ -289,6 +300,10 @@ int cmd_generate(cli *c)
          "final latents, before the VAE"},
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "apply adapters that were made for another base"},
+        {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
+         "the U-Net's weights in memory: auto (as in the file), f32, f16 or bf16 (rounded to "
+         "nearest even); arithmetic stays float32 (f32)"},
+        {"weight_dtype", 0, CLI_STRING, &r.weight_dtype, 0, 0, "TYPE", "the same"},
         {"variant", 0, CLI_STRING, &r.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,

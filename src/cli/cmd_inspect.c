@@ -130,7 +130,7 @@ typedef struct request {
 static int inspect(const cli *c, const request *r)
 {
     sara_model *model = NULL;
-    int code = cli_load(c, &model, r->model, r->unet_only, r->variant);
+    int code = cli_load(c, &model, r->model, r->unet_only, r->variant, "auto");
     if (code == 0)
         code = r->text ? show_tokens(c, model, r->text, r->json) : show_report(c, model, r->json);
     sara_model_free(model);

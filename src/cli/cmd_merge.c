@@ -27,7 +27,7 @@ static int merge(const cli *c, const request *r)
     sara_model *model = NULL;
     if (!r->output)
         return cli_fail(c, SARA_ERROR_USAGE, "no output given: -o DIR names a new folder");
-    int code = cli_load(c, &model, r->model, r->unet_only, r->variant);
+    int code = cli_load(c, &model, r->model, r->unet_only, r->variant, NULL);
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->force);
     if (code == 0) {

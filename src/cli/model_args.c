@@ -11,9 +11,10 @@
 #define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
 
 int cli_load(const cli *c, sara_model **out, const char *model, const char *unet_only,
-             const char *variant)
+             const char *variant, const char *weight_dtype)
 {
-    const sara_model_options options = {.variant = variant, .unet_only = unet_only != NULL};
+    const sara_model_options options = {
+        .variant = variant, .unet_only = unet_only != NULL, .weight_dtype = weight_dtype};
     if (!model && !unet_only)
         return cli_fail(c, SARA_ERROR_USAGE, "no model given: -m DIR names a diffusers folder");
     if (model && unet_only)

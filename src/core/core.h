@@ -103,6 +103,8 @@ typedef enum sara_dtype {
 } sara_dtype;
 const char *sara_dtype_name(sara_dtype dtype); /* as safetensors spells it: "F32", "BF16" */
 size_t sara_dtype_size(sara_dtype dtype);
+/* F32, F16 or BF16 from "fp32", "f32" or "float32" and so on; false for another name. */
+bool sara_dtype_parse(sara_dtype *out, const char *name);
 
 typedef struct sara_shape {
     int rank;
@@ -183,6 +185,8 @@ SARA_NODISCARD sara_status sara_params_new(sara_context *ctx, sara_params *out, 
 void sara_params_free(sara_context *ctx, sara_params *params); /* names and values too */
 sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
 int64_t sara_params_entries(const sara_params *params);
+/* Whether value holds less than the file it came from. */
+bool sara_param_is_rounded(const sara_param *param);
 /* Values are float32 for whoever asks, whatever their dtype. set rounds to it; the caller counts
  * the version up. */
 float sara_param_get(const sara_param *param, size_t index);

@@ -45,6 +45,11 @@ int64_t sara_params_entries(const sara_params *params)
     return entries;
 }
 
+bool sara_param_is_rounded(const sara_param *param)
+{
+    return param->value.dtype != SARA_F32 && param->value.dtype != param->stored;
+}
+
 float sara_param_get(const sara_param *param, size_t index)
 {
     const uint16_t *halves = param->value.data;

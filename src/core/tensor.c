@@ -21,6 +21,22 @@ size_t sara_dtype_size(sara_dtype dtype)
     return dtypes[dtype].size;
 }
 
+bool sara_dtype_parse(sara_dtype *out, const char *name)
+{
+    static const struct {
+        const char *name;
+        sara_dtype dtype;
+    } known[] = {{"fp32", SARA_F32},  {"f32", SARA_F32},      {"float32", SARA_F32},
+                 {"fp16", SARA_F16},  {"f16", SARA_F16},      {"float16", SARA_F16},
+                 {"bf16", SARA_BF16}, {"bfloat16", SARA_BF16}};
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+        if (strcmp(known[i].name, name) == 0) {
+            *out = known[i].dtype;
+            return true;
+        }
+    return false;
+}
+
 sara_shape sara_shape1(int64_t a)
 {
     return (sara_shape){1, {a}};

@@ -41,8 +41,37 @@ sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size, const cha
     return SARA_OK;
 }
 
+/* What one thread reads at a time of something large: fresh memory costs more than the copying. */
+#define PART_BYTES ((size_t)1 << 20)
+
+bool sara_file_pread_quietly(int fd, void *out, size_t size, uint64_t offset) {
+    char *to = out;
+    for (size_t had = 0; had < size;) {
+        ssize_t got = pread(fd, to + had, size - had, (off_t)(offset + had));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        had += (size_t)got;
+    }
+    return true;
+}
+
+static bool read_by_parts(int fd, char *out, size_t size, uint64_t offset, int threads) {
+    bool complete = true;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(&& : complete)
+    for (size_t at = 0; at < size; at += PART_BYTES) {
+        size_t part = size - at < PART_BYTES ? size - at : PART_BYTES;
+        complete = complete && sara_file_pread_quietly(fd, out + at, part, offset + at);
+    }
+    return complete;
+}
+
 sara_status sara_file_pread(sara_context *ctx, int fd, void *out, size_t size, uint64_t offset,
                             const char *path) {
+    if (size > PART_BYTES && read_by_parts(fd, out, size, offset, sara_threads(ctx)))
+        return SARA_OK;
+    /* Once more in order if something went wrong, for the error's line. */
     char *to = out;
     for (size_t had = 0; had < size;) {
         size_t wanted = size - had < READ_AT_MOST ? size - had : READ_AT_MOST;

@@ -113,7 +113,11 @@ const char *sara_safetensors_path(const sara_safetensors *file);
 /* As stored, info->size bytes. */
 SARA_NODISCARD sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
                                                  const sara_tensor_info *info);
-/* Floating dtypes only, converted. */
+/* Floating dtypes only, converted to F32, F16 or BF16 (to nearest even), with no copy of the whole
+ * in between. SARA_ERROR_INPUT if F16 cannot hold a finite value. */
+SARA_NODISCARD sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out,
+                                                    sara_dtype dtype,
+                                                    const sara_tensor_info *info);
 SARA_NODISCARD sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
                                                      const sara_tensor_info *info);
 /* Finds, checks dtype and shape (rank 0..; a -1 dimension matches any) and reads as stored into a
@@ -163,6 +167,8 @@ void sara_weights_close(sara_weights *weights);
 size_t sara_weights_count(const sara_weights *weights);
 const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t index); /* by name */
 const sara_tensor_info *sara_weights_find(const sara_weights *weights, const char *name);
+SARA_NODISCARD sara_status sara_weights_read_as(const sara_weights *weights, void *out,
+                                                sara_dtype dtype, const sara_tensor_info *info);
 SARA_NODISCARD sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
                                                  const sara_tensor_info *info);
 SARA_NODISCARD sara_status sara_weights_read(const sara_weights *weights, void *out,

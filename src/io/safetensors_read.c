@@ -1,11 +1,14 @@
 #include "io/safetensors.h"
 
+#include <float.h>
+#include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as they are stored");
 
-#define CONVERT_BYTES ((size_t)256 * 1024)
+#define CONVERT_ENTRIES ((size_t)32 * 1024)
 
 #define SAVE_AS "load it with diffusers and call save_pretrained(folder, safe_serialization=True)"
 
@@ -133,28 +136,105 @@ sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
     return sara_file_pread(file->ctx, file->fd, out, (size_t)info->size, info->offset, file->path);
 }
 
-sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
-                                      const sara_tensor_info *info) {
-    char *buffer = NULL;
-    size_t width = sara_dtype_size(info->dtype), count = (size_t)info->size / width;
-    size_t chunk = CONVERT_BYTES / width;
+/* Reading with a conversion: each thread takes parts of CONVERT_ENTRIES through buffers of its
+ * own. */
+typedef struct conversion {
+    const sara_safetensors *file;
+    const sara_tensor_info *info;
+    char *out;
+    sara_dtype dtype;
+    size_t count;
+    char *stored; /* of each thread */
+    float *values;
+} conversion;
+
+/* An entry beyond what F16 holds would become infinite. */
+static bool all_fit(const float *values, size_t count, sara_dtype dtype) {
+    bool fit = true;
+    for (size_t i = 0; dtype == SARA_F16 && i < count; i++)
+        fit &= !(fabsf(values[i]) >= 65520.0f && fabsf(values[i]) <= FLT_MAX);
+    return fit;
+}
+
+static size_t part_at(const conversion *c, size_t at) {
+    return c->count - at < CONVERT_ENTRIES ? c->count - at : CONVERT_ENTRIES;
+}
+
+static char *stored_of(const conversion *c, int thread) {
+    return c->stored + (size_t)thread * CONVERT_ENTRIES * sara_dtype_size(c->info->dtype);
+}
+
+/* What the thread has read of the part. false: an entry does not fit. */
+static bool convert_part(const conversion *c, size_t at, int thread) {
+    size_t part = part_at(c, at);
+    float *values = c->values + (size_t)thread * CONVERT_ENTRIES;
+    sara_convert_to_f32(values, stored_of(c, thread), c->info->dtype, part);
+    sara_convert_from_f32(c->out + at * sara_dtype_size(c->dtype), c->dtype, values, part);
+    return all_fit(values, part, c->dtype);
+}
+
+/* *fit, or false: something could not be read. */
+static bool convert_quietly(const conversion *c, bool *fit, int threads) {
+    size_t width = sara_dtype_size(c->info->dtype);
+    bool complete = true, all = true;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(&& : complete, all)
+    for (size_t at = 0; at < c->count; at += CONVERT_ENTRIES) {
+        int thread = omp_get_thread_num();
+        complete = complete && sara_file_pread_quietly(c->file->fd, stored_of(c, thread),
+                                                       part_at(c, at) * width,
+                                                       c->info->offset + at * width);
+        all = all && (!complete || convert_part(c, at, thread));
+    }
+    *fit = all;
+    return complete;
+}
+
+/* In order, for the error's line. */
+static sara_status convert_in_order(const conversion *c, bool *fit) {
+    size_t width = sara_dtype_size(c->info->dtype);
+    sara_status status = SARA_OK;
+    *fit = true;
+    for (size_t at = 0; at < c->count; at += CONVERT_ENTRIES) {
+        TRY(sara_file_pread(c->file->ctx, c->file->fd, c->stored, part_at(c, at) * width,
+                            c->info->offset + at * width, c->file->path));
+        *fit &= convert_part(c, at, 0);
+    }
+done:
+    return status;
+}
+
+sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out, sara_dtype dtype,
+                                     const sara_tensor_info *info) {
+    size_t width = sara_dtype_size(info->dtype);
+    conversion c = {file, info, out, dtype, (size_t)info->size / width, NULL, NULL};
+    int threads = c.count > CONVERT_ENTRIES ? sara_threads(file->ctx) : 1;
+    bool fit;
     sara_status status;
-    if (info->dtype == SARA_F32)
-        return sara_safetensors_read(file, out, info);
-    if (info->dtype != SARA_F64 && info->dtype != SARA_F16 && info->dtype != SARA_BF16)
+    if (info->dtype != SARA_F32 && info->dtype != SARA_F64 && info->dtype != SARA_F16 &&
+        info->dtype != SARA_BF16)
         return sara_fail(file->ctx, SARA_ERROR_INPUT,
                          "%s: tensor %.200s: dtype %s, expected F32, F16, BF16 or F64", file->path,
                          info->name, sara_dtype_name(info->dtype));
-    TRY(sara_alloc(file->ctx, &buffer, CONVERT_BYTES, 1));
-    for (size_t at = 0; at < count; at += chunk) {
-        size_t part = count - at < chunk ? count - at : chunk;
-        TRY(sara_file_pread(file->ctx, file->fd, buffer, part * width, info->offset + at * width,
-                            file->path));
-        sara_convert_to_f32(out + at, buffer, info->dtype, part);
-    }
+    if (info->dtype == dtype)
+        return sara_safetensors_read(file, out, info);
+    TRY(sara_alloc(file->ctx, &c.stored, (size_t)threads * CONVERT_ENTRIES, width));
+    TRY(sara_alloc(file->ctx, &c.values, (size_t)threads * CONVERT_ENTRIES, sizeof(*c.values)));
+    if (!convert_quietly(&c, &fit, threads))
+        TRY(convert_in_order(&c, &fit));
+    if (!fit)
+        status = sara_fail(file->ctx, SARA_ERROR_INPUT,
+                           "%s: tensor %.200s: holds values beyond 65504, where fp16 ends; bf16 "
+                           "can hold them",
+                           file->path, info->name);
 done:
-    sara_free(file->ctx, buffer);
+    sara_free(file->ctx, c.stored);
+    sara_free(file->ctx, c.values);
     return status;
+}
+
+sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
+                                      const sara_tensor_info *info) {
+    return sara_safetensors_read_as(file, out, SARA_F32, info);
 }
 
 static bool shape_matches(const sara_shape *shape, const sara_shape *wanted) {

@@ -177,14 +177,19 @@ static sara_status owner(const sara_weights *weights, const sara_safetensors **o
     return SARA_OK;
 }
 
-sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
-                                  const sara_tensor_info *info) {
+sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
+                                 const sara_tensor_info *info) {
     const sara_safetensors *file = NULL;
     sara_status status;
     TRY(owner(weights, &file, info));
-    TRY(sara_safetensors_read_f32(file, out, info));
+    TRY(sara_safetensors_read_as(file, out, dtype, info));
 done:
     return status;
+}
+
+sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
+                                  const sara_tensor_info *info) {
+    return sara_weights_read_as(weights, out, SARA_F32, info);
 }
 
 sara_status sara_weights_read(const sara_weights *weights, void *out,

@@ -1,6 +1,7 @@
 #include "models/models.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -22,6 +23,7 @@ struct sara_binder {
     size_t count, capacity;
     const char **ignored; /* suffixes */
     size_t ignored_count, ignored_capacity;
+    sara_storage storage;
 };
 
 sara_status sara_binder_new(sara_context *ctx, sara_binder **out)
@@ -42,6 +44,11 @@ void sara_binder_free(sara_binder *binder)
     sara_free(binder->ctx, binder->wants);
     sara_free(binder->ctx, binder->ignored);
     sara_free(binder->ctx, binder);
+}
+
+void sara_binder_store(sara_binder *binder, sara_storage storage)
+{
+    binder->storage = storage;
 }
 
 /* --------------------------------------------------------------------------------- collecting */
@@ -229,16 +236,36 @@ static sara_status compare(sara_binder *binder, want **order, const sara_weights
 
 /* ----------------------------------------------------------------------------------- loading */
 
-static sara_status load_param(sara_context *ctx, sara_param *param, const sara_weights *weights,
-                              const sara_tensor_info *info)
+/* Biases and norms are small, and their kernels take floats. */
+static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
+                                  const sara_shape *shape)
 {
+    if (shape->rank < 2)
+        return SARA_F32;
+    switch (binder->storage) {
+    case SARA_STORE_F16:
+        return SARA_F16;
+    case SARA_STORE_BF16:
+        return SARA_BF16;
+    case SARA_STORE_AUTO:
+        return stored == SARA_F16 || stored == SARA_BF16 ? stored : SARA_F32;
+    default:
+        return SARA_F32;
+    }
+}
+
+static sara_status load_param(const sara_binder *binder, sara_param *param,
+                              const sara_weights *weights, const sara_tensor_info *info)
+{
+    sara_context *ctx = binder->ctx;
+    sara_dtype dtype = dtype_in_memory(binder, info->dtype, &info->shape);
     char *name = NULL;
     sara_status status;
     TRY(sara_strdup(ctx, &name, info->name));
     param->name = name;
     param->stored = info->dtype;
-    TRY(sara_tensor_new(ctx, &param->value, SARA_F32, &info->shape));
-    TRY(sara_weights_read_f32(weights, param->value.data, info));
+    TRY(sara_tensor_new(ctx, &param->value, dtype, &info->shape));
+    TRY(sara_weights_read_as(weights, param->value.data, dtype, info));
 done:
     return status;
 }
@@ -252,7 +279,7 @@ sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sar
     TRY(compare(binder, order, weights));
     TRY(sara_params_new(binder->ctx, &loaded, binder->count));
     for (size_t i = 0; i < loaded.count; i++)
-        TRY(load_param(binder->ctx, &loaded.items[i], weights, order[i]->found));
+        TRY(load_param(binder, &loaded.items[i], weights, order[i]->found));
     for (size_t i = 0; i < loaded.count; i++)
         *order[i]->slot = &loaded.items[i];
     *params = loaded;
@@ -279,20 +306,22 @@ static int by_name(const void *a, const void *b)
     return strcmp((*first)->name, (*second)->name);
 }
 
-static sara_status new_param(sara_context *ctx, sara_param *param, const want *wanted)
+static sara_status new_param(const sara_binder *binder, sara_param *param, const want *wanted)
 {
+    sara_context *ctx = binder->ctx;
     char *name = NULL;
     sara_status status;
     TRY(sara_strdup(ctx, &name, wanted->name));
     param->name = name;
-    param->stored = SARA_F32;
-    TRY(sara_tensor_new(ctx, &param->value, SARA_F32, &wanted->shape));
+    param->stored = dtype_in_memory(binder, SARA_F32, &wanted->shape);
+    TRY(sara_tensor_new(ctx, &param->value, param->stored, &wanted->shape));
 done:
     return status;
 }
 
-/* Biases are drawn too: equal ones could only be selected all together. */
-static void draw_param(sara_param *param, uint64_t seed, uint64_t index)
+/* Biases are drawn too: equal ones could only be selected all together. spare takes the values on
+ * their way to 16 bits. */
+static void draw_param(sara_param *param, float *spare, uint64_t seed, uint64_t index)
 {
     const sara_shape *shape = &param->value.shape;
     size_t count = (size_t)sara_shape_count(shape), name = strlen(param->name);
@@ -300,11 +329,25 @@ static void draw_param(sara_param *param, uint64_t seed, uint64_t index)
     bool norm = shape->rank == 1 && !bias;
     int64_t outputs = shape->rank > 1 ? shape->dims[0] : 1;
     float factor = (float)sqrt((double)outputs / (double)count);
-    float *values = param->value.data;
+    float *values = param->value.dtype == SARA_F32 ? param->value.data : spare;
     if (!norm)
         sara_draw_normal(values, count, seed, SARA_DRAW_WEIGHT, index);
     for (size_t i = 0; i < count; i++)
         values[i] = norm ? 1.0f : values[i] * factor;
+    if (param->value.dtype != SARA_F32)
+        sara_convert_from_f32(param->value.data, param->value.dtype, values, count);
+}
+
+/* Of the largest parameter that is not drawn where it lies; 0: there is none. */
+static size_t largest_converted(const sara_params *params)
+{
+    size_t largest = 0;
+    for (size_t i = 0; i < params->count; i++) {
+        size_t count = (size_t)sara_shape_count(&params->items[i].value.shape);
+        if (params->items[i].value.dtype != SARA_F32 && count > largest)
+            largest = count;
+    }
+    return largest;
 }
 
 sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t seed)
@@ -312,6 +355,7 @@ sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t 
     sara_context *ctx = binder->ctx;
     sara_params drawn = {0};
     want **order = NULL;
+    float *spares = NULL; /* one for each thread */
     int threads = sara_threads(ctx);
     sara_status status;
     TRY(sara_alloc(ctx, &order, binder->count, sizeof(*order)));
@@ -321,16 +365,19 @@ sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t 
         qsort(order, binder->count, sizeof(*order), by_name);
     TRY(sara_params_new(ctx, &drawn, binder->count));
     for (size_t i = 0; i < drawn.count; i++)
-        TRY(new_param(ctx, &drawn.items[i], order[i]));
+        TRY(new_param(binder, &drawn.items[i], order[i]));
+    size_t spare = largest_converted(&drawn);
+    TRY(sara_alloc(ctx, &spares, (size_t)threads, spare * sizeof(*spares)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < drawn.count; i++)
-        draw_param(&drawn.items[i], seed, i);
+        draw_param(&drawn.items[i], spares + (size_t)omp_get_thread_num() * spare, seed, i);
     for (size_t i = 0; i < drawn.count; i++)
         *order[i]->slot = &drawn.items[i];
     *params = drawn;
     drawn = (sara_params){0};
 done:
     sara_params_free(ctx, &drawn);
+    sara_free(ctx, spares);
     sara_free(ctx, order);
     return status;
 }

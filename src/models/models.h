@@ -6,6 +6,22 @@
 #include "io/io.h"
 #include "nn/nn.h"
 
+/* ------------------------------------------------------------------------------------ storage */
+
+/* What weights are in memory; tensors of one dimension are F32 whatever it says. */
+typedef enum sara_storage {
+    SARA_STORE_F32,
+    SARA_STORE_F16,
+    SARA_STORE_BF16,
+    SARA_STORE_AUTO /* F16 and BF16 as the file has them, else F32 */
+} sara_storage;
+/* "auto" or a name that sara_dtype_parse() knows; NULL: F32. what: the option's name. */
+SARA_NODISCARD sara_status sara_storage_parse(sara_context *ctx, sara_storage *out,
+                                              const char *name, const char *what);
+/* How all tensors of more than one dimension are stored: "fp32", "fp16" or "bf16"; "auto" where
+ * they differ. */
+const char *sara_storage_name(const sara_params *params);
+
 /* ------------------------------------------------------------------------------------- module */
 
 /* Collects what parameters a network expects, then loads them all and fills the slots. Missing,
@@ -26,6 +42,8 @@ SARA_NODISCARD sara_status sara_binder_also_shape(sara_binder *binder, const cha
                                                   const sara_shape *shape);
 /* Extra tensors whose name ends so are not an error (position_ids). */
 SARA_NODISCARD sara_status sara_binder_ignore(sara_binder *binder, const char *suffix);
+/* How load and draw store the weights; F32 unless this is called. */
+void sara_binder_store(sara_binder *binder, sara_storage storage);
 /* Names in *params are the file's own (so that saving gives the same keys). 2-D and 4-D 1x1
  * weights of equal count are not interchangeable unless sara_binder_also_shape() says so. */
 SARA_NODISCARD sara_status sara_binder_load(sara_binder *binder, sara_params *params,
@@ -43,11 +61,12 @@ int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted paramet
 typedef struct sara_unet sara_unet;
 /* folder: unet/. A config option that is not supported is refused by name and value. */
 SARA_NODISCARD sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
-                                          const char *variant);
-/* One of a published shape with random weights, for timing: "sd15", "sd21" or "tiny"; another name
- * is SARA_ERROR_USAGE. */
+                                          const char *variant, sara_storage storage);
+/* One of a published shape with random weights, for timing. shape: "sd15", "sd21" or "tiny";
+ * another is SARA_ERROR_USAGE. */
 SARA_NODISCARD sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out,
-                                                const char *shape, uint64_t seed);
+                                                const char *shape, uint64_t seed,
+                                                sara_storage storage);
 void sara_unet_free(sara_unet *unet);
 sara_params *sara_unet_params(sara_unet *unet);
 typedef struct sara_unet_info {

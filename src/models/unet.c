@@ -144,7 +144,7 @@ static sara_status new_unet(sara_context *ctx, sara_unet **out)
 }
 
 sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
-                           const char *variant)
+                           const char *variant, sara_storage storage)
 {
     sara_unet *unet = NULL;
     sara_binder *binder = NULL;
@@ -155,6 +155,7 @@ sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folde
     TRY(sara_unet_config_load(ctx, &unet->config, folder));
     unet->info = info_of(&unet->config);
     TRY(sara_binder_new(ctx, &binder));
+    sara_binder_store(binder, storage);
     TRY(sara_unet_bind(unet, binder));
     TRY(sara_weights_open(ctx, &weights, folder, "diffusion_pytorch_model", variant));
     TRY(sara_binder_load(binder, &unet->params, weights));
@@ -168,7 +169,7 @@ done:
 }
 
 sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out, const char *shape,
-                                 uint64_t seed)
+                                 uint64_t seed, sara_storage storage)
 {
     sara_unet *unet = NULL;
     sara_binder *binder = NULL;
@@ -178,6 +179,7 @@ sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out, const char 
     TRY(sara_unet_config_of_shape(ctx, &unet->config, shape));
     unet->info = info_of(&unet->config);
     TRY(sara_binder_new(ctx, &binder));
+    sara_binder_store(binder, storage);
     TRY(sara_unet_bind(unet, binder));
     TRY(sara_binder_draw(binder, &unet->params, seed));
     *out = unet;

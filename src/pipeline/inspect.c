@@ -96,7 +96,7 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
     if (model->base_sha256[0]) /* taken before any adapter was applied */
         memcpy(result.base_sha256, model->base_sha256, sizeof(result.base_sha256));
     else
-        TRY(sara_params_sha256(ctx, result.base_sha256, params));
+        TRY(sara_model_hash(ctx, result.base_sha256, model));
     *report = result;
 done:
     return status;

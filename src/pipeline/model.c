@@ -111,14 +111,19 @@ done:
     return status;
 }
 
+/* *out: sara_free(). */
+static sara_status unet_folder(const sara_model *model, char **out)
+{
+    return model->unet_only ? sara_strdup(model->ctx, out, model->path)
+                            : sara_path_join(model->ctx, out, model->path, "unet");
+}
+
 static sara_status load_unet(sara_model *model)
 {
     char *folder = NULL;
     sara_status status;
-    if (model->unet_only)
-        return sara_unet_load(model->ctx, &model->unet, model->path, model->variant);
-    TRY(sara_path_join(model->ctx, &folder, model->path, "unet"));
-    TRY(sara_unet_load(model->ctx, &model->unet, folder, model->variant));
+    TRY(unet_folder(model, &folder));
+    TRY(sara_unet_load(model->ctx, &model->unet, folder, model->variant, model->storage));
 done:
     sara_free(model->ctx, folder);
     return status;
@@ -140,6 +145,8 @@ sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *pat
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;
     model->unet_only = options && options->unet_only;
+    TRY(sara_storage_parse(ctx, &model->storage, options ? options->weight_dtype : NULL,
+                           "weight_dtype"));
     TRY(sara_strdup(ctx, &model->path, path));
     for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
         model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
@@ -163,7 +170,7 @@ done:
 }
 
 sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const char *shape,
-                                  uint64_t seed)
+                                  uint64_t seed, const char *weight_dtype)
 {
     sara_model *model = NULL;
     sara_status status;
@@ -171,10 +178,11 @@ sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const cha
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;
     model->unet_only = true;
+    TRY(sara_storage_parse(ctx, &model->storage, weight_dtype, "weight_dtype"));
     TRY(sara_strdup(ctx, &model->path, shape));
     TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
     TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
-    TRY(sara_unet_new_random(ctx, &model->unet, shape, seed));
+    TRY(sara_unet_new_random(ctx, &model->unet, shape, seed, model->storage));
     *out = model;
     return SARA_OK;
 done:
@@ -211,11 +219,47 @@ sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, in
         what, width, height, unit, vae, unet);
 }
 
+/* ------------------------------------------------------------------------------------ the base */
+
+bool sara_model_is_rounded(const sara_model *model)
+{
+    const sara_params *params = sara_unet_params(model->unet);
+    for (size_t i = 0; i < params->count; i++)
+        if (sara_param_is_rounded(&params->items[i]))
+            return true;
+    return false;
+}
+
+static sara_status read_values(void *user, float *out, const sara_param *param)
+{
+    const sara_weights *weights = user;
+    const sara_tensor_info *info = sara_weights_find(weights, param->name);
+    const sara_tensor_info missing = {.name = param->name};
+    return sara_weights_read_f32(weights, out, info ? info : &missing);
+}
+
+sara_status sara_model_hash(sara_context *ctx, char out[65], const sara_model *model)
+{
+    const sara_params *params = sara_unet_params(model->unet);
+    sara_weights *weights = NULL;
+    char *folder = NULL;
+    sara_status status;
+    if (!sara_model_is_rounded(model))
+        return sara_params_sha256(ctx, out, params);
+    TRY(unet_folder(model, &folder));
+    TRY(sara_weights_open(ctx, &weights, folder, SARA_DIFFUSERS_STEM, model->variant));
+    TRY(sara_values_sha256(ctx, out, params, read_values, weights));
+done:
+    sara_free(ctx, folder);
+    sara_weights_close(weights);
+    return status;
+}
+
 sara_status sara_model_base_sha256(sara_context *ctx, const char **out, sara_model *model)
 {
     sara_status status = SARA_OK;
     if (!model->base_sha256[0])
-        status = sara_params_sha256(ctx, model->base_sha256, sara_unet_params(model->unet));
+        status = sara_model_hash(ctx, model->base_sha256, model);
     *out = model->base_sha256;
     return status;
 }

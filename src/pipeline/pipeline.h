@@ -16,6 +16,7 @@ struct sara_model {
     char *path;
     char *variant; /* NULL: none */
     bool unet_only;
+    sara_storage storage; /* of the U-Net's weights */
     sara_device *device;
     sara_unet *unet;
     sara_vae *vae; /* this and what follows: NULL where unet_only */
@@ -29,10 +30,18 @@ struct sara_model {
 
 /* A U-Net alone, of a named shape (sara_unet_new_random()) with random weights, for timing. */
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
-                                                 const char *shape, uint64_t seed);
-/* Computed at the first call; adapters must not be applied yet at that time. */
+                                                 const char *shape, uint64_t seed,
+                                                 const char *weight_dtype);
+/* Of the base's file, from which it is read again where its weights were rounded in memory.
+ * Computed at the first call; adapters must not be applied yet at that time. */
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
                                                   sara_model *model);
+
+/* The same, not kept. */
+SARA_NODISCARD sara_status sara_model_hash(sara_context *ctx, char out[65],
+                                           const sara_model *model);
+/* Whether the file holds more than the U-Net in memory. */
+bool sara_model_is_rounded(const sara_model *model);
 
 /* states [count][length][hidden] of the prompts, sara_free(); *cut counts ids left out in all. */
 SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **states,

@@ -9,20 +9,10 @@
 
 static sara_status parse_dtype(sara_context *ctx, sara_dtype *out, bool *given, const char *name)
 {
-    static const struct {
-        const char *name;
-        sara_dtype dtype;
-    } known[] = {{"fp32", SARA_F32},  {"f32", SARA_F32},      {"float32", SARA_F32},
-                 {"fp16", SARA_F16},  {"f16", SARA_F16},      {"float16", SARA_F16},
-                 {"bf16", SARA_BF16}, {"bfloat16", SARA_BF16}};
     *given = name != NULL;
-    for (size_t i = 0; name && i < sizeof(known) / sizeof(*known); i++)
-        if (strcmp(known[i].name, name) == 0) {
-            *out = known[i].dtype;
-            return SARA_OK;
-        }
-    return name ? sara_fail(ctx, SARA_ERROR_USAGE, "dtype %s: expected fp32, fp16 or bf16", name)
-                : SARA_OK;
+    if (!name || sara_dtype_parse(out, name))
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE, "dtype %s: expected fp32, fp16 or bf16", name);
 }
 
 static bool is_float(sara_dtype dtype)
@@ -62,22 +52,39 @@ done:
     return status;
 }
 
-/* The values as they are stored. A value that fp16 cannot hold would become infinite. */
+/* The values, entries from `first` on, as they are stored. A value that fp16 cannot hold would
+ * become infinite. */
 static sara_status store(sara_context *ctx, void *out, sara_dtype dtype, const float *values,
-                         size_t count, const char *name)
+                         size_t first, size_t count, const char *name)
 {
+    char *to = (char *)out + first * sara_dtype_size(dtype);
     double *doubles = out;
     for (size_t i = 0; dtype == SARA_F16 && i < count; i++)
         if (isfinite(values[i]) && fabsf(values[i]) >= 65520.0f)
             return sara_fail(ctx, SARA_ERROR_USAGE,
                              "%s: entry %zu is %g, fp16 ends at 65504; save as bf16 or fp32", name,
-                             i, (double)values[i]);
+                             first + i, (double)values[i]);
     if (dtype != SARA_F64)
-        sara_convert_from_f32(out, dtype, values, count);
+        sara_convert_from_f32(to, dtype, values, count);
     else
         for (size_t i = 0; i < count; i++)
-            doubles[i] = values[i];
+            doubles[first + i] = values[i];
     return SARA_OK;
+}
+
+static sara_status store_param(sara_context *ctx, void *out, sara_dtype dtype,
+                               const sara_param *param)
+{
+    size_t count = (size_t)sara_shape_count(&param->value.shape);
+    float buffer[SARA_PARAM_BLOCK];
+    sara_status status = SARA_OK;
+    for (size_t at = 0, part; at < count; at += part) {
+        part = sara_param_part(count, at);
+        TRY(store(ctx, out, dtype, sara_param_block(param, buffer, at, part), at, part,
+                  param->name));
+    }
+done:
+    return status;
 }
 
 static sara_status save_params(sara_context *ctx, const char *folder, const char *stem,
@@ -94,13 +101,13 @@ static sara_status save_params(sara_context *ctx, const char *folder, const char
         size_t count = (size_t)sara_shape_count(&param->value.shape);
         sources[i] =
             (sara_tensor_source){param->name, wanted, param->value.shape, param->value.data};
-        if (wanted == SARA_F32)
+        if (wanted == param->value.dtype)
             continue;
         void *data;
         TRY(sara_alloc(ctx, &data, count, sara_dtype_size(wanted)));
         sources[i].data = data;
         owned[i] = true;
-        TRY(store(ctx, data, wanted, param->value.data, count, param->name));
+        TRY(store_param(ctx, data, wanted, param));
     }
     TRY(write_sources(ctx, folder, stem, sources, params->count));
 done:
@@ -123,7 +130,7 @@ static sara_status read_tensor(sara_context *ctx, sara_tensor_source *out,
     if (convert) {
         TRY(sara_alloc(ctx, &values, count, sizeof(*values)));
         TRY(sara_weights_read_f32(weights, values, info));
-        TRY(store(ctx, data, out->dtype, values, count, info->name));
+        TRY(store(ctx, data, out->dtype, values, 0, count, info->name));
     } else {
         TRY(sara_weights_read(weights, data, info));
     }
@@ -369,6 +376,17 @@ void sara_folder_discard(sara_context *ctx, const char *path)
     sara_fail(ctx, status, "%s", line);
 }
 
+/* Frozen weights would be written as they were rounded. */
+static sara_status check_rounded(sara_context *ctx, const sara_model *model)
+{
+    if (!sara_model_is_rounded(model))
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "%s: was loaded with weight_dtype %s, which rounded its weights; load it with "
+                     "fp32 or auto to save it",
+                     model->path, sara_storage_name(sara_unet_params(model->unet)));
+}
+
 sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const sara_model *model,
                             const char *out_dir, const char *dtype_name)
 {
@@ -383,6 +401,7 @@ sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const s
         length--;
     TRY(sara_format(ctx, &target, "%.*s", (int)length, out_dir));
     TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
+    TRY(check_rounded(ctx, model));
     TRY(check_target(ctx, target));
     TRY(check_outside(ctx, target, model->path));
     TRY(sara_format(ctx, &partial, "%s.partial-%ld", target, (long)getpid()));

@@ -156,6 +156,11 @@ SARA_NODISCARD sara_status sara_optimizer_save_adapter(sara_context *ctx, const 
 /* design.md's hash over the parameters' values as little-endian f32. */
 SARA_NODISCARD sara_status sara_params_sha256(sara_context *ctx, char out[65],
                                               const sara_params *params);
+/* The same over values from elsewhere: out [as many as the parameter has]. */
+typedef sara_status (*sara_values_fn)(void *user, float *out, const sara_param *param);
+SARA_NODISCARD sara_status sara_values_sha256(sara_context *ctx, char out[65],
+                                              const sara_params *params, sara_values_fn values,
+                                              void *user);
 
 /* Adapters on a set of parameters, with what is needed to take them off bit-exactly. */
 typedef struct sara_applied sara_applied;

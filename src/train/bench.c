@@ -71,8 +71,10 @@ static sara_status check_method(const bench *b)
 static sara_status check_options(const bench *b)
 {
     const sara_bench_options *o = b->options;
+    sara_storage storage;
     sara_budget budget;
     sara_status status;
+    TRY(sara_storage_parse(b->ctx, &storage, o->weight_dtype, "--weight_dtype"));
     TRY(check_source(b));
     TRY(check_method(b));
     TRY(check_number(b, "latent", o->latent, 4096));
@@ -106,7 +108,8 @@ done:
 static sara_status load(bench *b)
 {
     const sara_bench_options *o = b->options;
-    const sara_model_options options = {.variant = o->variant, .unet_only = true};
+    const sara_model_options options = {.variant = o->variant, .unet_only = true,
+                                        .weight_dtype = o->weight_dtype};
     double begun = sara_clock();
     char *unet = NULL;
     sara_status status;
@@ -117,7 +120,8 @@ static sara_status load(bench *b)
     if (unet)
         TRY(sara_model_load(b->ctx, &b->t.model, unet, &options));
     else
-        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed));
+        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed,
+                                  o->weight_dtype));
     sara_unet_checkpointing(b->t.model->unet, o->gradient_checkpointing);
     b->load_seconds = sara_clock() - begun;
 done:

@@ -74,12 +74,14 @@ static json_t *threshold_json(double threshold)
 static sara_status resolve(trainer *t, json_t *object)
 {
     const char *prediction = sara_prediction_name(t->objective.prediction);
+    const char *weights = sara_storage_name(sara_unet_params(t->model->unet));
     int failed =
         json_object_set_new(object, "threshold", threshold_json(t->threshold)) |
         json_object_set_new(object, "learning_rate", json_real(t->learning_rate)) |
         json_object_set_new(object, "max_train_steps", json_integer(t->steps)) |
         json_object_set_new(object, "progressive_iter", json_integer(t->progressive_iter)) |
-        json_object_set_new(object, "prediction_type", json_string(prediction));
+        json_object_set_new(object, "prediction_type", json_string(prediction)) |
+        json_object_set_new(object, "weight_dtype", json_string(weights));
     json_object_del(object, "trainable");
     json_object_del(object, "num_train_epochs");
     return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;

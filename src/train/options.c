@@ -67,7 +67,9 @@ static const option options_table[] = {
            "micro-batches an optimiser step (1)"),
     SWITCH(gradient_checkpointing, true, "recompute activations: less memory, more time"),
     TEXT(mixed_precision, "TYPE", true,
-         "no, or bf16: layers multiply bf16 (AVX512-BF16, AMX), weights and all else float32 (no)"),
+         "no, or bf16 in the layers' products (AVX512-BF16, AMX) (no)"),
+    TEXT(weight_dtype, "TYPE", true,
+         "frozen weights in memory: fp32, fp16, bf16, or auto: as in the file (fp32)"),
     TEXT(lr_scheduler, "NAME", true,
          "cosine (default), constant, constant_with_warmup, linear, cosine_with_restarts, "
          "polynomial"),
@@ -105,6 +107,7 @@ void sara_train_options_init(sara_train_options *options)
     options->progressive_iter = -1;
     options->train_batch_size = 4;
     options->gradient_accumulation_steps = 1;
+    options->weight_dtype = "fp32";
     options->lr_scheduler = "cosine";
     options->mixed_precision = "no";
     options->lr_num_cycles = 1;
@@ -335,9 +338,11 @@ static sara_status check_texts(sara_context *ctx, const sara_train_options *opti
 static sara_status check_words(sara_context *ctx, const sara_train_options *o)
 {
     sara_prediction prediction;
+    sara_storage storage;
     sara_budget budget;
     double factor;
     sara_status status;
+    TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
     TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
     if (o->prediction_type)
         TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));

@@ -40,7 +40,9 @@ static sara_status open_profile(trainer *t)
 static sara_status load_model(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    sara_model_options options = {.variant = o->variant, .unet_only = o->unet_only != NULL};
+    sara_model_options options = {.variant = o->variant,
+                                  .unet_only = o->unet_only != NULL,
+                                  .weight_dtype = o->weight_dtype};
     const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
     sara_scheduler_config *scheduler;
     const char *base;

@@ -12,6 +12,7 @@ KEYS = {
     "model": str,
     "method": str,
     "mixed_precision": str,
+    "weight_dtype": str,
     "latent": int,
     "batch": int,
     "threads": int,

@@ -38,7 +38,7 @@ static run run_open(const char *folder, const char *device)
     size_t count;
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, folder, NULL));
+    assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, folder, NULL, SARA_STORE_F32));
     r.params = sara_unet_params(r.unet);
     assert_ok(r.ctx, sara_path_join(r.ctx, &path, folder, "golden.safetensors"));
     r.golden = test_open(r.ctx, path);
@@ -320,7 +320,7 @@ static void test_one_model_after_another(void **state)
     run r = run_open(SD2, "cpu");
     for (int i = 0; i < 2; i++) {
         sara_unet_free(r.unet);
-        assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, i ? SD2 : SD1, NULL));
+        assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, i ? SD2 : SD1, NULL, SARA_STORE_F32));
         r.params = sara_unet_params(r.unet);
         run_forward(&r);
         double error = test_var_error(r.ctx, r.output, r.golden, "output");
@@ -397,7 +397,7 @@ static sara_status load_and_train_on(sara_context *ctx, const char *name)
     sara_status status;
     TRY(sara_nn_device_open(ctx, &device, name));
     TRY(sara_tape_new(ctx, &tape, device));
-    TRY(sara_unet_load(ctx, &unet, VARIANTS "/unet_tiny", NULL));
+    TRY(sara_unet_load(ctx, &unet, VARIANTS "/unet_tiny", NULL, SARA_STORE_F32));
     TRY(train_once(ctx, tape, unet));
     sara_unet_checkpointing(unet, true);
     TRY(train_once(ctx, tape, unet));

@@ -9,7 +9,7 @@ static void test_published_model_loads(void **state)
     (void)state;
     sara_context *ctx = test_context();
     sara_unet *unet = NULL;
-    assert_ok(ctx, sara_unet_load(ctx, &unet, SARA_TEST_EMOJI "/base/unet", NULL));
+    assert_ok(ctx, sara_unet_load(ctx, &unet, SARA_TEST_EMOJI "/base/unet", NULL, SARA_STORE_F32));
     const sara_unet_info *info = sara_unet_info_of(unet);
     assert_int_equal(info->in_channels, 4);
     assert_int_equal(info->out_channels, 4);
@@ -36,7 +36,7 @@ static void test_sample_size_may_be_a_pair(void **state)
     (void)state;
     sara_context *ctx = test_context();
     sara_unet *unet = NULL;
-    assert_ok(ctx, sara_unet_load(ctx, &unet, VARIANTS "/unet_lists", NULL));
+    assert_ok(ctx, sara_unet_load(ctx, &unet, VARIANTS "/unet_lists", NULL, SARA_STORE_F32));
     assert_int_equal(sara_unet_info_of(unet)->sample_height, 13);
     assert_int_equal(sara_unet_info_of(unet)->sample_width, 9);
     assert_int_equal(sara_unet_info_of(unet)->factor, 8);
@@ -127,7 +127,7 @@ static void test_unsupported_options_are_refused(void **state)
         char *folder = test_model_copy(SD1, refused[i].edits, false);
         sara_unet *unet = NULL;
         assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
-                       sara_unet_load(ctx, &unet, folder, NULL));
+                       sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
         assert_null(unet);
         test_assert_contains(sara_context_error(ctx), "config.json", __FILE__, __LINE__);
         test_folder_remove(folder);
@@ -148,7 +148,7 @@ static void test_harmless_options_are_accepted(void **state)
     for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
         char *folder = test_model_copy(SD1, edits[i], true);
         sara_unet *unet = NULL;
-        assert_ok(ctx, sara_unet_load(ctx, &unet, folder, NULL));
+        assert_ok(ctx, sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
         sara_unet_free(unet);
         test_folder_remove(folder);
     }
@@ -174,7 +174,7 @@ static void test_weights_of_another_config_are_refused(void **state)
         char *folder = test_model_copy(SD1, cases[i].edits, true);
         sara_unet *unet = NULL;
         assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_unet_load(ctx, &unet, folder, NULL));
+                       sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
         assert_null(unet);
         test_folder_remove(folder);
     }
@@ -187,11 +187,12 @@ static void test_missing_files(void **state)
     sara_context *ctx = test_context();
     sara_unet *unet = NULL;
     char *folder = test_folder(), *only_config = test_model_copy(SD1, "{}", false);
-    assert_refused(ctx, SARA_ERROR_IO, "config.json", sara_unet_load(ctx, &unet, folder, NULL));
+    assert_refused(ctx, SARA_ERROR_IO, "config.json",
+                   sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
     free(test_file(folder, "config.json", "[1]", 3));
     assert_refused(ctx, SARA_ERROR_INPUT, "not a JSON object",
-                   sara_unet_load(ctx, &unet, folder, NULL));
-    assert_int_not_equal(sara_unet_load(ctx, &unet, only_config, NULL), SARA_OK);
+                   sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
+    assert_int_not_equal(sara_unet_load(ctx, &unet, only_config, NULL, SARA_STORE_F32), SARA_OK);
     test_assert_contains(sara_context_error(ctx), "diffusion_pytorch_model", __FILE__, __LINE__);
     assert_null(unet);
     test_folder_remove(folder);

@@ -67,7 +67,7 @@ static void test_values(void **state)
     (void)state;
     sara_context *ctx = test_context();
     sara_unet *unet = NULL;
-    assert_ok(ctx, sara_unet_new_random(ctx, &unet, "tiny", 1));
+    assert_ok(ctx, sara_unet_new_random(ctx, &unet, "tiny", 1, SARA_STORE_F32));
     sara_params *params = sara_unet_params(unet);
     assert_true(params->count > 100);
     for (size_t i = 0; i < params->count; i++) {
@@ -89,7 +89,7 @@ static sara_unet *draw(sara_context **ctx, int threads, uint64_t seed)
     const sara_context_options options = {.threads = threads};
     sara_unet *unet = NULL;
     assert_ok(*ctx, sara_context_new(ctx, &options));
-    assert_ok(*ctx, sara_unet_new_random(*ctx, &unet, "tiny", seed));
+    assert_ok(*ctx, sara_unet_new_random(*ctx, &unet, "tiny", seed, SARA_STORE_F32));
     return unet;
 }
 
@@ -132,7 +132,7 @@ static void test_unknown_shape(void **state)
     sara_context *ctx = test_context();
     sara_unet *unet = NULL;
     assert_refused(ctx, SARA_ERROR_USAGE, "--shape sd3: expected sd15, sd21 or tiny",
-                   sara_unet_new_random(ctx, &unet, "sd3", 1));
+                   sara_unet_new_random(ctx, &unet, "sd3", 1, SARA_STORE_F32));
     assert_null(unet);
     sara_context_free(ctx);
 }
@@ -140,7 +140,7 @@ static void test_unknown_shape(void **state)
 static sara_status draw_tiny(sara_context *ctx)
 {
     sara_unet *unet = NULL;
-    sara_status status = sara_unet_new_random(ctx, &unet, "tiny", 1);
+    sara_status status = sara_unet_new_random(ctx, &unet, "tiny", 1, SARA_STORE_F32);
     sara_unet_free(unet);
     return status;
 }

@@ -131,7 +131,7 @@ static void test_trainable(void **state)
     f->options.trainable = "2%";
     f->options.seed = 9;
     json_t *report = bench(f);
-    assert_ok(f->ctx, sara_unet_new_random(f->ctx, &unet, "tiny", 9));
+    assert_ok(f->ctx, sara_unet_new_random(f->ctx, &unet, "tiny", 9, SARA_STORE_F32));
     assert_ok(f->ctx, sara_select(f->ctx, &selection, sara_unet_params(unet), &budget));
     assert_true(selection.total > 10000);
     assert_true(number(report, "trainable") == (double)selection.total);
