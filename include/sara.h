@@ -91,6 +91,7 @@ typedef struct sara_context_options {
     sara_log_fn log;                 /* NULL: silent */
     sara_progress_fn progress;       /* NULL: none */
     void *user;                      /* passed to log and progress */
+    uint64_t memory_limit; /* bytes that the process may use in all; 0: what the system has free */
 } sara_context_options;
 
 /* *out is set even on failure unless memory ran out, so that the error can be read and freed. */

@@ -51,6 +51,7 @@ sara_status sara_context_new(sara_context **out, const sara_context_options *opt
         ctx->log = options->log;
         ctx->progress = options->progress;
         ctx->user = options->user;
+        ctx->memory_limit = options->memory_limit;
     }
     sara_arena_init(&ctx->arena, ctx);
     omp_set_dynamic(0);

@@ -14,6 +14,7 @@ struct sara_context {
     sara_log_fn log;
     sara_progress_fn progress;
     void *user;
+    uint64_t memory_limit; /* 0: the system's */
     volatile sig_atomic_t interrupted;
     sara_arena arena;
     struct sara_trace *trace; /* NULL: off */

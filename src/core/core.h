@@ -50,6 +50,10 @@ SARA_NODISCARD sara_status sara_path_join(sara_context *ctx, char **out, const c
                                           const char *name);
 /* sara_free(ctx, p) is public; NULL is fine. */
 
+/* Bytes that the process may come to use in all, what it uses already included: the context's
+ * limit, or what the system has available and its control group allows; UINT64_MAX where nothing says. */
+uint64_t sara_memory_limit(const sara_context *ctx);
+
 /* Memory that is given back all at once. */
 typedef struct sara_arena {
     sara_context *ctx;

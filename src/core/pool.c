@@ -68,8 +68,7 @@ done:
     return status;
 }
 
-/* Gives back the chunks that hold nothing. */
-static void trim(sara_pool *pool)
+void sara_pool_trim(sara_pool *pool)
 {
     for (chunk **at = &pool->chunks; *at;) {
         chunk *c = *at;
@@ -78,6 +77,7 @@ static void trim(sara_pool *pool)
             continue;
         }
         *at = c->next;
+        pool->reached_bytes -= c->reached;
         free_chunk(pool, c);
     }
 }
@@ -93,7 +93,7 @@ static sara_status grow(sara_pool *pool, size_t bytes)
         wanted += c->bytes;
     status = add_chunk(pool, wanted < bytes ? bytes : wanted);
     if (status == SARA_ERROR_MEMORY) { /* what is kept for reuse may be what is missing */
-        trim(pool);
+        sara_pool_trim(pool);
         status = add_chunk(pool, bytes);
     }
     return status;

@@ -33,5 +33,6 @@ SARA_NODISCARD sara_status sara_pool_reserve(sara_pool *pool, size_t bytes);
 SARA_NODISCARD sara_status sara_pool_take(sara_pool *pool, float **out, size_t count);
 void sara_pool_give(sara_pool *pool, float *data); /* NULL is fine */
 void sara_pool_give_all(sara_pool *pool);          /* whatever is still taken */
+void sara_pool_trim(sara_pool *pool); /* gives the chunks that hold nothing back to the allocator */
 
 #endif

@@ -73,6 +73,12 @@ sara_status sara_tape_reserve(sara_tape *tape, size_t bytes)
     return sara_pool_reserve(&tape->pool, bytes);
 }
 
+void sara_tape_trim(sara_tape *tape)
+{
+    sara_tape_reset(tape);
+    sara_pool_trim(&tape->pool);
+}
+
 bool sara_tape_is_dry(const sara_tape *tape)
 {
     return tape->pool.dry;
@@ -182,7 +188,7 @@ sara_status sara_tape_grad(sara_tape *tape, float **out, sara_var *var)
 {
     bool fresh;
     sara_status status = sara_tape_grad_fresh(tape, out, &fresh, var);
-    if (status == SARA_OK && fresh)
+    if (status == SARA_OK && fresh && !tape->pool.dry)
         memset(*out, 0, (size_t)sara_shape_count(&var->shape) * sizeof(**out));
     return status;
 }
@@ -263,7 +269,8 @@ sara_status sara_tape_backward(sara_tape *tape, sara_var *loss, float seed)
         return sara_fail(tape->ctx, SARA_ERROR_INPUT, "backward: the loss has shape %s, expected [1]",
                          sara_shape_format(&text, &loss->shape));
     TRY(sara_tape_grad(tape, &grad, loss));
-    grad[0] += seed;
+    if (!tape->pool.dry)
+        grad[0] += seed;
     bool was = sara_tape_record(tape, false);
     status = sara_tape_run_backward(tape, 0);
     sara_tape_record(tape, was);

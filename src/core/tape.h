@@ -118,6 +118,8 @@ size_t sara_tape_peak(const sara_tape *tape);
 size_t sara_tape_reached(const sara_tape *tape);
 /* Takes so many bytes for the arena in one piece; what a dry tape has reached is what a pass needs. */
 SARA_NODISCARD sara_status sara_tape_reserve(sara_tape *tape, size_t bytes);
+/* As reset, but the memory goes back to the allocator. */
+void sara_tape_trim(sara_tape *tape);
 /* On a dry device variables have no data: a pass counts memory and computes nothing. Code that
  * reads or writes data other than by the device's kernels asks this first. */
 bool sara_tape_is_dry(const sara_tape *tape);

@@ -25,7 +25,7 @@ static void take_back(sara_tape *tape, sara_var *in, sara_var *leaf)
         owner->grad = leaf->grad;
     } else { /* two inputs are views of one variable */
         int64_t count = sara_shape_count(&in->shape);
-        for (int64_t i = 0; i < count; i++)
+        for (int64_t i = 0; !tape->pool.dry && i < count; i++)
             owner->grad[i] += leaf->grad[i];
         sara_pool_give(&tape->pool, leaf->grad);
     }

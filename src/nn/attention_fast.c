@@ -118,6 +118,13 @@ static int64_t choose_span(const sara_attention_plan *plan, int threads)
     return span < 1 ? 1 : span;
 }
 
+static size_t attention_forward_need(const sara_attention_shape *shape, int threads)
+{
+    forward_pass pass = {.plan = sara_attention_plan_make(shape)};
+    pass.span = choose_span(&pass.plan, threads);
+    return (size_t)(threads * carve(&(forward_work){0}, NULL, &pass));
+}
+
 static sara_status attention_forward(const sara_kernel_env *env, float *y, float *lse,
                                      const float *q, const float *k, const float *v,
                                      const sara_attention_shape *shape)
@@ -148,6 +155,7 @@ done:
 
 void sara_fast_attention_register(sara_kernels *table)
 {
+    table->needs.attention_forward = attention_forward_need;
     table->attention_forward = attention_forward;
     sara_fast_attention_register_backward(table);
 }

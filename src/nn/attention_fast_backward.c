@@ -168,10 +168,28 @@ static void cut(backward_pass *pass)
     pass->blocks = (plan->query_blocks + pass->groups - 1) / pass->groups;
 }
 
+/* Of the keys' gradients, or the values': what the groups but the first sum up on their own. */
+static size_t parts_size(const backward_pass *pass)
+{
+    const sara_attention_shape *shape = pass->plan.shape;
+    return (size_t)(pass->plan.heads * (pass->groups - 1) * shape->s * shape->dim);
+}
+
+static size_t attention_backward_need(const sara_attention_shape *shape, int threads)
+{
+    backward_pass pass = {.plan = sara_attention_plan_make(shape)};
+    backward_work work;
+    if (pass.plan.heads == 0 || shape->t == 0)
+        return 0;
+    cut(&pass);
+    return (size_t)(threads * carve(&work, NULL, &pass) + pass.plan.heads * shape->t) +
+           2 * parts_size(&pass);
+}
+
 static sara_status take_scratch(const sara_kernel_env *env, backward_pass *pass, int threads)
 {
     const sara_attention_shape *shape = pass->plan.shape;
-    size_t parts = (size_t)(pass->plan.heads * (pass->groups - 1) * shape->s * shape->dim);
+    size_t parts = parts_size(pass);
     backward_work work;
     sara_status status;
     pass->own = carve(&work, NULL, pass);
@@ -228,5 +246,6 @@ done:
 
 void sara_fast_attention_register_backward(sara_kernels *table)
 {
+    table->needs.attention_backward = attention_backward_need;
     table->attention_backward = attention_backward;
 }

@@ -121,8 +121,47 @@ done:
     return status;
 }
 
+/* An operand, and the weight, also as floats on its way from F16. */
+static size_t narrow_need(int64_t count, int64_t weights, sara_dtype weight)
+{
+    size_t need = (size_t)(count + 1) / 2;
+    if (weight != SARA_BF16)
+        need += (size_t)(weights + 1) / 2;
+    return weight == SARA_F16 ? need + (size_t)weights : need;
+}
+
+static size_t linear_need(const sara_linear_shape *s, sara_dtype weight)
+{
+    return narrow_need(s->rows * (s->in > s->out ? s->in : s->out), s->in * s->out, weight);
+}
+
+/* oneDNN's layout of the weight, from floats. */
+static size_t conv_need(const sara_conv_shape *s, int64_t operand, sara_dtype weight)
+{
+    int64_t weights = s->out * s->in * s->kh * s->kw;
+    return narrow_need(operand, 2 * weights, SARA_F32) +
+           (weight == SARA_F32 ? 0 : (size_t)weights);
+}
+
+static size_t conv_forward_need(const sara_conv_shape *s, sara_dtype weight, int threads)
+{
+    (void)threads;
+    return conv_need(s, s->n * s->h * s->w * s->in, weight);
+}
+
+static size_t conv_dx_need(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
+                           int threads)
+{
+    (void)threads;
+    return conv_need(s, s->n * s->oh * s->ow * s->out, weight) +
+           (accumulate ? (size_t)(s->n * s->h * s->w * s->in) : 0);
+}
+
 void sara_bf16_register(sara_kernels *table)
 {
+    table->needs.linear = linear_need;
+    table->needs.conv_forward = conv_forward_need;
+    table->needs.conv_dx = conv_dx_need;
     table->linear_forward = linear_forward;
     table->linear_dx = linear_dx;
     table->conv_forward = conv_forward;

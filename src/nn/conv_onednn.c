@@ -62,8 +62,38 @@ done:
     return status;
 }
 
+/* A trained weight in the primitive's layout, channels in whole vectors, and what it is made of:
+ * floats of 16-bit values. */
+static size_t weight_need(const sara_conv_shape *s, sara_dtype weight)
+{
+    size_t vectors = (size_t)((s->out + 15) / 16 * ((s->in + 15) / 16) * 256 * s->kh * s->kw);
+    return vectors + (weight == SARA_F32 ? 0 : (size_t)(s->out * s->in * s->kh * s->kw));
+}
+
+static size_t conv_forward_need(const sara_conv_shape *s, sara_dtype weight, int threads)
+{
+    return sara_winograd_fits(s) ? sara_winograd_need(s, false, threads) : weight_need(s, weight);
+}
+
+/* The weight also turned around, and the gradient before it is added. */
+static size_t conv_dx_need(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
+                           int threads)
+{
+    if (sara_winograd_fits(s))
+        return sara_winograd_need(s, true, threads);
+    return 2 * weight_need(s, weight) + (accumulate ? (size_t)(s->n * s->h * s->w * s->in) : 0);
+}
+
+static size_t conv_dw_need(const sara_conv_shape *s)
+{
+    return 2 * weight_need(s, SARA_F32);
+}
+
 void sara_fast_conv_register(sara_kernels *table)
 {
+    table->needs.conv_forward = conv_forward_need;
+    table->needs.conv_dx = conv_dx_need;
+    table->needs.conv_dw = conv_dw_need;
     table->conv_forward = conv_forward;
     table->conv_dx = conv_dx;
     table->conv_dw = conv_dw;

@@ -8,6 +8,24 @@ typedef struct cpu_device {
     sara_kernels table;
 } cpu_device;
 
+typedef struct device_kind {
+    const char *name;
+    bool fast, narrow, dry;
+} device_kind;
+
+static const device_kind *find_kind(const char *name)
+{
+    static const device_kind kinds[] = {{"cpu", true, false, false},
+                                        {"cpu-bf16", true, true, false},
+                                        {"cpu-plain", false, false, false},
+                                        {"dry", true, false, true},
+                                        {"dry-bf16", true, true, true}};
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+        if (strcmp(kinds[i].name, name) == 0)
+            return &kinds[i];
+    return NULL;
+}
+
 static void register_plain(sara_kernels *table)
 {
     KERNEL(linear_register)(table);
@@ -39,22 +57,26 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
     cpu_device *cpu = NULL;
     sara_onednn *state = NULL;
     sara_status status;
-    bool narrow = strcmp(name, "cpu-bf16") == 0, fast = narrow || strcmp(name, "cpu") == 0;
-    if (!fast && strcmp(name, "cpu-plain") != 0)
+    const device_kind *kind = find_kind(name);
+    if (!kind)
         return sara_fail(ctx, SARA_ERROR_DEVICE,
-                         "device %s: unknown, expected cpu, cpu-bf16 or cpu-plain", name);
-    if (narrow && sara_bf16_lacks())
+                         "device %s: unknown, expected cpu, cpu-bf16, cpu-plain, dry or dry-bf16",
+                         name);
+    if (kind->narrow && !kind->dry && sara_bf16_lacks())
         return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: this processor has no %s", name,
                          sara_bf16_lacks());
     TRY(sara_alloc_zero(ctx, &cpu, 1, sizeof(*cpu)));
     register_plain(&cpu->table);
-    if (fast) {
-        TRY(sara_onednn_new(ctx, &state));
+    if (kind->fast)
         register_fast(&cpu->table);
-    }
-    if (narrow)
+    if (kind->narrow)
         sara_bf16_register(&cpu->table);
-    cpu->device = (sara_device){.name = narrow ? "cpu-bf16" : fast ? "cpu" : "cpu-plain",
+    if (kind->dry)
+        sara_dry_register(&cpu->table);
+    else if (kind->fast)
+        TRY(sara_onednn_new(ctx, &state));
+    cpu->device = (sara_device){.name = kind->name,
+                                .dry = kind->dry,
                                 .kernels = &cpu->table,
                                 .state = state,
                                 .close = cpu_close,

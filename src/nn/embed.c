@@ -39,8 +39,7 @@ static sara_status embed_backward(sara_tape *tape, sara_node *node)
     sara_param *table = node->params[0];
     const lookup *rows = node->attributes;
     int64_t c = table->value.shape.dims[1];
-    (void)tape;
-    for (int64_t i = 0; i < rows->count; i++) {
+    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < rows->count; i++) {
         const float *dy = node->out->grad + i * c;
         if (table->want == SARA_GRAD_DENSE)
             add_dense_row(table, rows->ids[i], dy, c);
@@ -96,7 +95,7 @@ sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, cons
     int64_t c = table->value.shape.dims[1];
     const sara_shape shape = sara_shape2(count, c);
     TRY(sara_tape_var(tape, &out, &shape));
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++)
         for (int64_t j = 0; j < c; j++)
             out->data[i * c + j] = sara_param_get(table, (size_t)(ids[i] * c + j));
     if (sara_tape_wants(tape, NULL, 0, &table, 1))
@@ -129,7 +128,8 @@ static sara_status add_positions_backward(sara_tape *tape, sara_node *node)
     if (!kernels->accumulate)
         return sara_kernel_missing(tape, node->op);
     TRY(sara_op_pass(tape, node->in[0], node->out->grad));
-    add_rows_gradient(kernels, node->params[0], node->out->grad, d[0], d[1] * d[2]);
+    if (!sara_tape_is_dry(tape))
+        add_rows_gradient(kernels, node->params[0], node->out->grad, d[0], d[1] * d[2]);
 done:
     return status;
 }
@@ -155,7 +155,8 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
     int64_t size = d[1] * d[2];
     if (table->value.dtype != SARA_F32) {
         TRY(sara_tape_scratch(tape, &wide, (size_t)size));
-        sara_convert_to_f32(wide, table->value.data, table->value.dtype, (size_t)size);
+        if (!sara_tape_is_dry(tape))
+            sara_convert_to_f32(wide, table->value.data, table->value.dtype, (size_t)size);
         values = wide;
     }
     for (int64_t i = 0; i < d[0]; i++)

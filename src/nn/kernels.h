@@ -68,6 +68,23 @@ static inline real sara_weight_at(const sara_weight_view *w, int64_t index)
                                   : values[index];
 }
 
+/* Floats of scratch that a kernel takes at most, for the dry device; NULL: none worth counting.
+ * What oneDNN allocates by itself is not among them. */
+typedef struct sara_kernel_needs {
+    size_t (*linear)(const sara_linear_shape *shape, sara_dtype weight); /* both ways */
+    size_t (*linear_dw_sampled)(const sara_linear_shape *shape, size_t count);
+    size_t (*conv_forward)(const sara_conv_shape *shape, sara_dtype weight, int threads);
+    size_t (*conv_dx)(const sara_conv_shape *shape, sara_dtype weight, bool accumulate,
+                      int threads);
+    size_t (*conv_dw)(const sara_conv_shape *shape);
+    size_t (*conv_dw_sampled)(const sara_conv_shape *shape, size_t count);
+    size_t (*bias_grad)(int64_t rows, int64_t out);
+    size_t (*group_norm)(const sara_group_norm_shape *shape); /* forward or backward */
+    size_t (*layer_norm_backward)(int64_t rows, int64_t c);
+    size_t (*attention_forward)(const sara_attention_shape *shape, int threads);
+    size_t (*attention_backward)(const sara_attention_shape *shape, int threads);
+} sara_kernel_needs;
+
 typedef struct sara_kernels {
     sara_status (*linear_forward)(const sara_kernel_env *env, real *y, const real *x,
                                   const sara_weight_view *w, const real *b,
@@ -144,7 +161,11 @@ typedef struct sara_kernels {
     /* `width` columns of x [rows][x_width] from x_at to those of y [rows][y_width] from y_at */
     void (*copy_columns)(real *y, int64_t y_width, int64_t y_at, const real *x, int64_t x_width,
                          int64_t x_at, int64_t rows, int64_t width, bool accumulate);
+    sara_kernel_needs needs;
 } sara_kernels;
+
+/* Whether a convolution is a linear layer over all pixels: 1x1, no stride, no padding. */
+bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *shape);
 
 /* Each op's part of the plain table and of the fast one; nn/device.c calls them. */
 void KERNEL(linear_register)(sara_kernels *table);
@@ -162,6 +183,9 @@ void sara_fast_sampled_register(sara_kernels *table);
 void sara_fast_norm_register(sara_kernels *table);
 void sara_fast_attention_register(sara_kernels *table);
 void sara_fast_pointwise_register(sara_kernels *table);
+
+/* Puts kernels in the place of all that take the scratch they need, and do nothing (nn/dry.c). */
+void sara_dry_register(sara_kernels *table);
 
 const sara_kernels *sara_tape_kernels(const sara_tape *tape);
 sara_kernel_env sara_tape_env(sara_tape *tape);

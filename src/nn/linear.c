@@ -1,4 +1,4 @@
-#include "nn/kernels.h"
+#include "nn/op.h"
 
 /* Weight [out,in] or, from a 1x1 convolution, [out,in,1,1]. */
 static bool is_matrix(const sara_shape *w)
@@ -40,15 +40,10 @@ sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *d
         return SARA_OK;
     if (!kernels->bias_grad)
         return sara_kernel_missing(tape, "bias gradient");
-    if (bias->want == SARA_GRAD_DENSE)
-        return SARA_TRACED(env.ctx, "bias grad", 0,
-                           kernels->bias_grad(&env, bias->grad, dy, rows, out));
-    TRY(sara_tape_scratch(tape, &dense, (size_t)out));
-    memset(dense, 0, (size_t)out * sizeof(*dense));
+    TRY(sara_op_param_start(tape, &dense, bias));
     TRY(SARA_TRACED(env.ctx, "bias grad", 0, kernels->bias_grad(&env, dense, dy, rows, out)));
-    sara_param_add_dense(bias, dense);
 done:
-    sara_tape_unscratch(tape, dense);
+    sara_op_param_finish(tape, bias, dense, status == SARA_OK);
     return status;
 }
 

@@ -19,10 +19,20 @@ static void sum_rows(float *restrict sum, const float *dy, int64_t rows, int64_t
             sum[o] += dy[r * out + o];
 }
 
+static int64_t count_pieces(int64_t rows)
+{
+    return (rows + PIECE_ROWS - 1) / PIECE_ROWS;
+}
+
+static size_t bias_grad_need(int64_t rows, int64_t out)
+{
+    return (size_t)(count_pieces(rows) * out);
+}
+
 static sara_status bias_grad(const sara_kernel_env *env, float *db, const float *dy, int64_t rows,
                              int64_t out)
 {
-    int64_t pieces = (rows + PIECE_ROWS - 1) / PIECE_ROWS;
+    int64_t pieces = count_pieces(rows);
     float *sums = NULL;
     sara_status status;
     TRY(sara_scratch(env, &sums, (size_t)(pieces * out)));
@@ -41,5 +51,6 @@ done:
 
 void sara_fast_bias_register(sara_kernels *table)
 {
+    table->needs.bias_grad = bias_grad_need;
     table->bias_grad = bias_grad;
 }

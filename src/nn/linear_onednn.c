@@ -89,8 +89,14 @@ static sara_status linear_dw(const sara_kernel_env *env, float *dw, const float 
     return shape->rows ? sara_onednn_matmul(env, dw, dy, x, NULL, &product) : SARA_OK;
 }
 
+static size_t linear_need(const sara_linear_shape *s, sara_dtype weight)
+{
+    return weight == SARA_F32 ? 0 : (size_t)(block_outputs(s) * s->in);
+}
+
 void sara_fast_linear_register(sara_kernels *table)
 {
+    table->needs.linear = linear_need;
     table->linear_forward = linear_forward;
     table->linear_dx = linear_dx;
     table->linear_dw = linear_dw;

@@ -13,8 +13,8 @@ static sara_status mse_backward(sara_tape *tape, sara_node *node)
     bool fresh;
     sara_status status;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    double factor = 2.0 * node->out->grad[0] / (double)count;
-    for (int64_t i = 0; i < count; i++) {
+    double factor = sara_tape_is_dry(tape) ? 0 : 2.0 * node->out->grad[0] / (double)count;
+    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++) {
         double d = factor * ((double)prediction->data[i] - attributes->target[i]);
         dx[i] = (float)(fresh ? d : dx[i] + d);
     }
@@ -37,11 +37,12 @@ sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *predict
                          "mse_loss: prediction: shape %s, expected at least one element",
                          sara_shape_format(&text, &prediction->shape));
     TRY(sara_tape_var(tape, &out, &scalar));
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++) {
         double d = (double)prediction->data[i] - target[i];
         sum += d * d;
     }
-    out->data[0] = (float)(sum / (double)count);
+    if (!sara_tape_is_dry(tape))
+        out->data[0] = (float)(sum / (double)count);
     mse attributes = {target};
     sara_node node = {.op = "mse_loss",
                       .backward = mse_backward,

@@ -252,8 +252,21 @@ done:
     return status;
 }
 
+/* The backward pass's, which takes more. */
+static size_t group_norm_need(const sara_group_norm_shape *shape)
+{
+    return (size_t)(2 * cut(shape).count * shape->c + 6 * shape->n * shape->c);
+}
+
+static size_t layer_norm_backward_need(int64_t rows, int64_t c)
+{
+    return (size_t)(2 * ((rows + BLOCK_ROWS - 1) / BLOCK_ROWS) * c);
+}
+
 void sara_fast_norm_register(sara_kernels *table)
 {
+    table->needs.group_norm = group_norm_need;
+    table->needs.layer_norm_backward = layer_norm_backward_need;
     table->group_norm_forward = group_norm_forward;
     table->group_norm_backward = group_norm_backward;
     table->layer_norm_forward = layer_norm_forward;

@@ -47,7 +47,4 @@ SARA_NODISCARD sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float
                                                const float *dy, const float *x,
                                                const sara_conv_shape *shape);
 
-/* Whether a convolution is a linear layer over all pixels: 1x1, no stride, no padding. */
-bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *shape);
-
 #endif

@@ -59,7 +59,8 @@ sara_status sara_op_param_start(sara_tape *tape, float **out, sara_param *param)
     *out = param->want == SARA_GRAD_DENSE ? param->grad : NULL;
     if (param->want == SARA_GRAD_SAMPLED) {
         TRY(sara_tape_scratch(tape, out, count));
-        memset(*out, 0, count * sizeof(**out));
+        if (!sara_tape_is_dry(tape))
+            memset(*out, 0, count * sizeof(**out));
     }
 done:
     return status;
@@ -69,7 +70,7 @@ void sara_op_param_finish(sara_tape *tape, sara_param *param, float *gradient, b
 {
     if (param->want != SARA_GRAD_SAMPLED)
         return;
-    if (add)
+    if (add && !sara_tape_is_dry(tape))
         sara_param_add_dense(param, gradient);
     sara_tape_unscratch(tape, gradient);
 }

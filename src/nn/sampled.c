@@ -187,6 +187,22 @@ done:
     return status;
 }
 
+/* Floats of a job's arrays. */
+typedef struct job_sizes {
+    int64_t x, dy, zeros, rows, numbers;
+} job_sizes;
+
+static job_sizes sizes_of(const sampled_job *job)
+{
+    const sara_conv_shape *s = job->shape;
+    int64_t pointers = job->grid.phases * job->x_length + job->chunk;
+    return (job_sizes){.x = s->in * job->grid.phases * job->x_stride,
+                       .dy = s->out * job->chunk,
+                       .zeros = s->in > s->out ? s->in : s->out,
+                       .rows = pointers * (int64_t)sizeof(float *) / (int64_t)sizeof(float),
+                       .numbers = job->tile * taps_of(s) + (job->tiles + 1) * s->out};
+}
+
 sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const float *dy,
                                    const float *x, const uint32_t *positions, size_t count,
                                    const sara_conv_shape *shape)
@@ -198,22 +214,20 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
                        .positions = positions,
                        .count = count,
                        .dw = dw};
-    int64_t gap = shape->in > shape->out ? shape->in : shape->out;
     float *rows = NULL, *numbers = NULL;
     sara_status status;
     choose_sizes(&job);
-    int64_t offsets = job.tile * taps_of(shape), pointers = job.grid.phases * job.x_length;
-    int64_t planes = shape->in * job.grid.phases, words = (int64_t)sizeof(float *) / (int64_t)sizeof(float);
-    TRY(sara_scratch(env, &job.x, (size_t)(planes * job.x_stride)));
-    TRY(sara_scratch(env, &job.dy, (size_t)(shape->out * job.chunk)));
-    TRY(sara_scratch(env, &job.zeros, (size_t)gap));
-    TRY(sara_scratch(env, &rows, (size_t)((pointers + job.chunk) * words)));
-    TRY(sara_scratch(env, &numbers, (size_t)(offsets + (job.tiles + 1) * shape->out)));
+    const job_sizes sizes = sizes_of(&job);
+    TRY(sara_scratch(env, &job.x, (size_t)sizes.x));
+    TRY(sara_scratch(env, &job.dy, (size_t)sizes.dy));
+    TRY(sara_scratch(env, &job.zeros, (size_t)sizes.zeros));
+    TRY(sara_scratch(env, &rows, (size_t)sizes.rows));
+    TRY(sara_scratch(env, &numbers, (size_t)sizes.numbers));
     job.x_rows = (const float **)(void *)rows;
-    job.dy_rows = job.x_rows + pointers;
+    job.dy_rows = job.x_rows + job.grid.phases * job.x_length;
     job.offsets = (uint32_t *)(void *)numbers;
-    job.first = job.offsets + offsets;
-    memset(job.zeros, 0, (size_t)gap * sizeof(float));
+    job.first = job.offsets + job.tile * taps_of(shape);
+    memset(job.zeros, 0, (size_t)sizes.zeros * sizeof(float));
     sara_plane_offsets(job.offsets, &job.grid, shape, job.tile, job.x_stride);
     TRY(run_chunks(env, &job));
 done:
@@ -273,20 +287,25 @@ static sara_status image_dw_sampled(const sara_kernel_env *env, float *dw, const
 }
 
 /* A linear layer is a convolution of an image of one line, whose pixels are the rows. */
+static sara_conv_shape line_of(const sara_linear_shape *shape)
+{
+    return (sara_conv_shape){.n = 1,
+                             .h = 1,
+                             .w = shape->rows,
+                             .in = shape->in,
+                             .oh = 1,
+                             .ow = shape->rows,
+                             .out = shape->out,
+                             .kh = 1,
+                             .kw = 1,
+                             .stride = 1};
+}
+
 static sara_status linear_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
                                      const float *x, const uint32_t *positions, size_t count,
                                      const sara_linear_shape *shape)
 {
-    const sara_conv_shape line = {.n = 1,
-                                  .h = 1,
-                                  .w = shape->rows,
-                                  .in = shape->in,
-                                  .oh = 1,
-                                  .ow = shape->rows,
-                                  .out = shape->out,
-                                  .kh = 1,
-                                  .kw = 1,
-                                  .stride = 1};
+    const sara_conv_shape line = line_of(shape);
     return image_dw_sampled(env, dw, dy, x, positions, count, &line);
 }
 
@@ -300,8 +319,34 @@ static sara_status conv_dw_sampled(const sara_kernel_env *env, float *dw, const 
     return image_dw_sampled(env, dw, dy, x, positions, count, shape);
 }
 
+/* Planes, or the dense gradient and what makes it. */
+static size_t image_need(const sara_conv_shape *shape, size_t count)
+{
+    sampled_job job = {.shape = shape, .count = count};
+    if (count == 0 || shape->n == 0 || shape->w == 0)
+        return 0;
+    if (!sara_sampled_is_worth_it(shape, count))
+        return (size_t)(3 * shape->out * shape->in * taps_of(shape));
+    choose_sizes(&job);
+    job_sizes sizes = sizes_of(&job);
+    return (size_t)(sizes.x + sizes.dy + sizes.zeros + sizes.rows + sizes.numbers);
+}
+
+static size_t linear_dw_sampled_need(const sara_linear_shape *shape, size_t count)
+{
+    const sara_conv_shape line = line_of(shape);
+    return image_need(&line, count);
+}
+
+static size_t conv_dw_sampled_need(const sara_conv_shape *shape, size_t count)
+{
+    return image_need(shape, count);
+}
+
 void sara_fast_sampled_register(sara_kernels *table)
 {
+    table->needs.linear_dw_sampled = linear_dw_sampled_need;
+    table->needs.conv_dw_sampled = conv_dw_sampled_need;
     table->linear_dw_sampled = linear_dw_sampled;
     table->conv_dw_sampled = conv_dw_sampled;
 }

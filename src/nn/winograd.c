@@ -238,16 +238,21 @@ static void run_pass(const winograd_job *job, float *works, int64_t first, int t
     }
 }
 
-static sara_status run(const sara_kernel_env *env, winograd_job *job)
+static void choose_sizes(winograd_job *job, int threads)
 {
-    int threads = sara_threads(env->ctx);
-    float *works = NULL;
-    sara_status status;
     job->simd = sara_simd_best();
     job->tiles_x = up(job->ow, TILE);
     job->tiles_y = up(job->oh, TILE);
     job->tiles = job->n * job->tiles_x * job->tiles_y;
     choose_blocks(job, threads);
+}
+
+static sara_status run(const sara_kernel_env *env, winograd_job *job)
+{
+    int threads = sara_threads(env->ctx);
+    float *works = NULL;
+    sara_status status;
+    choose_sizes(job, threads);
     TRY(sara_scratch(env, &job->v, (size_t)(job->pass_blocks * job->v_block)));
     TRY(sara_scratch(env, &works, (size_t)(threads * own_size(job))));
     for (int64_t t = 0; t < job->tiles; t += job->pass_blocks * job->block_tiles)
@@ -266,44 +271,61 @@ bool sara_winograd_fits(const sara_conv_shape *s)
            s->out >= MIN_CHANNELS && s->pad_top <= 2 && s->pad_left <= 2;
 }
 
-sara_status sara_winograd_forward(const sara_kernel_env *env, float *y, const float *x,
-                                  const sara_weight_view *w, const float *b,
-                                  const sara_conv_shape *s)
+static winograd_job forward_job(const sara_conv_shape *s)
 {
-    winograd_job job = {.n = s->n,
-                        .h = s->h,
-                        .w = s->w,
-                        .in = s->in,
-                        .oh = s->oh,
-                        .ow = s->ow,
-                        .out = s->out,
-                        .pad_top = s->pad_top,
-                        .pad_left = s->pad_left,
-                        .x = x,
-                        .weights = w,
-                        .bias = b,
-                        .y = y};
-    return run(env, &job);
+    return (winograd_job){.n = s->n,
+                          .h = s->h,
+                          .w = s->w,
+                          .in = s->in,
+                          .oh = s->oh,
+                          .ow = s->ow,
+                          .out = s->out,
+                          .pad_top = s->pad_top,
+                          .pad_left = s->pad_left};
 }
 
 /* The gradient of the input is a convolution of dy, with the taps reversed and the channels'
  * roles exchanged. */
+static winograd_job backward_job(const sara_conv_shape *s)
+{
+    return (winograd_job){.n = s->n,
+                          .h = s->oh,
+                          .w = s->ow,
+                          .in = s->out,
+                          .oh = s->h,
+                          .ow = s->w,
+                          .out = s->in,
+                          .pad_top = 2 - s->pad_top,
+                          .pad_left = 2 - s->pad_left,
+                          .backward = true};
+}
+
+size_t sara_winograd_need(const sara_conv_shape *s, bool backward, int threads)
+{
+    winograd_job job = backward ? backward_job(s) : forward_job(s);
+    choose_sizes(&job, threads);
+    return (size_t)(job.pass_blocks * job.v_block + threads * own_size(&job));
+}
+
+sara_status sara_winograd_forward(const sara_kernel_env *env, float *y, const float *x,
+                                  const sara_weight_view *w, const float *b,
+                                  const sara_conv_shape *s)
+{
+    winograd_job job = forward_job(s);
+    job.x = x;
+    job.weights = w;
+    job.bias = b;
+    job.y = y;
+    return run(env, &job);
+}
+
 sara_status sara_winograd_dx(const sara_kernel_env *env, float *dx, const float *dy,
                              const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
 {
-    winograd_job job = {.n = s->n,
-                        .h = s->oh,
-                        .w = s->ow,
-                        .in = s->out,
-                        .oh = s->h,
-                        .ow = s->w,
-                        .out = s->in,
-                        .pad_top = 2 - s->pad_top,
-                        .pad_left = 2 - s->pad_left,
-                        .x = dy,
-                        .weights = w,
-                        .y = dx,
-                        .backward = true,
-                        .accumulate = accumulate};
+    winograd_job job = backward_job(s);
+    job.x = dy;
+    job.weights = w;
+    job.y = dx;
+    job.accumulate = accumulate;
     return run(env, &job);
 }

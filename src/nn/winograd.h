@@ -10,6 +10,8 @@
 
 /* Stride 1, 3x3, and channels enough to fill vectors. */
 bool sara_winograd_fits(const sara_conv_shape *shape);
+/* Floats of scratch; backward: of the gradient of the input. */
+size_t sara_winograd_need(const sara_conv_shape *shape, bool backward, int threads);
 /* As the kernels conv_forward and conv_dx. */
 SARA_NODISCARD sara_status sara_winograd_forward(const sara_kernel_env *env, float *y,
                                                  const float *x, const sara_weight_view *w,

@@ -232,6 +232,19 @@ static void test_params_find_and_gather(void **state)
     sara_context_free(ctx);
 }
 
+/* The context's word counts; without one the system's, which is more than a test needs. */
+static void test_memory_limit(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    assert_true(sara_memory_limit(ctx) > (uint64_t)1 << 20);
+    sara_context_free(ctx);
+    const sara_context_options options = {.memory_limit = 12345};
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    assert_int_equal(sara_memory_limit(ctx), 12345);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,6 +252,7 @@ int main(void)
         cmocka_unit_test(test_sizes_are_checked),  cmocka_unit_test(test_grow_and_arena),
         cmocka_unit_test(test_philox_known_answers), cmocka_unit_test(test_draws),
         cmocka_unit_test(test_conversions),
+        cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_conversions_of_arrays),        cmocka_unit_test(test_params_find_and_gather),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -187,6 +187,33 @@ static void test_gives_back_what_is_unused(void **state)
     assert_int_equal(allocator.alive, 0);
 }
 
+/* Only chunks that hold nothing. */
+static void test_trim(void **state)
+{
+    (void)state;
+    test_allocator allocator;
+    sara_context *ctx = test_allocator_context(&allocator);
+    sara_pool pool;
+    float *kept, *data;
+    sara_pool_init(&pool, ctx, false);
+    assert_ok(ctx, sara_pool_take(&pool, &kept, 1000));
+    long before = allocator.alive;
+    assert_ok(ctx, sara_pool_take(&pool, &data, 1000000));
+    size_t reached = pool.reached_bytes;
+    sara_pool_give(&pool, data);
+    sara_pool_trim(&pool);
+    assert_int_equal(allocator.alive, before);
+    assert_true(pool.reached_bytes < reached);
+    kept[999] = 1;
+    sara_pool_give_all(&pool);
+    sara_pool_trim(&pool);
+    assert_int_equal(pool.reached_bytes, 0);
+    assert_ok(ctx, sara_pool_take(&pool, &data, 1000));
+    sara_pool_free(&pool);
+    sara_context_free(ctx);
+    assert_int_equal(allocator.alive, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +221,7 @@ int main(void)
         cmocka_unit_test(test_gaps_join),
         cmocka_unit_test(test_dry_foretells),
         cmocka_unit_test(test_gives_back_what_is_unused),
+        cmocka_unit_test(test_trim),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,79 @@
+/* How much memory there is, from Linux's /proc and control groups. */
+#include "core/context.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* The number after `name` at the start of a line, times unit; UINT64_MAX: there is none. */
+static uint64_t read_number(const char *path, const char *name, uint64_t unit)
+{
+    char line[256];
+    uint64_t result = UINT64_MAX;
+    FILE *file = fopen(path, "r");
+    while (file && result == UINT64_MAX && fgets(line, sizeof(line), file)) {
+        char *end, *start = line + strlen(name);
+        if (strncmp(line, name, strlen(name)) != 0)
+            continue;
+        unsigned long long number = strtoull(start, &end, 10);
+        if (end != start && number < UINT64_MAX / unit)
+            result = number * unit;
+    }
+    if (file)
+        fclose(file);
+    return result;
+}
+
+static uint64_t resident(void)
+{
+    uint64_t kib = read_number("/proc/self/status", "VmRSS:", 1024);
+    return kib == UINT64_MAX ? 0 : kib;
+}
+
+/* The lowest limit from a control group up to the root ("max" is no number). */
+static uint64_t lowest_limit(const char *mount, const char *file, char *group)
+{
+    char path[4096];
+    uint64_t lowest = UINT64_MAX;
+    for (;;) {
+        snprintf(path, sizeof(path), "%s%s/%s", mount, group, file);
+        uint64_t limit = read_number(path, "", 1);
+        lowest = limit < lowest ? limit : lowest;
+        char *slash = strrchr(group, '/');
+        if (!slash)
+            return lowest;
+        *slash = '\0';
+    }
+}
+
+/* Of the process's groups, "0::/path" (version 2) and "4:memory:/path" (version 1). */
+static uint64_t group_limit(void)
+{
+    char line[2048];
+    uint64_t lowest = UINT64_MAX;
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    while (file && fgets(line, sizeof(line), file)) {
+        char *group = strchr(line, '/');
+        bool unified = strncmp(line, "0::", 3) == 0;
+        if (!group || (!unified && !strstr(line, ":memory:")))
+            continue;
+        group[strcspn(group, "\n")] = '\0';
+        uint64_t limit =
+            unified ? lowest_limit("/sys/fs/cgroup", "memory.max", group)
+                    : lowest_limit("/sys/fs/cgroup/memory", "memory.limit_in_bytes", group);
+        lowest = limit < lowest ? limit : lowest;
+    }
+    if (file)
+        fclose(file);
+    return lowest;
+}
+
+uint64_t sara_memory_limit(const sara_context *ctx)
+{
+    if (ctx->memory_limit)
+        return ctx->memory_limit;
+    uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable:", 1024);
+    uint64_t own = resident(), group = group_limit();
+    uint64_t system = free_bytes > UINT64_MAX - own ? UINT64_MAX : free_bytes + own;
+    return system < group ? system : group;
+}
