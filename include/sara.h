@@ -242,7 +242,9 @@ typedef struct sara_train_options {
     int64_t num_train_epochs;    /* 0: from max_train_steps */
     int train_batch_size;        /* 4 */
     int gradient_accumulation_steps; /* 1 */
-    bool gradient_checkpointing;
+    bool gradient_checkpointing; /* recompute activations in backward */
+    int gradient_checkpointing_levels; /* of so many of the largest resolutions alone; 0: of all if
+                                          gradient_checkpointing, else of none */
     const char *mixed_precision; /* "no"; "bf16": needs AVX512-BF16, else SARA_ERROR_DEVICE */
     const char *weight_dtype;    /* "fp32"; "fp16", "bf16" or "auto": see sara_model_options */
     const char *lr_scheduler;    /* "cosine" */
@@ -299,6 +301,7 @@ typedef struct sara_bench_options {
     const char *trainable; /* of the method "sara"; NULL: 5.8% */
     double lambda_rank;    /* 5e-4 */
     bool gradient_checkpointing;
+    int gradient_checkpointing_levels; /* of so many of the largest resolutions alone; 0: all */
     const char *mixed_precision; /* "no" or "bf16" */
     const char *weight_dtype; /* "fp32"; as in sara_model_options */
     bool rank;             /* times the low-rank term of every matrix too */

@@ -121,6 +121,8 @@ int cmd_bench(cli *c)
         {"rank", 0, CLI_SWITCH, &o.rank, 0, 0, NULL, "time every matrix's low-rank term too"},
         {"gradient_checkpointing", 0, CLI_SWITCH, &o.gradient_checkpointing, 0, 0, NULL,
          "compute blocks again in backward, which saves memory"},
+        {"gradient_checkpointing_levels", 0, CLI_INT, &o.gradient_checkpointing_levels, 1, 8, "N",
+         "those of the N largest resolutions alone (all)"},
         {"mixed_precision", 0, CLI_STRING, &o.mixed_precision, 0, 0, "TYPE",
          "no, or bf16: layers multiply bf16 (no)"},
         {"weight_dtype", 0, CLI_STRING, &o.weight_dtype, 0, 0, "TYPE",

@@ -57,6 +57,8 @@ int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted paramet
 
 /* --------------------------------------------------------------------------------------- unet */
 
+#define SARA_MAX_LEVELS 8 /* resolutions that a U-Net may have */
+
 /* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E). */
 typedef struct sara_unet sara_unet;
 /* folder: unet/. A config option that is not supported is refused by name and value. */
@@ -74,9 +76,12 @@ typedef struct sara_unet_info {
     int sample_height, sample_width; /* 0 if the config has none */
     int cross_attention_dim;
     int factor;                      /* latents' sides must be multiples of it */
+    int levels;                      /* resolutions */
 } sara_unet_info;
 const sara_unet_info *sara_unet_info_of(const sara_unet *unet);
-void sara_unet_checkpointing(sara_unet *unet, bool on); /* each block recomputed in backward */
+/* The blocks of so many resolutions, the largest first, are recomputed in backward; gradients are
+ * the same to the bit. 0, as at first: none; more than there are: all. */
+void sara_unet_checkpointing(sara_unet *unet, int levels);
 /* output, sample [N,C,H,W]; timesteps [N] host; encoder_hidden_states [N,T,cross_attention_dim]. */
 SARA_NODISCARD sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *unet,
                                              sara_var *sample, const double *timesteps,

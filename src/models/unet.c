@@ -130,7 +130,8 @@ static sara_unet_info info_of(const sara_unet_config *config)
                             .sample_height = (int)config->sample_size[0],
                             .sample_width = (int)config->sample_size[1],
                             .cross_attention_dim = (int)config->cross_attention_dim,
-                            .factor = 1 << (config->levels - 1)};
+                            .factor = 1 << (config->levels - 1),
+                            .levels = config->levels};
 }
 
 static sara_status new_unet(sara_context *ctx, sara_unet **out)
@@ -209,7 +210,7 @@ const sara_unet_info *sara_unet_info_of(const sara_unet *unet)
     return &unet->info;
 }
 
-void sara_unet_checkpointing(sara_unet *unet, bool on)
+void sara_unet_checkpointing(sara_unet *unet, int levels)
 {
-    unet->checkpointing = on;
+    unet->checkpoint_levels = levels;
 }

@@ -26,7 +26,7 @@ struct sara_unet {
     sara_params params;
     sara_unet_config config;
     sara_unet_info info;
-    bool checkpointing;
+    int checkpoint_levels; /* the first levels, whose layers are recomputed in backward */
     sara_layer time_1, time_2; /* time_embedding.linear_1, linear_2 */
     sara_layer conv_in;
     sara_unet_level level[SARA_MAX_LEVELS];

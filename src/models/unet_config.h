@@ -4,7 +4,6 @@
 
 #include "models/models.h"
 
-#define SARA_MAX_LEVELS 8
 #define SARA_MAX_LAYERS 16
 
 /* One resolution: level 0 is the latents' own, each next is half as large. */

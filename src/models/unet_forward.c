@@ -40,7 +40,7 @@ static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *un
     sara_var *h;
     sara_status status;
     TRY(sara_tape_var(tape, &h, &shape));
-    for (int64_t n = 0; n < batch; n++)
+    for (int64_t n = 0; !sara_tape_is_dry(tape) && n < batch; n++)
         embed_timestep(h->data + n * width, timesteps[n], width, &unet->config);
     TRY(sara_linear_forward(tape, &h, &unet->time_1, h));
     TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
@@ -53,49 +53,60 @@ done:
 
 /* -------------------------------------------------------------------------------------- layers */
 
-typedef enum layer_input { INPUT, TIME, CONTEXT, SKIP } layer_input;
-
-/* in: the layer's input [N,H,W,in], the time embedding, the context, and on the way up what came
- * by on the way down, which is appended to the channels of the input. */
-static sara_status run_layer(sara_tape *tape, sara_var **y, const sara_unet_layer *layer,
-                             sara_var *const *in, bool has_skip)
-{
-    size_t scope = sara_tape_open(tape);
-    sara_var *h = in[INPUT];
-    sara_status status;
-    if (has_skip)
-        TRY(sara_nn_concat(tape, &h, h, in[SKIP]));
-    TRY(sara_resnet_forward(tape, &h, &layer->resnet, h, in[TIME]));
-    sara_tape_close(tape, scope, &h, 1);
-    if (layer->transformer)
-        TRY(sara_transformer_forward(tape, &h, layer->transformer, h, in[CONTEXT]));
-    sara_tape_close(tape, scope, &h, 1);
-    *y = h;
-done:
-    return status;
-}
-
 typedef struct region {
     const sara_unet_layer *layer;
     bool has_skip;
 } region;
 
-static sara_status run_region(sara_tape *tape, sara_var **y, sara_var *const *in,
+/* in: the layer's input [N,H,W,in], the time embedding, and on the way up what came by on the way
+ * down, which is appended to the channels of the input. */
+static sara_status run_resnet(sara_tape *tape, sara_var **y, sara_var *const *in,
                               const void *argument)
 {
     const region *r = argument;
-    return run_layer(tape, y, r->layer, in, r->has_skip);
+    size_t scope = sara_tape_open(tape);
+    sara_var *h = in[0];
+    sara_status status;
+    if (r->has_skip)
+        TRY(sara_nn_concat(tape, &h, h, in[2]));
+    TRY(sara_resnet_forward(tape, y, &r->layer->resnet, h, in[1]));
+    sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
 }
 
-/* skip NULL: none */
-static sara_status layer_forward(sara_tape *tape, sara_var **y, const pass *p,
+/* in: x [N,H,W,C] and the context */
+static sara_status run_transformer(sara_tape *tape, sara_var **y, sara_var *const *in,
+                                   const void *argument)
+{
+    const region *r = argument;
+    return sara_transformer_forward(tape, y, r->layer->transformer, in[0], in[1]);
+}
+
+/* skip NULL: none. Recomputed in backward, the residual block and the transformer are regions of
+ * their own, so that the variables of only one of them are alive. */
+static sara_status layer_forward(sara_tape *tape, sara_var **y, const pass *p, int level,
                                  const sara_unet_layer *layer, sara_var *x, sara_var *skip)
 {
-    sara_var *in[] = {[INPUT] = x, [TIME] = p->time, [CONTEXT] = p->context, [SKIP] = skip};
-    region r = {layer, skip != NULL};
-    if (!p->unet->checkpointing)
-        return run_layer(tape, y, layer, in, skip != NULL);
-    return sara_tape_checkpoint(tape, y, run_region, in, skip ? SKIP + 1 : SKIP, &r, sizeof(r));
+    bool again = level < p->unet->checkpoint_levels;
+    sara_var *resnet_in[] = {x, p->time, skip}, *h;
+    int count = skip ? 3 : 2;
+    const region r = {layer, skip != NULL};
+    size_t scope = sara_tape_open(tape);
+    sara_status status;
+    if (again)
+        TRY(sara_tape_checkpoint(tape, &h, run_resnet, resnet_in, count, &r, sizeof(r)));
+    else
+        TRY(run_resnet(tape, &h, resnet_in, &r));
+    sara_var *const transformer_in[] = {h, p->context};
+    if (layer->transformer && again)
+        TRY(sara_tape_checkpoint(tape, &h, run_transformer, transformer_in, 2, &r, sizeof(r)));
+    else if (layer->transformer)
+        TRY(run_transformer(tape, &h, transformer_in, &r));
+    sara_tape_close(tape, scope, &h, 1);
+    *y = h;
+done:
+    return status;
 }
 
 /* -------------------------------------------------------------------------------------- levels */
@@ -110,7 +121,7 @@ static sara_status level_forward(sara_tape *tape, sara_var **y, const pass *p, i
     size_t scope = sara_tape_open(tape);
     sara_status status;
     for (int j = 0; j < level->layers; j++) {
-        TRY(layer_forward(tape, &h, p, &level->down[j], h, NULL));
+        TRY(layer_forward(tape, &h, p, i, &level->down[j], h, NULL));
         skips[j + 1] = h;
     }
     if (i < config->levels - 1) {
@@ -119,11 +130,11 @@ static sara_status level_forward(sara_tape *tape, sara_var **y, const pass *p, i
         TRY(level_forward(tape, &h, p, i + 1, h));
         TRY(sara_upsample_forward(tape, &h, &level->upsample, h, height, width));
     } else {
-        TRY(layer_forward(tape, &h, p, &p->unet->mid[0], h, NULL));
-        TRY(layer_forward(tape, &h, p, &p->unet->mid[1], h, NULL));
+        TRY(layer_forward(tape, &h, p, i, &p->unet->mid[0], h, NULL));
+        TRY(layer_forward(tape, &h, p, i, &p->unet->mid[1], h, NULL));
     }
     for (int j = 0; j <= level->layers; j++)
-        TRY(layer_forward(tape, &h, p, &level->up[j], h, skips[level->layers - j]));
+        TRY(layer_forward(tape, &h, p, i, &level->up[j], h, skips[level->layers - j]));
     sara_tape_close(tape, scope, &h, 1);
     *y = h;
 done:
@@ -156,7 +167,7 @@ static sara_status center(sara_tape *tape, sara_var **y, sara_var *x)
     sara_var *minus_one, *h;
     sara_status status;
     TRY(sara_tape_var(tape, &minus_one, &x->shape));
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++)
         minus_one->data[i] = -1;
     TRY(sara_nn_add(tape, &h, x, minus_one));
     TRY(sara_nn_add(tape, y, h, x));

@@ -120,9 +120,8 @@ static sara_status load(bench *b)
     if (unet)
         TRY(sara_model_load(b->ctx, &b->t.model, unet, &options));
     else
-        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed,
-                                  o->weight_dtype));
-    sara_unet_checkpointing(b->t.model->unet, o->gradient_checkpointing);
+        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed, o->weight_dtype));
+    TRY(sara_trainer_set_checkpointing(&b->t));
     b->load_seconds = sara_clock() - begun;
 done:
     sara_free(b->ctx, unet);
@@ -162,6 +161,8 @@ static sara_status open_trainer(bench *b)
     t->options.gradient_accumulation_steps = 1;
     t->options.seed = o->seed;
     t->options.mixed_precision = o->mixed_precision;
+    t->options.gradient_checkpointing = o->gradient_checkpointing;
+    t->options.gradient_checkpointing_levels = o->gradient_checkpointing_levels;
     TRY(sara_trainer_open_device(t));
     TRY(load(b));
     TRY(sara_objective_new(b->ctx, &t->objective, &t->model->scheduler));

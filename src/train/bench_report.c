@@ -137,7 +137,7 @@ static json_t *report_json(bench *b)
         b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
         "weight_dtype", sara_storage_name(sara_unet_params(b->t.model->unet)), "latent", o->latent,
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
-        o->gradient_checkpointing, "parameters",
+        b->t.checkpoint_levels > 0, "parameters",
         (json_int_t)sara_params_entries(sara_unet_params(b->t.model->unet)), "trainable",
         (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e3), "load_seconds",
         rounded(b->load_seconds, 1e3), "flops_per_second", rounded(flops / best, 1e-6),

@@ -37,6 +37,21 @@ static sara_status open_profile(trainer *t)
                              sizeof(inputs) / sizeof(*inputs));
 }
 
+sara_status sara_trainer_set_checkpointing(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    int levels = sara_unet_info_of(t->model->unet)->levels;
+    if (o->gradient_checkpointing_levels > levels)
+        return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                         "--gradient_checkpointing_levels %d: the U-Net has %d resolutions",
+                         o->gradient_checkpointing_levels, levels);
+    t->checkpoint_levels = o->gradient_checkpointing ? levels : 0;
+    if (o->gradient_checkpointing_levels)
+        t->checkpoint_levels = o->gradient_checkpointing_levels;
+    sara_unet_checkpointing(t->model->unet, t->checkpoint_levels);
+    return SARA_OK;
+}
+
 static sara_status load_model(trainer *t)
 {
     const sara_train_options *o = &t->options;
@@ -53,7 +68,7 @@ static sara_status load_model(trainer *t)
     if (o->prediction_type)
         TRY(sara_prediction_parse(t->ctx, &scheduler->prediction_type, o->prediction_type));
     TRY(sara_objective_new(t->ctx, &t->objective, scheduler));
-    sara_unet_checkpointing(t->model->unet, o->gradient_checkpointing);
+    TRY(sara_trainer_set_checkpointing(t));
 done:
     return status;
 }

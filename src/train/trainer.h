@@ -30,6 +30,7 @@ typedef struct trainer {
     double threshold, learning_rate;
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
+    int checkpoint_levels; /* resolutions whose activations are recomputed */
     double started;
     int64_t started_at;   /* the step that this process began with */
     sara_writer *profile; /* NULL: not wanted, or written already */
@@ -47,6 +48,8 @@ SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
 /* What --mixed_precision asks for; SARA_ERROR_DEVICE where the processor cannot. */
 SARA_NODISCARD sara_status sara_trainer_open_device(trainer *t);
 SARA_NODISCARD sara_status sara_trainer_make_buffers(trainer *t);
+/* What --gradient_checkpointing and --gradient_checkpointing_levels ask for. */
+SARA_NODISCARD sara_status sara_trainer_set_checkpointing(trainer *t);
 /* trainer.c: forward and backward of the next micro-batch; gradients are added up in the
  * parameters. Without an optimiser forward only. */
 SARA_NODISCARD sara_status sara_trainer_micro_batch(trainer *t, double *loss);

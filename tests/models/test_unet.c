@@ -162,13 +162,13 @@ static void check_gradients(run *r)
     }
 }
 
-static void check_golden(const char *folder, const char *device, bool checkpointing)
+static void check_golden(const char *folder, const char *device, int levels)
 {
     run r = run_open(folder, device);
     size_t count;
     float *loss = test_load_f32(r.ctx, r.golden, "loss", &count);
     want_dense(&r);
-    sara_unet_checkpointing(r.unet, checkpointing);
+    sara_unet_checkpointing(r.unet, levels);
     run_step(&r);
     assert_close(test_var_error(r.ctx, r.output, r.golden, "output"), 1e-4, "output");
     assert_close(fabs((double)r.loss->data[0] - loss[0]), 1e-5 * fabs((double)loss[0]), "loss");
@@ -183,32 +183,38 @@ static void test_equals_diffusers(void **state)
     static const char *const folders[] = {SD1, SD2, VARIANTS "/unet_lists", VARIANTS "/unet_odd",
                                           VARIANTS "/unet_tiny"};
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
-        check_golden(folders[i], "cpu-plain", false);
-        check_golden(folders[i], "cpu", false);
+        check_golden(folders[i], "cpu-plain", 0);
+        check_golden(folders[i], "cpu", 0);
     }
 }
 
+/* Of the first levels, each one more: the same bits, and less memory each time. */
 static void test_checkpointing_gives_the_same(void **state)
 {
     (void)state;
     static const char *const folders[] = {SD1, VARIANTS "/unet_lists"};
     for (int f = 0; f < 2; f++) {
-        run kept = run_open(folders[f], "cpu"), again = run_open(folders[f], "cpu");
+        run kept = run_open(folders[f], "cpu");
+        size_t most = SIZE_MAX;
         want_dense(&kept);
-        want_dense(&again);
-        sara_unet_checkpointing(again.unet, true);
         run_step(&kept);
-        run_step(&again);
-        check_gradients(&again);
-        for (size_t i = 0; i < kept.params->count; i++) {
-            const sara_param *a = &again.params->items[i], *b = &kept.params->items[i];
-            size_t count = (size_t)sara_shape_count(&a->value.shape);
-            if (memcmp(a->grad, b->grad, count * sizeof(*a->grad)) != 0)
-                fail_msg("%s: the gradients differ", a->name);
+        for (int levels = 0; levels <= sara_unet_info_of(kept.unet)->levels; levels++) {
+            run again = run_open(folders[f], "cpu");
+            want_dense(&again);
+            sara_unet_checkpointing(again.unet, levels);
+            run_step(&again);
+            check_gradients(&again);
+            for (size_t i = 0; i < kept.params->count; i++) {
+                const sara_param *a = &again.params->items[i], *b = &kept.params->items[i];
+                size_t count = (size_t)sara_shape_count(&a->value.shape);
+                if (memcmp(a->grad, b->grad, count * sizeof(*a->grad)) != 0)
+                    fail_msg("%s: the gradients differ with %d levels", a->name, levels);
+            }
+            assert_true(sara_tape_peak(again.tape) < most);
+            most = sara_tape_peak(again.tape);
+            run_close(&again);
         }
-        assert_true(sara_tape_peak(again.tape) < sara_tape_peak(kept.tape));
         run_close(&kept);
-        run_close(&again);
     }
 }
 
@@ -248,7 +254,7 @@ static void check_sampled(sara_context *ctx, const sara_param *sampled, const fl
     sara_free(ctx, gathered);
 }
 
-static void sampled_equals_dense(const char *folder, const char *device, bool checkpointing)
+static void sampled_equals_dense(const char *folder, const char *device, int levels)
 {
     run dense = run_open(folder, device), sampled = run_open(folder, device);
     uint32_t **positions;
@@ -257,7 +263,7 @@ static void sampled_equals_dense(const char *folder, const char *device, bool ch
               sara_alloc(sampled.ctx, &positions, sampled.params->count, sizeof(*positions)));
     want_dense(&dense);
     want_sampled(&sampled, positions);
-    sara_unet_checkpointing(sampled.unet, checkpointing);
+    sara_unet_checkpointing(sampled.unet, levels);
     run_step(&dense);
     run_step(&sampled);
     double all = norm_of_all(&dense);
@@ -272,13 +278,52 @@ static void sampled_equals_dense(const char *folder, const char *device, bool ch
     run_close(&sampled);
 }
 
+/* What a dry pass counts is what a real one takes, the kernels' scratch included. */
+static void check_dry(const char *folder, int levels, const char *device, const char *dry)
+{
+    run runs[] = {run_open(folder, device), run_open(folder, dry)};
+    double reached[2];
+    for (int k = 0; k < 2; k++) {
+        run *r = &runs[k];
+        uint32_t **positions;
+        assert_ok(r->ctx, sara_alloc(r->ctx, &positions, r->params->count, sizeof(*positions)));
+        want_sampled(r, positions);
+        sara_unet_checkpointing(r->unet, levels);
+        assert_ok(r->ctx, sara_tape_reserve(r->tape, (size_t)256 << 20));
+        run_step(r);
+        reached[k] = (double)sara_tape_reached(r->tape);
+        for (size_t i = 0; i < r->params->count; i++)
+            sara_free(r->ctx, positions[i]);
+        sara_free(r->ctx, positions);
+        run_close(r);
+    }
+    assert_true(reached[0] > 100000);
+    assert_close(fabs(reached[1] / reached[0] - 1), 0.05, folder);
+}
+
+static void test_dry_pass_foretells(void **state)
+{
+    (void)state;
+    for (int levels = 0; levels <= 2; levels++) {
+        check_dry(SD1, levels, "cpu", "dry");
+        check_dry(SD2, levels, "cpu", "dry");
+        check_dry(VARIANTS "/unet_odd", levels, "cpu", "dry");
+    }
+    sara_context *ctx = test_context();
+    sara_device *narrow = NULL;
+    if (sara_nn_device_open(ctx, &narrow, "cpu-bf16") == SARA_OK)
+        check_dry(SD1, 0, "cpu-bf16", "dry-bf16");
+    sara_nn_device_close(narrow);
+    sara_context_free(ctx);
+}
+
 static void test_sampled_gradients_equal_dense_ones(void **state)
 {
     (void)state;
-    sampled_equals_dense(SD1, "cpu-plain", false);
-    sampled_equals_dense(SD1, "cpu", false);
-    sampled_equals_dense(SD2, "cpu", true);
-    sampled_equals_dense(VARIANTS "/unet_odd", "cpu", false);
+    sampled_equals_dense(SD1, "cpu-plain", 0);
+    sampled_equals_dense(SD1, "cpu", 0);
+    sampled_equals_dense(SD2, "cpu", SARA_MAX_LEVELS);
+    sampled_equals_dense(VARIANTS "/unet_odd", "cpu", 0);
 }
 
 static void test_gradients_add_up_over_passes(void **state)
@@ -399,7 +444,7 @@ static sara_status load_and_train_on(sara_context *ctx, const char *name)
     TRY(sara_tape_new(ctx, &tape, device));
     TRY(sara_unet_load(ctx, &unet, VARIANTS "/unet_tiny", NULL, SARA_STORE_F32));
     TRY(train_once(ctx, tape, unet));
-    sara_unet_checkpointing(unet, true);
+    sara_unet_checkpointing(unet, SARA_MAX_LEVELS);
     TRY(train_once(ctx, tape, unet));
 done:
     sara_unet_free(unet);
@@ -431,6 +476,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_diffusers),
         cmocka_unit_test(test_checkpointing_gives_the_same),
+        cmocka_unit_test(test_dry_pass_foretells),
         cmocka_unit_test(test_sampled_gradients_equal_dense_ones),
         cmocka_unit_test(test_gradients_add_up_over_passes),
         cmocka_unit_test(test_inference),

@@ -189,8 +189,15 @@ static void test_checkpointing(void **state)
     assert_true(calls(again, "conv2d") > calls(kept, "conv2d"));
     assert_true(number_in(again, "memory", "activations") <
                 number_in(kept, "memory", "activations"));
+    f->options.gradient_checkpointing = false;
+    f->options.gradient_checkpointing_levels = 1;
+    json_t *largest = bench(f);
+    assert_true(f->losses[1] == loss);
+    assert_true(calls(largest, "conv2d") > calls(kept, "conv2d"));
+    assert_true(calls(largest, "conv2d") < calls(again, "conv2d"));
     json_decref(kept);
     json_decref(again);
+    json_decref(largest);
 }
 
 /* A folder like a pipeline's with nothing in it but what is needed. */

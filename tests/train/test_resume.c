@@ -92,6 +92,24 @@ static void test_accumulation(void **state)
     assert_outcome(run, &whole);
 }
 
+/* Recomputing activations changes no bit, so a run may go on with it, or without it. */
+static void test_checkpointing(void **state)
+{
+    test_run *run = *state;
+    outcome whole = run_whole(run);
+    test_run_output(run, "checkpointing");
+    interrupt_at(run, 2);
+    run->options.gradient_checkpointing = true;
+    interrupt_at(run, 4);
+    run->options.gradient_checkpointing_levels = 1;
+    interrupt_at(run, 6);
+    run->options.gradient_checkpointing = false;
+    interrupt_at(run, 7);
+    run->options.gradient_checkpointing_levels = 0;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_outcome(run, &whole);
+}
+
 /* Without recorded names the matrix of the low-rank term is drawn. */
 static void test_drawn_matrices(void **state)
 {
@@ -223,7 +241,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_TINY(test_every_step),         TEST_CASE(test_ten_in_a_row),
         TEST_TINY(test_after_reselection),  TEST_TINY(test_accumulation),
-        TEST_CASE(test_drawn_matrices),     TEST_TINY(test_named),
+        TEST_CASE(test_checkpointing), TEST_CASE(test_drawn_matrices),     TEST_TINY(test_named),
         TEST_TINY(test_foreign_checkpoint), TEST_TINY(test_finished),
         TEST_TINY(test_no_checkpoint),      TEST_TINY(test_remains_of_a_kill),
         TEST_TINY(test_shortened_log),

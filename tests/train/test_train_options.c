@@ -41,6 +41,8 @@ static void test_values(void **state)
     assert_false(o->random_flip);
     assert_ok(run->ctx, set(run, "trainable", "5.8%"));
     assert_string_equal(o->trainable, "5.8%");
+    assert_ok(run->ctx, set(run, "gradient_checkpointing_levels", "2"));
+    assert_int_equal(o->gradient_checkpointing_levels, 2);
     assert_ok(run->ctx, set(run, "progressive_iter", "0"));
     assert_int_equal(o->progressive_iter, 0);
     assert_ok(run->ctx, sara_train_options_check(run->ctx, o));
@@ -65,7 +67,7 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 22);
+    assert_int_equal(numbers, 23);
 }
 
 static void test_ranges(void **state)
@@ -191,6 +193,8 @@ static void test_json(void **state)
                                                "checkpointing_steps",
                                                "checkpoints_total_limit",
                                                "resume_from_checkpoint",
+                                               "gradient_checkpointing",
+                                               "gradient_checkpointing_levels",
                                                "profile"};
     test_run *run = *state;
     const sara_option_info *info;
