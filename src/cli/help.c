@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define COLUMN 36 /* where the explanations begin */
+#define COLUMN 41 /* where the explanations begin */
 #define WIDTH  98
 
 /* Breaks the text at spaces; its first line begins at COLUMN already. */

@@ -77,3 +77,11 @@ uint64_t sara_memory_limit(const sara_context *ctx)
     uint64_t system = free_bytes > UINT64_MAX - own ? UINT64_MAX : free_bytes + own;
     return system < group ? system : group;
 }
+
+const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes)
+{
+    double mib = (double)bytes / 1048576.0;
+    snprintf(buffer->text, sizeof(buffer->text), mib < 999.5 ? "%.0f MiB" : "%.2f GiB",
+             mib < 999.5 ? mib : mib / 1024);
+    return buffer->text;
+}

@@ -270,6 +270,25 @@ done:
     return status;
 }
 
+/* What could not be held would be found out by the system, which ends programs without a word. */
+static sara_status check_memory(const sara_binder *binder, want **order,
+                                const sara_weights *weights)
+{
+    uint64_t bytes = 0, limit = sara_memory_limit(binder->ctx);
+    sara_bytes_text needed, there;
+    for (size_t i = 0; i < binder->count; i++) {
+        const sara_tensor_info *info = order[i]->found;
+        sara_dtype dtype = dtype_in_memory(binder, info->dtype, &info->shape);
+        bytes += (uint64_t)sara_shape_count(&info->shape) * sara_dtype_size(dtype);
+    }
+    if (bytes <= limit)
+        return SARA_OK;
+    return sara_fail(binder->ctx, SARA_ERROR_MEMORY,
+                     "%s: needs %s of memory, %s are available%s", sara_weights_path(weights),
+                     sara_bytes_format(&needed, bytes), sara_bytes_format(&there, limit),
+                     binder->storage == SARA_STORE_F32 ? " (16-bit weights take half)" : "");
+}
+
 sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sara_weights *weights)
 {
     sara_params loaded = {0};
@@ -277,6 +296,7 @@ sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sar
     sara_status status;
     TRY(sara_alloc(binder->ctx, &order, binder->count, sizeof(*order)));
     TRY(compare(binder, order, weights));
+    TRY(check_memory(binder, order, weights));
     TRY(sara_params_new(binder->ctx, &loaded, binder->count));
     for (size_t i = 0; i < loaded.count; i++)
         TRY(load_param(binder, &loaded.items[i], weights, order[i]->found));

@@ -206,3 +206,16 @@ sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradie
     sara_polar_work_free(ctx, &work);
     return status;
 }
+
+/* The entries sorted, the matrices of the rational functions, and where these may leave it in doubt
+ * those of an SVD in double. */
+size_t sara_nuclear_norm_bytes(int64_t rows, int64_t cols, size_t count)
+{
+    int64_t m = rows < cols ? rows : cols, n = rows < cols ? cols : rows;
+    double work = (double)m * (double)m * (double)n;
+    size_t bytes = sara_polar_floats(m) * sizeof(float);
+    bytes += (size_t)(2 * n) * sizeof(size_t) + count * 4 * sizeof(float);
+    if (work <= EXACT_IN_DOUBT * EXACT_IN_DOUBT * EXACT_IN_DOUBT)
+        bytes += (size_t)(m * n) * 3 * sizeof(double) + (size_t)(m * m) * 6 * sizeof(double);
+    return bytes;
+}

@@ -53,6 +53,7 @@ void sara_polar_work_free(sara_context *ctx, sara_polar_work *work);
  * polar factor is good to a cosine of 0.9999. */
 SARA_NODISCARD sara_status sara_polar_rational(sara_context *ctx, sara_polar_work *work, float *x,
                                                bool *certain, const sara_columns *a, bool wide);
+size_t sara_polar_floats(int64_t m); /* its working memory */
 /* x [m][n] of a dense matrix by a singular value decomposition in double, over the singular values
  * above rounding. *nuclear is the sum of all. */
 SARA_NODISCARD sara_status sara_polar_exact(sara_context *ctx, float *x, double *nuclear,

@@ -131,6 +131,21 @@ void sara_optimizer_set_master(sara_optimizer_item *item, size_t index, float va
     *sara_item_master(item, index) = value;
 }
 
+size_t sara_optimizer_bytes(const sara_optimizer *optimizer)
+{
+    bool will_reselect = optimizer->steps <= optimizer->options.progressive_iter;
+    size_t bytes = 0;
+    for (size_t i = 0; i < optimizer->count; i++) {
+        const sara_optimizer_item *item = &optimizer->parts[i].item;
+        /* positions, two moments, gradient, masters; of a subset its indices and positions */
+        size_t floats = item->masters ? 4 : 3;
+        bytes += item->all_count * (sizeof(uint32_t) + floats * sizeof(float));
+        if (item->active || will_reselect)
+            bytes += item->active_count * 2 * sizeof(uint32_t);
+    }
+    return bytes;
+}
+
 size_t sara_optimizer_count(const sara_optimizer *optimizer)
 {
     return optimizer->count;

@@ -44,12 +44,18 @@ static int64_t stride(int64_t m)
     return ((m + 15) / 16 | 1) * 16;
 }
 
+size_t sara_polar_floats(int64_t m)
+{
+    int64_t ld = stride(m);
+    size_t spare = sara_symmetric_spare(m), vectors = (size_t)(2 * ld);
+    return 4 * (size_t)(m * ld) + (spare > vectors ? spare : vectors);
+}
+
 static sara_status polar_init(sara_context *ctx, polar *p, sara_polar_work *work,
                               const sara_columns *a)
 {
     int64_t ld = stride(a->m), size = a->m * ld;
-    size_t spare = sara_symmetric_spare(a->m), vectors = (size_t)(2 * ld);
-    sara_status status = reserve(ctx, work, 4 * (size_t)size + (spare > vectors ? spare : vectors));
+    sara_status status = reserve(ctx, work, sara_polar_floats(a->m));
     if (status != SARA_OK)
         return status;
     float *at = work->memory;

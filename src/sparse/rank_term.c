@@ -11,6 +11,21 @@ static bool is_candidate(const sara_optimizer_item *item, uint32_t limit)
            sara_item_count_live(item, limit) > MIN_ENTRIES;
 }
 
+size_t sara_optimizer_step_bytes(const sara_optimizer *optimizer)
+{
+    size_t most = 0;
+    for (size_t i = 0; optimizer->options.lambda_rank > 0 && i < optimizer->count; i++) {
+        const sara_optimizer_item *item = &optimizer->parts[i].item;
+        const int64_t *dims = item->param->value.shape.dims;
+        if (!is_candidate(item, UINT32_MAX))
+            continue;
+        size_t bytes = sara_nuclear_norm_bytes(dims[0], dims[1], item->active_count) +
+                       item->active_count * (sizeof(uint32_t) + 2 * sizeof(float));
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 static sara_optimizer_item *draw(sara_optimizer *optimizer, uint32_t limit)
 {
     size_t candidates = 0;

@@ -52,6 +52,9 @@ SARA_NODISCARD sara_status sara_nuclear_norm(sara_context *ctx, double *value, f
                                              const uint32_t *positions, const float *values,
                                              size_t count);
 
+/* Memory that it takes meanwhile, at most. */
+size_t sara_nuclear_norm_bytes(int64_t rows, int64_t cols, size_t count);
+
 /* -------------------------------------------------------------------------------- optimiser */
 
 typedef struct sara_optimizer_options {
@@ -84,6 +87,10 @@ typedef struct sara_optimizer_item {
  * sara_optimizer_restore(). */
 float sara_optimizer_master(const sara_optimizer_item *item, size_t index);
 void sara_optimizer_set_master(sara_optimizer_item *item, size_t index, float value);
+/* Memory that it takes, or may take once it has reselected. */
+size_t sara_optimizer_bytes(const sara_optimizer *optimizer);
+/* What a step takes beyond that, at most: the low-rank term of the largest matrix. */
+size_t sara_optimizer_step_bytes(const sara_optimizer *optimizer);
 size_t sara_optimizer_count(const sara_optimizer *optimizer);
 sara_optimizer_item *sara_optimizer_at(sara_optimizer *optimizer, size_t index);
 int64_t sara_optimizer_steps(const sara_optimizer *optimizer); /* done */

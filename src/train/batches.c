@@ -19,6 +19,15 @@ int64_t sara_batches_items(const sara_batches *batches)
     return batches->items;
 }
 
+size_t sara_batches_bytes(const sara_batches *batches)
+{
+    const sara_batch *s = &batches->shape;
+    int64_t kept = batches->cache ? 1 : batches->items;
+    int64_t floats = 2 * s->channels * s->height * s->width + s->length * s->hidden;
+    size_t own = (size_t)(kept * s->size * floats) * sizeof(float);
+    return own + (batches->cache ? sara_dataset_cache_bytes(batches->cache) : 0);
+}
+
 bool sara_batches_is_replay(const sara_batches *batches)
 {
     return !batches->cache;

@@ -170,6 +170,7 @@ static sara_status open_trainer(bench *b)
     if (!is_method(b, "forward"))
         TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_make_buffers(t));
+    TRY(sara_trainer_plan_memory(t));
 done:
     return status;
 }

@@ -65,18 +65,6 @@ static int64_t weight_bytes(const bench *b)
     return bytes;
 }
 
-/* Position, master, two moments and gradient of each entry. */
-static int64_t optimizer_bytes(const bench *b)
-{
-    int64_t bytes = 0;
-    for (size_t i = 0; b->t.optimizer && i < sara_optimizer_count(b->t.optimizer); i++) {
-        const sara_optimizer_item *item = sara_optimizer_at(b->t.optimizer, i);
-        bytes += (int64_t)(item->all_count * (sizeof(uint32_t) + sizeof(float)) +
-                           item->active_count * 3 * sizeof(float));
-    }
-    return bytes;
-}
-
 /* --------------------------------------------------------------------------------------- JSON */
 
 /* To a multiple of 1 / parts. */
@@ -114,7 +102,9 @@ static json_t *kinds_json(const kinds *all)
 
 static json_t *memory_json(const bench *b)
 {
-    int64_t weights = weight_bytes(b), optimizer = optimizer_bytes(b);
+    int64_t weights = weight_bytes(b), optimizer = 0;
+    if (b->t.optimizer)
+        optimizer = (int64_t)sara_optimizer_bytes(b->t.optimizer);
     int64_t activations = (int64_t)sara_tape_peak(b->t.tape);
     int64_t other = b->peak_bytes - weights - optimizer - activations;
     return json_pack("{s:I,s:I,s:I,s:I}", "weights", (json_int_t)weights, "optimizer",

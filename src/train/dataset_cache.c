@@ -25,6 +25,7 @@ struct sara_dataset_cache {
     int64_t channels, side, size; /* of a latent; size in floats */
     int64_t length, hidden;
     sara_tape *tape;
+    size_t encoder_bytes; /* what the tape needs for an image */
     float *pixels; /* [3][resolution][resolution] */
     float *fresh;  /* [2][size]: moments of an image that is not cached */
     char sha256[65];
@@ -33,6 +34,19 @@ struct sara_dataset_cache {
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache)
 {
     return (int64_t)cache->dataset.count;
+}
+
+/* Where images are encoded anew each time, the encoder's activations belong to it. */
+size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache)
+{
+    size_t floats = cache->text_count * (size_t)(cache->length * cache->hidden);
+    size_t encoder = 0;
+    for (size_t i = 0; i < cache->dataset.count; i++)
+        if (cache->items[i].moments)
+            floats += (cache->random_flip ? 4 : 2) * (size_t)cache->size;
+        else
+            encoder = cache->encoder_bytes;
+    return floats * sizeof(float) + encoder;
 }
 
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache)
@@ -311,6 +325,8 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     TRY(fingerprint(cache));
     TRY(cache_texts(cache));
     TRY(cache_images(cache));
+    cache->encoder_bytes = sara_tape_reached(cache->tape);
+    sara_tape_trim(cache->tape);
     *out = cache;
     return SARA_OK;
 done:

@@ -69,9 +69,9 @@ static const option options_table[] = {
     NUMBER(OPTION_INT, gradient_checkpointing_levels, 1, SARA_MAX_LEVELS, 0, false,
            "recompute those of the N largest resolutions alone (all)"),
     TEXT(mixed_precision, "TYPE", true,
-         "no, or bf16 in the layers' products (AVX512-BF16, AMX) (no)"),
+         "no; bf16: layers multiply bf16 (needs AVX512-BF16) (no)"),
     TEXT(weight_dtype, "TYPE", true,
-         "frozen weights in memory: fp32, fp16, bf16, or auto: as in the file (fp32)"),
+         "weights in memory: fp32, fp16, bf16; auto: the file's (fp32)"),
     TEXT(lr_scheduler, "NAME", true,
          "cosine (default), constant, constant_with_warmup, linear, cosine_with_restarts, "
          "polynomial"),

@@ -260,6 +260,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
     announce(t);
+    TRY(sara_trainer_plan_memory(t));
 done:
     return status;
 }

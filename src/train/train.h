@@ -43,6 +43,7 @@ void sara_batches_free(sara_batches *batches);
 /* The batch's arrays live until the next call. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
 int64_t sara_batches_items(const sara_batches *batches); /* images, or the replay's entries */
+size_t sara_batches_bytes(const sara_batches *batches); /* memory that it keeps or comes to use */
 bool sara_batches_is_replay(const sara_batches *batches);
 const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
 /* height and width of the latents, and what else is the same for all. */
@@ -62,6 +63,7 @@ SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, flo
                                                   float *states, const int64_t *elements,
                                                   int64_t size);
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache);
+size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
 /* Fills channels, height, width, length and hidden of a batch. */
 void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out);

@@ -134,7 +134,10 @@ done:
 /* A picture that cannot be drawn or written is no reason to lose what was trained. */
 static sara_status validate(trainer *t, int64_t step)
 {
+    sara_tape_trim(t->tape); /* drawing needs memory of its own */
     sara_status status = sara_run_validate(&t->run, t->model, &t->options, step);
+    if (status == SARA_OK)
+        status = sara_tape_reserve(t->tape, t->activations);
     if (status == SARA_OK || status == SARA_INTERRUPTED || status == SARA_ERROR_MEMORY)
         return status;
     sara_log(t->ctx, SARA_LOG_WARNING, "validation after step %lld: %s", (long long)step,

@@ -31,6 +31,7 @@ typedef struct trainer {
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
+    size_t activations;    /* bytes that the tape will need */
     double started;
     int64_t started_at;   /* the step that this process began with */
     sara_writer *profile; /* NULL: not wanted, or written already */
@@ -56,6 +57,9 @@ SARA_NODISCARD sara_status sara_trainer_micro_batch(trainer *t, double *loss);
 /* One step of the optimiser; loss: mean over its micro-batches. */
 SARA_NODISCARD sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report,
                                              double *lr);
+/* memory.c: says what the run will need, and refuses it with SARA_ERROR_MEMORY if that is more than
+ * there is; takes the tape's memory. */
+SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
 double sara_trainer_now(void);

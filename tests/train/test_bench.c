@@ -135,7 +135,7 @@ static void test_trainable(void **state)
     assert_ok(f->ctx, sara_select(f->ctx, &selection, sara_unet_params(unet), &budget));
     assert_true(selection.total > 10000);
     assert_true(number(report, "trainable") == (double)selection.total);
-    assert_true(number_in(report, "memory", "optimizer") == 20.0 * (double)selection.total);
+    assert_true(number_in(report, "memory", "optimizer") == 16.0 * (double)selection.total);
     double parameters = (double)sara_params_entries(sara_unet_params(unet));
     assert_true(number(report, "parameters") == parameters);
     assert_true(number_in(report, "memory", "weights") == 4 * parameters);

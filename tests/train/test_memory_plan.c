@@ -1,0 +1,211 @@
+/* The plan of memory: it is said before the first step, and a run that would not fit is refused
+ * with the flags that make it fit. */
+#include "support_train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct lines {
+    char text[4096];
+} lines;
+
+static void keep(void *user, sara_log_level level, const char *line)
+{
+    lines *l = user;
+    size_t used = strlen(l->text);
+    (void)level;
+    snprintf(l->text + used, sizeof(l->text) - used, "%s\n", line);
+}
+
+/* Trains one step in a context with that limit; the error is copied to `error`. */
+static sara_status train(test_run *run, lines *log, char *error, size_t size, uint64_t limit)
+{
+    const sara_context_options options = {.log = keep, .user = log, .memory_limit = limit};
+    sara_context *ctx = NULL;
+    log->text[0] = '\0';
+    run->options.max_train_steps = 1;
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    sara_status status = sara_train(ctx, NULL, &run->options);
+    snprintf(error, size, "%s", sara_context_error(ctx));
+    sara_context_free(ctx);
+    return status;
+}
+
+/* The MiB after a word of the line. */
+static double mib_after(const char *text, const char *word)
+{
+    const char *at = strstr(text, word);
+    assert_non_null(at);
+    return strtod(at + strlen(word), NULL);
+}
+
+static void test_plan_is_said(void **state)
+{
+    test_run *run = *state;
+    lines log;
+    char error[512];
+    assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+    const char *plan = strstr(log.text, "memory: ");
+    assert_non_null(plan);
+    double weights = mib_after(plan, "weights "), optimizer = mib_after(plan, "optimizer ");
+    double activations = mib_after(plan, "activations "), other = mib_after(plan, "other ");
+    double peak = mib_after(plan, "peak ");
+    assert_true(weights > 0 && optimizer > 0 && activations > 0 && other > 0);
+    double sum = weights + optimizer + activations + other;
+    assert_close(fabs(sum - peak), 2.5, "sum of rounded parts");
+}
+
+/* Sets the options of " --flag value --flag (size)" and trains with the limit. */
+static sara_status train_with(test_run *run, char *error, size_t size, uint64_t limit,
+                              const char *flags)
+{
+    const sara_train_options before = run->options;
+    char text[256], *rest = text;
+    lines log;
+    snprintf(text, sizeof(text), "%s", flags);
+    test_run_output(run, test_text(run, "with%s-%llu", text, (unsigned long long)limit));
+    for (char *word = strtok_r(text, " ", &rest); word && *word == '-';) {
+        char *value = strtok_r(NULL, " ", &rest);
+        bool given = value && *value != '-' && *value != '(';
+        assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, word + 2,
+                                                   given ? value : "true"));
+        word = given ? strtok_r(NULL, " ", &rest) : value;
+    }
+    sara_status status = train(run, &log, error, size, limit);
+    run->options = before;
+    return status;
+}
+
+static void prepare(test_run *run, double *whole, double *activations, double *weights)
+{
+    lines log;
+    char error[512];
+    run->options.replay = run->options.unet_only = NULL;
+    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
+    run->options.train_data_dir = test_run_images(run, 2);
+    run->options.train_batch_size = 4;
+    assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+    *whole = mib_after(log.text, "peak ");
+    *weights = mib_after(log.text, "weights ");
+    *activations = mib_after(log.text, "activations ");
+    assert_true(*activations >= 10);
+}
+
+/* Every alternative that the error names makes the run fit. Returns how many there are. */
+static int check_named(test_run *run, const char *error, uint64_t limit)
+{
+    int count = 0;
+    for (const char *at = strstr(error, "fits with"); at; at = strstr(at, " or"), count++) {
+        char message[512], flags[256];
+        at += strcspn(at, "-");
+        snprintf(flags, sizeof(flags), " %.*s", (int)strcspn(at, "("), at);
+        if (train_with(run, message, sizeof(message), limit, flags) != SARA_OK)
+            fail_msg("%s:%s: %s", error, flags, message);
+    }
+    return count;
+}
+
+/* A flag that the error names neither alone nor with another does not, even at its strongest. */
+static int check_unnamed(test_run *run, const char *error, uint64_t limit)
+{
+    static const char *const strongest[] = {" --train_batch_size 1", " --weight_dtype bf16",
+                                            " --gradient_checkpointing"};
+    int count = 0;
+    for (size_t i = 0; i < sizeof(strongest) / sizeof(*strongest); i++) {
+        char message[512], name[32];
+        snprintf(name, sizeof(name), "%.*s", (int)strcspn(strongest[i] + 1, " "), strongest[i] + 1);
+        if (strstr(error, name))
+            continue;
+        count++;
+        if (train_with(run, message, sizeof(message), limit, strongest[i]) != SARA_ERROR_MEMORY)
+            fail_msg("%s: not said: %s", error, strongest[i]);
+    }
+    return count;
+}
+
+/* A little and much less than the run needs. */
+static void test_refused(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights;
+    int named = 0, unnamed = 0, together = 0;
+    prepare(run, &whole, &activations, &weights);
+    for (int part = 1; part <= 7; part++) {
+        uint64_t limit = (uint64_t)((whole - activations * part / 7) * 1048576);
+        lines log;
+        char error[512];
+        test_run_output(run, test_text(run, "refused-%d", part));
+        assert_int_equal(train(run, &log, error, sizeof(error), limit), SARA_ERROR_MEMORY);
+        test_assert_contains(error,
+                             test_text(run, "needs %.0f MiB of memory, %.0f MiB are available",
+                                       whole, (double)limit / 1048576),
+                             __FILE__, __LINE__);
+        assert_false(test_run_has(run, "adapter.safetensors"));
+        named += check_named(run, error, limit);
+        unnamed += check_unnamed(run, error, limit);
+        together += strstr(error, "bf16 --gradient_checkpointing") != NULL;
+    }
+    assert_true(named >= 6 && unnamed >= 1 && together >= 1);
+}
+
+static void test_hopeless(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights;
+    lines log;
+    char error[512];
+    prepare(run, &whole, &activations, &weights);
+    test_run_output(run, "hopeless");
+    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)((weights + 1) * 1048576)),
+                     SARA_ERROR_MEMORY);
+    test_assert_contains(error, "no flags make it fit", __FILE__, __LINE__);
+}
+
+/* Where a validation picture needs more than a training step, that is what has to be there. */
+static void test_pictures(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights;
+    lines log;
+    char error[512];
+    prepare(run, &whole, &activations, &weights);
+    run->options.train_batch_size = 1;
+    run->options.gradient_checkpointing = true;
+    run->options.validation_prompts[0] = "a cat";
+    run->options.validation_prompt_count = 1;
+    test_run_output(run, "pictures");
+    assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+    double pictures = mib_after(log.text, "instead of activations for pictures ");
+    double sum = mib_after(log.text, "weights ") + mib_after(log.text, "optimizer ") +
+                 mib_after(log.text, "other ") + pictures;
+    assert_true(pictures > mib_after(log.text, "activations "));
+    assert_close(fabs(sum - mib_after(log.text, "peak ")), 2.5, "sum of rounded parts");
+}
+
+static void test_weights_alone_too_large(void **state)
+{
+    test_run *run = *state;
+    lines log;
+    char error[512];
+    assert_int_equal(train(run, &log, error, sizeof(error), 1048576), SARA_ERROR_MEMORY);
+    test_assert_contains(error, "diffusion_pytorch_model.safetensors: needs ", __FILE__, __LINE__);
+    test_assert_contains(error, " 1 MiB are available (16-bit weights", __FILE__, __LINE__);
+}
+
+static void test_too_many_levels(void **state)
+{
+    test_run *run = *state;
+    run->options.gradient_checkpointing_levels = 8;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--gradient_checkpointing_levels 8: the U-Net has ",
+                   test_run_train(run));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said), TEST_CASE(test_refused),
+                                       TEST_CASE(test_hopeless), TEST_CASE(test_pictures),
+                                       TEST_CASE(test_weights_alone_too_large),
+                                       TEST_CASE(test_too_many_levels)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
