@@ -230,28 +230,40 @@ bool sara_model_is_rounded(const sara_model *model)
     return false;
 }
 
+typedef struct base_file {
+    sara_context *ctx;
+    sara_weights *weights;
+} base_file;
+
+/* The file may be another than the one that was loaded. */
 static sara_status read_values(void *user, float *out, const sara_param *param)
 {
-    const sara_weights *weights = user;
-    const sara_tensor_info *info = sara_weights_find(weights, param->name);
+    const base_file *file = user;
+    const sara_tensor_info *info = sara_weights_find(file->weights, param->name);
     const sara_tensor_info missing = {.name = param->name};
-    return sara_weights_read_f32(weights, out, info ? info : &missing);
+    sara_shape_text now, loaded;
+    if (info && !sara_shape_equal(&info->shape, &param->value.shape))
+        return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: tensor %.200s: shape %s, expected %s",
+                         sara_weights_path(file->weights), param->name,
+                         sara_shape_format(&now, &info->shape),
+                         sara_shape_format(&loaded, &param->value.shape));
+    return sara_weights_read_f32(file->weights, out, info ? info : &missing);
 }
 
 sara_status sara_model_hash(sara_context *ctx, char out[65], const sara_model *model)
 {
     const sara_params *params = sara_unet_params(model->unet);
-    sara_weights *weights = NULL;
+    base_file file = {ctx, NULL};
     char *folder = NULL;
     sara_status status;
     if (!sara_model_is_rounded(model))
         return sara_params_sha256(ctx, out, params);
     TRY(unet_folder(model, &folder));
-    TRY(sara_weights_open(ctx, &weights, folder, SARA_DIFFUSERS_STEM, model->variant));
-    TRY(sara_values_sha256(ctx, out, params, read_values, weights));
+    TRY(sara_weights_open(ctx, &file.weights, folder, SARA_DIFFUSERS_STEM, model->variant));
+    TRY(sara_values_sha256(ctx, out, params, read_values, &file));
 done:
     sara_free(ctx, folder);
-    sara_weights_close(weights);
+    sara_weights_close(file.weights);
     return status;
 }
 
