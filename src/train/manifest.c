@@ -159,26 +159,43 @@ done:
     return status;
 }
 
-sara_status sara_manifest_check_run(sara_context *ctx, const json_t *manifest,
-                                    const json_t *identity, const char *folder)
+/* What the base, its weights in memory and a budget lead to. */
+static bool is_derived(const char *key)
 {
-    const json_t *saved = json_object_get(manifest, "run");
+    return strcmp(key, "threshold") == 0 || strcmp(key, "learning_rate") == 0 ||
+           strcmp(key, "selected") == 0;
+}
+
+static const char *find_difference(const json_t *saved, const json_t *identity, bool derived)
+{
     const char *key;
     json_t *now;
     json_object_foreach((json_t *)(uintptr_t)identity, key, now)
     {
         const json_t *was = json_object_get(saved, key);
-        if (was && json_equal(was, now))
-            continue;
-        char *a = was ? json_dumps(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
-        char *b = json_dumps(now, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-        sara_status status = sara_fail(
-            ctx, SARA_ERROR_USAGE,
-            "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",
-            folder, key, a ? a : "nothing", b ? b : "?");
-        free(a);
-        free(b);
-        return status;
+        if (is_derived(key) == derived && !(was && json_equal(was, now)))
+            return key;
     }
-    return SARA_OK;
+    return NULL;
+}
+
+sara_status sara_manifest_check_run(sara_context *ctx, const json_t *manifest,
+                                    const json_t *identity, const char *folder)
+{
+    const json_t *saved = json_object_get(manifest, "run");
+    const char *key = find_difference(saved, identity, false); /* causes before what follows */
+    if (!key)
+        key = find_difference(saved, identity, true);
+    if (!key)
+        return SARA_OK;
+    const json_t *was = json_object_get(saved, key);
+    char *a = was ? json_dumps(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
+    char *b = json_dumps(json_object_get(identity, key), JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    sara_status status = sara_fail(
+        ctx, SARA_ERROR_USAGE,
+        "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",
+        folder, key, a ? a : "nothing", b ? b : "?");
+    free(a);
+    free(b);
+    return status;
 }

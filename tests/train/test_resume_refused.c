@@ -142,6 +142,23 @@ static void test_changed_options(void **state)
     assert_ok(run->ctx, test_run_train(run)); /* none of that did any harm */
 }
 
+/* What the weights are in memory, not how that was asked for; another threshold follows. */
+static void test_changed_weight_dtype(void **state)
+{
+    test_run *run = *state;
+    run->options.weight_dtype = "bfloat16";
+    stop_at_six(run, "run");
+    run->options.weight_dtype = "fp32";
+    assert_refused(
+        run->ctx, SARA_ERROR_USAGE,
+        "the run has weight_dtype = \"bf16\", now it is \"fp32\"; a resumed run keeps its",
+        test_run_train(run));
+    run->options.weight_dtype = "auto"; /* the file is F32 */
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "\"bf16\", now it is \"fp32\"", test_run_train(run));
+    run->options.weight_dtype = "bf16";
+    assert_ok(run->ctx, test_run_train(run));
+}
+
 /* What does not decide the result may change. */
 static void test_free_options(void **state)
 {
@@ -161,13 +178,12 @@ static void test_changed_data(void **state)
     assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has data_sha256 = ", test_run_train(run));
 }
 
-/* The base with one trained value changed; the threshold given, so that it is the same. */
+/* The base with one trained value changed, from which another threshold follows. */
 static void test_changed_base(void **state)
 {
     test_run *run = *state;
     sara_model *model = NULL;
     const sara_model_options options = {.unet_only = true};
-    run->options.threshold = 0.02;
     stop_at_six(run, "run");
     assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
     float *value = sara_params_find(sara_unet_params(model->unet), "conv_in.weight")->value.data;
@@ -182,9 +198,11 @@ static void test_changed_base(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_flipped_bit),  TEST_TINY(test_manifest),     TEST_TINY(test_changed_counter),
-        TEST_TINY(test_missing_file), TEST_TINY(test_all_damaged),  TEST_CASE(test_changed_options),
-        TEST_TINY(test_free_options), TEST_TINY(test_changed_data), TEST_TINY(test_changed_base),
+        TEST_TINY(test_flipped_bit),          TEST_TINY(test_manifest),
+        TEST_TINY(test_changed_counter),      TEST_TINY(test_missing_file),
+        TEST_TINY(test_all_damaged),          TEST_CASE(test_changed_options),
+        TEST_TINY(test_changed_weight_dtype), TEST_TINY(test_free_options),
+        TEST_TINY(test_changed_data),         TEST_TINY(test_changed_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
