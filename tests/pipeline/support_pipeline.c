@@ -95,12 +95,18 @@ void test_relink(test_pipe *pipe, const char *folder, const char *component, con
     assert_int_equal(symlink(target, path), 0);
 }
 
-sara_model *test_model(test_pipe *pipe, const char *path, bool unet_only)
+sara_model *test_model_stored(test_pipe *pipe, const char *path, bool unet_only,
+                              const char *weight_dtype)
 {
-    const sara_model_options options = {.unet_only = unet_only};
+    const sara_model_options options = {.unet_only = unet_only, .weight_dtype = weight_dtype};
     sara_model *model = NULL;
     assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, path, &options));
     return model;
+}
+
+sara_model *test_model(test_pipe *pipe, const char *path, bool unet_only)
+{
+    return test_model_stored(pipe, path, unet_only, NULL);
 }
 
 /* ------------------------------------------------------------------------------------- adapters */
@@ -146,8 +152,9 @@ float *test_values(test_pipe *pipe, const sara_model *model, size_t *count)
     *count = (size_t)sara_params_entries(params);
     assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &all, *count, sizeof(*all)));
     for (size_t i = 0; i < params->count; i++) {
-        size_t size = (size_t)sara_shape_count(&params->items[i].value.shape);
-        memcpy(all + used, params->items[i].value.data, size * sizeof(*all));
+        const sara_tensor *value = &params->items[i].value;
+        size_t size = (size_t)sara_shape_count(&value->shape);
+        sara_convert_to_f32(all + used, value->data, value->dtype, size);
         used += size;
     }
     return all;

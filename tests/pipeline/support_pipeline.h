@@ -32,6 +32,8 @@ const char *test_linked_model(test_pipe *pipe, const char *name);
 /* Puts another folder in a component's place. */
 void test_relink(test_pipe *pipe, const char *folder, const char *component, const char *target);
 sara_model *test_model(test_pipe *pipe, const char *path, bool unet_only); /* sara_model_free() */
+sara_model *test_model_stored(test_pipe *pipe, const char *path, bool unet_only,
+                              const char *weight_dtype);
 
 /* An adapter file for a model: in each parameter every `stride`-th entry, at value + shift. */
 const char *test_adapter(test_pipe *pipe, const char *name, sara_model *model, size_t stride,
