@@ -342,6 +342,46 @@ static void test_truncated_after_open(void **state) {
     free(path);
 }
 
+/* A large tensor is read by parts; the line is that of one thread, wherever the file ends. */
+static void check_cut(const char *path, uint64_t left, int threads) {
+    const sara_context_options options = {.threads = threads};
+    sara_context *own = NULL;
+    char line[200];
+    assert_ok(own, sara_context_new(&own, &options));
+    sara_safetensors *file = test_open(own, path);
+    const sara_tensor_info *info = sara_safetensors_at(file, 0);
+    size_t count = (size_t)sara_shape_count(&info->shape), at = 0;
+    float *values = malloc(count * sizeof(*values));
+    assert_non_null(values);
+    assert_int_equal(truncate(path, (off_t)(info->offset + left)), 0);
+    snprintf(line, sizeof(line), "%s: ends at byte %llu, expected %llu: truncated while being read",
+             path, (unsigned long long)(info->offset + left),
+             (unsigned long long)(info->offset + info->size));
+    assert_refused(own, SARA_ERROR_IO, line, sara_safetensors_read(file, values, info));
+    while (at + 65536 <= left) /* it is converted 32768 entries of 2 bytes at a time */
+        at += 65536;
+    snprintf(line, sizeof(line), "%s: ends at byte %llu, expected %llu: truncated while being read",
+             path, (unsigned long long)(info->offset + left),
+             (unsigned long long)(info->offset + at + 65536));
+    assert_refused(own, SARA_ERROR_IO, line, sara_safetensors_read_f32(file, values, info));
+    free(values);
+    sara_safetensors_close(file);
+    sara_context_free(own);
+}
+
+static void test_large_truncated_after_open(void **state) {
+    (void)state;
+    const char *header =
+        "{\"n\":{\"dtype\":\"BF16\",\"shape\":[1572864],\"data_offsets\":[0,3145728]}}";
+    static const uint64_t left[] = {0, 7, 65536, 1048576, 1500001, 3145727};
+    for (size_t i = 0; i < sizeof(left) / sizeof(*left); i++)
+        for (int threads = 1; threads < 4; threads += 2) {
+            char *path = test_safetensors(folder, header, 3145728);
+            check_cut(path, left[i], threads);
+            free(path);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_not_a_file, setup, teardown),
@@ -359,6 +399,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_large_headers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_and_flipped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_truncated_after_open, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_large_truncated_after_open, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,14 +31,14 @@ static void load_timesteps(run *r)
     sara_tensor_free(r->ctx, &tensor);
 }
 
-static run run_open(const char *folder, const char *device)
+static run run_open_stored(const char *folder, const char *device, sara_storage storage)
 {
     run r = {.ctx = test_context()};
     char *path;
     size_t count;
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, folder, NULL, SARA_STORE_F32));
+    assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, folder, NULL, storage));
     r.params = sara_unet_params(r.unet);
     assert_ok(r.ctx, sara_path_join(r.ctx, &path, folder, "golden.safetensors"));
     r.golden = test_open(r.ctx, path);
@@ -48,6 +48,11 @@ static run run_open(const char *folder, const char *device)
     r.target = test_load_f32(r.ctx, r.golden, "target", &count);
     load_timesteps(&r);
     return r;
+}
+
+static run run_open(const char *folder, const char *device)
+{
+    return run_open_stored(folder, device, SARA_STORE_F32);
 }
 
 static void run_close(run *r)
@@ -326,6 +331,71 @@ static void test_sampled_gradients_equal_dense_ones(void **state)
     sampled_equals_dense(VARIANTS "/unet_odd", "cpu", 0);
 }
 
+/* ------------------------------------------------------------------------- weights of 16 bits */
+
+/* Rounds the weights as the storage does, and leaves them floats. */
+static void round_weights(run *r, sara_dtype dtype)
+{
+    for (size_t i = 0; i < r->params->count; i++) {
+        sara_tensor *value = &r->params->items[i].value;
+        size_t count = (size_t)sara_shape_count(&value->shape);
+        uint16_t *halves;
+        if (value->shape.rank == 1)
+            continue;
+        assert_ok(r->ctx, sara_alloc(r->ctx, &halves, count, sizeof(*halves)));
+        sara_convert_from_f32(halves, dtype, value->data, count);
+        sara_convert_to_f32(value->data, halves, dtype, count);
+        sara_free(r->ctx, halves);
+    }
+}
+
+/* Against the same values as floats, whose gradients are dense; a plain kernel gives the same
+ * bits. */
+static void check_narrow(const char *device, sara_storage storage, bool sampled, double tolerance)
+{
+    run wide = run_open(SD1, device), narrow = run_open_stored(SD1, device, storage);
+    sara_dtype dtype = storage == SARA_STORE_F16 ? SARA_F16 : SARA_BF16;
+    uint32_t **positions = NULL;
+    assert_int_equal(sara_params_find(narrow.params, "conv_in.weight")->value.dtype, dtype);
+    assert_ok(narrow.ctx,
+              sara_alloc_zero(narrow.ctx, &positions, narrow.params->count, sizeof(*positions)));
+    want_dense(&wide);
+    if (sampled)
+        want_sampled(&narrow, positions);
+    else
+        want_dense(&narrow);
+    round_weights(&wide, dtype);
+    run_step(&wide);
+    run_step(&narrow);
+    double all = norm_of_all(&wide);
+    size_t outputs = (size_t)sara_shape_count(&wide.output->shape);
+    assert_close(test_relative_l2(narrow.output->data, wide.output->data, outputs), tolerance,
+                 "output");
+    for (size_t i = 0; i < narrow.params->count; i++) {
+        const sara_param *a = &narrow.params->items[i], *b = &wide.params->items[i];
+        size_t count = (size_t)sara_shape_count(&a->value.shape);
+        if (sampled)
+            check_sampled(narrow.ctx, a, b->grad, all);
+        else
+            assert_close(distance(a->grad, b->grad, count),
+                         tolerance * norm_of(b->grad, count) + tolerance / 100 * all, a->name);
+        sara_free(narrow.ctx, positions[i]);
+    }
+    sara_free(narrow.ctx, positions);
+    run_close(&wide);
+    run_close(&narrow);
+}
+
+static void test_weights_of_16_bits(void **state)
+{
+    (void)state;
+    check_narrow("cpu-plain", SARA_STORE_BF16, false, 0);
+    check_narrow("cpu", SARA_STORE_BF16, false, 1e-5);
+    check_narrow("cpu", SARA_STORE_F16, false, 1e-5);
+    check_narrow("cpu", SARA_STORE_BF16, true, 1e-5);
+    check_narrow("cpu", SARA_STORE_F16, true, 1e-5);
+}
+
 static void test_gradients_add_up_over_passes(void **state)
 {
     (void)state;
@@ -478,6 +548,7 @@ int main(void)
         cmocka_unit_test(test_checkpointing_gives_the_same),
         cmocka_unit_test(test_dry_pass_foretells),
         cmocka_unit_test(test_sampled_gradients_equal_dense_ones),
+        cmocka_unit_test(test_weights_of_16_bits),
         cmocka_unit_test(test_gradients_add_up_over_passes),
         cmocka_unit_test(test_inference),
         cmocka_unit_test(test_one_model_after_another),

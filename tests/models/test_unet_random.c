@@ -126,6 +126,42 @@ static void test_seeds(void **state)
         sara_context_free(ctx[i]);
 }
 
+/* The floats that would be drawn, rounded. */
+static void check_drawn_narrow(sara_storage storage, sara_dtype dtype)
+{
+    sara_context *ctx[2] = {NULL, test_context()};
+    sara_unet *wide = draw(&ctx[0], 1, 5), *narrow = NULL;
+    assert_ok(ctx[1], sara_unet_new_random(ctx[1], &narrow, "tiny", 5, storage));
+    const sara_params *floats = sara_unet_params(wide), *params = sara_unet_params(narrow);
+    for (size_t i = 0; i < params->count; i++) {
+        const sara_param *a = &params->items[i], *b = &floats->items[i];
+        size_t count = (size_t)sara_shape_count(&a->value.shape);
+        bool matrix = a->value.shape.rank > 1;
+        assert_int_equal(a->value.dtype, matrix ? dtype : SARA_F32);
+        assert_false(sara_param_is_rounded(a)); /* nothing holds more */
+        for (size_t j = 0; j < count; j++) {
+            float expected = sara_param_get(b, j);
+            if (matrix && dtype == SARA_F16)
+                expected = sara_f16_to_f32(sara_f32_to_f16(expected));
+            else if (matrix && dtype == SARA_BF16)
+                expected = sara_bf16_to_f32(sara_f32_to_bf16(expected));
+            assert_true(sara_param_get(a, j) == expected);
+        }
+    }
+    sara_unet_free(wide);
+    sara_unet_free(narrow);
+    for (int i = 0; i < 2; i++)
+        sara_context_free(ctx[i]);
+}
+
+static void test_16_bits(void **state)
+{
+    (void)state;
+    check_drawn_narrow(SARA_STORE_F16, SARA_F16);
+    check_drawn_narrow(SARA_STORE_BF16, SARA_BF16);
+    check_drawn_narrow(SARA_STORE_AUTO, SARA_F32);
+}
+
 static void test_unknown_shape(void **state)
 {
     (void)state;
@@ -145,18 +181,27 @@ static sara_status draw_tiny(sara_context *ctx)
     return status;
 }
 
+static sara_status draw_narrow(sara_context *ctx)
+{
+    sara_unet *unet = NULL;
+    sara_status status = sara_unet_new_random(ctx, &unet, "tiny", 1, SARA_STORE_BF16);
+    sara_unet_free(unet);
+    return status;
+}
+
 static void test_memory(void **state)
 {
     (void)state;
     test_allocation_failures(draw_tiny);
+    test_allocation_failures(draw_narrow);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_sizes), cmocka_unit_test(test_values),
-        cmocka_unit_test(test_seeds),           cmocka_unit_test(test_unknown_shape),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_seeds),           cmocka_unit_test(test_16_bits),
+        cmocka_unit_test(test_unknown_shape),   cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
