@@ -39,6 +39,66 @@ static void unselected_entries_never_change(void **state)
     sara_context_free(ctx);
 }
 
+/* Rounds the matrices to bf16; `stay` leaves them floats. */
+static void round_matrices(sara_context *ctx, sara_params *params, bool stay)
+{
+    for (size_t t = 0; t < params->count; t++) {
+        sara_tensor *value = &params->items[t].value, narrow;
+        size_t count = (size_t)sara_shape_count(&value->shape);
+        if (value->shape.rank < 2)
+            continue;
+        assert_ok(ctx, sara_tensor_new(ctx, &narrow, SARA_BF16, &value->shape));
+        sara_convert_from_f32(narrow.data, SARA_BF16, value->data, count);
+        if (stay)
+            sara_convert_to_f32(value->data, narrow.data, SARA_BF16, count);
+        sara_tensor_free(ctx, stay ? &narrow : value);
+        if (!stay)
+            *value = narrow;
+    }
+}
+
+/* Masters are those of a run on floats, bit for bit; the weights are they, rounded, where an entry
+ * is selected, and what they were elsewhere. */
+static void bf16_weights_have_float_masters(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_params narrow = test_params(ctx, some_tensors, 3);
+    sara_params wide = test_params(ctx, some_tensors, 3);
+    sara_step_report report;
+    size_t apart = 0;
+    round_matrices(ctx, &narrow, false);
+    round_matrices(ctx, &wide, true);
+    sara_optimizer *a = test_optimizer(ctx, &narrow, THRESHOLD, &usual);
+    sara_optimizer *b = test_optimizer(ctx, &wide, THRESHOLD, &usual);
+    for (uint32_t step = 0; step < 3; step++) {
+        test_add_gradients(&narrow, step);
+        test_add_gradients(&wide, step);
+        assert_ok(ctx, sara_optimizer_step(a, &report, 1e-3, 1, NULL, true));
+        assert_ok(ctx, sara_optimizer_step(b, &report, 1e-3, 1, NULL, true));
+    }
+    assert_int_equal(sara_optimizer_count(a), 3);
+    for (size_t t = 0; t < 3; t++) {
+        const sara_optimizer_item *item = sara_optimizer_at(a, t);
+        const float *floats = wide.items[t].value.data;
+        bool matrix = wide.items[t].value.shape.rank > 1;
+        for (size_t k = 0; k < item->all_count; k++) {
+            float master = sara_optimizer_master(item, k);
+            assert_memory_equal(&master, &floats[item->all_positions[k]], sizeof(master));
+            apart += master != sara_param_get(item->param, item->all_positions[k]);
+        }
+        for (int64_t i = 0; i < sara_shape_count(&wide.items[t].value.shape); i++)
+            assert_true(sara_param_get(&narrow.items[t], (size_t)i) ==
+                        (matrix ? sara_bf16_to_f32(sara_f32_to_bf16(floats[i])) : floats[i]));
+    }
+    assert_true(apart > 1000);
+    sara_optimizer_free(a);
+    sara_optimizer_free(b);
+    sara_params_free(ctx, &narrow);
+    sara_params_free(ctx, &wide);
+    sara_context_free(ctx);
+}
+
 static void parameters_are_asked_for_what_is_trained(void **state)
 {
     static const float large[] = {1, -1};
@@ -312,6 +372,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unselected_entries_never_change),
+        cmocka_unit_test(bf16_weights_have_float_masters),
         cmocka_unit_test(parameters_are_asked_for_what_is_trained),
         cmocka_unit_test(reselection_keeps_what_is_below),
         cmocka_unit_test(steps_that_are_not_finite_change_nothing),

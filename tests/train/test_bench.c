@@ -200,6 +200,34 @@ static void test_checkpointing(void **state)
     json_decref(largest);
 }
 
+/* Half the memory for the weights; the same work on numbers that are a little different. */
+static void test_weight_dtype(void **state)
+{
+    fixture *f = *state;
+    json_t *wide = bench(f);
+    double loss = f->losses[1];
+    f->options.weight_dtype = "bf16";
+    json_t *narrow = bench(f);
+    assert_string_equal(json_string_value(json_object_get(wide, "weight_dtype")), "fp32");
+    assert_string_equal(json_string_value(json_object_get(narrow, "weight_dtype")), "bf16");
+    double bytes = number_in(wide, "memory", "weights");
+    assert_true(bytes == 4 * number(wide, "parameters"));
+    assert_true(number_in(narrow, "memory", "weights") > 0.5 * bytes);
+    assert_true(number_in(narrow, "memory", "weights") < 0.52 * bytes);
+    assert_true(calls(narrow, "conv2d dx") == calls(wide, "conv2d dx"));
+    assert_true(f->losses[1] != loss && fabs(f->losses[1] - loss) < 0.02 * loss);
+    f->options.shape = NULL;
+    f->options.model = UNET;
+    f->options.latent = 8;
+    f->options.weight_dtype = "fp16";
+    json_t *loaded = bench(f);
+    assert_string_equal(json_string_value(json_object_get(loaded, "weight_dtype")), "fp16");
+    assert_true(number_in(loaded, "memory", "weights") < 2.2 * number(loaded, "parameters"));
+    json_decref(loaded);
+    json_decref(wide);
+    json_decref(narrow);
+}
+
 /* A folder like a pipeline's with nothing in it but what is needed. */
 static void test_folders(void **state)
 {
@@ -310,6 +338,7 @@ static void test_refused(void **state)
     REFUSED("--variant fp16", o.variant = "fp16");
     REFUSED("--method lora: expected sara, full or forward", o.method = "lora");
     REFUSED("--method : expected", o.method = NULL);
+    REFUSED("--weight_dtype f8: expected auto, fp32, fp16 or bf16", o.weight_dtype = "f8");
     REFUSED("--latent 0: expected a whole number, 1 to 4096", o.latent = 0);
     REFUSED("--latent 4097: expected", o.latent = 4097);
     REFUSED("--latent 5: expected a multiple of 2", o.latent = 5);
@@ -390,6 +419,7 @@ int main(void)
         TEST(test_trainable),
         TEST(test_methods),
         TEST(test_checkpointing),
+        TEST(test_weight_dtype),
         TEST(test_folders),
         TEST(test_profile),
         TEST(test_profile_is_no_input),

@@ -91,7 +91,8 @@ static void compare_entry(test_run *run, change *sum, const sara_safetensors *fi
 static sara_model *load_base(test_run *run)
 {
     sara_model *model = NULL;
-    const sara_model_options options = {.unet_only = true};
+    const sara_model_options options = {.unet_only = true,
+                                        .weight_dtype = run->options.weight_dtype};
     assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
     return model;
 }
@@ -127,12 +128,12 @@ static void check_unselected(test_run *run)
               sara_model_apply(run->ctx, model,
                                test_text(run, "%s/adapter.safetensors", run->output), 1, false));
     for (size_t p = 0; p < now->count; p++) {
-        const float *a = now->items[p].value.data, *b = before->items[p].value.data;
-        int64_t count = sara_shape_count(&now->items[p].value.shape);
-        for (int64_t i = 0; i < count; i++) {
-            changed += memcmp(&a[i], &b[i], sizeof(*a)) != 0;
-            if (!(fabsf(b[i]) < threshold))
-                assert_memory_equal(&a[i], &b[i], sizeof(*a));
+        size_t count = (size_t)sara_shape_count(&now->items[p].value.shape);
+        for (size_t i = 0; i < count; i++) {
+            float a = sara_param_get(&now->items[p], i), b = sara_param_get(&before->items[p], i);
+            changed += memcmp(&a, &b, sizeof(a)) != 0;
+            if (!(fabsf(b) < threshold))
+                assert_memory_equal(&a, &b, sizeof(a));
         }
     }
     assert_true(changed > 50000);
@@ -173,6 +174,114 @@ static void test_checkpointing(void **state)
     test_run *run = *state;
     run->options.gradient_checkpointing = true;
     replay(run, "sd1", TEST_REPLAY_STEPS);
+}
+
+/* ------------------------------------------------------------------------- weights of 16 bits */
+
+/* Masters are float32: so are the adapter's values, and few of them are 16-bit numbers by chance. */
+static void check_masters(test_run *run, const sara_adapter *adapter, sara_dtype dtype)
+{
+    const char *path = test_text(run, "%s/adapter.safetensors", run->output);
+    sara_safetensors *file = test_open(run->ctx, path);
+    size_t values = 0, narrow = 0;
+    for (size_t i = 0; i < adapter->count; i++) {
+        const sara_adapter_entry *entry = &adapter->entries[i];
+        const char *name = test_text(run, "%s.values", entry->name);
+        assert_int_equal(sara_safetensors_find(file, name)->dtype, SARA_F32);
+        for (size_t j = 0; j < entry->count; j++) {
+            uint16_t half;
+            float value;
+            sara_convert_from_f32(&half, dtype, &entry->values[j], 1);
+            sara_convert_to_f32(&value, &half, dtype, 1);
+            narrow += value == entry->values[j];
+        }
+        values += entry->count;
+    }
+    assert_true(values > 50000 && narrow < values / 100);
+    sara_safetensors_close(file);
+}
+
+/* Adds up how far two runs' changes of one tensor differ, where both trained an entry. */
+static void compare_changes(change *sum, const sara_adapter_entry *narrow,
+                            const sara_adapter_entry *wide, const sara_param *narrow_base,
+                            const sara_param *wide_base)
+{
+    size_t i = 0, j = 0;
+    while (i < narrow->count && j < wide->count) {
+        uint32_t a = narrow->positions[i], b = wide->positions[j];
+        if (a == b) {
+            double ours = (double)narrow->values[i] - (double)sara_param_get(narrow_base, a);
+            double theirs = (double)wide->values[j] - (double)sara_param_get(wide_base, a);
+            sum->error += (ours - theirs) * (ours - theirs);
+            sum->change += theirs * theirs;
+            sum->selected++;
+        }
+        i += a <= b;
+        j += b <= a;
+    }
+}
+
+/* Rounding moves gradients by about the unit roundoff. Adam's steps have the same size for every
+ * gradient, so that those of entries whose gradient is no larger than that may go anywhere: a share
+ * of the entries like the roundoff, and of the change like its root. */
+static void check_near(const sara_adapter *narrow, const sara_model *narrow_base,
+                       const sara_adapter *wide, const sara_model *wide_base, double roundoff)
+{
+    change sum = {0};
+    for (size_t i = 0; i < wide->count; i++) {
+        const char *name = wide->entries[i].name;
+        const sara_adapter_entry *entry = find_entry(narrow, name);
+        if (entry)
+            compare_changes(&sum, entry, &wide->entries[i],
+                            sara_params_find(sara_unet_params(narrow_base->unet), name),
+                            sara_params_find(sara_unet_params(wide_base->unet), name));
+    }
+    assert_true(sum.selected > 50000);
+    assert_close(sqrt(sum.error / sum.change), 2 * sqrt(roundoff), "change on rounded weights");
+    print_message("relative difference of the change %.2g\n", sqrt(sum.error / sum.change));
+}
+
+static void test_16_bits(void **state)
+{
+    static const struct {
+        const char *name;
+        sara_dtype dtype;
+        double roundoff;
+    } cases[] = {{"bf16", SARA_BF16, 0x1p-9}, {"fp16", SARA_F16, 0x1p-12}};
+    test_run *run = *state;
+    sara_adapter wide, narrow;
+    take_settings(run, "sd1");
+    assert_ok(run->ctx, test_run_train(run));
+    test_run_adapter(run, &wide);
+    sara_model *wide_base = load_base(run);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        run->options.weight_dtype = cases[i].name;
+        test_run_output(run, cases[i].name);
+        assert_ok(run->ctx, test_run_train(run));
+        check_unselected(run);
+        test_run_adapter(run, &narrow);
+        assert_string_equal(sara_adapter_metadata(&narrow, "sara.weight_dtype"), cases[i].name);
+        check_masters(run, &narrow, cases[i].dtype);
+        sara_model *narrow_base = load_base(run);
+        check_near(&narrow, narrow_base, &wide, wide_base, cases[i].roundoff);
+        sara_adapter_free(&narrow);
+        sara_model_free(narrow_base);
+    }
+    sara_adapter_free(&wide);
+    sara_model_free(wide_base);
+}
+
+/* What "auto" stands for is what counts: on an F32 file, the same run. */
+static void test_auto(void **state)
+{
+    test_run *run = *state;
+    run->options.max_train_steps = 2;
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run);
+    run->options.weight_dtype = "auto";
+    test_run_output(run, "auto");
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
 }
 
 /* The first steps are the same; a cosine over 4 steps leaves the golden run's after the first. */
@@ -280,6 +389,8 @@ int main(void)
         TEST_CASE(test_sd1),
         TEST_CASE(test_sd2),
         TEST_CASE(test_checkpointing),
+        TEST_CASE(test_16_bits),
+        TEST_CASE(test_auto),
         TEST_CASE(test_fewer_steps),
         TEST_CASE(test_too_few_batches),
         TEST_CASE(test_accumulated_loss),

@@ -76,6 +76,27 @@ static void test_after_reselection(void **state)
     assert_outcome(run, &whole);
 }
 
+/* Masters apart from weights that are rounded, before and after a reselection. */
+static void test_weights_of_16_bits(void **state)
+{
+    static const char *const dtypes[] = {"bf16", "fp16"};
+    test_run *run = *state;
+    for (size_t i = 0; i < 2; i++) {
+        run->options.resume_from_checkpoint = NULL;
+        run->options.weight_dtype = dtypes[i];
+        outcome whole = run_whole(run);
+        assert_int_equal(test_run_events(run, "reselect"), 1);
+        test_run_output(run, dtypes[i]);
+        interrupt_at(run, 2);
+        interrupt_at(run, 5);
+        interrupt_at(run, 8);
+        assert_ok(run->ctx, test_run_train(run));
+        assert_outcome(run, &whole);
+        assert_ok(run->ctx,
+                  sara_directory_remove(run->ctx, test_text(run, "%s/whole", run->folder)));
+    }
+}
+
 /* Two micro-batches a step: the checkpoint knows how many were used. */
 static void test_accumulation(void **state)
 {
@@ -244,7 +265,7 @@ int main(void)
         TEST_CASE(test_checkpointing), TEST_CASE(test_drawn_matrices),     TEST_TINY(test_named),
         TEST_TINY(test_foreign_checkpoint), TEST_TINY(test_finished),
         TEST_TINY(test_no_checkpoint),      TEST_TINY(test_remains_of_a_kill),
-        TEST_TINY(test_shortened_log),
+        TEST_TINY(test_shortened_log),      TEST_CASE(test_weights_of_16_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

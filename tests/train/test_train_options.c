@@ -132,6 +132,7 @@ static void test_fields(void **state)
     REFUSED(trainable, "200%", "200%");
     REFUSED(trainable, "junk", "junk");
     REFUSED(prediction_type, "noise", "noise");
+    REFUSED(weight_dtype, "fp8", "--weight_dtype fp8: expected auto, fp32, fp16 or bf16");
     REFUSED(output_dir, NULL, "--output_dir is missing");
     REFUSED(output_dir, "", "--output_dir is missing");
     REFUSED(unet_only, NULL, "--pretrained_model_name_or_path is missing");
