@@ -65,6 +65,15 @@ class Bench(Case):
         self.assertEqual(set(report), set(KEYS) | {"rank_seconds"})
         self.assertGreater(report["rank_seconds"], 0)
 
+    def test_weight_dtype(self):
+        """Half the memory for the weights but for biases and norms."""
+        wide = self.report(*TINY)
+        narrow = self.report(*TINY, "--weight_dtype", "bf16")
+        self.assertEqual((wide["weight_dtype"], narrow["weight_dtype"]), ("fp32", "bf16"))
+        self.assertEqual(wide["parameters"], narrow["parameters"])
+        self.assertLess(narrow["memory"]["weights"], 0.52 * wide["memory"]["weights"])
+        self.assertIn("threads, bf16", self.ok(*TINY, "--weight-dtype=bf16").out.splitlines()[0])
+
     def test_models(self):
         bare = self.report("bench", "-m", UNET, "--latent", "8", "--steps", "1")
         self.assertEqual((bare["model"], bare["parameters"]), (UNET, 942196))
@@ -108,6 +117,7 @@ class Bench(Case):
             (["--model", "--shape"], ("-m", UNET, "--shape", "tiny")),
             ("--shape sdxl: expected sd15, sd21 or tiny", ("--shape", "sdxl")),
             ("--method lora: expected", (*TINY[1:], "--method", "lora")),
+            ("--weight_dtype int8: expected auto", (*TINY[1:], "--weight_dtype", "int8")),
             ("--latent 5: expected a multiple of 2", (*TINY[1:], "--latent", "5")),
             ("--latent 0: expected", (*TINY[1:], "--latent", "0")),
             ("--batch 1.5: expected", (*TINY[1:], "--batch", "1.5")),

@@ -150,6 +150,22 @@ class Generate(Case):
             INPUT, ["odd", "[1,3,8,8]"], "generate", "-m", BASE, "-p", "x", "--init-latents", "odd"
         )
 
+    def test_type(self):
+        """The base is F16: f16 and auto are its weights as they are, bf16 rounds them."""
+
+        def pixels(*args):
+            self.draw(*args)
+            return rows_of(self.path("x.png"))
+
+        plain, half = pixels(), pixels("--type", "f16")
+        self.assertEqual(half, pixels("--weight_dtype", "auto"))
+        self.assertEqual(plain, pixels("--type", "f32"))
+        rounded = pixels("--type", "bf16")
+        self.assertNotEqual(rounded, half)
+        for rows, most in [(half, 0.1), (rounded, 2)]:
+            off = sum(abs(a - b) for x, y in zip(rows, plain) for a, b in zip(x, y))
+            self.assertLess(off / (len(plain) * len(plain[0])), most)
+
     def test_no_guidance(self):
         """At scale 1 the negative prompt has no effect, at 7 it has."""
         self.draw("--cfg-scale", "1", out="a.png")

@@ -141,6 +141,11 @@ class Values(Case):
             USAGE, ["lr_scheduler", "sawtooth", "cosine"], *self.train("--lr_scheduler", "sawtooth")
         )
         self.refused(USAGE, ["prediction", "psilon"], *self.train("--prediction_type", "psilon"))
+        self.refused(
+            USAGE,
+            "--weight_dtype int8: expected auto, fp32, fp16 or bf16",
+            *self.train("--weight_dtype", "int8"),
+        )
         self.assertFalse(os.path.exists(self.path("run")))
 
     def test_generate_numbers(self):
@@ -208,6 +213,17 @@ class Values(Case):
             "ddim",
             "--scheduler",
             "karras",
+        )
+        for option in ("--type", "--weight_dtype"):
+            self.refused(
+                USAGE,
+                "weight_dtype q8_0: expected auto, fp32, fp16 or bf16",
+                *(*base, "-p", "x", option, "q8_0"),
+            )
+        self.refused(
+            USAGE,
+            "--type f16 and --weight_dtype bf16: give one of them",
+            *(*base, "-p", "x", "--type", "f16", "--weight_dtype", "bf16"),
         )
         self.refused(USAGE, "--compare", *base, "-p", "x", "--compare")
         self.refused(USAGE, "--save-latents", *base, "-p", "x", "-p", "y", "--save-latents", "l")
