@@ -245,7 +245,7 @@ static void test_mixed_file(void **state)
     test_folder_remove(folder);
 }
 
-/* ---------------------------------------------------------------------------- beyond what is held */
+/* -------------------------------------------------------------------------- beyond what is held */
 
 #define LARGE "up_blocks.0.resnets.0.conv1.weight"
 #define LAST  ((size_t)192 * 384 * 9 - 1)
