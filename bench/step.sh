@@ -146,6 +146,7 @@ plan_generate() {
 
 plan_load() {
     echo "read 0 0 $budget $threads"
+    echo "read-whole 0 0 $budget $threads"
     echo "load 0 0 $budget $threads"
 }
 
@@ -178,6 +179,7 @@ set_command() { # RUN LATENTS BATCH BUDGET
     sara-images) command=(python3 bench/time_images.py "$sara" "$model" "$work") ;;
     rank) command=("${ours[@]}" --method sara --trainable "$fraction" --latent 32 --batch 1 --steps 1 --rank) ;;
     read) command=(dd "if=$weights" of=/dev/null bs=1M status=none) ;;
+    read-whole) command=(dd "if=$weights" of=/dev/null bs=4G count=1 iflag=fullblock status=none) ;;
     load) command=("${ours[@]}" --method forward --latent 32 --batch 1 --steps 1) ;;
     esac
 }
@@ -186,7 +188,7 @@ run() { # ROUND RUN LATENTS BATCH BUDGET THREADS
     local command
     set_command "$2" "$3" "$4" "$5"
     echo "round $1 of $rounds: $2, latents $3, batch $4, budget $5 %, threads $6" >&2
-    case $2 in read | load) cat "$weights" >/dev/null ;; esac # into the page cache
+    case $2 in read* | load) cat "$weights" >/dev/null ;; esac # into the page cache
     OMP_NUM_THREADS=$6 python3 bench/measure.py "$results" round="$1" run="$2" latent="$3" batch="$4" budget="$5" \
         threads="$6" -- "${command[@]}" 2>"$work/stderr" </dev/null && return
     tail -n 5 "$work/stderr" >&2

@@ -48,10 +48,12 @@ class TableTest(unittest.TestCase):
         self.assertEqual(len(steps), 2 + 4)
         self.assertEqual([row.split(" | ")[8] for row in steps[2:]], ["1.00", "0.50", "1.00", "0.90"])
 
-    def test_loading_against_the_plain_read(self):
+    def test_loading_against_the_plain_reads(self):
         plain = dict(run="read", latent=0, batch=0, budget=5.8, threads=2, wall_seconds=2, peak_gib=0, result=None)
-        found = verdicts(plain, {**line("load", 3.2, 4), "latent": 0, "batch": 0})
-        self.assertEqual(found, {("U-Net, fp32", "loading / plain read"): ("1.60", "MISSED")})
+        whole = {**plain, "run": "read-whole", "wall_seconds": 4}
+        found = verdicts(plain, whole, {**line("load", 3.2, 4), "latent": 0, "batch": 0})
+        self.assertEqual(found, {("U-Net, fp32", "loading / read in pieces"): ("1.60", "MISSED"),
+                                 ("U-Net, fp32", "loading / read into memory"): ("0.80", "met")})
 
 
 if __name__ == "__main__":
