@@ -45,6 +45,11 @@ SARA_NODISCARD sara_status sara_grow(sara_context *ctx, void *array, size_t *cap
 SARA_NODISCARD sara_status sara_strdup(sara_context *ctx, char **out, const char *text);
 SARA_NODISCARD sara_status sara_format(sara_context *ctx, char **out, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* A parameter's or a block's name; every name of the supported networks fits. */
+typedef struct sara_name {
+    char text[192];
+} sara_name;
+sara_name sara_name_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* directory + "/" + name */
 SARA_NODISCARD sara_status sara_path_join(sara_context *ctx, char **out, const char *directory,
                                           const char *name);

@@ -88,6 +88,16 @@ sara_status sara_format(sara_context *ctx, char **out, const char *format, ...)
     return status;
 }
 
+sara_name sara_name_of(const char *format, ...)
+{
+    sara_name name;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name.text, sizeof(name.text), format, args);
+    va_end(args);
+    return name;
+}
+
 sara_status sara_path_join(sara_context *ctx, char **out, const char *directory, const char *name)
 {
     size_t length = strlen(directory);

@@ -153,6 +153,32 @@ SARA_NODISCARD sara_status sara_safetensors_save_made(sara_context *ctx, const c
                                                       size_t metadata_count,
                                                       sara_tensor_fill_fn fill, const void *user);
 
+/* ------------------------------------------------------------------- names of single files */
+
+/* A single-file checkpoint names its tensors as the LDM repository does (Rombach et al. 2022), with
+ * a prefix for each part; diffusers' folders name the same tensors otherwise. Both names here are
+ * without the prefix. */
+typedef enum sara_ldm_part {
+    SARA_LDM_UNET,
+    SARA_LDM_VAE,
+    SARA_LDM_CLIP,     /* SD1's text encoder, under transformers' names in both layouts */
+    SARA_LDM_OPEN_CLIP /* SD2's, whose attention keeps query, key and value in one tensor */
+} sara_ldm_part;
+/* What the numbers in the names depend on. */
+typedef struct sara_ldm_shape {
+    sara_ldm_part part;
+    int levels;        /* resolutions of the U-Net or the VAE */
+    int layers;        /* residual blocks of a level on the way down */
+    bool attention[8]; /* of the U-Net: whether the level (0: the largest) has transformers */
+} sara_ldm_shape;
+/* *out: sara_free(); NULL if no tensor of the other layout corresponds. The in_proj tensors of
+ * SARA_LDM_OPEN_CLIP are what to_q, to_k and to_v have in common: from diffusers all three give
+ * its name, to diffusers "self_attn.in_proj.weight" stands for them. */
+SARA_NODISCARD sara_status sara_ldm_to_diffusers(sara_context *ctx, char **out,
+                                                 const sara_ldm_shape *shape, const char *name);
+SARA_NODISCARD sara_status sara_ldm_from_diffusers(sara_context *ctx, char **out,
+                                                   const sara_ldm_shape *shape, const char *name);
+
 /* --------------------------------------------------------------------------- weight sources */
 
 /* The tensors of one module under their checkpoint keys: one file, or the shards of an index. */
@@ -163,6 +189,13 @@ typedef struct sara_weights sara_weights;
 SARA_NODISCARD sara_status sara_weights_open(sara_context *ctx, sara_weights **out,
                                              const char *folder, const char *stem,
                                              const char *variant);
+/* The tensors of one part of a single-file checkpoint, those whose names begin with `prefix`, under
+ * diffusers' names and with diffusers' shapes: a fused in_proj becomes three, the VAE's attention
+ * matrices. Of SARA_LDM_OPEN_CLIP layers from shape->layers on are left out, as the projection is:
+ * diffusers does not have them. A tensor without another name keeps its own. */
+SARA_NODISCARD sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out,
+                                                  const char *path, const char *prefix,
+                                                  const sara_ldm_shape *shape);
 void sara_weights_close(sara_weights *weights);
 size_t sara_weights_count(const sara_weights *weights);
 const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t index); /* by name */

@@ -86,25 +86,45 @@ done:
     return status;
 }
 
-sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file) {
-    size_t count = sara_safetensors_count(file);
+sara_status sara_weights_own(sara_weights *weights, sara_safetensors *file) {
     sara_status status;
     TRY(sara_grow(weights->ctx, &weights->files, &weights->file_capacity, weights->file_count + 1,
                   sizeof(sara_safetensors *)));
     weights->files[weights->file_count++] = file;
-    const sara_safetensors *owned = file;
     file = NULL;
-    TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + count,
-                  sizeof(*weights->items)));
-    for (size_t i = 0; i < count; i++)
-        weights->items[weights->count++] = (sara_weight){*sara_safetensors_at(owned, i), owned};
 done:
     sara_safetensors_close(file);
     return status;
 }
 
+sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file) {
+    size_t count = sara_safetensors_count(file);
+    sara_status status;
+    TRY(sara_weights_own(weights, file));
+    TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + count,
+                  sizeof(*weights->items)));
+    for (size_t i = 0; i < count; i++)
+        weights->items[weights->count++] = (sara_weight){*sara_safetensors_at(file, i), file};
+done:
+    return status;
+}
+
 static int compare_items(const void *a, const void *b) {
     return strcmp(((const sara_weight *)a)->info.name, ((const sara_weight *)b)->info.name);
+}
+
+sara_status sara_weights_new(sara_context *ctx, sara_weights **out) {
+    sara_status status;
+    TRY(sara_alloc_zero(ctx, out, 1, sizeof(**out)));
+    (*out)->ctx = ctx;
+    sara_arena_init(&(*out)->names, ctx);
+done:
+    return status;
+}
+
+void sara_weights_sort(sara_weights *weights) {
+    if (weights->count > 1)
+        qsort(weights->items, weights->count, sizeof(*weights->items), compare_items);
 }
 
 sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char *folder,
@@ -114,8 +134,7 @@ sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char 
     bool sharded = false;
     sara_status status;
     *out = NULL;
-    TRY(sara_alloc_zero(ctx, &weights, 1, sizeof(*weights)));
-    weights->ctx = ctx;
+    TRY(sara_weights_new(ctx, &weights));
     TRY(find_source(ctx, &weights->path, &sharded, folder, stem, variant));
     if (sharded) {
         TRY(sara_weights_add_shards(weights, folder));
@@ -123,8 +142,7 @@ sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char 
         TRY(sara_safetensors_open(ctx, &file, weights->path));
         TRY(sara_weights_add(weights, file));
     }
-    if (weights->count > 1)
-        qsort(weights->items, weights->count, sizeof(*weights->items), compare_items);
+    sara_weights_sort(weights);
     *out = weights;
     weights = NULL;
 done:
@@ -138,6 +156,7 @@ void sara_weights_close(sara_weights *weights) {
     sara_context *ctx = weights->ctx;
     for (size_t i = 0; i < weights->file_count; i++)
         sara_safetensors_close(weights->files[i]);
+    sara_arena_free(&weights->names);
     sara_free(ctx, weights->files);
     sara_free(ctx, weights->items);
     sara_free(ctx, weights->path);

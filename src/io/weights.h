@@ -5,7 +5,7 @@
 #include "io/file.h"
 
 typedef struct sara_weight {
-    sara_tensor_info info; /* its name belongs to the file */
+    sara_tensor_info info; /* its name belongs to the file, or to the arena below */
     const sara_safetensors *file;
 } sara_weight;
 
@@ -16,8 +16,13 @@ struct sara_weights {
     size_t file_count, file_capacity;
     sara_weight *items; /* ascending by name's bytes */
     size_t count, capacity;
+    sara_arena names;
 };
 
+SARA_NODISCARD sara_status sara_weights_new(sara_context *ctx, sara_weights **out);
+void sara_weights_sort(sara_weights *weights);
+/* Takes the file over even if it fails. */
+SARA_NODISCARD sara_status sara_weights_own(sara_weights *weights, sara_safetensors *file);
 /* Adds the file and its tensors at the end; takes the file over even if it fails. */
 SARA_NODISCARD sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file);
 /* Opens the shards that the index at weights->path names, in `folder`. */

@@ -2,16 +2,6 @@
 
 #include <stdio.h>
 
-sara_name sara_name_of(const char *format, ...)
-{
-    sara_name name;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name.text, sizeof(name.text), format, args);
-    va_end(args);
-    return name;
-}
-
 /* ------------------------------------------------------------------------------------ layers */
 
 static sara_status bind_layer(sara_binder *binder, sara_layer *layer, const char *name,

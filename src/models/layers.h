@@ -9,12 +9,6 @@
 
 #include "models/models.h"
 
-/* A parameter's or a block's name; every name of these networks fits. */
-typedef struct sara_name {
-    char text[192];
-} sara_name;
-sara_name sara_name_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
 /* A linear layer, a convolution or a norm. */
 typedef struct sara_layer {
     sara_param *weight, *bias;

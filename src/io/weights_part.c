@@ -1,0 +1,102 @@
+/* A part of a single-file checkpoint as a source of weights: only names, shapes and offsets change,
+ * no values. */
+#include "io/weights.h"
+
+#include <stdlib.h>
+
+static sara_status add_item(sara_weights *weights, const sara_safetensors *file,
+                            const sara_tensor_info *info, const char *name)
+{
+    const char *own;
+    sara_status status;
+    TRY(sara_arena_strdup(&weights->names, &own, name));
+    TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + 1,
+                  sizeof(*weights->items)));
+    weights->items[weights->count] = (sara_weight){*info, file};
+    weights->items[weights->count++].info.name = own;
+done:
+    return status;
+}
+
+/* Rows of in_proj: query, key and value, one below the other. */
+static sara_status add_thirds(sara_weights *weights, const sara_safetensors *file,
+                              const sara_tensor_info *info, const char *name)
+{
+    static const char *const thirds[] = {"q_proj", "k_proj", "v_proj"};
+    const char *fused = strstr(name, "in_proj");
+    int length = (int)(fused - name);
+    sara_tensor_info part = *info;
+    sara_status status = SARA_OK;
+    if (info->shape.rank < 1 || info->shape.dims[0] % 3 != 0)
+        return sara_fail(weights->ctx, SARA_ERROR_INPUT,
+                         "%s: tensor %.200s: its first dimension is to be a multiple of three",
+                         weights->path, info->name);
+    part.shape.dims[0] /= 3;
+    part.size /= 3;
+    for (int i = 0; i < 3; i++) {
+        part.offset = info->offset + (uint64_t)i * part.size;
+        TRY(add_item(weights, file, &part,
+                     sara_name_of("%.*s%s%s", length, name, thirds[i], fused + strlen("in_proj"))
+                         .text));
+    }
+done:
+    return status;
+}
+
+/* name: without the prefix */
+static bool is_left_out(const sara_ldm_shape *shape, const char *name)
+{
+    static const char blocks[] = "transformer.resblocks.";
+    if (shape->part != SARA_LDM_OPEN_CLIP)
+        return false;
+    if (strcmp(name, "text_projection") == 0 || strcmp(name, "logit_scale") == 0)
+        return true;
+    return strncmp(name, blocks, strlen(blocks)) == 0 &&
+           strtol(name + strlen(blocks), NULL, 10) >= shape->layers;
+}
+
+static sara_status add_tensor(sara_weights *weights, const sara_safetensors *file,
+                              const sara_tensor_info *info, const sara_ldm_shape *shape,
+                              const char *name)
+{
+    sara_tensor_info as = *info;
+    char *other = NULL;
+    sara_status status;
+    TRY(sara_ldm_to_diffusers(weights->ctx, &other, shape, name));
+    if (shape->part == SARA_LDM_VAE && other && strstr(other, ".attentions.") &&
+        as.shape.rank == 4 && as.shape.dims[2] == 1 && as.shape.dims[3] == 1)
+        as.shape.rank = 2;
+    if (shape->part == SARA_LDM_OPEN_CLIP && other && strstr(other, ".in_proj."))
+        TRY(add_thirds(weights, file, info, other));
+    else
+        TRY(add_item(weights, file, &as, other ? other : name));
+done:
+    sara_free(weights->ctx, other);
+    return status;
+}
+
+sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const char *path,
+                                   const char *prefix, const sara_ldm_shape *shape)
+{
+    sara_weights *weights = NULL;
+    sara_safetensors *file = NULL;
+    size_t length = strlen(prefix);
+    sara_status status;
+    *out = NULL;
+    TRY(sara_weights_new(ctx, &weights));
+    TRY(sara_strdup(ctx, &weights->path, path));
+    TRY(sara_safetensors_open(ctx, &file, path));
+    TRY(sara_weights_own(weights, file));
+    for (size_t i = 0; i < sara_safetensors_count(file); i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        if (strncmp(info->name, prefix, length) == 0 &&
+            !is_left_out(shape, info->name + length))
+            TRY(add_tensor(weights, file, info, shape, info->name + length));
+    }
+    sara_weights_sort(weights);
+    *out = weights;
+    weights = NULL;
+done:
+    sara_weights_close(weights);
+    return status;
+}
