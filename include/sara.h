@@ -105,12 +105,17 @@ void sara_context_interrupt(sara_context *ctx);
 
 /* ------------------------------------------------------------------------------------- model */
 
-/* A diffusers folder: U-Net, and unless unet_only VAE, text encoder, tokenizer and scheduler. */
+/* U-Net, and unless unet_only VAE, text encoder, tokenizer and scheduler: from a diffusers folder
+ * or a single-file checkpoint (.safetensors) of SD1.x or SD2.x. */
 typedef struct sara_model sara_model;
 
 typedef struct sara_model_options {
     const char *variant; /* "fp16": prefer *.fp16.safetensors; NULL: none */
-    bool unet_only;      /* the path is a bare unet/ folder */
+    bool unet_only;      /* the path is a bare unet/ folder, or of a file the U-Net is enough */
+    const char *prediction_type; /* "epsilon" or "v_prediction" instead of the model's own */
+    /* What a single file does not hold; NULL: as in the published models. */
+    const char *model_config; /* a diffusers folder whose configs and scheduler hold */
+    const char *tokenizer;    /* a tokenizer/ folder */
     /* What the U-Net's weights are in memory: "fp32", "fp16", "bf16" (rounded to nearest even if
      * the file holds more) or "auto", as in the file; NULL: fp32. Arithmetic is in float32. A model
      * whose weights were rounded cannot be saved. */
@@ -155,8 +160,9 @@ typedef struct sara_save_report {
     double rounding_error; /* L2 of (stored change - change) / L2 of the change; 0 if none */
 } sara_save_report;
 
-/* Writes the model as a diffusers folder (every other file of the source folder carried along),
- * atomically; out must not exist or be an empty folder. dtype: "fp32", "fp16", "bf16" or NULL for
+/* Writes the model, atomically: as a single-file checkpoint where out ends in .safetensors, which
+ * must not exist, else as a diffusers folder (every other file of a source folder carried along),
+ * which must not exist or be empty. dtype: "fp32", "fp16", "bf16" or NULL for
  * the base's. report may be NULL. */
 SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *report,
                                            const sara_model *model, const char *out_dir,
@@ -222,9 +228,10 @@ SARA_NODISCARD sara_status sara_image_grid(sara_context *ctx, sara_image **out,
 
 /* Names and meanings are diffusers' where it has them; strings are borrowed. */
 typedef struct sara_train_options {
-    const char *pretrained_model_name_or_path; /* a diffusers folder */
-    const char *unet_only;                     /* a bare unet/ folder instead */
+    const char *pretrained_model_name_or_path; /* a diffusers folder or a .safetensors file */
+    const char *unet_only;                     /* a bare unet/ folder or such a file instead */
     const char *variant;
+    const char *model_config, *tokenizer; /* see sara_model_options */
     const char *train_data_dir;  /* images with metadata.jsonl or .txt captions */
     const char *replay;          /* micro-batches from a safetensors file instead */
     const char *output_dir;

@@ -104,9 +104,24 @@ int cli_read_config(cli *c, const cli_command *command, const char *path, cli_co
 
 /* Applies "FILE[:strength]" each. */
 int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force);
-/* Loads -m DIR or --unet-only DIR. */
-int cli_load(const cli *c, sara_model **out, const char *model, const char *unet_only,
-             const char *variant, const char *weight_dtype);
+/* Which model, and what its files do not tell. */
+typedef struct cli_model {
+    const char *model, *unet_only;
+    sara_model_options options;
+} cli_model;
+#define CLI_MODEL_OPTIONS(m)                                                                       \
+    {"variant", 0, CLI_STRING, &(m)->options.variant, 0, 0, "NAME",                                \
+     "weight files' variant, e.g. fp16"},                                                          \
+        {"prediction_type", 0, CLI_STRING, &(m)->options.prediction_type, 0, 0, "TYPE",            \
+         "epsilon or v_prediction (the model's; a file's by a test)"},                             \
+        {"model_config", 0, CLI_STRING, &(m)->options.model_config, 0, 0, "DIR",                   \
+         "for a file: a diffusers folder with its configs"},                                       \
+    {                                                                                              \
+        "tokenizer", 0, CLI_STRING, &(m)->options.tokenizer, 0, 0, "DIR",                          \
+            "for a file: a tokenizer/ folder"                                                      \
+    }
+/* Loads it. */
+int cli_load(const cli *c, sara_model **out, const cli_model *model);
 /* Refuses an output that is one of the adapters, or the other input (NULL: none). */
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input);

@@ -18,7 +18,7 @@ static const cli_refusal refusals[] = {
     {"motion_module", "video is not supported"},
     {"video_frames", "video is not supported"},
     {"fps", "video is not supported"},
-    {"prediction", "the prediction type is the model's scheduler_config.json's"},
+    {"prediction", "use --prediction_type epsilon or v_prediction"},
     {"mode", "generate draws images from text; sara merge and sara inspect do the rest"},
     {"M", "generate draws images from text; sara merge and sara inspect do the rest"},
     {"verbose", "leave it out"},
@@ -34,8 +34,9 @@ static const cli_refusal refusals[] = {
 
 typedef struct request {
     sara_generate_options generate;
-    const char *model, *variant, *output, *scheduler;
-    const char *type, *weight_dtype; /* one option under two names */
+    cli_model model;
+    const char *output, *scheduler;
+    const char *type; /* weight_dtype under another name */
     cli_list prompts, adapters;
     bool force, compare;
 } request;
@@ -223,10 +224,11 @@ static int check_latents(const cli *c, const request *r)
 
 static int check_type(const cli *c, request *r)
 {
-    if (r->type && r->weight_dtype)
+    const char **dtype = &r->model.options.weight_dtype;
+    if (r->type && *dtype)
         return cli_fail(c, SARA_ERROR_USAGE, "--type %s and --weight_dtype %s: give one of them",
-                        r->type, r->weight_dtype);
-    r->weight_dtype = r->type ? r->type : r->weight_dtype;
+                        r->type, *dtype);
+    *dtype = r->type ? r->type : *dtype;
     return 0;
 }
 
@@ -251,7 +253,7 @@ static int generate(const cli *c, request *r)
     sara_model *model = NULL;
     int code = check(c, r);
     if (code == 0)
-        code = cli_load(c, &model, r->model, NULL, r->variant, r->weight_dtype);
+        code = cli_load(c, &model, &r->model);
     if (code == 0 && r->compare) {
         code = compare(c, model, r);
     } else if (code == 0) {
@@ -272,7 +274,8 @@ int cmd_generate(cli *c)
     bool help;
     sara_generate_options_init(g);
     const cli_option options[] = {
-        {"model", 'm', CLI_STRING, &r.model, 0, 0, "DIR", "a diffusers folder"},
+        {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
+         "a diffusers folder or a .safetensors file"},
         {"prompt", 'p', CLI_LIST, &r.prompts, 0, 0, "TEXT", "what to draw; repeatable"},
         {"negative-prompt", 'n', CLI_STRING, &g->negative_prompt, 0, 0, "TEXT",
          "what to keep away from"},
@@ -303,8 +306,8 @@ int cmd_generate(cli *c)
         {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
          "the U-Net's weights in memory: auto (as in the file), f32, f16 or bf16 (rounded to "
          "nearest even); arithmetic stays float32 (f32)"},
-        {"weight_dtype", 0, CLI_STRING, &r.weight_dtype, 0, 0, "TYPE", "the same"},
-        {"variant", 0, CLI_STRING, &r.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
+        CLI_MODEL_OPTIONS(&r.model),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

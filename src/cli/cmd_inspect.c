@@ -123,14 +123,15 @@ static int show_tokens(const cli *c, const sara_model *model, const char *text, 
 }
 
 typedef struct request {
-    const char *model, *unet_only, *variant, *text;
+    cli_model model;
+    const char *text;
     bool json;
 } request;
 
 static int inspect(const cli *c, const request *r)
 {
     sara_model *model = NULL;
-    int code = cli_load(c, &model, r->model, r->unet_only, r->variant, "auto");
+    int code = cli_load(c, &model, &r->model);
     if (code == 0)
         code = r->text ? show_tokens(c, model, r->text, r->json) : show_report(c, model, r->json);
     sara_model_free(model);
@@ -139,15 +140,16 @@ static int inspect(const cli *c, const request *r)
 
 int cmd_inspect(cli *c)
 {
-    request r = {.model = NULL};
+    request r = {.model = {.options = {.weight_dtype = "auto"}}};
     bool help;
     const cli_option options[] = {
-        {"model", 'm', CLI_STRING, &r.model, 0, 0, "DIR", "a diffusers folder"},
-        {"unet-only", 0, CLI_STRING, &r.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
+        {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
+         "a diffusers folder or a .safetensors file"},
+        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
         {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
          "print the token ids of a prompt, padded and cut"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
-        {"variant", 0, CLI_STRING, &r.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        CLI_MODEL_OPTIONS(&r.model),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

@@ -16,7 +16,8 @@ static void print_report(const char *output, const sara_save_report *report)
 }
 
 typedef struct request {
-    const char *model, *unet_only, *variant, *output, *dtype;
+    cli_model base;
+    const char *output, *dtype;
     cli_list adapters;
     bool force;
 } request;
@@ -26,8 +27,8 @@ static int merge(const cli *c, const request *r)
     sara_save_report report = {0};
     sara_model *model = NULL;
     if (!r->output)
-        return cli_fail(c, SARA_ERROR_USAGE, "no output given: -o DIR names a new folder");
-    int code = cli_load(c, &model, r->model, r->unet_only, r->variant, NULL);
+        return cli_fail(c, SARA_ERROR_USAGE, "no output given: -o names a new folder or .safetensors file");
+    int code = cli_load(c, &model, &r->base);
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->force);
     if (code == 0) {
@@ -42,18 +43,20 @@ static int merge(const cli *c, const request *r)
 
 int cmd_merge(cli *c)
 {
-    request r = {.model = NULL};
+    request r = {.output = NULL};
     bool help;
     const cli_option options[] = {
-        {"model", 'm', CLI_STRING, &r.model, 0, 0, "DIR", "the base: a diffusers folder"},
-        {"unet-only", 0, CLI_STRING, &r.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
+        {"model", 'm', CLI_STRING, &r.base.model, 0, 0, "PATH",
+         "the base: a diffusers folder or a .safetensors file"},
+        {"unet-only", 0, CLI_STRING, &r.base.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
         {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
          "merge at strength X (1); repeatable"},
-        {"output", 'o', CLI_STRING, &r.output, 0, 0, "DIR", "a new folder"},
+        {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH",
+         "a new diffusers folder, or one file if it ends in .safetensors"},
         {"dtype", 0, CLI_STRING, &r.dtype, 0, 0, "TYPE", "fp32, fp16 or bf16 (the base's)"},
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "merge adapters that were made for another base"},
-        {"variant", 0, CLI_STRING, &r.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        CLI_MODEL_OPTIONS(&r.base),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},
@@ -65,17 +68,18 @@ int cmd_merge(cli *c)
         {"models", "use --adapter, once for each"},
         {"save_to", "use --output"},
         {"save_precision", "use --dtype"},
-        {"sd_model", "use --model with a diffusers folder"},
+        {"sd_model", "use --model"},
         {NULL, NULL},
     };
     const cli_command command = {
         .name = "merge",
-        .summary = "write a model with adapters merged in",
-        .usage = "-m DIR --adapter FILE[:X] -o OUT_DIR [options]",
+        .summary = "write a model with adapters merged in, or in another format",
+        .usage = "-m PATH [--adapter FILE[:X]] -o OUT [options]",
         .examples = "  sara merge -m base --adapter run/adapter.safetensors -o ink-model\n"
                     "  sara merge -m base --adapter a.safetensors:0.6 --adapter b.safetensors:0.6 "
                     "-o both\n"
-                    "  sara merge -m base --dtype fp16 -o half\n",
+                    "  sara merge -m base --dtype fp16 -o half\n"
+                    "  sara merge -m base -o base.safetensors        a folder as one file\n",
         .options = options,
         .refusals = refusals,
     };

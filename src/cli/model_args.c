@@ -10,17 +10,18 @@
 
 #define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
 
-int cli_load(const cli *c, sara_model **out, const char *model, const char *unet_only,
-             const char *variant, const char *weight_dtype)
+int cli_load(const cli *c, sara_model **out, const cli_model *m)
 {
-    const sara_model_options options = {
-        .variant = variant, .unet_only = unet_only != NULL, .weight_dtype = weight_dtype};
-    if (!model && !unet_only)
-        return cli_fail(c, SARA_ERROR_USAGE, "no model given: -m DIR names a diffusers folder");
-    if (model && unet_only)
+    sara_model_options options = m->options;
+    options.unet_only = m->unet_only != NULL;
+    if (!m->model && !m->unet_only)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "no model given: -m names a diffusers folder or a .safetensors file");
+    if (m->model && m->unet_only)
         return cli_fail(c, SARA_ERROR_USAGE, "--model %s and --unet-only %s: give one of them",
-                        model, unet_only);
-    sara_status status = sara_model_load(c->ctx, out, unet_only ? unet_only : model, &options);
+                        m->model, m->unet_only);
+    sara_status status =
+        sara_model_load(c->ctx, out, m->unet_only ? m->unet_only : m->model, &options);
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 

@@ -66,14 +66,13 @@ done:
     return status;
 }
 
-static sara_status load_config(sara_clip_text *text, const char *folder)
+static sara_status load_config(sara_clip_text *text, const sara_component *component)
 {
-    sara_model_config file = {0};
+    sara_model_config file;
     sara_status status;
-    TRY(sara_model_config_open(text->ctx, &file, folder, "model_type", "clip_text_model"));
+    TRY(sara_model_config_of(text->ctx, &file, component, "model_type", "clip_text_model"));
     TRY(read_config(&file, text));
 done:
-    sara_model_config_close(text->ctx, &file);
     return status;
 }
 
@@ -125,8 +124,8 @@ done:
 
 /* ------------------------------------------------------------------------------------ loading */
 
-sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out, const char *folder,
-                                const char *variant)
+sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
+                                const sara_component *component)
 {
     sara_clip_text *text = NULL;
     sara_binder *binder = NULL;
@@ -136,8 +135,8 @@ sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out, const c
     TRY(sara_alloc_zero(ctx, &text, 1, sizeof(*text)));
     text->ctx = ctx;
     sara_arena_init(&text->arena, ctx);
-    TRY(load_config(text, folder));
-    TRY(sara_weights_open(ctx, &weights, folder, "model", variant));
+    TRY(load_config(text, component));
+    TRY(sara_component_weights(component, &weights));
     bool prefixed = sara_weights_find(weights, "text_model.final_layer_norm.weight") != NULL;
     TRY(sara_binder_new(ctx, &binder));
     TRY(bind_text(text, binder, prefixed ? "text_model." : ""));
@@ -148,6 +147,19 @@ done:
     sara_weights_close(weights);
     sara_binder_free(binder);
     sara_clip_text_free(text);
+    return status;
+}
+
+sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out, const char *folder,
+                                const char *variant)
+{
+    sara_component component = {.ctx = ctx};
+    sara_status status;
+    *out = NULL;
+    TRY(sara_component_open(ctx, &component, folder, SARA_TRANSFORMERS_STEM, variant));
+    TRY(sara_clip_text_open(ctx, out, &component));
+done:
+    sara_component_close(&component);
     return status;
 }
 
@@ -168,6 +180,13 @@ sara_params *sara_clip_text_params(sara_clip_text *text)
 const sara_clip_text_info *sara_clip_text_info_of(const sara_clip_text *text)
 {
     return &text->info;
+}
+
+void sara_clip_text_ldm_shape(const sara_clip_text *text, sara_ldm_shape *out)
+{
+    bool open = text->activation == SARA_GELU;
+    *out = (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP,
+                            .layers = text->count};
 }
 
 /* ------------------------------------------------------------------------------------ forward */

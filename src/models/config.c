@@ -2,38 +2,25 @@
 
 #include <stdlib.h>
 
-sara_status sara_model_config_open(sara_context *ctx, sara_model_config *out, const char *folder,
-                                   const char *key, const char *expected)
+sara_status sara_model_config_of(sara_context *ctx, sara_model_config *out,
+                                 const sara_component *component, const char *key,
+                                 const char *expected)
 {
-    sara_model_config config = {0};
+    sara_model_config config = {.object = component->config, .path = component->source};
     const char *kind;
-    sara_status status;
+    sara_status status = SARA_OK;
     memset(out, 0, sizeof(*out));
-    TRY(sara_path_join(ctx, &config.path, folder, "config.json"));
-    TRY(sara_json_load(ctx, &config.object, config.path, true));
-    if (!json_is_object(config.object)) {
-        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: not a JSON object", config.path);
-        goto done;
-    }
+    if (!json_is_object(config.object))
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: not a JSON object", config.path);
     config.fields = (sara_config){ctx, config.object, config.path};
     TRY(sara_config_string(&config.fields, &kind, key, expected));
-    if (strcmp(kind, expected) != 0) {
+    if (strcmp(kind, expected) != 0)
         status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s: \"%s\", expected \"%s\"", config.path,
                            key, kind, expected);
-        goto done;
-    }
-    *out = config;
-    config = (sara_model_config){0};
+    else
+        *out = config;
 done:
-    sara_model_config_close(ctx, &config);
     return status;
-}
-
-void sara_model_config_close(sara_context *ctx, sara_model_config *config)
-{
-    json_decref(config->object);
-    sara_free(ctx, config->path);
-    memset(config, 0, sizeof(*config));
 }
 
 /* *out: the value at key as JSON text, of the C library's malloc. */

@@ -2,22 +2,22 @@
 #ifndef SARA_MODELS_CONFIG_H
 #define SARA_MODELS_CONFIG_H
 
-#include "io/io.h"
+#include "models/models.h"
 
 #define SARA_MAX_CHANNELS 65536
 
+/* Borrowed from a component. */
 typedef struct sara_model_config {
     sara_config fields; /* for sara_config_int() and its like */
-    json_t *object;
-    char *path;
+    const json_t *object;
+    const char *path; /* for errors */
 } sara_model_config;
 
-/* folder/config.json. key is the field that names the kind of model, expected its only value; the
- * field may be missing. */
-SARA_NODISCARD sara_status sara_model_config_open(sara_context *ctx, sara_model_config *out,
-                                                  const char *folder, const char *key,
-                                                  const char *expected);
-void sara_model_config_close(sara_context *ctx, sara_model_config *config);
+/* key is the field that names the kind of model, expected its only value; the field may be
+ * missing. */
+SARA_NODISCARD sara_status sara_model_config_of(sara_context *ctx, sara_model_config *out,
+                                                const sara_component *component, const char *key,
+                                                const char *expected);
 
 /* An option of which only these values are supported, as JSON texts; it may be missing. */
 typedef struct sara_supported {

@@ -55,6 +55,47 @@ SARA_NODISCARD sara_status sara_binder_draw(sara_binder *binder, sara_params *pa
                                             uint64_t seed);
 int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted parameters */
 
+/* ------------------------------------------------------------------------------------ sources */
+
+typedef enum sara_module { SARA_MODULE_UNET, SARA_MODULE_VAE, SARA_MODULE_TEXT } sara_module;
+
+/* A network's config, and where its weights are. */
+typedef struct sara_component {
+    sara_context *ctx;
+    json_t *config; /* as diffusers' config.json */
+    char *source;   /* of the config, for errors */
+    char *path;     /* diffusers' folder, or a single file */
+    const char *stem, *variant; /* in the folder; stem NULL: a single file */
+    const char *prefix;         /* in a single file, and what its names depend on */
+    sara_ldm_shape shape;
+} sara_component;
+/* Reads folder/config.json; stem and variant must outlive the component. */
+SARA_NODISCARD sara_status sara_component_open(sara_context *ctx, sara_component *out,
+                                               const char *folder, const char *stem,
+                                               const char *variant);
+SARA_NODISCARD sara_status sara_component_weights(const sara_component *component,
+                                                  sara_weights **out);
+void sara_component_close(sara_component *component);
+#define SARA_DIFFUSERS_STEM    "diffusion_pytorch_model"
+#define SARA_TRANSFORMERS_STEM "model"
+
+/* A single-file checkpoint (.safetensors) of SD1.x or SD2.x: U-Net, VAE and text encoder, or a
+ * U-Net alone. What its tensors' shapes do not tell (heads, ...) is from model_config (a diffusers
+ * folder, NULL: none), else from the metadata sara.config.{unet,vae,text_encoder}, else as in the
+ * published models. Another architecture is SARA_ERROR_INPUT by its name. */
+typedef struct sara_single_file sara_single_file;
+SARA_NODISCARD sara_status sara_single_file_open(sara_context *ctx, sara_single_file **out,
+                                                 const char *path, const char *model_config);
+void sara_single_file_close(sara_single_file *single);
+SARA_NODISCARD sara_status sara_single_file_component(const sara_single_file *single,
+                                                      sara_component *out, sara_module module);
+/* Borrowed; NULL: the file does not hold the module. */
+json_t *sara_single_file_config(const sara_single_file *single, sara_module module);
+const char *sara_single_file_prefix(const sara_single_file *single, sara_module module);
+const sara_ldm_shape *sara_single_file_shape(const sara_single_file *single, sara_module module);
+const char *sara_single_file_metadata(const sara_single_file *single, const char *key);
+const sara_metadata *sara_single_file_metadata_all(const sara_single_file *single, size_t *count);
+
 /* --------------------------------------------------------------------------------------- unet */
 
 #define SARA_MAX_LEVELS 8 /* resolutions that a U-Net may have */
@@ -64,6 +105,8 @@ typedef struct sara_unet sara_unet;
 /* folder: unet/. A config option that is not supported is refused by name and value. */
 SARA_NODISCARD sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
                                           const char *variant, sara_storage storage);
+SARA_NODISCARD sara_status sara_unet_open(sara_context *ctx, sara_unet **out,
+                                          const sara_component *component, sara_storage storage);
 /* One of a published shape with random weights, for timing. shape: "sd15", "sd21" or "tiny";
  * another is SARA_ERROR_USAGE. */
 SARA_NODISCARD sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out,
@@ -79,6 +122,10 @@ typedef struct sara_unet_info {
     int levels;                      /* resolutions */
 } sara_unet_info;
 const sara_unet_info *sara_unet_info_of(const sara_unet *unet);
+/* Where the config does not tell it: the latents' sides that the model was trained on. */
+void sara_unet_set_sample_size(sara_unet *unet, int side);
+/* SARA_ERROR_INPUT where the layout of single files has no names for such a network. */
+SARA_NODISCARD sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out);
 /* The blocks of so many resolutions, the largest first, are recomputed in backward; gradients are
  * the same to the bit. 0, as at first: none; more than there are: all. */
 void sara_unet_checkpointing(sara_unet *unet, int levels);
@@ -93,6 +140,8 @@ SARA_NODISCARD sara_status sara_unet_forward(sara_tape *tape, sara_var **output,
 typedef struct sara_vae sara_vae;
 SARA_NODISCARD sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
                                          const char *variant);
+SARA_NODISCARD sara_status sara_vae_open(sara_context *ctx, sara_vae **out,
+                                         const sara_component *component);
 void sara_vae_free(sara_vae *vae);
 sara_params *sara_vae_params(sara_vae *vae);
 typedef struct sara_vae_info {
@@ -100,6 +149,7 @@ typedef struct sara_vae_info {
     double scaling_factor, shift_factor; /* 0.18215 and 0 if missing */
 } sara_vae_info;
 const sara_vae_info *sara_vae_info_of(const sara_vae *vae);
+void sara_vae_ldm_shape(const sara_vae *vae, sara_ldm_shape *out);
 /* image [N,3,H,W] in [-1,1]; mean and log-variance (clamped to [-30,20]) [N,C,h,w]. */
 SARA_NODISCARD sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,
                                            sara_vae *vae, sara_var *image);
@@ -113,12 +163,16 @@ SARA_NODISCARD sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sa
 typedef struct sara_clip_text sara_clip_text;
 SARA_NODISCARD sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out,
                                                const char *folder, const char *variant);
+SARA_NODISCARD sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
+                                               const sara_component *component);
 void sara_clip_text_free(sara_clip_text *text);
 sara_params *sara_clip_text_params(sara_clip_text *text);
 typedef struct sara_clip_text_info {
     int vocab_size, hidden_size, max_positions, eos_token_id;
 } sara_clip_text_info;
 const sara_clip_text_info *sara_clip_text_info_of(const sara_clip_text *text);
+/* OpenCLIP's layout where the activation is OpenCLIP's. */
+void sara_clip_text_ldm_shape(const sara_clip_text *text, sara_ldm_shape *out);
 /* ids [batch][count]; last_hidden_state [batch,count,hidden]; pooled [batch,hidden] or NULL (the
  * state at the first eos, or where eos_token_id == 2 at the largest id, as transformers does). */
 SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state,
@@ -134,6 +188,13 @@ typedef struct sara_tokenizer sara_tokenizer;
  * where it is smaller. 0: the file's alone. */
 SARA_NODISCARD sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out,
                                                const char *folder, int context_length);
+/* CLIP's own vocabulary, of which the library holds a copy if it was there when it was built.
+ * second: with SD2's padding. save writes it as a tokenizer/ folder. */
+bool sara_tokenizer_has_builtin(void);
+SARA_NODISCARD sara_status sara_tokenizer_load_builtin(sara_context *ctx, sara_tokenizer **out,
+                                                       bool second);
+SARA_NODISCARD sara_status sara_tokenizer_save_builtin(sara_context *ctx, const char *folder,
+                                                       bool second);
 void sara_tokenizer_free(sara_tokenizer *tokenizer);
 int sara_tokenizer_length(const sara_tokenizer *tokenizer);
 /* The largest id + 1: what the text encoder's vocab_size must at least be. */

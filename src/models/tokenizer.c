@@ -123,27 +123,48 @@ static sara_status read_length(sara_tokenizer *tokenizer, const sara_tokenizer_s
     return SARA_OK;
 }
 
-sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out, const char *folder,
-                                int context_length)
+static sara_status build(sara_context *ctx, sara_tokenizer **out,
+                         const sara_tokenizer_source *source, int context_length)
 {
-    sara_tokenizer_source source = {.ctx = ctx};
     sara_token_list list = {0};
     sara_tokenizer *tokenizer = NULL;
     sara_status status;
-    *out = NULL;
     TRY(sara_alloc_zero(ctx, &tokenizer, 1, sizeof(*tokenizer)));
     tokenizer->ctx = ctx;
     sara_arena_init(&tokenizer->arena, ctx);
-    TRY(sara_tokenizer_source_read(ctx, &source, folder));
-    TRY(read_length(tokenizer, &source, context_length));
-    TRY(sara_token_list_read(&list, &source));
-    TRY(sara_tokenizer_build(tokenizer, &list, &source));
+    TRY(read_length(tokenizer, source, context_length));
+    TRY(sara_token_list_read(&list, source));
+    TRY(sara_tokenizer_build(tokenizer, &list, source));
     *out = tokenizer;
     tokenizer = NULL;
 done:
     sara_token_list_free(ctx, &list);
-    sara_tokenizer_source_free(&source);
     sara_tokenizer_free(tokenizer);
+    return status;
+}
+
+sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out, const char *folder,
+                                int context_length)
+{
+    sara_tokenizer_source source = {.ctx = ctx};
+    sara_status status;
+    *out = NULL;
+    TRY(sara_tokenizer_source_read(ctx, &source, folder));
+    TRY(build(ctx, out, &source, context_length));
+done:
+    sara_tokenizer_source_free(&source);
+    return status;
+}
+
+sara_status sara_tokenizer_load_builtin(sara_context *ctx, sara_tokenizer **out, bool second)
+{
+    sara_tokenizer_source source = {.ctx = ctx};
+    sara_status status;
+    *out = NULL;
+    TRY(sara_tokenizer_source_builtin(ctx, &source, second));
+    TRY(build(ctx, out, &source, 0));
+done:
+    sara_tokenizer_source_free(&source);
     return status;
 }
 

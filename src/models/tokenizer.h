@@ -140,8 +140,12 @@ enum sara_tokenizer_file {
     SARA_FILE_VOCAB,   /* vocab.json */
     SARA_FILE_MERGES   /* merges.txt */
 };
+#define SARA_FILE_COUNT 6
 SARA_NODISCARD sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source *out,
                                                       const char *folder);
+/* As if read from a folder; see sara_tokenizer_load_builtin(). */
+SARA_NODISCARD sara_status sara_tokenizer_source_builtin(sara_context *ctx,
+                                                         sara_tokenizer_source *out, bool second);
 void sara_tokenizer_source_free(sara_tokenizer_source *source);
 /* Refuses a tokenizer.json that does something else than CLIP's tokenizer. */
 SARA_NODISCARD sara_status sara_tokenizer_check_whole(sara_context *ctx, const json_t *whole,

@@ -3,9 +3,8 @@
 #include "models/tokenizer.h"
 
 #define LARGEST_FILE ((size_t)64 * 1024 * 1024)
-#define FILE_COUNT   6
 
-static const char *const names[FILE_COUNT] = {
+static const char *const names[SARA_FILE_COUNT] = {
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -161,7 +160,7 @@ sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source 
 {
     sara_status status;
     *out = (sara_tokenizer_source){.ctx = ctx};
-    for (int i = 0; i < FILE_COUNT; i++) {
+    for (int i = 0; i < SARA_FILE_COUNT; i++) {
         bool needed = i == SARA_FILE_VOCAB || i == SARA_FILE_MERGES;
         TRY(sara_path_join(ctx, &out->paths[i], folder, names[i]));
         if (needed ? !out->json[SARA_FILE_WHOLE] : sara_path_exists(out->paths[i]))
@@ -175,7 +174,7 @@ done:
 
 void sara_tokenizer_source_free(sara_tokenizer_source *source)
 {
-    for (int i = 0; i < FILE_COUNT; i++) {
+    for (int i = 0; i < SARA_FILE_COUNT; i++) {
         json_decref(source->json[i]);
         sara_free(source->ctx, source->paths[i]);
     }

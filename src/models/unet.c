@@ -144,8 +144,8 @@ static sara_status new_unet(sara_context *ctx, sara_unet **out)
     return status;
 }
 
-sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
-                           const char *variant, sara_storage storage)
+sara_status sara_unet_open(sara_context *ctx, sara_unet **out, const sara_component *component,
+                           sara_storage storage)
 {
     sara_unet *unet = NULL;
     sara_binder *binder = NULL;
@@ -153,12 +153,12 @@ sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folde
     sara_status status;
     *out = NULL;
     TRY(new_unet(ctx, &unet));
-    TRY(sara_unet_config_load(ctx, &unet->config, folder));
+    TRY(sara_unet_config_read(ctx, &unet->config, component));
     unet->info = info_of(&unet->config);
     TRY(sara_binder_new(ctx, &binder));
     sara_binder_store(binder, storage);
     TRY(sara_unet_bind(unet, binder));
-    TRY(sara_weights_open(ctx, &weights, folder, "diffusion_pytorch_model", variant));
+    TRY(sara_component_weights(component, &weights));
     TRY(sara_binder_load(binder, &unet->params, weights));
     *out = unet;
     unet = NULL;
@@ -166,6 +166,19 @@ done:
     sara_weights_close(weights);
     sara_binder_free(binder);
     sara_unet_free(unet);
+    return status;
+}
+
+sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
+                           const char *variant, sara_storage storage)
+{
+    sara_component component = {.ctx = ctx};
+    sara_status status;
+    *out = NULL;
+    TRY(sara_component_open(ctx, &component, folder, SARA_DIFFUSERS_STEM, variant));
+    TRY(sara_unet_open(ctx, out, &component, storage));
+done:
+    sara_component_close(&component);
     return status;
 }
 
@@ -213,4 +226,26 @@ const sara_unet_info *sara_unet_info_of(const sara_unet *unet)
 void sara_unet_checkpointing(sara_unet *unet, int levels)
 {
     unet->checkpoint_levels = levels;
+}
+
+void sara_unet_set_sample_size(sara_unet *unet, int side)
+{
+    unet->info.sample_height = unet->info.sample_width = side;
+}
+
+sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out)
+{
+    const sara_unet_config *config = &unet->config;
+    *out = (sara_ldm_shape){.part = SARA_LDM_UNET, .levels = config->levels};
+    out->layers = config->level[0].layers;
+    for (int i = 0; i < config->levels; i++) {
+        const sara_unet_level_config *level = &config->level[i];
+        if (level->layers != out->layers || level->down_attention != level->up_attention)
+            return sara_fail(unet->ctx, SARA_ERROR_INPUT,
+                             "level %d of the U-Net: single-file checkpoints have no names for "
+                             "levels that differ in their layers, or on the way down and up",
+                             i);
+        out->attention[i] = level->down_attention;
+    }
+    return SARA_OK;
 }

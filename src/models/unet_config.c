@@ -174,15 +174,15 @@ done:
     return status;
 }
 
-sara_status sara_unet_config_load(sara_context *ctx, sara_unet_config *out, const char *folder)
+sara_status sara_unet_config_read(sara_context *ctx, sara_unet_config *out,
+                                  const sara_component *component)
 {
-    sara_model_config file = {0};
+    sara_model_config file;
     sara_unet_config config = {0};
     sara_status status;
-    TRY(sara_model_config_open(ctx, &file, folder, "_class_name", "UNet2DConditionModel"));
+    TRY(sara_model_config_of(ctx, &file, component, "_class_name", "UNet2DConditionModel"));
     TRY(read_fields(&file, &config));
     *out = config;
 done:
-    sara_model_config_close(ctx, &file);
     return status;
 }

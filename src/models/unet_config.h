@@ -24,8 +24,8 @@ typedef struct sara_unet_config {
     bool linear_projection, flip_sin_to_cos, center_input_sample;
 } sara_unet_config;
 
-SARA_NODISCARD sara_status sara_unet_config_load(sara_context *ctx, sara_unet_config *out,
-                                                 const char *folder);
+SARA_NODISCARD sara_status sara_unet_config_read(sara_context *ctx, sara_unet_config *out,
+                                                 const sara_component *component);
 /* Of a published shape, see sara_unet_new_random(). */
 SARA_NODISCARD sara_status sara_unet_config_of_shape(sara_context *ctx, sara_unet_config *out,
                                                      const char *shape);

@@ -63,14 +63,13 @@ done:
     return status;
 }
 
-static sara_status load_config(sara_vae *vae, const char *folder)
+static sara_status load_config(sara_vae *vae, const sara_component *component)
 {
-    sara_model_config file = {0};
+    sara_model_config file;
     sara_status status;
-    TRY(sara_model_config_open(vae->ctx, &file, folder, "_class_name", "AutoencoderKL"));
+    TRY(sara_model_config_of(vae->ctx, &file, component, "_class_name", "AutoencoderKL"));
     TRY(read_config(&file, &vae->config, &vae->info));
 done:
-    sara_model_config_close(vae->ctx, &file);
     return status;
 }
 
@@ -199,8 +198,7 @@ done:
 
 /* ------------------------------------------------------------------------------------ loading */
 
-sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
-                          const char *variant)
+sara_status sara_vae_open(sara_context *ctx, sara_vae **out, const sara_component *component)
 {
     sara_vae *vae = NULL;
     sara_binder *binder = NULL;
@@ -210,10 +208,10 @@ sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
     TRY(sara_alloc_zero(ctx, &vae, 1, sizeof(*vae)));
     vae->ctx = ctx;
     sara_arena_init(&vae->arena, ctx);
-    TRY(load_config(vae, folder));
+    TRY(load_config(vae, component));
     TRY(sara_binder_new(ctx, &binder));
     TRY(bind_vae(vae, binder));
-    TRY(sara_weights_open(ctx, &weights, folder, "diffusion_pytorch_model", variant));
+    TRY(sara_component_weights(component, &weights));
     TRY(sara_binder_load(binder, &vae->params, weights));
     *out = vae;
     vae = NULL;
@@ -221,6 +219,19 @@ done:
     sara_weights_close(weights);
     sara_binder_free(binder);
     sara_vae_free(vae);
+    return status;
+}
+
+sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
+                          const char *variant)
+{
+    sara_component component = {.ctx = ctx};
+    sara_status status;
+    *out = NULL;
+    TRY(sara_component_open(ctx, &component, folder, SARA_DIFFUSERS_STEM, variant));
+    TRY(sara_vae_open(ctx, out, &component));
+done:
+    sara_component_close(&component);
     return status;
 }
 
@@ -241,4 +252,10 @@ sara_params *sara_vae_params(sara_vae *vae)
 const sara_vae_info *sara_vae_info_of(const sara_vae *vae)
 {
     return &vae->info;
+}
+
+void sara_vae_ldm_shape(const sara_vae *vae, sara_ldm_shape *out)
+{
+    *out = (sara_ldm_shape){
+        .part = SARA_LDM_VAE, .levels = vae->config.stages, .layers = vae->config.layers};
 }

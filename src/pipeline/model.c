@@ -4,7 +4,8 @@
 static sara_status missing_model(sara_context *ctx, const char *path)
 {
     return sara_fail(ctx, SARA_ERROR_IO,
-                     "%s: no such folder; sara reads local diffusers folders and downloads nothing",
+                     "%s: no such file or folder; sara reads local diffusers folders and "
+                     ".safetensors files and downloads nothing",
                      path);
 }
 
@@ -47,59 +48,117 @@ done:
 static sara_status load_scheduler(sara_model *model)
 {
     sara_context *ctx = model->ctx;
-    json_t *index = NULL, *config = NULL;
+    json_t *index = NULL;
     const char *class_name = NULL;
     char *folder = NULL, *file = NULL;
     sara_status status;
     TRY(read_index(ctx, &index, &class_name, model->path));
     TRY(sara_path_join(ctx, &folder, model->path, "scheduler"));
     TRY(sara_path_join(ctx, &file, folder, "scheduler_config.json"));
-    TRY(sara_json_load(ctx, &config, file, true));
-    TRY(sara_scheduler_config_parse(ctx, &model->scheduler, config, file, class_name));
+    TRY(sara_json_load(ctx, &model->scheduler_json, file, true));
+    TRY(sara_scheduler_config_parse(ctx, &model->scheduler, model->scheduler_json, file,
+                                    class_name));
     model->has_scheduler = true;
 done:
     json_decref(index);
-    json_decref(config);
     sara_free(ctx, folder);
     sara_free(ctx, file);
     return status;
 }
 
-static sara_status load_text(sara_model *model)
+/* ------------------------------------------------------------------------------- the networks */
+
+sara_status sara_model_component(const sara_model *model, sara_component *out, sara_module module)
 {
+    static const struct {
+        const char *folder, *stem;
+    } places[] = {[SARA_MODULE_UNET] = {"unet", SARA_DIFFUSERS_STEM},
+                  [SARA_MODULE_VAE] = {"vae", SARA_DIFFUSERS_STEM},
+                  [SARA_MODULE_TEXT] = {"text_encoder", SARA_TRANSFORMERS_STEM}};
     sara_context *ctx = model->ctx;
     char *folder = NULL;
     sara_status status;
-    TRY(sara_path_join(ctx, &folder, model->path, "text_encoder"));
-    TRY(sara_clip_text_load(ctx, &model->text, folder, model->variant));
+    *out = (sara_component){.ctx = ctx};
+    if (model->single)
+        return sara_single_file_component(model->single, out, module);
+    TRY(model->unet_only ? sara_strdup(ctx, &folder, model->path)
+                         : sara_path_join(ctx, &folder, model->path, places[module].folder));
+    TRY(sara_component_open(ctx, out, folder, places[module].stem, model->variant));
+done:
     sara_free(ctx, folder);
-    folder = NULL;
+    return status;
+}
+
+static sara_status check_text(const sara_model *model)
+{
     const sara_clip_text_info *info = sara_clip_text_info_of(model->text);
-    TRY(sara_path_join(ctx, &folder, model->path, "tokenizer"));
-    TRY(sara_tokenizer_load(ctx, &model->tokenizer, folder, info->max_positions));
     int width = sara_unet_info_of(model->unet)->cross_attention_dim;
     int ids = sara_tokenizer_vocab_size(model->tokenizer);
     if (info->hidden_size != width)
-        status = sara_fail(
-            ctx, SARA_ERROR_INPUT,
+        return sara_fail(
+            model->ctx, SARA_ERROR_INPUT,
             "%s: text_encoder hidden_size %d, unet cross_attention_dim %d: they must agree",
             model->path, info->hidden_size, width);
-    else if (info->vocab_size < ids)
-        status = sara_fail(ctx, SARA_ERROR_INPUT,
-                           "%s: text_encoder vocab_size %d, the tokenizer has ids up to %d",
-                           model->path, info->vocab_size, ids - 1);
+    if (info->vocab_size < ids)
+        return sara_fail(model->ctx, SARA_ERROR_INPUT,
+                         "%s: text_encoder vocab_size %d, the tokenizer has ids up to %d%s",
+                         model->path, info->vocab_size, ids - 1,
+                         model->single ? "; --tokenizer DIR names another" : "");
+    return SARA_OK;
+}
+
+static sara_status find_tokenizer(sara_model *model, const sara_model_options *options)
+{
+    if (!model->single)
+        return sara_path_join(model->ctx, &model->tokenizer_path, model->path, "tokenizer");
+    if (options && options->tokenizer)
+        return sara_strdup(model->ctx, &model->tokenizer_path, options->tokenizer);
+    if (options && options->model_config)
+        return sara_path_join(model->ctx, &model->tokenizer_path, options->model_config,
+                              "tokenizer");
+    if (sara_tokenizer_has_builtin())
+        return SARA_OK;
+    return sara_fail(model->ctx, SARA_ERROR_USAGE,
+                     "%s: a single file holds no vocabulary; --tokenizer DIR names a tokenizer "
+                     "folder with vocab.json and merges.txt",
+                     model->path);
+}
+
+static sara_status load_tokenizer(sara_model *model, const sara_model_options *options)
+{
+    int length = sara_clip_text_info_of(model->text)->max_positions;
+    sara_status status;
+    TRY(find_tokenizer(model, options));
+    if (model->tokenizer_path)
+        TRY(sara_tokenizer_load(model->ctx, &model->tokenizer, model->tokenizer_path, length));
+    else
+        TRY(sara_tokenizer_load_builtin(model->ctx, &model->tokenizer,
+                                        sara_model_is_second(model)));
 done:
-    sara_free(ctx, folder);
+    return status;
+}
+
+static sara_status load_text(sara_model *model, const sara_model_options *options)
+{
+    sara_context *ctx = model->ctx;
+    sara_component component;
+    sara_status status;
+    TRY(sara_model_component(model, &component, SARA_MODULE_TEXT));
+    TRY(sara_clip_text_open(ctx, &model->text, &component));
+    TRY(load_tokenizer(model, options));
+    TRY(check_text(model));
+done:
+    sara_component_close(&component);
     return status;
 }
 
 static sara_status load_vae(sara_model *model)
 {
     sara_context *ctx = model->ctx;
-    char *folder = NULL;
+    sara_component component;
     sara_status status;
-    TRY(sara_path_join(ctx, &folder, model->path, "vae"));
-    TRY(sara_vae_load(ctx, &model->vae, folder, model->variant));
+    TRY(sara_model_component(model, &component, SARA_MODULE_VAE));
+    TRY(sara_vae_open(ctx, &model->vae, &component));
     int channels = sara_vae_info_of(model->vae)->latent_channels;
     int wanted = sara_unet_info_of(model->unet)->in_channels;
     if (channels != wanted)
@@ -107,25 +166,68 @@ static sara_status load_vae(sara_model *model)
                            "%s: vae latent_channels %d, unet in_channels %d: they must agree",
                            model->path, channels, wanted);
 done:
-    sara_free(ctx, folder);
+    sara_component_close(&component);
     return status;
-}
-
-/* *out: sara_free(). */
-static sara_status unet_folder(const sara_model *model, char **out)
-{
-    return model->unet_only ? sara_strdup(model->ctx, out, model->path)
-                            : sara_path_join(model->ctx, out, model->path, "unet");
 }
 
 static sara_status load_unet(sara_model *model)
 {
-    char *folder = NULL;
+    sara_component component;
     sara_status status;
-    TRY(unet_folder(model, &folder));
-    TRY(sara_unet_load(model->ctx, &model->unet, folder, model->variant, model->storage));
+    TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
+    TRY(sara_unet_open(model->ctx, &model->unet, &component, model->storage));
 done:
-    sara_free(model->ctx, folder);
+    sara_component_close(&component);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------- the model */
+
+static sara_status open_source(sara_model *model, const char *path,
+                               const sara_model_options *options)
+{
+    sara_context *ctx = model->ctx;
+    sara_status status;
+    TRY(sara_strdup(ctx, &model->path, path));
+    if (!sara_path_is_directory(path))
+        return sara_single_file_open(ctx, &model->single, path,
+                                     options ? options->model_config : NULL);
+    for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
+        model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
+    if (options && options->variant && *options->variant)
+        TRY(sara_strdup(ctx, &model->variant, options->variant));
+done:
+    return status;
+}
+
+/* A folder's scheduler config names its prediction type, which an option may overrule. */
+static sara_status choose_prediction(sara_model *model, const sara_model_options *options)
+{
+    if (model->single)
+        return sara_single_prediction(model, options);
+    if (options && options->prediction_type)
+        return sara_prediction_parse(model->ctx, &model->scheduler.prediction_type,
+                                     options->prediction_type);
+    return SARA_OK;
+}
+
+static sara_status load_parts(sara_model *model, const sara_model_options *options)
+{
+    sara_status status;
+    TRY(sara_nn_device_open(model->ctx, &model->device, "cpu"));
+    if (model->single)
+        TRY(sara_single_scheduler(model, options));
+    else if (model->unet_only)
+        TRY(sara_scheduler_config_parse(model->ctx, &model->scheduler, NULL, "default", NULL));
+    else
+        TRY(load_scheduler(model));
+    TRY(load_unet(model));
+    TRY(choose_prediction(model, options));
+    if (!model->unet_only) {
+        TRY(load_vae(model));
+        TRY(load_text(model, options));
+    }
+done:
     return status;
 }
 
@@ -137,31 +239,15 @@ sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *pat
     *out = NULL;
     if (!path || !*path)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no model given; name a diffusers folder");
-    if (!sara_path_is_directory(path) && !sara_path_exists(path))
+    if (!sara_path_exists(path))
         return missing_model(ctx, path);
-    if (!sara_path_is_directory(path))
-        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: is a file; a diffusers folder is expected",
-                         path);
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;
     model->unet_only = options && options->unet_only;
     TRY(sara_storage_parse(ctx, &model->storage, options ? options->weight_dtype : NULL,
                            "weight_dtype"));
-    TRY(sara_strdup(ctx, &model->path, path));
-    for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
-        model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
-    if (options && options->variant && *options->variant)
-        TRY(sara_strdup(ctx, &model->variant, options->variant));
-    TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
-    if (model->unet_only)
-        TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
-    else
-        TRY(load_scheduler(model));
-    TRY(load_unet(model));
-    if (!model->unet_only) {
-        TRY(load_vae(model));
-        TRY(load_text(model));
-    }
+    TRY(open_source(model, path, options));
+    TRY(load_parts(model, options));
     *out = model;
     return SARA_OK;
 done:
@@ -200,6 +286,9 @@ void sara_model_free(sara_model *model)
     sara_vae_free(model->vae);
     sara_unet_free(model->unet);
     sara_nn_device_close(model->device);
+    sara_single_file_close(model->single);
+    json_decref(model->scheduler_json);
+    sara_free(model->ctx, model->tokenizer_path);
     sara_free(model->ctx, model->variant);
     sara_free(model->ctx, model->path);
     sara_free(model->ctx, model);
@@ -254,15 +343,15 @@ sara_status sara_model_hash(sara_context *ctx, char out[65], const sara_model *m
 {
     const sara_params *params = sara_unet_params(model->unet);
     base_file file = {ctx, NULL};
-    char *folder = NULL;
+    sara_component component;
     sara_status status;
     if (!sara_model_is_rounded(model))
         return sara_params_sha256(ctx, out, params);
-    TRY(unet_folder(model, &folder));
-    TRY(sara_weights_open(ctx, &file.weights, folder, SARA_DIFFUSERS_STEM, model->variant));
+    TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
+    TRY(sara_component_weights(&component, &file.weights));
     TRY(sara_values_sha256(ctx, out, params, read_values, &file));
 done:
-    sara_free(ctx, folder);
+    sara_component_close(&component);
     sara_weights_close(file.weights);
     return status;
 }

@@ -7,14 +7,12 @@
 #include "models/models.h"
 #include "sparse/sparse.h"
 
-/* File names without their endings, as diffusers and transformers write them. */
-#define SARA_DIFFUSERS_STEM    "diffusion_pytorch_model"
-#define SARA_TRANSFORMERS_STEM "model"
-
 struct sara_model {
     sara_context *ctx;
     char *path;
     char *variant; /* NULL: none */
+    sara_single_file *single; /* NULL: path is a folder */
+    char *tokenizer_path;     /* its folder; NULL: the built-in one, or unet_only */
     bool unet_only;
     sara_storage storage; /* of the U-Net's weights */
     sara_device *device;
@@ -24,6 +22,7 @@ struct sara_model {
     sara_tokenizer *tokenizer;
     sara_scheduler_config scheduler;
     bool has_scheduler;    /* false: sara's default training schedule */
+    json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     char base_sha256[65];  /* of the U-Net as loaded; "" until sara_model_base_sha256() */
     sara_applied *applied; /* NULL until the first adapter */
 };
@@ -32,6 +31,18 @@ struct sara_model {
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
                                                  const char *shape, uint64_t seed,
                                                  const char *weight_dtype);
+/* single.c: what a single file does not hold. The prediction type is the option's, else the
+ * metadata's, else epsilon for SD1.x and for SD2.x what a forward pass tells (see docs/formats.md).
+ * Both log what they chose. */
+SARA_NODISCARD sara_status sara_single_scheduler(sara_model *model,
+                                                 const sara_model_options *options);
+SARA_NODISCARD sara_status sara_single_prediction(sara_model *model,
+                                                  const sara_model_options *options);
+/* Whether it is of SD2's kind: its cross attention takes states of OpenCLIP's width. */
+bool sara_model_is_second(const sara_model *model);
+/* *out: sara_component_close(). */
+SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_component *out,
+                                                sara_module module);
 /* Of the base's file, from which it is read again where its weights were rounded in memory.
  * Computed at the first call; adapters must not be applied yet at that time. */
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,

@@ -1,11 +1,9 @@
-/* Writing a model folder: the U-Net from memory, everything else from the source folder. */
-#include "pipeline/pipeline.h"
+/* Writing a model: a diffusers folder, or one file where the name ends in .safetensors. */
+#include "pipeline/save.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-#define DEEPEST_FOLDER 8
 
 static sara_status parse_dtype(sara_context *ctx, sara_dtype *out, bool *given, const char *name)
 {
@@ -15,251 +13,16 @@ static sara_status parse_dtype(sara_context *ctx, sara_dtype *out, bool *given, 
     return sara_fail(ctx, SARA_ERROR_USAGE, "dtype %s: expected fp32, fp16 or bf16", name);
 }
 
-static bool is_float(sara_dtype dtype)
-{
-    return dtype == SARA_F32 || dtype == SARA_F16 || dtype == SARA_BF16 || dtype == SARA_F64;
-}
-
-static void sources_free(sara_context *ctx, sara_tensor_source *sources, bool *owned, size_t count)
-{
-    for (size_t i = 0; sources && owned && i < count; i++)
-        if (owned[i])
-            sara_free(ctx, (void *)(uintptr_t)sources[i].data);
-    sara_free(ctx, sources);
-    sara_free(ctx, owned);
-}
-
-/* Between files: what there is of the copy is removed. */
-static sara_status check_interrupted(sara_context *ctx)
+sara_status sara_save_check_interrupted(sara_context *ctx)
 {
     return sara_interrupted(ctx) ? sara_fail(ctx, SARA_INTERRUPTED, "interrupted; nothing is saved")
                                  : SARA_OK;
 }
 
-static sara_status write_sources(sara_context *ctx, const char *folder, const char *stem,
-                                 const sara_tensor_source *sources, size_t count)
-{
-    const sara_metadata format = {"format", "pt"};
-    char *name = NULL, *path = NULL;
-    sara_status status;
-    TRY(check_interrupted(ctx));
-    TRY(sara_format(ctx, &name, "%s.safetensors", stem));
-    TRY(sara_path_join(ctx, &path, folder, name));
-    TRY(sara_safetensors_save(ctx, path, sources, count, &format, 1));
-done:
-    sara_free(ctx, name);
-    sara_free(ctx, path);
-    return status;
-}
-
-/* The values, entries from `first` on, as they are stored. A value that fp16 cannot hold would
- * become infinite. */
-static sara_status store(sara_context *ctx, void *out, sara_dtype dtype, const float *values,
-                         size_t first, size_t count, const char *name)
-{
-    char *to = (char *)out + first * sara_dtype_size(dtype);
-    double *doubles = out;
-    for (size_t i = 0; dtype == SARA_F16 && i < count; i++)
-        if (isfinite(values[i]) && fabsf(values[i]) >= 65520.0f)
-            return sara_fail(ctx, SARA_ERROR_USAGE,
-                             "%s: entry %zu is %g, fp16 ends at 65504; save as bf16 or fp32", name,
-                             first + i, (double)values[i]);
-    if (dtype != SARA_F64)
-        sara_convert_from_f32(to, dtype, values, count);
-    else
-        for (size_t i = 0; i < count; i++)
-            doubles[first + i] = values[i];
-    return SARA_OK;
-}
-
-static sara_status store_param(sara_context *ctx, void *out, sara_dtype dtype,
-                               const sara_param *param)
-{
-    size_t count = (size_t)sara_shape_count(&param->value.shape);
-    float buffer[SARA_PARAM_BLOCK];
-    sara_status status = SARA_OK;
-    for (size_t at = 0, part; at < count; at += part) {
-        part = sara_param_part(count, at);
-        TRY(store(ctx, out, dtype, sara_param_block(param, buffer, at, part), at, part,
-                  param->name));
-    }
-done:
-    return status;
-}
-
-static sara_status save_params(sara_context *ctx, const char *folder, const char *stem,
-                               const sara_params *params, const sara_dtype *dtype)
-{
-    sara_tensor_source *sources = NULL;
-    bool *owned = NULL;
-    sara_status status;
-    TRY(sara_alloc_zero(ctx, &sources, params->count, sizeof(*sources)));
-    TRY(sara_alloc_zero(ctx, &owned, params->count, sizeof(*owned)));
-    for (size_t i = 0; i < params->count; i++) {
-        const sara_param *param = &params->items[i];
-        sara_dtype wanted = dtype ? *dtype : param->stored;
-        size_t count = (size_t)sara_shape_count(&param->value.shape);
-        sources[i] =
-            (sara_tensor_source){param->name, wanted, param->value.shape, param->value.data};
-        if (wanted == param->value.dtype)
-            continue;
-        void *data;
-        TRY(sara_alloc(ctx, &data, count, sara_dtype_size(wanted)));
-        sources[i].data = data;
-        owned[i] = true;
-        TRY(store_param(ctx, data, wanted, param));
-    }
-    TRY(write_sources(ctx, folder, stem, sources, params->count));
-done:
-    sources_free(ctx, sources, owned, params->count);
-    return status;
-}
-
-/* One tensor as stored, or converted where it is floating and a dtype is wanted. */
-static sara_status read_tensor(sara_context *ctx, sara_tensor_source *out,
-                               const sara_weights *weights, const sara_tensor_info *info,
-                               const sara_dtype *dtype)
-{
-    size_t count = (size_t)sara_shape_count(&info->shape);
-    bool convert = dtype && is_float(info->dtype) && *dtype != info->dtype;
-    float *values = NULL;
-    void *data = NULL;
-    sara_status status;
-    *out = (sara_tensor_source){info->name, convert ? *dtype : info->dtype, info->shape, NULL};
-    TRY(sara_alloc(ctx, &data, count, sara_dtype_size(out->dtype)));
-    if (convert) {
-        TRY(sara_alloc(ctx, &values, count, sizeof(*values)));
-        TRY(sara_weights_read_f32(weights, values, info));
-        TRY(store(ctx, data, out->dtype, values, 0, count, info->name));
-    } else {
-        TRY(sara_weights_read(weights, data, info));
-    }
-    out->data = data;
-    data = NULL;
-done:
-    sara_free(ctx, values);
-    sara_free(ctx, data);
-    return status;
-}
-
-/* The component's own tensors, those that sara does not use among them, in one file. */
-static sara_status save_weights(sara_context *ctx, const char *to, const char *from,
-                                const char *stem, const char *variant, const sara_dtype *dtype)
-{
-    sara_weights *weights = NULL;
-    sara_tensor_source *sources = NULL;
-    bool *owned = NULL;
-    size_t count = 0;
-    sara_status status;
-    TRY(sara_weights_open(ctx, &weights, from, stem, variant));
-    count = sara_weights_count(weights);
-    TRY(sara_alloc_zero(ctx, &sources, count, sizeof(*sources)));
-    TRY(sara_alloc_zero(ctx, &owned, count, sizeof(*owned)));
-    for (size_t i = 0; i < count; i++) {
-        TRY(read_tensor(ctx, &sources[i], weights, sara_weights_at(weights, i), dtype));
-        owned[i] = true;
-    }
-    TRY(write_sources(ctx, to, stem, sources, count));
-done:
-    sources_free(ctx, sources, owned, count);
-    sara_weights_close(weights);
-    return status;
-}
-
-static bool ends_with(const char *text, const char *ending)
+bool sara_text_ends_with(const char *text, const char *ending)
 {
     size_t length = strlen(text), tail = strlen(ending);
     return length >= tail && strcmp(text + length - tail, ending) == 0;
-}
-
-/* Weights under any name: what is written anew, or would no longer be the model's. */
-static bool is_weights(const char *name)
-{
-    static const char *const endings[] = {".safetensors", ".safetensors.index.json",
-                                          ".bin",         ".bin.index.json",
-                                          ".ckpt",        ".pt",
-                                          ".pth",         ".msgpack",
-                                          ".h5",          ".onnx",
-                                          ".gguf"};
-    for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++)
-        if (ends_with(name, endings[i]))
-            return true;
-    return strstr(name, ".safetensors.index.") != NULL;
-}
-
-/* What is written anew; the folders of others (safety checker, ...) keep their weights. */
-static bool is_component(const char *name)
-{
-    return strcmp(name, "unet") == 0 || strcmp(name, "vae") == 0 ||
-           strcmp(name, "text_encoder") == 0;
-}
-
-/* Copies the tree but for hidden entries; weights only where keep_weights. depth bounds symbolic
- * links that lead in circles. */
-static sara_status carry_along(sara_context *ctx, const char *to, const char *from, int depth,
-                               bool keep_weights)
-{
-    char **names = NULL, *source = NULL, *target = NULL;
-    size_t count = 0;
-    sara_status status;
-    if (depth > DEEPEST_FOLDER)
-        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: folders more than %d deep", from,
-                         DEEPEST_FOLDER);
-    TRY(sara_directory_make(ctx, to));
-    TRY(sara_directory_list(ctx, &names, &count, from));
-    for (size_t i = 0; i < count; i++) {
-        if (names[i][0] == '.')
-            continue;
-        TRY(check_interrupted(ctx));
-        TRY(sara_path_join(ctx, &source, from, names[i]));
-        TRY(sara_path_join(ctx, &target, to, names[i]));
-        if (sara_path_is_directory(source)) {
-            bool keep = depth > 0 ? keep_weights : !is_component(names[i]);
-            TRY(carry_along(ctx, target, source, depth + 1, keep));
-        } else if (keep_weights || !is_weights(names[i])) {
-            TRY(sara_file_copy(ctx, source, target));
-        }
-        sara_free(ctx, source);
-        sara_free(ctx, target);
-        source = target = NULL;
-    }
-done:
-    sara_free(ctx, source);
-    sara_free(ctx, target);
-    sara_directory_free(ctx, names, count);
-    return status;
-}
-
-static sara_status save_component(sara_context *ctx, const char *to, const sara_model *model,
-                                  const char *name, const char *stem, const sara_dtype *dtype)
-{
-    char *source = NULL, *target = NULL;
-    sara_status status;
-    TRY(sara_path_join(ctx, &source, model->path, name));
-    TRY(sara_path_join(ctx, &target, to, name));
-    TRY(save_weights(ctx, target, source, stem, model->variant, dtype));
-done:
-    sara_free(ctx, source);
-    sara_free(ctx, target);
-    return status;
-}
-
-static sara_status save_tree(sara_context *ctx, const char *to, const sara_model *model,
-                             const sara_dtype *dtype)
-{
-    char *unet = NULL;
-    const sara_params *params = sara_unet_params(model->unet);
-    sara_status status;
-    TRY(carry_along(ctx, to, model->path, 0, false));
-    if (model->unet_only)
-        return save_params(ctx, to, SARA_DIFFUSERS_STEM, params, dtype);
-    TRY(sara_path_join(ctx, &unet, to, "unet"));
-    TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, params, dtype));
-    TRY(save_component(ctx, to, model, "vae", SARA_DIFFUSERS_STEM, dtype));
-    TRY(save_component(ctx, to, model, "text_encoder", SARA_TRANSFORMERS_STEM, dtype));
-done:
-    sara_free(ctx, unet);
-    return status;
 }
 
 /* -------------------------------------------------------------------------------------- report */
@@ -387,33 +150,56 @@ static sara_status check_rounded(sara_context *ctx, const sara_model *model)
                      model->path, sara_storage_name(sara_unet_params(model->unet)));
 }
 
-sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const sara_model *model,
-                            const char *out_dir, const char *dtype_name)
+static sara_status save_to_folder(sara_context *ctx, const char *target, const sara_model *model,
+                                  const sara_dtype *dtype)
 {
-    char *target = NULL, *partial = NULL;
-    sara_dtype dtype = SARA_F32;
-    bool given;
-    size_t length = out_dir ? strlen(out_dir) : 0;
+    char *partial = NULL;
     sara_status status;
-    if (length == 0)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
-    while (length > 1 && out_dir[length - 1] == '/')
-        length--;
-    TRY(sara_format(ctx, &target, "%.*s", (int)length, out_dir));
-    TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
-    TRY(check_rounded(ctx, model));
     TRY(check_target(ctx, target));
-    TRY(check_outside(ctx, target, model->path));
+    if (!model->single)
+        TRY(check_outside(ctx, target, model->path));
     TRY(sara_format(ctx, &partial, "%s.partial-%ld", target, (long)getpid()));
-    status = save_tree(ctx, partial, model, given ? &dtype : NULL);
+    status = sara_save_folder(ctx, partial, model, dtype);
     if (status == SARA_OK)
         status = sara_rename_durably(ctx, partial, target);
     if (status != SARA_OK)
         sara_folder_discard(ctx, partial);
-    else if (report)
-        fill_report(report, model, given ? &dtype : NULL);
+done:
+    sara_free(ctx, partial);
+    return status;
+}
+
+static sara_status save_to_file(sara_context *ctx, const char *target, const sara_model *model,
+                                const sara_dtype *dtype)
+{
+    if (sara_path_is_directory(target))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is a folder", target);
+    if (sara_path_exists(target))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists; name a new file", target);
+    return sara_save_single(ctx, target, model, dtype);
+}
+
+sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const sara_model *model,
+                            const char *out, const char *dtype_name)
+{
+    char *target = NULL;
+    sara_dtype dtype = SARA_F32;
+    bool given;
+    size_t length = out ? strlen(out) : 0;
+    sara_status status;
+    if (length == 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no output given");
+    while (length > 1 && out[length - 1] == '/')
+        length--;
+    TRY(sara_format(ctx, &target, "%.*s", (int)length, out));
+    TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
+    TRY(check_rounded(ctx, model));
+    const sara_dtype *wanted = given ? &dtype : NULL;
+    TRY(sara_text_ends_with(target, ".safetensors") ? save_to_file(ctx, target, model, wanted)
+                                                    : save_to_folder(ctx, target, model, wanted));
+    if (report)
+        fill_report(report, model, wanted);
 done:
     sara_free(ctx, target);
-    sara_free(ctx, partial);
     return status;
 }

@@ -42,9 +42,12 @@ typedef struct option {
 #define TINY  1e-30
 
 static const option options_table[] = {
-    TEXT(pretrained_model_name_or_path, "DIR", false, "the base: a diffusers folder"),
+    TEXT(pretrained_model_name_or_path, "PATH", false,
+         "the base: a diffusers folder or a .safetensors file"),
     TEXT(unet_only, "DIR", false, "a bare unet/ folder instead (with --replay)"),
     TEXT(variant, "NAME", false, "weight files' variant, e.g. fp16"),
+    TEXT(model_config, "DIR", false, "for a file: a diffusers folder with its configs"),
+    TEXT(tokenizer, "DIR", false, "for a file: a tokenizer/ folder"),
     TEXT(train_data_dir, "DIR", false, "images with metadata.jsonl or .txt captions"),
     TEXT(replay, "FILE", false, "micro-batches from a safetensors file instead of images"),
     TEXT(output_dir, "DIR", false, "the run folder"),
@@ -61,7 +64,7 @@ static const option options_table[] = {
     NUMBER(OPTION_INT64, max_train_steps, 1, LARGE, 0, true, "optimiser steps (5000)"),
     NUMBER(OPTION_INT64, num_train_epochs, 1, LARGE, 0, true, "passes over the images instead"),
     NUMBER(OPTION_INT64, progressive_iter, 0, LARGE, -1, true,
-           "reselect after so many steps; 0: never (half of the steps)"),
+           "reselect after so many steps; 0: never (half of all)"),
     NUMBER(OPTION_INT, train_batch_size, 1, 4096, NAN, true, "images a micro-batch (4)"),
     NUMBER(OPTION_INT, gradient_accumulation_steps, 1, 65536, NAN, true,
            "micro-batches an optimiser step (1)"),
@@ -83,7 +86,7 @@ static const option options_table[] = {
     NUMBER(OPTION_DOUBLE, adam_epsilon, TINY, 1, NAN, true, "(1e-8)"),
     NUMBER(OPTION_DOUBLE, adam_weight_decay, 0, 1000, NAN, true, "(1e-2)"),
     NUMBER(OPTION_DOUBLE, max_grad_norm, 0, 1e30, NAN, true, "clip gradients; 0: never (1.0)"),
-    TEXT(prediction_type, "TYPE", true, "epsilon or v_prediction (the scheduler config's)"),
+    TEXT(prediction_type, "TYPE", true, "epsilon or v_prediction (the model's)"),
     {{"validation_prompt", "TEXT", "draw it every --validation_steps; repeatable"},
      OPTION_PROMPTS,
      FIELD(validation_prompts),

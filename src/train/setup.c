@@ -57,17 +57,16 @@ static sara_status load_model(trainer *t)
     const sara_train_options *o = &t->options;
     sara_model_options options = {.variant = o->variant,
                                   .unet_only = o->unet_only != NULL,
+                                  .prediction_type = o->prediction_type,
+                                  .model_config = o->model_config,
+                                  .tokenizer = o->tokenizer,
                                   .weight_dtype = o->weight_dtype};
     const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
-    sara_scheduler_config *scheduler;
     const char *base;
     sara_status status;
     TRY(sara_model_load(t->ctx, &t->model, path, &options));
     TRY(sara_model_base_sha256(t->ctx, &base, t->model));
-    scheduler = &t->model->scheduler; /* of the validation pictures too */
-    if (o->prediction_type)
-        TRY(sara_prediction_parse(t->ctx, &scheduler->prediction_type, o->prediction_type));
-    TRY(sara_objective_new(t->ctx, &t->objective, scheduler));
+    TRY(sara_objective_new(t->ctx, &t->objective, &t->model->scheduler));
     TRY(sara_trainer_set_checkpointing(t));
 done:
     return status;

@@ -50,7 +50,7 @@ class Input(Case):
                 model = self.broken_model(name, content)
                 self.refused(INPUT, os.path.dirname(name) or name, "inspect", "-m", model)
         self.refused(INPUT, "model_index.json", "inspect", "-m", UNET)
-        self.refused(INPUT, "is a file", "inspect", "-m", self.write("file", ""))
+        self.refused(INPUT, "not safetensors", "inspect", "-m", self.write("file", ""))
 
     def test_adapters(self):
         for name, content in [("empty", b""), ("pickle", b"\x80\x02}q\0."), ("text", b"hello" * 9)]:

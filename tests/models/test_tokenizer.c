@@ -395,9 +395,64 @@ static void merges_go_by_rank_and_then_from_left_to_right(void **state)
     test_folder_remove(folder);
 }
 
+/* CLIP's own vocabulary, against transformers' CLIPTokenizer. */
+static void built_in_vocabulary(void **state)
+{
+    static const int32_t cat[] = {49406, 320, 1125, 539, 320, 2368, 49407};
+    static const int32_t odd[] = {49406, 328, 16384, 11231, 171, 105, 223, 1422,
+                                  139,   225, 138,   109,   139, 481, 256, 49407};
+    static const int32_t fox[] = {49406, 1097, 35689, 563, 15304, 6040, 488,
+                                  847,   713,  272,   273, 274,   275,  49407};
+    sara_context *ctx = test_context();
+    sara_tokenizer *tokenizer = NULL;
+    int32_t padded[77];
+    size_t cut;
+    (void)state;
+    if (!sara_tokenizer_has_builtin())
+        fail_msg("vendor/clip_merges.txt was not there: scripts/setup.sh fetches it");
+    assert_ok(ctx, sara_tokenizer_load_builtin(ctx, &tokenizer, false));
+    assert_int_equal(sara_tokenizer_length(tokenizer), 77);
+    assert_int_equal(sara_tokenizer_vocab_size(tokenizer), 49408);
+    check_ids(ctx, tokenizer, "a photo of a cat", cat, 7);
+    check_ids(ctx, tokenizer, "\u0130stanbul \ufb01ne \u03a3\u0391\u03a3!", odd, 16);
+    check_ids(ctx, tokenizer, "na\u00efve caf\u00e9 \U0001F98A don't 1234", fox, 14);
+    assert_ok(ctx, sara_tokenizer_pad(tokenizer, padded, &cut, ""));
+    assert_int_equal(padded[76], 49407);
+    sara_tokenizer_free(tokenizer);
+    assert_ok(ctx, sara_tokenizer_load_builtin(ctx, &tokenizer, true));
+    assert_ok(ctx, sara_tokenizer_pad(tokenizer, padded, &cut, ""));
+    assert_int_equal(padded[76], 0);
+    sara_tokenizer_free(tokenizer);
+    sara_context_free(ctx);
+}
+
+static void built_in_vocabulary_as_a_folder(void **state)
+{
+    static const char text[] = "a red fox, 8k! <|endoftext|> caf\u00e9";
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    (void)state;
+    for (int second = 0; second < 2; second++) {
+        sara_tokenizer *built_in = NULL, *read = NULL;
+        int32_t a[77], b[77];
+        assert_ok(ctx, sara_tokenizer_save_builtin(ctx, folder, second));
+        assert_ok(ctx, sara_tokenizer_load_builtin(ctx, &built_in, second));
+        assert_ok(ctx, sara_tokenizer_load(ctx, &read, folder, 77));
+        assert_ok(ctx, sara_tokenizer_pad(built_in, a, NULL, text));
+        assert_ok(ctx, sara_tokenizer_pad(read, b, NULL, text));
+        assert_memory_equal(a, b, sizeof(a));
+        sara_tokenizer_free(built_in);
+        sara_tokenizer_free(read);
+    }
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(built_in_vocabulary),
+        cmocka_unit_test(built_in_vocabulary_as_a_folder),
         cmocka_unit_test(golden_texts_give_the_ids_of_transformers),
         cmocka_unit_test(every_character_gives_the_ids_of_transformers),
         cmocka_unit_test(long_texts_give_the_ids_of_transformers),

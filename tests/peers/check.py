@@ -16,27 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BASE = os.path.join(TOP, "examples/emoji/base")
-EXPECTED = os.path.join(TOP, "examples/emoji/expected")
-
-
-def check(name, value, bound, larger=False):
-    ok = value >= bound if larger else value <= bound   # False for NaN
-    print(f"{'ok  ' if ok else 'FAIL'} {name}: {value:.4g} ({'at least' if larger else 'at most'} {bound:g})", flush=True)
-    if not ok:
-        sys.exit(1)
-
-
-def relative(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
-
-
-def run(sara, *args):
-    done = subprocess.run([sara, *args], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"FAIL sara {' '.join(args)}: exit {done.returncode}: {done.stderr}")
-    return done.stdout
+from checks import BASE, EXPECTED, TOP, check, relative, run
+from single_files import check_single_files
 
 
 def image_array(path):
@@ -166,6 +147,7 @@ def main():
     check_expected(a.work)
     check_merged(sara, a.work)
     check_adapter(a.work)
+    check_single_files(sara, a.work)
     print("peers: all checks passed")
 
 

@@ -185,6 +185,8 @@ static void test_json(void **state)
     static const char *const free_options[] = {"pretrained_model_name_or_path",
                                                "unet_only",
                                                "variant",
+                                               "model_config",
+                                               "tokenizer",
                                                "train_data_dir",
                                                "replay",
                                                "output_dir",

@@ -1,0 +1,44 @@
+/* The inside of saving a model; not for other layers. */
+#ifndef SARA_PIPELINE_SAVE_H
+#define SARA_PIPELINE_SAVE_H
+
+#include "pipeline/pipeline.h"
+
+/* Tensors to be written to one file, with values of their own where the file's dtype is another. */
+typedef struct sara_save_list {
+    sara_context *ctx;
+    sara_arena names;
+    sara_tensor_source *sources;
+    size_t count, capacity;
+    void **owned;
+    size_t owned_count, owned_capacity;
+} sara_save_list;
+void sara_save_list_init(sara_save_list *list, sara_context *ctx);
+void sara_save_list_free(sara_save_list *list);
+/* name and shape NULL: the parameter's or the tensor's own. dtype NULL: as the model's file stores
+ * it; else only floating tensors are converted. SARA_ERROR_USAGE where fp16 cannot hold a value. */
+SARA_NODISCARD sara_status sara_save_list_param(sara_save_list *list, const char *name,
+                                                const sara_shape *shape, const sara_param *param,
+                                                const sara_dtype *dtype);
+SARA_NODISCARD sara_status sara_save_list_weight(sara_save_list *list, const char *name,
+                                                 const sara_shape *shape,
+                                                 const sara_weights *weights,
+                                                 const sara_tensor_info *info,
+                                                 const sara_dtype *dtype);
+/* Adds memory that the list frees, for data that the caller makes. */
+SARA_NODISCARD sara_status sara_save_list_own(sara_save_list *list, void **data, size_t bytes);
+SARA_NODISCARD sara_status sara_save_list_add(sara_save_list *list, const char *name,
+                                              sara_dtype dtype, const sara_shape *shape,
+                                              const void *data);
+
+/* save_folder.c: a diffusers folder; to is new and may be left half-written after an error.
+ * save_single.c: one file. dtype NULL: as the model's files store them. */
+SARA_NODISCARD sara_status sara_save_folder(sara_context *ctx, const char *to,
+                                            const sara_model *model, const sara_dtype *dtype);
+SARA_NODISCARD sara_status sara_save_single(sara_context *ctx, const char *to,
+                                            const sara_model *model, const sara_dtype *dtype);
+/* Between files: what there is of the copy is removed. */
+SARA_NODISCARD sara_status sara_save_check_interrupted(sara_context *ctx);
+bool sara_text_ends_with(const char *text, const char *ending);
+
+#endif

@@ -1,0 +1,220 @@
+/* Writing a diffusers folder: the U-Net from memory, everything else from the source. */
+#include "pipeline/save.h"
+
+#include <stdlib.h>
+
+#define DEEPEST_FOLDER 8
+
+static sara_status write_list(const sara_save_list *list, const char *folder, const char *stem)
+{
+    const sara_metadata format = {"format", "pt"};
+    sara_context *ctx = list->ctx;
+    char *name = NULL, *path = NULL;
+    sara_status status;
+    TRY(sara_save_check_interrupted(ctx));
+    TRY(sara_format(ctx, &name, "%s.safetensors", stem));
+    TRY(sara_path_join(ctx, &path, folder, name));
+    TRY(sara_safetensors_save(ctx, path, list->sources, list->count, &format, 1));
+done:
+    sara_free(ctx, name);
+    sara_free(ctx, path);
+    return status;
+}
+
+static sara_status save_params(sara_context *ctx, const char *folder, const char *stem,
+                               const sara_params *params, const sara_dtype *dtype)
+{
+    sara_save_list list;
+    sara_status status = SARA_OK;
+    sara_save_list_init(&list, ctx);
+    for (size_t i = 0; i < params->count; i++)
+        TRY(sara_save_list_param(&list, NULL, NULL, &params->items[i], dtype));
+    TRY(write_list(&list, folder, stem));
+done:
+    sara_save_list_free(&list);
+    return status;
+}
+
+/* The component's own tensors, those that sara does not use among them, in one file. */
+static sara_status save_component(sara_context *ctx, const char *to, const sara_model *model,
+                                  sara_module module, const char *name, const char *stem,
+                                  const sara_dtype *dtype)
+{
+    sara_component component;
+    sara_weights *weights = NULL;
+    sara_save_list list;
+    char *folder = NULL;
+    sara_status status;
+    sara_save_list_init(&list, ctx);
+    TRY(sara_model_component(model, &component, module));
+    TRY(sara_component_weights(&component, &weights));
+    for (size_t i = 0; i < sara_weights_count(weights); i++)
+        TRY(sara_save_list_weight(&list, NULL, NULL, weights, sara_weights_at(weights, i), dtype));
+    TRY(sara_path_join(ctx, &folder, to, name));
+    TRY(write_list(&list, folder, stem));
+done:
+    sara_save_list_free(&list);
+    sara_weights_close(weights);
+    sara_component_close(&component);
+    sara_free(ctx, folder);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ from a folder */
+
+/* Weights under any name: what is written anew, or would no longer be the model's. */
+static bool is_weights(const char *name)
+{
+    static const char *const endings[] = {".safetensors", ".safetensors.index.json",
+                                          ".bin",         ".bin.index.json",
+                                          ".ckpt",        ".pt",
+                                          ".pth",         ".msgpack",
+                                          ".h5",          ".onnx",
+                                          ".gguf"};
+    for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++)
+        if (sara_text_ends_with(name, endings[i]))
+            return true;
+    return strstr(name, ".safetensors.index.") != NULL;
+}
+
+/* What is written anew; the folders of others (safety checker, ...) keep their weights. */
+static bool is_component(const char *name)
+{
+    return strcmp(name, "unet") == 0 || strcmp(name, "vae") == 0 ||
+           strcmp(name, "text_encoder") == 0;
+}
+
+/* Copies the tree but for hidden entries; weights only where keep_weights. depth bounds symbolic
+ * links that lead in circles. */
+static sara_status carry_along(sara_context *ctx, const char *to, const char *from, int depth,
+                               bool keep_weights)
+{
+    char **names = NULL, *source = NULL, *target = NULL;
+    size_t count = 0;
+    sara_status status;
+    if (depth > DEEPEST_FOLDER)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: folders more than %d deep", from,
+                         DEEPEST_FOLDER);
+    TRY(sara_directory_make(ctx, to));
+    TRY(sara_directory_list(ctx, &names, &count, from));
+    for (size_t i = 0; i < count; i++) {
+        if (names[i][0] == '.')
+            continue;
+        TRY(sara_save_check_interrupted(ctx));
+        TRY(sara_path_join(ctx, &source, from, names[i]));
+        TRY(sara_path_join(ctx, &target, to, names[i]));
+        if (sara_path_is_directory(source)) {
+            bool keep = depth > 0 ? keep_weights : !is_component(names[i]);
+            TRY(carry_along(ctx, target, source, depth + 1, keep));
+        } else if (keep_weights || !is_weights(names[i])) {
+            TRY(sara_file_copy(ctx, source, target));
+        }
+        sara_free(ctx, source);
+        sara_free(ctx, target);
+        source = target = NULL;
+    }
+done:
+    sara_free(ctx, source);
+    sara_free(ctx, target);
+    sara_directory_free(ctx, names, count);
+    return status;
+}
+
+/* -------------------------------------------------------------------------- from a single file */
+
+static sara_status write_json(sara_context *ctx, const char *folder, const char *name,
+                              const json_t *object)
+{
+    char *path = NULL,
+         *text = json_dumps(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(12));
+    sara_status status;
+    if (!text)
+        return sara_fail(ctx, SARA_ERROR_MEMORY, "%s/%s: out of memory", folder, name);
+    TRY(sara_directory_make(ctx, folder));
+    TRY(sara_path_join(ctx, &path, folder, name));
+    TRY(sara_file_write(ctx, path, text, strlen(text)));
+done:
+    free(text);
+    sara_free(ctx, path);
+    return status;
+}
+
+static sara_status write_index(sara_context *ctx, const char *to, const char *scheduler)
+{
+    json_t *index = json_pack(
+        "{s:s,s:s,s:[n,n],s:[n,n],s:b,s:[s,s],s:[s,s],s:[s,s],s:[s,s],s:[s,s]}", "_class_name",
+        "StableDiffusionPipeline", "_diffusers_version", "0.27.0", "feature_extractor",
+        "safety_checker", "requires_safety_checker", 0, "scheduler", "diffusers", scheduler,
+        "text_encoder", "transformers", "CLIPTextModel", "tokenizer", "transformers",
+        "CLIPTokenizer", "unet", "diffusers", "UNet2DConditionModel", "vae", "diffusers",
+        "AutoencoderKL");
+    sara_status status = write_json(ctx, to, "model_index.json", index);
+    json_decref(index);
+    return status;
+}
+
+static sara_status write_configs(sara_context *ctx, const char *to, const sara_model *model)
+{
+    static const char *const names[] = {"unet", "vae", "text_encoder"};
+    const char *kind = json_string_value(json_object_get(model->scheduler_json, "_class_name"));
+    char *folder = NULL;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < 3; i++) {
+        TRY(sara_path_join(ctx, &folder, to, names[i]));
+        TRY(write_json(ctx, folder, "config.json",
+                       sara_single_file_config(model->single, (sara_module)i)));
+        sara_free(ctx, folder);
+        folder = NULL;
+    }
+    TRY(sara_path_join(ctx, &folder, to, "scheduler"));
+    TRY(write_json(ctx, folder, "scheduler_config.json", model->scheduler_json));
+    sara_free(ctx, folder);
+    folder = NULL;
+    TRY(sara_path_join(ctx, &folder, to, "tokenizer"));
+    if (model->tokenizer_path)
+        TRY(carry_along(ctx, folder, model->tokenizer_path, 1, false));
+    else
+        TRY(sara_tokenizer_save_builtin(ctx, folder, sara_model_is_second(model)));
+    TRY(write_index(ctx, to, kind ? kind : "DDIMScheduler"));
+done:
+    sara_free(ctx, folder);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------- the folder */
+
+/* A U-Net alone is written as a bare unet/ folder. */
+static sara_status save_unet_alone(sara_context *ctx, const char *to, const sara_model *model,
+                                   const sara_dtype *dtype)
+{
+    sara_status status;
+    if (model->single)
+        TRY(write_json(ctx, to, "config.json",
+                       sara_single_file_config(model->single, SARA_MODULE_UNET)));
+    else
+        TRY(carry_along(ctx, to, model->path, 0, false));
+    TRY(save_params(ctx, to, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
+done:
+    return status;
+}
+
+sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model *model,
+                             const sara_dtype *dtype)
+{
+    char *unet = NULL;
+    sara_status status;
+    if (model->unet_only)
+        return save_unet_alone(ctx, to, model, dtype);
+    if (model->single)
+        TRY(write_configs(ctx, to, model));
+    else
+        TRY(carry_along(ctx, to, model->path, 0, false));
+    TRY(sara_path_join(ctx, &unet, to, "unet"));
+    TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
+    TRY(save_component(ctx, to, model, SARA_MODULE_VAE, "vae", SARA_DIFFUSERS_STEM, dtype));
+    TRY(save_component(ctx, to, model, SARA_MODULE_TEXT, "text_encoder", SARA_TRANSFORMERS_STEM,
+                       dtype));
+done:
+    sara_free(ctx, unet);
+    return status;
+}

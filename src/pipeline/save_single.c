@@ -1,0 +1,330 @@
+/* Writing a single-file checkpoint: the U-Net from memory, VAE and text encoder from the source,
+ * under the names of the LDM repository. What names and shapes do not tell goes into the
+ * metadata. */
+#include "pipeline/save.h"
+
+#include <stdlib.h>
+
+#define CONFIG_COUNT 4
+
+static const char unet_prefix[] = "model.diffusion_model.";
+static const char vae_prefix[] = "first_stage_model.";
+static const char clip_prefix[] = "cond_stage_model.transformer.";
+static const char open_clip_prefix[] = "cond_stage_model.model.";
+
+typedef struct single {
+    sara_context *ctx;
+    const sara_model *model;
+    const sara_dtype *dtype;
+    sara_save_list list;
+    char *texts[CONFIG_COUNT]; /* the metadata's values that are made here; free() */
+    sara_metadata *metadata;
+    size_t metadata_count, metadata_capacity;
+} single;
+
+/* *out: sara_free(); "prefix" + the name in the file. Fails where there is none. */
+static sara_status name_in_file(sara_context *ctx, char **out, const char *prefix,
+                                const sara_ldm_shape *shape, const char *name)
+{
+    char *ldm = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_ldm_from_diffusers(ctx, &ldm, shape, name));
+    if (ldm)
+        TRY(sara_format(ctx, out, "%s%s", prefix, ldm));
+    else
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "tensor %.200s has no name in single-file checkpoints; save a folder",
+                           name);
+done:
+    sara_free(ctx, ldm);
+    return status;
+}
+
+/* -------------------------------------------------------------------------------- U-Net and VAE */
+
+static sara_status add_unet(single *s)
+{
+    const sara_params *params = sara_unet_params(s->model->unet);
+    const sara_single_file *source = s->model->single;
+    const char *prefix = source ? sara_single_file_prefix(source, SARA_MODULE_UNET) : unet_prefix;
+    sara_ldm_shape shape;
+    char *name = NULL;
+    sara_status status;
+    TRY(sara_unet_ldm_shape(s->model->unet, &shape));
+    for (size_t i = 0; i < params->count; i++) {
+        TRY(name_in_file(s->ctx, &name, prefix, &shape, params->items[i].name));
+        TRY(sara_save_list_param(&s->list, name, NULL, &params->items[i], s->dtype));
+        sara_free(s->ctx, name);
+        name = NULL;
+    }
+done:
+    sara_free(s->ctx, name);
+    return status;
+}
+
+/* Matrices of the attention are 1x1 convolutions there. */
+static sara_shape vae_shape(const char *name, const sara_tensor_info *info)
+{
+    sara_shape shape = info->shape;
+    if (strstr(name, ".attn_1.") && shape.rank == 2)
+        shape = sara_shape4(shape.dims[0], shape.dims[1], 1, 1);
+    return shape;
+}
+
+static sara_status add_vae(single *s)
+{
+    sara_component component;
+    sara_weights *weights = NULL;
+    char *name = NULL;
+    sara_ldm_shape shape;
+    sara_status status;
+    TRY(sara_model_component(s->model, &component, SARA_MODULE_VAE));
+    TRY(sara_component_weights(&component, &weights));
+    sara_vae_ldm_shape(s->model->vae, &shape);
+    for (size_t i = 0; i < sara_weights_count(weights); i++) {
+        const sara_tensor_info *info = sara_weights_at(weights, i);
+        TRY(name_in_file(s->ctx, &name, vae_prefix, &shape, info->name));
+        const sara_shape as = vae_shape(name, info);
+        TRY(sara_save_list_weight(&s->list, name, &as, weights, info, s->dtype));
+        sara_free(s->ctx, name);
+        name = NULL;
+    }
+done:
+    sara_free(s->ctx, name);
+    sara_weights_close(weights);
+    sara_component_close(&component);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------- text */
+
+typedef struct text {
+    single *s;
+    const sara_weights *weights;
+    const char *prefix;
+    sara_ldm_shape shape;
+} text;
+
+/* Query, key and value one below the other. info: the query's */
+static sara_status add_fused(const text *t, const char *name, const sara_tensor_info *info)
+{
+    static const char *const thirds[] = {"q_proj", "k_proj", "v_proj"};
+    const char *third = strstr(info->name, thirds[0]);
+    sara_shape shape = info->shape;
+    sara_save_list parts;
+    size_t bytes;
+    void *data;
+    sara_status status = SARA_OK;
+    sara_save_list_init(&parts, t->s->ctx);
+    for (int i = 0; i < 3; i++) {
+        sara_name part = sara_name_of("%.*s%s%s", (int)(third - info->name), info->name, thirds[i],
+                                      third + strlen(thirds[0]));
+        const sara_tensor_info *found = sara_weights_find(t->weights, part.text);
+        if (!found || found->dtype != info->dtype || !sara_shape_equal(&found->shape, &shape)) {
+            status = sara_fail(t->s->ctx, SARA_ERROR_INPUT,
+                               "%s: tensor %s: expected one like %.200s",
+                               sara_weights_path(t->weights), part.text, info->name);
+            goto done;
+        }
+        TRY(sara_save_list_weight(&parts, NULL, NULL, t->weights, found, t->s->dtype));
+    }
+    bytes = (size_t)sara_shape_count(&shape) * sara_dtype_size(parts.sources[0].dtype);
+    TRY(sara_save_list_own(&t->s->list, &data, 3 * bytes));
+    for (size_t i = 0; i < 3; i++)
+        memcpy((char *)data + i * bytes, parts.sources[i].data, bytes);
+    shape.dims[0] *= 3;
+    TRY(sara_save_list_add(&t->s->list, name, parts.sources[0].dtype, &shape, data));
+done:
+    sara_save_list_free(&parts);
+    return status;
+}
+
+/* Readers of SD2 files build a layer more than is used, and want its weights: the last one's. */
+static sara_status repeat_last_layer(const text *t)
+{
+    sara_name last = sara_name_of("%stransformer.resblocks.%d.", t->prefix, t->shape.layers - 1);
+    size_t length = strlen(last.text), count = t->s->list.count;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_source source = t->s->list.sources[i];
+        if (strncmp(source.name, last.text, length) == 0)
+            TRY(sara_save_list_add(&t->s->list,
+                                   sara_name_of("%stransformer.resblocks.%d.%s", t->prefix,
+                                                t->shape.layers, source.name + length)
+                                       .text,
+                                   source.dtype, &source.shape, source.data));
+    }
+done:
+    return status;
+}
+
+static sara_status add_text_tensor(const text *t, const sara_tensor_info *info)
+{
+    char *name = NULL;
+    sara_status status;
+    bool open = t->shape.part == SARA_LDM_OPEN_CLIP;
+    if (open && (strstr(info->name, "position_ids") || strstr(info->name, ".k_proj.") ||
+                 strstr(info->name, ".v_proj.")))
+        return SARA_OK;
+    TRY(name_in_file(t->s->ctx, &name, t->prefix, &t->shape, info->name));
+    if (open && strstr(info->name, ".q_proj."))
+        TRY(add_fused(t, name, info));
+    else
+        TRY(sara_save_list_weight(&t->s->list, name, NULL, t->weights, info, t->s->dtype));
+done:
+    sara_free(t->s->ctx, name);
+    return status;
+}
+
+static sara_status add_text(single *s)
+{
+    sara_component component;
+    sara_weights *weights = NULL;
+    text t = {.s = s};
+    sara_status status;
+    TRY(sara_model_component(s->model, &component, SARA_MODULE_TEXT));
+    TRY(sara_component_weights(&component, &weights));
+    t.weights = weights;
+    sara_clip_text_ldm_shape(s->model->text, &t.shape);
+    t.prefix = t.shape.part == SARA_LDM_OPEN_CLIP ? open_clip_prefix : clip_prefix;
+    for (size_t i = 0; i < sara_weights_count(weights); i++)
+        TRY(add_text_tensor(&t, sara_weights_at(weights, i)));
+    if (t.shape.part == SARA_LDM_OPEN_CLIP)
+        TRY(repeat_last_layer(&t));
+done:
+    sara_weights_close(weights);
+    sara_component_close(&component);
+    return status;
+}
+
+/* From a single file all but the U-Net is copied as it is; only averages of the U-Net's weights,
+ * which would be of other weights, are not. */
+static sara_status add_others(single *s)
+{
+    static const sara_ldm_shape own_names = {.part = SARA_LDM_CLIP};
+    const char *prefix = sara_single_file_prefix(s->model->single, SARA_MODULE_UNET);
+    sara_weights *weights = NULL;
+    sara_status status;
+    TRY(sara_weights_open_part(s->ctx, &weights, s->model->path, "", &own_names));
+    for (size_t i = 0; i < sara_weights_count(weights); i++) {
+        const sara_tensor_info *info = sara_weights_at(weights, i);
+        if (strncmp(info->name, prefix, strlen(prefix)) != 0 &&
+            strncmp(info->name, "model_ema.", strlen("model_ema.")) != 0)
+            TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
+    }
+done:
+    sara_weights_close(weights);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ metadata */
+
+static sara_status add_metadata(single *s, const char *key, const char *value)
+{
+    sara_status status;
+    for (size_t i = 0; i < s->metadata_count; i++)
+        if (strcmp(s->metadata[i].key, key) == 0) {
+            s->metadata[i].value = value;
+            return SARA_OK;
+        }
+    TRY(sara_grow(s->ctx, &s->metadata, &s->metadata_capacity, s->metadata_count + 1,
+                  sizeof(*s->metadata)));
+    s->metadata[s->metadata_count++] = (sara_metadata){key, value};
+done:
+    return status;
+}
+
+static sara_status add_config(single *s, const char *key, const json_t *config)
+{
+    char **slot = s->texts;
+    while (*slot)
+        slot++;
+    *slot = json_dumps(config, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(12));
+    if (!*slot)
+        return sara_fail(s->ctx, SARA_ERROR_MEMORY, "out of memory: %s", key);
+    return add_metadata(s, key, *slot);
+}
+
+static sara_status add_component_config(single *s, const char *key, sara_module module)
+{
+    sara_component component;
+    sara_status status;
+    TRY(sara_model_component(s->model, &component, module));
+    TRY(add_config(s, key, component.config));
+done:
+    sara_component_close(&component);
+    return status;
+}
+
+static sara_status add_own_metadata(single *s)
+{
+    size_t count;
+    const sara_metadata *own = sara_single_file_metadata_all(s->model->single, &count);
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < count; i++)
+        TRY(add_metadata(s, own[i].key, own[i].value));
+done:
+    return status;
+}
+
+static sara_status add_modelspec(single *s)
+{
+    bool v = s->model->scheduler.prediction_type == SARA_PREDICT_V;
+    bool second = sara_model_is_second(s->model);
+    const char *architecture = !second ? "stable-diffusion-v1"
+                               : v     ? "stable-diffusion-v2-768-v"
+                                       : "stable-diffusion-v2-512";
+    sara_status status;
+    TRY(add_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(add_metadata(s, "modelspec.architecture", architecture));
+    TRY(add_metadata(s, "modelspec.implementation", "sara"));
+    TRY(add_metadata(s, "modelspec.title", "Stable Diffusion"));
+    if (s->model->has_scheduler)
+        TRY(add_metadata(s, "modelspec.prediction_type", v ? "v" : "epsilon"));
+done:
+    return status;
+}
+
+static sara_status make_metadata(single *s)
+{
+    sara_status status;
+    TRY(add_modelspec(s));
+    if (s->model->single)
+        TRY(add_own_metadata(s));
+    TRY(add_metadata(s, "format", "pt"));
+    TRY(add_component_config(s, "sara.config.unet", SARA_MODULE_UNET));
+    if (s->model->unet_only)
+        goto done;
+    TRY(add_component_config(s, "sara.config.vae", SARA_MODULE_VAE));
+    TRY(add_component_config(s, "sara.config.text_encoder", SARA_MODULE_TEXT));
+    TRY(add_config(s, "sara.config.scheduler", s->model->scheduler_json));
+done:
+    return status;
+}
+
+sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model *model,
+                             const sara_dtype *dtype)
+{
+    single s = {.ctx = ctx, .model = model, .dtype = dtype};
+    sara_status status;
+    sara_save_list_init(&s.list, ctx);
+    TRY(add_unet(&s));
+    TRY(sara_save_check_interrupted(ctx));
+    if (model->single) {
+        TRY(add_others(&s));
+    } else if (!model->unet_only) {
+        TRY(add_vae(&s));
+        TRY(add_text(&s));
+    }
+    TRY(make_metadata(&s));
+    TRY(sara_save_check_interrupted(ctx));
+    TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata,
+                              s.metadata_count));
+done:
+    for (size_t i = 0; i < CONFIG_COUNT; i++)
+        free(s.texts[i]);
+    sara_free(ctx, s.metadata);
+    sara_save_list_free(&s.list);
+    return status;
+}

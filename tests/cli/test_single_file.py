@@ -1,0 +1,77 @@
+"""Single-file checkpoints as their users give them to each command."""
+
+import hashlib
+import json
+import os
+import unittest
+
+from support import BASE, INPUT, UNET, USAGE, Case, files_below, read_safetensors
+
+TOKENIZER = ("--tokenizer", os.path.join(BASE, "tokenizer"))
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+class SingleFile(Case):
+    def setUp(self):
+        super().setUp()
+        self.file = self.path("base.safetensors")
+        self.ok("merge", "-m", BASE, "-o", self.file)
+
+    def test_merge(self):
+        tensors, metadata = read_safetensors(self.file)
+        self.assertIn("model.diffusion_model.input_blocks.0.0.weight", tensors)
+        self.assertIn("first_stage_model.decoder.conv_in.weight", tensors)
+        self.assertIn(
+            "cond_stage_model.transformer.text_model.final_layer_norm.weight", tensors
+        )
+        self.assertEqual(metadata["modelspec.prediction_type"], "epsilon")
+        self.assertEqual(metadata["format"], "pt")
+        self.refused(USAGE, self.file, "merge", "-m", BASE, "-o", self.file)
+        self.ok("merge", "-m", self.file, *TOKENIZER, "-o", "back", "--dtype", "bf16")
+        expected = {name for name in files_below(BASE)}
+        self.assertEqual(set(files_below(self.path("back"))), expected)
+        self.ok("generate", "-m", "back", "-p", "cat", "--steps", "1")
+
+    def test_inspect(self):
+        reports = [
+            json.loads(self.ok("inspect", "-m", path, *more, "--json").out)
+            for path, more in ((BASE, ()), (self.file, TOKENIZER))
+        ]
+        self.assertEqual(*reports)
+
+    def test_generate(self):
+        pictures = []
+        for path, more in ((BASE, ()), (self.file, TOKENIZER)):
+            out = self.path(f"{len(pictures)}.safetensors")
+            self.ok("generate", "-m", path, *more, "-p", "cat", "--steps", "2", "--save-latents", out)
+            pictures.append(sha256(out))
+        self.assertEqual(*pictures)
+        self.refused(
+            USAGE, ["wrong", "epsilon"],
+            *("generate", "-m", self.file, *TOKENIZER, "-p", "cat", "--prediction_type", "wrong"),
+        )
+
+    def test_train(self):
+        """A run on the file gives the adapter of a run on the folder."""
+        self.ok("merge", "--unet-only", UNET, "-o", "unet.safetensors")
+        replay = self.write_replay("replay.safetensors", 2)
+        for name, path in (("a", UNET), ("b", "unet.safetensors")):
+            self.ok("train", "--unet_only", path, "--replay", replay, "-o", name)
+        self.assertEqual(
+            sha256(self.path("a", "adapter.safetensors")), sha256(self.path("b", "adapter.safetensors"))
+        )
+
+    def test_other_files(self):
+        self.refused(INPUT, "pickle", "inspect", "-m", self.write("a.ckpt", b"\x80\x02model"))
+        self.ok("train", "--unet_only", UNET, "--replay", self.write_replay("r.safetensors", 2), "-o", "run")
+        self.refused(INPUT, "is an adapter of sara", "inspect", "-m", "run/adapter.safetensors")
+        bare = os.path.join(UNET, "diffusion_pytorch_model.safetensors")
+        self.refused(INPUT, "diffusers' layout", "inspect", "--unet-only", bare)
+
+
+if __name__ == "__main__":
+    unittest.main()

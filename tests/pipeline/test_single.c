@@ -1,0 +1,339 @@
+/* Single-file checkpoints: written from a folder, read back, told from other files. */
+#include "support_pipeline.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define TOKENIZER TEST_BASE "/tokenizer"
+
+static sara_model *load_with(test_pipe *pipe, const char *path, const char *prediction_type,
+                             const char *weight_dtype)
+{
+    const sara_model_options options = {.tokenizer = TOKENIZER,
+                                        .prediction_type = prediction_type,
+                                        .weight_dtype = weight_dtype};
+    sara_model *model = NULL;
+    assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, path, &options));
+    return model;
+}
+
+static const char *save(test_pipe *pipe, const sara_model *model, const char *name,
+                        const char *dtype)
+{
+    const char *path = test_path(pipe, name);
+    assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, path, dtype));
+    return path;
+}
+
+static void assert_same_file(test_pipe *pipe, const char *a, const char *b)
+{
+    char one[65], two[65];
+    assert_ok(pipe->ctx, sara_sha256_file(pipe->ctx, one, a));
+    assert_ok(pipe->ctx, sara_sha256_file(pipe->ctx, two, b));
+    if (strcmp(one, two) != 0)
+        fail_msg("%s and %s differ", a, b);
+}
+
+static void assert_same_base(test_pipe *pipe, sara_model *a, sara_model *b)
+{
+    const char *one, *two;
+    assert_ok(pipe->ctx, sara_model_base_sha256(pipe->ctx, &one, a));
+    assert_ok(pipe->ctx, sara_model_base_sha256(pipe->ctx, &two, b));
+    assert_string_equal(one, two);
+}
+
+/* folder -> file -> folder -> file: the same bits each time. */
+static void there_and_back(test_pipe *pipe, const char *source)
+{
+    static const char *const weights[] = {"unet/diffusion_pytorch_model.safetensors",
+                                          "vae/diffusion_pytorch_model.safetensors",
+                                          "text_encoder/model.safetensors"};
+    sara_model *model = test_model(pipe, source, false);
+    const char *copy = save(pipe, model, "copy", NULL);
+    const char *file = save(pipe, model, "model.safetensors", NULL);
+    sara_model *single = load_with(pipe, file, NULL, NULL);
+    assert_same_base(pipe, model, single);
+    const char *back = save(pipe, single, "back", NULL);
+    assert_same_file(pipe, save(pipe, single, "again.safetensors", NULL), file);
+    for (size_t i = 0; i < sizeof(weights) / sizeof(*weights); i++)
+        assert_same_file(pipe, test_text(pipe, "%s/%s", back, weights[i]),
+                         test_text(pipe, "%s/%s", copy, weights[i]));
+    sara_model_free(single);
+    sara_model *folder = test_model(pipe, back, false);
+    assert_same_base(pipe, model, folder);
+    assert_same_file(pipe, save(pipe, folder, "third.safetensors", NULL), file);
+    sara_model_free(folder);
+    sara_model_free(model);
+}
+
+static void test_there_and_back(void **state)
+{
+    there_and_back(*state, TEST_BASE);
+}
+
+/* As SD2 has it: OpenCLIP's names, query, key and value in one tensor, a layer more. */
+static void test_open_clip(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *folder = test_linked_model(pipe, "gelu");
+    const char *text = test_text(pipe, "%s/text_encoder", folder);
+    json_t *object = NULL;
+    assert_int_equal(unlink(text), 0);
+    assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, text));
+    assert_int_equal(symlink(TEST_BASE "/text_encoder/model.safetensors",
+                             test_text(pipe, "%s/model.safetensors", text)),
+                     0);
+    assert_ok(pipe->ctx, sara_json_load(pipe->ctx, &object, TEST_BASE "/text_encoder/config.json",
+                                        true));
+    json_object_set_new(object, "hidden_act", json_string("gelu"));
+    char *dump = json_dumps(object, 0);
+    test_write(pipe, test_text(pipe, "%s/config.json", text), dump);
+    free(dump);
+    json_decref(object);
+    there_and_back(pipe, folder);
+    sara_safetensors *file = NULL;
+    assert_ok(pipe->ctx,
+              sara_safetensors_open(pipe->ctx, &file, test_path(pipe, "model.safetensors")));
+    const sara_tensor_info *fused = sara_safetensors_find(
+        file, "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight");
+    assert_non_null(fused);
+    assert_int_equal(fused->shape.dims[0], 3 * fused->shape.dims[1]);
+    assert_non_null(sara_safetensors_find(
+        file, "cond_stage_model.model.transformer.resblocks.4.ln_1.weight"));
+    assert_null(sara_safetensors_find(
+        file, "cond_stage_model.model.transformer.resblocks.5.ln_1.weight"));
+    sara_safetensors_close(file);
+}
+
+static void draw(test_pipe *pipe, const sara_model *model, const char *latents)
+{
+    sara_generate_options options;
+    sara_image *images = NULL;
+    int count;
+    sara_generate_options_init(&options);
+    options.prompt = "cat";
+    options.steps = 2;
+    options.save_latents = latents;
+    assert_ok(pipe->ctx, sara_generate(pipe->ctx, &images, &count, model, &options));
+    sara_images_free(pipe->ctx, images, count);
+}
+
+static void test_draws_the_same(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *folder = test_model(pipe, TEST_BASE, false);
+    sara_model *single =
+        load_with(pipe, save(pipe, folder, "model.safetensors", NULL), NULL, NULL);
+    draw(pipe, folder, test_path(pipe, "a.safetensors"));
+    draw(pipe, single, test_path(pipe, "b.safetensors"));
+    assert_same_file(pipe, test_path(pipe, "a.safetensors"), test_path(pipe, "b.safetensors"));
+    sara_model_free(folder);
+    sara_model_free(single);
+}
+
+/* An adapter of the folder merges into the file as into the folder; 16-bit files are other bases. */
+static void test_adapters(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *folder = test_model(pipe, TEST_BASE, false);
+    const char *file = save(pipe, folder, "model.safetensors", "fp32");
+    const char *half = save(pipe, folder, "half.safetensors", "bf16");
+    sara_model *single = load_with(pipe, file, NULL, NULL);
+    sara_model *other = load_with(pipe, half, NULL, NULL);
+    const char *adapter = test_adapter(pipe, "adapter.safetensors", folder, 31, 0.02f);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, folder, adapter, 1, false));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, single, adapter, 1, false));
+    assert_same_file(pipe, save(pipe, folder, "merged-a.safetensors", "fp32"),
+                     save(pipe, single, "merged-b.safetensors", "fp32"));
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "base",
+                   sara_model_apply(pipe->ctx, other, adapter, 1, false));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, other, adapter, 1, true));
+    sara_model_free(folder);
+    sara_model_free(single);
+    sara_model_free(other);
+}
+
+/* 16-bit weights in memory: the hash is read from the file again. */
+static void test_rounded(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *folder = test_model(pipe, TEST_BASE, false);
+    const char *file = save(pipe, folder, "model.safetensors", "fp32");
+    sara_model *single = load_with(pipe, file, NULL, NULL);
+    sara_model *rounded = load_with(pipe, file, NULL, "bf16");
+    assert_same_base(pipe, single, rounded);
+    sara_model_free(folder);
+    sara_model_free(single);
+    sara_model_free(rounded);
+}
+
+static void test_prediction_type(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *folder = test_model(pipe, TEST_BASE, false);
+    sara_prediction own = folder->scheduler.prediction_type;
+    const char *file = save(pipe, folder, "model.safetensors", NULL);
+    sara_model *single = load_with(pipe, file, NULL, NULL);
+    assert_int_equal(single->scheduler.prediction_type, own);
+    test_assert_contains(pipe->log, "from the file's metadata", __FILE__, __LINE__);
+    sara_model_free(single);
+    single = load_with(pipe, file, "v_prediction", NULL);
+    assert_int_equal(single->scheduler.prediction_type, SARA_PREDICT_V);
+    test_assert_contains(pipe->log, "v_prediction (as asked for)", __FILE__, __LINE__);
+    const char *v = save(pipe, single, "v.safetensors", NULL);
+    sara_model_free(single);
+    single = load_with(pipe, v, NULL, NULL);
+    assert_int_equal(single->scheduler.prediction_type, SARA_PREDICT_V);
+    sara_model_free(single);
+    sara_model_free(folder);
+}
+
+/* ------------------------------------------------------------------------------- other files */
+
+/* The base as a file, with one tensor named or shaped otherwise, or left out (name NULL), and
+ * without metadata. */
+static const char *variant(test_pipe *pipe, const char *name, const char *tensor, const char *other,
+                           const sara_shape *shape)
+{
+    const char *path = test_path(pipe, name), *source = test_path(pipe, "source.safetensors");
+    sara_safetensors *file = NULL;
+    sara_tensor_source *sources = NULL;
+    size_t used = 0;
+    if (!sara_path_exists(source)) {
+        sara_model *model = test_model(pipe, TEST_BASE, false);
+        save(pipe, model, "source.safetensors", NULL);
+        sara_model_free(model);
+    }
+    assert_ok(pipe->ctx, sara_safetensors_open(pipe->ctx, &file, source));
+    size_t count = sara_safetensors_count(file);
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &sources, count, sizeof(*sources)));
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        bool changed = tensor && strcmp(info->name, tensor) == 0;
+        void *data = NULL;
+        if (changed && !other)
+            continue;
+        assert_ok(pipe->ctx,
+                  sara_arena_alloc(&pipe->strings, &data, 9 * (size_t)info->size, 1));
+        memset(data, 0, 9 * (size_t)info->size);
+        assert_ok(pipe->ctx, sara_safetensors_read(file, data, info));
+        sources[used++] = (sara_tensor_source){
+            test_text(pipe, "%s", changed ? other : info->name), info->dtype,
+            changed && shape ? *shape : info->shape, data};
+    }
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, sources, used, NULL, 0));
+    sara_safetensors_close(file);
+    return path;
+}
+
+#define UNET "model.diffusion_model."
+
+static void refuse(test_pipe *pipe, sara_status status, const char *error, const char *path,
+                   const char *model_config)
+{
+    const sara_model_options options = {.tokenizer = TOKENIZER, .model_config = model_config};
+    sara_model *model = NULL;
+    assert_refused(pipe->ctx, status, error, sara_model_load(pipe->ctx, &model, path, &options));
+    assert_null(model);
+}
+
+static void test_refused(void **state)
+{
+    static const struct {
+        const char *tensor, *other, *error;
+    } cases[] = {
+        {UNET "out.2.bias", UNET "label_emb.0.0.weight", "a checkpoint with class embeddings"},
+        {UNET "out.2.bias", "conditioner.embedders.0.x", "an SDXL checkpoint"},
+        {UNET "out.2.bias", "model.diffusion_model.joint_blocks.0.x", "an SD3 checkpoint"},
+        {UNET "out.2.bias", "lora_unet_mid_block.lora_down.weight", "a LoRA"},
+        {UNET "input_blocks.0.0.weight", NULL, "no tensor model.diffusion_model.input_blocks.0.0"},
+    };
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const char *path = variant(pipe, test_text(pipe, "other-%zu.safetensors", i),
+                                   cases[i].tensor, cases[i].other, NULL);
+        refuse(pipe, SARA_ERROR_INPUT, cases[i].error, path, TEST_BASE);
+    }
+    const sara_shape nine = sara_shape4(64, 9, 3, 3);
+    const char *path = variant(pipe, "inpainting.safetensors", UNET "input_blocks.0.0.weight",
+                               UNET "input_blocks.0.0.weight", &nine);
+    refuse(pipe, SARA_ERROR_INPUT, "an inpainting model", path, NULL);
+}
+
+/* Names as the file has them, or as diffusers' folders have them where they have another. */
+static void test_tensors_are_named(void **state)
+{
+    test_pipe *pipe = *state;
+    const sara_shape wrong = sara_shape1(3);
+    const char *path = variant(pipe, "missing.safetensors", UNET "out.2.bias", NULL, NULL);
+    refuse(pipe, SARA_ERROR_INPUT, "conv_out.bias", path, TEST_BASE);
+    path = variant(pipe, "extra.safetensors", UNET "out.2.bias", UNET "out.3.bias", NULL);
+    refuse(pipe, SARA_ERROR_INPUT, "out.3.bias", path, TEST_BASE);
+    path = variant(pipe, "shape.safetensors", UNET "out.2.bias", UNET "out.2.bias", &wrong);
+    refuse(pipe, SARA_ERROR_INPUT, "conv_out.bias: shape [3], expected [4]", path, TEST_BASE);
+}
+
+static void test_what_the_file_does_not_hold(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *bare = variant(pipe, "bare.safetensors", NULL, NULL, NULL);
+    refuse(pipe, SARA_ERROR_INPUT, "cross attention of width 128, expected 768", bare, NULL);
+    const sara_model_options configured = {.model_config = TEST_BASE};
+    sara_model *model = NULL, *folder = test_model(pipe, TEST_BASE, false);
+    assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, bare, &configured));
+    assert_same_base(pipe, model, folder);
+    assert_int_equal(sara_unet_info_of(model->unet)->sample_width, 16);
+    sara_model_free(model);
+    sara_model_free(folder);
+    model = NULL;
+    bool builtin = sara_tokenizer_has_builtin(); /* whose ids are beyond this model's */
+    assert_refused(pipe->ctx, builtin ? SARA_ERROR_INPUT : SARA_ERROR_USAGE,
+                   builtin ? "vocab_size 3208, the tokenizer has ids up to 49407; --tokenizer"
+                           : "holds no vocabulary",
+                   sara_model_load(pipe->ctx, &model, test_path(pipe, "source.safetensors"), NULL));
+    const char *no_vae =
+        variant(pipe, "no-vae.safetensors", "first_stage_model.decoder.conv_in.weight", NULL, NULL);
+    refuse(pipe, SARA_ERROR_INPUT, "holds no VAE", no_vae, TEST_BASE);
+}
+
+static void test_unet_alone(void **state)
+{
+    test_pipe *pipe = *state;
+    const sara_model_options alone = {.unet_only = true};
+    sara_model *folder = test_model(pipe, TEST_BASE "/unet", true), *single = NULL;
+    const char *file = save(pipe, folder, "unet.safetensors", NULL);
+    assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &single, file, &alone));
+    assert_same_base(pipe, folder, single);
+    const char *back = save(pipe, single, "unet", NULL);
+    sara_model_free(single);
+    single = test_model(pipe, back, true);
+    assert_same_base(pipe, folder, single);
+    sara_model_free(single);
+    sara_model_free(folder);
+}
+
+static void test_output_exists(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_BASE, false);
+    const char *file = save(pipe, model, "model.safetensors", NULL);
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "exists; name a new file",
+                   sara_model_save(pipe->ctx, NULL, model, file, NULL));
+    sara_model_free(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {TEST_CASE(test_there_and_back),
+                                       TEST_CASE(test_open_clip),
+                                       TEST_CASE(test_draws_the_same),
+                                       TEST_CASE(test_adapters),
+                                       TEST_CASE(test_rounded),
+                                       TEST_CASE(test_prediction_type),
+                                       TEST_CASE(test_refused),
+                                       TEST_CASE(test_tensors_are_named),
+                                       TEST_CASE(test_what_the_file_does_not_hold),
+                                       TEST_CASE(test_unet_alone),
+                                       TEST_CASE(test_output_exists)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
