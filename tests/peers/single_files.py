@@ -6,6 +6,7 @@ Models of SD1.x's and SD2.x's full structure, with random weights and small widt
 import json
 import os
 import shutil
+import subprocess
 
 import torch
 from safetensors import safe_open
@@ -127,6 +128,17 @@ def check_without_metadata(name, sara, work, single, folder, prediction_type):
     check(f"{name} bare file: latents", relative(load_file(outs[1])["latents"], load_file(outs[0])["latents"]), 0)
 
 
+def check_test_forward(name, sara, work, single):
+    """Where a file of SD2's kind says nothing, a forward pass tells the prediction type."""
+    for shift, expected in ((0.0, "epsilon"), (-3.0, "v_prediction")):
+        tensors = load_file(single)
+        tensors["model.diffusion_model.out.2.bias"] += shift
+        bare = f"{work}/bare.safetensors"
+        save_file(tensors, bare)
+        done = subprocess.run([sara, "inspect", "-m", bare, "--tokenizer", f"{BASE}/tokenizer"], capture_output=True, text=True)
+        check(f"{name} test forward, {expected}", f"{expected} (by a test forward)" not in done.stderr, 0)
+
+
 def check_single_files(sara, work):
     for second, prediction_type in ((0, "epsilon"), (1, "epsilon"), (1, "v_prediction")):
         name = f"SD{1 + second} {prediction_type}"
@@ -144,6 +156,8 @@ def check_single_files(sara, work):
         start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
         check_latents(name, sara, work, single, folder, start)
         check_without_metadata(name, sara, work, single, folder, prediction_type)
+        if second and prediction_type == "epsilon":
+            check_test_forward(name, sara, work, single)
         run(sara, "merge", "-m", single, "--tokenizer", f"{BASE}/tokenizer", "-o", back)
         for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
             theirs = states(folder, f"{part}.safetensors")
