@@ -100,7 +100,7 @@ static sara_status split_moments(sara_tape *tape, sara_var **mean, sara_var **lo
     int64_t batch = shape.dims[0], count = sara_shape_count(&shape) / batch;
     TRY(sara_tape_var(tape, mean, &shape));
     TRY(sara_tape_var(tape, logvar, &shape));
-    for (int64_t n = 0; n < batch; n++) {
+    for (int64_t n = 0; !sara_tape_is_dry(tape) && n < batch; n++) {
         const float *in = moments->data + 2 * n * count;
         memcpy((*mean)->data + n * count, in, (size_t)count * sizeof(float));
         for (int64_t i = 0; i < count; i++) {

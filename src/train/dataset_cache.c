@@ -235,6 +235,25 @@ done:
     return status;
 }
 
+/* What the encoder will need, whether an image was encoded by now or not. */
+static sara_status plan_encoder(sara_dataset_cache *cache)
+{
+    const sara_shape shape = sara_shape4(1, 3, cache->resolution, cache->resolution);
+    sara_device *device = NULL;
+    sara_tape *tape = NULL;
+    sara_var *image, *mean, *logvar;
+    sara_status status;
+    TRY(sara_nn_device_open(cache->ctx, &device, "dry"));
+    TRY(sara_tape_new(cache->ctx, &tape, device));
+    TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
+    TRY(sara_vae_encode(tape, &mean, &logvar, cache->model->vae, image));
+    cache->encoder_bytes = sara_tape_reached(tape);
+done:
+    sara_tape_free(tape);
+    sara_nn_device_close(device);
+    return status;
+}
+
 /* ---------------------------------------------------------------------------------------- text */
 
 static sara_status cache_texts(sara_dataset_cache *cache)
@@ -325,8 +344,8 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     TRY(fingerprint(cache));
     TRY(cache_texts(cache));
     TRY(cache_images(cache));
-    cache->encoder_bytes = sara_tape_reached(cache->tape);
     sara_tape_trim(cache->tape);
+    TRY(plan_encoder(cache));
     *out = cache;
     return SARA_OK;
 done:

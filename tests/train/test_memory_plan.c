@@ -183,6 +183,38 @@ static void test_pictures(void **state)
     assert_close(fabs(sum - mib_after(log.text, "peak ")), 2.5, "sum of rounded parts");
 }
 
+/* A folder with one picture that is wider than high. */
+static const char *wide_picture(test_run *run)
+{
+    static uint8_t pixels[96 * 64 * 3];
+    const sara_image image = {96, 64, pixels};
+    const char *folder = test_text(run, "%s/wide", run->folder);
+    assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
+    assert_ok(run->ctx,
+              sara_image_save(run->ctx, &image, test_text(run, "%s/a.png", folder), NULL));
+    return folder;
+}
+
+/* Cropped at random, pictures are encoded during the steps, where they are none that were encoded
+ * before. */
+static void test_encoder(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights, others[2];
+    lines log;
+    char error[512];
+    prepare(run, &whole, &activations, &weights);
+    run->options.train_data_dir = wide_picture(run);
+    run->options.instance_prompt = "a wall";
+    for (int center = 0; center < 2; center++) {
+        run->options.center_crop = center;
+        test_run_output(run, center ? "center" : "random");
+        assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+        others[center] = mib_after(log.text, "other ");
+    }
+    assert_true(others[0] > others[1] + 1);
+}
+
 static void test_weights_alone_too_large(void **state)
 {
     test_run *run = *state;
@@ -205,6 +237,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said), TEST_CASE(test_refused),
                                        TEST_CASE(test_hopeless), TEST_CASE(test_pictures),
+                                       TEST_CASE(test_encoder),
                                        TEST_CASE(test_weights_alone_too_large),
                                        TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
