@@ -177,6 +177,27 @@ done:
     return status;
 }
 
+/* Moments and gradients are zeroed, which takes their memory, before a plan can be made. */
+sara_status sara_trainer_check_selection(const trainer *t, const sara_selection *selection)
+{
+    uint64_t need = weights_bytes(t->model, false), limit = sara_memory_limit(t->ctx);
+    bool wide = false;
+    sara_bytes_text needed, there;
+    for (size_t i = 0; i < selection->item_count; i++) {
+        const sara_selected *item = &selection->items[i];
+        bool masters = item->param->value.dtype != SARA_F32;
+        need += item->count * (sizeof(uint32_t) + (masters ? 4 : 3) * sizeof(float));
+        wide |= may_narrow(item->param);
+    }
+    if (need <= limit)
+        return SARA_OK;
+    return sara_fail(t->ctx, SARA_ERROR_MEMORY,
+                     "training %lld entries needs more than %s of memory, %s are available; fewer "
+                     "entries (--trainable)%s need less",
+                     (long long)selection->total, sara_bytes_format(&needed, need),
+                     sara_bytes_format(&there, limit), wide ? " or --weight_dtype bf16" : "");
+}
+
 /* ------------------------------------------------------------------------------ what would fit */
 
 typedef struct advice {

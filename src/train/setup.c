@@ -94,6 +94,7 @@ sara_status sara_trainer_make_optimizer(trainer *t)
     if (o->threshold <= 0)
         TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
     TRY(sara_select(t->ctx, &selection, params, &budget));
+    TRY(sara_trainer_check_selection(t, &selection));
     t->threshold = selection.threshold;
     t->selected = selection.total;
     t->parameters = sara_params_entries(params);

@@ -60,6 +60,9 @@ SARA_NODISCARD sara_status sara_trainer_step(trainer *t, double *loss, sara_step
 /* memory.c: says what the run will need, and refuses it with SARA_ERROR_MEMORY if that is more than
  * there is; takes the tape's memory. */
 SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
+/* Refuses a selection whose optimiser and the weights alone are more than there is. */
+SARA_NODISCARD sara_status sara_trainer_check_selection(const trainer *t,
+                                                        const sara_selection *selection);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
 double sara_trainer_now(void);

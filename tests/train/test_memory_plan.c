@@ -157,9 +157,29 @@ static void test_hopeless(void **state)
     char error[512];
     prepare(run, &whole, &activations, &weights);
     test_run_output(run, "hopeless");
-    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)((weights + 1) * 1048576)),
-                     SARA_ERROR_MEMORY);
+    assert_int_equal(
+        train(run, &log, error, sizeof(error), (uint64_t)((weights + 12) * 1048576)),
+        SARA_ERROR_MEMORY);
     test_assert_contains(error, "no flags make it fit", __FILE__, __LINE__);
+}
+
+/* Told before the optimiser's memory is taken. */
+static void test_too_many_entries(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights;
+    lines log;
+    char error[512];
+    prepare(run, &whole, &activations, &weights);
+    run->options.trainable = "100%";
+    run->options.learning_rate = 1e-5;
+    test_run_output(run, "entries");
+    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)(2.5 * weights * 1048576)),
+                     SARA_ERROR_MEMORY);
+    test_assert_contains(error, "training 8788228 entries needs more than ", __FILE__, __LINE__);
+    test_assert_contains(error, "fewer entries (--trainable) or --weight_dtype bf16 need less",
+                         __FILE__, __LINE__);
+    assert_null(strstr(log.text, "memory: "));
 }
 
 /* Where a validation picture needs more than a training step, that is what has to be there. */
@@ -236,7 +256,8 @@ static void test_too_many_levels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said), TEST_CASE(test_refused),
-                                       TEST_CASE(test_hopeless), TEST_CASE(test_pictures),
+                                       TEST_CASE(test_hopeless), TEST_CASE(test_too_many_entries),
+                                       TEST_CASE(test_pictures),
                                        TEST_CASE(test_encoder),
                                        TEST_CASE(test_weights_alone_too_large),
                                        TEST_CASE(test_too_many_levels)};
