@@ -80,6 +80,11 @@ static sara_status check_options(const bench *b)
     TRY(check_number(b, "latent", o->latent, 4096));
     TRY(check_number(b, "batch", o->batch, 1024));
     TRY(check_number(b, "steps", o->steps, 1000));
+    if (o->gradient_checkpointing_levels) /* 0: not given */
+        TRY(check_number(b, "gradient_checkpointing_levels", o->gradient_checkpointing_levels,
+                         SARA_MAX_LEVELS));
+    if (!o->mixed_precision)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--mixed_precision: a value is missing");
     if (o->trainable)
         TRY(sara_budget_parse(b->ctx, &budget, o->trainable)); /* before minutes of loading */
 done:

@@ -344,6 +344,9 @@ static void test_refused(void **state)
     REFUSED("--latent 5: expected a multiple of 2", o.latent = 5);
     REFUSED("--batch -1: expected a whole number, 1 to 1024", o.batch = -1);
     REFUSED("--steps 1001: expected a whole number, 1 to 1000", o.steps = 1001);
+    REFUSED("--gradient_checkpointing_levels -1: expected a whole number, 1 to 8",
+            o.gradient_checkpointing_levels = -1);
+    REFUSED("--mixed_precision: a value is missing", o.mixed_precision = NULL);
     REFUSED("trainable: \"abc\" is no number", o.trainable = "abc");
     REFUSED("--trainable 2%: goes with --method sara", o.trainable = "2%", o.method = "full");
     REFUSED("--lambda_rank nan: expected", o.lambda_rank = NAN);
