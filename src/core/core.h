@@ -56,8 +56,8 @@ SARA_NODISCARD sara_status sara_path_join(sara_context *ctx, char **out, const c
 /* sara_free(ctx, p) is public; NULL is fine. */
 
 /* Bytes that the process may come to use in all, what it uses already included: the context's
- * limit, or what the system has available and its control group allows; UINT64_MAX where nothing
- * says. */
+ * limit, or what the system has available, its control group and `ulimit -v` allow; UINT64_MAX
+ * where nothing says. */
 uint64_t sara_memory_limit(const sara_context *ctx);
 /* "12 MiB" or "3.20 GiB" into the buffer, which is returned. */
 typedef struct sara_bytes_text {

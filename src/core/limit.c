@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 /* The number after `name` at the start of a line, times unit; UINT64_MAX: there is none. */
 static uint64_t read_number(const char *path, const char *name, uint64_t unit)
@@ -68,14 +68,26 @@ static uint64_t group_limit(void)
     return lowest;
 }
 
+/* What `ulimit -v` leaves: addresses that are taken but hold nothing count there, too. */
+static uint64_t process_limit(uint64_t own)
+{
+    struct rlimit limit;
+    uint64_t taken = read_number("/proc/self/status", "VmSize:", 1024);
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || taken == UINT64_MAX)
+        return UINT64_MAX;
+    uint64_t empty = taken > own ? taken - own : 0;
+    return limit.rlim_cur > empty ? limit.rlim_cur - empty : 0;
+}
+
 uint64_t sara_memory_limit(const sara_context *ctx)
 {
     if (ctx->memory_limit)
         return ctx->memory_limit;
     uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable:", 1024);
-    uint64_t own = resident(), group = group_limit();
+    uint64_t own = resident(), group = group_limit(), process = process_limit(own);
     uint64_t system = free_bytes > UINT64_MAX - own ? UINT64_MAX : free_bytes + own;
-    return system < group ? system : group;
+    system = system < group ? system : group;
+    return system < process ? system : process;
 }
 
 const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes)
