@@ -123,7 +123,7 @@ static json_t *report_json(bench *b)
         flops += all.items[i].flops;
     json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b);
     json_t *root = json_pack(
-        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
+        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
         b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
         "weight_dtype", sara_storage_name(sara_unet_params(b->t.model->unet)), "latent", o->latent,
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
@@ -132,7 +132,8 @@ static json_t *report_json(bench *b)
         (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e3), "load_seconds",
         rounded(b->load_seconds, 1e3), "flops_per_second", rounded(flops / best, 1e-6),
         "peak_flops_per_second", rounded(b->peak_flops, 1e-6), "peak_rss_gib",
-        rounded((double)b->peak_bytes / 1073741824.0, 1e3), "kinds", table, "memory", memory);
+        rounded((double)b->peak_bytes / 1073741824.0, 1e3), "planned_gib",
+        rounded((double)b->t.planned_bytes / 1073741824.0, 1e3), "kinds", table, "memory", memory);
     if (root && !isnan(b->rank_seconds) &&
         json_object_set_new(root, "rank_seconds", json_real(rounded(b->rank_seconds, 1e6))) != 0) {
         json_decref(root);

@@ -2,7 +2,10 @@
 #include "train/trainer.h"
 
 /* The program, its libraries and what oneDNN compiles. */
-#define BASE_BYTES ((size_t)96 << 20)
+#define BASE_BYTES ((size_t)20 << 20)
+/* What is available changes by a little from run to run: flags that would fit by less than such a
+ * part of it are not recommended. */
+#define MARGIN 50
 
 /* What memory depends on and an option may change. */
 typedef struct setting {
@@ -162,7 +165,8 @@ done:
 static sara_status make_plan(const trainer *t, plan *out, const setting *s)
 {
     plan p = {.weights = weights_bytes(t->model, s->narrow),
-              .other = BASE_BYTES + sara_batches_bytes(t->batches)};
+              .other = BASE_BYTES + sara_unet_kept_bytes(t->model->unet) +
+                       sara_batches_bytes(t->batches)};
     sara_status status;
     if (t->optimizer) {
         p.optimizer = optimizer_bytes(t->optimizer, s->narrow);
@@ -206,16 +210,27 @@ typedef struct advice {
     char text[320]; /* " --flag N (size) or --flag N (size)" */
 } advice;
 
+/* Whether the run fits, and with what peak. */
+static sara_status probe(const advice *a, bool *fits, size_t *peak, const setting *s)
+{
+    uint64_t limit = sara_memory_limit(a->t->ctx);
+    plan p;
+    sara_status status;
+    TRY(make_plan(a->t, &p, s));
+    *peak = p.peak;
+    *fits = p.peak <= limit - limit / MARGIN;
+done:
+    return status;
+}
+
 /* Adds the flags that lead to s if the run fits with them; *fits: whether it does. */
 static sara_status suggest(advice *a, bool *fits, const setting *s)
 {
     int levels = sara_unet_info_of(a->t->model->unet)->levels;
-    size_t used = strlen(a->text), room = sizeof(a->text);
+    size_t used = strlen(a->text), room = sizeof(a->text), peak;
     sara_bytes_text bytes;
-    plan p;
     sara_status status;
-    TRY(make_plan(a->t, &p, s));
-    *fits = p.peak <= sara_memory_limit(a->t->ctx);
+    TRY(probe(a, fits, &peak, s));
     if (!*fits)
         goto done;
     used += (size_t)snprintf(a->text + used, room - used, "%s", used ? " or" : "");
@@ -229,7 +244,7 @@ static sara_status suggest(advice *a, bool *fits, const setting *s)
     if (s->size != a->now.size)
         used += (size_t)snprintf(a->text + used, room - used, " --train_batch_size %d",
                                  (int)s->size);
-    snprintf(a->text + used, room - used, " (%s)", sara_bytes_format(&bytes, p.peak));
+    snprintf(a->text + used, room - used, " (%s)", sara_bytes_format(&bytes, peak));
 done:
     return status;
 }
@@ -240,16 +255,28 @@ static bool is_resumed(const advice *a)
     return a->t->options.resume_from_checkpoint != NULL;
 }
 
-/* The largest batch below the setting's with which the run fits. The file of a replay says itself
- * how large it is. */
+/* The largest batch below the setting's with which the run fits, by halving. The file of a replay
+ * says itself how large it is. */
 static sara_status suggest_size(advice *a, bool *fits, setting s)
 {
-    bool fixed = is_resumed(a) || sara_batches_is_replay(a->t->batches);
+    int64_t too_large = s.size;
+    size_t peak;
     sara_status status = SARA_OK;
-    for (*fits = false; !*fits && s.size > 1 && !fixed;) {
-        s.size--;
-        TRY(suggest(a, fits, &s));
+    *fits = false;
+    if (is_resumed(a) || sara_batches_is_replay(a->t->batches))
+        return SARA_OK;
+    for (int64_t fitting = 0; too_large - fitting > 1;) {
+        bool fit;
+        s.size = fitting + (too_large - fitting) / 2;
+        TRY(probe(a, &fit, &peak, &s));
+        if (fit)
+            fitting = s.size;
+        else
+            too_large = s.size;
     }
+    s.size = too_large - 1;
+    if (s.size > 0)
+        TRY(suggest(a, fits, &s));
 done:
     return status;
 }
@@ -315,6 +342,7 @@ sara_status sara_trainer_plan_memory(trainer *t)
     sara_status status;
     TRY(make_plan(t, &p, &now));
     t->activations = p.activations;
+    t->planned_bytes = p.peak;
     announce(t, &p);
     if (p.peak > sara_memory_limit(t->ctx))
         return refuse(t, &now, p.peak);

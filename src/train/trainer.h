@@ -32,6 +32,7 @@ typedef struct trainer {
     float *noisy, *target; /* one micro-batch */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
     size_t activations;    /* bytes that the tape will need */
+    size_t planned_bytes;  /* of the whole process, at the peak */
     double started;
     int64_t started_at;   /* the step that this process began with */
     sara_writer *profile; /* NULL: not wanted, or written already */

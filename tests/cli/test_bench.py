@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from support import BASE, IO, UNET, USAGE, Case
+from support import BASE, IO, SANITIZE, UNET, USAGE, Case
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -23,6 +23,7 @@ KEYS = {
     "best": float,
     "load_seconds": float,
     "peak_rss_gib": float,
+    "planned_gib": float,
     "flops_per_second": float,
     "peak_flops_per_second": float,
     "kinds": dict,
@@ -73,6 +74,13 @@ class Bench(Case):
         self.assertEqual(wide["parameters"], narrow["parameters"])
         self.assertLess(narrow["memory"]["weights"], 0.52 * wide["memory"]["weights"])
         self.assertIn("threads, bf16", self.ok(*TINY, "--weight-dtype=bf16").out.splitlines()[0])
+
+    @unittest.skipIf(SANITIZE, "the sanitizer's own memory")
+    def test_plan(self):
+        """What is planned is what is used, to a tenth."""
+        for more in ([], ["--gradient_checkpointing"], ["--weight_dtype", "bf16", "-t", "1"]):
+            report = self.report("bench", "-m", BASE, "--latent", "32", "--batch", "8", "--steps", "1", *more)
+            self.assertLess(abs(report["planned_gib"] / report["peak_rss_gib"] - 1), 0.1, (more, report))
 
     def test_models(self):
         bare = self.report("bench", "-m", UNET, "--latent", "8", "--steps", "1")
