@@ -38,7 +38,11 @@ sara_status sara_model_config_refuse(const sara_model_config *config, const char
                                      const char *reason)
 {
     char *text = NULL;
-    sara_status status = text_of(config, &text, key);
+    sara_status status;
+    if (!json_object_get(config->object, key))
+        return sara_fail(config->fields.ctx, SARA_ERROR_INPUT, "%s: %s: not given: %s",
+                         config->path, key, reason);
+    status = text_of(config, &text, key);
     if (status == SARA_OK)
         status = sara_fail(config->fields.ctx, SARA_ERROR_INPUT, "%s: %s: %.200s: %s", config->path,
                            key, text, reason);

@@ -200,6 +200,26 @@ static void test_missing_files(void **state)
     sara_context_free(ctx);
 }
 
+/* A default that does not fit what is given is refused like a given value, not as lack of memory. */
+static void test_default_does_not_fit(void **state)
+{
+    static const char config[] =
+        "{\"block_out_channels\": [4, 8], \"norm_num_groups\": 4,"
+        " \"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\"],"
+        " \"up_block_types\": [\"CrossAttnUpBlock2D\", \"UpBlock2D\"]}";
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    sara_unet *unet = NULL;
+    free(test_file(folder, "config.json", config, strlen(config)));
+    assert_refused(ctx, SARA_ERROR_INPUT,
+                   "attention_head_dim: not given: more heads than channels",
+                   sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
+    assert_null(unet);
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,6 +229,7 @@ int main(void)
         cmocka_unit_test(test_harmless_options_are_accepted),
         cmocka_unit_test(test_weights_of_another_config_are_refused),
         cmocka_unit_test(test_missing_files),
+        cmocka_unit_test(test_default_does_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
