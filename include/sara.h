@@ -178,6 +178,10 @@ SARA_NODISCARD sara_status sara_model_apply(sara_context *ctx, sara_model *model
 /* Takes every adapter off again, bit-exactly. */
 void sara_model_remove(sara_model *model);
 
+typedef struct sara_metadata {
+    const char *key, *value;
+} sara_metadata;
+
 /* -------------------------------------------------------------------------------- generation */
 
 typedef struct sara_image {

@@ -110,6 +110,7 @@ const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t
 const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name); /* NULL: absent */
 const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key); /* NULL: absent */
 const char *sara_safetensors_path(const sara_safetensors *file);
+uint64_t sara_safetensors_size(const sara_safetensors *file); /* of the file, in bytes */
 /* As stored, info->size bytes. */
 SARA_NODISCARD sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
                                                  const sara_tensor_info *info);
@@ -126,9 +127,6 @@ SARA_NODISCARD sara_status sara_safetensors_load(const sara_safetensors *file, s
                                                  const char *name, sara_dtype dtype,
                                                  const sara_shape *shape);
 
-typedef struct sara_metadata {
-    const char *key, *value;
-} sara_metadata;
 /* All of a file's metadata, ascending by key's bytes. */
 const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count);
 typedef struct sara_tensor_source {

@@ -131,6 +131,10 @@ const char *sara_safetensors_path(const sara_safetensors *file) {
     return file->path;
 }
 
+uint64_t sara_safetensors_size(const sara_safetensors *file) {
+    return file->size;
+}
+
 sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
                                   const sara_tensor_info *info) {
     return sara_file_pread(file->ctx, file->fd, out, (size_t)info->size, info->offset, file->path);

@@ -16,6 +16,10 @@ SARA_NODISCARD sara_status sara_adapter_check_metadata(sara_context *ctx, const 
                                                        size_t metadata_count,
                                                        const sara_adapter_entry *entries,
                                                        size_t count);
+/* SARA_ERROR_INPUT for a file without sara.format, saying what it looks like: a LoRA, a whole
+ * checkpoint. */
+SARA_NODISCARD sara_status sara_adapter_refuse_other(sara_context *ctx,
+                                                     const sara_safetensors *file);
 /* NULL: absent */
 const char *sara_metadata_find(const sara_metadata *metadata, size_t count, const char *key);
 

@@ -23,8 +23,7 @@ static sara_status check_format(const loader *l)
 {
     const char *format = sara_safetensors_metadata(l->file, "sara.format");
     if (!format)
-        return sara_fail(l->ctx, SARA_ERROR_INPUT,
-                         "%s: metadata sara.format is missing; this is no sara adapter", l->path);
+        return sara_adapter_refuse_other(l->ctx, l->file);
     if (strcmp(format, SARA_ADAPTER_FORMAT) == 0)
         return SARA_OK;
     bool newer = strspn(format, "0123456789") == strlen(format) && atof(format) > 1;
@@ -108,6 +107,10 @@ static sara_status read_entry(const loader *l, sara_adapter_entry *entry, const 
     entry->count = (size_t)values->shape.dims[0];
     TRY(read_positions(l, entry, positions));
     TRY(read_values(l, entry, values));
+    if (l->adapter->count == 1)
+        l->adapter->dtype = values->dtype;
+    l->adapter->mixed |= values->dtype != l->adapter->dtype;
+    l->adapter->position_bytes += positions->size;
 done:
     sara_free(l->ctx, name);
     return status;
@@ -173,13 +176,14 @@ sara_status sara_adapter_load(sara_context *ctx, sara_adapter *out, const char *
 {
     sara_status status;
     sara_safetensors *file = NULL;
-    sara_adapter result = {NULL, 0, NULL, 0, {NULL, NULL}};
+    sara_adapter result = {0};
     loader l = {ctx, NULL, path, &result};
     memset(out, 0, sizeof(*out));
     sara_arena_init(&result.arena, ctx);
     TRY(sara_safetensors_open(ctx, &file, path));
     l.file = file;
     TRY(check_format(&l));
+    result.file_bytes = sara_safetensors_size(file);
     TRY(copy_metadata(&l));
     TRY(read_entries(&l));
     TRY(sara_adapter_check_metadata(ctx, path, SARA_ERROR_INPUT, result.metadata,

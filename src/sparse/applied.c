@@ -2,8 +2,6 @@
 
 #include <math.h>
 
-#define SHORT_HASH 12 /* digits shown of a hash */
-
 sara_status sara_applied_new(sara_context *ctx, sara_applied **out, sara_params *params,
                              const char *base_sha256)
 {
@@ -142,24 +140,14 @@ static void write_param(sara_applied *applied, size_t index)
 
 /* ------------------------------------------------------------------------------- add and remove */
 
-static sara_status check_base(const sara_applied *applied, const sara_adapter *adapter)
-{
-    const char *base = sara_adapter_metadata(adapter, "sara.base_sha256");
-    if (base && strcmp(base, applied->base) == 0)
-        return SARA_OK;
-    return sara_fail(applied->ctx, SARA_ERROR_INPUT,
-                     "adapter: made for the base %.*s, but the model is %.*s; force applies it "
-                     "all the same", SHORT_HASH, base ? base : "(unknown)", SHORT_HASH,
-                     applied->base);
-}
-
 /* Takes the layer over; nothing here can fail. */
 static void install(sara_applied *applied, const sara_layer *layer, sara_cover *covers)
 {
-    size_t at = applied->count++;
+    size_t number = applied->count, at = applied->count++;
     for (; at > 0 && sara_layer_compare(layer, &applied->layers[at - 1]) < 0; at--)
         applied->layers[at] = applied->layers[at - 1];
     applied->layers[at] = *layer;
+    applied->layers[at].number = number;
     for (size_t i = 0; i < layer->count; i++) {
         size_t param = layer->entries[i].param;
         cover_free(applied->ctx, &applied->covers[param]);
@@ -172,15 +160,14 @@ static void install(sara_applied *applied, const sara_layer *layer, sara_cover *
 sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter, double strength,
                              bool force)
 {
-    sara_status status = SARA_OK;
+    sara_status status;
     sara_context *ctx = applied->ctx;
-    sara_layer layer = {0, NULL, 0, {NULL, NULL}};
+    sara_layer layer = {0};
     sara_cover *covers = NULL;
     if (!isfinite(strength))
         return sara_fail(ctx, SARA_ERROR_USAGE, "adapter strength %g, expected a finite number",
                          strength);
-    if (!force)
-        TRY(check_base(applied, adapter));
+    TRY(sara_adapter_check(ctx, adapter, applied->params, applied->base, force));
     TRY(sara_layer_new(applied, &layer, adapter, strength));
     TRY(sara_alloc_zero(ctx, &covers, layer.count, sizeof(*covers)));
     for (size_t i = 0; i < layer.count; i++) {
@@ -212,6 +199,32 @@ void sara_applied_remove(sara_applied *applied)
         param->version += cover->count > 0;
     }
     forget_all(applied);
+}
+
+size_t sara_applied_count(const sara_applied *applied)
+{
+    return applied->count;
+}
+
+/* The covers stay as they are: what no layer covers any more gets its original value. */
+void sara_applied_truncate(sara_applied *applied, size_t count)
+{
+    size_t kept = 0;
+    if (count >= applied->count)
+        return;
+    if (count == 0) {
+        sara_applied_remove(applied);
+        return;
+    }
+    for (size_t i = 0; i < applied->count; i++)
+        if (applied->layers[i].number < count)
+            applied->layers[kept++] = applied->layers[i];
+        else
+            sara_layer_free(&applied->layers[i]);
+    applied->count = kept;
+    for (size_t p = 0; p < applied->params->count; p++)
+        if (applied->covers[p].count > 0)
+            write_param(applied, p);
 }
 
 void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user)

@@ -17,6 +17,7 @@ typedef struct sara_layer {
     sara_layer_entry *entries; /* ascending by param */
     size_t count;
     sara_arena arena;
+    size_t number; /* of those that were added, from 0 */
 } sara_layer;
 
 typedef struct sara_cover {
@@ -43,7 +44,7 @@ struct sara_applied {
     sara_cover *covers; /* one for each parameter */
 };
 
-/* Copies what an adapter changes, after checking it against the parameters. */
+/* Copies what an adapter changes, which sara_adapter_check() has passed. */
 SARA_NODISCARD sara_status sara_layer_new(sara_applied *applied, sara_layer *out,
                                           const sara_adapter *adapter, double strength);
 void sara_layer_free(sara_layer *layer);

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#define SHORT_HASH 12 /* digits shown of a hash */
+
 static sara_status check_entry(sara_context *ctx, const sara_adapter_entry *entry,
                                const sara_param *param)
 {
@@ -41,29 +43,51 @@ done:
     return status;
 }
 
+static sara_status check_base(sara_context *ctx, const sara_adapter *adapter, const char *expected)
+{
+    const char *base = sara_adapter_metadata(adapter, "sara.base_sha256");
+    if (base && strcmp(base, expected) == 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_INPUT,
+                     "adapter: made for the base %.*s, but the model is %.*s; force applies it "
+                     "all the same", SHORT_HASH, base ? base : "(unknown)", SHORT_HASH, expected);
+}
+
+sara_status sara_adapter_check(sara_context *ctx, const sara_adapter *adapter,
+                               const sara_params *params, const char *base_sha256, bool force)
+{
+    sara_status status = SARA_OK;
+    const sara_param *before = NULL;
+    if (!force)
+        TRY(check_base(ctx, adapter, base_sha256));
+    for (size_t i = 0; i < adapter->count; i++) {
+        const sara_adapter_entry *entry = &adapter->entries[i];
+        const sara_param *param = sara_params_find(params, entry->name);
+        if (!param)
+            return sara_fail(ctx, SARA_ERROR_INPUT, "adapter: %s: the model has no such tensor",
+                             entry->name);
+        TRY(check_entry(ctx, entry, param));
+        if (before && param <= before)
+            return sara_fail(ctx, SARA_ERROR_INPUT,
+                             "adapter: %s: entries are not in ascending order of names",
+                             entry->name);
+        before = param;
+    }
+done:
+    return status;
+}
+
 sara_status sara_layer_new(sara_applied *applied, sara_layer *out, const sara_adapter *adapter,
                            double strength)
 {
     sara_status status;
-    sara_layer layer = {strength, NULL, 0, {NULL, NULL}};
+    const sara_params *params = applied->params;
+    sara_layer layer = {.strength = strength};
     sara_arena_init(&layer.arena, applied->ctx);
     TRY(sara_arena_alloc(&layer.arena, &layer.entries, adapter->count, sizeof(*layer.entries)));
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
-        const sara_param *param = sara_params_find(applied->params, entry->name);
-        if (!param) {
-            status = sara_fail(applied->ctx, SARA_ERROR_INPUT,
-                               "adapter: %s: the model has no such tensor", entry->name);
-            goto done;
-        }
-        TRY(check_entry(applied->ctx, entry, param));
-        size_t index = (size_t)(param - applied->params->items);
-        if (layer.count > 0 && index <= layer.entries[layer.count - 1].param) {
-            status = sara_fail(applied->ctx, SARA_ERROR_INPUT,
-                               "adapter: %s: entries are not in ascending order of names",
-                               entry->name);
-            goto done;
-        }
+        size_t index = (size_t)(sara_params_find(params, entry->name) - params->items);
         TRY(copy_entry(&layer.arena, &layer.entries[layer.count++], entry, index));
     }
     *out = layer;

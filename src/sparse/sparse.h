@@ -139,12 +139,21 @@ typedef struct sara_adapter {
     sara_metadata *metadata;     /* sara.* and others, as in the file */
     size_t metadata_count;
     sara_arena arena;
+    /* Of the file that it was loaded from: what the values are, how much the positions take. */
+    sara_dtype dtype; /* of the first entry */
+    bool mixed;       /* there are others */
+    uint64_t file_bytes, position_bytes;
 } sara_adapter;
 /* Strict: whatever is not as docs/formats.md has it is SARA_ERROR_INPUT, positions outside the
  * model's tensors excepted, which sara_applied_add() refuses. */
 SARA_NODISCARD sara_status sara_adapter_load(sara_context *ctx, sara_adapter *out,
                                              const char *path);
 void sara_adapter_free(sara_adapter *adapter);
+/* Whether it can be applied: made for this base unless force, and every entry is one of the
+ * parameters. Otherwise SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_adapter_check(sara_context *ctx, const sara_adapter *adapter,
+                                              const sara_params *params, const char *base_sha256,
+                                              bool force);
 const char *sara_adapter_metadata(const sara_adapter *adapter, const char *key); /* NULL: absent */
 /* values_dtype: F32, F16 or BF16. Deterministic bytes. sara.format is added; the metadata must hold
  * sara.target and sara.base_sha256; sara.selected, if given, must be the number of entries. */
@@ -179,7 +188,10 @@ void sara_applied_free(sara_applied *applied); /* does not take off */
 SARA_NODISCARD sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
                                             double strength, bool force);
 void sara_applied_remove(sara_applied *applied); /* all of them */
-/* Calls back for every entry that an adapter covers: original and current value. */
+size_t sara_applied_count(const sara_applied *applied);
+/* Takes off those that were added after the first `count`. */
+void sara_applied_truncate(sara_applied *applied, size_t count);
+/* Calls back for every entry that an adapter covers, or covered: original and current value. */
 typedef void (*sara_applied_fn)(void *user, const sara_param *param, uint32_t position,
                                 float original, float current);
 void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user);

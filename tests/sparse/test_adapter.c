@@ -81,6 +81,9 @@ static void adapters_survive(void **state)
         assert_ok(ctx, sara_adapter_save(ctx, path[0], entries, 4, metadata, 4, dtypes[d]));
         assert_ok(ctx, sara_adapter_load(ctx, &adapter, path[0]));
         assert_int_equal(adapter.count, 3); /* the empty entry is not stored */
+        assert_int_equal(adapter.dtype, dtypes[d]);
+        assert_false(adapter.mixed);
+        assert_int_equal(adapter.position_bytes, 7 + 5 + 2);
         assert_string_equal(adapter.entries[0].name, "a");
         assert_string_equal(adapter.entries[1].name, "a-b");
         assert_string_equal(adapter.entries[2].name, "a.b");
@@ -132,6 +135,77 @@ static void bad_saves_are_refused(void **state)
     assert_refused(ctx, SARA_ERROR_USAGE, "sara.selected is 3, but there are 2",
                    sara_adapter_save(ctx, path, &good, 1, bad_count, 3, SARA_F32));
     assert_false(sara_path_exists(path));
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+/* The example of docs/formats.md, byte by byte. */
+static void file_has_known_bytes(void **state)
+{
+    static const char header[] =
+        "{\"__metadata__\":{\"sara.base_sha256\":\"" HASH "\",\"sara.format\":\"1\","
+        "\"sara.selected\":\"3\",\"sara.target\":\"unet\"},"
+        "\"conv_in.weight.values\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]},"
+        "\"conv_in.weight.positions\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[12,16]}}";
+    static const uint8_t data[] = {0, 0, 0, 0x3F, 0, 0, 0x80, 0xBE, 0, 0, 0x80, 0x3F,
+                                   3, 0, 0xA7, 2};
+    uint32_t positions[] = {3, 4, 300};
+    float values[] = {0.5f, -0.25f, 1};
+    const sara_adapter_entry entry = {"conv_in.weight", positions, values, 3};
+    const sara_metadata metadata[] = {
+        {"sara.base_sha256", HASH}, {"sara.selected", "3"}, {"sara.target", "unet"}};
+    char *bytes = NULL, path[256];
+    size_t size, length = (sizeof(header) - 1 + 7) / 8 * 8;
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    snprintf(path, sizeof(path), "%s/example.safetensors", folder);
+    assert_ok(ctx, sara_adapter_save(ctx, path, &entry, 1, metadata, 3, SARA_F32));
+    assert_ok(ctx, sara_file_read(ctx, &bytes, &size, path, 1 << 20));
+    assert_int_equal(size, 8 + length + sizeof(data));
+    assert_int_equal((uint8_t)bytes[0] + 256 * (uint8_t)bytes[1], length);
+    assert_memory_equal(bytes + 2, "\0\0\0\0\0\0", 6);
+    assert_memory_equal(bytes + 8, header, sizeof(header) - 1);
+    for (size_t i = sizeof(header) - 1; i < length; i++)
+        assert_int_equal(bytes[8 + i], ' ');
+    assert_memory_equal(bytes + 8 + length, data, sizeof(data));
+    sara_free(ctx, bytes);
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+/* Bytes that a random mask's positions take in the file, for each entry. */
+static double position_bytes(sara_context *ctx, const char *path, double density)
+{
+    enum { TOTAL = 1 << 20 };
+    static float draws[TOTAL], values[TOTAL];
+    static uint32_t positions[TOTAL];
+    sara_adapter_entry entry = {"w", positions, values, 0};
+    sara_adapter adapter;
+    sara_draw_uniform(draws, TOTAL, 7, SARA_DRAW_TEST, 0);
+    for (uint32_t i = 0; i < TOTAL; i++)
+        if (draws[i] < density)
+            positions[entry.count++] = i;
+    assert_true(entry.count > 0.98 * density * TOTAL && entry.count < 1.02 * density * TOTAL);
+    assert_ok(ctx, sara_adapter_save(ctx, path, &entry, 1, required, 3, SARA_F16));
+    assert_ok(ctx, sara_adapter_load(ctx, &adapter, path));
+    assert_int_equal(adapter.entries[0].count, entry.count);
+    assert_memory_equal(adapter.entries[0].positions, positions, entry.count * sizeof(*positions));
+    assert_true(adapter.file_bytes > adapter.position_bytes + 2 * entry.count);
+    double bytes = (double)adapter.position_bytes / (double)entry.count;
+    sara_adapter_free(&adapter);
+    return bytes;
+}
+
+static void positions_are_small(void **state)
+{
+    char path[256];
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder();
+    snprintf(path, sizeof(path), "%s/random.safetensors", folder);
+    assert_close(position_bytes(ctx, path, 0.058), 1.3, "bytes an entry at 5.8 %");
+    assert_close(position_bytes(ctx, path, 0.006), 1.6, "bytes an entry at 0.6 %");
     test_folder_remove(folder);
     sara_context_free(ctx);
 }
@@ -230,6 +304,38 @@ static void damaged_files_are_refused(void **state)
     sara_context_free(ctx);
 }
 
+/* Files of other programs, as they lie in one folder with adapters. */
+static void other_files_are_named(void **state)
+{
+    static const float ones[] = {1, 1};
+    static const struct {
+        const char *tensor, *message;
+    } cases[] = {
+        {"lora_unet_down_blocks_0.lora_down.weight", "is a LoRA file (tensor lora_unet_down_bl"},
+        {"unet.down_blocks.0.to_k.lora_A.weight", "is a LoRA file"},
+        {"unet.down_blocks.0.to_k_lora.down.weight", "is a LoRA file"},
+        {"lora_unet_mid_block.hada_w1_a", "is a LoHa file"},
+        {"diffusion_model.out.0.diff", "is a file of whole differences"},
+        {"emb_params", "is a textual inversion"},
+        {"model.diffusion_model.out.0.bias", "is a whole checkpoint"},
+        {"conv_in.weight", "is a whole model"},
+        {"something", "sara.format is missing; this is no sara adapter"},
+    };
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder(), path[256];
+    snprintf(path, sizeof(path), "%s/other.safetensors", folder);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const sara_tensor_source tensor = {cases[i].tensor, SARA_F32, {1, {2}}, ones};
+        sara_adapter adapter;
+        assert_ok(ctx, sara_safetensors_save(ctx, path, &tensor, 1, NULL, 0));
+        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].message,
+                       sara_adapter_load(ctx, &adapter, path));
+    }
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
 /* Cut anywhere or with any byte changed, a file is refused or read; it never crashes. */
 static void cut_and_flipped_files(void **state)
 {
@@ -286,6 +392,9 @@ int main(void)
         cmocka_unit_test(positions_have_known_bytes),
         cmocka_unit_test(every_length_of_varint_survives),
         cmocka_unit_test(adapters_survive),
+        cmocka_unit_test(file_has_known_bytes),
+        cmocka_unit_test(positions_are_small),
+        cmocka_unit_test(other_files_are_named),
         cmocka_unit_test(bad_saves_are_refused),
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(cut_and_flipped_files),

@@ -20,7 +20,8 @@ static sara_adapter_entry third_entries[] = {{"a", a_positions, a_more_values, 3
 
 static sara_adapter adapter_of(sara_adapter_entry *entries, size_t count)
 {
-    return (sara_adapter){entries, count, base_metadata, 1, {NULL, NULL}};
+    return (sara_adapter){
+        .entries = entries, .count = count, .metadata = base_metadata, .metadata_count = 1};
 }
 
 typedef struct fixture {
@@ -154,6 +155,40 @@ static void order_does_not_matter_where_sums_cancel(void **state)
     tear_down(&f);
 }
 
+/* Taking off the later ones gives the bits of the earlier alone, whatever the layers' own order. */
+static void the_later_come_off(void **state)
+{
+    static const double strengths[] = {0.3, 0.9, -0.5};
+    size_t count;
+    (void)state;
+    fixture f;
+    set_up(&f);
+    sara_adapter adapters[] = {adapter_of(first_entries, 2), adapter_of(second_entries, 1),
+                               adapter_of(third_entries, 1)};
+    for (int o = 0; o < 6; o++) {
+        float *steps[3];
+        for (int i = 0; i < 3; i++) {
+            steps[i] = test_snapshot(f.ctx, &f.params, &count);
+            assert_ok(f.ctx, sara_applied_add(f.applied, &adapters[orders[o][i]],
+                                              strengths[orders[o][i]], false));
+        }
+        uint64_t version = f.params.items[0].version;
+        sara_applied_truncate(f.applied, 3);
+        assert_int_equal(sara_applied_count(f.applied), 3);
+        assert_int_equal(f.params.items[0].version, version);
+        for (int i = 2; i >= 0; i--) {
+            version = f.params.items[0].version;
+            sara_applied_truncate(f.applied, (size_t)i);
+            assert_int_equal(sara_applied_count(f.applied), i);
+            assert_true(f.params.items[0].version > version);
+            test_assert_snapshot(&f.params, steps[i]);
+            sara_free(f.ctx, steps[i]);
+        }
+        test_assert_snapshot(&f.params, f.originals);
+    }
+    tear_down(&f);
+}
+
 /* Where only one of several covers an entry, it is assigned as if alone. */
 static void disjoint_entries_are_exact(void **state)
 {
@@ -262,6 +297,7 @@ int main(void)
         cmocka_unit_test(strengths_scale_the_change),
         cmocka_unit_test(order_does_not_matter),
         cmocka_unit_test(order_does_not_matter_where_sums_cancel),
+        cmocka_unit_test(the_later_come_off),
         cmocka_unit_test(disjoint_entries_are_exact),
         cmocka_unit_test(visits_cover_the_union),
         cmocka_unit_test(unfit_adapters_are_refused),

@@ -42,7 +42,7 @@ static sara_status apply(sara_context *ctx, sara_params *params, const char *bas
                          const char *path)
 {
     sara_status status;
-    sara_adapter adapter = {NULL, 0, NULL, 0, {NULL, NULL}};
+    sara_adapter adapter = {0};
     sara_applied *applied = NULL;
     TRY(sara_applied_new(ctx, &applied, params, base));
     TRY(sara_adapter_load(ctx, &adapter, path));
