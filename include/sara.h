@@ -171,8 +171,8 @@ SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *
 /* ---------------------------------------------------------------------------------- adapters */
 
 /* Loads an adapter file and applies it to the model: P0 + strength (P - P0), at strength 1 the
- * adapter's values bit-exactly. Several may be applied; overlaps add up as changes. Another base
- * is refused (SARA_ERROR_INPUT) unless force. */
+ * adapter's values bit-exactly. Several may be applied; overlaps add up as changes, in any order
+ * to the same bits. Another base is refused (SARA_ERROR_INPUT) unless force. */
 SARA_NODISCARD sara_status sara_model_apply(sara_context *ctx, sara_model *model,
                                             const char *adapter_path, double strength, bool force);
 /* Takes every adapter off again, bit-exactly. */
@@ -181,6 +181,35 @@ void sara_model_remove(sara_model *model);
 typedef struct sara_metadata {
     const char *key, *value;
 } sara_metadata;
+
+typedef struct sara_adapter_block {
+    char name[24]; /* "down_blocks.0", "mid_block", "up_blocks.3"; "others": all that is in none */
+    int64_t tensors, entries;
+    double change_norm; /* L2 of the values minus the base's; NaN without a base */
+} sara_adapter_block;
+
+#define SARA_MAX_BLOCKS 64
+/* Strings are the report's own. */
+typedef struct sara_adapter_report {
+    const char *method, *target, *base_sha256; /* as in the file; method "" if it has none */
+    char dtype[8];                             /* of the values: "F32", "F16", "BF16", "mixed" */
+    int64_t file_bytes, position_bytes;
+    int64_t tensors, entries;
+    sara_adapter_block blocks[SARA_MAX_BLOCKS]; /* those with entries, in the U-Net's order */
+    int block_count;
+    const sara_metadata *metadata; /* all of the file's, ascending by key */
+    size_t metadata_count;
+    double change_norm; /* of all blocks; NaN without a base */
+} sara_adapter_report;
+
+/* What an adapter file holds. It is read and checked as for applying; with a base (NULL: none) also
+ * against that: another base than the adapter's is SARA_ERROR_INPUT unless force. The change is
+ * one of the base's weights in memory, without adapters that are applied to it. *out:
+ * sara_adapter_report_free(). Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_USAGE if adapters
+ * are applied to the base, SARA_ERROR_MEMORY. */
+SARA_NODISCARD sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out,
+                                                const char *path, sara_model *base, bool force);
+void sara_adapter_report_free(sara_context *ctx, sara_adapter_report *report);
 
 /* -------------------------------------------------------------------------------- generation */
 

@@ -1,6 +1,5 @@
-#include "cli.h"
+#include "inspect.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +14,7 @@ static int64_t total(const sara_model_report *report)
     return report->components[0].parameters;
 }
 
-static int print_json(const cli *c, json_t *root)
+int inspect_print_json(const cli *c, json_t *root)
 {
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(root);
@@ -102,7 +101,7 @@ static int show_report(const cli *c, const sara_model *model, bool json)
     if (status != SARA_OK)
         return cli_fail_context(c, status);
     if (json)
-        return print_json(c, report_json(&report));
+        return inspect_print_json(c, report_json(&report));
     print_report(&report);
     return 0;
 }
@@ -124,15 +123,22 @@ static int show_tokens(const cli *c, const sara_model *model, const char *text, 
 
 typedef struct request {
     cli_model model;
-    const char *text;
-    bool json;
+    const char *text, *adapter;
+    bool json, force;
 } request;
 
 static int inspect(const cli *c, const request *r)
 {
     sara_model *model = NULL;
-    int code = cli_load(c, &model, &r->model);
-    if (code == 0)
+    int code = 0;
+    if (r->adapter && r->text)
+        return cli_fail(c, SARA_ERROR_USAGE, "--adapter %s and --tokenize %s: give one of them",
+                        r->adapter, r->text);
+    if (!r->adapter || r->model.model || r->model.unet_only)
+        code = cli_load(c, &model, &r->model);
+    if (code == 0 && r->adapter)
+        code = inspect_adapter(c, r->adapter, model, r->force, r->json);
+    else if (code == 0)
         code = r->text ? show_tokens(c, model, r->text, r->json) : show_report(c, model, r->json);
     sara_model_free(model);
     return code;
@@ -148,6 +154,10 @@ int cmd_inspect(cli *c)
         {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
         {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
          "print the token ids of a prompt, padded and cut"},
+        {"adapter", 0, CLI_STRING, &r.adapter, 0, 0, "FILE",
+         "show what an adapter holds; with its base (-m) also how far it changes that"},
+        {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
+         "with another base than the adapter was made for"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
         CLI_MODEL_OPTIONS(&r.model),
         CLI_THREADS_OPTION(c),
@@ -156,10 +166,11 @@ int cmd_inspect(cli *c)
     };
     const cli_command command = {
         .name = "inspect",
-        .summary = "show what a model consists of and what each budget would train",
-        .usage = "-m DIR [options]",
+        .summary = "show what a model or an adapter consists of, what budgets train",
+        .usage = "-m DIR | --adapter FILE [-m DIR] [options]",
         .examples = "  sara inspect -m base\n"
                     "  sara inspect -m base --json\n"
+                    "  sara inspect --adapter run/adapter.safetensors -m base\n"
                     "  sara inspect -m base --tokenize \"ink style, a fox\"\n",
         .options = options,
     };

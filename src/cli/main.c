@@ -15,7 +15,7 @@ static const struct {
     {"train", "fine-tune a model with SaRA on a folder of images", cmd_train},
     {"generate", "draw images from prompts, with adapters if wanted", cmd_generate},
     {"merge", "write a model with adapters merged in", cmd_merge},
-    {"inspect", "show what a model consists of and what each budget would train", cmd_inspect},
+    {"inspect", "show what a model or an adapter consists of, what budgets train", cmd_inspect},
     {"bench", "time training steps on this machine", cmd_bench},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(*commands))

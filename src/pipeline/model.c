@@ -280,7 +280,10 @@ void sara_model_free(sara_model *model)
 {
     if (!model)
         return;
+    for (size_t i = 0; i < model->adapter_count; i++)
+        sara_free(model->ctx, model->adapters[i].name);
     sara_applied_free(model->applied);
+    sara_free(model->ctx, model->adapters);
     sara_tokenizer_free(model->tokenizer);
     sara_clip_text_free(model->text);
     sara_vae_free(model->vae);
@@ -363,35 +366,4 @@ sara_status sara_model_base_sha256(sara_context *ctx, const char **out, sara_mod
         status = sara_model_hash(ctx, model->base_sha256, model);
     *out = model->base_sha256;
     return status;
-}
-
-sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *adapter_path,
-                             double strength, bool force)
-{
-    sara_adapter adapter = {0};
-    const char *base;
-    sara_status status;
-    TRY(sara_adapter_load(ctx, &adapter, adapter_path));
-    const char *target = sara_adapter_metadata(&adapter, "sara.target");
-    if (target && strcmp(target, "unet") != 0) {
-        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected unet",
-                           adapter_path, target);
-        goto done;
-    }
-    if (!model->applied) {
-        TRY(sara_model_base_sha256(ctx, &base, model));
-        TRY(sara_applied_new(ctx, &model->applied, sara_unet_params(model->unet), base));
-    }
-    status = sara_applied_add(model->applied, &adapter, strength, force);
-    if (status != SARA_OK)
-        sara_fail_in(ctx, status, adapter_path);
-done:
-    sara_adapter_free(&adapter);
-    return status;
-}
-
-void sara_model_remove(sara_model *model)
-{
-    if (model->applied)
-        sara_applied_remove(model->applied);
 }

@@ -7,6 +7,12 @@
 #include "models/models.h"
 #include "sparse/sparse.h"
 
+/* An adapter on a model, as pictures name it. */
+typedef struct sara_model_adapter {
+    char *name; /* of its file, without folder and .safetensors */
+    double strength;
+} sara_model_adapter;
+
 struct sara_model {
     sara_context *ctx;
     char *path;
@@ -25,6 +31,8 @@ struct sara_model {
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     char base_sha256[65];  /* of the U-Net as loaded; "" until sara_model_base_sha256() */
     sara_applied *applied; /* NULL until the first adapter */
+    sara_model_adapter *adapters; /* in the order in which they were applied */
+    size_t adapter_count, adapter_capacity;
 };
 
 /* A U-Net alone, of a named shape (sara_unet_new_random()) with random weights, for timing. */
@@ -53,6 +61,14 @@ SARA_NODISCARD sara_status sara_model_hash(sara_context *ctx, char out[65],
                                            const sara_model *model);
 /* Whether the file holds more than the U-Net in memory. */
 bool sara_model_is_rounded(const sara_model *model);
+
+/* Loads an adapter of a U-Net. */
+SARA_NODISCARD sara_status sara_model_read_adapter(sara_context *ctx, sara_adapter *out,
+                                                   const char *path);
+/* Takes off those that were applied after the first `count`. */
+void sara_model_truncate(sara_model *model, size_t count);
+/* The file's name without its folder and .safetensors; sara_free(). */
+SARA_NODISCARD sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path);
 
 /* states [count][length][hidden] of the prompts, sara_free(); *cut counts ids left out in all. */
 SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **states,

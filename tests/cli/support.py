@@ -110,7 +110,7 @@ class Case(unittest.TestCase):
         return self.path(name)
 
 
-CODES = {"F32": "f", "I64": "q"}
+CODES = {"F32": "f", "I64": "q", "U8": "B"}
 SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}
 
 

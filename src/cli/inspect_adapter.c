@@ -1,0 +1,153 @@
+/* What sara inspect --adapter shows. */
+#include "inspect.h"
+#include "text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BAR "##############################"
+
+/* What the report has in fields of its own; the others are options of the training. */
+static bool is_option(const char *key)
+{
+    static const char *const fields[] = {"format", "target", "method", "base_sha256", "selected"};
+    if (strncmp(key, "sara.", 5) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+        if (strcmp(key + 5, fields[i]) == 0)
+            return false;
+    return true;
+}
+
+static double share(const sara_adapter_report *report, int64_t entries)
+{
+    return report->entries ? (double)entries / (double)report->entries : 0;
+}
+
+/* 0 where there is none. */
+static double bytes_per_position(const sara_adapter_report *report)
+{
+    return report->entries ? (double)report->position_bytes / (double)report->entries : 0;
+}
+
+/* ----------------------------------------------------------------------------------------- JSON */
+
+static json_t *strings_json(const sara_adapter_report *report, bool options)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < report->metadata_count; i++) {
+        const char *key = report->metadata[i].key, *value = report->metadata[i].value;
+        if (options && !is_option(key))
+            continue;
+        if (json_object_set_new(object, options ? key + 5 : key, json_string(value)) != 0) {
+            json_decref(object);
+            return NULL;
+        }
+    }
+    return object;
+}
+
+/* A number, null for NaN. */
+static json_t *number_json(double number)
+{
+    return isnan(number) ? json_null() : json_real(number);
+}
+
+static json_t *blocks_json(const sara_adapter_report *report)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < report->block_count; i++) {
+        const sara_adapter_block *block = &report->blocks[i];
+        json_t *item = json_pack("{s:s,s:I,s:I,s:f,s:o}", "name", block->name, "tensors",
+                                 (json_int_t)block->tensors, "entries", (json_int_t)block->entries,
+                                 "share", share(report, block->entries), "change_norm",
+                                 number_json(block->change_norm));
+        if (json_array_append_new(list, item) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static json_t *report_json(const sara_adapter_report *report)
+{
+    json_t *options = strings_json(report, true), *metadata = strings_json(report, false);
+    json_t *blocks = blocks_json(report);
+    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:f,s:I,s:I,s:o,s:o,s:o,s:o}", "method",
+                     report->method, "target", report->target, "base_sha256", report->base_sha256,
+                     "dtype", report->dtype, "file_bytes", (json_int_t)report->file_bytes,
+                     "position_bytes", (json_int_t)report->position_bytes, "bytes_per_position",
+                     bytes_per_position(report), "tensors", (json_int_t)report->tensors, "entries",
+                     (json_int_t)report->entries, "change_norm", number_json(report->change_norm),
+                     "options", options, "metadata", metadata, "blocks", blocks);
+}
+
+/* ----------------------------------------------------------------------------------------- text */
+
+static void print_options(const sara_adapter_report *report)
+{
+    char key[64], value[60];
+    bool first = true;
+    for (size_t i = 0; i < report->metadata_count; i++) {
+        if (!is_option(report->metadata[i].key))
+            continue;
+        text_escape(key, sizeof(key), report->metadata[i].key + 5);
+        text_escape(value, sizeof(value), report->metadata[i].value);
+        printf("%s  %-28s %s\n", first ? "\nTrained with:\n" : "", key, value);
+        first = false;
+    }
+}
+
+static void print_blocks(const sara_adapter_report *report, bool has_base)
+{
+    double most = 0;
+    for (int i = 0; i < report->block_count; i++)
+        most = fmax(most, report->blocks[i].change_norm);
+    printf("\nBy block:        tensors      entries   share%s\n",
+           has_base ? "    change (L2)" : "");
+    for (int i = 0; i < report->block_count; i++) {
+        const sara_adapter_block *block = &report->blocks[i];
+        printf("  %-14s %7lld %12lld %6.2f %%", block->name, (long long)block->tensors,
+               (long long)block->entries, 100 * share(report, block->entries));
+        if (has_base) {
+            int width = most > 0 ? (int)lround(strlen(BAR) * block->change_norm / most) : 0;
+            printf("  %10.4g  %.*s", block->change_norm, width, BAR);
+        }
+        printf("\n");
+    }
+    if (has_base)
+        printf("\nThe change in all: %.4g (L2)\n", report->change_norm);
+    else
+        printf("\nHow far they were changed cannot be said without the base: -m DIR\n");
+}
+
+static void print_report(const sara_adapter_report *report, bool has_base)
+{
+    char method[64];
+    text_escape(method, sizeof(method), *report->method ? report->method : "(not said)");
+    printf("method        %s, of the %s\n", method, report->target);
+    printf("base_sha256   %s\n", report->base_sha256);
+    printf("values        %lld%s%s in %lld tensors\n", (long long)report->entries,
+           *report->dtype ? ", " : "", report->dtype, (long long)report->tensors);
+    printf("file          %lld bytes; positions take %.3f bytes an entry\n",
+           (long long)report->file_bytes, bytes_per_position(report));
+    print_options(report);
+    print_blocks(report, has_base);
+}
+
+int inspect_adapter(const cli *c, const char *path, sara_model *base, bool force, bool json)
+{
+    sara_adapter_report *report = NULL;
+    sara_status status = sara_adapter_inspect(c->ctx, &report, path, base, force);
+    int code = 0;
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    if (json)
+        code = inspect_print_json(c, report_json(report));
+    else
+        print_report(report, base != NULL);
+    sara_adapter_report_free(c->ctx, report);
+    return code;
+}

@@ -1,0 +1,68 @@
+/* Adapters on a model. */
+#include "pipeline/pipeline.h"
+
+#define ENDING ".safetensors"
+
+sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t length = strlen(name), ending = strlen(ENDING);
+    if (length > ending && strcmp(name + length - ending, ENDING) == 0)
+        length -= ending;
+    return sara_format(ctx, out, "%.*s", (int)length, name);
+}
+
+sara_status sara_model_read_adapter(sara_context *ctx, sara_adapter *out, const char *path)
+{
+    sara_status status;
+    TRY(sara_adapter_load(ctx, out, path));
+    const char *target = sara_adapter_metadata(out, "sara.target");
+    if (target && strcmp(target, "unet") != 0) {
+        status =
+            sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected unet", path, target);
+        sara_adapter_free(out);
+    }
+done:
+    return status;
+}
+
+sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *adapter_path,
+                             double strength, bool force)
+{
+    sara_adapter adapter = {0};
+    char *name = NULL;
+    const char *base;
+    sara_status status;
+    TRY(sara_model_read_adapter(ctx, &adapter, adapter_path));
+    if (!model->applied) {
+        TRY(sara_model_base_sha256(ctx, &base, model));
+        TRY(sara_applied_new(ctx, &model->applied, sara_unet_params(model->unet), base));
+    }
+    TRY(sara_adapter_name(ctx, &name, adapter_path));
+    TRY(sara_grow(ctx, &model->adapters, &model->adapter_capacity, model->adapter_count + 1,
+                  sizeof(*model->adapters)));
+    status = sara_applied_add(model->applied, &adapter, strength, force);
+    if (status != SARA_OK) {
+        sara_fail_in(ctx, status, adapter_path);
+        goto done;
+    }
+    model->adapters[model->adapter_count++] = (sara_model_adapter){name, strength};
+    name = NULL;
+done:
+    sara_free(ctx, name);
+    sara_adapter_free(&adapter);
+    return status;
+}
+
+void sara_model_truncate(sara_model *model, size_t count)
+{
+    if (model->applied)
+        sara_applied_truncate(model->applied, count);
+    while (model->adapter_count > count)
+        sara_free(model->ctx, model->adapters[--model->adapter_count].name);
+}
+
+void sara_model_remove(sara_model *model)
+{
+    sara_model_truncate(model, 0);
+}

@@ -1,0 +1,150 @@
+/* What an adapter file holds, and how far it moves its base. */
+#include "pipeline/pipeline.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* The report and what its strings belong to. */
+typedef struct report {
+    sara_adapter_report shown; /* first: what callers have is a pointer to it */
+    sara_adapter adapter;
+} report;
+
+/* A place for every block that a U-Net may have; names with larger numbers are others. */
+#define SIDE   24
+#define MIDDLE SIDE
+#define OTHERS (2 * SIDE + 1)
+#define PLACES (2 * SIDE + 2)
+_Static_assert(PLACES <= SARA_MAX_BLOCKS, "the report must hold every block");
+
+/* The number in "down_blocks.12.", -1: none. */
+static int numbered(const char *name, const char *stem)
+{
+    size_t length = strlen(stem), digits;
+    if (strncmp(name, stem, length) != 0)
+        return -1;
+    name += length;
+    digits = strspn(name, "0123456789");
+    if (digits < 1 || digits > 2 || name[digits] != '.' || (digits == 2 && name[0] == '0'))
+        return -1;
+    int number = digits == 1 ? name[0] - '0' : (name[0] - '0') * 10 + name[1] - '0';
+    return number < SIDE ? number : -1;
+}
+
+static int place_of(const char *name)
+{
+    int down = numbered(name, "down_blocks."), up = numbered(name, "up_blocks.");
+    return down >= 0                              ? down
+           : up >= 0                              ? MIDDLE + 1 + up
+           : strncmp(name, "mid_block.", 10) == 0 ? MIDDLE
+                                                  : OTHERS;
+}
+
+static void name_place(char *out, size_t size, int place)
+{
+    if (place == MIDDLE || place == OTHERS)
+        snprintf(out, size, "%s", place == MIDDLE ? "mid_block" : "others");
+    else if (place < MIDDLE)
+        snprintf(out, size, "down_blocks.%d", place);
+    else
+        snprintf(out, size, "up_blocks.%d", place - MIDDLE - 1);
+}
+
+/* The square of the L2 norm of values minus the parameter's. */
+static double change_of(const sara_adapter_entry *entry, const sara_param *param)
+{
+    double sum = 0;
+    for (size_t i = 0; i < entry->count; i++) {
+        double change = (double)entry->values[i] - sara_param_get(param, entry->positions[i]);
+        sum += change * change;
+    }
+    return sum;
+}
+
+static void add_up(sara_adapter_report *out, const sara_adapter *adapter, const sara_params *params)
+{
+    sara_adapter_block blocks[PLACES] = {0};
+    double total = 0;
+    for (size_t i = 0; i < adapter->count; i++) {
+        const sara_adapter_entry *entry = &adapter->entries[i];
+        sara_adapter_block *block = &blocks[place_of(entry->name)];
+        double change = params ? change_of(entry, sara_params_find(params, entry->name)) : 0;
+        block->tensors++;
+        block->entries += (int64_t)entry->count;
+        block->change_norm += change;
+        out->entries += (int64_t)entry->count;
+        total += change;
+    }
+    for (int place = 0; place < PLACES; place++) {
+        sara_adapter_block *block = &blocks[place];
+        if (block->tensors == 0)
+            continue;
+        name_place(block->name, sizeof(block->name), place);
+        block->change_norm = params ? sqrt(block->change_norm) : (double)NAN;
+        out->blocks[out->block_count++] = *block;
+    }
+    out->change_norm = params ? sqrt(total) : (double)NAN;
+}
+
+static void describe(sara_adapter_report *out, const sara_adapter *adapter)
+{
+    const char *method = sara_adapter_metadata(adapter, "sara.method");
+    out->method = method ? method : "";
+    out->target = sara_adapter_metadata(adapter, "sara.target");
+    out->base_sha256 = sara_adapter_metadata(adapter, "sara.base_sha256");
+    snprintf(out->dtype, sizeof(out->dtype), "%s",
+             adapter->mixed   ? "mixed"
+             : adapter->count ? sara_dtype_name(adapter->dtype)
+                              : "");
+    out->file_bytes = (int64_t)adapter->file_bytes;
+    out->position_bytes = (int64_t)adapter->position_bytes;
+    out->tensors = (int64_t)adapter->count;
+    out->metadata = adapter->metadata;
+    out->metadata_count = adapter->metadata_count;
+}
+
+static sara_status check_base(sara_context *ctx, const sara_adapter *adapter, sara_model *base,
+                              bool force, const char *path)
+{
+    const char *sha256;
+    sara_status status;
+    if (base->adapter_count > 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: has adapters applied; take them off before "
+                         "%s is compared with it",
+                         base->path, path);
+    TRY(sara_model_base_sha256(ctx, &sha256, base));
+    status = sara_adapter_check(ctx, adapter, sara_unet_params(base->unet), sha256, force);
+    if (status != SARA_OK)
+        sara_fail_in(ctx, status, path);
+done:
+    return status;
+}
+
+sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, const char *path,
+                                 sara_model *base, bool force)
+{
+    report *result = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
+    sara_arena_init(&result->adapter.arena, ctx);
+    TRY(sara_model_read_adapter(ctx, &result->adapter, path));
+    if (base)
+        TRY(check_base(ctx, &result->adapter, base, force, path));
+    describe(&result->shown, &result->adapter);
+    add_up(&result->shown, &result->adapter, base ? sara_unet_params(base->unet) : NULL);
+    *out = &result->shown;
+    result = NULL;
+done:
+    sara_adapter_report_free(ctx, result ? &result->shown : NULL);
+    return status;
+}
+
+void sara_adapter_report_free(sara_context *ctx, sara_adapter_report *shown)
+{
+    if (!shown)
+        return;
+    sara_adapter_free(&((report *)shown)->adapter);
+    sara_free(ctx, shown);
+}
