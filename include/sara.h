@@ -221,6 +221,12 @@ typedef struct sara_image {
 typedef struct sara_generate_options {
     const char *prompt;          /* required */
     const char *negative_prompt; /* NULL: empty */
+    /* <lora:NAME:WEIGHT> in a prompt, as in stable-diffusion.cpp, applies the adapter
+     * NAME.safetensors of this folder for this call and is taken out of the text. WEIGHT: 1 if it
+     * is left out; those of one name add up. NULL: a prompt with such tags is refused. */
+    const char *lora_model_dir;
+    bool lora_force;  /* also adapters that were made for another base */
+    bool lora_ignore; /* the tags are taken out and their adapters not applied */
     int width, height;           /* 0: sample_size x VAE factor, or the given latents' */
     int steps;                   /* 20 */
     double guidance_scale;       /* 7.0; at most 1 means no guidance */
@@ -235,15 +241,18 @@ typedef struct sara_generate_options {
 void sara_generate_options_init(sara_generate_options *options);
 /* NULL-terminated names for sampling_method. */
 const char *const *sara_sampling_methods(void);
-/* *images: *count images, freed with sara_images_free(). */
+/* Checks what can be said without a model: the prompts, their tags and whether the tags' files are
+ * there. SARA_ERROR_USAGE, or SARA_ERROR_INPUT for a file that is not. */
+SARA_NODISCARD sara_status sara_generate_check(sara_context *ctx,
+                                               const sara_generate_options *options);
+/* *images: *count images, freed with sara_images_free(). The model is afterwards as before. */
 SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
-                                         const sara_model *model,
-                                         const sara_generate_options *options);
+                                         sara_model *model, const sara_generate_options *options);
 void sara_images_free(sara_context *ctx, sara_image *images, int count);
 /* The text that image UIs read and show ("a cat\nSteps: 20, Sampler: ..."), for the image at index
- * of a generation. *out: sara_free(). */
-SARA_NODISCARD sara_status sara_generate_text(sara_context *ctx, char **out,
-                                              const sara_model *model,
+ * of a generation: the prompt as given, the adapters applied and those of its tags, the beginning
+ * of the base's hash. *out: sara_free(). */
+SARA_NODISCARD sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
                                               const sara_generate_options *options, int width,
                                               int height, int index);
 /* Writes a PNG atomically. text: UTF-8 for the PNG's `parameters` text or NULL. */

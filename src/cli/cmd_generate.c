@@ -11,7 +11,6 @@ static const cli_refusal refusals[] = {
     {"vae", "-m takes a whole diffusers folder"},
     {"taesd", "the model's own VAE decodes"},
     {"clip_skip", "the text encoder's last layer is used"},
-    {"lora_model_dir", "use --adapter FILE:strength"},
     {"rng", "noise comes from Philox; --init-latents takes noise from elsewhere"},
     {"vae_tiling", "leave it out"},
     {"offload_to_cpu", "everything runs on the CPU"},
@@ -38,7 +37,7 @@ typedef struct request {
     const char *output, *scheduler;
     const char *type; /* weight_dtype under another name */
     cli_list prompts, adapters;
-    bool force, compare;
+    bool compare;
 } request;
 
 static bool is_folder(const char *path)
@@ -70,7 +69,7 @@ static int save(const cli *c, const sara_image *image, const char *path, const c
     return 0;
 }
 
-static int save_numbered(const cli *c, const sara_model *model, const request *r,
+static int save_numbered(const cli *c, sara_model *model, const request *r,
                          const sara_image *image, int index, int number)
 {
     char *text = NULL, *path = numbered(r->output, number);
@@ -88,7 +87,7 @@ static int save_numbered(const cli *c, const sara_model *model, const request *r
     return code;
 }
 
-static int generate_each(const cli *c, const sara_model *model, request *r)
+static int generate_each(const cli *c, sara_model *model, request *r)
 {
     int number = 0, code = 0;
     for (int p = 0; p < r->prompts.count && code == 0; p++) {
@@ -108,7 +107,7 @@ static int generate_each(const cli *c, const sara_model *model, request *r)
 /* -------------------------------------------------------------------------------------- compare */
 
 /* Prompt p with seed + p goes to cells[p]; they own their pixels. */
-static int draw_row(const cli *c, sara_image *cells, const sara_model *model, request *r)
+static int draw_row(const cli *c, sara_image *cells, sara_model *model, request *r)
 {
     uint64_t seed = r->generate.seed;
     r->generate.batch_count = 1;
@@ -134,10 +133,12 @@ static int compare(const cli *c, sara_model *model, request *r)
     int columns = r->prompts.count;
     sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells)), *grid = NULL;
     sara_status status;
+    r->generate.lora_ignore = true;
     int code =
         cells ? draw_row(c, cells, model, r) : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    r->generate.lora_ignore = false;
     if (code == 0)
-        code = cli_apply(c, model, &r->adapters, r->force);
+        code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
     if (code == 0)
         code = draw_row(c, cells + columns, model, r);
     if (code == 0) {
@@ -183,17 +184,19 @@ static int check_output(const cli *c, const request *r)
     return cli_check_output(c, "--output", r->output, &r->adapters, r->generate.init_latents);
 }
 
-/* stable-diffusion.cpp and A1111 take LoRAs from there. */
-static int check_prompts(const cli *c, const request *r)
+static int check_prompts(const cli *c, request *r)
 {
     if (r->prompts.count == 0)
         return cli_fail(c, SARA_ERROR_USAGE, "no prompt given: -p TEXT");
-    for (int i = 0; i < r->prompts.count; i++)
-        if (strstr(r->prompts.items[i], "<lora:"))
-            return cli_fail(c, SARA_ERROR_USAGE,
-                            "--prompt %s: <lora:...> is not supported: use "
-                            "--adapter FILE:strength",
-                            r->prompts.items[i]);
+    if (r->generate.lora_model_dir && !is_folder(r->generate.lora_model_dir))
+        return cli_fail(c, SARA_ERROR_IO, "--lora-model-dir %s: there is no such folder",
+                        r->generate.lora_model_dir);
+    for (int i = 0; i < r->prompts.count; i++) {
+        r->generate.prompt = r->prompts.items[i];
+        sara_status status = sara_generate_check(c->ctx, &r->generate);
+        if (status != SARA_OK)
+            return cli_fail_context(c, status);
+    }
     return 0;
 }
 
@@ -201,8 +204,9 @@ static int check_compare(const cli *c, const request *r)
 {
     if (!r->compare)
         return 0;
-    if (r->adapters.count == 0)
-        return cli_fail(c, SARA_ERROR_USAGE, "--compare: needs --adapter FILE");
+    if (r->adapters.count == 0 && !r->generate.lora_model_dir)
+        return cli_fail(c, SARA_ERROR_USAGE, "--compare: needs --adapter FILE, or --lora-model-dir "
+                                             "DIR and tags in the prompts");
     if (r->generate.batch_count > 1)
         return cli_fail(c, SARA_ERROR_USAGE, "--batch-count %d: --compare draws one image a prompt",
                         r->generate.batch_count);
@@ -257,7 +261,7 @@ static int generate(const cli *c, request *r)
     if (code == 0 && r->compare) {
         code = compare(c, model, r);
     } else if (code == 0) {
-        code = cli_apply(c, model, &r->adapters, r->force);
+        code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
         if (code == 0)
             code = generate_each(c, model, r);
     }
@@ -283,6 +287,8 @@ int cmd_generate(cli *c)
          "a PNG (output.png); further ones output_2.png, ..."},
         {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
          "apply at strength X (1); repeatable"},
+        {"lora-model-dir", 0, CLI_STRING, &g->lora_model_dir, 0, 0, "DIR",
+         "<lora:NAME:X> in a prompt applies DIR/NAME.safetensors for it"},
         {"width", 'W', CLI_INT, &g->width, 1, 16384, "N", "pixels (the model's)"},
         {"height", 'H', CLI_INT, &g->height, 1, 16384, "N", "pixels (the model's)"},
         {"steps", 0, CLI_INT, &g->steps, 1, 1000, "N", "denoising steps (20)"},
@@ -301,11 +307,10 @@ int cmd_generate(cli *c)
          "start noise, key latents [N,4,h,w], unit variance"},
         {"save-latents", 0, CLI_STRING, &g->save_latents, 0, 0, "FILE",
          "final latents, before the VAE"},
-        {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
+        {"force", 0, CLI_SWITCH, &g->lora_force, 0, 0, NULL,
          "apply adapters that were made for another base"},
         {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
-         "the U-Net's weights in memory: auto (as in the file), f32, f16 or bf16 (rounded to "
-         "nearest even); arithmetic stays float32 (f32)"},
+         "weights in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
         CLI_MODEL_OPTIONS(&r.model),
         CLI_THREADS_OPTION(c),
@@ -320,6 +325,7 @@ int cmd_generate(cli *c)
             "  sara generate -m base -p \"a fox\" -o fox.png\n"
             "  sara generate -m base --adapter run/adapter.safetensors:0.8 -p \"ink style, a "
             "fox\"\n"
+            "  sara generate -m base --lora-model-dir runs -p \"a fox <lora:ink:0.8>\"\n"
             "  sara generate -m base --adapter a.safetensors --compare -p cat -p dog -o grid.png\n",
         .options = options,
         .refusals = refusals,

@@ -18,6 +18,7 @@ typedef struct generation {
     sara_context *ctx;
     const sara_model *model;
     const sara_generate_options *options;
+    sara_prompts prompts;
     sara_scheduler_config scheduler;
     bool guided;
     int count;                             /* images */
@@ -37,20 +38,30 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-static sara_status check_options(sara_context *ctx, const sara_model *model,
-                                 const sara_generate_options *options)
+sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *options)
 {
-    if (!model->vae)
-        return sara_fail(ctx, SARA_ERROR_USAGE,
-                         "%s: a bare unet/ folder cannot generate; a whole model folder is needed",
-                         model->path);
     const char *negative = options->negative_prompt ? options->negative_prompt : "";
+    sara_prompts prompts;
     if (!options->prompt)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no prompt given");
     if (!sara_text_is_utf8(options->prompt, strlen(options->prompt)) ||
         !sara_text_is_utf8(negative, strlen(negative)))
         return sara_fail(ctx, SARA_ERROR_USAGE, "prompt %s%s%s: is no valid UTF-8", options->prompt,
                          *negative ? ", negative prompt " : "", negative);
+    sara_status status = sara_prompts_read(ctx, &prompts, options);
+    sara_prompts_free(ctx, &prompts);
+    return status;
+}
+
+static sara_status check_options(sara_context *ctx, const sara_model *model,
+                                 const sara_generate_options *options)
+{
+    sara_status status;
+    if (!model->vae)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: a bare unet/ folder cannot generate; a whole model folder is needed",
+                         model->path);
+    TRY(sara_generate_check(ctx, options));
     if (options->steps < 1 || options->steps > model->scheduler.num_train_timesteps)
         return sara_fail(ctx, SARA_ERROR_USAGE, "steps %d: expected 1 to %d", options->steps,
                          model->scheduler.num_train_timesteps);
@@ -61,24 +72,24 @@ static sara_status check_options(sara_context *ctx, const sara_model *model,
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "guidance_scale %g: expected a finite number, at least 0",
                          options->guidance_scale);
-    return SARA_OK;
+done:
+    return status;
 }
 
-/* The scheduler that options and model agree on. */
-static sara_status choose_scheduler(generation *g)
+sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
+                                    const sara_model *model, const sara_generate_options *options)
 {
-    sara_status status;
-    g->scheduler = g->model->scheduler;
-    if (g->options->sampling_method)
-        TRY(sara_scheduler_config_switch(g->ctx, &g->scheduler, g->options->sampling_method));
-    if (!g->options->karras)
+    sara_status status = SARA_OK;
+    *out = model->scheduler;
+    if (options->sampling_method)
+        TRY(sara_scheduler_config_switch(ctx, out, options->sampling_method));
+    if (!options->karras)
         return SARA_OK;
-    if (g->scheduler.kind != SARA_SAMPLER_EULER && g->scheduler.kind != SARA_SAMPLER_DPMPP_2M)
-        return sara_fail(g->ctx, SARA_ERROR_USAGE,
+    if (out->kind != SARA_SAMPLER_EULER && out->kind != SARA_SAMPLER_DPMPP_2M)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
                          "sampling method %s has no Karras sigmas; euler and dpm++2m have",
-                         sara_sampler_kind_name(g->scheduler.kind));
-    g->scheduler.use_karras_sigmas = true;
-    return SARA_OK;
+                         sara_sampler_kind_name(out->kind));
+    out->use_karras_sigmas = true;
 done:
     return status;
 }
@@ -155,13 +166,13 @@ static sara_status prepare(generation *g)
     g->guided = g->options->guidance_scale > 1.0;
     g->channels = sara_unet_info_of(g->model->unet)->in_channels;
     copies = g->guided ? 2 : 1;
-    TRY(choose_scheduler(g));
+    TRY(sara_generate_scheduler(g->ctx, &g->scheduler, g->model, g->options));
     if (g->options->init_latents)
         TRY(read_start(g));
     else
         TRY(draw_start(g));
-    prompts[0] = g->options->negative_prompt ? g->options->negative_prompt : "";
-    prompts[copies - 1] = g->options->prompt;
+    prompts[0] = g->prompts.negative;
+    prompts[copies - 1] = g->prompts.text;
     TRY(sara_model_encode_prompts(g->ctx, &g->states, &g->length, &g->hidden, &cut, g->model,
                                   prompts, copies));
     if (cut)
@@ -275,15 +286,30 @@ static sara_status save_latents(const generation *g)
     return sara_safetensors_save(g->ctx, g->options->save_latents, &source, 1, NULL, 0);
 }
 
-sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
-                          const sara_model *model, const sara_generate_options *options)
+/* Those of the tags; they come off again when the images are there. */
+static sara_status apply_loras(const generation *g, sara_model *model)
+{
+    const sara_generate_options *options = g->options;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < g->prompts.count && !options->lora_ignore; i++)
+        TRY(sara_model_apply(g->ctx, model, g->prompts.loras[i].path, g->prompts.loras[i].strength,
+                             options->lora_force));
+done:
+    return status;
+}
+
+sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sara_model *model,
+                          const sara_generate_options *options)
 {
     generation g = {.ctx = ctx, .model = model, .options = options};
+    size_t applied = model->adapter_count;
     sara_image *result = NULL;
     sara_status status;
     *images = NULL;
     *count = 0;
     TRY(check_options(ctx, model, options));
+    TRY(sara_prompts_read(ctx, &g.prompts, options));
+    TRY(apply_loras(&g, model));
     TRY(prepare(&g));
     TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
     for (int i = 0; i < g.count; i++) {
@@ -298,6 +324,8 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);
+    sara_model_truncate(model, applied);
+    sara_prompts_free(ctx, &g.prompts);
     sara_images_free(ctx, result, g.count);
     sara_tape_free(g.tape);
     sara_free(ctx, g.states);
@@ -306,26 +334,4 @@ done:
     sara_free(ctx, g.output);
     sara_free(ctx, g.noise);
     return status;
-}
-
-sara_status sara_generate_text(sara_context *ctx, char **out, const sara_model *model,
-                               const sara_generate_options *options, int width, int height,
-                               int index)
-{
-    generation g = {.ctx = ctx, .model = model, .options = options};
-    const char *negative = options->negative_prompt;
-    const char *name = strrchr(model->path, '/');
-    bool has_negative = negative && *negative;
-    sara_status status = choose_scheduler(&g);
-    if (status != SARA_OK)
-        return status;
-    return sara_format(ctx, out,
-                       "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
-                       "Model: %s, Version: sara %s",
-                       options->prompt, has_negative ? "\nNegative prompt: " : "",
-                       has_negative ? negative : "", options->steps,
-                       sara_sampler_kind_name(g.scheduler.kind),
-                       g.scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
-                       (unsigned long long)(options->seed + (uint64_t)index), width, height,
-                       name && name[1] ? name + 1 : model->path, sara_version());
 }

@@ -70,6 +70,29 @@ void sara_model_truncate(sara_model *model, size_t count);
 /* The file's name without its folder and .safetensors; sara_free(). */
 SARA_NODISCARD sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path);
 
+/* ------------------------------------------------------------------------------------- prompts */
+
+/* What the <lora:NAME:WEIGHT> tags of one name, in both prompts, add up to. */
+typedef struct sara_lora {
+    char *name, *path;
+    double strength;
+} sara_lora;
+/* The prompts of a generation without their tags; loras ascending by name. */
+typedef struct sara_prompts {
+    char *text, *negative;
+    sara_lora *loras;
+    size_t count, capacity;
+} sara_prompts;
+/* Also checks that the tags' files are there. sara_prompts_free() even after an error. */
+SARA_NODISCARD sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
+                                             const sara_generate_options *options);
+void sara_prompts_free(sara_context *ctx, sara_prompts *prompts);
+
+/* The scheduler that options and model agree on. */
+SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
+                                                   const sara_model *model,
+                                                   const sara_generate_options *options);
+
 /* states [count][length][hidden] of the prompts, sara_free(); *cut counts ids left out in all. */
 SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **states,
                                                      int64_t *length, int64_t *hidden, size_t *cut,

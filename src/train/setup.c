@@ -244,6 +244,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     t->saved_at = -1;
     sara_arena_init(&t->arena, t->ctx);
     TRY(sara_train_options_check(t->ctx, &t->options));
+    TRY(sara_run_check_prompts(t->ctx, &t->options));
     TRY(check_output(t));
     TRY(sara_trainer_open_device(t));
     TRY(load_model(t));

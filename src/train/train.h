@@ -113,8 +113,11 @@ SARA_NODISCARD sara_status sara_checkpoint_load(sara_run *run, sara_optimizer *o
                                                 const char *which, bool *found);
 /* report.html: settings, loss curve, samples. */
 SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
+/* Before hours of training: what drawing the validation prompts would refuse. */
+SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx,
+                                                  const sara_train_options *options);
 /* samples/step-NNNNNN-I.png for each validation prompt. */
-SARA_NODISCARD sara_status sara_run_validate(sara_run *run, const sara_model *model,
+SARA_NODISCARD sara_status sara_run_validate(sara_run *run, sara_model *model,
                                              const sara_train_options *options, int64_t step);
 
 #endif

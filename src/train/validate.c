@@ -1,7 +1,7 @@
 /* Pictures of the validation prompts, drawn with the weights as they stand. */
 #include "train/train.h"
 
-static sara_status draw(sara_run *run, const sara_model *model, const sara_train_options *options,
+static sara_status draw(sara_run *run, sara_model *model, const sara_train_options *options,
                         int64_t step, int index)
 {
     sara_generate_options generate;
@@ -26,7 +26,19 @@ done:
     return status;
 }
 
-sara_status sara_run_validate(sara_run *run, const sara_model *model,
+sara_status sara_run_check_prompts(sara_context *ctx, const sara_train_options *options)
+{
+    sara_generate_options generate;
+    sara_status status = SARA_OK;
+    sara_generate_options_init(&generate);
+    for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
+        generate.prompt = options->validation_prompts[i];
+        status = sara_generate_check(ctx, &generate);
+    }
+    return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
+}
+
+sara_status sara_run_validate(sara_run *run, sara_model *model,
                               const sara_train_options *options, int64_t step)
 {
     char *folder = NULL;

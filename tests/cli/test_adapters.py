@@ -1,10 +1,11 @@
-"""Adapters as users handle them: inspected."""
+"""Adapters as users handle them: inspected, composed, named by tags in the prompt."""
 
 import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import struct
 import unittest
 
@@ -15,7 +16,9 @@ from support import (
     UNET,
     USAGE,
     Case,
+    read_png,
     read_safetensors,
+    sha256,
     write_safetensors,
 )
 
@@ -151,6 +154,103 @@ class Inspect(Adapters):
             data = file.read()
         self.write("cut.safetensors", data[:-1])
         self.refused(INPUT, "cut.safetensors", "inspect", "--adapter", "cut.safetensors")
+
+
+class Compose(Adapters):
+    def setUp(self):
+        super().setUp()
+        os.makedirs(self.path("loras", "in"))
+        names = [n for n in self.base if n.startswith(("up_blocks", "conv_out")) and "weight" in n]
+        self.ink = self.adapter("loras/ink.safetensors", names[:20], 3, 0.05)
+        self.wash = self.adapter("loras/in/wash.safetensors", names[10:30], 4, -0.03)
+
+    def picture(self, *args):
+        options = ("--steps", "2", "-t", "1", "-o", "x.png", "--lora-model-dir", "loras")
+        self.ok("generate", "-m", BASE, *options, *args)
+        return hashlib.sha256(b"".join(read_png(self.path("x.png"))[2])).hexdigest()
+
+    def text(self):
+        return read_png(self.path("x.png"))[3]["parameters"]
+
+    def test_tags(self):
+        plain = self.picture("-p", "a fox")
+        ink = self.picture("-p", "a fox", "--adapter", self.ink)
+        half = self.picture("-p", "a fox", "--adapter", self.ink + ":0.5")
+        self.assertEqual(len({plain, ink, half}), 3)
+        self.assertEqual(self.picture("-p", "a <lora:ink:1>fox"), ink)
+        self.assertEqual(self.picture("-p", "<lora:ink>a fox"), ink)
+        self.assertEqual(self.picture("-p", "a fox<lora:ink:0.5>"), half)
+        self.assertEqual(self.picture("-p", "a fox<lora:ink:0.75><lora:ink:-.25>"), half)
+        self.assertEqual(self.picture("-p", "a fox<lora:ink:0>"), plain)
+        self.assertEqual(self.picture("-p", "a fox", "-n", "<lora:ink:0.5>"), half)
+        self.assertEqual(self.picture("-p", "a fox<lora:ink:0.25>", "-n", "<lora:ink:0.25>"), half)
+
+    def test_order(self):
+        """Overlapping ones add up to the same bits in any order, also with 16-bit weights."""
+        for kind in ("f32", "bf16", "f16"):
+            a, b = ("--adapter", self.ink + ":0.8"), ("--adapter", self.wash + ":0.6")
+            both = self.picture("-p", "a fox", "--type", kind, *a, *b)
+            first = sha256(self.path("x.png"))
+            self.assertEqual(self.picture("-p", "a fox", "--type", kind, *b, *a), both)
+            self.assertEqual(sha256(self.path("x.png")), first)
+            tags = ["<lora:ink:0.8>", "<lora:in/wash:0.6>"]
+            for order in (tags, tags[::-1]):
+                prompt = f"{order[0]}a {order[1]}fox"
+                self.assertEqual(self.picture("-p", prompt, "--type", kind), both)
+            self.assertEqual(self.picture("-p", "a fox" + tags[1], "--type", kind, *a), both)
+            self.assertNotEqual(self.picture("-p", "a fox", "--type", kind, *a), both)
+
+    def test_each_prompt_has_its_own(self):
+        names = ["x.png", "x_2.png", "x_3.png"]
+        plain, ink = self.picture("-p", "a fox"), self.picture("-p", "a fox<lora:ink>")
+        self.picture("-p", "a fox<lora:ink>", "-p", "a fox", "-p", "a fox<lora:ink>")
+        rows = [b"".join(read_png(self.path(name))[2]) for name in names]
+        self.assertEqual([hashlib.sha256(r).hexdigest() for r in rows], [ink, plain, ink])
+
+    def test_text(self):
+        self.picture("-p", "a <lora:ink:.5>fox", "-n", "red<lora:ink>", "--adapter",
+                     self.wash + ":0.6")  # fmt: skip
+        lines = self.text().split("\n")
+        self.assertEqual(lines[:2], ["a <lora:ink:.5>fox", "Negative prompt: red<lora:ink>"])
+        self.assertIn(
+            f'Model hash: {self.hash[:10]}, Model: base, Adapters: "ink: 1.5, wash: 0.6", Version',
+            lines[2],
+        )
+        self.picture("-p", "a fox")
+        self.assertNotIn("Adapters", self.text())
+
+    def test_compare(self):
+        """Above the base alone, below with the tags' adapters."""
+        self.picture("-p", "a fox<lora:ink>", "--compare")
+        rows = read_png(self.path("x.png"))[2]
+        half = len(rows) // 2
+        self.picture("-p", "a fox", "--adapter", self.ink, "--compare")
+        self.assertEqual(read_png(self.path("x.png"))[2], rows)
+        self.assertNotEqual(rows[: half - 2], rows[half + 2 :])
+
+    def test_refused(self):
+        base = ["generate", "-m", BASE, "--lora-model-dir", "loras", "-p"]
+        self.refused(INPUT, ["loras/none.safetensors", "<lora:none:1>"], *base, "<lora:none:1>")
+        self.refused(USAGE, ["<lora:ink:x>", "weight x"], *base, "<lora:ink:x>")
+        self.refused(USAGE, ["negative prompt", "<lora:ink:x>"], *base, "a", "-n", "<lora:ink:x>")
+        self.refused(USAGE, ["<lora:../ink:1>", "leads out"], *base, "<lora:../ink:1>")
+        self.refused(USAGE, ["<lora:ink", "without its >"], *base, "<lora:ink")
+        self.refused(IO, "nowhere", *base, "a", "--lora-model-dir", "nowhere")
+        lora = {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": ("F32", [1], [0.0])}
+        write_safetensors(self.path("loras", "kohya.safetensors"), lora, {"ss_v2": "False"})
+        self.refused(
+            INPUT, ["loras/kohya.safetensors", "is a LoRA file"], *base, "a<lora:kohya:1>"
+        )
+        self.adapter("loras/other.safetensors", NAMES, 7, 0.5, **{"sara.base_sha256": "0" * 64})
+        self.refused(INPUT, ["other.safetensors", "made for the base"], *base, "a<lora:other>")
+        self.picture("-p", "a<lora:other:0.01>", "--force")
+        self.assertFalse(os.path.exists(self.path("output.png")))
+
+    def test_from_config(self):
+        self.write("options.json", json.dumps({"lora_model_dir": "loras", "prompt": "a<lora:ink>"}))
+        self.ok("generate", "-m", BASE, "--config", "options.json", "--steps", "1", "-o", "c.png")
+        shutil.rmtree(self.path("loras"))
+        self.refused(IO, "loras", "generate", "-m", BASE, "--config", "options.json")
 
 
 if __name__ == "__main__":

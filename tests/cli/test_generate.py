@@ -92,11 +92,12 @@ class Generate(Case):
         width, height, rows, texts = read_png(self.path("x.png"))
         self.assertEqual((width, height, len(rows)), (64, 128, 128))
         version = self.ok("--version").out.split()[1]
+        base = json.loads(self.ok("inspect", "-m", BASE, "--json").out)["base_sha256"]
         self.assertEqual(
             texts["parameters"],
             "a fox\nNegative prompt: red, <b>\nSteps: 2, Sampler: euler Karras, "
-            "CFG scale: 3.5, Seed: 18446744073709551615, Size: 64x128, Model: base, "
-            f"Version: sara {version}",
+            "CFG scale: 3.5, Seed: 18446744073709551615, Size: 64x128, "
+            f"Model hash: {base[:10]}, Model: base, Version: sara {version}",
         )
 
     def test_model_name(self):

@@ -57,7 +57,6 @@ class OtherPrograms(Case):
             ("train", "--dataset_name=lambdalabs/x", ["downloads nothing", "--train_data_dir"]),
             ("train", "--percent=5", ["--trainable"]),
             ("train", "--push-to-hub", ["network"]),
-            ("generate", "--lora-model-dir=x", ["--adapter"]),
             ("generate", "--num_inference_steps=5", ["--steps"]),
             ("generate", "-M", ["sara merge"]),
         ]:

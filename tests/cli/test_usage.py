@@ -227,7 +227,17 @@ class Values(Case):
         )
         self.refused(USAGE, "--compare", *base, "-p", "x", "--compare")
         self.refused(USAGE, "--save-latents", *base, "-p", "x", "-p", "y", "--save-latents", "l")
-        self.refused(USAGE, ["<lora:ink:0.8>", "--adapter"], *base, "-p", "a cat <lora:ink:0.8>")
+        self.refused(
+            USAGE,
+            ["<lora:ink:0.8>", "--lora-model-dir", "--adapter"],
+            *(*base, "-p", "a cat <lora:ink:0.8>"),
+        )
+        self.refused(
+            USAGE,
+            ["--validation_prompt: prompt: <lora:ink:0.8>"],
+            *("train", "-m", BASE, "--train_data_dir", "x", "-o", "run"),
+            *("--validation_prompt", "a cat <lora:ink:0.8>"),
+        )
         for value in ["nan", "1e309", "-101", "inf"]:
             self.refused(
                 USAGE,

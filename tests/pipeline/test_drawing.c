@@ -18,7 +18,7 @@ static sara_generate_options small(void)
 }
 
 /* Pixels of the image at index; the others must differ. Lives as long as the test. */
-static const uint8_t *draw(test_pipe *pipe, const sara_model *model,
+static const uint8_t *draw(test_pipe *pipe, sara_model *model,
                            const sara_generate_options *options, int index, int expected_count)
 {
     sara_image *images = NULL;
@@ -165,10 +165,15 @@ static void test_parameters_text(void **state)
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_BASE, false);
     sara_generate_options options = small();
+    const char *base;
     char *text = NULL;
+    assert_ok(pipe->ctx, sara_model_base_sha256(pipe->ctx, &base, model));
     assert_ok(pipe->ctx, sara_generate_text(pipe->ctx, &text, model, &options, 32, 16, 2));
-    assert_non_null(strstr(text, "grinning face\nSteps: 2, Sampler: dpm++2m Karras, "
-                                 "CFG scale: 7, Seed: 44, Size: 32x16, Model: base, Version: "));
+    assert_non_null(strstr(text, test_text(pipe,
+                                           "grinning face\nSteps: 2, Sampler: dpm++2m Karras, "
+                                           "CFG scale: 7, Seed: 44, Size: 32x16, Model hash: "
+                                           "%.10s, Model: base, Version: ",
+                                           base)));
     sara_free(pipe->ctx, text);
     options.negative_prompt = "a dog";
     options.sampling_method = "ddim";

@@ -69,7 +69,7 @@ static void check_image(const sara_image *image, const float *expected, size_t c
     assert_close(worst, 1.5, "image, levels of 255");
 }
 
-static void check_row(sara_context *ctx, const sara_model *model, const expectation *e, int row,
+static void check_row(sara_context *ctx, sara_model *model, const expectation *e, int row,
                       const char *folder)
 {
     sara_generate_options options;

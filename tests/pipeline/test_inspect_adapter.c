@@ -212,13 +212,28 @@ static sara_status inspect_once(sara_context *ctx, const char *path)
     return status;
 }
 
+static sara_status read_prompts(sara_context *ctx, const char *folder)
+{
+    sara_generate_options options;
+    sara_prompts prompts;
+    sara_generate_options_init(&options);
+    options.prompt = "a<lora:a:0.5>b<lora:b>c<lora:a:0.25>";
+    options.negative_prompt = "<lora:a:2>";
+    options.lora_model_dir = folder;
+    sara_status status = sara_prompts_read(ctx, &prompts, &options);
+    sara_prompts_free(ctx, &prompts);
+    return status;
+}
+
 static void test_memory(void **state)
 {
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_TINY, true);
     const char *path = test_adapter(pipe, "a.safetensors", model, 70, 0.25f);
+    test_adapter(pipe, "b.safetensors", model, 70, 0.25f);
     sara_model_free(model);
     test_every_allocation(inspect_once, path);
+    test_every_allocation(read_prompts, pipe->folder);
 }
 
 int main(void)

@@ -105,7 +105,7 @@ static void test_open_clip(void **state)
     sara_safetensors_close(file);
 }
 
-static void draw(test_pipe *pipe, const sara_model *model, const char *latents)
+static void draw(test_pipe *pipe, sara_model *model, const char *latents)
 {
     sara_generate_options options;
     sara_image *images = NULL;

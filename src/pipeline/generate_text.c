@@ -1,0 +1,127 @@
+/* The text in a picture from which image UIs read how it was made. */
+#include "pipeline/pipeline.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define SHORT_HASH 10 /* digits, as A1111 shows a model's */
+
+/* A text that grows. */
+typedef struct text {
+    sara_context *ctx;
+    char *data;
+    size_t length, capacity;
+} text;
+
+static sara_status append(text *out, const char *data, size_t size)
+{
+    sara_status status;
+    TRY(sara_grow(out->ctx, &out->data, &out->capacity, out->length + size + 1, 1));
+    memcpy(out->data + out->length, data, size);
+    out->length += size;
+    out->data[out->length] = '\0';
+done:
+    return status;
+}
+
+/* A name within quotes, as in JSON; what is no UTF-8 becomes question marks. */
+static sara_status append_escaped(text *out, const char *name)
+{
+    bool valid = sara_text_is_utf8(name, strlen(name));
+    char code[8];
+    sara_status status = SARA_OK;
+    for (const char *at = name; *at; at++) {
+        unsigned char byte = (unsigned char)*at;
+        if (byte == '"' || byte == '\\')
+            snprintf(code, sizeof(code), "\\%c", byte);
+        else if (byte < 0x20 || byte == 0x7F)
+            snprintf(code, sizeof(code), "\\u%04x", byte);
+        else
+            snprintf(code, sizeof(code), "%c", byte < 0x80 || valid ? *at : '?');
+        TRY(append(out, code, strlen(code)));
+    }
+done:
+    return status;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const sara_model_adapter *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : (x->strength > y->strength) - (x->strength < y->strength);
+}
+
+/* [*count] of the model and of the tags, by name, so that equal pictures have equal texts; names
+ * are borrowed. */
+static sara_status collect(sara_context *ctx, sara_model_adapter **out, size_t *count,
+                           const sara_model *model, const sara_prompts *prompts, bool ignore)
+{
+    size_t loras = ignore ? 0 : prompts->count;
+    sara_status status;
+    *count = model->adapter_count + loras;
+    TRY(sara_alloc(ctx, out, *count, sizeof(**out)));
+    for (size_t i = 0; i < model->adapter_count; i++)
+        (*out)[i] = model->adapters[i];
+    for (size_t i = 0; i < loras; i++)
+        (*out)[model->adapter_count + i] =
+            (sara_model_adapter){prompts->loras[i].name, prompts->loras[i].strength};
+    if (*count > 1)
+        qsort(*out, *count, sizeof(**out), compare);
+done:
+    return status;
+}
+
+/* `, Adapters: "ink: 0.8, wash: 0.6"`, or nothing. *out: sara_free(). */
+static sara_status adapters_text(sara_context *ctx, char **out, const sara_model *model,
+                                 const sara_generate_options *options)
+{
+    text line = {.ctx = ctx};
+    sara_prompts prompts = {0};
+    sara_model_adapter *adapters = NULL;
+    size_t count = 0;
+    char number[40];
+    sara_status status;
+    TRY(sara_prompts_read(ctx, &prompts, options));
+    TRY(collect(ctx, &adapters, &count, model, &prompts, options->lora_ignore));
+    TRY(append(&line, ", Adapters: \"", count ? 13 : 0));
+    for (size_t i = 0; i < count; i++) {
+        TRY(append_escaped(&line, adapters[i].name));
+        snprintf(number, sizeof(number), ": %.9g%s", adapters[i].strength,
+                 i + 1 < count ? ", " : "\"");
+        TRY(append(&line, number, strlen(number)));
+    }
+    *out = line.data;
+    line.data = NULL;
+done:
+    sara_free(ctx, line.data);
+    sara_free(ctx, adapters);
+    sara_prompts_free(ctx, &prompts);
+    return status;
+}
+
+sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
+                               const sara_generate_options *options, int width, int height,
+                               int index)
+{
+    const char *negative = options->negative_prompt, *base;
+    const char *name = strrchr(model->path, '/');
+    bool has_negative = negative && *negative;
+    sara_scheduler_config scheduler;
+    char *adapters = NULL;
+    sara_status status;
+    TRY(sara_generate_scheduler(ctx, &scheduler, model, options));
+    TRY(sara_model_base_sha256(ctx, &base, model));
+    TRY(adapters_text(ctx, &adapters, model, options));
+    status = sara_format(
+        ctx, out,
+        "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
+        "Model hash: %.*s, Model: %s%s, Version: sara %s",
+        options->prompt, has_negative ? "\nNegative prompt: " : "", has_negative ? negative : "",
+        options->steps, sara_sampler_kind_name(scheduler.kind),
+        scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
+        (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, base,
+        name && name[1] ? name + 1 : model->path, adapters, sara_version());
+done:
+    sara_free(ctx, adapters);
+    return status;
+}
