@@ -13,6 +13,7 @@ from support import (
     BASE,
     INPUT,
     IO,
+    TOP,
     UNET,
     USAGE,
     Case,
@@ -154,6 +155,31 @@ class Inspect(Adapters):
             data = file.read()
         self.write("cut.safetensors", data[:-1])
         self.refused(INPUT, "cut.safetensors", "inspect", "--adapter", "cut.safetensors")
+
+    def test_documented(self):
+        """The example of docs/formats.md, put together from the page."""
+        with open(os.path.join(TOP, "docs", "formats.md"), encoding="utf-8") as file:
+            page = file.read()
+        length, header, data = re.search(
+            r"```\n0 +((?:[0-9a-f]{2} )+).*\n8 +(\{(?:.|\n)*?\}\})\n((?:\d+ .*\n)+)```", page
+        ).groups()
+        header = "".join(line.strip() for line in header.splitlines()).encode()
+        header += b" " * (-len(header) % 8)
+        self.assertEqual(struct.unpack("<Q", bytes.fromhex(length))[0], len(header))
+        content = bytes.fromhex(length) + header
+        for line in data.splitlines():
+            offset, digits = re.match(r"(\d+) +((?:[0-9a-f]{2} )+)", line).groups()
+            self.assertEqual(int(offset), len(content), line)
+            content += bytes.fromhex(digits)
+        self.write("example.safetensors", content)
+        report = self.report("--adapter", "example.safetensors")
+        self.assertEqual((report["entries"], report["tensors"]), (3, 1))
+        self.assertEqual((report["position_bytes"], report["dtype"]), (4, "F32"))
+        tensors = read_safetensors(self.path("example.safetensors"))[0]
+        self.assertEqual(tensors["conv_in.weight.positions"][2], varints([3, 4, 300]))
+        self.assertEqual(
+            struct.unpack("<3f", tensors["conv_in.weight.values"][2]), (0.5, -0.25, 1)
+        )
 
 
 class Compose(Adapters):

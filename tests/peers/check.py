@@ -99,6 +99,33 @@ def check_adapter(work):
     check("adapter: entries against its metadata", abs(selected - int(meta["sara.selected"])), 0)
 
 
+def check_reader(sara, work):
+    """examples/read_adapter.py on sara's adapter, and on the same with 16-bit values, against sara's own reading."""
+    adapter, base = f"{work}/demo/adapter.safetensors", f"{BASE}/unet/diffusion_pytorch_model.safetensors"
+    merged = load_file(f"{work}/merged-fp32/unet/diffusion_pytorch_model.safetensors")
+    with safe_open(adapter, "pt") as f:
+        meta = f.metadata()
+    tensors = load_file(adapter)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        path, out = f"{work}/adapter-{dtype}.safetensors", f"{work}/changed-{dtype}.safetensors"
+        save_file({n: t.to(dtype) if n.endswith(".values") else t for n, t in tensors.items()}, path, meta)
+        reader = os.path.join(TOP, "examples/read_adapter.py")
+        done = subprocess.run([sys.executable, reader, path, base, out], capture_output=True, text=True, check=True)
+        rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+        report = json.loads(run(sara, "inspect", "--adapter", path, "-m", BASE, "--json"))
+        check(f"reader {dtype}: tensors", abs(len(rows) - report["tensors"]), 0)
+        check(f"reader {dtype}: entries", abs(sum(int(row[0]) for row in rows.values()) - report["entries"]), 0)
+        norm = sum(float(row[1]) ** 2 for row in rows.values()) ** 0.5
+        check(f"reader {dtype}: norm of the change", abs(norm / report["change_norm"] - 1), 1e-4)
+        changed, folder = load_file(out), f"{work}/merged-{dtype}"
+        run(sara, "merge", "-m", BASE, "--adapter", path, "--dtype", "fp32", "-o", folder)
+        theirs = load_file(f"{folder}/unet/diffusion_pytorch_model.safetensors")
+        wrong = sum(not torch.equal(changed[n], theirs[n]) for n in theirs)
+        check(f"reader {dtype}: tensors of the state dict that differ", wrong + abs(len(changed) - len(theirs)), 0)
+        if dtype == torch.float32:
+            check("reader: the demo's merged model", sum(not torch.equal(changed[n], merged[n]) for n in merged), 0)
+
+
 def check_hash(sara, work):
     """design of sara.base_sha256, computed from the safetensors file alone."""
     import hashlib
@@ -147,6 +174,7 @@ def main():
     check_expected(a.work)
     check_merged(sara, a.work)
     check_adapter(a.work)
+    check_reader(sara, a.work)
     check_single_files(sara, a.work)
     print("peers: all checks passed")
 
