@@ -127,6 +127,11 @@ bool sara_path_is_directory(const char *path) {
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+bool sara_path_is_same(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 sara_status sara_path_parent(sara_context *ctx, char **out, const char *path) {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')

@@ -22,6 +22,7 @@ SARA_NODISCARD sara_status sara_file_read(sara_context *ctx, char **out, size_t 
 bool sara_text_is_utf8(const char *text, size_t size);
 bool sara_path_exists(const char *path);
 bool sara_path_is_directory(const char *path);
+bool sara_path_is_same(const char *a, const char *b); /* both are there and are one file */
 SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path); /* and parents */
 /* Names (not paths) in bytewise order, without . and ..; free with sara_directory_free(). */
 SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count,

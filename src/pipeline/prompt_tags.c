@@ -17,7 +17,7 @@ typedef struct tag {
 typedef struct reader {
     sara_context *ctx;
     sara_prompts *out;
-    const char *folder;
+    const char *folder, *save_latents;
     const char *what; /* for errors: which prompt */
 } reader;
 
@@ -94,6 +94,13 @@ static sara_status add_lora(const reader *r, const tag *t)
                            lora.path, r->what, t->size, t->text);
         goto done;
     }
+    if (r->save_latents && sara_path_is_same(r->save_latents, lora.path)) {
+        status = sara_fail(r->ctx, SARA_ERROR_USAGE,
+                           "save_latents %s: is the adapter of %.*s, "
+                           "which would be lost",
+                           r->save_latents, t->size, t->text);
+        goto done;
+    }
     TRY(sara_grow(r->ctx, &out->loras, &out->capacity, out->count + 1, sizeof(*out->loras)));
     out->loras[out->count++] = lora;
     lora = (sara_lora){NULL, NULL, 0};
@@ -164,7 +171,7 @@ static void add_up(sara_context *ctx, sara_prompts *prompts)
 sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
                               const sara_generate_options *options)
 {
-    reader r = {ctx, out, options->lora_model_dir, "prompt"};
+    reader r = {ctx, out, options->lora_model_dir, options->save_latents, "prompt"};
     sara_status status;
     memset(out, 0, sizeof(*out));
     TRY(read_prompt(&r, &out->text, options->prompt));

@@ -279,6 +279,11 @@ static void test_refusals(void **state)
     assert_refused(pipe->ctx, SARA_ERROR_INPUT,
                    "/none.safetensors: no such file; prompt asks for it with <lora:none:0.5>",
                    sara_generate_check(pipe->ctx, &options));
+    options.prompt = "<lora:ink>";
+    options.save_latents = test_path(pipe, "in/../ink.safetensors");
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "ink.safetensors: is the adapter of <lora:ink>",
+                   sara_generate_check(pipe->ctx, &options));
+    options.save_latents = NULL;
     options.prompt = "a cat";
     options.negative_prompt = "<lora:ink:x>";
     assert_refused(pipe->ctx, SARA_ERROR_USAGE, "negative prompt: <lora:ink:x>: weight x",
