@@ -103,24 +103,26 @@ sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
                                const sara_generate_options *options, int width, int height,
                                int index)
 {
-    const char *negative = options->negative_prompt, *base;
-    const char *name = strrchr(model->path, '/');
+    const char *negative = options->negative_prompt, *hash;
+    const char *slash = strrchr(model->path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : model->path;
+    size_t length = strlen(name), ending = model->single ? strlen(".safetensors") : 0;
     bool has_negative = negative && *negative;
     sara_scheduler_config scheduler;
     char *adapters = NULL;
     sara_status status;
     TRY(sara_generate_scheduler(ctx, &scheduler, model, options));
-    TRY(sara_model_base_sha256(ctx, &base, model));
+    TRY(sara_model_picture_hash(ctx, &hash, model));
     TRY(adapters_text(ctx, &adapters, model, options));
     status = sara_format(
         ctx, out,
         "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
-        "Model hash: %.*s, Model: %s%s, Version: sara %s",
+        "Model hash: %.*s, Model: %.*s%s, Version: sara %s",
         options->prompt, has_negative ? "\nNegative prompt: " : "", has_negative ? negative : "",
         options->steps, sara_sampler_kind_name(scheduler.kind),
         scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
-        (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, base,
-        name && name[1] ? name + 1 : model->path, adapters, sara_version());
+        (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, hash,
+        (int)(length > ending ? length - ending : length), name, adapters, sara_version());
 done:
     sara_free(ctx, adapters);
     return status;

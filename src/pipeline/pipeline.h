@@ -30,6 +30,7 @@ struct sara_model {
     bool has_scheduler;    /* false: sara's default training schedule */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     char base_sha256[65];  /* of the U-Net as loaded; "" until sara_model_base_sha256() */
+    char file_sha256[65];  /* of the single file; "" until it is wanted */
     sara_applied *applied; /* NULL until the first adapter */
     sara_model_adapter *adapters; /* in the order in which they were applied */
     size_t adapter_count, adapter_capacity;
@@ -56,7 +57,10 @@ SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_co
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
                                                   sara_model *model);
 
-/* The same, not kept. */
+/* As A1111 tells models apart: the hash of a single file; of a folder the base's. */
+SARA_NODISCARD sara_status sara_model_picture_hash(sara_context *ctx, const char **out,
+                                                   sara_model *model);
+/* sara_model_base_sha256(), not kept. */
 SARA_NODISCARD sara_status sara_model_hash(sara_context *ctx, char out[65],
                                            const sara_model *model);
 /* Whether the file holds more than the U-Net in memory. */

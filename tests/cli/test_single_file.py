@@ -50,6 +50,9 @@ class SingleFile(Case):
             self.ok("generate", "-m", path, *more, "-p", "cat", "--steps", "2", "--save-latents", out)
             pictures.append(sha256(out))
         self.assertEqual(*pictures)
+        with open(self.path("output.png"), "rb") as file:
+            picture = file.read()
+        self.assertIn(f"Model hash: {sha256(self.file)[:10]}, Model: base,".encode(), picture)
         self.refused(
             USAGE, ["wrong", "epsilon"],
             *("generate", "-m", self.file, *TOKENIZER, "-p", "cat", "--prediction_type", "wrong"),
