@@ -103,9 +103,17 @@ static void count_block(int64_t *own, const float *values, size_t count, const u
     }
 }
 
+static const float *own_block(const void *user, float *buffer, size_t param, size_t first,
+                              size_t count)
+{
+    const sara_params *params = user;
+    return sara_param_block(&params->items[param], buffer, first, count);
+}
+
 /* Counts the magnitudes by their upper bits; or, if prefix is given, those whose upper bits it is
  * by their lower bits. To be called by a team of threads. */
-static void count_share(int64_t *own, const sara_params *params, const uint32_t *prefix)
+static void count_share(int64_t *own, const sara_params *params, const uint32_t *prefix,
+                        sara_block_fn block, const void *user)
 {
     float buffer[SARA_PARAM_BLOCK];
     for (size_t p = 0; p < params->count; p++) {
@@ -114,18 +122,18 @@ static void count_share(int64_t *own, const sara_params *params, const uint32_t 
 #pragma omp for schedule(static) nowait
         for (size_t at = 0; at < count; at += SARA_PARAM_BLOCK) {
             size_t part = sara_param_part(count, at);
-            count_block(own, sara_param_block(param, buffer, at, part), part, prefix);
+            count_block(own, block(user, buffer, p, at, part), part, prefix);
         }
     }
 }
 
 /* The sums are in counts[0] afterwards. */
 static void count_magnitudes(bins *counts, int threads, const sara_params *params,
-                             const uint32_t *prefix)
+                             const uint32_t *prefix, sara_block_fn block, const void *user)
 {
     memset(counts, 0, (size_t)threads * sizeof(*counts));
 #pragma omp parallel num_threads(threads)
-    count_share(counts[omp_get_thread_num()], params, prefix);
+    count_share(counts[omp_get_thread_num()], params, prefix, block, user);
     for (int t = 1; t < threads; t++)
         for (size_t i = 0; i < BINS; i++)
             counts[0][i] += counts[t][i];
@@ -149,20 +157,20 @@ done:
     return status;
 }
 
-/* The magnitude that has `rank` smaller or equal ones before it in ascending order, exactly. */
-static sara_status select_magnitude(sara_context *ctx, uint32_t *magnitude,
-                                    const sara_params *params, int64_t rank)
+sara_status sara_magnitude_select(sara_context *ctx, uint32_t *magnitude,
+                                  const sara_params *params, int64_t rank, sara_block_fn block,
+                                  const void *user)
 {
     sara_status status;
     bins *counts = NULL;
     int threads = sara_threads(ctx) < MOST_THREADS ? sara_threads(ctx) : MOST_THREADS;
     TRY(sara_alloc(ctx, &counts, (size_t)threads, sizeof(*counts)));
-    count_magnitudes(counts, threads, params, NULL);
+    count_magnitudes(counts, threads, params, NULL, block, user);
     for (uint32_t i = SARA_MAGNITUDE_INFINITY >> LOW_BITS; i < BINS; i++)
         if (counts[0][i] > 0)
             TRY(check_all_finite(ctx, params));
     uint32_t high = find_bin(counts[0], &rank);
-    count_magnitudes(counts, threads, params, &high);
+    count_magnitudes(counts, threads, params, &high, block, user);
     *magnitude = high << LOW_BITS | find_bin(counts[0], &rank);
 done:
     sara_free(ctx, counts);
@@ -208,7 +216,7 @@ sara_status sara_budget_resolve(sara_context *ctx, double *threshold, const sara
     double count = budget->kind == SARA_BUDGET_FRACTION ? rint(budget->value * total)
                                                         : budget->value;
     if (count < total)
-        TRY(select_magnitude(ctx, &magnitude, params, (int64_t)count));
+        TRY(sara_magnitude_select(ctx, &magnitude, params, (int64_t)count, own_block, params));
     *threshold = (double)sara_magnitude_value(magnitude);
 done:
     return status;

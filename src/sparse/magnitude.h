@@ -24,6 +24,16 @@ static inline float sara_magnitude_value(uint32_t bits)
 /* The magnitude of (float)threshold; an entry is selected if its own is below. */
 uint32_t sara_threshold_magnitude(double threshold);
 
+/* Values that belong to entries of a parameter: where they lie, or made in the buffer. */
+typedef const float *(*sara_block_fn)(const void *user, float *buffer, size_t param, size_t first,
+                                      size_t count);
+/* The magnitude that has `rank` smaller or equal ones before it in ascending order, exactly, of
+ * values as many as the parameters have entries. Parameters that are not finite are
+ * SARA_ERROR_INPUT where such a value is met. */
+SARA_NODISCARD sara_status sara_magnitude_select(sara_context *ctx, uint32_t *magnitude,
+                                                 const sara_params *params, int64_t rank,
+                                                 sara_block_fn block, const void *user);
+
 /* SARA_ERROR_INPUT with the name and place of the first NaN or infinity, if there is one. */
 SARA_NODISCARD sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param);
 

@@ -196,4 +196,46 @@ typedef void (*sara_applied_fn)(void *user, const sara_param *param, uint32_t po
                                 float original, float current);
 void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user);
 
+/* ------------------------------------------------------------------------------- differences */
+
+/* How two sets of the same parameters differ. */
+typedef struct sara_difference_size {
+    int64_t differing; /* entries whose bits differ */
+    double sum2;       /* of the squared changes */
+    float largest;     /* magnitude of a change */
+} sara_difference_size;
+/* Sets with other names or shapes, and changes that are not finite, are SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_difference_measure(sara_context *ctx, sara_difference_size *out,
+                                                   const sara_params *base,
+                                                   const sara_params *tuned);
+
+/* What to keep of a difference. */
+typedef struct sara_difference_rule {
+    double tolerance; /* changes above it; below 0: all that differ */
+    int64_t most;     /* so many that changed most, of equal ones the first; 0: all */
+} sara_difference_rule;
+/* The entries that are kept, one item for each parameter in their order. */
+typedef struct sara_difference {
+    sara_adapter_entry *entries; /* names are those of the base's parameters; values the tuned */
+    size_t count;
+    int64_t kept;
+    double left_out2; /* sum of the squared changes that are not kept */
+} sara_difference;
+/* Of sets that sara_difference_measure() has accepted. */
+SARA_NODISCARD sara_status sara_difference_new(sara_context *ctx, sara_difference *out,
+                                               const sara_params *base, const sara_params *tuned,
+                                               const sara_difference_rule *rule);
+void sara_difference_free(sara_context *ctx, sara_difference *difference);
+
+/* ------------------------------------------------------------------------------ approximation */
+
+/* The best approximation of a rank (Eckart and Young 1936), at most the shorter side, of the
+ * [rows,cols] matrix that is values at ascending positions and zero elsewhere: up [rows][rank] times
+ * down [rank][cols], the square roots of the singular values in both; singular [rank] descending.
+ * What lies beyond the matrix's own rank is zero. */
+SARA_NODISCARD sara_status sara_truncated_svd(sara_context *ctx, float *up, float *down,
+                                              double *singular, int64_t rows, int64_t cols,
+                                              int64_t rank, const uint32_t *positions,
+                                              const float *values, size_t count);
+
 #endif
