@@ -211,6 +211,34 @@ SARA_NODISCARD sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_
                                                 const char *path, sara_model *base, bool force);
 void sara_adapter_report_free(sara_context *ctx, sara_adapter_report *report);
 
+/* ---------------------------------------------------------------------- adapters of other tools */
+
+typedef struct sara_extract_options {
+    double top_fraction; /* keep this share of all entries, those that changed most; 0: not given */
+    double tolerance;    /* keep changes of a magnitude above it; negative: not given */
+    const char *save_precision; /* of the values: "fp32", "fp16" or "bf16"; NULL: fp32 */
+} sara_extract_options;
+
+typedef struct sara_extract_report {
+    int64_t parameters, differing, kept; /* entries of the U-Net */
+    double change_norm; /* L2 of the change from base to tuned */
+    double left_out;    /* L2 of what the adapter lacks of it / change_norm */
+} sara_extract_report;
+
+void sara_extract_options_init(sara_extract_options *options);
+/* Checks what can be said without the models: the options, and that path can be written and is
+ * new. */
+SARA_NODISCARD sara_status sara_extract_check(sara_context *ctx, const char *path,
+                                              const sara_extract_options *options);
+/* Writes the adapter that makes base's U-Net tuned's, atomically. Without top_fraction and
+ * tolerance every entry that differs is kept, and base with the adapter has tuned's bits; where
+ * more than half differ that is SARA_ERROR_USAGE. Models of different architectures, and two
+ * that are the same, are SARA_ERROR_INPUT. report may be NULL. */
+SARA_NODISCARD sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report,
+                                              sara_model *base, const sara_model *tuned,
+                                              const char *path,
+                                              const sara_extract_options *options);
+
 /* -------------------------------------------------------------------------------- generation */
 
 typedef struct sara_image {

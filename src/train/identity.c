@@ -31,19 +31,11 @@ static sara_status add_option(trainer *t, const char *name, const json_t *value)
     return add(t, key, number);
 }
 
-static const char *architecture(const trainer *t)
-{
-    int width = sara_unet_info_of(t->model->unet)->cross_attention_dim;
-    bool v = t->objective.prediction == SARA_PREDICT_V;
-    return width == 768    ? "stable-diffusion-v1/sara"
-           : width == 1024 ? (v ? "stable-diffusion-v2-768-v/sara" : "stable-diffusion-v2-512/sara")
-                           : "stable-diffusion/sara";
-}
-
 static sara_status add_fixed(trainer *t)
 {
     const sara_batch *shape = sara_batches_shape(t->batches);
     int factor = t->model->vae ? sara_vae_info_of(t->model->vae)->factor : 8;
+    bool v = t->objective.prediction == SARA_PREDICT_V;
     char number[64];
     sara_status status;
     TRY(add(t, "sara.format", "1"));
@@ -53,7 +45,8 @@ static sara_status add_fixed(trainer *t)
     snprintf(number, sizeof(number), "%lld", (long long)t->selected);
     TRY(add(t, "sara.selected", number));
     TRY(add(t, "modelspec.sai_model_spec", "1.0.0"));
-    TRY(add(t, "modelspec.architecture", architecture(t)));
+    snprintf(number, sizeof(number), "%s/sara", sara_model_architecture(t->model, v));
+    TRY(add(t, "modelspec.architecture", number));
     TRY(add(t, "modelspec.implementation", "sara"));
     TRY(add(t, "modelspec.title", "SaRA adapter"));
     TRY(add(t, "modelspec.prediction_type", sara_prediction_name(t->objective.prediction)));

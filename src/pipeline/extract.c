@@ -1,0 +1,156 @@
+/* An adapter from two models. */
+#include "pipeline/metadata.h"
+
+#include <math.h>
+
+#define DENSE 0.5 /* share of entries that differ above which an adapter is no gain */
+
+void sara_extract_options_init(sara_extract_options *options)
+{
+    *options = (sara_extract_options){.tolerance = -1};
+}
+
+static sara_status check_values(sara_context *ctx, const sara_extract_options *o, sara_dtype *dtype)
+{
+    *dtype = SARA_F32;
+    if (o->save_precision && !sara_dtype_parse(dtype, o->save_precision))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "save_precision %s: expected fp32, fp16 or bf16",
+                         o->save_precision);
+    if (!(o->top_fraction >= 0 && o->top_fraction <= 1))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "top_fraction %g: expected more than 0, at most 1",
+                         o->top_fraction);
+    if (isnan(o->tolerance) || isinf(o->tolerance))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "tolerance %g: expected a finite number",
+                         o->tolerance);
+    if (o->top_fraction > 0 && o->tolerance >= 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "top_fraction %g and tolerance %g: give one of them", o->top_fraction,
+                         o->tolerance);
+    return SARA_OK;
+}
+
+sara_status sara_extract_check(sara_context *ctx, const char *path,
+                               const sara_extract_options *options)
+{
+    sara_dtype dtype;
+    sara_status status;
+    TRY(check_values(ctx, options, &dtype));
+    TRY(sara_check_new_file(ctx, path));
+done:
+    return status;
+}
+
+static sara_status check_models(sara_context *ctx, const sara_model *base, const sara_model *tuned)
+{
+    const sara_model *rounded = sara_model_is_rounded(base)    ? base
+                                : sara_model_is_rounded(tuned) ? tuned
+                                                               : NULL;
+    if (rounded)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: was loaded with weight_dtype %s, which rounded its weights; load it "
+                         "with fp32 or auto",
+                         rounded->path, sara_storage_name(sara_unet_params(rounded->unet)));
+    if (sara_model_is_changed(base))
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: adapters are applied to it; the base has to be without", base->path);
+    return SARA_OK;
+}
+
+/* What the rule keeps of so many differing entries of all. */
+static sara_status make_rule(sara_context *ctx, sara_difference_rule *rule,
+                             const sara_extract_options *o, const sara_difference_size *size,
+                             int64_t entries)
+{
+    double share = (double)size->differing / (double)entries;
+    *rule = (sara_difference_rule){.tolerance = o->tolerance >= 0 ? o->tolerance : -1};
+    if (size->differing == 0)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "no entry differs: there is nothing to extract");
+    if (o->top_fraction > 0)
+        rule->most = (int64_t)fmax(1, rint(o->top_fraction * (double)entries));
+    else if (o->tolerance < 0 && share > DENSE)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%lld of %lld entries differ (%.1f %%): too many for an exact adapter; "
+                         "give top_fraction (e.g. 0.05: keep the 5 %% that changed most) or "
+                         "tolerance (keep changes above it; the largest is %.3g)",
+                         (long long)size->differing, (long long)entries, 100 * share,
+                         (double)size->largest);
+    return SARA_OK;
+}
+
+static sara_status check_kept(sara_context *ctx, const sara_difference *difference,
+                              double tolerance, float largest)
+{
+    if (difference->kept > 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "tolerance %g keeps nothing: the largest change is %.9g", tolerance,
+                     (double)largest);
+}
+
+/* The squared difference that storing the values makes. */
+static double rounding2(const sara_difference *d, sara_dtype dtype)
+{
+    double sum = 0;
+    for (size_t i = 0; i < d->count && dtype != SARA_F32; i++)
+        for (size_t j = 0; j < d->entries[i].count; j++) {
+            float value = d->entries[i].values[j], stored;
+            uint16_t half;
+            sara_convert_from_f32(&half, dtype, &value, 1);
+            sara_convert_to_f32(&stored, &half, dtype, 1);
+            sum += ((double)stored - (double)value) * ((double)stored - (double)value);
+        }
+    return sum;
+}
+
+static sara_status add_metadata(sara_metadata_list *list, sara_model *base,
+                                const sara_extract_options *o, int64_t kept)
+{
+    const char *sha256;
+    sara_status status;
+    TRY(sara_model_base_sha256(list->arena.ctx, &sha256, base));
+    TRY(sara_metadata_list_add(list, "sara.target", "unet"));
+    TRY(sara_metadata_list_add(list, "sara.method", "extract"));
+    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", sha256));
+    TRY(sara_metadata_list_add(list, "sara.selected", "%lld", (long long)kept));
+    if (o->top_fraction > 0)
+        TRY(sara_metadata_list_add(list, "sara.top_fraction", "%.17g", o->top_fraction));
+    if (o->tolerance >= 0)
+        TRY(sara_metadata_list_add(list, "sara.tolerance", "%.17g", o->tolerance));
+    TRY(sara_metadata_list_add_model(list, base, "sara", "extracted adapter"));
+done:
+    return status;
+}
+
+sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report, sara_model *base,
+                               const sara_model *tuned, const char *path,
+                               const sara_extract_options *options)
+{
+    const sara_params *from = sara_unet_params(base->unet), *to = sara_unet_params(tuned->unet);
+    int64_t entries = sara_params_entries(from);
+    sara_difference difference = {NULL, 0, 0, 0};
+    sara_difference_size size;
+    sara_difference_rule rule;
+    sara_metadata_list list;
+    sara_dtype dtype;
+    sara_status status;
+    sara_metadata_list_init(&list, ctx);
+    TRY(sara_extract_check(ctx, path, options));
+    TRY(check_values(ctx, options, &dtype));
+    TRY(check_models(ctx, base, tuned));
+    TRY(sara_difference_measure(ctx, &size, from, to));
+    TRY(make_rule(ctx, &rule, options, &size, entries));
+    TRY(sara_difference_new(ctx, &difference, from, to, &rule));
+    TRY(check_kept(ctx, &difference, options->tolerance, size.largest));
+    TRY(add_metadata(&list, base, options, difference.kept));
+    TRY(sara_adapter_save(ctx, path, difference.entries, difference.count, list.items, list.count,
+                          dtype));
+    if (report) {
+        double lost = difference.left_out2 + rounding2(&difference, dtype);
+        *report = (sara_extract_report){entries, size.differing, difference.kept, sqrt(size.sum2),
+                                        size.sum2 > 0 ? sqrt(lost / size.sum2) : 0};
+    }
+done:
+    sara_metadata_list_free(&list);
+    sara_difference_free(ctx, &difference);
+    return status;
+}

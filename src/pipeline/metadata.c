@@ -1,0 +1,99 @@
+#include "pipeline/metadata.h"
+
+#include <stdio.h>
+
+#define LATENT_SIDE 64 /* of a model that does not say: SD1.x's */
+
+void sara_metadata_list_init(sara_metadata_list *list, sara_context *ctx)
+{
+    *list = (sara_metadata_list){.items = NULL};
+    sara_arena_init(&list->arena, ctx);
+}
+
+void sara_metadata_list_free(sara_metadata_list *list)
+{
+    sara_free(list->arena.ctx, list->items);
+    sara_arena_free(&list->arena);
+}
+
+sara_status sara_metadata_list_add(sara_metadata_list *list, const char *key, const char *format,
+                                   ...)
+{
+    sara_status status;
+    sara_metadata *item;
+    char value[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(value, sizeof(value), format, args);
+    va_end(args);
+    TRY(sara_grow(list->arena.ctx, &list->items, &list->capacity, list->count + 1,
+                  sizeof(*list->items)));
+    item = &list->items[list->count];
+    TRY(sara_arena_strdup(&list->arena, &item->key, key));
+    TRY(sara_arena_strdup(&list->arena, &item->value, value));
+    list->count++;
+done:
+    return status;
+}
+
+sara_status sara_metadata_list_add_model(sara_metadata_list *list, const sara_model *model,
+                                         const char *kind, const char *title)
+{
+    const sara_unet_info *info = sara_unet_info_of(model->unet);
+    int factor = model->vae ? sara_vae_info_of(model->vae)->factor : 8;
+    int width = info->sample_width ? info->sample_width : LATENT_SIDE;
+    int height = info->sample_height ? info->sample_height : LATENT_SIDE;
+    bool v = model->scheduler.prediction_type == SARA_PREDICT_V;
+    sara_status status;
+    TRY(sara_metadata_list_add(list, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(sara_metadata_list_add(list, "modelspec.architecture", "%s/%s",
+                               sara_model_architecture(model, v), kind));
+    TRY(sara_metadata_list_add(list, "modelspec.implementation", "sara"));
+    TRY(sara_metadata_list_add(list, "modelspec.title", "%s", title));
+    TRY(sara_metadata_list_add(list, "modelspec.prediction_type", "%s", v ? "v" : "epsilon"));
+    TRY(sara_metadata_list_add(list, "modelspec.resolution", "%dx%d", width * factor,
+                               height * factor));
+done:
+    return status;
+}
+
+const char *sara_model_architecture(const sara_model *model, bool predicts_v)
+{
+    switch (sara_unet_info_of(model->unet)->cross_attention_dim) {
+    case SARA_SD1_CROSS_ATTENTION:
+        return "stable-diffusion-v1";
+    case SARA_SD2_CROSS_ATTENTION:
+        return predicts_v ? "stable-diffusion-v2-768-v" : "stable-diffusion-v2-512";
+    default:
+        return "stable-diffusion";
+    }
+}
+
+sara_status sara_check_new_file(sara_context *ctx, const char *path)
+{
+    sara_writer *writer = NULL;
+    if (!path || !*path)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no output file given");
+    if (sara_path_exists(path))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists; name a new file", path);
+    sara_status status = sara_writer_open(ctx, &writer, path);
+    sara_writer_abort(&writer);
+    return status;
+}
+
+static void note_change(void *user, const sara_param *param, uint32_t position, float original,
+                        float current)
+{
+    bool *changed = user;
+    (void)param;
+    (void)position;
+    *changed |= memcmp(&original, &current, sizeof(original)) != 0;
+}
+
+bool sara_model_is_changed(const sara_model *model)
+{
+    bool changed = false;
+    if (model->applied)
+        sara_applied_visit(model->applied, note_change, &changed);
+    return changed;
+}

@@ -1,0 +1,28 @@
+/* Metadata of what the pipeline writes; not for other layers. */
+#ifndef SARA_PIPELINE_METADATA_H
+#define SARA_PIPELINE_METADATA_H
+
+#include "pipeline/pipeline.h"
+
+typedef struct sara_metadata_list {
+    sara_arena arena; /* keys and values */
+    sara_metadata *items;
+    size_t count, capacity;
+} sara_metadata_list;
+void sara_metadata_list_init(sara_metadata_list *list, sara_context *ctx);
+void sara_metadata_list_free(sara_metadata_list *list);
+SARA_NODISCARD sara_status sara_metadata_list_add(sara_metadata_list *list, const char *key,
+                                                  const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* modelspec.* (Stability AI's specification 1.0.0) but for a date. kind: "lora", "sara". */
+SARA_NODISCARD sara_status sara_metadata_list_add_model(sara_metadata_list *list,
+                                                        const sara_model *model, const char *kind,
+                                                        const char *title);
+
+/* SARA_ERROR_USAGE if there is something of this name already; and what would keep a file from
+ * being written there. */
+SARA_NODISCARD sara_status sara_check_new_file(sara_context *ctx, const char *path);
+/* Whether any entry is another than the base's. */
+bool sara_model_is_changed(const sara_model *model);
+
+#endif
