@@ -239,6 +239,41 @@ SARA_NODISCARD sara_status sara_model_extract(sara_context *ctx, sara_extract_re
                                               const char *path,
                                               const sara_extract_options *options);
 
+typedef struct sara_export_options {
+    /* "comfyui" and "a1111": the change of each tensor, whole, as ComfyUI and A1111 (and Forge,
+     * stable-diffusion.cpp) load LoRA files; "lora": its best approximation of a rank in kohya's
+     * layout, for all of those and diffusers; "peft": the same as a folder for PEFT. */
+    const char *format;
+    int rank;                   /* of "lora" and "peft", at least 1; else 0 */
+    const char *save_precision; /* "fp32", "fp16" or "bf16"; NULL: fp16 */
+    int64_t date;               /* seconds since 1970 for modelspec.date; 0: now */
+} sara_export_options;
+
+/* Norms are L2 over all entries. */
+typedef struct sara_export_report {
+    int64_t changed;    /* entries that the adapters change */
+    int64_t left_out;   /* of those, the entries that the format has no place for: those of biases
+                           and norms in a LoRA */
+    int64_t inexact;    /* "comfyui", "a1111": entries for which base + change, added up in float32,
+                           is not the adapter's value to the bit */
+    int64_t layers;     /* written */
+    double change_norm; /* of the change */
+    double kept;        /* of what the file holds of it / change_norm; 1 unless a LoRA */
+    double error;       /* of what it lacks / change_norm: what is cut off, else rounding */
+} sara_export_report;
+
+void sara_export_options_init(sara_export_options *options);
+/* Checks what can be said without the model: the options, and that out can be written and is new. */
+SARA_NODISCARD sara_status sara_export_check(sara_context *ctx, const char *out,
+                                             const sara_export_options *options);
+/* Writes what the adapters applied to the model change, as another tool's LoRA file (of "peft":
+ * folder), atomically. Without any change, or where the model's weights are 16-bit in memory, that
+ * is SARA_ERROR_USAGE. report may be NULL.
+ * Errors: also SARA_INTERRUPTED, after which nothing is written. */
+SARA_NODISCARD sara_status sara_model_export(sara_context *ctx, sara_export_report *report,
+                                             const sara_model *model, const char *out,
+                                             const sara_export_options *options);
+
 /* -------------------------------------------------------------------------------- generation */
 
 typedef struct sara_image {

@@ -1,0 +1,123 @@
+/* What applied adapters change, as LoRA files of other tools. */
+#include "pipeline/export.h"
+
+#include <math.h>
+
+static const char *const formats[] = {[SARA_EXPORT_COMFYUI] = "comfyui",
+                                      [SARA_EXPORT_A1111] = "a1111",
+                                      [SARA_EXPORT_LORA] = "lora",
+                                      [SARA_EXPORT_PEFT] = "peft"};
+#define FORMAT_COUNT (sizeof(formats) / sizeof(*formats))
+
+void sara_export_options_init(sara_export_options *options)
+{
+    *options = (sara_export_options){.format = NULL};
+}
+
+static sara_status parse_format(sara_context *ctx, sara_export_format *out, const char *name)
+{
+    for (size_t i = 0; name && i < FORMAT_COUNT; i++)
+        if (strcmp(formats[i], name) == 0) {
+            *out = (sara_export_format)i;
+            return SARA_OK;
+        }
+    return sara_fail(ctx, SARA_ERROR_USAGE, "%s%s: expected comfyui, a1111, lora or peft",
+                     name ? "format " : "no format given", name ? name : "");
+}
+
+static sara_status parse(sara_context *ctx, sara_export *e, const sara_export_options *o)
+{
+    sara_status status;
+    TRY(parse_format(ctx, &e->format, o->format));
+    bool ranked = e->format == SARA_EXPORT_LORA || e->format == SARA_EXPORT_PEFT;
+    e->rank = o->rank;
+    e->date = o->date;
+    e->dtype = SARA_F16;
+    if (o->save_precision && !sara_dtype_parse(&e->dtype, o->save_precision))
+        status = sara_fail(ctx, SARA_ERROR_USAGE, "save_precision %s: expected fp32, fp16 or bf16",
+                           o->save_precision);
+    else if (ranked && o->rank == 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE, "format %s: no rank given", o->format);
+    else if (ranked && o->rank < 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE, "rank %d: expected at least 1", o->rank);
+    else if (!ranked && o->rank != 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "rank %d: format %s holds the whole change; lora and peft have a rank",
+                           o->rank, o->format);
+done:
+    return status;
+}
+
+/* New, or an empty folder. */
+static sara_status check_new_folder(sara_context *ctx, const char *path)
+{
+    char **names = NULL;
+    size_t count = 0;
+    if (!path || !*path)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
+    if (!sara_path_exists(path))
+        return SARA_OK;
+    if (!sara_path_is_directory(path))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is no folder", path);
+    sara_status status = sara_directory_list(ctx, &names, &count, path);
+    sara_directory_free(ctx, names, count);
+    if (status == SARA_OK && count > 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "%s: exists and holds %zu entries; name a new folder", path, count);
+    return status;
+}
+
+sara_status sara_export_check(sara_context *ctx, const char *out,
+                              const sara_export_options *options)
+{
+    sara_export e;
+    sara_status status;
+    TRY(parse(ctx, &e, options));
+    TRY(e.format == SARA_EXPORT_PEFT ? check_new_folder(ctx, out) : sara_check_new_file(ctx, out));
+done:
+    return status;
+}
+
+/* 16-bit weights would have rounded what the adapters made of them. */
+static sara_status check_stored(sara_context *ctx, const sara_model *model)
+{
+    const char *name = sara_storage_name(sara_unet_params(model->unet));
+    if (strcmp(name, "fp32") == 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "%s: was loaded with weight_dtype %s, which rounds adapters; load it with fp32 "
+                     "to export them",
+                     model->path, name);
+}
+
+static void fill_report(sara_export *e)
+{
+    const sara_changes *c = &e->changes;
+    e->report = (sara_export_report){.changed = c->entries,
+                                     .inexact = c->inexact,
+                                     .change_norm = sqrt(c->sum2),
+                                     .kept = 1,
+                                     .error = sqrt(c->error2 / c->sum2)};
+}
+
+sara_status sara_model_export(sara_context *ctx, sara_export_report *report,
+                              const sara_model *model, const char *out,
+                              const sara_export_options *options)
+{
+    sara_export e = {.ctx = ctx, .model = model, .out = out};
+    sara_status status;
+    TRY(sara_export_check(ctx, out, options));
+    TRY(parse(ctx, &e, options));
+    TRY(check_stored(ctx, model));
+    bool dense = e.format == SARA_EXPORT_COMFYUI || e.format == SARA_EXPORT_A1111;
+    TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32));
+    fill_report(&e);
+    TRY(dense ? sara_export_dense(&e) : sara_export_low_rank(&e));
+    if (report)
+        *report = e.report;
+done:
+    if (status == SARA_INTERRUPTED)
+        sara_interrupt_clear(ctx);
+    sara_changes_free(&e.changes);
+    return status;
+}

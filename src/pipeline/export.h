@@ -1,0 +1,73 @@
+/* The inside of exporting adapters; not for other layers. */
+#ifndef SARA_PIPELINE_EXPORT_H
+#define SARA_PIPELINE_EXPORT_H
+
+#include "pipeline/metadata.h"
+
+typedef enum sara_export_format {
+    SARA_EXPORT_COMFYUI,
+    SARA_EXPORT_A1111,
+    SARA_EXPORT_LORA,
+    SARA_EXPORT_PEFT
+} sara_export_format;
+
+/* What is changed of one tensor. */
+typedef struct sara_change {
+    const sara_param *param;
+    uint32_t *positions;
+    float *values; /* the changes */
+    size_t count;
+} sara_change;
+
+typedef struct sara_changes {
+    sara_arena arena;
+    sara_change *items; /* of tensors with a change, in the parameters' order */
+    size_t count;
+    int64_t entries, inexact;
+    double sum2;   /* of the squared changes */
+    double error2; /* of the squared differences to what is stored */
+} sara_changes;
+/* Values are rounded to the dtype: such that the base's value plus it, in float32, is the new one
+ * where there is such a number. */
+SARA_NODISCARD sara_status sara_changes_new(sara_context *ctx, sara_changes *out,
+                                            const sara_model *model, sara_dtype dtype);
+void sara_changes_free(sara_changes *changes);
+
+typedef struct sara_export {
+    sara_context *ctx;
+    const sara_model *model;
+    const char *out;
+    sara_export_format format;
+    int rank;
+    sara_dtype dtype;
+    int64_t date;
+    sara_changes changes;
+    sara_export_report report;
+} sara_export;
+
+/* Each writes its file or folder and fills in what the report says of it. */
+SARA_NODISCARD sara_status sara_export_dense(sara_export *e);
+SARA_NODISCARD sara_status sara_export_low_rank(sara_export *e);
+
+/* export_names.c: "conv_in" of "conv_in.weight" and "conv_in.bias", both ends told apart. */
+SARA_NODISCARD sara_status sara_export_layer(sara_arena *arena, const char **out, bool *is_bias,
+                                             const char *param_name);
+/* kohya's name of a layer of the U-Net. */
+SARA_NODISCARD sara_status sara_export_kohya_name(sara_arena *arena, const char **out,
+                                                  const char *layer);
+/* What UIs expect of a LoRA file, with the date. module, rank and args: ss_network_*. */
+SARA_NODISCARD sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e,
+                                                const char *module, int rank, const char *args);
+
+/* A layer of low rank: up [rows][rank] times down [rank][columns]. */
+typedef struct sara_low_rank_layer {
+    const char *name; /* diffusers' */
+    sara_shape down_shape, up_shape;
+    float *down, *up;
+    int64_t rank;
+} sara_low_rank_layer;
+/* export_peft.c: a folder. */
+SARA_NODISCARD sara_status sara_export_peft(const sara_export *e, const sara_low_rank_layer *layers,
+                                            size_t count);
+
+#endif

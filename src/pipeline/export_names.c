@@ -1,0 +1,111 @@
+/* Names and metadata of LoRA files. */
+#include "pipeline/export.h"
+
+#include <time.h>
+
+sara_status sara_export_layer(sara_arena *arena, const char **out, bool *is_bias,
+                              const char *param_name)
+{
+    const char *dot = strrchr(param_name, '.');
+    sara_status status;
+    char *copy = NULL;
+    *is_bias = dot && strcmp(dot, ".bias") == 0;
+    if (!*is_bias && !(dot && strcmp(dot, ".weight") == 0))
+        return sara_fail(arena->ctx, SARA_ERROR_INPUT,
+                         "%s: neither a weight nor a bias; LoRA files have no name for it",
+                         param_name);
+    TRY(sara_format(arena->ctx, &copy, "%.*s", (int)(dot - param_name), param_name));
+    TRY(sara_arena_strdup(arena, out, copy));
+done:
+    sara_free(arena->ctx, copy);
+    return status;
+}
+
+/* A1111 knows the last norm under its LDM name alone; ComfyUI knows it under both. */
+sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const char *layer)
+{
+    sara_status status;
+    char *name = NULL;
+    bool last = strcmp(layer, "conv_norm_out") == 0;
+    TRY(sara_format(arena->ctx, &name, "lora_unet_%s", last ? "out_0" : layer));
+    for (char *at = name; *at; at++)
+        if (*at == '.')
+            *at = '_';
+    TRY(sara_arena_strdup(arena, out, name));
+done:
+    sara_free(arena->ctx, name);
+    return status;
+}
+
+/* ----------------------------------------------------------------------------------- metadata */
+
+/* The last part of a path, without ".safetensors"; "sara" where it is not UTF-8, as metadata must
+ * be. */
+static int stem_of(const char **out, const char *path)
+{
+    static const char ending[] = ".safetensors";
+    size_t length = strlen(path), tail = sizeof(ending) - 1;
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    size_t first = length;
+    while (first > 0 && path[first - 1] != '/')
+        first--;
+    if (length - first > tail && memcmp(path + length - tail, ending, tail) == 0)
+        length -= tail;
+    *out = path + first;
+    if (sara_text_is_utf8(*out, length - first))
+        return (int)(length - first);
+    *out = "sara";
+    return (int)strlen(*out);
+}
+
+static sara_status add_date(sara_metadata_list *list, int64_t date)
+{
+    time_t seconds = date ? (time_t)date : time(NULL);
+    struct tm utc;
+    char text[32];
+    if (!gmtime_r(&seconds, &utc) || !strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc))
+        return sara_fail(list->arena.ctx, SARA_ERROR_USAGE, "date %lld: no such time",
+                         (long long)date);
+    return sara_metadata_list_add(list, "modelspec.date", "%s", text);
+}
+
+/* kohya's minimum. A1111 tells the kinds of models apart by the first two. */
+static sara_status add_kohya(sara_metadata_list *list, const sara_export *e, const char *module,
+                             int rank, const char *args)
+{
+    int width = sara_unet_info_of(e->model->unet)->cross_attention_dim;
+    bool second = width == SARA_SD2_CROSS_ATTENTION;
+    bool v = e->model->scheduler.prediction_type == SARA_PREDICT_V;
+    const char *stem, *base;
+    int length = stem_of(&stem, e->out), base_length = stem_of(&base, e->model->path);
+    sara_status status;
+    TRY(sara_metadata_list_add(list, "ss_v2", "%s", second ? "True" : "False"));
+    TRY(sara_metadata_list_add(list, "ss_base_model_version", "sd_%s%s", second ? "v2" : "v1",
+                               v ? "_v" : ""));
+    TRY(sara_metadata_list_add(list, "ss_network_module", "%s", module));
+    TRY(sara_metadata_list_add(list, "ss_network_dim", "%d", rank));
+    TRY(sara_metadata_list_add(list, "ss_network_alpha", "%d", rank));
+    TRY(sara_metadata_list_add(list, "ss_network_args", "%s", args));
+    TRY(sara_metadata_list_add(list, "ss_output_name", "%.*s", length, stem));
+    TRY(sara_metadata_list_add(list, "ss_sd_model_name", "%.*s", base_length, base));
+done:
+    return status;
+}
+
+sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e, const char *module,
+                                 int rank, const char *args)
+{
+    const char *stem;
+    char title[256];
+    int length = stem_of(&stem, e->out);
+    sara_status status;
+    snprintf(title, sizeof(title), "%.*s", length, stem);
+    TRY(sara_metadata_list_add(list, "format", "pt"));
+    TRY(add_kohya(list, e, module, rank, args));
+    TRY(sara_metadata_list_add_model(list, e->model, "lora", title));
+    TRY(add_date(list, e->date));
+    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", e->model->base_sha256));
+done:
+    return status;
+}
