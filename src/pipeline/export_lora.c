@@ -106,11 +106,23 @@ typedef struct writing {
     sara_tensor_source *tensors; /* of each layer down, up and alpha */
 } writing;
 
+/* alpha is the same for all layers, since diffusers 0.42 takes another than most have for that of
+ * most; where the rank was cut, the layer's scale alpha / rank is made up for. */
+static void scale_cut_layers(const low_rank *l)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        sara_low_rank_layer *layer = &l->layers[i];
+        float scale = (float)layer->rank / (float)l->e->rank;
+        for (int64_t j = 0; layer->rank < l->e->rank && j < sara_shape_count(&layer->up_shape); j++)
+            layer->up[j] *= scale;
+    }
+}
+
 static void fill(const void *user, size_t index, void *data)
 {
     const writing *w = user;
     const sara_low_rank_layer *layer = &w->l->layers[index / 3];
-    const float alpha = (float)layer->rank, *values[] = {layer->down, layer->up, &alpha};
+    const float alpha = (float)w->l->e->rank, *values[] = {layer->down, layer->up, &alpha};
     sara_convert_from_f32(data, w->tensors[index].dtype, values[index % 3],
                           (size_t)sara_shape_count(&w->tensors[index].shape));
 }
@@ -148,6 +160,7 @@ static sara_status write_kohya(const low_rank *l)
     sara_metadata_list_init(&list, e->ctx);
     snprintf(args, sizeof(args), "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%d\"}", e->rank,
              e->rank);
+    scale_cut_layers(l);
     TRY(sara_arena_alloc(&w.arena, &w.tensors, 3 * l->count, sizeof(*w.tensors)));
     for (size_t i = 0; i < l->count; i++)
         TRY(describe(&w, i));
