@@ -99,6 +99,11 @@ static int read_argument(cli *c, argument *out, const cli_command *command, int 
     const char *value;
     char name[128];
     bool is_letter, takes_value;
+    if (command->operand && text[0] && text[0] != '-') {
+        find(out, &takes_value, command, command->operand, false);
+        out->value = text;
+        return 0;
+    }
     if (!split(text, name, &is_letter, &value))
         return cli_fail(c, SARA_ERROR_USAGE, "\"%s\": unexpected argument; see sara %s --help",
                         text, command->name);

@@ -78,6 +78,7 @@ typedef struct cli_refusal {
 
 typedef struct cli_command {
     const char *name, *summary, *usage, *examples;
+    const char *operand;         /* the option that a word without dashes is for; NULL: none */
     const cli_option *options;   /* ended by a NULL name */
     const cli_refusal *refusals; /* ended by a NULL name; may be NULL */
     /* Options beyond the table: resolve gives the proper name, NULL if it is none. Both NULL: no
@@ -122,6 +123,8 @@ typedef struct cli_model {
     }
 /* Loads it. */
 int cli_load(const cli *c, sara_model **out, const cli_model *model);
+/* For what needs the U-Net alone: of a file no more is loaded. */
+int cli_load_unet(const cli *c, sara_model **out, const cli_model *model);
 /* Refuses an output that is one of the adapters, or the other input (NULL: none). */
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input);
@@ -131,6 +134,8 @@ int cli_check_output(const cli *c, const char *option, const char *path, const c
 int cmd_train(cli *c);
 int cmd_generate(cli *c);
 int cmd_merge(cli *c);
+int cmd_extract(cli *c);
+int cmd_export(cli *c);
 int cmd_inspect(cli *c);
 int cmd_bench(cli *c);
 

@@ -15,6 +15,8 @@ static const struct {
     {"train", "fine-tune a model with SaRA on a folder of images", cmd_train},
     {"generate", "draw images from prompts, with adapters if wanted", cmd_generate},
     {"merge", "write a model with adapters merged in", cmd_merge},
+    {"extract", "make an adapter of what two models differ in", cmd_extract},
+    {"export", "write an adapter as ComfyUI, A1111, diffusers or PEFT load it", cmd_export},
     {"inspect", "show what a model or an adapter consists of, what budgets train", cmd_inspect},
     {"bench", "time training steps on this machine", cmd_bench},
 };

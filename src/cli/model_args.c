@@ -25,6 +25,17 @@ int cli_load(const cli *c, sara_model **out, const cli_model *m)
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
+int cli_load_unet(const cli *c, sara_model **out, const cli_model *m)
+{
+    cli_model alone = *m;
+    struct stat info;
+    if (m->model && !m->unet_only && stat(m->model, &info) == 0 && S_ISREG(info.st_mode)) {
+        alone.unet_only = m->model;
+        alone.model = NULL;
+    }
+    return cli_load(c, out, &alone);
+}
+
 /* "FILE[:strength]": ":strength" is cut off unless the whole is a file or what follows the last
  * colon is no number. */
 static double split_strength(char *text)

@@ -7,7 +7,7 @@ import unittest
 
 from support import TOP, USAGE, Case
 
-COMMANDS = ["train", "generate", "merge", "inspect", "bench"]
+COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench"]
 
 
 def options_of(text):

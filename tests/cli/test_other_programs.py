@@ -30,6 +30,11 @@ class OtherPrograms(Case):
         rng vae-tiling offload-to-cpu motion-module video-frames fps prediction v M mode""".split()
     )
 
+    EXTRACTORS = (
+        """model_org model_tuned save_to save_precision load_precision dim conv_dim
+        min_diff clamp_quantile v2 v_parameterization sdxl device no_metadata""".split()
+    )
+
     def check(self, command, names):
         known = 0
         for name in names:
@@ -51,6 +56,10 @@ class OtherPrograms(Case):
 
     def test_stable_diffusion_cpp(self):
         self.assertGreater(self.check("generate", self.GENERATORS), 15)
+
+    def test_extractors(self):
+        """kohya's extract_lora_from_models.py."""
+        self.assertGreater(self.check("extract", self.EXTRACTORS), 3)
 
     def test_advice(self):
         for command, option, words in [

@@ -1,0 +1,125 @@
+#include "cli.h"
+
+#include <stdio.h>
+
+typedef struct request {
+    const char *base, *tuned, *output;
+    cli_model model; /* the options of both */
+    bool unet_only;
+    sara_extract_options extract;
+} request;
+
+static void print_report(const char *output, const sara_extract_report *report)
+{
+    cli_print_path("", output, "");
+    printf("%lld of %lld entries (%.2f %%)", (long long)report->kept, (long long)report->parameters,
+           100.0 * (double)report->kept / (double)report->parameters);
+    if (report->kept < report->differing)
+        printf(" of the %lld that differ", (long long)report->differing);
+    printf("; change L2 %.4g", report->change_norm);
+    if (report->left_out > 0)
+        printf(", left out %.3g of it (relative L2)\n", report->left_out);
+    else
+        printf(", all of it kept\n");
+}
+
+static int check(const cli *c, const request *r)
+{
+    if (!r->base || !r->tuned)
+        return cli_fail(c, SARA_ERROR_USAGE, "no %s model given: --base and --tuned name the two",
+                        r->base ? "tuned" : "base");
+    if (!r->output)
+        return cli_fail(c, SARA_ERROR_USAGE, "no output given: -o FILE names a new adapter");
+    sara_status status = sara_extract_check(c->ctx, r->output, &r->extract);
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
+/* Weights stay as the files have them, which loses nothing and takes the least memory. */
+static int load(const cli *c, sara_model **out, const request *r, const char *path)
+{
+    cli_model model = r->model;
+    *(r->unet_only ? &model.unet_only : &model.model) = path;
+    model.options.weight_dtype = "auto";
+    return cli_load_unet(c, out, &model);
+}
+
+static int extract(const cli *c, const request *r)
+{
+    sara_extract_report report;
+    sara_model *base = NULL, *tuned = NULL;
+    int code = check(c, r);
+    if (code == 0)
+        code = load(c, &base, r, r->base);
+    if (code == 0)
+        code = load(c, &tuned, r, r->tuned);
+    if (code == 0) {
+        sara_status status =
+            sara_model_extract(c->ctx, &report, base, tuned, r->output, &r->extract);
+        code = status == SARA_OK ? 0 : cli_fail_context(c, status);
+    }
+    if (code == 0)
+        print_report(r->output, &report);
+    sara_model_free(base);
+    sara_model_free(tuned);
+    return code;
+}
+
+static const cli_refusal refusals[] = {
+    {"dim", "entries are kept, not a rank: --top_fraction; sara export --format lora has --rank"},
+    {"network_dim", "entries are kept, not a rank: --top_fraction; sara export has --rank"},
+    {"conv_dim", "entries are kept, not a rank: --top_fraction; sara export has --rank"},
+    {"rank", "entries are kept, not a rank: --top_fraction; sara export has --rank"},
+    {"min_diff", "use --tolerance"},
+    {"clamp_quantile", "values are kept as they are"},
+    {"load_precision", "models are read as they are stored"},
+    {"dtype", "use --save_precision"},
+    {"v2", "leave it out: the kind of the models is read from them"},
+    {"v_parameterization", "leave it out: the prediction type is read from the model"},
+    {"sdxl", "SDXL is not supported"},
+    {"device", "it runs on the CPU; leave it out"},
+    {"no_metadata", "an adapter names its base in its metadata"},
+    {NULL, NULL},
+};
+
+int cmd_extract(cli *c)
+{
+    request r = {.base = NULL};
+    bool help;
+    sara_extract_options_init(&r.extract);
+    const cli_option options[] = {
+        {"base", 'm', CLI_STRING, &r.base, 0, 0, "PATH",
+         "the base: a diffusers folder or a .safetensors file"},
+        {"tuned", 0, CLI_STRING, &r.tuned, 0, 0, "PATH", "the model that the adapter makes of it"},
+        {"output", 'o', CLI_STRING, &r.output, 0, 0, "FILE", "a new adapter"},
+        {"top_fraction", 0, CLI_DOUBLE, &r.extract.top_fraction, 1e-12, 1, "F",
+         "keep this share of all entries, those that changed most (all that differ)"},
+        {"tolerance", 0, CLI_DOUBLE, &r.extract.tolerance, 0, 1e30, "T",
+         "keep changes larger than T (all that differ)"},
+        {"save_precision", 0, CLI_STRING, &r.extract.save_precision, 0, 0, "TYPE",
+         "of the values: fp32, fp16 or bf16 (fp32)"},
+        {"unet-only", 0, CLI_SWITCH, &r.unet_only, 0, 0, NULL, "both are bare unet/ folders"},
+        {"variant", 0, CLI_STRING, &r.model.options.variant, 0, 0, "NAME",
+         "weight files' variant, e.g. fp16"},
+        {"model_config", 0, CLI_STRING, &r.model.options.model_config, 0, 0, "DIR",
+         "for files: a diffusers folder with their configs"},
+        {"model", 0, CLI_STRING, &r.base, 0, 0, "DIR", NULL},
+        {"model_org", 0, CLI_STRING, &r.base, 0, 0, "DIR", NULL}, /* as kohya's script has them */
+        {"model_tuned", 0, CLI_STRING, &r.tuned, 0, 0, "DIR", NULL},
+        {"save_to", 0, CLI_STRING, &r.output, 0, 0, "FILE", NULL},
+        CLI_THREADS_OPTION(c),
+        CLI_CONFIG_OPTION,
+        {0},
+    };
+    const cli_command command = {
+        .name = "extract",
+        .summary = "make an adapter of what two models differ in",
+        .usage = "--base PATH --tuned PATH -o FILE [options]",
+        .examples = "  sara extract --base base --tuned ink-model -o ink.safetensors\n"
+                    "  sara extract --base base --tuned full-finetune --top_fraction 0.05 "
+                    "-o small.safetensors\n",
+        .options = options,
+        .refusals = refusals,
+    };
+    int code = cli_parse(c, &command, &help);
+    return code || help ? code : extract(c, &r);
+}
