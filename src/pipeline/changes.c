@@ -26,16 +26,6 @@ static void count_change(void *user, const sara_param *param, uint32_t position,
     g->all[param - g->params->items].count += differs(original, current);
 }
 
-/* The difference, or a neighbour of it with which the sum rounds to the value itself. */
-static float change_of(float original, float current)
-{
-    float change = current - original;
-    float above = nextafterf(change, INFINITY), below = nextafterf(change, -INFINITY);
-    if (original + change == current)
-        return change;
-    return original + above == current ? above : original + below == current ? below : change;
-}
-
 static float stored(float value, sara_dtype dtype)
 {
     uint16_t half;
@@ -53,7 +43,7 @@ static void add_change(void *user, const sara_param *param, uint32_t position, f
     sara_change *item = &g->all[param - g->params->items];
     if (!differs(original, current))
         return;
-    float exact = change_of(original, current), value = stored(exact, g->dtype);
+    float exact = current - original, value = stored(exact, g->dtype);
     double change = (double)current - (double)original, error = (double)value - change;
     if (!isfinite(value) && !g->fault) {
         g->fault = param;

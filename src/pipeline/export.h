@@ -27,8 +27,8 @@ typedef struct sara_changes {
     double sum2;   /* of the squared changes */
     double error2; /* of the squared differences to what is stored */
 } sara_changes;
-/* Values are rounded to the dtype: such that the base's value plus it, in float32, is the new one
- * where there is such a number. */
+/* Values are rounded to the dtype. In float32 the base's value plus that is the new one, unless the
+ * latter is so much smaller than the change that no float32 added to the base's value gives it. */
 SARA_NODISCARD sara_status sara_changes_new(sara_context *ctx, sara_changes *out,
                                             const sara_model *model, sara_dtype dtype);
 void sara_changes_free(sara_changes *changes);
