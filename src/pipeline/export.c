@@ -84,10 +84,11 @@ static sara_status check_stored(sara_context *ctx, const sara_model *model)
     const char *name = sara_storage_name(sara_unet_params(model->unet));
     if (strcmp(name, "fp32") == 0)
         return SARA_OK;
-    return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "%s: was loaded with weight_dtype %s, which rounds adapters; load it with fp32 "
-                     "to export them",
-                     model->path, name);
+    return sara_fail(
+        ctx, SARA_ERROR_USAGE,
+        "%s: was loaded with weight_dtype %s, which rounds adapters; load it with fp32 "
+        "to export them",
+        model->path, name);
 }
 
 static void fill_report(sara_export *e)

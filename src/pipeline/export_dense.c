@@ -60,14 +60,18 @@ static sara_status list_tensors(dense *d, int64_t *layers)
 {
     const sara_changes *changes = &d->e->changes;
     const char *layer, *name, *last = "";
-    bool is_bias;
+    sara_ldm_shape shape = {.part = SARA_LDM_UNET};
+    bool is_bias, comfyui = d->e->format == SARA_EXPORT_COMFYUI;
     sara_status status;
+    if (comfyui)
+        TRY(sara_unet_ldm_shape(d->e->model->unet, &shape));
     TRY(sara_arena_alloc(&d->arena, &d->tensors, 2 * changes->count, sizeof(*d->tensors)));
     TRY(sara_arena_alloc(&d->arena, &d->changes, 2 * changes->count, sizeof(sara_change *)));
     for (size_t i = 0; i < changes->count; i++) {
         const sara_change *change = &changes->items[i];
         TRY(sara_export_layer(&d->arena, &layer, &is_bias, change->param->name));
-        TRY(sara_export_kohya_name(&d->arena, &name, layer));
+        TRY(comfyui ? sara_export_ldm_name(&d->arena, &name, layer, &shape)
+                    : sara_export_kohya_name(&d->arena, &name, layer));
         TRY(add(d, name, is_bias ? ".diff_b" : ".diff", &change->param->value.shape, change));
         if (is_bias && d->e->format == SARA_EXPORT_A1111)
             TRY(add_zero(d, name, layer, i + 1));

@@ -21,7 +21,26 @@ done:
     return status;
 }
 
-/* A1111 knows the last norm under its LDM name alone; ComfyUI knows it under both. */
+sara_status sara_export_ldm_name(sara_arena *arena, const char **out, const char *layer,
+                                 const sara_ldm_shape *shape)
+{
+    char *ldm = NULL, *name = NULL;
+    sara_status status;
+    TRY(sara_ldm_from_diffusers(arena->ctx, &ldm, shape, layer));
+    if (!ldm) {
+        status =
+            sara_fail(arena->ctx, SARA_ERROR_INPUT, "%s: no such layer in LDM's layout", layer);
+        goto done;
+    }
+    TRY(sara_format(arena->ctx, &name, "diffusion_model.%s", ldm));
+    TRY(sara_arena_strdup(arena, out, name));
+done:
+    sara_free(arena->ctx, ldm);
+    sara_free(arena->ctx, name);
+    return status;
+}
+
+/* A1111 knows the last norm under its LDM name alone. */
 sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const char *layer)
 {
     sara_status status;

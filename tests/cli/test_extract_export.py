@@ -152,11 +152,18 @@ class Export(Tuned):
             self.assertTrue(out.startswith(form + "\n"), out)
             self.assertRegex(out, r"changed entries \(L2 [\d.]+\) in 2 layers; ")
             tensors, metadata = read_safetensors(self.path(form))
-            names = {"lora_unet_conv_in.diff", "lora_unet_mid_block_resnets_0_conv1.diff_b"}
+            weight, norm = {
+                "comfyui": (
+                    "diffusion_model.input_blocks.0.0",
+                    "diffusion_model.middle_block.0.in_layers.2",
+                ),
+                "a1111": ("lora_unet_conv_in", "lora_unet_mid_block_resnets_0_conv1"),
+            }[form]
+            names = {f"{weight}.diff", f"{norm}.diff_b"}
             if form == "a1111":
-                names.add("lora_unet_mid_block_resnets_0_conv1.diff")
+                names.add(f"{norm}.diff")
             self.assertEqual(set(tensors), names)
-            dtype, shape, data = tensors["lora_unet_conv_in.diff"]
+            dtype, shape, data = tensors[f"{weight}.diff"]
             self.assertEqual((dtype, shape), ("F32", self.shapes["conv_in.weight"]))
             for i, (diff,) in enumerate(struct.iter_unpack("<f", data)):
                 self.assertAlmostEqual(diff, 0 if i % 5 else 0.5, places=6)
@@ -176,7 +183,7 @@ class Export(Tuned):
         self.ok(*base, "a.safetensors:0.5", "-o", "x")
         self.ok(*base, "--adapter", "a.safetensors:0.25", "a.safetensors:0.25", "-o", "y")
         for name in "xy":
-            data = read_safetensors(self.path(name))[0]["lora_unet_conv_in.diff"][2]
+            data = read_safetensors(self.path(name))[0]["diffusion_model.input_blocks.0.0.diff"][2]
             self.assertAlmostEqual(struct.unpack_from("<f", data)[0], 0.25, places=6)
 
     def test_lora(self):
@@ -261,6 +268,32 @@ class Export(Tuned):
         self.refused(INPUT, ["a.safetensors", "made for the base"], *args)
         self.assertFalse(os.path.exists(self.path("x")))
         self.ok(*args, "--force")
+
+
+class SingleFiles(Case):
+    """A checkpoint of one file is as good as the folder it was made of."""
+
+    def test_both(self):
+        config = ["--model_config", BASE]
+        self.ok("merge", "-m", BASE, "-o", "base.safetensors")
+        tensors, metadata = read_safetensors(self.path("base.safetensors"))
+        name = "model.diffusion_model.out.2.bias"
+        self.assertEqual(tensors[name][0], "F16")
+        with open(self.path("base.safetensors"), "rb") as file:
+            tuned = bytearray(file.read())
+        at = tuned.index(tensors[name][2])
+        tuned[at : at + 2] = b"\x00\x3c"
+        self.write("tuned.safetensors", bytes(tuned))
+        for base in (BASE, "base.safetensors"):
+            self.ok("extract", "--base", base, "--tuned", "tuned.safetensors", "-o", "a", *config)
+            tensors = read_safetensors(self.path("a"))[0]
+            self.assertEqual(tensors["conv_out.bias.values"][2], struct.pack("<f", 1))
+            self.ok("export", "a", "-m", base, "--format", "comfyui", "-o", "x", *config)
+            self.assertEqual(
+                list(read_safetensors(self.path("x"))[0]), ["diffusion_model.out.2.diff_b"]
+            )
+            os.remove(self.path("a"))
+            os.remove(self.path("x"))
 
 
 class Failures(Tuned):
