@@ -200,6 +200,7 @@ SARA_NODISCARD sara_status sara_params_new(sara_context *ctx, sara_params *out, 
 void sara_params_free(sara_context *ctx, sara_params *params); /* names and values too */
 sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
 int64_t sara_params_entries(const sara_params *params);
+int64_t sara_params_bytes(const sara_params *params); /* of their values in memory */
 /* Whether value holds less than the file it came from. */
 bool sara_param_is_rounded(const sara_param *param);
 /* Values are float32 for whoever asks, whatever their dtype. set rounds to it; the caller counts

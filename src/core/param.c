@@ -45,6 +45,16 @@ int64_t sara_params_entries(const sara_params *params)
     return entries;
 }
 
+int64_t sara_params_bytes(const sara_params *params)
+{
+    int64_t bytes = 0;
+    for (size_t i = 0; i < params->count; i++) {
+        const sara_tensor *value = &params->items[i].value;
+        bytes += sara_shape_count(&value->shape) * (int64_t)sara_dtype_size(value->dtype);
+    }
+    return bytes;
+}
+
 bool sara_param_is_rounded(const sara_param *param)
 {
     return param->value.dtype != SARA_F32 && param->value.dtype != param->stored;

@@ -65,6 +65,9 @@ SARA_NODISCARD sara_status sara_json_parse(sara_context *ctx, json_t **out, cons
                                            size_t size, const char *source, bool lenient);
 SARA_NODISCARD sara_status sara_json_load(sara_context *ctx, json_t **out, const char *path,
                                           bool lenient); /* at most 64 MiB */
+/* Writes an object as folder/name, atomically, with jansson's flags. The folder is made. */
+SARA_NODISCARD sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
+                                          const json_t *object, size_t flags);
 /* The value of an integer, a real, or a NaN or Infinity read leniently; false for all else. */
 bool sara_json_number(double *out, const json_t *value);
 /* Typed access to a config's fields. A missing or null field gives `fallback`; a wrong type, or a

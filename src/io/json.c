@@ -164,3 +164,18 @@ bool sara_json_number(double *out, const json_t *value) {
     *out = json_number_value(value);
     return true;
 }
+
+sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
+                           const json_t *object, size_t flags) {
+    char *path = NULL, *text = json_dumps(object, flags);
+    sara_status status;
+    if (!text)
+        return sara_fail(ctx, SARA_ERROR_MEMORY, "%s/%s: out of memory", folder, name);
+    TRY(sara_directory_make(ctx, folder));
+    TRY(sara_path_join(ctx, &path, folder, name));
+    TRY(sara_file_write(ctx, path, text, strlen(text)));
+done:
+    free(text);
+    sara_free(ctx, path);
+    return status;
+}

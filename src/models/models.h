@@ -100,6 +100,10 @@ const sara_metadata *sara_single_file_metadata_all(const sara_single_file *singl
 
 #define SARA_MAX_LEVELS 8 /* resolutions that a U-Net may have */
 
+/* Width of the text states of SD1.x (CLIP) and SD2.x (OpenCLIP). */
+#define SARA_SD1_CROSS_ATTENTION 768
+#define SARA_SD2_CROSS_ATTENTION 1024
+
 /* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E). */
 typedef struct sara_unet sara_unet;
 /* folder: unet/. A config option that is not supported is refused by name and value. */

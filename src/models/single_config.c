@@ -2,9 +2,7 @@
  * published models have it. Keys and values are those that diffusers and transformers write. */
 #include "models/single_file.h"
 
-#define SD1_CROSS_ATTENTION 768
-#define SD2_CROSS_ATTENTION 1024
-#define HEAD_WIDTH          64 /* of SD2's U-Net and of all text encoders */
+#define HEAD_WIDTH 64 /* of SD2's U-Net and of all text encoders */
 
 static json_t *integers(const int64_t *values, int count)
 {
@@ -41,15 +39,15 @@ static sara_status heads_of(const sara_single_file *single, int64_t *heads, cons
                             int64_t cross_attention)
 {
     for (int i = 0; i < single->unet.shape.levels; i++)
-        heads[i] = cross_attention == SD1_CROSS_ATTENTION ? 8 : channels[i] / HEAD_WIDTH;
-    if (cross_attention == SD1_CROSS_ATTENTION || cross_attention == SD2_CROSS_ATTENTION)
+        heads[i] = cross_attention == SARA_SD1_CROSS_ATTENTION ? 8 : channels[i] / HEAD_WIDTH;
+    if (cross_attention == SARA_SD1_CROSS_ATTENTION || cross_attention == SARA_SD2_CROSS_ATTENTION)
         return SARA_OK;
     return sara_fail(single->ctx, SARA_ERROR_INPUT,
                      "%s: cross attention of width %lld, expected %d (SD1.x) or %d (SD2.x); the "
                      "number of heads is not in the file: --model_config DIR names a diffusers "
                      "folder that tells it",
-                     single->path, (long long)cross_attention, SD1_CROSS_ATTENTION,
-                     SD2_CROSS_ATTENTION);
+                     single->path, (long long)cross_attention, SARA_SD1_CROSS_ATTENTION,
+                     SARA_SD2_CROSS_ATTENTION);
 }
 
 static int transformer_blocks(const sara_single_file *single)

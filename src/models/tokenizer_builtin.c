@@ -2,8 +2,6 @@
  * part of the library where set-up found them, and the tokens follow from them. */
 #include "models/tokenizer.h"
 
-#include <stdlib.h>
-
 /* Generated, cmake/vocabulary.cmake: merges.txt as published; empty where there was none. */
 extern const char sara_clip_merges[];
 extern const size_t sara_clip_merges_size;
@@ -127,19 +125,12 @@ done:
     return status;
 }
 
+/* Takes the object over; NULL: memory ran out when it was made. */
 static sara_status write_json(sara_context *ctx, const char *folder, const char *name,
                               json_t *object, size_t flags)
 {
-    char *path = NULL, *text = object ? json_dumps(object, flags) : NULL;
-    sara_status status;
+    sara_status status = sara_json_save(ctx, folder, name, object, flags);
     json_decref(object);
-    if (!text)
-        return sara_fail(ctx, SARA_ERROR_MEMORY, "%s/%s: out of memory", folder, name);
-    TRY(sara_path_join(ctx, &path, folder, name));
-    TRY(sara_file_write(ctx, path, text, strlen(text)));
-done:
-    free(text);
-    sara_free(ctx, path);
     return status;
 }
 

@@ -48,32 +48,14 @@ done:
     return status;
 }
 
-/* New, or an empty folder. */
-static sara_status check_new_folder(sara_context *ctx, const char *path)
-{
-    char **names = NULL;
-    size_t count = 0;
-    if (!path || !*path)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
-    if (!sara_path_exists(path))
-        return SARA_OK;
-    if (!sara_path_is_directory(path))
-        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is no folder", path);
-    sara_status status = sara_directory_list(ctx, &names, &count, path);
-    sara_directory_free(ctx, names, count);
-    if (status == SARA_OK && count > 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "%s: exists and holds %zu entries; name a new folder", path, count);
-    return status;
-}
-
 sara_status sara_export_check(sara_context *ctx, const char *out,
                               const sara_export_options *options)
 {
     sara_export e;
     sara_status status;
     TRY(parse(ctx, &e, options));
-    TRY(e.format == SARA_EXPORT_PEFT ? check_new_folder(ctx, out) : sara_check_new_file(ctx, out));
+    TRY(e.format == SARA_EXPORT_PEFT ? sara_check_new_folder(ctx, out)
+                                   : sara_check_new_file(ctx, out));
 done:
     return status;
 }

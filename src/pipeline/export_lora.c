@@ -1,9 +1,10 @@
 /* Approximations of a rank: of each layer's change the truncated singular value decomposition. */
 #include "pipeline/export.h"
 
+#include "core/trace.h"
+
 #include <math.h>
 #include <stdio.h>
-#include <time.h>
 
 typedef struct low_rank {
     sara_export *e;
@@ -13,17 +14,10 @@ typedef struct low_rank {
     double kept2; /* sum of the squared singular values */
 } low_rank;
 
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 static void report_progress(const low_rank *l, size_t done, double start)
 {
     size_t all = l->e->changes.count;
-    double rate = (double)done / fmax(now() - start, 1e-9);
+    double rate = (double)done / fmax(sara_clock() - start, 1e-9);
     const sara_progress progress = {.phase = "export",
                                     .step = (int64_t)done,
                                     .total = (int64_t)all,
@@ -78,7 +72,7 @@ done:
 static sara_status approximate(low_rank *l)
 {
     const sara_changes *changes = &l->e->changes;
-    double start = now();
+    double start = sara_clock();
     sara_status status;
     TRY(sara_arena_alloc(&l->arena, &l->layers, changes->count, sizeof(*l->layers)));
     for (size_t i = 0; i < changes->count; i++) {

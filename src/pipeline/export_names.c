@@ -93,8 +93,7 @@ static sara_status add_date(sara_metadata_list *list, int64_t date)
 static sara_status add_kohya(sara_metadata_list *list, const sara_export *e, const char *module,
                              int rank, const char *args)
 {
-    int width = sara_unet_info_of(e->model->unet)->cross_attention_dim;
-    bool second = width == SARA_SD2_CROSS_ATTENTION;
+    bool second = sara_model_is_second(e->model);
     bool v = e->model->scheduler.prediction_type == SARA_PREDICT_V;
     const char *stem, *base;
     int length = stem_of(&stem, e->out), base_length = stem_of(&base, e->model->path);

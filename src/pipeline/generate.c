@@ -1,9 +1,10 @@
 /* Text to image: classifier-free guidance around a sampler (Ho & Salimans 2022). */
 #include "pipeline/pipeline.h"
 
+#include "core/trace.h"
+
 #include <math.h>
 #include <stdio.h>
-#include <time.h>
 
 void sara_generate_options_init(sara_generate_options *options)
 {
@@ -30,13 +31,6 @@ typedef struct generation {
     sara_tape *tape;
     double started;
 } generation;
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *options)
 {
@@ -183,7 +177,7 @@ static sara_status prepare(generation *g)
     TRY(sara_alloc(g->ctx, &g->output, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->noise, (size_t)g->size, sizeof(float)));
     TRY(sara_tape_new(g->ctx, &g->tape, g->model->device));
-    g->started = now();
+    g->started = sara_clock();
 done:
     return status;
 }
@@ -215,7 +209,7 @@ done:
 static void report(const generation *g, int image, int step, int steps)
 {
     double done = (double)image * steps + step, total = (double)g->count * steps;
-    double rate = done / (now() - g->started + 1e-9);
+    double rate = done / (sara_clock() - g->started + 1e-9);
     sara_progress progress = {"generate",
                               (int64_t)done,
                               (int64_t)total,

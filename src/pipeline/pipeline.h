@@ -111,12 +111,11 @@ void sara_pixels_to_floats(float *out, const sara_image *image);
 SARA_NODISCARD sara_status sara_floats_to_image(sara_context *ctx, sara_image *out,
                                                 const float *pixels, int width, int height);
 
-/* Widths of the text states, by which the two are told apart. */
-#define SARA_SD1_CROSS_ATTENTION 768
-#define SARA_SD2_CROSS_ATTENTION 1024
 /* As modelspec.architecture names it. */
 const char *sara_model_architecture(const sara_model *model, bool predicts_v);
 
+/* SARA_ERROR_USAGE unless the folder is new or empty. */
+SARA_NODISCARD sara_status sara_check_new_folder(sara_context *ctx, const char *path);
 /* Removes a half-written folder after an error, whose line stays. */
 void sara_folder_discard(sara_context *ctx, const char *path);
 

@@ -1,4 +1,5 @@
 /* Writing a model: a diffusers folder, or one file where the name ends in .safetensors. */
+#include "pipeline/metadata.h"
 #include "pipeline/save.h"
 
 #include <math.h>
@@ -68,10 +69,12 @@ static void fill_report(sara_save_report *report, const sara_model *model, const
                                  sum.change > 0 ? sqrt(sum.error / sum.change) : 0};
 }
 
-static sara_status check_target(sara_context *ctx, const char *out_dir)
+sara_status sara_check_new_folder(sara_context *ctx, const char *out_dir)
 {
     char **names = NULL;
     size_t count = 0;
+    if (!out_dir || !*out_dir)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
     if (!sara_path_exists(out_dir))
         return SARA_OK;
     if (!sara_path_is_directory(out_dir))
@@ -155,7 +158,7 @@ static sara_status save_to_folder(sara_context *ctx, const char *target, const s
 {
     char *partial = NULL;
     sara_status status;
-    TRY(check_target(ctx, target));
+    TRY(sara_check_new_folder(ctx, target));
     if (!model->single)
         TRY(check_outside(ctx, target, model->path));
     TRY(sara_format(ctx, &partial, "%s.partial-%ld", target, (long)getpid()));
@@ -172,11 +175,11 @@ done:
 static sara_status save_to_file(sara_context *ctx, const char *target, const sara_model *model,
                                 const sara_dtype *dtype)
 {
-    if (sara_path_is_directory(target))
-        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is a folder", target);
-    if (sara_path_exists(target))
-        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists; name a new file", target);
-    return sara_save_single(ctx, target, model, dtype);
+    sara_status status;
+    TRY(sara_check_new_file(ctx, target));
+    TRY(sara_save_single(ctx, target, model, dtype));
+done:
+    return status;
 }
 
 sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const sara_model *model,

@@ -1,8 +1,6 @@
 /* Writing a diffusers folder: the U-Net from memory, everything else from the source. */
 #include "pipeline/save.h"
 
-#include <stdlib.h>
-
 #define DEEPEST_FOLDER 8
 
 static sara_status write_list(const sara_save_list *list, const char *folder, const char *stem)
@@ -125,18 +123,8 @@ done:
 static sara_status write_json(sara_context *ctx, const char *folder, const char *name,
                               const json_t *object)
 {
-    char *path = NULL,
-         *text = json_dumps(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(12));
-    sara_status status;
-    if (!text)
-        return sara_fail(ctx, SARA_ERROR_MEMORY, "%s/%s: out of memory", folder, name);
-    TRY(sara_directory_make(ctx, folder));
-    TRY(sara_path_join(ctx, &path, folder, name));
-    TRY(sara_file_write(ctx, path, text, strlen(text)));
-done:
-    free(text);
-    sara_free(ctx, path);
-    return status;
+    return sara_json_save(ctx, folder, name, object,
+                          JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(12));
 }
 
 static sara_status write_index(sara_context *ctx, const char *to, const char *scheduler)

@@ -271,13 +271,9 @@ done:
 static sara_status add_modelspec(single *s)
 {
     bool v = s->model->scheduler.prediction_type == SARA_PREDICT_V;
-    bool second = sara_model_is_second(s->model);
-    const char *architecture = !second ? "stable-diffusion-v1"
-                               : v     ? "stable-diffusion-v2-768-v"
-                                       : "stable-diffusion-v2-512";
     sara_status status;
     TRY(add_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
-    TRY(add_metadata(s, "modelspec.architecture", architecture));
+    TRY(add_metadata(s, "modelspec.architecture", sara_model_architecture(s->model, v)));
     TRY(add_metadata(s, "modelspec.implementation", "sara"));
     TRY(add_metadata(s, "modelspec.title", "Stable Diffusion"));
     if (s->model->has_scheduler)

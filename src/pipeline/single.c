@@ -93,7 +93,8 @@ done:
 
 bool sara_model_is_second(const sara_model *model)
 {
-    return sara_unet_info_of(model->unet)->cross_attention_dim == 1024;
+    return sara_unet_info_of(model->unet)->cross_attention_dim ==
+           SARA_SD2_CROSS_ATTENTION;
 }
 
 static sara_status choose_prediction(sara_model *model, const sara_model_options *options)
@@ -126,7 +127,8 @@ sara_status sara_single_prediction(sara_model *model, const sara_model_options *
                    !(options && options->model_config);
     sara_status status;
     TRY(choose_prediction(model, options));
-    if (derived && sara_model_is_second(model) && model->scheduler.prediction_type == SARA_PREDICT_V) {
+    if (derived && sara_model_is_second(model) &&
+        model->scheduler.prediction_type == SARA_PREDICT_V) {
         sara_unet_set_sample_size(model->unet, SD2_V_SAMPLE_SIZE);
         json_object_set_new(sara_single_file_config(model->single, SARA_MODULE_UNET),
                             "sample_size", json_integer(SD2_V_SAMPLE_SIZE));

@@ -52,19 +52,6 @@ static void sum_up(kinds *all, const bench *b)
         qsort(all->items, all->count, sizeof(*all->items), by_time);
 }
 
-/* ------------------------------------------------------------------------------------- memory */
-
-static int64_t weight_bytes(const bench *b)
-{
-    const sara_params *params = sara_unet_params(b->t.model->unet);
-    int64_t bytes = 0;
-    for (size_t i = 0; i < params->count; i++) {
-        const sara_tensor *value = &params->items[i].value;
-        bytes += sara_shape_count(&value->shape) * (int64_t)sara_dtype_size(value->dtype);
-    }
-    return bytes;
-}
-
 /* --------------------------------------------------------------------------------------- JSON */
 
 /* To a multiple of 1 / parts. */
@@ -102,7 +89,7 @@ static json_t *kinds_json(const kinds *all)
 
 static json_t *memory_json(const bench *b)
 {
-    int64_t weights = weight_bytes(b), optimizer = 0;
+    int64_t weights = sara_params_bytes(sara_unet_params(b->t.model->unet)), optimizer = 0;
     if (b->t.optimizer)
         optimizer = (int64_t)sara_optimizer_bytes(b->t.optimizer);
     int64_t activations = (int64_t)sara_tape_peak(b->t.tape);

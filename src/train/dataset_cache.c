@@ -2,8 +2,9 @@
  * text states. Where the crop is random the pixels are encoded anew each time. */
 #include "train/train.h"
 
+#include "core/trace.h"
+
 #include <math.h>
-#include <time.h>
 
 #define LONGEST_SIDE 16384
 
@@ -149,9 +150,7 @@ done:
 
 static void report(const sara_dataset_cache *cache, size_t done, double started)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    double seconds = (double)time.tv_sec + (double)time.tv_nsec * 1e-9 - started;
+    double seconds = sara_clock() - started;
     double rate = (double)done / (seconds + 1e-9);
     sara_progress progress = {"cache",
                               (int64_t)done,
@@ -196,11 +195,9 @@ done:
 
 static sara_status cache_images(sara_dataset_cache *cache)
 {
-    struct timespec time;
     sara_status status = SARA_OK;
     size_t uncached = 0;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    double started = (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+    double started = sara_clock();
     for (size_t i = 0; i < cache->dataset.count; i++) {
         bool square = true;
         if (sara_interrupted(cache->ctx))

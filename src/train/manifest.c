@@ -69,23 +69,6 @@ done:
     return status;
 }
 
-static sara_status write_text(sara_context *ctx, const json_t *manifest, const char *folder)
-{
-    char *text = json_dumps(manifest, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
-    char *path = NULL;
-    sara_status status;
-    if (!text) {
-        status = no_memory(ctx, folder);
-        goto done;
-    }
-    TRY(sara_path_join(ctx, &path, folder, MANIFEST_NAME));
-    TRY(sara_file_write(ctx, path, text, strlen(text)));
-done:
-    free(text);
-    sara_free(ctx, path);
-    return status;
-}
-
 sara_status sara_manifest_write(sara_context *ctx, json_t **out, const char *folder,
                                 const sara_optimizer *optimizer, const sara_run_state *state,
                                 const json_t *identity)
@@ -101,7 +84,8 @@ sara_status sara_manifest_write(sara_context *ctx, json_t **out, const char *fol
     if (!manifest)
         return no_memory(ctx, folder);
     TRY(add_hashes(ctx, manifest, folder));
-    TRY(write_text(ctx, manifest, folder));
+    TRY(sara_json_save(ctx, folder, MANIFEST_NAME, manifest,
+                       JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)));
     *out = manifest;
     manifest = NULL;
 done:

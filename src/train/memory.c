@@ -24,25 +24,18 @@ static bool may_narrow(const sara_param *param)
     return param->value.shape.rank > 1 && param->value.dtype == SARA_F32;
 }
 
-static size_t params_bytes(const sara_params *params, bool narrow)
-{
-    size_t bytes = 0;
-    for (size_t i = 0; i < params->count; i++) {
-        const sara_param *param = &params->items[i];
-        sara_dtype dtype = narrow && may_narrow(param) ? SARA_BF16 : param->value.dtype;
-        bytes += (size_t)sara_shape_count(&param->value.shape) * sara_dtype_size(dtype);
-    }
-    return bytes;
-}
-
 static size_t weights_bytes(const sara_model *model, bool narrow)
 {
-    size_t bytes = params_bytes(sara_unet_params(model->unet), narrow);
+    const sara_params *params = sara_unet_params(model->unet);
+    int64_t bytes = sara_params_bytes(params);
+    for (size_t i = 0; narrow && i < params->count; i++)
+        if (may_narrow(&params->items[i]))
+            bytes -= 2 * sara_shape_count(&params->items[i].value.shape);
     if (model->vae)
-        bytes += params_bytes(sara_vae_params(model->vae), false);
+        bytes += sara_params_bytes(sara_vae_params(model->vae));
     if (model->text)
-        bytes += params_bytes(sara_clip_text_params(model->text), false);
-    return bytes;
+        bytes += sara_params_bytes(sara_clip_text_params(model->text));
+    return (size_t)bytes;
 }
 
 /* 16-bit weights need masters of their own. */

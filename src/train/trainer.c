@@ -1,17 +1,11 @@
 /* The training loop: micro-batches through the U-Net, one SaRA update a step. */
 #include "train/trainer.h"
 
+#include "core/trace.h"
+
 #include "train/profile.h"
 
 #include <math.h>
-#include <time.h>
-
-double sara_trainer_now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
@@ -113,7 +107,7 @@ static void note_loss(trainer *t, double loss)
 static void report_progress(const trainer *t, double loss, double lr)
 {
     int64_t step = sara_optimizer_steps(t->optimizer);
-    double rate = (double)(step - t->started_at) / (sara_trainer_now() - t->started + 1e-9);
+    double rate = (double)(step - t->started_at) / (sara_clock() - t->started + 1e-9);
     sara_progress progress = {
         "train", step, t->steps, loss, lr, rate, rate > 0 ? (double)(t->steps - step) / rate : 0};
     sara_report_progress(t->ctx, &progress);
@@ -160,14 +154,14 @@ done:
 static sara_status advance(trainer *t)
 {
     sara_step_report report = {0};
-    double loss, lr, begun = sara_trainer_now();
+    double loss, lr, begun = sara_clock();
     sara_status status;
     TRY(sara_trainer_step(t, &loss, &report, &lr));
     if (report.skipped)
         return note_skip(t);
     t->state.skipped_in_row = 0;
     note_loss(t, loss);
-    TRY(log_step(t, loss, &report, lr, sara_trainer_now() - begun));
+    TRY(log_step(t, loss, &report, lr, sara_clock() - begun));
     report_progress(t, loss, lr);
     int64_t step = sara_optimizer_steps(t->optimizer);
     if (step % t->options.checkpointing_steps == 0)
@@ -248,7 +242,7 @@ sara_status sara_train(sara_context *ctx, sara_train_result *result,
                  t.run.folder, (long long)t.started_at);
     if (t.profile)
         TRY(sara_trace_start(ctx));
-    t.started = sara_trainer_now();
+    t.started = sara_clock();
     while (!is_done(&t)) {
         if (sara_interrupted(ctx)) {
             status = stop_saved(&t);

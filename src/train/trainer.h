@@ -66,6 +66,5 @@ SARA_NODISCARD sara_status sara_trainer_check_selection(const trainer *t,
                                                         const sara_selection *selection);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
-double sara_trainer_now(void);
 
 #endif
