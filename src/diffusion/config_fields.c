@@ -119,7 +119,7 @@ static const field fields[] = {
     {"use_lu_lambdas", FIELD_REFUSED, AT(stated.use_lu_lambdas), DPMPP, 0, 0, NULL},
     {"use_flow_sigmas", FIELD_REFUSED, AT(stated.use_flow_sigmas), DPMPP, 0, 0, NULL},
     {"lambda_min_clipped", FIELD_DOUBLE, AT(lambda_min_clipped), DPMPP, -INFINITY, 1e9, NULL},
-    {"shift", FIELD_DOUBLE, AT(shift), FLOW, 1e-6, 1e6, NULL},
+    {"shift", FIELD_DOUBLE, AT(shift), FLOW, 0.01, 1000, NULL}, /* float32 rounds wildly beyond */
     {"shift_terminal", FIELD_DOUBLE, AT(stated.shift_terminal), FLOW, -1e9, 1e9, NULL},
     {"use_dynamic_shifting", FIELD_REFUSED, AT(stated.use_dynamic_shifting), DPMPP | FLOW, 0, 0,
      NULL},
