@@ -24,11 +24,10 @@ static const pair vae_resnet_ends[] = {{"norm1", "norm1"},
                                        {"conv2", "conv2"},
                                        {"nin_shortcut", "conv_shortcut"},
                                        {NULL, NULL}};
-static const pair vae_attention_ends[] = {{"norm", "group_norm"},   {"q", "to_q"},
-                                          {"k", "to_k"},            {"v", "to_v"},
-                                          {"proj_out", "to_out.0"}, {"q", "query"},
-                                          {"k", "key"},             {"v", "value"},
-                                          {"proj_out", "proj_attn"}, {NULL, NULL}};
+static const pair vae_attention_ends[] = {
+    {"norm", "group_norm"},    {"q", "to_q"},  {"k", "to_k"}, {"v", "to_v"},
+    {"proj_out", "to_out.0"},  {"q", "query"}, {"k", "key"},  {"v", "value"},
+    {"proj_out", "proj_attn"}, {NULL, NULL}};
 static const pair open_clip_ends[] = {{"ln_1", "layer_norm1"},
                                       {"ln_2", "layer_norm2"},
                                       {"mlp.c_fc", "mlp.fc1"},
@@ -138,10 +137,10 @@ static void offer_vae_half(translation *t, const sara_ldm_shape *shape, const ch
         for (int j = 0; j < shape->layers + !down; j++)
             offer(t, sara_name_of("%s.block.%d", ldm.text, j).text,
                   sara_name_of("%s.resnets.%d", diffusers.text, j).text, vae_resnet_ends);
-        offer(t, sara_name_of("%s.%s.conv", ldm.text, down ? "downsample" : "upsample").text,
-              sara_name_of("%s.%s.0.conv", diffusers.text, down ? "downsamplers" : "upsamplers")
-                  .text,
-              NULL);
+        offer(
+            t, sara_name_of("%s.%s.conv", ldm.text, down ? "downsample" : "upsample").text,
+            sara_name_of("%s.%s.0.conv", diffusers.text, down ? "downsamplers" : "upsamplers").text,
+            NULL);
     }
     for (int i = 0; i < 2; i++)
         offer(t, sara_name_of("%s.mid.block_%d", half, i + 1).text,
@@ -164,9 +163,13 @@ static void offer_vae(translation *t, const sara_ldm_shape *shape)
 
 /* --------------------------------------------------------------------------------------- text */
 
+/* Some files were written without text_model. */
 static void offer_clip(translation *t)
 {
+    static const char *const bare[] = {"embeddings", "encoder", "final_layer_norm"};
     offer(t, "text_model", "text_model", NULL);
+    for (size_t i = 0; i < sizeof(bare) / sizeof(*bare); i++)
+        offer(t, bare[i], sara_name_of("text_model.%s", bare[i]).text, NULL);
 }
 
 static void offer_open_clip(translation *t)

@@ -53,9 +53,9 @@ static sara_status heads_of(const sara_single_file *single, int64_t *heads, cons
 static int transformer_blocks(const sara_single_file *single)
 {
     int count = 0;
-    while (count < 32 && sara_single_find(single, &single->unet,
-                                          "middle_block.1.transformer_blocks.%d.norm1.weight",
-                                          count))
+    while (count < 32 &&
+           sara_single_find(single, &single->unet,
+                            "middle_block.1.transformer_blocks.%d.norm1.weight", count))
         count++;
     return count;
 }
@@ -80,17 +80,15 @@ sara_status sara_single_unet_config(const sara_single_file *single, json_t **out
     int64_t channels[SARA_MAX_LEVELS] = {0}, heads[SARA_MAX_LEVELS] = {0};
     int64_t in = sara_single_dim(sara_single_find(single, unet, "input_blocks.0.0.weight"), 1);
     int64_t cross = sara_single_dim(
-        sara_single_find(single, unet,
-                         "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
-        1);
+        sara_single_find(single, unet, "middle_block.1.transformer_blocks.0.attn2.to_k.weight"), 1);
     const sara_tensor_info *proj = sara_single_find(single, unet, "middle_block.1.proj_in.weight");
     sara_status status;
     *out = NULL;
     for (int i = 0; i < shape->levels; i++)
-        channels[i] = sara_single_dim(
-            sara_single_find(single, unet, "input_blocks.%d.0.out_layers.3.weight",
-                             (shape->layers + 1) * i + 1),
-            0);
+        channels[i] =
+            sara_single_dim(sara_single_find(single, unet, "input_blocks.%d.0.out_layers.3.weight",
+                                             (shape->layers + 1) * i + 1),
+                            0);
     TRY(check_channels(single, in));
     TRY(heads_of(single, heads, channels, cross));
     TRY(check_made(
@@ -98,14 +96,14 @@ sara_status sara_single_unet_config(const sara_single_file *single, json_t **out
         json_pack("{s:s,s:s,s:o,s:I,s:b,s:o,s:o,s:I,s:I,s:b,s:I,s:i,s:f,s:i,s:I,s:i,s:i,s:b,s:o}",
                   "_class_name", "UNet2DConditionModel", "act_fn", "silu", "attention_head_dim",
                   integers(heads, shape->levels), "cross_attention_dim", (json_int_t)cross,
-                  "center_input_sample", 0, "block_out_channels",
-                  integers(channels, shape->levels), "down_block_types",
-                  kinds(shape, "DownBlock2D", "CrossAttnDownBlock2D", false), "in_channels",
-                  (json_int_t)in, "out_channels", (json_int_t)in, "flip_sin_to_cos", 1,
-                  "layers_per_block", (json_int_t)shape->layers, "norm_num_groups", 32, "norm_eps",
-                  1e-5, "freq_shift", 0, "sample_size", (json_int_t)64, "downsample_padding", 1,
-                  "transformer_layers_per_block", transformer_blocks(single),
-                  "use_linear_projection", proj && proj->shape.rank == 2, "up_block_types",
+                  "center_input_sample", 0, "block_out_channels", integers(channels, shape->levels),
+                  "down_block_types", kinds(shape, "DownBlock2D", "CrossAttnDownBlock2D", false),
+                  "in_channels", (json_int_t)in, "out_channels", (json_int_t)in, "flip_sin_to_cos",
+                  1, "layers_per_block", (json_int_t)shape->layers, "norm_num_groups", 32,
+                  "norm_eps", 1e-5, "freq_shift", 0, "sample_size", (json_int_t)64,
+                  "downsample_padding", 1, "transformer_layers_per_block",
+                  transformer_blocks(single), "use_linear_projection",
+                  proj && proj->shape.rank == 2, "up_block_types",
                   kinds(shape, "UpBlock2D", "CrossAttnUpBlock2D", true)),
         out));
 done:
@@ -123,17 +121,16 @@ sara_status sara_single_vae_config(const sara_single_file *single, json_t **out)
     for (int i = 0; i < shape->levels; i++)
         channels[i] = sara_single_dim(
             sara_single_find(single, vae, "encoder.down.%d.block.0.conv2.weight", i), 0);
-    return check_made(
-        single,
-        json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
-                  "AutoencoderKL", "act_fn", "silu", "block_out_channels",
-                  integers(channels, shape->levels), "down_block_types",
-                  kinds(shape, "DownEncoderBlock2D", "", false), "up_block_types",
-                  kinds(shape, "UpDecoderBlock2D", "", false), "in_channels", 3, "out_channels", 3,
-                  "latent_channels", (json_int_t)latent, "layers_per_block",
-                  (json_int_t)shape->layers, "norm_num_groups", 32, "sample_size", (json_int_t)512,
-                  "scaling_factor", 0.18215),
-        out);
+    return check_made(single,
+                      json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
+                                "AutoencoderKL", "act_fn", "silu", "block_out_channels",
+                                integers(channels, shape->levels), "down_block_types",
+                                kinds(shape, "DownEncoderBlock2D", "", false), "up_block_types",
+                                kinds(shape, "UpDecoderBlock2D", "", false), "in_channels", 3,
+                                "out_channels", 3, "latent_channels", (json_int_t)latent,
+                                "layers_per_block", (json_int_t)shape->layers, "norm_num_groups",
+                                32, "sample_size", (json_int_t)512, "scaling_factor", 0.18215),
+                      out);
 }
 
 /* --------------------------------------------------------------------------------------- text */
@@ -143,25 +140,22 @@ sara_status sara_single_text_config(const sara_single_file *single, json_t **out
     const sara_single_part *text = &single->text;
     bool open = text->shape.part == SARA_LDM_OPEN_CLIP;
     const sara_tensor_info *tokens = sara_single_find(
-        single, text,
-        open ? "token_embedding.weight" : "text_model.embeddings.token_embedding.weight");
+        single, text, open ? "token_embedding.weight" : "embeddings.token_embedding.weight");
     const sara_tensor_info *positions = sara_single_find(
-        single, text,
-        open ? "positional_embedding" : "text_model.embeddings.position_embedding.weight");
+        single, text, open ? "positional_embedding" : "embeddings.position_embedding.weight");
     const sara_tensor_info *inner = sara_single_find(
         single, text,
-        open ? "transformer.resblocks.0.mlp.c_fc.weight"
-             : "text_model.encoder.layers.0.mlp.fc1.weight");
+        open ? "transformer.resblocks.0.mlp.c_fc.weight" : "encoder.layers.0.mlp.fc1.weight");
     json_int_t hidden = sara_single_dim(tokens, 1);
     return check_made(
         single,
         json_pack("{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:i,s:i,s:i}", "architectures",
                   "CLIPTextModel", "model_type", "clip_text_model", "hidden_act",
                   open ? "gelu" : "quick_gelu", "hidden_size", hidden, "intermediate_size",
-                  (json_int_t)sara_single_dim(inner, 0), "num_attention_heads",
-                  hidden / HEAD_WIDTH, "num_hidden_layers", (json_int_t)text->shape.layers,
-                  "max_position_embeddings", (json_int_t)sara_single_dim(positions, 0),
-                  "vocab_size", (json_int_t)sara_single_dim(tokens, 0), "layer_norm_eps", 1e-5,
-                  "bos_token_id", 49406, "eos_token_id", 49407, "pad_token_id", open ? 0 : 1),
+                  (json_int_t)sara_single_dim(inner, 0), "num_attention_heads", hidden / HEAD_WIDTH,
+                  "num_hidden_layers", (json_int_t)text->shape.layers, "max_position_embeddings",
+                  (json_int_t)sara_single_dim(positions, 0), "vocab_size",
+                  (json_int_t)sara_single_dim(tokens, 0), "layer_norm_eps", 1e-5, "bos_token_id",
+                  49406, "eos_token_id", 49407, "pad_token_id", open ? 0 : 1),
         out);
 }

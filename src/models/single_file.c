@@ -9,7 +9,7 @@ const sara_tensor_info *sara_single_find(const sara_single_file *single,
 {
     char name[256];
     va_list args;
-    int length = part->prefix ? snprintf(name, sizeof(name), "%s", part->prefix) : 0;
+    int length = part->prefix ? snprintf(name, sizeof(name), "%s%s", part->prefix, part->stem) : 0;
     va_start(args, format);
     vsnprintf(name + length, sizeof(name) - (size_t)length, format, args);
     va_end(args);
@@ -56,10 +56,11 @@ static sara_status refuse_others(const sara_single_file *single)
 
 /* ------------------------------------------------------------------------------------ the parts */
 
-/* The first of the prefixes under which the tensor is there. */
+/* The first of the prefixes under which the tensor is there, followed by the stem. */
 static void find_prefix(const sara_single_file *single, sara_single_part *part,
-                        const char *const *prefixes, const char *name)
+                        const char *const *prefixes, const char *stem, const char *name)
 {
+    part->stem = stem;
     for (; *prefixes; prefixes++) {
         part->prefix = *prefixes;
         if (sara_single_find(single, part, "%s", name))
@@ -99,9 +100,9 @@ static void shape_vae(sara_single_file *single)
            sara_single_find(single, &single->vae, "encoder.down.%d.block.0.norm1.weight",
                             shape->levels))
         shape->levels++;
-    while (shape->layers < 16 && sara_single_find(single, &single->vae,
-                                                  "encoder.down.0.block.%d.norm1.weight",
-                                                  shape->layers))
+    while (shape->layers < 16 &&
+           sara_single_find(single, &single->vae, "encoder.down.0.block.%d.norm1.weight",
+                            shape->layers))
         shape->layers++;
 }
 
@@ -111,11 +112,10 @@ static void shape_text(sara_single_file *single)
     sara_ldm_shape *shape = &single->text.shape;
     bool open = sara_single_find(single, &single->text, "positional_embedding");
     shape->part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP;
-    while (shape->layers < 256 &&
-           sara_single_find(single, &single->text,
-                            open ? "transformer.resblocks.%d.ln_1.weight"
-                                 : "text_model.encoder.layers.%d.layer_norm1.weight",
-                            shape->layers))
+    while (shape->layers < 256 && sara_single_find(single, &single->text,
+                                                   open ? "transformer.resblocks.%d.ln_1.weight"
+                                                        : "encoder.layers.%d.layer_norm1.weight",
+                                                   shape->layers))
         shape->layers++;
     if (open && shape->layers > 1)
         shape->layers--;
@@ -128,18 +128,20 @@ static sara_status find_parts(sara_single_file *single)
     static const char *const clip[] = {"cond_stage_model.transformer.", NULL};
     static const char *const open[] = {"cond_stage_model.model.", NULL};
     sara_status status;
-    find_prefix(single, &single->unet, unet, "input_blocks.0.0.weight");
+    find_prefix(single, &single->unet, unet, "", "input_blocks.0.0.weight");
     if (!single->unet.prefix)
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: is no Stable Diffusion checkpoint: no tensor "
                          "%sinput_blocks.0.0.weight",
                          single->path, unet[0]);
     TRY(shape_unet(single));
-    find_prefix(single, &single->vae, vae, "decoder.conv_in.weight");
+    find_prefix(single, &single->vae, vae, "", "decoder.conv_in.weight");
     shape_vae(single);
-    find_prefix(single, &single->text, clip, "text_model.final_layer_norm.weight");
+    find_prefix(single, &single->text, clip, "text_model.", "final_layer_norm.weight");
     if (!single->text.prefix)
-        find_prefix(single, &single->text, open, "ln_final.weight");
+        find_prefix(single, &single->text, clip, "", "final_layer_norm.weight");
+    if (!single->text.prefix)
+        find_prefix(single, &single->text, open, "", "ln_final.weight");
     shape_text(single);
 done:
     return status;
@@ -178,8 +180,8 @@ static sara_status count_text_layers(sara_single_file *single)
 {
     const sara_config config = {single->ctx, single->text.config, single->text.source};
     int64_t layers;
-    sara_status status = sara_config_int(&config, &layers, "num_hidden_layers",
-                                         single->text.shape.layers, 1, 256);
+    sara_status status =
+        sara_config_int(&config, &layers, "num_hidden_layers", single->text.shape.layers, 1, 256);
     if (status == SARA_OK)
         single->text.shape.layers = (int)layers;
     return status;

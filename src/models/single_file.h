@@ -9,6 +9,7 @@
 
 typedef struct sara_single_part {
     const char *prefix; /* of its tensors; NULL: the file does not hold it */
+    const char *stem;   /* after it, "text_model." or "" */
     sara_ldm_shape shape;
     json_t *config; /* as diffusers' config.json */
     char *source;   /* where the config is from, for errors */

@@ -115,10 +115,10 @@ SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "
 
 
 def write_safetensors(path, tensors, metadata=None):
-    """tensors: name -> (dtype, shape, values)"""
+    """tensors: name -> (dtype, shape, values or their bytes)"""
     header, data = {"__metadata__": metadata} if metadata else {}, b""
     for name, (dtype, shape, values) in sorted(tensors.items(), key=lambda t: -SIZES[t[1][0]]):
-        content = array.array(CODES[dtype], values).tobytes()
+        content = values if isinstance(values, bytes) else array.array(CODES[dtype], values).tobytes()
         header[name] = {
             "dtype": dtype,
             "shape": shape,

@@ -5,7 +5,7 @@ import json
 import os
 import unittest
 
-from support import BASE, INPUT, UNET, USAGE, Case, files_below, read_safetensors
+from support import BASE, INPUT, UNET, USAGE, Case, files_below, read_safetensors, write_safetensors
 
 TOKENIZER = ("--tokenizer", os.path.join(BASE, "tokenizer"))
 
@@ -57,6 +57,20 @@ class SingleFile(Case):
             USAGE, ["wrong", "epsilon"],
             *("generate", "-m", self.file, *TOKENIZER, "-p", "cat", "--prediction_type", "wrong"),
         )
+
+    def test_text_encoder_without_its_stem(self):
+        """cond_stage_model.transformer.embeddings... as some older files have it."""
+        tensors, metadata = read_safetensors(self.file)
+        bare = {name.replace(".transformer.text_model.", ".transformer."): value for name, value in tensors.items()}
+        self.assertNotEqual(set(bare), set(tensors))
+        write_safetensors(self.path("bare.safetensors"), bare, metadata)
+        reports = [
+            self.ok("inspect", "-m", path, *TOKENIZER, "--json").out for path in (self.file, "bare.safetensors")
+        ]
+        self.assertEqual(*reports)
+        self.ok("merge", "-m", "bare.safetensors", *TOKENIZER, "-o", "folder")
+        self.ok("merge", "-m", "folder", "-o", "again.safetensors")
+        self.assertEqual(read_safetensors(self.path("again.safetensors"))[0], tensors)
 
     def test_train(self):
         """A run on the file gives the adapter of a run on the folder."""

@@ -108,6 +108,9 @@ static void test_one_way(void **state)
     assert_from(ctx, &open_clip, "encoder.layers.1.self_attn.v_proj.bias",
                 "transformer.resblocks.1.attn.in_proj_bias");
     assert_from(ctx, &clip, "final_layer_norm.bias", "text_model.final_layer_norm.bias");
+    assert_ok(ctx, sara_ldm_to_diffusers(ctx, &name, &clip, "encoder.layers.0.mlp.fc1.bias"));
+    assert_string_equal(name, "text_model.encoder.layers.0.mlp.fc1.bias");
+    sara_free(ctx, name);
     assert_from(ctx, &vae, "decoder.mid_block.attentions.0.proj_attn.weight",
                 "decoder.mid.attn_1.proj_out.weight");
     assert_ok(ctx, sara_ldm_to_diffusers(ctx, &name, &open_clip,
