@@ -14,8 +14,10 @@ PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name sara.pc)")
 library=$(dirname "$PKG_CONFIG_PATH")
 flags=$(pkg-config --define-variable=prefix="$prefix" --cflags --libs sara)
 
-echo '#include <sara.h>' | ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$prefix/include" -xc -
-echo '#include <sara.h>' | ${CXX:-c++} -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" -xc++ -
+for header in sara.h sara_tensors.h; do
+    echo "#include <$header>" | ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$prefix/include" -xc -
+    echo "#include <$header>" | ${CXX:-c++} -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" -xc++ -
+done
 # shellcheck disable=SC2086
 for source in examples/*.c; do
     ${CC:-cc} -std=c11 -Wall -Wextra -Werror "$source" -o "$prefix/$(basename "$source" .c)" $flags -Wl,-rpath,"$library"
@@ -25,7 +27,7 @@ done
 
 # Nothing but the public interface is exported.
 hidden=$(nm -D --defined-only "$library/libsara.so" | awk '{print $3}' | while read -r symbol; do
-    grep -q "\b$symbol\b" include/sara.h || echo "$symbol"
+    grep -qh "\b$symbol\b" include/*.h || echo "$symbol"
 done)
-[ -z "$hidden" ] || { echo "libsara exports what sara.h does not declare: $hidden" >&2; exit 1; }
+[ -z "$hidden" ] || { echo "libsara exports what no public header declares: $hidden" >&2; exit 1; }
 echo "install: header, example, program and exports are fine"

@@ -11,6 +11,7 @@ LAYERS = {  # folder: the folders it may include from
     "io": ["core"],
     "nn": ["core"],
     "sparse": ["core", "io", "nn"],
+    "tensors": ["core", "io", "nn", "sparse"],
     "models": ["core", "io", "nn"],
     "diffusion": ["core", "io", "nn"],
     "pipeline": ["core", "io", "nn", "sparse", "models", "diffusion"],

@@ -4,22 +4,18 @@
 #ifndef SARA_SPARSE_H
 #define SARA_SPARSE_H
 
+#include "sara_tensors.h"
+
 #include "io/io.h"
 
 /* ---------------------------------------------------------------------------------- selection */
 
-typedef enum sara_budget_kind {
-    SARA_BUDGET_THRESHOLD,
-    SARA_BUDGET_FRACTION,
-    SARA_BUDGET_COUNT
-} sara_budget_kind;
 typedef struct sara_budget {
     sara_budget_kind kind;
     double value; /* threshold > 0, fraction in (0,1], or count >= 1 */
 } sara_budget;
 /* "5.8%", "0.058", "20M", "50k", "50000": a fraction if it ends in % or is a number below 1. */
 SARA_NODISCARD sara_status sara_budget_parse(sara_context *ctx, sara_budget *out, const char *text);
-double sara_default_learning_rate(double threshold); /* 1e-3 exp(-350 threshold) */
 
 /* The selected entries of one parameter; positions ascending row-major. */
 typedef struct sara_selected {

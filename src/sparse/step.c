@@ -1,5 +1,6 @@
 /* One step of the method: reselect, clip, low-rank term, AdamW with decoupled weight decay. */
 #include "core/trace.h"
+#include "sparse/adamw.h"
 #include "sparse/optimizer.h"
 
 #include <math.h>
@@ -43,48 +44,30 @@ static void zero_gradients(sara_optimizer *optimizer)
     }
 }
 
-/* The numbers of one AdamW step. */
-typedef struct adamw {
-    float scale, clip;
-    float beta1, beta1_rest, beta2, beta2_rest;
-    float correction2; /* sqrt(1 - beta2^t) */
-    float epsilon, decay, rate;
-} adamw;
-
-static adamw adamw_step(const sara_optimizer *optimizer, double learning_rate, double scale,
-                        double norm)
+static sara_adamw adamw_step(const sara_optimizer *optimizer, double learning_rate, double scale,
+                             double norm)
 {
     const sara_optimizer_options *o = &optimizer->options;
-    double t = (double)(optimizer->adam_steps + 1);
-    double clip = o->max_grad_norm > 0 ? o->max_grad_norm / (norm + 1e-6) : 1;
-    return (adamw){
-        .scale = (float)scale,
-        .clip = (float)(clip < 1 ? clip : 1),
-        .beta1 = (float)o->beta1,
-        .beta1_rest = (float)(1 - o->beta1),
-        .beta2 = (float)o->beta2,
-        .beta2_rest = (float)(1 - o->beta2),
-        .correction2 = (float)sqrt(1 - pow(o->beta2, t)),
-        .epsilon = (float)o->epsilon,
-        .decay = (float)(1 - learning_rate * o->weight_decay),
-        .rate = (float)(-learning_rate / (1 - pow(o->beta1, t))),
-    };
+    const sara_adamw_options options = {.learning_rate = learning_rate,
+                                        .beta1 = o->beta1,
+                                        .beta2 = o->beta2,
+                                        .epsilon = o->epsilon,
+                                        .weight_decay = o->weight_decay,
+                                        .scale = scale,
+                                        .clip = sara_clip_factor(norm, o->max_grad_norm),
+                                        .step = optimizer->adam_steps + 1};
+    return sara_adamw_numbers(&options);
 }
 
 /* rank: the low-rank gradient of the active entries or NULL. The parameter gets the masters,
  * rounded to what it stores. Gradients are zero afterwards. */
-static void update(sara_optimizer_item *item, const float *rank, const adamw *a)
+static void update(sara_optimizer_item *item, const float *rank, const sara_adamw *a)
 {
     const uint32_t *positions = item->param->positions;
     for (size_t i = 0; i < item->active_count; i++) {
         float *master = sara_item_master(item, sara_item_index(item, i));
-        float g = item->grad[i] * a->scale * a->clip + (rank ? rank[i] : 0.0f);
-        float m1 = item->moment1[i] * a->beta1 + g * a->beta1_rest;
-        float m2 = item->moment2[i] * a->beta2 + g * g * a->beta2_rest;
-        float p = *master * a->decay;
-        p += a->rate * m1 / (sqrtf(m2) / a->correction2 + a->epsilon);
-        item->moment1[i] = m1;
-        item->moment2[i] = m2;
+        float p = sara_adamw_entry(a, *master, item->grad[i], rank ? rank[i] : 0.0f,
+                                   &item->moment1[i], &item->moment2[i]);
         *master = p;
         if (item->masters)
             sara_param_set(item->param, positions[i], p);
@@ -93,7 +76,7 @@ static void update(sara_optimizer_item *item, const float *rank, const adamw *a)
     item->param->version += item->active_count > 0;
 }
 
-static void update_all(sara_optimizer *optimizer, const sara_rank_term *term, const adamw *a)
+static void update_all(sara_optimizer *optimizer, const sara_rank_term *term, const sara_adamw *a)
 {
     int threads = sara_threads(optimizer->ctx);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
@@ -152,7 +135,7 @@ sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *rep
     } else {
         if (due)
             TRY(sara_optimizer_reselect(optimizer));
-        adamw a = adamw_step(optimizer, learning_rate, grad_scale, result.grad_norm);
+        sara_adamw a = adamw_step(optimizer, learning_rate, grad_scale, result.grad_norm);
         TRY(SARA_TRACED_VOID(ctx, "adamw", update_all(optimizer, &term, &a)));
     }
     result.active = count_active(optimizer);

@@ -1,0 +1,162 @@
+"""Adapter files (docs/formats.md) on modules: apply, compose, merge, remove; the same files as the sara program's."""
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+from ctypes import byref, c_void_p
+from typing import Iterable, Mapping, Tuple, Union
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from . import _library as lib
+from ._kernels import put
+from .selection import bare, named
+
+Path = Union[str, "os.PathLike[str]"]
+Parts = Mapping[str, Tuple[Tensor, Tensor]]  # name -> positions [n] int32 ascending, values [n] float32
+
+
+def base_sha256(parameters: Mapping[str, Tensor]) -> str:
+    """Over the tensors in ascending order of their names: name, dimensions, values as little-endian float32."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters, key=str.encode):
+        p = parameters[name].detach()
+        digest.update(f"{name}\n{'x'.join(map(str, p.shape))}\n".encode())
+        for block in p.reshape(-1).split(1 << 22):
+            values = block.to("cpu", torch.float32).contiguous()
+            if len(values):
+                digest.update((ctypes.c_char * (4 * len(values))).from_address(values.data_ptr()))
+    return digest.hexdigest()
+
+
+def write(path: Path, parts: Parts, metadata: Mapping[str, str], dtype: str = "fp32") -> None:
+    array = (lib.Part * len(parts))(*(lib.Part(name.encode(), p.data_ptr(), v.data_ptr(), len(p)) for name, (p, v) in sorted(
+        parts.items(), key=lambda item: item[0].encode())))
+    pairs = (lib.Metadata * len(metadata))(*(lib.Metadata(key.encode(), value.encode()) for key, value in metadata.items()))
+    lib.call("sara_adapter_write", os.fsencode(path), array, len(array), pairs, len(pairs), dtype.encode())
+
+
+def read(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+    """name -> (positions [n] int32, values [n] float32), and the metadata. Strict: a damaged file is a ValueError."""
+    file, parts, metadata, index = c_void_p(), {}, {}, 0
+    lib.call("sara_adapter_open", byref(file), os.fsencode(path))
+    try:
+        while part := lib.library.sara_adapter_part_at(file, index):
+            p, index = part.contents, index + 1
+            positions, values = torch.empty(p.count, dtype=torch.int32), torch.empty(p.count)
+            ctypes.memmove(positions.data_ptr(), p.positions, 4 * p.count)
+            ctypes.memmove(values.data_ptr(), p.values, 4 * p.count)
+            parts[p.name.decode()] = (positions, values)
+        index = 0
+        while pair := lib.library.sara_adapter_metadata_at(file, index):
+            metadata[pair.contents.key.decode()], index = pair.contents.value.decode(), index + 1
+    finally:
+        lib.library.sara_adapter_close(lib.context(), file)
+    return parts, metadata
+
+
+class _Applied:
+    """The adapters on a module, in an order that depends on their content alone, and the base's values of what they cover."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = named(module)
+        self.base = base_sha256(self.parameters)
+        self.layers: list[tuple[float, Parts]] = []
+        self.originals: dict[str, tuple[Tensor, Tensor]] = {}  # positions ascending, values in the parameter's dtype
+
+    def check(self, path: Path, parts: Parts, metadata: Mapping[str, str], strength: float, force: bool) -> None:
+        if not math.isfinite(strength):
+            raise ValueError(f"{path}: strength {strength}, expected a finite number")
+        if metadata["sara.base_sha256"] != self.base and not force:
+            raise ValueError(f"{path}: made for the base {metadata['sara.base_sha256'][:12]}, but the model is {self.base[:12]}; the same base in another "
+                             "precision counts as another; force=True applies it all the same")
+        for name, (positions, _) in parts.items():
+            if name not in self.parameters:
+                raise ValueError(f"{path}: {name}: the model has no such parameter")
+            if len(positions) and int(positions[-1]) >= self.parameters[name].numel():
+                raise ValueError(f"{path}: {name}: position {int(positions[-1])}, but the parameter has {self.parameters[name].numel()} entries")
+
+    def cover(self, name: str, positions: Tensor) -> None:
+        own = self.parameters[name].detach().reshape(-1)
+        known, values = self.originals.get(name, (positions[:0], own[:0].cpu()))
+        fresh = positions[~torch.isin(positions, known)]
+        both, order = torch.cat([known, fresh]).sort()
+        self.originals[name] = (both, torch.cat([values, own.index_select(0, fresh.to(own.device)).cpu()])[order])
+
+    def combine(self, name: str) -> Tensor:
+        """original + the sum of the changes; alone at strength 1 the value itself. float32 [covered]."""
+        positions, originals = self.originals[name]
+        value, base = originals.float(), originals.double()
+        total, changes, full = torch.zeros_like(base), torch.zeros_like(positions), torch.zeros_like(positions, dtype=torch.bool)
+        for strength, parts in self.layers:
+            if name not in parts or strength == 0:
+                continue
+            at = torch.searchsorted(positions, parts[name][0])
+            value[at] = parts[name][1]
+            total[at] += strength * (parts[name][1].double() - base[at])
+            changes[at] += 1
+            full[at] = strength == 1
+        return torch.where((changes == 0) | ((changes == 1) & full), value, (base + total).float())
+
+
+_applied: "WeakKeyDictionary[nn.Module, _Applied]" = WeakKeyDictionary()
+
+
+def _compare(a: tuple[float, Parts], b: tuple[float, Parts]) -> int:
+    """By strength, then content, as libsara has it; 0 for equal layers alone."""
+    keys = [(strength, len(parts)) for strength, parts in (a, b)]
+    if keys[0] != keys[1]:
+        return -1 if keys[0] < keys[1] else 1
+    for (name, mine), (other, theirs) in zip(a[1].items(), b[1].items()):
+        keys = [(name.encode(), len(mine[0])), (other.encode(), len(theirs[0]))]
+        for x, y in zip(mine, theirs):
+            if keys[0] == keys[1] and not torch.equal(x.view(torch.int32), y.view(torch.int32)):
+                keys = [x.view(torch.uint8).tolist(), y.view(torch.uint8).tolist()]
+        if keys[0] != keys[1]:
+            return -1 if keys[0] < keys[1] else 1
+    return 0
+
+
+def apply(model: nn.Module, path: Path, strength: float = 1.0, *, force: bool = False) -> None:
+    """P0 + strength (P - P0); at strength 1 the adapter's values themselves, rounded to the parameters' dtype. Several add up as changes,
+    in any order to the same bits. Another base than the adapter's is refused unless force."""
+    compose(model, [(path, strength)], force=force)
+
+
+@torch.no_grad()
+def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[Path, float]]", *, force: bool = False) -> None:
+    """Applies several, or none if one of them cannot be."""
+    module = bare(model)
+    state = _applied.get(module) or _Applied(module)
+    layers = []
+    for path, strength in adapters.items() if isinstance(adapters, Mapping) else adapters:
+        parts, metadata = read(path)
+        state.check(path, parts, metadata, strength, force)
+        layers.append((float(strength), parts))
+    state.layers = sorted(state.layers + layers, key=functools.cmp_to_key(_compare))
+    for name in sorted({name for _, parts in layers for name in parts}):
+        for _, parts in layers:
+            if name in parts:
+                state.cover(name, parts[name][0])
+        put(state.parameters[name], state.originals[name][0], state.combine(name))
+    _applied[module] = state
+
+
+@torch.no_grad()
+def remove(model: nn.Module) -> None:
+    """Takes all adapters off again, to the bits from before."""
+    state = _applied.pop(bare(model), None)
+    for name, (positions, values) in state.originals.items() if state else ():
+        put(state.parameters[name], positions, values)
+
+
+def merge(model: nn.Module, path: Path | None = None, strength: float = 1.0, *, force: bool = False) -> None:
+    """For good: what is applied, and the adapter if one is given, becomes part of the model, which remove() then leaves alone."""
+    if path is not None:
+        apply(model, path, strength, force=force)
+    _applied.pop(bare(model), None)
