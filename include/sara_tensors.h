@@ -4,7 +4,7 @@
  *
  *     sara_tensors_select()    a budget -> the threshold and the positions of the entries below it
  *     sara_tensors_gather()    dense gradients -> gradients of the selected entries
- *     sara_tensors_norm(), sara_tensors_nuclear_norm(), sara_tensors_adamw()    one step
+ *     sara_tensors_nuclear_norm(), sara_tensors_adamw()    one step
  *     sara_adapter_write()     the result as an adapter file
  *
  * Memory is the caller's throughout; a selection and an opened adapter file are freed by their
@@ -56,7 +56,7 @@ double sara_default_learning_rate(double threshold);
 
 /* The selected entries of one tensor; arrays [count]. */
 typedef struct sara_tensor_entries {
-    sara_tensor_view tensor; /* data NULL: the values are not to be written anywhere */
+    sara_tensor_view tensor; /* gets the values, rounded to nearest even */
     const uint32_t *positions;
     size_t count;
     float *values; /* float32 masters */
@@ -69,14 +69,6 @@ typedef struct sara_tensor_entries {
 SARA_NODISCARD sara_status sara_tensors_gather(sara_context *ctx, float *gradient,
                                                const sara_tensor_view *dense,
                                                const uint32_t *positions, size_t count);
-/* The reverse, rounded to nearest even: tensor.data[positions[i]] = values[i]. */
-SARA_NODISCARD sara_status sara_tensors_scatter(sara_context *ctx, const sara_tensor_entries *items,
-                                                size_t count);
-/* L2 norm over all items' gradients times scale, the same for any number of threads; not finite if
- * any of them is not. */
-SARA_NODISCARD sara_status sara_tensors_norm(sara_context *ctx, double *norm,
-                                             const sara_tensor_entries *items, size_t count,
-                                             double scale);
 /* Nuclear norm of the [rows, cols] matrix that is values at positions and zero elsewhere, and its
  * subgradient U V^T there [count] (section 4.2). Finite for zero and rank-deficient matrices. */
 SARA_NODISCARD sara_status sara_tensors_nuclear_norm(sara_context *ctx, double *value,

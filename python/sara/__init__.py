@@ -7,7 +7,7 @@ trains the parameters that the pretrained model hardly uses, those with |p| < th
 """
 from .adapters import apply, compose, merge, remove
 from .optimizer import AdamW, adamw
-from .selection import Report, default_lr, report, select
+from .selection import default_lr, report, select
 
 __version__ = "0.1.0"
-__all__ = ["AdamW", "Report", "adamw", "apply", "compose", "default_lr", "merge", "remove", "report", "select"]
+__all__ = ["AdamW", "adamw", "apply", "compose", "default_lr", "merge", "remove", "report", "select"]

@@ -10,8 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-_BUCKET = 16 << 20  # floats
-
 
 def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -19,24 +17,16 @@ def processes() -> int:
 
 def find_wrapper(parameter: Tensor) -> DistributedDataParallel | None:
     """The DistributedDataParallel that reduces this parameter's gradient, made before or after the optimiser."""
-    for thing in gc.get_objects():
-        if issubclass(type(thing), DistributedDataParallel) and any(p is parameter for p in thing.module.parameters()):
-            return thing
-    return None
+    wrappers = (thing for thing in gc.get_objects() if issubclass(type(thing), DistributedDataParallel))
+    return next((w for w in wrappers if any(p is parameter for p in w.module.parameters())), None)
 
 
 def average(gradients: Sequence[Tensor]) -> None:
     """Their mean over the processes, in place: as many floats as entries are trained."""
-    bucket: list[Tensor] = []
-    for gradient in [*gradients, None]:
-        if bucket and (gradient is None or sum(g.numel() for g in bucket) + gradient.numel() > _BUCKET):
-            flat = torch.cat(bucket)
-            dist.all_reduce(flat)
-            for g, mean in zip(bucket, flat.div_(processes()).split([g.numel() for g in bucket])):
-                g.copy_(mean)
-            bucket = []
-        if gradient is not None:
-            bucket.append(gradient)
+    flat = torch.cat(list(gradients))
+    dist.all_reduce(flat)
+    for gradient, mean in zip(gradients, flat.div_(processes()).split([g.numel() for g in gradients])):
+        gradient.copy_(mean)
 
 
 def check_same(selected: int, device: torch.device) -> None:

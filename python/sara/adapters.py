@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import hashlib
 import math
 import os
@@ -48,10 +47,7 @@ def read(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
     try:
         while part := lib.library.sara_adapter_part_at(file, index):
             p, index = part.contents, index + 1
-            positions, values = torch.empty(p.count, dtype=torch.int32), torch.empty(p.count)
-            ctypes.memmove(positions.data_ptr(), p.positions, 4 * p.count)
-            ctypes.memmove(values.data_ptr(), p.values, 4 * p.count)
-            parts[p.name.decode()] = (positions, values)
+            parts[p.name.decode()] = (lib.copied(p.positions, p.count, torch.int32), lib.copied(p.values, p.count, torch.float32))
         index = 0
         while pair := lib.library.sara_adapter_metadata_at(file, index):
             metadata[pair.contents.key.decode()], index = pair.contents.value.decode(), index + 1
@@ -66,20 +62,17 @@ class _Applied:
     def __init__(self, module: nn.Module) -> None:
         self.parameters = named(module)
         self.base = base_sha256(self.parameters)
-        self.layers: list[tuple[float, Parts]] = []
+        self.layers: list[tuple[float, Parts, str]] = []  # strength, what it holds, a hash of that
         self.originals: dict[str, tuple[Tensor, Tensor]] = {}  # positions ascending, values in the parameter's dtype
 
-    def check(self, path: Path, parts: Parts, metadata: Mapping[str, str], strength: float, force: bool) -> None:
-        if not math.isfinite(strength):
-            raise ValueError(f"{path}: strength {strength}, expected a finite number")
+    def check(self, path: Path, parts: Parts, metadata: Mapping[str, str], force: bool) -> None:
         if metadata["sara.base_sha256"] != self.base and not force:
-            raise ValueError(f"{path}: made for the base {metadata['sara.base_sha256'][:12]}, but the model is {self.base[:12]}; the same base in another "
-                             "precision counts as another; force=True applies it all the same")
+            raise ValueError(f"{path}: made for the base {metadata['sara.base_sha256'][:12]}, but the model is {self.base[:12]} (the same base in another "
+                             "precision counts as another); force=True applies it all the same")
         for name, (positions, _) in parts.items():
-            if name not in self.parameters:
-                raise ValueError(f"{path}: {name}: the model has no such parameter")
-            if len(positions) and int(positions[-1]) >= self.parameters[name].numel():
-                raise ValueError(f"{path}: {name}: position {int(positions[-1])}, but the parameter has {self.parameters[name].numel()} entries")
+            highest, size = (int(positions[-1]) if len(positions) else -1), (self.parameters[name].numel() if name in self.parameters else -1)
+            if highest >= size:
+                raise ValueError(f"{path}: {name}: " + (f"position {highest}, but there are {size} entries" if size >= 0 else "the model has no such parameter"))
 
     def cover(self, name: str, positions: Tensor) -> None:
         own = self.parameters[name].detach().reshape(-1)
@@ -93,33 +86,17 @@ class _Applied:
         positions, originals = self.originals[name]
         value, base = originals.float(), originals.double()
         total, changes, full = torch.zeros_like(base), torch.zeros_like(positions), torch.zeros_like(positions, dtype=torch.bool)
-        for strength, parts in self.layers:
-            if name not in parts or strength == 0:
-                continue
-            at = torch.searchsorted(positions, parts[name][0])
-            value[at] = parts[name][1]
-            total[at] += strength * (parts[name][1].double() - base[at])
-            changes[at] += 1
-            full[at] = strength == 1
+        for strength, parts, _ in self.layers:
+            if name in parts and strength != 0:
+                at = torch.searchsorted(positions, parts[name][0])
+                value[at] = parts[name][1]
+                total[at] += strength * (parts[name][1].double() - base[at])
+                changes[at] += 1
+                full[at] = strength == 1
         return torch.where((changes == 0) | ((changes == 1) & full), value, (base + total).float())
 
 
 _applied: "WeakKeyDictionary[nn.Module, _Applied]" = WeakKeyDictionary()
-
-
-def _compare(a: tuple[float, Parts], b: tuple[float, Parts]) -> int:
-    """By strength, then content, as libsara has it; 0 for equal layers alone."""
-    keys = [(strength, len(parts)) for strength, parts in (a, b)]
-    if keys[0] != keys[1]:
-        return -1 if keys[0] < keys[1] else 1
-    for (name, mine), (other, theirs) in zip(a[1].items(), b[1].items()):
-        keys = [(name.encode(), len(mine[0])), (other.encode(), len(theirs[0]))]
-        for x, y in zip(mine, theirs):
-            if keys[0] == keys[1] and not torch.equal(x.view(torch.int32), y.view(torch.int32)):
-                keys = [x.view(torch.uint8).tolist(), y.view(torch.uint8).tolist()]
-        if keys[0] != keys[1]:
-            return -1 if keys[0] < keys[1] else 1
-    return 0
 
 
 def apply(model: nn.Module, path: Path, strength: float = 1.0, *, force: bool = False) -> None:
@@ -131,16 +108,17 @@ def apply(model: nn.Module, path: Path, strength: float = 1.0, *, force: bool = 
 @torch.no_grad()
 def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[Path, float]]", *, force: bool = False) -> None:
     """Applies several, or none if one of them cannot be."""
-    module = bare(model)
+    module, layers = bare(model), []
     state = _applied.get(module) or _Applied(module)
-    layers = []
     for path, strength in adapters.items() if isinstance(adapters, Mapping) else adapters:
         parts, metadata = read(path)
-        state.check(path, parts, metadata, strength, force)
-        layers.append((float(strength), parts))
-    state.layers = sorted(state.layers + layers, key=functools.cmp_to_key(_compare))
-    for name in sorted({name for _, parts in layers for name in parts}):
-        for _, parts in layers:
+        if not math.isfinite(strength):
+            raise ValueError(f"{path}: strength {strength}, expected a finite number")
+        state.check(path, parts, metadata, force)
+        layers.append((float(strength), parts, base_sha256({name: values for name, (_, values) in parts.items()})))
+    state.layers = sorted(state.layers + layers, key=lambda layer: layer[0::2])
+    for name in sorted({name for _, parts, _ in layers for name in parts}):
+        for _, parts, _ in layers:
             if name in parts:
                 state.cover(name, parts[name][0])
         put(state.parameters[name], state.originals[name][0], state.combine(name))
@@ -157,6 +135,5 @@ def remove(model: nn.Module) -> None:
 
 def merge(model: nn.Module, path: Path | None = None, strength: float = 1.0, *, force: bool = False) -> None:
     """For good: what is applied, and the adapter if one is given, becomes part of the model, which remove() then leaves alone."""
-    if path is not None:
-        apply(model, path, strength, force=force)
+    compose(model, [(path, strength)] if path else [], force=force)
     _applied.pop(bare(model), None)

@@ -1,6 +1,7 @@
 """The optimiser: AdamW on the selected entries alone, whose gradients are gathered as autograd makes them."""
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any, Callable, Iterable, Mapping, Sequence, Union
 
@@ -16,26 +17,25 @@ from .selection import Patterns, budget, default_lr, eligible, named, positions_
 
 MIN_RANK_SIDE, MIN_RANK_SELECTED = 64, 100  # the low-rank term's matrices have both sides and their selected entries over these
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
-_BUDGETS = ("threshold", "fraction", "count")
+_BUDGETS, _OWN = ("threshold", "fraction", "count"), ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")
 
 
 class AdamW(torch.optim.Optimizer):
     """SaRA (arXiv 2409.06633) as a torch optimiser.
 
-    model: a module, named parameters, or a list of groups {"params": module or named parameters, and any of threshold, fraction,
-        count, lr, betas, eps, weight_decay}. Of each tensor that requires a gradient the entries with |p| < threshold are trained.
-    threshold | fraction | count: the budget, 5.8 % of the entries if none is given (section 4.1).
-    lr: None for 1e-3 exp(-350 threshold). betas, eps, weight_decay: AdamW's.
+    model: a module, named parameters, or a list of groups {"params": module or named parameters, and any of threshold, fraction, count, lr,
+        betas, eps, weight_decay}. Of each tensor that requires a gradient the entries with |p| < threshold are trained.
+    threshold | fraction | count: the budget, 5.8 % of the entries if none is given (section 4.1). lr: None for 1e-3 exp(-350 threshold).
     max_grad_norm: of the selected entries' gradients together; 0 leaves clipping to the caller.
-    lambda_rank: weight of the nuclear norm of one drawn matrix P * M in each step (section 4.2).
-    progressive_iter: before this step (from 0) only entries still below the threshold go on being trained, with new moments
-        (section 4.3); or total_steps, of which it is half. Neither: never.
-    include, exclude: shell patterns of parameter names. seed: of the low-rank term's draws. rank_names: its matrix in each step.
+    lambda_rank: weight of the nuclear norm of one matrix P * M in each step (section 4.2), drawn by seed, or the step's of rank_names.
+    progressive_iter: before this step (from 0) only entries still below the threshold go on being trained, with new moments (section 4.3);
+        or total_steps, of which it is half. Neither, or 0: never.
+    include, exclude: shell patterns of parameter names.
 
-    param_groups hold a float32 leaf [selected] for each parameter with selected entries, its values and .grad; the group's "names"
-    are the parameters'. The model's parameters stay as they are: step() writes the values into them, rounded to their dtype;
-    their .grad is taken as soon as autograd has made it (section 4.4). After a step `last` tells grad_norm (before clipping),
-    rank_loss, rank_name, active (entries), skipped (gradients not finite: nothing was changed), reselected.
+    param_groups hold a float32 leaf [selected] for each parameter with selected entries, with its .grad; "names" are the parameters'. The
+    model's parameters stay as they are: step() writes the values into them, rounded to their dtype; their .grad is taken as soon as
+    autograd has made it (section 4.4). After a step `last` tells grad_norm (before clipping), rank_loss, rank_name, active (entries),
+    skipped (gradients not finite: nothing was changed), reselected.
     """
 
     def __init__(self, model: Model, threshold: float | None = None, *, fraction: float | None = None, count: float | None = None,
@@ -44,16 +44,14 @@ class AdamW(torch.optim.Optimizer):
                  include: Patterns = None, exclude: Patterns = None, rank_names: Sequence[str] | None = None, seed: int = 42) -> None:
         if progressive_iter is not None and total_steps is not None:
             raise ValueError(f"progressive_iter={progressive_iter} and total_steps={total_steps}: expected one of them")
-        for name, value in (("max_grad_norm", max_grad_norm), ("lambda_rank", lambda_rank), ("progressive_iter", progressive_iter or 0)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}={value}, expected at least 0")
-        self.max_grad_norm, self.lambda_rank, self.seed = float(max_grad_norm), float(lambda_rank), int(seed)
-        self.progressive_iter = (total_steps or 0) // 2 if progressive_iter is None else progressive_iter  # 0: never
-        self.rank_names = None if rank_names is None else list(rank_names)
+        self.max_grad_norm, self.lambda_rank, self.seed, self.rank_names = max_grad_norm, lambda_rank, seed, rank_names
+        self.progressive_iter = (total_steps or 0) // 2 if progressive_iter is None else progressive_iter
+        for name in _OWN:
+            _check(name, getattr(self, name))
         self.last: dict[str, Any] = {}
-        self._step, self._adam_step = 0, 0
+        self._step, self._adam_step = 0, 0              # done in all, and since the moments were zero
         self._base: str | None = None
-        self._module = weakref.ref(model) if isinstance(model, nn.Module) else None
+        self._class = type(model).__name__
         self._parameters: dict[str, nn.Parameter] = {}  # all of the model, for the base's hash
         self._trainable: dict[str, nn.Parameter] = {}   # those that were looked through for entries
         self._leaves: dict[str, Tensor] = {}
@@ -64,43 +62,37 @@ class AdamW(torch.optim.Optimizer):
         super().__init__([self._group(spec, whole, defaults, include, exclude) for spec in _specs(model)], defaults)
         for group in self.param_groups:
             for name, leaf, chosen in zip(group["names"], group["params"], group.pop("_positions")):
-                self._adopt(name, leaf, chosen, group["threshold"])
+                self._leaves[name] = leaf
+                self.state[leaf] = dict(exp_avg=torch.zeros_like(leaf), exp_avg_sq=torch.zeros_like(leaf), positions=chosen,
+                                        frozen_positions=chosen[:0], frozen_values=leaf.detach()[:0])
         self._ask()
-        hook = _hook(weakref.ref(self))
-        self._hooks = [p.register_post_accumulate_grad_hook(hook) for p in self._trainable.values()]
         self._name_of = {id(p): name for name, p in self._trainable.items()}
-
-    # ------------------------------------------------------------------------------------------------------- selection
+        weak = weakref.WeakMethod(self._made)  # a model that outlives its optimiser keeps its gradients
+        for p in self._trainable.values():
+            p.register_post_accumulate_grad_hook(lambda parameter: (made := weak()) and made(parameter))
 
     def _group(self, spec: Mapping[str, Any], whole: dict[str, Any], defaults: dict[str, Any], include: Patterns, exclude: Patterns) -> dict[str, Any]:
         """A param_group of the entries that the budget selects; "_positions" [selected] int32 beside its leaves."""
         unknown = set(spec) - {"params", *_BUDGETS, *defaults}
-        if unknown:
-            raise ValueError(f"group option {sorted(unknown)[0]!r}, expected params, {', '.join([*_BUDGETS, *defaults])}")
         parameters = named(spec["params"])
-        for name in parameters:
-            if name in self._parameters:
-                raise ValueError(f"{name}: in two groups; give named parameters with names of their own")
+        twice = set(parameters) & set(self._parameters)
+        if unknown or twice:
+            raise ValueError(f"group option {min(unknown)!r}, expected params, {', '.join([*_BUDGETS, *defaults])}" if unknown else
+                             f"{min(twice)}: in two groups; give named parameters with names of their own")
         self._parameters.update(parameters)
         chosen = eligible(parameters, include, exclude)
         self._trainable.update(chosen)
-        own = {kind: spec[kind] for kind in _BUDGETS if spec.get(kind) is not None} or whole
-        threshold, positions = positions_below(chosen, *budget(**{kind: own.get(kind) for kind in _BUDGETS}))
+        own = {kind: spec[kind] for kind in _BUDGETS if kind in spec}
+        threshold, positions = positions_below(chosen, *budget(**(own or whole)))
         names = sorted((name for name in chosen if len(positions[name])), key=str.encode)
-        leaves = [chosen[name].detach().reshape(-1)[positions[name].long()].float() for name in names]
         group = {**defaults, **{key: value for key, value in spec.items() if key in defaults}}
         group["lr"] = default_lr(threshold) if group["lr"] is None else group["lr"]
-        for name, value, high in (("lr", group["lr"], float("inf")), ("eps", group["eps"] or -1, float("inf")),
-                                  ("weight_decay", group["weight_decay"], float("inf")), ("betas[0]", group["betas"][0], 1), ("betas[1]", group["betas"][1], 1)):
-            if not 0 <= float(value) < high:
-                raise ValueError(f"{name}={value}, expected at least 0 and less than {high}")
-        return {**group, "params": [leaf.requires_grad_() for leaf in leaves], "names": names, "threshold": threshold,
-                "_positions": [positions[name] for name in names]}
-
-    def _adopt(self, name: str, leaf: Tensor, positions: Tensor, threshold: float) -> None:
-        self._leaves[name] = leaf
-        self.state[leaf] = dict(exp_avg=torch.zeros_like(leaf), exp_avg_sq=torch.zeros_like(leaf), positions=positions,
-                                frozen_positions=positions[:0], frozen_values=leaf.detach()[:0].clone())
+        for name in ("lr", "eps", "weight_decay"):
+            _check(name, group[name])
+        for beta in group["betas"]:
+            _check("betas", beta, 1)
+        leaves = [chosen[name].detach().reshape(-1)[positions[name].long()].float().requires_grad_() for name in names]
+        return {**group, "params": leaves, "names": names, "threshold": threshold, "_positions": [positions[name] for name in names]}
 
     def _ask(self) -> None:
         """Parameters without selected entries ask autograd for nothing."""
@@ -112,34 +104,22 @@ class AdamW(torch.optim.Optimizer):
             raise ValueError("give all groups to the constructor: sara.adamw([{'params': module, 'threshold': ...}, ...])")
         super().add_param_group(param_group)
 
-    def release(self) -> None:
-        """Leaves the model to others: its parameters require gradients as before and keep them."""
-        for hook in self._hooks:
-            hook.remove()
-        for p in self._trainable.values():
-            p.requires_grad_(True)
-
-    @torch.no_grad()
     def _reselect(self) -> None:
         """Goes on with the entries still below the threshold, moments restarted; the others stay where they are (section 4.3)."""
-        for group, name, leaf in self._each():
-            state = self.state[leaf]
+        for group, _, leaf in self._each():
+            state, gradient = self.state[leaf], leaf.grad
             keep = leaf.abs() < torch.tensor(group["threshold"], dtype=torch.float32).to(leaf.device)
             state["frozen_positions"] = torch.cat([state["frozen_positions"], state["positions"][~keep]])
             state["frozen_values"] = torch.cat([state["frozen_values"], leaf[~keep]])
-            state["positions"], gradient = state["positions"][keep], leaf.grad
-            leaf.grad = None
-            leaf.data = leaf.data[keep]
-            leaf.grad = gradient[keep] if gradient is not None else None
+            state["positions"] = state["positions"][keep]
+            _set(leaf, leaf.data[keep], None if gradient is None else gradient[keep])
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(leaf), torch.zeros_like(leaf)
         self._adam_step = 0
         if not self._wrapper:  # DistributedDataParallel expects every gradient that it knows
             self._ask()
 
     def _each(self) -> list[tuple[dict[str, Any], str, Tensor]]:
-        return [(group, name, leaf) for group in self.param_groups for name, leaf in zip(group["names"], group["params"])]
-
-    # ------------------------------------------------------------------------------------------------------- gradients
+        return [(group, *pair) for group in self.param_groups for pair in zip(group["names"], group["params"])]
 
     @torch.no_grad()
     def _take(self, name: str) -> None:
@@ -151,14 +131,12 @@ class AdamW(torch.optim.Optimizer):
         self._follow(leaf, p)
         if leaf.grad is None:
             leaf.grad = torch.zeros_like(leaf)
-        kernels.gather(leaf.grad, name, dense.to_dense() if dense.layout != torch.strided else dense, self.state[leaf]["positions"])
+        kernels.gather(leaf.grad, name, dense.to_dense() if dense.is_sparse else dense, self.state[leaf]["positions"])
 
     def _follow(self, leaf: Tensor, p: Tensor) -> None:
         """To the device that the model was moved to."""
         if leaf.device != p.device:
-            gradient, leaf.grad = leaf.grad, None
-            leaf.data = leaf.data.to(p.device)
-            leaf.grad = gradient if gradient is None else gradient.to(p.device)
+            _set(leaf, leaf.data.to(p.device), None if leaf.grad is None else leaf.grad.to(p.device))
             self.state[leaf] = {key: value.to(p.device) for key, value in self.state[leaf].items()}
 
     def _made(self, p: Tensor) -> None:
@@ -177,107 +155,80 @@ class AdamW(torch.optim.Optimizer):
             self._take_all()
 
     def _take_all(self) -> None:
+        self._queued = False
         for name in self._trainable:
             self._take(name)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self._queued = False
         for p in self._trainable.values():
             p.grad = None
         super().zero_grad(set_to_none)
 
-    # ------------------------------------------------------------------------------------------------------------ step
-
     @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """With GradScaler, processes that average in step() must all come here, whichever met an infinity."""
+    def _averages(self) -> bool:
         return distributed.processes() > 1 and not self._wrapper
 
-    def _unscale(self) -> bool:
-        """Divides by GradScaler's scale where it leaves that to step(). Whether a gradient was not finite on any process."""
-        infinite = getattr(self, "found_inf", None)
-        scale = getattr(self, "grad_scale", None)
-        leaves = [leaf for _, _, leaf in self._each() if leaf.grad is not None]
-        if scale is not None:
-            for leaf in leaves:
-                leaf.grad.div_(scale.to(leaf.device))
-        return infinite is not None and float(infinite) > 0
+    # GradScaler then calls step() on every process, whichever met an infinity, and leaves the unscaling to it.
+    _step_supports_amp_scaling = _averages
 
     def _average(self) -> None:
-        leaves = [leaf for _, _, leaf in self._each()]
+        """The compact gradients' means over the processes."""
+        leaves, scale = [leaf for _, _, leaf in self._each()], getattr(self, "grad_scale", None)
         if self._step == 0:
             distributed.check_same(sum(leaf.numel() for leaf in leaves), leaves[0].device)
         for leaf in leaves:
-            if leaf.grad is None:
-                leaf.grad = torch.zeros_like(leaf)
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad if scale is None else leaf.grad.div_(scale.to(leaf.device))
         distributed.average([leaf.grad for leaf in leaves])
 
-    def _items(self, group: dict[str, Any]) -> list[kernels.Item]:
-        items = []
-        for name, leaf in zip(group["names"], group["params"]):
+    def _items(self) -> dict[str, kernels.Item]:
+        items = {}
+        for _, name, leaf in self._each():
             self._follow(leaf, self._trainable[name])
-            state = self.state[leaf]
-            gradient = leaf.grad if leaf.grad is None or leaf.grad.is_contiguous() else leaf.grad.contiguous()
-            items.append(kernels.Item(name, self._trainable[name].data, state["positions"], leaf.data, state["exp_avg"], state["exp_avg_sq"], gradient))
+            state, gradient = self.state[leaf], None if leaf.grad is None else leaf.grad.contiguous()
+            items[name] = kernels.Item(name, self._trainable[name].data, state["positions"], leaf.data, state["exp_avg"], state["exp_avg_sq"], gradient)
         return items
 
-    def _draw_rank(self, items: Sequence[kernels.Item]) -> kernels.Item | None:
+    def _draw(self, items: Mapping[str, kernels.Item]) -> kernels.Item | None:
         """The matrix of this step's low-rank term."""
-        by_name = {i.name: i for i in items}
-        if not self.lambda_rank > 0:
+        matrices = [name for name, i in items.items() if i.tensor.dim() == 2 and min(i.tensor.shape) > MIN_RANK_SIDE]
+        names = sorted((name for name in matrices if items[name].positions.numel() > MIN_RANK_SELECTED), key=str.encode)
+        if not self.lambda_rank > 0 or self.rank_names is None and not names:
             return None
-        if self.rank_names is not None:
-            if self._step >= len(self.rank_names):
-                raise ValueError(f"rank_names: {len(self.rank_names)} names, but this is step {self._step + 1}")
-            name = self.rank_names[self._step]
-            if name and (name not in by_name or by_name[name].tensor.dim() != 2):
-                raise ValueError(f"rank_names: {name}: no trained matrix of this name")
-            return by_name[name] if name else None
-        names = sorted((i.name for i in items if i.tensor.dim() == 2 and min(i.tensor.shape) > MIN_RANK_SIDE
-                        and i.positions.numel() > MIN_RANK_SELECTED), key=str.encode)
-        return by_name[names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)]] if names else None
+        if self.rank_names is None:
+            return items[names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)]]
+        name = self.rank_names[self._step] if self._step < len(self.rank_names) else None
+        if name is None or name and name not in matrices:
+            raise ValueError(f"rank_names: step {self._step + 1}: {name or 'no name is left'}, expected a trained matrix, or '' for none")
+        return items[name] if name else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Reselects if it is time, clips, adds the low-rank term's gradient, and updates values and parameters (section 4)."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._queued = False
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         self._take_all()
-        infinite = self._unscale()
-        if distributed.processes() > 1 and not self._wrapper:
+        if self._averages:
             self._average()
         self.base_sha256  # of the values before the first change
-        items = [i for group in self.param_groups for i in self._items(group)]
-        norm, rank_loss, chosen = kernels.norm(items, 1.0), 0.0, None
-        due = self.progressive_iter > 0 and self._step == self.progressive_iter
-        skipped = infinite and distributed.processes() == 1 or not norm < float("inf")
+        items, rank_loss = self._items(), 0.0
+        norm = kernels.norm(items.values())
+        skipped, due = not norm < math.inf, self.progressive_iter > 0 and self._step == self.progressive_iter
         if not skipped and due:
             self._reselect()
-            items = [i for group in self.param_groups for i in self._items(group)]
-            norm = kernels.norm(items, 1.0)
-        if not skipped:
-            chosen = self._draw_rank(items)
+            items = self._items()
+            norm = kernels.norm(items.values())
+        chosen = None if skipped else self._draw(items)
         if chosen is not None:
             rank_loss, gradient = kernels.nuclear_norm(tuple(chosen.tensor.shape), chosen.positions, chosen.values)
             rank_loss, chosen.rank = self.lambda_rank * rank_loss, gradient.mul_(self.lambda_rank)
         if not skipped:
-            self._update({i.name: i for i in items}, norm)
+            self._step, self._adam_step = self._step + 1, self._adam_step + 1
+            clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
+            for g in self.param_groups:
+                kernels.adamw([items[n] for n in g["names"]], float(g["lr"]), g["betas"], g["eps"], g["weight_decay"], clip, self._adam_step)
         self.last = dict(grad_norm=norm, rank_loss=rank_loss, rank_name=chosen.name if chosen else "", skipped=skipped, reselected=due and not skipped,
-                         active=sum(i.values.numel() for i in items))
+                         active=sum(i.values.numel() for i in items.values()))
         return loss
-
-    def _update(self, items: Mapping[str, kernels.Item], norm: float) -> None:
-        clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
-        self._step += 1
-        self._adam_step += 1
-        for group in self.param_groups:
-            kernels.adamw([items[name] for name in group["names"]], float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], 1.0, clip,
-                          self._adam_step)
-
-    # ----------------------------------------------------------------------------------------------------------- state
 
     @property
     def base_sha256(self) -> str:
@@ -287,80 +238,79 @@ class AdamW(torch.optim.Optimizer):
         return self._base
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's, with the values and positions of the selected entries; "sara" holds the counters. A run goes on exactly, whether the
-        model was loaded as it was before training or as it was saved then."""
+        """torch's, with the selected entries' values and positions, and "sara". A run goes on exactly from the base and from the trained model."""
         packed = super().state_dict()
         for index, (_, _, leaf) in enumerate(self._each()):
             packed["state"][index] = {**packed["state"][index], "values": leaf.detach()}
-        packed["sara"] = dict(step=self._step, adam_step=self._adam_step, base_sha256=self.base_sha256, seed=self.seed,
-                              max_grad_norm=self.max_grad_norm, lambda_rank=self.lambda_rank, progressive_iter=self.progressive_iter)
+        packed["sara"] = dict(step=self._step, adam_step=self._adam_step, base_sha256=self.base_sha256, **{name: getattr(self, name) for name in _OWN})
         return packed
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Also writes the values into the model."""
-        if "sara" not in state_dict or len(state_dict["param_groups"]) != len(self.param_groups):
-            raise ValueError(f"the state has {len(state_dict['param_groups'])} groups, expected {len(self.param_groups)} of sara.adamw")
-        loaded = []
-        for saved in state_dict["param_groups"]:
-            for index, name in zip(saved["params"], saved["names"]):
-                state = state_dict["state"][index]
-                if name not in self._trainable:
-                    raise ValueError(f"{name}: in the state, but no parameter of the model to be trained")
-                highest = max((int(t.max()) for t in (state["positions"], state["frozen_positions"]) if len(t)), default=-1)
-                if highest >= self._trainable[name].numel() or len(state["positions"]) != len(state["values"]):
-                    raise ValueError(f"{name}: position {highest}, but the parameter has {self._trainable[name].numel()} entries")
-                loaded.append((name, state))
-        leaves = {name: self._restored(name, state) for name, state in loaded}
+        groups = state_dict["param_groups"]
+        if "sara" not in state_dict or len(groups) != len(self.param_groups):
+            raise ValueError(f"{len(groups)} groups{'' if 'sara' in state_dict else ' of another optimiser'}, expected {len(self.param_groups)} of sara.adamw")
+        states = {name: state_dict["state"][index] for saved in groups for index, name in zip(saved["params"], saved["names"])}
+        for name, state in states.items():
+            size = self._trainable[name].numel() if name in self._trainable else 0
+            highest = max((int(t.max()) for t in (state["positions"], state["frozen_positions"]) if len(t)), default=-1)
+            if highest >= size:
+                raise ValueError(f"{name}: the state has position {highest}, but the parameter to be trained has {size} entries")
         self.state.clear()
-        self._leaves = {}
-        for group, saved in zip(self.param_groups, state_dict["param_groups"]):
+        self._leaves = {name: self._restore(name, state) for name, state in states.items()}
+        for group, saved in zip(self.param_groups, groups):
             group.clear()
-            group.update({**saved, "betas": tuple(saved["betas"]), "names": list(saved["names"]), "params": [leaves[name][0] for name in saved["names"]]})
-        for name, (leaf, state) in leaves.items():
-            self._leaves[name], self.state[leaf] = leaf, state
-            for positions, values in ((state["frozen_positions"], state["frozen_values"]), (state["positions"], leaf.data)):
-                kernels.put(self._trainable[name], positions, values)
+            group.update({**saved, "betas": tuple(saved["betas"]), "params": [self._leaves[name] for name in saved["names"]]})
         own = state_dict["sara"]
-        self._step, self._adam_step, self._base, self.seed = own["step"], own["adam_step"], own["base_sha256"], own["seed"]
-        self.max_grad_norm, self.lambda_rank, self.progressive_iter = own["max_grad_norm"], own["lambda_rank"], own["progressive_iter"]
+        self._step, self._adam_step, self._base = own["step"], own["adam_step"], own["base_sha256"]
+        for name in _OWN:
+            setattr(self, name, own[name])
         if not self._wrapper:
             self._ask()
 
-    def _restored(self, name: str, saved: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The parameter's leaf, the present one if there is one, and its state; copies on the parameter's device."""
-        device = self._trainable[name].device
-        state = {key: value.detach().to(device, copy=True) for key, value in saved.items()}
-        values = state.pop("values")
-        leaf = self._leaves.get(name)
-        if leaf is None:
-            return values.requires_grad_(), state
-        leaf.grad = None
-        leaf.data = values
-        return leaf, state
+    def _restore(self, name: str, saved: Mapping[str, Tensor]) -> Tensor:
+        """The parameter's leaf, the present one if there is one, with copies of its state."""
+        p = self._trainable[name]
+        state = {key: value.detach().to(p.device, copy=True) for key, value in saved.items()}
+        leaf = self._leaves.get(name, torch.empty(0).requires_grad_())
+        _set(leaf, state.pop("values"), None)
+        kernels.put(p, state["frozen_positions"], state["frozen_values"])
+        kernels.put(p, state["positions"], leaf.data)
+        self.state[leaf] = state
+        return leaf
 
     def save(self, path: str, *, dtype: str = "fp32", target: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
-        """The adapter file that `sara train` would write: all entries that were selected at first, their values as dtype "fp32", "fp16" or
-        "bf16". target: what it is for; None for "unet", or "transformer" where the model's class is called so."""
+        """The adapter file that `sara train` would write, of all entries selected at first; values as "fp32", "fp16" or "bf16". target: None for
+        "unet", or "transformer" where the model's class is called so."""
         parts = {}
         for _, name, leaf in self._each():
             state = self.state[leaf]
-            positions = torch.cat([state["positions"], state["frozen_positions"]]).cpu()
-            order = positions.argsort()
-            parts[name] = (positions[order], torch.cat([leaf.detach(), state["frozen_values"]]).cpu()[order])
-        module = self._module() if self._module else None
-        group = self.param_groups[0]
-        about = {"sara.target": target or ("transformer" if "Transformer" in type(module).__name__ else "unet"), "sara.method": "sara",
-                 "sara.base_sha256": self.base_sha256, "sara.threshold": ",".join(f"{g['threshold']:.17g}" for g in self.param_groups),
-                 "sara.selected": str(sum(len(p) for p, _ in parts.values())), "sara.lambda_rank": f"{self.lambda_rank:.17g}",
-                 "sara.learning_rate": f"{float(group.get('initial_lr', group['lr'])):.17g}", "sara.max_grad_norm": f"{self.max_grad_norm:.17g}",
-                 "sara.adam_beta1": f"{group['betas'][0]:.17g}", "sara.adam_beta2": f"{group['betas'][1]:.17g}", "sara.adam_epsilon": f"{group['eps']:.17g}",
-                 "sara.adam_weight_decay": f"{group['weight_decay']:.17g}", "sara.progressive_iter": str(self.progressive_iter or -1),
-                 "sara.seed": str(self.seed), "modelspec.implementation": "sara", **(metadata or {})}
-        write(path, parts, about, dtype)
+            positions, order = torch.cat([state["positions"], state["frozen_positions"]]).cpu().sort()
+            parts[name] = (positions, torch.cat([leaf.detach(), state["frozen_values"]]).cpu()[order])
+        first = self.param_groups[0]
+        numbers = dict(learning_rate=first.get("initial_lr", first["lr"]), lambda_rank=self.lambda_rank, max_grad_norm=self.max_grad_norm,
+                       adam_beta1=first["betas"][0], adam_beta2=first["betas"][1], adam_epsilon=first["eps"], adam_weight_decay=first["weight_decay"])
+        write(path, parts, {
+            "sara.target": target or ("transformer" if "Transformer" in self._class else "unet"), "sara.method": "sara",
+            "sara.base_sha256": self.base_sha256, "sara.threshold": ",".join(f"{g['threshold']:.17g}" for g in self.param_groups),
+            "sara.selected": str(sum(len(p) for p, _ in parts.values())), "sara.progressive_iter": str(self.progressive_iter or -1),
+            "sara.seed": str(self.seed), **{f"sara.{key}": f"{float(value):.17g}" for key, value in numbers.items()},
+            "modelspec.implementation": "sara", **(metadata or {})}, dtype)
 
 
 adamw = AdamW
+
+
+def _check(name: str, value: float, below: float = math.inf) -> None:
+    if not 0 <= float(value) < below:
+        raise ValueError(f"{name}={value}, expected at least 0 and less than {below}")
+
+
+def _set(leaf: Tensor, values: Tensor, gradient: Tensor | None) -> None:
+    leaf.grad = None  # which is of the old size or device
+    leaf.data = values
+    leaf.grad = gradient
 
 
 def _specs(model: Model) -> list[Mapping[str, Any]]:
@@ -370,11 +320,3 @@ def _specs(model: Model) -> list[Mapping[str, Any]]:
         if model and all(isinstance(spec, dict) for spec in model):
             return model
     return [{"params": model}]
-
-
-def _hook(optimizer: "weakref.ref[AdamW]") -> Callable[[Tensor], None]:
-    def made(p: Tensor) -> None:
-        alive = optimizer()
-        if alive is not None:
-            alive._made(p)
-    return made

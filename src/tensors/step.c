@@ -1,8 +1,6 @@
 #include "sparse/adamw.h"
 #include "tensors/tensors.h"
 
-#include <math.h>
-
 #define SMALL 16384 /* entries that are not worth a second thread */
 
 static void gather_part(float *gradient, const sara_param *dense, const uint32_t *positions,
@@ -34,35 +32,7 @@ sara_status sara_tensors_gather(sara_context *ctx, float *gradient, const sara_t
     return status;
 }
 
-/* --------------------------------------------------------------------------------------- norm */
-
-static double square_sum(const sara_tensor_entries *item, float scale)
-{
-    double sum = 0;
-    for (size_t i = 0; item->gradient && i < item->count; i++) {
-        double gradient = (double)(item->gradient[i] * scale);
-        sum += gradient * gradient;
-    }
-    return sum;
-}
-
-sara_status sara_tensors_norm(sara_context *ctx, double *norm, const sara_tensor_entries *items,
-                              size_t count, double scale)
-{
-    sara_status status;
-    double *sums = NULL, total = 0;
-    int threads = sara_threads(ctx);
-    TRY(sara_alloc(ctx, &sums, count, sizeof(*sums)));
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < count; i++)
-        sums[i] = square_sum(&items[i], (float)scale);
-    for (size_t i = 0; i < count; i++)
-        total += sums[i];
-    *norm = sqrt(total);
-done:
-    sara_free(ctx, sums);
-    return status;
-}
+/* ------------------------------------------------------------------------------- low-rank term */
 
 sara_status sara_tensors_nuclear_norm(sara_context *ctx, double *value, float *subgradient,
                                       int64_t rows, int64_t cols, const uint32_t *positions,
@@ -76,13 +46,11 @@ size_t sara_tensors_draw(size_t candidates, uint64_t seed, uint64_t step)
     return (size_t)sara_draw_below(candidates, seed, SARA_DRAW_RANK, step, 0);
 }
 
-/* ------------------------------------------------------------------------------------- values */
+/* -------------------------------------------------------------------------------------- AdamW */
 
 static void scatter(sara_param *param, const sara_tensor_entries *item)
 {
     float *floats = param->value.data;
-    if (!floats)
-        return;
     if (param->value.dtype == SARA_F32)
         for (size_t i = 0; i < item->count; i++)
             floats[item->positions[i]] = item->values[i];
@@ -99,10 +67,10 @@ static void update(const sara_tensor_entries *item, const sara_adamw *a)
             item->rank ? item->rank[i] : 0.0f, &item->moment1[i], &item->moment2[i]);
 }
 
-/* a NULL: the values are only written. */
-static sara_status write_all(sara_context *ctx, const sara_tensor_entries *items, size_t count,
-                             const sara_adamw *a)
+sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *items, size_t count,
+                               const sara_adamw_options *options)
 {
+    const sara_adamw a = sara_adamw_numbers(options);
     sara_status status;
     sara_param *params = NULL;
     int threads = sara_threads(ctx);
@@ -111,23 +79,10 @@ static sara_status write_all(sara_context *ctx, const sara_tensor_entries *items
         TRY(sara_view_param(ctx, &params[i], &items[i].tensor));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++) {
-        if (a)
-            update(&items[i], a);
+        update(&items[i], &a);
         scatter(&params[i], &items[i]);
     }
 done:
     sara_free(ctx, params);
     return status;
-}
-
-sara_status sara_tensors_scatter(sara_context *ctx, const sara_tensor_entries *items, size_t count)
-{
-    return write_all(ctx, items, count, NULL);
-}
-
-sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *items, size_t count,
-                               const sara_adamw_options *options)
-{
-    const sara_adamw a = sara_adamw_numbers(options);
-    return write_all(ctx, items, count, &a);
 }
