@@ -65,11 +65,11 @@ class AdamW(torch.optim.Optimizer):
                 self._leaves[name] = leaf
                 self.state[leaf] = dict(exp_avg=torch.zeros_like(leaf), exp_avg_sq=torch.zeros_like(leaf), positions=chosen,
                                         frozen_positions=chosen[:0], frozen_values=leaf.detach()[:0])
-        self._ask()
         self._name_of = {id(p): name for name, p in self._trainable.items()}
         weak = weakref.WeakMethod(self._made)  # a model that outlives its optimiser keeps its gradients
         for p in self._trainable.values():
             p.register_post_accumulate_grad_hook(lambda parameter: (made := weak()) and made(parameter))
+        self._ask()
 
     def _group(self, spec: Mapping[str, Any], whole: dict[str, Any], defaults: dict[str, Any], include: Patterns, exclude: Patterns) -> dict[str, Any]:
         """A param_group of the entries that the budget selects; "_positions" [selected] int32 beside its leaves."""

@@ -2,6 +2,7 @@
 #include "tensors/tensors.h"
 
 #define SMALL 16384 /* entries that are not worth a second thread */
+#define BLOCK 1024  /* entries whose gradients are copied at a time */
 
 static void gather_part(float *gradient, const sara_param *dense, const uint32_t *positions,
                         size_t count)
@@ -48,6 +49,14 @@ size_t sara_tensors_draw(size_t candidates, uint64_t seed, uint64_t step)
 
 /* -------------------------------------------------------------------------------------- AdamW */
 
+static void load(float *block, const float *from, size_t at, size_t count)
+{
+    if (from)
+        memcpy(block, from + at, count * sizeof(*block));
+    else
+        memset(block, 0, count * sizeof(*block));
+}
+
 static void scatter(sara_param *param, const sara_tensor_entries *item)
 {
     float *floats = param->value.data;
@@ -59,12 +68,20 @@ static void scatter(sara_param *param, const sara_tensor_entries *item)
             sara_param_set(param, item->positions[i], item->values[i]);
 }
 
-static void update(const sara_tensor_entries *item, const sara_adamw *a)
+/* Of entries whose gradients are zero where gradient or rank are NULL. */
+static void update(const sara_tensor_entries *item, const sara_adamw *numbers)
 {
-    for (size_t i = 0; i < item->count; i++)
-        item->values[i] = sara_adamw_entry(
-            a, item->values[i], item->gradient ? item->gradient[i] : 0.0f,
-            item->rank ? item->rank[i] : 0.0f, &item->moment1[i], &item->moment2[i]);
+    const sara_adamw a = *numbers;
+    float gradient[BLOCK], rank[BLOCK];
+    for (size_t at = 0; at < item->count; at += BLOCK) {
+        size_t count = item->count - at < BLOCK ? item->count - at : BLOCK;
+        load(gradient, item->gradient, at, count);
+        load(rank, item->rank, at, count);
+        float *values = item->values + at, *m1 = item->moment1 + at, *m2 = item->moment2 + at;
+#pragma omp simd
+        for (size_t i = 0; i < count; i++)
+            values[i] = sara_adamw_entry(&a, values[i], gradient[i], rank[i], &m1[i], &m2[i]);
+    }
 }
 
 sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *items, size_t count,
