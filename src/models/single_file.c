@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define SD2_TEXT_LAYERS 23 /* that are used */
+
 const sara_tensor_info *sara_single_find(const sara_single_file *single,
                                          const sara_single_part *part, const char *format, ...)
 {
@@ -106,7 +108,8 @@ static void shape_vae(sara_single_file *single)
         shape->layers++;
 }
 
-/* Stable Diffusion 2 takes the state before the last layer, so that diffusers leaves it out. */
+/* Stable Diffusion 2 takes the state before the last of 24 layers, so that diffusers leaves it out,
+ * and so do the files that diffusers' own script makes of its folders. */
 static void shape_text(sara_single_file *single)
 {
     sara_ldm_shape *shape = &single->text.shape;
@@ -117,7 +120,7 @@ static void shape_text(sara_single_file *single)
                                                         : "encoder.layers.%d.layer_norm1.weight",
                                                    shape->layers))
         shape->layers++;
-    if (open && shape->layers > 1)
+    if (open && shape->layers > 1 && shape->layers != SD2_TEXT_LAYERS)
         shape->layers--;
 }
 

@@ -1,0 +1,84 @@
+/* What is read off a single-file checkpoint's names and shapes. Such a file's tensors are as small
+ * as they may be: none is read here. */
+#include "support_models.h"
+
+#include <stdlib.h>
+
+#define UNET "model.diffusion_model."
+#define OPEN "cond_stage_model.model."
+#define MOST 64
+
+typedef struct fixture {
+    sara_context *ctx;
+    char *folder;
+    sara_tensor_source tensors[MOST];
+    sara_name names[MOST];
+    size_t count;
+    sara_single_file *single;
+} fixture;
+
+static const float values[4 * 1024];
+
+static void add(fixture *f, sara_name name, sara_shape shape)
+{
+    assert_true(f->count < MOST);
+    f->names[f->count] = name;
+    f->tensors[f->count] =
+        (sara_tensor_source){f->names[f->count].text, SARA_F32, shape, values};
+    f->count++;
+}
+
+/* The U-Net of a file of SD2.x's kind, as far as its architecture is looked for. */
+static void setup(fixture *f)
+{
+    *f = (fixture){.ctx = test_context(), .folder = test_folder()};
+    add(f, sara_name_of(UNET "input_blocks.0.0.weight"), sara_shape4(1, 4, 1, 1));
+    add(f, sara_name_of(UNET "input_blocks.1.0.in_layers.0.weight"), sara_shape1(1));
+    add(f, sara_name_of(UNET "input_blocks.1.0.out_layers.3.weight"), sara_shape4(64, 1, 1, 1));
+    add(f, sara_name_of(UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
+        sara_shape2(1, 1024));
+}
+
+static void open_file(fixture *f)
+{
+    char *path;
+    assert_ok(f->ctx, sara_path_join(f->ctx, &path, f->folder, "model.safetensors"));
+    assert_ok(f->ctx, sara_safetensors_save(f->ctx, path, f->tensors, f->count, NULL, 0));
+    assert_ok(f->ctx, sara_single_file_open(f->ctx, &f->single, path, NULL));
+    sara_free(f->ctx, path);
+}
+
+static void teardown(fixture *f)
+{
+    sara_single_file_close(f->single);
+    test_folder_remove(f->folder);
+    sara_context_free(f->ctx);
+}
+
+/* SD2.x uses 23 layers of its text encoder's 24; files made from diffusers' folders may hold just
+ * these. Of any other number the last is the one that is not used. */
+static void test_text_layers(void **state)
+{
+    (void)state;
+    static const int layers[][2] = {{24, 23}, {23, 23}, {6, 5}};
+    for (size_t i = 0; i < sizeof(layers) / sizeof(*layers); i++) {
+        fixture f;
+        setup(&f);
+        add(&f, sara_name_of(OPEN "ln_final.weight"), sara_shape1(1));
+        add(&f, sara_name_of(OPEN "positional_embedding"), sara_shape2(1, 1));
+        for (int j = 0; j < layers[i][0]; j++)
+            add(&f, sara_name_of(OPEN "transformer.resblocks.%d.ln_1.weight", j), sara_shape1(1));
+        open_file(&f);
+        const json_t *config = sara_single_file_config(f.single, SARA_MODULE_TEXT);
+        assert_int_equal(json_integer_value(json_object_get(config, "num_hidden_layers")),
+                         layers[i][1]);
+        assert_int_equal(sara_single_file_shape(f.single, SARA_MODULE_TEXT)->layers, layers[i][1]);
+        teardown(&f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text_layers)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
