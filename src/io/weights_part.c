@@ -43,15 +43,29 @@ done:
     return status;
 }
 
+/* Among a part's tensors, but no part of it: projections to CLIP's common space, averages and losses
+ * of the VAE's training. */
+static const struct {
+    sara_ldm_part part;
+    const char *start;
+} left_out[] = {
+    {SARA_LDM_OPEN_CLIP, "text_projection"},
+    {SARA_LDM_OPEN_CLIP, "logit_scale"},
+    {SARA_LDM_OPEN_CLIP, "attn_mask"},
+    {SARA_LDM_CLIP, "text_projection.weight"},
+    {SARA_LDM_VAE, "model_ema."},
+    {SARA_LDM_VAE, "loss."},
+};
+
 /* name: without the prefix */
 static bool is_left_out(const sara_ldm_shape *shape, const char *name)
 {
     static const char blocks[] = "transformer.resblocks.";
-    if (shape->part != SARA_LDM_OPEN_CLIP)
-        return false;
-    if (strcmp(name, "text_projection") == 0 || strcmp(name, "logit_scale") == 0)
-        return true;
-    return strncmp(name, blocks, strlen(blocks)) == 0 &&
+    for (size_t i = 0; i < sizeof(left_out) / sizeof(*left_out); i++)
+        if (left_out[i].part == shape->part &&
+            strncmp(name, left_out[i].start, strlen(left_out[i].start)) == 0)
+            return true;
+    return shape->part == SARA_LDM_OPEN_CLIP && strncmp(name, blocks, strlen(blocks)) == 0 &&
            strtol(name + strlen(blocks), NULL, 10) >= shape->layers;
 }
 

@@ -6,6 +6,7 @@
 
 #define UNET "model.diffusion_model."
 #define OPEN "cond_stage_model.model."
+#define CLIP "cond_stage_model.transformer."
 #define MOST 64
 
 typedef struct fixture {
@@ -23,8 +24,7 @@ static void add(fixture *f, sara_name name, sara_shape shape)
 {
     assert_true(f->count < MOST);
     f->names[f->count] = name;
-    f->tensors[f->count] =
-        (sara_tensor_source){f->names[f->count].text, SARA_F32, shape, values};
+    f->tensors[f->count] = (sara_tensor_source){f->names[f->count].text, SARA_F32, shape, values};
     f->count++;
 }
 
@@ -77,8 +77,62 @@ static void test_text_layers(void **state)
     }
 }
 
+/* The tensors of a part are these. */
+static void assert_tensors(const fixture *f, sara_module module, const char *const *names)
+{
+    sara_component component;
+    sara_weights *weights = NULL;
+    size_t count = 0;
+    assert_ok(f->ctx, sara_single_file_component(f->single, &component, module));
+    assert_ok(f->ctx, sara_component_weights(&component, &weights));
+    for (; names[count]; count++)
+        assert_non_null(sara_weights_find(weights, names[count]));
+    assert_int_equal(sara_weights_count(weights), count);
+    sara_weights_close(weights);
+    sara_component_close(&component);
+}
+
+/* What training and other programs leave beside the networks' tensors. */
+static void test_no_part_of_the_networks(void **state)
+{
+    (void)state;
+    static const char *const vae[] = {"decoder.conv_in.weight", NULL};
+    static const char *const text[] = {"text_model.final_layer_norm.weight",
+                                       "text_model.encoder.layers.0.layer_norm1.weight", NULL};
+    static const char *const open[] = {"text_model.final_layer_norm.weight",
+                                       "text_model.encoder.layers.0.layer_norm1.weight",
+                                       "text_model.embeddings.position_embedding.weight", NULL};
+    for (int second = 0; second < 2; second++) {
+        fixture f;
+        setup(&f);
+        add(&f, sara_name_of("first_stage_model.decoder.conv_in.weight"), sara_shape1(1));
+        add(&f, sara_name_of("first_stage_model.model_ema.decay"), sara_shape1(1));
+        add(&f, sara_name_of("first_stage_model.loss.logvar"), sara_shape1(1));
+        add(&f, sara_name_of("model_ema.decay"), sara_shape1(1));
+        if (second) {
+            add(&f, sara_name_of(OPEN "ln_final.weight"), sara_shape1(1));
+            add(&f, sara_name_of(OPEN "positional_embedding"), sara_shape2(1, 1));
+            add(&f, sara_name_of(OPEN "transformer.resblocks.0.ln_1.weight"), sara_shape1(1));
+            add(&f, sara_name_of(OPEN "transformer.resblocks.1.ln_1.weight"), sara_shape1(1));
+            add(&f, sara_name_of(OPEN "text_projection"), sara_shape1(1));
+            add(&f, sara_name_of(OPEN "logit_scale"), sara_shape1(1));
+            add(&f, sara_name_of(OPEN "attn_mask"), sara_shape1(1));
+        } else {
+            add(&f, sara_name_of(CLIP "text_model.final_layer_norm.weight"), sara_shape1(1));
+            add(&f, sara_name_of(CLIP "text_model.encoder.layers.0.layer_norm1.weight"),
+                sara_shape1(1));
+            add(&f, sara_name_of(CLIP "text_projection.weight"), sara_shape1(1));
+        }
+        open_file(&f);
+        assert_tensors(&f, SARA_MODULE_VAE, vae);
+        assert_tensors(&f, SARA_MODULE_TEXT, second ? open : text);
+        teardown(&f);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text_layers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text_layers),
+                                       cmocka_unit_test(test_no_part_of_the_networks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
