@@ -29,6 +29,7 @@ struct sara_model {
     sara_scheduler_config scheduler;
     bool has_scheduler;    /* false: sara's default training schedule */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
+    bool scheduler_changed; /* it is no longer as in the folder */
     char base_sha256[65];  /* of the U-Net as loaded; "" until sara_model_base_sha256() */
     char file_sha256[65];  /* of the single file; "" until it is wanted */
     sara_applied *applied; /* NULL until the first adapter */

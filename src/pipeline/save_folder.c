@@ -141,6 +141,17 @@ static sara_status write_index(sara_context *ctx, const char *to, const char *sc
     return status;
 }
 
+static sara_status write_scheduler(sara_context *ctx, const char *to, const sara_model *model)
+{
+    char *folder = NULL;
+    sara_status status;
+    TRY(sara_path_join(ctx, &folder, to, "scheduler"));
+    TRY(write_json(ctx, folder, "scheduler_config.json", model->scheduler_json));
+done:
+    sara_free(ctx, folder);
+    return status;
+}
+
 static sara_status write_configs(sara_context *ctx, const char *to, const sara_model *model)
 {
     static const char *const names[] = {"unet", "vae", "text_encoder"};
@@ -154,10 +165,7 @@ static sara_status write_configs(sara_context *ctx, const char *to, const sara_m
         sara_free(ctx, folder);
         folder = NULL;
     }
-    TRY(sara_path_join(ctx, &folder, to, "scheduler"));
-    TRY(write_json(ctx, folder, "scheduler_config.json", model->scheduler_json));
-    sara_free(ctx, folder);
-    folder = NULL;
+    TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &folder, to, "tokenizer"));
     if (model->tokenizer_path)
         TRY(carry_along(ctx, folder, model->tokenizer_path, 1, false));
@@ -197,6 +205,8 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
         TRY(write_configs(ctx, to, model));
     else
         TRY(carry_along(ctx, to, model->path, 0, false));
+    if (model->scheduler_changed)
+        TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &unet, to, "unet"));
     TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
     TRY(save_component(ctx, to, model, SARA_MODULE_VAE, "vae", SARA_DIFFUSERS_STEM, dtype));

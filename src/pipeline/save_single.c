@@ -257,26 +257,37 @@ done:
     return status;
 }
 
+/* Hashes of the source's tensors are not those of the new file. */
+static bool is_hash(const char *key)
+{
+    static const char *const hashes[] = {"modelspec.hash_sha256", "sshs_model_hash",
+                                         "sshs_legacy_hash"};
+    for (size_t i = 0; i < sizeof(hashes) / sizeof(*hashes); i++)
+        if (strcmp(key, hashes[i]) == 0)
+            return true;
+    return false;
+}
+
 static sara_status add_own_metadata(single *s)
 {
     size_t count;
     const sara_metadata *own = sara_single_file_metadata_all(s->model->single, &count);
     sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++)
-        TRY(add_metadata(s, own[i].key, own[i].value));
+        if (!is_hash(own[i].key))
+            TRY(add_metadata(s, own[i].key, own[i].value));
 done:
     return status;
 }
 
-static sara_status add_modelspec(single *s)
+/* What the model was loaded as, whatever the source said. */
+static sara_status add_kind(single *s)
 {
-    bool v = s->model->scheduler.prediction_type == SARA_PREDICT_V;
+    sara_prediction type = s->model->scheduler.prediction_type;
+    bool v = type == SARA_PREDICT_V;
     sara_status status;
-    TRY(add_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
     TRY(add_metadata(s, "modelspec.architecture", sara_model_architecture(s->model, v)));
-    TRY(add_metadata(s, "modelspec.implementation", "sara"));
-    TRY(add_metadata(s, "modelspec.title", "Stable Diffusion"));
-    if (s->model->has_scheduler)
+    if (s->model->has_scheduler && (v || type == SARA_PREDICT_EPSILON))
         TRY(add_metadata(s, "modelspec.prediction_type", v ? "v" : "epsilon"));
 done:
     return status;
@@ -285,16 +296,20 @@ done:
 static sara_status make_metadata(single *s)
 {
     sara_status status;
-    TRY(add_modelspec(s));
+    TRY(add_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(add_metadata(s, "modelspec.implementation", "sara"));
+    TRY(add_metadata(s, "modelspec.title", "Stable Diffusion"));
     if (s->model->single)
         TRY(add_own_metadata(s));
+    TRY(add_kind(s));
     TRY(add_metadata(s, "format", "pt"));
     TRY(add_component_config(s, "sara.config.unet", SARA_MODULE_UNET));
-    if (s->model->unet_only)
-        goto done;
-    TRY(add_component_config(s, "sara.config.vae", SARA_MODULE_VAE));
-    TRY(add_component_config(s, "sara.config.text_encoder", SARA_MODULE_TEXT));
-    TRY(add_config(s, "sara.config.scheduler", s->model->scheduler_json));
+    if (!s->model->unet_only) {
+        TRY(add_component_config(s, "sara.config.vae", SARA_MODULE_VAE));
+        TRY(add_component_config(s, "sara.config.text_encoder", SARA_MODULE_TEXT));
+    }
+    if (s->model->scheduler_json)
+        TRY(add_config(s, "sara.config.scheduler", s->model->scheduler_json));
 done:
     return status;
 }

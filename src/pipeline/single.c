@@ -91,6 +91,19 @@ done:
     return status;
 }
 
+static sara_status choose_by_metadata(sara_model *model, const char *name)
+{
+    sara_status status = choose(model, name, "from the file's metadata");
+    char *where = NULL;
+    if (status != SARA_ERROR_USAGE)
+        return status;
+    TRY(sara_format(model->ctx, &where, "%s: metadata modelspec.prediction_type", model->path));
+    status = sara_fail_in(model->ctx, SARA_ERROR_INPUT, where);
+done:
+    sara_free(model->ctx, where);
+    return status;
+}
+
 bool sara_model_is_second(const sara_model *model)
 {
     return sara_unet_info_of(model->unet)->cross_attention_dim ==
@@ -112,7 +125,7 @@ static sara_status choose_prediction(sara_model *model, const sara_model_options
         return choose(model, sara_prediction_name(model->scheduler.prediction_type),
                       "from the file's metadata");
     if (metadata)
-        return choose(model, metadata, "from the file's metadata");
+        return choose_by_metadata(model, metadata);
     if (!sara_model_is_second(model))
         return choose(model, "epsilon", "as SD1.x has it");
     TRY(test_forward(&mean, model));

@@ -273,6 +273,102 @@ static void test_tensors_are_named(void **state)
     refuse(pipe, SARA_ERROR_INPUT, "conv_out.bias: shape [3], expected [4]", path, TEST_BASE);
 }
 
+/* The base as a file with sara's configs in its metadata, but for the scheduler's, and these. */
+static const char *described(test_pipe *pipe, const char *name, const sara_metadata *more,
+                             size_t more_count)
+{
+    const char *path = test_path(pipe, name);
+    sara_safetensors *file = NULL;
+    sara_tensor_source *sources = NULL;
+    sara_metadata *all = NULL;
+    size_t own_count, used = 0;
+    variant(pipe, "any.safetensors", NULL, NULL, NULL);
+    assert_ok(pipe->ctx,
+              sara_safetensors_open(pipe->ctx, &file, test_path(pipe, "source.safetensors")));
+    size_t count = sara_safetensors_count(file);
+    const sara_metadata *own = sara_safetensors_metadata_all(file, &own_count);
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &sources, count, sizeof(*sources)));
+    assert_ok(pipe->ctx,
+              sara_arena_alloc(&pipe->strings, &all, own_count + more_count, sizeof(*all)));
+    for (size_t i = 0; i < own_count; i++)
+        if (strncmp(own[i].key, "sara.config.", 12) == 0 && !strstr(own[i].key, "scheduler"))
+            all[used++] = own[i];
+    for (size_t i = 0; i < more_count; i++)
+        all[used++] = more[i];
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        void *data = NULL;
+        assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &data, (size_t)info->size, 1));
+        assert_ok(pipe->ctx, sara_safetensors_read(file, data, info));
+        sources[i] = (sara_tensor_source){info->name, info->dtype, info->shape, data};
+    }
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, sources, count, all, used));
+    sara_safetensors_close(file);
+    return path;
+}
+
+static void test_unknown_prediction_type(void **state)
+{
+    test_pipe *pipe = *state;
+    const sara_metadata wrong = {"modelspec.prediction_type", "velocity"};
+    refuse(pipe, SARA_ERROR_INPUT,
+           "wrong.safetensors: metadata modelspec.prediction_type: prediction_type \"velocity\"",
+           described(pipe, "wrong.safetensors", &wrong, 1), NULL);
+    sara_model_free(load_with(pipe, test_path(pipe, "wrong.safetensors"), "epsilon", NULL));
+}
+
+static void assert_metadata(const sara_safetensors *file, const char *key, const char *value)
+{
+    const char *got = sara_safetensors_metadata(file, key);
+    if (!value)
+        assert_null(got);
+    else
+        assert_string_equal(got, value);
+}
+
+/* What others wrote stays, unless it is not so of the new file. */
+static void test_metadata_of_others(void **state)
+{
+    test_pipe *pipe = *state;
+    static const sara_metadata own[] = {{"modelspec.title", "Mine"},
+                                        {"modelspec.prediction_type", "epsilon"},
+                                        {"modelspec.hash_sha256", "0x12"},
+                                        {"sshs_model_hash", "34"},
+                                        {"sshs_legacy_hash", "56"},
+                                        {"other", "kept"}};
+    const char *path = described(pipe, "own.safetensors", own, sizeof(own) / sizeof(*own));
+    sara_model *model = load_with(pipe, path, "v_prediction", NULL);
+    sara_safetensors *file = NULL;
+    assert_ok(pipe->ctx, sara_safetensors_open(pipe->ctx, &file,
+                                               save(pipe, model, "new.safetensors", NULL)));
+    assert_metadata(file, "modelspec.title", "Mine");
+    assert_metadata(file, "other", "kept");
+    assert_metadata(file, "modelspec.prediction_type", "v");
+    assert_metadata(file, "modelspec.hash_sha256", NULL);
+    assert_metadata(file, "sshs_model_hash", NULL);
+    assert_metadata(file, "sshs_legacy_hash", NULL);
+    sara_safetensors_close(file);
+    sara_model_free(model);
+}
+
+/* A folder's prediction type that an option overruled is that of what is written. */
+static void test_prediction_type_of_folders(void **state)
+{
+    test_pipe *pipe = *state;
+    const sara_model_options options = {.prediction_type = "v_prediction"};
+    sara_model *model = NULL, *again = test_model(pipe, TEST_BASE, false);
+    assert_int_not_equal(again->scheduler.prediction_type, SARA_PREDICT_V);
+    sara_model_free(again);
+    assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, TEST_BASE, &options));
+    again = test_model(pipe, save(pipe, model, "folder", NULL), false);
+    assert_int_equal(again->scheduler.prediction_type, SARA_PREDICT_V);
+    sara_model_free(again);
+    again = load_with(pipe, save(pipe, model, "file.safetensors", NULL), NULL, NULL);
+    assert_int_equal(again->scheduler.prediction_type, SARA_PREDICT_V);
+    sara_model_free(again);
+    sara_model_free(model);
+}
+
 static void test_what_the_file_does_not_hold(void **state)
 {
     test_pipe *pipe = *state;
@@ -330,6 +426,9 @@ int main(void)
                                        TEST_CASE(test_adapters),
                                        TEST_CASE(test_rounded),
                                        TEST_CASE(test_prediction_type),
+                                       TEST_CASE(test_unknown_prediction_type),
+                                       TEST_CASE(test_metadata_of_others),
+                                       TEST_CASE(test_prediction_type_of_folders),
                                        TEST_CASE(test_refused),
                                        TEST_CASE(test_tensors_are_named),
                                        TEST_CASE(test_what_the_file_does_not_hold),
