@@ -138,6 +138,7 @@ sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report, s
     TRY(check_values(ctx, options, &dtype));
     TRY(check_models(ctx, base, tuned));
     TRY(sara_difference_measure(ctx, &size, from, to));
+    TRY(sara_extract_warn(ctx, base, tuned));
     TRY(make_rule(ctx, &rule, options, &size, entries));
     TRY(sara_difference_new(ctx, &difference, from, to, &rule));
     TRY(check_kept(ctx, &difference, options->tolerance, size.largest));

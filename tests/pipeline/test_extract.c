@@ -206,6 +206,64 @@ static void test_parts(void **state)
     free_two(m);
 }
 
+/* A folder's text encoder with one tensor twice as large. */
+static void change_text_encoder(test_pipe *pipe, const char *folder)
+{
+    static const char name[] = "text_model.final_layer_norm.weight";
+    const char *path = test_text(pipe, "%s/text_encoder/model.safetensors", folder);
+    sara_safetensors *file = NULL;
+    sara_tensor_source *sources = NULL;
+    assert_ok(pipe->ctx, sara_safetensors_open(pipe->ctx, &file, path));
+    size_t count = sara_safetensors_count(file);
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &sources, count, sizeof(*sources)));
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        size_t size = (size_t)sara_shape_count(&info->shape);
+        float *values = NULL;
+        assert_ok(pipe->ctx,
+                  sara_arena_alloc(&pipe->strings, &values, size, sizeof(*values)));
+        assert_ok(pipe->ctx, sara_safetensors_read_f32(file, values, info));
+        for (size_t j = 0; strstr(name, info->name) && j < size; j++)
+            values[j] *= 2;
+        sources[i] = (sara_tensor_source){info->name, SARA_F32, info->shape, values};
+    }
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, sources, count, NULL, 0));
+    sara_safetensors_close(file);
+}
+
+/* What else differs is told, whichever way the models are stored; what does not is not. */
+static void test_text_encoder(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *adapter, *tuned = make_tuned(pipe, TEST_BASE, false, 7, "fp32", &adapter);
+    const char *base = test_path(pipe, "base"), *single = test_path(pipe, "base.safetensors");
+    sara_model *model = test_model(pipe, TEST_BASE, false), *file = NULL;
+    assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, base, "fp32"));
+    assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, single, "fp32"));
+    sara_model_free(model);
+    for (int changed = 0; changed < 2; changed++) {
+        two m = load_two(pipe, base, tuned, false, NULL);
+        assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, m.base, m.tuned,
+                                                test_text(pipe, "%s/%d-a", pipe->folder, changed),
+                                                &all));
+        assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &file, single,
+                                             &(sara_model_options){.unet_only = true}));
+        assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, file, m.tuned,
+                                                test_text(pipe, "%s/%d-b", pipe->folder, changed),
+                                                &all));
+        sara_model_free(file);
+        free_two(m);
+        if (!changed) {
+            assert_null(strstr(pipe->log, "text encoder"));
+            change_text_encoder(pipe, tuned);
+        }
+    }
+    const char *first = strstr(pipe->log, "its text encoder is another than the base's (1 tensors");
+    assert_non_null(first);
+    assert_non_null(strstr(first + 1, "its text encoder is another"));
+    assert_null(strstr(pipe->log, "VAE"));
+}
+
 /* ------------------------------------------------------------------------------------ refusals */
 
 static void test_options_refused(void **state)
@@ -288,7 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_merged), TEST_CASE(test_halves),          TEST_CASE(test_applied),
         TEST_CASE(test_parts),  TEST_CASE(test_options_refused), TEST_CASE(test_models_refused),
-        TEST_CASE(test_memory),
+        TEST_CASE(test_memory), TEST_CASE(test_text_encoder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

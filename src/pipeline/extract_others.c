@@ -1,0 +1,121 @@
+/* What an adapter between two models does not hold: their VAEs and text encoders. */
+#include "pipeline/metadata.h"
+
+#include <math.h>
+
+typedef struct comparison {
+    sara_context *ctx;
+    const sara_weights *base, *tuned;
+    int64_t differing;         /* tensors */
+    double change2, original2; /* sums of squares */
+} comparison;
+
+static bool is_float(sara_dtype dtype)
+{
+    return dtype == SARA_F32 || dtype == SARA_F16 || dtype == SARA_BF16 || dtype == SARA_F64;
+}
+
+/* Newer transformers leave "text_model." out. */
+static const sara_tensor_info *find(const sara_weights *weights, const char *name)
+{
+    static const char start[] = "text_model.";
+    const sara_tensor_info *info = sara_weights_find(weights, name);
+    if (!info && strncmp(name, start, strlen(start)) == 0)
+        info = sara_weights_find(weights, name + strlen(start));
+    return info ? info : sara_weights_find(weights, sara_name_of("%s%s", start, name).text);
+}
+
+/* b NULL: zeros */
+static sara_status compare_tensor(comparison *c, const sara_tensor_info *a,
+                                  const sara_tensor_info *b)
+{
+    size_t count = (size_t)sara_shape_count(&a->shape);
+    float *base = NULL, *tuned = NULL;
+    double change2 = 0;
+    sara_status status;
+    TRY(sara_alloc(c->ctx, &base, count, sizeof(*base)));
+    TRY(sara_alloc_zero(c->ctx, &tuned, count, sizeof(*tuned)));
+    TRY(sara_weights_read_f32(c->base, base, a));
+    if (b)
+        TRY(sara_weights_read_f32(c->tuned, tuned, b));
+    for (size_t i = 0; i < count; i++) {
+        double change = (double)tuned[i] - (double)base[i];
+        change2 += change * change;
+        c->original2 += (double)base[i] * (double)base[i];
+    }
+    c->change2 += change2;
+    c->differing += change2 != 0;
+done:
+    sara_free(c->ctx, base);
+    sara_free(c->ctx, tuned);
+    return status;
+}
+
+/* Tensors that one side alone has, under old names for instance, are passed over; one of another
+ * size is all change. */
+static sara_status compare_tensors(comparison *c)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < sara_weights_count(c->base); i++) {
+        const sara_tensor_info *a = sara_weights_at(c->base, i), *b = find(c->tuned, a->name);
+        if (!b || !is_float(a->dtype) || !is_float(b->dtype))
+            continue;
+        if (sara_shape_count(&a->shape) == sara_shape_count(&b->shape))
+            TRY(compare_tensor(c, a, b));
+        else
+            TRY(compare_tensor(c, a, NULL));
+    }
+done:
+    return status;
+}
+
+static sara_status open_weights(sara_weights **out, const sara_model *model, sara_module module)
+{
+    sara_component component;
+    sara_status status;
+    TRY(sara_model_component(model, &component, module));
+    TRY(sara_component_weights(&component, out));
+done:
+    sara_component_close(&component);
+    return status;
+}
+
+static sara_status compare_module(sara_context *ctx, const sara_model *base,
+                                  const sara_model *tuned, sara_module module, const char *name)
+{
+    sara_weights *a = NULL, *b = NULL;
+    sara_status status;
+    TRY(open_weights(&a, base, module));
+    TRY(open_weights(&b, tuned, module));
+    comparison c = {.ctx = ctx, .base = a, .tuned = b};
+    TRY(compare_tensors(&c));
+    if (c.differing > 0)
+        sara_log(ctx, SARA_LOG_WARNING,
+                 "%s: its %s is another than the base's (%lld tensors, relative L2 %.3g); that is "
+                 "left out: an adapter holds the U-Net's change alone",
+                 tuned->path, name, (long long)c.differing, sqrt(c.change2 / c.original2));
+done:
+    sara_weights_close(a);
+    sara_weights_close(b);
+    return status;
+}
+
+static bool has(const sara_model *model, sara_module module)
+{
+    return model->single ? sara_single_file_prefix(model->single, module) != NULL
+                         : !model->unet_only;
+}
+
+sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const sara_model *tuned)
+{
+    static const struct {
+        sara_module module;
+        const char *name;
+    } others[] = {{SARA_MODULE_TEXT, "text encoder"}, {SARA_MODULE_VAE, "VAE"}};
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+        if (has(base, others[i].module) && has(tuned, others[i].module))
+            TRY(compare_module(ctx, base, tuned, others[i].module, others[i].name));
+done:
+    return status;
+}
