@@ -90,8 +90,10 @@ class Library(unittest.TestCase):
         ]
         self.assertGreater(len(names), 20)
         self.assertEqual([name for name in names if not name.startswith("sara_")], [])
-        with open(os.path.join(TOP, "include", "sara.h")) as file:
-            header = file.read()
+        header = ""
+        for public in ("sara.h", "sara_tensors.h"):
+            with open(os.path.join(TOP, "include", public)) as file:
+                header += file.read()
         self.assertEqual([name for name in names if not re.search(rf"\b{name}\(", header)], [])
 
 
