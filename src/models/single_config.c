@@ -147,15 +147,16 @@ sara_status sara_single_text_config(const sara_single_file *single, json_t **out
         single, text,
         open ? "transformer.resblocks.0.mlp.c_fc.weight" : "encoder.layers.0.mlp.fc1.weight");
     json_int_t hidden = sara_single_dim(tokens, 1);
+    bool second = open || hidden == SARA_SD2_CROSS_ATTENTION; /* under either names */
     return check_made(
         single,
         json_pack("{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:i,s:i,s:i}", "architectures",
                   "CLIPTextModel", "model_type", "clip_text_model", "hidden_act",
-                  open ? "gelu" : "quick_gelu", "hidden_size", hidden, "intermediate_size",
+                  second ? "gelu" : "quick_gelu", "hidden_size", hidden, "intermediate_size",
                   (json_int_t)sara_single_dim(inner, 0), "num_attention_heads", hidden / HEAD_WIDTH,
                   "num_hidden_layers", (json_int_t)text->shape.layers, "max_position_embeddings",
                   (json_int_t)sara_single_dim(positions, 0), "vocab_size",
                   (json_int_t)sara_single_dim(tokens, 0), "layer_norm_eps", 1e-5, "bos_token_id",
-                  49406, "eos_token_id", 49407, "pad_token_id", open ? 0 : 1),
+                  49406, "eos_token_id", 49407, "pad_token_id", second ? 0 : 1),
         out);
 }

@@ -77,6 +77,30 @@ static void test_text_layers(void **state)
     }
 }
 
+/* Which activation a text encoder has its width tells, whatever its tensors' names. */
+static void test_activation(void **state)
+{
+    (void)state;
+    static const struct {
+        int width;
+        const char *expected;
+    } cases[] = {{768, "quick_gelu"}, {1024, "gelu"}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        fixture f;
+        setup(&f);
+        add(&f, sara_name_of(CLIP "text_model.final_layer_norm.weight"), sara_shape1(1));
+        add(&f, sara_name_of(CLIP "text_model.embeddings.token_embedding.weight"),
+            sara_shape2(1, cases[i].width));
+        add(&f, sara_name_of(CLIP "text_model.encoder.layers.0.layer_norm1.weight"),
+            sara_shape1(1));
+        open_file(&f);
+        const json_t *config = sara_single_file_config(f.single, SARA_MODULE_TEXT);
+        assert_string_equal(json_string_value(json_object_get(config, "hidden_act")),
+                            cases[i].expected);
+        teardown(&f);
+    }
+}
+
 /* The tensors of a part are these. */
 static void assert_tensors(const fixture *f, sara_module module, const char *const *names)
 {
@@ -133,6 +157,7 @@ static void test_no_part_of_the_networks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_text_layers),
+                                       cmocka_unit_test(test_activation),
                                        cmocka_unit_test(test_no_part_of_the_networks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
