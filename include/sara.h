@@ -148,6 +148,8 @@ typedef struct sara_model_report {
     int64_t selected[16];   /* entries with |p| < thresholds[i] */
     int threshold_count;
     char base_sha256[65];
+    char architecture[32];    /* as in modelspec.architecture: "stable-diffusion-v1" */
+    char prediction_type[24]; /* "" of a bare unet/ folder, which has no scheduler */
 } sara_model_report;
 SARA_NODISCARD sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
                                               const sara_model *model);

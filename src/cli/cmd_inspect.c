@@ -64,7 +64,9 @@ static json_t *report_json(const sara_model_report *report)
     json_t *components = list_json(report, report->component_count, component_json);
     json_t *histogram = list_json(report, SARA_HISTOGRAM_BINS, bin_json);
     json_t *thresholds = list_json(report, report->threshold_count, threshold_json);
-    return json_pack("{s:o,s:o,s:o,s:s}", "components", components, "histogram", histogram,
+    const char *type = *report->prediction_type ? report->prediction_type : NULL;
+    return json_pack("{s:s,s:s?,s:o,s:o,s:o,s:s}", "architecture", report->architecture,
+                     "prediction_type", type, "components", components, "histogram", histogram,
                      "thresholds", thresholds, "base_sha256", report->base_sha256);
 }
 
@@ -76,6 +78,8 @@ static void print_report(const sara_model_report *report)
         printf("%-13s %-22s %-6s %6lld tensors %13lld parameters\n", part->name, part->class_name,
                part->dtype, (long long)part->tensors, (long long)part->parameters);
     }
+    printf("architecture  %s%s%s\n", report->architecture,
+           *report->prediction_type ? ", predicts " : "", report->prediction_type);
     printf("base_sha256   %s\n\nThe U-Net's parameters by |p|:\n", report->base_sha256);
     for (int i = 0; i < SARA_HISTOGRAM_BINS; i++)
         most = report->histogram[i] > most ? report->histogram[i] : most;

@@ -34,6 +34,16 @@ static void add_components(sara_model_report *report, const sara_model *model)
                  sara_clip_text_params(model->text));
 }
 
+static void add_kind(sara_model_report *report, const sara_model *model)
+{
+    sara_prediction type = model->scheduler.prediction_type;
+    snprintf(report->architecture, sizeof(report->architecture), "%s",
+             sara_model_architecture(model, type == SARA_PREDICT_V));
+    if (model->has_scheduler)
+        snprintf(report->prediction_type, sizeof(report->prediction_type), "%s",
+                 sara_prediction_name(type));
+}
+
 static int histogram_bin(float magnitude)
 {
     if (!(magnitude > 0))
@@ -84,6 +94,7 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
     sara_model_report result = {0};
     sara_status status;
     add_components(&result, model);
+    add_kind(&result, model);
     for (size_t i = 0; i < sizeof(round_values) / sizeof(*round_values); i++)
         result.thresholds[result.threshold_count++] = round_values[i];
     for (size_t i = 0; i < sizeof(fractions) / sizeof(*fractions); i++) {

@@ -79,6 +79,14 @@ class Inspect(Case):
             {part["name"]: part["parameters"] for part in report["components"]}, PARAMETERS
         )
         self.assertEqual(len(report["base_sha256"]), 64)
+        self.assertEqual(report["architecture"], "stable-diffusion")  # neither SD1's width nor SD2's
+        with open(os.path.join(BASE, "scheduler", "scheduler_config.json")) as file:
+            own = json.load(file)["prediction_type"]
+        self.assertEqual(report["prediction_type"], own)
+        forced = self.ok("inspect", "-m", BASE, "--json", "--prediction_type", "v_prediction").out
+        self.assertEqual(json.loads(forced)["prediction_type"], "v_prediction")
+        alone = self.ok("inspect", "--unet-only", UNET, "--json").out
+        self.assertIsNone(json.loads(alone)["prediction_type"])
         self.assertEqual(sum(b["count"] for b in report["histogram"]), PARAMETERS["unet"])
         for part in report["components"]:
             folder = os.path.join(BASE, part["name"])
@@ -117,6 +125,8 @@ class Inspect(Case):
         text = self.ok("inspect", "-m", BASE).out
         report = json.loads(self.ok("inspect", "-m", BASE, "--json").out)
         self.assertIn(report["base_sha256"], text)
+        kind = f"{report['architecture']}, predicts {report['prediction_type']}"
+        self.assertRegex(text, f"(?m)^architecture  {kind}$")
         for part in report["components"]:
             self.assertRegex(text, rf"(?m)^{part['name']} .* {part['parameters']} parameters$")
         for entry in report["thresholds"]:
