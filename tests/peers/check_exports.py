@@ -199,7 +199,7 @@ def compare(c, what, changes, expected):
     c.check(f"{what}: singular values", values, 1e-4)
 
 
-def check_lora(c, base_folder, adapter, merged, work, rank):
+def check_lora(c, base_folder, adapter, merged, work, rank, version):
     """diffusers loads the file into its pipeline; what it then adds to each weight is the truncated SVD of the change."""
     import diffusers
     base, path = unet(base_folder), f"{work}/lora.safetensors"
@@ -218,7 +218,7 @@ def check_lora(c, base_folder, adapter, merged, work, rank):
     c.check("lora in diffusers: vectors changed", sum(int(not torch.equal(before[k], after[k])) for k in before if before[k].ndim < 2), 0)
     with safe_open(path, "pt") as f:
         meta = f.metadata()
-    c.check("lora: metadata wrong", sum(meta[k] != v for k, v in (("ss_v2", "False"), ("ss_base_model_version", "sd_v1"), ("ss_network_dim", str(rank)),
+    c.check("lora: metadata wrong", sum(meta[k] != v for k, v in (("ss_v2", str("v2" in version)), ("ss_base_model_version", version), ("ss_network_dim", str(rank)),
                                                                    ("ss_network_module", "networks.lora"))), 0)
 
 
@@ -255,8 +255,8 @@ class Checks:
         self.run, self.check = run, check
 
 
-def check_exports(run, check, base_folder, adapter, merged_folder, work):
-    """adapter merged into base_folder in fp32 is merged_folder."""
+def check_exports(run, check, base_folder, adapter, merged_folder, work, version="sd_v1", ranks=(8, 100)):
+    """adapter merged into base_folder in fp32 is merged_folder; version: kohya's of the base."""
     c, work = Checks(run, check), f"{work}/exports"
     os.makedirs(work)
     with open(f"{base_folder}/unet/config.json") as file:
@@ -265,7 +265,7 @@ def check_exports(run, check, base_folder, adapter, merged_folder, work):
     check_extract(c, base_folder, adapter, merged_folder, work)
     check_dense_exactly(c, base_folder, work, layers_per_block)
     check_dense(c, base_folder, adapter, merged, work, layers_per_block)
-    for rank in (8, 100):
+    for rank in ranks:
         os.makedirs(f"{work}/{rank}")
-        check_lora(c, base_folder, adapter, merged, f"{work}/{rank}", rank)
+        check_lora(c, base_folder, adapter, merged, f"{work}/{rank}", rank, version)
         check_peft(c, base_folder, adapter, merged, f"{work}/{rank}", rank)

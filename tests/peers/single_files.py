@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from check_exports import check_exports
 from checks import BASE, check, relative, run
 
 STEPS = 3
@@ -139,6 +140,24 @@ def check_test_forward(name, sara, work, single):
         check(f"{name} test forward, {expected}", f"{expected} (by a test forward)" not in done.stderr, 0)
 
 
+def check_exported(name, sara, work, folder, second, prediction_type):
+    """What a few entries of every tensor become is exported under names that the programs know in a U-Net of full structure."""
+    rng = torch.Generator().manual_seed(7)
+    work = f"{work}/full-exports"
+    shutil.rmtree(work, ignore_errors=True)
+    tuned, merged, adapter = f"{work}/tuned", f"{work}/merged", f"{work}/adapter.safetensors"
+    shutil.copytree(folder, tuned)
+    weights = states(folder, "unet/diffusion_pytorch_model.safetensors")
+    for key, value in weights.items():
+        value += torch.where(torch.rand(value.shape, generator=rng) < 0.05, 0.01 * torch.randn(value.shape, generator=rng), torch.tensor(0.0))
+    save_file(weights, f"{tuned}/unet/diffusion_pytorch_model.safetensors", {"format": "pt"})
+    run(sara, "extract", "--base", folder, "--tuned", tuned, "-o", adapter)
+    run(sara, "merge", "-m", folder, "--adapter", adapter, "--dtype", "fp32", "-o", merged)
+    print(f"{name} exports", flush=True)
+    version = f"sd_v{1 + second}" + ("_v" if prediction_type == "v_prediction" else "")
+    check_exports(lambda *args: run(sara, *args), check, folder, adapter, merged, work, version, ranks=(16,))
+
+
 def check_single_files(sara, work):
     for second, prediction_type in ((0, "epsilon"), (1, "epsilon"), (1, "v_prediction")):
         name = f"SD{1 + second} {prediction_type}"
@@ -166,3 +185,5 @@ def check_single_files(sara, work):
             check_equal(f"{name} {part} there and back", states(back, f"{part}.safetensors"), theirs)
         import diffusers
         diffusers.StableDiffusionPipeline.from_pretrained(back)
+        if second == (prediction_type == "v_prediction"):
+            check_exported(name, sara, work, folder, second, prediction_type)
