@@ -3,7 +3,7 @@ gradients are averaged."""
 from __future__ import annotations
 
 import gc
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -15,10 +15,13 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def find_wrapper(parameter: Tensor) -> DistributedDataParallel | None:
-    """The DistributedDataParallel that reduces this parameter's gradient, made before or after the optimiser."""
-    wrappers = (thing for thing in gc.get_objects() if issubclass(type(thing), DistributedDataParallel))
-    return next((w for w in wrappers if any(p is parameter for p in w.module.parameters())), None)
+def find_wrappers(parameters: Iterable[Tensor]) -> list[DistributedDataParallel]:
+    """Those that reduce these parameters' gradients, made before or after the optimiser."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    known = {id(p) for p in parameters}
+    wrappers = [thing for thing in gc.get_objects() if issubclass(type(thing), DistributedDataParallel)]
+    return [w for w in wrappers if any(id(p) in known for p in w.module.parameters())]
 
 
 def average(gradients: Sequence[Tensor]) -> None:
@@ -29,9 +32,10 @@ def average(gradients: Sequence[Tensor]) -> None:
         gradient.copy_(mean)
 
 
-def check_same(selected: int, device: torch.device) -> None:
-    """Processes that train other entries would add up what does not belong together."""
-    both = torch.tensor([selected, -selected], dtype=torch.int64, device=device)
+def check_same(digest: str, device: torch.device) -> None:
+    """Processes that train other entries, or from other values, would add up what does not belong together."""
+    own = torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8).to(device, torch.int64)
+    both = torch.stack([own, -own])
     dist.all_reduce(both, op=dist.ReduceOp.MAX)
-    if both[0] != -both[1]:
-        raise RuntimeError(f"the processes train {-int(both[1])} to {int(both[0])} entries: their models differ")
+    if not torch.equal(both[0], -both[1]):
+        raise RuntimeError("the processes' models or their selected entries differ; seed or load them alike before sara.adamw")

@@ -13,7 +13,7 @@ from . import _distributed as distributed
 from . import _kernels as kernels
 from . import _library as lib
 from .adapters import base_sha256, write
-from .selection import Patterns, budget, default_lr, eligible, named, positions_below
+from .selection import Patterns, bare, budget, default_lr, eligible, named, positions_below
 
 MIN_RANK_SIDE, MIN_RANK_SELECTED = 64, 100  # the low-rank term's matrices have both sides and their selected entries over these
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
@@ -51,11 +51,11 @@ class AdamW(torch.optim.Optimizer):
         self.last: dict[str, Any] = {}
         self._step, self._adam_step = 0, 0              # done in all, and since the moments were zero
         self._base: str | None = None
-        self._class = type(model).__name__
+        self._class = type(bare(model)).__name__
         self._parameters: dict[str, nn.Parameter] = {}  # all of the model, for the base's hash
         self._trainable: dict[str, nn.Parameter] = {}   # those that were looked through for entries
         self._leaves: dict[str, Tensor] = {}
-        self._wrapper: Any = None                       # DistributedDataParallel, once looked for; False: there is none
+        self._wrappers: "list[Any] | None" = None       # DistributedDataParallel, once looked for
         self._queued = False
         defaults = dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
         whole = dict(zip(_BUDGETS, (threshold, fraction, count)))
@@ -95,7 +95,10 @@ class AdamW(torch.optim.Optimizer):
         return {**group, "params": leaves, "names": names, "threshold": threshold, "_positions": [positions[name] for name in names]}
 
     def _ask(self) -> None:
-        """Parameters without selected entries ask autograd for nothing."""
+        """Parameters without selected entries ask autograd for nothing, but DistributedDataParallel expects every gradient that it knows."""
+        self._checked = False  # that all processes train the same
+        if distributed.find_wrappers(self._trainable.values()):
+            return
         for name, p in self._trainable.items():
             p.requires_grad_(name in self._leaves and self._leaves[name].numel() > 0)
 
@@ -115,8 +118,7 @@ class AdamW(torch.optim.Optimizer):
             _set(leaf, leaf.data[keep], None if gradient is None else gradient[keep])
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(leaf), torch.zeros_like(leaf)
         self._adam_step = 0
-        if not self._wrapper:  # DistributedDataParallel expects every gradient that it knows
-            self._ask()
+        self._ask()
 
     def _each(self) -> list[tuple[dict[str, Any], str, Tensor]]:
         return [(group, *pair) for group in self.param_groups for pair in zip(group["names"], group["params"])]
@@ -141,17 +143,17 @@ class AdamW(torch.optim.Optimizer):
 
     def _made(self, p: Tensor) -> None:
         """Autograd has accumulated into p.grad."""
-        if self._wrapper is None:
-            self._wrapper = distributed.processes() > 1 and distributed.find_wrapper(p) or False
-        if not self._wrapper:
+        if self._wrappers is None:
+            self._wrappers = distributed.find_wrappers(self._trainable.values())
+        if not self._wrappers:
             self._take(self._name_of[id(p)])
         elif not self._queued:  # behind the reduction, which is queued before the last gradient is made
             self._queued = True
             Variable._execution_engine.queue_callback(lambda: Variable._execution_engine.queue_callback(self._reduced))
 
     def _reduced(self) -> None:
-        self._queued = False
-        if self._wrapper.require_backward_grad_sync:  # else more micro-batches follow
+        self._queued = False  # within reentrant checkpointing the backward pass goes on; without synchronisation more micro-batches follow
+        if torch._C._current_autograd_node() is None and all(w.require_backward_grad_sync for w in self._wrappers):
             self._take_all()
 
     def _take_all(self) -> None:
@@ -166,7 +168,7 @@ class AdamW(torch.optim.Optimizer):
 
     @property
     def _averages(self) -> bool:
-        return distributed.processes() > 1 and not self._wrapper
+        return distributed.processes() > 1 and not self._wrappers
 
     # GradScaler then calls step() on every process, whichever met an infinity, and leaves the unscaling to it.
     _step_supports_amp_scaling = _averages
@@ -174,8 +176,6 @@ class AdamW(torch.optim.Optimizer):
     def _average(self) -> None:
         """The compact gradients' means over the processes."""
         leaves, scale = [leaf for _, _, leaf in self._each()], getattr(self, "grad_scale", None)
-        if self._step == 0:
-            distributed.check_same(sum(leaf.numel() for leaf in leaves), leaves[0].device)
         for leaf in leaves:
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad if scale is None else leaf.grad.div_(scale.to(leaf.device))
         distributed.average([leaf.grad for leaf in leaves])
@@ -207,6 +207,10 @@ class AdamW(torch.optim.Optimizer):
         with torch.enable_grad():
             loss = None if closure is None else closure()
         self._take_all()
+        if not self._checked and distributed.processes() > 1:
+            entries = {f"{name}.{i}": t.view(torch.float32) for _, name, leaf in self._each() for i, t in enumerate((leaf, self.state[leaf]["positions"]))}
+            distributed.check_same(self.base_sha256 + base_sha256(entries), self.param_groups[0]["params"][0].device)
+            self._checked = True
         if self._averages:
             self._average()
         self.base_sha256  # of the values before the first change
@@ -266,8 +270,7 @@ class AdamW(torch.optim.Optimizer):
         self._step, self._adam_step, self._base = own["step"], own["adam_step"], own["base_sha256"]
         for name in _OWN:
             setattr(self, name, own[name])
-        if not self._wrapper:
-            self._ask()
+        self._ask()
 
     def _restore(self, name: str, saved: Mapping[str, Tensor]) -> Tensor:
         """The parameter's leaf, the present one if there is one, with copies of its state."""
