@@ -70,7 +70,7 @@ class _Applied:
             raise ValueError(f"{path}: made for the base {metadata['sara.base_sha256'][:12]}, but the model is {self.base[:12]} (the same base in another "
                              "precision counts as another); force=True applies it all the same")
         for name, (positions, _) in parts.items():
-            highest, size = (int(positions[-1]) if len(positions) else -1), (self.parameters[name].numel() if name in self.parameters else -1)
+            highest, size = (int(positions[-1]) % 2 ** 32 if len(positions) else -1), (self.parameters[name].numel() if name in self.parameters else -1)
             if highest >= size:
                 raise ValueError(f"{path}: {name}: " + (f"position {highest}, but there are {size} entries" if size >= 0 else "the model has no such parameter"))
 
@@ -84,7 +84,7 @@ class _Applied:
     def combine(self, name: str) -> Tensor:
         """original + the sum of the changes; alone at strength 1 the value itself. float32 [covered]."""
         positions, originals = self.originals[name]
-        value, base = originals.float(), originals.double()
+        value, base = originals.to(torch.float32, copy=True), originals.double()
         total, changes, full = torch.zeros_like(base), torch.zeros_like(positions), torch.zeros_like(positions, dtype=torch.bool)
         for strength, parts, _ in self.layers:
             if name in parts and strength != 0:
