@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from check_exports import check_exports
 from checks import BASE, EXPECTED, TOP, check, relative, run
+from pytorch import check_pytorch
 from single_files import check_single_files
 
 
@@ -176,6 +177,7 @@ def main():
     check_merged(sara, a.work)
     check_adapter(a.work)
     check_reader(sara, a.work)
+    check_pytorch(sara, a.work)
     check_single_files(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors", f"{a.work}/merged-fp32", a.work)
     print("peers: all checks passed")
