@@ -75,20 +75,24 @@ class AdamW(torch.optim.Optimizer):
         """A param_group of the entries that the budget selects; "_positions" [selected] int32 beside its leaves."""
         unknown = set(spec) - {"params", *_BUDGETS, *defaults}
         parameters = named(spec["params"])
-        twice = set(parameters) & set(self._parameters)
+        known = {id(p) for p in self._parameters.values()}
+        twice = [name for name, p in parameters.items() if name in self._parameters or id(p) in known]
         if unknown or twice:
             raise ValueError(f"group option {min(unknown)!r}, expected params, {', '.join([*_BUDGETS, *defaults])}" if unknown else
-                             f"{min(twice)}: in two groups; give named parameters with names of their own")
+                             f"{min(twice)}: in two groups; give each parameter once, under a name of its own")
         self._parameters.update(parameters)
         chosen = eligible(parameters, include, exclude)
-        self._trainable.update(chosen)
+        self._trainable.update({name: p for name, p in parameters.items() if p.requires_grad})  # excluded ones ask for no gradient
         own = {kind: spec[kind] for kind in _BUDGETS if kind in spec}
         threshold, positions = positions_below(chosen, *budget(**(own or whole)))
         names = sorted((name for name in chosen if len(positions[name])), key=str.encode)
         group = {**defaults, **{key: value for key, value in spec.items() if key in defaults}}
-        group["lr"] = default_lr(threshold) if group["lr"] is None else group["lr"]
+        if group["lr"] is None:
+            group["lr"] = default_lr(threshold)
+            if group["lr"] < 1e-12:
+                raise ValueError(f"lr is missing: the formula gives {group['lr']:.3g} for a threshold of {threshold:.6g}")
         for name in ("lr", "eps", "weight_decay"):
-            _check(name, group[name])
+            _check(name, group[name] or (-1 if name == "eps" else 0))
         for beta in group["betas"]:
             _check("betas", beta, 1)
         leaves = [chosen[name].detach().reshape(-1)[positions[name].long()].float().requires_grad_() for name in names]

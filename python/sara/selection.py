@@ -65,7 +65,7 @@ def eligible(parameters: Mapping[str, nn.Parameter], include: Patterns = None, e
     return chosen
 
 
-def budget(threshold: float | None, fraction: float | None, count: float | None) -> tuple[str, float]:
+def budget(threshold: float | None = None, fraction: float | None = None, count: float | None = None) -> tuple[str, float]:
     """The one that is given; 5.8 % of the entries if none is."""
     given = [(kind, value) for kind, value in (("threshold", threshold), ("fraction", fraction), ("count", count)) if value is not None]
     if len(given) > 1:
