@@ -1,5 +1,4 @@
-"""Several processes: under DistributedDataParallel gradients are gathered after its reduction; without it the compact
-gradients are averaged."""
+"""Several processes: DistributedDataParallel reduces dense gradients, which are gathered then; without it the compact ones are averaged."""
 from __future__ import annotations
 
 import gc

@@ -57,11 +57,9 @@ def adamw(items: Sequence[Item], lr: float, betas: tuple[float, float], eps: flo
     array = (lib.Entries * len(native))(*(
         lib.Entries(lib.view(i.name, i.tensor), i.positions.data_ptr(), i.positions.numel(), *(
             None if t is None else t.data_ptr() for t in (i.values, i.moment1, i.moment2, i.gradient, i.rank))) for i in native))
-    if native:
-        lib.call("sara_tensors_adamw", array, len(array), byref(lib.AdamW(lr, *betas, eps, weight_decay, 1, clip, step)))
-    for i in items:
-        if not _native(i.tensor):
-            adamw_torch(i, lr, betas, eps, weight_decay, clip, step)
+    lib.call("sara_tensors_adamw", array, len(array), byref(lib.AdamW(lr, *betas, eps, weight_decay, 1, clip, step)))
+    for i in (i for i in items if not _native(i.tensor)):
+        adamw_torch(i, lr, betas, eps, weight_decay, clip, step)
 
 
 def adamw_torch(i: Item, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, clip: float, step: int) -> None:
@@ -76,8 +74,7 @@ def adamw_torch(i: Item, lr: float, betas: tuple[float, float], eps: float, weig
 
 
 def nuclear_norm(shape: tuple[int, int], positions: Tensor, values: Tensor) -> tuple[float, Tensor]:
-    """Of the matrix that is values [count] at the positions and zero elsewhere: the sum of its singular values, and the
-    subgradient U V^T at the positions [count] (section 4.2)."""
+    """Of the matrix that is values [count] at the positions, else zero: the sum of its singular values, and U V^T there [count] (section 4.2)."""
     if values.device.type != "cpu":
         return nuclear_norm_torch(shape, positions, values)
     value, gradient = c_double(), torch.empty_like(values)
@@ -90,9 +87,11 @@ def nuclear_norm_torch(shape: tuple[int, int], positions: Tensor, values: Tensor
     matrix = torch.zeros(shape, dtype=torch.float32, device=values.device)
     matrix.view(-1)[positions.long()] = values
     wide = matrix if shape[0] <= shape[1] else matrix.T
-    x = wide / torch.linalg.matrix_norm(wide).clamp_min(1e-30)
-    for _ in range(24):  # 1.875^24: resolves 1e-5 of the norm
-        gram = x @ x.T
-        x = 1.875 * x + (0.375 * gram @ gram - 1.25 * gram) @ x
+    x = wide / wide.abs().max().clamp_min(1e-38)  # so that the norm neither overflows nor vanishes
+    x = x / torch.linalg.matrix_norm(x).clamp_min(1)
+    with torch.autocast(values.device.type, enabled=False):
+        for _ in range(28):  # 1.875^28 resolves 1e-7 of the norm
+            gram = x @ x.T
+            x = 1.875 * x + (0.375 * gram @ gram - 1.25 * gram) @ x
     gradient = (x if shape[0] <= shape[1] else x.T).reshape(-1)[positions.long()]
     return float((values.double() * gradient.double()).sum()), gradient

@@ -26,8 +26,6 @@ Part = _structure("sara_adapter_part", name=c_char_p, positions=c_void_p, values
 Metadata = _structure("sara_metadata", key=c_char_p, value=c_char_p)
 _ContextOptions = _structure("sara_context_options", allocator=c_void_p, threads=c_int, log=c_void_p, progress=c_void_p, user=c_void_p,
                              memory_limit=c_uint64)
-
-
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "sara_context_new": (c_int, [POINTER(c_void_p), POINTER(_ContextOptions)]),
     "sara_context_error": (c_char_p, [c_void_p]),

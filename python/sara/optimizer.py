@@ -1,6 +1,7 @@
 """The optimiser: AdamW on the selected entries alone, whose gradients are gathered as autograd makes them."""
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from typing import Any, Callable, Iterable, Mapping, Sequence, Union
@@ -15,7 +16,6 @@ from . import _library as lib
 from .adapters import base_sha256, write
 from .selection import Patterns, bare, budget, default_lr, eligible, named, positions_below
 
-MIN_RANK_SIDE, MIN_RANK_SELECTED = 64, 100  # the low-rank term's matrices have both sides and their selected entries over these
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
 _BUDGETS, _OWN = ("threshold", "fraction", "count"), ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")
 
@@ -29,8 +29,7 @@ class AdamW(torch.optim.Optimizer):
     max_grad_norm: of the selected entries' gradients together; 0 leaves clipping to the caller.
     lambda_rank: weight of the nuclear norm of one matrix P * M in each step (section 4.2), drawn by seed, or the step's of rank_names.
     progressive_iter: before this step (from 0) only entries still below the threshold go on being trained, with new moments (section 4.3);
-        or total_steps, of which it is half. Neither, or 0: never.
-    include, exclude: shell patterns of parameter names.
+        or total_steps, of which it is half. Neither, or 0: never. include, exclude: shell patterns of parameter names.
 
     param_groups hold a float32 leaf [selected] for each parameter with selected entries, with its .grad; "names" are the parameters'. The
     model's parameters stay as they are: step() writes the values into them, rounded to their dtype; their .grad is taken as soon as
@@ -50,13 +49,11 @@ class AdamW(torch.optim.Optimizer):
             _check(name, getattr(self, name))
         self.last: dict[str, Any] = {}
         self._step, self._adam_step = 0, 0              # done in all, and since the moments were zero
-        self._base: str | None = None
         self._class = type(bare(model)).__name__
         self._parameters: dict[str, nn.Parameter] = {}  # all of the model, for the base's hash
         self._trainable: dict[str, nn.Parameter] = {}   # those that were looked through for entries
         self._leaves: dict[str, Tensor] = {}
-        self._wrappers: "list[Any] | None" = None       # DistributedDataParallel, once looked for
-        self._queued = False
+        self._wrappers, self._queued = None, False      # DistributedDataParallel, once looked for; whether gathering is queued behind it
         defaults = dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
         whole = dict(zip(_BUDGETS, (threshold, fraction, count)))
         super().__init__([self._group(spec, whole, defaults, include, exclude) for spec in _specs(model)], defaults)
@@ -65,10 +62,14 @@ class AdamW(torch.optim.Optimizer):
                 self._leaves[name] = leaf
                 self.state[leaf] = dict(exp_avg=torch.zeros_like(leaf), exp_avg_sq=torch.zeros_like(leaf), positions=chosen,
                                         frozen_positions=chosen[:0], frozen_values=leaf.detach()[:0])
+        for name in filter(None, rank_names or ()):
+            if name not in self._leaves or self._trainable[name].dim() != 2:
+                raise ValueError(f"rank_names: {name}: no trained matrix")
         self._name_of = {id(p): name for name, p in self._trainable.items()}
-        weak = weakref.WeakMethod(self._made)  # a model that outlives its optimiser keeps its gradients
+        weak, own = weakref.WeakMethod(self._made), object()  # a model that outlives its optimiser keeps its gradients
         for p in self._trainable.values():
-            p.register_post_accumulate_grad_hook(lambda parameter: (made := weak()) and made(parameter))
+            p._sara_owner = own  # of several that are alive the last one made, as where a notebook's cell runs again
+            p.register_post_accumulate_grad_hook(lambda parameter: parameter._sara_owner is own and (made := weak()) and made(parameter) or None)
         self._ask()
 
     def _group(self, spec: Mapping[str, Any], whole: dict[str, Any], defaults: dict[str, Any], include: Patterns, exclude: Patterns) -> dict[str, Any]:
@@ -92,9 +93,9 @@ class AdamW(torch.optim.Optimizer):
             if group["lr"] < 1e-12:
                 raise ValueError(f"lr is missing: the formula gives {group['lr']:.3g} for a threshold of {threshold:.6g}")
         for name in ("lr", "eps", "weight_decay"):
-            _check(name, group[name] or (-1 if name == "eps" else 0))
-        for beta in group["betas"]:
-            _check("betas", beta, 1)
+            _check(name, group[name], 1e-37 if name == "eps" else 0)
+        for i, beta in enumerate(group["betas"]):
+            _check(f"betas[{i}]", beta, below=1)
         leaves = [chosen[name].detach().reshape(-1)[positions[name].long()].float().requires_grad_() for name in names]
         return {**group, "params": leaves, "names": names, "threshold": threshold, "_positions": [positions[name] for name in names]}
 
@@ -193,21 +194,20 @@ class AdamW(torch.optim.Optimizer):
         return items
 
     def _draw(self, items: Mapping[str, kernels.Item]) -> kernels.Item | None:
-        """The matrix of this step's low-rank term."""
-        matrices = [name for name, i in items.items() if i.tensor.dim() == 2 and min(i.tensor.shape) > MIN_RANK_SIDE]
-        names = sorted((name for name in matrices if items[name].positions.numel() > MIN_RANK_SELECTED), key=str.encode)
-        if not self.lambda_rank > 0 or self.rank_names is None and not names:
-            return None
-        if self.rank_names is None:
-            return items[names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)]]
-        name = self.rank_names[self._step] if self._step < len(self.rank_names) else None
-        if name is None or name and name not in matrices:
-            raise ValueError(f"rank_names: step {self._step + 1}: {name or 'no name is left'}, expected a trained matrix, or '' for none")
-        return items[name] if name else None
+        """The matrix of this step's low-rank term: both sides and its selected entries are over 64 and 100."""
+        if self.rank_names is not None:
+            name = self.rank_names[self._step]
+        else:
+            names = sorted((name for name, i in items.items() if i.tensor.dim() == 2 and min(i.tensor.shape) > 64
+                            and i.positions.numel() > 100), key=str.encode)
+            name = names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)] if names else ""
+        return items[name] if name and self.lambda_rank > 0 else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Reselects if it is time, clips, adds the low-rank term's gradient, and updates values and parameters (section 4)."""
+        if self.rank_names is not None and self._step >= len(self.rank_names):
+            raise ValueError(f"rank_names: {len(self.rank_names)} names, but this is step {self._step + 1}")
         with torch.enable_grad():
             loss = None if closure is None else closure()
         self._take_all()
@@ -238,12 +238,10 @@ class AdamW(torch.optim.Optimizer):
                          active=sum(i.values.numel() for i in items.values()))
         return loss
 
-    @property
+    @functools.cached_property
     def base_sha256(self) -> str:
         """Hash of the model as it was before the first step (docs/formats.md)."""
-        if self._base is None:
-            self._base = base_sha256(self._parameters)
-        return self._base
+        return base_sha256(self._parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, with the selected entries' values and positions, and "sara". A run goes on exactly from the base and from the trained model."""
@@ -263,15 +261,15 @@ class AdamW(torch.optim.Optimizer):
         for name, state in states.items():
             size = self._trainable[name].numel() if name in self._trainable else 0
             highest = max((int(t.max()) for t in (state["positions"], state["frozen_positions"]) if len(t)), default=-1)
-            if highest >= size:
-                raise ValueError(f"{name}: the state has position {highest}, but the parameter to be trained has {size} entries")
+            if highest >= size or len(state["positions"]) != len(state["values"]):
+                raise ValueError(f"{name}: the state has {len(state['values'])} values and positions up to {highest}, but the parameter has {size} entries")
         self.state.clear()
         self._leaves = {name: self._restore(name, state) for name, state in states.items()}
         for group, saved in zip(self.param_groups, groups):
             group.clear()
             group.update({**saved, "betas": tuple(saved["betas"]), "params": [self._leaves[name] for name in saved["names"]]})
         own = state_dict["sara"]
-        self._step, self._adam_step, self._base = own["step"], own["adam_step"], own["base_sha256"]
+        self._step, self._adam_step, self.base_sha256 = own["step"], own["adam_step"], own["base_sha256"]
         for name in _OWN:
             setattr(self, name, own[name])
         self._ask()
@@ -309,9 +307,9 @@ class AdamW(torch.optim.Optimizer):
 adamw = AdamW
 
 
-def _check(name: str, value: float, below: float = math.inf) -> None:
-    if not 0 <= float(value) < below:
-        raise ValueError(f"{name}={value}, expected at least 0 and less than {below}")
+def _check(name: str, value: float, least: float = 0, below: float = math.inf) -> None:
+    if not least <= float(value) < below:
+        raise ValueError(f"{name}={value}, expected at least {least:g} and less than {below:g}")
 
 
 def _set(leaf: Tensor, values: Tensor, gradient: Tensor | None) -> None:
@@ -322,8 +320,5 @@ def _set(leaf: Tensor, values: Tensor, gradient: Tensor | None) -> None:
 
 def _specs(model: Model) -> list[Mapping[str, Any]]:
     """A list of groups as it is; anything else as one group."""
-    if not isinstance(model, (nn.Module, Mapping)):
-        model = list(model)
-        if model and all(isinstance(spec, dict) for spec in model):
-            return model
-    return [{"params": model}]
+    groups = model if isinstance(model, (nn.Module, Mapping)) else list(model)
+    return groups if isinstance(groups, list) and groups and all(isinstance(spec, dict) for spec in groups) else [{"params": groups}]

@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import _library as lib
 
-DEFAULT_FRACTION = 0.058
 Patterns = Union[str, Sequence[str], None]
 _KINDS = {"threshold": 0, "fraction": 1, "count": 2}
 
@@ -36,24 +35,24 @@ def named(model: "nn.Module | Mapping[str, nn.Parameter] | Iterable[tuple[str, n
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError("parameters without names; give a module, named_parameters() or a dict of them")
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("two parameters of one name")
+        raise ValueError(f"{max(pairs, key=lambda pair: sum(pair[0] == name for name, _ in pairs))[0]}: two parameters of this name")
     first = {id(p): name for name, p in reversed(pairs)}
     return {name: p for name, p in pairs if first[id(p)] == name}
 
 
-def _matching(parameters: Mapping[str, Tensor], patterns: Patterns) -> set[str]:
+def _matching(parameters: Mapping[str, Tensor], patterns: Patterns, option: str) -> set[str]:
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
         names = [name for name in parameters if fnmatch.fnmatchcase(name, pattern)]
         if not names:
-            raise ValueError(f"{pattern!r} matches none of the {len(parameters)} parameters")
+            raise ValueError(f"{option}={pattern!r} matches none of the {len(parameters)} parameters")
         found.update(names)
     return found
 
 
 def eligible(parameters: Mapping[str, nn.Parameter], include: Patterns = None, exclude: Patterns = None) -> dict[str, nn.Parameter]:
     """Those that require a gradient and whose names match (shell patterns: "*.attn2.*")."""
-    names = (set(parameters) if include is None else _matching(parameters, include)) - _matching(parameters, exclude)
+    names = (set(parameters) if include is None else _matching(parameters, include, "include")) - _matching(parameters, exclude, "exclude")
     chosen = {name: p for name, p in parameters.items() if p.requires_grad and name in names}
     for name, p in chosen.items():
         if type(p.data) is not Tensor or p.layout != torch.strided or p.dtype not in lib.DTYPES or p.numel() >= 2 ** 31:
@@ -70,7 +69,7 @@ def budget(threshold: float | None = None, fraction: float | None = None, count:
     given = [(kind, value) for kind, value in (("threshold", threshold), ("fraction", fraction), ("count", count)) if value is not None]
     if len(given) > 1:
         raise ValueError(" and ".join(f"{kind}={value}" for kind, value in given) + ": expected one of them")
-    return given[0] if given else ("fraction", DEFAULT_FRACTION)
+    return given[0] if given else ("fraction", 0.058)
 
 
 def positions_below(parameters: Mapping[str, Tensor], kind: str, value: float) -> tuple[float, dict[str, Tensor]]:

@@ -210,9 +210,11 @@ static sara_status choose_prediction(sara_model *model, const sara_model_options
     if (options && options->prediction_type)
         TRY(sara_prediction_parse(model->ctx, type, options->prediction_type));
     model->scheduler_changed = model->scheduler_json && *type != own;
-    if (model->scheduler_changed)
+    if (model->scheduler_changed &&
         json_object_set_new(model->scheduler_json, "prediction_type",
-                            json_string(sara_prediction_name(*type)));
+                            json_string(sara_prediction_name(*type))) != 0)
+        status = sara_fail(model->ctx, SARA_ERROR_MEMORY, "%s: out of memory: prediction type",
+                           model->path);
 done:
     return status;
 }
