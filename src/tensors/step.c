@@ -1,16 +1,19 @@
 #include "sparse/adamw.h"
 #include "tensors/tensors.h"
 
-#define SMALL 16384 /* entries that are not worth a second thread */
-#define BLOCK 1024  /* entries whose gradients are copied at a time */
+#define PART  4096 /* entries of one thread's work */
+#define BLOCK 1024 /* entries whose gradients are copied at a time */
+#define AHEAD 24   /* entries whose places are asked for before they are needed */
 
 static void gather_part(float *gradient, const sara_param *dense, const uint32_t *positions,
                         size_t count)
 {
     const float *floats = dense->value.data;
     if (dense->value.dtype == SARA_F32)
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++) {
+            __builtin_prefetch(&floats[positions[i + AHEAD < count ? i + AHEAD : i]]);
             gradient[i] += floats[positions[i]];
+        }
     else
         for (size_t i = 0; i < count; i++)
             gradient[i] += sara_param_get(dense, positions[i]);
@@ -21,13 +24,13 @@ sara_status sara_tensors_gather(sara_context *ctx, float *gradient, const sara_t
 {
     sara_param param;
     sara_status status = sara_view_param(ctx, &param, dense);
-    size_t parts = count / SMALL + 1;
+    size_t parts = count / PART + 1;
     int threads = sara_threads(ctx);
     if (status != SARA_OK)
         return status;
 #pragma omp parallel for num_threads(threads) schedule(static) if (parts > 1)
     for (size_t k = 0; k < parts; k++) {
-        size_t first = k * SMALL, size = count - first < SMALL ? count - first : SMALL;
+        size_t first = k * PART, size = count - first < PART ? count - first : PART;
         gather_part(gradient + first, &param, positions + first, size);
     }
     return status;
@@ -57,19 +60,21 @@ static void load(float *block, const float *from, size_t at, size_t count)
         memset(block, 0, count * sizeof(*block));
 }
 
-static void scatter(sara_param *param, const sara_tensor_entries *item)
+static void scatter(sara_param *param, const uint32_t *positions, const float *values, size_t count)
 {
     float *floats = param->value.data;
     if (param->value.dtype == SARA_F32)
-        for (size_t i = 0; i < item->count; i++)
-            floats[item->positions[i]] = item->values[i];
+        for (size_t i = 0; i < count; i++) {
+            __builtin_prefetch(&floats[positions[i + AHEAD < count ? i + AHEAD : i]], 1);
+            floats[positions[i]] = values[i];
+        }
     else
-        for (size_t i = 0; i < item->count; i++)
-            sara_param_set(param, item->positions[i], item->values[i]);
+        for (size_t i = 0; i < count; i++)
+            sara_param_set(param, positions[i], values[i]);
 }
 
 /* Of entries whose gradients are zero where gradient or rank are NULL. */
-static void update(const sara_tensor_entries *item, const sara_adamw *numbers)
+static void update(sara_param *param, const sara_tensor_entries *item, const sara_adamw *numbers)
 {
     const sara_adamw a = *numbers;
     float gradient[BLOCK], rank[BLOCK];
@@ -81,6 +86,7 @@ static void update(const sara_tensor_entries *item, const sara_adamw *numbers)
 #pragma omp simd
         for (size_t i = 0; i < count; i++)
             values[i] = sara_adamw_entry(&a, values[i], gradient[i], rank[i], &m1[i], &m2[i]);
+        scatter(param, item->positions + at, values, count);
     }
 }
 
@@ -95,10 +101,8 @@ sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *ite
     for (size_t i = 0; i < count; i++)
         TRY(sara_view_param(ctx, &params[i], &items[i].tensor));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < count; i++) {
-        update(&items[i], &a);
-        scatter(&params[i], &items[i]);
-    }
+    for (size_t i = 0; i < count; i++)
+        update(&params[i], &items[i], &a);
 done:
     sara_free(ctx, params);
     return status;
