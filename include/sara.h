@@ -112,7 +112,9 @@ typedef struct sara_model sara_model;
 typedef struct sara_model_options {
     const char *variant; /* "fp16": prefer *.fp16.safetensors; NULL: none */
     bool unet_only;      /* the path is a bare unet/ folder, or of a file the U-Net is enough */
-    const char *prediction_type; /* "epsilon" or "v_prediction" instead of the model's own */
+    /* "epsilon", "v_prediction" (also "v"), "sample" or, of a flow scheduler, "flow_prediction"
+     * instead of the model's own */
+    const char *prediction_type;
     /* What a single file does not hold; NULL: as in the published models. */
     const char *model_config; /* a diffusers folder whose configs and scheduler hold */
     const char *tokenizer;    /* a tokenizer/ folder */

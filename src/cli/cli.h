@@ -114,7 +114,7 @@ typedef struct cli_model {
     {"variant", 0, CLI_STRING, &(m)->options.variant, 0, 0, "NAME",                                \
      "weight files' variant, e.g. fp16"},                                                          \
         {"prediction_type", 0, CLI_STRING, &(m)->options.prediction_type, 0, 0, "TYPE",            \
-         "epsilon or v_prediction (the model's; a file's by a test)"},                             \
+         "epsilon, v_prediction or v, sample, flow_prediction (the model's; a file's by a test)"}, \
         {"model_config", 0, CLI_STRING, &(m)->options.model_config, 0, 0, "DIR",                   \
          "for a file: a diffusers folder with its configs"},                                       \
     {                                                                                              \

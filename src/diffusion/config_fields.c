@@ -309,12 +309,27 @@ const char *sara_prediction_name(sara_prediction prediction)
 sara_status sara_prediction_parse(sara_context *ctx, sara_prediction *out, const char *name)
 {
     char list[256];
-    int value = name_value(predictions, name);
+    int value = strcmp(name, "v") == 0 ? SARA_PREDICT_V : name_value(predictions, name);
     if (value == UNKNOWN_NAME) {
         name_list(list, sizeof(list), predictions, 0);
-        return sara_fail(ctx, SARA_ERROR_USAGE, "prediction_type \"%s\", expected one of %s", name,
-                         list);
+        return sara_fail(ctx, SARA_ERROR_USAGE, "prediction_type \"%s\", expected one of %s, v",
+                         name, list);
     }
     *out = (sara_prediction)value;
     return SARA_OK;
+}
+
+sara_status sara_scheduler_config_predict(sara_context *ctx, sara_scheduler_config *config,
+                                          const char *name)
+{
+    sara_prediction type;
+    sara_status status;
+    TRY(sara_prediction_parse(ctx, &type, name));
+    if ((type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "prediction_type %s does not go with the model's %s",
+                         sara_prediction_name(type), scheduler_class_name(config->kind));
+    config->prediction_type = type;
+done:
+    return status;
 }

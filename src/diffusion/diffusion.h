@@ -74,8 +74,13 @@ SARA_NODISCARD sara_status sara_scheduler_config_switch(sara_context *ctx,
                                                         sara_scheduler_config *config,
                                                         const char *name);
 const char *sara_prediction_name(sara_prediction prediction);
+/* Also "v", as modelspec and other trainers have it. */
 SARA_NODISCARD sara_status sara_prediction_parse(sara_context *ctx, sara_prediction *out,
                                                  const char *name);
+/* Sets the type by name; flow_prediction goes with the flow scheduler alone, which has no other. */
+SARA_NODISCARD sara_status sara_scheduler_config_predict(sara_context *ctx,
+                                                         sara_scheduler_config *config,
+                                                         const char *name);
 
 /* alphas_cumprod [num_train_timesteps], in double from float32 betas as diffusers computes them. */
 SARA_NODISCARD sara_status sara_alphas_cumprod(sara_context *ctx, double **out,

@@ -203,12 +203,12 @@ done:
 /* A folder's scheduler config names its prediction type, which an option may overrule. */
 static sara_status choose_prediction(sara_model *model, const sara_model_options *options)
 {
-    sara_prediction *type = &model->scheduler.prediction_type, own = *type;
+    const sara_prediction *type = &model->scheduler.prediction_type, own = *type;
     sara_status status = SARA_OK;
     if (model->single)
         return sara_single_prediction(model, options);
     if (options && options->prediction_type)
-        TRY(sara_prediction_parse(model->ctx, type, options->prediction_type));
+        TRY(sara_scheduler_config_predict(model->ctx, &model->scheduler, options->prediction_type));
     model->scheduler_changed = model->scheduler_json && *type != own;
     if (model->scheduler_changed &&
         json_object_set_new(model->scheduler_json, "prediction_type",

@@ -80,13 +80,11 @@ done:
 
 static sara_status choose(sara_model *model, const char *name, const char *reason)
 {
-    sara_prediction *type = &model->scheduler.prediction_type;
     sara_status status;
-    TRY(sara_prediction_parse(model->ctx, type, strcmp(name, "v") == 0 ? "v_prediction" : name));
-    sara_log(model->ctx, SARA_LOG_INFO, "%s: prediction type %s (%s)", model->path,
-             sara_prediction_name(*type), reason);
-    json_object_set_new(model->scheduler_json, "prediction_type",
-                        json_string(sara_prediction_name(*type)));
+    TRY(sara_scheduler_config_predict(model->ctx, &model->scheduler, name));
+    name = sara_prediction_name(model->scheduler.prediction_type);
+    sara_log(model->ctx, SARA_LOG_INFO, "%s: prediction type %s (%s)", model->path, name, reason);
+    json_object_set_new(model->scheduler_json, "prediction_type", json_string(name));
 done:
     return status;
 }

@@ -99,6 +99,8 @@ static void test_refusals(void **state)
         {CLASS("DDIMScheduler") ", \"beta_schedule\": 3}", "beta_schedule"},
         {CLASS("DDIMScheduler") ", \"trained_betas\": [0.1, 0.2]}", "trained_betas"},
         {CLASS("DDIMScheduler") ", \"thresholding\": true}", "thresholding true"},
+        {CLASS("DDIMScheduler") ", \"prediction_type\": \"v\"}",
+         "prediction_type \"v\", DDIMScheduler supports epsilon, v_prediction, sample"},
         {CLASS("DDIMScheduler") ", \"prediction_type\": \"flow_prediction\"}",
          "supports epsilon, v_prediction, sample"},
         {CLASS("DDIMScheduler") ", \"timestep_spacing\": \"even\"}", "timestep_spacing \"even\""},
@@ -269,8 +271,33 @@ static void test_prediction_names(void **state)
         assert_int_equal(got, i);
     }
     assert_string_equal(sara_prediction_name(SARA_PREDICT_V), "v_prediction");
-    assert_refused(ctx, SARA_ERROR_USAGE, "prediction_type \"v\", expected one of epsilon",
-                   sara_prediction_parse(ctx, &got, "v"));
+    assert_ok(ctx, sara_prediction_parse(ctx, &got, "v"));
+    assert_int_equal(got, SARA_PREDICT_V);
+    assert_refused(ctx, SARA_ERROR_USAGE,
+                   "prediction_type \"V\", expected one of epsilon, v_prediction, sample, "
+                   "flow_prediction, v",
+                   sara_prediction_parse(ctx, &got, "V"));
+    sara_context_free(ctx);
+}
+
+/* Flow and the schedules with betas have no type in common; "v" is no name in a config file. */
+static void test_predict(void **state)
+{
+    sara_context *ctx = test_context();
+    sara_scheduler_config c;
+    (void)state;
+    assert_ok(ctx, test_config_parse(ctx, &c, CLASS("PNDMScheduler") "}"));
+    assert_ok(ctx, sara_scheduler_config_predict(ctx, &c, "v"));
+    assert_int_equal(c.prediction_type, SARA_PREDICT_V);
+    assert_ok(ctx, sara_scheduler_config_predict(ctx, &c, "sample"));
+    assert_refused(ctx, SARA_ERROR_USAGE,
+                   "prediction_type flow_prediction does not go with the model's PNDMScheduler",
+                   sara_scheduler_config_predict(ctx, &c, "flow_prediction"));
+    assert_int_equal(c.prediction_type, SARA_PREDICT_SAMPLE);
+    assert_ok(ctx, test_config_parse(ctx, &c, CLASS("FlowMatchEulerDiscreteScheduler") "}"));
+    assert_ok(ctx, sara_scheduler_config_predict(ctx, &c, "flow_prediction"));
+    assert_refused(ctx, SARA_ERROR_USAGE, "prediction_type v_prediction does not go with",
+                   sara_scheduler_config_predict(ctx, &c, "v"));
     sara_context_free(ctx);
 }
 
@@ -281,7 +308,7 @@ int main(void)
         cmocka_unit_test(test_values),           cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_methods),          cmocka_unit_test(test_switch),
         cmocka_unit_test(test_switch_refused),   cmocka_unit_test(test_karras_ignored),
-        cmocka_unit_test(test_prediction_names),
+        cmocka_unit_test(test_prediction_names), cmocka_unit_test(test_predict),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

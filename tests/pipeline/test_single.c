@@ -167,6 +167,16 @@ static void test_rounded(void **state)
     sara_model_free(rounded);
 }
 
+static void refuse_prediction(test_pipe *pipe, const char *path, const char *type,
+                              const char *error)
+{
+    const sara_model_options options = {.tokenizer = TOKENIZER, .prediction_type = type};
+    sara_model *model = NULL;
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, error,
+                   sara_model_load(pipe->ctx, &model, path, &options));
+    assert_null(model);
+}
+
 static void test_prediction_type(void **state)
 {
     test_pipe *pipe = *state;
@@ -177,7 +187,9 @@ static void test_prediction_type(void **state)
     assert_int_equal(single->scheduler.prediction_type, own);
     test_assert_contains(pipe->log, "from the file's metadata", __FILE__, __LINE__);
     sara_model_free(single);
-    single = load_with(pipe, file, "v_prediction", NULL);
+    refuse_prediction(pipe, file, "flow_prediction", "does not go with the model's");
+    sara_model_free(load_with(pipe, file, "sample", NULL));
+    single = load_with(pipe, file, "v", NULL);
     assert_int_equal(single->scheduler.prediction_type, SARA_PREDICT_V);
     test_assert_contains(pipe->log, "v_prediction (as asked for)", __FILE__, __LINE__);
     const char *v = save(pipe, single, "v.safetensors", NULL);
@@ -355,10 +367,12 @@ static void test_metadata_of_others(void **state)
 static void test_prediction_type_of_folders(void **state)
 {
     test_pipe *pipe = *state;
-    const sara_model_options options = {.prediction_type = "v_prediction"};
+    const sara_model_options options = {.prediction_type = "v"};
     sara_model *model = NULL, *again = test_model(pipe, TEST_BASE, false);
     assert_int_not_equal(again->scheduler.prediction_type, SARA_PREDICT_V);
     sara_model_free(again);
+    refuse_prediction(pipe, TEST_BASE, "flow_prediction", "does not go with the model's");
+    refuse_prediction(pipe, TEST_BASE, "velocity", "prediction_type \"velocity\", expected one of");
     assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, TEST_BASE, &options));
     again = test_model(pipe, save(pipe, model, "folder", NULL), false);
     assert_int_equal(again->scheduler.prediction_type, SARA_PREDICT_V);
