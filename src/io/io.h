@@ -209,6 +209,15 @@ SARA_NODISCARD sara_status sara_weights_read_f32(const sara_weights *weights, fl
 SARA_NODISCARD sara_status sara_weights_read(const sara_weights *weights, void *out,
                                              const sara_tensor_info *info); /* as stored */
 const char *sara_weights_path(const sara_weights *weights); /* of the file or index */
+/* Errors tell of a part's tensors as the file has them. info: of sara_weights_at() or _find() */
+const sara_tensor_info *sara_weights_in_file(const sara_tensor_info *info);
+/* What the tensor's shape in the file has to be for it to have this one here. */
+sara_shape sara_weights_shape_in_file(const sara_tensor_info *info, const sara_shape *shape);
+/* The name in the file of a tensor that need not be there. */
+SARA_NODISCARD sara_status sara_weights_name_in_file(const sara_weights *weights, sara_name *out,
+                                                     const char *name);
+/* Of key and value of a fused in_proj: it is the query's tensor that errors tell of. */
+bool sara_weights_is_told_of(const sara_weights *weights, const char *name);
 
 /* ------------------------------------------------------------------------------------ images */
 

@@ -103,8 +103,10 @@ sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file) {
     TRY(sara_weights_own(weights, file));
     TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + count,
                   sizeof(*weights->items)));
-    for (size_t i = 0; i < count; i++)
-        weights->items[weights->count++] = (sara_weight){*sara_safetensors_at(file, i), file};
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        weights->items[weights->count++] = (sara_weight){*info, info, file};
+    }
 done:
     return status;
 }
@@ -159,6 +161,7 @@ void sara_weights_close(sara_weights *weights) {
     sara_arena_free(&weights->names);
     sara_free(ctx, weights->files);
     sara_free(ctx, weights->items);
+    sara_free(ctx, weights->prefix);
     sara_free(ctx, weights->path);
     sara_free(ctx, weights);
 }
@@ -186,22 +189,31 @@ const sara_tensor_info *sara_weights_find(const sara_weights *weights, const cha
     return item ? &item->info : NULL;
 }
 
+/* Where the tensor is; *as: under the file's name, for errors. */
 static sara_status owner(const sara_weights *weights, const sara_safetensors **out,
-                         const sara_tensor_info *info) {
+                         sara_tensor_info *as, const sara_tensor_info *info) {
     const sara_weight *item = find_item(weights, info->name);
-    if (!item)
-        return sara_fail(weights->ctx, SARA_ERROR_INPUT, "%s: no tensor %.200s", weights->path,
-                         info->name);
+    sara_name name;
+    sara_status status = SARA_OK;
+    if (!item) {
+        TRY(sara_weights_name_in_file(weights, &name, info->name));
+        return sara_fail(weights->ctx, SARA_ERROR_INPUT, "%s: no tensor %s", weights->path,
+                         name.text);
+    }
+    *as = *info;
+    as->name = item->stored->name;
     *out = item->file;
-    return SARA_OK;
+done:
+    return status;
 }
 
 sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
                                  const sara_tensor_info *info) {
     const sara_safetensors *file = NULL;
+    sara_tensor_info as;
     sara_status status;
-    TRY(owner(weights, &file, info));
-    TRY(sara_safetensors_read_as(file, out, dtype, info));
+    TRY(owner(weights, &file, &as, info));
+    TRY(sara_safetensors_read_as(file, out, dtype, &as));
 done:
     return status;
 }
@@ -214,9 +226,10 @@ sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
 sara_status sara_weights_read(const sara_weights *weights, void *out,
                               const sara_tensor_info *info) {
     const sara_safetensors *file = NULL;
+    sara_tensor_info as;
     sara_status status;
-    TRY(owner(weights, &file, info));
-    TRY(sara_safetensors_read(file, out, info));
+    TRY(owner(weights, &file, &as, info));
+    TRY(sara_safetensors_read(file, out, &as));
 done:
     return status;
 }

@@ -5,7 +5,8 @@
 #include "io/file.h"
 
 typedef struct sara_weight {
-    sara_tensor_info info; /* its name belongs to the file, or to the arena below */
+    sara_tensor_info info;          /* first; its name belongs to the file, or to the arena below */
+    const sara_tensor_info *stored; /* what the file says of it */
     const sara_safetensors *file;
 } sara_weight;
 
@@ -17,6 +18,9 @@ struct sara_weights {
     sara_weight *items; /* ascending by name's bytes */
     size_t count, capacity;
     sara_arena names;
+    char *prefix; /* of a part's tensors; NULL: names are the file's */
+    sara_ldm_shape shape;
+    bool bare; /* the part's names have no text_model. */
 };
 
 SARA_NODISCARD sara_status sara_weights_new(sara_context *ctx, sara_weights **out);

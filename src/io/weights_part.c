@@ -4,15 +4,17 @@
 
 #include <stdlib.h>
 
+/* info: the tensor as it is here, but for its name; stored: as the file has it */
 static sara_status add_item(sara_weights *weights, const sara_safetensors *file,
-                            const sara_tensor_info *info, const char *name)
+                            const sara_tensor_info *info, const sara_tensor_info *stored,
+                            const char *name)
 {
     const char *own;
     sara_status status;
     TRY(sara_arena_strdup(&weights->names, &own, name));
     TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + 1,
                   sizeof(*weights->items)));
-    weights->items[weights->count] = (sara_weight){*info, file};
+    weights->items[weights->count] = (sara_weight){*info, stored, file};
     weights->items[weights->count++].info.name = own;
 done:
     return status;
@@ -26,18 +28,20 @@ static sara_status add_thirds(sara_weights *weights, const sara_safetensors *fil
     const char *fused = strstr(name, "in_proj");
     int length = (int)(fused - name);
     sara_tensor_info part = *info;
+    sara_shape_text shape;
     sara_status status = SARA_OK;
     if (info->shape.rank < 1 || info->shape.dims[0] % 3 != 0)
         return sara_fail(weights->ctx, SARA_ERROR_INPUT,
-                         "%s: tensor %.200s: its first dimension is to be a multiple of three",
-                         weights->path, info->name);
+                         "%s: tensor %.200s: shape %s, expected a first dimension that is a "
+                         "multiple of 3",
+                         weights->path, info->name, sara_shape_format(&shape, &info->shape));
     part.shape.dims[0] /= 3;
     part.size /= 3;
     for (int i = 0; i < 3; i++) {
         part.offset = info->offset + (uint64_t)i * part.size;
-        TRY(add_item(weights, file, &part,
-                     sara_name_of("%.*s%s%s", length, name, thirds[i], fused + strlen("in_proj"))
-                         .text));
+        TRY(add_item(
+            weights, file, &part, info,
+            sara_name_of("%.*s%s%s", length, name, thirds[i], fused + strlen("in_proj")).text));
     }
 done:
     return status;
@@ -83,7 +87,9 @@ static sara_status add_tensor(sara_weights *weights, const sara_safetensors *fil
     if (shape->part == SARA_LDM_OPEN_CLIP && other && strstr(other, ".in_proj."))
         TRY(add_thirds(weights, file, info, other));
     else
-        TRY(add_item(weights, file, &as, other ? other : name));
+        TRY(add_item(weights, file, &as, info, other ? other : name));
+    if (shape->part == SARA_LDM_CLIP && other && strcmp(other, name) != 0)
+        weights->bare = true;
 done:
     sara_free(weights->ctx, other);
     return status;
@@ -99,6 +105,8 @@ sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const 
     *out = NULL;
     TRY(sara_weights_new(ctx, &weights));
     TRY(sara_strdup(ctx, &weights->path, path));
+    TRY(sara_strdup(ctx, &weights->prefix, prefix));
+    weights->shape = *shape;
     TRY(sara_safetensors_open(ctx, &file, path));
     TRY(sara_weights_own(weights, file));
     for (size_t i = 0; i < sara_safetensors_count(file); i++) {
@@ -113,4 +121,47 @@ sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const 
 done:
     sara_weights_close(weights);
     return status;
+}
+
+/* ---------------------------------------------------------------------------------- for errors */
+
+const sara_tensor_info *sara_weights_in_file(const sara_tensor_info *info)
+{
+    const sara_weight *weight = (const void *)info;
+    return weight->stored;
+}
+
+sara_shape sara_weights_shape_in_file(const sara_tensor_info *info, const sara_shape *shape)
+{
+    const sara_tensor_info *stored = sara_weights_in_file(info);
+    sara_shape there = *shape;
+    if (shape->rank == 2 && stored->shape.rank == 4 && info->shape.rank == 2)
+        there = sara_shape4(shape->dims[0], shape->dims[1], 1, 1);
+    else if (shape->rank > 0 && stored->size != info->size)
+        there.dims[0] *= 3;
+    return there;
+}
+
+sara_status sara_weights_name_in_file(const sara_weights *weights, sara_name *out, const char *name)
+{
+    static const char stem[] = "text_model.";
+    const char *there = name;
+    char *ldm = NULL;
+    sara_status status = SARA_OK;
+    if (weights->prefix)
+        TRY(sara_ldm_from_diffusers(weights->ctx, &ldm, &weights->shape, name));
+    if (ldm)
+        there = ldm;
+    if (weights->bare && strncmp(there, stem, strlen(stem)) == 0)
+        there += strlen(stem);
+    *out = sara_name_of("%s%s", weights->prefix ? weights->prefix : "", there);
+done:
+    sara_free(weights->ctx, ldm);
+    return status;
+}
+
+bool sara_weights_is_told_of(const sara_weights *weights, const char *name)
+{
+    return !weights->prefix || weights->shape.part != SARA_LDM_OPEN_CLIP ||
+           (!strstr(name, ".self_attn.k_proj.") && !strstr(name, ".self_attn.v_proj."));
 }

@@ -168,47 +168,59 @@ static bool is_ignored(const sara_binder *binder, const char *name)
     return false;
 }
 
-/* Finds the wanted tensors; order [binder->count] gets those that are there, by file name. */
-static size_t resolve(sara_binder *binder, want **order, const sara_weights *weights,
-                      listing *missing)
+/* Finds the wanted tensors; order [binder->count] gets those that are there, *count of them, by
+ * name. */
+static sara_status resolve(sara_binder *binder, want **order, size_t *count,
+                           const sara_weights *weights, listing *missing)
 {
     size_t found = 0;
+    sara_status status = SARA_OK;
     for (size_t i = 0; i < binder->count; i++) {
         want *wanted = &binder->wants[i];
+        sara_name name;
         wanted->found = sara_weights_find(weights, wanted->name);
         if (!wanted->found && wanted->alias)
             wanted->found = sara_weights_find(weights, wanted->alias);
         if (wanted->found)
             order[found++] = wanted;
-        else
-            list(missing, SHOWN, wanted->name);
+        if (wanted->found || !sara_weights_is_told_of(weights, wanted->name))
+            continue;
+        TRY(sara_weights_name_in_file(weights, &name, wanted->name));
+        list(missing, SHOWN, name.text);
     }
     if (found)
         qsort(order, found, sizeof(*order), by_file_name);
-    return found;
+    *count = found;
+done:
+    return status;
 }
 
-static void compare_shapes(want *const *order, size_t count, listing *misshapen)
+static void compare_shapes(want *const *order, size_t count, const sara_weights *weights,
+                           listing *misshapen)
 {
     sara_shape_text got, expected;
     for (size_t i = 0; i < count; i++) {
-        const sara_shape *shape = &order[i]->found->shape;
-        if (sara_shape_equal(shape, &order[i]->shape) ||
-            (order[i]->also.rank && sara_shape_equal(shape, &order[i]->also)))
+        const sara_tensor_info *found = order[i]->found, *stored = sara_weights_in_file(found);
+        const sara_shape shape = sara_weights_shape_in_file(found, &order[i]->shape);
+        if (sara_shape_equal(&found->shape, &order[i]->shape) ||
+            (order[i]->also.rank && sara_shape_equal(&found->shape, &order[i]->also)) ||
+            !sara_weights_is_told_of(weights, found->name))
             continue;
-        list(misshapen, SHOWN ": shape %s, expected %s", order[i]->found->name,
-             sara_shape_format(&got, shape), sara_shape_format(&expected, &order[i]->shape));
+        list(misshapen, SHOWN ": shape %s, expected %s", stored->name,
+             sara_shape_format(&got, &stored->shape), sara_shape_format(&expected, &shape));
     }
 }
 
+/* Also a second tensor of one name, which a single file may hold under either layout's. */
 static void find_extra(const sara_binder *binder, want *const *order, size_t count,
                        const sara_weights *weights, listing *extra)
 {
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
-        const char *name = sara_weights_at(weights, i)->name;
-        bool wanted = count && bsearch(name, order, count, sizeof(*order), name_of);
-        if (!wanted && !is_ignored(binder, name))
-            list(extra, SHOWN, name);
+        const sara_tensor_info *info = sara_weights_at(weights, i);
+        want *const *wanted =
+            count ? bsearch(info->name, order, count, sizeof(*order), name_of) : NULL;
+        if ((!wanted || (*wanted)->found != info) && !is_ignored(binder, info->name))
+            list(extra, SHOWN, sara_weights_in_file(info)->name);
     }
 }
 
@@ -216,8 +228,10 @@ static void find_extra(const sara_binder *binder, want *const *order, size_t cou
 static sara_status compare(sara_binder *binder, want **order, const sara_weights *weights)
 {
     listing missing = {0}, misshapen = {0}, extra = {0};
-    size_t found = resolve(binder, order, weights, &missing);
-    compare_shapes(order, found, &misshapen);
+    size_t found = 0;
+    sara_status status;
+    TRY(resolve(binder, order, &found, weights, &missing));
+    compare_shapes(order, found, weights, &misshapen);
     find_extra(binder, order, found, weights, &extra);
     if (!missing.count && !misshapen.count && !extra.count)
         return SARA_OK;
@@ -230,8 +244,10 @@ static sara_status compare(sara_binder *binder, want **order, const sara_weights
             used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%zu %s (%s%s)",
                                      used ? "; " : "", kinds[i]->count, names[i], kinds[i]->text,
                                      kinds[i]->count > LISTED ? ", ..." : "");
-    return sara_fail(binder->ctx, SARA_ERROR_INPUT, "%s: the tensors do not fit the config: %s",
-                     sara_weights_path(weights), text);
+    status = sara_fail(binder->ctx, SARA_ERROR_INPUT, "%s: the tensors do not fit the config: %s",
+                       sara_weights_path(weights), text);
+done:
+    return status;
 }
 
 /* ----------------------------------------------------------------------------------- loading */

@@ -97,7 +97,17 @@ done:
     return status;
 }
 
-/* prefix: "text_model." in published models, "" in those of newer transformers. */
+/* "text_model." in published models, "" in those of newer transformers. */
+static const char *prefix_of(const sara_weights *weights)
+{
+    static const char published[] = "text_model.";
+    for (size_t i = 0; i < sara_weights_count(weights); i++)
+        if (strncmp(sara_weights_at(weights, i)->name, published, strlen(published)) == 0)
+            return published;
+    return "";
+}
+
+/* prefix: of all names */
 static sara_status bind_text(sara_clip_text *text, sara_binder *binder, const char *prefix)
 {
     const sara_clip_text_info *info = &text->info;
@@ -137,9 +147,8 @@ sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
     sara_arena_init(&text->arena, ctx);
     TRY(load_config(text, component));
     TRY(sara_component_weights(component, &weights));
-    bool prefixed = sara_weights_find(weights, "text_model.final_layer_norm.weight") != NULL;
     TRY(sara_binder_new(ctx, &binder));
-    TRY(bind_text(text, binder, prefixed ? "text_model." : ""));
+    TRY(bind_text(text, binder, prefix_of(weights)));
     TRY(sara_binder_load(binder, &text->params, weights));
     *out = text;
     text = NULL;

@@ -27,5 +27,6 @@ void sara_component_close(sara_component *component)
     json_decref(component->config);
     sara_free(component->ctx, component->source);
     sara_free(component->ctx, component->path);
+    sara_free(component->ctx, component->fault);
     *component = (sara_component){.ctx = component->ctx};
 }

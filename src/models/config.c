@@ -10,6 +10,8 @@ sara_status sara_model_config_of(sara_context *ctx, sara_model_config *out,
     const char *kind;
     sara_status status = SARA_OK;
     memset(out, 0, sizeof(*out));
+    if (component->fault)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s", component->fault);
     if (!json_is_object(config.object))
         return sara_fail(ctx, SARA_ERROR_INPUT, "%s: not a JSON object", config.path);
     config.fields = (sara_config){ctx, config.object, config.path};

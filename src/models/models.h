@@ -68,6 +68,7 @@ typedef struct sara_component {
     const char *stem, *variant; /* in the folder; stem NULL: a single file */
     const char *prefix;         /* in a single file, and what its names depend on */
     sara_ldm_shape shape;
+    char *fault; /* why the network cannot be opened; NULL: nothing is known */
 } sara_component;
 /* Reads folder/config.json; stem and variant must outlive the component. */
 SARA_NODISCARD sara_status sara_component_open(sara_context *ctx, sara_component *out,

@@ -4,6 +4,8 @@
 
 #define HEAD_WIDTH 64 /* of SD2's U-Net and of all text encoders */
 
+static const char input_conv[] = "input_blocks.0.0.weight";
+
 static json_t *integers(const int64_t *values, int count)
 {
     json_t *list = json_array();
@@ -32,6 +34,40 @@ static sara_status check_made(const sara_single_file *single, json_t *made, json
                             single->path);
 }
 
+/* *out: the part's tensor, which is to have so many dimensions. */
+static sara_status need(const sara_single_file *single, const sara_single_part *part,
+                        const sara_tensor_info **out, int rank, sara_name name)
+{
+    static const char *const parts[] = {[SARA_LDM_UNET] = "U-Net",
+                                        [SARA_LDM_VAE] = "VAE",
+                                        [SARA_LDM_CLIP] = "CLIP text encoder",
+                                        [SARA_LDM_OPEN_CLIP] = "OpenCLIP text encoder"};
+    const sara_tensor_info *info = sara_single_find(single, part, name.text);
+    sara_shape_text shape;
+    *out = info;
+    if (!info)
+        return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: no tensor %s%s%s in its %s",
+                         single->path, part->prefix, part->stem, name.text,
+                         parts[part->shape.part]);
+    if (info->shape.rank != rank)
+        return sara_fail(single->ctx, SARA_ERROR_INPUT,
+                         "%s: tensor %s: shape %s, expected %d dimensions", single->path,
+                         info->name, sara_shape_format(&shape, &info->shape), rank);
+    return SARA_OK;
+}
+
+/* The same, of one of its dimensions. */
+static sara_status need_dim(const sara_single_file *single, const sara_single_part *part,
+                            int64_t *out, int rank, int index, sara_name name)
+{
+    const sara_tensor_info *info;
+    sara_status status;
+    TRY(need(single, part, &info, rank, name));
+    *out = info->shape.dims[index];
+done:
+    return status;
+}
+
 /* -------------------------------------------------------------------------------------- U-Net */
 
 /* SD1 has eight heads everywhere, SD2 heads of 64 channels. */
@@ -50,46 +86,36 @@ static sara_status heads_of(const sara_single_file *single, int64_t *heads, cons
                      SARA_SD2_CROSS_ATTENTION);
 }
 
-static int transformer_blocks(const sara_single_file *single)
+sara_status sara_single_check_channels(const sara_single_file *single, int64_t configured)
 {
-    int count = 0;
-    while (count < 32 &&
-           sara_single_find(single, &single->unet,
-                            "middle_block.1.transformer_blocks.%d.norm1.weight", count))
-        count++;
-    return count;
-}
-
-static sara_status check_channels(const sara_single_file *single, int64_t in)
-{
+    const sara_tensor_info *conv = sara_single_find(single, &single->unet, input_conv);
+    int64_t in = conv && conv->shape.rank == 4 ? conv->shape.dims[1] : 4; /* else told of later */
     const char *what = in == 9   ? "an inpainting model"
                        : in == 8 ? "an InstructPix2Pix model"
                                  : "a model of another kind";
-    if (in == 4)
+    if (in == 4 || (in == configured && in != 9))
         return SARA_OK;
     return sara_fail(single->ctx, SARA_ERROR_INPUT,
-                     "%s: %sinput_blocks.0.0.weight takes %lld channels, expected 4: %s is not "
-                     "supported",
-                     single->path, single->unet.prefix, (long long)in, what);
+                     "%s: %s takes %lld channels, expected 4: %s is not supported", single->path,
+                     conv->name, (long long)in, what);
 }
 
 sara_status sara_single_unet_config(const sara_single_file *single, json_t **out)
 {
     const sara_single_part *unet = &single->unet;
     const sara_ldm_shape *shape = &unet->shape;
-    int64_t channels[SARA_MAX_LEVELS] = {0}, heads[SARA_MAX_LEVELS] = {0};
-    int64_t in = sara_single_dim(sara_single_find(single, unet, "input_blocks.0.0.weight"), 1);
-    int64_t cross = sara_single_dim(
-        sara_single_find(single, unet, "middle_block.1.transformer_blocks.0.attn2.to_k.weight"), 1);
+    int64_t channels[SARA_MAX_LEVELS] = {0}, heads[SARA_MAX_LEVELS] = {0}, in, cross;
     const sara_tensor_info *proj = sara_single_find(single, unet, "middle_block.1.proj_in.weight");
     sara_status status;
     *out = NULL;
+    TRY(sara_single_check_channels(single, 4));
+    TRY(need_dim(single, unet, &in, 4, 1, sara_name_of("%s", input_conv)));
+    TRY(need_dim(single, unet, &cross, 2, 1,
+                 sara_name_of("middle_block.1.transformer_blocks.0.attn2.to_k.weight")));
     for (int i = 0; i < shape->levels; i++)
-        channels[i] =
-            sara_single_dim(sara_single_find(single, unet, "input_blocks.%d.0.out_layers.3.weight",
-                                             (shape->layers + 1) * i + 1),
-                            0);
-    TRY(check_channels(single, in));
+        TRY(need_dim(
+            single, unet, &channels[i], 4, 0,
+            sara_name_of("input_blocks.%d.0.out_layers.3.weight", (shape->layers + 1) * i + 1)));
     TRY(heads_of(single, heads, channels, cross));
     TRY(check_made(
         single,
@@ -102,8 +128,8 @@ sara_status sara_single_unet_config(const sara_single_file *single, json_t **out
                   1, "layers_per_block", (json_int_t)shape->layers, "norm_num_groups", 32,
                   "norm_eps", 1e-5, "freq_shift", 0, "sample_size", (json_int_t)64,
                   "downsample_padding", 1, "transformer_layers_per_block",
-                  transformer_blocks(single), "use_linear_projection",
-                  proj && proj->shape.rank == 2, "up_block_types",
+                  sara_single_count(single, unet, "middle_block.1.transformer_blocks."),
+                  "use_linear_projection", proj && proj->shape.rank == 2, "up_block_types",
                   kinds(shape, "UpBlock2D", "CrossAttnUpBlock2D", true)),
         out));
 done:
@@ -117,20 +143,24 @@ sara_status sara_single_vae_config(const sara_single_file *single, json_t **out)
     const sara_single_part *vae = &single->vae;
     const sara_ldm_shape *shape = &vae->shape;
     int64_t channels[SARA_MAX_LEVELS] = {0};
-    int64_t latent = sara_single_dim(sara_single_find(single, vae, "decoder.conv_in.weight"), 1);
+    int64_t latent;
+    sara_status status;
+    TRY(need_dim(single, vae, &latent, 4, 1, sara_name_of("decoder.conv_in.weight")));
     for (int i = 0; i < shape->levels; i++)
-        channels[i] = sara_single_dim(
-            sara_single_find(single, vae, "encoder.down.%d.block.0.conv2.weight", i), 0);
-    return check_made(single,
-                      json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
-                                "AutoencoderKL", "act_fn", "silu", "block_out_channels",
-                                integers(channels, shape->levels), "down_block_types",
-                                kinds(shape, "DownEncoderBlock2D", "", false), "up_block_types",
-                                kinds(shape, "UpDecoderBlock2D", "", false), "in_channels", 3,
-                                "out_channels", 3, "latent_channels", (json_int_t)latent,
-                                "layers_per_block", (json_int_t)shape->layers, "norm_num_groups",
-                                32, "sample_size", (json_int_t)512, "scaling_factor", 0.18215),
-                      out);
+        TRY(need_dim(single, vae, &channels[i], 4, 0,
+                     sara_name_of("encoder.down.%d.block.0.conv2.weight", i)));
+    TRY(check_made(single,
+                   json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
+                             "AutoencoderKL", "act_fn", "silu", "block_out_channels",
+                             integers(channels, shape->levels), "down_block_types",
+                             kinds(shape, "DownEncoderBlock2D", "", false), "up_block_types",
+                             kinds(shape, "UpDecoderBlock2D", "", false), "in_channels", 3,
+                             "out_channels", 3, "latent_channels", (json_int_t)latent,
+                             "layers_per_block", (json_int_t)shape->layers, "norm_num_groups", 32,
+                             "sample_size", (json_int_t)512, "scaling_factor", 0.18215),
+                   out));
+done:
+    return status;
 }
 
 /* --------------------------------------------------------------------------------------- text */
@@ -139,24 +169,30 @@ sara_status sara_single_text_config(const sara_single_file *single, json_t **out
 {
     const sara_single_part *text = &single->text;
     bool open = text->shape.part == SARA_LDM_OPEN_CLIP;
-    const sara_tensor_info *tokens = sara_single_find(
-        single, text, open ? "token_embedding.weight" : "embeddings.token_embedding.weight");
-    const sara_tensor_info *positions = sara_single_find(
-        single, text, open ? "positional_embedding" : "embeddings.position_embedding.weight");
-    const sara_tensor_info *inner = sara_single_find(
-        single, text,
-        open ? "transformer.resblocks.0.mlp.c_fc.weight" : "encoder.layers.0.mlp.fc1.weight");
-    json_int_t hidden = sara_single_dim(tokens, 1);
+    const sara_tensor_info *tokens;
+    int64_t positions, inner;
+    sara_status status;
+    TRY(need(single, text, &tokens, 2,
+             sara_name_of(open ? "token_embedding.weight" : "embeddings.token_embedding.weight")));
+    TRY(need_dim(
+        single, text, &positions, 2, 0,
+        sara_name_of(open ? "positional_embedding" : "embeddings.position_embedding.weight")));
+    TRY(need_dim(single, text, &inner, 2, 0,
+                 sara_name_of(open ? "transformer.resblocks.0.mlp.c_fc.weight"
+                                   : "encoder.layers.0.mlp.fc1.weight")));
+    json_int_t hidden = tokens->shape.dims[1];
     bool second = open || hidden == SARA_SD2_CROSS_ATTENTION; /* under either names */
-    return check_made(
-        single,
-        json_pack("{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:i,s:i,s:i}", "architectures",
-                  "CLIPTextModel", "model_type", "clip_text_model", "hidden_act",
-                  second ? "gelu" : "quick_gelu", "hidden_size", hidden, "intermediate_size",
-                  (json_int_t)sara_single_dim(inner, 0), "num_attention_heads", hidden / HEAD_WIDTH,
-                  "num_hidden_layers", (json_int_t)text->shape.layers, "max_position_embeddings",
-                  (json_int_t)sara_single_dim(positions, 0), "vocab_size",
-                  (json_int_t)sara_single_dim(tokens, 0), "layer_norm_eps", 1e-5, "bos_token_id",
-                  49406, "eos_token_id", 49407, "pad_token_id", second ? 0 : 1),
-        out);
+    TRY(check_made(single,
+                   json_pack("{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:i,s:i,s:i}",
+                             "architectures", "CLIPTextModel", "model_type", "clip_text_model",
+                             "hidden_act", second ? "gelu" : "quick_gelu", "hidden_size", hidden,
+                             "intermediate_size", (json_int_t)inner, "num_attention_heads",
+                             hidden / HEAD_WIDTH, "num_hidden_layers",
+                             (json_int_t)text->shape.layers, "max_position_embeddings",
+                             (json_int_t)positions, "vocab_size", (json_int_t)tokens->shape.dims[0],
+                             "layer_norm_eps", 1e-5, "bos_token_id", 49406, "eos_token_id", 49407,
+                             "pad_token_id", second ? 0 : 1),
+                   out));
+done:
+    return status;
 }

@@ -1,26 +1,54 @@
 #include "models/single_file.h"
 
-#include <stdarg.h>
-#include <stdio.h>
+#include <ctype.h>
 #include <stdlib.h>
 
-#define SD2_TEXT_LAYERS 23 /* that are used */
+#define SD2_TEXT_LAYERS 23   /* that are used */
+#define MOST_LAYERS     16   /* of a level */
+#define MOST_NUMBER     1000 /* in names that are understood */
 
-const sara_tensor_info *sara_single_find(const sara_single_file *single,
-                                         const sara_single_part *part, const char *format, ...)
+/* The part's name is what follows; NULL: it is no name of the part. */
+static const char *name_in_part(const sara_single_part *part, const char *name)
 {
-    char name[256];
-    va_list args;
-    int length = part->prefix ? snprintf(name, sizeof(name), "%s%s", part->prefix, part->stem) : 0;
-    va_start(args, format);
-    vsnprintf(name + length, sizeof(name) - (size_t)length, format, args);
-    va_end(args);
-    return part->prefix ? sara_safetensors_find(single->file, name) : NULL;
+    size_t prefix = strlen(part->prefix), stem = strlen(part->stem);
+    bool inside =
+        strncmp(name, part->prefix, prefix) == 0 && strncmp(name + prefix, part->stem, stem) == 0;
+    return inside ? name + prefix + stem : NULL;
 }
 
-int64_t sara_single_dim(const sara_tensor_info *info, int index)
+const sara_tensor_info *sara_single_find(const sara_single_file *single,
+                                         const sara_single_part *part, const char *name)
 {
-    return info && info->shape.rank > index ? info->shape.dims[index] : -1;
+    const sara_name whole = sara_name_of("%s%s%s", part->prefix, part->stem, name);
+    return sara_safetensors_find(single->file, whole.text);
+}
+
+int sara_single_count(const sara_single_file *single, const sara_single_part *part,
+                      const char *start)
+{
+    size_t length = strlen(start);
+    long most = 0;
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++) {
+        const char *name = name_in_part(part, sara_safetensors_at(single->file, i)->name);
+        char *end = NULL;
+        if (!name || strncmp(name, start, length) != 0 || !isdigit((unsigned char)name[length]))
+            continue;
+        long number = strtol(name + length, &end, 10);
+        if (*end == '.' && number >= most && number < MOST_NUMBER)
+            most = number + 1;
+    }
+    return (int)most;
+}
+
+bool sara_single_has(const sara_single_file *single, const sara_single_part *part,
+                     const char *start)
+{
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++) {
+        const char *name = name_in_part(part, sara_safetensors_at(single->file, i)->name);
+        if (name && strncmp(name, start, strlen(start)) == 0)
+            return true;
+    }
+    return false;
 }
 
 /* -------------------------------------------------------------------------- what else it may be */
@@ -58,101 +86,127 @@ static sara_status refuse_others(const sara_single_file *single)
 
 /* ------------------------------------------------------------------------------------ the parts */
 
-/* The first of the prefixes under which the tensor is there, followed by the stem. */
-static void find_prefix(const sara_single_file *single, sara_single_part *part,
-                        const char *const *prefixes, const char *stem, const char *name)
+/* Whether there are tensors with the prefix, the stem and one of the starts. */
+static bool find_part(const sara_single_file *single, sara_single_part *part, const char *prefix,
+                      const char *stem, const char *const starts[2])
 {
+    part->prefix = prefix;
     part->stem = stem;
-    for (; *prefixes; prefixes++) {
-        part->prefix = *prefixes;
-        if (sara_single_find(single, part, "%s", name))
-            return;
-    }
+    for (int i = 0; i < 2; i++)
+        if (sara_single_has(single, part, starts[i]))
+            return true;
     part->prefix = NULL;
+    return false;
 }
 
-static bool has_resnet(const sara_single_file *single, int block)
+static bool level_has_attention(const sara_single_file *single, int first, int layers)
 {
-    return sara_single_find(single, &single->unet, "input_blocks.%d.0.in_layers.0.weight", block);
+    for (int block = first; block < first + layers; block++)
+        if (sara_single_has(single, &single->unet, sara_name_of("input_blocks.%d.1.", block).text))
+            return true;
+    return false;
 }
 
+/* A level's blocks are its layers and the downsampling, which the last level does not have. All
+ * names are looked at: a tensor that is missing is not to make it another architecture. */
 static sara_status shape_unet(sara_single_file *single)
 {
     const sara_single_part *unet = &single->unet;
     sara_ldm_shape *shape = &single->unet.shape;
+    int blocks = sara_single_count(single, unet, "input_blocks."), stride = 1;
     shape->part = SARA_LDM_UNET;
-    while (shape->layers < 16 && has_resnet(single, shape->layers + 1))
-        shape->layers++;
-    for (int block = 1; shape->levels < SARA_MAX_LEVELS && has_resnet(single, block);
-         block += shape->layers + 1)
-        shape->attention[shape->levels++] =
-            sara_single_find(single, unet, "input_blocks.%d.1.norm.weight", block);
+    while (stride < blocks && stride <= MOST_LAYERS &&
+           !sara_single_has(single, unet, sara_name_of("input_blocks.%d.0.op.", stride).text))
+        stride++;
+    shape->layers = stride - 1;
     if (shape->layers < 1)
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: no tensor %sinput_blocks.1.0.in_layers.0.weight", single->path,
                          unet->prefix);
+    while (shape->levels < SARA_MAX_LEVELS && shape->levels * stride < blocks) {
+        shape->attention[shape->levels] =
+            level_has_attention(single, shape->levels * stride + 1, shape->layers);
+        shape->levels++;
+    }
     return SARA_OK;
 }
 
-static void shape_vae(sara_single_file *single)
+static int at_least_one(int count, int most)
 {
-    sara_ldm_shape *shape = &single->vae.shape;
-    shape->part = SARA_LDM_VAE;
-    while (shape->levels < SARA_MAX_LEVELS &&
-           sara_single_find(single, &single->vae, "encoder.down.%d.block.0.norm1.weight",
-                            shape->levels))
-        shape->levels++;
-    while (shape->layers < 16 &&
-           sara_single_find(single, &single->vae, "encoder.down.0.block.%d.norm1.weight",
-                            shape->layers))
-        shape->layers++;
+    return count < 1 ? 1 : count > most ? most : count;
+}
+
+static sara_status shape_vae(sara_single_file *single)
+{
+    static const char *const halves[] = {"encoder", "decoder"};
+    sara_single_part *vae = &single->vae;
+    int down = sara_single_count(single, vae, "encoder.down.");
+    int up = sara_single_count(single, vae, "decoder.up.");
+    sara_status status = SARA_OK;
+    vae->shape.part = SARA_LDM_VAE;
+    vae->shape.levels = at_least_one(down > up ? down : up, SARA_MAX_LEVELS);
+    vae->shape.layers =
+        at_least_one(sara_single_count(single, vae, "encoder.down.0.block."), MOST_LAYERS);
+    for (int i = 0; i < 2 && !vae->fault; i++)
+        if (!sara_single_has(single, vae, sara_name_of("%s.", halves[i]).text))
+            TRY(sara_format(single->ctx, &vae->fault,
+                            "%s: its VAE has no %s (no tensor %s%s.*); a whole checkpoint is "
+                            "expected (or --unet-only)",
+                            single->path, halves[i], vae->prefix, halves[i]));
+done:
+    return status;
 }
 
 /* Stable Diffusion 2 takes the state before the last of 24 layers, so that diffusers leaves it out,
  * and so do the files that diffusers' own script makes of its folders. */
-static void shape_text(sara_single_file *single)
+static void shape_text(sara_single_file *single, sara_ldm_part kind)
 {
     sara_ldm_shape *shape = &single->text.shape;
-    bool open = sara_single_find(single, &single->text, "positional_embedding");
-    shape->part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP;
-    while (shape->layers < 256 && sara_single_find(single, &single->text,
-                                                   open ? "transformer.resblocks.%d.ln_1.weight"
-                                                        : "encoder.layers.%d.layer_norm1.weight",
-                                                   shape->layers))
-        shape->layers++;
+    bool open = kind == SARA_LDM_OPEN_CLIP;
+    const char *start = open ? "transformer.resblocks." : "encoder.layers.";
+    shape->part = kind;
+    shape->layers = at_least_one(sara_single_count(single, &single->text, start), 256);
     if (open && shape->layers > 1 && shape->layers != SD2_TEXT_LAYERS)
         shape->layers--;
 }
 
+static void find_text(sara_single_file *single)
+{
+    static const char prefix[] = "cond_stage_model.transformer.";
+    static const char *const layers[] = {"encoder.", "final_layer_norm."};
+    static const char *const open[] = {"transformer.", "ln_final."};
+    sara_single_part *text = &single->text;
+    if (find_part(single, text, prefix, "text_model.", layers) ||
+        find_part(single, text, prefix, "", layers))
+        shape_text(single, SARA_LDM_CLIP);
+    else if (find_part(single, text, "cond_stage_model.model.", "", open))
+        shape_text(single, SARA_LDM_OPEN_CLIP);
+}
+
 static sara_status find_parts(sara_single_file *single)
 {
-    static const char *const unet[] = {"model.diffusion_model.", "", NULL};
-    static const char *const vae[] = {"first_stage_model.", "vae.", NULL};
-    static const char *const clip[] = {"cond_stage_model.transformer.", NULL};
-    static const char *const open[] = {"cond_stage_model.model.", NULL};
+    static const char *const unet[] = {"input_blocks.", "output_blocks."};
+    static const char *const vae[] = {"decoder.", "encoder."};
     sara_status status;
-    find_prefix(single, &single->unet, unet, "", "input_blocks.0.0.weight");
-    if (!single->unet.prefix)
+    if (!find_part(single, &single->unet, "model.diffusion_model.", "", unet) &&
+        !find_part(single, &single->unet, "", "", unet))
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: is no Stable Diffusion checkpoint: no tensor "
-                         "%sinput_blocks.0.0.weight",
-                         single->path, unet[0]);
+                         "model.diffusion_model.input_blocks.0.0.weight",
+                         single->path);
     TRY(shape_unet(single));
-    find_prefix(single, &single->vae, vae, "", "decoder.conv_in.weight");
-    shape_vae(single);
-    find_prefix(single, &single->text, clip, "text_model.", "final_layer_norm.weight");
-    if (!single->text.prefix)
-        find_prefix(single, &single->text, clip, "", "final_layer_norm.weight");
-    if (!single->text.prefix)
-        find_prefix(single, &single->text, open, "", "ln_final.weight");
-    shape_text(single);
+    if (find_part(single, &single->vae, "first_stage_model.", "", vae) ||
+        find_part(single, &single->vae, "vae.", "", vae))
+        TRY(shape_vae(single));
+    find_text(single);
 done:
     return status;
 }
 
 /* ---------------------------------------------------------------------------------- the configs */
 
-/* From folder/config.json; from the file's metadata, where sara put it; or from the shapes. */
+/* From folder/config.json; from the file's metadata, where sara put it; or from the shapes. Without
+ * the U-Net's there is nothing to do; another part that does not tell its own may not be wanted. */
 static sara_status choose_config(sara_single_file *single, sara_single_part *part, const char *name,
                                  const char *model_config,
                                  sara_status (*derive)(const sara_single_file *, json_t **))
@@ -171,7 +225,9 @@ static sara_status choose_config(sara_single_file *single, sara_single_part *par
         TRY(sara_json_parse(ctx, &part->config, text, strlen(text), part->source, true));
     } else {
         TRY(sara_format(ctx, &part->source, "%s: %s", single->path, name));
-        TRY(derive(single, &part->config));
+        status = derive(single, &part->config);
+        if (status == SARA_ERROR_INPUT && part != &single->unet)
+            status = sara_strdup(ctx, &part->fault, sara_context_error(ctx));
     }
 done:
     sara_free(ctx, folder);
@@ -194,12 +250,15 @@ static sara_status choose_configs(sara_single_file *single, const char *model_co
 {
     sara_status status;
     TRY(choose_config(single, &single->unet, "unet", model_config, sara_single_unet_config));
-    if (single->vae.prefix)
+    TRY(sara_single_check_channels(
+        single, json_integer_value(json_object_get(single->unet.config, "in_channels"))));
+    if (single->vae.prefix && !single->vae.fault)
         TRY(choose_config(single, &single->vae, "vae", model_config, sara_single_vae_config));
     if (single->text.prefix) {
         TRY(choose_config(single, &single->text, "text_encoder", model_config,
                           sara_single_text_config));
-        TRY(count_text_layers(single));
+        if (!single->text.fault)
+            TRY(count_text_layers(single));
     }
 done:
     return status;
@@ -236,6 +295,7 @@ void sara_single_file_close(sara_single_file *single)
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
         json_decref(parts[i]->config);
         sara_free(ctx, parts[i]->source);
+        sara_free(ctx, parts[i]->fault);
     }
     sara_safetensors_close(single->file);
     sara_free(ctx, single->path);
@@ -285,7 +345,10 @@ sara_status sara_single_file_component(const sara_single_file *single, sara_comp
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: holds no %s; a whole checkpoint is expected (or --unet-only)",
                          single->path, names[module]);
-    TRY(sara_strdup(single->ctx, &out->source, part->source));
+    if (part->source)
+        TRY(sara_strdup(single->ctx, &out->source, part->source));
+    if (part->fault)
+        TRY(sara_strdup(single->ctx, &out->fault, part->fault));
     TRY(sara_strdup(single->ctx, &out->path, single->path));
     out->config = json_incref(part->config);
     out->prefix = part->prefix;

@@ -11,8 +11,9 @@ typedef struct sara_single_part {
     const char *prefix; /* of its tensors; NULL: the file does not hold it */
     const char *stem;   /* after it, "text_model." or "" */
     sara_ldm_shape shape;
-    json_t *config; /* as diffusers' config.json */
+    json_t *config; /* as diffusers' config.json; NULL where there is a fault */
     char *source;   /* where the config is from, for errors */
+    char *fault;    /* why the part is of no use; NULL: nothing is known */
 } sara_single_part;
 
 struct sara_single_file {
@@ -23,15 +24,22 @@ struct sara_single_file {
 };
 
 /* single_config.c: the configs that the shapes imply, with what a file does not hold as SD1 and SD2
- * have it. *out: json_decref(). */
+ * have it. A tensor that would tell and is not there is SARA_ERROR_INPUT. *out: json_decref(). */
 SARA_NODISCARD sara_status sara_single_unet_config(const sara_single_file *single, json_t **out);
 SARA_NODISCARD sara_status sara_single_vae_config(const sara_single_file *single, json_t **out);
 SARA_NODISCARD sara_status sara_single_text_config(const sara_single_file *single, json_t **out);
+/* SARA_ERROR_INPUT where the U-Net takes other than 4 channels, unless these are what its config
+ * says; inpainting models' 9 are always refused. */
+SARA_NODISCARD sara_status sara_single_check_channels(const sara_single_file *single,
+                                                      int64_t configured);
 /* The tensor of the part; NULL: absent. */
 const sara_tensor_info *sara_single_find(const sara_single_file *single,
-                                         const sara_single_part *part, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-/* A dimension, -1 where info is NULL or has fewer. */
-int64_t sara_single_dim(const sara_tensor_info *info, int index);
+                                         const sara_single_part *part, const char *name);
+/* Whether names of the part begin so. */
+bool sara_single_has(const sara_single_file *single, const sara_single_part *part,
+                     const char *start);
+/* One more than the largest number that follows this start in names of the part. */
+int sara_single_count(const sara_single_file *single, const sara_single_part *part,
+                      const char *start);
 
 #endif

@@ -144,6 +144,19 @@ static sara_status new_unet(sara_context *ctx, sara_unet **out)
     return status;
 }
 
+/* What the names of a single file stand for is the network's to say. */
+static sara_status open_weights(const sara_unet *unet, sara_weights **out,
+                                const sara_component *component)
+{
+    sara_component as = *component;
+    sara_status status = SARA_OK;
+    if (!component->stem && sara_unet_ldm_shape(unet, &as.shape) != SARA_OK)
+        return sara_fail_in(unet->ctx, SARA_ERROR_INPUT, component->source);
+    TRY(sara_component_weights(&as, out));
+done:
+    return status;
+}
+
 sara_status sara_unet_open(sara_context *ctx, sara_unet **out, const sara_component *component,
                            sara_storage storage)
 {
@@ -158,7 +171,7 @@ sara_status sara_unet_open(sara_context *ctx, sara_unet **out, const sara_compon
     TRY(sara_binder_new(ctx, &binder));
     sara_binder_store(binder, storage);
     TRY(sara_unet_bind(unet, binder));
-    TRY(sara_component_weights(component, &weights));
+    TRY(open_weights(unet, &weights, component));
     TRY(sara_binder_load(binder, &unet->params, weights));
     *out = unet;
     unet = NULL;

@@ -198,6 +198,15 @@ done:
 
 /* ------------------------------------------------------------------------------------ loading */
 
+/* What the names of a single file stand for is the network's to say. */
+static sara_status open_weights(const sara_vae *vae, sara_weights **out,
+                                const sara_component *component)
+{
+    sara_component as = *component;
+    sara_vae_ldm_shape(vae, &as.shape);
+    return sara_component_weights(&as, out);
+}
+
 sara_status sara_vae_open(sara_context *ctx, sara_vae **out, const sara_component *component)
 {
     sara_vae *vae = NULL;
@@ -211,7 +220,7 @@ sara_status sara_vae_open(sara_context *ctx, sara_vae **out, const sara_componen
     TRY(load_config(vae, component));
     TRY(sara_binder_new(ctx, &binder));
     TRY(bind_vae(vae, binder));
-    TRY(sara_component_weights(component, &weights));
+    TRY(open_weights(vae, &weights, component));
     TRY(sara_binder_load(binder, &vae->params, weights));
     *out = vae;
     vae = NULL;

@@ -344,7 +344,7 @@ static sara_status read_values(void *user, float *out, const sara_param *param)
     sara_shape_text now, loaded;
     if (info && !sara_shape_equal(&info->shape, &param->value.shape))
         return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: tensor %.200s: shape %s, expected %s",
-                         sara_weights_path(file->weights), param->name,
+                         sara_weights_path(file->weights), sara_weights_in_file(info)->name,
                          sara_shape_format(&now, &info->shape),
                          sara_shape_format(&loaded, &param->value.shape));
     return sara_weights_read_f32(file->weights, out, info ? info : &missing);

@@ -39,13 +39,53 @@ static void setup(fixture *f)
         sara_shape2(1, 1024));
 }
 
-static void open_file(fixture *f)
+static sara_status try_file(fixture *f)
 {
     char *path;
     assert_ok(f->ctx, sara_path_join(f->ctx, &path, f->folder, "model.safetensors"));
     assert_ok(f->ctx, sara_safetensors_save(f->ctx, path, f->tensors, f->count, NULL, 0));
-    assert_ok(f->ctx, sara_single_file_open(f->ctx, &f->single, path, NULL));
+    sara_status status = sara_single_file_open(f->ctx, &f->single, path, NULL);
     sara_free(f->ctx, path);
+    return status;
+}
+
+static void open_file(fixture *f)
+{
+    assert_ok(f->ctx, try_file(f));
+}
+
+/* What the config of a text encoder is read off. names: of the embeddings, the layers, the MLP */
+static void add_text(fixture *f, const char *tokens, const char *positions, const char *layers,
+                     const char *inner, int width, int count)
+{
+    add(f, sara_name_of("%s", tokens), sara_shape2(1, width));
+    add(f, sara_name_of("%s", positions), sara_shape2(1, 1));
+    add(f, sara_name_of("%s.0.%s", layers, inner), sara_shape2(1, 1));
+    for (int i = 1; i < count; i++)
+        add(f, sara_name_of("%s.%d.any", layers, i), sara_shape1(1));
+}
+
+static void add_open_clip(fixture *f, int layers)
+{
+    add_text(f, OPEN "token_embedding.weight", OPEN "positional_embedding",
+             OPEN "transformer.resblocks", "mlp.c_fc.weight", 1024, layers);
+}
+
+static void add_clip(fixture *f, int width)
+{
+    add_text(f, CLIP "text_model.embeddings.token_embedding.weight",
+             CLIP "text_model.embeddings.position_embedding.weight",
+             CLIP "text_model.encoder.layers", "mlp.fc1.weight", width, 1);
+}
+
+/* The file without this tensor. */
+static void take(fixture *f, const char *name)
+{
+    size_t i = 0;
+    while (i < f->count && strcmp(f->names[i].text, name) != 0)
+        i++;
+    assert_true(i < f->count);
+    f->names[i] = sara_name_of("gone.%zu", i);
 }
 
 static void teardown(fixture *f)
@@ -64,10 +104,7 @@ static void test_text_layers(void **state)
     for (size_t i = 0; i < sizeof(layers) / sizeof(*layers); i++) {
         fixture f;
         setup(&f);
-        add(&f, sara_name_of(OPEN "ln_final.weight"), sara_shape1(1));
-        add(&f, sara_name_of(OPEN "positional_embedding"), sara_shape2(1, 1));
-        for (int j = 0; j < layers[i][0]; j++)
-            add(&f, sara_name_of(OPEN "transformer.resblocks.%d.ln_1.weight", j), sara_shape1(1));
+        add_open_clip(&f, layers[i][0]);
         open_file(&f);
         const json_t *config = sara_single_file_config(f.single, SARA_MODULE_TEXT);
         assert_int_equal(json_integer_value(json_object_get(config, "num_hidden_layers")),
@@ -88,17 +125,90 @@ static void test_activation(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         fixture f;
         setup(&f);
-        add(&f, sara_name_of(CLIP "text_model.final_layer_norm.weight"), sara_shape1(1));
-        add(&f, sara_name_of(CLIP "text_model.embeddings.token_embedding.weight"),
-            sara_shape2(1, cases[i].width));
-        add(&f, sara_name_of(CLIP "text_model.encoder.layers.0.layer_norm1.weight"),
-            sara_shape1(1));
+        add_clip(&f, cases[i].width);
         open_file(&f);
         const json_t *config = sara_single_file_config(f.single, SARA_MODULE_TEXT);
         assert_string_equal(json_string_value(json_object_get(config, "hidden_act")),
                             cases[i].expected);
         teardown(&f);
     }
+}
+
+/* A tensor that is missing neither makes a smaller network of it nor another one: of 24 layers one
+ * is left out as before. */
+static void test_missing_tensors_are_no_other_architecture(void **state)
+{
+    (void)state;
+    fixture f;
+    setup(&f);
+    add_open_clip(&f, 24);
+    take(&f, OPEN "positional_embedding");
+    take(&f, OPEN "transformer.resblocks.5.any");
+    add(&f, sara_name_of(UNET "input_blocks.2.0.op.weight"), sara_shape1(1));
+    add(&f, sara_name_of(UNET "input_blocks.3.1.norm.bias"), sara_shape1(1));
+    add(&f, sara_name_of(UNET "input_blocks.3.0.out_layers.3.weight"), sara_shape4(64, 1, 1, 1));
+    add(&f, sara_name_of("first_stage_model.encoder.down.0.block.1.norm2.bias"), sara_shape1(1));
+    add(&f, sara_name_of("first_stage_model.decoder.up.3.block.0.norm1.bias"), sara_shape1(1));
+    open_file(&f);
+    const sara_ldm_shape *text = sara_single_file_shape(f.single, SARA_MODULE_TEXT);
+    const sara_ldm_shape *unet = sara_single_file_shape(f.single, SARA_MODULE_UNET);
+    const sara_ldm_shape *vae = sara_single_file_shape(f.single, SARA_MODULE_VAE);
+    assert_int_equal(text->part, SARA_LDM_OPEN_CLIP);
+    assert_int_equal(text->layers, 23);
+    assert_int_equal(unet->layers, 1);
+    assert_int_equal(unet->levels, 2);
+    assert_true(!unet->attention[0] && unet->attention[1]);
+    assert_int_equal(vae->levels, 4);
+    assert_int_equal(vae->layers, 2);
+    teardown(&f);
+}
+
+/* The file opens, for the sake of its other parts; this one does not. */
+static void refuse_part(fixture *f, sara_module module, const char *error)
+{
+    sara_component component;
+    sara_vae *vae = NULL;
+    sara_clip_text *text = NULL;
+    open_file(f);
+    assert_ok(f->ctx, sara_single_file_component(f->single, &component, module));
+    assert_refused(f->ctx, SARA_ERROR_INPUT, error,
+                   module == SARA_MODULE_VAE ? sara_vae_open(f->ctx, &vae, &component)
+                                             : sara_clip_text_open(f->ctx, &text, &component));
+    sara_component_close(&component);
+    teardown(f);
+}
+
+static void test_what_is_missing_is_named(void **state)
+{
+    (void)state;
+    fixture f;
+    setup(&f);
+    take(&f, UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight");
+    assert_refused(f.ctx, SARA_ERROR_INPUT,
+                   "model.safetensors: no tensor " UNET
+                   "middle_block.1.transformer_blocks.0.attn2.to_k.weight in its U-Net",
+                   try_file(&f));
+    teardown(&f);
+    setup(&f);
+    add_open_clip(&f, 2);
+    take(&f, OPEN "positional_embedding");
+    refuse_part(&f, SARA_MODULE_TEXT,
+                "model.safetensors: no tensor " OPEN
+                "positional_embedding in its OpenCLIP text encoder");
+    setup(&f);
+    add_clip(&f, 768);
+    take(&f, CLIP "text_model.encoder.layers.0.mlp.fc1.weight");
+    add(&f, sara_name_of(CLIP "text_model.encoder.layers.0.mlp.fc1.weight"), sara_shape1(7));
+    refuse_part(&f, SARA_MODULE_TEXT,
+                CLIP
+                "text_model.encoder.layers.0.mlp.fc1.weight: shape [7], expected 2 dimensions");
+    setup(&f);
+    add(&f, sara_name_of("first_stage_model.decoder.conv_in.weight"), sara_shape4(1, 4, 1, 1));
+    refuse_part(&f, SARA_MODULE_VAE,
+                "its VAE has no encoder (no tensor first_stage_model.encoder.*)");
+    setup(&f);
+    add(&f, sara_name_of("vae.encoder.conv_in.weight"), sara_shape4(1, 3, 1, 1));
+    refuse_part(&f, SARA_MODULE_VAE, "its VAE has no decoder (no tensor vae.decoder.*)");
 }
 
 /* The tensors of a part are these. */
@@ -156,8 +266,10 @@ static void test_no_part_of_the_networks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_text_layers),
-                                       cmocka_unit_test(test_activation),
-                                       cmocka_unit_test(test_no_part_of_the_networks)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_text_layers), cmocka_unit_test(test_activation),
+        cmocka_unit_test(test_missing_tensors_are_no_other_architecture),
+        cmocka_unit_test(test_what_is_missing_is_named),
+        cmocka_unit_test(test_no_part_of_the_networks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

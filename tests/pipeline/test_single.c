@@ -71,10 +71,9 @@ static void test_there_and_back(void **state)
     there_and_back(*state, TEST_BASE);
 }
 
-/* As SD2 has it: OpenCLIP's names, query, key and value in one tensor, a layer more. */
-static void test_open_clip(void **state)
+/* A folder whose single file has OpenCLIP's names. */
+static const char *open_clip_folder(test_pipe *pipe)
 {
-    test_pipe *pipe = *state;
     const char *folder = test_linked_model(pipe, "gelu");
     const char *text = test_text(pipe, "%s/text_encoder", folder);
     json_t *object = NULL;
@@ -90,7 +89,14 @@ static void test_open_clip(void **state)
     test_write(pipe, test_text(pipe, "%s/config.json", text), dump);
     free(dump);
     json_decref(object);
-    there_and_back(pipe, folder);
+    return folder;
+}
+
+/* As SD2 has it: OpenCLIP's names, query, key and value in one tensor, a layer more. */
+static void test_open_clip(void **state)
+{
+    test_pipe *pipe = *state;
+    there_and_back(pipe, open_clip_folder(pipe));
     sara_safetensors *file = NULL;
     assert_ok(pipe->ctx,
               sara_safetensors_open(pipe->ctx, &file, test_path(pipe, "model.safetensors")));
@@ -258,7 +264,6 @@ static void test_refused(void **state)
         {UNET "out.2.bias", "conditioner.embedders.0.x", "an SDXL checkpoint"},
         {UNET "out.2.bias", "model.diffusion_model.joint_blocks.0.x", "an SD3 checkpoint"},
         {UNET "out.2.bias", "lora_unet_mid_block.lora_down.weight", "a LoRA"},
-        {UNET "input_blocks.0.0.weight", NULL, "no tensor model.diffusion_model.input_blocks.0.0"},
     };
     test_pipe *pipe = *state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
@@ -270,19 +275,84 @@ static void test_refused(void **state)
     const char *path = variant(pipe, "inpainting.safetensors", UNET "input_blocks.0.0.weight",
                                UNET "input_blocks.0.0.weight", &nine);
     refuse(pipe, SARA_ERROR_INPUT, "an inpainting model", path, NULL);
+    refuse(pipe, SARA_ERROR_INPUT,
+           UNET "input_blocks.0.0.weight takes 9 channels, expected 4: an inpainting model", path,
+           TEST_BASE);
 }
 
-/* Names as the file has them, or as diffusers' folders have them where they have another. */
+/* A tensor that is missing, another name, or another shape (rank 0: its own), and what is said. */
+typedef struct fault {
+    const char *tensor, *other;
+    sara_shape shape;
+    const char *error;
+} fault;
+
+static void refuse_faults(test_pipe *pipe, const fault *faults, size_t count, const char *config)
+{
+    for (size_t i = 0; i < count; i++) {
+        const fault *f = &faults[i];
+        const char *path = variant(pipe, test_text(pipe, "fault-%zu.safetensors", i), f->tensor,
+                                   f->other, f->shape.rank ? &f->shape : NULL);
+        refuse(pipe, SARA_ERROR_INPUT, f->error, path, config);
+    }
+}
+
+#define VAE  "first_stage_model."
+#define CLIP "cond_stage_model.transformer.text_model."
+#define OPEN "cond_stage_model.model."
+
+/* Names and shapes are the file's. */
 static void test_tensors_are_named(void **state)
 {
+    const sara_shape own = {0}, three = sara_shape1(3), square = sara_shape4(32, 32, 1, 1);
+    const fault faults[] = {
+        {UNET "out.2.bias", NULL, own, "config: 1 missing (" UNET "out.2.bias)"},
+        {UNET "input_blocks.0.0.weight", NULL, own, "1 missing (" UNET "input_blocks.0.0.weight)"},
+        {UNET "input_blocks.1.0.in_layers.0.weight", NULL, own,
+         "1 missing (" UNET "input_blocks.1.0.in_layers.0.weight)"},
+        {UNET "out.2.bias", UNET "out.3.bias", own,
+         "1 missing (" UNET "out.2.bias); 1 not expected (" UNET "out.3.bias)"},
+        {UNET "out.2.bias", UNET "conv_out.weight", own,
+         "1 missing (" UNET "out.2.bias); 1 not expected (" UNET},
+        {UNET "out.2.bias", UNET "out.2.bias", three,
+         "1 misshapen (" UNET "out.2.bias: shape [3], expected [4])"},
+        {VAE "decoder.conv_in.weight", NULL, own, "1 missing (" VAE "decoder.conv_in.weight)"},
+        {VAE "encoder.mid.attn_1.q.weight", VAE "encoder.mid.attn_1.q.weight", square,
+         "1 misshapen (" VAE
+         "encoder.mid.attn_1.q.weight: shape [32,32,1,1], expected [96,96,1,1])"},
+        {VAE "decoder.up.1.block.0.norm1.weight", VAE "decoder.up.7.x", own,
+         "1 missing (" VAE "decoder.up.1.block.0.norm1.weight); 1 not expected (" VAE
+         "decoder.up.7.x)"},
+        {CLIP "final_layer_norm.weight", NULL, own, "1 missing (" CLIP "final_layer_norm.weight)"},
+    };
+    refuse_faults(*state, faults, sizeof(faults) / sizeof(*faults), TEST_BASE);
+}
+
+/* Of what is packed in one tensor that one is told of, once. */
+static void test_packed_tensors_are_named(void **state)
+{
     test_pipe *pipe = *state;
-    const sara_shape wrong = sara_shape1(3);
-    const char *path = variant(pipe, "missing.safetensors", UNET "out.2.bias", NULL, NULL);
-    refuse(pipe, SARA_ERROR_INPUT, "conv_out.bias", path, TEST_BASE);
-    path = variant(pipe, "extra.safetensors", UNET "out.2.bias", UNET "out.3.bias", NULL);
-    refuse(pipe, SARA_ERROR_INPUT, "out.3.bias", path, TEST_BASE);
-    path = variant(pipe, "shape.safetensors", UNET "out.2.bias", UNET "out.2.bias", &wrong);
-    refuse(pipe, SARA_ERROR_INPUT, "conv_out.bias: shape [3], expected [4]", path, TEST_BASE);
+    const char *folder = open_clip_folder(pipe);
+    sara_model *model = test_model(pipe, folder, false);
+    const sara_shape own = {0}, half = sara_shape2(192, 64), odd = sara_shape2(100, 128);
+    const fault faults[] = {
+        {OPEN "positional_embedding", NULL, own, "1 missing (" OPEN "positional_embedding)"},
+        {OPEN "transformer.resblocks.2.attn.in_proj_weight", NULL, own,
+         "1 missing (" OPEN "transformer.resblocks.2.attn.in_proj_weight)"},
+        {OPEN "transformer.resblocks.0.attn.in_proj_weight",
+         OPEN "transformer.resblocks.0.attn.in_proj_weight", half,
+         "1 misshapen (" OPEN
+         "transformer.resblocks.0.attn.in_proj_weight: shape [192,64], expected [384,128])"},
+        {OPEN "transformer.resblocks.0.attn.in_proj_weight",
+         OPEN "transformer.resblocks.0.attn.in_proj_weight", odd,
+         OPEN "transformer.resblocks.0.attn.in_proj_weight: shape [100,128], expected a first "
+              "dimension that is a multiple of 3"},
+        {OPEN "ln_final.bias", OPEN "ln_final.biases", own,
+         "1 missing (" OPEN "ln_final.bias); 1 not expected (" OPEN "ln_final.biases)"},
+    };
+    save(pipe, model, "source.safetensors", NULL);
+    sara_model_free(model);
+    refuse_faults(pipe, faults, sizeof(faults) / sizeof(*faults), folder);
 }
 
 /* The base as a file with sara's configs in its metadata, but for the scheduler's, and these. */
@@ -401,9 +471,6 @@ static void test_what_the_file_does_not_hold(void **state)
                    builtin ? "vocab_size 3208, the tokenizer has ids up to 49407; --tokenizer"
                            : "holds no vocabulary",
                    sara_model_load(pipe->ctx, &model, test_path(pipe, "source.safetensors"), NULL));
-    const char *no_vae =
-        variant(pipe, "no-vae.safetensors", "first_stage_model.decoder.conv_in.weight", NULL, NULL);
-    refuse(pipe, SARA_ERROR_INPUT, "holds no VAE", no_vae, TEST_BASE);
 }
 
 static void test_unet_alone(void **state)
@@ -445,6 +512,7 @@ int main(void)
                                        TEST_CASE(test_prediction_type_of_folders),
                                        TEST_CASE(test_refused),
                                        TEST_CASE(test_tensors_are_named),
+                                       TEST_CASE(test_packed_tensors_are_named),
                                        TEST_CASE(test_what_the_file_does_not_hold),
                                        TEST_CASE(test_unet_alone),
                                        TEST_CASE(test_output_exists)};
