@@ -68,6 +68,18 @@ done:
     return status;
 }
 
+/* start<number>end of the first of `count` layers that has it: which are missing is told later. */
+static sara_name first_there(const sara_single_file *single, const sara_single_part *part,
+                             const char *start, int number, int count, const char *end)
+{
+    for (int i = 0; i < count; i++) {
+        const sara_name name = sara_name_of("%s%d%s", start, number + i, end);
+        if (sara_single_find(single, part, name.text))
+            return name;
+    }
+    return sara_name_of("%s%d%s", start, number, end);
+}
+
 /* -------------------------------------------------------------------------------------- U-Net */
 
 /* SD1 has eight heads everywhere, SD2 heads of 64 channels. */
@@ -113,9 +125,9 @@ sara_status sara_single_unet_config(const sara_single_file *single, json_t **out
     TRY(need_dim(single, unet, &cross, 2, 1,
                  sara_name_of("middle_block.1.transformer_blocks.0.attn2.to_k.weight")));
     for (int i = 0; i < shape->levels; i++)
-        TRY(need_dim(
-            single, unet, &channels[i], 4, 0,
-            sara_name_of("input_blocks.%d.0.out_layers.3.weight", (shape->layers + 1) * i + 1)));
+        TRY(need_dim(single, unet, &channels[i], 4, 0,
+                     first_there(single, unet, "input_blocks.", (shape->layers + 1) * i + 1,
+                                 shape->layers, ".0.out_layers.3.weight")));
     TRY(heads_of(single, heads, channels, cross));
     TRY(check_made(
         single,
@@ -148,7 +160,8 @@ sara_status sara_single_vae_config(const sara_single_file *single, json_t **out)
     TRY(need_dim(single, vae, &latent, 4, 1, sara_name_of("decoder.conv_in.weight")));
     for (int i = 0; i < shape->levels; i++)
         TRY(need_dim(single, vae, &channels[i], 4, 0,
-                     sara_name_of("encoder.down.%d.block.0.conv2.weight", i)));
+                     first_there(single, vae, sara_name_of("encoder.down.%d.block.", i).text, 0,
+                                 shape->layers, ".conv2.weight")));
     TRY(check_made(single,
                    json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
                              "AutoencoderKL", "act_fn", "silu", "block_out_channels",

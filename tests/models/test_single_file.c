@@ -144,9 +144,9 @@ static void test_missing_tensors_are_no_other_architecture(void **state)
     add_open_clip(&f, 24);
     take(&f, OPEN "positional_embedding");
     take(&f, OPEN "transformer.resblocks.5.any");
-    add(&f, sara_name_of(UNET "input_blocks.2.0.op.weight"), sara_shape1(1));
-    add(&f, sara_name_of(UNET "input_blocks.3.1.norm.bias"), sara_shape1(1));
-    add(&f, sara_name_of(UNET "input_blocks.3.0.out_layers.3.weight"), sara_shape4(64, 1, 1, 1));
+    add(&f, sara_name_of(UNET "input_blocks.3.0.op.weight"), sara_shape1(1));
+    add(&f, sara_name_of(UNET "input_blocks.5.1.norm.bias"), sara_shape1(1));
+    add(&f, sara_name_of(UNET "input_blocks.5.0.out_layers.3.weight"), sara_shape4(128, 1, 1, 1));
     add(&f, sara_name_of("first_stage_model.encoder.down.0.block.1.norm2.bias"), sara_shape1(1));
     add(&f, sara_name_of("first_stage_model.decoder.up.3.block.0.norm1.bias"), sara_shape1(1));
     open_file(&f);
@@ -155,7 +155,10 @@ static void test_missing_tensors_are_no_other_architecture(void **state)
     const sara_ldm_shape *vae = sara_single_file_shape(f.single, SARA_MODULE_VAE);
     assert_int_equal(text->part, SARA_LDM_OPEN_CLIP);
     assert_int_equal(text->layers, 23);
-    assert_int_equal(unet->layers, 1);
+    const json_t *config = sara_single_file_config(f.single, SARA_MODULE_UNET);
+    const json_t *channels = json_object_get(config, "block_out_channels");
+    assert_int_equal(json_integer_value(json_array_get(channels, 1)), 128);
+    assert_int_equal(unet->layers, 2);
     assert_int_equal(unet->levels, 2);
     assert_true(!unet->attention[0] && unet->attention[1]);
     assert_int_equal(vae->levels, 4);
