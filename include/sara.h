@@ -150,6 +150,7 @@ typedef struct sara_model_report {
     int64_t selected[16];   /* entries with |p| < thresholds[i] */
     int threshold_count;
     char base_sha256[65];
+    char base_precision[8];   /* "fp16", "bf16" or "fp32": the first that holds all its values */
     char architecture[32];    /* as in modelspec.architecture: "stable-diffusion-v1" */
     char prediction_type[24]; /* "" of a bare unet/ folder, which has no scheduler */
 } sara_model_report;
@@ -195,7 +196,8 @@ typedef struct sara_adapter_block {
 #define SARA_MAX_BLOCKS 64
 /* Strings are the report's own. */
 typedef struct sara_adapter_report {
-    const char *method, *target, *base_sha256; /* as in the file; method "" if it has none */
+    /* As in the file; method and base_precision "" if it has none. */
+    const char *method, *target, *base_sha256, *base_precision;
     char dtype[8];                             /* of the values: "F32", "F16", "BF16", "mixed" */
     int64_t file_bytes, position_bytes;
     int64_t tensors, entries;

@@ -20,22 +20,20 @@ Path = Union[str, "os.PathLike[str]"]
 Parts = Mapping[str, Tuple[Tensor, Tensor]]  # name -> positions [n] int32 ascending, values [n] float32
 
 
-def base_sha256(parameters: Mapping[str, Tensor]) -> str:
-    """Over the tensors in ascending order of their names: name, dimensions, values as little-endian float32."""
-    digest = hashlib.sha256()
-    for name in sorted(parameters, key=str.encode):
-        p = parameters[name].detach()
+def base_of(parameters: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The hash of name, dimensions, values as float32 in ascending order of names; the first of fp16, bf16 and fp32 that holds all values."""
+    digest, precisions = hashlib.sha256(), {"fp16": torch.float16, "bf16": torch.bfloat16}
+    for name, p in sorted(parameters.items()):
         digest.update(f"{name}\n{'x'.join(map(str, p.shape))}\n".encode())
-        for block in p.reshape(-1).split(1 << 22):
+        for block in p.detach().reshape(-1).split(1 << 22):
             values = block.to("cpu", torch.float32).contiguous()
-            if len(values):
-                digest.update((ctypes.c_char * (4 * len(values))).from_address(values.data_ptr()))
-    return digest.hexdigest()
+            digest.update((ctypes.c_char * (4 * len(values))).from_address(values.data_ptr()))
+            precisions = {key: kind for key, kind in precisions.items() if torch.equal(values.to(kind).float(), values)}
+    return digest.hexdigest(), next(iter(precisions), "fp32")
 
 
 def write(path: Path, parts: Parts, metadata: Mapping[str, str], dtype: str = "fp32") -> None:
-    array = (lib.Part * len(parts))(*(lib.Part(name.encode(), p.data_ptr(), v.data_ptr(), len(p)) for name, (p, v) in sorted(
-        parts.items(), key=lambda item: item[0].encode())))
+    array = (lib.Part * len(parts))(*(lib.Part(name.encode(), p.data_ptr(), v.data_ptr(), len(p)) for name, (p, v) in sorted(parts.items())))
     pairs = (lib.Metadata * len(metadata))(*(lib.Metadata(key.encode(), value.encode()) for key, value in metadata.items()))
     lib.call("sara_adapter_write", os.fsencode(path), array, len(array), pairs, len(pairs), dtype.encode())
 
@@ -61,14 +59,16 @@ class _Applied:
 
     def __init__(self, module: nn.Module) -> None:
         self.parameters = named(module)
-        self.base = base_sha256(self.parameters)
+        self.base, self.precision = base_of(self.parameters)
         self.layers: list[tuple[float, Parts, str]] = []  # strength, what it holds, a hash of that
         self.originals: dict[str, tuple[Tensor, Tensor]] = {}  # positions ascending, values in the parameter's dtype
 
     def check(self, path: Path, parts: Parts, metadata: Mapping[str, str], force: bool) -> None:
-        if metadata["sara.base_sha256"] != self.base and not force:
-            raise ValueError(f"{path}: made for the base {metadata['sara.base_sha256'][:12]}, but the model is {self.base[:12]} (the same base in another "
-                             "precision counts as another); force=True applies it all the same")
+        base, precision = metadata["sara.base_sha256"], metadata.get("sara.base_precision", "a precision that it does not tell")
+        if base != self.base and not force:
+            why = f" (that in {precision}, this in {self.precision}: in another precision even the same model is another base, with other smallest weights)"
+            raise ValueError(f"{path}: made for the base {base[:12]}, but the model is another, {self.base[:12]}"
+                             f"{why * (precision != self.precision)}; force=True applies it all the same")
         for name, (positions, _) in parts.items():
             highest, size = (int(positions[-1]) % 2 ** 32 if len(positions) else -1), (self.parameters[name].numel() if name in self.parameters else -1)
             if highest >= size:
@@ -82,18 +82,18 @@ class _Applied:
         self.originals[name] = (both, torch.cat([values, own.index_select(0, fresh.to(own.device)).cpu()])[order])
 
     def combine(self, name: str) -> Tensor:
-        """original + the sum of the changes; alone at strength 1 the value itself. float32 [covered]."""
+        """original + the sum of the changes, original itself where that comes to it; alone at strength 1 the value itself. float32 [covered]."""
         positions, originals = self.originals[name]
         value, base = originals.to(torch.float32, copy=True), originals.double()
-        total, changes, full = torch.zeros_like(base), torch.zeros_like(positions), torch.zeros_like(positions, dtype=torch.bool)
+        total, changes = torch.zeros_like(base), torch.zeros_like(positions)  # changes: 1 where there is but one, at full strength
         for strength, parts, _ in self.layers:
             if name in parts and strength != 0:
                 at = torch.searchsorted(positions, parts[name][0])
                 value[at] = parts[name][1]
                 total[at] += strength * (parts[name][1].double() - base[at])
-                changes[at] += 1
-                full[at] = strength == 1
-        return torch.where((changes == 0) | ((changes == 1) & full), value, (base + total).float())
+                changes[at] += 1 if strength == 1 else 2
+        moved = torch.where((base + total).float().to(originals.dtype) == originals, base, base + total).float()  # which keeps a -0
+        return torch.where(changes <= 1, value, moved)
 
 
 _applied: "WeakKeyDictionary[nn.Module, _Applied]" = WeakKeyDictionary()
@@ -115,7 +115,7 @@ def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[P
         if not math.isfinite(strength):
             raise ValueError(f"{path}: strength {strength}, expected a finite number")
         state.check(path, parts, metadata, force)
-        layers.append((float(strength), parts, base_sha256({name: values for name, (_, values) in parts.items()})))
+        layers.append((float(strength), parts, base_of({name: values for name, (_, values) in parts.items()})[0]))
     state.layers = sorted(state.layers + layers, key=lambda layer: layer[0::2])
     for name in sorted({name for _, parts, _ in layers for name in parts}):
         for _, parts, _ in layers:

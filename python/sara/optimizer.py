@@ -13,7 +13,7 @@ from torch.autograd import Variable
 from . import _distributed as distributed
 from . import _kernels as kernels
 from . import _library as lib
-from .adapters import base_sha256, write
+from .adapters import base_of, write
 from .selection import Patterns, bare, budget, default_lr, eligible, named, positions_below
 
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
@@ -198,8 +198,7 @@ class AdamW(torch.optim.Optimizer):
         if self.rank_names is not None:
             name = self.rank_names[self._step]
         else:
-            names = sorted((name for name, i in items.items() if i.tensor.dim() == 2 and min(i.tensor.shape) > 64
-                            and i.positions.numel() > 100), key=str.encode)
+            names = sorted(name for name, i in items.items() if i.tensor.dim() == 2 and min(i.tensor.shape) > 64 and i.positions.numel() > 100)
             name = names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)] if names else ""
         return items[name] if name and self.lambda_rank > 0 else None
 
@@ -213,7 +212,7 @@ class AdamW(torch.optim.Optimizer):
         self._take_all()
         if not self._checked and distributed.processes() > 1:
             entries = {f"{name}.{i}": t.view(torch.float32) for _, name, leaf in self._each() for i, t in enumerate((leaf, self.state[leaf]["positions"]))}
-            distributed.check_same(self.base_sha256 + base_sha256(entries), self.param_groups[0]["params"][0].device)
+            distributed.check_same(self.base_sha256 + base_of(entries)[0], self.param_groups[0]["params"][0].device)
             self._checked = True
         if self._averages:
             self._average()
@@ -240,15 +239,16 @@ class AdamW(torch.optim.Optimizer):
 
     @functools.cached_property
     def base_sha256(self) -> str:
-        """Hash of the model as it was before the first step (docs/formats.md)."""
-        return base_sha256(self._parameters)
+        """Hash of the model as it was before the first step (docs/formats.md), whose precision is then known too."""
+        digest, self.base_precision = base_of(self._parameters)
+        return digest
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, with the selected entries' values and positions, and "sara". A run goes on exactly from the base and from the trained model."""
         packed = super().state_dict()
         for index, (_, _, leaf) in enumerate(self._each()):
             packed["state"][index] = {**packed["state"][index], "values": leaf.detach()}
-        packed["sara"] = dict(step=self._step, adam_step=self._adam_step, base_sha256=self.base_sha256, **{name: getattr(self, name) for name in _OWN})
+        packed["sara"] = dict(step=self._step, adam_step=self._adam_step, **{name: getattr(self, name) for name in ("base_sha256", "base_precision", *_OWN)})
         return packed
 
     @torch.no_grad()
@@ -268,9 +268,9 @@ class AdamW(torch.optim.Optimizer):
         for group, saved in zip(self.param_groups, groups):
             group.clear()
             group.update({**saved, "betas": tuple(saved["betas"]), "params": [self._leaves[name] for name in saved["names"]]})
-        own = state_dict["sara"]
-        self._step, self._adam_step, self.base_sha256 = own["step"], own["adam_step"], own["base_sha256"]
-        for name in _OWN:
+        own = {"base_precision": None, **state_dict["sara"]}  # which states of earlier versions do not have
+        self._step, self._adam_step = own["step"], own["adam_step"]
+        for name in ("base_sha256", "base_precision", *_OWN):
             setattr(self, name, own[name])
         self._ask()
 
@@ -301,7 +301,7 @@ class AdamW(torch.optim.Optimizer):
             "sara.base_sha256": self.base_sha256, "sara.threshold": ",".join(f"{g['threshold']:.17g}" for g in self.param_groups),
             "sara.selected": str(sum(len(p) for p, _ in parts.values())), "sara.progressive_iter": str(self.progressive_iter or -1),
             "sara.seed": str(self.seed), **{f"sara.{key}": f"{float(value):.17g}" for key, value in numbers.items()},
-            "modelspec.implementation": "sara", **(metadata or {})}, dtype)
+            **({"sara.base_precision": self.base_precision} if self.base_precision else {}), "modelspec.implementation": "sara", **(metadata or {})}, dtype)
 
 
 adamw = AdamW

@@ -262,6 +262,21 @@ class Adapters(unittest.TestCase):
         sara.compose(other, [])
         self.check_same(other, weights(one))
 
+    def test_nothing_changes_by_nothing(self):
+        """What is too small to change a value leaves -0 as it is; so do changes that cancel out."""
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            fresh = Small().to(dtype)
+            with torch.no_grad():
+                fresh.gain.fill_(-0.0)
+            before = weights(fresh)
+            write_file(self.path, {"conv.weight": {3: 1.0}, "gain": {0: 1.0}}, hashed(fresh))
+            for strengths in ((1e-300,), (1, -1)):
+                sara.compose(fresh, [(self.path, strength) for strength in strengths])
+                self.check_same(fresh, before)
+                sara.remove(fresh)
+            sara.apply(fresh, self.path)
+            self.assertEqual(fresh.gain.item(), 1)
+
     def test_one_at_full_strength_beside_one_elsewhere(self):
         a = self.saved("a", include=["conv.*"])
         b = self.saved("b", include=["wide.*"])
@@ -357,10 +372,43 @@ class Adapters(unittest.TestCase):
         self.check_same(model, weights(Small()))
 
     def test_the_base_in_another_precision(self):
-        model = Small().half()
-        with self.refused(ValueError, "precision"):
-            sara.apply(model, self.saved("a"))
-        sara.apply(model, self.saved("a"), force=True)
+        """Named where the files tell it; what counts are the values, not the dtype that they are held in."""
+        kinds = dict(fp32=Small, fp16=lambda: Small().half(), bf16=lambda: Small().bfloat16())
+        files = {precision: self.saved(precision, base=base) for precision, base in kinds.items()}
+        for precision, path in files.items():
+            self.assertEqual(tensors_of(path)[1]["sara.base_precision"], precision)
+            for other, base in kinds.items():
+                if other != precision:
+                    with self.refused(ValueError, path, f"that in {precision}, this in {other}", "even the same model", "force=True"):
+                        sara.apply(base(), path)
+                    sara.apply(base(), path, force=True)
+            sara.apply(kinds[precision]().float(), path)
+        again = sara.adamw(Small().half().float(), fraction=0.2)
+        again.save(self.path)
+        self.assertEqual(tensors_of(self.path)[1]["sara.base_precision"], "fp16")
+        with self.assertRaises(ValueError) as caught:
+            sara.apply(Small(1), files["fp32"])
+        self.assertNotIn("precision", str(caught.exception))
+        write_file(self.path, {"gain": {0: 1.0}}, hashed(Small()))
+        with self.refused(ValueError, "that in a precision that it does not tell, this in fp16"):
+            sara.apply(Small().half(), self.path)
+        write_file(self.path, {"gain": {0: 1.0}}, hashed(Small()), **{"sara.base_precision": "float"})
+        with self.refused(ValueError, self.path, "sara.base_precision", "float"):
+            sara.apply(Small(), self.path)
+
+    def test_the_precision_is_the_first_ones(self):
+        """It goes with the state; one of an earlier version does not tell it, and nor does the file then."""
+        model, optimizer = trained(Small().half())
+        state = optimizer.state_dict()
+        self.assertEqual(state["sara"]["base_precision"], "fp16")
+        for known in (True, False):
+            again = sara.adamw(Small().half().float(), fraction=0.2)
+            if not known:
+                del state["sara"]["base_precision"]
+            again.load_state_dict(state)
+            again.save(self.path)
+            self.assertEqual(tensors_of(self.path)[1].get("sara.base_precision"), "fp16" if known else None)
+            self.assertEqual(tensors_of(self.path)[1]["sara.base_sha256"], hashed(Small().half()))
 
     def test_names_and_positions(self):
         good, base = self.saved("a"), hashed(Small())

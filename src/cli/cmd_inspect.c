@@ -65,9 +65,10 @@ static json_t *report_json(const sara_model_report *report)
     json_t *histogram = list_json(report, SARA_HISTOGRAM_BINS, bin_json);
     json_t *thresholds = list_json(report, report->threshold_count, threshold_json);
     const char *type = *report->prediction_type ? report->prediction_type : NULL;
-    return json_pack("{s:s,s:s?,s:o,s:o,s:o,s:s}", "architecture", report->architecture,
+    return json_pack("{s:s,s:s?,s:o,s:o,s:o,s:s,s:s}", "architecture", report->architecture,
                      "prediction_type", type, "components", components, "histogram", histogram,
-                     "thresholds", thresholds, "base_sha256", report->base_sha256);
+                     "thresholds", thresholds, "base_sha256", report->base_sha256, "base_precision",
+                     report->base_precision);
 }
 
 static void print_report(const sara_model_report *report)
@@ -80,7 +81,8 @@ static void print_report(const sara_model_report *report)
     }
     printf("architecture  %s%s%s\n", report->architecture,
            *report->prediction_type ? ", predicts " : "", report->prediction_type);
-    printf("base_sha256   %s\n\nThe U-Net's parameters by |p|:\n", report->base_sha256);
+    printf("base_sha256   %s, in %s\n\nThe U-Net's parameters by |p|:\n", report->base_sha256,
+           report->base_precision);
     for (int i = 0; i < SARA_HISTOGRAM_BINS; i++)
         most = report->histogram[i] > most ? report->histogram[i] : most;
     for (int i = 0; i < SARA_HISTOGRAM_BINS; i++) {

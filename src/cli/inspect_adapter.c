@@ -11,7 +11,8 @@
 /* What the report has in fields of its own; the others are options of the training. */
 static bool is_option(const char *key)
 {
-    static const char *const fields[] = {"format", "target", "method", "base_sha256", "selected"};
+    static const char *const fields[] = {"format",      "target",         "method",
+                                         "base_sha256", "base_precision", "selected"};
     if (strncmp(key, "sara.", 5) != 0)
         return false;
     for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
@@ -75,10 +76,12 @@ static json_t *report_json(const sara_adapter_report *report)
 {
     json_t *options = strings_json(report, true), *metadata = strings_json(report, false);
     json_t *blocks = blocks_json(report);
-    return json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:f,s:I,s:I,s:o,s:o,s:o,s:o}", "method",
+    const char *precision = *report->base_precision ? report->base_precision : NULL;
+    return json_pack("{s:s,s:s,s:s,s:s?,s:s,s:I,s:I,s:f,s:I,s:I,s:o,s:o,s:o,s:o}", "method",
                      report->method, "target", report->target, "base_sha256", report->base_sha256,
-                     "dtype", report->dtype, "file_bytes", (json_int_t)report->file_bytes,
-                     "position_bytes", (json_int_t)report->position_bytes, "bytes_per_position",
+                     "base_precision", precision, "dtype", report->dtype, "file_bytes",
+                     (json_int_t)report->file_bytes, "position_bytes",
+                     (json_int_t)report->position_bytes, "bytes_per_position",
                      bytes_per_position(report), "tensors", (json_int_t)report->tensors, "entries",
                      (json_int_t)report->entries, "change_norm", number_json(report->change_norm),
                      "options", options, "metadata", metadata, "blocks", blocks);
@@ -128,7 +131,8 @@ static void print_report(const sara_adapter_report *report, bool has_base)
     char method[64];
     text_escape(method, sizeof(method), *report->method ? report->method : "(not said)");
     printf("method        %s, of the %s\n", method, report->target);
-    printf("base_sha256   %s\n", report->base_sha256);
+    printf("base_sha256   %s%s%s\n", report->base_sha256, *report->base_precision ? ", in " : "",
+           report->base_precision);
     printf("values        %lld%s%s in %lld tensors\n", (long long)report->entries,
            *report->dtype ? ", " : "", report->dtype, (long long)report->tensors);
     printf("file          %lld bytes; positions take %.3f bytes an entry\n",

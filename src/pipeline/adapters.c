@@ -31,11 +31,11 @@ sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *a
 {
     sara_adapter adapter = {0};
     char *name = NULL;
-    const char *base;
+    const sara_base *base;
     sara_status status;
     TRY(sara_model_read_adapter(ctx, &adapter, adapter_path));
     if (!model->applied) {
-        TRY(sara_model_base_sha256(ctx, &base, model));
+        TRY(sara_model_base(ctx, &base, model));
         TRY(sara_applied_new(ctx, &model->applied, sara_unet_params(model->unet), base));
     }
     TRY(sara_adapter_name(ctx, &name, adapter_path));

@@ -123,7 +123,7 @@ sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e,
     TRY(add_kohya(list, e, module, rank, args));
     TRY(sara_metadata_list_add_model(list, e->model, "lora", title));
     TRY(add_date(list, e->date));
-    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", e->model->base_sha256));
+    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", e->model->base.sha256));
 done:
     return status;
 }

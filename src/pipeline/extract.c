@@ -105,12 +105,14 @@ static double rounding2(const sara_difference *d, sara_dtype dtype)
 static sara_status add_metadata(sara_metadata_list *list, sara_model *base,
                                 const sara_extract_options *o, int64_t kept)
 {
-    const char *sha256;
+    const sara_base *own;
     sara_status status;
-    TRY(sara_model_base_sha256(list->arena.ctx, &sha256, base));
+    TRY(sara_model_base(list->arena.ctx, &own, base));
     TRY(sara_metadata_list_add(list, "sara.target", "unet"));
     TRY(sara_metadata_list_add(list, "sara.method", "extract"));
-    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", sha256));
+    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", own->sha256));
+    TRY(sara_metadata_list_add(list, "sara.base_precision", "%s",
+                               sara_precision_name(own->precision)));
     TRY(sara_metadata_list_add(list, "sara.selected", "%lld", (long long)kept));
     if (o->top_fraction > 0)
         TRY(sara_metadata_list_add(list, "sara.top_fraction", "%.17g", o->top_fraction));

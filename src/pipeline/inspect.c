@@ -92,6 +92,7 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
     static const double fractions[] = {0.006, 0.023, 0.058, 0.10, 0.20, 0.50};
     const sara_params *params = sara_unet_params(model->unet);
     sara_model_report result = {0};
+    sara_base base;
     sara_status status;
     add_components(&result, model);
     add_kind(&result, model);
@@ -104,10 +105,12 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
     }
     qsort(result.thresholds, (size_t)result.threshold_count, sizeof(double), by_value);
     count_entries(&result, params);
-    if (model->base_sha256[0]) /* taken before any adapter was applied */
-        memcpy(result.base_sha256, model->base_sha256, sizeof(result.base_sha256));
-    else
-        TRY(sara_model_hash(ctx, result.base_sha256, model));
+    base = model->base;
+    if (!base.sha256[0]) /* else taken before any adapter was applied */
+        TRY(sara_model_read_base(ctx, &base, model));
+    memcpy(result.base_sha256, base.sha256, sizeof(result.base_sha256));
+    snprintf(result.base_precision, sizeof(result.base_precision), "%s",
+             sara_precision_name(base.precision));
     *report = result;
 done:
     return status;

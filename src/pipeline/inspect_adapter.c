@@ -89,9 +89,11 @@ static void add_up(sara_adapter_report *out, const sara_adapter *adapter, const 
 static void describe(sara_adapter_report *out, const sara_adapter *adapter)
 {
     const char *method = sara_adapter_metadata(adapter, "sara.method");
+    const char *precision = sara_adapter_metadata(adapter, "sara.base_precision");
     out->method = method ? method : "";
     out->target = sara_adapter_metadata(adapter, "sara.target");
     out->base_sha256 = sara_adapter_metadata(adapter, "sara.base_sha256");
+    out->base_precision = precision ? precision : "";
     snprintf(out->dtype, sizeof(out->dtype), "%s",
              adapter->mixed   ? "mixed"
              : adapter->count ? sara_dtype_name(adapter->dtype)
@@ -106,15 +108,15 @@ static void describe(sara_adapter_report *out, const sara_adapter *adapter)
 static sara_status check_base(sara_context *ctx, const sara_adapter *adapter, sara_model *base,
                               bool force, const char *path)
 {
-    const char *sha256;
+    const sara_base *own;
     sara_status status;
     if (base->adapter_count > 0)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: has adapters applied; take them off before "
                          "%s is compared with it",
                          base->path, path);
-    TRY(sara_model_base_sha256(ctx, &sha256, base));
-    status = sara_adapter_check(ctx, adapter, sara_unet_params(base->unet), sha256, force);
+    TRY(sara_model_base(ctx, &own, base));
+    status = sara_adapter_check(ctx, adapter, sara_unet_params(base->unet), own, force);
     if (status != SARA_OK)
         sara_fail_in(ctx, status, path);
 done:

@@ -350,17 +350,17 @@ static sara_status read_values(void *user, float *out, const sara_param *param)
     return sara_weights_read_f32(file->weights, out, info ? info : &missing);
 }
 
-sara_status sara_model_hash(sara_context *ctx, char out[65], const sara_model *model)
+sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_model *model)
 {
     const sara_params *params = sara_unet_params(model->unet);
     base_file file = {ctx, NULL};
     sara_component component;
     sara_status status;
     if (!sara_model_is_rounded(model))
-        return sara_params_sha256(ctx, out, params);
+        return sara_params_base(ctx, out, params);
     TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
     TRY(sara_component_weights(&component, &file.weights));
-    TRY(sara_values_sha256(ctx, out, params, read_values, &file));
+    TRY(sara_values_base(ctx, out, params, read_values, &file));
 done:
     sara_component_close(&component);
     sara_weights_close(file.weights);
@@ -378,11 +378,21 @@ sara_status sara_model_picture_hash(sara_context *ctx, const char **out, sara_mo
     return status;
 }
 
-sara_status sara_model_base_sha256(sara_context *ctx, const char **out, sara_model *model)
+sara_status sara_model_base(sara_context *ctx, const sara_base **out, sara_model *model)
 {
     sara_status status = SARA_OK;
-    if (!model->base_sha256[0])
-        status = sara_model_hash(ctx, model->base_sha256, model);
-    *out = model->base_sha256;
+    if (!model->base.sha256[0])
+        status = sara_model_read_base(ctx, &model->base, model);
+    *out = &model->base;
+    return status;
+}
+
+sara_status sara_model_base_sha256(sara_context *ctx, const char **out, sara_model *model)
+{
+    const sara_base *base;
+    sara_status status;
+    TRY(sara_model_base(ctx, &base, model));
+    *out = base->sha256;
+done:
     return status;
 }

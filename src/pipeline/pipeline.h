@@ -30,7 +30,7 @@ struct sara_model {
     bool has_scheduler;    /* false: sara's default training schedule */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     bool scheduler_changed; /* it is no longer as in the folder */
-    char base_sha256[65];  /* of the U-Net as loaded; "" until sara_model_base_sha256() */
+    sara_base base;         /* of the U-Net as loaded; sha256 "" until sara_model_base() */
     char file_sha256[65];  /* of the single file; "" until it is wanted */
     sara_applied *applied; /* NULL until the first adapter */
     sara_model_adapter *adapters; /* in the order in which they were applied */
@@ -55,15 +55,17 @@ SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_co
                                                 sara_module module);
 /* Of the base's file, from which it is read again where its weights were rounded in memory.
  * Computed at the first call; adapters must not be applied yet at that time. */
+SARA_NODISCARD sara_status sara_model_base(sara_context *ctx, const sara_base **out,
+                                           sara_model *model);
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
                                                   sara_model *model);
 
 /* As A1111 tells models apart: the hash of a single file; of a folder the base's. */
 SARA_NODISCARD sara_status sara_model_picture_hash(sara_context *ctx, const char **out,
                                                    sara_model *model);
-/* sara_model_base_sha256(), not kept. */
-SARA_NODISCARD sara_status sara_model_hash(sara_context *ctx, char out[65],
-                                           const sara_model *model);
+/* sara_model_base(), not kept. */
+SARA_NODISCARD sara_status sara_model_read_base(sara_context *ctx, sara_base *out,
+                                                const sara_model *model);
 /* Whether the file holds more than the U-Net in memory. */
 bool sara_model_is_rounded(const sara_model *model);
 

@@ -8,8 +8,8 @@
 #define SARA_POSITIONS_SUFFIX ".positions"
 #define SARA_VALUES_SUFFIX ".values"
 
-/* Checks sara.target, sara.base_sha256 and, where given, sara.selected against the number of
- * entries. The error has the given status and begins with source. */
+/* Checks sara.target, sara.base_sha256 and, where given, sara.base_precision and sara.selected, the
+ * latter against the number of entries. The error has the given status and begins with source. */
 SARA_NODISCARD sara_status sara_adapter_check_metadata(sara_context *ctx, const char *source,
                                                        sara_status failure,
                                                        const sara_metadata *metadata,

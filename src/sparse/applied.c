@@ -3,18 +3,18 @@
 #include <math.h>
 
 sara_status sara_applied_new(sara_context *ctx, sara_applied **out, sara_params *params,
-                             const char *base_sha256)
+                             const sara_base *base)
 {
     sara_status status;
     sara_applied *result = NULL;
     *out = NULL;
-    if (strlen(base_sha256) != 64)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "base hash \"%.80s\", expected 64 digits",
-                         base_sha256);
+    if (strlen(base->sha256) != 64)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "base hash \"%s\", expected 64 digits",
+                         base->sha256);
     TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
     result->ctx = ctx;
     result->params = params;
-    memcpy(result->base, base_sha256, sizeof(result->base));
+    result->base = *base;
     TRY(sara_alloc_zero(ctx, &result->covers, params->count, sizeof(*result->covers)));
     *out = result;
     result = NULL;
@@ -105,8 +105,10 @@ static size_t collect_cursors(sara_applied *applied, size_t param)
     return used;
 }
 
-/* original + the sum of the changes, in the layers' order; alone at strength 1 the value itself. */
-static float combine(sara_layer_cursor *cursors, size_t count, uint32_t position, float original)
+/* original + the sum of the changes, in the layers' order; alone at strength 1 the value itself
+ * (*exact), as is the original where nothing changes it. */
+static float combine(sara_layer_cursor *cursors, size_t count, uint32_t position, float original,
+                     bool *exact)
 {
     double sum = 0;
     float value = original;
@@ -121,9 +123,8 @@ static float combine(sara_layer_cursor *cursors, size_t count, uint32_t position
         full = cursor->strength == 1;
         changes++;
     }
-    if (changes == 0 || (changes == 1 && full))
-        return value;
-    return (float)((double)original + sum);
+    *exact = changes == 0 || (changes == 1 && full);
+    return *exact ? value : (float)((double)original + sum);
 }
 
 static void write_param(sara_applied *applied, size_t index)
@@ -131,10 +132,16 @@ static void write_param(sara_applied *applied, size_t index)
     sara_param *param = &applied->params->items[index];
     const sara_cover *cover = &applied->covers[index];
     size_t cursors = collect_cursors(applied, index);
-    for (size_t i = 0; i < cover->count; i++)
-        sara_param_set(param, cover->positions[i],
-                       combine(applied->cursors, cursors, cover->positions[i],
-                               cover->originals[i]));
+    for (size_t i = 0; i < cover->count; i++) {
+        uint32_t position = cover->positions[i];
+        float original = cover->originals[i];
+        bool exact;
+        sara_param_set(param, position,
+                       combine(applied->cursors, cursors, position, original, &exact));
+        /* A change that comes to nothing leaves a -0 as it is, as strength 0 does. */
+        if (!exact && sara_param_get(param, position) == original)
+            sara_param_set(param, position, original);
+    }
     param->version++;
 }
 
@@ -167,7 +174,7 @@ sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
     if (!isfinite(strength))
         return sara_fail(ctx, SARA_ERROR_USAGE, "adapter strength %g, expected a finite number",
                          strength);
-    TRY(sara_adapter_check(ctx, adapter, applied->params, applied->base, force));
+    TRY(sara_adapter_check(ctx, adapter, applied->params, &applied->base, force));
     TRY(sara_layer_new(applied, &layer, adapter, strength));
     TRY(sara_alloc_zero(ctx, &covers, layer.count, sizeof(*covers)));
     for (size_t i = 0; i < layer.count; i++) {

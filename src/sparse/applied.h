@@ -36,7 +36,7 @@ typedef struct sara_layer_cursor {
 struct sara_applied {
     sara_context *ctx;
     sara_params *params;
-    char base[65];
+    sara_base base;
     sara_layer *layers; /* in an order that depends on their content alone */
     size_t count, capacity;
     sara_layer_cursor *cursors; /* [cursor_capacity], at least one for each layer */

@@ -43,23 +43,43 @@ done:
     return status;
 }
 
-static sara_status check_base(sara_context *ctx, const sara_adapter *adapter, const char *expected)
+/* Of one model in two precisions the weights differ by rounding, and so do the smallest of them: the
+ * most common reason why a base is not the one expected. */
+static sara_status check_base(sara_context *ctx, const sara_adapter *adapter,
+                              const sara_base *expected)
 {
     const char *base = sara_adapter_metadata(adapter, "sara.base_sha256");
-    if (base && strcmp(base, expected) == 0)
+    const char *precision = sara_adapter_metadata(adapter, "sara.base_precision");
+    const char *own = sara_precision_name(expected->precision);
+    if (base && strcmp(base, expected->sha256) == 0)
         return SARA_OK;
+    if (!precision)
+        return sara_fail(ctx, SARA_ERROR_INPUT,
+                         "adapter: made for the base %.*s, but the model is another, %.*s, in %s "
+                         "(the same model in another precision is another base; the adapter does "
+                         "not tell its); force applies it all the same",
+                         SHORT_HASH, base ? base : "(unknown)", SHORT_HASH, expected->sha256, own);
+    if (strcmp(precision, own) != 0)
+        return sara_fail(ctx, SARA_ERROR_INPUT,
+                         "adapter: made for a base in %s (%.*s), but the model is in %s (%.*s): in "
+                         "another precision even the same model is another base, with other "
+                         "smallest weights; use it in %s, or force applies the adapter all the "
+                         "same",
+                         precision, SHORT_HASH, base ? base : "unknown", own, SHORT_HASH,
+                         expected->sha256, precision);
     return sara_fail(ctx, SARA_ERROR_INPUT,
-                     "adapter: made for the base %.*s, but the model is %.*s; force applies it "
-                     "all the same", SHORT_HASH, base ? base : "(unknown)", SHORT_HASH, expected);
+                     "adapter: made for the base %.*s, but the model is another, %.*s; force "
+                     "applies it all the same",
+                     SHORT_HASH, base ? base : "(unknown)", SHORT_HASH, expected->sha256);
 }
 
 sara_status sara_adapter_check(sara_context *ctx, const sara_adapter *adapter,
-                               const sara_params *params, const char *base_sha256, bool force)
+                               const sara_params *params, const sara_base *base, bool force)
 {
     sara_status status = SARA_OK;
     const sara_param *before = NULL;
     if (!force)
-        TRY(check_base(ctx, adapter, base_sha256));
+        TRY(check_base(ctx, adapter, base));
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
         const sara_param *param = sara_params_find(params, entry->name);

@@ -145,14 +145,20 @@ typedef struct sara_adapter {
 SARA_NODISCARD sara_status sara_adapter_load(sara_context *ctx, sara_adapter *out,
                                              const char *path);
 void sara_adapter_free(sara_adapter *adapter);
+/* What an adapter is made for: the values of the base's parameters, as its file has them. */
+typedef struct sara_base {
+    char sha256[65];      /* docs/formats.md */
+    sara_dtype precision; /* the first of F16, BF16 and F32 that holds every value */
+} sara_base;
 /* Whether it can be applied: made for this base unless force, and every entry is one of the
- * parameters. Otherwise SARA_ERROR_INPUT. */
+ * parameters. Otherwise SARA_ERROR_INPUT, which names the precisions if they are not the same. */
 SARA_NODISCARD sara_status sara_adapter_check(sara_context *ctx, const sara_adapter *adapter,
-                                              const sara_params *params, const char *base_sha256,
+                                              const sara_params *params, const sara_base *base,
                                               bool force);
 const char *sara_adapter_metadata(const sara_adapter *adapter, const char *key); /* NULL: absent */
 /* values_dtype: F32, F16 or BF16. Deterministic bytes. sara.format is added; the metadata must hold
- * sara.target and sara.base_sha256; sara.selected, if given, must be the number of entries. */
+ * sara.target and sara.base_sha256; sara.selected, if given, must be the number of entries, and
+ * sara.base_precision one of sara_precision_name(). */
 SARA_NODISCARD sara_status sara_adapter_save(sara_context *ctx, const char *path,
                                              const sara_adapter_entry *entries, size_t count,
                                              const sara_metadata *metadata, size_t metadata_count,
@@ -165,19 +171,21 @@ SARA_NODISCARD sara_status sara_optimizer_save_adapter(sara_context *ctx, const 
                                                        size_t metadata_count,
                                                        sara_dtype values_dtype);
 
-/* design.md's hash over the parameters' values as little-endian f32. */
-SARA_NODISCARD sara_status sara_params_sha256(sara_context *ctx, char out[65],
-                                              const sara_params *params);
-/* The same over values from elsewhere: out [as many as the parameter has]. */
+/* Of the parameters' values. */
+SARA_NODISCARD sara_status sara_params_base(sara_context *ctx, sara_base *out,
+                                            const sara_params *params);
+/* Of values from elsewhere: out [as many as the parameter has]. */
 typedef sara_status (*sara_values_fn)(void *user, float *out, const sara_param *param);
-SARA_NODISCARD sara_status sara_values_sha256(sara_context *ctx, char out[65],
-                                              const sara_params *params, sara_values_fn values,
-                                              void *user);
+SARA_NODISCARD sara_status sara_values_base(sara_context *ctx, sara_base *out,
+                                            const sara_params *params, sara_values_fn values,
+                                            void *user);
+/* "fp16", "bf16" and "fp32", as metadata has them. */
+const char *sara_precision_name(sara_dtype precision);
 
 /* Adapters on a set of parameters, with what is needed to take them off bit-exactly. */
 typedef struct sara_applied sara_applied;
 SARA_NODISCARD sara_status sara_applied_new(sara_context *ctx, sara_applied **out,
-                                            sara_params *params, const char *base_sha256);
+                                            sara_params *params, const sara_base *base);
 void sara_applied_free(sara_applied *applied); /* does not take off */
 /* Checks names, positions and base (unless force) before anything is changed. Several sum up as
  * changes, in any order to the same bits. */

@@ -41,7 +41,8 @@ static sara_status add_fixed(trainer *t)
     TRY(add(t, "sara.format", "1"));
     TRY(add(t, "sara.target", "unet"));
     TRY(add(t, "sara.method", "sara"));
-    TRY(add(t, "sara.base_sha256", t->model->base_sha256));
+    TRY(add(t, "sara.base_sha256", t->model->base.sha256));
+    TRY(add(t, "sara.base_precision", sara_precision_name(t->model->base.precision)));
     snprintf(number, sizeof(number), "%lld", (long long)t->selected);
     TRY(add(t, "sara.selected", number));
     TRY(add(t, "modelspec.sai_model_spec", "1.0.0"));
@@ -92,7 +93,7 @@ sara_status sara_trainer_identify(trainer *t)
     json_object_foreach(t->identity, key, value) if (!json_is_null(value))
         TRY(add_option(t, key, value));
     TRY(add_fixed(t));
-    if (json_object_set_new(t->identity, "base_sha256", json_string(t->model->base_sha256)) ||
+    if (json_object_set_new(t->identity, "base_sha256", json_string(t->model->base.sha256)) ||
         json_object_set_new(t->identity, "data_sha256",
                             json_string(sara_batches_sha256(t->batches))) ||
         json_object_set_new(t->identity, "selected", json_integer(t->selected)) ||

@@ -62,10 +62,10 @@ static sara_status load_model(trainer *t)
                                   .tokenizer = o->tokenizer,
                                   .weight_dtype = o->weight_dtype};
     const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
-    const char *base;
+    const sara_base *base;
     sara_status status;
     TRY(sara_model_load(t->ctx, &t->model, path, &options));
-    TRY(sara_model_base_sha256(t->ctx, &base, t->model));
+    TRY(sara_model_base(t->ctx, &base, t->model));
     TRY(sara_objective_new(t->ctx, &t->objective, &t->model->scheduler));
     TRY(sara_trainer_set_checkpointing(t));
 done:

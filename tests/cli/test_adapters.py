@@ -182,6 +182,92 @@ class Inspect(Adapters):
         )
 
 
+class Precision(Adapters):
+    """An adapter of the fp32 model on the same in fp16 and bf16: refused with the reason, applied
+    when forced."""
+
+    def setUp(self):
+        super().setUp()
+        shift = self.adapter("shift.safetensors", NAMES, 3, 0.001)
+        self.ok("merge", "-m", BASE, "--adapter", shift + ":0.37", "--dtype", "fp32", "-o", "fp32")
+        self.ok("merge", "-m", "fp32", "--dtype", "fp16", "-o", "fp16")
+        self.ok("merge", "-m", "fp32", "--dtype", "bf16", "-o", "bf16")
+        self.ok("merge", "-m", "fp16", "--dtype", "fp32", "-o", "as-fp32")
+        self.ok("merge", "-m", "fp16", "-o", "fp16.safetensors")
+        self.ok("merge", "-m", "fp32", "--adapter", shift, "--force", "-o", "tuned")
+        os.mkdir(self.path("loras"))
+        self.extract("fp32", "tuned", "loras/ink.safetensors")
+
+    def extract(self, base, tuned, to):
+        self.ok("extract", "--base", base, "--tuned", tuned, "-o", to)
+
+    def said(self, *args):
+        return json.loads(self.ok("inspect", "--json", *args).out)["base_precision"]
+
+    def test_said(self):
+        for path, precision in [("fp32", "fp32"), ("fp16", "fp16"), ("bf16", "bf16"),
+                                ("as-fp32", "fp16")]:  # fmt: skip
+            self.assertEqual(self.said("-m", path), precision)
+            self.assertIn(f", in {precision}\n", self.ok("inspect", "-m", path).out)
+        self.assertEqual(self.said("--adapter", "loras/ink.safetensors"), "fp32")
+        self.assertIn(", in fp32\n", self.ok("inspect", "--adapter", "loras/ink.safetensors").out)
+        old = self.adapter("old.safetensors", NAMES, 7, 0.5)
+        self.assertIsNone(self.said("--adapter", old))
+
+    def test_refused(self):
+        draw = ("generate", "--steps", "1", "-W", "32", "-H", "32", "-p")
+        tags = (*draw, "a<lora:ink:1>", "--lora-model-dir", "loras")
+        ink = ("--adapter", "loras/ink.safetensors")
+        for path, precision in (("fp16", "fp16"), ("bf16", "bf16")):
+            words = ["loras/ink.safetensors", "made for a base in fp32", f"the model is in {precision}",
+                     "even the same model is another base", "force"]  # fmt: skip
+            for command in [(*draw, "a", *ink), tags, ("merge", "-o", "out", *ink),
+                            ("export", "--format", "a1111", "-o", "x.safetensors", *ink),
+                            ("inspect", *ink)]:  # fmt: skip
+                self.refused(INPUT, words, *command, "-m", path)
+                self.ok(*command, "-m", path, "--force")
+                shutil.rmtree(self.path("out"), ignore_errors=True)
+                if os.path.exists(self.path("x.safetensors")):
+                    os.remove(self.path("x.safetensors"))
+            self.refused(INPUT, words, *draw, "a", *ink, "-m", path, "--type", "bf16")
+        words[2] = "the model is in fp16"
+        self.refused(INPUT, words, "inspect", "--unet-only", "fp16.safetensors", *ink)
+        self.ok("inspect", "--unet-only", "fp16.safetensors", *ink, "--force")
+        self.ok(*draw, "a", *ink, "-m", "fp32", "--type", "bf16")  # which is in memory alone
+
+    def test_from_the_half(self):
+        """Made for the fp16 model, whatever its file stores it as."""
+        self.ok("merge", "-m", "fp16", "--adapter", "shift.safetensors", "--force",
+                "--dtype", "fp32", "-o", "half-tuned.safetensors")  # fmt: skip
+        for number, path in enumerate(("fp16", "as-fp32")):
+            file = f"half{number}.safetensors"
+            self.extract(path, "half-tuned.safetensors", file)
+            self.refused(
+                INPUT,
+                ["made for a base in fp16", "the model is in fp32", "use it in fp16"],
+                *("merge", "-m", "fp32", "-o", "out", "--adapter", file),
+            )
+        self.assertEqual(sha256(self.path("half0.safetensors")), sha256(self.path(file)))
+        self.ok("merge", "-m", "as-fp32", "-o", "out", "--adapter", "half0.safetensors")
+
+    def test_only_another(self):
+        """Of one precision, or where the adapter does not tell it."""
+        self.ok("merge", "-m", "tuned", "-o", "out", "--force", *("--adapter", "loras/ink.safetensors"))
+        line = self.refused(
+            INPUT,
+            ["made for the base ", "but the model is another, "],
+            *("inspect", "-m", "tuned", "--adapter", "loras/ink.safetensors"),
+        ).errors()[0]
+        self.assertNotIn("precision", line)
+        self.assertNotRegex(line, r"fp32|fp16")
+        old = self.adapter("old.safetensors", NAMES, 7, 0.5)
+        self.refused(
+            INPUT,
+            ["made for the base " + self.hash[:12], "is another, ", "in fp32", "does not tell"],
+            *("inspect", "-m", "tuned", "--adapter", old),
+        )
+
+
 class Compose(Adapters):
     def setUp(self):
         super().setUp()

@@ -52,10 +52,11 @@ static bool is_as_before(const model *m)
 static void apply(sara_context *ctx, const sara_adapter *adapter)
 {
     static const double strengths[] = {1, 0.5, -2};
+    static const sara_base base = {HASH, SARA_F32};
     sara_applied *applied = NULL;
     model m;
     model_init(ctx, &m);
-    fuzz_assert(sara_applied_new(ctx, &applied, &m.params, HASH) == SARA_OK);
+    fuzz_assert(sara_applied_new(ctx, &applied, &m.params, &base) == SARA_OK);
     snapshot(&m);
     for (int i = 0; i < 3; i++)
         if (sara_applied_add(applied, adapter, strengths[i], i > 0) != SARA_OK)

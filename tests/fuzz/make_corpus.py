@@ -67,7 +67,10 @@ def make_adapters():
     }
     write("fuzz_adapter", "one", safetensors(a, said))
     write("fuzz_adapter", "all", safetensors({**a, **b}, {**said, "sara.selected": "6"}))
-    write("fuzz_adapter", "other-base", safetensors(b, {**said, "sara.base_sha256": "f" * 64}))
+    other = {**said, "sara.base_sha256": "f" * 64}
+    write("fuzz_adapter", "other-base", safetensors(b, other))
+    rounded = {**other, "sara.base_precision": "fp16"}
+    write("fuzz_adapter", "other-precision", safetensors(b, rounded))
     beyond = {**a, "a.positions": ("U8", [7], b"\x00\x02\xff\xff\xff\xff\x0e")}
     write("fuzz_adapter", "beyond", safetensors(beyond, said))
     none = {"a.positions": ("U8", [0], b""), "a.values": ("F32", [0], b"")}

@@ -410,7 +410,7 @@ static void test_metadata(void **state)
     assert_metadata(file, "modelspec.prediction_type", "epsilon");
     assert_metadata(file, "modelspec.resolution", "512x512");
     assert_metadata(file, "modelspec.date", "2023-11-14T22:13:20Z");
-    assert_metadata(file, "sara.base_sha256", a.model->base_sha256);
+    assert_metadata(file, "sara.base_sha256", a.model->base.sha256);
     sara_safetensors_close(file);
     file = test_open(pipe->ctx, write(pipe, &a, "lora", NULL, options_of("lora", 5, NULL)));
     assert_metadata(file, "ss_network_module", "networks.lora");

@@ -88,7 +88,9 @@ static void test_merged(void **state)
     assert_ok(pipe->ctx, sara_adapter_load(pipe->ctx, &made, path));
     assert_string_equal(sara_adapter_metadata(&made, "sara.method"), "extract");
     assert_string_equal(sara_adapter_metadata(&made, "sara.target"), "unet");
-    assert_string_equal(sara_adapter_metadata(&made, "sara.base_sha256"), m.base->base_sha256);
+    assert_string_equal(sara_adapter_metadata(&made, "sara.base_sha256"), m.base->base.sha256);
+    assert_string_equal(sara_adapter_metadata(&made, "sara.base_precision"),
+                        sara_precision_name(m.base->base.precision));
     assert_string_equal(sara_adapter_metadata(&made, "sara.selected"),
                         test_text(pipe, "%lld", (long long)report.kept));
     assert_null(sara_adapter_metadata(&made, "sara.tolerance"));

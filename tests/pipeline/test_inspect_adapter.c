@@ -163,8 +163,8 @@ static void test_refused(void **state)
     assert_ok(pipe->ctx, sara_model_base_sha256(pipe->ctx, &base, tiny));
     const char *line = test_text(pipe,
                                  "a.safetensors: adapter: made for the base %.12s, but the "
-                                 "model is %.12s",
-                                 other->base_sha256, base);
+                                 "model is another, %.12s",
+                                 other->base.sha256, base);
     assert_refused(pipe->ctx, SARA_ERROR_INPUT, line,
                    sara_adapter_inspect(pipe->ctx, &report, path, tiny, false));
     assert_null(report);
@@ -193,7 +193,7 @@ static void test_forced(void **state)
     const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
     sara_adapter_report *report = NULL;
     ((float *)sara_unet_params(model->unet)->items[0].value.data)[0] += 3;
-    model->base_sha256[0] = '\0'; /* as if that had been loaded */
+    model->base.sha256[0] = '\0'; /* as if that had been loaded */
     assert_refused(pipe->ctx, SARA_ERROR_INPUT, "made for the base",
                    sara_adapter_inspect(pipe->ctx, &report, path, model, false));
     assert_ok(pipe->ctx, sara_adapter_inspect(pipe->ctx, &report, path, model, true));

@@ -79,7 +79,7 @@ static void test_other_base(void **state)
     const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
     sara_params *params = sara_unet_params(model->unet);
     ((float *)params->items[0].value.data)[0] += 1;
-    model->base_sha256[0] = '\0'; /* as if that had been loaded */
+    model->base.sha256[0] = '\0'; /* as if that had been loaded */
     size_t count;
     const float *base = test_values(pipe, model, &count);
     assert_refused(pipe->ctx, SARA_ERROR_INPUT, "a.safetensors: adapter: made for the base ",
@@ -120,7 +120,7 @@ static void test_refused(void **state)
     assert_refused(
         pipe->ctx, SARA_ERROR_IO, "none.safetensors",
         sara_model_apply(pipe->ctx, model, test_path(pipe, "none.safetensors"), 1, false));
-    const sara_metadata metadata[] = {{"sara.base_sha256", model->base_sha256},
+    const sara_metadata metadata[] = {{"sara.base_sha256", model->base.sha256},
                                       {"sara.target", "transformer"}};
     uint32_t position = 0;
     float value = 1;

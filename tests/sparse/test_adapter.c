@@ -217,12 +217,12 @@ typedef struct damage {
     const char *message;
     sara_tensor_source tensors[3];
     size_t count;
-    const char *format, *target, *base, *selected;
+    const char *format, *target, *base, *selected, *precision;
 } damage;
 
 static void assert_damage(sara_context *ctx, const char *folder, const damage *d)
 {
-    sara_metadata metadata[4];
+    sara_metadata metadata[5];
     size_t count = 0;
     char path[256];
     sara_adapter adapter;
@@ -235,6 +235,8 @@ static void assert_damage(sara_context *ctx, const char *folder, const damage *d
         metadata[count++] = (sara_metadata){"sara.base_sha256", d->base};
     if (d->selected)
         metadata[count++] = (sara_metadata){"sara.selected", d->selected};
+    if (d->precision)
+        metadata[count++] = (sara_metadata){"sara.base_precision", d->precision};
     assert_ok(ctx, sara_safetensors_save(ctx, path, d->tensors, d->count, metadata, count));
     assert_refused(ctx, SARA_ERROR_INPUT, d->message, sara_adapter_load(ctx, &adapter, path));
     test_assert_contains(sara_context_error(ctx), path, __FILE__, __LINE__);
@@ -245,7 +247,7 @@ static void assert_damage(sara_context *ctx, const char *folder, const damage *d
 #define BYTES(name, ...) static const uint8_t name[] = {__VA_ARGS__}
 #define POSITIONS(bytes) {"w.positions", SARA_U8, {1, {sizeof(bytes)}}, bytes}
 #define VALUES(n, data) {"w.values", SARA_F32, {1, {n}}, data}
-#define META "1", "unet", HASH, NULL
+#define META "1", "unet", HASH, NULL, NULL
 
 static void damaged_files_are_refused(void **state)
 {
@@ -282,18 +284,24 @@ static void damaged_files_are_refused(void **state)
          {{"w.positions", SARA_U8, {2, {1, 2}}, two}, VALUES(2, ones)}, 2, META},
         {"w.values: shape [], expected one",
          {POSITIONS(two), {"w.values", SARA_F32, {0, {0}}, ones}}, 2, META},
-        {"sara.format is missing", {POSITIONS(two), VALUES(2, ones)}, 2, NULL, "unet", HASH, NULL},
+        {"sara.format is missing", {POSITIONS(two), VALUES(2, ones)}, 2,
+         NULL, "unet", HASH, NULL, NULL},
         {"\"2\", newer than this program", {POSITIONS(two), VALUES(2, ones)}, 2,
-         "2", "unet", HASH, NULL},
+         "2", "unet", HASH, NULL, NULL},
         {"is \"zero\", expected \"1\"", {POSITIONS(two), VALUES(2, ones)}, 2,
-         "zero", "unet", HASH, NULL},
-        {"sara.target is missing", {POSITIONS(two), VALUES(2, ones)}, 2, "1", NULL, HASH, NULL},
+         "zero", "unet", HASH, NULL, NULL},
+        {"sara.target is missing", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "1", NULL, HASH, NULL, NULL},
         {"sara.base_sha256 is missing", {POSITIONS(two), VALUES(2, ones)}, 2,
-         "1", "unet", NULL, NULL},
+         "1", "unet", NULL, NULL, NULL},
         {"sara.base_sha256 is \"ABC\"", {POSITIONS(two), VALUES(2, ones)}, 2,
-         "1", "unet", "ABC", NULL},
+         "1", "unet", "ABC", NULL, NULL},
         {"sara.selected is 7, but there are 2", {POSITIONS(two), VALUES(2, ones)}, 2,
-         "1", "unet", HASH, "7"},
+         "1", "unet", HASH, "7", NULL},
+        {"sara.base_precision is \"F16\", expected", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "1", "unet", HASH, NULL, "F16"},
+        {"sara.base_precision is \"f16\", expected", {POSITIONS(two), VALUES(2, ones)}, 2,
+         "1", "unet", HASH, NULL, "f16"},
     };
     (void)state;
     sara_context *ctx = test_context();
@@ -376,13 +384,59 @@ static void base_hash_is_as_defined(void **state)
 {
     static const float bias[] = {1, -2.5f, 0}, weight[] = {1, 2, 3, 4, 5, 6};
     const test_tensor tensors[] = {{"a.bias", 3, 0, bias}, {"b.weight", 2, 3, weight}};
-    char hash[65];
+    sara_base base;
     (void)state;
     sara_context *ctx = test_context();
     sara_params params = test_params(ctx, tensors, 2);
-    assert_ok(ctx, sara_params_sha256(ctx, hash, &params));
-    assert_string_equal(hash, "77f8aef150ea478c194ad38dd2018a1dd826b409c1b6180016f231e10224794b");
+    assert_ok(ctx, sara_params_base(ctx, &base, &params));
+    assert_string_equal(base.sha256,
+                        "77f8aef150ea478c194ad38dd2018a1dd826b409c1b6180016f231e10224794b");
     sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
+/* A value that 16 bits do not hold tells, wherever it is; what the file stored it as does not. */
+static void precision_is_that_of_the_values(void **state)
+{
+    static const struct {
+        const char *name;
+        float value; /* of one entry among ones */
+        sara_dtype stored;
+        const char *precision;
+    } cases[] = {
+        {"both", 0.5f, SARA_F32, "fp16"},
+        {"eleven bits", 1 + 0x1p-10f, SARA_F32, "fp16"},
+        {"as stored", 1 + 0x1p-10f, SARA_F16, "fp16"},
+        {"smallest", 0x1p-24f, SARA_F32, "fp16"},
+        {"-0", -0.0f, SARA_F32, "fp16"},
+        {"largest", 65504, SARA_F32, "fp16"},
+        {"beyond fp16", 65536, SARA_F32, "bf16"},
+        {"below fp16", 0x1p-25f, SARA_F32, "bf16"},
+        {"as stored", 0x1p-25f, SARA_BF16, "bf16"},
+        {"twelve bits", 1 + 0x1p-11f, SARA_F32, "fp32"},
+        {"thin", 0x1.01p-24f, SARA_F32, "fp32"},
+    };
+    float values[9000];
+    const test_tensor tensors[] = {{"a", 2, 0, NULL}, {"b", 9, 1000, values}};
+    const float half[] = {1, 0.25f}, bf16_only[] = {1, 0x1p20f};
+    (void)state;
+    sara_context *ctx = test_context();
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        sara_base base;
+        for (size_t j = 0; j < COUNT(values); j++)
+            values[j] = j == (i % 2 ? 8999 : 4097) ? cases[i].value : 1;
+        sara_params params = test_params(ctx, tensors, 2);
+        params.items[1].stored = cases[i].stored;
+        memcpy(params.items[0].value.data, half, sizeof(half));
+        assert_ok(ctx, sara_params_base(ctx, &base, &params));
+        assert_string_equal(sara_precision_name(base.precision), cases[i].precision);
+        if (cases[i].stored == SARA_F16) { /* one tensor needs fp16, the other bf16 */
+            memcpy(params.items[0].value.data, bf16_only, sizeof(bf16_only));
+            assert_ok(ctx, sara_params_base(ctx, &base, &params));
+            assert_string_equal(sara_precision_name(base.precision), "fp32");
+        }
+        sara_params_free(ctx, &params);
+    }
     sara_context_free(ctx);
 }
 
@@ -399,6 +453,7 @@ int main(void)
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(cut_and_flipped_files),
         cmocka_unit_test(base_hash_is_as_defined),
+        cmocka_unit_test(precision_is_that_of_the_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

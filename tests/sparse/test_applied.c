@@ -6,6 +6,7 @@
 #define OTHER "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100"
 
 static const test_tensor tensors[] = {{"a", 10, 0, NULL}, {"b", 4, 5, NULL}, {"c", 3, 0, NULL}};
+static const sara_base base = {HASH, SARA_F32};
 static sara_metadata base_metadata[] = {{"sara.base_sha256", HASH}};
 static sara_metadata other_metadata[] = {{"sara.base_sha256", OTHER}};
 
@@ -38,7 +39,7 @@ static void set_up(fixture *f)
     f->ctx = test_context();
     f->params = test_params(f->ctx, tensors, 3);
     f->originals = test_snapshot(f->ctx, &f->params, &count);
-    assert_ok(f->ctx, sara_applied_new(f->ctx, &f->applied, &f->params, HASH));
+    assert_ok(f->ctx, sara_applied_new(f->ctx, &f->applied, &f->params, &base));
 }
 
 static void tear_down(fixture *f)
@@ -96,6 +97,45 @@ static void strengths_scale_the_change(void **state)
         test_assert_snapshot(&f.params, f.originals);
     }
     tear_down(&f);
+}
+
+/* What is too small to change a value leaves its bits, those of -0 too; so do changes that cancel
+ * out. 16-bit weights round more of them away. */
+static void nothing_changes_by_nothing(void **state)
+{
+    static const sara_dtype dtypes[] = {SARA_F32, SARA_F16, SARA_BF16};
+    static uint32_t positions[] = {0, 1, 2, 3};
+    static float values[] = {1, -1, 2, 0}, originals[] = {-0.0f, 0, 1, -0.0f};
+    static sara_adapter_entry entries[] = {{"a", positions, values, 4}};
+    (void)state;
+    for (size_t d = 0; d < sizeof(dtypes) / sizeof(*dtypes); d++) {
+        fixture f;
+        set_up(&f);
+        sara_param *param = &f.params.items[0];
+        param->value.dtype = dtypes[d];
+        for (size_t i = 0; i < 4; i++)
+            sara_param_set(param, i, originals[i]);
+        uint8_t before[4 * sizeof(float)];
+        size_t bytes = 4 * sara_dtype_size(dtypes[d]);
+        memcpy(before, param->value.data, bytes);
+        sara_adapter adapter = adapter_of(entries, 1);
+        assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1e-300, false));
+        assert_memory_equal(param->value.data, before, bytes);
+        assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, false));
+        assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, -1, false));
+        assert_memory_equal(param->value.data, before, bytes);
+        sara_applied_remove(f.applied);
+        assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, dtypes[d] == SARA_F32 ? 1e-46 : 1e-9,
+                                          false));
+        float first = sara_param_get(param, 0);
+        assert_true(dtypes[d] == SARA_BF16 ? first == sara_bf16_to_f32(sara_f32_to_bf16(1e-9f))
+                                           : first == 0 && signbit(first));
+        sara_applied_remove(f.applied);
+        assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, false)); /* assigned as it is */
+        assert_true(sara_param_get(param, 3) == 0 && !signbit(sara_param_get(param, 3)));
+        param->value.dtype = SARA_F32;
+        tear_down(&f);
+    }
 }
 
 static const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
@@ -279,14 +319,52 @@ static void another_base_needs_force(void **state)
     set_up(&f);
     sara_adapter adapter = adapter_of(first_entries, 2);
     adapter.metadata = other_metadata;
-    assert_refused(f.ctx, SARA_ERROR_INPUT, "ffeeddccbbaa, but the model is 001122334455",
+    assert_refused(f.ctx, SARA_ERROR_INPUT,
+                   "the base ffeeddccbbaa, but the model is another, 001122334455, in fp32",
                    sara_applied_add(f.applied, &adapter, 1, false));
     test_assert_snapshot(&f.params, f.originals);
     assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, true));
     assert_true(values_of(&f, 0)[0] == 0.1f);
     sara_applied *none = NULL;
     assert_refused(f.ctx, SARA_ERROR_USAGE, "base hash \"12\"",
-                   sara_applied_new(f.ctx, &none, &f.params, "12"));
+                   sara_applied_new(f.ctx, &none, &f.params, &(sara_base){"12", SARA_F32}));
+    tear_down(&f);
+}
+
+/* The reason why is said where it is known. */
+static void another_precision_is_named(void **state)
+{
+    static const sara_base half = {HASH, SARA_F16};
+    static const struct {
+        const char *base, *precision, *message;
+    } cases[] = {
+        {OTHER, "fp32",
+         "made for a base in fp32 (ffeeddccbbaa), but the model is in fp16 "
+         "(001122334455): in another precision even the same model is another base, "
+         "with other smallest weights; use it in fp32, or force"},
+        {OTHER, "bf16", "made for a base in bf16 (ffeeddccbbaa), but the model is in fp16 ("},
+        {OTHER, "fp16", "the base ffeeddccbbaa, but the model is another, 001122334455; force"},
+        {HASH, "fp32", NULL}, /* equal values are equal whatever is said of them */
+        {HASH, "fp16", NULL},
+    };
+    (void)state;
+    fixture f;
+    set_up(&f);
+    sara_applied_free(f.applied);
+    assert_ok(f.ctx, sara_applied_new(f.ctx, &f.applied, &f.params, &half));
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        sara_metadata metadata[] = {{"sara.base_sha256", cases[i].base},
+                                    {"sara.base_precision", cases[i].precision}};
+        sara_adapter adapter = adapter_of(first_entries, 2);
+        adapter.metadata = metadata;
+        adapter.metadata_count = 2;
+        if (cases[i].message)
+            assert_refused(f.ctx, SARA_ERROR_INPUT, cases[i].message,
+                           sara_applied_add(f.applied, &adapter, 1, false));
+        assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, cases[i].message != NULL));
+        assert_true(values_of(&f, 0)[0] == 0.1f);
+        sara_applied_remove(f.applied);
+    }
     tear_down(&f);
 }
 
@@ -295,6 +373,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strength_one_assigns_the_values),
         cmocka_unit_test(strengths_scale_the_change),
+        cmocka_unit_test(nothing_changes_by_nothing),
         cmocka_unit_test(order_does_not_matter),
         cmocka_unit_test(order_does_not_matter_where_sums_cancel),
         cmocka_unit_test(the_later_come_off),
@@ -302,6 +381,7 @@ int main(void)
         cmocka_unit_test(visits_cover_the_union),
         cmocka_unit_test(unfit_adapters_are_refused),
         cmocka_unit_test(another_base_needs_force),
+        cmocka_unit_test(another_precision_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,7 +38,7 @@ static sara_status save(sara_context *ctx, sara_optimizer *optimizer, const char
     return sara_optimizer_save_adapter(ctx, path, optimizer, metadata, 2, SARA_BF16);
 }
 
-static sara_status apply(sara_context *ctx, sara_params *params, const char *base,
+static sara_status apply(sara_context *ctx, sara_params *params, const sara_base *base,
                          const char *path)
 {
     sara_status status;
@@ -76,13 +76,13 @@ static sara_status everything(sara_context *ctx, void *user)
     sara_status status;
     const plan *p = user;
     sara_optimizer *optimizer = NULL;
-    char base[65];
+    sara_base base;
     put_back(p);
-    TRY(sara_params_sha256(ctx, base, p->params));
+    TRY(sara_params_base(ctx, &base, p->params));
     TRY(train(ctx, &optimizer, p->params));
-    TRY(save(ctx, optimizer, base, p->path));
+    TRY(save(ctx, optimizer, base.sha256, p->path));
     put_back(p);
-    TRY(apply(ctx, p->params, base, p->path));
+    TRY(apply(ctx, p->params, &base, p->path));
 done:
     sara_optimizer_free(optimizer);
     return status;

@@ -152,6 +152,7 @@ static void test_metadata(void **state)
     assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.prediction_type"), "epsilon");
     assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.resolution"), "32x32");
     assert_int_equal(strlen(sara_adapter_metadata(&adapter, "sara.base_sha256")), 64);
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.base_precision"), "fp32");
     for (size_t i = 0; i < adapter.metadata_count; i++)
         assert_null(strstr(adapter.metadata[i].value, run->folder));
     sara_adapter_free(&adapter);
