@@ -276,7 +276,7 @@ static void test_refusals(void **state)
                        sara_generate_check(pipe->ctx, &options));
     }
     options.prompt = "<lora:ink:1><lora:none:0.5>";
-    assert_refused(pipe->ctx, SARA_ERROR_INPUT,
+    assert_refused(pipe->ctx, SARA_ERROR_IO,
                    "/none.safetensors: no such file; prompt asks for it with <lora:none:0.5>",
                    sara_generate_check(pipe->ctx, &options));
     options.prompt = "<lora:ink>";
