@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BAR "##############################"
@@ -19,6 +20,15 @@ static bool is_option(const char *key)
         if (strcmp(key + 5, fields[i]) == 0)
             return false;
     return true;
+}
+
+/* An option's value as it is shown; free(). NULL if memory ran out. */
+static char *shown(const char *value)
+{
+    char *text = strdup(value);
+    if (text)
+        text_shorten(text);
+    return text;
 }
 
 static double share(const sara_adapter_report *report, int64_t entries)
@@ -41,7 +51,10 @@ static json_t *strings_json(const sara_adapter_report *report, bool options)
         const char *key = report->metadata[i].key, *value = report->metadata[i].value;
         if (options && !is_option(key))
             continue;
-        if (json_object_set_new(object, options ? key + 5 : key, json_string(value)) != 0) {
+        char *text = options ? shown(value) : NULL;
+        json_t *string = json_string(options ? text : value);
+        free(text);
+        if (json_object_set_new(object, options ? key + 5 : key, string) != 0) {
             json_decref(object);
             return NULL;
         }
@@ -96,8 +109,10 @@ static void print_options(const sara_adapter_report *report)
     for (size_t i = 0; i < report->metadata_count; i++) {
         if (!is_option(report->metadata[i].key))
             continue;
+        char *text = shown(report->metadata[i].value);
         text_escape(key, sizeof(key), report->metadata[i].key + 5);
-        text_escape(value, sizeof(value), report->metadata[i].value);
+        text_escape(value, sizeof(value), text ? text : report->metadata[i].value);
+        free(text);
         printf("%s  %-28s %s\n", first ? "\nTrained with:\n" : "", key, value);
         first = false;
     }

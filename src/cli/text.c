@@ -1,5 +1,7 @@
 #include "text.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +72,53 @@ void text_escape(char *out, size_t size, const char *text)
         in += length ? length : 1;
     }
     out[used] = '\0';
+}
+
+#define MANY_DIGITS 16 /* what %.17g leaves of a number that is not short by itself */
+
+/* A text that is one number of many digits. */
+static bool is_long_number(const char *text, double *number)
+{
+    size_t digits = 0;
+    char *end;
+    for (const char *at = text; *at; at++)
+        digits += *at >= '0' && *at <= '9';
+    if (digits < MANY_DIGITS || text[strspn(text, "0123456789+-.eE")] || !strpbrk(text, ".eE"))
+        return false;
+    *number = strtod(text, &end);
+    return !*end && isfinite(*number);
+}
+
+static void shorten_number(char *text)
+{
+    char shorter[40];
+    double number;
+    if (!is_long_number(text, &number))
+        return;
+    bool single = fabs(number) <= FLT_MAX && (double)(float)number == number;
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(shorter, sizeof(shorter), "%.*g", digits, number);
+        if (single ? strtof(shorter, NULL) == (float)number : strtod(shorter, NULL) == number)
+            break;
+    }
+    if (strlen(shorter) < strlen(text))
+        memcpy(text, shorter, strlen(shorter) + 1);
+}
+
+void text_shorten(char *text)
+{
+    char *out = text;
+    for (bool more = true; more;) {
+        size_t length = strcspn(text, ",");
+        more = text[length] == ',';
+        text[length] = '\0';
+        shorten_number(text);
+        size_t kept = strlen(text);
+        memmove(out, text, kept);
+        out[kept] = more ? ',' : '\0';
+        out += kept + 1;
+        text += length + 1;
+    }
 }
 
 void cli_print_path(const char *before, const char *path, const char *after)
