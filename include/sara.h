@@ -110,7 +110,7 @@ void sara_context_interrupt(sara_context *ctx);
 typedef struct sara_model sara_model;
 
 typedef struct sara_model_options {
-    const char *variant; /* "fp16": prefer *.fp16.safetensors; NULL: none */
+    const char *variant; /* "fp16": of a folder prefer *.fp16.safetensors; NULL: none */
     bool unet_only;      /* the path is a bare unet/ folder, or of a file the U-Net is enough */
     /* "epsilon", "v_prediction" (also "v"), "sample" or, of a flow scheduler, "flow_prediction"
      * instead of the model's own */
@@ -124,7 +124,8 @@ typedef struct sara_model_options {
     const char *weight_dtype;
 } sara_model_options;
 
-/* options may be NULL. Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
+/* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors: also
+ * SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
@@ -165,6 +166,10 @@ typedef struct sara_save_report {
     double rounding_error; /* L2 of (stored change - change) / L2 of the change; 0 if none */
 } sara_save_report;
 
+/* Checks what can be said before the model is loaded: dtype, that out can be written and is new, and
+ * that it does not lie inside the model's own folder (model_path NULL: not known). */
+SARA_NODISCARD sara_status sara_save_check(sara_context *ctx, const char *out, const char *dtype,
+                                           const char *model_path);
 /* Writes the model, atomically: as a single-file checkpoint where out ends in .safetensors, which
  * must not exist, else as a diffusers folder (every other file of a source folder carried along),
  * which must not exist or be empty. dtype: "fp32", "fp16", "bf16" or NULL for
@@ -269,7 +274,8 @@ typedef struct sara_export_report {
 } sara_export_report;
 
 void sara_export_options_init(sara_export_options *options);
-/* Checks what can be said without the model: the options, and that out can be written and is new. */
+/* Checks what can be said without the model: the options, that out ends in .safetensors (of "peft":
+ * does not), can be written and is new. */
 SARA_NODISCARD sara_status sara_export_check(sara_context *ctx, const char *out,
                                              const sara_export_options *options);
 /* Writes what the adapters applied to the model change, as another tool's LoRA file (of "peft":
@@ -311,7 +317,7 @@ void sara_generate_options_init(sara_generate_options *options);
 /* NULL-terminated names for sampling_method. */
 const char *const *sara_sampling_methods(void);
 /* Checks what can be said without a model: the prompts, their tags and whether the tags' files are
- * there. SARA_ERROR_USAGE, or SARA_ERROR_INPUT for a file that is not. */
+ * there. SARA_ERROR_USAGE, or SARA_ERROR_IO for a file that is not. */
 SARA_NODISCARD sara_status sara_generate_check(sara_context *ctx,
                                                const sara_generate_options *options);
 /* *images: *count images, freed with sara_images_free(). The model is afterwards as before. */

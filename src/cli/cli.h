@@ -115,8 +115,11 @@ typedef struct cli_model {
      "weight files' variant, e.g. fp16"},                                                          \
         {"prediction_type", 0, CLI_STRING, &(m)->options.prediction_type, 0, 0, "TYPE",            \
          "epsilon, v_prediction or v, sample, flow_prediction (the model's; a file's by a test)"}, \
-        {"model_config", 0, CLI_STRING, &(m)->options.model_config, 0, 0, "DIR",                   \
-         "for a file: a diffusers folder with its configs"},                                       \
+    {                                                                                              \
+        "model_config", 0, CLI_STRING, &(m)->options.model_config, 0, 0, "DIR",                    \
+            "for a file: a diffusers folder with its configs"                                      \
+    }
+#define CLI_TOKENIZER_OPTION(m)                                                                    \
     {                                                                                              \
         "tokenizer", 0, CLI_STRING, &(m)->options.tokenizer, 0, 0, "DIR",                          \
             "for a file: a tokenizer/ folder"                                                      \
@@ -125,6 +128,7 @@ typedef struct cli_model {
 int cli_load(const cli *c, sara_model **out, const cli_model *model);
 /* For what needs the U-Net alone: of a file no more is loaded. */
 int cli_load_unet(const cli *c, sara_model **out, const cli_model *model);
+bool cli_is_folder(const char *path);
 /* Refuses an output that is one of the adapters, or the other input (NULL: none). */
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input);

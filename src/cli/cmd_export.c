@@ -72,6 +72,7 @@ static const cli_refusal refusals[] = {
     {"network_alpha", "alpha is the rank, so that strength 1 is the adapter's"},
     {"save_to", "use --output"},
     {"ratio", "an adapter's strength goes with it: --adapter FILE:0.6"},
+    {"tokenizer", "the U-Net alone is exported, which needs none; leave it out"},
     {"no_metadata", "A1111 needs the metadata to tell SD1.x from SD2.x"},
     {NULL, NULL},
 };

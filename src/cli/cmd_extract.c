@@ -34,11 +34,17 @@ static int check(const cli *c, const request *r)
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
-/* Weights stay as the files have them, which loses nothing and takes the least memory. */
-static int load(const cli *c, sara_model **out, const request *r, const char *path)
+/* Weights stay as the files have them, which loses nothing and takes the least memory. An option for
+ * the other model is not this one's; one for neither is refused. */
+static int load(const cli *c, sara_model **out, const request *r, const char *path,
+                const char *other)
 {
     cli_model model = r->model;
     *(r->unet_only ? &model.unet_only : &model.model) = path;
+    if (cli_is_folder(path) && !cli_is_folder(other))
+        model.options.model_config = NULL;
+    if (!cli_is_folder(path) && cli_is_folder(other))
+        model.options.variant = NULL;
     model.options.weight_dtype = "auto";
     return cli_load_unet(c, out, &model);
 }
@@ -49,9 +55,9 @@ static int extract(const cli *c, const request *r)
     sara_model *base = NULL, *tuned = NULL;
     int code = check(c, r);
     if (code == 0)
-        code = load(c, &base, r, r->base);
+        code = load(c, &base, r, r->base, r->tuned);
     if (code == 0)
-        code = load(c, &tuned, r, r->tuned);
+        code = load(c, &tuned, r, r->tuned, r->base);
     if (code == 0) {
         sara_status status =
             sara_model_extract(c->ctx, &report, base, tuned, r->output, &r->extract);

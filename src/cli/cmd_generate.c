@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 static const cli_refusal refusals[] = {
     {"diffusion_model", "-m takes a whole diffusers folder"},
@@ -39,12 +38,6 @@ typedef struct request {
     cli_list prompts, adapters;
     bool compare;
 } request;
-
-static bool is_folder(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
 
 /* out.png, out_2.png, ... as stable-diffusion.cpp numbers them; free(). */
 static char *numbered(const char *path, int number)
@@ -173,10 +166,10 @@ static int check_output(const cli *c, const request *r)
     char folder[4096];
     snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - r->output) : 1,
              slash ? r->output : ".");
-    if (!*name || is_folder(r->output))
+    if (!*name || cli_is_folder(r->output))
         return cli_fail(c, SARA_ERROR_USAGE, "--output %s: is a folder; name a PNG file",
                         r->output);
-    if (slash > r->output && !is_folder(folder))
+    if (slash > r->output && !cli_is_folder(folder))
         return cli_fail(c, SARA_ERROR_IO, "--output %s: there is no such folder", r->output);
     if (dot && strcasecmp(dot, ".png") != 0)
         return cli_fail(c, SARA_ERROR_USAGE, "--output %s: PNG is what is written; name it .png",
@@ -188,7 +181,7 @@ static int check_prompts(const cli *c, request *r)
 {
     if (r->prompts.count == 0)
         return cli_fail(c, SARA_ERROR_USAGE, "no prompt given: -p TEXT");
-    if (r->generate.lora_model_dir && !is_folder(r->generate.lora_model_dir))
+    if (r->generate.lora_model_dir && !cli_is_folder(r->generate.lora_model_dir))
         return cli_fail(c, SARA_ERROR_IO, "--lora-model-dir %s: there is no such folder",
                         r->generate.lora_model_dir);
     for (int i = 0; i < r->prompts.count; i++) {
@@ -313,6 +306,7 @@ int cmd_generate(cli *c)
          "weights in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
         CLI_MODEL_OPTIONS(&r.model),
+        CLI_TOKENIZER_OPTION(&r.model),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

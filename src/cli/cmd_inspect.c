@@ -133,14 +133,37 @@ typedef struct request {
     bool json, force;
 } request;
 
-static int inspect(const cli *c, const request *r)
+static bool has_model(const request *r)
 {
-    sara_model *model = NULL;
-    int code = 0;
+    return r->model.model || r->model.unet_only;
+}
+
+/* Of an adapter alone, options for a model say nothing. */
+static int check(const cli *c, const request *r)
+{
+    const sara_model_options *o = &r->model.options;
+    const struct {
+        const char *name, *value;
+    } of_models[] = {{"variant", o->variant},
+                     {"prediction_type", o->prediction_type},
+                     {"model_config", o->model_config},
+                     {"tokenizer", o->tokenizer}};
     if (r->adapter && r->text)
         return cli_fail(c, SARA_ERROR_USAGE, "--adapter %s and --tokenize %s: give one of them",
                         r->adapter, r->text);
-    if (!r->adapter || r->model.model || r->model.unet_only)
+    for (size_t i = 0; i < sizeof(of_models) / sizeof(*of_models); i++)
+        if (r->adapter && !has_model(r) && of_models[i].value)
+            return cli_fail(c, SARA_ERROR_USAGE,
+                            "--%s %s: goes with a model, and none is given: -m", of_models[i].name,
+                            of_models[i].value);
+    return 0;
+}
+
+static int inspect(const cli *c, const request *r)
+{
+    sara_model *model = NULL;
+    int code = check(c, r);
+    if (code == 0 && (!r->adapter || has_model(r)))
         code = cli_load(c, &model, &r->model);
     if (code == 0 && r->adapter)
         code = inspect_adapter(c, r->adapter, model, r->force, r->json);
@@ -157,7 +180,8 @@ int cmd_inspect(cli *c)
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
          "a diffusers folder or a .safetensors file"},
-        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
+        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR",
+         "a bare unet/ folder instead"},
         {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
          "print the token ids of a prompt, padded and cut"},
         {"adapter", 0, CLI_STRING, &r.adapter, 0, 0, "FILE",
@@ -166,6 +190,7 @@ int cmd_inspect(cli *c)
          "with another base than the adapter was made for"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
         CLI_MODEL_OPTIONS(&r.model),
+        CLI_TOKENIZER_OPTION(&r.model),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

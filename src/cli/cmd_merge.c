@@ -2,10 +2,10 @@
 
 #include <stdio.h>
 
-static void print_report(const char *output, const sara_save_report *report)
+static void print_report(const char *output, const sara_save_report *report, int adapters)
 {
     cli_print_path("", output, "");
-    if (!report->changed)
+    if (adapters == 0)
         return;
     printf("%lld entries changed (L2 %.4g)", (long long)report->changed, report->change_norm);
     if (report->rounding_error > 0)
@@ -22,13 +22,23 @@ typedef struct request {
     bool force;
 } request;
 
+static int check(const cli *c, const request *r)
+{
+    const char *base = r->base.unet_only ? r->base.unet_only : r->base.model;
+    if (!r->output)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "no output given: -o names a new folder or .safetensors file");
+    sara_status status = sara_save_check(c->ctx, r->output, r->dtype, base);
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
 static int merge(const cli *c, const request *r)
 {
     sara_save_report report = {0};
     sara_model *model = NULL;
-    if (!r->output)
-        return cli_fail(c, SARA_ERROR_USAGE, "no output given: -o names a new folder or .safetensors file");
-    int code = cli_load(c, &model, &r->base);
+    int code = check(c, r);
+    if (code == 0)
+        code = cli_load(c, &model, &r->base);
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->force);
     if (code == 0) {
@@ -36,7 +46,7 @@ static int merge(const cli *c, const request *r)
         code = status == SARA_OK ? 0 : cli_fail_context(c, status);
     }
     if (code == 0)
-        print_report(r->output, &report);
+        print_report(r->output, &report, r->adapters.count);
     sara_model_free(model);
     return code;
 }
@@ -57,6 +67,7 @@ int cmd_merge(cli *c)
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "merge adapters that were made for another base"},
         CLI_MODEL_OPTIONS(&r.base),
+        CLI_TOKENIZER_OPTION(&r.base),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

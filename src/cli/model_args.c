@@ -84,6 +84,12 @@ int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool fo
     return 0;
 }
 
+bool cli_is_folder(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
 static bool is_same_file(const char *a, const char *b)
 {
     struct stat x, y;

@@ -9,6 +9,8 @@ static const char *const formats[] = {[SARA_EXPORT_COMFYUI] = "comfyui",
                                       [SARA_EXPORT_PEFT] = "peft"};
 #define FORMAT_COUNT (sizeof(formats) / sizeof(*formats))
 
+#define ENDING ".safetensors"
+
 void sara_export_options_init(sara_export_options *options)
 {
     *options = (sara_export_options){.format = NULL};
@@ -48,12 +50,32 @@ done:
     return status;
 }
 
+/* Whoever loads it goes by the name. */
+static sara_status check_name(sara_context *ctx, const sara_export *e, const char *out)
+{
+    size_t length = strlen(out);
+    bool folder = e->format == SARA_EXPORT_PEFT;
+    while (length > 1 && out[length - 1] == '/')
+        length--;
+    bool ending = length >= strlen(ENDING) &&
+                  strncmp(out + length - strlen(ENDING), ENDING, strlen(ENDING)) == 0;
+    if (folder && ending)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: format peft is a folder; name it %.*s", out,
+                         (int)(length - strlen(ENDING)), out);
+    if (!folder && (!ending || out[length]))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: format %s is a file; name it %.*s%s", out,
+                         formats[e->format], (int)length, out, ending ? "" : ENDING);
+    return SARA_OK;
+}
+
 sara_status sara_export_check(sara_context *ctx, const char *out,
                               const sara_export_options *options)
 {
     sara_export e;
     sara_status status;
     TRY(parse(ctx, &e, options));
+    if (out && *out)
+        TRY(check_name(ctx, &e, out));
     TRY(e.format == SARA_EXPORT_PEFT ? sara_check_new_folder(ctx, out)
                                    : sara_check_new_file(ctx, out));
 done:

@@ -183,11 +183,36 @@ done:
 
 /* ----------------------------------------------------------------------------------- the model */
 
+/* What would have no effect is a slip, or a wish that is not met. */
+static sara_status check_options(sara_context *ctx, const char *path,
+                                 const sara_model_options *options)
+{
+    const char *config = options ? options->model_config : NULL;
+    const char *tokenizer = options ? options->tokenizer : NULL;
+    const char *variant = options && options->variant ? options->variant : "";
+    if (tokenizer && options->unet_only)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "tokenizer %s: of %s the U-Net alone is loaded, which needs none",
+                         tokenizer, path);
+    if ((config || tokenizer) && sara_path_is_directory(path))
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s %s: %s is a folder, which has its own; that goes with a .safetensors "
+                         "file",
+                         config ? "model_config" : "tokenizer", config ? config : tokenizer, path);
+    if (*variant && !sara_path_is_directory(path))
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "variant %s: %s is one file, which has no variants; that goes with a "
+                         "folder",
+                         variant, path);
+    return SARA_OK;
+}
+
 static sara_status open_source(sara_model *model, const char *path,
                                const sara_model_options *options)
 {
     sara_context *ctx = model->ctx;
     sara_status status;
+    TRY(check_options(ctx, path, options));
     TRY(sara_strdup(ctx, &model->path, path));
     if (!sara_path_is_directory(path))
         return sara_single_file_open(ctx, &model->single, path,

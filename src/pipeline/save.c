@@ -2,9 +2,13 @@
 #include "pipeline/metadata.h"
 #include "pipeline/save.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#define FILE_ENDING ".safetensors"
 
 static sara_status parse_dtype(sara_context *ctx, sara_dtype *out, bool *given, const char *name)
 {
@@ -69,24 +73,6 @@ static void fill_report(sara_save_report *report, const sara_model *model, const
                                  sum.change > 0 ? sqrt(sum.error / sum.change) : 0};
 }
 
-sara_status sara_check_new_folder(sara_context *ctx, const char *out_dir)
-{
-    char **names = NULL;
-    size_t count = 0;
-    if (!out_dir || !*out_dir)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
-    if (!sara_path_exists(out_dir))
-        return SARA_OK;
-    if (!sara_path_is_directory(out_dir))
-        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is no folder", out_dir);
-    sara_status status = sara_directory_list(ctx, &names, &count, out_dir);
-    sara_directory_free(ctx, names, count);
-    if (status == SARA_OK && count > 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "%s: exists and holds %zu entries; name a new folder", out_dir, count);
-    return status;
-}
-
 /* The folder that out_dir will be in, or the nearest above that exists already; free(). */
 static sara_status real_parent(sara_context *ctx, char **out, const char *out_dir)
 {
@@ -107,6 +93,41 @@ static sara_status real_parent(sara_context *ctx, char **out, const char *out_di
 done:
     sara_free(ctx, path);
     return status;
+}
+
+/* Finds out by making one beside it, which is taken away again. */
+static sara_status try_folder(sara_context *ctx, const char *out_dir)
+{
+    char *parent = NULL, *probe = NULL;
+    sara_status status;
+    TRY(real_parent(ctx, &parent, out_dir));
+    TRY(sara_format(ctx, &probe, "%s/.sara-%ld.tmp", parent, (long)getpid()));
+    if (mkdir(probe, 0777) == 0)
+        rmdir(probe);
+    else if (errno != EEXIST)
+        status = sara_fail_errno(ctx, out_dir, "cannot make a folder there");
+done:
+    free(parent);
+    sara_free(ctx, probe);
+    return status;
+}
+
+sara_status sara_check_new_folder(sara_context *ctx, const char *out_dir)
+{
+    char **names = NULL;
+    size_t count = 0;
+    if (!out_dir || !*out_dir)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
+    if (!sara_path_exists(out_dir))
+        return try_folder(ctx, out_dir);
+    if (!sara_path_is_directory(out_dir))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is no folder", out_dir);
+    sara_status status = sara_directory_list(ctx, &names, &count, out_dir);
+    sara_directory_free(ctx, names, count);
+    if (status == SARA_OK && count > 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "%s: exists and holds %zu entries; name a new folder", out_dir, count);
+    return status == SARA_OK ? try_folder(ctx, out_dir) : status;
 }
 
 /* A folder inside the model's own would be copied into itself. */
@@ -158,9 +179,6 @@ static sara_status save_to_folder(sara_context *ctx, const char *target, const s
 {
     char *partial = NULL;
     sara_status status;
-    TRY(sara_check_new_folder(ctx, target));
-    if (!model->single)
-        TRY(check_outside(ctx, target, model->path));
     TRY(sara_format(ctx, &partial, "%s.partial-%ld", target, (long)getpid()));
     status = sara_save_folder(ctx, partial, model, dtype);
     if (status == SARA_OK)
@@ -172,13 +190,37 @@ done:
     return status;
 }
 
-static sara_status save_to_file(sara_context *ctx, const char *target, const sara_model *model,
-                                const sara_dtype *dtype)
+/* *target: out without slashes at its end, sara_free(). */
+static sara_status check_target(sara_context *ctx, char **target, const char *out,
+                                const char *model_path)
 {
+    size_t length = out ? strlen(out) : 0;
     sara_status status;
-    TRY(sara_check_new_file(ctx, target));
-    TRY(sara_save_single(ctx, target, model, dtype));
+    if (length == 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "no output given");
+    while (length > 1 && out[length - 1] == '/')
+        length--;
+    TRY(sara_format(ctx, target, "%.*s", (int)length, out));
+    if (sara_text_ends_with(*target, FILE_ENDING))
+        return sara_check_new_file(ctx, *target);
+    TRY(sara_check_new_folder(ctx, *target));
+    if (model_path && sara_path_is_directory(model_path))
+        TRY(check_outside(ctx, *target, model_path));
 done:
+    return status;
+}
+
+sara_status sara_save_check(sara_context *ctx, const char *out, const char *dtype_name,
+                            const char *model_path)
+{
+    char *target = NULL;
+    sara_dtype dtype;
+    bool given;
+    sara_status status;
+    TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
+    TRY(check_target(ctx, &target, out, model_path));
+done:
+    sara_free(ctx, target);
     return status;
 }
 
@@ -188,18 +230,13 @@ sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const s
     char *target = NULL;
     sara_dtype dtype = SARA_F32;
     bool given;
-    size_t length = out ? strlen(out) : 0;
     sara_status status;
-    if (length == 0)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "no output given");
-    while (length > 1 && out[length - 1] == '/')
-        length--;
-    TRY(sara_format(ctx, &target, "%.*s", (int)length, out));
     TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
     TRY(check_rounded(ctx, model));
+    TRY(check_target(ctx, &target, out, model->path));
     const sara_dtype *wanted = given ? &dtype : NULL;
-    TRY(sara_text_ends_with(target, ".safetensors") ? save_to_file(ctx, target, model, wanted)
-                                                    : save_to_folder(ctx, target, model, wanted));
+    TRY(sara_text_ends_with(target, FILE_ENDING) ? sara_save_single(ctx, target, model, wanted)
+                                                 : save_to_folder(ctx, target, model, wanted));
     if (report)
         fill_report(report, model, wanted);
 done:

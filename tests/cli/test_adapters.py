@@ -123,6 +123,28 @@ class Inspect(Adapters):
             self.assertRegex(text, rf"(?m)^  {block['name']} .* {block['change_norm']:.4g}  #*$")
         self.assertIn(f"{report['change_norm']:.4g} (L2)", text)
 
+    def test_short_numbers(self):
+        """As few digits as read back as the same float, or double where it is no float."""
+        cases = {"0.0020000000949949026": "0.002", "0.00050000000000000001": "0.0005",
+                 "9.9999999999999995e-08": "1e-07", "-0.10000000149011612": "-0.1",
+                 "0.012299999594688416,0.0020000000949949026": "0.0123,0.002",
+                 "0.00049658526318243541": "0.0004965852631824354",
+                 "0.33333333333333331": "0.3333333333333333", "0.3333333432674408": "0.33333334",
+                 "3.4028234663852886e+38": "3.4028235e+38", "1.4012984643248171e-45": "1e-45",
+                 "1.7976931348623157e+308": "1.7976931348623157e+308",
+                 "1.50": "1.50", "5000": "5000", "18446744073709551615":
+                 "18446744073709551615", "a 0.0020000000949949026": "a 0.0020000000949949026",
+                 "1.0.0020000000949949026": "1.0.0020000000949949026", "inf": "inf", "": "",
+                 ",": ",", "1e99999999999999999999": "1e99999999999999999999"}  # fmt: skip
+        options = {f"sara.o{i}": text for i, text in enumerate(cases)}
+        path = self.adapter("a.safetensors", NAMES, 7, 0.5, **options)
+        report = self.report("--adapter", path)
+        text = self.ok("inspect", "--adapter", path).out
+        for i, (given, expected) in enumerate(cases.items()):
+            self.assertEqual(report["options"][f"o{i}"], expected)
+            self.assertEqual(report["metadata"][f"sara.o{i}"], given)  # as in the file
+            self.assertRegex(text, rf"(?m)^  o{i} +{re.escape(expected)}$")
+
     def test_text(self):
         evil = {"sara.caption_prefix": "\x1b[2Jink\n" + "x" * 200, "sara.method": "\x1b[31m"}
         path = self.adapter("a.safetensors", NAMES, 7, 0.5, **evil)
@@ -342,7 +364,7 @@ class Compose(Adapters):
 
     def test_refused(self):
         base = ["generate", "-m", BASE, "--lora-model-dir", "loras", "-p"]
-        self.refused(INPUT, ["loras/none.safetensors", "<lora:none:1>"], *base, "<lora:none:1>")
+        self.refused(IO, ["loras/none.safetensors", "<lora:none:1>"], *base, "<lora:none:1>")
         self.refused(USAGE, ["<lora:ink:x>", "weight x"], *base, "<lora:ink:x>")
         self.refused(USAGE, ["negative prompt", "<lora:ink:x>"], *base, "a", "-n", "<lora:ink:x>")
         self.refused(USAGE, ["<lora:../ink:1>", "leads out"], *base, "<lora:../ink:1>")
@@ -357,6 +379,21 @@ class Compose(Adapters):
         self.refused(INPUT, ["other.safetensors", "made for the base"], *base, "a<lora:other>")
         self.picture("-p", "a<lora:other:0.01>", "--force")
         self.assertFalse(os.path.exists(self.path("output.png")))
+
+    def test_missing(self):
+        """One fault, one exit code, by whichever way a file is named."""
+        draw = ("generate", "-m", BASE, "--lora-model-dir", "loras", "-p")
+        self.refused(IO, "loras/none.safetensors", *draw, "a<lora:none>")
+        self.refused(IO, "loras/none.safetensors", *draw, "a", "--adapter", "loras/none.safetensors")
+
+    def test_too_small(self):
+        """A strength that changes nothing gives the base's bits and says so."""
+        for strength in ("1e-300", "0"):
+            out = self.ok("merge", "-m", BASE, "--adapter", f"{self.ink}:{strength}", "--dtype",
+                          "fp32", "-o", "out" + strength).out  # fmt: skip
+            self.assertEqual(out, f"out{strength}\n0 entries changed (L2 0)\n")
+        unet = os.path.join("unet", "diffusion_pytorch_model.safetensors")
+        self.assertEqual(*(sha256(self.path(out, unet)) for out in ("out0", "out1e-300")))
 
     def test_from_config(self):
         self.write("options.json", json.dumps({"lora_model_dir": "loras", "prompt": "a<lora:ink>"}))

@@ -148,7 +148,7 @@ class Io(Case):
         for folder in ["file", "file/run", "/proc/run", "/dev/null"]:
             self.refused(IO, folder.replace("file/run", "file: "), *train, folder)
         self.refused(IO, "/proc/x", "merge", "-m", BASE, "-o", "/proc/x")
-        self.refused(IO, "file: ", "merge", "-m", BASE, "-o", "file/x")
+        self.refused(IO, "file/x: ", "merge", "-m", BASE, "-o", "file/x")
         self.refused(
             IO,
             "/proc/x.png",

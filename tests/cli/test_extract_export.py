@@ -146,12 +146,13 @@ class Export(Tuned):
     def test_dense(self):
         self.adapter()
         for form in ("comfyui", "a1111"):
+            file = form + ".safetensors"
             out = self.ok(
-                *self.export("--format", form, "-o", form, "--save_precision", "fp32")
+                *self.export("--format", form, "-o", file, "--save_precision", "fp32")
             ).out
-            self.assertTrue(out.startswith(form + "\n"), out)
+            self.assertTrue(out.startswith(file + "\n"), out)
             self.assertRegex(out, r"changed entries \(L2 [\d.]+\) in 2 layers; ")
-            tensors, metadata = read_safetensors(self.path(form))
+            tensors, metadata = read_safetensors(self.path(file))
             weight, norm = {
                 "comfyui": (
                     "diffusion_model.input_blocks.0.0",
@@ -172,17 +173,18 @@ class Export(Tuned):
 
     def test_default_precision(self):
         self.adapter()
-        self.ok(*self.export("--format", "a1111", "-o", "x"))
-        tensors = read_safetensors(self.path("x"))[0]
+        self.ok(*self.export("--format", "a1111", "-o", "x.safetensors"))
+        tensors = read_safetensors(self.path("x.safetensors"))[0]
         self.assertEqual({info[0] for info in tensors.values()}, {"F16"})
 
     def test_strength(self):
         """An adapter at a strength, given either way; two of them."""
         self.adapter()
         base = ["export", "--unet-only", UNET, "--format", "comfyui", "--save_precision", "fp32"]
-        self.ok(*base, "a.safetensors:0.5", "-o", "x")
-        self.ok(*base, "--adapter", "a.safetensors:0.25", "a.safetensors:0.25", "-o", "y")
-        for name in "xy":
+        self.ok(*base, "a.safetensors:0.5", "-o", "x.safetensors")
+        quarter = "a.safetensors:0.25"
+        self.ok(*base, "--adapter", quarter, quarter, "-o", "y.safetensors")
+        for name in ("x.safetensors", "y.safetensors"):
             data = read_safetensors(self.path(name))[0]["diffusion_model.input_blocks.0.0.diff"][2]
             self.assertAlmostEqual(struct.unpack_from("<f", data)[0], 0.25, places=6)
 
@@ -227,6 +229,7 @@ class Export(Tuned):
 
     def test_refused(self):
         self.adapter()
+        os.mkdir(self.path("y.safetensors"))
         before = sorted(os.listdir(self.folder))
         for words, args in (
             (["no format", "comfyui, a1111, lora or peft"], ["-o", "x"]),
@@ -237,7 +240,13 @@ class Export(Tuned):
             (["--dim", "--rank"], ["-o", "x", "--format", "lora", "--dim", "4"]),
             (["fp8"], ["-o", "x", "--format", "a1111", "--save_precision", "fp8"]),
             (["no output"], ["--format", "a1111"]),
-            (["tuned: exists"], ["-o", "tuned", "--format", "a1111"]),
+            (["y.safetensors: exists"], ["-o", "y.safetensors", "--format", "a1111"]),
+            (["tuned: format a1111 is a file", "tuned.safetensors"],
+             ["-o", "tuned", "--format", "a1111"]),
+            (["x.safetensors: format peft is a folder", "name it x"],
+             ["-o", "x.safetensors", "--format", "peft", "--rank", "4"]),
+            (["--tokenizer", "U-Net alone"],
+             ["-o", "x.safetensors", "--format", "a1111", "--tokenizer", "t"]),
             (["tuned: exists", "2 entries"], ["-o", "tuned", "--format", "peft", "--rank", "4"]),
             (["a.safetensors: exists"], ["-o", "a.safetensors", "--format", "a1111"]),
         ):
@@ -245,28 +254,29 @@ class Export(Tuned):
         self.refused(USAGE, "no adapter", "export", "--unet-only", UNET, "-o", "x")
         self.refused(USAGE, '""', "export", "")
         dense = ["--format", "a1111", "-o"]
-        self.refused(USAGE, "no model", "export", "a.safetensors", *dense, "x")
-        self.refused(IO, "none/x", *self.export(*dense, "none/x"))
-        self.refused(IO, "/proc/x", *self.export(*dense, "/proc/x"))
+        self.refused(USAGE, "no model", "export", "a.safetensors", *dense, "x.safetensors")
+        self.refused(IO, "none/x", *self.export(*dense, "none/x.safetensors"))
+        self.refused(IO, "/proc/x", *self.export(*dense, "/proc/x.safetensors"))
         self.refused(
             IO, "/proc/x", *self.export("--format", "peft", "--rank", "1", "-o", "/proc/x")
         )
-        self.refused(IO, "nowhere", "export", "nowhere", "--unet-only", UNET, *dense, "x")
+        dense.append("x.safetensors")
+        self.refused(IO, "nowhere", "export", "nowhere", "--unet-only", UNET, *dense)
         self.refused(
             USAGE,
             "nothing to export",
             *("export", "a.safetensors:0", "--unet-only", UNET),
             *dense,
-            "x",
         )
         self.assertEqual(sorted(os.listdir(self.folder)), before)
 
     def test_another_base(self):
         self.adapter()
         other = self.model("other", {"conv_out.bias": 1})
-        args = ["export", "a.safetensors", "--unet-only", other, "--format", "a1111", "-o", "x"]
+        args = ["export", "a.safetensors", "--unet-only", other, "--format", "a1111"]
+        args += ["-o", "x.safetensors"]
         self.refused(INPUT, ["a.safetensors", "made for the base"], *args)
-        self.assertFalse(os.path.exists(self.path("x")))
+        self.assertFalse(os.path.exists(self.path("x.safetensors")))
         self.ok(*args, "--force")
 
 
@@ -288,12 +298,14 @@ class SingleFiles(Case):
             self.ok("extract", "--base", base, "--tuned", "tuned.safetensors", "-o", "a", *config)
             tensors = read_safetensors(self.path("a"))[0]
             self.assertEqual(tensors["conv_out.bias.values"][2], struct.pack("<f", 1))
-            self.ok("export", "a", "-m", base, "--format", "comfyui", "-o", "x", *config)
+            own = config if base != BASE else []
+            self.ok("export", "a", "-m", base, "--format", "comfyui", "-o", "x.safetensors", *own)
             self.assertEqual(
-                list(read_safetensors(self.path("x"))[0]), ["diffusion_model.out.2.diff_b"]
+                list(read_safetensors(self.path("x.safetensors"))[0]),
+                ["diffusion_model.out.2.diff_b"],
             )
             os.remove(self.path("a"))
-            os.remove(self.path("x"))
+            os.remove(self.path("x.safetensors"))
 
 
 class Failures(Tuned):
@@ -325,10 +337,10 @@ class Failures(Tuned):
         adapter = self.adapter()
         out = self.path("out", "x")
         self.check(*self.extract(self.tuned, "-o", out))
-        export = ["export", adapter, "--unet-only", UNET, "-t", "1", "-o", out, "--format"]
-        self.check(*export, "a1111")
-        self.check(*export, "lora", "--rank", "2")
-        self.check(*export, "peft", "--rank", "2")
+        export = ["export", adapter, "--unet-only", UNET, "-t", "1", "--format"]
+        self.check(*export, "a1111", "-o", out + ".safetensors")
+        self.check(*export, "lora", "--rank", "2", "-o", out + ".safetensors")
+        self.check(*export, "peft", "--rank", "2", "-o", out)
 
 
 if __name__ == "__main__":

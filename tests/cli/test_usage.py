@@ -4,7 +4,7 @@ import os
 import re
 import unittest
 
-from support import BASE, IO, UNET, USAGE, Case
+from support import BASE, INPUT, IO, UNET, USAGE, Case, files_below
 
 COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench"]
 
@@ -266,6 +266,95 @@ class Values(Case):
             USAGE, ["--model", "--unet-only"], "merge", "-m", BASE, "--unet-only", UNET, "-o", "out"
         )
         self.assertEqual(os.listdir(self.folder), [])
+
+    def test_merge_before_the_model(self):
+        """What is wrong with the output is said before the model is looked for."""
+        self.write("file", "x")
+        self.write("x.safetensors", "x")
+        os.makedirs(self.path("full", "in"))
+        before = files_below(self.folder)
+        for code, words, args in (
+            (USAGE, "file: exists and is no folder", ["-o", "file"]),
+            (USAGE, "full: exists and holds 1", ["-o", "full/"]),
+            (USAGE, "x.safetensors: exists", ["-o", "x.safetensors"]),
+            (USAGE, ["dtype f8", "bf16"], ["-o", "new", "--dtype", "f8"]),
+            (IO, "/proc/x: cannot make a folder there", ["-o", "/proc/x"]),
+            (IO, "/proc/x.safetensors", ["-o", "/proc/x.safetensors"]),
+            (IO, "none/x.safetensors", ["-o", "none/x.safetensors"]),
+            (IO, "file/x: cannot make a folder there", ["-o", "file/x"]),
+            (IO, "nowhere: no such file or folder", ["-o", "new"]),
+            (IO, "nowhere: no such file or folder", ["-o", "new.safetensors"]),
+        ):
+            self.refused(code, words, "merge", "-m", "nowhere", *args)
+        self.assertEqual(files_below(self.folder), before)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["file", "full", "x.safetensors"])
+
+
+class WithoutEffect(Case):
+    """Options that say nothing about this kind of model."""
+
+    def setUp(self):
+        super().setUp()
+        self.ok("merge", "-m", BASE, "-o", "base.safetensors")
+
+    def commands(self, *model):
+        """All that take a model, with what they need besides."""
+        self.write("a.safetensors", "x")
+        draw = ("generate", *model, "-p", "a", "-o", "new.png")
+        yield "inspect", ("inspect", *model)
+        yield "inspect", ("inspect", *model, "--adapter", "a.safetensors")
+        yield "generate", draw
+        yield "merge", ("merge", *model, "-o", "new")
+        yield "export", ("export", "a.safetensors", "--format", "a1111", "-o", "new.safetensors", *model)
+        yield "train", ("train", *model, "--train_data_dir", BASE, "-o", "new")
+        if model[1] == BASE:
+            yield "bench", ("bench", *model)
+
+    def test_folder(self):
+        for name, command in self.commands("-m", BASE):
+            for option in ("model_config", "tokenizer"):
+                words = [f"{option} {BASE}/tokenizer", f"{BASE} is a folder, which has its own"]
+                if name == "bench" or (name, option) == ("export", "tokenizer"):
+                    words = ["--" + option]
+                self.refused(USAGE, words, *command, f"--{option}", f"{BASE}/tokenizer")
+
+    def test_file(self):
+        for name, command in self.commands("-m", "base.safetensors"):
+            words = ["variant fp16", "base.safetensors is one file, which has no variants"]
+            self.refused(USAGE, words, *command, "--variant", "fp16")
+        for words, command in (
+            (["--variant fp16", "--model"], ("bench", "--shape", "tiny", "--variant", "fp16")),
+            (["tokenizer", "the U-Net alone"],
+             ("inspect", "--unet-only", "base.safetensors", "--tokenizer", f"{BASE}/tokenizer")),
+            (["tokenizer", "the U-Net alone"],
+             ("merge", "--unet-only", UNET, "--tokenizer", f"{BASE}/tokenizer", "-o", "new")),
+            (["model_config", "is a folder"],
+             ("merge", "--unet-only", UNET, "--model_config", BASE, "-o", "new")),
+        ):  # fmt: skip
+            self.refused(USAGE, words, *command)
+        self.assertFalse(any(name.startswith("new") for name in os.listdir(self.folder)))
+
+    def test_adapter_alone(self):
+        self.write("a.safetensors", "x")
+        for option in ("variant", "prediction_type", "model_config", "tokenizer"):
+            words = [f"--{option} x: goes with a model"]
+            self.refused(
+                USAGE, words, "inspect", "--adapter", "a.safetensors", f"--{option}", "x"
+            )
+
+    def test_two_models(self):
+        """Of two models an option may be for one; it is refused where it is for neither."""
+        self.ok("merge", "-m", BASE, "-o", "folder")
+        config, variant = ("--model_config", BASE), ("--variant", "fp16")
+        same = "no entry differs"
+        for a, b in ((BASE, "base.safetensors"), ("base.safetensors", BASE)):
+            command = ("extract", "--base", a, "--tuned", b, "-o", "new.safetensors")
+            self.refused(INPUT, same, *command, *config)
+            self.refused(INPUT, "fp16", *command, *variant)  # the folder has none
+        folders = ("extract", "--base", BASE, "--tuned", "folder", "-o", "new.safetensors")
+        self.refused(USAGE, ["model_config", "is a folder"], *folders, *config)
+        files = ("extract", "--base", "base.safetensors", "--tuned", "base.safetensors")
+        self.refused(USAGE, ["variant fp16", "is one file"], *files, "-o", "x", *variant)
 
 
 if __name__ == "__main__":

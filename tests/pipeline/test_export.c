@@ -116,15 +116,15 @@ static void test_dense(void **state)
         changed += a.before[i] != a.after[i];
     for (size_t i = 0; i < 2; i++) {
         sara_export_report report;
-        const char *path = write(pipe, &a, test_text(pipe, "%s-32", formats[i]), &report,
-                                 options_of(formats[i], 0, "fp32"));
+        const char *path = write(pipe, &a, test_text(pipe, "%s-32.safetensors", formats[i]),
+                                 &report, options_of(formats[i], 0, "fp32"));
         check_sums(pipe, &a, path, true, i == 0);
         assert_int_equal(report.changed, changed);
         assert_int_equal(report.left_out, 0);
         assert_int_equal(report.inexact, 0);
         assert_true(report.kept == 1 && report.error <= 1e-7);
         assert_close(fabs(report.change_norm / (0.25 * sqrt((double)changed)) - 1), 1e-6, "norm");
-        path = write(pipe, &a, test_text(pipe, "%s-16", formats[i]), &report,
+        path = write(pipe, &a, test_text(pipe, "%s-16.safetensors", formats[i]), &report,
                      options_of(formats[i], 0, NULL)); /* fp16 */
         check_sums(pipe, &a, path, false, i == 0);
         sara_safetensors *file = test_open(pipe->ctx, path);
@@ -143,7 +143,8 @@ static void test_beyond_reach(void **state)
     float *values = sara_params_find(sara_unet_params(model->unet), "conv_in.bias")->value.data;
     const float new_values[] = {1.1e-8f, 0.75f};
     uint32_t positions[] = {1, 2};
-    const char *base, *path = test_path(pipe, "a.safetensors"), *out = test_path(pipe, "out");
+    const char *base, *path = test_path(pipe, "a.safetensors"),
+                      *out = test_path(pipe, "out.safetensors");
     sara_adapter_entry entry = {"conv_in.bias", positions, (float *)(uintptr_t)new_values, 2};
     sara_export_report report;
     size_t count;
@@ -171,7 +172,8 @@ static void test_bias_alone(void **state)
 {
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_TINY, true);
-    const char *base, *path = test_path(pipe, "a.safetensors"), *out = test_path(pipe, "out");
+    const char *base, *path = test_path(pipe, "a.safetensors"),
+                      *out = test_path(pipe, "out.safetensors");
     uint32_t position = 2;
     float value = 7;
     size_t count;
@@ -190,9 +192,10 @@ static void test_bias_alone(void **state)
     sara_free(pipe->ctx, zeros);
     sara_safetensors_close(file);
     options = options_of("lora", 1, NULL);
-    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "biases and norms alone",
-                   sara_model_export(pipe->ctx, NULL, model, test_path(pipe, "lora"), &options));
-    assert_false(sara_path_exists(test_path(pipe, "lora")));
+    assert_refused(
+        pipe->ctx, SARA_ERROR_USAGE, "biases and norms alone",
+        sara_model_export(pipe->ctx, NULL, model, test_path(pipe, "lora.safetensors"), &options));
+    assert_false(sara_path_exists(test_path(pipe, "lora.safetensors")));
     sara_model_free(model);
 }
 
@@ -300,7 +303,7 @@ static void test_low_rank(void **state)
     double last = 1;
     for (int rank = 1; rank <= 64; rank *= 4) {
         sara_export_report report;
-        const char *lora = write(pipe, &a, test_text(pipe, "lora-%d", rank), &report,
+        const char *lora = write(pipe, &a, test_text(pipe, "lora-%d.safetensors", rank), &report,
                                  options_of("lora", rank, "fp32"));
         double lack = lacking(pipe, &a, lora, kohya_names);
         check_report(&a, &report, lack);
@@ -412,7 +415,8 @@ static void test_metadata(void **state)
     assert_metadata(file, "modelspec.date", "2023-11-14T22:13:20Z");
     assert_metadata(file, "sara.base_sha256", a.model->base.sha256);
     sara_safetensors_close(file);
-    file = test_open(pipe->ctx, write(pipe, &a, "lora", NULL, options_of("lora", 5, NULL)));
+    file = test_open(pipe->ctx,
+                     write(pipe, &a, "lora.safetensors", NULL, options_of("lora", 5, NULL)));
     assert_metadata(file, "ss_network_module", "networks.lora");
     assert_metadata(file, "ss_network_dim", "5");
     assert_metadata(file, "ss_network_alpha", "5");
@@ -428,10 +432,11 @@ static void test_deterministic(void **state)
     adapted a = adapt(pipe, TEST_TINY, true, 3, 0.25f);
     sara_export_options options = options_of("lora", 2, NULL);
     assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, test_path(pipe, "again")));
-    assert_string_equal(sha256(pipe, write(pipe, &a, "x", NULL, options)),
-                        sha256(pipe, write(pipe, &a, "again/x", NULL, options)));
+    assert_string_equal(sha256(pipe, write(pipe, &a, "x.safetensors", NULL, options)),
+                        sha256(pipe, write(pipe, &a, "again/x.safetensors", NULL, options)));
     options.date = 0;
-    sara_safetensors *file = test_open(pipe->ctx, write(pipe, &a, "now", NULL, options));
+    sara_safetensors *file =
+        test_open(pipe->ctx, write(pipe, &a, "now.safetensors", NULL, options));
     const char *date = sara_safetensors_metadata(file, "modelspec.date");
     assert_int_equal(strlen(date), 20);
     assert_true(strcmp(date, "2025") > 0);
@@ -455,28 +460,63 @@ static void test_options_refused(void **state)
         {{.format = "comfyui", .save_precision = "int8"}, "save_precision int8: expected fp32"},
     };
     test_pipe *pipe = *state;
-    const char *path = test_path(pipe, "x");
+    const char *path = test_path(pipe, "x.safetensors"), *name = test_path(pipe, "x");
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
         assert_refused(pipe->ctx, SARA_ERROR_USAGE, cases[i].line,
                        sara_export_check(pipe->ctx, path, &cases[i].options));
     const sara_export_options file = options_of("a1111", 0, NULL);
     const sara_export_options folder = options_of("peft", 2, NULL);
     test_write(pipe, path, "precious");
-    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "x: exists; name a new file",
+    test_write(pipe, name, "precious");
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "x.safetensors: exists; name a new file",
                    sara_export_check(pipe->ctx, path, &file));
     assert_refused(pipe->ctx, SARA_ERROR_USAGE, "x: exists and is no folder",
-                   sara_export_check(pipe->ctx, path, &folder));
-    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "exists and holds 1 entries; name a new folder",
+                   sara_export_check(pipe->ctx, name, &folder));
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "exists and holds 2 entries; name a new folder",
                    sara_export_check(pipe->ctx, pipe->folder, &folder));
-    assert_refused(pipe->ctx, SARA_ERROR_IO, "none/x",
-                   sara_export_check(pipe->ctx, test_path(pipe, "none/x"), &file));
+    assert_refused(pipe->ctx, SARA_ERROR_IO, "none/x.safetensors",
+                   sara_export_check(pipe->ctx, test_path(pipe, "none/x.safetensors"), &file));
+}
+
+/* A name by which nobody would load it is refused with the one to give. */
+static void test_names_refused(void **state)
+{
+    static const struct {
+        const char *format, *out, *line; /* NULL: taken */
+    } cases[] = {
+        {"lora", "name", "name: format lora is a file; name it name.safetensors"},
+        {"a1111", "a.b/name/", "a.b/name/: format a1111 is a file; name it a.b/name.safetensors"},
+        {"comfyui", "x.safetensors/", "format comfyui is a file; name it x.safetensors"},
+        {"comfyui", "x.ckpt", "name it x.ckpt.safetensors"},
+        {"peft", "x.safetensors", "x.safetensors: format peft is a folder; name it x"},
+        {"peft", "x.safetensors//", "format peft is a folder; name it x"},
+        {"peft", "none/x/", NULL},
+        {"peft", "x.safetensors.d", NULL},
+    };
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const bool ranked =
+            strcmp(cases[i].format, "lora") == 0 || !strcmp(cases[i].format, "peft");
+        const sara_export_options options = options_of(cases[i].format, ranked ? 2 : 0, NULL);
+        const char *path = cases[i].line ? cases[i].out : test_path(pipe, cases[i].out);
+        if (cases[i].line)
+            assert_refused(pipe->ctx, SARA_ERROR_USAGE, cases[i].line,
+                           sara_export_check(pipe->ctx, path, &options));
+        else
+            assert_ok(pipe->ctx, sara_export_check(pipe->ctx, path, &options));
+    }
+    char **names = NULL;
+    size_t count;
+    assert_ok(pipe->ctx, sara_directory_list(pipe->ctx, &names, &count, pipe->folder));
+    sara_directory_free(pipe->ctx, names, count);
+    assert_int_equal(count, 0); /* a check leaves nothing behind */
 }
 
 static void test_models_refused(void **state)
 {
     test_pipe *pipe = *state;
     const sara_export_options options = options_of("a1111", 0, NULL);
-    const char *path = test_path(pipe, "x");
+    const char *path = test_path(pipe, "x.safetensors");
     sara_model *model = test_model(pipe, TEST_TINY, true);
     assert_refused(pipe->ctx, SARA_ERROR_USAGE, "no adapter changes the model",
                    sara_model_export(pipe->ctx, NULL, model, path, &options));
@@ -499,17 +539,18 @@ static void test_models_refused(void **state)
 static void test_interrupted(void **state)
 {
     static const char *const formats[] = {"lora", "peft"};
+    static const char *const names[] = {"x.safetensors", "x"};
     test_pipe *pipe = *state;
     adapted a = adapt(pipe, TEST_TINY, true, 3, 0.25f);
     for (size_t i = 0; i < 2; i++) {
         const sara_export_options options = options_of(formats[i], 2, NULL);
+        const char *path = test_path(pipe, names[i]);
         pipe->interrupt_at = 5;
         assert_refused(pipe->ctx, SARA_INTERRUPTED, "nothing is written",
-                       sara_model_export(pipe->ctx, NULL, a.model, test_path(pipe, "x"), &options));
-        assert_false(sara_path_exists(test_path(pipe, "x")));
+                       sara_model_export(pipe->ctx, NULL, a.model, path, &options));
+        assert_false(sara_path_exists(path));
         pipe->interrupt_at = -1;
-        assert_ok(pipe->ctx, sara_model_export(pipe->ctx, NULL, a.model,
-                                               test_path(pipe, formats[i]), &options));
+        assert_ok(pipe->ctx, sara_model_export(pipe->ctx, NULL, a.model, path, &options));
     }
     sara_model_free(a.model);
 }
@@ -528,7 +569,8 @@ static sara_status load_and_export(sara_context *ctx, const char *folder)
     char *adapter = NULL, *path = NULL;
     sara_status status;
     TRY(sara_path_join(ctx, &adapter, folder, "a.safetensors"));
-    TRY(sara_format(ctx, &path, "%s/x-%d", folder, number++));
+    TRY(sara_format(ctx, &path, "%s/x-%d%s", folder, number++,
+                    strcmp(memory_format, "peft") == 0 ? "" : ".safetensors"));
     TRY(sara_model_load(ctx, &model, TEST_TINY, &unet));
     TRY(sara_model_apply(ctx, model, adapter, 1, false));
     TRY(sara_model_export(ctx, NULL, model, path, &options));
@@ -569,8 +611,9 @@ int main(void)
         TEST_CASE(test_bias_alone),      TEST_CASE(test_low_rank),
         TEST_CASE(test_shapes),          TEST_CASE(test_peft_config),
         TEST_CASE(test_metadata),        TEST_CASE(test_deterministic),
-        TEST_CASE(test_options_refused), TEST_CASE(test_models_refused),
-        TEST_CASE(test_interrupted),     TEST_CASE(test_memory),
+        TEST_CASE(test_options_refused), TEST_CASE(test_names_refused),
+        TEST_CASE(test_models_refused),  TEST_CASE(test_interrupted),
+        TEST_CASE(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
