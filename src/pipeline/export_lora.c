@@ -6,12 +6,14 @@
 #include <math.h>
 #include <stdio.h>
 
+#define NOTABLE 0.01 /* share of the change that rounding may lose without a word */
+
 typedef struct low_rank {
     sara_export *e;
     sara_arena arena;
     sara_low_rank_layer *layers;
     size_t count;
-    double kept2; /* sum of the squared singular values */
+    double exact2, kept2; /* squared norms of what is held: without rounding, and as written */
 } low_rank;
 
 static void report_progress(const low_rank *l, size_t done, double start)
@@ -39,6 +41,67 @@ static void set_shapes(sara_low_rank_layer *layer, const sara_shape *shape)
         layer->up_shape.dims[i] = i == 1 ? layer->rank : 1;
 }
 
+static float largest(const float *values, int64_t count)
+{
+    float result = 0;
+    for (int64_t i = 0; i < count; i++)
+        result = fmaxf(result, fabsf(values[i]));
+    return result;
+}
+
+/* alpha is the same for all layers, since diffusers 0.42 takes another than most have for that of
+ * most; where the rank was cut, the layer's scale alpha / rank is made up for: by a power of two in
+ * the first factor, the rest in the second, so that both have about the same magnitude and neither
+ * comes below what fp16 holds well. */
+static void scale_cut_layer(const low_rank *l, sara_low_rank_layer *layer)
+{
+    int64_t ups = sara_shape_count(&layer->up_shape), downs = sara_shape_count(&layer->down_shape);
+    double scale = (double)layer->rank / (double)l->e->rank;
+    double up = (double)largest(layer->up, ups), down = (double)largest(layer->down, downs);
+    if (!(up > 0 && down > 0) || layer->rank == l->e->rank)
+        return;
+    double power = exp2(rint(log2(scale * up / down) / 2));
+    for (int64_t i = 0; i < downs; i++)
+        layer->down[i] = (float)(layer->down[i] * power);
+    for (int64_t i = 0; i < ups; i++)
+        layer->up[i] = (float)(layer->up[i] * (scale / power));
+}
+
+/* As the file will have it. */
+static sara_status round_factor(const low_rank *l, float *values, int64_t count, const char *name)
+{
+    sara_dtype dtype = l->e->dtype;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        float value = values[i];
+        sara_convert_from_f32(&bits, dtype, &value, 1);
+        sara_convert_to_f32(&values[i], &bits, dtype, 1);
+        if (!isfinite(values[i]))
+            return sara_fail(l->e->ctx, SARA_ERROR_USAGE, "%s: %g of a factor is not finite in %s",
+                             name, (double)value, sara_dtype_name(dtype));
+    }
+    return SARA_OK;
+}
+
+/* Rounds both factors and finds what they then hold of the change. */
+static sara_status finish_layer(low_rank *l, sara_low_rank_layer *layer, const sara_change *change)
+{
+    const sara_shape *shape = &change->param->value.shape;
+    int64_t rows = shape->dims[0], cols = sara_shape_count(shape) / rows;
+    bool kohya = l->e->format == SARA_EXPORT_LORA;
+    double gain, scale = kohya ? (double)l->e->rank / (double)layer->rank : 1;
+    sara_status status;
+    if (kohya)
+        scale_cut_layer(l, layer);
+    TRY(round_factor(l, layer->up, rows * layer->rank, change->param->name));
+    TRY(round_factor(l, layer->down, layer->rank * cols, change->param->name));
+    TRY(sara_product_gain(l->e->ctx, &gain, layer->up, layer->down, scale, rows, cols, layer->rank,
+                          change->positions, change->values, change->count));
+    l->kept2 += gain;
+done:
+    return status;
+}
+
 static sara_status add_layer(low_rank *l, const sara_change *change)
 {
     sara_low_rank_layer *layer = &l->layers[l->count];
@@ -61,7 +124,8 @@ static sara_status add_layer(low_rank *l, const sara_change *change)
         goto done;
     }
     for (int64_t k = 0; k < layer->rank; k++)
-        l->kept2 += singular[k] * singular[k];
+        l->exact2 += singular[k] * singular[k];
+    TRY(finish_layer(l, layer, change));
     l->count++;
 done:
     sara_free(l->e->ctx, singular);
@@ -99,18 +163,6 @@ typedef struct writing {
     sara_arena arena;
     sara_tensor_source *tensors; /* of each layer down, up and alpha */
 } writing;
-
-/* alpha is the same for all layers, since diffusers 0.42 takes another than most have for that of
- * most; where the rank was cut, the layer's scale alpha / rank is made up for. */
-static void scale_cut_layers(const low_rank *l)
-{
-    for (size_t i = 0; i < l->count; i++) {
-        sara_low_rank_layer *layer = &l->layers[i];
-        float scale = (float)layer->rank / (float)l->e->rank;
-        for (int64_t j = 0; layer->rank < l->e->rank && j < sara_shape_count(&layer->up_shape); j++)
-            layer->up[j] *= scale;
-    }
-}
 
 static void fill(const void *user, size_t index, void *data)
 {
@@ -154,7 +206,6 @@ static sara_status write_kohya(const low_rank *l)
     sara_metadata_list_init(&list, e->ctx);
     snprintf(args, sizeof(args), "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%d\"}", e->rank,
              e->rank);
-    scale_cut_layers(l);
     TRY(sara_arena_alloc(&w.arena, &w.tensors, 3 * l->count, sizeof(*w.tensors)));
     for (size_t i = 0; i < l->count; i++)
         TRY(describe(&w, i));
@@ -167,6 +218,20 @@ done:
     return status;
 }
 
+/* What is held and what is not are the sides of a right triangle, as for the truncated decomposition
+ * itself. */
+static void fill_report(sara_export *e, const low_rank *l)
+{
+    double all = e->changes.sum2, rounding = (l->exact2 - l->kept2) / all;
+    e->report.kept = sqrt(fmin(1, fmax(0, l->kept2 / all)));
+    e->report.error = sqrt(fmax(0, 1 - l->kept2 / all));
+    if (rounding > NOTABLE * NOTABLE)
+        sara_log(e->ctx, SARA_LOG_WARNING,
+                 "rounding the factors to %s loses %.3g of the change (relative L2); "
+                 "save_precision fp32 keeps it",
+                 sara_precision_name(e->dtype), sqrt(rounding));
+}
+
 sara_status sara_export_low_rank(sara_export *e)
 {
     low_rank l = {.e = e};
@@ -176,8 +241,7 @@ sara_status sara_export_low_rank(sara_export *e)
     TRY(e->format == SARA_EXPORT_PEFT ? sara_export_peft(e, l.layers, l.count) : write_kohya(&l));
     e->report.layers = (int64_t)l.count;
     e->report.inexact = 0;
-    e->report.kept = fmin(1, sqrt(l.kept2 / e->changes.sum2));
-    e->report.error = sqrt(1 - e->report.kept * e->report.kept);
+    fill_report(e, &l);
 done:
     sara_arena_free(&l.arena);
     return status;

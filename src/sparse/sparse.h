@@ -241,5 +241,12 @@ SARA_NODISCARD sara_status sara_truncated_svd(sara_context *ctx, float *up, floa
                                               double *singular, int64_t rows, int64_t cols,
                                               int64_t rank, const uint32_t *positions,
                                               const float *values, size_t count);
+/* By how much the product scale up down comes nearer to that matrix than zero does, in squared
+ * distances: the squared norm of what it holds, for the factors above the sum of the squared singular
+ * values; below zero where it leads away. */
+SARA_NODISCARD sara_status sara_product_gain(sara_context *ctx, double *gain, const float *up,
+                                             const float *down, double scale, int64_t rows,
+                                             int64_t cols, int64_t rank, const uint32_t *positions,
+                                             const float *values, size_t count);
 
 #endif

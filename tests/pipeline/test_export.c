@@ -37,6 +37,21 @@ static adapted adapt(test_pipe *pipe, const char *path, bool unet_only, size_t s
     return a;
 }
 
+/* The same on a U-Net of zeros, where no change is too small for float32. */
+static adapted adapt_zeros(test_pipe *pipe, float shift)
+{
+    adapted a = {.model = test_model(pipe, TEST_TINY, true)};
+    sara_params *params = sara_unet_params(a.model->unet);
+    for (size_t i = 0; i < params->count; i++)
+        memset(params->items[i].value.data, 0,
+               (size_t)sara_shape_count(&params->items[i].value.shape) * sizeof(float));
+    a.before = test_values(pipe, a.model, &a.count);
+    const char *adapter = test_adapter(pipe, "a.safetensors", a.model, 3, shift);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, a.model, adapter, 1, false));
+    a.after = test_values(pipe, a.model, &a.count);
+    return a;
+}
+
 static const char *write(test_pipe *pipe, const adapted *a, const char *name,
                          sara_export_report *report, sara_export_options options)
 {
@@ -319,6 +334,51 @@ static void test_low_rank(void **state)
                          "full rank");
         last = lack;
     }
+    sara_model_free(a.model);
+}
+
+/* What is said is true of the file as it is, whatever it was rounded to and however much of its rank
+ * is cut; rounding that matters is warned of. */
+static void test_rounding(void **state)
+{
+    static const struct {
+        const char *dtype;
+        int rank;
+        float shift;
+        bool warned;
+        double most; /* beyond what the vectors lack */
+    } cases[] = {
+        {"fp32", 4, 0.25f, false, 1e-6},     {"fp16", 4, 0.25f, false, 1e-3},
+        {"bf16", 4, 0.25f, false, 1e-2},     {"fp16", 65536, 0.25f, false, 1e-3},
+        {"bf16", 65536, 0.25f, false, 1e-2}, {"fp16", 65536, 1e-5f, false, 1e-2},
+        {"fp16", 4, 1e-10f, false, 1e-2},    {"fp16", 4, 1e-13f, true, 1},
+        {"fp16", 4, 1e-17f, true, 1}, /* nothing is left */
+    };
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        sara_export_report report;
+        adapted a = adapt_zeros(pipe, cases[i].shift);
+        const sara_export_options lora = options_of("lora", cases[i].rank, cases[i].dtype);
+        const sara_export_options peft = options_of("peft", cases[i].rank, cases[i].dtype);
+        free(pipe->log);
+        pipe->log = NULL;
+        const char *path = write(pipe, &a, test_text(pipe, "%zu.safetensors", i), &report, lora);
+        double lack = lacking(pipe, &a, path, kohya_names);
+        double vectors = sqrt((double)report.left_out / (double)report.changed);
+        check_report(&a, &report, lack);
+        assert_true(lack <= vectors + cases[i].most);
+        bool warned = pipe->log && strstr(pipe->log, "rounding the factors to fp16 loses ");
+        assert_int_equal(warned, cases[i].warned);
+        path = write(pipe, &a, test_text(pipe, "%zu", i), &report, peft);
+        lack = lacking(pipe, &a, test_text(pipe, "%s/adapter_model.safetensors", path), peft_names);
+        check_report(&a, &report, lack);
+        sara_model_free(a.model);
+    }
+    const sara_export_options options = options_of("lora", 2, "fp16");
+    adapted a = adapt_zeros(pipe, 1e12f);
+    assert_refused(
+        pipe->ctx, SARA_ERROR_USAGE, "of a factor is not finite in F16",
+        sara_model_export(pipe->ctx, NULL, a.model, test_path(pipe, "inf.safetensors"), &options));
     sara_model_free(a.model);
 }
 
@@ -607,13 +667,13 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_dense),           TEST_CASE(test_beyond_reach),
-        TEST_CASE(test_bias_alone),      TEST_CASE(test_low_rank),
-        TEST_CASE(test_shapes),          TEST_CASE(test_peft_config),
-        TEST_CASE(test_metadata),        TEST_CASE(test_deterministic),
-        TEST_CASE(test_options_refused), TEST_CASE(test_names_refused),
-        TEST_CASE(test_models_refused),  TEST_CASE(test_interrupted),
-        TEST_CASE(test_memory),
+        TEST_CASE(test_dense),         TEST_CASE(test_beyond_reach),
+        TEST_CASE(test_bias_alone),    TEST_CASE(test_low_rank),
+        TEST_CASE(test_rounding),      TEST_CASE(test_shapes),
+        TEST_CASE(test_peft_config),   TEST_CASE(test_metadata),
+        TEST_CASE(test_deterministic), TEST_CASE(test_options_refused),
+        TEST_CASE(test_names_refused), TEST_CASE(test_models_refused),
+        TEST_CASE(test_interrupted),   TEST_CASE(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,6 +83,27 @@ static double distance2(const matrix *a, const float *up, const float *down, int
     return sum;
 }
 
+/* Of the factors as they are, and as 16 bits and a scale change them; the plain double sum tells. */
+static void check_gain(sara_context *ctx, const matrix *a, float *up, float *down, int64_t rank,
+                       double all)
+{
+    static const double scales[] = {1, 0.75, -2};
+    for (int i = 0; i < 3; i++) {
+        double gain;
+        for (int64_t k = 0; i == 1 && k < a->rows * rank; k++)
+            up[k] = sara_bf16_to_f32(sara_f32_to_bf16(up[k]));
+        assert_ok(ctx, sara_product_gain(ctx, &gain, up, down, scales[i], a->rows, a->cols, rank,
+                                         a->positions, a->values, a->count));
+        for (int64_t k = 0; k < a->rows * rank; k++)
+            up[k] *= (float)scales[i];
+        double expected = all - distance2(a, up, down, rank);
+        assert_close(fabs(gain - expected), 1e-6 * all, "gain");
+        assert_true(i == 2 || gain > 0);
+        for (int64_t k = 0; k < a->rows * rank; k++)
+            up[k] /= (float)scales[i];
+    }
+}
+
 /* The singular values are LAPACK's, and the distance is what Eckart and Young say. */
 static void check(sara_context *ctx, const matrix *a, int64_t rank)
 {
@@ -102,6 +123,7 @@ static void check(sara_context *ctx, const matrix *a, int64_t rank)
     }
     double distance = distance2(a, up, down, rank);
     assert_close(fabs(distance - tail), 1e-6 * tail + 1e-12 * all, "distance");
+    check_gain(ctx, a, up, down, rank, all);
     sara_free(ctx, exact);
     sara_free(ctx, s);
     sara_free(ctx, up);
@@ -166,7 +188,7 @@ static void threads_change_nothing(void **state)
 {
     (void)state;
     float up[2][150 * 8], down[2][8 * 300];
-    double s[2][8];
+    double s[2][8], gain[2];
     for (int i = 0; i < 2; i++) {
         const sara_context_options options = {.threads = i ? 3 : 1};
         sara_context *ctx = NULL;
@@ -174,9 +196,12 @@ static void threads_change_nothing(void **state)
         matrix a = matrix_new(ctx, 150, 300, 0.3);
         assert_ok(ctx, sara_truncated_svd(ctx, up[i], down[i], s[i], 150, 300, 8, a.positions,
                                           a.values, a.count));
+        assert_ok(ctx, sara_product_gain(ctx, &gain[i], up[i], down[i], 1, 150, 300, 8, a.positions,
+                                         a.values, a.count));
         matrix_free(ctx, &a);
         sara_context_free(ctx);
     }
+    assert_memory_equal(&gain[0], &gain[1], sizeof(gain[0]));
     assert_memory_equal(up[0], up[1], sizeof(up[0]));
     assert_memory_equal(down[0], down[1], sizeof(down[0]));
     assert_memory_equal(s[0], s[1], sizeof(s[0]));
@@ -202,9 +227,13 @@ static void bad_ranks_are_refused(void **state)
 static sara_status scenario(sara_context *ctx, void *user)
 {
     float up[10 * 2], down[2 * 12];
-    double s[2];
+    double s[2], gain;
     const matrix *a = user;
-    return sara_truncated_svd(ctx, up, down, s, 10, 12, 2, a->positions, a->values, a->count);
+    sara_status status;
+    TRY(sara_truncated_svd(ctx, up, down, s, 10, 12, 2, a->positions, a->values, a->count));
+    TRY(sara_product_gain(ctx, &gain, up, down, 1, 10, 12, 2, a->positions, a->values, a->count));
+done:
+    return status;
 }
 
 static void test_every_allocation(void **state)

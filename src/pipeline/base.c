@@ -1,0 +1,78 @@
+/* What tells a model from others: its values as the file has them. */
+#include "pipeline/pipeline.h"
+
+bool sara_model_is_rounded(const sara_model *model)
+{
+    const sara_params *params = sara_unet_params(model->unet);
+    for (size_t i = 0; i < params->count; i++)
+        if (sara_param_is_rounded(&params->items[i]))
+            return true;
+    return false;
+}
+
+typedef struct base_file {
+    sara_context *ctx;
+    sara_weights *weights;
+} base_file;
+
+/* The file may be another than the one that was loaded. */
+static sara_status read_values(void *user, float *out, const sara_param *param)
+{
+    const base_file *file = user;
+    const sara_tensor_info *info = sara_weights_find(file->weights, param->name);
+    const sara_tensor_info missing = {.name = param->name};
+    sara_shape_text now, loaded;
+    if (info && !sara_shape_equal(&info->shape, &param->value.shape))
+        return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: tensor %.200s: shape %s, expected %s",
+                         sara_weights_path(file->weights), sara_weights_in_file(info)->name,
+                         sara_shape_format(&now, &info->shape),
+                         sara_shape_format(&loaded, &param->value.shape));
+    return sara_weights_read_f32(file->weights, out, info ? info : &missing);
+}
+
+sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_model *model)
+{
+    const sara_params *params = sara_unet_params(model->unet);
+    base_file file = {ctx, NULL};
+    sara_component component;
+    sara_status status;
+    if (!sara_model_is_rounded(model))
+        return sara_params_base(ctx, out, params);
+    TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
+    TRY(sara_component_weights(&component, &file.weights));
+    TRY(sara_values_base(ctx, out, params, read_values, &file));
+done:
+    sara_component_close(&component);
+    sara_weights_close(file.weights);
+    return status;
+}
+
+sara_status sara_model_picture_hash(sara_context *ctx, const char **out, sara_model *model)
+{
+    sara_status status = SARA_OK;
+    if (!model->single)
+        return sara_model_base_sha256(ctx, out, model);
+    if (!model->file_sha256[0])
+        status = sara_sha256_file(ctx, model->file_sha256, model->path);
+    *out = model->file_sha256;
+    return status;
+}
+
+sara_status sara_model_base(sara_context *ctx, const sara_base **out, sara_model *model)
+{
+    sara_status status = SARA_OK;
+    if (!model->base.sha256[0])
+        status = sara_model_read_base(ctx, &model->base, model);
+    *out = &model->base;
+    return status;
+}
+
+sara_status sara_model_base_sha256(sara_context *ctx, const char **out, sara_model *model)
+{
+    const sara_base *base;
+    sara_status status;
+    TRY(sara_model_base(ctx, &base, model));
+    *out = base->sha256;
+done:
+    return status;
+}
