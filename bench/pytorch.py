@@ -1,13 +1,14 @@
 """sara.adamw against PyTorch's own ways on the CPU: memory that a step needs beyond the loaded model, and time of the optimiser.
 
     pip install torch diffusers ./python
-    python bench/pytorch.py [--rounds 3] [--latent 32] [--batch 1] [--steps 4] [--fraction 0.058] [--json FILE]
+    python bench/pytorch.py [--shape small|sd15] [--rounds 3] [--latent 32] [--batch 1] [--steps 4] [--fraction 0.058] [--json FILE]
     python bench/pytorch.py --only METHOD      one run, as JSON
 
 METHOD: adamw (torch.optim.AdamW on all parameters) | fused (the same with fused=True) | masked (dense gradients, gathered at the mask, AdamW on the
-selected entries; bench/peer_step.py) | sara. Each run is a process of its own on a U-Net of SD1.5's structure with 142M random weights; a round is
-one run of each. Seconds are the best step's, the first not counted. growth: most resident memory of forward, backward and step less that of
-the loaded model. optimiser: step(), for sara with the gathering in backward; freeing gradients counts for none.
+selected entries; bench/peer_step.py) | sara. Each run is a process of its own on a U-Net of SD1.5's structure with random weights, 142M of them or
+(--shape sd15, 16 GiB) SD1.5's 860M; a round is one run of each. Seconds are the best step's, the first not counted. growth: most resident memory
+of forward, backward and step less that of the loaded model. optimiser: step(), for sara with the gathering in backward; freeing gradients counts
+for none.
 """
 import argparse
 import json
@@ -25,10 +26,11 @@ def memory(key):
         return next(int(line.split()[1]) / 2**20 for line in f if line.startswith(key))
 
 
-def unet():
+def unet(shape):
     from diffusers import UNet2DConditionModel
     torch.manual_seed(0)
-    return UNet2DConditionModel(sample_size=64, layers_per_block=2, block_out_channels=(128, 256, 512, 512), cross_attention_dim=768, attention_head_dim=8,
+    channels = {"small": (128, 256, 512, 512), "sd15": (320, 640, 1280, 1280)}[shape]
+    return UNet2DConditionModel(sample_size=64, layers_per_block=2, block_out_channels=channels, cross_attention_dim=768, attention_head_dim=8,
                                 down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
 
 
@@ -44,10 +46,11 @@ def make(method, model, fraction):
     optimizer = sara.adamw(model, fraction=fraction)
     take = optimizer._take
 
-    def timed(name):
-        dense = optimizer._trainable[name].grad  # to be freed after the clock has stopped, as zero_grad() does it for the others
+    def timed(names):
+        names = list(names)
+        dense = [optimizer._trainable[name].grad for name in names]  # to be freed after the clock has stopped, as zero_grad() does it for the others
         start = time.perf_counter()
-        take(name)
+        take(names)
         gathering.append(time.perf_counter() - start)
         del dense
     optimizer._take = timed
@@ -55,7 +58,7 @@ def make(method, model, fraction):
 
 
 def run(a):
-    model = unet().train()
+    model = unet(a.shape).train()
     x, t, context = torch.randn(a.batch, 4, a.latent, a.latent), torch.randint(0, 1000, (a.batch,)), torch.randn(a.batch, 77, 768)
     target = torch.randn_like(x)
     with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
@@ -96,6 +99,7 @@ def table(results):
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("--only", choices=("adamw", "fused", "masked", "sara"))
+    a.add_argument("--shape", choices=("small", "sd15"), default="small")
     a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--latent", type=int, default=32)
     a.add_argument("--batch", type=int, default=1)
@@ -108,7 +112,7 @@ def main():
     results = []
     for _ in range(a.rounds):
         for method in ("adamw", "fused", "masked", "sara"):
-            own = [sys.executable, __file__, "--only", method, *(f"--{k}={getattr(a, k)}" for k in ("latent", "batch", "steps", "fraction"))]
+            own = [sys.executable, __file__, "--only", method, *(f"--{k}={getattr(a, k)}" for k in ("shape", "latent", "batch", "steps", "fraction"))]
             results.append(json.loads(subprocess.run(own, check=True, capture_output=True, text=True).stdout))
             print(results[-1], file=sys.stderr, flush=True)
     if a.json:

@@ -65,10 +65,22 @@ typedef struct sara_tensor_entries {
     const float *rank;     /* the low-rank term's, added after clipping; NULL: none */
 } sara_tensor_entries;
 
-/* gradient[i] += dense.data[positions[i]] */
-SARA_NODISCARD sara_status sara_tensors_gather(sara_context *ctx, float *gradient,
-                                               const sara_tensor_view *dense,
-                                               const uint32_t *positions, size_t count);
+/* gradient[i] = dense.data[positions[i]], or += */
+typedef struct sara_tensor_gathering {
+    sara_tensor_view dense;
+    const uint32_t *positions; /* [count] */
+    size_t count;
+    float *gradient; /* [count] */
+    int64_t adds;    /* not 0: to the gradient, which need hold nothing otherwise */
+} sara_tensor_gathering;
+/* Nothing is written if one of them is refused. */
+SARA_NODISCARD sara_status sara_tensors_gather(sara_context *ctx,
+                                               const sara_tensor_gathering *items, size_t count);
+/* L2 norm of all of them together, gradient [i] having counts [i] entries; summed in double in an
+ * order that does not depend on the number of threads. */
+SARA_NODISCARD sara_status sara_tensors_norm(sara_context *ctx, double *norm,
+                                             const float *const *gradients, const size_t *counts,
+                                             size_t count);
 /* Nuclear norm of the [rows, cols] matrix that is values at positions and zero elsewhere, and its
  * subgradient U V^T there [count] (section 4.2). Finite for zero and rank-deficient matrices. */
 SARA_NODISCARD sara_status sara_tensors_nuclear_norm(sara_context *ctx, double *value,

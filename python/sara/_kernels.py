@@ -26,15 +26,20 @@ class Item:
 
 
 def _native(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.is_contiguous()
+    return tensor.is_cpu and tensor.is_contiguous()
 
 
-def gather(gradient: Tensor, name: str, dense: Tensor, positions: Tensor) -> None:
-    """gradient [count] += dense, of the parameter's shape, at the positions [count] (section 4.4)."""
-    if _native(dense) and dense.dtype in lib.DTYPES:
-        lib.call("sara_tensors_gather", gradient.data_ptr(), byref(lib.view(name, dense)), positions.data_ptr(), positions.numel())
-    else:
-        gradient.add_(dense.reshape(-1).index_select(0, positions))
+def gather(items: Iterable[tuple[str, Tensor, Tensor, Tensor, bool]]) -> None:
+    """Of each (name, dense, positions [count], gradient [count], adds): gradient = or += dense, of the parameter's shape, at the positions
+    (section 4.4)."""
+    fields: list[int] = []
+    for name, dense, positions, gradient, adds in items:
+        if _native(dense) and dense.dtype in lib.DTYPES:
+            fields += (*lib.view(name, dense), positions.data_ptr(), positions.numel(), gradient.data_ptr(), adds)
+        else:
+            chosen = dense.reshape(-1).index_select(0, positions)
+            gradient.add_(chosen) if adds else gradient.copy_(chosen)
+    lib.call("sara_tensors_gather", lib.structures(*fields), len(fields) // 8)
 
 
 def put(tensor: Tensor, positions: Tensor, values: Tensor) -> None:
@@ -46,20 +51,26 @@ def put(tensor: Tensor, positions: Tensor, values: Tensor) -> None:
         target.copy_(flat.view(target.shape))
 
 
-def norm(items: Iterable[Item]) -> float:
-    """L2 norm of all their gradients, in double."""
-    return math.sqrt(sum(float(torch.linalg.vector_norm(i.gradient, dtype=torch.float64)) ** 2 for i in items if i.gradient is not None))
+def norm(gradients: Iterable[Tensor]) -> float:
+    """L2 norm of them together, summed in double; float32, contiguous."""
+    gradients = list(gradients)
+    near, result = [g for g in gradients if g.is_cpu], c_double()
+    lib.call("sara_tensors_norm", byref(result), lib.structures(*(g.data_ptr() for g in near)), lib.structures(*map(len, near)), len(near))
+    return math.hypot(result.value, *(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients if not g.is_cpu))
 
 
 def adamw(items: Sequence[Item], lr: float, betas: tuple[float, float], eps: float, weight_decay: float, clip: float, step: int) -> None:
     """One step of AdamW: moments, values and the parameters at the positions. step: from 1, since the moments were zero."""
-    native = [i for i in items if _native(i.tensor)]
-    array = (lib.Entries * len(native))(*(
-        lib.Entries(lib.view(i.name, i.tensor), i.positions.data_ptr(), i.positions.numel(), *(
-            None if t is None else t.data_ptr() for t in (i.values, i.moment1, i.moment2, i.gradient, i.rank))) for i in native))
-    lib.call("sara_tensors_adamw", array, len(array), byref(lib.AdamW(lr, *betas, eps, weight_decay, 1, clip, step)))
-    for i in (i for i in items if not _native(i.tensor)):
-        adamw_torch(i, lr, betas, eps, weight_decay, clip, step)
+    fields: list[int] = []
+    for i in items:
+        if _native(i.tensor):
+            fields += lib.view(i.name, i.tensor)
+            fields += (i.positions.data_ptr(), i.positions.numel(), i.values.data_ptr(), i.moment1.data_ptr(), i.moment2.data_ptr(),
+                       0 if i.gradient is None else i.gradient.data_ptr(), 0 if i.rank is None else i.rank.data_ptr())
+    lib.call("sara_tensors_adamw", lib.structures(*fields), len(fields) // 11, byref(lib.AdamW(lr, *betas, eps, weight_decay, 1, clip, step)))
+    for i in items:
+        if not _native(i.tensor):
+            adamw_torch(i, lr, betas, eps, weight_decay, clip, step)
 
 
 def adamw_torch(i: Item, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, clip: float, step: int) -> None:

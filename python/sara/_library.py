@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint64, c_void_p
@@ -10,16 +11,13 @@ from typing import Any
 import torch
 
 _EXCEPTIONS = {2: ValueError, 3: ValueError, 4: OSError, 5: MemoryError}
-DTYPES = {torch.float32: b"F32", torch.float16: b"F16", torch.bfloat16: b"BF16"}
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def _structure(name: str, /, **fields: Any) -> Any:
     return type(name, (Structure,), {"_fields_": list(fields.items())})
 
 
-View = _structure("sara_tensor_view", name=c_char_p, dtype=c_char_p, data=c_void_p, entries=c_int64)
-Entries = _structure("sara_tensor_entries", tensor=View, positions=c_void_p, count=c_size_t, values=c_void_p, moment1=c_void_p, moment2=c_void_p,
-                     gradient=c_void_p, rank=c_void_p)
 AdamW = _structure("sara_adamw_options", learning_rate=c_double, beta1=c_double, beta2=c_double, epsilon=c_double, weight_decay=c_double, scale=c_double,
                    clip=c_double, step=c_int64)
 Part = _structure("sara_adapter_part", name=c_char_p, positions=c_void_p, values=c_void_p, count=c_size_t)
@@ -30,13 +28,14 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "sara_context_new": (c_int, [POINTER(c_void_p), POINTER(_ContextOptions)]),
     "sara_context_error": (c_char_p, [c_void_p]),
     "sara_default_learning_rate": (c_double, [c_double]),
-    "sara_tensors_select": (c_int, [c_void_p, POINTER(c_void_p), POINTER(c_double), POINTER(View), c_size_t, c_int, c_double]),
+    "sara_tensors_select": (c_int, [c_void_p, POINTER(c_void_p), POINTER(c_double), c_void_p, c_size_t, c_int, c_double]),
     "sara_tensors_selection_free": (None, [c_void_p, c_void_p]),
     "sara_tensors_positions": (c_void_p, [c_void_p, c_size_t, POINTER(c_size_t)]),
-    "sara_tensors_gather": (c_int, [c_void_p, c_void_p, POINTER(View), c_void_p, c_size_t]),
+    "sara_tensors_gather": (c_int, [c_void_p, c_void_p, c_size_t]),
+    "sara_tensors_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_void_p, c_size_t]),
     "sara_tensors_nuclear_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_size_t]),
     "sara_tensors_draw": (c_size_t, [c_size_t, c_uint64, c_uint64]),
-    "sara_tensors_adamw": (c_int, [c_void_p, POINTER(Entries), c_size_t, POINTER(AdamW)]),
+    "sara_tensors_adamw": (c_int, [c_void_p, c_void_p, c_size_t, POINTER(AdamW)]),
     "sara_adapter_write": (c_int, [c_void_p, c_char_p, POINTER(Part), c_size_t, POINTER(Metadata), c_size_t, c_char_p]),
     "sara_adapter_open": (c_int, [c_void_p, POINTER(c_void_p), c_char_p]),
     "sara_adapter_close": (None, [c_void_p, c_void_p]),
@@ -67,9 +66,20 @@ def call(name: str, *arguments: Any) -> None:
         raise _EXCEPTIONS.get(status, RuntimeError)(library.sara_context_error(pointer).decode())
 
 
-def view(name: str, tensor: torch.Tensor) -> Any:
-    """Of a contiguous CPU tensor, which must outlive it."""
-    return View(name.encode(), DTYPES[tensor.dtype], tensor.data_ptr(), tensor.numel())
+@functools.lru_cache(maxsize=None)
+def _string(text: str) -> Any:
+    buffer = ctypes.create_string_buffer(text.encode())
+    return buffer, ctypes.addressof(buffer)
+
+
+def view(name: str, tensor: torch.Tensor, dtype: str | None = None) -> tuple[int, int, int, int]:
+    """The sara_tensor_view of a contiguous CPU tensor, which must outlive it."""
+    return _string(name)[1], _string(dtype or DTYPES[tensor.dtype])[1], tensor.data_ptr(), tensor.numel()
+
+
+def structures(*fields: int) -> Any:
+    """Structures one after another, whose fields are pointers and sizes of 8 bytes each; as ctypes takes twenty times as long to make them."""
+    return (c_int64 * len(fields))(*fields)
 
 
 def copied(address: int, count: int, dtype: torch.dtype) -> torch.Tensor:

@@ -17,6 +17,7 @@ from .adapters import base_of, write
 from .selection import Patterns, bare, budget, default_lr, eligible, named, positions_below
 
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
+_TOGETHER = 1 << 21  # entries of dense gradients that are gathered together
 _BUDGETS, _OWN = ("threshold", "fraction", "count"), ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")
 
 
@@ -53,6 +54,7 @@ class AdamW(torch.optim.Optimizer):
         self._parameters: dict[str, nn.Parameter] = {}  # all of the model, for the base's hash
         self._trainable: dict[str, nn.Parameter] = {}   # those that were looked through for entries
         self._leaves: dict[str, Tensor] = {}
+        self._waiting, self._entries = [], 0            # names of gradients that were made and not gathered, entries of those
         self._wrappers, self._queued = None, False      # DistributedDataParallel, once looked for; whether gathering is queued behind it
         defaults = dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
         whole = dict(zip(_BUDGETS, (threshold, fraction, count)))
@@ -129,16 +131,21 @@ class AdamW(torch.optim.Optimizer):
         return [(group, *pair) for group in self.param_groups for pair in zip(group["names"], group["params"])]
 
     @torch.no_grad()
-    def _take(self, name: str) -> None:
-        """The parameter's gradient, if there is one, into the leaf's; the dense one is freed."""
-        p, leaf = self._trainable[name], self._leaves.get(name)
-        dense, p.grad = p.grad, None
-        if dense is None or leaf is None or leaf.numel() == 0:
-            return
-        self._follow(leaf, p)
-        if leaf.grad is None:
-            leaf.grad = torch.zeros_like(leaf)
-        kernels.gather(leaf.grad, name, dense.to_dense() if dense.is_sparse else dense, self.state[leaf]["positions"])
+    def _take(self, names: Iterable[str]) -> None:
+        """The parameters' gradients, where there are any, into the leaves'; the dense ones are freed."""
+        items, made = [], []
+        for name in names:
+            p, leaf = self._trainable[name], self._leaves.get(name)
+            dense, p.grad = p.grad, None
+            if dense is None or leaf is None or leaf.numel() == 0:
+                continue
+            self._follow(leaf, p)
+            gradient = torch.empty_like(leaf) if leaf.grad is None else leaf.grad.contiguous()
+            items.append((name, dense.to_dense() if dense.is_sparse else dense, self.state[leaf]["positions"], gradient, leaf.grad is not None))
+            made.append((leaf, gradient))
+        kernels.gather(items)
+        for leaf, gradient in made:
+            leaf.grad = gradient
 
     def _follow(self, leaf: Tensor, p: Tensor) -> None:
         """To the device that the model was moved to."""
@@ -150,21 +157,23 @@ class AdamW(torch.optim.Optimizer):
         """Autograd has accumulated into p.grad."""
         if self._wrappers is None:
             self._wrappers = distributed.find_wrappers(self._trainable.values())
+        if not self._queued:  # for the end of this backward pass; behind the reduction, which is queued before the last gradient is made
+            self._queued, queue = True, Variable._execution_engine.queue_callback
+            queue((lambda: queue(self._reduced)) if self._wrappers else self._take_made)
         if not self._wrappers:
-            self._take(self._name_of[id(p)])
-        elif not self._queued:  # behind the reduction, which is queued before the last gradient is made
-            self._queued = True
-            Variable._execution_engine.queue_callback(lambda: Variable._execution_engine.queue_callback(self._reduced))
+            self._waiting.append(self._name_of[id(p)])
+            self._entries += p.numel()
+            if self._entries >= _TOGETHER:
+                self._take_made()
+
+    def _take_made(self, names: Iterable[str] = ()) -> None:
+        waiting, self._waiting, self._entries, self._queued = self._waiting, [], 0, False
+        self._take(names or waiting)
 
     def _reduced(self) -> None:
         self._queued = False  # within reentrant checkpointing the backward pass goes on; without synchronisation more micro-batches follow
         if torch._C._current_autograd_node() is None and all(w.require_backward_grad_sync for w in self._wrappers):
-            self._take_all()
-
-    def _take_all(self) -> None:
-        self._queued = False
-        for name in self._trainable:
-            self._take(name)
+            self._take_made(self._trainable)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for p in self._trainable.values():
@@ -190,7 +199,7 @@ class AdamW(torch.optim.Optimizer):
         for _, name, leaf in self._each():
             self._follow(leaf, self._trainable[name])
             state, gradient = self.state[leaf], None if leaf.grad is None else leaf.grad.contiguous()
-            items[name] = kernels.Item(name, self._trainable[name].data, state["positions"], leaf.data, state["exp_avg"], state["exp_avg_sq"], gradient)
+            items[name] = kernels.Item(name, self._trainable[name], state["positions"], leaf, state["exp_avg"], state["exp_avg_sq"], gradient)
         return items
 
     def _draw(self, items: Mapping[str, kernels.Item]) -> kernels.Item | None:
@@ -209,7 +218,7 @@ class AdamW(torch.optim.Optimizer):
             raise ValueError(f"rank_names: {len(self.rank_names)} names, but this is step {self._step + 1}")
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        self._take_all()
+        self._take_made(self._trainable)
         if not self._checked and distributed.processes() > 1:
             entries = {f"{name}.{i}": t.view(torch.float32) for _, name, leaf in self._each() for i, t in enumerate((leaf, self.state[leaf]["positions"]))}
             distributed.check_same(self.base_sha256 + base_of(entries)[0], self.param_groups[0]["params"][0].device)
@@ -218,12 +227,12 @@ class AdamW(torch.optim.Optimizer):
             self._average()
         self.base_sha256  # of the values before the first change
         items, rank_loss = self._items(), 0.0
-        norm = kernels.norm(items.values())
+        norm = kernels.norm(i.gradient for i in items.values() if i.gradient is not None)
         skipped, due = not norm < math.inf, self.progressive_iter > 0 and self._step == self.progressive_iter
         if not skipped and due:
             self._reselect()
             items = self._items()
-            norm = kernels.norm(items.values())
+            norm = kernels.norm(i.gradient for i in items.values() if i.gradient is not None)
         chosen = None if skipped else self._draw(items)
         if chosen is not None:
             rank_loss, gradient = kernels.nuclear_norm(tuple(chosen.tensor.shape), chosen.positions, chosen.values)

@@ -76,7 +76,7 @@ def positions_below(parameters: Mapping[str, Tensor], kind: str, value: float) -
     """The threshold that a budget comes to, and name -> positions [selected] int32, ascending, on the parameter's device. What lies on
     other devices is copied to the CPU for this once, so that the entries are the same wherever the model is."""
     tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    views = (lib.View * len(tensors))(*(lib.view(name, t) for name, t in tensors.items()))
+    views = lib.structures(*(field for name, t in tensors.items() for field in lib.view(name, t)))
     selection, threshold, size, result = c_void_p(), c_double(), c_size_t(), {}
     lib.call("sara_tensors_select", byref(selection), byref(threshold), views, len(tensors), _KINDS[kind], value)
     try:

@@ -117,7 +117,8 @@ class Nothing(TestCase):
         from sara import _library
         with self.assertRaisesRegex(ValueError, "dtype F8"):
             gradient, position = torch.zeros(1), torch.zeros(1, dtype=torch.int32)
-            _library.call("sara_tensors_gather", gradient.data_ptr(), _library.View(b"w", b"F8", gradient.data_ptr(), 1), position.data_ptr(), 1)
+            item = (*_library.view("w", gradient, "F8"), position.data_ptr(), 1, gradient.data_ptr(), 0)
+            _library.call("sara_tensors_gather", _library.structures(*item), 1)
         with self.assertRaises(OSError):
             sara.apply(Net(), "/nowhere/adapter.safetensors")
 

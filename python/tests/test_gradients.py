@@ -2,10 +2,10 @@
 import copy
 import gc
 import io
-import io
 import unittest
 import warnings
 import weakref
+from unittest import mock
 
 import torch
 from torch import nn
@@ -43,8 +43,14 @@ class DenseGradients(TestCase):
                 self.assertTrue(torch.equal(leaf.grad, dense[name].flatten()[state["positions"].long()]), name)
         self.assertGreater(leaves(optimizer)["embed.weight"][0].grad.abs().sum().item(), 0)
 
-    def test_never_more_than_one_at_a_time(self):
-        """Ten layers without biases, whose gradients autograd makes one by one: as one appears, no other takes memory."""
+    def test_few_at_a_time(self):
+        """Ten layers without biases, whose gradients autograd makes one by one: as one appears, no others take memory but those that wait to be
+        gathered together."""
+        for together, most in ((1600, 0), (1601, 1), (4800, 2), (1 << 21, 9)):
+            with self.subTest(together=together), mock.patch.object(sara.optimizer, "_TOGETHER", together):
+                self.few_at_a_time(most)
+
+    def few_at_a_time(self, most):
         model = nn.Sequential(*[nn.Linear(40, 40, bias=False) for _ in range(10)])
         fill(model, 0)
         seen = []
@@ -54,7 +60,7 @@ class DenseGradients(TestCase):
             model(torch.randn(4, 40)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-        self.assertEqual(seen, [0] * 30)
+        self.assertEqual(seen, [k % (most + 1) for k in range(10)] * 3)
         self.assertFalse([p for p, storage in made if not storage.expired()])
         for hook in hooks:
             hook.remove()

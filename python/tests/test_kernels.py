@@ -158,9 +158,11 @@ class MovingEntries(TestCase):
                 for forced in (False, True):
                     with self.subTest(dtype=dtype, layout=layout, forced=forced), mock.patch.object(
                             kernels, "_native", (lambda t: False) if forced else kernels._native):
-                        gradient = torch.full([len(positions)], 0.5)
-                        kernels.gather(gradient, "p", dense, positions)
-                        self.assertTrue(torch.equal(gradient, (0.5 + dense.reshape(-1)[positions.long()].double()).float()))
+                        added, set_ = torch.full([len(positions)], 0.5), torch.full([len(positions)], float("nan"))
+                        kernels.gather([("p", dense, positions, added, True), ("q", dense, positions, set_, False)])
+                        chosen = dense.reshape(-1)[positions.long()].double()
+                        self.assertTrue(torch.equal(added, (0.5 + chosen).float()))
+                        self.assertTrue(torch.equal(set_, chosen.float()))
 
     def test_putting(self):
         """Values from float32, rounded to nearest even, at the shape's positions whatever the strides; nothing else moves."""
@@ -176,12 +178,15 @@ class MovingEntries(TestCase):
                 self.assertEqual((tensor.stride(), tensor.data_ptr()), (strides, address))
 
     def test_the_norm(self):
-        items = [kernels.Item("", torch.zeros(1), torch.zeros(n, dtype=torch.int32), *[torch.zeros(n)] * 3, torch.randn(n)) for n in (3, 500, 40000)]
-        items.append(kernels.Item("", torch.zeros(1), torch.zeros(4, dtype=torch.int32), *[torch.zeros(4)] * 3, None))
-        together = torch.cat([i.gradient for i in items if i.gradient is not None]).double()
-        self.assertAlmostEqual(kernels.norm(items) / together.norm().item(), 1, delta=1e-9)
-        self.assertEqual(kernels.norm(items[-1:]), 0.0)
+        gradients = [torch.randn(n) for n in (0, 1, 3, 6, 500, 40001)]
+        self.assertAlmostEqual(kernels.norm(gradients) / torch.cat(gradients).double().norm().item(), 1, delta=1e-12)
+        self.assertAlmostEqual(kernels.norm([torch.full([100], 1e30)]) / 1e31, 1, delta=1e-6)  # beyond float32's squares
         self.assertEqual(kernels.norm([]), 0.0)
+        for bad in (math.inf, -math.inf, math.nan):
+            for at in range(7):
+                gradient = torch.ones(7)
+                gradient[at] = bad
+                self.assertFalse(math.isfinite(kernels.norm([gradients[0], gradient])))
 
 
 class WholeRuns(TestCase):

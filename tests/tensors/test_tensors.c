@@ -116,8 +116,8 @@ static void selections_that_cannot_be_are_refused(void **state)
 
 /* --------------------------------------------------------------------------- gather, write back */
 
-/* Counts around the size from which more threads take part. */
-static void gathering_adds_at_the_positions(void **state)
+/* Counts around the size from which more threads take part. The first micro-batch is not added. */
+static void gathering_takes_what_is_at_the_positions(void **state)
 {
     static const size_t entries[] = {0, 1, 1000, 3 * 16383, 3 * 16384, 3 * 16385, 3 * 40000};
     (void)state;
@@ -129,19 +129,55 @@ static void gathering_adds_at_the_positions(void **state)
         sara_tensor_view view = test_view("w", dtype, dense, n);
         uint32_t *positions = test_positions(n, n % 2, 3, &selected);
         float *gradient = test_memory(selected + 1, sizeof(*gradient));
+        sara_tensor_gathering item = {view, positions, selected, gradient, 0};
         for (size_t i = 0; i <= selected; i++)
-            gradient[i] = 0.5f;
-        for (int micro = 0; micro < 2; micro++)
-            assert_ok(ctx, sara_tensors_gather(ctx, gradient, &view, positions, selected));
+            gradient[i] = NAN;
+        for (item.adds = 0; item.adds < 3; item.adds++)
+            assert_ok(ctx, sara_tensors_gather(ctx, &item, 1));
         for (size_t i = 0; i < selected; i++) {
-            float value = test_value(dtype, dense, positions[i]), once = 0.5f + value;
-            assert_true(gradient[i] == once + value);
+            float value = test_value(dtype, dense, positions[i]), twice = value + value;
+            assert_true(gradient[i] == twice + value);
         }
-        assert_true(gradient[selected] == 0.5f);
+        assert_true(isnan(gradient[selected]));
         free(gradient);
         free(positions);
         free(dense);
     }
+    sara_context_free(ctx);
+}
+
+/* The same on one thread and three, to the bit; squares may be beyond a float. */
+static void the_norm_is_of_all_together(void **state)
+{
+    static const size_t counts[] = {0, 1, 3, 4, 6, 500, 40001};
+    float *gradients[COUNT(counts)];
+    double square = 0, norms[2];
+    (void)state;
+    for (size_t k = 0; k < COUNT(counts); k++) {
+        gradients[k] = test_values("F32", counts[k], 7 + k, 1e25f);
+        for (size_t i = 0; i < counts[k]; i++)
+            square += (double)gradients[k][i] * gradients[k][i];
+    }
+    for (int k = 0; k < 2; k++) {
+        const sara_context_options options = {.threads = 1 + 2 * k};
+        sara_context *ctx = NULL;
+        assert_int_equal(sara_context_new(&ctx, &options), SARA_OK);
+        assert_ok(ctx, sara_tensors_norm(ctx, &norms[k], (const float *const *)gradients, counts,
+                                         COUNT(counts)));
+        assert_close(fabs(norms[k] / sqrt(square) - 1), 1e-12, "norm");
+        assert_ok(ctx, sara_tensors_norm(ctx, &square, NULL, NULL, 0));
+        assert_true(square == 0);
+        square = norms[k] * norms[k];
+        sara_context_free(ctx);
+    }
+    assert_true(norms[0] == norms[1]);
+    gradients[6][40000] = INFINITY;
+    sara_context *ctx = test_context();
+    assert_ok(
+        ctx, sara_tensors_norm(ctx, norms, (const float *const *)gradients, counts, COUNT(counts)));
+    assert_true(isinf(norms[0]));
+    for (size_t k = 0; k < COUNT(counts); k++)
+        free(gradients[k]);
     sara_context_free(ctx);
 }
 
@@ -206,10 +242,13 @@ static void other_dtypes_are_refused_by_name(void **state)
                                           .moment1 = &gradient,
                                           .moment2 = &gradient},
                                          {.tensor = view}};
+    const sara_tensor_gathering gatherings[] = {
+        {{"first", "F32", &value, 1}, &position, 1, &gradient, 1},
+        {view, &position, 1, &gradient, 1}};
     (void)state;
     sara_context *ctx = test_context();
     assert_refused(ctx, SARA_ERROR_USAGE, "mid.weight: dtype F8",
-                   sara_tensors_gather(ctx, &gradient, &view, &position, 1));
+                   sara_tensors_gather(ctx, gatherings, 2));
     assert_refused(ctx, SARA_ERROR_USAGE, "mid.weight: dtype F8",
                    sara_tensors_adamw(ctx, items, 2, &options));
     assert_true(value == 1 && gradient == 0); /* nothing was done to the first either */
@@ -222,7 +261,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(budgets_select_in_every_dtype),
         cmocka_unit_test(selections_that_cannot_be_are_refused),
-        cmocka_unit_test(gathering_adds_at_the_positions),
+        cmocka_unit_test(gathering_takes_what_is_at_the_positions),
+        cmocka_unit_test(the_norm_is_of_all_together),
         cmocka_unit_test(values_are_rounded_to_nearest_even),
         cmocka_unit_test(other_dtypes_are_refused_by_name),
     };

@@ -159,6 +159,23 @@ static sara_status update(sara_context *ctx, const char *argument)
     return status;
 }
 
+static sara_status gather_and_norm(sara_context *ctx, const char *argument)
+{
+    const uint32_t position = 1;
+    float dense[2] = {3, 4}, gradient = 1;
+    const float *const gradients[] = {dense, &gradient};
+    const size_t counts[] = {2, 1};
+    const sara_tensor_gathering item = {{"w", "F32", dense, 2}, &position, 1, &gradient, 0};
+    double norm = -1;
+    (void)argument;
+    sara_status status = sara_tensors_gather(ctx, &item, 1);
+    assert_true(gradient == (status == SARA_OK ? 4 : 1));
+    if (status == SARA_OK)
+        status = sara_tensors_norm(ctx, &norm, gradients, counts, 1);
+    assert_true(norm == (status == SARA_OK ? 5 : -1));
+    return status;
+}
+
 static sara_status nuclear(sara_context *ctx, const char *argument)
 {
     size_t selected;
@@ -193,6 +210,7 @@ static void every_allocation_may_fail(void **state)
     snprintf(path, sizeof(path), "%s/adapter.safetensors", folder);
     test_every_allocation(select_some, "select");
     test_every_allocation(update, "adamw");
+    test_every_allocation(gather_and_norm, "gather");
     test_every_allocation(nuclear, "nuclear norm");
     test_every_allocation(write_and_read, path);
     test_folder_remove(folder);

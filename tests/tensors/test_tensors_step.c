@@ -226,12 +226,15 @@ static void pair_select(sara_context *ctx, pair *p, sara_optimizer **optimizer,
 static void pair_gather(sara_context *ctx, pair *p, uint64_t step)
 {
     for (size_t t = 0; t < TENSORS; t++) {
-        memset(p->gradients[t], 0, p->items[t].count * sizeof(float));
         for (uint64_t micro = 0; micro < 2; micro++) {
             float *dense = test_values("F32", ENTRIES, 100 + step * 16 + t * 2 + micro, 0.05f);
-            sara_tensor_view view = test_view(p->views[t].name, "F32", dense, ENTRIES);
-            assert_ok(ctx, sara_tensors_gather(ctx, p->gradients[t], &view, p->items[t].positions,
-                                               p->items[t].count));
+            const sara_tensor_gathering item = {
+                .dense = test_view(p->views[t].name, "F32", dense, ENTRIES),
+                .positions = p->items[t].positions,
+                .count = p->items[t].count,
+                .gradient = p->gradients[t],
+                .adds = (int64_t)micro};
+            assert_ok(ctx, sara_tensors_gather(ctx, &item, 1));
             free(dense);
         }
         memcpy(p->params.items[t].grad, p->gradients[t], p->items[t].count * sizeof(float));
