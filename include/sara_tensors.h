@@ -22,7 +22,8 @@ extern "C" {
 #pragma GCC visibility push(default)
 #endif
 
-/* Entries lie row-major without gaps; a position is an index into them. */
+/* Entries lie row-major without gaps; a position is an index into them. Positions ascend; that the
+ * last is below `entries` is checked. */
 typedef struct sara_tensor_view {
     const char *name;
     const char *dtype; /* "F32", "F16" or "BF16" */

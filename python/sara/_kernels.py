@@ -3,30 +3,17 @@ from __future__ import annotations
 
 import math
 from ctypes import byref, c_double
-from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from . import _library as lib
 
 
-@dataclass
-class Item:
-    """The selected entries of one parameter in a step; positions [count] int32, the others [count] float32."""
-    name: str
-    tensor: Tensor  # the parameter, any shape
-    positions: Tensor
-    values: Tensor
-    moment1: Tensor
-    moment2: Tensor
-    gradient: Tensor | None
-    rank: Tensor | None = None  # the low-rank term's gradient, added after clipping
-
-
 def _native(tensor: Tensor) -> bool:
-    return tensor.is_cpu and tensor.is_contiguous()
+    return tensor.is_cpu and tensor.is_contiguous() and tensor.dtype in lib.DTYPES
 
 
 def gather(items: Iterable[tuple[str, Tensor, Tensor, Tensor, bool]]) -> None:
@@ -34,7 +21,7 @@ def gather(items: Iterable[tuple[str, Tensor, Tensor, Tensor, bool]]) -> None:
     (section 4.4)."""
     fields: list[int] = []
     for name, dense, positions, gradient, adds in items:
-        if _native(dense) and dense.dtype in lib.DTYPES:
+        if _native(dense):
             fields += (*lib.view(name, dense), positions.data_ptr(), positions.numel(), gradient.data_ptr(), adds)
         else:
             chosen = dense.reshape(-1).index_select(0, positions)
@@ -59,29 +46,34 @@ def norm(gradients: Iterable[Tensor]) -> float:
     return math.hypot(result.value, *(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients if not g.is_cpu))
 
 
-def adamw(items: Sequence[Item], lr: float, betas: tuple[float, float], eps: float, weight_decay: float, clip: float, step: int) -> None:
-    """One step of AdamW: moments, values and the parameters at the positions. step: from 1, since the moments were zero."""
+def adamw(entries: Iterable[tuple[str, Tensor, Tensor, Mapping[str, Tensor], Tensor | None]], lr: float, betas: tuple[float, float], eps: float,
+          weight_decay: float, clip: float, step: int) -> None:
+    """One step of AdamW of each (name, parameter, values [count] with their .grad, state, low-rank term's gradient [count], which is added after
+    clipping): moments, values, and the parameter at the positions. step: from 1, since the moments were zero."""
     fields: list[int] = []
-    for i in items:
-        if _native(i.tensor):
-            fields += lib.view(i.name, i.tensor)
-            fields += (i.positions.data_ptr(), i.positions.numel(), i.values.data_ptr(), i.moment1.data_ptr(), i.moment2.data_ptr(),
-                       0 if i.gradient is None else i.gradient.data_ptr(), 0 if i.rank is None else i.rank.data_ptr())
+    written, gradients = [], []  # these live until the call
+    for name, tensor, values, state, rank in entries:
+        gradient, moments = None if values.grad is None else values.grad.contiguous(), (state["exp_avg"], state["exp_avg_sq"])
+        if _native(tensor):
+            written.append(tensor)
+            gradients.append(gradient)
+            fields += (*lib.view(name, tensor), state["positions"].data_ptr(), values.numel(), values.data_ptr(), moments[0].data_ptr(),
+                       moments[1].data_ptr(), 0 if gradient is None else gradient.data_ptr(), 0 if rank is None else rank.data_ptr())
+        else:
+            g = torch.zeros_like(values) if gradient is None else gradient * clip
+            adamw_torch(values, g if rank is None else g + rank, *moments, lr, betas, eps, weight_decay, step)
+            put(tensor, state["positions"], values)
     lib.call("sara_tensors_adamw", lib.structures(*fields), len(fields) // 11, byref(lib.AdamW(lr, *betas, eps, weight_decay, 1, clip, step)))
-    for i in items:
-        if not _native(i.tensor):
-            adamw_torch(i, lr, betas, eps, weight_decay, clip, step)
+    for tensor in written:
+        increment_version(tensor)  # so that autograd notices if a forward pass from before is still to be differentiated
 
 
-def adamw_torch(i: Item, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, clip: float, step: int) -> None:
-    """The same of one item in torch operations."""
-    g = torch.zeros_like(i.values) if i.gradient is None else i.gradient * clip
-    g = g if i.rank is None else g + i.rank
-    i.moment1.mul_(betas[0]).add_(g, alpha=1 - betas[0])
-    i.moment2.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-    denominator = i.moment2.sqrt().div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
-    i.values.mul_(1 - lr * weight_decay).addcdiv_(i.moment1, denominator, value=-lr / (1 - betas[0] ** step))
-    put(i.tensor, i.positions, i.values)
+def adamw_torch(values: Tensor, g: Tensor, moment1: Tensor, moment2: Tensor, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
+                step: int) -> None:
+    moment1.mul_(betas[0]).add_(g, alpha=1 - betas[0])
+    moment2.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+    denominator = moment2.sqrt().div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
+    values.mul_(1 - lr * weight_decay).addcdiv_(moment1, denominator, value=-lr / (1 - betas[0] ** step))
 
 
 def nuclear_norm(shape: tuple[int, int], positions: Tensor, values: Tensor) -> tuple[float, Tensor]:

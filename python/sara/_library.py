@@ -84,6 +84,6 @@ def structures(*fields: int) -> Any:
 
 def copied(address: int, count: int, dtype: torch.dtype) -> torch.Tensor:
     """A tensor [count] of the library's values, which are 4 bytes each."""
-    result = torch.empty(count, dtype=dtype)
+    result = torch.empty(count, dtype=dtype, device="cpu")
     ctypes.memmove(result.data_ptr(), address, 4 * count)
     return result

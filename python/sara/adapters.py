@@ -110,6 +110,8 @@ def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[P
     """Applies several, or none if one of them cannot be."""
     module, layers = bare(model), []
     state = _applied.get(module) or _Applied(module)
+    if isinstance(adapters, (str, os.PathLike)):
+        raise ValueError(f"{os.fspath(adapters)}: expected adapters with their strengths, [(path, strength), ...] or {{path: strength}}")
     for path, strength in adapters.items() if isinstance(adapters, Mapping) else adapters:
         parts, metadata = read(path)
         if not math.isfinite(strength):

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence, Union
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import _distributed as distributed
 from . import _kernels as kernels
@@ -18,6 +19,9 @@ from .selection import Patterns, bare, budget, default_lr, eligible, named, posi
 
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
 _TOGETHER = 1 << 21  # entries of dense gradients that are gathered together
+_STATE = {key: torch.int32 if "positions" in key else torch.float32 for key in (
+    "positions", "values", "exp_avg", "exp_avg_sq", "frozen_positions", "frozen_values")}
+_owners = WeakTensorKeyDictionary()  # parameter -> weak references to the optimisers it was given to
 _BUDGETS, _OWN = ("threshold", "fraction", "count"), ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")
 
 
@@ -47,15 +51,18 @@ class AdamW(torch.optim.Optimizer):
         self.max_grad_norm, self.lambda_rank, self.seed, self.rank_names = max_grad_norm, lambda_rank, seed, rank_names
         self.progressive_iter = (total_steps or 0) // 2 if progressive_iter is None else progressive_iter
         for name in _OWN:
-            _check(name, getattr(self, name))
-        self.last: dict[str, Any] = {}
+            _check(name, getattr(self, name), whole=name in ("progressive_iter", "seed"))
+        self.last: dict[str, Any] = dict(grad_norm=math.nan, rank_loss=0.0, rank_name="", active=0, skipped=False, reselected=False)
         self._step, self._adam_step = 0, 0              # done in all, and since the moments were zero
         self._class = type(bare(model)).__name__
         self._parameters: dict[str, nn.Parameter] = {}  # all of the model, for the base's hash
         self._trainable: dict[str, nn.Parameter] = {}   # those that were looked through for entries
         self._leaves: dict[str, Tensor] = {}
-        self._waiting, self._entries = [], 0            # names of gradients that were made and not gathered, entries of those
-        self._wrappers, self._queued = None, False      # DistributedDataParallel, once looked for; whether gathering is queued behind it
+        self._asleep: set[str] = set()                  # parameters that were told to ask for no gradient
+        self._waiting: list[str] = []                   # parameters whose gradients were made and not gathered yet
+        self._entries, self._queued = 0, False          # of those; whether gathering is queued
+        self._spent = False                             # whether step() has used the gradients
+        self._wrappers: list[Any] | None = None         # DistributedDataParallel, once looked for
         defaults = dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
         whole = dict(zip(_BUDGETS, (threshold, fraction, count)))
         super().__init__([self._group(spec, whole, defaults, include, exclude) for spec in _specs(model)], defaults)
@@ -68,10 +75,8 @@ class AdamW(torch.optim.Optimizer):
             if name not in self._leaves or self._trainable[name].dim() != 2:
                 raise ValueError(f"rank_names: {name}: no trained matrix")
         self._name_of = {id(p): name for name, p in self._trainable.items()}
-        weak, own = weakref.WeakMethod(self._made), object()  # a model that outlives its optimiser keeps its gradients
         for p in self._trainable.values():
-            p._sara_owner = own  # of several that are alive the last one made, as where a notebook's cell runs again
-            p.register_post_accumulate_grad_hook(lambda parameter: parameter._sara_owner is own and (made := weak()) and made(parameter) or None)
+            _watch(p, self)
         self._ask()
 
     def _group(self, spec: Mapping[str, Any], whole: dict[str, Any], defaults: dict[str, Any], include: Patterns, exclude: Patterns) -> dict[str, Any]:
@@ -96,18 +101,24 @@ class AdamW(torch.optim.Optimizer):
                 raise ValueError(f"lr is missing: the formula gives {group['lr']:.3g} for a threshold of {threshold:.6g}")
         for name in ("lr", "eps", "weight_decay"):
             _check(name, group[name], 1e-37 if name == "eps" else 0)
-        for i, beta in enumerate(group["betas"]):
-            _check(f"betas[{i}]", beta, below=1)
+        for i in range(2):
+            _check(f"betas[{i}]", dict(enumerate(group["betas"])).get(i, math.nan), below=1)
         leaves = [chosen[name].detach().reshape(-1)[positions[name].long()].float().requires_grad_() for name in names]
         return {**group, "params": leaves, "names": names, "threshold": threshold, "_positions": [positions[name] for name in names]}
 
     def _ask(self) -> None:
         """Parameters without selected entries ask autograd for nothing, but DistributedDataParallel expects every gradient that it knows."""
-        self._checked = False  # that all processes train the same
-        if distributed.find_wrappers(self._trainable.values()):
+        self._same = False  # whether all processes train the same has to be looked at
+        if distributed.find_wrappers(self._trainable.values()) or not any(map(len, self._leaves.values())):
             return
         for name, p in self._trainable.items():
-            p.requires_grad_(name in self._leaves and self._leaves[name].numel() > 0)
+            wanted = name in self._leaves and len(self._leaves[name]) > 0
+            if p.requires_grad != wanted and (p.requires_grad or name in self._asleep):  # what the caller has frozen since stays so
+                p.requires_grad_(wanted)
+                self._asleep.add(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("sara.adamw belongs to its model's tensors and cannot be copied or pickled; state_dict() and load_state_dict() do that")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if "names" not in param_group:
@@ -139,6 +150,9 @@ class AdamW(torch.optim.Optimizer):
             dense, p.grad = p.grad, None
             if dense is None or leaf is None or leaf.numel() == 0:
                 continue
+            if self._spent:  # these are of another step, whoever cleared the others: model.zero_grad() does not reach the leaves
+                self._spent = False
+                super().zero_grad()
             self._follow(leaf, p)
             gradient = torch.empty_like(leaf) if leaf.grad is None else leaf.grad.contiguous()
             items.append((name, dense.to_dense() if dense.is_sparse else dense, self.state[leaf]["positions"], gradient, leaf.grad is not None))
@@ -176,40 +190,41 @@ class AdamW(torch.optim.Optimizer):
             self._take_made(self._trainable)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        self._spent = False
         for p in self._trainable.values():
             p.grad = None
         super().zero_grad(set_to_none)
 
-    @property
-    def _averages(self) -> bool:
-        return distributed.processes() > 1 and not self._wrappers
+    # GradScaler then calls step() always and leaves the unscaling and the skipping to it.
+    _step_supports_amp_scaling = True
 
-    # GradScaler then calls step() on every process, whichever met an infinity, and leaves the unscaling to it.
-    _step_supports_amp_scaling = _averages
-
-    def _average(self) -> None:
-        """The compact gradients' means over the processes."""
-        leaves, scale = [leaf for _, _, leaf in self._each()], getattr(self, "grad_scale", None)
-        for leaf in leaves:
-            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad if scale is None else leaf.grad.div_(scale.to(leaf.device))
-        distributed.average([leaf.grad for leaf in leaves])
-
-    def _items(self) -> dict[str, kernels.Item]:
-        items = {}
+    def _finish_gradients(self) -> None:
+        """Takes what is left, unscales, and without DistributedDataParallel averages over the processes."""
+        self._take_made(self._trainable)
+        if not self._same and distributed.processes() > 1:
+            entries = {f"{name}.{i}": t.view(torch.float32) for _, name, leaf in self._each() for i, t in enumerate((leaf, self.state[leaf]["positions"]))}
+            distributed.check_same(self.base_sha256 + base_of(entries)[0], self.param_groups[0]["params"][0].device)
+            self._same = True
+        scale = getattr(self, "grad_scale", None)
         for _, name, leaf in self._each():
             self._follow(leaf, self._trainable[name])
-            state, gradient = self.state[leaf], None if leaf.grad is None else leaf.grad.contiguous()
-            items[name] = kernels.Item(name, self._trainable[name], state["positions"], leaf, state["exp_avg"], state["exp_avg_sq"], gradient)
-        return items
+            if scale is not None and leaf.grad is not None:
+                leaf.grad.div_(scale.to(leaf.device))
+        if distributed.processes() > 1 and not self._wrappers:
+            for leaf in self._leaves.values():
+                leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            distributed.average([leaf.grad for _, _, leaf in self._each()])
 
-    def _draw(self, items: Mapping[str, kernels.Item]) -> kernels.Item | None:
+    def _norm(self) -> float:
+        return kernels.norm(leaf.grad.contiguous() for leaf in self._leaves.values() if leaf.grad is not None)
+
+    def _draw(self) -> str:
         """The matrix of this step's low-rank term: both sides and its selected entries are over 64 and 100."""
         if self.rank_names is not None:
-            name = self.rank_names[self._step]
-        else:
-            names = sorted(name for name, i in items.items() if i.tensor.dim() == 2 and min(i.tensor.shape) > 64 and i.positions.numel() > 100)
-            name = names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)] if names else ""
-        return items[name] if name and self.lambda_rank > 0 else None
+            return self.rank_names[self._step] if self.lambda_rank > 0 else ""
+        names = sorted((name for name, leaf in self._leaves.items() if leaf.numel() > 100 and self._trainable[name].dim() == 2
+                        and min(self._trainable[name].shape) > 64), key=str.encode)
+        return names[lib.library.sara_tensors_draw(len(names), self.seed, self._step)] if names and self.lambda_rank > 0 else ""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -218,32 +233,28 @@ class AdamW(torch.optim.Optimizer):
             raise ValueError(f"rank_names: {len(self.rank_names)} names, but this is step {self._step + 1}")
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        self._take_made(self._trainable)
-        if not self._checked and distributed.processes() > 1:
-            entries = {f"{name}.{i}": t.view(torch.float32) for _, name, leaf in self._each() for i, t in enumerate((leaf, self.state[leaf]["positions"]))}
-            distributed.check_same(self.base_sha256 + base_of(entries)[0], self.param_groups[0]["params"][0].device)
-            self._checked = True
-        if self._averages:
-            self._average()
+        self._finish_gradients()
         self.base_sha256  # of the values before the first change
-        items, rank_loss = self._items(), 0.0
-        norm = kernels.norm(i.gradient for i in items.values() if i.gradient is not None)
+        norm, rank_loss, rank = self._norm(), 0.0, None
         skipped, due = not norm < math.inf, self.progressive_iter > 0 and self._step == self.progressive_iter
         if not skipped and due:
             self._reselect()
-            items = self._items()
-            norm = kernels.norm(i.gradient for i in items.values() if i.gradient is not None)
-        chosen = None if skipped else self._draw(items)
-        if chosen is not None:
-            rank_loss, gradient = kernels.nuclear_norm(tuple(chosen.tensor.shape), chosen.positions, chosen.values)
-            rank_loss, chosen.rank = self.lambda_rank * rank_loss, gradient.mul_(self.lambda_rank)
+            norm = self._norm()
+        drawn = "" if skipped else self._draw()
+        if drawn:
+            leaf = self._leaves[drawn]
+            rank_loss, rank = kernels.nuclear_norm(tuple(self._trainable[drawn].shape), self.state[leaf]["positions"], leaf)
+            rank_loss, rank = self.lambda_rank * rank_loss, rank.mul_(self.lambda_rank)
         if not skipped:
             self._step, self._adam_step = self._step + 1, self._adam_step + 1
             clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm > 0 else 1.0
             for g in self.param_groups:
-                kernels.adamw([items[n] for n in g["names"]], float(g["lr"]), g["betas"], g["eps"], g["weight_decay"], clip, self._adam_step)
-        self.last = dict(grad_norm=norm, rank_loss=rank_loss, rank_name=chosen.name if chosen else "", skipped=skipped, reselected=due and not skipped,
-                         active=sum(i.values.numel() for i in items.values()))
+                trained = [(name, leaf) for name, leaf in zip(g["names"], g["params"]) if self._trainable[name].requires_grad]
+                kernels.adamw([(name, self._trainable[name], leaf, self.state[leaf], rank if name == drawn else None) for name, leaf in trained],
+                              float(g["lr"]), g["betas"], g["eps"], g["weight_decay"], clip, self._adam_step)
+        self._spent = True
+        self.last = dict(grad_norm=norm, rank_loss=rank_loss, rank_name=drawn, skipped=skipped, reselected=due and not skipped,
+                         active=sum(leaf.numel() for leaf in self._leaves.values()))
         return loss
 
     @functools.cached_property
@@ -266,12 +277,8 @@ class AdamW(torch.optim.Optimizer):
         groups = state_dict["param_groups"]
         if "sara" not in state_dict or len(groups) != len(self.param_groups):
             raise ValueError(f"{len(groups)} groups{'' if 'sara' in state_dict else ' of another optimiser'}, expected {len(self.param_groups)} of sara.adamw")
-        states = {name: state_dict["state"][index] for saved in groups for index, name in zip(saved["params"], saved["names"])}
-        for name, state in states.items():
-            size = self._trainable[name].numel() if name in self._trainable else 0
-            highest = max((int(t.max()) for t in (state["positions"], state["frozen_positions"]) if len(t)), default=-1)
-            if highest >= size or len(state["positions"]) != len(state["values"]):
-                raise ValueError(f"{name}: the state has {len(state['values'])} values and positions up to {highest}, but the parameter has {size} entries")
+        states = {name: _checked(name, self._trainable.get(name), state_dict["state"][index]) for saved in groups
+                  for index, name in zip(saved["params"], saved["names"])}
         self.state.clear()
         self._leaves = {name: self._restore(name, state) for name, state in states.items()}
         for group, saved in zip(self.param_groups, groups):
@@ -283,11 +290,10 @@ class AdamW(torch.optim.Optimizer):
             setattr(self, name, own[name])
         self._ask()
 
-    def _restore(self, name: str, saved: Mapping[str, Tensor]) -> Tensor:
-        """The parameter's leaf, the present one if there is one, with copies of its state."""
+    def _restore(self, name: str, state: dict[str, Tensor]) -> Tensor:
+        """The parameter's leaf, the present one if there is one."""
         p = self._trainable[name]
-        state = {key: value.detach().to(p.device, copy=True) for key, value in saved.items()}
-        leaf = self._leaves.get(name, torch.empty(0).requires_grad_())
+        leaf = self._leaves.get(name, torch.empty(0, device=p.device).requires_grad_())
         _set(leaf, state.pop("values"), None)
         kernels.put(p, state["frozen_positions"], state["frozen_values"])
         kernels.put(p, state["positions"], leaf.data)
@@ -316,15 +322,44 @@ class AdamW(torch.optim.Optimizer):
 adamw = AdamW
 
 
-def _check(name: str, value: float, least: float = 0, below: float = math.inf) -> None:
-    if not least <= float(value) < below:
-        raise ValueError(f"{name}={value}, expected at least {least:g} and less than {below:g}")
+def _check(name: str, value: float, least: float = 0, below: float = math.inf, whole: bool = False) -> None:
+    below = min(below, 2 ** 63) if whole else below
+    if not least <= float(value) < below or whole and value != int(value):
+        raise ValueError(f"{name}={value}, expected {'a whole number of ' if whole else ''}at least {least:g} and less than {below:g}")
+
+
+def _checked(name: str, p: Tensor | None, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a parameter's saved state, on its device."""
+    if p is None or not set(_STATE) <= set(saved):
+        raise ValueError(f"{name}: " + ("the model has no such parameter to train" if p is None else f"the state has no {min(set(_STATE) - set(saved))}"))
+    for positions, keys in (("positions", ("values", "exp_avg", "exp_avg_sq")), ("frozen_positions", ("frozen_values",))):
+        at = saved[positions]
+        low, high = (int(at.min()), int(at.max())) if at.numel() else (0, -1)
+        if low < 0 or high >= p.numel() or positions == "positions" and not bool((at.diff() > 0).all()) or any(saved[key].shape != at.shape for key in keys):
+            lengths = ", ".join(f"{saved[key].numel()} {key}" for key in (positions, *keys))
+            raise ValueError(f"{name}: the state has {lengths}, from {low} to {high}; expected as many of each, ascending, for {p.numel()} entries")
+    return {key: saved[key].detach().to(p.device, dtype, copy=True).contiguous() for key, dtype in _STATE.items()}
 
 
 def _set(leaf: Tensor, values: Tensor, gradient: Tensor | None) -> None:
     leaf.grad = None  # which is of the old size or device
     leaf.data = values
     leaf.grad = gradient
+
+
+def _watch(p: nn.Parameter, optimizer: AdamW) -> None:
+    """Has autograd tell the optimiser, or what was made after it and is still alive, as where a notebook's cell runs again."""
+    if p not in _owners:
+        owners = _owners[p] = []
+        p.register_post_accumulate_grad_hook(functools.partial(_made, owners))
+    _owners[p][:] = [owner for owner in _owners[p] if owner() is not None] + [weakref.ref(optimizer)]
+
+
+def _made(owners: list[weakref.ref[AdamW]], p: Tensor) -> None:
+    for owner in reversed(owners):  # none is left of a model that outlives its optimiser: it keeps its gradients
+        optimizer = owner()
+        if optimizer is not None:
+            return optimizer._made(p)
 
 
 def _specs(model: Model) -> list[Mapping[str, Any]]:

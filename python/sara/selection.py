@@ -29,15 +29,13 @@ def bare(model: nn.Module) -> nn.Module:
 
 def named(model: "nn.Module | Mapping[str, nn.Parameter] | Iterable[tuple[str, nn.Parameter]]") -> dict[str, nn.Parameter]:
     """name -> parameter; one that is tied counts once, under its first name."""
-    if isinstance(model, nn.Module):
-        return dict(bare(model).named_parameters())
-    pairs = list(model.items() if isinstance(model, Mapping) else model)
+    pairs = list(bare(model).named_parameters() if isinstance(model, nn.Module) else model.items() if isinstance(model, Mapping) else model)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError("parameters without names; give a module, named_parameters() or a dict of them")
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError(f"{max(pairs, key=lambda pair: sum(pair[0] == name for name, _ in pairs))[0]}: two parameters of this name")
     first = {id(p): name for name, p in reversed(pairs)}
-    return {name: p for name, p in pairs if first[id(p)] == name}
+    return {name.replace("_orig_mod.", ""): p for name, p in pairs if first[id(p)] == name}  # of parts under torch.compile, too
 
 
 def _matching(parameters: Mapping[str, Tensor], patterns: Patterns, option: str) -> set[str]:
@@ -55,8 +53,8 @@ def eligible(parameters: Mapping[str, nn.Parameter], include: Patterns = None, e
     names = (set(parameters) if include is None else _matching(parameters, include, "include")) - _matching(parameters, exclude, "exclude")
     chosen = {name: p for name, p in parameters.items() if p.requires_grad and name in names}
     for name, p in chosen.items():
-        if type(p.data) is not Tensor or p.layout != torch.strided or p.dtype not in lib.DTYPES or p.numel() >= 2 ** 31:
-            raise ValueError(f"{name}: {type(p.data).__name__} of {p.numel()} entries, {p.dtype}; expected an ordinary tensor (not sharded) of less "
+        if type(p.data) is not Tensor or p.layout != torch.strided or p.is_meta or p.dtype not in lib.DTYPES or p.numel() >= 2 ** 31:
+            raise ValueError(f"{name}: {type(p.data).__name__} of {p.numel()} entries, {p.dtype}; expected an ordinary tensor (not sharded, with data) of less "
                              "than 2147483648 entries, float32, float16 or bfloat16")
     if not chosen:
         raise ValueError(f"nothing to train: none of the {len(parameters)} parameters requires a gradient and matches; "
@@ -69,7 +67,11 @@ def budget(threshold: float | None = None, fraction: float | None = None, count:
     given = [(kind, value) for kind, value in (("threshold", threshold), ("fraction", fraction), ("count", count)) if value is not None]
     if len(given) > 1:
         raise ValueError(" and ".join(f"{kind}={value}" for kind, value in given) + ": expected one of them")
-    return given[0] if given else ("fraction", 0.058)
+    kind, value = given[0] if given else ("fraction", 0.058)
+    value = float(value)
+    if kind == "fraction" and not 0 < value <= 1 or kind == "count" and not (value >= 1 and value % 1 == 0):
+        raise ValueError(f"{kind}={value:g}, expected " + ("more than 0 and at most 1" if kind == "fraction" else "a whole number of at least 1"))
+    return kind, value
 
 
 def positions_below(parameters: Mapping[str, Tensor], kind: str, value: float) -> tuple[float, dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """state_dict and load_state_dict: a run goes on bit for bit from every step."""
 import copy
 import io
+import pickle
 import unittest
 
 import torch
@@ -159,20 +160,38 @@ class States(TestCase):
         train(model, optimizer, 2)
         good, before = through_a_file(optimizer.state_dict()), snapshot(model, optimizer)
 
-        def outside(state):
-            state["state"][0]["positions"][-1] = 10 ** 6
+        first = "to_q.weight"
+        index = good["param_groups"][0]["names"].index(first)
 
-        def short(state):
-            state["state"][0]["values"] = state["state"][0]["values"][:-1]
+        def with_state(key, changed):
+            def change(state):
+                state["state"][index][key] = changed(state["state"][index][key])
+            return change
+
+        def first_negative(positions):
+            positions[0] = -1
+            return positions
+
+        def last_outside(positions):
+            positions[-1] = 10 ** 6
+            return positions
+
+        def without(state):
+            del state["state"][index]["values"]
 
         def unknown(state):
-            state["param_groups"][0]["names"][0] = "elsewhere.weight"
+            state["param_groups"][0]["names"][index] = "elsewhere.weight"
 
         def groups(state):
             state["param_groups"].append(state["param_groups"][0])
 
-        first = good["param_groups"][0]["names"][0]
-        for change, line in ((outside, f"{first}: the state has .* positions up to 1000000, but"), (short, first), (unknown, "elsewhere.weight: the state has .* but the parameter has 0 entries"),
+        size = dict(model.named_parameters())[first].numel()
+        for change, line in ((with_state("positions", last_outside), f"{first}: the state has .* to 1000000; expected .* for {size} entries"),
+                             (with_state("positions", first_negative), f"{first}: the state has .* from -1 to"),
+                             (with_state("positions", lambda t: t.flip(0)), f"{first}: the state has .* ascending"),
+                             *((with_state(key, lambda t: t[:-1]), f"{first}: the state has .* {key}") for key in ("positions", "values", "exp_avg", "exp_avg_sq")),
+                             (with_state("frozen_values", lambda t: torch.zeros(3)), f"{first}: the state has 0 frozen_positions, 3 frozen_values"),
+                             (without, f"{first}: the state has no values"), (unknown, "elsewhere.weight: the model has no such parameter to train"),
                              (groups, "2 groups, expected 1 of sara.adamw")):
             with self.subTest(line):
                 bad = copy.deepcopy(good)
@@ -180,6 +199,23 @@ class States(TestCase):
                 with self.assertRaisesRegex(ValueError, line):
                     optimizer.load_state_dict(bad)
                 self.assertEqual(snapshot(model, optimizer), before)
+
+    def test_other_dtypes_come_back_as_their_own(self):
+        """As accelerate and others cast all that a state holds."""
+        model = Net()
+        optimizer = sara.adamw(model, **OPTIONS)
+        train(model, optimizer, 2)
+        state, before = through_a_file(optimizer.state_dict()), snapshot(model, optimizer)
+        for own in state["state"].values():
+            own.update({key: t.to(torch.int64 if "positions" in key else torch.float64) for key, t in own.items() if isinstance(t, torch.Tensor)})
+        optimizer.load_state_dict(state)
+        self.assertEqual(snapshot(model, optimizer), before)
+
+    def test_copies_are_refused(self):
+        optimizer = sara.adamw(Net(), **OPTIONS)
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with self.assertRaisesRegex(TypeError, "state_dict"):
+                copied(optimizer)
 
     def test_another_optimisers(self):
         model = Net()

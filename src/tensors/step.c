@@ -7,6 +7,16 @@
 #define BLOCK 1024 /* entries whose gradients are copied at a time */
 #define AHEAD 24   /* entries whose places are asked for before they are needed */
 
+/* Of positions, which ascend, it takes the last. */
+static sara_status open_tensor(sara_context *ctx, sara_param *out, const sara_tensor_view *view,
+                               const uint32_t *positions, size_t count)
+{
+    if (count > 0 && (int64_t)positions[count - 1] >= view->entries)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: position %u of %lld entries", view->name,
+                         (unsigned)positions[count - 1], (long long)view->entries);
+    return sara_view_param(ctx, out, view);
+}
+
 static void gather_part(const sara_tensor_gathering *item, const sara_param *dense, size_t first,
                         size_t count)
 {
@@ -42,7 +52,7 @@ sara_status sara_tensors_gather(sara_context *ctx, const sara_tensor_gathering *
     sara_param *dense = NULL;
     TRY(sara_alloc(ctx, &dense, count, sizeof(*dense)));
     for (size_t i = 0; i < count; i++)
-        TRY(sara_view_param(ctx, &dense[i], &items[i].dense));
+        TRY(open_tensor(ctx, &dense[i], &items[i].dense, items[i].positions, items[i].count));
     for (size_t i = 0; i < count; i++)
         gather(ctx, &items[i], &dense[i]);
 done:
@@ -154,7 +164,7 @@ sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *ite
     int threads = sara_threads(ctx);
     TRY(sara_alloc(ctx, &params, count, sizeof(*params)));
     for (size_t i = 0; i < count; i++)
-        TRY(sara_view_param(ctx, &params[i], &items[i].tensor));
+        TRY(open_tensor(ctx, &params[i], &items[i].tensor, items[i].positions, items[i].count));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++)
         update(&params[i], &items[i], &a);
