@@ -176,7 +176,9 @@ static void test_rounded(void **state)
 static void refuse_prediction(test_pipe *pipe, const char *path, const char *type,
                               const char *error)
 {
-    const sara_model_options options = {.tokenizer = TOKENIZER, .prediction_type = type};
+    const bool is_file = strstr(path, ".safetensors") != NULL;
+    const sara_model_options options = {.tokenizer = is_file ? TOKENIZER : NULL,
+                                        .prediction_type = type};
     sara_model *model = NULL;
     assert_refused(pipe->ctx, SARA_ERROR_USAGE, error,
                    sara_model_load(pipe->ctx, &model, path, &options));
