@@ -50,7 +50,8 @@ _local = threading.local()
 
 def context() -> c_void_p:
     """This thread's sara_context, with as many threads as PyTorch uses now."""
-    contexts, threads = _local.__dict__, torch.get_num_threads()
+    contexts: dict[Any, c_void_p] = _local.__dict__
+    threads = torch.get_num_threads()
     if threads not in contexts:
         contexts[threads] = c_void_p()
         if library.sara_context_new(byref(contexts[threads]), byref(_ContextOptions(threads=threads))):

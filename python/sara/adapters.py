@@ -108,7 +108,7 @@ def apply(model: nn.Module, path: Path, strength: float = 1.0, *, force: bool = 
 @torch.no_grad()
 def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[Path, float]]", *, force: bool = False) -> None:
     """Applies several, or none if one of them cannot be."""
-    module, layers = bare(model), []
+    module, layers = bare(model), list[Tuple[float, Parts, str]]()
     state = _applied.get(module) or _Applied(module)
     if isinstance(adapters, (str, os.PathLike)):
         raise ValueError(f"{os.fspath(adapters)}: expected adapters with their strengths, [(path, strength), ...] or {{path: strength}}")
@@ -120,9 +120,9 @@ def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[P
         layers.append((float(strength), parts, base_of({name: values for name, (_, values) in parts.items()})[0]))
     state.layers = sorted(state.layers + layers, key=lambda layer: layer[0::2])
     for name in sorted({name for _, parts, _ in layers for name in parts}):
-        for _, parts, _ in layers:
-            if name in parts:
-                state.cover(name, parts[name][0])
+        for _, held, _ in layers:
+            if name in held:
+                state.cover(name, held[name][0])
         put(state.parameters[name], state.originals[name][0], state.combine(name))
     _applied[module] = state
 
@@ -130,9 +130,9 @@ def compose(model: nn.Module, adapters: "Mapping[Path, float] | Iterable[tuple[P
 @torch.no_grad()
 def remove(model: nn.Module) -> None:
     """Takes all adapters off again, to the bits from before."""
-    state = _applied.pop(bare(model), None)
-    for name, (positions, values) in state.originals.items() if state else ():
-        put(state.parameters[name], positions, values)
+    if state := _applied.pop(bare(model), None):
+        for name, (positions, values) in state.originals.items():
+            put(state.parameters[name], positions, values)
 
 
 def merge(model: nn.Module, path: Path | None = None, strength: float = 1.0, *, force: bool = False) -> None:

@@ -96,9 +96,9 @@ class AdamW(torch.optim.Optimizer):
         names = sorted((name for name in chosen if len(positions[name])), key=str.encode)
         group = {**defaults, **{key: value for key, value in spec.items() if key in defaults}}
         if group["lr"] is None:
-            group["lr"] = default_lr(threshold)
-            if group["lr"] < 1e-12:
-                raise ValueError(f"lr is missing: the formula gives {group['lr']:.3g} for a threshold of {threshold:.6g}")
+            group["lr"] = rate = default_lr(threshold)
+            if rate < 1e-12:
+                raise ValueError(f"lr is missing: the formula gives {rate:.3g} for a threshold of {threshold:.6g}")
         for name in ("lr", "eps", "weight_decay"):
             _check(name, group[name], 1e-37 if name == "eps" else 0)
         for i in range(2):
@@ -186,7 +186,7 @@ class AdamW(torch.optim.Optimizer):
 
     def _reduced(self) -> None:
         self._queued = False  # within reentrant checkpointing the backward pass goes on; without synchronisation more micro-batches follow
-        if torch._C._current_autograd_node() is None and all(w.require_backward_grad_sync for w in self._wrappers):
+        if torch._C._current_autograd_node() is None and all(w.require_backward_grad_sync for w in self._wrappers or ()):
             self._take_made(self._trainable)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -213,7 +213,7 @@ class AdamW(torch.optim.Optimizer):
         if distributed.processes() > 1 and not self._wrappers:
             for leaf in self._leaves.values():
                 leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-            distributed.average([leaf.grad for _, _, leaf in self._each()])
+            distributed.average([leaf.grad for _, _, leaf in self._each() if leaf.grad is not None])
 
     def _norm(self) -> float:
         return kernels.norm(leaf.grad.contiguous() for leaf in self._leaves.values() if leaf.grad is not None)
@@ -243,7 +243,8 @@ class AdamW(torch.optim.Optimizer):
         drawn = "" if skipped else self._draw()
         if drawn:
             leaf = self._leaves[drawn]
-            rank_loss, rank = kernels.nuclear_norm(tuple(self._trainable[drawn].shape), self.state[leaf]["positions"], leaf)
+            rows, columns = self._trainable[drawn].shape
+            rank_loss, rank = kernels.nuclear_norm((rows, columns), self.state[leaf]["positions"], leaf)
             rank_loss, rank = self.lambda_rank * rank_loss, rank.mul_(self.lambda_rank)
         if not skipped:
             self._step, self._adam_step = self._step + 1, self._adam_step + 1

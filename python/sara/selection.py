@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import fnmatch
 from ctypes import byref, c_double, c_size_t, c_void_p
-from typing import Iterable, Mapping, Sequence, Union
+from typing import Any, Iterable, Mapping, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ def default_lr(threshold: float) -> float:
     return lib.library.sara_default_learning_rate(threshold)
 
 
-def bare(model: nn.Module) -> nn.Module:
+def bare(model: Any) -> Any:
     """The module itself, without DistributedDataParallel and torch.compile around it."""
     while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod

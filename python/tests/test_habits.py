@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sara
-from support import THRESHOLD, Net, TestCase, batch, leaves, loss_of, snapshot, train, weights
+from support import THRESHOLD, Net, TestCase, batch, leaves, loss_of, train, weights
 
 OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=3)
 
@@ -23,7 +23,7 @@ class Clearing(TestCase):
             two.step()
             other.zero_grad()
         two.zero_grad()
-        self.assertEqual(snapshot(other, two), snapshot(plain, one))
+        self.assertSameRun((other, two), (plain, one))
 
     def test_through_the_model_after_an_infinity(self):
         plain, other = Net(), Net()
@@ -38,7 +38,7 @@ class Clearing(TestCase):
             self.assertEqual(two.last["skipped"], step < 0)
         two.zero_grad()
         self.assertEqual(scaler.get_scale(), 2.0 ** 9)
-        self.assertEqual(snapshot(other, two), snapshot(plain, one))
+        self.assertSameRun((other, two), (plain, one))
 
     def test_gradients_stay_visible_after_the_step(self):
         model = Net()
