@@ -128,7 +128,7 @@ int cmd_bench(cli *c)
         {"weight_dtype", 0, CLI_STRING, &o.weight_dtype, 0, 0, "TYPE",
          "weights in memory: auto (as in the file), fp32, fp16 or bf16 (fp32)"},
         {"seed", 0, CLI_SEED, &o.seed, 0, 0, "N", "of weights, latents and texts (42)"},
-        {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE",
+        {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE.json",
          "write each kernel's time for chrome://tracing or Perfetto"},
         {"json", 0, CLI_SWITCH, &json, 0, 0, NULL, "print JSON"},
         CLI_THREADS_OPTION(c),

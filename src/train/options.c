@@ -99,7 +99,7 @@ static const option options_table[] = {
     NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, false, "keep so many; 0: all (3)"),
     TEXT(resume_from_checkpoint, "PATH", false, "latest, or a checkpoint folder"),
     NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, true, "(42)"),
-    TEXT(profile, "FILE", false, "trace of the first five steps for chrome://tracing"),
+    TEXT(profile, "FILE.json", false, "trace of the first five steps for chrome://tracing"),
 };
 #define OPTION_COUNT (sizeof(options_table) / sizeof(*options_table))
 

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+static const char head[] = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
+
 /* Whether a file lies, or would lie, in a folder, or is it. */
 static sara_status lies_in(sara_context *ctx, bool *out, const char *path, const char *folder)
 {
@@ -26,6 +28,26 @@ done:
     return status;
 }
 
+/* What lies at path is lost when the trace is written: only an older trace may be. */
+static sara_status check_old(sara_context *ctx, const char *path)
+{
+    char start[sizeof(head)] = {0};
+    size_t length = strlen(path), read = 0;
+    FILE *file = NULL;
+    if (length <= 5 || strcmp(path + length - 5, ".json") != 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--profile %s: expected a name ending in .json",
+                         path);
+    file = fopen(path, "rb");
+    if (!file)
+        return SARA_OK; /* new; or opening it for writing tells */
+    read = fread(start, 1, sizeof(head) - 1, file);
+    fclose(file);
+    if (read == 0 || strcmp(start, head) == 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "--profile %s: exists and is no trace; name another file or remove it", path);
+}
+
 sara_status sara_profile_open(sara_context *ctx, sara_writer **out, const char *path,
                               const char *const *inputs, size_t count)
 {
@@ -40,6 +62,7 @@ sara_status sara_profile_open(sara_context *ctx, sara_writer **out, const char *
                              "--profile %s: is within %s, which is read; name a file elsewhere",
                              path, inputs[i]);
     }
+    TRY(check_old(ctx, path));
     TRY(sara_writer_open(ctx, out, path));
 done:
     return status;
@@ -55,7 +78,7 @@ static double earliest(const sara_trace_event *events, size_t count)
 
 static sara_status write_events(sara_context *ctx, sara_writer *writer)
 {
-    static const char head[] = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", tail[] = "]}\n";
+    static const char tail[] = "]}\n";
     size_t count;
     const sara_trace_event *events = sara_trace_events(ctx, &count);
     double origin = earliest(events, count);

@@ -139,15 +139,14 @@ static sara_status validate(trainer *t, int64_t step)
     return SARA_OK;
 }
 
-/* The trace of the steps so far, as wanted by --profile; nothing is traced any more. */
-static sara_status save_profile(trainer *t)
+/* The trace of the steps so far, as wanted by --profile; nothing is traced any more. One that
+ * cannot be written is no reason to lose what was trained. */
+static void save_profile(trainer *t)
 {
-    sara_status status = SARA_OK;
-    if (t->profile)
-        TRY(sara_profile_save(t->ctx, &t->profile));
-done:
+    if (t->profile && sara_profile_save(t->ctx, &t->profile) != SARA_OK)
+        sara_log(t->ctx, SARA_LOG_WARNING, "--profile: %s", sara_context_error(t->ctx));
+    sara_writer_abort(&t->profile);
     sara_trace_stop(t->ctx);
-    return status;
 }
 
 /* One step with what belongs to it. */
@@ -254,9 +253,9 @@ sara_status sara_train(sara_context *ctx, sara_train_result *result,
         if (status != SARA_OK)
             goto done;
         if (++t.profiled == SARA_PROFILED)
-            TRY(save_profile(&t));
+            save_profile(&t);
     }
-    TRY(save_profile(&t));
+    save_profile(&t);
     TRY(finish(&t));
     if (result)
         fill_result(result, &t);

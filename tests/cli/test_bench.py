@@ -133,6 +133,8 @@ class Bench(Case):
             ("trainable: 101%", (*TINY[1:], "--trainable", "101%")),
             ("--lambda_rank -1: expected", (*TINY[1:], "--lambda_rank", "-1")),
             ("--profile", (*TINY[1:], "--profile")),
+            ("--profile : expected", (*TINY[1:], "--profile", "")),
+            ("--profile out: expected a name ending in .json", (*TINY[1:], "--profile", "out")),
             ("--trainable 1%", (*TINY[1:], "--trainable", "1%", "--method", "full")),
         ]:
             with self.subTest(args):

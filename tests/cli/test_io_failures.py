@@ -123,6 +123,25 @@ class Training(Shim):
             self.check_refused(result, IO, [self.run_folder, os.strerror(errno.EFBIG)], size)
             self.finish(f"files of at most {size} bytes")
 
+    def test_profile(self):
+        """A trace that cannot be written is a warning; the run is not lost."""
+        traces = self.path("traces")
+        os.mkdir(traces)
+        args = [*self.args, self.run_folder, "--profile", os.path.join(traces, "trace.json")]
+        calls = self.count(traces, *args)
+        self.assertGreater(calls, 2)
+        shutil.rmtree(self.run_folder)
+        os.remove(os.path.join(traces, "trace.json"))
+        for at in range(2, calls + 1):  # the first opens it, before the first step
+            result = self.sara(*args, env=self.shim(traces, at, errno.ENOSPC, sticky=True))
+            self.assertEqual((result.code, result.errors()), (0, []), (at, result.err))
+            self.assertIn("warning: --profile: ", result.err, at)
+            self.assertIn(os.strerror(errno.ENOSPC), result.err, at)
+            self.assertEqual(
+                sha256(os.path.join(self.run_folder, "adapter.safetensors")), self.expected
+            )
+            shutil.rmtree(self.run_folder)
+
 
 class Others(Shim):
     """What generate and merge write is whole or not there."""

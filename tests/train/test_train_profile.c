@@ -53,21 +53,42 @@ static void test_short_runs(void **state)
 static void test_refused(void **state)
 {
     test_run *run = *state;
-    char *copy = NULL;
-    assert_ok(run->ctx, sara_format(run->ctx, &copy, "%s", run->options.replay));
-    run->options.profile = copy;
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "which is read", test_run_train(run));
+    run->options.profile = test_text(run, "%s/trace", run->folder);
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "ending in .json", test_run_train(run));
     run->options.profile = test_text(run, "%s/new.json", run->options.unet_only);
     assert_refused(run->ctx, SARA_ERROR_USAGE, "which is read", test_run_train(run));
     assert_false(sara_path_exists(run->options.profile));
     run->options.profile = test_text(run, "%s/none/new.json", run->folder);
     assert_refused(run->ctx, SARA_ERROR_IO, "new.json", test_run_train(run));
-    sara_free(run->ctx, copy);
+}
+
+/* Whatever is there but an older trace stays, also behind a link. */
+static void test_old_files(void **state)
+{
+    test_run *run = *state;
+    const char *path = test_text(run, "%s/old.json", run->folder);
+    const char *link = test_text(run, "%s/link.json", run->folder);
+    run->options.profile = path;
+    assert_ok(run->ctx, sara_file_write(run->ctx, path, "", 0));
+    assert_ok(run->ctx, test_run_train(run)); /* an empty one holds nothing to lose */
+    test_run_output(run, "again");
+    assert_ok(run->ctx, test_run_train(run));
+    assert_int_equal(count_events(run, path, "adamw"), 5);
+    assert_ok(run->ctx, sara_file_write(run->ctx, path, "{\"learning_rate\": 1}", 20));
+    assert_int_equal(symlink(path, link), 0);
+    test_run_output(run, "third");
+    run->options.profile = link;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "is no trace", test_run_train(run));
+    char *text = NULL;
+    size_t size;
+    assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size, path, 100));
+    assert_string_equal(text, "{\"learning_rate\": 1}");
+    sara_free(run->ctx, text);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_TINY(test_first_steps), TEST_TINY(test_short_runs),
-                                       TEST_TINY(test_refused)};
+                                       TEST_TINY(test_refused), TEST_TINY(test_old_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
