@@ -131,7 +131,7 @@ sara_status sara_scheduler_config_parse(sara_context *ctx, sara_scheduler_config
         TRY(class_find(ctx, &kind, class_name, source));
         scheduler_defaults(&config, kind);
         TRY(scheduler_fields_read(ctx, &config, object, source));
-        TRY(scheduler_fields_check(ctx, &config, source));
+        TRY(sara_scheduler_config_check(ctx, &config, source));
         config.use_karras_sigmas = config.stated.use_karras_sigmas && scheduler_has_karras(kind);
         if (kind == SARA_SAMPLER_FLOW_EULER) /* whose class has no prediction_type */
             config.prediction_type = SARA_PREDICT_FLOW;
@@ -191,7 +191,7 @@ sara_status sara_scheduler_config_switch(sara_context *ctx, sara_scheduler_confi
     next.prediction_type = config->prediction_type;
     next.use_karras_sigmas =
         config->stated.use_karras_sigmas ? scheduler_has_karras(kind) : config->use_karras_sigmas;
-    TRY(scheduler_fields_check(ctx, &next, classes[kind].name));
+    TRY(sara_scheduler_config_check(ctx, &next, classes[kind].name));
     if (strcmp(name, "ddim_trailing") == 0)
         next.spacing = SARA_SPACING_TRAILING;
     *config = next;

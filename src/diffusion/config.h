@@ -13,9 +13,6 @@ sara_status scheduler_fields_read(sara_context *ctx, sara_scheduler_config *conf
 void scheduler_fields_inherit(sara_scheduler_config *config, const sara_scheduler_config *from);
 /* Marks a field as given, as if a file had held its key. */
 void scheduler_field_give(sara_scheduler_config *config, const char *key);
-/* Refuses what the class of config->kind reads and sara lacks. */
-sara_status scheduler_fields_check(sara_context *ctx, const sara_scheduler_config *config,
-                                   const char *source);
 
 const char *scheduler_class_name(sara_sampler_kind kind);
 bool scheduler_has_karras(sara_sampler_kind kind);

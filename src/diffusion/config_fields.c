@@ -277,8 +277,8 @@ static sara_status check_field(sara_context *ctx, const sara_scheduler_config *c
     return SARA_OK;
 }
 
-sara_status scheduler_fields_check(sara_context *ctx, const sara_scheduler_config *config,
-                                   const char *source)
+sara_status sara_scheduler_config_check(sara_context *ctx, const sara_scheduler_config *config,
+                                        const char *source)
 {
     sara_status status = SARA_OK;
     for (int i = 0; i < FIELD_COUNT; i++)

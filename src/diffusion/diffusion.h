@@ -66,6 +66,10 @@ SARA_NODISCARD sara_status sara_scheduler_config_parse(sara_context *ctx,
                                                        sara_scheduler_config *out,
                                                        const json_t *object, const char *source,
                                                        const char *class_name);
+/* Refuses what the class of config->kind reads and sara lacks. source: what the error begins with. */
+SARA_NODISCARD sara_status sara_scheduler_config_check(sara_context *ctx,
+                                                       const sara_scheduler_config *config,
+                                                       const char *source);
 /* As diffusers' Class.from_config(other.config): keeps the common fields, takes the class's
  * defaults for the rest. name: one of sara_sampling_methods() (stable-diffusion.cpp's spellings
  * and diffusers' class names; "euler" of a flow model is its own). Errors: SARA_ERROR_USAGE with

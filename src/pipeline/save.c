@@ -224,6 +224,21 @@ done:
     return status;
 }
 
+/* An option may have chosen a prediction type that the scheduler's class does not have: what is
+ * written must be read again. */
+static sara_status check_scheduler(sara_context *ctx, const sara_model *model, const char *target)
+{
+    char *source = NULL;
+    sara_status status = SARA_OK;
+    if (!model->scheduler_json)
+        return SARA_OK;
+    TRY(sara_format(ctx, &source, "%s: scheduler", target));
+    TRY(sara_scheduler_config_check(ctx, &model->scheduler, source));
+done:
+    sara_free(ctx, source);
+    return status;
+}
+
 sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const sara_model *model,
                             const char *out, const char *dtype_name)
 {
@@ -234,6 +249,7 @@ sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const s
     TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
     TRY(check_rounded(ctx, model));
     TRY(check_target(ctx, &target, out, model->path));
+    TRY(check_scheduler(ctx, model, target));
     const sara_dtype *wanted = given ? &dtype : NULL;
     TRY(sara_text_ends_with(target, FILE_ENDING) ? sara_save_single(ctx, target, model, wanted)
                                                  : save_to_folder(ctx, target, model, wanted));

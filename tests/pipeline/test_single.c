@@ -9,9 +9,8 @@
 static sara_model *load_with(test_pipe *pipe, const char *path, const char *prediction_type,
                              const char *weight_dtype)
 {
-    const sara_model_options options = {.tokenizer = TOKENIZER,
-                                        .prediction_type = prediction_type,
-                                        .weight_dtype = weight_dtype};
+    const sara_model_options options = {
+        .tokenizer = TOKENIZER, .prediction_type = prediction_type, .weight_dtype = weight_dtype};
     sara_model *model = NULL;
     assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, path, &options));
     return model;
@@ -82,8 +81,8 @@ static const char *open_clip_folder(test_pipe *pipe)
     assert_int_equal(symlink(TEST_BASE "/text_encoder/model.safetensors",
                              test_text(pipe, "%s/model.safetensors", text)),
                      0);
-    assert_ok(pipe->ctx, sara_json_load(pipe->ctx, &object, TEST_BASE "/text_encoder/config.json",
-                                        true));
+    assert_ok(pipe->ctx,
+              sara_json_load(pipe->ctx, &object, TEST_BASE "/text_encoder/config.json", true));
     json_object_set_new(object, "hidden_act", json_string("gelu"));
     char *dump = json_dumps(object, 0);
     test_write(pipe, test_text(pipe, "%s/config.json", text), dump);
@@ -104,10 +103,10 @@ static void test_open_clip(void **state)
         file, "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight");
     assert_non_null(fused);
     assert_int_equal(fused->shape.dims[0], 3 * fused->shape.dims[1]);
-    assert_non_null(sara_safetensors_find(
-        file, "cond_stage_model.model.transformer.resblocks.4.ln_1.weight"));
-    assert_null(sara_safetensors_find(
-        file, "cond_stage_model.model.transformer.resblocks.5.ln_1.weight"));
+    assert_non_null(
+        sara_safetensors_find(file, "cond_stage_model.model.transformer.resblocks.4.ln_1.weight"));
+    assert_null(
+        sara_safetensors_find(file, "cond_stage_model.model.transformer.resblocks.5.ln_1.weight"));
     sara_safetensors_close(file);
 }
 
@@ -128,8 +127,7 @@ static void test_draws_the_same(void **state)
 {
     test_pipe *pipe = *state;
     sara_model *folder = test_model(pipe, TEST_BASE, false);
-    sara_model *single =
-        load_with(pipe, save(pipe, folder, "model.safetensors", NULL), NULL, NULL);
+    sara_model *single = load_with(pipe, save(pipe, folder, "model.safetensors", NULL), NULL, NULL);
     draw(pipe, folder, test_path(pipe, "a.safetensors"));
     draw(pipe, single, test_path(pipe, "b.safetensors"));
     assert_same_file(pipe, test_path(pipe, "a.safetensors"), test_path(pipe, "b.safetensors"));
@@ -233,13 +231,12 @@ static const char *variant(test_pipe *pipe, const char *name, const char *tensor
         void *data = NULL;
         if (changed && !other)
             continue;
-        assert_ok(pipe->ctx,
-                  sara_arena_alloc(&pipe->strings, &data, 9 * (size_t)info->size, 1));
+        assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &data, 9 * (size_t)info->size, 1));
         memset(data, 0, 9 * (size_t)info->size);
         assert_ok(pipe->ctx, sara_safetensors_read(file, data, info));
-        sources[used++] = (sara_tensor_source){
-            test_text(pipe, "%s", changed ? other : info->name), info->dtype,
-            changed && shape ? *shape : info->shape, data};
+        sources[used++] =
+            (sara_tensor_source){test_text(pipe, "%s", changed ? other : info->name), info->dtype,
+                                 changed && shape ? *shape : info->shape, data};
     }
     assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, sources, used, NULL, 0));
     sara_safetensors_close(file);
@@ -414,17 +411,15 @@ static void assert_metadata(const sara_safetensors *file, const char *key, const
 static void test_metadata_of_others(void **state)
 {
     test_pipe *pipe = *state;
-    static const sara_metadata own[] = {{"modelspec.title", "Mine"},
-                                        {"modelspec.prediction_type", "epsilon"},
-                                        {"modelspec.hash_sha256", "0x12"},
-                                        {"sshs_model_hash", "34"},
-                                        {"sshs_legacy_hash", "56"},
-                                        {"other", "kept"}};
+    static const sara_metadata own[] = {
+        {"modelspec.title", "Mine"},       {"modelspec.prediction_type", "epsilon"},
+        {"modelspec.hash_sha256", "0x12"}, {"sshs_model_hash", "34"},
+        {"sshs_legacy_hash", "56"},        {"other", "kept"}};
     const char *path = described(pipe, "own.safetensors", own, sizeof(own) / sizeof(*own));
     sara_model *model = load_with(pipe, path, "v_prediction", NULL);
     sara_safetensors *file = NULL;
-    assert_ok(pipe->ctx, sara_safetensors_open(pipe->ctx, &file,
-                                               save(pipe, model, "new.safetensors", NULL)));
+    assert_ok(pipe->ctx,
+              sara_safetensors_open(pipe->ctx, &file, save(pipe, model, "new.safetensors", NULL)));
     assert_metadata(file, "modelspec.title", "Mine");
     assert_metadata(file, "other", "kept");
     assert_metadata(file, "modelspec.prediction_type", "v");
@@ -452,6 +447,26 @@ static void test_prediction_type_of_folders(void **state)
     again = load_with(pipe, save(pipe, model, "file.safetensors", NULL), NULL, NULL);
     assert_int_equal(again->scheduler.prediction_type, SARA_PREDICT_V);
     sara_model_free(again);
+    sara_model_free(model);
+}
+
+/* diffusers' PNDM has no prediction of the sample: such a folder or file could not be read again. */
+static void test_prediction_type_is_writable(void **state)
+{
+    test_pipe *pipe = *state;
+    const sara_model_options options = {.prediction_type = "sample"};
+    sara_save_report report;
+    sara_model *model = NULL;
+    assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, TEST_BASE, &options));
+    model->scheduler.kind = SARA_SAMPLER_PNDM;
+    for (int i = 0; i < 2; i++) {
+        const char *out = test_path(pipe, i ? "sample.safetensors" : "sample");
+        assert_refused(pipe->ctx, SARA_ERROR_INPUT, "prediction_type \"sample\", PNDMScheduler",
+                       sara_model_save(pipe->ctx, &report, model, out, NULL));
+        assert_false(sara_path_exists(out));
+    }
+    model->scheduler.kind = SARA_SAMPLER_DDIM;
+    save(pipe, model, "sample", NULL);
     sara_model_free(model);
 }
 
@@ -512,6 +527,7 @@ int main(void)
                                        TEST_CASE(test_unknown_prediction_type),
                                        TEST_CASE(test_metadata_of_others),
                                        TEST_CASE(test_prediction_type_of_folders),
+                                       TEST_CASE(test_prediction_type_is_writable),
                                        TEST_CASE(test_refused),
                                        TEST_CASE(test_tensors_are_named),
                                        TEST_CASE(test_packed_tensors_are_named),
