@@ -8,7 +8,8 @@ typedef struct value_text {
 } value_text;
 
 /* What an error line says of a value. */
-static const char *describe(value_text *out, const json_t *value) {
+static const char *describe(value_text *out, const json_t *value)
+{
     double number;
     if (json_is_string(value))
         snprintf(out->text, sizeof(out->text), "\"%.100s\"", json_string_value(value));
@@ -27,14 +28,16 @@ static const char *describe(value_text *out, const json_t *value) {
 }
 
 static sara_status wrong(const sara_config *config, const char *key, const json_t *value,
-                         const char *expected) {
+                         const char *expected)
+{
     value_text text;
     return sara_fail(config->ctx, SARA_ERROR_INPUT, "%s: %s: %s, expected %s", config->source, key,
                      describe(&text, value), expected);
 }
 
 /* *value is NULL where the field is missing or null. */
-static sara_status find(const sara_config *config, const json_t **value, const char *key) {
+static sara_status find(const sara_config *config, const json_t **value, const char *key)
+{
     value_text text;
     *value = NULL;
     if (!json_is_object(config->object))
@@ -48,7 +51,8 @@ static sara_status find(const sara_config *config, const json_t **value, const c
 
 /* *out is set only on success. */
 static sara_status take_int(const sara_config *config, int64_t *out, const char *key,
-                            const json_t *value, int64_t low, int64_t high) {
+                            const json_t *value, int64_t low, int64_t high)
+{
     char expected[80];
     int64_t number = json_is_integer(value) ? (int64_t)json_integer_value(value) : 0;
     if (!json_is_integer(value) || number < low || number > high) {
@@ -60,7 +64,8 @@ static sara_status take_int(const sara_config *config, int64_t *out, const char 
 }
 
 sara_status sara_config_int(const sara_config *config, int64_t *out, const char *key,
-                            int64_t fallback, int64_t low, int64_t high) {
+                            int64_t fallback, int64_t low, int64_t high)
+{
     const json_t *value;
     sara_status status;
     TRY(find(config, &value, key));
@@ -73,7 +78,8 @@ done:
 }
 
 sara_status sara_config_double(const sara_config *config, double *out, const char *key,
-                               double fallback, double low, double high) {
+                               double fallback, double low, double high)
+{
     const json_t *value;
     double number = 0;
     char expected[80];
@@ -91,7 +97,8 @@ done:
     return status;
 }
 
-sara_status sara_config_bool(const sara_config *config, bool *out, const char *key, bool fallback) {
+sara_status sara_config_bool(const sara_config *config, bool *out, const char *key, bool fallback)
+{
     const json_t *value;
     sara_status status;
     TRY(find(config, &value, key));
@@ -104,7 +111,8 @@ done:
 }
 
 sara_status sara_config_string(const sara_config *config, const char **out, const char *key,
-                               const char *fallback) {
+                               const char *fallback)
+{
     const json_t *value;
     sara_status status;
     TRY(find(config, &value, key));
@@ -117,7 +125,8 @@ done:
 }
 
 static sara_status check_length(const sara_config *config, const char *key, size_t length,
-                                int expected, int max) {
+                                int expected, int max)
+{
     if (expected > 0 && length != (size_t)expected)
         return sara_fail(config->ctx, SARA_ERROR_INPUT, "%s: %s: a list of %zu, expected of %d",
                          config->source, key, length, expected);
@@ -129,7 +138,8 @@ static sara_status check_length(const sara_config *config, const char *key, size
 }
 
 sara_status sara_config_ints(const sara_config *config, int64_t *out, int *count, const char *key,
-                             int expected, int max, int64_t low, int64_t high) {
+                             int expected, int max, int64_t low, int64_t high)
+{
     const json_t *value;
     int length = 0;
     sara_status status;

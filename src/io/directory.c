@@ -11,7 +11,8 @@
 /* Each level of a removal holds one descriptor. */
 #define DEEPEST_TREE 128
 
-static sara_status make_one(sara_context *ctx, const char *path) {
+static sara_status make_one(sara_context *ctx, const char *path)
+{
     if (mkdir(path, 0777) == 0)
         return SARA_OK;
     int reason = errno;
@@ -21,7 +22,8 @@ static sara_status make_one(sara_context *ctx, const char *path) {
     return sara_fail_errno(ctx, path, "cannot make the folder");
 }
 
-sara_status sara_directory_make(sara_context *ctx, const char *path) {
+sara_status sara_directory_make(sara_context *ctx, const char *path)
+{
     char *copy = NULL;
     sara_status status;
     TRY(sara_strdup(ctx, &copy, path));
@@ -38,15 +40,18 @@ done:
     return status;
 }
 
-static bool is_dot(const char *name) {
+static bool is_dot(const char *name)
+{
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_names(const void *a, const void *b)
+{
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count, const char *path) {
+sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count, const char *path)
+{
     char **list = NULL;
     size_t used = 0, capacity = 0;
     struct dirent *entry;
@@ -79,14 +84,16 @@ done:
     return status;
 }
 
-void sara_directory_free(sara_context *ctx, char **names, size_t count) {
+void sara_directory_free(sara_context *ctx, char **names, size_t count)
+{
     for (size_t i = 0; i < count; i++)
         sara_free(ctx, names[i]);
     sara_free(ctx, names);
 }
 
 /* Empties the open folder, which it closes. Links are removed, never followed. */
-static sara_status empty(sara_context *ctx, int fd, const char *path, int depth) {
+static sara_status empty(sara_context *ctx, int fd, const char *path, int depth)
+{
     struct dirent *entry;
     sara_status status = SARA_OK;
     DIR *folder = fdopendir(fd);
@@ -124,7 +131,8 @@ done:
     return status;
 }
 
-sara_status sara_directory_remove(sara_context *ctx, const char *path) {
+sara_status sara_directory_remove(sara_context *ctx, const char *path)
+{
     sara_status status;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
@@ -136,7 +144,8 @@ done:
     return status;
 }
 
-sara_status sara_directory_sync(sara_context *ctx, const char *path) {
+sara_status sara_directory_sync(sara_context *ctx, const char *path)
+{
     sara_status status = SARA_OK;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
@@ -148,7 +157,8 @@ sara_status sara_directory_sync(sara_context *ctx, const char *path) {
     return status;
 }
 
-sara_status sara_parent_sync(sara_context *ctx, const char *path) {
+sara_status sara_parent_sync(sara_context *ctx, const char *path)
+{
     char *parent = NULL;
     sara_status status;
     TRY(sara_path_parent(ctx, &parent, path));
@@ -158,7 +168,8 @@ done:
     return status;
 }
 
-sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to) {
+sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to)
+{
     char *parent = NULL;
     sara_status status;
     /* Before the rename, so that running out of memory leaves nothing renamed. */

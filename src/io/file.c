@@ -9,7 +9,8 @@
 /* One call moves at most about 2 GiB on Linux anyway. */
 #define READ_AT_MOST ((size_t)1 << 30)
 
-static const char *kind_of(mode_t mode) {
+static const char *kind_of(mode_t mode)
+{
     return S_ISDIR(mode)    ? "a folder"
            : S_ISFIFO(mode) ? "a FIFO"
            : S_ISCHR(mode)  ? "a character device"
@@ -18,7 +19,8 @@ static const char *kind_of(mode_t mode) {
                             : "a special file";
 }
 
-sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size, const char *path) {
+sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size, const char *path)
+{
     struct stat info;
     sara_status status = SARA_OK;
     /* Without O_NONBLOCK a FIFO would wait here for a writer. */
@@ -44,7 +46,8 @@ sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size, const cha
 /* What one thread reads at a time of something large: fresh memory costs more than the copying. */
 #define PART_BYTES ((size_t)1 << 20)
 
-bool sara_file_pread_quietly(int fd, void *out, size_t size, uint64_t offset) {
+bool sara_file_pread_quietly(int fd, void *out, size_t size, uint64_t offset)
+{
     char *to = out;
     for (size_t had = 0; had < size;) {
         ssize_t got = pread(fd, to + had, size - had, (off_t)(offset + had));
@@ -57,7 +60,8 @@ bool sara_file_pread_quietly(int fd, void *out, size_t size, uint64_t offset) {
     return true;
 }
 
-static bool read_by_parts(int fd, char *out, size_t size, uint64_t offset, int threads) {
+static bool read_by_parts(int fd, char *out, size_t size, uint64_t offset, int threads)
+{
     bool complete = true;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(&& : complete)
     for (size_t at = 0; at < size; at += PART_BYTES) {
@@ -68,7 +72,8 @@ static bool read_by_parts(int fd, char *out, size_t size, uint64_t offset, int t
 }
 
 sara_status sara_file_pread(sara_context *ctx, int fd, void *out, size_t size, uint64_t offset,
-                            const char *path) {
+                            const char *path)
+{
     if (size > PART_BYTES && read_by_parts(fd, out, size, offset, sara_threads(ctx)))
         return SARA_OK;
     /* Once more in order if something went wrong, for the error's line. */
@@ -91,7 +96,8 @@ sara_status sara_file_pread(sara_context *ctx, int fd, void *out, size_t size, u
 }
 
 sara_status sara_file_read(sara_context *ctx, char **out, size_t *size, const char *path,
-                           size_t limit) {
+                           size_t limit)
+{
     char *data = NULL;
     uint64_t length = 0;
     int fd = -1;
@@ -117,22 +123,26 @@ done:
     return status;
 }
 
-bool sara_path_exists(const char *path) {
+bool sara_path_exists(const char *path)
+{
     struct stat info;
     return stat(path, &info) == 0;
 }
 
-bool sara_path_is_directory(const char *path) {
+bool sara_path_is_directory(const char *path)
+{
     struct stat info;
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-bool sara_path_is_same(const char *a, const char *b) {
+bool sara_path_is_same(const char *a, const char *b)
+{
     struct stat x, y;
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-sara_status sara_path_parent(sara_context *ctx, char **out, const char *path) {
+sara_status sara_path_parent(sara_context *ctx, char **out, const char *path)
+{
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         length--;
@@ -144,7 +154,8 @@ sara_status sara_path_parent(sara_context *ctx, char **out, const char *path) {
                        : sara_format(ctx, out, "%.*s", (int)length, path);
 }
 
-bool sara_text_is_utf8(const char *text, size_t size) {
+bool sara_text_is_utf8(const char *text, size_t size)
+{
     const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text;
     utf8proc_int32_t code;
     for (size_t at = 0; at < size;) {

@@ -27,7 +27,8 @@ typedef struct json_text {
     size_t size;
 } json_text;
 
-static sara_status fail_at(const json_text *in, size_t at, const char *reason) {
+static sara_status fail_at(const json_text *in, size_t at, const char *reason)
+{
     size_t line = 1, column = 1;
     for (size_t i = 0; i < at && i < in->size; i++) {
         if (in->text[i] == '\n') {
@@ -43,7 +44,8 @@ static sara_status fail_at(const json_text *in, size_t at, const char *reason) {
 
 /* The end of the piece of text at `at`: a whole string, a token that is not finite (*which says
  * which), or one byte. */
-static size_t piece_end(const json_text *in, size_t at, size_t *which) {
+static size_t piece_end(const json_text *in, size_t at, size_t *which)
+{
     const char *text = in->text;
     *which = NOT_FINITE_COUNT;
     if (text[at] == '"') {
@@ -65,7 +67,8 @@ static size_t piece_end(const json_text *in, size_t at, size_t *which) {
 }
 
 /* Bounds what jansson will recurse into and allocate; *growth is what the stand-ins add. */
-static sara_status check(const json_text *in, size_t *growth) {
+static sara_status check(const json_text *in, size_t *growth)
+{
     size_t which, depth = 0, values = 0;
     *growth = 0;
     for (size_t at = 0, end; at < in->size; at = end) {
@@ -85,7 +88,8 @@ static sara_status check(const json_text *in, size_t *growth) {
 
 /* The text with stand-ins, which ends before the piece that would pass `limit` bytes. Returns how
  * much of the input that is; out may be NULL. */
-static size_t substitute(const json_text *in, char *out, size_t limit, size_t *used) {
+static size_t substitute(const json_text *in, char *out, size_t limit, size_t *used)
+{
     size_t at = 0, end, which;
     for (*used = 0; at < in->size; at = end) {
         end = piece_end(in, at, &which);
@@ -101,7 +105,8 @@ static size_t substitute(const json_text *in, char *out, size_t limit, size_t *u
 }
 
 static sara_status parse(const json_text *in, json_t **out, const char *text, size_t size,
-                         bool substituted) {
+                         bool substituted)
+{
     json_error_t error;
     json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (value) {
@@ -119,7 +124,8 @@ static sara_status parse(const json_text *in, json_t **out, const char *text, si
 }
 
 sara_status sara_json_parse(sara_context *ctx, json_t **out, const char *text, size_t size,
-                            const char *source, bool lenient) {
+                            const char *source, bool lenient)
+{
     const json_text in = {ctx, text, source, size};
     char *copy = NULL;
     size_t growth = 0, used = 0;
@@ -138,7 +144,8 @@ done:
     return status;
 }
 
-sara_status sara_json_load(sara_context *ctx, json_t **out, const char *path, bool lenient) {
+sara_status sara_json_load(sara_context *ctx, json_t **out, const char *path, bool lenient)
+{
     char *text = NULL;
     size_t size = 0;
     sara_status status;
@@ -150,7 +157,8 @@ done:
     return status;
 }
 
-bool sara_json_number(double *out, const json_t *value) {
+bool sara_json_number(double *out, const json_t *value)
+{
     if (json_is_object(value) && json_object_size(value) == 1) {
         const json_t *index = json_object_get(value, NOT_FINITE_KEY);
         if (!json_is_integer(index) || json_integer_value(index) < 0 ||
@@ -166,7 +174,8 @@ bool sara_json_number(double *out, const json_t *value) {
 }
 
 sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
-                           const json_t *object, size_t flags) {
+                           const json_t *object, size_t flags)
+{
     char *path = NULL, *text = json_dumps(object, flags);
     sara_status status;
     if (!text)

@@ -9,7 +9,8 @@
 #define LONGEST_NAME  65535
 #define LONGEST_DTYPE 32
 
-static sara_status read_metadata(sara_scan *scan, sara_safetensors *file) {
+static sara_status read_metadata(sara_scan *scan, sara_safetensors *file)
+{
     bool more;
     sara_status status;
     scan->field = "__metadata__";
@@ -35,7 +36,8 @@ done:
     return status;
 }
 
-static sara_status read_dtype(sara_scan *scan, sara_tensor_info *info) {
+static sara_status read_dtype(sara_scan *scan, sara_tensor_info *info)
+{
     sara_status status;
     TRY(sara_scan_string(scan, LONGEST_DTYPE));
     for (int i = 0; i < SARA_DTYPE_COUNT; i++) {
@@ -52,7 +54,8 @@ done:
     return status;
 }
 
-static sara_status read_shape(sara_scan *scan, sara_tensor_info *info) {
+static sara_status read_shape(sara_scan *scan, sara_tensor_info *info)
+{
     bool more;
     int64_t entries = 1;
     sara_shape *shape = &info->shape;
@@ -78,7 +81,8 @@ done:
 }
 
 /* Leaves begin and end, from the start of the data, in info. */
-static sara_status read_offsets(sara_scan *scan, sara_tensor_info *info, uint64_t data_size) {
+static sara_status read_offsets(sara_scan *scan, sara_tensor_info *info, uint64_t data_size)
+{
     uint64_t bounds[2] = {0, 0};
     sara_status status;
     TRY(sara_scan_expect(scan, '['));
@@ -98,7 +102,8 @@ done:
     return status;
 }
 
-static sara_status check_size(sara_scan *scan, const sara_tensor_info *info) {
+static sara_status check_size(sara_scan *scan, const sara_tensor_info *info)
+{
     sara_shape_text text;
     uint64_t size;
     if (__builtin_mul_overflow((uint64_t)sara_shape_count(&info->shape),
@@ -110,7 +115,8 @@ static sara_status check_size(sara_scan *scan, const sara_tensor_info *info) {
     return SARA_OK;
 }
 
-static sara_status read_tensor(sara_scan *scan, sara_tensor_info *info, uint64_t data_size) {
+static sara_status read_tensor(sara_scan *scan, sara_tensor_info *info, uint64_t data_size)
+{
     static const char *const fields[] = {"dtype", "shape", "data_offsets"};
     bool more, seen[3] = {false, false, false};
     sara_status status;
@@ -142,7 +148,8 @@ done:
     return status;
 }
 
-static sara_status read_members(sara_scan *scan, sara_safetensors *file) {
+static sara_status read_members(sara_scan *scan, sara_safetensors *file)
+{
     bool more, metadata = false;
     sara_status status;
     TRY(sara_scan_expect(scan, '{'));
@@ -178,7 +185,8 @@ done:
     return status;
 }
 
-sara_status sara_safetensors_parse(sara_safetensors *file) {
+sara_status sara_safetensors_parse(sara_safetensors *file)
+{
     sara_scan scan;
     sara_status status;
     TRY(sara_scan_open(&scan, file));
@@ -188,16 +196,19 @@ done:
     return status;
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_names(const void *a, const void *b)
+{
     return strcmp(((const sara_tensor_info *)a)->name, ((const sara_tensor_info *)b)->name);
 }
 
-static int compare_keys(const void *a, const void *b) {
+static int compare_keys(const void *a, const void *b)
+{
     return strcmp(((const sara_metadata *)a)->key, ((const sara_metadata *)b)->key);
 }
 
 /* An empty tensor comes before the one that begins where it does. */
-static int compare_offsets(const void *a, const void *b) {
+static int compare_offsets(const void *a, const void *b)
+{
     const sara_tensor_info *x = *(const sara_tensor_info *const *)a;
     const sara_tensor_info *y = *(const sara_tensor_info *const *)b;
     if (x->offset != y->offset)
@@ -205,7 +216,8 @@ static int compare_offsets(const void *a, const void *b) {
     return x->size != y->size ? (x->size < y->size ? -1 : 1) : strcmp(x->name, y->name);
 }
 
-static sara_status sort_names(sara_safetensors *file) {
+static sara_status sort_names(sara_safetensors *file)
+{
     if (file->count > 1)
         qsort(file->infos, file->count, sizeof(*file->infos), compare_names);
     for (size_t i = 1; i < file->count; i++)
@@ -221,8 +233,8 @@ static sara_status sort_names(sara_safetensors *file) {
     return SARA_OK;
 }
 
-static sara_status check_layout(const sara_safetensors *file,
-                                const sara_tensor_info *const *order) {
+static sara_status check_layout(const sara_safetensors *file, const sara_tensor_info *const *order)
+{
     uint64_t end = file->data;
     const char *before = "the header";
     for (size_t i = 0; i < file->count; i++) {
@@ -244,7 +256,8 @@ static sara_status check_layout(const sara_safetensors *file,
     return SARA_OK;
 }
 
-sara_status sara_safetensors_arrange(sara_safetensors *file) {
+sara_status sara_safetensors_arrange(sara_safetensors *file)
+{
     const sara_tensor_info **order = NULL;
     sara_status status;
     TRY(sort_names(file));

@@ -25,7 +25,8 @@ static const struct {
 };
 
 /* The hint for a file whose first bytes are no safetensors header; NULL: unknown. */
-static const char *other_format(const unsigned char *start, size_t size) {
+static const char *other_format(const unsigned char *start, size_t size)
+{
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
         if (size >= others[i].size && memcmp(start, others[i].start, others[i].size) == 0)
             return others[i].hint;
@@ -35,7 +36,8 @@ static const char *other_format(const unsigned char *start, size_t size) {
     return NULL;
 }
 
-static sara_status read_length(sara_safetensors *file) {
+static sara_status read_length(sara_safetensors *file)
+{
     unsigned char start[SARA_SAFETENSORS_PREAMBLE + 1] = {0};
     char *reason = NULL;
     uint64_t length = 0;
@@ -64,7 +66,8 @@ done:
     return status;
 }
 
-sara_status sara_safetensors_open(sara_context *ctx, sara_safetensors **out, const char *path) {
+sara_status sara_safetensors_open(sara_context *ctx, sara_safetensors **out, const char *path)
+{
     sara_safetensors *file = NULL;
     sara_status status;
     *out = NULL;
@@ -84,7 +87,8 @@ done:
     return status;
 }
 
-void sara_safetensors_close(sara_safetensors *file) {
+void sara_safetensors_close(sara_safetensors *file)
+{
     if (!file)
         return;
     sara_context *ctx = file->ctx;
@@ -97,46 +101,55 @@ void sara_safetensors_close(sara_safetensors *file) {
     sara_free(ctx, file);
 }
 
-size_t sara_safetensors_count(const sara_safetensors *file) {
+size_t sara_safetensors_count(const sara_safetensors *file)
+{
     return file->count;
 }
 
-const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t index) {
+const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t index)
+{
     return &file->infos[index];
 }
 
-static int compare_name(const void *name, const void *info) {
+static int compare_name(const void *name, const void *info)
+{
     return strcmp(name, ((const sara_tensor_info *)info)->name);
 }
 
-const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name) {
+const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name)
+{
     if (file->count == 0)
         return NULL;
     return bsearch(name, file->infos, file->count, sizeof(*file->infos), compare_name);
 }
 
-const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count) {
+const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count)
+{
     *count = file->metadata_count;
     return file->metadata;
 }
 
-const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key) {
+const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key)
+{
     for (size_t i = 0; i < file->metadata_count; i++)
         if (strcmp(file->metadata[i].key, key) == 0)
             return file->metadata[i].value;
     return NULL;
 }
 
-const char *sara_safetensors_path(const sara_safetensors *file) {
+const char *sara_safetensors_path(const sara_safetensors *file)
+{
     return file->path;
 }
 
-uint64_t sara_safetensors_size(const sara_safetensors *file) {
+uint64_t sara_safetensors_size(const sara_safetensors *file)
+{
     return file->size;
 }
 
 sara_status sara_safetensors_read(const sara_safetensors *file, void *out,
-                                  const sara_tensor_info *info) {
+                                  const sara_tensor_info *info)
+{
     return sara_file_pread(file->ctx, file->fd, out, (size_t)info->size, info->offset, file->path);
 }
 
@@ -153,23 +166,27 @@ typedef struct conversion {
 } conversion;
 
 /* An entry beyond what F16 holds would become infinite. */
-static bool all_fit(const float *values, size_t count, sara_dtype dtype) {
+static bool all_fit(const float *values, size_t count, sara_dtype dtype)
+{
     bool fit = true;
     for (size_t i = 0; dtype == SARA_F16 && i < count; i++)
         fit &= !(fabsf(values[i]) >= 65520.0f && fabsf(values[i]) <= FLT_MAX);
     return fit;
 }
 
-static size_t part_at(const conversion *c, size_t at) {
+static size_t part_at(const conversion *c, size_t at)
+{
     return c->count - at < CONVERT_ENTRIES ? c->count - at : CONVERT_ENTRIES;
 }
 
-static char *stored_of(const conversion *c, int thread) {
+static char *stored_of(const conversion *c, int thread)
+{
     return c->stored + (size_t)thread * CONVERT_ENTRIES * sara_dtype_size(c->info->dtype);
 }
 
 /* What the thread has read of the part. false: an entry does not fit. */
-static bool convert_part(const conversion *c, size_t at, int thread) {
+static bool convert_part(const conversion *c, size_t at, int thread)
+{
     size_t part = part_at(c, at);
     float *values = c->values + (size_t)thread * CONVERT_ENTRIES;
     sara_convert_to_f32(values, stored_of(c, thread), c->info->dtype, part);
@@ -178,15 +195,16 @@ static bool convert_part(const conversion *c, size_t at, int thread) {
 }
 
 /* *fit, or false: something could not be read. */
-static bool convert_quietly(const conversion *c, bool *fit, int threads) {
+static bool convert_quietly(const conversion *c, bool *fit, int threads)
+{
     size_t width = sara_dtype_size(c->info->dtype);
     bool complete = true, all = true;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(&& : complete, all)
     for (size_t at = 0; at < c->count; at += CONVERT_ENTRIES) {
         int thread = omp_get_thread_num();
-        complete = complete && sara_file_pread_quietly(c->file->fd, stored_of(c, thread),
-                                                       part_at(c, at) * width,
-                                                       c->info->offset + at * width);
+        complete = complete &&
+                   sara_file_pread_quietly(c->file->fd, stored_of(c, thread),
+                                           part_at(c, at) * width, c->info->offset + at * width);
         all = all && (!complete || convert_part(c, at, thread));
     }
     *fit = all;
@@ -194,7 +212,8 @@ static bool convert_quietly(const conversion *c, bool *fit, int threads) {
 }
 
 /* In order, for the error's line. */
-static sara_status convert_in_order(const conversion *c, bool *fit) {
+static sara_status convert_in_order(const conversion *c, bool *fit)
+{
     size_t width = sara_dtype_size(c->info->dtype);
     sara_status status = SARA_OK;
     *fit = true;
@@ -208,7 +227,8 @@ done:
 }
 
 sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out, sara_dtype dtype,
-                                     const sara_tensor_info *info) {
+                                     const sara_tensor_info *info)
+{
     size_t width = sara_dtype_size(info->dtype);
     conversion c = {file, info, out, dtype, (size_t)info->size / width, NULL, NULL};
     int threads = c.count > CONVERT_ENTRIES ? sara_threads(file->ctx) : 1;
@@ -237,11 +257,13 @@ done:
 }
 
 sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
-                                      const sara_tensor_info *info) {
+                                      const sara_tensor_info *info)
+{
     return sara_safetensors_read_as(file, out, SARA_F32, info);
 }
 
-static bool shape_matches(const sara_shape *shape, const sara_shape *wanted) {
+static bool shape_matches(const sara_shape *shape, const sara_shape *wanted)
+{
     if (shape->rank != wanted->rank)
         return false;
     for (int i = 0; i < shape->rank; i++)
@@ -251,7 +273,8 @@ static bool shape_matches(const sara_shape *shape, const sara_shape *wanted) {
 }
 
 sara_status sara_safetensors_load(const sara_safetensors *file, sara_tensor *out, const char *name,
-                                  sara_dtype dtype, const sara_shape *shape) {
+                                  sara_dtype dtype, const sara_shape *shape)
+{
     sara_shape_text has, wanted;
     sara_tensor tensor = {.data = NULL};
     sara_status status;

@@ -6,7 +6,8 @@
 #define WINDOW_SIZE         ((size_t)64 * 1024)
 #define LONGEST_WHITE_SPACE 1000000
 
-sara_status sara_scan_open(sara_scan *scan, const sara_safetensors *file) {
+sara_status sara_scan_open(sara_scan *scan, const sara_safetensors *file)
+{
     memset(scan, 0, sizeof(*scan));
     scan->ctx = file->ctx;
     scan->path = file->path;
@@ -16,12 +17,14 @@ sara_status sara_scan_open(sara_scan *scan, const sara_safetensors *file) {
     return sara_alloc(scan->ctx, &scan->window, WINDOW_SIZE, 1);
 }
 
-void sara_scan_close(sara_scan *scan) {
+void sara_scan_close(sara_scan *scan)
+{
     sara_free(scan->ctx, scan->window);
     sara_free(scan->ctx, scan->text);
 }
 
-sara_status sara_scan_fail(sara_scan *scan, const char *format, ...) {
+sara_status sara_scan_fail(sara_scan *scan, const char *format, ...)
+{
     char reason[256];
     va_list args;
     if (scan->status != SARA_OK) /* that the text ended is not its fault */
@@ -37,7 +40,8 @@ sara_status sara_scan_fail(sara_scan *scan, const char *format, ...) {
 }
 
 /* The next byte without taking it; -1 at the end of the header or where reading failed. */
-static int peek(sara_scan *scan) {
+static int peek(sara_scan *scan)
+{
     if (scan->at < scan->filled)
         return scan->window[scan->at];
     uint64_t left = scan->limit - scan->next;
@@ -53,7 +57,8 @@ static int peek(sara_scan *scan) {
     return scan->window[0];
 }
 
-static int take(sara_scan *scan) {
+static int take(sara_scan *scan)
+{
     int c = peek(scan);
     if (c >= 0)
         scan->at++;
@@ -64,14 +69,16 @@ typedef struct byte_text {
     char text[24];
 } byte_text;
 
-static const char *show(byte_text *out, int c) {
+static const char *show(byte_text *out, int c)
+{
     if (c < 0)
         return "the end of the header";
     snprintf(out->text, sizeof(out->text), c > 0x20 && c < 0x7F ? "'%c'" : "byte 0x%02x", c);
     return out->text;
 }
 
-static sara_status skip_white_space(sara_scan *scan) {
+static sara_status skip_white_space(sara_scan *scan)
+{
     size_t count = 0;
     for (int c = peek(scan); c == ' ' || c == '\n' || c == '\r' || c == '\t'; c = peek(scan)) {
         scan->at++;
@@ -81,7 +88,8 @@ static sara_status skip_white_space(sara_scan *scan) {
     return scan->status;
 }
 
-sara_status sara_scan_expect(sara_scan *scan, char wanted) {
+sara_status sara_scan_expect(sara_scan *scan, char wanted)
+{
     byte_text text;
     sara_status status;
     TRY(skip_white_space(scan));
@@ -94,7 +102,8 @@ done:
     return status;
 }
 
-sara_status sara_scan_more(sara_scan *scan, bool *more, bool first, char close) {
+sara_status sara_scan_more(sara_scan *scan, bool *more, bool first, char close)
+{
     sara_status status;
     *more = true;
     TRY(skip_white_space(scan));
@@ -108,7 +117,8 @@ done:
     return status;
 }
 
-static sara_status put(sara_scan *scan, int byte, size_t longest) {
+static sara_status put(sara_scan *scan, int byte, size_t longest)
+{
     sara_status status = SARA_OK;
     if (scan->length >= longest)
         return sara_scan_fail(scan, "a string of more than %zu bytes", longest);
@@ -119,7 +129,8 @@ done:
     return status;
 }
 
-static sara_status take_hex4(sara_scan *scan, utf8proc_int32_t *out) {
+static sara_status take_hex4(sara_scan *scan, utf8proc_int32_t *out)
+{
     byte_text text;
     *out = 0;
     for (int i = 0; i < 4; i++) {
@@ -136,7 +147,8 @@ static sara_status take_hex4(sara_scan *scan, utf8proc_int32_t *out) {
     return SARA_OK;
 }
 
-static sara_status take_unicode(sara_scan *scan, size_t longest) {
+static sara_status take_unicode(sara_scan *scan, size_t longest)
+{
     utf8proc_int32_t code = 0, low = 0;
     utf8proc_uint8_t bytes[4];
     sara_status status;
@@ -159,7 +171,8 @@ done:
     return status;
 }
 
-static sara_status take_escape(sara_scan *scan, size_t longest) {
+static sara_status take_escape(sara_scan *scan, size_t longest)
+{
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
     byte_text text;
     int c = peek(scan);
@@ -174,7 +187,8 @@ static sara_status take_escape(sara_scan *scan, size_t longest) {
     return put(scan, values[name - names], longest);
 }
 
-sara_status sara_scan_string(sara_scan *scan, size_t longest) {
+sara_status sara_scan_string(sara_scan *scan, size_t longest)
+{
     sara_status status;
     scan->length = 0;
     TRY(sara_scan_expect(scan, '"'));
@@ -196,7 +210,8 @@ done:
     return status;
 }
 
-sara_status sara_scan_integer(sara_scan *scan, uint64_t *out) {
+sara_status sara_scan_integer(sara_scan *scan, uint64_t *out)
+{
     byte_text text;
     uint64_t value = 0;
     sara_status status;
@@ -219,7 +234,8 @@ done:
     return status;
 }
 
-sara_status sara_scan_end(sara_scan *scan) {
+sara_status sara_scan_end(sara_scan *scan)
+{
     byte_text text;
     sara_status status;
     TRY(skip_white_space(scan));

@@ -12,7 +12,8 @@ typedef struct text {
     size_t length, capacity;
 } text;
 
-static sara_status append(text *out, const char *data, size_t size) {
+static sara_status append(text *out, const char *data, size_t size)
+{
     sara_status status;
     TRY(sara_grow(out->ctx, &out->data, &out->capacity, out->length + size, 1));
     memcpy(out->data + out->length, data, size);
@@ -21,17 +22,20 @@ done:
     return status;
 }
 
-static sara_status append_text(text *out, const char *data) {
+static sara_status append_text(text *out, const char *data)
+{
     return append(out, data, strlen(data));
 }
 
-static sara_status append_number(text *out, uint64_t number) {
+static sara_status append_number(text *out, uint64_t number)
+{
     char digits[24];
     snprintf(digits, sizeof(digits), "%llu", (unsigned long long)number);
     return append_text(out, digits);
 }
 
-static sara_status append_string(text *out, const char *string) {
+static sara_status append_string(text *out, const char *string)
+{
     static const char escaped[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
     char code[8];
     sara_status status;
@@ -53,7 +57,8 @@ done:
     return status;
 }
 
-static sara_status append_metadata(text *out, const sara_metadata **metadata, size_t count) {
+static sara_status append_metadata(text *out, const sara_metadata **metadata, size_t count)
+{
     sara_status status;
     TRY(append_text(out, "\"__metadata__\":{"));
     for (size_t i = 0; i < count; i++) {
@@ -71,11 +76,13 @@ done:
 }
 
 /* Not checked for overflow: the data is in memory. */
-static size_t byte_size(const sara_tensor_source *tensor) {
+static size_t byte_size(const sara_tensor_source *tensor)
+{
     return (size_t)sara_shape_count(&tensor->shape) * sara_dtype_size(tensor->dtype);
 }
 
-static sara_status append_tensor(text *out, const sara_tensor_source *tensor, uint64_t *offset) {
+static sara_status append_tensor(text *out, const sara_tensor_source *tensor, uint64_t *offset)
+{
     sara_status status;
     TRY(append_string(out, tensor->name));
     TRY(append_text(out, ":{\"dtype\":\""));
@@ -96,7 +103,8 @@ done:
 }
 
 static sara_status build_header(text *out, const sara_tensor_source **tensors, size_t count,
-                                const sara_metadata **metadata, size_t metadata_count) {
+                                const sara_metadata **metadata, size_t metadata_count)
+{
     uint64_t offset = 0;
     sara_status status;
     TRY(append_text(out, "{"));
@@ -117,7 +125,8 @@ done:
 }
 
 /* The safetensors library's order of dtypes; descending, so that wider ones come first. */
-static int dtype_rank(sara_dtype dtype) {
+static int dtype_rank(sara_dtype dtype)
+{
     static const int ranks[SARA_DTYPE_COUNT] = {
         [SARA_I64] = 9, [SARA_F64] = 8, [SARA_F32] = 7, [SARA_I32] = 6, [SARA_BF16] = 5,
         [SARA_F16] = 4, [SARA_I16] = 3, [SARA_I8] = 2,  [SARA_U8] = 1,  [SARA_BOOL] = 0,
@@ -125,27 +134,30 @@ static int dtype_rank(sara_dtype dtype) {
     return ranks[dtype];
 }
 
-static int compare_places(const void *a, const void *b) {
+static int compare_places(const void *a, const void *b)
+{
     const sara_tensor_source *x = *(const sara_tensor_source *const *)a;
     const sara_tensor_source *y = *(const sara_tensor_source *const *)b;
     int order = dtype_rank(y->dtype) - dtype_rank(x->dtype);
     return order != 0 ? order : strcmp(x->name, y->name);
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_names(const void *a, const void *b)
+{
     const sara_tensor_source *x = *(const sara_tensor_source *const *)a;
     const sara_tensor_source *y = *(const sara_tensor_source *const *)b;
     return strcmp(x->name, y->name);
 }
 
-static int compare_keys(const void *a, const void *b) {
+static int compare_keys(const void *a, const void *b)
+{
     const sara_metadata *x = *(const sara_metadata *const *)a;
     const sara_metadata *y = *(const sara_metadata *const *)b;
     return strcmp(x->key, y->key);
 }
 
-static sara_status check_names(sara_context *ctx, const sara_tensor_source **tensors,
-                               size_t count) {
+static sara_status check_names(sara_context *ctx, const sara_tensor_source **tensors, size_t count)
+{
     for (size_t i = 0; i < count; i++) {
         bool reserved = strcmp(tensors[i]->name, "__metadata__") == 0;
         bool duplicate = i > 0 && strcmp(tensors[i - 1]->name, tensors[i]->name) == 0;
@@ -157,7 +169,8 @@ static sara_status check_names(sara_context *ctx, const sara_tensor_source **ten
 }
 
 static sara_status sort_tensors(sara_context *ctx, const sara_tensor_source ***out,
-                                const sara_tensor_source *tensors, size_t count) {
+                                const sara_tensor_source *tensors, size_t count)
+{
     const sara_tensor_source **order = NULL;
     sara_status status;
     TRY(sara_alloc(ctx, &order, count, sizeof(const sara_tensor_source *)));
@@ -176,7 +189,8 @@ done:
 }
 
 static sara_status sort_metadata(sara_context *ctx, const sara_metadata ***out,
-                                 const sara_metadata *metadata, size_t count) {
+                                 const sara_metadata *metadata, size_t count)
+{
     const sara_metadata **order = NULL;
     sara_status status;
     TRY(sara_alloc(ctx, &order, count, sizeof(const sara_metadata *)));
@@ -197,7 +211,8 @@ typedef struct maker {
 } maker;
 
 static sara_status write_tensor(sara_context *ctx, sara_writer *writer, const maker *make,
-                                const sara_tensor_source *tensor) {
+                                const sara_tensor_source *tensor)
+{
     size_t size = byte_size(tensor);
     void *buffer = NULL;
     sara_status status;
@@ -212,8 +227,8 @@ done:
 }
 
 static sara_status write_file(sara_context *ctx, const char *path, const text *header,
-                              const sara_tensor_source **tensors, size_t count,
-                              const maker *make) {
+                              const sara_tensor_source **tensors, size_t count, const maker *make)
+{
     sara_writer *writer = NULL;
     uint64_t length = header->length;
     sara_status status;
@@ -231,7 +246,8 @@ done:
 sara_status sara_safetensors_save_made(sara_context *ctx, const char *path,
                                        const sara_tensor_source *tensors, size_t count,
                                        const sara_metadata *metadata, size_t metadata_count,
-                                       sara_tensor_fill_fn fill, const void *user) {
+                                       sara_tensor_fill_fn fill, const void *user)
+{
     const maker make = {tensors, fill, user};
     const sara_tensor_source **order = NULL;
     const sara_metadata **entries = NULL;
@@ -252,7 +268,8 @@ done:
 
 sara_status sara_safetensors_save(sara_context *ctx, const char *path,
                                   const sara_tensor_source *tensors, size_t count,
-                                  const sara_metadata *metadata, size_t metadata_count) {
+                                  const sara_metadata *metadata, size_t metadata_count)
+{
     return sara_safetensors_save_made(ctx, path, tensors, count, metadata, metadata_count, NULL,
                                       NULL);
 }

@@ -11,11 +11,13 @@ struct sara_sha256 {
 };
 
 /* OpenSSL's SHA-256 fails only for want of memory. */
-static sara_status failed(sara_context *ctx) {
+static sara_status failed(sara_context *ctx)
+{
     return sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: SHA-256");
 }
 
-sara_status sara_sha256_new(sara_context *ctx, sara_sha256 **out) {
+sara_status sara_sha256_new(sara_context *ctx, sara_sha256 **out)
+{
     sara_sha256 *hash = NULL;
     sara_status status;
     *out = NULL;
@@ -33,13 +35,15 @@ done:
     return status;
 }
 
-sara_status sara_sha256_add(sara_sha256 *hash, const void *data, size_t size) {
+sara_status sara_sha256_add(sara_sha256 *hash, const void *data, size_t size)
+{
     if (size > 0 && EVP_DigestUpdate(hash->state, data, size) != 1)
         return failed(hash->ctx);
     return SARA_OK;
 }
 
-sara_status sara_sha256_end(sara_sha256 **hash, char out[65]) {
+sara_status sara_sha256_end(sara_sha256 **hash, char out[65])
+{
     static const char digits[] = "0123456789abcdef";
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned size = 0;
@@ -59,7 +63,8 @@ done:
     return status;
 }
 
-void sara_sha256_abort(sara_sha256 **hash) {
+void sara_sha256_abort(sara_sha256 **hash)
+{
     if (!*hash)
         return;
     EVP_MD_CTX_free((*hash)->state);
@@ -67,7 +72,8 @@ void sara_sha256_abort(sara_sha256 **hash) {
     *hash = NULL;
 }
 
-sara_status sara_sha256_file(sara_context *ctx, char out[65], const char *path) {
+sara_status sara_sha256_file(sara_context *ctx, char out[65], const char *path)
+{
     sara_sha256 *hash = NULL;
     char *buffer = NULL;
     uint64_t size = 0;

@@ -3,14 +3,16 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-static bool ends_with(const char *text, const char *end) {
+static bool ends_with(const char *text, const char *end)
+{
     size_t length = strlen(text), size = strlen(end);
     return length >= size && strcmp(text + length - size, end) == 0;
 }
 
 /* What is in the folder instead: only pickles, another variant, or nothing of use. */
 static sara_status describe_folder(sara_context *ctx, char **out, const char *folder,
-                                   const char *stem) {
+                                   const char *stem)
+{
     static const char *const pickles[] = {".bin", ".ckpt", ".pt", ".pth"};
     const char *pickle = NULL, *other = NULL;
     char **names = NULL;
@@ -41,7 +43,8 @@ done:
 }
 
 static sara_status fail_absent(sara_context *ctx, const char *folder, const char *stem,
-                               const char *variant) {
+                               const char *variant)
+{
     char *hint = NULL;
     sara_status status;
     TRY(describe_folder(ctx, &hint, folder, stem));
@@ -55,14 +58,16 @@ done:
 }
 
 /* Also for a link that leads nowhere: opening it will say so. */
-static bool is_there(const char *path) {
+static bool is_there(const char *path)
+{
     struct stat info;
     return lstat(path, &info) == 0;
 }
 
 /* The file's path, else the index's, under diffusers' names; *sharded tells which. */
 static sara_status find_source(sara_context *ctx, char **out, bool *sharded, const char *folder,
-                               const char *stem, const char *variant) {
+                               const char *stem, const char *variant)
+{
     const char *dot = variant ? "." : "";
     char *path = NULL;
     sara_status status;
@@ -86,7 +91,8 @@ done:
     return status;
 }
 
-sara_status sara_weights_own(sara_weights *weights, sara_safetensors *file) {
+sara_status sara_weights_own(sara_weights *weights, sara_safetensors *file)
+{
     sara_status status;
     TRY(sara_grow(weights->ctx, &weights->files, &weights->file_capacity, weights->file_count + 1,
                   sizeof(sara_safetensors *)));
@@ -97,7 +103,8 @@ done:
     return status;
 }
 
-sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file) {
+sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file)
+{
     size_t count = sara_safetensors_count(file);
     sara_status status;
     TRY(sara_weights_own(weights, file));
@@ -111,11 +118,13 @@ done:
     return status;
 }
 
-static int compare_items(const void *a, const void *b) {
+static int compare_items(const void *a, const void *b)
+{
     return strcmp(((const sara_weight *)a)->info.name, ((const sara_weight *)b)->info.name);
 }
 
-sara_status sara_weights_new(sara_context *ctx, sara_weights **out) {
+sara_status sara_weights_new(sara_context *ctx, sara_weights **out)
+{
     sara_status status;
     TRY(sara_alloc_zero(ctx, out, 1, sizeof(**out)));
     (*out)->ctx = ctx;
@@ -124,13 +133,15 @@ done:
     return status;
 }
 
-void sara_weights_sort(sara_weights *weights) {
+void sara_weights_sort(sara_weights *weights)
+{
     if (weights->count > 1)
         qsort(weights->items, weights->count, sizeof(*weights->items), compare_items);
 }
 
 sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char *folder,
-                              const char *stem, const char *variant) {
+                              const char *stem, const char *variant)
+{
     sara_weights *weights = NULL;
     sara_safetensors *file = NULL;
     bool sharded = false;
@@ -152,7 +163,8 @@ done:
     return status;
 }
 
-void sara_weights_close(sara_weights *weights) {
+void sara_weights_close(sara_weights *weights)
+{
     if (!weights)
         return;
     sara_context *ctx = weights->ctx;
@@ -166,32 +178,38 @@ void sara_weights_close(sara_weights *weights) {
     sara_free(ctx, weights);
 }
 
-size_t sara_weights_count(const sara_weights *weights) {
+size_t sara_weights_count(const sara_weights *weights)
+{
     return weights->count;
 }
 
-const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t index) {
+const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t index)
+{
     return &weights->items[index].info;
 }
 
-static int compare_name(const void *name, const void *item) {
+static int compare_name(const void *name, const void *item)
+{
     return strcmp(name, ((const sara_weight *)item)->info.name);
 }
 
-static const sara_weight *find_item(const sara_weights *weights, const char *name) {
+static const sara_weight *find_item(const sara_weights *weights, const char *name)
+{
     if (weights->count == 0)
         return NULL;
     return bsearch(name, weights->items, weights->count, sizeof(*weights->items), compare_name);
 }
 
-const sara_tensor_info *sara_weights_find(const sara_weights *weights, const char *name) {
+const sara_tensor_info *sara_weights_find(const sara_weights *weights, const char *name)
+{
     const sara_weight *item = find_item(weights, name);
     return item ? &item->info : NULL;
 }
 
 /* Where the tensor is; *as: under the file's name, for errors. */
 static sara_status owner(const sara_weights *weights, const sara_safetensors **out,
-                         sara_tensor_info *as, const sara_tensor_info *info) {
+                         sara_tensor_info *as, const sara_tensor_info *info)
+{
     const sara_weight *item = find_item(weights, info->name);
     sara_name name;
     sara_status status = SARA_OK;
@@ -208,7 +226,8 @@ done:
 }
 
 sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
-                                 const sara_tensor_info *info) {
+                                 const sara_tensor_info *info)
+{
     const sara_safetensors *file = NULL;
     sara_tensor_info as;
     sara_status status;
@@ -219,12 +238,13 @@ done:
 }
 
 sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
-                                  const sara_tensor_info *info) {
+                                  const sara_tensor_info *info)
+{
     return sara_weights_read_as(weights, out, SARA_F32, info);
 }
 
-sara_status sara_weights_read(const sara_weights *weights, void *out,
-                              const sara_tensor_info *info) {
+sara_status sara_weights_read(const sara_weights *weights, void *out, const sara_tensor_info *info)
+{
     const sara_safetensors *file = NULL;
     sara_tensor_info as;
     sara_status status;
@@ -234,6 +254,7 @@ done:
     return status;
 }
 
-const char *sara_weights_path(const sara_weights *weights) {
+const char *sara_weights_path(const sara_weights *weights)
+{
     return weights->path;
 }

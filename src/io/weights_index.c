@@ -6,19 +6,22 @@
 #define MOST_SHARDS 1000
 
 /* Names a file directly in the folder. */
-static bool is_plain_name(const char *name) {
+static bool is_plain_name(const char *name)
+{
     return name[0] != '\0' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
            !strchr(name, '/');
 }
 
 /* Whether path lies under the first `length` bytes of folder, both without links. */
-static bool is_under(const char *path, const char *folder, size_t length) {
+static bool is_under(const char *path, const char *folder, size_t length)
+{
     return strncmp(path, folder, length) == 0 && (path[length] == '/' || folder[length - 1] == '/');
 }
 
 /* Of HOME/models--NAME/snapshots/REVISION/..., as the Hugging Face cache lays a model out, the
  * length of HOME/models--NAME/; its files are links into blobs/ there. 0: another place. */
-static size_t cache_length(const char *folder) {
+static size_t cache_length(const char *folder)
+{
     static const char part[] = "/snapshots/";
     const char *found = strstr(folder, part);
     for (; found; found = strstr(found + 1, part)) {
@@ -32,7 +35,8 @@ static size_t cache_length(const char *folder) {
 }
 
 /* A link must not lead out of the folder: a downloaded model could read any file then. */
-static sara_status check_place(const sara_weights *weights, const char *folder, const char *path) {
+static sara_status check_place(const sara_weights *weights, const char *folder, const char *path)
+{
     sara_status status = SARA_OK;
     char *real_folder = NULL, *real = realpath(path, NULL);
     if (real)
@@ -56,7 +60,8 @@ done:
     return status;
 }
 
-static sara_status add_shard(sara_weights *weights, const char *folder, const char *name) {
+static sara_status add_shard(sara_weights *weights, const char *folder, const char *name)
+{
     char *path = NULL;
     sara_safetensors *file = NULL;
     sara_status status;
@@ -72,19 +77,22 @@ done:
     return status;
 }
 
-static int compare_strings(const void *a, const void *b) {
+static int compare_strings(const void *a, const void *b)
+{
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
 /* The shards' names as the map gives them, sorted; borrowed from the map. */
 static sara_status list_shards(sara_weights *weights, const char ***out, size_t *count,
-                               const json_t *map) {
+                               const json_t *map)
+{
     const char **names = NULL, *key;
     const json_t *value;
     size_t used = 0;
     sara_status status;
     TRY(sara_alloc(weights->ctx, &names, json_object_size(map), sizeof(const char *)));
-    json_object_foreach((json_t *)map, key, value) {
+    json_object_foreach((json_t *)map, key, value)
+    {
         const char *name = json_string_value(value);
         if (!name || !is_plain_name(name)) {
             status = sara_fail(weights->ctx, SARA_ERROR_INPUT,
@@ -106,13 +114,15 @@ done:
     return status;
 }
 
-static const char *file_name(const char *path) {
+static const char *file_name(const char *path)
+{
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
 }
 
 /* Every tensor of every shard is in the map and under that shard's name. */
-static sara_status check_tensors(const sara_weights *weights, const json_t *map) {
+static sara_status check_tensors(const sara_weights *weights, const json_t *map)
+{
     for (size_t i = 0; i < weights->count; i++) {
         const sara_weight *item = &weights->items[i];
         const char *shard = file_name(sara_safetensors_path(item->file));
@@ -127,12 +137,14 @@ static sara_status check_tensors(const sara_weights *weights, const json_t *map)
 
 /* Every tensor of the map is in the shard that it names. After check_tensors() the shards' tensors
  * are among the map's, so that equal numbers settle it. */
-static sara_status check_map(const sara_weights *weights, const json_t *map) {
+static sara_status check_map(const sara_weights *weights, const json_t *map)
+{
     const char *key;
     const json_t *value;
     if (json_object_size(map) == weights->count)
         return SARA_OK;
-    json_object_foreach((json_t *)map, key, value) {
+    json_object_foreach((json_t *)map, key, value)
+    {
         const char *name = json_string_value(value);
         for (size_t i = 0; i < weights->file_count; i++) {
             const sara_safetensors *file = weights->files[i];
@@ -146,7 +158,8 @@ static sara_status check_map(const sara_weights *weights, const json_t *map) {
     return SARA_OK;
 }
 
-sara_status sara_weights_add_shards(sara_weights *weights, const char *folder) {
+sara_status sara_weights_add_shards(sara_weights *weights, const char *folder)
+{
     json_t *index = NULL;
     const char **names = NULL;
     size_t count = 0;

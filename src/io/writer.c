@@ -21,7 +21,8 @@ struct sara_writer {
 };
 
 /* A link is written through, as by any program that writes in place. */
-static sara_status resolve(sara_context *ctx, char **out, const char *path) {
+static sara_status resolve(sara_context *ctx, char **out, const char *path)
+{
     struct stat info;
     char *real = NULL;
     sara_status status;
@@ -46,7 +47,8 @@ done:
     return status;
 }
 
-static sara_status open_temporary(sara_writer *writer) {
+static sara_status open_temporary(sara_writer *writer)
+{
     char *parent = NULL;
     sara_status status;
     TRY(sara_path_parent(writer->ctx, &parent, writer->path));
@@ -70,7 +72,8 @@ done:
     return status;
 }
 
-sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *path) {
+sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *path)
+{
     sara_writer *writer = NULL;
     sara_status status;
     *out = NULL;
@@ -90,7 +93,8 @@ done:
     return status;
 }
 
-static sara_status write_all(sara_writer *writer, const char *data, size_t size) {
+static sara_status write_all(sara_writer *writer, const char *data, size_t size)
+{
     while (size > 0 && writer->status == SARA_OK) {
         ssize_t done = write(writer->fd, data, size);
         if (done < 0 && errno == EINTR)
@@ -105,13 +109,15 @@ static sara_status write_all(sara_writer *writer, const char *data, size_t size)
     return writer->status;
 }
 
-static sara_status flush(sara_writer *writer) {
+static sara_status flush(sara_writer *writer)
+{
     size_t used = writer->used;
     writer->used = 0;
     return write_all(writer, writer->buffer, used);
 }
 
-sara_status sara_writer_write(sara_writer *writer, const void *data, size_t size) {
+sara_status sara_writer_write(sara_writer *writer, const void *data, size_t size)
+{
     sara_status status = writer->status;
     if (size > BUFFER_SIZE - writer->used)
         TRY(flush(writer));
@@ -125,7 +131,8 @@ done:
     return status;
 }
 
-static sara_status close_synced(sara_writer *writer) {
+static sara_status close_synced(sara_writer *writer)
+{
     int fd = writer->fd;
     if (fsync(fd) != 0)
         return sara_fail_errno(writer->ctx, writer->path, "cannot sync");
@@ -135,7 +142,8 @@ static sara_status close_synced(sara_writer *writer) {
     return SARA_OK;
 }
 
-sara_status sara_writer_commit(sara_writer **writer) {
+sara_status sara_writer_commit(sara_writer **writer)
+{
     sara_writer *w = *writer;
     sara_status status;
     TRY(flush(w));
@@ -152,7 +160,8 @@ done:
     return status;
 }
 
-void sara_writer_abort(sara_writer **writer) {
+void sara_writer_abort(sara_writer **writer)
+{
     sara_writer *w = *writer;
     if (!w)
         return;
@@ -166,7 +175,8 @@ void sara_writer_abort(sara_writer **writer) {
     *writer = NULL;
 }
 
-sara_status sara_file_write(sara_context *ctx, const char *path, const void *data, size_t size) {
+sara_status sara_file_write(sara_context *ctx, const char *path, const void *data, size_t size)
+{
     sara_writer *writer = NULL;
     sara_status status;
     TRY(sara_writer_open(ctx, &writer, path));
@@ -177,7 +187,8 @@ done:
     return status;
 }
 
-sara_status sara_file_copy(sara_context *ctx, const char *from, const char *to) {
+sara_status sara_file_copy(sara_context *ctx, const char *from, const char *to)
+{
     sara_writer *writer = NULL;
     char *buffer = NULL;
     uint64_t size = 0;

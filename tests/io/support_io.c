@@ -3,7 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-char *test_safetensors(const char *folder, const char *header, size_t data_size) {
+char *test_safetensors(const char *folder, const char *header, size_t data_size)
+{
     uint64_t length = strlen(header);
     size_t size = 8 + (size_t)length + data_size;
     char *bytes = malloc(size);
@@ -17,14 +18,16 @@ char *test_safetensors(const char *folder, const char *header, size_t data_size)
     return path;
 }
 
-char *test_join(const char *folder, const char *name) {
+char *test_join(const char *folder, const char *name)
+{
     char *path = NULL;
     if (asprintf(&path, "%s/%s", folder, name) < 0)
         fail_msg("out of memory");
     return path;
 }
 
-void test_assert_names(sara_context *ctx, const char *folder, size_t count) {
+void test_assert_names(sara_context *ctx, const char *folder, size_t count)
+{
     char **names = NULL;
     size_t found = 0;
     assert_ok(ctx, sara_directory_list(ctx, &names, &found, folder));

@@ -13,21 +13,24 @@
 static sara_context *ctx;
 static char *folder;
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     ctx = test_context();
     folder = test_folder();
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     test_folder_remove(folder);
     sara_context_free(ctx);
     return 0;
 }
 
-static void test_read(void **state) {
+static void test_read(void **state)
+{
     (void)state;
     char *path = test_file(folder, "f", "a\0b", 3), *data = NULL, *fifo = test_join(folder, "fifo");
     char *empty = test_file(folder, "empty", "", 0);
@@ -55,7 +58,8 @@ static void test_read(void **state) {
     free(fifo);
 }
 
-static void test_folders(void **state) {
+static void test_folders(void **state)
+{
     (void)state;
     char **names = NULL, *deep = test_join(folder, "x//y/z/"), *x = test_join(folder, "x");
     char *link = test_join(folder, "x/y/link"), *file = test_file(folder, "b", "1", 1);
@@ -98,7 +102,8 @@ static void test_folders(void **state) {
     free(under_file);
 }
 
-static void assert_content(const char *path, const char *content) {
+static void assert_content(const char *path, const char *content)
+{
     char *data = NULL;
     size_t size = 0;
     assert_ok(ctx, sara_file_read(ctx, &data, &size, path, 1 << 20));
@@ -107,7 +112,8 @@ static void assert_content(const char *path, const char *content) {
     sara_free(ctx, data);
 }
 
-static void test_writer(void **state) {
+static void test_writer(void **state)
+{
     (void)state;
     sara_writer *writer = NULL;
     char *path = test_file(folder, "f", "old", 3);
@@ -131,7 +137,8 @@ static void test_writer(void **state) {
 }
 
 /* Two writers to one path at a time do not meet; the last commit stays. */
-static void test_two_writers(void **state) {
+static void test_two_writers(void **state)
+{
     (void)state;
     sara_writer *one = NULL, *two = NULL;
     char *path = test_join(folder, "f");
@@ -147,7 +154,8 @@ static void test_two_writers(void **state) {
 }
 
 /* Sizes around the writer's buffer, in pieces around it. */
-static void test_writer_sizes(void **state) {
+static void test_writer_sizes(void **state)
+{
     (void)state;
     const size_t sizes[] = {1, 65535, 65536, 65537, 200000}, pieces[] = {1000, 65535, 65536, 70000};
     char *path = test_join(folder, "f"), *bytes = malloc(200000), *back = NULL;
@@ -175,7 +183,8 @@ static void test_writer_sizes(void **state) {
     free(path);
 }
 
-static void test_writer_refuses(void **state) {
+static void test_writer_refuses(void **state)
+{
     (void)state;
     sara_writer *writer = NULL;
     char *absent = test_join(folder, "no/f"), *fifo = test_join(folder, "fifo");
@@ -193,7 +202,8 @@ static void test_writer_refuses(void **state) {
     free(fifo);
 }
 
-static void test_writes_through_a_link(void **state) {
+static void test_writes_through_a_link(void **state)
+{
     (void)state;
     struct stat info;
     char *path = test_file(folder, "f", "old", 3), *link = test_join(folder, "link");
@@ -207,7 +217,8 @@ static void test_writes_through_a_link(void **state) {
 }
 
 /* The writer's descriptor is the lowest free one: puts a device in its place. */
-static void open_device(sara_writer **writer, const char *path, const char *device) {
+static void open_device(sara_writer **writer, const char *path, const char *device)
+{
     int lowest = open("/dev/null", O_RDONLY), fd = open(device, O_WRONLY);
     assert_true(lowest >= 0 && fd >= 0);
     close(lowest);
@@ -216,7 +227,8 @@ static void open_device(sara_writer **writer, const char *path, const char *devi
     close(fd);
 }
 
-static void test_disk_full(void **state) {
+static void test_disk_full(void **state)
+{
     (void)state;
     sara_writer *writer = NULL;
     char *path = test_file(folder, "f", "old", 3), *large = calloc(1, 100000);
@@ -239,7 +251,8 @@ static void test_disk_full(void **state) {
 }
 
 /* /dev/null takes every write and no fsync. */
-static void test_sync_and_rename_fail(void **state) {
+static void test_sync_and_rename_fail(void **state)
+{
     (void)state;
     sara_writer *writer = NULL;
     char *path = test_file(folder, "f", "old", 3);
@@ -257,7 +270,8 @@ static void test_sync_and_rename_fail(void **state) {
     free(path);
 }
 
-static void test_file_too_large(void **state) {
+static void test_file_too_large(void **state)
+{
     (void)state;
     struct rlimit before, limit;
     char *path = test_file(folder, "f", "old", 3), *large = calloc(1, 100000);
@@ -283,7 +297,8 @@ static void test_file_too_large(void **state) {
     free(path);
 }
 
-static void test_copy(void **state) {
+static void test_copy(void **state)
+{
     (void)state;
     char *from = test_join(folder, "from"), *to = test_join(folder, "to"), *data = NULL;
     char *bytes = malloc(150000);
@@ -306,7 +321,8 @@ static void test_copy(void **state) {
 }
 
 /* FIPS 180-2's examples. */
-static void test_sha256(void **state) {
+static void test_sha256(void **state)
+{
     (void)state;
     char hex[65], *path = test_file(folder, "abc", "abc", 3);
     sara_sha256 *hash = NULL;
@@ -327,7 +343,8 @@ static void test_sha256(void **state) {
     free(path);
 }
 
-static sara_status all_of_it(sara_context *c, const char *path) {
+static sara_status all_of_it(sara_context *c, const char *path)
+{
     char **names = NULL, *text = NULL, hex[65], *copy = NULL, *deep = NULL;
     size_t count = 0;
     sara_status status;
@@ -349,7 +366,8 @@ done:
     return status;
 }
 
-static void test_memory(void **state) {
+static void test_memory(void **state)
+{
     (void)state;
     char *path = test_join(folder, "f");
     test_every_allocation(all_of_it, path);
@@ -357,7 +375,8 @@ static void test_memory(void **state) {
     free(path);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_folders, setup, teardown),

@@ -7,37 +7,43 @@
 
 static sara_context *ctx;
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     ctx = test_context();
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     sara_context_free(ctx);
     return 0;
 }
 
-static json_t *parse(const char *text, bool lenient) {
+static json_t *parse(const char *text, bool lenient)
+{
     json_t *value = NULL;
     assert_ok(ctx, sara_json_parse(ctx, &value, text, strlen(text), "c.json", lenient));
     return value;
 }
 
-static void refuse_bytes(const char *text, size_t size, bool lenient, const char *part) {
+static void refuse_bytes(const char *text, size_t size, bool lenient, const char *part)
+{
     json_t *value = NULL;
     assert_refused(ctx, SARA_ERROR_INPUT, part,
                    sara_json_parse(ctx, &value, text, size, "c.json", lenient));
     assert_null(value);
 }
 
-static void refuse(const char *text, const char *part) {
+static void refuse(const char *text, const char *part)
+{
     refuse_bytes(text, strlen(text), false, part);
     refuse_bytes(text, strlen(text), true, part);
 }
 
-static void test_refuses(void **state) {
+static void test_refuses(void **state)
+{
     (void)state;
     refuse("", "c.json: line 1 column 1: ");
     refuse("{\"a\":1,}", "c.json: line 1 column ");
@@ -56,7 +62,8 @@ static void test_refuses(void **state) {
     refuse_bytes("[1,\0 2]", 7, false, "c.json: line 1 column ");
 }
 
-static void test_not_finite_only_if_lenient(void **state) {
+static void test_not_finite_only_if_lenient(void **state)
+{
     (void)state;
     refuse_bytes("[NaN]", 5, false, "c.json: line 1 column ");
     refuse_bytes("[-Infinity]", 11, false, "c.json: line 1 column ");
@@ -76,7 +83,8 @@ static void test_not_finite_only_if_lenient(void **state) {
 }
 
 /* The stand-ins must not move the place that an error names. */
-static void test_column_after_not_finite(void **state) {
+static void test_column_after_not_finite(void **state)
+{
     (void)state;
     refuse_bytes("[NaN, Infinity, x]", 18, true,
                  "c.json: line 1 column 18: invalid token near 'x'");
@@ -84,7 +92,8 @@ static void test_column_after_not_finite(void **state) {
                  "c.json: line 1 column 18: invalid token near 'x'");
 }
 
-static void test_depth(void **state) {
+static void test_depth(void **state)
+{
     (void)state;
     char text[300];
     memset(text, '[', 128);
@@ -104,7 +113,8 @@ static void test_depth(void **state) {
     free(deep);
 }
 
-static void test_many_values(void **state) {
+static void test_many_values(void **state)
+{
     (void)state;
     size_t size = 3000000;
     char *text = malloc(size + 1);
@@ -118,7 +128,8 @@ static void test_many_values(void **state) {
 }
 
 /* In a locale with a decimal comma, where there is one. */
-static void test_locale(void **state) {
+static void test_locale(void **state)
+{
     (void)state;
     double number = 0;
     setlocale(LC_ALL, "de_DE.UTF-8");
@@ -129,7 +140,8 @@ static void test_locale(void **state) {
     json_decref(value);
 }
 
-static void test_load(void **state) {
+static void test_load(void **state)
+{
     (void)state;
     json_t *value = NULL;
     assert_ok(ctx, sara_json_load(ctx, &value, SARA_TEST_EMOJI "/base/unet/config.json", true));
@@ -141,7 +153,8 @@ static void test_load(void **state) {
     assert_null(value);
 }
 
-static void test_config(void **state) {
+static void test_config(void **state)
+{
     (void)state;
     json_t *object = parse("{\"i\":3,\"d\":1e-5,\"b\":false,\"s\":\"x\",\"n\":null,\"l\":[1,2,3],"
                            "\"low\":-Infinity,\"nan\":NaN,\"o\":{},\"big\":70000}",
@@ -187,7 +200,8 @@ static void test_config(void **state) {
     json_decref(object);
 }
 
-static void test_config_refuses(void **state) {
+static void test_config_refuses(void **state)
+{
     (void)state;
     json_t *object = parse("{\"i\":3,\"d\":1e-5,\"b\":false,\"s\":\"x\",\"l\":[1,2,\"3\"],"
                            "\"low\":-Infinity,\"nan\":NaN,\"o\":{},\"f\":3.0}",
@@ -236,19 +250,22 @@ static void test_config_refuses(void **state) {
     json_decref(object);
 }
 
-static sara_status parse_lenient(sara_context *c, const char *text) {
+static sara_status parse_lenient(sara_context *c, const char *text)
+{
     json_t *value = NULL;
     sara_status status = sara_json_parse(c, &value, text, strlen(text), "c.json", true);
     json_decref(value);
     return status;
 }
 
-static void test_memory(void **state) {
+static void test_memory(void **state)
+{
     (void)state;
     test_every_allocation(parse_lenient, "{\"a\":NaN}");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_finite_only_if_lenient, setup, teardown),

@@ -8,21 +8,24 @@
 static sara_context *ctx;
 static char *folder;
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     ctx = test_context();
     folder = test_folder();
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     test_folder_remove(folder);
     sara_context_free(ctx);
     return 0;
 }
 
-static void test_reads_values(void **state) {
+static void test_reads_values(void **state)
+{
     (void)state;
     char *path =
         test_safetensors(folder,
@@ -60,7 +63,8 @@ static void test_reads_values(void **state) {
     free(path);
 }
 
-static void test_empty_file_of_tensors(void **state) {
+static void test_empty_file_of_tensors(void **state)
+{
     (void)state;
     const char *headers[] = {"{}", "{ }", "{\"__metadata__\":{}}", "{}\t\r\n "};
     for (size_t i = 0; i < 4; i++) {
@@ -74,7 +78,8 @@ static void test_empty_file_of_tensors(void **state) {
 }
 
 /* Every value of a small range through each floating dtype. */
-static void test_converts(void **state) {
+static void test_converts(void **state)
+{
     (void)state;
     enum { count = 100000 }; /* more than one chunk of each conversion */
     double *f64 = malloc(count * sizeof(*f64));
@@ -109,7 +114,8 @@ static void test_converts(void **state) {
     free(bf16);
 }
 
-static void test_refuses_integers_as_f32(void **state) {
+static void test_refuses_integers_as_f32(void **state)
+{
     (void)state;
     float out[2];
     char *path = test_safetensors(
@@ -121,7 +127,8 @@ static void test_refuses_integers_as_f32(void **state) {
     free(path);
 }
 
-static void test_load_checks(void **state) {
+static void test_load_checks(void **state)
+{
     (void)state;
     sara_tensor tensor;
     sara_shape any = sara_shape2(-1, 3), other = sara_shape2(3, 2), rank1 = sara_shape1(6);
@@ -145,12 +152,14 @@ static void test_load_checks(void **state) {
     free(path);
 }
 
-static void read_bytes(const char *path, char **out, size_t *size) {
+static void read_bytes(const char *path, char **out, size_t *size)
+{
     assert_ok(ctx, sara_file_read(ctx, out, size, path, (size_t)1 << 30));
 }
 
 /* What a file of the safetensors library holds, written again, gives the same bytes. */
-static void rewrite(const char *path, const char *metadata_key) {
+static void rewrite(const char *path, const char *metadata_key)
+{
     sara_safetensors *file = test_open(ctx, path);
     size_t count = sara_safetensors_count(file);
     sara_tensor_source *sources = calloc(count, sizeof(*sources));
@@ -182,7 +191,8 @@ static void rewrite(const char *path, const char *metadata_key) {
     free(out);
 }
 
-static void test_equals_the_library(void **state) {
+static void test_equals_the_library(void **state)
+{
     (void)state;
     rewrite(SARA_TEST_GOLDEN "/scheduler_ddim.safetensors", "scheduler_config");
     rewrite(SARA_TEST_GOLDEN "/unet_sd1/diffusion_pytorch_model.safetensors", "format");
@@ -191,7 +201,8 @@ static void test_equals_the_library(void **state) {
 
 /* Written by the library: save_file({"i64": [1,-2], "f16": [1.5], "u8": [7], "bool": [True],
  * "bf16": [-2.0], "f64": [0.5], "i8": [-1], "i16": [-300], "i32": [70000], "f32": [0.25]}) */
-static void test_order_of_dtypes(void **state) {
+static void test_order_of_dtypes(void **state)
+{
     (void)state;
     const int64_t i64[] = {1, -2};
     const uint16_t f16 = 0x3e00, bf16 = 0xc000;
@@ -230,7 +241,8 @@ static void test_order_of_dtypes(void **state) {
     free(path);
 }
 
-static void test_escapes(void **state) {
+static void test_escapes(void **state)
+{
     (void)state;
     static const char name[] = "a\"\\/\b\f\n\r\t\x01\x7f\xc3\xa9\xf0\x9f\x98\x80";
     const uint8_t byte = 1;
@@ -246,7 +258,8 @@ static void test_escapes(void **state) {
     free(path);
 }
 
-static void test_writer_refuses(void **state) {
+static void test_writer_refuses(void **state)
+{
     (void)state;
     const uint8_t byte = 1;
     const sara_shape one = sara_shape1(1);
@@ -269,7 +282,8 @@ static void test_writer_refuses(void **state) {
 }
 
 /* The output may be the file that the tensors come from. */
-static void test_overwrites_its_input(void **state) {
+static void test_overwrites_its_input(void **state)
+{
     (void)state;
     char *path = test_safetensors(
         folder, "{\"n\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}", 3);
@@ -289,7 +303,8 @@ static void test_overwrites_its_input(void **state) {
     free(path);
 }
 
-static sara_status open_read_close(sara_context *c, const char *path) {
+static sara_status open_read_close(sara_context *c, const char *path)
+{
     sara_safetensors *file = NULL;
     sara_tensor tensor = {.data = NULL};
     float values[4];
@@ -304,7 +319,8 @@ done:
     return status;
 }
 
-static sara_status save(sara_context *c, const char *path) {
+static sara_status save(sara_context *c, const char *path)
+{
     const uint8_t byte = 1;
     const sara_tensor_source sources[] = {{"b", SARA_U8, sara_shape1(1), &byte},
                                           {"a", SARA_U8, sara_shape1(1), &byte}};
@@ -312,7 +328,8 @@ static sara_status save(sara_context *c, const char *path) {
     return sara_safetensors_save(c, path, sources, 2, metadata, 2);
 }
 
-static void test_memory(void **state) {
+static void test_memory(void **state)
+{
     (void)state;
     char *path = test_safetensors(folder,
                                   "{\"__metadata__\":{\"k\":\"v\"},"
@@ -324,7 +341,8 @@ static void test_memory(void **state) {
     free(path);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_reads_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_empty_file_of_tensors, setup, teardown),

@@ -11,40 +11,46 @@
 static sara_context *ctx;
 static char *folder;
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     ctx = test_context();
     folder = test_folder();
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     test_folder_remove(folder);
     sara_context_free(ctx);
     return 0;
 }
 
-static void refuse_path(const char *path, sara_status expected, const char *part) {
+static void refuse_path(const char *path, sara_status expected, const char *part)
+{
     sara_safetensors *file = NULL;
     assert_refused(ctx, expected, part, sara_safetensors_open(ctx, &file, path));
     assert_null(file);
     test_assert_contains(sara_context_error(ctx), path, __FILE__, __LINE__);
 }
 
-static void refuse_bytes(const void *bytes, size_t size, const char *part) {
+static void refuse_bytes(const void *bytes, size_t size, const char *part)
+{
     char *path = test_file(folder, "t.safetensors", bytes, size);
     refuse_path(path, SARA_ERROR_INPUT, part);
     free(path);
 }
 
-static void refuse(const char *header, size_t data_size, const char *part) {
+static void refuse(const char *header, size_t data_size, const char *part)
+{
     char *path = test_safetensors(folder, header, data_size);
     refuse_path(path, SARA_ERROR_INPUT, part);
     free(path);
 }
 
-static void test_not_a_file(void **state) {
+static void test_not_a_file(void **state)
+{
     (void)state;
     char *fifo = test_join(folder, "fifo"), *loop = test_join(folder, "loop");
     char *absent = test_join(folder, "absent");
@@ -60,7 +66,8 @@ static void test_not_a_file(void **state) {
     free(absent);
 }
 
-static void test_header_length(void **state) {
+static void test_header_length(void **state)
+{
     (void)state;
     const struct {
         uint64_t length;
@@ -82,7 +89,8 @@ static void test_header_length(void **state) {
     refuse_bytes("\3\0\0\0\0\0\0\0 {}", 11, "header starts with byte 0x20, not '{'");
 }
 
-static void test_other_formats(void **state) {
+static void test_other_formats(void **state)
+{
     (void)state;
     refuse_bytes("PK\3\4\x14\0\0\0\0\0\0\0", 12, "byte 0: not safetensors: a zip archive");
     refuse_bytes("\x80\2}q\0(X\3\0\0\0abc", 14, "a Python pickle (.bin, .ckpt, .pt); to convert");
@@ -97,7 +105,8 @@ static void test_other_formats(void **state) {
 #define TENSOR(dtype, shape, offsets)                                                              \
     "{\"conv.weight\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
-static void test_offsets(void **state) {
+static void test_offsets(void **state)
+{
     (void)state;
     refuse(TENSOR("\"U8\"", "[4]", "[-1,3]"), 4,
            ": byte 65: tensor conv.weight: data_offsets: '-', expected an integer of at least 0");
@@ -117,7 +126,8 @@ static void test_offsets(void **state) {
 }
 
 /* Two tensors of U8 in data of `size` bytes. */
-static void refuse_two(const char *a, const char *b, size_t size, const char *part) {
+static void refuse_two(const char *a, const char *b, size_t size, const char *part)
+{
     char *header = NULL;
     if (asprintf(&header, "{\"a\":{\"dtype\":\"U8\",%s},\"b\":{\"dtype\":\"U8\",%s}}", a, b) < 0)
         fail_msg("out of memory");
@@ -125,7 +135,8 @@ static void refuse_two(const char *a, const char *b, size_t size, const char *pa
     free(header);
 }
 
-static void test_layout(void **state) {
+static void test_layout(void **state)
+{
     (void)state;
     refuse_two("\"shape\":[4],\"data_offsets\":[0,4]", "\"shape\":[4],\"data_offsets\":[3,7]", 7,
                "tensor b: data_offsets: begins at byte 116 of the file, expected 117: overlaps a");
@@ -144,7 +155,8 @@ static void test_layout(void **state) {
     refuse("{}", 1, "11 bytes, but the tensors' data ends at byte 10");
 }
 
-static void test_fields(void **state) {
+static void test_fields(void **state)
+{
     (void)state;
     refuse(TENSOR("\"F8_E4M3\"", "[4]", "[0,4]"), 4,
            "tensor conv.weight: dtype: \"F8_E4M3\" is not supported, expected F64, F32");
@@ -171,7 +183,8 @@ static void test_fields(void **state) {
     refuse("{\"a\":[]}", 0, "tensor a: '[', expected '{'");
 }
 
-static void test_duplicates(void **state) {
+static void test_duplicates(void **state)
+{
     (void)state;
     const char *tensor = "{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}";
     char *header = NULL;
@@ -184,7 +197,8 @@ static void test_duplicates(void **state) {
            "__metadata__: duplicate key k");
 }
 
-static void test_metadata(void **state) {
+static void test_metadata(void **state)
+{
     (void)state;
     refuse("{\"__metadata__\":{\"k\":1}}", 0, "byte 29: __metadata__: '1', expected '\"'");
     refuse("{\"__metadata__\":{\"k\":null}}", 0, "__metadata__: 'n', expected '\"'");
@@ -193,7 +207,8 @@ static void test_metadata(void **state) {
     refuse("{\"__metadata__\":null}", 0, "__metadata__: 'n', expected '{'");
 }
 
-static void test_strings(void **state) {
+static void test_strings(void **state)
+{
     (void)state;
     const char *const not_utf8[] = {
         "\xff", "\xc3", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82"};
@@ -219,13 +234,15 @@ static void test_strings(void **state) {
     refuse("{\"a", 0, "a string that does not end");
 }
 
-static void test_nul_bytes(void **state) {
+static void test_nul_bytes(void **state)
+{
     (void)state;
     refuse_bytes("\10\0\0\0\0\0\0\0{\"a\0b\":{}}", 18, "control byte 0x00 in a string");
     refuse_bytes("\3\0\0\0\0\0\0\0{}\0", 11, "byte 10: byte 0x00 after the header's end");
 }
 
-static void test_grammar(void **state) {
+static void test_grammar(void **state)
+{
     (void)state;
     refuse("{", 0, "byte 9: the end of the header, expected '\"'");
     refuse("{}x", 0, "byte 10: 'x' after the header's end");
@@ -242,7 +259,8 @@ static void test_grammar(void **state) {
 }
 
 /* A header of `size` bytes: start, then `unit` again and again, then spaces. */
-static void refuse_large(const char *start, const char *unit, size_t size, const char *part) {
+static void refuse_large(const char *start, const char *unit, size_t size, const char *part)
+{
     size_t length = strlen(start), step = strlen(unit);
     char *header = malloc(size + 1);
     assert_non_null(header);
@@ -255,14 +273,16 @@ static void refuse_large(const char *start, const char *unit, size_t size, const
     free(header);
 }
 
-static long peak_kilobytes(void) {
+static long peak_kilobytes(void)
+{
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return usage.ru_maxrss;
 }
 
 /* The header is a hole of the file: reading it must not take memory of its size. */
-static void test_large_white_space(void **state) {
+static void test_large_white_space(void **state)
+{
     (void)state;
     char *path = test_join(folder, "t.safetensors");
     uint64_t length = 100000000;
@@ -282,7 +302,8 @@ static void test_large_white_space(void **state) {
     free(path);
 }
 
-static void test_large_headers(void **state) {
+static void test_large_headers(void **state)
+{
     (void)state;
     refuse_large("{\"a\":", "[", 200000, "byte 13: tensor a: '[', expected '{'");
     refuse_large("{\"a\":{\"shape\":[", "[", 200000, "shape: '[', expected an integer");
@@ -299,7 +320,8 @@ static void test_large_headers(void **state) {
 }
 
 /* Cut at every length, and each byte of the header changed: refused or read, never worse. */
-static void test_cut_and_flipped(void **state) {
+static void test_cut_and_flipped(void **state)
+{
     (void)state;
     const char *header = "{\"__metadata__\":{\"k\":\"\\u00e9\"},"
                          "\"n\":{\"dtype\":\"F16\",\"shape\":[2,1],\"data_offsets\":[0,4]}}  ";
@@ -326,7 +348,8 @@ static void test_cut_and_flipped(void **state) {
     sara_free(ctx, bytes);
 }
 
-static void test_truncated_after_open(void **state) {
+static void test_truncated_after_open(void **state)
+{
     (void)state;
     float values[4] = {0};
     char *path = test_safetensors(
@@ -343,7 +366,8 @@ static void test_truncated_after_open(void **state) {
 }
 
 /* A large tensor is read by parts; the line is that of one thread, wherever the file ends. */
-static void check_cut(const char *path, uint64_t left, int threads) {
+static void check_cut(const char *path, uint64_t left, int threads)
+{
     const sara_context_options options = {.threads = threads};
     sara_context *own = NULL;
     char line[200];
@@ -369,7 +393,8 @@ static void check_cut(const char *path, uint64_t left, int threads) {
     sara_context_free(own);
 }
 
-static void test_large_truncated_after_open(void **state) {
+static void test_large_truncated_after_open(void **state)
+{
     (void)state;
     const char *header =
         "{\"n\":{\"dtype\":\"BF16\",\"shape\":[1572864],\"data_offsets\":[0,3145728]}}";
@@ -382,7 +407,8 @@ static void test_large_truncated_after_open(void **state) {
         }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_not_a_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_header_length, setup, teardown),

@@ -11,14 +11,16 @@
 static sara_context *ctx;
 static char *folder;
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     ctx = test_context();
     folder = test_folder();
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     test_folder_remove(folder);
     sara_context_free(ctx);
@@ -26,7 +28,8 @@ static int teardown(void **state) {
 }
 
 /* A file with the tensors that `names` holds one letter each; the value of 'a' is 97. */
-static void put(const char *where, const char *name, const char *names) {
+static void put(const char *where, const char *name, const char *names)
+{
     sara_tensor_source sources[8];
     float values[8];
     char texts[8][2];
@@ -42,11 +45,13 @@ static void put(const char *where, const char *name, const char *names) {
     free(path);
 }
 
-static void put_index(const char *name, const char *text) {
+static void put_index(const char *name, const char *text)
+{
     free(test_file(folder, name, text, strlen(text)));
 }
 
-static void expect(const char *variant, const char *names, const char *path_end) {
+static void expect(const char *variant, const char *names, const char *path_end)
+{
     sara_weights *weights = NULL;
     assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, variant));
     assert_int_equal(sara_weights_count(weights), strlen(names));
@@ -64,13 +69,15 @@ static void expect(const char *variant, const char *names, const char *path_end)
     sara_weights_close(weights);
 }
 
-static void refuse(const char *variant, sara_status status, const char *part) {
+static void refuse(const char *variant, sara_status status, const char *part)
+{
     sara_weights *weights = NULL;
     assert_refused(ctx, status, part, sara_weights_open(ctx, &weights, folder, STEM, variant));
     assert_null(weights);
 }
 
-static void test_variants(void **state) {
+static void test_variants(void **state)
+{
     (void)state;
     put(folder, STEM ".fp16.safetensors", "xy");
     expect("fp16", "xy", "/" STEM ".fp16.safetensors");
@@ -87,7 +94,8 @@ static void test_variants(void **state) {
 #define SHARD2 STEM "-00002-of-00002.safetensors"
 #define INDEX  STEM ".safetensors.index.json"
 
-static void test_shards(void **state) {
+static void test_shards(void **state)
+{
     (void)state;
     put(folder, SHARD1, "ca");
     put(folder, SHARD2, "bd");
@@ -100,12 +108,14 @@ static void test_shards(void **state) {
     expect("fp16", "x", "/" STEM ".safetensors.index.fp16.json");
 }
 
-static void refuse_index(const char *text, sara_status status, const char *part) {
+static void refuse_index(const char *text, sara_status status, const char *part)
+{
     put_index(INDEX, text);
     refuse(NULL, status, part);
 }
 
-static void test_index_that_lies(void **state) {
+static void test_index_that_lies(void **state)
+{
     (void)state;
     put(folder, SHARD1, "ac");
     put(folder, SHARD2, "b");
@@ -125,7 +135,8 @@ static void test_index_that_lies(void **state) {
                  SARA_ERROR_INPUT, "weight_map: a: " SHARD1 ", but " SHARD2 " holds that tensor");
 }
 
-static void test_index_that_is_none(void **state) {
+static void test_index_that_is_none(void **state)
+{
     (void)state;
     refuse_index("", SARA_ERROR_INPUT, INDEX ": line 1 column 1: ");
     refuse_index("[]", SARA_ERROR_INPUT, INDEX ": weight_map: not an object");
@@ -137,7 +148,8 @@ static void test_index_that_is_none(void **state) {
     refuse_index("{\"weight_map\":{\"a\":\"x\",\"a\":\"x\"}}", SARA_ERROR_INPUT, "duplicate");
 }
 
-static void test_shard_names(void **state) {
+static void test_shard_names(void **state)
+{
     (void)state;
     const char *const names[] = {"", ".", "..", "../x.safetensors", "/etc/passwd", "a/b", "./x"};
     char text[100], part[100];
@@ -149,7 +161,8 @@ static void test_shard_names(void **state) {
     refuse_index("{\"weight_map\":{\"a\":\"x\\u0000y\"}}", SARA_ERROR_INPUT, INDEX ": line 1");
 }
 
-static void test_links(void **state) {
+static void test_links(void **state)
+{
     (void)state;
     char *outside = test_folder(), *target = test_join(outside, "s.safetensors");
     char *link = test_join(folder, "s.safetensors"), *index = test_join(folder, INDEX);
@@ -188,7 +201,8 @@ static void test_links(void **state) {
 }
 
 /* models--x/snapshots/revision/unet/FILE links to models--x/blobs/HASH, and to nothing else. */
-static void test_hub_cache(void **state) {
+static void test_hub_cache(void **state)
+{
     (void)state;
     char *top = folder, *secret = test_join(top, "secret"), *blobs, *link;
     folder = test_join(top, "models--org--name/snapshots/0123/unet");
@@ -215,13 +229,15 @@ static void test_hub_cache(void **state) {
     folder = top;
 }
 
-static void test_pickles_only(void **state) {
+static void test_pickles_only(void **state)
+{
     (void)state;
     free(test_file(folder, STEM ".bin", "PK\3\4", 4));
     refuse(NULL, SARA_ERROR_INPUT, "there is only the pickle " STEM ".bin: to convert, load it");
 }
 
-static void test_nothing(void **state) {
+static void test_nothing(void **state)
+{
     (void)state;
     sara_weights *weights = NULL;
     char *absent = test_join(folder, "absent"), *link = test_join(folder, STEM ".safetensors");
@@ -234,14 +250,16 @@ static void test_nothing(void **state) {
     free(link);
 }
 
-static sara_status open_close(sara_context *c, const char *where) {
+static sara_status open_close(sara_context *c, const char *where)
+{
     sara_weights *weights = NULL;
     sara_status status = sara_weights_open(c, &weights, where, STEM, NULL);
     sara_weights_close(weights);
     return status;
 }
 
-static void test_memory(void **state) {
+static void test_memory(void **state)
+{
     (void)state;
     put(folder, SHARD1, "a");
     put(folder, SHARD2, "b");
@@ -249,7 +267,8 @@ static void test_memory(void **state) {
     test_every_allocation(open_close, folder);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_variants, setup, teardown),
         cmocka_unit_test_setup_teardown(test_shards, setup, teardown),
