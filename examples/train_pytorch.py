@@ -9,8 +9,6 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-STEPS, BATCH = 300, 8
-torch.manual_seed(42)
 pipe = StableDiffusionPipeline.from_pretrained("examples/emoji/base", torch_dtype=torch.float32)
 schedule = DDPMScheduler.from_config(pipe.scheduler.config)
 with open("examples/emoji/ink/metadata.jsonl", encoding="utf-8") as file:
@@ -20,11 +18,10 @@ with torch.no_grad():  # the VAE and the text encoder stay as they are: what the
     latents = pipe.vae.encode(pipe.image_processor.preprocess(images)).latent_dist
     texts, _ = pipe.encode_prompt(["ink style, " + row["text"] for row in rows], "cpu", 1, False)
 
-optimizer = sara.adamw(pipe.unet, fraction=0.1, lr=1.5e-3, total_steps=STEPS)  # the line
-cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-total = 0.0
-for step in range(1, STEPS + 1):
-    chosen, t = torch.randint(len(rows), (BATCH,)), torch.randint(1000, (BATCH,))
+optimizer = sara.adamw(pipe.unet, fraction=0.1, lr=1.5e-3, total_steps=300)  # the line
+cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+for step in range(300):
+    chosen, t = torch.randint(len(rows), (8,)), torch.randint(1000, (8,))
     clean = latents.sample()[chosen] * pipe.vae.config.scaling_factor
     noise = torch.randn_like(clean)
     predicted = pipe.unet(schedule.add_noise(clean, noise, t), t, texts[chosen]).sample
@@ -33,10 +30,7 @@ for step in range(1, STEPS + 1):
     optimizer.step()
     optimizer.zero_grad()
     cosine.step()
-    total += loss.item() / 20
-    if step % 20 == 0:
-        print(f"step {step} of {STEPS}: loss {total:.4f}, {optimizer.last['active']} entries trained", flush=True)
-        total = 0.0
+    print(f"step {step + 1} of 300: loss {loss.item():.4f}", end="\r")
 
 optimizer.save("ink.safetensors")  # sara generate -m examples/emoji/base --adapter ink.safetensors ... draws with it too
 pipe("ink style, winking face", num_inference_steps=20, guidance_scale=3).images[0].save("face.png")
