@@ -1,4 +1,4 @@
-/* Micro-batches from images or from a replay file. */
+/* Micro-batches from images, from a replay file or, for timing, at random. */
 #include "train/train.h"
 
 struct sara_batches {
@@ -6,8 +6,10 @@ struct sara_batches {
     sara_dataset_cache *cache; /* NULL for a replay and for random ones */
     uint64_t seed;
     int num_train_timesteps;
-    int64_t items, batch; /* batch: samples a micro-batch */
-    sara_batch shape;     /* without the arrays */
+    bool is_random;
+    int64_t items;    /* images or micro-batches */
+    sara_batch shape; /* without the arrays */
+    /* All micro-batches of a replay; else the present one, from the first that is asked for. */
     float *latents, *noise, *states;
     int64_t *timesteps, *elements;
     json_t *rank_names; /* NULL: none */
@@ -22,7 +24,7 @@ int64_t sara_batches_items(const sara_batches *batches)
 size_t sara_batches_bytes(const sara_batches *batches)
 {
     const sara_batch *s = &batches->shape;
-    int64_t kept = batches->cache ? 1 : batches->items;
+    int64_t kept = sara_batches_is_replay(batches) ? batches->items : 1;
     int64_t floats = 2 * s->channels * s->height * s->width + s->length * s->hidden;
     size_t own = (size_t)(kept * s->size * floats) * sizeof(float);
     return own + (batches->cache ? sara_dataset_cache_bytes(batches->cache) : 0);
@@ -30,7 +32,7 @@ size_t sara_batches_bytes(const sara_batches *batches)
 
 bool sara_batches_is_replay(const sara_batches *batches)
 {
-    return !batches->cache;
+    return !batches->cache && !batches->is_random;
 }
 
 const char *sara_batches_sha256(const sara_batches *batches)
@@ -53,16 +55,23 @@ const char *sara_batches_rank_name(const sara_batches *batches, int64_t step)
     return json_string_value(json_array_get(batches->rank_names, (size_t)step));
 }
 
-void sara_batches_free(sara_batches *batches)
+static void free_arrays(sara_batches *batches)
 {
-    if (!batches)
-        return;
-    sara_dataset_cache_free(batches->cache);
     sara_free(batches->ctx, batches->latents);
     sara_free(batches->ctx, batches->noise);
     sara_free(batches->ctx, batches->states);
     sara_free(batches->ctx, batches->timesteps);
     sara_free(batches->ctx, batches->elements);
+    batches->latents = batches->noise = batches->states = NULL;
+    batches->timesteps = batches->elements = NULL;
+}
+
+void sara_batches_free(sara_batches *batches)
+{
+    if (!batches)
+        return;
+    sara_dataset_cache_free(batches->cache);
+    free_arrays(batches);
     json_decref(batches->rank_names);
     sara_free(batches->ctx, batches);
 }
@@ -151,7 +160,6 @@ static sara_status open_replay(sara_batches *batches, const sara_model *model, c
                                   .width = latents.dims[4],
                                   .length = states.dims[2],
                                   .hidden = states.dims[3]};
-    batches->batch = batches->shape.size;
     TRY(check_replay(batches, model, path));
     TRY(read_rank_names(batches, file));
     TRY(sara_sha256_file(batches->ctx, batches->sha256, path));
@@ -176,36 +184,72 @@ static sara_status get_replayed(const sara_batches *batches, sara_batch *out, in
     return SARA_OK;
 }
 
-/* -------------------------------------------------------------------------------------- random */
+/* ----------------------------------------------------------------------- one at a time, random */
+
+/* Not before the plan of memory, which a shape may be too large for. */
+static sara_status make_arrays(sara_batches *batches)
+{
+    sara_context *ctx = batches->ctx;
+    const sara_batch *s = &batches->shape;
+    size_t size = (size_t)s->size, latent = (size_t)(s->channels * s->height * s->width);
+    sara_status status = SARA_OK;
+    if (batches->elements)
+        return SARA_OK;
+    TRY(sara_alloc(ctx, &batches->latents, size, latent * sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->noise, size, latent * sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->states, size, (size_t)(s->length * s->hidden) * sizeof(float)));
+    TRY(sara_alloc(ctx, &batches->timesteps, size, sizeof(int64_t)));
+    TRY(sara_alloc(ctx, &batches->elements, size, sizeof(int64_t)));
+done:
+    if (status != SARA_OK)
+        free_arrays(batches);
+    return status;
+}
+
+static void publish(const sara_batches *batches, sara_batch *out)
+{
+    *out = batches->shape;
+    out->latents = batches->latents;
+    out->noise = batches->noise;
+    out->timesteps = batches->timesteps;
+    out->states = batches->states;
+}
 
 sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sara_batch *shape,
                                 int64_t count, uint64_t seed, int num_train_timesteps)
 {
     sara_batches *batches = NULL;
-    const size_t samples = (size_t)(count * shape->size);
-    const size_t latent = samples * (size_t)(shape->channels * shape->height * shape->width);
-    const size_t state = samples * (size_t)(shape->length * shape->hidden);
     sara_status status;
     *out = NULL;
     TRY(sara_alloc_zero(ctx, &batches, 1, sizeof(*batches)));
     batches->ctx = ctx;
+    batches->is_random = true;
     batches->shape = *shape;
     batches->items = count;
-    batches->batch = shape->size;
-    TRY(sara_alloc(ctx, &batches->latents, latent, sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->noise, latent, sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->states, state, sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->timesteps, samples, sizeof(int64_t)));
-    sara_draw_normal(batches->latents, latent, seed, SARA_DRAW_LATENT, 0);
-    sara_draw_normal(batches->noise, latent, seed, SARA_DRAW_NOISE, 0);
-    sara_draw_normal(batches->states, state, seed, SARA_DRAW_STATE, 0);
-    for (size_t i = 0; i < samples; i++)
-        batches->timesteps[i] =
-            (int64_t)sara_draw_below((uint64_t)num_train_timesteps, seed, SARA_DRAW_TIMESTEP, i, 0);
+    batches->seed = seed;
+    batches->num_train_timesteps = num_train_timesteps;
     *out = batches;
-    batches = NULL;
 done:
-    sara_batches_free(batches);
+    return status;
+}
+
+static sara_status get_random(sara_batches *batches, sara_batch *out, int64_t index)
+{
+    const sara_batch *s = &batches->shape;
+    const uint64_t seed = batches->seed, number = (uint64_t)index;
+    sara_status status;
+    TRY(make_arrays(batches));
+    size_t latent = (size_t)(s->size * s->channels * s->height * s->width);
+    sara_draw_normal(batches->latents, latent, seed, SARA_DRAW_LATENT, number);
+    sara_draw_normal(batches->noise, latent, seed, SARA_DRAW_NOISE, number);
+    sara_draw_normal(batches->states, (size_t)(s->size * s->length * s->hidden), seed,
+                     SARA_DRAW_STATE, number);
+    for (int64_t i = 0; i < s->size; i++)
+        batches->timesteps[i] =
+            (int64_t)sara_draw_below((uint64_t)batches->num_train_timesteps, seed,
+                                     SARA_DRAW_TIMESTEP, (uint64_t)(index * s->size + i), 0);
+    publish(batches, out);
+done:
     return status;
 }
 
@@ -214,20 +258,11 @@ done:
 static sara_status open_images(sara_batches *batches, const sara_model *model,
                                const sara_train_options *options)
 {
-    sara_context *ctx = batches->ctx;
-    sara_batch *s = &batches->shape;
     sara_status status;
-    TRY(sara_dataset_cache_new(ctx, &batches->cache, model, options));
+    TRY(sara_dataset_cache_new(batches->ctx, &batches->cache, model, options));
     batches->items = sara_dataset_cache_items(batches->cache);
-    batches->batch = options->train_batch_size;
-    sara_dataset_cache_shape(batches->cache, s);
-    s->size = batches->batch;
-    size_t size = (size_t)s->size, latent = (size_t)(s->channels * s->height * s->width);
-    TRY(sara_alloc(ctx, &batches->latents, size, latent * sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->noise, size, latent * sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->states, size, (size_t)(s->length * s->hidden) * sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->timesteps, size, sizeof(int64_t)));
-    TRY(sara_alloc(ctx, &batches->elements, size, sizeof(int64_t)));
+    sara_dataset_cache_shape(batches->cache, &batches->shape);
+    batches->shape.size = options->train_batch_size;
 done:
     return status;
 }
@@ -238,6 +273,7 @@ static sara_status get_images(sara_batches *batches, sara_batch *out, int64_t in
     const sara_batch *s = &batches->shape;
     int64_t latent = s->channels * s->height * s->width;
     sara_status status;
+    TRY(make_arrays(batches));
     for (int64_t i = 0; i < s->size; i++) {
         uint64_t element = (uint64_t)(index * s->size + i);
         batches->elements[i] = (int64_t)element;
@@ -248,11 +284,7 @@ static sara_status get_images(sara_batches *batches, sara_batch *out, int64_t in
     }
     TRY(sara_dataset_cache_get(batches->cache, batches->latents, batches->states, batches->elements,
                                s->size));
-    *out = *s;
-    out->latents = batches->latents;
-    out->noise = batches->noise;
-    out->timesteps = batches->timesteps;
-    out->states = batches->states;
+    publish(batches, out);
 done:
     return status;
 }
@@ -280,5 +312,7 @@ done:
 
 sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index)
 {
+    if (batches->is_random)
+        return get_random(batches, out, index);
     return batches->cache ? get_images(batches, out, index) : get_replayed(batches, out, index);
 }

@@ -174,8 +174,8 @@ static sara_status open_trainer(bench *b)
     TRY(make_batches(b));
     if (!is_method(b, "forward"))
         TRY(sara_trainer_make_optimizer(t));
-    TRY(sara_trainer_make_buffers(t));
     TRY(sara_trainer_plan_memory(t));
+    TRY(sara_trainer_make_buffers(t));
 done:
     return status;
 }

@@ -95,7 +95,7 @@ static void restore_dtypes(const trainer *t, sara_dtype *was)
 
 static sara_status activations(const trainer *t, size_t *out, const setting *s)
 {
-    bool bf16 = strcmp(sara_tape_device(t->tape)->name, "cpu-bf16") == 0;
+    bool bf16 = strcmp(sara_trainer_device(t)->name, "cpu-bf16") == 0;
     sara_device *device = NULL;
     sara_tape *tape = NULL;
     sara_dtype *was = NULL;
@@ -339,7 +339,6 @@ sara_status sara_trainer_plan_memory(trainer *t)
     announce(t, &p);
     if (p.peak > sara_memory_limit(t->ctx))
         return refuse(t, &now, p.peak);
-    TRY(sara_tape_reserve(t->tape, t->activations));
 done:
     return status;
 }

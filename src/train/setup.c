@@ -176,6 +176,11 @@ sara_status sara_trainer_open_device(trainer *t)
     return status == SARA_OK ? status : sara_fail_in(t->ctx, status, "--mixed_precision bf16");
 }
 
+sara_device *sara_trainer_device(const trainer *t)
+{
+    return t->device ? t->device : t->model->device;
+}
+
 sara_status sara_trainer_make_buffers(trainer *t)
 {
     const sara_batch *shape = sara_batches_shape(t->batches);
@@ -183,7 +188,8 @@ sara_status sara_trainer_make_buffers(trainer *t)
     sara_status status;
     TRY(sara_alloc(t->ctx, &t->noisy, count, sizeof(float)));
     TRY(sara_alloc(t->ctx, &t->target, count, sizeof(float)));
-    TRY(sara_tape_new(t->ctx, &t->tape, t->device ? t->device : t->model->device));
+    TRY(sara_tape_new(t->ctx, &t->tape, sara_trainer_device(t)));
+    TRY(sara_tape_reserve(t->tape, t->activations));
 done:
     return status;
 }
@@ -257,11 +263,11 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
                           t->objective.num_train_timesteps));
     TRY(count_steps(t));
     TRY(sara_trainer_make_optimizer(t));
-    TRY(sara_trainer_make_buffers(t));
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
     announce(t);
     TRY(sara_trainer_plan_memory(t));
+    TRY(sara_trainer_make_buffers(t));
 done:
     return status;
 }

@@ -44,12 +44,13 @@ typedef struct trainer {
 /* setup.c: everything up to the first step. */
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
-/* Its parts, which need the model: the selection and its optimiser; the tape and the buffers of
- * the batches' shape. */
+/* Its parts, which need the model: the selection and its optimiser; once the plan of memory is
+ * made, the tape with its memory and the buffers of the batches' shape. */
 SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
 /* What --mixed_precision asks for; SARA_ERROR_DEVICE where the processor cannot. */
 SARA_NODISCARD sara_status sara_trainer_open_device(trainer *t);
 SARA_NODISCARD sara_status sara_trainer_make_buffers(trainer *t);
+sara_device *sara_trainer_device(const trainer *t); /* of the training steps */
 /* What --gradient_checkpointing and --gradient_checkpointing_levels ask for. */
 SARA_NODISCARD sara_status sara_trainer_set_checkpointing(trainer *t);
 /* trainer.c: forward and backward of the next micro-batch; gradients are added up in the
@@ -59,7 +60,7 @@ SARA_NODISCARD sara_status sara_trainer_micro_batch(trainer *t, double *loss);
 SARA_NODISCARD sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report,
                                              double *lr);
 /* memory.c: says what the run will need, and refuses it with SARA_ERROR_MEMORY if that is more than
- * there is; takes the tape's memory. */
+ * there is. */
 SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
 /* Refuses a selection whose optimiser and the weights alone are more than there is. */
 SARA_NODISCARD sara_status sara_trainer_check_selection(const trainer *t,

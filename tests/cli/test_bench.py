@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from support import BASE, IO, SANITIZE, UNET, USAGE, Case
+from support import BASE, IO, MEMORY, SANITIZE, UNET, USAGE, Case
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -105,6 +105,12 @@ class Bench(Case):
             self.assertIn(word, result.out)
         self.assertIn("step 2 of 2", result.err)
         self.assertLessEqual(max(map(len, lines)), 100)
+
+    def test_too_large(self):
+        """The plan is there, and what it would need, before anything of that size is drawn."""
+        huge = ("--shape", "tiny", "--latent", "4096", "--batch", "1024", "--steps", "1000")
+        result = self.refused(MEMORY, "training needs ", "bench", *huge)
+        self.assertRegex(result.err, r"(?m)^memory: weights .*, peak \d+\.\d+ GiB$")
 
     def test_profile(self):
         self.ok(*TINY, "--profile", "trace.json")
