@@ -1,4 +1,5 @@
 #include "nn/bf16.h"
+#include "nn/onednn.h"
 
 #define PIECE ((int64_t)16384) /* floats that a thread takes at a time */
 
@@ -6,9 +7,9 @@
 
 #include <immintrin.h>
 
-const char *sara_bf16_lacks(void)
+static bool processor_has_bf16(void)
 {
-    return __builtin_cpu_supports("avx512bf16") ? NULL : "AVX512-BF16";
+    return __builtin_cpu_supports("avx512bf16");
 }
 
 __attribute__((target("avx512f,avx512vl,avx512bf16"))) static void narrow(uint16_t *out,
@@ -25,9 +26,9 @@ __attribute__((target("avx512f,avx512vl,avx512bf16"))) static void narrow(uint16
 
 #else
 
-const char *sara_bf16_lacks(void)
+static bool processor_has_bf16(void)
 {
-    return "AVX512-BF16";
+    return false;
 }
 
 static void narrow(uint16_t *out, const float *in, int64_t count)
@@ -36,6 +37,15 @@ static void narrow(uint16_t *out, const float *in, int64_t count)
 }
 
 #endif
+
+const char *sara_bf16_lacks(void)
+{
+    if (!processor_has_bf16())
+        return "this processor has no AVX512-BF16";
+    return sara_onednn_has_bf16() ? NULL
+                                  : "oneDNN makes no use of AVX512-BF16 here (the environment "
+                                    "variable ONEDNN_MAX_CPU_ISA may hold it to less)";
+}
 
 void sara_bf16_narrow(uint16_t *out, const float *in, int64_t count, int threads)
 {

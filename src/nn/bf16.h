@@ -5,7 +5,7 @@
 
 #include "nn/kernels.h"
 
-/* NULL if the processor multiplies bf16, else what it lacks. */
+/* NULL if the processor, and oneDNN on it, multiplies bf16; else what is lacking, as a clause. */
 const char *sara_bf16_lacks(void);
 /* count floats to bf16, rounded to nearest even; only where nothing is lacking. */
 void sara_bf16_narrow(uint16_t *out, const float *in, int64_t count, int threads);

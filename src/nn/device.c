@@ -2,6 +2,7 @@
 #include "nn/bf16.h"
 #include "nn/kernels.h"
 #include "nn/onednn.h"
+#include "nn/simd.h"
 
 typedef struct cpu_device {
     sara_device device;
@@ -63,8 +64,9 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
                          "device %s: unknown, expected cpu, cpu-bf16, cpu-plain, dry or dry-bf16",
                          name);
     if (kind->narrow && !kind->dry && sara_bf16_lacks())
-        return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: this processor has no %s", name,
-                         sara_bf16_lacks());
+        return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: %s", name, sara_bf16_lacks());
+    if (kind->fast)
+        TRY(sara_simd_check(ctx));
     TRY(sara_alloc_zero(ctx, &cpu, 1, sizeof(*cpu)));
     register_plain(&cpu->table);
     if (kind->fast)

@@ -15,8 +15,9 @@
  * layers and convolutions multiply bf16; the processor must have AVX512-BF16) "cpu-plain" (the
  * reference kernels alone, the oracle), or "dry" and "dry-bf16" (no arithmetic and no data: what a
  * pass on "cpu" or "cpu-bf16" will need, the kernels' scratch included, is what
- * sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor
- * cannot. */
+ * sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor or
+ * oneDNN cannot, also if the environment variable SARA_SIMD names what it does not run;
+ * SARA_ERROR_USAGE if it names nothing. */
 SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **out,
                                                const char *name);
 void sara_nn_device_close(sara_device *device);

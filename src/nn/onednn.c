@@ -59,6 +59,13 @@ void sara_onednn_free(sara_onednn *state)
     sara_free(state->ctx, state);
 }
 
+/* Wider instruction sets have all the bits of those that they include. */
+bool sara_onednn_has_bf16(void)
+{
+    int wanted = dnnl_cpu_isa_avx512_core_bf16;
+    return ((int)dnnl_get_effective_cpu_isa() & wanted) == wanted;
+}
+
 /* ------------------------------------------------------------------------------------ caching */
 
 static size_t hash(const sara_op_key *key)

@@ -46,3 +46,15 @@ const sara_simd *sara_simd_best(void)
     }
     return best;
 }
+
+sara_status sara_simd_check(sara_context *ctx)
+{
+    const char *wanted = getenv("SARA_SIMD");
+    if (!wanted || !*wanted || strcmp(sara_simd_best()->name, wanted) == 0)
+        return SARA_OK;
+    if (strcmp(wanted, "avx2") == 0 || strcmp(wanted, "avx512") == 0)
+        return sara_fail(ctx, SARA_ERROR_DEVICE, "SARA_SIMD=%s: this processor does not run it",
+                         wanted);
+    return sara_fail(ctx, SARA_ERROR_USAGE, "SARA_SIMD=%s: expected generic, avx2 or avx512",
+                     wanted);
+}

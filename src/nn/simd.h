@@ -131,5 +131,7 @@ typedef struct sara_simd {
 /* The widest this machine runs, or the one the environment variable SARA_SIMD names ("generic",
  * "avx2", "avx512") if the machine runs it. */
 const sara_simd *sara_simd_best(void);
+/* Refuses a SARA_SIMD that names none or one that the machine does not run; empty is as unset. */
+SARA_NODISCARD sara_status sara_simd_check(sara_context *ctx);
 
 #endif

@@ -21,7 +21,7 @@ PROGRAM = os.environ["SARA_PROGRAM"]
 SANITIZE = os.environ.get("SARA_SANITIZE") == "1"
 SLOW = 10 if SANITIZE else 1  # factor on time limits; none is ever measured
 
-USAGE, INPUT, IO, MEMORY, DIVERGED, INTERRUPTED = 2, 3, 4, 5, 6, 7
+USAGE, INPUT, IO, MEMORY, DIVERGED, INTERRUPTED, DEVICE = 2, 3, 4, 5, 6, 7, 8
 
 
 class Result:

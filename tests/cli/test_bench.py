@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from support import BASE, IO, MEMORY, SANITIZE, UNET, USAGE, Case
+from support import BASE, DEVICE, IO, MEMORY, SANITIZE, UNET, USAGE, Case
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -105,6 +105,17 @@ class Bench(Case):
             self.assertIn(word, result.out)
         self.assertIn("step 2 of 2", result.err)
         self.assertLessEqual(max(map(len, lines)), 100)
+
+    def test_environment(self):
+        """What the environment asks for is done or refused, never passed over."""
+        for code, words, variables, args in [
+            (USAGE, "SARA_SIMD=foo: expected generic, avx2 or avx512", {"SARA_SIMD": "foo"}, ()),
+            # either reason, as the processor has it
+            (DEVICE, "AVX512-BF16", {"ONEDNN_MAX_CPU_ISA": "AVX2"}, ("--mixed_precision", "bf16")),
+        ]:
+            self.refused(code, words, *TINY, *args, env=variables)
+        self.ok(*TINY, env={"SARA_SIMD": "generic"})
+        self.ok(*TINY, env={"SARA_SIMD": ""})
 
     def test_too_large(self):
         """The plan is there, and what it would need, before anything of that size is drawn."""
