@@ -20,11 +20,15 @@ static void print_steps(json_t *root)
     size_t index;
     json_t *value;
     text_escape(model, sizeof(model), json_string_value(json_object_get(root, "model")));
-    printf("%s: method %s, latents %gx%g, batch %g, %g threads, %s%s\n", model,
+    double levels = real_at(root, "checkpointing_levels");
+    char checkpointing[64] = "";
+    if (levels > 0)
+        snprintf(checkpointing, sizeof(checkpointing), ", checkpointing of %g levels", levels);
+    printf("%s: method %s, latents %gx%g, batch %g, %g threads, %s, mixed precision %s%s\n", model,
            json_string_value(json_object_get(root, "method")), real_at(root, "latent"),
            real_at(root, "latent"), real_at(root, "batch"), real_at(root, "threads"),
            json_string_value(json_object_get(root, "weight_dtype")),
-           json_is_true(json_object_get(root, "checkpointing")) ? ", checkpointing" : "");
+           json_string_value(json_object_get(root, "mixed_precision")), checkpointing);
     printf("%.0f of %.0f parameters trained (%.2f %%); loaded in %.1f s\n", trainable, parameters,
            100 * trainable / parameters, real_at(root, "load_seconds"));
     printf("seconds of each step:");
@@ -115,7 +119,8 @@ int cmd_bench(cli *c)
          "side of the latents, an eighth of the image's (64)"},
         {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},
         {"steps", 0, CLI_INT, &o.steps, 1, 1000, "N", "(3)"},
-        {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET", "5.8%, 20M or 50000 (5.8%)"},
+        {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET", 
+         "5.8%, 0.058, 20M or 50000 entries; 1 and 1.0 are one entry, 100% all (5.8%)"},
         {"lambda_rank", 0, CLI_DOUBLE, &o.lambda_rank, 0, 1e6, "N",
          "weight of the low-rank term; 0: none (5e-4)"},
         {"rank", 0, CLI_SWITCH, &o.rank, 0, 0, NULL, "time every matrix's low-rank term too"},

@@ -43,6 +43,34 @@ sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param)
     return SARA_OK;
 }
 
+static int64_t count_of_magnitude(const sara_params *params, uint32_t magnitude)
+{
+    float buffer[SARA_PARAM_BLOCK];
+    int64_t found = 0;
+    for (size_t p = 0; p < params->count; p++) {
+        size_t count = (size_t)sara_shape_count(&params->items[p].value.shape);
+        for (size_t at = 0, part; at < count; at += part) {
+            part = sara_param_part(count, at);
+            const float *values = sara_param_block(&params->items[p], buffer, at, part);
+            for (size_t i = 0; i < part; i++)
+                found += sara_magnitude(values[i]) == magnitude;
+        }
+    }
+    return found;
+}
+
+/* As with a budget of one entry where many are exactly 0: equal ones are selected all or not. */
+static sara_status fail_empty(sara_context *ctx, const sara_params *params, double threshold,
+                              uint32_t smallest)
+{
+    long long equal = count_of_magnitude(params, smallest);
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "threshold %.9g selects nothing: the smallest magnitude is %.9g, that of %lld "
+                     "%s; a larger threshold or a budget of at least %lld selects %s",
+                     threshold, (double)sara_magnitude_value(smallest), equal,
+                     equal == 1 ? "entry" : "entries", equal, equal == 1 ? "it" : "them");
+}
+
 /* Refuses what cannot be trained and a selection without entries. */
 static sara_status check_scans(sara_context *ctx, const scan *scans, const sara_params *params,
                                double threshold)
@@ -57,9 +85,7 @@ static sara_status check_scans(sara_context *ctx, const scan *scans, const sara_
         below += scans[i].below;
     }
     if (below == 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "threshold %.9g selects nothing: the smallest magnitude is %.9g",
-                           threshold, (double)sara_magnitude_value(smallest));
+        status = fail_empty(ctx, params, threshold, smallest);
 done:
     return status;
 }

@@ -110,11 +110,11 @@ static json_t *report_json(bench *b)
         flops += all.items[i].flops;
     json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b);
     json_t *root = json_pack(
-        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
+        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:i,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
         b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
         "weight_dtype", sara_storage_name(sara_unet_params(b->t.model->unet)), "latent", o->latent,
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
-        b->t.checkpoint_levels > 0, "parameters",
+        b->t.checkpoint_levels > 0, "checkpointing_levels", b->t.checkpoint_levels, "parameters",
         (json_int_t)sara_params_entries(sara_unet_params(b->t.model->unet)), "trainable",
         (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e3), "load_seconds",
         rounded(b->load_seconds, 1e3), "flops_per_second", rounded(flops / best, 1e-6),

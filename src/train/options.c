@@ -58,7 +58,7 @@ static const option options_table[] = {
     SWITCH(center_crop, true, "crop the centre instead of a random place"),
     SWITCH(random_flip, true, "flip images left-right at random"),
     NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, true, "train the entries with |p| below it"),
-    TEXT(trainable, "BUDGET", true, "budget instead: 5.8%, 20M or 50000 (5.8%)"),
+    TEXT(trainable, "BUDGET", true, "instead: 5.8%, 20M; 1, 1.0: one entry; 100%: all (5.8%)"),
     NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, true, "(1e-3 exp(-350 threshold))"),
     NUMBER(OPTION_DOUBLE, lambda_rank, 0, 1e6, NAN, true, "weight of the low-rank term (5e-4)"),
     NUMBER(OPTION_INT64, max_train_steps, 1, LARGE, 0, true, "optimiser steps (5000)"),

@@ -17,6 +17,7 @@ KEYS = {
     "batch": int,
     "threads": int,
     "checkpointing": bool,
+    "checkpointing_levels": int,
     "parameters": int,
     "trainable": int,
     "seconds": list,
@@ -60,6 +61,9 @@ class Bench(Case):
         )
         self.assertEqual((report["method"], report["trainable"]), ("forward", 0))
         self.assertTrue(report["checkpointing"])
+        self.assertEqual(report["checkpointing_levels"], 2)
+        report = self.report(*TINY, "--gradient_checkpointing_levels", "1")
+        self.assertEqual((report["checkpointing"], report["checkpointing_levels"]), (True, 1))
         report = self.report(*TINY, "--trainable", "5000", "--lambda_rank", "0")
         self.assertEqual(report["trainable"], 5000)
         report = self.report(*TINY, "--rank")
@@ -93,7 +97,10 @@ class Bench(Case):
     def test_table(self):
         result = self.ok(*TINY)
         lines = result.out.splitlines()
-        self.assertIn("tiny: method sara, latents 4x4, batch 1", lines[0])
+        self.assertRegex(
+            lines[0],
+            r"^tiny: method sara, latents 4x4, batch 1, \d+ threads, fp32, mixed precision no$",
+        )
         self.assertRegex(lines[1], r"^\d+ of \d+ parameters trained \(5\.80 %\)")
         self.assertRegex(lines[2], r"^seconds of each step: \d+\.\d{3} \d+\.\d{3}$")
         rows = re.findall(r"(?m)^  (\S.*?) +(\d+) +([\d.]+) +[\d.]+ %", result.out)
@@ -105,6 +112,10 @@ class Bench(Case):
             self.assertIn(word, result.out)
         self.assertIn("step 2 of 2", result.err)
         self.assertLessEqual(max(map(len, lines)), 100)
+
+    def test_table_of_levels(self):
+        line = self.ok(*TINY, "--gradient_checkpointing").out.splitlines()[0]
+        self.assertIn("mixed precision no, checkpointing of 2 levels", line)
 
     def test_environment(self):
         """What the environment asks for is done or refused, never passed over."""

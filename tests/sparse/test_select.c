@@ -182,8 +182,14 @@ static void ties_are_left_out(void **state)
     assert_true(selection.threshold == 2);
     assert_int_equal(selection.total, 2);
     sara_selection_free(ctx, &selection);
-    assert_refused(ctx, SARA_ERROR_USAGE, "threshold 1 selects nothing: the smallest magnitude",
+    assert_refused(ctx, SARA_ERROR_USAGE,
+                   "threshold 1 selects nothing: the smallest magnitude is 1, that of 2 entries; a "
+                   "larger threshold or a budget of at least 2 selects them",
                    sara_select(ctx, &selection, &params, &one));
+    one.value = 2;
+    assert_ok(ctx, sara_select(ctx, &selection, &params, &one));
+    assert_int_equal(selection.total, 2);
+    sara_selection_free(ctx, &selection);
     sara_params_free(ctx, &params);
     sara_context_free(ctx);
 }
