@@ -125,6 +125,84 @@ static void test_spans(void **state)
         check(&shapes[i]);
 }
 
+/* [rows][dim] of one head from rows that hold all of them; free(). */
+static float *head_of(const float *from, int64_t rows, const sara_attention_shape *s, int head)
+{
+    float *to = test_nn_zeros((size_t)(rows * s->dim));
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(to + r * s->dim, from + (r * s->heads + head) * s->dim,
+               (size_t)s->dim * sizeof(float));
+    return to;
+}
+
+static void compare_head(const float *all, const float *expected, int64_t rows,
+                         const sara_attention_shape *s, int head, const char *what)
+{
+    float *got = head_of(all, rows, s, head);
+    assert_close(test_relative_l2(got, expected, (size_t)(rows * s->dim)), TOLERANCE, what);
+    free(got);
+}
+
+typedef struct one_head {
+    problem one, all;
+    int head;
+} one_head;
+
+static void check_head(void *argument)
+{
+    one_head *h = argument;
+    problem *p = &h->all;
+    const sara_attention_shape *s = &p->shape;
+    test_nn nn = test_nn_open("cpu");
+    sara_kernel_env env = sara_tape_env(nn.tape);
+    memset(p->dq, 0, p->nq * sizeof(float));
+    memset(p->dk, 0, p->nk * sizeof(float));
+    memset(p->dv, 0, p->nk * sizeof(float));
+    run(sara_tape_kernels(nn.tape), &env, p);
+    compare_head(p->y, h->one.y, s->t, s, h->head, "a head's y");
+    compare_head(p->dq, h->one.dq, s->t, s, h->head, "a head's dq");
+    compare_head(p->dk, h->one.dk, s->s, s, h->head, "a head's dk");
+    compare_head(p->dv, h->one.dv, s->s, s, h->head, "a head's dv");
+    assert_close(test_relative_l2(p->lse + h->head * s->t, h->one.lse, (size_t)s->t), TOLERANCE,
+                 "a head's lse");
+    test_nn_close(&nn);
+}
+
+/* The fast kernels on all heads, the plain ones on one of them. */
+static void check_one_head(const sara_attention_shape *s, int head)
+{
+    const sara_attention_shape shape = {1, s->t, s->s, 1, s->dim, s->causal};
+    one_head h = {start(&shape), start(s), head};
+    float *const inputs[][2] = {
+        {h.one.q, h.all.q}, {h.one.k, h.all.k}, {h.one.v, h.all.v}, {h.one.dy, h.all.dy}};
+    for (int i = 0; i < 4; i++) {
+        int64_t rows = i == 0 || i == 3 ? s->t : s->s;
+        float *part = head_of(inputs[i][1], rows, s, head);
+        memcpy(inputs[i][0], part, (size_t)(rows * s->dim) * sizeof(float));
+        free(part);
+    }
+    memset(h.one.dq, 0, h.one.nq * sizeof(float));
+    memset(h.one.dk, 0, h.one.nk * sizeof(float));
+    memset(h.one.dv, 0, h.one.nk * sizeof(float));
+    test_nn plain = test_nn_open("cpu-plain");
+    sara_kernel_env env = sara_tape_env(plain.tape);
+    run(sara_tape_kernels(plain.tape), &env, &h.one);
+    test_simd_each(check_head, &h);
+    test_nn_close(&plain);
+    finish(&h.one);
+    finish(&h.all);
+}
+
+/* Stable Diffusion 1.5's at 512x512 pixels; the last looks at the text. */
+static void test_real_shapes(void **state)
+{
+    (void)state;
+    check_one_head(&(sara_attention_shape){1, 4096, 4096, 8, 40, false}, 7);
+    check_one_head(&(sara_attention_shape){1, 1024, 1024, 8, 80, false}, 0);
+    check_one_head(&(sara_attention_shape){1, 256, 256, 8, 160, false}, 5);
+    check_one_head(&(sara_attention_shape){1, 4096, 77, 8, 40, false}, 3);
+}
+
 /* Every remainder of the small matrix products. */
 static void test_small(void **state)
 {
@@ -205,9 +283,10 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes), cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_small),  cmocka_unit_test(test_extreme_scores),
-        cmocka_unit_test(test_nan),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_small),       cmocka_unit_test(test_extreme_scores),
+        cmocka_unit_test(test_nan),         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_real_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

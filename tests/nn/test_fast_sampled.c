@@ -138,6 +138,74 @@ static void test_linear(void **state)
     test_nn_close(&plain);
 }
 
+/* ------------------------------------------------------------- Stable Diffusion 1.5's layers */
+
+#define CHECKED ((int64_t)4 << 20) /* multiplications of the plain kernel */
+
+/* By the kernel's choice and by planes; the plain kernel takes every so many of the entries. */
+static void check_real(test_nn *fast, test_nn *plain, const sara_conv_shape *s, double density)
+{
+    const sara_kernels *f = sara_tape_kernels(fast->tape), *p = sara_tape_kernels(plain->tape);
+    sara_kernel_env fe = sara_tape_env(fast->tape), pe = sara_tape_env(plain->tape);
+    size_t count, some, most = (size_t)(CHECKED / (s->oh * s->ow));
+    uint32_t *positions = test_nn_positions(&count, test_conv_w(s), density, 3);
+    size_t step = count / most + 1;
+    float *x = test_nn_random(test_conv_x(s), 1), *dy = test_nn_random(test_conv_y(s), 2);
+    float *chosen = test_nn_zeros(count), *planes = test_nn_zeros(count);
+    assert_ok(fast->ctx, f->conv_dw_sampled(&fe, chosen, dy, x, positions, count, s));
+    assert_ok(fast->ctx, sara_sampled_by_planes(&fe, planes, dy, x, positions, count, s));
+    some = (count + step - 1) / step;
+    float *expected = test_nn_zeros(some);
+    for (size_t e = 0; e < some; e++) {
+        positions[e] = positions[e * step];
+        chosen[e] = chosen[e * step];
+        planes[e] = planes[e * step];
+    }
+    assert_ok(plain->ctx, p->conv_dw_sampled(&pe, expected, dy, x, positions, some, s));
+    assert_close(test_relative_l2(chosen, expected, some), TOLERANCE, "sampled dw");
+    assert_close(test_relative_l2(planes, expected, some), TOLERANCE, "dw by planes");
+    free(positions);
+    free(x);
+    free(dy);
+    free(chosen);
+    free(planes);
+    free(expected);
+}
+
+/* Linear layers are 1x1 convolutions of an image one pixel wide. */
+static void check_real_layers(void *unused)
+{
+    const sara_conv_shape layers[] = {
+        test_conv_shape(1, 4096, 1, 320, 2560, 1, 1, none),
+        test_conv_shape(1, 1024, 1, 640, 640, 1, 1, none),
+        test_conv_shape(1, 256, 1, 5120, 1280, 1, 1, none),
+        test_conv_shape(1, 77, 1, 768, 1280, 1, 1, none),
+        test_conv_shape(1, 1, 1, 1280, 1280, 1, 1, none),
+        test_conv_shape(1, 64, 64, 960, 320, 1, 1, none),
+        test_conv_shape(1, 64, 64, 320, 320, 3, 1, same),
+        test_conv_shape(1, 32, 32, 1920, 640, 3, 1, same),
+        test_conv_shape(1, 8, 8, 1280, 1280, 3, 1, same),
+        test_conv_shape(1, 64, 64, 4, 320, 3, 1, same),
+        test_conv_shape(1, 64, 64, 320, 4, 3, 1, same),
+        test_conv_shape(1, 64, 64, 320, 320, 3, 2, same),
+        test_conv_shape(1, 16, 16, 1280, 1280, 3, 2, same),
+    };
+    (void)unused;
+    test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
+    for (size_t i = 0; i < sizeof(layers) / sizeof(*layers); i++) {
+        check_real(&fast, &plain, &layers[i], 0.058);
+        check_real(&fast, &plain, &layers[i], 0.006);
+    }
+    test_nn_close(&fast);
+    test_nn_close(&plain);
+}
+
+static void test_real_layers(void **state)
+{
+    (void)state;
+    test_simd_each(check_real_layers, NULL);
+}
+
 /* All entries in one output row, one entry alone, none. */
 static void test_uneven_rows(void **state)
 {
@@ -279,9 +347,10 @@ static void test_simd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),  cmocka_unit_test(test_passes),
-        cmocka_unit_test(test_linear),  cmocka_unit_test(test_uneven_rows),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_simd),
+        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_uneven_rows),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_simd),
+        cmocka_unit_test(test_real_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

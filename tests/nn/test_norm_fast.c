@@ -144,6 +144,24 @@ static void test_layer_norm(void **state)
             check(&(sara_group_norm_shape){rows[i], 1, widths[j], 0, 1e-5f, false}, (float)j);
 }
 
+/* Of Stable Diffusion 1.5 at 512x512 pixels, the wide ones after a concatenation. */
+static void test_real_shapes(void **state)
+{
+    (void)state;
+    check(&(sara_group_norm_shape){1, 4096, 320, 32, 1e-5f, true}, 0.5f);
+    check(&(sara_group_norm_shape){1, 4096, 960, 32, 1e-5f, true}, 0);
+    check(&(sara_group_norm_shape){1, 4096, 320, 32, 1e-6f, false}, 0); /* before attention */
+    check(&(sara_group_norm_shape){1, 1024, 1920, 32, 1e-5f, true}, 0);
+    check(&(sara_group_norm_shape){1, 256, 1280, 32, 1e-5f, true}, 0);
+    check(&(sara_group_norm_shape){1, 256, 2560, 32, 1e-5f, true}, -1);
+    check(&(sara_group_norm_shape){1, 64, 1280, 32, 1e-6f, false}, 0);
+    check(&(sara_group_norm_shape){1, 64, 2560, 32, 1e-5f, true}, 0);
+    check(&(sara_group_norm_shape){4096, 1, 320, 0, 1e-5f, false}, 0);
+    check(&(sara_group_norm_shape){1024, 1, 640, 0, 1e-5f, false}, 0.5f);
+    check(&(sara_group_norm_shape){256, 1, 1280, 0, 1e-5f, false}, 0);
+    check(&(sara_group_norm_shape){64, 1, 1280, 0, 1e-5f, false}, 0);
+}
+
 /* A mean far from zero: sums of squares would cancel. */
 static void test_offset(void **state)
 {
@@ -215,7 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_group_norm), cmocka_unit_test(test_layer_norm),
         cmocka_unit_test(test_offset),     cmocka_unit_test(test_constant),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_threads),    cmocka_unit_test(test_real_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,6 +134,56 @@ static void check_additions(void *argument)
     }
 }
 
+/* GEGLU of 4096 tokens at 1280 channels and the additions around it, by the plain kernels. */
+typedef struct layer {
+    float *x, *dy, *y, *dx, *added, *sum, *de; /* dx: twice the gradient; sum: of y and dy */
+    test_pair *pair;
+} layer;
+
+enum { ROWS = 4096, WIDTH = 1280, COUNT = ROWS * WIDTH };
+
+static void check_layer(void *argument)
+{
+    const layer *l = argument;
+    const sara_kernels *f = l->pair->f;
+    float *y = test_nn_zeros(COUNT), *dx = test_nn_zeros(2 * COUNT), *de = test_nn_zeros(WIDTH);
+    f->geglu_forward(y, l->x, ROWS, WIDTH);
+    assert_close(test_relative_l2(y, l->y, COUNT), TOLERANCE, "geglu");
+    f->geglu_backward(dx, l->dy, l->x, ROWS, WIDTH, false);
+    f->geglu_backward(dx, l->dy, l->x, ROWS, WIDTH, true);
+    assert_close(test_relative_l2(dx, l->dx, 2 * COUNT), TOLERANCE, "geglu's dx");
+    f->add(y, l->y, l->dy, COUNT);
+    assert_memory_equal(y, l->sum, COUNT * sizeof(float));
+    f->add_per_sample(y, l->dy, l->x, 1, ROWS, WIDTH);
+    assert_memory_equal(y, l->added, COUNT * sizeof(float));
+    f->add_per_sample_de(de, l->dy, 1, ROWS, WIDTH);
+    assert_close(test_relative_l2(de, l->de, WIDTH), TOLERANCE, "de");
+    free(y);
+    free(dx);
+    free(de);
+}
+
+static void test_real_shapes(void **state)
+{
+    (void)state;
+    test_pair pair = test_pair_open();
+    layer l = {test_nn_random(2 * COUNT, 1), test_nn_random(COUNT, 2),
+               test_nn_zeros(COUNT),         test_nn_zeros(2 * COUNT),
+               test_nn_zeros(COUNT),         test_nn_zeros(COUNT),
+               test_nn_zeros(WIDTH),         &pair};
+    pair.p->geglu_forward(l.y, l.x, ROWS, WIDTH);
+    pair.p->geglu_backward(l.dx, l.dy, l.x, ROWS, WIDTH, false);
+    pair.p->accumulate(l.dx, l.dx, 2 * COUNT);
+    pair.p->add(l.sum, l.y, l.dy, COUNT);
+    pair.p->add_per_sample(l.added, l.dy, l.x, 1, ROWS, WIDTH);
+    pair.p->add_per_sample_de(l.de, l.dy, 1, ROWS, WIDTH);
+    test_simd_each(check_layer, &l);
+    float *all_of[] = {l.x, l.dy, l.y, l.dx, l.added, l.sum, l.de};
+    for (size_t i = 0; i < sizeof(all_of) / sizeof(*all_of); i++)
+        free(all_of[i]);
+    test_pair_close(&pair);
+}
+
 static void run(void (*check)(void *argument))
 {
     test_pair pair = test_pair_open();
@@ -168,10 +218,9 @@ static void test_additions(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activations),
-        cmocka_unit_test(test_range),
-        cmocka_unit_test(test_geglu),
-        cmocka_unit_test(test_additions),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_range),
+        cmocka_unit_test(test_geglu),       cmocka_unit_test(test_additions),
+        cmocka_unit_test(test_real_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
