@@ -24,6 +24,15 @@ SLOW = 10 if SANITIZE else 1  # factor on time limits; none is ever measured
 USAGE, INPUT, IO, MEMORY, DIVERGED, INTERRUPTED, DEVICE = 2, 3, 4, 5, 6, 7, 8
 
 
+def processor_has(flag):
+    """Whether the processor has what Linux calls by that name."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return any(flag in line.split() for line in file if line.startswith("flags"))
+    except OSError:
+        return False
+
+
 class Result:
     def __init__(self, code, out, err):
         self.code, self.out, self.err = code, out, err

@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from support import BASE, DEVICE, IO, MEMORY, SANITIZE, UNET, USAGE, Case
+from support import BASE, DEVICE, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -78,6 +78,22 @@ class Bench(Case):
         self.assertEqual(wide["parameters"], narrow["parameters"])
         self.assertLess(narrow["memory"]["weights"], 0.52 * wide["memory"]["weights"])
         self.assertIn("threads, bf16", self.ok(*TINY, "--weight-dtype=bf16").out.splitlines()[0])
+
+    def test_mixed_precision(self):
+        """One of two, for bench and train: it runs, or exit 8 with what the processor lacks."""
+        train = ("train", "--unet-only", UNET, "--replay", self.write_replay("replay", 2))
+        for command in (TINY, (*train, "-o", "run")):
+            command = (*command, "--mixed_precision", "bf16")
+            if not processor_has("avx512_bf16"):
+                words = ["--mixed_precision bf16", "this processor has no AVX512-BF16"]
+                self.refused(DEVICE, words, *command)
+            elif command[0] == "bench":
+                self.assertEqual(self.report(*command)["mixed_precision"], "bf16")
+            else:
+                self.ok(*command)
+                with open(self.path("run", "log.jsonl")) as log:
+                    losses = [line["loss"] for line in map(json.loads, log) if "step" in line]
+                self.assertEqual([0 < loss < 10 for loss in losses], [True] * 2)
 
     @unittest.skipIf(SANITIZE, "the sanitizer's own memory")
     def test_plan(self):
