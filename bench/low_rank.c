@@ -63,7 +63,7 @@ static void sample_free(sara_context *ctx, sample *s)
 }
 
 /* Least seconds of a call, with memory kept between calls as in training. */
-static sara_status measure(sara_context *ctx, sara_polar_work *work, double *best, int64_t rows,
+static sara_status measure(sara_context *ctx, sara_arena *work, double *best, int64_t rows,
                            int64_t cols, double density)
 {
     sara_status status;
@@ -74,6 +74,7 @@ static sara_status measure(sara_context *ctx, sara_polar_work *work, double *bes
         TRY(sara_nuclear_norm_in(ctx, work, &value, s.subgradient, rows, cols, s.positions,
                                  s.values, s.count));
         double taken = seconds() - start;
+        sara_arena_reset(work);
         *best = run == 0 || taken < *best ? taken : *best;
     }
 done:
@@ -84,9 +85,10 @@ done:
 static sara_status measure_all(sara_context *ctx, double density)
 {
     sara_status status = SARA_OK;
-    sara_polar_work work = {NULL, 0};
+    sara_arena work;
     double sum = 0;
     int matrices = 0;
+    sara_arena_init(&work, ctx);
     printf("low-rank term at density %g, %d threads, least of %d\n", density, sara_threads(ctx),
            RUNS);
     for (size_t i = 0; i < SHAPES; i++) {
@@ -99,7 +101,7 @@ static sara_status measure_all(sara_context *ctx, double density)
     }
     printf("mean of %d matrices: %.1f ms\n", matrices, 1e3 * sum / matrices);
 done:
-    sara_polar_work_free(ctx, &work);
+    sara_arena_free(&work);
     return status;
 }
 

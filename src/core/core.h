@@ -68,7 +68,7 @@ const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes);
 /* Memory that is given back all at once. */
 typedef struct sara_arena {
     sara_context *ctx;
-    struct sara_arena_block *head;
+    struct sara_arena_block *head, *spare; /* spare: kept by a reset */
 } sara_arena;
 void sara_arena_init(sara_arena *arena, sara_context *ctx);
 SARA_NODISCARD sara_status sara_arena_alloc(sara_arena *arena, void *out, size_t count,
@@ -76,6 +76,10 @@ SARA_NODISCARD sara_status sara_arena_alloc(sara_arena *arena, void *out, size_t
 SARA_NODISCARD sara_status sara_arena_strdup(sara_arena *arena, const char **out,
                                              const char *text);
 void sara_arena_free(sara_arena *arena);
+/* Forgets what was given out, and keeps the memory for what comes next. */
+void sara_arena_reset(sara_arena *arena);
+/* Makes sure that `bytes` more need no memory, the rounding up of their parts to 16 included. */
+SARA_NODISCARD sara_status sara_arena_reserve(sara_arena *arena, size_t bytes);
 /* Lives as long as the context; for strings of options. */
 sara_arena *sara_context_arena(sara_context *ctx);
 

@@ -16,7 +16,7 @@ void sara_tape_free(sara_tape *tape)
 {
     if (!tape)
         return;
-    sara_tape_reset(tape);
+    sara_arena_free(&tape->arena);
     sara_pool_free(&tape->pool);
     sara_free(tape->ctx, tape->scoped);
     sara_free(tape->ctx, tape->nodes);
@@ -26,7 +26,7 @@ void sara_tape_free(sara_tape *tape)
 void sara_tape_reset(sara_tape *tape)
 {
     sara_pool_give_all(&tape->pool);
-    sara_arena_free(&tape->arena);
+    sara_arena_reset(&tape->arena);
     tape->scoped_count = 0;
     tape->node_count = 0;
 }
@@ -76,6 +76,7 @@ sara_status sara_tape_reserve(sara_tape *tape, size_t bytes)
 void sara_tape_trim(sara_tape *tape)
 {
     sara_tape_reset(tape);
+    sara_arena_free(&tape->arena);
     sara_pool_trim(&tape->pool);
 }
 

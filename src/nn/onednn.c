@@ -92,6 +92,12 @@ static void drop_oldest(sara_onednn *state)
     sara_op_free(state->ctx, op);
 }
 
+static sara_status build(sara_onednn *state, sara_op *op)
+{
+    dnnl_status_t made = sara_op_build(op, state->engine);
+    return made == dnnl_success ? SARA_OK : sara_op_fail(state->ctx, &op->key, made);
+}
+
 sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *key)
 {
     sara_op **bucket = &state->ops[hash(key)], *op = NULL;
@@ -107,9 +113,7 @@ sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *ke
         drop_oldest(state);
     TRY(sara_alloc_zero(state->ctx, &op, 1, sizeof(*op)));
     op->key = *key;
-    dnnl_status_t made = sara_op_build(op, state->engine);
-    if (made != dnnl_success)
-        TRY(sara_op_fail(state->ctx, key, made));
+    TRY(SARA_TRACED(state->ctx, "primitives", 0, build(state, op)));
     op->used = state->clock;
     op->next = *bucket;
     *bucket = op;

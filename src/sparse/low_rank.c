@@ -2,7 +2,9 @@
 
 #include <math.h>
 
-#define NONE UINT32_MAX
+#define NONE     UINT32_MAX
+#define LINE     ((size_t)64)   /* bytes of a cache line */
+#define ROUNDING ((size_t)1024) /* bytes that an arena adds, at most */
 
 /* A matrix without its all-zero rows and columns, transposed if it had more rows than columns;
  * singular values and vectors are the same but for zeros. */
@@ -10,9 +12,9 @@ typedef struct compact {
     uint32_t *rows, *cols; /* of the matrix -> of its compact form, NONE if all zero */
     bool transposed;
     sara_columns entries;
-    uint32_t *order;       /* the place of each entry among those given */
-    float *x;              /* the polar factor at the entries */
-    double scale; /* the entries times it are the matrix's; a power of two, for the same rank */
+    uint32_t *order; /* the place of each entry among those given */
+    float *x;        /* the polar factor at the entries */
+    double scale;    /* the entries times it are the matrix's; a power of two, for the same rank */
 } compact;
 
 /* Numbers the marked elements in order and unmarks the others. */
@@ -46,14 +48,35 @@ static inline bool locate(const compact *c, uint32_t position, uint32_t cols, ui
     return r != NONE && k != NONE;
 }
 
+static sara_status take_zeros(sara_arena *work, void *out, size_t count, size_t size)
+{
+    void *memory;
+    sara_status status = sara_arena_alloc(work, out, count, size);
+    memcpy(&memory, out, sizeof(memory));
+    if (memory)
+        memset(memory, 0, count * size);
+    return status;
+}
+
+/* From the start of a cache line on. */
+static sara_status take_line(sara_arena *work, float **out, size_t count)
+{
+    float *memory = NULL;
+    sara_status status =
+        sara_arena_alloc(work, &memory, count + LINE / sizeof(float), sizeof(float));
+    size_t over = (uintptr_t)memory % LINE;
+    *out = memory && over ? memory + (LINE - over) / sizeof(float) : memory;
+    return status;
+}
+
 /* The entries sorted by column: counted, then each put behind those before it. */
-static sara_status sort_entries(sara_context *ctx, compact *c, uint32_t cols,
+static sara_status sort_entries(sara_arena *work, compact *c, uint32_t cols,
                                 const uint32_t *positions, const float *values, size_t count)
 {
     sara_status status;
     sara_columns *e = &c->entries;
     uint32_t row, col;
-    TRY(sara_alloc_zero(ctx, &e->first, (size_t)e->n + 2, sizeof(*e->first)));
+    TRY(take_zeros(work, &e->first, (size_t)e->n + 2, sizeof(*e->first)));
     size_t *next = e->first + 1; /* first after the sort */
     for (size_t i = 0; i < count; i++)
         if (locate(c, positions[i], cols, &row, &col))
@@ -61,10 +84,10 @@ static sara_status sort_entries(sara_context *ctx, compact *c, uint32_t cols,
     for (int64_t j = 0; j < e->n; j++)
         next[j + 1] += next[j];
     size_t kept = next[e->n];
-    TRY(sara_alloc(ctx, &e->rows, kept, sizeof(*e->rows)));
-    TRY(sara_alloc(ctx, &e->values, kept, sizeof(*e->values)));
-    TRY(sara_alloc(ctx, &c->order, kept, sizeof(*c->order)));
-    TRY(sara_alloc(ctx, &c->x, kept, sizeof(*c->x)));
+    TRY(sara_arena_alloc(work, &e->rows, kept, sizeof(*e->rows)));
+    TRY(sara_arena_alloc(work, &e->values, kept, sizeof(*e->values)));
+    TRY(sara_arena_alloc(work, &c->order, kept, sizeof(*c->order)));
+    TRY(sara_arena_alloc(work, &c->x, kept, sizeof(*c->x)));
     for (size_t i = 0; i < count; i++)
         if (locate(c, positions[i], cols, &row, &col)) {
             size_t at = next[col]++;
@@ -76,12 +99,12 @@ done:
     return status;
 }
 
-static sara_status compact_fill(sara_context *ctx, compact *c, int64_t rows, int64_t cols,
+static sara_status compact_fill(sara_arena *work, compact *c, int64_t rows, int64_t cols,
                                 const uint32_t *positions, const float *values, size_t count)
 {
     sara_status status;
-    TRY(sara_alloc_zero(ctx, &c->rows, (size_t)rows, sizeof(*c->rows)));
-    TRY(sara_alloc_zero(ctx, &c->cols, (size_t)cols, sizeof(*c->cols)));
+    TRY(take_zeros(work, &c->rows, (size_t)rows, sizeof(*c->rows)));
+    TRY(take_zeros(work, &c->cols, (size_t)cols, sizeof(*c->cols)));
     for (size_t i = 0; i < count; i++)
         if (values[i] != 0) {
             uint32_t row = positions[i] / (uint32_t)cols;
@@ -92,63 +115,54 @@ static sara_status compact_fill(sara_context *ctx, compact *c, int64_t rows, int
     c->transposed = used_rows > used_cols;
     c->entries.m = c->transposed ? used_cols : used_rows;
     c->entries.n = c->transposed ? used_rows : used_cols;
-    TRY(sort_entries(ctx, c, (uint32_t)cols, positions, values, count));
+    TRY(sort_entries(work, c, (uint32_t)cols, positions, values, count));
 done:
     return status;
-}
-
-static void compact_free(sara_context *ctx, compact *c)
-{
-    sara_free(ctx, c->rows);
-    sara_free(ctx, c->cols);
-    sara_free(ctx, c->entries.first);
-    sara_free(ctx, c->entries.rows);
-    sara_free(ctx, c->entries.values);
-    sara_free(ctx, c->order);
-    sara_free(ctx, c->x);
 }
 
 /* An SVD by LAPACK takes about 20 m m n flops, at the rate of whatever BLAS there is. */
 #define ALWAYS_EXACT 160.0 /* m m n up to its cube: nothing else is faster */
 #define EXACT_IN_DOUBT 512.0 /* up to its cube: where products leave singular values unresolved */
 
-static sara_status exact_factor(sara_context *ctx, const compact *c, double *nuclear)
+static sara_status exact_factor(sara_context *ctx, sara_arena *work, const compact *c,
+                                double *nuclear)
 {
     sara_status status;
     const sara_columns *e = &c->entries;
     float *a = NULL, *x = NULL;
-    TRY(sara_alloc_zero(ctx, &a, (size_t)e->m, (size_t)e->n * sizeof(float)));
-    TRY(sara_alloc(ctx, &x, (size_t)e->m, (size_t)e->n * sizeof(float)));
+    TRY(take_zeros(work, &a, (size_t)e->m, (size_t)e->n * sizeof(float)));
+    TRY(sara_arena_alloc(work, &x, (size_t)e->m, (size_t)e->n * sizeof(float)));
     for (int64_t j = 0; j < e->n; j++)
         for (size_t i = e->first[j]; i < e->first[j + 1]; i++)
             a[e->rows[i] * e->n + j] = e->values[i];
-    TRY(sara_polar_exact(ctx, x, nuclear, a, e->m, e->n));
+    TRY(sara_polar_exact(ctx, work, x, nuclear, a, e->m, e->n));
     for (int64_t j = 0; j < e->n; j++)
         for (size_t i = e->first[j]; i < e->first[j + 1]; i++)
             c->x[i] = x[e->rows[i] * e->n + j];
 done:
-    sara_free(ctx, a);
-    sara_free(ctx, x);
     return status;
 }
 
 /* *nuclear is set if the exact route was taken. */
-static sara_status polar_factor(sara_context *ctx, sara_polar_work *memory, const compact *c,
+static sara_status polar_factor(sara_context *ctx, sara_arena *work, const compact *c,
                                 double *nuclear, bool *exact)
 {
     sara_status status = SARA_OK;
     const sara_columns *e = &c->entries;
-    double work = (double)e->m * (double)e->m * (double)e->n;
+    double size = (double)e->m * (double)e->m * (double)e->n;
     bool certain = false;
-    *exact = work <= ALWAYS_EXACT * ALWAYS_EXACT * ALWAYS_EXACT;
+    float *memory;
+    *exact = size <= ALWAYS_EXACT * ALWAYS_EXACT * ALWAYS_EXACT;
+    if (!*exact)
+        TRY(take_line(work, &memory, sara_polar_floats(e->m)));
     if (!*exact && 2 * e->n >= 3 * e->m)
         TRY(sara_polar_rational(ctx, memory, c->x, &certain, e, true));
     if (!*exact && !certain) {
         TRY(sara_polar_rational(ctx, memory, c->x, &certain, e, false));
-        *exact = !certain && work <= EXACT_IN_DOUBT * EXACT_IN_DOUBT * EXACT_IN_DOUBT;
+        *exact = !certain && size <= EXACT_IN_DOUBT * EXACT_IN_DOUBT * EXACT_IN_DOUBT;
     }
     if (*exact)
-        TRY(exact_factor(ctx, c, nuclear));
+        TRY(exact_factor(ctx, work, c, nuclear));
 done:
     return status;
 }
@@ -166,7 +180,7 @@ static double give_back(float *subgradient, const compact *c, size_t count)
     return product;
 }
 
-sara_status sara_nuclear_norm_in(sara_context *ctx, sara_polar_work *work, double *value,
+sara_status sara_nuclear_norm_in(sara_context *ctx, sara_arena *work, double *value,
                                  float *subgradient, int64_t rows, int64_t cols,
                                  const uint32_t *positions, const float *values, size_t count)
 {
@@ -187,12 +201,11 @@ sara_status sara_nuclear_norm_in(sara_context *ctx, sara_polar_work *work, doubl
     }
     frexp(largest, &exponent);
     c.scale = ldexp(1, exponent);
-    TRY(compact_fill(ctx, &c, rows, cols, positions, values, count));
+    TRY(compact_fill(work, &c, rows, cols, positions, values, count));
     TRY(polar_factor(ctx, work, &c, &nuclear, &exact));
     double product = give_back(subgradient, &c, count);
     *value = c.scale * (exact ? nuclear : product);
 done:
-    compact_free(ctx, &c);
     return status;
 }
 
@@ -200,10 +213,11 @@ sara_status sara_nuclear_norm(sara_context *ctx, double *value, float *subgradie
                               int64_t cols, const uint32_t *positions, const float *values,
                               size_t count)
 {
-    sara_polar_work work = {NULL, 0};
-    sara_status status = sara_nuclear_norm_in(ctx, &work, value, subgradient, rows, cols,
-                                              positions, values, count);
-    sara_polar_work_free(ctx, &work);
+    sara_arena work;
+    sara_arena_init(&work, ctx);
+    sara_status status =
+        sara_nuclear_norm_in(ctx, &work, value, subgradient, rows, cols, positions, values, count);
+    sara_arena_free(&work);
     return status;
 }
 
@@ -213,7 +227,7 @@ size_t sara_nuclear_norm_bytes(int64_t rows, int64_t cols, size_t count)
 {
     int64_t m = rows < cols ? rows : cols, n = rows < cols ? cols : rows;
     double work = (double)m * (double)m * (double)n;
-    size_t bytes = sara_polar_floats(m) * sizeof(float);
+    size_t bytes = sara_polar_floats(m) * sizeof(float) + ROUNDING;
     bytes += (size_t)(2 * n) * sizeof(size_t) + count * 4 * sizeof(float);
     if (work <= EXACT_IN_DOUBT * EXACT_IN_DOUBT * EXACT_IN_DOUBT)
         bytes += (size_t)(m * n) * 3 * sizeof(double) + (size_t)(m * m) * 6 * sizeof(double);

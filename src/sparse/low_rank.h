@@ -40,29 +40,23 @@ typedef struct sara_columns {
     float *values;  /* of each entry, magnitudes below 1 */
 } sara_columns;
 
-/* Memory kept from call to call; zero at first. */
-typedef struct sara_polar_work {
-    float *memory;
-    size_t size; /* floats */
-} sara_polar_work;
-void sara_polar_work_free(sara_context *ctx, sara_polar_work *work);
-
 /* x: the polar factor at the entries, by inverses and products in float32. Singular values down to
  * 1e-4 of the largest are resolved, or to 1/12 where `wide`, for n well over m; below, they count
  * for less the smaller they are. *certain tells that so many of them were resolved that the whole
- * polar factor is good to a cosine of 0.9999. */
-SARA_NODISCARD sara_status sara_polar_rational(sara_context *ctx, sara_polar_work *work, float *x,
+ * polar factor is good to a cosine of 0.9999. work: sara_polar_floats(m) floats, best at the start
+ * of a cache line. */
+SARA_NODISCARD sara_status sara_polar_rational(sara_context *ctx, float *work, float *x,
                                                bool *certain, const sara_columns *a, bool wide);
-size_t sara_polar_floats(int64_t m); /* its working memory */
+size_t sara_polar_floats(int64_t m);
 /* x [m][n] of a dense matrix by a singular value decomposition in double, over the singular values
- * above rounding. *nuclear is the sum of all. */
-SARA_NODISCARD sara_status sara_polar_exact(sara_context *ctx, float *x, double *nuclear,
-                                            const float *a, int64_t m, int64_t n);
+ * above rounding. *nuclear is the sum of all. Its memory comes from the arena. */
+SARA_NODISCARD sara_status sara_polar_exact(sara_context *ctx, sara_arena *work, float *x,
+                                            double *nuclear, const float *a, int64_t m, int64_t n);
 
-/* sara_nuclear_norm() with memory to be kept. */
-SARA_NODISCARD sara_status sara_nuclear_norm_in(sara_context *ctx, sara_polar_work *work,
-                                                double *value, float *subgradient, int64_t rows,
-                                                int64_t cols, const uint32_t *positions,
-                                                const float *values, size_t count);
+/* sara_nuclear_norm() with memory from an arena. */
+SARA_NODISCARD sara_status sara_nuclear_norm_in(sara_context *ctx, sara_arena *work, double *value,
+                                                float *subgradient, int64_t rows, int64_t cols,
+                                                const uint32_t *positions, const float *values,
+                                                size_t count);
 
 #endif

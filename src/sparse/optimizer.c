@@ -81,6 +81,7 @@ sara_status sara_optimizer_new(sara_context *ctx, sara_optimizer **out, sara_par
     TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
     result->ctx = ctx;
     result->options = *options;
+    sara_arena_init(&result->work, ctx);
     TRY(sara_alloc_zero(ctx, &result->parts, selection->item_count, sizeof(*result->parts)));
     for (size_t i = 0; i < selection->item_count; i++)
         if (selection->items[i].count > 0)
@@ -115,7 +116,7 @@ void sara_optimizer_free(sara_optimizer *optimizer)
         sara_free(ctx, part->item.moment2);
         sara_free(ctx, part->item.grad);
     }
-    sara_polar_work_free(ctx, &optimizer->work);
+    sara_arena_free(&optimizer->work);
     sara_selection_free(ctx, &optimizer->selection);
     sara_free(ctx, optimizer->parts);
     sara_free(ctx, optimizer);

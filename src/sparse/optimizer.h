@@ -18,7 +18,8 @@ struct sara_optimizer {
     sara_optimizer_part *parts; /* those with selected entries */
     size_t count;
     int64_t steps, adam_steps;
-    sara_polar_work work; /* of the low-rank term */
+    sara_arena work; /* of a step, kept from one to the next */
+    bool reserved;   /* all that the low-rank term may take */
 };
 
 static inline size_t sara_item_index(const sara_optimizer_item *item, size_t active)
@@ -47,7 +48,7 @@ uint32_t sara_optimizer_limit(const sara_optimizer *optimizer);
 /* A low-rank term at the entries that are active and below a magnitude limit. */
 typedef struct sara_rank_term {
     sara_optimizer_item *item; /* NULL: no term */
-    float *gradient;           /* at the entries, times lambda; sara_free() */
+    float *gradient;           /* at the entries, times lambda; in the optimiser's arena */
     double loss;               /* times lambda */
 } sara_rank_term;
 /* Whether the item may be drawn for the term. */

@@ -16,27 +16,12 @@ typedef struct polar {
     int64_t m;
     sara_block s, u, v, w; /* [m][m] each */
     float *spare;
-    float factor; /* A times it has singular values up to 1 */
+    double *squares;   /* [m] */
+    uint32_t *offsets; /* [m] */
+    float factor;      /* A times it has singular values up to 1 */
 } polar;
 
 /* ------------------------------------------------------------------------------------- memory */
-
-void sara_polar_work_free(sara_context *ctx, sara_polar_work *work)
-{
-    sara_free(ctx, work->memory);
-    work->memory = NULL;
-    work->size = 0;
-}
-
-static sara_status reserve(sara_context *ctx, sara_polar_work *work, size_t size)
-{
-    if (size <= work->size)
-        return SARA_OK;
-    sara_polar_work_free(ctx, work);
-    sara_status status = sara_alloc(ctx, &work->memory, size, sizeof(float));
-    work->size = status == SARA_OK ? size : 0;
-    return status;
-}
 
 /* An odd number of cache lines, so that equal places of many rows do not share a cache set. */
 static int64_t stride(int64_t m)
@@ -44,31 +29,34 @@ static int64_t stride(int64_t m)
     return ((m + 15) / 16 | 1) * 16;
 }
 
-size_t sara_polar_floats(int64_t m)
+static size_t spare_floats(int64_t m)
 {
-    int64_t ld = stride(m);
-    size_t spare = sara_symmetric_spare(m), vectors = (size_t)(2 * ld);
-    return 4 * (size_t)(m * ld) + (spare > vectors ? spare : vectors);
+    size_t spare = sara_symmetric_spare(m), vectors = (size_t)(2 * stride(m));
+    return spare > vectors ? spare : vectors;
 }
 
-static sara_status polar_init(sara_context *ctx, polar *p, sara_polar_work *work,
-                              const sara_columns *a)
+size_t sara_polar_floats(int64_t m)
 {
-    int64_t ld = stride(a->m), size = a->m * ld;
-    sara_status status = reserve(ctx, work, sara_polar_floats(a->m));
-    if (status != SARA_OK)
-        return status;
-    float *at = work->memory;
-    *p = (polar){ctx,
-                 a,
-                 a->m,
-                 {at, ld, false},
-                 {at + size, ld, false},
-                 {at + 2 * size, ld, false},
-                 {at + 3 * size, ld, false},
-                 at + 4 * size,
-                 1};
-    return SARA_OK;
+    size_t numbers = (size_t)m * (sizeof(double) + sizeof(uint32_t)) / sizeof(float);
+    return 4 * (size_t)(m * stride(m)) + (spare_floats(m) + 1) / 2 * 2 + numbers;
+}
+
+static polar polar_of(sara_context *ctx, float *work, const sara_columns *a)
+{
+    int64_t m = a->m, ld = stride(m), size = m * ld;
+    float *spare = work + 4 * size;
+    double *squares = (double *)(void *)(spare + (spare_floats(m) + 1) / 2 * 2);
+    return (polar){.ctx = ctx,
+                   .a = a,
+                   .m = m,
+                   .s = {work, ld, false},
+                   .u = {work + size, ld, false},
+                   .v = {work + 2 * size, ld, false},
+                   .w = {work + 3 * size, ld, false},
+                   .spare = spare,
+                   .squares = squares,
+                   .offsets = (uint32_t *)(void *)(squares + m),
+                   .factor = 1};
 }
 
 /* ------------------------------------------------------------------------------ products by A */
@@ -116,7 +104,7 @@ done:
 
 /* x at the entries of count columns = dot products of the rows of q and the columns in `spread` */
 static void dot_entries(const polar *p, float *x, sara_block q, sara_block columns, int64_t from,
-                        int64_t count, const uint32_t *offsets)
+                        int64_t count)
 {
     const sara_columns *a = p->a;
     const sara_simd *simd = sara_simd_best();
@@ -133,7 +121,7 @@ static void dot_entries(const polar *p, float *x, sara_block q, sara_block colum
                                          .positions = a->rows,
                                          .begin = &begin,
                                          .end = &end,
-                                         .offsets = offsets,
+                                         .offsets = p->offsets,
                                          .length = length};
             simd->sampled_dots(&dots, 0, 1);
         }
@@ -159,10 +147,8 @@ static sara_status multiply_entries(const polar *p, float *x, sara_block q, sara
     size_t entries = p->a->first[n];
     bool sparse = (double)entries < SPARSE * (double)p->m * (double)n;
     sara_block right = {q.at, q.ld, true};
-    uint32_t *offsets = NULL;
-    TRY(sara_alloc(p->ctx, &offsets, (size_t)p->m, sizeof(*offsets)));
     for (int64_t i = 0; i < p->m; i++) {
-        offsets[i] = (uint32_t)(i * q.ld);
+        p->offsets[i] = (uint32_t)(i * q.ld);
         memset(q.at + i * q.ld + p->m, 0, (size_t)(q.ld - p->m) * sizeof(float));
     }
     memset(x, 0, entries * sizeof(*x));
@@ -170,14 +156,13 @@ static sara_status multiply_entries(const polar *p, float *x, sara_block q, sara
         int64_t count = columns_at(p, j);
         spread(p, columns, j, count);
         if (sparse) {
-            dot_entries(p, x, q, columns, j, count, offsets);
+            dot_entries(p, x, q, columns, j, count);
         } else {
             TRY(sara_gemm(p->ctx, product, columns, right, count, p->m, p->m, 1, 0));
             pick_entries(p, x, product, j, count);
         }
     }
 done:
-    sara_free(p->ctx, offsets);
     return status;
 }
 
@@ -228,7 +213,8 @@ static void scale(polar *p)
 static sara_status wide_route(polar *p, float *x, double *sum)
 {
     sara_status status;
-    TRY(sara_rational_apply(p->ctx, p->w, sum, p->s, &sara_rational_wide, p->m, p->u, p->spare));
+    TRY(sara_rational_apply(p->ctx, p->w, sum, p->s, &sara_rational_wide, p->m, p->u, p->spare,
+                            p->squares));
     TRY(multiply_entries(p, x, p->w, p->u, p->v));
 done:
     return status;
@@ -240,22 +226,23 @@ done:
 static sara_status general_route(polar *p, float *x, double *sum)
 {
     sara_status status;
-    TRY(sara_rational_apply(p->ctx, p->w, sum, p->s, &sara_rational_first, p->m, p->u, p->spare));
+    TRY(sara_rational_apply(p->ctx, p->w, sum, p->s, &sara_rational_first, p->m, p->u, p->spare,
+                            p->squares));
     TRY(gram(p, &p->w));
-    TRY(sara_rational_apply(p->ctx, p->v, sum, p->s, &sara_rational_second, p->m, p->u, p->spare));
+    TRY(sara_rational_apply(p->ctx, p->v, sum, p->s, &sara_rational_second, p->m, p->u, p->spare,
+                            p->squares));
     TRY(sara_gemm(p->ctx, p->u, p->v, p->w, p->m, p->m, p->m, 1, 0));
     TRY(multiply_entries(p, x, p->u, p->s, p->w));
 done:
     return status;
 }
 
-sara_status sara_polar_rational(sara_context *ctx, sara_polar_work *work, float *x, bool *certain,
+sara_status sara_polar_rational(sara_context *ctx, float *work, float *x, bool *certain,
                                 const sara_columns *a, bool wide)
 {
     sara_status status;
-    polar p;
+    polar p = polar_of(ctx, work, a);
     double sum = 0;
-    TRY(polar_init(ctx, &p, work, a));
     TRY(gram(&p, NULL));
     sara_symmetric_mirror(ctx, p.s, p.m);
     scale(&p);

@@ -1,7 +1,6 @@
 #include "sparse/optimizer.h"
 
-#define MAX_KEPT ((size_t)10 << 20) /* floats of working memory that stay between steps */
-#define MIN_SIDE 64   /* both sides of a candidate are over this */
+#define MIN_SIDE    64  /* both sides of a candidate are over this */
 #define MIN_ENTRIES 100 /* and it has more active entries than this */
 
 static bool is_candidate(const sara_optimizer_item *item, uint32_t limit)
@@ -61,34 +60,42 @@ static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, co
                      "low-rank term of %s: no such parameter is trained", name);
 }
 
+/* For whatever matrix the steps may draw, so that only the first of them takes memory. */
+static sara_status reserve(sara_optimizer *optimizer)
+{
+    sara_status status = SARA_OK;
+    if (!optimizer->reserved)
+        TRY(sara_arena_reserve(&optimizer->work, sara_optimizer_step_bytes(optimizer)));
+    optimizer->reserved = true;
+done:
+    return status;
+}
+
 static sara_status compute(sara_optimizer *optimizer, sara_rank_term *term, uint32_t limit)
 {
     sara_status status;
-    sara_context *ctx = optimizer->ctx;
+    sara_arena *work = &optimizer->work;
     const sara_optimizer_item *item = term->item;
     const int64_t *dims = item->param->value.shape.dims;
     size_t live = sara_item_count_live(item, limit), next = 0;
     uint32_t *positions = NULL;
     float *values = NULL;
-    TRY(sara_alloc(ctx, &positions, live, sizeof(*positions)));
-    TRY(sara_alloc(ctx, &values, live, sizeof(*values)));
-    TRY(sara_alloc(ctx, &term->gradient, live, sizeof(*term->gradient)));
+    TRY(reserve(optimizer));
+    TRY(sara_arena_alloc(work, &positions, live, sizeof(*positions)));
+    TRY(sara_arena_alloc(work, &values, live, sizeof(*values)));
+    TRY(sara_arena_alloc(work, &term->gradient, live, sizeof(*term->gradient)));
     for (size_t i = 0; i < item->active_count; i++) {
         if (!sara_item_live(item, i, limit))
             continue;
         positions[next] = item->all_positions[sara_item_index(item, i)];
         values[next++] = *sara_item_master(item, sara_item_index(item, i));
     }
-    TRY(sara_nuclear_norm_in(ctx, &optimizer->work, &term->loss, term->gradient, dims[0], dims[1],
+    TRY(sara_nuclear_norm_in(optimizer->ctx, work, &term->loss, term->gradient, dims[0], dims[1],
                              positions, values, live));
     term->loss *= optimizer->options.lambda_rank;
     for (size_t i = 0; i < live; i++)
         term->gradient[i] = (float)(optimizer->options.lambda_rank * (double)term->gradient[i]);
 done:
-    if (optimizer->work.size > MAX_KEPT)
-        sara_polar_work_free(ctx, &optimizer->work);
-    sara_free(ctx, positions);
-    sara_free(ctx, values);
     return status;
 }
 
@@ -106,9 +113,7 @@ sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *ou
     if (term.item)
         TRY(compute(optimizer, &term, limit));
     *out = term;
-    term.gradient = NULL;
 done:
-    sara_free(optimizer->ctx, term.gradient);
     return status;
 }
 

@@ -80,12 +80,11 @@ static double trace_of(sara_block s, int64_t m)
 }
 
 sara_status sara_rational_apply(sara_context *ctx, sara_block w, double *sum, sara_block s,
-                                const sara_rational *f, int64_t m, sara_block work, float *spare)
+                                const sara_rational *f, int64_t m, sara_block work, float *spare,
+                                double *squares)
 {
-    sara_status status;
+    sara_status status = SARA_OK;
     moments of[sizeof(f->poles) / sizeof(*f->poles)] = {{0, 0}};
-    double *squares = NULL;
-    TRY(sara_alloc(ctx, &squares, (size_t)m, sizeof(*squares)));
     for (int j = 0; j < f->count; j++) {
         shift_lower(ctx, work, s, f->poles[j].shift, m);
         TRY(sara_symmetric_invert(ctx, work, m, f->poles[j].shift / 2, spare));
@@ -99,6 +98,5 @@ sara_status sara_rational_apply(sara_context *ctx, sara_block w, double *sum, sa
     sara_symmetric_mirror(ctx, w, m);
     *sum = sum_of_squares(f, of, trace_of(s, m), m);
 done:
-    sara_free(ctx, squares);
     return status;
 }

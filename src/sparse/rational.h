@@ -18,9 +18,9 @@ typedef struct sara_rational {
 extern const sara_rational sara_rational_first, sara_rational_second, sara_rational_wide;
 
 /* w [m][m] = f(s), whole; s by its lower triangle. *sum: of t f(t)^2 over the eigenvalues t of s.
- * work [m][m]; spare: sara_symmetric_spare(m) floats. */
+ * work [m][m]; spare: sara_symmetric_spare(m) floats; squares [m]: scratch, too. */
 SARA_NODISCARD sara_status sara_rational_apply(sara_context *ctx, sara_block w, double *sum,
                                                sara_block s, const sara_rational *f, int64_t m,
-                                               sara_block work, float *spare);
+                                               sara_block work, float *spare, double *squares);
 
 #endif

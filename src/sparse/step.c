@@ -18,13 +18,13 @@ static double square_sum(const sara_optimizer_item *item, float scale, uint32_t 
 }
 
 /* The parts' sums are added in their order, so that the number of threads does not matter. */
-static sara_status gradient_norm(const sara_optimizer *optimizer, double *norm, double scale,
+static sara_status gradient_norm(sara_optimizer *optimizer, double *norm, double scale,
                                  uint32_t limit)
 {
     sara_status status;
     double *sums = NULL, total = 0;
     int threads = sara_threads(optimizer->ctx);
-    TRY(sara_alloc(optimizer->ctx, &sums, optimizer->count, sizeof(*sums)));
+    TRY(sara_arena_alloc(&optimizer->work, &sums, optimizer->count, sizeof(*sums)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < optimizer->count; i++)
         sums[i] = square_sum(&optimizer->parts[i].item, (float)scale, limit);
@@ -32,7 +32,6 @@ static sara_status gradient_norm(const sara_optimizer *optimizer, double *norm, 
         total += sums[i];
     *norm = sqrt(total);
 done:
-    sara_free(optimizer->ctx, sums);
     return status;
 }
 
@@ -141,6 +140,6 @@ sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *rep
     result.active = count_active(optimizer);
     *report = result;
 done:
-    sara_free(ctx, term.gradient);
+    sara_arena_reset(&optimizer->work);
     return status;
 }

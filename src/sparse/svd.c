@@ -18,22 +18,23 @@ static sara_status check_info(sara_context *ctx, lapack_int info, int64_t m, int
                      (long long)m, (long long)n, (long long)info);
 }
 
-static sara_status decompose(sara_context *ctx, svd *d, int64_t m, int64_t n)
+static sara_status decompose(sara_context *ctx, sara_arena *work, svd *d, int64_t m, int64_t n)
 {
     sara_status status;
     lapack_int rows = (lapack_int)n, cols = (lapack_int)m;
     double wanted = 0;
-    TRY(sara_alloc(ctx, &d->u, (size_t)m, (size_t)n * sizeof(double)));
-    TRY(sara_alloc(ctx, &d->s, (size_t)m, sizeof(double)));
-    TRY(sara_alloc(ctx, &d->vt, (size_t)m, (size_t)m * sizeof(double)));
-    TRY(sara_alloc(ctx, &d->integers, 8 * (size_t)m, sizeof(*d->integers)));
-    TRY(check_info(ctx, LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s,
-                                            d->u, rows, d->vt, cols, &wanted, -1, d->integers),
+    TRY(sara_arena_alloc(work, &d->u, (size_t)m, (size_t)n * sizeof(double)));
+    TRY(sara_arena_alloc(work, &d->s, (size_t)m, sizeof(double)));
+    TRY(sara_arena_alloc(work, &d->vt, (size_t)m, (size_t)m * sizeof(double)));
+    TRY(sara_arena_alloc(work, &d->integers, 8 * (size_t)m, sizeof(*d->integers)));
+    TRY(check_info(ctx,
+                   LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s, d->u,
+                                       rows, d->vt, cols, &wanted, -1, d->integers),
                    m, n));
-    TRY(sara_alloc(ctx, &d->work, (size_t)wanted, sizeof(double)));
-    TRY(check_info(ctx, LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s,
-                                            d->u, rows, d->vt, cols, d->work, (lapack_int)wanted,
-                                            d->integers),
+    TRY(sara_arena_alloc(work, &d->work, (size_t)wanted, sizeof(double)));
+    TRY(check_info(ctx,
+                   LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s, d->u,
+                                       rows, d->vt, cols, d->work, (lapack_int)wanted, d->integers),
                    m, n));
 done:
     return status;
@@ -55,8 +56,8 @@ static void multiply(float *x, const svd *d, int64_t m, int64_t n, int64_t rank,
     }
 }
 
-sara_status sara_polar_exact(sara_context *ctx, float *x, double *nuclear, const float *a,
-                             int64_t m, int64_t n)
+sara_status sara_polar_exact(sara_context *ctx, sara_arena *work, float *x, double *nuclear,
+                             const float *a, int64_t m, int64_t n)
 {
     sara_status status;
     svd d = {NULL, NULL, NULL, NULL, NULL, NULL};
@@ -65,10 +66,10 @@ sara_status sara_polar_exact(sara_context *ctx, float *x, double *nuclear, const
     if (n > INT_MAX)
         return sara_fail(ctx, SARA_ERROR_DEVICE, "SVD of a [%lld,%lld] matrix: too large",
                          (long long)m, (long long)n);
-    TRY(sara_alloc(ctx, &d.f, (size_t)m, (size_t)n * sizeof(double)));
+    TRY(sara_arena_alloc(work, &d.f, (size_t)m, (size_t)n * sizeof(double)));
     for (int64_t i = 0; i < m * n; i++)
         d.f[i] = (double)a[i];
-    TRY(decompose(ctx, &d, m, n));
+    TRY(decompose(ctx, work, &d, m, n));
     for (int64_t r = 0; r < m; r++)
         sum += d.s[r];
     while (rank < m && d.s[rank] > d.s[0] * (double)n * DBL_EPSILON)
@@ -76,11 +77,5 @@ sara_status sara_polar_exact(sara_context *ctx, float *x, double *nuclear, const
     multiply(x, &d, m, n, rank, d.f);
     *nuclear = sum;
 done:
-    sara_free(ctx, d.f);
-    sara_free(ctx, d.u);
-    sara_free(ctx, d.s);
-    sara_free(ctx, d.vt);
-    sara_free(ctx, d.work);
-    sara_free(ctx, d.integers);
     return status;
 }

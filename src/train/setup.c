@@ -188,6 +188,7 @@ sara_status sara_trainer_make_buffers(trainer *t)
     sara_status status;
     TRY(sara_alloc(t->ctx, &t->noisy, count, sizeof(float)));
     TRY(sara_alloc(t->ctx, &t->target, count, sizeof(float)));
+    TRY(sara_alloc(t->ctx, &t->timesteps, (size_t)shape->size, sizeof(double)));
     TRY(sara_tape_new(t->ctx, &t->tape, sara_trainer_device(t)));
     TRY(sara_tape_reserve(t->tape, t->activations));
 done:
@@ -286,6 +287,7 @@ void sara_trainer_close(trainer *t)
     sara_nn_device_close(t->device);
     sara_free(t->ctx, t->noisy);
     sara_free(t->ctx, t->target);
+    sara_free(t->ctx, t->timesteps);
     if (t->run_open)
         sara_run_close(&t->run);
 }

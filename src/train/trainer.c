@@ -9,7 +9,6 @@
 
 sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
-    double timesteps[64], *many = NULL;
     sara_batch batch;
     sara_var *sample, *states, *prediction, *value;
     sara_status status;
@@ -17,24 +16,20 @@ sara_status sara_trainer_micro_batch(trainer *t, double *loss)
     int64_t count = batch.channels * batch.height * batch.width;
     sara_shape shape = sara_shape4(batch.size, batch.channels, batch.height, batch.width);
     sara_shape state_shape = sara_shape3(batch.size, batch.length, batch.hidden);
-    if (batch.size > 64)
-        TRY(sara_alloc(t->ctx, &many, (size_t)batch.size, sizeof(*many)));
-    double *steps = many ? many : timesteps;
     for (int64_t i = 0; i < batch.size; i++)
-        steps[i] = (double)batch.timesteps[i];
+        t->timesteps[i] = (double)batch.timesteps[i];
     TRY(sara_objective_apply(&t->objective, t->noisy, t->target, batch.latents, batch.noise,
                              batch.timesteps, batch.size, count));
     sara_tape_record(t->tape, t->optimizer != NULL);
     TRY(sara_tape_leaf(t->tape, &sample, &shape, t->noisy, false));
     TRY(sara_tape_leaf(t->tape, &states, &state_shape, (float *)(uintptr_t)batch.states, false));
-    TRY(sara_unet_forward(t->tape, &prediction, t->model->unet, sample, steps, states));
+    TRY(sara_unet_forward(t->tape, &prediction, t->model->unet, sample, t->timesteps, states));
     TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
     *loss = value->data[0];
     if (t->optimizer && isfinite(*loss))
         TRY(sara_tape_backward(t->tape, value, 1.0f));
 done:
     sara_tape_reset(t->tape);
-    sara_free(t->ctx, many);
     return status;
 }
 

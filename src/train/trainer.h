@@ -30,6 +30,7 @@ typedef struct trainer {
     double threshold, learning_rate;
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
+    double *timesteps;     /* of its samples */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
     size_t activations;    /* bytes that the tape will need */
     size_t planned_bytes;  /* of the whole process, at the peak */

@@ -79,6 +79,11 @@ static void test_grow_and_arena(void **state)
     char *big;
     assert_ok(ctx, sara_arena_alloc(&arena, &big, 1 << 20, 1));
     memset(big, 1, 1 << 20);
+    char *again;
+    sara_arena_reset(&arena); /* the same memory serves again */
+    assert_ok(ctx, sara_arena_reserve(&arena, 1 << 20));
+    assert_ok(ctx, sara_arena_alloc(&arena, &again, 1 << 20, 1));
+    assert_ptr_equal(again, big);
     sara_arena_free(&arena);
 
     char *path;

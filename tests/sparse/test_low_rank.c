@@ -105,6 +105,7 @@ static float *exact_polar(sara_context *ctx, double *nuclear, int64_t rows, int6
                           const float *dense)
 {
     float *polar = NULL, *a = NULL, *x = NULL;
+    sara_arena work;
     size_t entries = (size_t)(rows * cols);
     bool wide = rows <= cols;
     int64_t m = wide ? rows : cols, n = wide ? cols : rows;
@@ -114,7 +115,9 @@ static float *exact_polar(sara_context *ctx, double *nuclear, int64_t rows, int6
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
             a[i * n + j] = wide ? dense[i * cols + j] : dense[j * cols + i];
-    assert_ok(ctx, sara_polar_exact(ctx, x, nuclear, a, m, n));
+    sara_arena_init(&work, ctx);
+    assert_ok(ctx, sara_polar_exact(ctx, &work, x, nuclear, a, m, n));
+    sara_arena_free(&work);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j++)
             polar[i * cols + j] = wide ? x[i * n + j] : x[j * n + i];
@@ -181,24 +184,24 @@ static double spectral_norm(sara_context *ctx, const float *x, int64_t m, int64_
 static bool rational_polar(sara_context *ctx, float *x, const float *dense, int64_t m, int64_t n,
                            bool wide)
 {
-    sara_polar_work work = {NULL, 0};
     sara_columns a = {.m = m, .n = n};
-    float *entries = NULL;
+    float *entries = NULL, *work = NULL;
     bool certain = false;
     assert_ok(ctx, sara_alloc(ctx, &a.first, (size_t)n + 1, sizeof(*a.first)));
     assert_ok(ctx, sara_alloc(ctx, &a.rows, (size_t)(m * n), sizeof(*a.rows)));
     assert_ok(ctx, sara_alloc(ctx, &a.values, (size_t)(m * n), sizeof(*a.values)));
     assert_ok(ctx, sara_alloc(ctx, &entries, (size_t)(m * n), sizeof(*entries)));
+    assert_ok(ctx, sara_alloc(ctx, &work, sara_polar_floats(m), sizeof(*work)));
     for (int64_t j = 0; j <= n; j++)
         a.first[j] = (size_t)(j * m);
     for (int64_t e = 0; e < m * n; e++) {
         a.rows[e] = (uint32_t)(e % m);
         a.values[e] = dense[e % m * n + e / m];
     }
-    assert_ok(ctx, sara_polar_rational(ctx, &work, entries, &certain, &a, wide));
+    assert_ok(ctx, sara_polar_rational(ctx, work, entries, &certain, &a, wide));
     for (int64_t e = 0; e < m * n; e++)
         x[e % m * n + e / m] = entries[e];
-    sara_polar_work_free(ctx, &work);
+    sara_free(ctx, work);
     sara_free(ctx, a.first);
     sara_free(ctx, a.rows);
     sara_free(ctx, a.values);
@@ -386,7 +389,10 @@ static void kept_memory_has_no_effect(void **state)
     static const int64_t shapes[][2] = {{260, 270}, {240, 250}, {180, 500}, {230, 170}};
     (void)state;
     sara_context *ctx = test_context();
-    sara_polar_work work = {NULL, 0};
+    enum { FLOATS = 1 << 21 };
+    sara_arena work;
+    float *everything;
+    sara_arena_init(&work, ctx);
     for (size_t k = 0; k < 4; k++) {
         float *dense = random_matrix(ctx, shapes[k][0], shapes[k][1], k % 2 ? 0.05 : 0.3);
         sample a = sample_new(ctx, shapes[k][0], shapes[k][1], dense), b = a;
@@ -397,13 +403,16 @@ static void kept_memory_has_no_effect(void **state)
                                             a.positions, a.values, a.count));
         assert_true(kept == a.nuclear);
         assert_memory_equal(a.subgradient, b.subgradient, a.count * sizeof(float));
-        for (size_t i = 0; i < work.size; i++)
-            work.memory[i] = NAN;
+        sara_arena_reset(&work);
+        assert_ok(ctx, sara_arena_alloc(&work, &everything, FLOATS, sizeof(*everything)));
+        for (size_t i = 0; i < FLOATS; i++)
+            everything[i] = NAN;
+        sara_arena_reset(&work);
         sara_free(ctx, b.subgradient);
         sample_free(ctx, &a);
         sara_free(ctx, dense);
     }
-    sara_polar_work_free(ctx, &work);
+    sara_arena_free(&work);
     sara_context_free(ctx);
 }
 

@@ -14,6 +14,7 @@ static void *allocate(void *user, size_t size)
         allocator->left--;
     void *memory = malloc(size);
     assert_non_null(memory);
+    allocator->made++;
     allocator->alive++;
     return memory;
 }

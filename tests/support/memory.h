@@ -5,10 +5,10 @@
 #include "support/support.h"
 
 /* An allocator whose n-th allocation from now on fails, and all after it unless `once`; counts what
- * is alive and what failed. */
+ * was made, what of it is alive, and what failed. */
 typedef struct test_allocator {
     long left; /* until the failure; negative: never */
-    long alive, failures;
+    long made, alive, failures;
     bool once;
 } test_allocator;
 sara_context *test_allocator_context(test_allocator *allocator);
