@@ -65,6 +65,9 @@ SARA_NODISCARD sara_status sara_json_parse(sara_context *ctx, json_t **out, cons
                                            size_t size, const char *source, bool lenient);
 SARA_NODISCARD sara_status sara_json_load(sara_context *ctx, json_t **out, const char *path,
                                           bool lenient); /* at most 64 MiB */
+/* As json_dumps(), with NaN, Infinity and -Infinity read leniently as Python's json writes them.
+ * free(); NULL: out of memory. */
+char *sara_json_dump(const json_t *value, size_t flags);
 /* Writes an object as folder/name, atomically, with jansson's flags. The folder is made. */
 SARA_NODISCARD sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
                                           const json_t *object, size_t flags);

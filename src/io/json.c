@@ -173,10 +173,40 @@ bool sara_json_number(double *out, const json_t *value)
     return true;
 }
 
+static char *skip_space(char *at, int step)
+{
+    while (*at == ' ' || *at == '\n')
+        at += step;
+    return at;
+}
+
+/* Puts the token back in the place of the stand-in whose key begins at `key`, or of nothing where
+ * the key is within a string. Returns where to go on. */
+static char *put_back(char *key)
+{
+    char *first = skip_space(key - 1, -1), *end = skip_space(key + strlen(NOT_FINITE_KEY) + 2, 1);
+    if (*first != '{' || *end != ':')
+        return key + 1;
+    const char *token = not_finite[*skip_space(end + 1, 1) - '0'].token;
+    size_t length = strlen(token);
+    end = strchr(end, '}') + 1;
+    memcpy(first, token, length);
+    memmove(first + length, end, strlen(end) + 1);
+    return first + length;
+}
+
+char *sara_json_dump(const json_t *value, size_t flags)
+{
+    char *text = json_dumps(value, flags), *at = text;
+    while (at && (at = strstr(at, "\"" NOT_FINITE_KEY "\"")) != NULL)
+        at = put_back(at);
+    return text;
+}
+
 sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
                            const json_t *object, size_t flags)
 {
-    char *path = NULL, *text = json_dumps(object, flags);
+    char *path = NULL, *text = sara_json_dump(object, flags);
     sara_status status;
     if (!text)
         return sara_fail(ctx, SARA_ERROR_MEMORY, "%s/%s: out of memory", folder, name);

@@ -58,6 +58,10 @@ static sara_status load_scheduler(sara_model *model)
     TRY(sara_json_load(ctx, &model->scheduler_json, file, true));
     TRY(sara_scheduler_config_parse(ctx, &model->scheduler, model->scheduler_json, file,
                                     class_name));
+    /* The index's class is what counts; a file that is written has no index. */
+    if (class_name && json_object_set_new(model->scheduler_json, "_class_name",
+                                          json_string(class_name)) != 0)
+        TRY(sara_fail(ctx, SARA_ERROR_MEMORY, "%s: out of memory: scheduler's class", file));
     model->has_scheduler = true;
 done:
     json_decref(index);

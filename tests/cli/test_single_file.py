@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import shutil
 import unittest
 
 from support import BASE, INPUT, UNET, USAGE, Case, files_below, read_safetensors, write_safetensors
@@ -57,6 +59,28 @@ class SingleFile(Case):
             USAGE, ["wrong", "epsilon"],
             *("generate", "-m", self.file, *TOKENIZER, "-p", "cat", "--prediction_type", "wrong"),
         )
+
+    def scheduler(self, folder):
+        with open(os.path.join(folder, "scheduler", "scheduler_config.json"), encoding="ascii") as file:
+            return json.load(file)
+
+    def test_scheduler(self):
+        """Its config goes through a file as it is, -Infinity too; the class is the one that model_index.json names."""
+        own = self.scheduler(BASE)
+        self.assertEqual(own["lambda_min_clipped"], -math.inf)
+        self.ok("merge", "-m", self.file, *TOKENIZER, "-o", "back")
+        self.assertEqual(self.scheduler(self.path("back")), own)
+        self.ok("merge", "-m", BASE, "--prediction_type", "v", "-o", "v")
+        self.assertEqual(self.scheduler(self.path("v")), {**own, "prediction_type": "v_prediction"})
+        for name in ("EulerDiscreteScheduler", None):
+            folder = self.path(f"other-{name}")
+            shutil.copytree(BASE, folder)
+            config = {key: value for key, value in own.items() if key != "_class_name"}
+            with open(os.path.join(folder, "scheduler", "scheduler_config.json"), "w", encoding="ascii") as file:
+                json.dump({**config, **({"_class_name": name} if name else {})}, file)
+            self.ok("merge", "-m", folder, "-o", f"{folder}.safetensors")
+            self.ok("merge", "-m", f"{folder}.safetensors", *TOKENIZER, "-o", f"{folder}-back")
+            self.assertEqual(self.scheduler(f"{folder}-back"), own)
 
     def test_text_encoder_without_its_stem(self):
         """cond_stage_model.transformer.embeddings... as some older files have it."""

@@ -83,6 +83,25 @@ static void test_not_finite_only_if_lenient(void **state)
 }
 
 /* The stand-ins must not move the place that an error names. */
+/* As Python's json writes them, however jansson lays the text out; strings stay. */
+static void test_not_finite_dumped(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"a\":[NaN,1,-Infinity],\"b\":Infinity,\"c\":\"NaN {\\\"\x7f"
+                               "not finite\\\":0}\"}";
+    json_t *value = parse(text, true), *again;
+    char *compact = sara_json_dump(value, JSON_COMPACT | JSON_SORT_KEYS);
+    char *wide = sara_json_dump(value, JSON_INDENT(2) | JSON_SORT_KEYS);
+    assert_string_equal(compact, text);
+    assert_non_null(strstr(wide, "    -Infinity\n  ],\n  \"b\": Infinity,\n"));
+    again = parse(wide, true);
+    assert_true(json_equal(again, value));
+    json_decref(again);
+    json_decref(value);
+    free(compact);
+    free(wide);
+}
+
 static void test_column_after_not_finite(void **state)
 {
     (void)state;
@@ -269,6 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_refuses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_finite_only_if_lenient, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_not_finite_dumped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_column_after_not_finite, setup, teardown),
         cmocka_unit_test_setup_teardown(test_depth, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_values, setup, teardown),
