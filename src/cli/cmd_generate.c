@@ -62,8 +62,8 @@ static int save(const cli *c, const sara_image *image, const char *path, const c
     return 0;
 }
 
-static int save_numbered(const cli *c, sara_model *model, const request *r,
-                         const sara_image *image, int index, int number)
+static int save_numbered(const cli *c, sara_model *model, const request *r, const sara_image *image,
+                         int index, int number)
 {
     char *text = NULL, *path = numbered(r->output, number);
     sara_status status =
@@ -120,12 +120,29 @@ static int draw_row(const cli *c, sara_image *cells, sara_model *model, request 
     return 0;
 }
 
+/* With the text of the first image that the adapters changed, as A1111's grids have their first
+ * image's. */
+static int save_grid(const cli *c, sara_model *model, request *r, const sara_image *cells)
+{
+    int columns = r->prompts.count, enlarge = cells[0].width < 256 ? 2 : 1, code;
+    sara_image *grid = NULL;
+    char *text = NULL;
+    r->generate.prompt = r->prompts.items[0];
+    sara_status status = sara_image_grid(c->ctx, &grid, cells, columns * 2, columns, enlarge);
+    if (status == SARA_OK)
+        status = sara_generate_text(c->ctx, &text, model, &r->generate, cells[columns].width,
+                                    cells[columns].height, 0);
+    code = status == SARA_OK ? save(c, grid, r->output, text) : cli_fail_context(c, status);
+    sara_images_free(c->ctx, grid, 1);
+    sara_free(c->ctx, text);
+    return code;
+}
+
 /* One picture: upper row the base, lower row with the adapters, prompt by prompt. */
 static int compare(const cli *c, sara_model *model, request *r)
 {
     int columns = r->prompts.count;
-    sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells)), *grid = NULL;
-    sara_status status;
+    sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells));
     r->generate.lora_ignore = true;
     int code =
         cells ? draw_row(c, cells, model, r) : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
@@ -134,12 +151,8 @@ static int compare(const cli *c, sara_model *model, request *r)
         code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
     if (code == 0)
         code = draw_row(c, cells + columns, model, r);
-    if (code == 0) {
-        int enlarge = cells[0].width < 256 ? 2 : 1;
-        status = sara_image_grid(c->ctx, &grid, cells, columns * 2, columns, enlarge);
-        code = status == SARA_OK ? save(c, grid, r->output, NULL) : cli_fail_context(c, status);
-    }
-    sara_images_free(c->ctx, grid, 1);
+    if (code == 0)
+        code = save_grid(c, model, r, cells);
     for (int i = 0; cells && i < columns * 2; i++)
         sara_free(c->ctx, cells[i].pixels);
     free(cells);
@@ -198,8 +211,9 @@ static int check_compare(const cli *c, const request *r)
     if (!r->compare)
         return 0;
     if (r->adapters.count == 0 && !r->generate.lora_model_dir)
-        return cli_fail(c, SARA_ERROR_USAGE, "--compare: needs --adapter FILE, or --lora-model-dir "
-                                             "DIR and tags in the prompts");
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "--compare: needs --adapter FILE, or --lora-model-dir "
+                        "DIR and tags in the prompts");
     if (r->generate.batch_count > 1)
         return cli_fail(c, SARA_ERROR_USAGE, "--batch-count %d: --compare draws one image a prompt",
                         r->generate.batch_count);

@@ -181,3 +181,25 @@ done:
     sara_free(ctx, parent);
     return status;
 }
+
+sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path, const char *folder)
+{
+    char *parent = NULL, *real = realpath(path, NULL), *base = realpath(folder, NULL);
+    sara_status status = SARA_OK;
+    *out = false;
+    if (!real) {
+        const char *slash = strrchr(path, '/');
+        TRY(sara_format(ctx, &parent, "%.*s/.", slash ? (int)(slash - path) : 1,
+                        slash ? path : "."));
+        real = realpath(parent, NULL);
+    }
+    if (real && base) {
+        size_t length = strlen(base);
+        *out = strncmp(real, base, length) == 0 && (real[length] == '/' || real[length] == '\0');
+    }
+done:
+    sara_free(ctx, parent);
+    free(real);
+    free(base);
+    return status;
+}

@@ -22,6 +22,10 @@ SARA_NODISCARD sara_status sara_file_read(sara_context *ctx, char **out, size_t 
 bool sara_text_is_utf8(const char *text, size_t size);
 bool sara_path_exists(const char *path);
 bool sara_path_is_directory(const char *path);
+/* Whether a file lies, or would lie, in a folder, or is it (folder may be a file, too); links are
+ * followed. False where one of them cannot be found: opening it tells. */
+SARA_NODISCARD sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path,
+                                               const char *folder);
 bool sara_path_is_same(const char *a, const char *b); /* both are there and are one file */
 SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path); /* and parents */
 /* Names (not paths) in bytewise order, without . and ..; free with sara_directory_free(). */

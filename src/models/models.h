@@ -156,6 +156,9 @@ typedef struct sara_vae_info {
     double scaling_factor, shift_factor; /* 0.18215 and 0 if missing */
 } sara_vae_info;
 const sara_vae_info *sara_vae_info_of(const sara_vae *vae);
+/* The name that a layer of the attention has before diffusers 0.18 where `name` is the newer, and
+ * the other way round; false: it is none. */
+bool sara_vae_other_name(sara_name *out, const char *name);
 void sara_vae_ldm_shape(const sara_vae *vae, sara_ldm_shape *out);
 /* image [N,3,H,W] in [-1,1]; mean and log-variance (clamped to [-30,20]) [N,C,h,w]. */
 SARA_NODISCARD sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,

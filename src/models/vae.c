@@ -75,21 +75,36 @@ done:
 
 /* ------------------------------------------------------------------------------------ binding */
 
+static const char *const attention_names[][2] = {
+    {"to_q", "query"}, {"to_k", "key"}, {"to_v", "value"}, {"to_out.0", "proj_attn"}};
+
+bool sara_vae_other_name(sara_name *out, const char *name)
+{
+    for (int i = 0; i < 8; i++) {
+        sara_name piece = sara_name_of(".attentions.0.%s.", attention_names[i / 2][i % 2]);
+        const char *found = strstr(name, piece.text);
+        if (found) {
+            *out = sara_name_of("%.*s.attentions.0.%s.%s", (int)(found - name), name,
+                                attention_names[i / 2][1 - i % 2], found + strlen(piece.text));
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Files written before diffusers 0.18 name the attention's layers differently, and some keep the
  * 1x1 kernels of the original checkpoint. */
 static sara_status accept_old_names(sara_binder *binder, const char *name, int64_t channels)
 {
-    static const char *const names[][2] = {
-        {"to_q", "query"}, {"to_k", "key"}, {"to_v", "value"}, {"to_out.0", "proj_attn"}};
     sara_shape kernel = sara_shape4(channels, channels, 1, 1);
     sara_status status = SARA_OK;
     for (int i = 0; i < 4; i++) {
-        sara_name weight = sara_name_of("%s.%s.weight", name, names[i][0]);
+        sara_name weight = sara_name_of("%s.%s.weight", name, attention_names[i][0]);
         TRY(sara_binder_also_shape(binder, weight.text, &kernel));
         TRY(sara_binder_alias(binder, weight.text,
-                              sara_name_of("%s.%s.weight", name, names[i][1]).text));
-        TRY(sara_binder_alias(binder, sara_name_of("%s.%s.bias", name, names[i][0]).text,
-                              sara_name_of("%s.%s.bias", name, names[i][1]).text));
+                              sara_name_of("%s.%s.weight", name, attention_names[i][1]).text));
+        TRY(sara_binder_alias(binder, sara_name_of("%s.%s.bias", name, attention_names[i][0]).text,
+                              sara_name_of("%s.%s.bias", name, attention_names[i][1]).text));
     }
 done:
     return status;

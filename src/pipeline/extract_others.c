@@ -1,4 +1,5 @@
-/* What an adapter between two models does not hold: their VAEs and text encoders. */
+/* What an adapter between two models does not hold: their VAEs and text encoders, and what they
+ * predict. */
 #include "pipeline/metadata.h"
 
 #include <math.h>
@@ -15,14 +16,18 @@ static bool is_float(sara_dtype dtype)
     return dtype == SARA_F32 || dtype == SARA_F16 || dtype == SARA_BF16 || dtype == SARA_F64;
 }
 
-/* Newer transformers leave "text_model." out. */
+/* Newer transformers leave "text_model." out; older diffusers name a VAE's attention otherwise. */
 static const sara_tensor_info *find(const sara_weights *weights, const char *name)
 {
     static const char start[] = "text_model.";
     const sara_tensor_info *info = sara_weights_find(weights, name);
     if (!info && strncmp(name, start, strlen(start)) == 0)
         info = sara_weights_find(weights, name + strlen(start));
-    return info ? info : sara_weights_find(weights, sara_name_of("%s%s", start, name).text);
+    if (!info)
+        info = sara_weights_find(weights, sara_name_of("%s%s", start, name).text);
+    sara_name other;
+    return info || !sara_vae_other_name(&other, name) ? info
+                                                      : sara_weights_find(weights, other.text);
 }
 
 /* b NULL: zeros */
@@ -51,8 +56,7 @@ done:
     return status;
 }
 
-/* Tensors that one side alone has, under old names for instance, are passed over; one of another
- * size is all change. */
+/* Tensors that one side alone has are passed over; one of another size is all change. */
 static sara_status compare_tensors(comparison *c)
 {
     sara_status status = SARA_OK;
@@ -112,7 +116,15 @@ sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const s
         sara_module module;
         const char *name;
     } others[] = {{SARA_MODULE_TEXT, "text encoder"}, {SARA_MODULE_VAE, "VAE"}};
+    const sara_prediction *from = &base->scheduler.prediction_type;
+    const sara_prediction *to = &tuned->scheduler.prediction_type;
     sara_status status = SARA_OK;
+    if (base->has_scheduler && tuned->has_scheduler && *from != *to)
+        sara_log(ctx, SARA_LOG_WARNING,
+                 "%s: predicts %s, the base %s; an adapter does not hold that: draw with "
+                 "--prediction_type %s",
+                 tuned->path, sara_prediction_name(*to), sara_prediction_name(*from),
+                 sara_prediction_name(*to));
     for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
         if (has(base, others[i].module) && has(tuned, others[i].module))
             TRY(compare_module(ctx, base, tuned, others[i].module, others[i].name));

@@ -47,6 +47,22 @@ sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *
     return status;
 }
 
+/* What is read is not written to; init_latents may be, which are in memory by then. */
+static sara_status check_save_latents(sara_context *ctx, const sara_model *model,
+                                      const sara_generate_options *options)
+{
+    bool inside = false;
+    sara_status status = SARA_OK;
+    if (options->save_latents)
+        TRY(sara_path_is_within(ctx, &inside, options->save_latents, model->path));
+    if (inside)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "save_latents %s: is within the model %s; name a file elsewhere",
+                           options->save_latents, model->path);
+done:
+    return status;
+}
+
 static sara_status check_options(sara_context *ctx, const sara_model *model,
                                  const sara_generate_options *options)
 {
@@ -62,6 +78,7 @@ static sara_status check_options(sara_context *ctx, const sara_model *model,
     if (options->batch_count < 1)
         return sara_fail(ctx, SARA_ERROR_USAGE, "batch_count %d: expected at least 1",
                          options->batch_count);
+    TRY(check_save_latents(ctx, model, options));
     if (!isfinite(options->guidance_scale) || options->guidance_scale < 0)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "guidance_scale %g: expected a finite number, at least 0",

@@ -85,7 +85,8 @@ static sara_status adapters_text(sara_context *ctx, char **out, const sara_model
     TRY(collect(ctx, &adapters, &count, model, &prompts, options->lora_ignore));
     TRY(append(&line, ", Adapters: \"", count ? 13 : 0));
     for (size_t i = 0; i < count; i++) {
-        TRY(append_escaped(&line, adapters[i].name));
+        const char *slash = strrchr(adapters[i].name, '/'); /* of a tag */
+        TRY(append_escaped(&line, slash ? slash + 1 : adapters[i].name));
         snprintf(number, sizeof(number), ": %.9g%s", adapters[i].strength,
                  i + 1 < count ? ", " : "\"");
         TRY(append(&line, number, strlen(number)));
@@ -99,31 +100,55 @@ done:
     return status;
 }
 
+/* The last part of the model's path, without a file's ending; in quotes, as A1111 has it, where it
+ * would break the line of settings. *out: sara_free(). */
+static sara_status model_text(sara_context *ctx, char **out, const sara_model *model)
+{
+    const char *slash = strrchr(model->path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : model->path, *dot = strrchr(name, '.');
+    bool cut = model->single && dot && dot > name, quoted = false;
+    text line = {.ctx = ctx};
+    char *own = NULL;
+    sara_status status;
+    TRY(sara_format(ctx, &own, "%.*s", (int)(cut ? dot - name : (ptrdiff_t)strlen(name)), name));
+    for (const char *at = own; *at; at++)
+        quoted |= strchr(",:\"\\", *at) || (unsigned char)*at < 0x20 || *at == 0x7F;
+    quoted |= !sara_text_is_utf8(own, strlen(own));
+    TRY(append(&line, "\"", quoted));
+    TRY(append_escaped(&line, own));
+    TRY(append(&line, "\"", quoted));
+    *out = line.data;
+    line.data = NULL;
+done:
+    sara_free(ctx, own);
+    sara_free(ctx, line.data);
+    return status;
+}
+
 sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
                                const sara_generate_options *options, int width, int height,
                                int index)
 {
     const char *negative = options->negative_prompt, *hash;
-    const char *slash = strrchr(model->path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : model->path;
-    size_t length = strlen(name), ending = model->single ? strlen(".safetensors") : 0;
     bool has_negative = negative && *negative;
     sara_scheduler_config scheduler;
-    char *adapters = NULL;
+    char *adapters = NULL, *name = NULL;
     sara_status status;
     TRY(sara_generate_scheduler(ctx, &scheduler, model, options));
     TRY(sara_model_picture_hash(ctx, &hash, model));
     TRY(adapters_text(ctx, &adapters, model, options));
+    TRY(model_text(ctx, &name, model));
     status = sara_format(
         ctx, out,
         "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
-        "Model hash: %.*s, Model: %.*s%s, Version: sara %s",
+        "Model hash: %.*s, Model: %s%s, Version: sara %s",
         options->prompt, has_negative ? "\nNegative prompt: " : "", has_negative ? negative : "",
         options->steps, sara_sampler_kind_name(scheduler.kind),
         scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
         (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, hash,
-        (int)(length > ending ? length - ending : length), name, adapters, sara_version());
+        name, adapters, sara_version());
 done:
+    sara_free(ctx, name);
     sara_free(ctx, adapters);
     return status;
 }

@@ -50,11 +50,21 @@ sara_status sara_metadata_list_add_model(sara_metadata_list *list, const sara_mo
                                sara_model_architecture(model, v), kind));
     TRY(sara_metadata_list_add(list, "modelspec.implementation", "sara"));
     TRY(sara_metadata_list_add(list, "modelspec.title", "%s", title));
-    TRY(sara_metadata_list_add(list, "modelspec.prediction_type", "%s", v ? "v" : "epsilon"));
+    if (sara_model_predicts(model))
+        TRY(sara_metadata_list_add(list, "modelspec.prediction_type", "%s",
+                                   sara_model_predicts(model)));
     TRY(sara_metadata_list_add(list, "modelspec.resolution", "%dx%d", width * factor,
                                height * factor));
 done:
     return status;
+}
+
+const char *sara_model_predicts(const sara_model *model)
+{
+    sara_prediction type = model->scheduler.prediction_type;
+    if (!model->has_scheduler || (type != SARA_PREDICT_V && type != SARA_PREDICT_EPSILON))
+        return NULL;
+    return type == SARA_PREDICT_V ? "v" : "epsilon";
 }
 
 const char *sara_model_architecture(const sara_model *model, bool predicts_v)

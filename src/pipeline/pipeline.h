@@ -116,6 +116,8 @@ SARA_NODISCARD sara_status sara_floats_to_image(sara_context *ctx, sara_image *o
 
 /* As modelspec.architecture names it. */
 const char *sara_model_architecture(const sara_model *model, bool predicts_v);
+/* modelspec.prediction_type: "v" or "epsilon"; NULL where it is another or not known. */
+const char *sara_model_predicts(const sara_model *model);
 
 /* SARA_ERROR_USAGE unless the folder is new or empty. */
 SARA_NODISCARD sara_status sara_check_new_folder(sara_context *ctx, const char *path);

@@ -283,12 +283,11 @@ done:
 /* What the model was loaded as, whatever the source said. */
 static sara_status add_kind(single *s)
 {
-    sara_prediction type = s->model->scheduler.prediction_type;
-    bool v = type == SARA_PREDICT_V;
+    bool v = s->model->scheduler.prediction_type == SARA_PREDICT_V;
     sara_status status;
     TRY(add_metadata(s, "modelspec.architecture", sara_model_architecture(s->model, v)));
-    if (s->model->has_scheduler && (v || type == SARA_PREDICT_EPSILON))
-        TRY(add_metadata(s, "modelspec.prediction_type", v ? "v" : "epsilon"));
+    if (sara_model_predicts(s->model))
+        TRY(add_metadata(s, "modelspec.prediction_type", sara_model_predicts(s->model)));
 done:
     return status;
 }

@@ -1,32 +1,7 @@
 /* The trace as a file: when each kernel ran, and for how long. */
 #include "train/profile.h"
 
-#include <stdlib.h>
-
 static const char head[] = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
-
-/* Whether a file lies, or would lie, in a folder, or is it. */
-static sara_status lies_in(sara_context *ctx, bool *out, const char *path, const char *folder)
-{
-    char *parent = NULL, *real = realpath(path, NULL), *base = realpath(folder, NULL);
-    sara_status status = SARA_OK;
-    *out = false;
-    if (!real) {
-        const char *slash = strrchr(path, '/');
-        TRY(sara_format(ctx, &parent, "%.*s/.", slash ? (int)(slash - path) : 1,
-                        slash ? path : "."));
-        real = realpath(parent, NULL);
-    }
-    if (real && base) { /* else opening one of them tells */
-        size_t length = strlen(base);
-        *out = strncmp(real, base, length) == 0 && (real[length] == '/' || real[length] == '\0');
-    }
-done:
-    sara_free(ctx, parent);
-    free(real);
-    free(base);
-    return status;
-}
 
 /* What lies at path is lost when the trace is written: only an older trace may be. */
 static sara_status check_old(sara_context *ctx, const char *path)
@@ -56,7 +31,7 @@ sara_status sara_profile_open(sara_context *ctx, sara_writer **out, const char *
     for (size_t i = 0; i < count; i++) {
         if (!inputs[i])
             continue;
-        TRY(lies_in(ctx, &inside, path, inputs[i]));
+        TRY(sara_path_is_within(ctx, &inside, path, inputs[i]));
         if (inside)
             return sara_fail(ctx, SARA_ERROR_USAGE,
                              "--profile %s: is within %s, which is read; name a file elsewhere",

@@ -352,6 +352,10 @@ class Compose(Adapters):
         )
         self.picture("-p", "a fox")
         self.assertNotIn("Adapters", self.text())
+        os.mkdir(self.path("loras", "sub"))
+        shutil.copy(self.ink, self.path("loras", "sub", "deep.safetensors"))
+        self.picture("-p", "a fox<lora:sub/deep>")
+        self.assertIn('Adapters: "deep: 1"', self.text())
 
     def test_compare(self):
         """Above the base alone, below with the tags' adapters."""

@@ -57,6 +57,66 @@ class Tuned(Case):
         return self.path("a.safetensors")
 
 
+class Others(Case):
+    """What an adapter does not hold is told."""
+
+    def setUp(self):
+        super().setUp()
+        self.weights = os.path.join("vae", WEIGHTS)
+        self.vae = read_safetensors(os.path.join(BASE, self.weights))[0]
+
+    def tuned(self, name, vae=None, **scheduler):
+        shutil.copytree(BASE, self.path(name))
+        unet = self.path(name, "unet", WEIGHTS)
+        tensors, metadata = read_safetensors(unet)
+        kind, shape, data = tensors["conv_in.bias"]
+        tensors["conv_in.bias"] = (kind, shape, bytes(len(data)))
+        write_safetensors(unet, tensors, metadata)
+        if vae:
+            write_safetensors(self.path(name, self.weights), vae)
+        config = self.path(name, "scheduler", "scheduler_config.json")
+        with open(config, encoding="ascii") as file:
+            values = json.load(file)
+        with open(config, "w", encoding="ascii") as file:
+            json.dump({**values, **scheduler}, file)
+        return self.path(name)
+
+    def extract(self, tuned):
+        return self.ok("extract", "--base", BASE, "--tuned", tuned, "-o", tuned + ".safetensors").err
+
+    def test_vae_under_old_names(self):
+        olds = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+        renamed, moved = {}, {}
+        for name, (kind, shape, data) in self.vae.items():
+            old = name
+            for piece, other in olds.items():
+                old = old.replace(piece, other)
+            renamed[old] = moved[old] = (kind, shape, data)
+            if old.endswith(".query.bias"):
+                moved[old] = (kind, shape, bytes([data[0] ^ 1]) + data[1:])
+        self.assertNotEqual(set(renamed), set(self.vae))
+        self.assertNotIn("VAE", self.extract(self.tuned("renamed", renamed)))
+        self.assertIn("its VAE is another than the base's (2 tensors", self.extract(self.tuned("moved", moved)))
+
+    def test_prediction_type(self):
+        self.assertNotIn("predicts", self.extract(self.tuned("same")))
+        told = self.extract(self.tuned("v", prediction_type="v_prediction"))
+        self.assertIn("predicts v_prediction, the base epsilon", told)
+
+    def test_metadata(self):
+        """Only a prediction type that is known and has a name there is told."""
+        base = self.tuned("sample", _class_name="DDIMScheduler", prediction_type="sample")
+        for args, expected in (
+            (("--base", BASE, "--tuned", base), "epsilon"),
+            (("--base", base, "--tuned", BASE), None),
+            (("--unet-only", "--base", BASE + "/unet", "--tuned", base + "/unet"), None),
+        ):
+            out = self.path("a.safetensors")
+            self.ok("extract", *args, "-o", out)
+            self.assertEqual(read_safetensors(out)[1].get("modelspec.prediction_type"), expected)
+            os.remove(out)
+
+
 class Extract(Tuned):
     def test_exact(self):
         """What it prints; base and adapter merged are the tuned model."""

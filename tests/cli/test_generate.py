@@ -106,6 +106,34 @@ class Generate(Case):
             self.ok("generate", "-m", path, "-p", "x", "--steps", "1", "-t", "1", "-o", "x.png")
             self.assertIn("Model: base,", read_png(self.path("x.png"))[3]["parameters"])
 
+        shutil.copytree(BASE, self.path('odd, "x": y'))
+        self.ok("generate", "-m", 'odd, "x": y', "-p", "x", "--steps", "1", "-t", "1", "-o", "x.png")
+        text = read_png(self.path("x.png"))[3]["parameters"]
+        self.assertIn(r', Model: "odd, \"x\": y", Version', text)
+
+    def test_inputs_stay(self):
+        """Latents are not saved over what is read."""
+        shutil.copytree(BASE, self.path("model"))
+        self.ok("merge", "-m", BASE, "-o", "file.safetensors")
+        os.rename(self.path("file.safetensors"), self.path("my-file.sft"))
+        tokenizer = ("--tokenizer", os.path.join(BASE, "tokenizer"))
+        weights = "model/unet/diffusion_pytorch_model.safetensors"
+        for model, more, out in (
+            ("model", (), weights),
+            ("model", (), "model/new"),
+            ("my-file.sft", tokenizer, "my-file.sft"),
+        ):
+            before = {name: sha256(self.path(name)) for name in files_below(self.folder)}
+            self.refused(
+                USAGE, [f"save_latents {out}", "is within the model"],
+                *("generate", "-m", model, *more, "-p", "x", "--steps", "1", "--save-latents", out),
+            )  # fmt: skip
+            self.assertEqual({n: sha256(self.path(n)) for n in files_below(self.folder)}, before)
+        self.ok(
+            "generate", "-m", "my-file.sft", *tokenizer, "-p", "x", "--steps", "1", "-o", "x.png"
+        )
+        self.assertIn("Model: my-file, Version", read_png(self.path("x.png"))[3]["parameters"])
+
     def test_methods(self):
         seen = set()
         for method in ["ddim", "ddpm", "pndm", "euler", "euler_a", "dpm++2m"]:
@@ -255,7 +283,8 @@ class Adapters(Case):
         plain, whole = self.pixels(), self.pixels("--adapter", self.adapter)
         third = self.pixels("--seed", "44"), self.pixels("--seed", "44", "--adapter", self.adapter)
         side = len(plain)
-        width, height, rows, _ = read_png(self.path("grid.png"))
+        width, height, rows, texts = read_png(self.path("grid.png"))
+        self.assertRegex(texts["parameters"], r"^a fox\nSteps: 2, .*Seed: 42, Size: \d+x\d+, .*Adapters: ")
         self.assertEqual((width, height), (2 * (3 * side + 2 * 2), 2 * (2 * side + 2)))
 
         def cell(column, row):
