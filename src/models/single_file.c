@@ -6,6 +6,7 @@
 #define SD2_TEXT_LAYERS 23   /* that are used */
 #define MOST_LAYERS     16   /* of a level */
 #define MOST_NUMBER     1000 /* in names that are understood */
+#define MOST_BLOCKS     (SARA_MAX_LEVELS * (MOST_LAYERS + 1))
 
 /* The part's name is what follows; NULL: it is no name of the part. */
 static const char *name_in_part(const sara_single_part *part, const char *name)
@@ -99,35 +100,91 @@ static bool find_part(const sara_single_file *single, sara_single_part *part, co
     return false;
 }
 
-static bool level_has_attention(const sara_single_file *single, int first, int layers)
+/* What a U-Net's names tell of its blocks. */
+typedef struct unet_blocks {
+    int count;                      /* one more than the largest number */
+    bool resnet[MOST_BLOCKS + 1];   /* on the way down */
+    bool sampling[MOST_BLOCKS + 1]; /* this block on the way down, or the one before it upwards */
+    bool attention[2][MOST_BLOCKS]; /* on the way down, up */
+} unet_blocks;
+
+/* rest: of a name, after "input_blocks." (up: "output_blocks."). */
+static void note_block(unet_blocks *blocks, const char *rest, bool up)
 {
-    for (int block = first; block < first + layers; block++)
-        if (sara_single_has(single, &single->unet, sara_name_of("input_blocks.%d.1.", block).text))
+    char *end = NULL;
+    long number = isdigit((unsigned char)*rest) ? strtol(rest, &end, 10) : MOST_BLOCKS;
+    if (number >= MOST_BLOCKS || *end != '.')
+        return;
+    if (number >= blocks->count)
+        blocks->count = (int)number + 1;
+    bool first = strncmp(end, ".0.", 3) == 0, second = strncmp(end, ".1.", 3) == 0;
+    bool sampling =
+        up ? (second && strncmp(end + 3, "conv.", 5) == 0) || strncmp(end, ".2.conv.", 8) == 0
+           : first && strncmp(end + 3, "op.", 3) == 0;
+    if (sampling)
+        blocks->sampling[number + up] = true;
+    else if (second)
+        blocks->attention[up][number] = true;
+    else if (first && !up && number > 0)
+        blocks->resnet[number] = true;
+}
+
+static void note_blocks(const sara_single_file *single, unet_blocks *blocks)
+{
+    static const char *const starts[] = {"input_blocks.", "output_blocks."};
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++) {
+        const char *name = name_in_part(&single->unet, sara_safetensors_at(single->file, i)->name);
+        for (int up = 0; name && up < 2; up++)
+            if (strncmp(name, starts[up], strlen(starts[up])) == 0)
+                note_block(blocks, name + strlen(starts[up]), up);
+    }
+}
+
+/* A level's blocks are its layers and the downsampling, which the last level does not have. The
+ * smallest number of them that the fewest blocks speak against: a tensor that is missing speaks
+ * against none, and is not to make it another architecture. */
+static int stride_of(const unet_blocks *blocks)
+{
+    int stride = 0, least = MOST_BLOCKS + 1;
+    for (int s = 2; s <= MOST_LAYERS + 1 && s <= blocks->count; s++) {
+        int against = 0;
+        for (int i = 1; i <= blocks->count; i++)
+            against += i % s ? blocks->sampling[i] : blocks->resnet[i];
+        if (against < least) {
+            least = against;
+            stride = s;
+        }
+    }
+    return stride;
+}
+
+static bool level_has_attention(const unet_blocks *blocks, const sara_ldm_shape *shape, int level)
+{
+    int stride = shape->layers + 1, up = (shape->levels - 1 - level) * stride;
+    for (int i = 0; i < stride; i++) {
+        int down = level * stride + 1 + i;
+        if ((i < shape->layers && blocks->attention[0][down]) || blocks->attention[1][up + i])
             return true;
+    }
     return false;
 }
 
-/* A level's blocks are its layers and the downsampling, which the last level does not have. All
- * names are looked at: a tensor that is missing is not to make it another architecture. */
 static sara_status shape_unet(sara_single_file *single)
 {
-    const sara_single_part *unet = &single->unet;
     sara_ldm_shape *shape = &single->unet.shape;
-    int blocks = sara_single_count(single, unet, "input_blocks."), stride = 1;
+    unet_blocks blocks = {0};
+    note_blocks(single, &blocks);
+    int stride = stride_of(&blocks);
     shape->part = SARA_LDM_UNET;
-    while (stride < blocks && stride <= MOST_LAYERS &&
-           !sara_single_has(single, unet, sara_name_of("input_blocks.%d.0.op.", stride).text))
-        stride++;
     shape->layers = stride - 1;
     if (shape->layers < 1)
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: no tensor %sinput_blocks.1.0.in_layers.0.weight", single->path,
-                         unet->prefix);
-    while (shape->levels < SARA_MAX_LEVELS && shape->levels * stride < blocks) {
-        shape->attention[shape->levels] =
-            level_has_attention(single, shape->levels * stride + 1, shape->layers);
+                         single->unet.prefix);
+    while (shape->levels < SARA_MAX_LEVELS && shape->levels * stride < blocks.count)
         shape->levels++;
-    }
+    for (int i = 0; i < shape->levels; i++)
+        shape->attention[i] = level_has_attention(&blocks, shape, i);
     return SARA_OK;
 }
 
