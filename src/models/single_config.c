@@ -178,6 +178,25 @@ done:
 
 /* --------------------------------------------------------------------------------------- text */
 
+/* At least as many layers as are in use of the published encoder of these widths, so that the last
+ * are missed where they are missing; of others the file alone tells. */
+static int text_layers(const sara_single_file *single, int64_t hidden, int64_t inner)
+{
+    static const struct {
+        int64_t hidden, inner;
+        int layers;
+    } published[] = {{SARA_SD1_CROSS_ATTENTION, 3072, 12}, {SARA_SD2_CROSS_ATTENTION, 4096, 23}};
+    int layers = single->text.shape.layers;
+    for (size_t i = 0; i < sizeof(published) / sizeof(*published); i++)
+        if (published[i].hidden == hidden && published[i].inner == inner)
+            return layers > published[i].layers ? layers : published[i].layers;
+    sara_log(single->ctx, SARA_LOG_INFO,
+             "%s: text encoder of %d layers, as many as the file holds (no published one has its "
+             "widths, %lld and %lld)",
+             single->path, layers, (long long)hidden, (long long)inner);
+    return layers;
+}
+
 sara_status sara_single_text_config(const sara_single_file *single, json_t **out)
 {
     const sara_single_part *text = &single->text;
@@ -195,17 +214,17 @@ sara_status sara_single_text_config(const sara_single_file *single, json_t **out
                                    : "encoder.layers.0.mlp.fc1.weight")));
     json_int_t hidden = tokens->shape.dims[1];
     bool second = open || hidden == SARA_SD2_CROSS_ATTENTION; /* under either names */
-    TRY(check_made(single,
-                   json_pack("{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:i,s:i,s:i}",
-                             "architectures", "CLIPTextModel", "model_type", "clip_text_model",
-                             "hidden_act", second ? "gelu" : "quick_gelu", "hidden_size", hidden,
-                             "intermediate_size", (json_int_t)inner, "num_attention_heads",
-                             hidden / HEAD_WIDTH, "num_hidden_layers",
-                             (json_int_t)text->shape.layers, "max_position_embeddings",
-                             (json_int_t)positions, "vocab_size", (json_int_t)tokens->shape.dims[0],
-                             "layer_norm_eps", 1e-5, "bos_token_id", 49406, "eos_token_id", 49407,
-                             "pad_token_id", second ? 0 : 1),
-                   out));
+    TRY(check_made(
+        single,
+        json_pack("{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:i,s:i,s:i}", "architectures",
+                  "CLIPTextModel", "model_type", "clip_text_model", "hidden_act",
+                  second ? "gelu" : "quick_gelu", "hidden_size", hidden, "intermediate_size",
+                  (json_int_t)inner, "num_attention_heads", hidden / HEAD_WIDTH,
+                  "num_hidden_layers", (json_int_t)text_layers(single, hidden, inner),
+                  "max_position_embeddings", (json_int_t)positions, "vocab_size",
+                  (json_int_t)tokens->shape.dims[0], "layer_norm_eps", 1e-5, "bos_token_id", 49406,
+                  "eos_token_id", 49407, "pad_token_id", second ? 0 : 1),
+        out));
 done:
     return status;
 }

@@ -56,26 +56,36 @@ static void open_file(fixture *f)
 
 /* What the config of a text encoder is read off. names: of the embeddings, the layers, the MLP */
 static void add_text(fixture *f, const char *tokens, const char *positions, const char *layers,
-                     const char *inner, int width, int count)
+                     const char *inner, int width, int inner_width, int count)
 {
     add(f, sara_name_of("%s", tokens), sara_shape2(1, width));
     add(f, sara_name_of("%s", positions), sara_shape2(1, 1));
-    add(f, sara_name_of("%s.0.%s", layers, inner), sara_shape2(1, 1));
+    add(f, sara_name_of("%s.0.%s", layers, inner), sara_shape2(inner_width, 1));
     for (int i = 1; i < count; i++)
         add(f, sara_name_of("%s.%d.any", layers, i), sara_shape1(1));
 }
 
-static void add_open_clip(fixture *f, int layers)
+static void add_open_clip_of(fixture *f, int inner, int layers)
 {
     add_text(f, OPEN "token_embedding.weight", OPEN "positional_embedding",
-             OPEN "transformer.resblocks", "mlp.c_fc.weight", 1024, layers);
+             OPEN "transformer.resblocks", "mlp.c_fc.weight", 1024, inner, layers);
+}
+
+static void add_open_clip(fixture *f, int layers)
+{
+    add_open_clip_of(f, 1, layers);
+}
+
+static void add_clip_of(fixture *f, int width, int inner, int layers)
+{
+    add_text(f, CLIP "text_model.embeddings.token_embedding.weight",
+             CLIP "text_model.embeddings.position_embedding.weight",
+             CLIP "text_model.encoder.layers", "mlp.fc1.weight", width, inner, layers);
 }
 
 static void add_clip(fixture *f, int width)
 {
-    add_text(f, CLIP "text_model.embeddings.token_embedding.weight",
-             CLIP "text_model.embeddings.position_embedding.weight",
-             CLIP "text_model.encoder.layers", "mlp.fc1.weight", width, 1);
+    add_clip_of(f, width, 1, 1);
 }
 
 /* The file without this tensor. */
@@ -110,6 +120,29 @@ static void test_text_layers(void **state)
         assert_int_equal(json_integer_value(json_object_get(config, "num_hidden_layers")),
                          layers[i][1]);
         assert_int_equal(sara_single_file_shape(f.single, SARA_MODULE_TEXT)->layers, layers[i][1]);
+        teardown(&f);
+    }
+}
+
+/* Of the published encoders it is known how many there have to be. */
+static void test_known_text_layers(void **state)
+{
+    (void)state;
+    static const struct {
+        bool open;
+        int layers, expected;
+    } cases[] = {{false, 12, 12}, {false, 11, 12}, {false, 13, 13},
+                 {true, 24, 23},  {true, 23, 23},  {true, 22, 23}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        fixture f;
+        setup(&f);
+        if (cases[i].open)
+            add_open_clip_of(&f, 4096, cases[i].layers);
+        else
+            add_clip_of(&f, 768, 3072, cases[i].layers);
+        open_file(&f);
+        assert_int_equal(sara_single_file_shape(f.single, SARA_MODULE_TEXT)->layers,
+                         cases[i].expected);
         teardown(&f);
     }
 }
@@ -270,7 +303,9 @@ static void test_no_part_of_the_networks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_layers), cmocka_unit_test(test_activation),
+        cmocka_unit_test(test_text_layers),
+        cmocka_unit_test(test_known_text_layers),
+        cmocka_unit_test(test_activation),
         cmocka_unit_test(test_missing_tensors_are_no_other_architecture),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_no_part_of_the_networks)};
