@@ -199,6 +199,52 @@ static void test_missing_tensors_are_no_other_architecture(void **state)
     teardown(&f);
 }
 
+/* Unless it begins with one of these. */
+static void add_block(fixture *f, const char *const gone[2], sara_name name)
+{
+    for (int i = 0; i < 2; i++)
+        if (strncmp(name.text, gone[i], strlen(gone[i])) == 0)
+            return;
+    add(f, sara_name_of(UNET "%s", name.text), sara_shape1(1));
+}
+
+/* Where Stable Diffusion's levels end and which have transformers is not read off one tensor. */
+static void test_layout(void **state)
+{
+    (void)state;
+    static const char *const gone[][2] = {{"input_blocks.3.", "input_blocks.6."},
+                                          {"input_blocks.3.", "output_blocks.2.1.conv."},
+                                          {"input_blocks.1.1.", "input_blocks.2.1."},
+                                          {"input_blocks.11.", "input_blocks.10."},
+                                          {"input_blocks.2.", "output_blocks.11."}};
+    for (size_t i = 0; i < sizeof(gone) / sizeof(*gone); i++) {
+        fixture f;
+        setup(&f);
+        for (int j = 1; j < 12; j++) {
+            add_block(&f, gone[i],
+                      sara_name_of("input_blocks.%d.0.%s", j, j % 3 ? "any" : "op.any"));
+            if (j < 9 && j % 3)
+                add_block(&f, gone[i], sara_name_of("input_blocks.%d.1.any", j));
+            add_block(&f, gone[i], sara_name_of("output_blocks.%d.0.any", j));
+            if (j > 2)
+                add_block(&f, gone[i], sara_name_of("output_blocks.%d.1.any", j));
+            if (j % 3 == 2 && j < 11)
+                add_block(&f, gone[i],
+                          sara_name_of("output_blocks.%d.%d.conv.any", j, j > 2 ? 2 : 1));
+            if (j > 1 && j % 3 == 1)
+                add(&f, sara_name_of(UNET "input_blocks.%d.0.out_layers.3.weight", j),
+                    sara_shape4(64, 1, 1, 1));
+        }
+        open_file(&f);
+        const sara_ldm_shape *unet = sara_single_file_shape(f.single, SARA_MODULE_UNET);
+        assert_int_equal(unet->layers, 2);
+        assert_int_equal(unet->levels, 4);
+        assert_true(unet->attention[0] && unet->attention[1] && unet->attention[2]);
+        assert_false(unet->attention[3]);
+        teardown(&f);
+    }
+}
+
 /* The file opens, for the sake of its other parts; this one does not. */
 static void refuse_part(fixture *f, sara_module module, const char *error)
 {
@@ -307,6 +353,7 @@ int main(void)
         cmocka_unit_test(test_known_text_layers),
         cmocka_unit_test(test_activation),
         cmocka_unit_test(test_missing_tensors_are_no_other_architecture),
+        cmocka_unit_test(test_layout),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_no_part_of_the_networks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
