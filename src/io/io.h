@@ -198,6 +198,9 @@ typedef struct sara_weights sara_weights;
 SARA_NODISCARD sara_status sara_weights_open(sara_context *ctx, sara_weights **out,
                                              const char *folder, const char *stem,
                                              const char *variant);
+/* All tensors of a file under its own names. */
+SARA_NODISCARD sara_status sara_weights_open_file(sara_context *ctx, sara_weights **out,
+                                                  const char *path);
 /* The tensors of one part of a single-file checkpoint, those whose names begin with `prefix`, under
  * diffusers' names and with diffusers' shapes: a fused in_proj becomes three, the VAE's attention
  * matrices. Of SARA_LDM_OPEN_CLIP layers from shape->layers on are left out, as the projection is:

@@ -163,6 +163,23 @@ done:
     return status;
 }
 
+sara_status sara_weights_open_file(sara_context *ctx, sara_weights **out, const char *path)
+{
+    sara_weights *weights = NULL;
+    sara_safetensors *file = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_weights_new(ctx, &weights));
+    TRY(sara_strdup(ctx, &weights->path, path));
+    TRY(sara_safetensors_open(ctx, &file, path));
+    TRY(sara_weights_add(weights, file));
+    *out = weights;
+    weights = NULL;
+done:
+    sara_weights_close(weights);
+    return status;
+}
+
 void sara_weights_close(sara_weights *weights)
 {
     if (!weights)

@@ -128,6 +128,8 @@ static sara_status bind_text(sara_clip_text *text, sara_binder *binder, const ch
                        info->hidden_size));
     /* A buffer that older transformers stored. */
     TRY(sara_binder_ignore(binder, "embeddings.position_ids"));
+    /* To CLIP's common space: models saved with it have it beside the encoder. */
+    TRY(sara_binder_ignore(binder, "text_projection.weight"));
 done:
     return status;
 }

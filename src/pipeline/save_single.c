@@ -106,12 +106,23 @@ typedef struct text {
     sara_ldm_shape shape;
 } text;
 
-/* Query, key and value one below the other. info: the query's */
+/* The narrowest that holds the values of both. */
+static sara_dtype common_dtype(sara_dtype a, sara_dtype b)
+{
+    size_t first = sara_dtype_size(a), second = sara_dtype_size(b);
+    if (a != b && first == second)
+        return SARA_F32;
+    return first > second ? a : b;
+}
+
+/* Query, key and value one below the other, in one dtype. info: the query's */
 static sara_status add_fused(const text *t, const char *name, const sara_tensor_info *info)
 {
     static const char *const thirds[] = {"q_proj", "k_proj", "v_proj"};
     const char *third = strstr(info->name, thirds[0]);
+    const sara_tensor_info *found[3];
     sara_shape shape = info->shape;
+    sara_dtype dtype = info->dtype;
     sara_save_list parts;
     size_t bytes;
     void *data;
@@ -120,15 +131,18 @@ static sara_status add_fused(const text *t, const char *name, const sara_tensor_
     for (int i = 0; i < 3; i++) {
         sara_name part = sara_name_of("%.*s%s%s", (int)(third - info->name), info->name, thirds[i],
                                       third + strlen(thirds[0]));
-        const sara_tensor_info *found = sara_weights_find(t->weights, part.text);
-        if (!found || found->dtype != info->dtype || !sara_shape_equal(&found->shape, &shape)) {
+        found[i] = sara_weights_find(t->weights, part.text);
+        if (!found[i] || !sara_shape_equal(&found[i]->shape, &shape)) {
             status = sara_fail(t->s->ctx, SARA_ERROR_INPUT,
                                "%s: tensor %s: expected one like %.200s",
                                sara_weights_path(t->weights), part.text, info->name);
             goto done;
         }
-        TRY(sara_save_list_weight(&parts, NULL, NULL, t->weights, found, t->s->dtype));
+        dtype = common_dtype(dtype, found[i]->dtype);
     }
+    for (int i = 0; i < 3; i++)
+        TRY(sara_save_list_weight(&parts, NULL, NULL, t->weights, found[i],
+                                  t->s->dtype ? t->s->dtype : &dtype));
     bytes = (size_t)sara_shape_count(&shape) * sara_dtype_size(parts.sources[0].dtype);
     TRY(sara_save_list_own(&t->s->list, &data, 3 * bytes));
     for (size_t i = 0; i < 3; i++)
@@ -164,8 +178,9 @@ static sara_status add_text_tensor(const text *t, const sara_tensor_info *info)
     char *name = NULL;
     sara_status status;
     bool open = t->shape.part == SARA_LDM_OPEN_CLIP;
-    if (open && (strstr(info->name, "position_ids") || strstr(info->name, ".k_proj.") ||
-                 strstr(info->name, ".v_proj.")))
+    if (strstr(info->name, "text_projection.weight") ||
+        (open && (strstr(info->name, "position_ids") || strstr(info->name, ".k_proj.") ||
+                  strstr(info->name, ".v_proj."))))
         return SARA_OK;
     TRY(name_in_file(t->s->ctx, &name, t->prefix, &t->shape, info->name));
     if (open && strstr(info->name, ".q_proj."))
@@ -202,11 +217,10 @@ done:
  * which would be of other weights, are not. */
 static sara_status add_others(single *s)
 {
-    static const sara_ldm_shape own_names = {.part = SARA_LDM_CLIP};
     const char *prefix = sara_single_file_prefix(s->model->single, SARA_MODULE_UNET);
     sara_weights *weights = NULL;
     sara_status status;
-    TRY(sara_weights_open_part(s->ctx, &weights, s->model->path, "", &own_names));
+    TRY(sara_weights_open_file(s->ctx, &weights, s->model->path));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
         if (strncmp(info->name, prefix, strlen(prefix)) != 0 &&

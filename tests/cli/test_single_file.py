@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import unittest
 
 from support import BASE, INPUT, UNET, USAGE, Case, files_below, read_safetensors, write_safetensors
@@ -95,6 +96,58 @@ class SingleFile(Case):
         self.ok("merge", "-m", "bare.safetensors", *TOKENIZER, "-o", "folder")
         self.ok("merge", "-m", "folder", "-o", "again.safetensors")
         self.assertEqual(read_safetensors(self.path("again.safetensors"))[0], tensors)
+
+    def folder_with_text(self, change, **config):
+        """The base with other tensors in its text encoder. change: of the tensors, in place"""
+        folder = self.path("changed")
+        shutil.copytree(BASE, folder)
+        path = os.path.join(folder, "text_encoder", "model.safetensors")
+        tensors, metadata = read_safetensors(path)
+        change(tensors)
+        write_safetensors(path, tensors, metadata)
+        path = os.path.join(folder, "text_encoder", "config.json")
+        with open(path) as file:
+            values = {**json.load(file), **config}
+        with open(path, "w") as file:
+            json.dump(values, file)
+        return folder
+
+    def test_text_projection(self):
+        """Read and carried along in a folder; a file goes without it."""
+        extra = {"text_projection.weight": ("F32", [2, 2], struct.pack("<4f", 1, 2, 3, 4))}
+        folder = self.folder_with_text(lambda tensors: tensors.update(extra))
+        self.ok("merge", "-m", folder, "-o", "copy")
+        copied = read_safetensors(self.path("copy", "text_encoder", "model.safetensors"))[0]
+        self.assertEqual(copied["text_projection.weight"], extra["text_projection.weight"])
+        self.ok("merge", "-m", folder, "-o", "again.safetensors")
+        self.assertEqual(read_safetensors(self.path("again.safetensors"))[0], read_safetensors(self.file)[0])
+
+    def test_packed_dtypes(self):
+        """What becomes one tensor takes the dtype that holds all three, or the one that is asked for."""
+        def widen(tensors):
+            for name, (dtype, shape, data) in tensors.items():
+                if ".k_proj." in name:
+                    self.assertEqual(dtype, "F16")
+                    values = struct.unpack(f"<{len(data) // 2}e", data)
+                    tensors[name] = ("F32", shape, struct.pack(f"<{len(values)}f", *values))
+
+        folder = self.folder_with_text(widen, hidden_act="gelu")
+        for options, dtype in (((), "F32"), (("--dtype", "fp16"), "F16")):
+            out = self.path(f"{dtype}.safetensors")
+            self.ok("merge", "-m", folder, *options, "-o", out)
+            tensors = read_safetensors(out)[0]
+            for end in ("weight", "bias"):
+                name = f"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_{end}"
+                self.assertEqual(tensors[name][0], dtype)
+                self.assertEqual(tensors[name][1][0], 3 * 128)
+
+    def test_others_are_copied_as_they_are(self):
+        tensors, metadata = read_safetensors(self.file)
+        more = {name: ("F32", [1], struct.pack("<f", i)) for i, name in enumerate(
+            ("embeddings.x", "text_model.embeddings.x", "encoder.foo", "final_layer_norm.weight", "betas"))}
+        write_safetensors(self.path("more.safetensors"), {**tensors, **more}, metadata)
+        self.ok("merge", "-m", "more.safetensors", *TOKENIZER, "-o", "copy.safetensors")
+        self.assertEqual(read_safetensors(self.path("copy.safetensors"))[0], {**tensors, **more})
 
     def test_train(self):
         """A run on the file gives the adapter of a run on the folder."""
