@@ -24,7 +24,7 @@ def load(path):  # name -> array, floats as float32
 
 def positions(data):  # LEB128 varints: the distance to the position before, minus 1
     ends = np.flatnonzero(data < 128) + 1
-    starts = np.append(0, ends[:-1])
+    starts = np.append(0, ends)[:-1]
     shifts = 7 * (np.arange(len(data)) - np.repeat(starts, ends - starts))
     return np.cumsum(np.add.reduceat((data & 127).astype(np.int64) << shifts, starts) + 1) - 1
 

@@ -168,6 +168,18 @@ static void add_up(sara_context *ctx, sara_prompts *prompts)
     prompts->count = kept;
 }
 
+static sara_status check_sums(sara_context *ctx, const sara_prompts *prompts)
+{
+    for (size_t i = 0; i < prompts->count; i++)
+        if (!(fabs(prompts->loras[i].strength) <= STRONGEST))
+            return sara_fail(ctx, SARA_ERROR_USAGE,
+                             "<lora:%.200s>: the weights of its tags add up to %g, expected %g to "
+                             "%g",
+                             prompts->loras[i].name, prompts->loras[i].strength, -STRONGEST,
+                             STRONGEST);
+    return SARA_OK;
+}
+
 sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
                               const sara_generate_options *options)
 {
@@ -178,6 +190,7 @@ sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
     r.what = "negative prompt";
     TRY(read_prompt(&r, &out->negative, options->negative_prompt ? options->negative_prompt : ""));
     add_up(ctx, out);
+    TRY(check_sums(ctx, out));
 done:
     return status;
 }

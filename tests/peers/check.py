@@ -128,6 +128,14 @@ def check_reader(sara, work):
             check("reader: the demo's merged model", sum(not torch.equal(changed[n], merged[n]) for n in merged), 0)
 
 
+def check_reader_of_nothing(work):
+    """An entry without positions."""
+    path = f"{work}/adapter-empty.safetensors"
+    save_file({"a.positions": torch.zeros(0, dtype=torch.uint8), "a.values": torch.zeros(0)}, path)
+    out = run(sys.executable, os.path.join(TOP, "examples/read_adapter.py"), path)
+    check("reader: an entry without positions", int(out.split() != ["a", "0"]), 0)
+
+
 def check_hash(sara, work):
     """design of sara.base_sha256, computed from the safetensors file alone."""
     import hashlib
@@ -177,6 +185,7 @@ def main():
     check_merged(sara, a.work)
     check_adapter(a.work)
     check_reader(sara, a.work)
+    check_reader_of_nothing(a.work)
     check_pytorch(sara, a.work)
     check_single_files(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors", f"{a.work}/merged-fp32", a.work)

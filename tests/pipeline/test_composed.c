@@ -265,6 +265,7 @@ static void test_refusals(void **state)
         {"<lora:in/../../ink:1>", "leads out of the folder"},
         {"<lora:in/..>", "leads out of the folder"},
         {"<lora:/etc/ink>", "leads out of the folder"},
+        {"<lora:ink:60>a<lora:ink:60>", "<lora:ink>: the weights of its tags add up to 120"},
     };
     test_pipe *pipe = *state;
     make_files(pipe);
