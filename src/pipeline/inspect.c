@@ -100,7 +100,9 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
         result.thresholds[result.threshold_count++] = round_values[i];
     for (size_t i = 0; i < sizeof(fractions) / sizeof(*fractions); i++) {
         sara_budget budget = {SARA_BUDGET_FRACTION, fractions[i]};
-        TRY(sara_budget_resolve(ctx, &result.thresholds[result.threshold_count], params, &budget));
+        TRY(sara_model_tell_not_finite(
+            model,
+            sara_budget_resolve(ctx, &result.thresholds[result.threshold_count], params, &budget)));
         result.threshold_count++;
     }
     qsort(result.thresholds, (size_t)result.threshold_count, sizeof(double), by_value);

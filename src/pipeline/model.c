@@ -1,5 +1,6 @@
 /* Loading a model folder. */
 #include "pipeline/pipeline.h"
+#include "sparse/magnitude.h"
 
 static sara_status missing_model(sara_context *ctx, const char *path)
 {
@@ -346,4 +347,34 @@ sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, in
         ctx, SARA_ERROR_USAGE,
         "%s %dx%d: width and height must be multiples of %d (VAE factor %d x U-Net factor %d)",
         what, width, height, unit, vae, unet);
+}
+
+static sara_status check_finite(const sara_model *model, const sara_param *param)
+{
+    sara_param as = *param; /* as the file calls it */
+    sara_ldm_shape shape;
+    char *ldm = NULL, *name = NULL;
+    sara_status status = SARA_OK;
+    if (model->single) {
+        TRY(sara_unet_ldm_shape(model->unet, &shape));
+        TRY(sara_ldm_from_diffusers(model->ctx, &ldm, &shape, param->name));
+        TRY(sara_format(model->ctx, &name, "%s%s",
+                        sara_single_file_prefix(model->single, SARA_MODULE_UNET),
+                        ldm ? ldm : param->name));
+        as.name = name;
+    }
+    TRY(sara_param_check_finite(model->ctx, &as));
+done:
+    sara_free(model->ctx, ldm);
+    sara_free(model->ctx, name);
+    return status;
+}
+
+sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status)
+{
+    const sara_params *params = sara_unet_params(model->unet);
+    for (size_t i = 0; status == SARA_ERROR_INPUT && i < params->count; i++)
+        if (check_finite(model, &params->items[i]) != SARA_OK)
+            return sara_fail_in(model->ctx, SARA_ERROR_INPUT, model->path);
+    return status;
 }

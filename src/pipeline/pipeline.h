@@ -109,6 +109,9 @@ SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **
  * U-Net's; what: the option's name. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
                                                  int width, int height, const char *what);
+/* status, of something that failed; where weights of the U-Net are not finite the error tells of the
+ * first under the file's name, with the path. */
+sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status);
 /* RGB to [-1,1] [3][height][width], and back (rounded as diffusers' numpy_to_pil). */
 void sara_pixels_to_floats(float *out, const sara_image *image);
 SARA_NODISCARD sara_status sara_floats_to_image(sara_context *ctx, sara_image *out,

@@ -33,9 +33,9 @@ static sara_status name_in_file(sara_context *ctx, char **out, const char *prefi
     if (ldm)
         TRY(sara_format(ctx, out, "%s%s", prefix, ldm));
     else
-        status = sara_fail(ctx, SARA_ERROR_INPUT,
-                           "tensor %.200s has no name in single-file checkpoints; save a folder",
-                           name);
+        status =
+            sara_fail(ctx, SARA_ERROR_INPUT,
+                      "tensor %.200s has no name in single-file checkpoints; save a folder", name);
 done:
     sara_free(ctx, ldm);
     return status;
@@ -133,9 +133,9 @@ static sara_status add_fused(const text *t, const char *name, const sara_tensor_
                                       third + strlen(thirds[0]));
         found[i] = sara_weights_find(t->weights, part.text);
         if (!found[i] || !sara_shape_equal(&found[i]->shape, &shape)) {
-            status = sara_fail(t->s->ctx, SARA_ERROR_INPUT,
-                               "%s: tensor %s: expected one like %.200s",
-                               sara_weights_path(t->weights), part.text, info->name);
+            status =
+                sara_fail(t->s->ctx, SARA_ERROR_INPUT, "%s: tensor %s: expected one like %.200s",
+                          sara_weights_path(t->weights), part.text, info->name);
             goto done;
         }
         dtype = common_dtype(dtype, found[i]->dtype);
@@ -343,8 +343,7 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
     }
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
-    TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata,
-                              s.metadata_count));
+    TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata, s.metadata_count));
 done:
     for (size_t i = 0; i < CONFIG_COUNT; i++)
         free(s.texts[i]);

@@ -93,7 +93,7 @@ sara_status sara_trainer_make_optimizer(trainer *t)
     sara_status status;
     if (o->threshold <= 0)
         TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
-    TRY(sara_select(t->ctx, &selection, params, &budget));
+    TRY(sara_model_tell_not_finite(t->model, sara_select(t->ctx, &selection, params, &budget)));
     TRY(sara_trainer_check_selection(t, &selection));
     t->threshold = selection.threshold;
     t->selected = selection.total;

@@ -4,7 +4,7 @@ import json
 import os
 import unittest
 
-from support import BASE, INPUT, USAGE, Case, read_safetensors, write_safetensors
+from support import BASE, INPUT, UNET as SMALL, USAGE, Case, read_safetensors, write_safetensors
 
 TOKENIZER = ("--tokenizer", os.path.join(BASE, "tokenizer"))
 UNET = "model.diffusion_model."
@@ -79,6 +79,18 @@ class SingleRefused(Case):
     def test_values_that_are_no_numbers(self):
         wrong = {**self.tensors, UNET + "out.2.bias": ("I64", [4], [0] * 4)}
         self.check([f"{UNET}out.2.bias", "I64"], wrong, metadata=self.metadata)
+
+    def test_values_that_are_not_finite(self):
+        """Training and inspecting tell of the file and of the tensor as it is called there."""
+        name = UNET + "out.2.bias"
+        wrong = {**self.tensors, name: ("F32", [4], [0.0, float("nan"), 0.0, 0.0])}
+        words = f"changed.safetensors: {name}: entry 1 is NaN"
+        self.check(words, wrong, metadata=self.metadata)
+        self.ok("merge", "--unet-only", SMALL, "-o", "small.safetensors")
+        small, metadata = read_safetensors(self.path("small.safetensors"))
+        path = self.save({**small, name: wrong[name]}, metadata)
+        replay = self.write_replay("replay.safetensors", 2)
+        self.refused(INPUT, words, "train", "--unet_only", path, "--replay", replay, "-o", "run")
 
     def test_inpainting(self):
         dtype, (out, _, *kernel), data = self.tensors[UNET + "input_blocks.0.0.weight"]
