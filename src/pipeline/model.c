@@ -249,6 +249,27 @@ done:
     return status;
 }
 
+static size_t count_doubles(const sara_params *params)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < params->count; i++)
+        count += params->items[i].stored == SARA_F64;
+    return count;
+}
+
+/* Arithmetic is in float32: what is said of such a model is said of the rounded one. */
+static void warn_of_doubles(const sara_model *model)
+{
+    size_t count = count_doubles(sara_unet_params(model->unet));
+    if (model->vae)
+        count += count_doubles(sara_vae_params(model->vae));
+    if (model->text)
+        count += count_doubles(sara_clip_text_params(model->text));
+    if (count)
+        sara_log(model->ctx, SARA_LOG_WARNING,
+                 "%s: %zu tensors are float64; they are rounded to float32", model->path, count);
+}
+
 static sara_status load_parts(sara_model *model, const sara_model_options *options)
 {
     sara_status status;
@@ -265,6 +286,7 @@ static sara_status load_parts(sara_model *model, const sara_model_options *optio
         TRY(load_vae(model));
         TRY(load_text(model, options));
     }
+    warn_of_doubles(model);
 done:
     return status;
 }

@@ -141,6 +141,20 @@ class SingleFile(Case):
                 self.assertEqual(tensors[name][0], dtype)
                 self.assertEqual(tensors[name][1][0], 3 * 128)
 
+    def test_float64(self):
+        """What float32 cannot tell apart is not called the same without a word."""
+        self.ok("merge", "--unet-only", UNET, "-o", "unet.safetensors")
+        tensors, metadata = read_safetensors(self.path("unet.safetensors"))
+        name = "model.diffusion_model.out.2.bias"
+        models = []
+        for step in (0, 1e-12):
+            models.append(self.path(f"{step}.safetensors"))
+            tensors[name] = ("F64", [4], struct.pack("<4d", *[1 + step] * 4))
+            write_safetensors(models[-1], tensors, metadata)
+        said = self.sara("extract", "--unet-only", "--base", models[0], "--tuned", models[1], "-o", "x.safetensors").err
+        for path in models:
+            self.assertIn(f"{path}: 1 tensors are float64; they are rounded to float32", said)
+
     def test_others_are_copied_as_they_are(self):
         tensors, metadata = read_safetensors(self.file)
         more = {name: ("F32", [1], struct.pack("<f", i)) for i, name in enumerate(
