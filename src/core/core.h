@@ -115,10 +115,11 @@ uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose,
 
 #define SARA_MAX_RANK 8
 
-/* Storage types; arithmetic is in f32. */
+/* Storage types; arithmetic is in f32. From SARA_U16 on: of tensors that are only copied. */
 typedef enum sara_dtype {
     SARA_F64, SARA_F32, SARA_F16, SARA_BF16, SARA_I64, SARA_I32, SARA_I16, SARA_I8, SARA_U8,
-    SARA_BOOL, SARA_DTYPE_COUNT
+    SARA_BOOL, SARA_U16, SARA_U32, SARA_U64, SARA_C64, SARA_F8_E5M2, SARA_F8_E4M3,
+    SARA_F8_E8M0, SARA_DTYPE_COUNT
 } sara_dtype;
 const char *sara_dtype_name(sara_dtype dtype); /* as safetensors spells it: "F32", "BF16" */
 size_t sara_dtype_size(sara_dtype dtype);

@@ -47,8 +47,8 @@ static sara_status read_dtype(sara_scan *scan, sara_tensor_info *info)
         }
     }
     status = sara_scan_fail(scan,
-                            "\"%s\" is not supported, expected F64, F32, F16, BF16, I64, I32, "
-                            "I16, I8, U8 or BOOL",
+                            "\"%s\" is not supported, expected F64, F32, F16, BF16, C64, F8_*, "
+                            "I*, U* or BOOL",
                             scan->text);
 done:
     return status;

@@ -128,8 +128,11 @@ done:
 static int dtype_rank(sara_dtype dtype)
 {
     static const int ranks[SARA_DTYPE_COUNT] = {
-        [SARA_I64] = 9, [SARA_F64] = 8, [SARA_F32] = 7, [SARA_I32] = 6, [SARA_BF16] = 5,
-        [SARA_F16] = 4, [SARA_I16] = 3, [SARA_I8] = 2,  [SARA_U8] = 1,  [SARA_BOOL] = 0,
+        [SARA_U64] = 16,    [SARA_I64] = 15,    [SARA_F64] = 14, [SARA_C64] = 13,
+        [SARA_F32] = 12,    [SARA_U32] = 11,    [SARA_I32] = 10, [SARA_BF16] = 9,
+        [SARA_F16] = 8,     [SARA_U16] = 7,     [SARA_I16] = 6,  [SARA_F8_E8M0] = 5,
+        [SARA_F8_E4M3] = 4, [SARA_F8_E5M2] = 3, [SARA_I8] = 2,   [SARA_U8] = 1,
+        [SARA_BOOL] = 0,
     };
     return ranks[dtype];
 }

@@ -120,7 +120,8 @@ class Case(unittest.TestCase):
 
 
 CODES = {"F32": "f", "I64": "q", "U8": "B"}
-SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}
+OTHER_SIZES = {"U64": 8, "C64": 8, "U32": 4, "U16": 2, "F8_E8M0": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # are only copied
+SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1, **OTHER_SIZES}
 
 
 def write_safetensors(path, tensors, metadata=None):

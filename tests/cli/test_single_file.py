@@ -8,7 +8,7 @@ import shutil
 import struct
 import unittest
 
-from support import BASE, INPUT, UNET, USAGE, Case, files_below, read_safetensors, write_safetensors
+from support import BASE, INPUT, OTHER_SIZES, UNET, USAGE, Case, files_below, read_safetensors, write_safetensors
 
 TOKENIZER = ("--tokenizer", os.path.join(BASE, "tokenizer"))
 
@@ -159,6 +159,8 @@ class SingleFile(Case):
         tensors, metadata = read_safetensors(self.file)
         more = {name: ("F32", [1], struct.pack("<f", i)) for i, name in enumerate(
             ("embeddings.x", "text_model.embeddings.x", "encoder.foo", "final_layer_norm.weight", "betas"))}
+        for dtype, size in OTHER_SIZES.items():
+            more["other." + dtype] = (dtype, [3], bytes(range(3 * size)))
         write_safetensors(self.path("more.safetensors"), {**tensors, **more}, metadata)
         self.ok("merge", "-m", "more.safetensors", *TOKENIZER, "-o", "copy.safetensors")
         self.assertEqual(read_safetensors(self.path("copy.safetensors"))[0], {**tensors, **more})

@@ -158,8 +158,10 @@ static void test_layout(void **state)
 static void test_fields(void **state)
 {
     (void)state;
-    refuse(TENSOR("\"F8_E4M3\"", "[4]", "[0,4]"), 4,
-           "tensor conv.weight: dtype: \"F8_E4M3\" is not supported, expected F64, F32");
+    refuse(TENSOR("\"F4\"", "[8]", "[0,4]"), 4,
+           "tensor conv.weight: dtype: \"F4\" is not supported, expected F64, F32");
+    refuse(TENSOR("\"F8_E4M3\"", "[5]", "[0,4]"), 4,
+           "tensor conv.weight: F8_E4M3 of shape [5] does not take 4 bytes");
     refuse(TENSOR("\"f32\"", "[1]", "[0,4]"), 4, "\"f32\" is not supported");
     refuse(TENSOR("7", "[1]", "[0,4]"), 4, "dtype: '7', expected '\"'");
     refuse(TENSOR("\"F32\"", "[2]", "[0,4]"), 4,
