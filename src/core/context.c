@@ -56,7 +56,7 @@ sara_status sara_context_new(sara_context **out, const sara_context_options *opt
     sara_arena_init(&ctx->arena, ctx);
     omp_set_dynamic(0);
     omp_set_num_threads(ctx->threads);
-    return SARA_OK;
+    return sara_check_addresses(ctx);
 }
 
 void sara_context_free(sara_context *ctx)

@@ -22,6 +22,9 @@ struct sara_context {
     char error[SARA_ERROR_SIZE];
 };
 
+/* Whether there are addresses for the threads, which OpenMP would end the program for. */
+SARA_NODISCARD sara_status sara_check_addresses(sara_context *ctx);
+
 /* Copies text, escaping control bytes and invalid UTF-8 as \xNN; always terminates. */
 void sara_text_escape(char *out, size_t size, const char *text);
 

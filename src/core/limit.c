@@ -1,6 +1,7 @@
 /* How much memory there is, from Linux's /proc and control groups. */
 #include "core/context.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -68,15 +69,55 @@ static uint64_t group_limit(void)
     return lowest;
 }
 
-/* What `ulimit -v` leaves: addresses that are taken but hold nothing count there, too. */
-static uint64_t process_limit(uint64_t own)
+#define MIB ((uint64_t)1 << 20)
+/* Addresses that come to be taken without memory behind them, beyond those that are so when it is
+ * asked what there is: the allocator takes 64 MiB for each thread at once; stacks, what oneDNN
+ * compiles and gaps were up to 220 MiB in all for two threads. */
+#define EMPTY_BYTES (128 * MIB)
+#define EMPTY_THREAD_BYTES (64 * MIB)
+/* To come as far as a message about memory. */
+#define START_BYTES (24 * MIB)
+
+/* What `ulimit -v` leaves, UINT64_MAX without one; *taken: addresses. */
+static uint64_t addresses_left(uint64_t *taken)
 {
     struct rlimit limit;
-    uint64_t taken = read_number("/proc/self/status", "VmSize:", 1024);
-    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || taken == UINT64_MAX)
+    *taken = read_number("/proc/self/status", "VmSize:", 1024);
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        *taken == UINT64_MAX)
         return UINT64_MAX;
-    uint64_t empty = taken > own ? taken - own : 0;
-    return limit.rlim_cur > empty ? limit.rlim_cur - empty : 0;
+    return limit.rlim_cur > *taken ? limit.rlim_cur - *taken : 0;
+}
+
+/* Addresses that are taken but hold nothing count in `ulimit -v`, too. */
+static uint64_t process_limit(uint64_t own, int threads)
+{
+    uint64_t taken, left = addresses_left(&taken);
+    uint64_t empty = EMPTY_BYTES + (uint64_t)threads * EMPTY_THREAD_BYTES;
+    if (left == UINT64_MAX)
+        return UINT64_MAX;
+    left += own < taken ? own : taken;
+    return left > empty ? left - empty : 0;
+}
+
+sara_status sara_check_addresses(sara_context *ctx)
+{
+    uint64_t taken, left = addresses_left(&taken), need = START_BYTES;
+    size_t stack = 0;
+    pthread_attr_t attributes;
+    sara_bytes_text needed, there;
+    if (pthread_attr_init(&attributes) == 0) {
+        if (pthread_attr_getstacksize(&attributes, &stack) != 0)
+            stack = 0;
+        pthread_attr_destroy(&attributes);
+    }
+    need += (uint64_t)(ctx->threads - 1) * stack;
+    if (need <= left)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_MEMORY,
+                     "starting %d thread%s needs %s of addresses, the limit (ulimit -v) leaves %s",
+                     ctx->threads, ctx->threads == 1 ? "" : "s", sara_bytes_format(&needed, need),
+                     sara_bytes_format(&there, left));
 }
 
 uint64_t sara_memory_limit(const sara_context *ctx)
@@ -84,7 +125,7 @@ uint64_t sara_memory_limit(const sara_context *ctx)
     if (ctx->memory_limit)
         return ctx->memory_limit;
     uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable:", 1024);
-    uint64_t own = resident(), group = group_limit(), process = process_limit(own);
+    uint64_t own = resident(), group = group_limit(), process = process_limit(own, ctx->threads);
     uint64_t system = free_bytes > UINT64_MAX - own ? UINT64_MAX : free_bytes + own;
     system = system < group ? system : group;
     return system < process ? system : process;

@@ -21,6 +21,7 @@ from support import (
     USAGE,
     Case,
     files_below,
+    processor_has,
     remains,
     write_safetensors,
 )
@@ -220,6 +221,31 @@ class Others(Case):
         )
         self.assertEqual(files_below(self.folder), [])
         self.assertNotIn("terminate", result.err)
+
+    @unittest.skipIf(SANITIZE, "a sanitizer needs more addresses than the limits allow")
+    def test_few_addresses(self):
+        """Whatever the limit: the run is refused before it starts, or it succeeds."""
+        command = ("bench", "--shape", "tiny", "--latent", "8", "--steps", "1")
+        kinds = [("-t", "1"), ("-t", "2")]
+        if processor_has("avx512_bf16"):
+            kinds.append(("-t", "2", "--mixed_precision", "bf16"))
+        for kind in kinds:
+            codes, words = [], set()
+            for mib in range(80, 1000, 10):
+
+                def limit(size=mib << 20):
+                    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+                result = self.sara(*command, *kind, limit=limit)
+                codes.append(result.code)
+                if result.code == 0:
+                    break
+                self.check_refused(result, MEMORY, " needs ", (kind, mib))
+                words.add(result.errors()[0].split(" needs ")[0])
+            self.assertEqual(codes[-1], 0, kind)
+            self.assertGreater(len(codes), 3, kind)
+            self.assertIn("sara bench: training", words)
+        self.assertIn("sara bench: starting 2 threads", words)
 
     def test_diverged(self):
         replay = self.write_replay("nan.safetensors", 12, nan=True)
