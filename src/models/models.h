@@ -134,8 +134,6 @@ SARA_NODISCARD sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_s
 /* The blocks of so many resolutions, the largest first, are recomputed in backward; gradients are
  * the same to the bit. 0, as at first: none; more than there are: all. */
 void sara_unet_checkpointing(sara_unet *unet, int levels);
-/* What kernels keep of its weights in layouts of their own: those of the strided convolutions. */
-size_t sara_unet_kept_bytes(const sara_unet *unet);
 /* output, sample [N,C,H,W]; timesteps [N] host; encoder_hidden_states [N,T,cross_attention_dim]. */
 SARA_NODISCARD sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *unet,
                                              sara_var *sample, const double *timesteps,

@@ -262,13 +262,3 @@ sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out)
     }
     return SARA_OK;
 }
-
-size_t sara_unet_kept_bytes(const sara_unet *unet)
-{
-    size_t bytes = 0;
-    for (int i = 0; i < unet->config.levels - 1; i++) {
-        const sara_param *weight = unet->level[i].downsample.weight;
-        bytes += (size_t)sara_shape_count(&weight->value.shape) * sizeof(float);
-    }
-    return bytes;
-}

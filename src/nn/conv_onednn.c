@@ -89,10 +89,16 @@ static size_t conv_dw_need(const sara_conv_shape *s)
     return 2 * weight_need(s, SARA_F32);
 }
 
+static size_t conv_layout(const sara_conv_shape *s)
+{
+    return sara_winograd_fits(s) ? 0 : weight_need(s, SARA_F32) * sizeof(float);
+}
+
 void sara_fast_conv_register(sara_kernels *table)
 {
     table->needs.conv_forward = conv_forward_need;
     table->needs.conv_dx = conv_dx_need;
+    table->needs.conv_layout = conv_layout;
     table->needs.conv_dw = conv_dw_need;
     table->conv_forward = conv_forward;
     table->conv_dx = conv_dx;

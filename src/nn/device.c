@@ -1,6 +1,6 @@
 /* The devices: a kernel table each, and for "cpu" the state of its fast kernels. */
 #include "nn/bf16.h"
-#include "nn/kernels.h"
+#include "nn/kept.h"
 #include "nn/onednn.h"
 #include "nn/simd.h"
 
@@ -49,7 +49,10 @@ static void register_fast(sara_kernels *table)
 
 static void cpu_close(sara_context *ctx, sara_device *device)
 {
-    sara_onednn_free(device->state);
+    if (device->dry)
+        sara_kept_free(device->state);
+    else
+        sara_onednn_free(device->state);
     sara_free(ctx, device); /* the first member of its cpu_device */
 }
 
@@ -57,6 +60,7 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
 {
     cpu_device *cpu = NULL;
     sara_onednn *state = NULL;
+    sara_kept *kept = NULL;
     sara_status status;
     const device_kind *kind = find_kind(name);
     if (!kind)
@@ -73,14 +77,16 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
         register_fast(&cpu->table);
     if (kind->narrow)
         sara_bf16_register(&cpu->table);
-    if (kind->dry)
+    if (kind->dry) {
         sara_dry_register(&cpu->table);
-    else if (kind->fast)
+        TRY(sara_kept_new(ctx, &kept));
+    } else if (kind->fast) {
         TRY(sara_onednn_new(ctx, &state));
+    }
     cpu->device = (sara_device){.name = kind->name,
                                 .dry = kind->dry,
                                 .kernels = &cpu->table,
-                                .state = state,
+                                .state = kind->dry ? (void *)kept : (void *)state,
                                 .close = cpu_close,
                                 .ctx = ctx};
     *out = &cpu->device;
@@ -88,6 +94,11 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
 done:
     sara_free(ctx, cpu);
     return status;
+}
+
+size_t sara_nn_device_kept(const sara_device *device)
+{
+    return device->dry ? sara_kept_bytes(device->state) : 0;
 }
 
 void sara_nn_device_close(sara_device *device)

@@ -1,5 +1,5 @@
 /* Kernels that compute nothing: they take the scratch that the real ones would and give it back. */
-#include "nn/kernels.h"
+#include "nn/kept.h"
 
 #define UNUSED __attribute__((unused))
 
@@ -63,11 +63,15 @@ static sara_status conv_forward(const sara_kernel_env *env, float *y UNUSED, con
 {
     const sara_kernel_needs *needs = needs_of(env);
     sara_linear_shape product;
+    sara_status status;
     if (sara_conv_is_linear(&product, shape))
         return linear(env, w, &product);
-    return count(env, needs->conv_forward
-                          ? needs->conv_forward(shape, w->dtype, sara_threads(env->ctx))
-                          : 0);
+    TRY(sara_kept_conv(env, w, shape, false));
+    TRY(count(env, needs->conv_forward
+                       ? needs->conv_forward(shape, w->dtype, sara_threads(env->ctx))
+                       : 0));
+done:
+    return status;
 }
 
 static sara_status conv_dx(const sara_kernel_env *env, float *dx UNUSED, const float *dy UNUSED,
@@ -75,11 +79,15 @@ static sara_status conv_dx(const sara_kernel_env *env, float *dx UNUSED, const f
 {
     const sara_kernel_needs *needs = needs_of(env);
     sara_linear_shape product;
+    sara_status status;
     if (sara_conv_is_linear(&product, shape))
         return linear(env, w, &product);
-    return count(env, needs->conv_dx
-                          ? needs->conv_dx(shape, w->dtype, accumulate, sara_threads(env->ctx))
-                          : 0);
+    TRY(sara_kept_conv(env, w, shape, true));
+    TRY(count(env, needs->conv_dx
+                       ? needs->conv_dx(shape, w->dtype, accumulate, sara_threads(env->ctx))
+                       : 0));
+done:
+    return status;
 }
 
 static sara_status conv_dw(const sara_kernel_env *env, float *dw UNUSED, const float *dy UNUSED,

@@ -69,7 +69,7 @@ static inline real sara_weight_at(const sara_weight_view *w, int64_t index)
 }
 
 /* Floats of scratch that a kernel takes at most, for the dry device; NULL: none worth counting.
- * What oneDNN allocates by itself is not among them. */
+ * What oneDNN allocates by itself is not among them, but for the last. */
 typedef struct sara_kernel_needs {
     size_t (*linear)(const sara_linear_shape *shape, sara_dtype weight); /* both ways */
     size_t (*linear_dw_sampled)(const sara_linear_shape *shape, size_t count);
@@ -83,6 +83,10 @@ typedef struct sara_kernel_needs {
     size_t (*layer_norm_backward)(int64_t rows, int64_t c);
     size_t (*attention_forward)(const sara_attention_shape *shape, int threads);
     size_t (*attention_backward)(const sara_attention_shape *shape, int threads);
+    /* Bytes that stay: a frozen weight in a layout of its own, for forward or backward, and what
+     * oneDNN keeps for a shape, where it is much. */
+    size_t (*conv_layout)(const sara_conv_shape *shape);
+    size_t (*conv_primitive)(const sara_conv_shape *shape, bool backward);
 } sara_kernel_needs;
 
 typedef struct sara_kernels {

@@ -60,10 +60,19 @@ void sara_onednn_free(sara_onednn *state)
 }
 
 /* Wider instruction sets have all the bits of those that they include. */
+static bool has_isa(dnnl_cpu_isa_t wanted)
+{
+    return ((int)dnnl_get_effective_cpu_isa() & (int)wanted) == (int)wanted;
+}
+
 bool sara_onednn_has_bf16(void)
 {
-    int wanted = dnnl_cpu_isa_avx512_core_bf16;
-    return ((int)dnnl_get_effective_cpu_isa() & wanted) == wanted;
+    return has_isa(dnnl_cpu_isa_avx512_core_bf16);
+}
+
+bool sara_onednn_has_amx(void)
+{
+    return has_isa(dnnl_cpu_isa_avx512_core_amx);
 }
 
 /* ------------------------------------------------------------------------------------ caching */

@@ -5,12 +5,16 @@
 
 #include "nn/kernels.h"
 
+/* Beyond these no more weights are cached. */
+#define SARA_ONEDNN_WEIGHT_BYTES ((size_t)2 << 30)
+
 typedef struct sara_onednn sara_onednn;
 
 SARA_NODISCARD sara_status sara_onednn_new(sara_context *ctx, sara_onednn **out);
 void sara_onednn_free(sara_onednn *state); /* NULL is fine */
 /* Whether oneDNN takes the instructions that multiply bf16, which its environment may forbid. */
 bool sara_onednn_has_bf16(void);
+bool sara_onednn_has_amx(void); /* tiles of bf16 */
 
 /* y [m][n] = a [m][k] b [k][n] + bias [n] (or NULL), or with accumulate y += a b. transpose_a: a is
  * stored [k][m]; transpose_b: b is stored [n][k]. a_row (not with transpose_a) and y_row: where rows

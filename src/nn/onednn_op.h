@@ -6,9 +6,8 @@
 #include "nn/onednn_api.h"
 
 #define SARA_ONEDNN_BUCKETS 256
-/* Beyond these the least recently used ones go, or nothing more is cached. */
+/* Beyond these the least recently used ones go. */
 #define SARA_ONEDNN_OPS 1024
-#define SARA_ONEDNN_WEIGHT_BYTES ((size_t)2 << 30)
 
 typedef enum sara_op_kind { SARA_OP_CONV_FORWARD, SARA_OP_CONV_DX, SARA_OP_CONV_DW, SARA_OP_MATMUL }
     sara_op_kind;

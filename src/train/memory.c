@@ -1,8 +1,9 @@
 /* The plan of memory: what a run will need, known before its first step. */
 #include "train/trainer.h"
 
-/* The program, its libraries and what oneDNN compiles. */
-#define BASE_BYTES ((size_t)20 << 20)
+/* The program, its libraries and what oneDNN compiles, for forward and for gradients. */
+#define BASE_BYTES ((size_t)18 << 20)
+#define GRADIENT_BYTES ((size_t)3 << 20)
 /* What is available changes by a little from run to run: flags that would fit by less than such a
  * part of it are not recommended. */
 #define MARGIN 50
@@ -93,20 +94,26 @@ static void restore_dtypes(const trainer *t, sara_dtype *was)
     sara_free(t->ctx, was);
 }
 
-static sara_status activations(const trainer *t, size_t *out, const setting *s)
+static bool is_bf16(const trainer *t)
 {
-    bool bf16 = strcmp(sara_trainer_device(t)->name, "cpu-bf16") == 0;
+    return strcmp(sara_trainer_device(t)->name, "cpu-bf16") == 0;
+}
+
+/* *kept: what the device has for the steps that follow. */
+static sara_status activations(const trainer *t, size_t *out, size_t *kept, const setting *s)
+{
     sara_device *device = NULL;
     sara_tape *tape = NULL;
     sara_dtype *was = NULL;
     sara_status status;
-    TRY(sara_nn_device_open(t->ctx, &device, bf16 ? "dry-bf16" : "dry"));
+    TRY(sara_nn_device_open(t->ctx, &device, is_bf16(t) ? "dry-bf16" : "dry"));
     TRY(sara_tape_new(t->ctx, &tape, device));
     sara_unet_checkpointing(t->model->unet, s->levels);
     if (s->narrow)
         TRY(narrow_dtypes(t, &was));
     TRY(pass(t, tape, s->size));
     *out = sara_tape_reached(tape);
+    *kept = sara_nn_device_kept(device);
 done:
     restore_dtypes(t, was);
     sara_unet_checkpointing(t->model->unet, t->checkpoint_levels);
@@ -158,14 +165,15 @@ done:
 static sara_status make_plan(const trainer *t, plan *out, const setting *s)
 {
     plan p = {.weights = weights_bytes(t->model, s->narrow),
-              .other = BASE_BYTES + sara_unet_kept_bytes(t->model->unet) +
-                       sara_batches_bytes(t->batches)};
+              .other = BASE_BYTES + sara_batches_bytes(t->batches)};
+    size_t kept = 0;
     sara_status status;
     if (t->optimizer) {
         p.optimizer = optimizer_bytes(t->optimizer, s->narrow);
-        p.other += sara_optimizer_step_bytes(t->optimizer);
+        p.other += GRADIENT_BYTES + sara_optimizer_step_bytes(t->optimizer);
     }
-    TRY(activations(t, &p.activations, s));
+    TRY(activations(t, &p.activations, &kept, s));
+    p.other += kept;
     TRY(pictures(t, &p.pictures));
     p.peak = p.weights + p.optimizer + p.other;
     p.peak += p.activations > p.pictures ? p.activations : p.pictures;

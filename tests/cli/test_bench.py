@@ -102,6 +102,25 @@ class Bench(Case):
             report = self.report("bench", "-m", BASE, "--latent", "32", "--batch", "8", "--steps", "1", *more)
             self.assertLess(abs(report["planned_gib"] / report["peak_rss_gib"] - 1), 0.1, (more, report))
 
+    @unittest.skipIf(SANITIZE, "the sanitizer's own memory")
+    @unittest.skipUnless(processor_has("avx512_bf16"), "no AVX512-BF16")
+    def test_plan_mixed_precision(self):
+        """With what oneDNN keeps: frozen weights in its layouts, and primitives."""
+        forward = ["--method", "forward"]
+        for model, more in [
+            (BASE, []),
+            (BASE, forward),
+            (BASE, [*forward, "--weight_dtype", "bf16"]),
+            (BASE, ["--trainable", "1000"]),
+            (UNET, []),
+        ]:
+            report = self.report(
+                *("bench", "-m", model, "--latent", "32", "--steps", "1", "-t", "2"),
+                *("--mixed_precision", "bf16", *more),
+            )
+            ratio = report["planned_gib"] / report["peak_rss_gib"]
+            self.assertLess(abs(ratio - 1), 0.1, (model, more, report))
+
     def test_models(self):
         bare = self.report("bench", "-m", UNET, "--latent", "8", "--steps", "1")
         self.assertEqual((bare["model"], bare["parameters"]), (UNET, 942196))
