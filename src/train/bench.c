@@ -171,6 +171,10 @@ static sara_status open_trainer(bench *b)
     TRY(sara_trainer_open_device(t));
     TRY(load(b));
     TRY(sara_objective_new(b->ctx, &t->objective, &t->model->scheduler));
+    t->flags.size = "batch";
+    t->flags.side = "latent";
+    t->flags.pixels = 1;
+    t->flags.entries = is_method(b, "sara");
     TRY(make_batches(b));
     if (!is_method(b, "forward"))
         TRY(sara_trainer_make_optimizer(t));

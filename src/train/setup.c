@@ -262,6 +262,12 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(open_profile(t));
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
+    t->flags.entries = true;
+    if (!sara_batches_is_replay(t->batches)) {
+        t->flags.size = "train_batch_size";
+        t->flags.side = "resolution";
+        t->flags.pixels = sara_vae_info_of(t->model->vae)->factor;
+    }
     TRY(count_steps(t));
     TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_identify(t));

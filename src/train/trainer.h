@@ -32,6 +32,11 @@ typedef struct trainer {
     float *noisy, *target; /* one micro-batch */
     double *timesteps;     /* of its samples */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
+    struct {
+        const char *size, *side; /* of a micro-batch, of its pictures; NULL: there is none */
+        int pixels;              /* of that side for one of the latents' */
+        bool entries;            /* --trainable */
+    } flags;               /* the command's names of what takes memory, for advice */
     size_t activations;    /* bytes that the tape will need */
     size_t planned_bytes;  /* of the whole process, at the peak */
     double started;

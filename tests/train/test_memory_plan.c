@@ -151,6 +151,37 @@ static void test_refused(void **state)
     assert_true(named >= 6 && unnamed >= 1 && together >= 1);
 }
 
+/* Where neither batch, weights nor checkpointing are enough, the side of the pictures or the entries
+ * are named; each makes the run fit. */
+static void test_last_resorts(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights;
+    int sides = 0, shares = 0, both = 0;
+    prepare(run, &whole, &activations, &weights);
+    run->options.train_batch_size = 1;
+    run->options.gradient_checkpointing = true;
+    run->options.trainable = "20%";
+    run->options.learning_rate = 1e-5;
+    for (int i = 0; i < 6; i++) {
+        lines log;
+        char error[512];
+        run->options.resolution = i < 3 ? 256 : 64;
+        test_run_output(run, test_text(run, "small-%d", i));
+        assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+        whole = mib_after(log.text, "peak ");
+        double part = (whole - 4 - weights - 24) * (i % 3 + 1) / 4;
+        uint64_t limit = (uint64_t)((whole - 4 - part) * 1048576);
+        test_run_output(run, test_text(run, "last-%d", i));
+        assert_int_equal(train(run, &log, error, sizeof(error), limit), SARA_ERROR_MEMORY);
+        assert_true(check_named(run, error, limit) >= 1);
+        sides += strstr(error, "--resolution ") != NULL;
+        shares += strstr(error, "--trainable ") != NULL;
+        both += strstr(error, "--trainable ") && strstr(error, "--resolution ");
+    }
+    assert_true(sides >= 2 && shares >= 2 && both >= 1);
+}
+
 static void test_hopeless(void **state)
 {
     test_run *run = *state;
@@ -159,10 +190,10 @@ static void test_hopeless(void **state)
     char error[512];
     prepare(run, &whole, &activations, &weights);
     test_run_output(run, "hopeless");
-    assert_int_equal(
-        train(run, &log, error, sizeof(error), (uint64_t)((weights + 12) * 1048576)),
-        SARA_ERROR_MEMORY);
-    test_assert_contains(error, "no flags make it fit", __FILE__, __LINE__);
+    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)((weights + 12) * 1048576)),
+                     SARA_ERROR_MEMORY);
+    test_assert_contains(error, "no flags make it fit: with ", __FILE__, __LINE__);
+    test_assert_contains(error, " it needs ", __FILE__, __LINE__);
 }
 
 /* Told before the optimiser's memory is taken. */
@@ -257,11 +288,11 @@ static void test_too_many_levels(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said), TEST_CASE(test_refused),
-                                       TEST_CASE(test_hopeless), TEST_CASE(test_too_many_entries),
-                                       TEST_CASE(test_pictures),
-                                       TEST_CASE(test_encoder),
-                                       TEST_CASE(test_weights_alone_too_large),
-                                       TEST_CASE(test_too_many_levels)};
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
+        TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
+        TEST_CASE(test_too_many_entries), TEST_CASE(test_pictures),
+        TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
+        TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,31 @@
+/* The plan of memory and what would make a run fit. */
+#ifndef SARA_TRAIN_MEMORY_H
+#define SARA_TRAIN_MEMORY_H
+
+#include "train/trainer.h"
+
+/* What memory depends on and an option may change. */
+typedef struct sara_memory_setting {
+    int64_t size; /* of a micro-batch */
+    int levels;   /* checkpointed */
+    bool narrow;  /* 16-bit weights instead of float32 ones */
+    int64_t side; /* of the latents; 0: as the batches have it */
+    double share; /* of the selected entries */
+} sara_memory_setting;
+
+/* In bytes. */
+typedef struct sara_memory_plan {
+    size_t weights, optimizer, activations, pictures, other, peak;
+} sara_memory_plan;
+
+/* memory.c: by a pass that computes nothing. */
+SARA_NODISCARD sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
+                                                 const sara_memory_setting *setting);
+size_t sara_memory_weights(const sara_model *model, bool narrow);
+
+/* memory_advice.c: SARA_ERROR_MEMORY, with the flags that would make the run fit which needs `need`
+ * bytes at `now`. */
+SARA_NODISCARD sara_status sara_memory_refuse(const trainer *t, const sara_memory_setting *now,
+                                              size_t need);
+
+#endif
