@@ -19,6 +19,7 @@ static const scheduler_class classes[] = {
     [SARA_SAMPLER_FLOW_EULER] = {"flow_euler", "FlowMatchEulerDiscreteScheduler"},
 };
 enum { CLASS_COUNT = sizeof(classes) / sizeof(classes[0]) };
+_Static_assert((int)CLASS_COUNT == (int)SARA_SAMPLER_OTHER, "all others have no sampler");
 
 static const char *const methods[] = {
     "ddim",
@@ -46,12 +47,12 @@ const char *const *sara_sampling_methods(void)
 
 const char *sara_sampler_kind_name(sara_sampler_kind kind)
 {
-    return classes[kind].method;
+    return kind == SARA_SAMPLER_OTHER ? "other" : classes[kind].method;
 }
 
-const char *scheduler_class_name(sara_sampler_kind kind)
+const char *scheduler_class_name(const sara_scheduler_config *config)
 {
-    return classes[kind].name;
+    return config->kind == SARA_SAMPLER_OTHER ? config->other_class : classes[config->kind].name;
 }
 
 void scheduler_defaults(sara_scheduler_config *config, sara_sampler_kind kind)
@@ -97,6 +98,21 @@ static void stable_diffusion_config(sara_scheduler_config *config)
         scheduler_field_give(config, given[i]);
 }
 
+/* Other classes with betas; the families named here have none of their own. */
+static bool class_may_have_betas(const char *name)
+{
+    static const char *const without[] = {"Flow", "EDM", "Cosine"};
+    size_t length = strlen(name), end = strlen("Scheduler");
+    sara_scheduler_config *config = NULL;
+    if (length <= end || length >= sizeof(config->other_class) ||
+        strcmp(name + length - end, "Scheduler") != 0)
+        return false;
+    for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++)
+        if (strncmp(name, without[i], strlen(without[i])) == 0)
+            return false;
+    return true;
+}
+
 static sara_status class_find(sara_context *ctx, sara_sampler_kind *out, const char *name,
                               const char *source)
 {
@@ -110,8 +126,23 @@ static sara_status class_find(sara_context *ctx, sara_sampler_kind *out, const c
         used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
                                  classes[i].name);
     }
+    *out = SARA_SAMPLER_OTHER;
+    if (class_may_have_betas(name))
+        return SARA_OK;
     return sara_fail(ctx, SARA_ERROR_INPUT, "%s: _class_name \"%s\", expected one of %s", source,
                      name, list);
+}
+
+/* Classes differ in the betas of a file that says nothing; diffusers always writes them. */
+static sara_status check_stated_betas(sara_context *ctx, const sara_scheduler_config *config,
+                                      const char *source)
+{
+    static const char *const keys[] = {"beta_start", "beta_end", "beta_schedule"};
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+        if (!scheduler_field_given(config, keys[i]))
+            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s states no %s, which is needed for it",
+                             source, config->other_class, keys[i]);
+    return SARA_OK;
 }
 
 sara_status sara_scheduler_config_parse(sara_context *ctx, sara_scheduler_config *out,
@@ -130,12 +161,17 @@ sara_status sara_scheduler_config_parse(sara_context *ctx, sara_scheduler_config
             TRY(sara_config_string(&in, &class_name, "_class_name", ""));
         TRY(class_find(ctx, &kind, class_name, source));
         scheduler_defaults(&config, kind);
+        if (kind == SARA_SAMPLER_OTHER)
+            snprintf(config.other_class, sizeof(config.other_class), "%s", class_name);
         TRY(scheduler_fields_read(ctx, &config, object, source));
         TRY(sara_scheduler_config_check(ctx, &config, source));
+        if (kind == SARA_SAMPLER_OTHER)
+            TRY(check_stated_betas(ctx, &config, source));
         config.use_karras_sigmas = config.stated.use_karras_sigmas && scheduler_has_karras(kind);
         if (kind == SARA_SAMPLER_FLOW_EULER) /* whose class has no prediction_type */
             config.prediction_type = SARA_PREDICT_FLOW;
-        if (config.stated.use_karras_sigmas && !config.use_karras_sigmas)
+        if (config.stated.use_karras_sigmas && !config.use_karras_sigmas &&
+            kind != SARA_SAMPLER_OTHER)
             sara_log(ctx, SARA_LOG_WARNING, "%s: use_karras_sigmas is ignored by %s", source,
                      classes[kind].name);
     }
@@ -172,7 +208,7 @@ static sara_status method_kind(sara_context *ctx, sara_sampler_kind *out,
     if (flow != (kind == SARA_SAMPLER_FLOW_EULER))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "sampling method \"%s\" does not go with the model's %s, expected %s",
-                         name, classes[config->kind].name,
+                         name, scheduler_class_name(config),
                          flow ? "euler or flow_euler" : "any other than flow_euler");
     *out = (sara_sampler_kind)kind;
     return SARA_OK;
@@ -191,7 +227,7 @@ sara_status sara_scheduler_config_switch(sara_context *ctx, sara_scheduler_confi
     next.prediction_type = config->prediction_type;
     next.use_karras_sigmas =
         config->stated.use_karras_sigmas ? scheduler_has_karras(kind) : config->use_karras_sigmas;
-    TRY(sara_scheduler_config_check(ctx, &next, classes[kind].name));
+    TRY(sara_scheduler_config_check_sampling(ctx, &next, classes[kind].name));
     if (strcmp(name, "ddim_trailing") == 0)
         next.spacing = SARA_SPACING_TRAILING;
     *config = next;

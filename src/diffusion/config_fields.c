@@ -14,6 +14,8 @@ enum {
     DPMPP = 1 << SARA_SAMPLER_DPMPP_2M,
     FLOW = 1 << SARA_SAMPLER_FLOW_EULER,
     ALPHAS = DDIM | DDPM | PNDM | EULER | ANCESTRAL | DPMPP, /* all that have betas */
+    OTHER = 1 << SARA_SAMPLER_OTHER,
+    BETAS = ALPHAS | OTHER,
     KARRAS = EULER | DPMPP | FLOW,
     UNKNOWN_NAME = 1000
 };
@@ -46,13 +48,13 @@ typedef struct field {
 static const field_name beta_schedules[] = {{"linear", SARA_BETAS_LINEAR, 0},
                                             {"scaled_linear", SARA_BETAS_SCALED_LINEAR, 0},
                                             {"squaredcos_cap_v2", SARA_BETAS_COSINE, 0},
-                                            {"laplace", 100, ALPHAS},
-                                            {"sigmoid", 101, ALPHAS},
+                                            {"laplace", 100, BETAS},
+                                            {"sigmoid", 101, BETAS},
                                             {NULL, 0, 0}};
 static const field_name predictions[] = {{"epsilon", SARA_PREDICT_EPSILON, 0},
                                          {"v_prediction", SARA_PREDICT_V, 0},
                                          {"sample", SARA_PREDICT_SAMPLE, PNDM | ANCESTRAL},
-                                         {"flow_prediction", SARA_PREDICT_FLOW, ALPHAS},
+                                         {"flow_prediction", SARA_PREDICT_FLOW, BETAS},
                                          {NULL, 0, 0}};
 static const field_name spacings[] = {{"linspace", SARA_SPACING_LINSPACE, 0},
                                       {"leading", SARA_SPACING_LEADING, 0},
@@ -86,12 +88,12 @@ static const field_name timestep_types[] = {
 
 #define AT(member) offsetof(sara_scheduler_config, member)
 static const field fields[] = {
-    {"num_train_timesteps", FIELD_INT, AT(num_train_timesteps), ALPHAS | FLOW, 2, 100000, NULL},
-    {"beta_start", FIELD_DOUBLE, AT(beta_start), ALPHAS, 1e-9, 0.9999, NULL},
-    {"beta_end", FIELD_DOUBLE, AT(beta_end), ALPHAS, 1e-9, 0.9999, NULL},
-    {"beta_schedule", FIELD_NAME, AT(beta_schedule), ALPHAS, 0, 0, beta_schedules},
-    {"trained_betas", FIELD_PRESENT, AT(stated.trained_betas), ALPHAS, 0, 0, NULL},
-    {"prediction_type", FIELD_NAME, AT(prediction_type), ALPHAS, 0, 0, predictions},
+    {"num_train_timesteps", FIELD_INT, AT(num_train_timesteps), BETAS | FLOW, 2, 100000, NULL},
+    {"beta_start", FIELD_DOUBLE, AT(beta_start), BETAS, 1e-9, 0.9999, NULL},
+    {"beta_end", FIELD_DOUBLE, AT(beta_end), BETAS, 1e-9, 0.9999, NULL},
+    {"beta_schedule", FIELD_NAME, AT(beta_schedule), BETAS, 0, 0, beta_schedules},
+    {"trained_betas", FIELD_PRESENT, AT(stated.trained_betas), BETAS, 0, 0, NULL},
+    {"prediction_type", FIELD_NAME, AT(prediction_type), BETAS, 0, 0, predictions},
     {"timestep_spacing", FIELD_NAME, AT(spacing), ALPHAS, 0, 0, spacings},
     {"steps_offset", FIELD_INT, AT(steps_offset), ALPHAS, 0, 100000, NULL},
     {"rescale_betas_zero_snr", FIELD_BOOL, AT(rescale_betas_zero_snr),
@@ -127,7 +129,9 @@ static const field fields[] = {
     {"stochastic_sampling", FIELD_REFUSED, AT(stated.stochastic_sampling), FLOW, 0, 0, NULL},
 };
 #undef AT
-enum { FIELD_COUNT = sizeof(fields) / sizeof(fields[0]) };
+/* The first fields are all that the noise schedule and the objective need, but for the rescaling,
+ * which cannot be wrong. */
+enum { FIELD_COUNT = sizeof(fields) / sizeof(fields[0]), NOISE_FIELDS = 6 };
 _Static_assert(FIELD_COUNT <= 64, "stated.given has a bit for each field");
 
 static size_t field_size(field_type type)
@@ -167,11 +171,11 @@ static void name_list(char *out, size_t size, const field_name *names, unsigned 
 
 /* text: as the file has it; NULL where only the number is left. */
 static sara_status name_check(sara_context *ctx, const field *f, int value, const char *text,
-                              sara_sampler_kind kind, const char *source)
+                              const sara_scheduler_config *config, const char *source)
 {
     const field_name *name = f->names;
     char list[256];
-    unsigned bit = 1u << kind;
+    unsigned bit = 1u << config->kind;
     while (name->text && name->value != value)
         name++;
     if (!(f->kinds & bit) || (name->text && !(name->refused & bit)))
@@ -180,7 +184,7 @@ static sara_status name_check(sara_context *ctx, const field *f, int value, cons
     if (!text)
         text = name->text ? name->text : "(unknown)";
     return sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s \"%s\", %s supports %s", source, f->key, text,
-                     scheduler_class_name(kind), list);
+                     scheduler_class_name(config), list);
 }
 
 static sara_status read_name(const sara_config *in, sara_scheduler_config *config, const field *f)
@@ -191,7 +195,11 @@ static sara_status read_name(const sara_config *in, sara_scheduler_config *confi
         return status;
     int value = name_value(f->names, text);
     memcpy((char *)config + f->offset, &value, sizeof(value));
-    return name_check(in->ctx, f, value, text, config->kind, in->source);
+    /* What only sampling needs is refused by who samples. */
+    if (value != UNKNOWN_NAME && f - fields >= NOISE_FIELDS &&
+        config->kind != SARA_SAMPLER_FLOW_EULER)
+        return SARA_OK;
+    return name_check(in->ctx, f, value, text, config, in->source);
 }
 
 static sara_status read_field(const sara_config *in, sara_scheduler_config *config, const field *f)
@@ -259,13 +267,13 @@ static sara_status check_field(sara_context *ctx, const sara_scheduler_config *c
                                const field *f, const char *source)
 {
     const void *place = (const char *)config + f->offset;
-    const char *class_name = scheduler_class_name(config->kind);
+    const char *class_name = scheduler_class_name(config);
     if (!(f->kinds & 1u << config->kind))
         return SARA_OK;
     if (f->type == FIELD_NAME) {
         int value;
         memcpy(&value, place, sizeof(value));
-        return name_check(ctx, f, value, NULL, config->kind, source);
+        return name_check(ctx, f, value, NULL, config, source);
     }
     if (f->type == FIELD_REFUSED && *(const bool *)place)
         return sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s true, only false is supported for %s",
@@ -281,6 +289,22 @@ sara_status sara_scheduler_config_check(sara_context *ctx, const sara_scheduler_
                                         const char *source)
 {
     sara_status status = SARA_OK;
+    if (config->kind == SARA_SAMPLER_FLOW_EULER) /* whose options are of its schedule */
+        return sara_scheduler_config_check_sampling(ctx, config, source);
+    for (int i = 0; i < NOISE_FIELDS; i++)
+        TRY(check_field(ctx, config, &fields[i], source));
+done:
+    return status;
+}
+
+sara_status sara_scheduler_config_check_sampling(sara_context *ctx,
+                                                 const sara_scheduler_config *config,
+                                                 const char *source)
+{
+    sara_status status = SARA_OK;
+    if (config->kind == SARA_SAMPLER_OTHER)
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: there is no sampler for %s", source,
+                      config->other_class));
     for (int i = 0; i < FIELD_COUNT; i++)
         TRY(check_field(ctx, config, &fields[i], source));
     if (config->kind == SARA_SAMPLER_DPMPP_2M && config->solver_order > 2)
@@ -291,6 +315,14 @@ sara_status sara_scheduler_config_check(sara_context *ctx, const sara_scheduler_
                       source, config->stated.shift_terminal));
 done:
     return status;
+}
+
+bool scheduler_field_given(const sara_scheduler_config *config, const char *key)
+{
+    for (int i = 0; i < FIELD_COUNT; i++)
+        if (strcmp(fields[i].key, key) == 0)
+            return config->stated.given >> i & 1;
+    return false;
 }
 
 bool scheduler_has_karras(sara_sampler_kind kind)
@@ -328,7 +360,7 @@ sara_status sara_scheduler_config_predict(sara_context *ctx, sara_scheduler_conf
     if ((type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "prediction_type %s does not go with the model's %s",
-                         sara_prediction_name(type), scheduler_class_name(config->kind));
+                         sara_prediction_name(type), scheduler_class_name(config));
     config->prediction_type = type;
 done:
     return status;

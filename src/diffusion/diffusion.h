@@ -21,7 +21,8 @@ typedef enum sara_interpolation {
 typedef enum sara_variance { SARA_VARIANCE_FIXED_SMALL, SARA_VARIANCE_FIXED_LARGE } sara_variance;
 typedef enum sara_sampler_kind {
     SARA_SAMPLER_DDIM, SARA_SAMPLER_DDPM, SARA_SAMPLER_PNDM, SARA_SAMPLER_EULER,
-    SARA_SAMPLER_EULER_ANCESTRAL, SARA_SAMPLER_DPMPP_2M, SARA_SAMPLER_FLOW_EULER
+    SARA_SAMPLER_EULER_ANCESTRAL, SARA_SAMPLER_DPMPP_2M, SARA_SAMPLER_FLOW_EULER,
+    SARA_SAMPLER_OTHER /* a class with betas that sara has no sampler for */
 } sara_sampler_kind;
 
 /* What a file states of options that sara lacks, or that its class ignores; kept because a switch
@@ -55,21 +56,27 @@ typedef struct sara_scheduler_config {
     double sigma_min, sigma_max;           /* limits of Karras sigmas; NaN: the schedule's */
     double lambda_min_clipped;             /* DPM++; -infinity: no clipping */
     double shift;                          /* flow matching */
+    char other_class[64];                  /* the class's name, of SARA_SAMPLER_OTHER */
     sara_scheduler_stated stated;
 } sara_scheduler_config;
 
 /* class_name overrides the object's own _class_name (model_index.json's rules); NULL: the object's.
- * object NULL: sara's default, scaled_linear 0.00085..0.012 over 1000, epsilon, DDPM. An option
- * that the class reads and sara lacks is refused by name; one that the class ignores is kept for
- * sara_scheduler_config_switch. */
+ * object NULL: sara's default, scaled_linear 0.00085..0.012 over 1000, epsilon, DDPM. What the
+ * noise schedule needs and sara lacks is refused by name; a class or an option that only sampling
+ * needs is kept for sara_scheduler_config_switch, and refused where a sampler is made. A class that
+ * sara does not know must state its betas. */
 SARA_NODISCARD sara_status sara_scheduler_config_parse(sara_context *ctx,
                                                        sara_scheduler_config *out,
                                                        const json_t *object, const char *source,
                                                        const char *class_name);
-/* Refuses what the class of config->kind reads and sara lacks. source: what the error begins with. */
+/* Refuses what the noise schedule or the prediction type needs and sara lacks. source: what the
+ * error begins with. */
 SARA_NODISCARD sara_status sara_scheduler_config_check(sara_context *ctx,
                                                        const sara_scheduler_config *config,
                                                        const char *source);
+/* As above, and what sampling with the config's own class needs. */
+SARA_NODISCARD sara_status sara_scheduler_config_check_sampling(
+    sara_context *ctx, const sara_scheduler_config *config, const char *source);
 /* As diffusers' Class.from_config(other.config): keeps the common fields, takes the class's
  * defaults for the rest. name: one of sara_sampling_methods() (stable-diffusion.cpp's spellings
  * and diffusers' class names; "euler" of a flow model is its own). Errors: SARA_ERROR_USAGE with

@@ -13,8 +13,7 @@ sara_status sara_objective_new(sara_context *ctx, sara_objective *out,
                                 .num_train_timesteps = config->num_train_timesteps};
     if ((config->prediction_type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "prediction_type %s does not go with the model's %s",
-                      sara_prediction_name(config->prediction_type),
-                      scheduler_class_name(config->kind)));
+                      sara_prediction_name(config->prediction_type), scheduler_class_name(config)));
     if (config->kind != SARA_SAMPLER_FLOW_EULER)
         TRY(sara_alphas_cumprod(ctx, &objective.alphas_cumprod, config));
     *out = objective;

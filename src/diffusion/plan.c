@@ -175,7 +175,8 @@ static void plan_one(const schedule *s, plan_step *step, const sara_scheduler_co
         step->x = 1;
         step->m = sigma[1] - sigma[0];
         break;
-    case SARA_SAMPLER_PNDM: /* pndm_fill() */
+    case SARA_SAMPLER_PNDM:  /* pndm_fill() */
+    case SARA_SAMPLER_OTHER: /* refused before */
         break;
     }
 }

@@ -25,7 +25,7 @@ static sara_status check_options(sara_context *ctx, const sara_scheduler_config 
     sara_status status = SARA_OK;
     const char *name = sara_sampler_kind_name(config->kind);
     int least = config->kind == SARA_SAMPLER_PNDM && !config->skip_prk_steps ? 4 : 1;
-    TRY(sara_scheduler_config_check(ctx, config, scheduler_class_name(config->kind)));
+    TRY(sara_scheduler_config_check_sampling(ctx, config, scheduler_class_name(config)));
     if ((config->prediction_type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "prediction_type %s does not go with sampler %s",
                       sara_prediction_name(config->prediction_type), name));

@@ -2,6 +2,7 @@
 #include "pipeline/pipeline.h"
 
 #include "core/trace.h"
+#include "pipeline/save.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -87,6 +88,27 @@ done:
     return status;
 }
 
+/* What the model's own class lacks, and the way around it. */
+static sara_status check_own_sampler(sara_context *ctx, const sara_model *model)
+{
+    const char *const *methods = sara_sampling_methods();
+    char *reason = NULL, list[512];
+    size_t used = 0;
+    sara_status status = sara_scheduler_config_check_sampling(ctx, &model->scheduler, model->path);
+    if (status != SARA_ERROR_INPUT || model->scheduler.kind == SARA_SAMPLER_FLOW_EULER)
+        return status;
+    for (int i = 0; methods[i] && used < sizeof(list); i++)
+        if (!sara_text_ends_with(methods[i], "Scheduler") && strcmp(methods[i], "flow_euler") != 0)
+            used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "",
+                                     methods[i]);
+    TRY(sara_format(ctx, &reason, "%s", sara_context_error(ctx)));
+    status = sara_fail(ctx, SARA_ERROR_INPUT, "%s; --sampling-method NAME picks another: %s",
+                       reason, list);
+done:
+    sara_free(ctx, reason);
+    return status;
+}
+
 sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
                                     const sara_model *model, const sara_generate_options *options)
 {
@@ -94,6 +116,8 @@ sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *ou
     *out = model->scheduler;
     if (options->sampling_method)
         TRY(sara_scheduler_config_switch(ctx, out, options->sampling_method));
+    else
+        TRY(check_own_sampler(ctx, model));
     if (!options->karras)
         return SARA_OK;
     if (out->kind != SARA_SAMPLER_EULER && out->kind != SARA_SAMPLER_DPMPP_2M)

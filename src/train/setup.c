@@ -65,6 +65,9 @@ static sara_status load_model(trainer *t)
     const sara_base *base;
     sara_status status;
     TRY(sara_model_load(t->ctx, &t->model, path, &options));
+    if (t->options.validation_prompt_count > 0)
+        TRY(sara_scheduler_config_check_sampling(t->ctx, &t->model->scheduler,
+                                                 "--validation_prompt"));
     TRY(sara_model_base(t->ctx, &base, t->model));
     TRY(sara_objective_new(t->ctx, &t->objective, &t->model->scheduler));
     TRY(sara_trainer_set_checkpointing(t));

@@ -83,13 +83,23 @@ static void test_values(void **state)
     sara_context_free(ctx);
 }
 
+#define STATED                                                                                     \
+    ", \"beta_start\": 0.00085, \"beta_end\": 0.012, \"beta_schedule\": \"scaled_linear\""
+
 static void test_refusals(void **state)
 {
     static const struct {
         const char *text, *message;
     } cases[] = {
         {"{}", "_class_name \"\", expected one of DDIMScheduler, "},
-        {CLASS("LMSDiscreteScheduler") "}", "\"LMSDiscreteScheduler\", expected one of"},
+        {CLASS("LMSDiscreteScheduler") "}", "LMSDiscreteScheduler states no beta_start"},
+        {CLASS("LMSDiscreteScheduler") STATED ", \"trained_betas\": [0.1]}", "trained_betas"},
+        {CLASS("LMSDiscreteScheduler") ", \"beta_start\": 0.1, \"beta_end\": 0.2, "
+                                       "\"beta_schedule\": \"curly\"}",
+         "beta_schedule \"curly\", LMSDiscreteScheduler supports linear"},
+        {CLASS("EDMEulerScheduler") STATED "}", "\"EDMEulerScheduler\", expected one of"},
+        {CLASS("FlowMatchHeunDiscreteScheduler") STATED "}", "expected one of"},
+        {CLASS("Sampler") STATED "}", "\"Sampler\", expected one of"},
         {"{\"_class_name\": 7}", "_class_name"},
         {"[]", "not a JSON object"},
         {CLASS("DDIMScheduler") ", \"beta_schedule\": \"sigmoid\"}",
@@ -98,43 +108,26 @@ static void test_refusals(void **state)
         {CLASS("DDIMScheduler") ", \"beta_schedule\": \"curly\"}", "beta_schedule \"curly\""},
         {CLASS("DDIMScheduler") ", \"beta_schedule\": 3}", "beta_schedule"},
         {CLASS("DDIMScheduler") ", \"trained_betas\": [0.1, 0.2]}", "trained_betas"},
-        {CLASS("DDIMScheduler") ", \"thresholding\": true}", "thresholding true"},
         {CLASS("DDIMScheduler") ", \"prediction_type\": \"v\"}",
          "prediction_type \"v\", DDIMScheduler supports epsilon, v_prediction, sample"},
         {CLASS("DDIMScheduler") ", \"prediction_type\": \"flow_prediction\"}",
          "supports epsilon, v_prediction, sample"},
-        {CLASS("DDIMScheduler") ", \"timestep_spacing\": \"even\"}", "timestep_spacing \"even\""},
         {CLASS("DDIMScheduler") ", \"num_train_timesteps\": 0}", "num_train_timesteps"},
         {CLASS("DDIMScheduler") ", \"num_train_timesteps\": 1e9}", "num_train_timesteps"},
         {CLASS("DDIMScheduler") ", \"beta_start\": 0}", "beta_start"},
         {CLASS("DDIMScheduler") ", \"beta_end\": NaN}", "beta_end"},
         {CLASS("DDIMScheduler") ", \"steps_offset\": -1}", "steps_offset"},
         {CLASS("DDIMScheduler") ", \"clip_sample\": \"yes\"}", "clip_sample"},
-        {CLASS("DDPMScheduler") ", \"variance_type\": \"learned_range\"}",
-         "variance_type \"learned_range\""},
-        {CLASS("DDPMScheduler") ", \"variance_type\": \"fixed_large_log\"}", "fixed_large_log"},
         {CLASS("PNDMScheduler") ", \"prediction_type\": \"sample\"}",
          "prediction_type \"sample\", PNDMScheduler supports epsilon, v_prediction"},
         {CLASS("EulerAncestralDiscreteScheduler") ", \"prediction_type\": \"sample\"}",
          "prediction_type \"sample\""},
-        {CLASS("EulerDiscreteScheduler") ", \"use_exponential_sigmas\": true}",
-         "use_exponential_sigmas true"},
-        {CLASS("EulerDiscreteScheduler") ", \"use_beta_sigmas\": true}", "use_beta_sigmas true"},
-        {CLASS("EulerDiscreteScheduler") ", \"timestep_type\": \"continuous\"}",
-         "timestep_type \"continuous\""},
+        {CLASS("DDIMScheduler") ", \"timestep_spacing\": \"even\"}", "timestep_spacing \"even\""},
         {CLASS("EulerDiscreteScheduler") ", \"final_sigmas_type\": \"half\"}",
          "final_sigmas_type \"half\""},
         {CLASS("EulerDiscreteScheduler") ", \"interpolation_type\": \"cubic\"}",
          "interpolation_type \"cubic\""},
-        {CLASS("DPMSolverMultistepScheduler") ", \"algorithm_type\": \"sde-dpmsolver++\"}",
-         "algorithm_type \"sde-dpmsolver++\", DPMSolverMultistepScheduler supports dpmsolver++"},
-        {CLASS("DPMSolverMultistepScheduler") ", \"solver_order\": 3}",
-         "solver_order 3, 1 and 2 are supported"},
         {CLASS("DPMSolverMultistepScheduler") ", \"solver_type\": \"rk4\"}", "solver_type \"rk4\""},
-        {CLASS("DPMSolverMultistepScheduler") ", \"use_lu_lambdas\": true}", "use_lu_lambdas true"},
-        {CLASS("DPMSolverMultistepScheduler") ", \"use_flow_sigmas\": true}",
-         "use_flow_sigmas true"},
-        {CLASS("DPMSolverMultistepScheduler") ", \"variance_type\": \"learned\"}", "\"learned\""},
         {CLASS("FlowMatchEulerDiscreteScheduler") ", \"use_dynamic_shifting\": true}",
          "use_dynamic_shifting true"},
         {CLASS("FlowMatchEulerDiscreteScheduler") ", \"invert_sigmas\": true}", "invert_sigmas"},
@@ -150,6 +143,74 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         assert_refused(ctx, SARA_ERROR_INPUT, cases[i].message,
                        test_config_parse(ctx, &c, cases[i].text));
+    sara_context_free(ctx);
+}
+
+/* What only sampling needs is read, and refused by the sampler; a switch leaves it behind. */
+static void test_no_sampler(void **state)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {CLASS("LMSDiscreteScheduler") STATED "}", "no sampler for LMSDiscreteScheduler"},
+        {CLASS("UniPCMultistepScheduler") STATED ", \"thresholding\": true}",
+         "no sampler for UniPCMultistepScheduler"},
+        {CLASS("DDIMScheduler") ", \"thresholding\": true}", "thresholding true"},
+        {CLASS("DDPMScheduler") ", \"variance_type\": \"learned_range\"}",
+         "variance_type \"learned_range\""},
+        {CLASS("DDPMScheduler") ", \"variance_type\": \"fixed_large_log\"}", "fixed_large_log"},
+        {CLASS("EulerDiscreteScheduler") ", \"use_exponential_sigmas\": true}",
+         "use_exponential_sigmas true"},
+        {CLASS("EulerDiscreteScheduler") ", \"use_beta_sigmas\": true}", "use_beta_sigmas true"},
+        {CLASS("EulerDiscreteScheduler") ", \"timestep_type\": \"continuous\"}",
+         "timestep_type \"continuous\""},
+        {CLASS("DPMSolverMultistepScheduler") ", \"algorithm_type\": \"sde-dpmsolver++\"}",
+         "algorithm_type \"sde-dpmsolver++\", DPMSolverMultistepScheduler supports dpmsolver++"},
+        {CLASS("DPMSolverMultistepScheduler") ", \"solver_order\": 3}",
+         "solver_order 3, 1 and 2 are supported"},
+        {CLASS("DPMSolverMultistepScheduler") ", \"use_lu_lambdas\": true}", "use_lu_lambdas true"},
+        {CLASS("DPMSolverMultistepScheduler") ", \"use_flow_sigmas\": true}",
+         "use_flow_sigmas true"},
+        {CLASS("DPMSolverMultistepScheduler") ", \"variance_type\": \"learned\"}", "\"learned\""},
+    };
+    sara_context *ctx = test_context();
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        sara_scheduler_config c;
+        sara_sampler *sampler = NULL;
+        assert_ok(ctx, test_config_parse(ctx, &c, cases[i].text));
+        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].message,
+                       sara_sampler_new(ctx, &sampler, &c, 10));
+        assert_ok(ctx, sara_scheduler_config_check(ctx, &c, "config"));
+    }
+    sara_context_free(ctx);
+}
+
+/* The schedule of a class without a sampler is that of its betas, and so is what it is switched to.
+ */
+static void test_other_schedule(void **state)
+{
+    static const char *const own = CLASS("DEISMultistepScheduler") STATED
+        ", "
+        "\"prediction_type\": \"v_prediction\", \"steps_offset\": 1}";
+    static const char *const ddpm =
+        CLASS("DDPMScheduler") STATED ", "
+                                      "\"prediction_type\": \"v_prediction\", \"steps_offset\": 1}";
+    sara_context *ctx = test_context();
+    sara_scheduler_config a, b;
+    double *got = NULL, *want = NULL;
+    (void)state;
+    assert_ok(ctx, test_config_parse(ctx, &a, own));
+    assert_ok(ctx, test_config_parse(ctx, &b, ddpm));
+    assert_int_equal(a.prediction_type, SARA_PREDICT_V);
+    assert_ok(ctx, sara_alphas_cumprod(ctx, &got, &a));
+    assert_ok(ctx, sara_alphas_cumprod(ctx, &want, &b));
+    assert_memory_equal(got, want, 1000 * sizeof(*got));
+    assert_ok(ctx, sara_scheduler_config_switch(ctx, &a, "ddim"));
+    assert_ok(ctx, sara_scheduler_config_switch(ctx, &b, "ddim"));
+    assert_memory_equal(&a, &b, sizeof(a));
+    sara_free(ctx, got);
+    sara_free(ctx, want);
     sara_context_free(ctx);
 }
 
@@ -306,6 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_class_defaults),   cmocka_unit_test(test_no_config),
         cmocka_unit_test(test_values),           cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_sampler),       cmocka_unit_test(test_other_schedule),
         cmocka_unit_test(test_methods),          cmocka_unit_test(test_switch),
         cmocka_unit_test(test_switch_refused),   cmocka_unit_test(test_karras_ignored),
         cmocka_unit_test(test_prediction_names), cmocka_unit_test(test_predict),

@@ -263,6 +263,49 @@ static void test_scheduler_class(void **state)
                    sara_model_load(f->ctx, &model, in(f, "work"), NULL));
 }
 
+/* A class without a sampler goes through with its config unchanged, to a folder, to a file and from
+ * it; drawing needs a method. */
+static void test_no_sampler(void **state)
+{
+    static const char config[] =
+        "{\"_class_name\": \"DEISMultistepScheduler\", \"beta_start\": 0.00085, \"beta_end\": "
+        "0.012, "
+        "\"beta_schedule\": \"scaled_linear\", \"solver_order\": 3, \"steps_offset\": 1}";
+    static const char index[] = "{\"_class_name\": \"StableDiffusionPipeline\", \"scheduler\": "
+                                "[\"diffusers\", \"DEISMultistepScheduler\"]}";
+    static const char *const paths[] = {"folder", "file.safetensors", "again"};
+    fixture *f = *state;
+    sara_model_options model_options = {0};
+    sara_generate_options options;
+    sara_scheduler_config scheduler;
+    sara_model *model = NULL;
+    copy_base(f, "work");
+    put(f, "work/scheduler/scheduler_config.json", config);
+    put(f, "work/model_index.json", index);
+    model = load(f, in(f, "work"), NULL);
+    json_t *want = json_deep_copy(model->scheduler_json);
+    for (int i = 0; i < 3; i++) {
+        assert_ok(f->ctx, sara_model_save(f->ctx, NULL, model, in(f, paths[i]), NULL));
+        sara_model_free(model);
+        model_options.tokenizer = i == 1 ? BASE "/tokenizer" : NULL;
+        assert_ok(f->ctx, sara_model_load(f->ctx, &model, in(f, paths[i]), &model_options));
+        json_object_del(model->scheduler_json, "prediction_type"); /* a file states the default */
+        assert_true(json_equal(model->scheduler_json, want));
+        assert_int_equal(model->scheduler.kind, SARA_SAMPLER_OTHER);
+    }
+    sara_generate_options_init(&options);
+    assert_refused(f->ctx, SARA_ERROR_INPUT,
+                   "no sampler for DEISMultistepScheduler; --sampling-method NAME picks another: "
+                   "ddim, ",
+                   sara_generate_scheduler(f->ctx, &scheduler, model, &options));
+    options.sampling_method = "ddim";
+    assert_ok(f->ctx, sara_generate_scheduler(f->ctx, &scheduler, model, &options));
+    assert_int_equal(scheduler.kind, SARA_SAMPLER_DDIM);
+    assert_int_equal(scheduler.steps_offset, 1);
+    json_decref(want);
+    sara_model_free(model);
+}
+
 /* ------------------------------------------------------------------------------------- memory */
 
 static sara_status load_and_save(sara_context *ctx, const char *folder)
@@ -293,7 +336,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_extra_files), TEST(test_variant),          TEST(test_shards),
         TEST(test_bf16),        TEST(test_value_beyond_f16), TEST(test_scheduler_class),
-        TEST(test_allocations),
+        TEST(test_no_sampler),  TEST(test_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
