@@ -3,10 +3,11 @@
 import json
 import math
 import os
+import shutil
 import struct
 import unittest
 
-from support import BASE, GOLDEN, UNET, USAGE, Case, files_below, read_safetensors
+from support import BASE, GOLDEN, INPUT, UNET, USAGE, Case, files_below, read_safetensors
 
 PARAMETERS = {"unet": 8788228, "vae": 1524703, "text_encoder": 1208064}
 
@@ -150,6 +151,34 @@ class Inspect(Case):
         plain = self.ok("inspect", "-m", BASE, "--tokenize", rows[0]["text"]).out
         self.assertEqual([int(word) for word in plain.split()], rows[0]["ids"])
         self.refused(USAGE, "text encoder", "inspect", "--unet-only", UNET, "--tokenize", "x")
+
+
+class OtherScheduler(Case):
+    def test_no_sampler(self):
+        """Its config goes along; pictures and training are those of the same betas."""
+        model = self.path("unipc")
+        shutil.copytree(BASE, model, copy_function=shutil.copyfile)
+        for name in ["model_index.json", os.path.join("scheduler", "scheduler_config.json")]:
+            with open(os.path.join(model, name), "r+", encoding="utf-8") as file:
+                text = file.read().replace("DPMSolverMultistep", "UniPCMultistep")
+                file.seek(0)
+                file.truncate()
+                file.write(text)
+        self.ok("inspect", "-m", model)
+        self.ok("merge", "-m", model, "-o", "merged")
+        for folder in [model, self.path("merged")]:
+            path = os.path.join(folder, "scheduler", "scheduler_config.json")
+            with open(path, encoding="utf-8") as file:
+                self.assertEqual(json.load(file), json.loads(text))
+        draw = ["-p", "cat", "--steps", "2", "-o"]
+        hint = "UniPCMultistepScheduler; --sampling-method NAME picks another: ddim, "
+        self.refused(INPUT, hint, "generate", "-m", model, *draw, "none.png")
+        pictures = []
+        for name, folder in [("a", model), ("b", BASE)]:
+            self.ok("generate", "-m", folder, "--sampling-method", "euler", *draw, name + ".png")
+            with open(self.path(name + ".png"), "rb") as file:
+                pictures.append(file.read().partition(b"IDAT")[2])
+        self.assertEqual(pictures[0], pictures[1])
 
 
 if __name__ == "__main__":
