@@ -197,11 +197,14 @@ sara_status sara_trainer_check_selection(const trainer *t, const sara_selection 
     }
     if (need <= limit)
         return SARA_OK;
+    bool fewer = t->flags.entries && !t->options.resume_from_checkpoint;
+    wide &= !t->options.resume_from_checkpoint;
     return sara_fail(t->ctx, SARA_ERROR_MEMORY,
-                     "training %lld entries needs more than %s of memory, %s are available; fewer "
-                     "entries (--trainable)%s need less",
+                     "training %lld entries needs more than %s of memory, %s are available%s%s%s%s",
                      (long long)selection->total, sara_bytes_format(&needed, need),
-                     sara_bytes_format(&there, limit), wide ? " or --weight_dtype bf16" : "");
+                     sara_bytes_format(&there, limit), fewer ? "; fewer entries (--trainable)" : "",
+                     wide ? (fewer ? " or" : ";") : "", wide ? " --weight_dtype bf16" : "",
+                     fewer || wide ? " need less" : "");
 }
 
 static void announce(const trainer *t, const sara_memory_plan *p)

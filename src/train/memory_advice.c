@@ -7,7 +7,7 @@
  * part of it are not recommended. */
 #define MARGIN 50
 /* How often the entries are halved before they are given up. */
-#define HALVINGS 8
+#define HALVINGS 12
 
 typedef struct advice {
     const trainer *t;
@@ -189,8 +189,8 @@ static sara_status suggest_flags(advice *a)
         TRY(suggest_side(a, &fits, s));
         TRY(suggest_share(a, &fits, s));
     }
-    s.side = a->t->flags.side && !is_resumed(a) ? s.side / 4 / factor * factor : s.side;
-    if (!*a->text && s.side > 0)
+    s.side = a->t->flags.side && !is_resumed(a) ? factor : s.side;
+    if (!*a->text)
         TRY(suggest_share(a, &fits, s));
 done:
     return status;

@@ -414,6 +414,41 @@ static void test_memory(void **state)
     assert_int_equal(allocator.alive, 0);
 }
 
+/* What would fit is told in the command's own flags, and fits. */
+static void test_advice(void **state)
+{
+    fixture *f = *state;
+    const sara_context_options options = {.threads = 1, .memory_limit = 72 << 20};
+    sara_bench_options o = f->options;
+    sara_context *ctx = NULL;
+    char *text = NULL;
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    o.latent = 32;
+    o.batch = 8;
+    o.steps = 1;
+    assert_refused(ctx, SARA_ERROR_MEMORY, "it fits with ", sara_bench(ctx, &text, &o));
+    const char *batch = strstr(sara_context_error(ctx), "--batch ");
+    assert_non_null(batch);
+    o.batch = atoi(batch + strlen("--batch "));
+    assert_in_range(o.batch, 1, 7);
+    assert_ok(ctx, sara_bench(ctx, &text, &o));
+    sara_free(ctx, text);
+    o.batch = 1; /* nothing is left but the side */
+    o.latent = 128;
+    o.gradient_checkpointing = true;
+    assert_refused(ctx, SARA_ERROR_MEMORY, "it fits with ", sara_bench(ctx, &text, &o));
+    const char *latent = strstr(sara_context_error(ctx), "--latent ");
+    assert_non_null(latent);
+    o.latent = atoi(latent + strlen("--latent "));
+    assert_ok(ctx, sara_bench(ctx, &text, &o));
+    sara_free(ctx, text);
+    o.latent = 128;
+    o.method = "full";
+    assert_refused(ctx, SARA_ERROR_MEMORY, "memory", sara_bench(ctx, &text, &o));
+    assert_null(strstr(sara_context_error(ctx), "--trainable"));
+    sara_context_free(ctx);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -430,6 +465,7 @@ int main(void)
         TEST(test_refused),
         TEST(test_interrupted),
         TEST(test_memory),
+        TEST(test_advice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
