@@ -224,6 +224,33 @@ done:
     return status;
 }
 
+typedef struct beyond {
+    const sara_param *param; /* NULL: none */
+    uint32_t position;
+    float value;
+} beyond;
+
+static void find_beyond(void *user, const sara_param *param, uint32_t position, float original,
+                        float current)
+{
+    beyond *found = user;
+    if (isfinite(original) && !isfinite(current) && !found->param)
+        *found = (beyond){param, position, current};
+}
+
+/* Strengths may take a value beyond what float32 holds. */
+static sara_status check_finite(sara_context *ctx, const sara_model *model)
+{
+    beyond found = {0};
+    if (model->applied)
+        sara_applied_visit(model->applied, find_beyond, &found);
+    if (!found.param)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "%s: entry %u becomes %g with the adapters; lower their strengths",
+                     found.param->name, found.position, (double)found.value);
+}
+
 /* An option may have chosen a prediction type that the scheduler's class does not have: what is
  * written must be read again. */
 static sara_status check_scheduler(sara_context *ctx, const sara_model *model, const char *target)
@@ -250,6 +277,7 @@ sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const s
     TRY(check_rounded(ctx, model));
     TRY(check_target(ctx, &target, out, model->path));
     TRY(check_scheduler(ctx, model, target));
+    TRY(check_finite(ctx, model));
     const sara_dtype *wanted = given ? &dtype : NULL;
     TRY(sara_text_ends_with(target, FILE_ENDING) ? sara_save_single(ctx, target, model, wanted)
                                                  : save_to_folder(ctx, target, model, wanted));

@@ -1,6 +1,8 @@
 /* Writing a diffusers folder: the U-Net from memory, everything else from the source. */
 #include "pipeline/save.h"
 
+#include <sys/stat.h>
+
 #define DEEPEST_FOLDER 8
 
 static sara_status write_list(const sara_save_list *list, const char *folder, const char *stem)
@@ -82,6 +84,13 @@ static bool is_component(const char *name)
            strcmp(name, "text_encoder") == 0;
 }
 
+/* Not a link that leads nowhere, a FIFO or the like, of which the model needs none. */
+static bool is_file(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
 /* Copies the tree but for hidden entries; weights only where keep_weights. depth bounds symbolic
  * links that lead in circles. */
 static sara_status carry_along(sara_context *ctx, const char *to, const char *from, int depth,
@@ -104,6 +113,8 @@ static sara_status carry_along(sara_context *ctx, const char *to, const char *fr
         if (sara_path_is_directory(source)) {
             bool keep = depth > 0 ? keep_weights : !is_component(names[i]);
             TRY(carry_along(ctx, target, source, depth + 1, keep));
+        } else if (!is_file(source)) {
+            sara_log(ctx, SARA_LOG_WARNING, "%s: is no file; it is not carried along", source);
         } else if (keep_weights || !is_weights(names[i])) {
             TRY(sara_file_copy(ctx, source, target));
         }

@@ -74,6 +74,19 @@ NAMES = ["conv_in.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.wei
          "up_blocks.1.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.bias"]  # fmt: skip
 
 
+class Beyond(Adapters):
+    def test_merge(self):
+        """A value that float32 does not hold is no model's."""
+        path = self.adapter("large.safetensors", ["conv_in.weight"], 7, 1e38)
+        for out in ("out", "out.safetensors"):
+            self.refused(
+                USAGE, ["conv_in.weight: entry 0 becomes inf", "strengths"],
+                *("merge", "-m", BASE, "--dtype", "fp32", "--adapter", path + ":90", "-o", out),
+            )  # fmt: skip
+        self.assertEqual(os.listdir(self.folder), ["large.safetensors"])
+        self.ok("merge", "-m", BASE, "--dtype", "fp32", "--adapter", path, "-o", "out")
+
+
 class Inspect(Adapters):
     def report(self, *args):
         return json.loads(self.ok("inspect", "--json", *args).out)

@@ -39,6 +39,16 @@ class Merge(Case):
                     [v for (v,) in struct.iter_unpack("<f", merged["conv_in.weight"][2])], halves
                 )
 
+    def test_what_is_no_file(self):
+        """Of a model's folder, is left behind with a warning."""
+        shutil.copytree(BASE, self.path("model"))
+        os.symlink("nowhere", self.path("model", "notes.txt"))
+        os.mkfifo(self.path("model", "tokenizer", "pipe"))
+        err = self.ok("merge", "-m", "model", "-o", "out").err
+        for name in ("model/notes.txt", "model/tokenizer/pipe"):
+            self.assertIn(f"warning: {name}: is no file", err)
+        self.assertEqual(files_below(self.path("out")), files_below(BASE))
+
     def test_default_is_the_base(self):
         self.ok("merge", "-m", BASE, "-o", "new/deep/out/")
         for part in ("unet", "vae"):
