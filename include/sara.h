@@ -358,7 +358,8 @@ typedef struct sara_train_options {
     int resolution;              /* 0: sample_size x VAE factor */
     bool center_crop, random_flip;
     double threshold;            /* 0: from trainable */
-    const char *trainable;       /* "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */
+    /* "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */
+    const char *trainable;
     double learning_rate;        /* 0: 1e-3 exp(-350 threshold) */
     double lambda_rank;          /* 5e-4 */
     int64_t progressive_iter;    /* -1: half of the steps; 0: never */

@@ -53,9 +53,10 @@ def context() -> c_void_p:
     contexts: dict[Any, c_void_p] = _local.__dict__
     threads = torch.get_num_threads()
     if threads not in contexts:
-        contexts[threads] = c_void_p()
-        if library.sara_context_new(byref(contexts[threads]), byref(_ContextOptions(threads=threads))):
-            raise MemoryError("libsara: out of memory")
+        pointer = c_void_p()
+        if library.sara_context_new(byref(pointer), byref(_ContextOptions(threads=threads))):
+            raise MemoryError(f"libsara: {library.sara_context_error(pointer).decode()}")
+        contexts[threads] = pointer
     return contexts[threads]
 
 

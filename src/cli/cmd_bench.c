@@ -119,7 +119,7 @@ int cmd_bench(cli *c)
          "side of the latents, an eighth of the image's (64)"},
         {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},
         {"steps", 0, CLI_INT, &o.steps, 1, 1000, "N", "(3)"},
-        {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET", 
+        {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET",
          "5.8%, 0.058, 20M or 50000 entries; 1 and 1.0 are one entry, 100% all (5.8%)"},
         {"lambda_rank", 0, CLI_DOUBLE, &o.lambda_rank, 0, 1e6, "N",
          "weight of the low-rank term; 0: none (5e-4)"},

@@ -34,8 +34,8 @@ static int check(const cli *c, const request *r)
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
-/* Weights stay as the files have them, which loses nothing and takes the least memory. An option for
- * the other model is not this one's; one for neither is refused. */
+/* Weights stay as the files have them, which loses nothing and takes the least memory. An option
+ * for the other model is not this one's; one for neither is refused. */
 static int load(const cli *c, sara_model **out, const request *r, const char *path,
                 const char *other)
 {
