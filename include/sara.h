@@ -77,7 +77,7 @@ typedef void (*sara_log_fn)(void *user, sara_log_level level, const char *line);
 
 /* Where long work stands; a step is an optimiser step, a denoising step or a file. */
 typedef struct sara_progress {
-    const char *phase; /* "train", "generate", "cache", "load" */
+    const char *phase; /* "train", "generate", "check", "cache", "load" */
     int64_t step, total;
     double loss;         /* of this step; NaN where there is none */
     double learning_rate; /* NaN where there is none */

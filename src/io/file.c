@@ -6,6 +6,9 @@
 #include <unistd.h>
 #include <utf8proc.h>
 
+/* The first words of the text that stands for a file which git-lfs has not fetched. */
+#define LFS_START "version https://git-lfs.github.com/spec/"
+
 /* One call moves at most about 2 GiB on Linux anyway. */
 #define READ_AT_MOST ((size_t)1 << 30)
 
@@ -113,6 +116,10 @@ sara_status sara_file_read(sara_context *ctx, char **out, size_t *size, const ch
     TRY(sara_alloc(ctx, &data, (size_t)length + 1, 1));
     TRY(sara_file_pread(ctx, fd, data, (size_t)length, 0, path));
     data[length] = '\0';
+    if (strncmp(data, LFS_START, sizeof(LFS_START) - 1) == 0) {
+        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: is " SARA_LFS_HINT, path);
+        goto done;
+    }
     *out = data;
     *size = (size_t)length;
     data = NULL;

@@ -4,6 +4,8 @@
 
 #include "io/io.h"
 
+#define SARA_LFS_HINT "a Git LFS pointer; `git lfs pull` fetches the file itself"
+
 /* Opens a regular file for reading and tells its size. Anything else (a folder, FIFO, device or
  * socket) is SARA_ERROR_INPUT; opening never blocks. close(*fd). */
 SARA_NODISCARD sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size,

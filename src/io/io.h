@@ -15,7 +15,7 @@
 /* ------------------------------------------------------------------------------------- files */
 
 /* A regular file of at most `limit` bytes (a FIFO, directory, device or longer file is refused),
- * NUL-terminated beyond *size. Free with sara_free(). */
+ * NUL-terminated beyond *size. A Git LFS pointer is refused with a hint. Free with sara_free(). */
 SARA_NODISCARD sara_status sara_file_read(sara_context *ctx, char **out, size_t *size,
                                           const char *path, size_t limit);
 /* Strict: no overlong forms, surrogates or code points above 10FFFF. */

@@ -21,7 +21,7 @@ static const struct {
     {"PK\x03\x04", 4, "a zip archive as PyTorch saves it (.bin, .ckpt, .pt); to convert, " SAVE_AS},
     {"PK\x05\x06", 4, "an empty zip archive"},
     {"GGUF", 4, "a GGUF file; take the safetensors file that it was made from"},
-    {"version ", 8, "a Git LFS pointer; `git lfs pull` fetches the file itself"},
+    {"version ", 8, SARA_LFS_HINT},
 };
 
 /* The hint for a file whose first bytes are no safetensors header; NULL: unknown. */

@@ -6,8 +6,6 @@
 
 #include <math.h>
 
-#define LONGEST_SIDE 16384
-
 typedef struct cached_item {
     float *moments; /* [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped */
     const float *states;
@@ -82,32 +80,6 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
 
 /* -------------------------------------------------------------------------------------- pixels */
 
-/* Resized by Lanczos so that the shorter side is `resolution`, as torchvision's Resize. */
-static sara_status load_resized(const sara_dataset_cache *cache, sara_image *out, size_t index)
-{
-    const char *path = cache->dataset.items[index].path;
-    sara_image image = {0};
-    int64_t resolution = cache->resolution;
-    sara_status status;
-    TRY(sara_image_read(cache->ctx, &image, path));
-    int64_t width = image.width, height = image.height;
-    int64_t new_width = width <= height ? resolution : resolution * width / height;
-    int64_t new_height = width <= height ? resolution * height / width : resolution;
-    if (new_width > LONGEST_SIDE || new_height > LONGEST_SIDE)
-        TRY(sara_fail(cache->ctx, SARA_ERROR_INPUT,
-                      "%s: %lldx%lld is too long: %lldx%lld at resolution %lld, at most %d a side",
-                      path, (long long)width, (long long)height, (long long)new_width,
-                      (long long)new_height, (long long)resolution, LONGEST_SIDE));
-    if (new_width == width && new_height == height) {
-        *out = image;
-        return SARA_OK;
-    }
-    TRY(sara_image_resize(cache->ctx, out, &image, (int)new_width, (int)new_height));
-done:
-    sara_image_clear(cache->ctx, &image);
-    return status;
-}
-
 /* [3][resolution][resolution] in [-1,1] of the crop at (left, top), mirrored if flip. */
 static void crop(const sara_dataset_cache *cache, const sara_image *image, int left, int top,
                  bool flip)
@@ -174,7 +146,8 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index, bool *sq
     int copies = cache->random_flip ? 2 : 1;
     float *moments = NULL;
     sara_status status;
-    TRY(load_resized(cache, &image, index));
+    TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
+                                cache->resolution));
     *square = is_square(&image);
     if (!*square && !cache->center_crop)
         goto done;
@@ -220,7 +193,8 @@ static sara_status encode_fresh(sara_dataset_cache *cache, size_t index, int64_t
 {
     sara_image image = {0};
     sara_status status;
-    TRY(load_resized(cache, &image, index));
+    TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
+                                cache->resolution));
     uint64_t columns = (uint64_t)(image.width - cache->resolution) + 1;
     uint64_t rows = (uint64_t)(image.height - cache->resolution) + 1;
     int left = (int)sara_draw_below(columns, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 0);
@@ -332,6 +306,7 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     TRY(choose_resolution(cache, options));
     TRY(sara_dataset_scan(ctx, &cache->dataset, options->train_data_dir, options->caption_column,
                           options->caption_prefix, options->instance_prompt));
+    TRY(sara_dataset_check_images(ctx, &cache->dataset, cache->resolution));
     TRY(sara_alloc_zero(ctx, &cache->items, cache->dataset.count, sizeof(*cache->items)));
     TRY(sara_alloc_zero(ctx, &cache->texts, cache->dataset.count, sizeof(*cache->texts)));
     TRY(sara_alloc(ctx, &cache->pixels, (size_t)cache->resolution * (size_t)cache->resolution,

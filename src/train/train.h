@@ -53,6 +53,13 @@ const char *sara_batches_rank_name(const sara_batches *batches, int64_t step);
 int64_t sara_batches_rank_names(const sara_batches *batches); /* 0: none are given */
 
 /* Used by batches.c: one kind of source each. */
+/* Every image is decoded wholly, so that none fails once hours of encoding have begun. The error
+ * (SARA_ERROR_INPUT) is the first one's, with the names of others. */
+SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, const sara_dataset *dataset,
+                                                     int resolution);
+/* Resized by Lanczos so that the shorter side is `resolution`; sara_image_clear(). */
+SARA_NODISCARD sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out,
+                                                   const char *path, int resolution);
 typedef struct sara_dataset_cache sara_dataset_cache;
 SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                                   const sara_model *model,

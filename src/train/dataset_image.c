@@ -1,0 +1,124 @@
+/* The images of a data set: checked before anything is encoded, and resized. */
+#include "train/train.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#define LONGEST_SIDE   16384
+#define NAMED_AT_MOST  5
+#define SILENT_SECONDS 1.0 /* a short check is no news */
+
+/* The size at which the shorter side is `resolution`, as torchvision's Resize. */
+static sara_status choose_image_size(sara_context *ctx, int *width, int *height,
+                                     const sara_image *image, const char *path, int resolution)
+{
+    int64_t w = image->width, h = image->height;
+    int64_t new_width = w <= h ? resolution : resolution * w / h;
+    int64_t new_height = w <= h ? resolution * h / w : resolution;
+    if (new_width > LONGEST_SIDE || new_height > LONGEST_SIDE)
+        return sara_fail(ctx, SARA_ERROR_INPUT,
+                         "%s: %lldx%lld is too long: %lldx%lld at resolution %d, at most %d a side",
+                         path, (long long)w, (long long)h, (long long)new_width,
+                         (long long)new_height, resolution, LONGEST_SIDE);
+    *width = (int)new_width;
+    *height = (int)new_height;
+    return SARA_OK;
+}
+
+sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out, const char *path,
+                                    int resolution)
+{
+    sara_image image = {0};
+    int width, height;
+    sara_status status;
+    TRY(sara_image_read(ctx, &image, path));
+    TRY(choose_image_size(ctx, &width, &height, &image, path, resolution));
+    if (width == image.width && height == image.height) {
+        *out = image;
+        return SARA_OK;
+    }
+    TRY(sara_image_resize(ctx, out, &image, width, height));
+done:
+    sara_image_clear(ctx, &image);
+    return status;
+}
+
+/* Decoded wholly: what passes here is what can be loaded later. */
+static sara_status check_one_image(sara_context *ctx, const char *path, int resolution)
+{
+    sara_image image = {0};
+    int width, height;
+    sara_status status;
+    TRY(sara_image_read(ctx, &image, path));
+    TRY(choose_image_size(ctx, &width, &height, &image, path, resolution));
+done:
+    sara_image_clear(ctx, &image);
+    return status;
+}
+
+static void report_check(sara_context *ctx, size_t done, size_t count, double started)
+{
+    double seconds = sara_clock() - started;
+    if (seconds < SILENT_SECONDS)
+        return;
+    double rate = (double)done / seconds;
+    const sara_progress progress = {
+        "check", (int64_t)done, (int64_t)count, NAN, NAN, rate, (double)(count - done) / rate};
+    sara_report_progress(ctx, &progress);
+}
+
+/* Images that cannot be used: the first one's error line, the others' names. */
+typedef struct damaged_images {
+    char *error, *names;
+    size_t count;
+} damaged_images;
+
+static sara_status note_damaged(sara_context *ctx, damaged_images *damaged, const char *path)
+{
+    char *longer = NULL;
+    sara_status status = SARA_OK;
+    if (damaged->count++ == 0)
+        return sara_strdup(ctx, &damaged->error, sara_context_error(ctx));
+    if (damaged->count > NAMED_AT_MOST)
+        return SARA_OK;
+    TRY(sara_format(ctx, &longer, "%s%s%s", damaged->names ? damaged->names : "",
+                    damaged->names ? ", " : "", path));
+    sara_free(ctx, damaged->names);
+    damaged->names = longer;
+done:
+    return status;
+}
+
+static sara_status refuse_damaged(sara_context *ctx, const damaged_images *damaged)
+{
+    if (damaged->count == 0)
+        return SARA_OK;
+    if (damaged->count == 1)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s", damaged->error);
+    return sara_fail(ctx, SARA_ERROR_INPUT, "%s (and %zu more images cannot be used: %s%s)",
+                     damaged->error, damaged->count - 1, damaged->names,
+                     damaged->count > NAMED_AT_MOST ? ", ..." : "");
+}
+
+sara_status sara_dataset_check_images(sara_context *ctx, const sara_dataset *dataset,
+                                      int resolution)
+{
+    damaged_images damaged = {0};
+    double started = sara_clock();
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < dataset->count; i++) {
+        const char *path = dataset->items[i].path;
+        if (sara_interrupted(ctx))
+            TRY(sara_fail(ctx, SARA_INTERRUPTED, "interrupted before the first step"));
+        status = check_one_image(ctx, path, resolution);
+        if (status == SARA_ERROR_INPUT)
+            status = note_damaged(ctx, &damaged, path);
+        TRY(status);
+        report_check(ctx, i + 1, dataset->count, started);
+    }
+    status = refuse_damaged(ctx, &damaged);
+done:
+    sara_free(ctx, damaged.error);
+    sara_free(ctx, damaged.names);
+    return status;
+}

@@ -1,0 +1,106 @@
+"""Folders of images as people have them, and what is told of them before the first is encoded."""
+
+import os
+import shutil
+import unittest
+
+from support import BASE, EMOJI, INPUT, TOP, Case
+
+IMAGES = os.path.join(TOP, "tests", "io", "data", "images")
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+
+class Dataset(Case):
+    def fill(self, name, content):
+        """A file below data/; content: bytes, a text, or the path of a file to be copied."""
+        path = self.path("data", *name.split("/"))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if isinstance(content, str) and os.path.isabs(content):
+            shutil.copy(content, path)
+        else:
+            self.write(path, content)
+        return path
+
+    def args(self, *more, data="data"):
+        return (
+            *("train", "-m", BASE, "--train_data_dir", data, "-o", "run", "-t", "1"),
+            *("--max_train_steps", "1", "--train_batch_size", "1", "--resolution", "32", *more),
+        )
+
+    def image(self, index=0):
+        names = [n for n in sorted(os.listdir(os.path.join(EMOJI, "ink"))) if n.endswith(".png")]
+        return os.path.join(EMOJI, "ink", names[index])
+
+    def refused_early(self, words, *more):
+        result = self.refused(INPUT, words, *self.args(*more))
+        self.assertNotIn("cache ", result.err)  # the progress of encoding
+        return result.errors()[0]
+
+
+class Images(Dataset):
+    """Whatever is wrong with an image is told before any is encoded."""
+
+    def test_damaged_last_image(self):
+        self.fill("a.png", self.image())
+        for name in ["rgb.png", "rgb-420.jpg", "progressive.jpg", "lossy.webp", "lossless.webp"]:
+            with open(os.path.join(IMAGES, name), "rb") as file:
+                whole = file.read()
+            for size in [0, 1, 12, len(whole) // 3, len(whole) - 13, len(whole) - 1]:
+                with self.subTest(name, size=size):
+                    path = self.fill("z" + os.path.splitext(name)[1], whole[:size])
+                    self.refused_early("data/z.", "--instance_prompt", "x")
+            os.unlink(path)
+
+    def test_bytes_after_the_end(self):
+        for name in ["rgb.png", "rgb-420.jpg", "lossy.webp"]:
+            with open(os.path.join(IMAGES, name), "rb") as file:
+                self.fill(name, file.read() + bytes(100))
+        self.ok(*self.args("--instance_prompt", "x"))
+
+    def test_several(self):
+        self.fill("a.png", self.image())
+        for i in range(8):
+            self.fill(f"b{i}.png", b"nothing")
+        line = self.refused_early("data/b0.png: unknown content", "--instance_prompt", "x")
+        self.assertIn("7 more images cannot be used: data/b1.png, data/b2.png", line)
+        self.assertNotIn("b7", line)
+
+    def test_too_long_at_the_resolution(self):
+        import struct
+        import zlib
+
+        def chunk(kind, data):
+            tail = struct.pack(">I", zlib.crc32(kind + data))
+            return struct.pack(">I", len(data)) + kind + data + tail
+
+        rows = zlib.compress((b"\0" + bytes(3)) * 2000)
+        header = struct.pack(">IIBBBBB", 1, 2000, 8, 2, 0, 0, 0)
+        chunks = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        self.fill("a.png", self.image())
+        self.fill("line.png", b"\x89PNG\r\n\x1a\n" + chunks)
+        self.refused_early("data/line.png: 1x2000 is too long", "--instance_prompt", "x")
+
+    def test_git_lfs_pointers(self):
+        self.fill("a.png", self.image())
+        self.fill("b.png", LFS)
+        self.refused_early(["data/b.png", "git lfs pull"], "--instance_prompt", "x")
+        self.fill("b.png", self.image(1))
+        self.fill("a.txt", LFS)
+        self.fill("b.txt", "fine")
+        self.refused_early(["data/a.txt", "git lfs pull"])
+        self.fill("metadata.jsonl", LFS)
+        self.refused_early(["data/metadata.jsonl", "git lfs pull"])
+
+    def test_git_lfs_pointers_of_a_model(self):
+        shutil.copytree(BASE, self.path("base"))
+        for name in ["model_index.json", "unet/config.json", "tokenizer/vocab.json"]:
+            with self.subTest(name):
+                with open(self.path("base", name), "rb") as file:
+                    whole = file.read()
+                self.write(self.path("base", name), LFS)
+                self.refused(INPUT, [name, "git lfs pull"], "inspect", "-m", "base", "--tokenize", "x")
+                self.write(self.path("base", name), whole)
+
+
+if __name__ == "__main__":
+    unittest.main()
