@@ -311,13 +311,20 @@ typedef struct sara_generate_options {
     bool karras;                 /* Karras sigmas whatever the scheduler's config says */
     const char *init_latents;    /* safetensors, key `latents` [N,4,h,w], unit variance */
     const char *save_latents;    /* safetensors, key `latents`: final, before 1/scaling_factor */
+    /* (a), (a:1.4) and [a] in a prompt weigh its parts as in A1111 (docs/formats.md); true: all of
+     * it is text */
+    bool no_prompt_weights;
+    /* Prompts longer than the text encoder takes: in chunks, as in A1111, where the word BREAK
+     * begins a new one; false: cut */
+    bool long_prompt;
 } sara_generate_options;
 
 void sara_generate_options_init(sara_generate_options *options);
 /* NULL-terminated names for sampling_method. */
 const char *const *sara_sampling_methods(void);
-/* Checks what can be said without a model: the prompts, their tags and whether the tags' files are
- * there. SARA_ERROR_USAGE, or SARA_ERROR_IO for a file that is not. */
+/* Checks what can be said without a model: the prompts, their weights, their tags and whether the
+ * tags' files are there. Logs the weights that it finds. SARA_ERROR_USAGE, or SARA_ERROR_IO for a
+ * file that is not there. */
 SARA_NODISCARD sara_status sara_generate_check(sara_context *ctx,
                                                const sara_generate_options *options);
 /* *images: *count images, freed with sara_images_free(). The model is afterwards as before. */
@@ -383,6 +390,7 @@ typedef struct sara_train_options {
     int validation_prompt_count;
     int64_t validation_steps;    /* 500 */
     double validation_guidance_scale; /* 7.0 */
+    bool no_prompt_weights, long_prompt; /* of the validation prompts; see sara_generate_options */
     int64_t checkpointing_steps; /* 500 */
     int checkpoints_total_limit; /* 3; 0: unlimited */
     const char *resume_from_checkpoint; /* "latest" or a path; NULL: start anew */

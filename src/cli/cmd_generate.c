@@ -290,6 +290,10 @@ int cmd_generate(cli *c)
         {"prompt", 'p', CLI_LIST, &r.prompts, 0, 0, "TEXT", "what to draw; repeatable"},
         {"negative-prompt", 'n', CLI_STRING, &g->negative_prompt, 0, 0, "TEXT",
          "what to keep away from"},
+        {"no-prompt-weights", 0, CLI_SWITCH, &g->no_prompt_weights, 0, 0, NULL,
+         "(a), (a:1.4), [a] in prompts are plain text"},
+        {"long-prompt", 0, CLI_SWITCH, &g->long_prompt, 0, 0, NULL,
+         "encode prompts of any length in chunks; else they are cut"},
         {"output", 'o', CLI_STRING, &r.output, 0, 0, "FILE",
          "a PNG (output.png); further ones output_2.png, ..."},
         {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
@@ -333,6 +337,7 @@ int cmd_generate(cli *c)
             "  sara generate -m base -p \"a fox\" -o fox.png\n"
             "  sara generate -m base --adapter run/adapter.safetensors:0.8 -p \"ink style, a "
             "fox\"\n"
+            "  sara generate -m base -p \"a (red:1.4) fox, [snow]\" -n \"(blurry)\"\n"
             "  sara generate -m base --lora-model-dir runs -p \"a fox <lora:ink:0.8>\"\n"
             "  sara generate -m base --adapter a.safetensors --compare -p cat -p dog -o grid.png\n",
         .options = options,

@@ -211,6 +211,15 @@ int sara_tokenizer_vocab_size(const sara_tokenizer *tokenizer);
  * read as U+FFFD. */
 SARA_NODISCARD sara_status sara_tokenizer_encode(const sara_tokenizer *tokenizer, int32_t **ids,
                                                  size_t *count, const char *text);
+/* The ids of size bytes of text, without start and end, after the *count ids that are there. */
+SARA_NODISCARD sara_status sara_tokenizer_append(const sara_tokenizer *tokenizer, int32_t **ids,
+                                                 size_t *count, size_t *capacity,
+                                                 const char *text, size_t size);
+typedef struct sara_tokenizer_marks {
+    int32_t start, end, pad; /* around a text's ids */
+    int32_t comma;           /* a word that is a comma; -1: there is none */
+} sara_tokenizer_marks;
+sara_tokenizer_marks sara_tokenizer_marks_of(const sara_tokenizer *tokenizer);
 /* Cut and padded to sara_tokenizer_length() ids; *cut (may be NULL): ids left out. */
 SARA_NODISCARD sara_status sara_tokenizer_pad(const sara_tokenizer *tokenizer, int32_t *ids,
                                               size_t *cut, const char *text);

@@ -28,8 +28,7 @@ static sara_status add_raw(sara_token_encoder *encoder, const char *text, size_t
 {
     sara_token_match match;
     size_t scan = 0, covered = 0;
-    sara_status status;
-    TRY(sara_token_encoder_push(encoder, encoder->tokenizer->start));
+    sara_status status = SARA_OK;
     while (sara_token_set_next(&encoder->tokenizer->raw, &match, &scan, covered, text, size)) {
         if (match.start > covered)
             TRY(add_normalized(encoder, text + covered, match.start - covered));
@@ -38,31 +37,60 @@ static sara_status add_raw(sara_token_encoder *encoder, const char *text, size_t
     }
     if (covered < size)
         TRY(add_normalized(encoder, text + covered, size - covered));
-    TRY(sara_token_encoder_push(encoder, encoder->tokenizer->end));
 done:
+    return status;
+}
+
+sara_status sara_tokenizer_append(const sara_tokenizer *tokenizer, int32_t **ids, size_t *count,
+                                  size_t *capacity, const char *text, size_t size)
+{
+    sara_context *ctx = tokenizer->ctx;
+    sara_text_work repaired = {.ctx = ctx};
+    sara_token_encoder encoder = {.tokenizer = tokenizer,
+                                  .ids = *ids,
+                                  .count = *count,
+                                  .capacity = *capacity,
+                                  .work = {.ctx = ctx}};
+    sara_status status;
+    TRY(sara_text_repair(&repaired, text, size));
+    TRY(add_raw(&encoder, repaired.text, repaired.size));
+done:
+    *ids = encoder.ids;
+    *count = encoder.count;
+    *capacity = encoder.capacity;
+    sara_text_work_free(&repaired);
+    sara_text_work_free(&encoder.work);
+    sara_free(ctx, encoder.symbols);
+    sara_free(ctx, encoder.heap);
+    return status;
+}
+
+/* Appends one id. */
+static sara_status append_id(const sara_tokenizer *tokenizer, int32_t **ids, size_t *count,
+                             size_t *capacity, int32_t id)
+{
+    sara_status status = sara_grow(tokenizer->ctx, ids, capacity, *count + 1, sizeof(**ids));
+    if (status == SARA_OK)
+        (*ids)[(*count)++] = id;
     return status;
 }
 
 sara_status sara_tokenizer_encode(const sara_tokenizer *tokenizer, int32_t **ids, size_t *count,
                                   const char *text)
 {
-    sara_context *ctx = tokenizer->ctx;
-    sara_text_work repaired = {.ctx = ctx};
-    sara_token_encoder encoder = {.tokenizer = tokenizer, .work = {.ctx = ctx}};
+    int32_t *all = NULL;
+    size_t used = 0, capacity = 0;
     sara_status status;
     *ids = NULL;
     *count = 0;
-    TRY(sara_text_repair(&repaired, text, strlen(text)));
-    TRY(add_raw(&encoder, repaired.text, repaired.size));
-    *ids = encoder.ids;
-    *count = encoder.count;
-    encoder.ids = NULL;
+    TRY(append_id(tokenizer, &all, &used, &capacity, tokenizer->start));
+    TRY(sara_tokenizer_append(tokenizer, &all, &used, &capacity, text, strlen(text)));
+    TRY(append_id(tokenizer, &all, &used, &capacity, tokenizer->end));
+    *ids = all;
+    *count = used;
+    all = NULL;
 done:
-    sara_text_work_free(&repaired);
-    sara_text_work_free(&encoder.work);
-    sara_free(ctx, encoder.ids);
-    sara_free(ctx, encoder.symbols);
-    sara_free(ctx, encoder.heap);
+    sara_free(tokenizer->ctx, all);
     return status;
 }
 
@@ -82,6 +110,13 @@ sara_status sara_tokenizer_pad(const sara_tokenizer *tokenizer, int32_t *ids, si
 done:
     sara_free(tokenizer->ctx, all);
     return status;
+}
+
+sara_tokenizer_marks sara_tokenizer_marks_of(const sara_tokenizer *tokenizer)
+{
+    int32_t comma = tokenizer->bytes[1][','];
+    return (sara_tokenizer_marks){tokenizer->start, tokenizer->end, tokenizer->pad,
+                                  comma == tokenizer->end ? -1 : comma};
 }
 
 int sara_tokenizer_length(const sara_tokenizer *tokenizer)

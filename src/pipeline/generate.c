@@ -25,15 +25,14 @@ typedef struct generation {
     bool guided;
     int count;                             /* images */
     int64_t channels, height, width, size; /* of a latent; size in floats */
-    int64_t length, hidden;
-    float *states;                 /* [2][length][hidden]: negative prompt, prompt; or [1] */
+    sara_prompt_states states;
     float *latents;                /* [count][channels][height][width] */
     float *input, *output, *noise; /* [1 or 2][size], [1 or 2][size], [size] */
     sara_tape *tape;
     double started;
 } generation;
 
-sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *options)
+static sara_status check_prompts(sara_context *ctx, const sara_generate_options *options, bool tell)
 {
     const char *negative = options->negative_prompt ? options->negative_prompt : "";
     sara_prompts prompts;
@@ -44,8 +43,15 @@ sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *
         return sara_fail(ctx, SARA_ERROR_USAGE, "prompt %s%s%s: is no valid UTF-8", options->prompt,
                          *negative ? ", negative prompt " : "", negative);
     sara_status status = sara_prompts_read(ctx, &prompts, options);
+    if (status == SARA_OK && tell)
+        sara_prompts_tell(ctx, &prompts, options->long_prompt);
     sara_prompts_free(ctx, &prompts);
     return status;
+}
+
+sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *options)
+{
+    return check_prompts(ctx, options, true);
 }
 
 /* What is read is not written to; init_latents may be, which are in memory by then. */
@@ -72,7 +78,7 @@ static sara_status check_options(sara_context *ctx, const sara_model *model,
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: a bare unet/ folder cannot generate; a whole model folder is needed",
                          model->path);
-    TRY(sara_generate_check(ctx, options));
+    TRY(check_prompts(ctx, options, false));
     if (options->steps < 1 || options->steps > model->scheduler.num_train_timesteps)
         return sara_fail(ctx, SARA_ERROR_USAGE, "steps %d: expected 1 to %d", options->steps,
                          model->scheduler.num_train_timesteps);
@@ -195,8 +201,7 @@ done:
 
 static sara_status prepare(generation *g)
 {
-    const char *prompts[2];
-    size_t cut, copies;
+    size_t copies;
     sara_status status;
     g->guided = g->options->guidance_scale > 1.0;
     g->channels = sara_unet_info_of(g->model->unet)->in_channels;
@@ -206,14 +211,8 @@ static sara_status prepare(generation *g)
         TRY(read_start(g));
     else
         TRY(draw_start(g));
-    prompts[0] = g->prompts.negative;
-    prompts[copies - 1] = g->prompts.text;
-    TRY(sara_model_encode_prompts(g->ctx, &g->states, &g->length, &g->hidden, &cut, g->model,
-                                  prompts, copies));
-    if (cut)
-        sara_log(g->ctx, SARA_LOG_WARNING,
-                 "the prompt is too long: %zu tokens were cut off at %lld", cut,
-                 (long long)g->length);
+    TRY(sara_prompts_encode(g->ctx, &g->states, g->model, &g->prompts, g->guided,
+                            g->options->long_prompt));
     TRY(sara_alloc(g->ctx, &g->input, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->output, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->noise, (size_t)g->size, sizeof(float)));
@@ -223,27 +222,42 @@ done:
     return status;
 }
 
-/* output [size] = the guided prediction for input[0 .. size]. */
-static sara_status predict(generation *g, double timestep)
+/* output of the copies from `first` on = their predictions for input[0 .. copies * size]. */
+static sara_status forward(generation *g, int64_t first, int64_t copies, double timestep)
 {
-    int64_t copies = g->guided ? 2 : 1;
     double timesteps[2] = {timestep, timestep};
+    int64_t length = g->states.lengths[first], hidden = g->states.hidden;
     sara_shape shape = sara_shape4(copies, g->channels, g->height, g->width);
-    sara_shape state_shape = sara_shape3(copies, g->length, g->hidden);
+    sara_shape state_shape = sara_shape3(copies, length, hidden);
+    float *data = g->states.data + (first > 0 ? g->states.lengths[0] * hidden : 0);
     sara_var *sample, *states, *out;
     sara_status status;
-    if (g->guided)
-        memcpy(g->input + g->size, g->input, (size_t)g->size * sizeof(float));
     TRY(sara_tape_leaf(g->tape, &sample, &shape, g->input, false));
-    TRY(sara_tape_leaf(g->tape, &states, &state_shape, g->states, false));
+    TRY(sara_tape_leaf(g->tape, &states, &state_shape, data, false));
     TRY(sara_unet_forward(g->tape, &out, g->model->unet, sample, timesteps, states));
-    float scale = (float)g->options->guidance_scale;
-    for (int64_t i = 0; i < g->size; i++) {
-        float with = out->data[i + (g->guided ? g->size : 0)], without = out->data[i];
-        g->output[i] = g->guided ? without + scale * (with - without) : with;
-    }
+    memcpy(g->output + first * g->size, out->data, (size_t)(copies * g->size) * sizeof(float));
 done:
     sara_tape_reset(g->tape);
+    return status;
+}
+
+/* output [size] = the guided prediction for input[0 .. size]. Prompts of as many chunks go through
+ * the U-Net together. */
+static sara_status predict(generation *g, double timestep)
+{
+    bool together = g->guided && g->states.lengths[0] == g->states.lengths[1];
+    float scale = (float)g->options->guidance_scale;
+    sara_status status;
+    if (together)
+        memcpy(g->input + g->size, g->input, (size_t)g->size * sizeof(float));
+    TRY(forward(g, 0, together ? 2 : 1, timestep));
+    if (g->guided && !together)
+        TRY(forward(g, 1, 1, timestep));
+    for (int64_t i = 0; g->guided && i < g->size; i++) {
+        float without = g->output[i], with = g->output[i + g->size];
+        g->output[i] = without + scale * (with - without);
+    }
+done:
     return status;
 }
 
@@ -363,7 +377,7 @@ done:
     sara_prompts_free(ctx, &g.prompts);
     sara_images_free(ctx, result, g.count);
     sara_tape_free(g.tape);
-    sara_free(ctx, g.states);
+    sara_free(ctx, g.states.data);
     sara_free(ctx, g.latents);
     sara_free(ctx, g.input);
     sara_free(ctx, g.output);

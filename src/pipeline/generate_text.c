@@ -125,6 +125,13 @@ done:
     return status;
 }
 
+/* As A1111 tells that brackets in the prompts have no effect. */
+static const char *emphasis_text(const sara_generate_options *options, const char *negative)
+{
+    bool brackets = strpbrk(options->prompt, "([") || (negative && strpbrk(negative, "(["));
+    return options->no_prompt_weights && brackets ? ", Emphasis: None" : "";
+}
+
 sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
                                const sara_generate_options *options, int width, int height,
                                int index)
@@ -141,12 +148,12 @@ sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
     status = sara_format(
         ctx, out,
         "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
-        "Model hash: %.*s, Model: %s%s, Version: sara %s",
+        "Model hash: %.*s, Model: %s%s%s, Version: sara %s",
         options->prompt, has_negative ? "\nNegative prompt: " : "", has_negative ? negative : "",
         options->steps, sara_sampler_kind_name(scheduler.kind),
         scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
         (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, hash,
-        name, adapters, sara_version());
+        name, emphasis_text(options, negative), adapters, sara_version());
 done:
     sara_free(ctx, name);
     sara_free(ctx, adapters);

@@ -84,9 +84,51 @@ typedef struct sara_lora {
     char *name, *path;
     double strength;
 } sara_lora;
+/* A part of a prompt that has a weight of its own. */
+typedef struct sara_prompt_part {
+    size_t start, size; /* bytes of the prompt's text */
+    double weight;
+    bool is_break; /* the word BREAK, which begins a new chunk; it has no text */
+    bool is_blank;
+} sara_prompt_part;
+/* A prompt's text without the brackets that weigh it. */
+typedef struct sara_prompt {
+    char *text; /* of all parts, one after the other */
+    sara_prompt_part *parts;
+    size_t count, capacity;
+    bool weighted;           /* some weight is not 1 */
+    bool has_and, has_break; /* these words are in it */
+    char *note; /* what of A1111's syntax is in it and not supported; NULL: nothing */
+} sara_prompt;
+/* text: valid UTF-8; what: which prompt, for errors. breaks: the word BREAK begins a new chunk.
+ * SARA_ERROR_USAGE for a weight that is no number or beyond 100, and for brackets more than 1000
+ * deep. sara_prompt_free() even after an error. */
+SARA_NODISCARD sara_status sara_prompt_parse(sara_context *ctx, sara_prompt *out, const char *text,
+                                             const char *what, bool breaks);
+/* All of the text is one part of weight 1. */
+SARA_NODISCARD sara_status sara_prompt_literal(sara_context *ctx, sara_prompt *out,
+                                               const char *text);
+void sara_prompt_free(sara_context *ctx, sara_prompt *prompt);
+
+/* A prompt's ids as the text encoder takes them. */
+typedef struct sara_prompt_chunks {
+    int32_t *ids;   /* [count][length], each with start, end and padding */
+    float *weights; /* of the ids; 1 for start, end and padding */
+    size_t count, length;
+    size_t cut; /* ids left out */
+    size_t id_capacity, weight_capacity;
+} sara_prompt_chunks;
+/* Without long_prompt one chunk, cut; with it as A1111 does: where a chunk is full, what follows
+ * its last comma, if that is near, goes to the next. SARA_ERROR_USAGE for more than 64 chunks.
+ * sara_prompt_chunks_free() even after an error. */
+SARA_NODISCARD sara_status sara_prompt_chunks_make(sara_context *ctx, sara_prompt_chunks *out,
+                                                   const sara_tokenizer *tokenizer,
+                                                   const sara_prompt *prompt, bool long_prompt);
+void sara_prompt_chunks_free(sara_context *ctx, sara_prompt_chunks *chunks);
+
 /* The prompts of a generation without their tags; loras ascending by name. */
 typedef struct sara_prompts {
-    char *text, *negative;
+    sara_prompt text, negative;
     sara_lora *loras;
     size_t count, capacity;
 } sara_prompts;
@@ -94,13 +136,32 @@ typedef struct sara_prompts {
 SARA_NODISCARD sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
                                              const sara_generate_options *options);
 void sara_prompts_free(sara_context *ctx, sara_prompts *prompts);
+/* Logs the weights, if there are any, and what is not supported. breaks: as they were parsed. */
+void sara_prompts_tell(sara_context *ctx, const sara_prompts *prompts, bool breaks);
 
 /* The scheduler that options and model agree on. */
 SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
                                                    const sara_model *model,
                                                    const sara_generate_options *options);
 
-/* states [count][length][hidden] of the prompts, sara_free(); *cut counts ids left out in all. */
+/* The text encoder's states of a generation's prompts. */
+typedef struct sara_prompt_states {
+    float *data; /* [lengths[0] + lengths[1]][hidden]: negative prompt, prompt; or that alone */
+    int64_t lengths[2], hidden;
+} sara_prompt_states;
+/* Each state is scaled by its id's weight, and the mean over each chunk stays as it was, as in
+ * A1111. Without guided the prompt alone, and lengths[1] 0. Logs how many ids were cut off. *out's
+ * data: sara_free(). */
+SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out,
+                                               const sara_model *model,
+                                               const sara_prompts *prompts, bool guided,
+                                               bool long_prompt);
+/* How many states the options' prompt comes to. */
+SARA_NODISCARD sara_status sara_prompt_length(sara_context *ctx, int64_t *length,
+                                              const sara_model *model,
+                                              const sara_generate_options *options);
+/* states [count][length][hidden] of texts without weights, sara_free(); *cut counts ids left out in
+ * all. */
 SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **states,
                                                      int64_t *length, int64_t *hidden, size_t *cut,
                                                      const sara_model *model,

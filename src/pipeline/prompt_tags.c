@@ -111,7 +111,7 @@ done:
 }
 
 /* *out: the text without its tags, sara_free(). */
-static sara_status read_prompt(const reader *r, char **out, const char *text)
+static sara_status take_tags(const reader *r, char **out, const char *text)
 {
     char *rest = NULL, *to;
     tag t;
@@ -137,6 +137,21 @@ static sara_status read_prompt(const reader *r, char **out, const char *text)
     memcpy(to, text, strlen(text) + 1);
     *out = rest;
     rest = NULL;
+done:
+    sara_free(r->ctx, rest);
+    return status;
+}
+
+static sara_status read_prompt(const reader *r, sara_prompt *out, const char *text,
+                               const sara_generate_options *options)
+{
+    char *rest = NULL;
+    sara_status status;
+    TRY(take_tags(r, &rest, text));
+    if (options->no_prompt_weights)
+        TRY(sara_prompt_literal(r->ctx, out, rest));
+    else
+        TRY(sara_prompt_parse(r->ctx, out, rest, r->what, options->long_prompt));
 done:
     sara_free(r->ctx, rest);
     return status;
@@ -184,11 +199,12 @@ sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
                               const sara_generate_options *options)
 {
     reader r = {ctx, out, options->lora_model_dir, options->save_latents, "prompt"};
+    const char *negative = options->negative_prompt ? options->negative_prompt : "";
     sara_status status;
     memset(out, 0, sizeof(*out));
-    TRY(read_prompt(&r, &out->text, options->prompt));
+    TRY(read_prompt(&r, &out->text, options->prompt, options));
     r.what = "negative prompt";
-    TRY(read_prompt(&r, &out->negative, options->negative_prompt ? options->negative_prompt : ""));
+    TRY(read_prompt(&r, &out->negative, negative, options));
     add_up(ctx, out);
     TRY(check_sums(ctx, out));
 done:
@@ -202,7 +218,7 @@ void sara_prompts_free(sara_context *ctx, sara_prompts *prompts)
         sara_free(ctx, prompts->loras[i].path);
     }
     sara_free(ctx, prompts->loras);
-    sara_free(ctx, prompts->text);
-    sara_free(ctx, prompts->negative);
+    sara_prompt_free(ctx, &prompts->text);
+    sara_prompt_free(ctx, &prompts->negative);
     memset(prompts, 0, sizeof(*prompts));
 }

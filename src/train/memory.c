@@ -122,21 +122,34 @@ done:
     return status;
 }
 
+static sara_status draw_step(const trainer *t, sara_tape *tape, const sara_shape *shape,
+                             int64_t length)
+{
+    const sara_shape state_shape =
+        sara_shape3(shape->dims[0], length, sara_batches_shape(t->batches)->hidden);
+    sara_var *sample, *states, *out;
+    sara_status status;
+    TRY(sara_tape_leaf(tape, &sample, shape, NULL, false));
+    TRY(sara_tape_leaf(tape, &states, &state_shape, NULL, false));
+    TRY(sara_unet_forward(tape, &out, t->model->unet, sample, NULL, states));
+done:
+    sara_tape_reset(tape);
+    return status;
+}
+
 /* A validation picture: the U-Net with and without the prompt, then the decoder. */
 static sara_status draw(const trainer *t, sara_tape *tape)
 {
     const sara_batch *batch = sara_batches_shape(t->batches);
     const sara_unet_info *info = sara_unet_info_of(t->model->unet);
     sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
-    const sara_shape state_shape = sara_shape3(2, batch->length, batch->hidden);
-    sara_var *sample, *states, *out;
+    sara_var *sample, *out;
     sara_status status;
     sara_tape_record(tape, false);
-    TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
-    TRY(sara_tape_leaf(tape, &states, &state_shape, NULL, false));
-    TRY(sara_unet_forward(tape, &out, t->model->unet, sample, NULL, states));
-    sara_tape_reset(tape);
+    TRY(draw_step(t, tape, &shape, batch->length));
     shape.dims[0] = 1;
+    if (t->prompt_length > batch->length) /* it goes through the U-Net alone */
+        TRY(draw_step(t, tape, &shape, t->prompt_length));
     TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
     TRY(sara_vae_decode(tape, &out, t->model->vae, sample));
 done:

@@ -95,6 +95,8 @@ static const option options_table[] = {
      false},
     NUMBER(OPTION_INT64, validation_steps, 1, LARGE, NAN, false, "(500)"),
     NUMBER(OPTION_DOUBLE, validation_guidance_scale, 0, 1000, NAN, false, "(7.0)"),
+    SWITCH(no_prompt_weights, false, "(a), (a:1.4), [a] in validation prompts are plain text"),
+    SWITCH(long_prompt, false, "validation prompts of any length in chunks; else they are cut"),
     NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, false, "save to resume from (500)"),
     NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, false, "keep so many; 0: all (3)"),
     TEXT(resume_from_checkpoint, "PATH", false, "latest, or a checkpoint folder"),

@@ -258,6 +258,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(check_output(t));
     TRY(sara_trainer_open_device(t));
     TRY(load_model(t));
+    TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;
     if (!t->options.resume_from_checkpoint)

@@ -123,6 +123,10 @@ SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity
 /* Before hours of training: what drawing the validation prompts would refuse. */
 SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx,
                                                   const sara_train_options *options);
+/* *length: states of the longest validation prompt; 0: there is none. */
+SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length,
+                                                  const sara_model *model,
+                                                  const sara_train_options *options);
 /* samples/step-NNNNNN-I.png for each validation prompt. */
 SARA_NODISCARD sara_status sara_run_validate(sara_run *run, sara_model *model,
                                              const sara_train_options *options, int64_t step);

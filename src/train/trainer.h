@@ -32,6 +32,7 @@ typedef struct trainer {
     float *noisy, *target; /* one micro-batch */
     double *timesteps;     /* of its samples */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
+    int64_t prompt_length; /* states of the longest validation prompt; 0: there is none */
     struct {
         const char *size, *side; /* of a micro-batch, of its pictures; NULL: there is none */
         int pixels;              /* of that side for one of the latents' */

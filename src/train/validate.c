@@ -1,6 +1,17 @@
 /* Pictures of the validation prompts, drawn with the weights as they stand. */
 #include "train/train.h"
 
+static void use_options(sara_generate_options *generate, const sara_train_options *options,
+                        int index)
+{
+    sara_generate_options_init(generate);
+    generate->prompt = options->validation_prompts[index];
+    generate->seed = options->seed;
+    generate->guidance_scale = options->validation_guidance_scale;
+    generate->no_prompt_weights = options->no_prompt_weights;
+    generate->long_prompt = options->long_prompt;
+}
+
 static sara_status draw(sara_run *run, sara_model *model, const sara_train_options *options,
                         int64_t step, int index)
 {
@@ -9,10 +20,7 @@ static sara_status draw(sara_run *run, sara_model *model, const sara_train_optio
     char *text = NULL, *path = NULL;
     int count = 0;
     sara_status status;
-    sara_generate_options_init(&generate);
-    generate.prompt = options->validation_prompts[index];
-    generate.seed = options->seed;
-    generate.guidance_scale = options->validation_guidance_scale;
+    use_options(&generate, options, index);
     TRY(sara_generate(run->ctx, &images, &count, model, &generate));
     TRY(sara_generate_text(run->ctx, &text, model, &generate, images[0].width, images[0].height,
                            0));
@@ -30,10 +38,24 @@ sara_status sara_run_check_prompts(sara_context *ctx, const sara_train_options *
 {
     sara_generate_options generate;
     sara_status status = SARA_OK;
-    sara_generate_options_init(&generate);
     for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
-        generate.prompt = options->validation_prompts[i];
+        use_options(&generate, options, i);
         status = sara_generate_check(ctx, &generate);
+    }
+    return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
+}
+
+sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, const sara_model *model,
+                                   const sara_train_options *options)
+{
+    sara_generate_options generate;
+    sara_status status = SARA_OK;
+    int64_t one = 0;
+    *length = 0;
+    for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
+        use_options(&generate, options, i);
+        status = sara_prompt_length(ctx, &one, model, &generate);
+        *length = one > *length ? one : *length;
     }
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }

@@ -100,6 +100,56 @@ class Generate(Case):
             f"Model hash: {base[:10]}, Model: base, Version: sara {version}",
         )
 
+    def test_prompt_weights(self):
+        """Told in one line; the picture keeps the prompt as it was given."""
+        prompt = "a (red:1.4) fox, [[snow]] \\(calm\\)"
+        result = self.draw("-n", "(blurry)", out="plain.png")
+        self.assertIn('negative prompt weights: "blurry" 1.1', result.err)
+        draw = ("generate", "-m", BASE, "-p", prompt, "--steps", "2", "-t", "1", "-o")
+        result = self.ok(*draw, "on.png")
+        lines = [line for line in result.err.splitlines() if "weights" in line]
+        told = '"a" 1, "red" 1.4, "fox," 1, "snow" 0.826446, "(calm)" 1'
+        self.assertEqual(lines, [f"prompt weights: {told}"])
+        text = read_png(self.path("on.png"))[3]["parameters"]
+        self.assertEqual(text.splitlines()[0], prompt)
+        self.assertNotIn("Emphasis", text)
+        result = self.ok(*draw, "off.png", "--no-prompt-weights")
+        self.assertNotIn("weights", result.err)
+        self.assertIn("Emphasis: None", read_png(self.path("off.png"))[3]["parameters"])
+        self.assertNotEqual(rows_of(self.path("on.png")), rows_of(self.path("off.png")))
+        self.draw("--no-prompt-weights", out="b.png")
+        self.draw(out="a.png")
+        self.assertEqual(sha256(self.path("a.png")), sha256(self.path("b.png")))
+
+    def test_prompt_weights_are_checked_early(self):
+        """Before the model is looked for."""
+        for prompt, words in [
+            ("(a:1000)", ['prompt: "a"', "weight 1000, expected -100 to 100"]),
+            ("(a:1.2.3)", ["prompt: :1.2.3)", "expected a number"]),
+            ("(" * 100000, ["1000 deep", "--no-prompt-weights"]),
+        ]:
+            self.refused(USAGE, words, "generate", "-m", "nowhere", "-p", prompt)
+            self.refused(USAGE, words, "generate", "-m", "nowhere", "-p", "a", "-n", prompt)
+
+    def test_long_prompts(self):
+        """Cut with a count, or encoded whole."""
+        long = ", ".join(["a fox"] * 12)  # 47 ids where 30 fit
+        draw = ("generate", "-m", BASE, "--steps", "2", "-t", "1", "-p")
+        result = self.ok(*draw, long, "-o", "cut.png")
+        self.assertIn("the prompt is too long: 17 tokens were cut off at 32", result.err)
+        self.assertIn("--long-prompt", result.err)
+        result = self.ok(*draw, long, "--long-prompt", "-o", "long.png")
+        self.assertIn("the prompt is encoded in 2 chunks of 30 tokens", result.err)
+        self.assertNotIn("cut off", result.err)
+        self.assertNotEqual(rows_of(self.path("cut.png")), rows_of(self.path("long.png")))
+        self.ok(*draw, "a fox", "-n", long, "--long-prompt", "-o", "negative.png")
+        self.ok(*draw, "a fox", "--long-prompt", "-o", "short.png")
+        self.draw(out="plain.png")
+        self.assertEqual(sha256(self.path("short.png")), sha256(self.path("plain.png")))
+        self.refused(
+            USAGE, ["prompt: more than 64 chunks"], *draw, "fox " * 2000, "--long-prompt", "-o", "x"
+        )
+
     def test_model_name(self):
         """Its folder's, however the path is written."""
         for path in [BASE + "/", os.path.relpath(BASE, self.folder) + "//"]:

@@ -202,9 +202,10 @@ static void check_prompts(test_pipe *pipe, const char *prompt, const char *negat
     const char *got = "";
     options.negative_prompt = negative;
     options.lora_model_dir = pipe->folder;
+    options.no_prompt_weights = true;
     assert_ok(pipe->ctx, sara_prompts_read(pipe->ctx, &prompts, &options));
-    assert_string_equal(prompts.text, text);
-    assert_string_equal(prompts.negative, negative_text);
+    assert_string_equal(prompts.text.text, text);
+    assert_string_equal(prompts.negative.text, negative_text);
     for (size_t i = 0; i < prompts.count; i++) {
         got = test_text(pipe, "%s%s=%.17g ", got, prompts.loras[i].name, prompts.loras[i].strength);
         assert_string_equal(prompts.loras[i].path, test_text(pipe, "%s/%s.safetensors",
@@ -232,6 +233,24 @@ static void test_grammar(void **state)
                   "no  text", "in/a b.c=2 ink=0.59999999999999998 ");
     check_prompts(pipe, "<hypernet:x:1> < lora:y> (a:1.2)", NULL,
                   "<hypernet:x:1> < lora:y> (a:1.2)", "", "");
+}
+
+/* The tags are taken out before weights are read. */
+static void test_weights_around_tags(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_generate_options options = small("(a<lora:ink:0.5>b:1.2)<lora:in/a b.c:2> [c]");
+    sara_prompts prompts;
+    make_files(pipe);
+    options.lora_model_dir = pipe->folder;
+    assert_ok(pipe->ctx, sara_prompts_read(pipe->ctx, &prompts, &options));
+    assert_int_equal(prompts.count, 2);
+    assert_int_equal(prompts.text.count, 3);
+    assert_string_equal(prompts.text.text, "ab c");
+    assert_int_equal(prompts.text.parts[0].size, 2);
+    assert_true(prompts.text.parts[0].weight == 1.2);
+    assert_true(prompts.text.parts[2].weight == 1 / 1.1);
+    sara_prompts_free(pipe->ctx, &prompts);
 }
 
 /* 0.1 + 0.2 + 0.3 depends on the order of its terms. */
@@ -331,9 +350,15 @@ static void test_text_of_picture(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_orders),          TEST_CASE(test_sums),     TEST_CASE(test_tags),
-        TEST_CASE(test_come_off),        TEST_CASE(test_grammar),  TEST_CASE(test_order_of_weights),
-        TEST_CASE(test_text_of_picture), TEST_CASE(test_refusals),
+        TEST_CASE(test_orders),
+        TEST_CASE(test_sums),
+        TEST_CASE(test_tags),
+        TEST_CASE(test_come_off),
+        TEST_CASE(test_grammar),
+        TEST_CASE(test_order_of_weights),
+        TEST_CASE(test_text_of_picture),
+        TEST_CASE(test_refusals),
+        TEST_CASE(test_weights_around_tags),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

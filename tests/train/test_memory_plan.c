@@ -236,6 +236,36 @@ static void test_pictures(void **state)
     assert_close(fabs(sum - mib_after(log.text, "peak ")), 2.5, "sum of rounded parts");
 }
 
+/* The plan's picture is that of the longest validation prompt. */
+static void test_long_prompts(void **state)
+{
+    test_run *run = *state;
+    sara_model *model = NULL;
+    int64_t length;
+    char *text = calloc(2048, 5);
+    assert_non_null(text);
+    assert_ok(run->ctx, sara_model_load(run->ctx, &model, SARA_TEST_EMOJI "/base", NULL));
+    assert_ok(run->ctx, sara_run_prompt_length(run->ctx, &length, model, &run->options));
+    assert_int_equal(length, 0);
+    run->options.validation_prompts[0] = "a";
+    run->options.validation_prompts[1] = "a BREAK (b:1.2) BREAK c";
+    run->options.validation_prompts[2] = "a BREAK b";
+    run->options.validation_prompt_count = 3;
+    assert_ok(run->ctx, sara_run_prompt_length(run->ctx, &length, model, &run->options));
+    assert_int_equal(length, 32);
+    run->options.long_prompt = true;
+    assert_ok(run->ctx, sara_run_prompt_length(run->ctx, &length, model, &run->options));
+    assert_int_equal(length, 96);
+    for (int i = 0; i < 2000; i++)
+        strcat(text + 5 * i, "face ");
+    run->options.validation_prompts[1] = text;
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "--validation_prompt: prompt: more than 64 chunks of 30 tokens",
+                   sara_run_prompt_length(run->ctx, &length, model, &run->options));
+    sara_model_free(model);
+    free(text);
+}
+
 /* A folder with one picture that is wider than high. */
 static const char *wide_picture(test_run *run)
 {
@@ -291,7 +321,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
         TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
-        TEST_CASE(test_too_many_entries), TEST_CASE(test_pictures),
+        TEST_CASE(test_too_many_entries), TEST_CASE(test_pictures), TEST_CASE(test_long_prompts),
         TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
         TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -176,6 +176,44 @@ static void test_validation(void **state)
     assert_null(strstr(report, "<script"));
 }
 
+/* The pixels of step 1's picture, after the same training. */
+static const uint8_t *validated(test_run *run, const char *folder, bool no_prompt_weights,
+                                bool long_prompt, size_t *size)
+{
+    sara_image image = {0};
+    uint8_t *pixels = NULL;
+    run->options.no_prompt_weights = no_prompt_weights;
+    run->options.long_prompt = long_prompt;
+    test_run_output(run, folder);
+    assert_ok(run->ctx, test_run_train(run));
+    assert_ok(run->ctx, sara_image_read(run->ctx, &image,
+                                        test_text(run, "%s/samples/step-000001-0.png",
+                                                  run->options.output_dir)));
+    *size = (size_t)image.width * (size_t)image.height * 3;
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &pixels, *size, 1));
+    memcpy(pixels, image.pixels, *size);
+    sara_free(run->ctx, image.pixels);
+    return pixels;
+}
+
+/* Validation prompts have weights and chunks as those of sara generate. */
+static void test_validation_weights(void **state)
+{
+    test_run *run = *state;
+    size_t size;
+    take_images(run, 1);
+    run->options.max_train_steps = 1;
+    run->options.validation_prompts[0] = "(winking:1.6) face BREAK [dog]";
+    run->options.validation_prompt_count = 1;
+    const uint8_t *weighted = validated(run, "weighted", false, false, &size);
+    assert_memory_not_equal(validated(run, "literal", true, false, &size), weighted, size);
+    assert_memory_not_equal(validated(run, "chunks", false, true, &size), weighted, size);
+    run->options.validation_prompts[0] = "(a:200)";
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "--validation_prompt: prompt: \"a\": weight 200, expected -100 to 100",
+                   test_run_train(run));
+}
+
 static void stop(void *user, const sara_progress *progress)
 {
     if (strcmp(progress->phase, "generate") == 0 && progress->step == 3)
@@ -241,6 +279,7 @@ int main(void)
         TEST_CASE(test_order),
         TEST_CASE(test_epochs),
         TEST_CASE(test_validation),
+        TEST_CASE(test_validation_weights),
         TEST_CASE(test_interrupted_validation),
         TEST_CASE(test_strip),
         TEST_CASE(test_bad_images),

@@ -193,6 +193,8 @@ static void test_json(void **state)
                                                "validation_prompt",
                                                "validation_steps",
                                                "validation_guidance_scale",
+                                               "no_prompt_weights",
+                                               "long_prompt",
                                                "checkpointing_steps",
                                                "checkpoints_total_limit",
                                                "resume_from_checkpoint",
