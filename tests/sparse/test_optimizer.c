@@ -250,6 +250,34 @@ static void steps_that_are_not_finite_change_nothing(void **state)
     sara_context_free(ctx);
 }
 
+/* Finite gradients beside a low-rank term that is not: of a matrix with an infinite entry. */
+static void low_rank_terms_that_are_not_finite_change_nothing(void **state)
+{
+    sara_optimizer_options options = usual;
+    sara_step_report report;
+    (void)state;
+    sara_context *ctx = test_context();
+    options.lambda_rank = 1e-3;
+    sara_params params = test_params(ctx, some_tensors, 3);
+    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &options);
+    test_add_gradients(&params, 0);
+    assert_ok(ctx, sara_optimizer_step(optimizer, &report, 5e-3, 1, "b.weight", true));
+    sara_optimizer_set_master(sara_optimizer_at(optimizer, 1), 3, INFINITY);
+    state_copy copy = copy_state(ctx, &params, optimizer);
+    test_add_gradients(&params, 1);
+    assert_ok(ctx, sara_optimizer_step(optimizer, &report, 5e-3, 1, "b.weight", true));
+    assert_true(isfinite(report.grad_norm));
+    assert_true(report.skipped);
+    assert_state(&copy, &params, optimizer);
+    for (size_t t = 0; t < params.count; t++)
+        for (size_t i = 0; i < params.items[t].selected; i++)
+            assert_true(params.items[t].grad[i] == 0);
+    free_state(ctx, &copy);
+    sara_optimizer_free(optimizer);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
 /* With zero task gradients the term alone pulls the nuclear norm down. */
 static void low_rank_term_has_its_effect(void **state)
 {
@@ -376,6 +404,7 @@ int main(void)
         cmocka_unit_test(parameters_are_asked_for_what_is_trained),
         cmocka_unit_test(reselection_keeps_what_is_below),
         cmocka_unit_test(steps_that_are_not_finite_change_nothing),
+        cmocka_unit_test(low_rank_terms_that_are_not_finite_change_nothing),
         cmocka_unit_test(low_rank_term_has_its_effect),
         cmocka_unit_test(low_rank_matrices_are_drawn),
         cmocka_unit_test(wrong_low_rank_names_are_refused),

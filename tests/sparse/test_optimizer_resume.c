@@ -73,6 +73,7 @@ static void resumed_runs_are_equal(void **state)
 static void bad_active_sets_are_refused(void **state)
 {
     const uint32_t twice[] = {1, 1}, beyond[] = {0, 1000000};
+    uint32_t first_beyond;
     (void)state;
     sara_context *ctx = test_context();
     sara_params params = test_params(ctx, some_tensors, 3);
@@ -81,6 +82,9 @@ static void bad_active_sets_are_refused(void **state)
                    sara_optimizer_set_active(optimizer, 0, twice, 2));
     assert_refused(ctx, SARA_ERROR_INPUT, "a.weight: active entry 1 is 1000000,",
                    sara_optimizer_set_active(optimizer, 0, beyond, 2));
+    first_beyond = (uint32_t)sara_optimizer_at(optimizer, 0)->all_count;
+    assert_refused(ctx, SARA_ERROR_INPUT, "a.weight: active entry 0 is ",
+                   sara_optimizer_set_active(optimizer, 0, &first_beyond, 1));
     assert_null(sara_optimizer_at(optimizer, 0)->active);
     sara_optimizer_free(optimizer);
     sara_params_free(ctx, &params);
