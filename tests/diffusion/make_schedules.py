@@ -112,6 +112,16 @@ CASES = [  # (class, config, steps, method to switch to)
     ("DPMSolverMultistep", dict(SD), 1, None),
     ("DPMSolverMultistep", dict(SD), 2, None),
     ("DPMSolverMultistep", dict(SD, **spacing("trailing")), 500, None),
+    ("DPMSolverMultistep", dict(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-2.0,
+                                **spacing("trailing")), 12, None),  # 11 timesteps
+    ("DPMSolverMultistep", dict(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-1.0,
+                                **spacing("trailing")), 12, None),  # 10
+    # Of 15 steps the last is of second order, of 14 it is not.
+    ("DPMSolverMultistep", dict(SD, final_sigmas_type="sigma_min"), 15, None),
+    ("DPMSolverMultistep", dict(SD, final_sigmas_type="sigma_min"), 14, None),
+    ("DPMSolverMultistep", dict(SD, solver_type="heun", final_sigmas_type="sigma_min",
+                                **spacing("trailing")), 1000, None),
+    ("DDPM", dict(SD, clip_sample=False, variance_type="fixed_large"), 6, None),  # ends at t = 0
     ("FlowMatchEulerDiscrete", dict(), 9, None),
     ("FlowMatchEulerDiscrete", dict(shift=3.0), 1, None),
     ("FlowMatchEulerDiscrete", dict(shift=0.7, num_train_timesteps=500), 28, None),
@@ -153,6 +163,22 @@ def build(name, config, method):
     return getattr(diffusers, METHODS[method] + "Scheduler").from_config(scheduler.config, **extra)
 
 
+def heun_divides_by_zero(scheduler):
+    """Of the step just made, whose sigmas are equal: diffusers' x is NaN."""
+    if scheduler.config.get("solver_type") != "heun":
+        return False
+    before, after = scheduler.sigmas[scheduler.step_index - 1:scheduler.step_index + 1]
+    return before == after
+
+
+def first_order(scheduler, output, x):
+    scheduler._step_index -= 1
+    output = scheduler.convert_model_output(output, sample=x)
+    x = scheduler.dpm_solver_first_order_update(output, sample=x)
+    scheduler._step_index += 1
+    return x
+
+
 def run(scheduler, start, steps):
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):  # else equal first timesteps lead it astray
@@ -164,7 +190,10 @@ def run(scheduler, start, steps):
     for t in scheduler.timesteps:
         scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         extra = {"generator": draws} if random else {}
-        x = scheduler.step(model(scaled, t), t, x, return_dict=False, **extra)[0]
+        output, before = model(scaled, t), x
+        x = scheduler.step(output, t, x, return_dict=False, **extra)[0]
+        if heun_divides_by_zero(scheduler):
+            x = first_order(scheduler, output, before)
         trail.append(x)
         noise.append(torch.randn(x.shape, generator=copy))
     assert torch.isfinite(torch.stack(trail)).all()
