@@ -1,6 +1,6 @@
 """Writes tests/golden/variants: models unlike SD1.x and SD2.x in what a config may change.
 
-    pip install torch diffusers safetensors
+    pip install torch diffusers transformers safetensors
     python make_variants.py ../golden/variants
 """
 import json
@@ -9,6 +9,7 @@ import sys
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel
 
 UNETS = {
     # Four levels; a list wherever one is allowed; nothing at its default; sides that do not halve.
@@ -37,6 +38,15 @@ VAES = {
     "vae_bare": dict(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, latent_channels=2,
                      use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False,
                      shift_factor=0.25, scaling_factor=0.5),
+}
+
+
+# An epsilon that matters: the states' variance is of its size.
+TEXTS = {
+    "text_eps": dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                     num_attention_heads=2, vocab_size=40, max_position_embeddings=9,
+                     hidden_act="quick_gelu", layer_norm_eps=1e-3, bos_token_id=38,
+                     eos_token_id=39, pad_token_id=1),
 }
 
 
@@ -103,12 +113,28 @@ def vae(folder, config, g):
          {"image": image, "mean": q.mean, "logvar": q.logvar, "latent": latent, "decoded": decoded})
 
 
+def text(folder, config, g):
+    torch.manual_seed(3)
+    model = CLIPTextModel(CLIPTextConfig(**config)).eval()
+    jitter(model, g)
+    model.save_pretrained(folder, safe_serialization=True)
+    ids = torch.randint(0, 38, (2, 7), generator=g)
+    ids[:, 0], ids[0, 4], ids[1, 6] = 38, 39, 39
+    with torch.no_grad():
+        output = model(ids)
+    save(f"{folder}/golden.safetensors",
+         {"input_ids": ids, "last_hidden_state": output.last_hidden_state,
+          "pooler_output": output.pooler_output})
+
+
 def main(out):
     g = torch.Generator().manual_seed(0)
     for name, (config, size, tokens) in UNETS.items():
         unet(f"{out}/{name}", config, size, tokens, g)
     for name, config in VAES.items():
         vae(f"{out}/{name}", config, g)
+    for name, config in TEXTS.items():
+        text(f"{out}/{name}", config, g)
     old_names(f"{out}/vae_old")
 
 

@@ -245,6 +245,43 @@ static void test_layout(void **state)
     }
 }
 
+static void assert_integers(const json_t *list, const int *expected, size_t count)
+{
+    assert_int_equal(json_array_size(list), count);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(json_integer_value(json_array_get(list, i)), expected[i]);
+}
+
+/* stabilityai/stable-diffusion-2's unet/config.json has heads of 64 channels, runwayml's SD1.5 has
+ * eight heads everywhere. */
+static void test_heads(void **state)
+{
+    (void)state;
+    static const int widths[2] = {1024, 768}, channels[] = {320, 640, 1280, 1280};
+    static const int heads[2][4] = {{5, 10, 20, 20}, {8, 8, 8, 8}};
+    for (int i = 0; i < 2; i++) {
+        static const char cross[] = UNET "middle_block.1.transformer_blocks.0.attn2.to_k.weight";
+        fixture f;
+        setup(&f);
+        take(&f, cross);
+        take(&f, UNET "input_blocks.1.0.out_layers.3.weight");
+        add(&f, sara_name_of("%s", cross), sara_shape2(1, widths[i]));
+        for (int level = 0; level < 4; level++) {
+            add(&f, sara_name_of(UNET "input_blocks.%d.0.out_layers.3.weight", 3 * level + 1),
+                sara_shape4(channels[level], 1, 1, 1));
+            add(&f, sara_name_of(UNET "input_blocks.%d.0.any", 3 * level + 2), sara_shape1(1));
+            if (level < 3)
+                add(&f, sara_name_of(UNET "input_blocks.%d.0.op.weight", 3 * level + 3),
+                    sara_shape1(1));
+        }
+        open_file(&f);
+        const json_t *config = sara_single_file_config(f.single, SARA_MODULE_UNET);
+        assert_integers(json_object_get(config, "block_out_channels"), channels, 4);
+        assert_integers(json_object_get(config, "attention_head_dim"), heads[i], 4);
+        teardown(&f);
+    }
+}
+
 /* The file opens, for the sake of its other parts; this one does not. */
 static void refuse_part(fixture *f, sara_module module, const char *error)
 {
@@ -354,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_activation),
         cmocka_unit_test(test_missing_tensors_are_no_other_architecture),
         cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_heads),
         cmocka_unit_test(test_what_is_missing_is_named),
         cmocka_unit_test(test_no_part_of_the_networks)};
     return cmocka_run_group_tests(tests, NULL, NULL);

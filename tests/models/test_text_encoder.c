@@ -70,8 +70,9 @@ static void check_golden(const char *folder, const char *device)
 static void test_equals_transformers(void **state)
 {
     (void)state;
-    static const char *const folders[] = {GELU, SARA_TEST_GOLDEN "/text_quick_gelu"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const folders[] = {GELU, SARA_TEST_GOLDEN "/text_quick_gelu",
+                                          SARA_TEST_GOLDEN "/variants/text_eps"};
+    for (int i = 0; i < 3; i++) {
         check_golden(folders[i], "cpu-plain");
         check_golden(folders[i], "cpu");
     }
