@@ -1,6 +1,8 @@
 /* Status, memory, strings, random numbers, 16-bit conversions. */
 #include "support/support.h"
 
+#include "draws.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -100,11 +102,35 @@ static void test_philox_known_answers(void **state)
     const uint32_t zero[4] = {0}, ones[4] = {~0u, ~0u, ~0u, ~0u};
     const uint32_t expected_zero[4] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
     const uint32_t expected_ones[4] = {0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu};
+    const uint32_t pi[4] = {0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u};
+    const uint32_t key[2] = {0xa4093822u, 0x299f31d0u};
+    const uint32_t expected_pi[4] = {0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u};
     uint32_t out[4];
+    sara_philox(out, pi, key);
+    assert_memory_equal(out, expected_pi, sizeof(out));
     sara_philox(out, zero, zero);
     assert_memory_equal(out, expected_zero, sizeof(out));
     sara_philox(out, ones, ones);
     assert_memory_equal(out, expected_ones, sizeof(out));
+}
+
+/* Counters, keys and retries are those of another implementation: a run's numbers hang on them. */
+static void test_draws_are_as_ever(void **state)
+{
+    (void)state;
+    float normals[11], uniforms[11];
+    for (uint64_t i = 0; i < 16; i++) {
+        assert_true(sara_draw_below(DRAW_BOUND, DRAW_SEED, SARA_DRAW_TEST, DRAW_INDEX, i) ==
+                    drawn_below[i]);
+        assert_true(sara_draw_below(7, DRAW_SEED, SARA_DRAW_STATE, DRAW_INDEX, i) ==
+                    drawn_below_7[i]);
+    }
+    sara_draw_normal(normals, 11, DRAW_SEED, SARA_DRAW_TEST, DRAW_INDEX);
+    sara_draw_uniform(uniforms, 11, DRAW_SEED, SARA_DRAW_TEST, DRAW_INDEX);
+    for (int i = 0; i < 11; i++) {
+        assert_close(fabs(normals[i] - drawn_normals[i]), 1e-6 * fabs(drawn_normals[i]), "normal");
+        assert_true(uniforms[i] == drawn_uniforms[i]);
+    }
 }
 
 static void test_draws(void **state)
@@ -275,7 +301,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_errors_are_escaped), cmocka_unit_test(test_long_error_is_cut),
         cmocka_unit_test(test_sizes_are_checked),  cmocka_unit_test(test_grow_and_arena),
-        cmocka_unit_test(test_philox_known_answers), cmocka_unit_test(test_draws),
+        cmocka_unit_test(test_philox_known_answers),
+        cmocka_unit_test(test_draws_are_as_ever),
+        cmocka_unit_test(test_draws),
         cmocka_unit_test(test_conversions),
         cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_memory_limit_of_process),

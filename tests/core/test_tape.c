@@ -135,6 +135,49 @@ static void test_view_shares_data_and_gradient(void **state)
     sara_context_free(ctx);
 }
 
+/* y = a^2 + b */
+static sara_status two_inputs(sara_tape *tape, sara_var **out, sara_var *const *in,
+                              const void *argument)
+{
+    sara_var *a;
+    sara_status status;
+    size_t scope = sara_tape_open(tape);
+    (void)argument;
+    TRY(square(tape, &a, in[0]));
+    TRY(sum(tape, out, a, in[1]));
+    sara_tape_close(tape, scope, out, 1);
+done:
+    return status;
+}
+
+/* A region both of whose inputs view one variable, which is used after it too: with y = x^2 + x the
+ * gradient of y^2 + x is 2 y (2 x + 1) + 1. */
+static void test_checkpoint_of_two_views(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_tape *tape;
+    float x[2] = {3, -5}, zero = 0, *seed;
+    sara_shape flat = sara_shape1(2), wide = sara_shape2(1, 2), one = sara_shape1(1);
+    sara_var *leaf, *views[2], *y, *loss;
+    assert_ok(ctx, sara_tape_new(ctx, &tape, NULL));
+    sara_tape_record(tape, true);
+    assert_ok(ctx, sara_tape_leaf(tape, &leaf, &flat, x, true));
+    assert_ok(ctx, sara_tape_leaf(tape, &loss, &one, &zero, true));
+    for (int i = 0; i < 2; i++)
+        assert_ok(ctx, sara_tape_view(tape, &views[i], leaf, &wide));
+    assert_ok(ctx, sara_tape_checkpoint(tape, &y, two_inputs, views, 2, NULL, 0));
+    assert_ok(ctx, square(tape, &y, y));
+    assert_ok(ctx, sum(tape, &y, y, views[0]));
+    assert_true(y->data[0] == 147 && y->data[1] == 395);
+    assert_ok(ctx, sara_tape_grad(tape, &seed, y));
+    seed[0] = seed[1] = 1;
+    assert_ok(ctx, sara_tape_backward(tape, loss, 1));
+    assert_true(leaf->grad[0] == 169 && leaf->grad[1] == -359);
+    sara_tape_free(tape);
+    sara_context_free(ctx);
+}
+
 /* Without recording a scope gives everything back but what it keeps. */
 static void test_scopes_give_memory_back(void **state)
 {
@@ -222,6 +265,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_view_shares_data_and_gradient),
+        cmocka_unit_test(test_checkpoint_of_two_views),
         cmocka_unit_test(test_scopes_give_memory_back),
         cmocka_unit_test(test_checkpoint_holds_less),
     };
