@@ -171,6 +171,17 @@ class Adapters(unittest.TestCase):
             self.assertIn(metadata[f"sara.{key}"], (value, f"{float(value):.17g}" if value[0].isdigit() else value), key)
         self.assertEqual(metadata["modelspec.title"], "Ink")
 
+    def test_rate_before_a_schedule(self):
+        """As `sara train` states it: the rate that was given, not what a schedule has made of it."""
+        model = Small()
+        optimizer = sara.adamw(model, fraction=0.2, lr=2e-2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 ** (step + 1))
+        optimizer.step()
+        schedule.step()
+        self.assertEqual(optimizer.param_groups[0]["lr"], 5e-3)
+        optimizer.save(self.path)
+        self.assertEqual(float(tensors_of(self.path)[1]["sara.learning_rate"]), 2e-2)
+
     def test_equal_runs_equal_files(self):
         files = [pathlib.Path(self.saved(f"run{i}")).read_bytes() for i in range(2)]
         self.assertEqual(*files)
@@ -202,8 +213,13 @@ class Adapters(unittest.TestCase):
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_pathlib(self):
-        sara.adamw(Small()).save(pathlib.Path(self.path))
-        sara.apply(Small(), pathlib.Path(self.path))
+        model, optimizer = trained(Small())
+        optimizer.save(pathlib.Path(self.path))
+        fresh = Small()
+        sara.apply(fresh, pathlib.Path(self.path))
+        self.check_same(fresh, weights(model))
+        sara.remove(fresh)
+        self.check_same(fresh, weights(Small()))
 
     # ------------------------------------------------------------------------------------------ strengths, composing
 

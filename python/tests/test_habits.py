@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sara
-from support import THRESHOLD, Net, TestCase, batch, leaves, loss_of, train, weights
+from support import THRESHOLD, Net, TestCase, batch, bits, leaves, loss_of, train, weights
 
 OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=3)
 
@@ -151,12 +151,18 @@ class Autograd(TestCase):
 
     def test_parameters_are_saved_as_ever(self):
         model = Net()
-        sara.adamw(model, **OPTIONS)
-        for thing in (list(model.parameters()), model.state_dict(keep_vars=True)):
+        optimizer = sara.adamw(model, **OPTIONS)
+        train(model, optimizer, 1)
+        for thing in (dict(enumerate(model.parameters())), model.state_dict(keep_vars=True)):
             file = io.BytesIO()
             torch.save(thing, file)
             file.seek(0)
-            torch.load(file, weights_only=True)
+            loaded = torch.load(file, weights_only=True)
+            self.assertEqual(list(loaded), list(thing))
+            for key, p in thing.items():
+                self.assertIs(type(loaded[key]), type(p), key)
+                self.assertEqual(bits(loaded[key]), bits(p), key)
+                self.assertEqual(loaded[key].requires_grad, p.requires_grad, key)
 
     def test_the_first_optimiser_has_the_model_again(self):
         model = Net()
