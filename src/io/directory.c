@@ -174,6 +174,8 @@ sara_status sara_rename_durably(sara_context *ctx, const char *from, const char 
     sara_status status;
     /* Before the rename, so that running out of memory leaves nothing renamed. */
     TRY(sara_path_parent(ctx, &parent, to));
+    if (sara_path_is_directory(from))
+        TRY(sara_directory_sync(ctx, from));
     if (rename(from, to) != 0)
         TRY(sara_fail_errno(ctx, to, "cannot rename to this name"));
     TRY(sara_directory_sync(ctx, parent));

@@ -34,7 +34,8 @@ SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names,
 void sara_directory_free(sara_context *ctx, char **names, size_t count);
 SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path); /* whole tree */
 SARA_NODISCARD sara_status sara_directory_sync(sara_context *ctx, const char *path);   /* fsync */
-/* rename, then fsync of the parent folder. */
+/* rename, then fsync of the parent folder. Before it, where `from` is a folder, fsync of that: the
+ * names in it are on the disk before its own is. */
 SARA_NODISCARD sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to);
 
 /* A file under a temporary name until commit. abort after an error or instead of commit; both

@@ -101,7 +101,6 @@ static sara_status write_files(sara_run *run, const char *folder, json_t **manif
                                     SARA_F32));
     TRY(sara_state_save(run->ctx, folder, optimizer));
     TRY(sara_manifest_write(run->ctx, manifest, folder, optimizer, state, identity));
-    TRY(sara_directory_sync(run->ctx, folder));
 done:
     sara_free(run->ctx, adapter);
     return status;

@@ -6,6 +6,7 @@
  *     FAIL_IO_ERRNO   errno of the failure; 0: SIGKILL instead
  *     FAIL_IO_STICKY  1: all further calls that need space fail too, as on a full disk
  *     FAIL_IO_COUNT   a file that takes the number of calls when the process ends
+ *     FAIL_IO_LOG     a file that takes a line for each call: its name, the path, and where to
  */
 #undef _FILE_OFFSET_BITS /* open and open64 are two names here */
 #include <dlfcn.h>
@@ -33,12 +34,26 @@ static void *next(const char *name)
     return dlsym(RTLD_NEXT, name);
 }
 
-/* Whether the call on this path is to fail; errno is set. */
-static int fails(const char *path, int needs_space)
+static void note(const char *call, const char *path, const char *to)
+{
+    const char *log = getenv("FAIL_IO_LOG");
+    FILE *(*real)(const char *, const char *) =
+        (FILE * (*)(const char *, const char *)) next("fopen");
+    FILE *file = log ? real(log, "a") : NULL;
+    if (file) {
+        fprintf(file, "%s\t%s\t%s\n", call, path, to);
+        fclose(file);
+    }
+}
+
+/* Whether the call on this path is to fail; errno is set. from: what is renamed to the path, or
+ * NULL. */
+static int fails(const char *call, const char *path, const char *from, int needs_space)
 {
     const char *under = getenv("FAIL_IO_UNDER");
     if (!under || strncmp(path, under, strlen(under)) != 0)
         return 0;
+    note(call, from ? from : path, from ? path : "");
     int at = setting("FAIL_IO_AT"), now = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
     if (at == 0 || now < at || (now > at && !(needs_space && setting("FAIL_IO_STICKY"))))
         return 0;
@@ -48,7 +63,7 @@ static int fails(const char *path, int needs_space)
     return 1;
 }
 
-static int fails_fd(int fd, int needs_space)
+static int fails_fd(const char *call, int fd, int needs_space)
 {
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
@@ -56,7 +71,7 @@ static int fails_fd(int fd, int needs_space)
     if (length < 0)
         return 0;
     path[length] = '\0';
-    return fails(path, needs_space);
+    return fails(call, path, NULL, needs_space);
 }
 
 __attribute__((destructor)) static void write_count(void)
@@ -75,32 +90,32 @@ ssize_t write(int fd, const void *data, size_t size)
 {
     ssize_t (*real)(int, const void *, size_t) =
         (ssize_t(*)(int, const void *, size_t))next("write");
-    return fails_fd(fd, 1) ? -1 : real(fd, data, size);
+    return fails_fd("write", fd, 1) ? -1 : real(fd, data, size);
 }
 
 int fflush(FILE *file)
 {
     int (*real)(FILE *) = (int (*)(FILE *))next("fflush");
-    return file && fails_fd(fileno(file), 1) ? EOF : real(file);
+    return file && fails_fd("write", fileno(file), 1) ? EOF : real(file);
 }
 
 int fsync(int fd)
 {
     int (*real)(int) = (int (*)(int))next("fsync");
-    return fails_fd(fd, 1) ? -1 : real(fd);
+    return fails_fd("fsync", fd, 1) ? -1 : real(fd);
 }
 
 int rename(const char *from, const char *to)
 {
     int (*real)(const char *, const char *) = (int (*)(const char *, const char *))next("rename");
-    return fails(to, 0) ? -1 : real(from, to);
+    return fails("rename", to, from, 0) ? -1 : real(from, to);
 }
 
 int mkdir(const char *path, mode_t mode)
 {
     int (*real)(const char *, mode_t) = (int (*)(const char *, mode_t))next("mkdir");
     int exists = access(path, F_OK) == 0; /* that it does is no failure to its callers */
-    return !exists && fails(path, 1) ? -1 : real(path, mode);
+    return !exists && fails("mkdir", path, NULL, 1) ? -1 : real(path, mode);
 }
 
 #define OPEN(name)                                                                                 \
@@ -115,7 +130,8 @@ int mkdir(const char *path, mode_t mode)
             va_end(rest);                                                                          \
         }                                                                                          \
         int writes = (flags & O_ACCMODE) != O_RDONLY;                                              \
-        return writes && fails(path, flags & O_CREAT) ? -1 : real(path, flags, mode);              \
+        return writes && fails("open", path, NULL, flags & O_CREAT) ? -1                           \
+                                                                    : real(path, flags, mode);     \
     }
 OPEN(open)
 OPEN(open64)
@@ -125,7 +141,7 @@ OPEN(open64)
     {                                                                                              \
         FILE *(*real)(const char *, const char *) =                                                \
             (FILE * (*)(const char *, const char *)) next(#name);                                  \
-        return mode[0] != 'r' && fails(path, 1) ? NULL : real(path, mode);                         \
+        return mode[0] != 'r' && fails("open", path, NULL, 1) ? NULL : real(path, mode);           \
     }
 FOPEN(fopen)
 FOPEN(fopen64)

@@ -119,6 +119,27 @@ class Case(unittest.TestCase):
         return self.path(name)
 
 
+class Shim(Case):
+    """A program whose calls that change files are counted, noted or made to fail: see fail_io.c."""
+
+    def shim(self, under, at=0, number=0, sticky=False, count=None, log=None):
+        return {
+            "LD_PRELOAD": os.environ["SARA_FAIL_IO"],
+            "FAIL_IO_UNDER": under,
+            "FAIL_IO_AT": str(at),
+            "FAIL_IO_ERRNO": str(number),
+            "FAIL_IO_STICKY": "1" if sticky else "0",
+            "FAIL_IO_COUNT": count or "/dev/null",
+            "FAIL_IO_LOG": log or "/dev/null",
+        }
+
+    def count(self, under, *args):
+        """How many calls a run makes that can fail."""
+        self.ok(*args, env=self.shim(under, count=self.path("count")))
+        with open(self.path("count")) as file:
+            return int(file.read())
+
+
 CODES = {"F32": "f", "I64": "q", "U8": "B"}
 OTHER_SIZES = {"U64": 8, "C64": 8, "U32": 4, "U16": 2, "F8_E8M0": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # are only copied
 SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1, **OTHER_SIZES}

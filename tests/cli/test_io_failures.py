@@ -8,30 +8,10 @@ import resource
 import shutil
 import unittest
 
-from support import BASE, IO, SANITIZE, UNET, Case, files_below, read_safetensors, remains, sha256
+from support import BASE, IO, SANITIZE, UNET, Shim, files_below, read_safetensors, remains, sha256
 
 STEPS = 3
 EVERY = 5 if SANITIZE else 1  # of the calls that are made to fail
-
-
-class Shim(Case):
-    """FAIL_IO_*: see fail_io.c."""
-
-    def shim(self, under, at=0, number=0, sticky=False, count=None):
-        return {
-            "LD_PRELOAD": os.environ["SARA_FAIL_IO"],
-            "FAIL_IO_UNDER": under,
-            "FAIL_IO_AT": str(at),
-            "FAIL_IO_ERRNO": str(number),
-            "FAIL_IO_STICKY": "1" if sticky else "0",
-            "FAIL_IO_COUNT": count or "/dev/null",
-        }
-
-    def count(self, under, *args):
-        """How many calls a run makes that can fail."""
-        self.ok(*args, env=self.shim(under, count=self.path("count")))
-        with open(self.path("count")) as file:
-            return int(file.read())
 
 
 class Training(Shim):
