@@ -2,6 +2,9 @@
  * with the flags that make it fit. */
 #include "support_train.h"
 
+#include "train/memory.h"
+
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +33,26 @@ static sara_status train(test_run *run, lines *log, char *error, size_t size, ui
     snprintf(error, size, "%s", sara_context_error(ctx));
     sara_context_free(ctx);
     return status;
+}
+
+/* What is taken and not given back, and the most that ever was. */
+typedef struct taken {
+    size_t now, peak;
+} taken;
+
+static void *take(void *user, size_t size)
+{
+    taken *t = user;
+    void *memory = malloc(size);
+    t->now += malloc_usable_size(memory);
+    t->peak = t->now > t->peak ? t->now : t->peak;
+    return memory;
+}
+
+static void give(void *user, void *memory)
+{
+    ((taken *)user)->now -= malloc_usable_size(memory);
+    free(memory);
 }
 
 /* The MiB after a word of the line. */
@@ -104,6 +127,70 @@ static int check_named(test_run *run, const char *error, uint64_t limit)
             fail_msg("%s:%s: %s", error, flags, message);
     }
     return count;
+}
+
+static void check_part(const char *what, size_t planned, size_t measured, double tolerance)
+{
+    double error = fabs((double)planned - (double)measured);
+    if (!(error <= tolerance * (double)measured) || measured == 0)
+        fail_msg("%s: planned %zu bytes, taken %zu", what, planned, measured);
+}
+
+/* A plan against what a trainer takes: of the allocator for weights and optimiser, of its tape for
+ * the activations of a step. What is not planned is named beside its tolerance. */
+static void check_kept(test_run *run, taken *memory, const char *name)
+{
+    const sara_allocator allocator = {take, give, memory};
+    const sara_context_options options = {.allocator = &allocator, .threads = 1};
+    sara_model_options unet = {.unet_only = true, .weight_dtype = run->options.weight_dtype};
+    sara_context *ctx = NULL;
+    sara_model *model = NULL;
+    sara_memory_plan plan;
+    sara_step_report report;
+    double loss, lr;
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    size_t before = memory->now;
+    assert_ok(ctx, sara_model_load(ctx, &model, run->options.unet_only, &unet));
+    size_t weights = memory->now - before;
+    sara_model_free(model);
+    trainer t = {.ctx = ctx};
+    test_run_output(run, name);
+    assert_ok(ctx, sara_trainer_open(&t, &run->options));
+    sara_optimizer_free(t.optimizer);
+    before = memory->now;
+    assert_ok(ctx, sara_trainer_make_optimizer(&t));
+    size_t optimizer = memory->now - before;
+    const sara_batch *batch = sara_batches_shape(t.batches);
+    const sara_memory_setting setting = {
+        .size = batch->size, .levels = t.checkpoint_levels, .share = 1};
+    assert_ok(ctx, sara_memory_make_plan(&t, &plan, &setting));
+    assert_ok(ctx, sara_trainer_step(&t, &loss, &report, &lr));
+    check_part("activations", plan.activations, sara_tape_reached(t.tape), 0.2); /* oneDNN's own */
+    check_part("weights", plan.weights, weights, 0.1);                           /* names */
+    check_part("optimizer", plan.optimizer, optimizer, 0.1);
+    assert_int_equal(plan.peak, t.planned_bytes);
+    sara_trainer_close(&t);
+    sara_context_free(ctx);
+}
+
+/* What the plan says is what a run takes. */
+static void test_plan_is_kept(void **state)
+{
+    static const char *const flags[][2] = {{"lambda_rank", "0"},
+                                           {"gradient_checkpointing", "true"},
+                                           {"weight_dtype", "bf16"},
+                                           {"trainable", "100%"}};
+    test_run *run = *state;
+    run->options.learning_rate = 1e-5;
+    run->options.progressive_iter = 0; /* which would take memory later */
+    for (int i = 0; i < 4; i++) {
+        const sara_train_options before = run->options;
+        taken memory = {0};
+        assert_ok(run->ctx,
+                  sara_train_options_set(run->ctx, &run->options, flags[i][0], flags[i][1]));
+        check_kept(run, &memory, test_text(run, "kept-%d", i));
+        run->options = before;
+    }
 }
 
 /* A flag that the error names neither alone nor with another does not, even at its strongest (but
@@ -320,6 +407,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
+        TEST_CASE(test_plan_is_kept),
         TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
         TEST_CASE(test_too_many_entries), TEST_CASE(test_pictures), TEST_CASE(test_long_prompts),
         TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
