@@ -1,5 +1,6 @@
 """What the built library holds: no writable data of its own, no network, nothing that prints or
-ends the process, and no names but sara_*. The layers' rules of the sources."""
+ends the process, and no names but sara_*. The layers' rules of the sources, and README's copy of an
+example."""
 
 import os
 import re
@@ -68,6 +69,13 @@ class Library(unittest.TestCase):
             text=True,
         )
         self.assertEqual(done.returncode, 0, done.stdout)
+
+    def test_readme_script(self):
+        """README shows the example as it is, its docstring apart."""
+        with open(os.path.join(TOP, "examples", "train_pytorch.py"), encoding="utf-8") as file:
+            script = file.read().split('"""', 2)[2].strip()
+        with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
+            self.assertIn(f"```python\n{script}\n```", file.read())
 
     @unittest.skipIf(SKIP, SKIP)
     def test_calls(self):
