@@ -139,7 +139,7 @@ static sara_status check_stated_betas(sara_context *ctx, const sara_scheduler_co
 {
     static const char *const keys[] = {"beta_start", "beta_end", "beta_schedule"};
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
-        if (!scheduler_field_given(config, keys[i]))
+        if (!sara_scheduler_config_states(config, keys[i]))
             return sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s states no %s, which is needed for it",
                              source, config->other_class, keys[i]);
     return SARA_OK;

@@ -14,9 +14,6 @@ void scheduler_fields_inherit(sara_scheduler_config *config, const sara_schedule
 /* Marks a field as given, as if a file had held its key. */
 void scheduler_field_give(sara_scheduler_config *config, const char *key);
 
-/* Whether a file held the key. */
-bool scheduler_field_given(const sara_scheduler_config *config, const char *key);
-
 const char *scheduler_class_name(const sara_scheduler_config *config);
 bool scheduler_has_karras(sara_sampler_kind kind);
 

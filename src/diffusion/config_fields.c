@@ -317,12 +317,20 @@ done:
     return status;
 }
 
-bool scheduler_field_given(const sara_scheduler_config *config, const char *key)
+bool sara_scheduler_config_states(const sara_scheduler_config *config, const char *key)
 {
     for (int i = 0; i < FIELD_COUNT; i++)
         if (strcmp(fields[i].key, key) == 0)
             return config->stated.given >> i & 1;
     return false;
+}
+
+void sara_scheduler_config_set_latent(sara_scheduler_config *config, int steps_offset)
+{
+    config->steps_offset = steps_offset;
+    config->clip_sample = false;
+    scheduler_field_give(config, "steps_offset");
+    scheduler_field_give(config, "clip_sample");
 }
 
 bool scheduler_has_karras(sara_sampler_kind kind)

@@ -84,6 +84,11 @@ SARA_NODISCARD sara_status sara_scheduler_config_check_sampling(
 SARA_NODISCARD sara_status sara_scheduler_config_switch(sara_context *ctx,
                                                         sara_scheduler_config *config,
                                                         const char *name);
+/* Whether the object that was parsed states the key. */
+bool sara_scheduler_config_states(const sara_scheduler_config *config, const char *key);
+/* For samples that are latents, which lie beyond [-1,1]: no clipping, and this steps_offset, as if
+ * both were stated, so that a switch keeps them. */
+void sara_scheduler_config_set_latent(sara_scheduler_config *config, int steps_offset);
 const char *sara_prediction_name(sara_prediction prediction);
 /* Also "v", as modelspec and other trainers have it. */
 SARA_NODISCARD sara_status sara_prediction_parse(sara_context *ctx, sara_prediction *out,

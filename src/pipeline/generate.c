@@ -360,6 +360,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     TRY(sara_prompts_read(ctx, &g.prompts, options));
     TRY(apply_loras(&g, model));
     TRY(prepare(&g));
+    sara_model_tell_clip(model, g.scheduler.kind);
     TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
     for (int i = 0; i < g.count; i++) {
         TRY(denoise(&g, i));

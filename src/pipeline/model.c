@@ -63,6 +63,7 @@ static sara_status load_scheduler(sara_model *model)
     if (class_name && json_object_set_new(model->scheduler_json, "_class_name",
                                           json_string(class_name)) != 0)
         TRY(sara_fail(ctx, SARA_ERROR_MEMORY, "%s: out of memory: scheduler's class", file));
+    TRY(sara_model_correct_scheduler(model, file));
     model->has_scheduler = true;
 done:
     json_decref(index);
@@ -181,6 +182,8 @@ static sara_status load_unet(sara_model *model)
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
     TRY(sara_unet_open(model->ctx, &model->unet, &component, model->storage));
+    if (!model->unet_only)
+        sara_model_correct_unet(model, &component);
 done:
     sara_component_close(&component);
     return status;
@@ -351,6 +354,7 @@ void sara_model_free(sara_model *model)
     sara_nn_device_close(model->device);
     sara_single_file_close(model->single);
     json_decref(model->scheduler_json);
+    sara_free(model->ctx, model->scheduler_source);
     sara_free(model->ctx, model->tokenizer_path);
     sara_free(model->ctx, model->variant);
     sara_free(model->ctx, model->path);

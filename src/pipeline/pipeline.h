@@ -30,6 +30,8 @@ struct sara_model {
     bool has_scheduler;    /* false: sara's default training schedule */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     bool scheduler_changed; /* it is no longer as in the folder */
+    char *scheduler_source; /* of its config, for messages; NULL: none */
+    bool clip_untold;       /* clip_sample would be corrected for other classes alone */
     sara_base base;         /* of the U-Net as loaded; sha256 "" until sara_model_base() */
     char file_sha256[65];  /* of the single file; "" until it is wanted */
     sara_applied *applied; /* NULL until the first adapter */
@@ -48,6 +50,12 @@ SARA_NODISCARD sara_status sara_single_scheduler(sara_model *model,
                                                  const sara_model_options *options);
 SARA_NODISCARD sara_status sara_single_prediction(sara_model *model,
                                                   const sara_model_options *options);
+/* corrections.c: as StableDiffusionPipeline, which a whole model is, corrects the configs of its
+ * parts, with a line for each value that changes. The config's JSON stays as it is. */
+SARA_NODISCARD sara_status sara_model_correct_scheduler(sara_model *model, const char *source);
+void sara_model_correct_unet(sara_model *model, const sara_component *component);
+/* The line on clip_sample where only another class, of kind, has it; once. */
+void sara_model_tell_clip(sara_model *model, sara_sampler_kind kind);
 /* Whether it is of SD2's kind: its cross attention takes states of OpenCLIP's width. */
 bool sara_model_is_second(const sara_model *model);
 /* *out: sara_component_close(). */

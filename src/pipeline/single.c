@@ -35,6 +35,8 @@ sara_status sara_single_scheduler(sara_model *model, const sara_model_options *o
         TRY(sara_format(ctx, &file, "%s: metadata sara.config.scheduler", model->path));
         TRY(parse_scheduler(model, text ? text : published, file));
     }
+    if (!model->unet_only)
+        TRY(sara_model_correct_scheduler(model, file));
     model->has_scheduler = true;
 done:
     sara_free(ctx, folder);
