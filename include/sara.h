@@ -302,7 +302,8 @@ typedef struct sara_generate_options {
     const char *lora_model_dir;
     bool lora_force;  /* also adapters that were made for another base */
     bool lora_ignore; /* the tags are taken out and their adapters not applied */
-    int width, height;           /* 0: sample_size x VAE factor, or the given latents' */
+    int width, height;           /* multiples of the VAE's factor; 0: sample_size times that, or the
+                                    given latents' */
     int steps;                   /* 20 */
     double guidance_scale;       /* 7.0; at most 1 means no guidance */
     uint64_t seed;               /* 42; image i uses seed + i */
@@ -362,7 +363,7 @@ typedef struct sara_train_options {
     const char *caption_column;  /* "text" */
     const char *caption_prefix;  /* NULL: none */
     const char *instance_prompt; /* one caption for all images; NULL: captions from files */
-    int resolution;              /* 0: sample_size x VAE factor */
+    int resolution;              /* a multiple of the VAE's factor; 0: sample_size times that */
     bool center_crop, random_flip;
     double threshold;            /* 0: from trainable */
     /* "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */

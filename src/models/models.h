@@ -123,7 +123,8 @@ typedef struct sara_unet_info {
     int in_channels, out_channels;
     int sample_height, sample_width; /* 0 if the config has none */
     int cross_attention_dim;
-    int factor;                      /* latents' sides must be multiples of it */
+    int factor;                      /* latents' sides that are multiples of it are halved evenly */
+    int least_side;                  /* of latents */
     int levels;                      /* resolutions */
 } sara_unet_info;
 const sara_unet_info *sara_unet_info_of(const sara_unet *unet);

@@ -131,6 +131,8 @@ static sara_unet_info info_of(const sara_unet_config *config)
                             .sample_width = (int)config->sample_size[1],
                             .cross_attention_dim = (int)config->cross_attention_dim,
                             .factor = 1 << (config->levels - 1),
+                            .least_side =
+                                config->downsample_padding ? 1 : 1 << (config->levels - 1),
                             .levels = config->levels};
 }
 

@@ -186,6 +186,8 @@ static sara_status draw_start(generation *g)
     int width = g->options->width ? g->options->width : info->sample_width * factor;
     int height = g->options->height ? g->options->height : info->sample_height * factor;
     sara_status status;
+    if (!g->options->width || !g->options->height)
+        TRY(sara_model_check_sample_size(g->ctx, g->model, "width and height"));
     TRY(sara_model_check_size(g->ctx, g->model, width, height, "size"));
     g->count = g->options->batch_count;
     g->height = height / factor;

@@ -361,20 +361,6 @@ void sara_model_free(sara_model *model)
     sara_free(model->ctx, model);
 }
 
-sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, int width, int height,
-                                  const char *what)
-{
-    int vae = model->vae ? sara_vae_info_of(model->vae)->factor : 1;
-    int unet = sara_unet_info_of(model->unet)->factor, unit = vae * unet;
-    if (width > 0 && height > 0 && width <= 16384 && height <= 16384 && width % unit == 0 &&
-        height % unit == 0)
-        return SARA_OK;
-    return sara_fail(
-        ctx, SARA_ERROR_USAGE,
-        "%s %dx%d: width and height must be multiples of %d (VAE factor %d x U-Net factor %d)",
-        what, width, height, unit, vae, unet);
-}
-
 static sara_status check_finite(const sara_model *model, const sara_param *param)
 {
     sara_param as = *param; /* as the file calls it */

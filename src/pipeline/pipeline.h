@@ -174,10 +174,13 @@ SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **
                                                      int64_t *length, int64_t *hidden, size_t *cut,
                                                      const sara_model *model,
                                                      const char *const *prompts, size_t count);
-/* SARA_ERROR_USAGE unless width and height are positive multiples of the VAE's factor times the
- * U-Net's; what: the option's name. */
+/* SARA_ERROR_USAGE unless width and height are positive multiples of the VAE's factor; what: the
+ * option's name. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
                                                  int width, int height, const char *what);
+/* SARA_ERROR_USAGE where the U-Net's config does not tell the model's own size; instead: what does. */
+SARA_NODISCARD sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *model,
+                                                        const char *instead);
 /* status, of something that failed; where weights of the U-Net are not finite the error tells of the
  * first under the file's name, with the path. */
 sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status);

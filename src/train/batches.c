@@ -124,10 +124,10 @@ static sara_status check_replay(const sara_batches *batches, const sara_model *m
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
                          "%s: latents: %lld channels, the U-Net takes %d", path,
                          (long long)b->channels, info->in_channels);
-    if (b->height % info->factor || b->width % info->factor)
+    if (b->height < info->least_side || b->width < info->least_side)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
-                         "%s: latents: %lldx%lld, the U-Net takes multiples of %d", path,
-                         (long long)b->height, (long long)b->width, info->factor);
+                         "%s: latents: %lldx%lld, the U-Net takes %d or more", path,
+                         (long long)b->height, (long long)b->width, info->least_side);
     if (b->hidden != info->cross_attention_dim)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
                          "%s: encoder_hidden_states: width %lld, the U-Net takes %d", path,

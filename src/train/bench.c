@@ -143,9 +143,9 @@ static sara_status make_batches(bench *b)
                               .width = o->latent,
                               .length = TEXT_LENGTH,
                               .hidden = info->cross_attention_dim};
-    if (o->latent % info->factor)
-        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: expected a multiple of %d",
-                         o->latent, info->factor);
+    if (o->latent < info->least_side)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the U-Net takes %d or more",
+                         o->latent, info->least_side);
     return sara_batches_random(b->ctx, &b->t.batches, &shape, o->steps, o->seed,
                                b->t.objective.num_train_timesteps);
 }

@@ -283,12 +283,17 @@ static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train
     int factor = sara_vae_info_of(cache->model->vae)->factor;
     int sample =
         unet->sample_height > unet->sample_width ? unet->sample_height : unet->sample_width;
+    sara_status status = SARA_OK;
     cache->resolution = options->resolution ? options->resolution : sample * factor;
     cache->side = cache->resolution / factor;
     cache->channels = unet->in_channels;
     cache->size = cache->channels * cache->side * cache->side;
-    return sara_model_check_size(cache->ctx, cache->model, cache->resolution, cache->resolution,
-                                 "--resolution");
+    if (!options->resolution)
+        TRY(sara_model_check_sample_size(cache->ctx, cache->model, "--resolution"));
+    TRY(sara_model_check_size(cache->ctx, cache->model, cache->resolution, cache->resolution,
+                              "--resolution"));
+done:
+    return status;
 }
 
 sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,

@@ -145,6 +145,9 @@ static sara_status draw(const trainer *t, sara_tape *tape)
     sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
     sara_var *sample, *out;
     sara_status status;
+    if (!info->sample_width)
+        shape.dims[2] = shape.dims[3] =
+            t->options.resolution / sara_vae_info_of(t->model->vae)->factor;
     sara_tape_record(tape, false);
     TRY(draw_step(t, tape, &shape, batch->length));
     shape.dims[0] = 1;

@@ -52,6 +52,19 @@ sara_status sara_trainer_set_checkpointing(trainer *t)
     return SARA_OK;
 }
 
+static sara_status check_validation(const trainer *t)
+{
+    int side = t->options.resolution;
+    sara_status status;
+    TRY(sara_scheduler_config_check_sampling(t->ctx, &t->model->scheduler, "--validation_prompt"));
+    if (side && !sara_unet_info_of(t->model->unet)->sample_width)
+        TRY(sara_model_check_size(t->ctx, t->model, side, side, "--resolution"));
+    else
+        TRY(sara_model_check_sample_size(t->ctx, t->model, "--resolution"));
+done:
+    return status;
+}
+
 static sara_status load_model(trainer *t)
 {
     const sara_train_options *o = &t->options;
@@ -65,9 +78,8 @@ static sara_status load_model(trainer *t)
     const sara_base *base;
     sara_status status;
     TRY(sara_model_load(t->ctx, &t->model, path, &options));
-    if (t->options.validation_prompt_count > 0)
-        TRY(sara_scheduler_config_check_sampling(t->ctx, &t->model->scheduler,
-                                                 "--validation_prompt"));
+    if (o->validation_prompt_count > 0)
+        TRY(check_validation(t));
     TRY(sara_model_base(t->ctx, &base, t->model));
     TRY(sara_objective_new(t->ctx, &t->objective, &t->model->scheduler));
     TRY(sara_trainer_set_checkpointing(t));

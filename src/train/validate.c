@@ -21,6 +21,8 @@ static sara_status draw(sara_run *run, sara_model *model, const sara_train_optio
     int count = 0;
     sara_status status;
     use_options(&generate, options, index);
+    if (!sara_unet_info_of(model->unet)->sample_width) /* as it is trained */
+        generate.width = generate.height = options->resolution;
     TRY(sara_generate(run->ctx, &images, &count, model, &generate));
     TRY(sara_generate_text(run->ctx, &text, model, &generate, images[0].width, images[0].height,
                            0));

@@ -6,6 +6,7 @@
 
 #define SD1 SARA_TEST_GOLDEN "/unet_sd1"
 #define SD2 SARA_TEST_GOLDEN "/unet_sd2"
+#define PIPELINE SARA_TEST_GOLDEN "/pipeline" /* SD1.x's shape at 18x22, 9x11 and 5x6 */
 
 /* A U-Net and what diffusers computed with it. */
 typedef struct run {
@@ -186,7 +187,7 @@ static void test_equals_diffusers(void **state)
 {
     (void)state;
     static const char *const folders[] = {SD1, SD2, VARIANTS "/unet_lists", VARIANTS "/unet_odd",
-                                          VARIANTS "/unet_tiny"};
+                                          VARIANTS "/unet_tiny", PIPELINE "/unet"};
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
         check_golden(folders[i], "cpu-plain", 0);
         check_golden(folders[i], "cpu", 0);
@@ -313,6 +314,7 @@ static void test_dry_pass_foretells(void **state)
         check_dry(SD1, levels, "cpu", "dry");
         check_dry(SD2, levels, "cpu", "dry");
         check_dry(VARIANTS "/unet_odd", levels, "cpu", "dry");
+        check_dry(PIPELINE "/unet", levels, "cpu", "dry");
     }
     sara_context *ctx = test_context();
     sara_device *narrow = NULL;
@@ -329,6 +331,7 @@ static void test_sampled_gradients_equal_dense_ones(void **state)
     sampled_equals_dense(SD1, "cpu", 0);
     sampled_equals_dense(SD2, "cpu", SARA_MAX_LEVELS);
     sampled_equals_dense(VARIANTS "/unet_odd", "cpu", 0);
+    sampled_equals_dense(PIPELINE "/unet", "cpu", SARA_MAX_LEVELS);
 }
 
 /* ------------------------------------------------------------------------- weights of 16 bits */

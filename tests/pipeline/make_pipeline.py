@@ -99,6 +99,23 @@ def write_model(folder):
     write_tokenizer(folder + "/tokenizer")
 
 
+def record_gradients(folder):
+    """The U-Net's output and gradients where 18x22 becomes 9x11 and 5x6, for models/test_unet."""
+    g = torch.Generator().manual_seed(3)
+    model = UNet2DConditionModel.from_pretrained(folder)
+    sample, target = torch.randn(2, 2, 4, 18, 22, generator=g)
+    context = torch.randn(2, 5, 8, generator=g)
+    timestep = torch.tensor([7, 953])
+    output = model(sample, timestep, context).sample
+    loss = torch.nn.functional.mse_loss(output, target)
+    loss.backward()
+    tensors = {"sample": sample, "timestep": timestep, "encoder_hidden_states": context,
+               "target": target, "output": output, "loss": loss.reshape(1)}
+    tensors.update({"grad." + n: p.grad for n, p in model.named_parameters()})
+    save_file({n: t.detach().contiguous().clone() for n, t in tensors.items()},
+              folder + "/golden.safetensors")
+
+
 def write_configs(folder, kind, config, unet):
     index = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", CLASSES[kind]],
              "text_encoder": ["transformers", "CLIPTextModel"],
@@ -186,6 +203,7 @@ def sample_sizes(folder, unet):
 
 def main(folder):
     write_model(folder)
+    record_gradients(folder + "/unet")
     with open(folder + "/unet/config.json", encoding="utf-8") as file:
         unet = json.load(file)
     g, tensors = torch.Generator().manual_seed(7), {}

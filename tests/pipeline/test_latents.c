@@ -98,8 +98,14 @@ static void test_corrected(void **state)
     check_cases(*state, false);
 }
 
+/* Sides of 5, 7 and 9 are halved unevenly at every level; 1 not at all. */
+static void test_sizes(void **state)
+{
+    check_cases(*state, true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST_CASE(test_corrected)};
+    const struct CMUnitTest tests[] = {TEST_CASE(test_corrected), TEST_CASE(test_sizes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,42 @@
+/* Which sizes of pictures a model takes. */
+#include "pipeline/pipeline.h"
+
+#define LARGEST 16384
+
+/* The multiple of unit below or above, at least `least`. */
+static int nearest_side(int side, int unit, int least, bool above)
+{
+    int found = (side + (above ? unit - 1 : 0)) / unit * unit;
+    return found > least ? found : least;
+}
+
+sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, int width, int height,
+                                  const char *what)
+{
+    const int unit = model->vae ? sara_vae_info_of(model->vae)->factor : 1;
+    const int least = unit * sara_unet_info_of(model->unet)->least_side;
+    bool whole = width % unit == 0 && height % unit == 0;
+    if (width < 1 || height < 1 || width > LARGEST || height > LARGEST ||
+        (whole && (width < least || height < least)))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s %dx%d: width and height must be %d to %d", what,
+                         width, height, least, LARGEST);
+    if (whole)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "%s %dx%d: width and height must be multiples of %d, the VAE's factor; the "
+                     "nearest are %dx%d and %dx%d",
+                     what, width, height, unit, nearest_side(width, unit, least, false),
+                     nearest_side(height, unit, least, false),
+                     nearest_side(width, unit, least, true),
+                     nearest_side(height, unit, least, true));
+}
+
+sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *model,
+                                         const char *instead)
+{
+    if (sara_unet_info_of(model->unet)->sample_width > 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "%s: the U-Net's config has no sample_size, the size of its pictures; give %s",
+                     model->path, instead);
+}

@@ -1,0 +1,118 @@
+"""Sizes of pictures and latents: any multiple of the VAE's factor, which is 4 here."""
+
+import json
+import os
+import shutil
+import unittest
+
+from support import (EMOJI, GOLDEN, INPUT, USAGE, Case, read_png, read_safetensors,
+                     write_safetensors)
+
+MODEL = os.path.join(GOLDEN, "pipeline")
+DRAW = ("generate", "-m", MODEL, "-p", "x", "--steps", "2")
+TRAIN = ("--max_train_steps", "1", "--trainable", "10%", "--output_dir", "run")
+
+
+class Sizes(Case):
+    def images(self):
+        """A folder with one image."""
+        ink = os.path.join(EMOJI, "ink")
+        name = min(name for name in os.listdir(ink) if name.endswith(".png"))
+        os.makedirs(self.path("images"), exist_ok=True)
+        shutil.copy(os.path.join(ink, name), self.path("images"))
+        return ("--train_data_dir", self.path("images"), "--instance_prompt", "x")
+
+    def replay(self, height, width):
+        count = 4 * height * width
+        write_safetensors(self.path("replay.safetensors"), {
+            "latents": ("F32", [1, 1, 4, height, width], [0.5] * count),
+            "noise": ("F32", [1, 1, 4, height, width], [i % 7 - 3.0 for i in range(count)]),
+            "timesteps": ("I64", [1, 1], [500]),
+            "encoder_hidden_states": ("F32", [1, 1, 3, 8], [0.25] * 24)})
+        return self.path("replay.safetensors")
+
+    def without_sample_size(self):
+        folder = self.path("model")
+        shutil.copytree(MODEL, folder)
+        with open(os.path.join(folder, "unet", "config.json")) as file:
+            config = json.load(file)
+        with open(os.path.join(folder, "unet", "config.json"), "w") as file:
+            json.dump({**config, "sample_size": None}, file)
+        return folder
+
+    def test_drawn(self):
+        for width, height in ((72, 88), (4, 4), (20, 4), (36, 100)):
+            self.ok(*DRAW, "-W", str(width), "-H", str(height), "-o", "x.png",
+                    "--save-latents", "l.safetensors")
+            self.assertEqual(read_png(self.path("x.png"))[:2], (width, height))
+            shape = read_safetensors(self.path("l.safetensors"))[0]["latents"][1]
+            self.assertEqual(shape, [1, 4, height // 4, width // 4])
+        self.ok(*DRAW, "--init-latents", "l.safetensors", "-o", "y.png")
+        self.assertEqual(read_png(self.path("y.png"))[:2], (36, 100))
+
+    def test_refused(self):
+        for width, height, nearest in (("30", "32", "28x32 and 32x32"),
+                                       ("32", "33", "32x32 and 32x36"),
+                                       ("30", "33", "28x32 and 32x36"), ("1", "8", "4x8 and 4x8"),
+                                       ("16383", "8", "16380x8 and 16384x8")):
+            self.refused(USAGE, [f"size {width}x{height}", "multiples of 4, the VAE's factor",
+                                 f"the nearest are {nearest}"], *DRAW, "-W", width, "-H", height)
+        self.refused(USAGE, ["--resolution 30x30", "28x28 and 32x32"], "train", "-m", MODEL,
+                     *self.images(), *TRAIN, "--resolution", "30")
+
+    def test_trained(self):
+        self.ok("train", "-m", MODEL, *self.images(), *TRAIN, "--resolution", "36",
+                "--validation_prompt", "x", "--validation_steps", "1")
+        metadata = read_safetensors(self.path("run", "adapter.safetensors"))[1]
+        self.assertEqual(metadata["modelspec.resolution"], "36x36")
+        self.assertEqual(read_png(self.path("run", "samples", "step-000001-0.png"))[:2], (32, 32))
+
+    def test_replayed(self):
+        unet = ("train", "--unet_only", os.path.join(MODEL, "unet"))
+        for height, width in ((5, 7), (1, 1), (18, 22)):
+            self.ok(*unet, "--replay", self.replay(height, width), *TRAIN)
+            with open(self.path("run", "log.jsonl")) as file:
+                self.assertGreater(json.loads(file.readline())["loss"], 0)
+            shutil.rmtree(self.path("run"))
+
+    def test_padding(self):
+        """Without padding each halving rounds down: a side of 3 is too short for 3 levels."""
+        folder = self.path("unet")
+        shutil.copytree(os.path.join(MODEL, "unet"), folder)
+        with open(os.path.join(folder, "config.json")) as file:
+            config = json.load(file)
+        with open(os.path.join(folder, "config.json"), "w") as file:
+            json.dump({**config, "downsample_padding": 0}, file)
+        unet = ("train", "--unet_only", folder)
+        self.refused(INPUT, "latents: 3x9, the U-Net takes 4 or more", *unet, "--replay",
+                     self.replay(3, 9), *TRAIN)
+        self.ok(*unet, "--replay", self.replay(5, 9), *TRAIN)
+        self.refused(USAGE, "--latent 3: the U-Net takes 4 or more", "bench", "-m", folder,
+                     "--latent", "3")
+
+    def test_timed(self):
+        for side in ("1", "7", "54"):
+            done = self.ok("bench", "-m", os.path.join(MODEL, "unet"), "--latent", side, "--steps",
+                           "1", "--json")
+            self.assertEqual(json.loads(done.out)["latent"], int(side))
+
+    def test_no_sample_size(self):
+        folder = self.without_sample_size()
+        draw = ("generate", "-m", folder, "-p", "x", "--steps", "1", "-o", "x.png")
+        train = ("train", "-m", folder, *self.images(), *TRAIN)
+        self.refused(USAGE, ["no sample_size", "give width and height"], *draw)
+        self.refused(USAGE, "no sample_size", *draw, "-W", "32")
+        self.ok(*draw, "-W", "32", "-H", "20")
+        self.refused(USAGE, ["no sample_size", "give --resolution"], *train)
+        self.ok(*train, "--resolution", "20", "--validation_prompt", "x", "--validation_steps", "1")
+        self.assertEqual(read_png(self.path("run", "samples", "step-000001-0.png"))[:2], (20, 20))
+        shutil.rmtree(self.path("run"))
+        replay = ("train", "-m", folder, "--replay", self.replay(5, 5), *TRAIN)
+        self.refused(USAGE, ["no sample_size", "give --resolution"], *replay,
+                     "--validation_prompt", "x")
+        self.refused(USAGE, "the nearest are 20x20 and 24x24", *replay, "--validation_prompt", "x",
+                     "--resolution", "21")
+
+
+if __name__ == "__main__":
+    unittest.main()
