@@ -49,8 +49,8 @@ static void check_picture(test_pipe *pipe, const sara_safetensors *expected, con
     sara_free(pipe->ctx, want);
 }
 
-static void check_case(test_pipe *pipe, const sara_safetensors *expected, const char *name,
-                       const json_t *row)
+static void check_golden_case(test_pipe *pipe, const sara_safetensors *expected, const char *name,
+                              const json_t *row)
 {
     const char *folder = test_golden_case(pipe, name, row);
     const char *from = test_text(pipe, "%s.start.safetensors", folder);
@@ -85,7 +85,7 @@ static void check_cases(test_pipe *pipe, bool sizes)
     {
         if ((strncmp(name, "size_", 5) == 0) != sizes)
             continue;
-        check_case(pipe, expected, name, row);
+        check_golden_case(pipe, expected, name, row);
         seen++;
     }
     assert_true(seen > 2);
