@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(gcc cmake ninja-build pkg-config libdnnl-dev libjansson-dev libpng-dev libjpeg-dev
           libwebp-dev libutf8proc-dev libssl-dev liblapacke-dev python3 python3-pip)
 if [ "${1:-}" = --tests ]; then
-    packages+=(libcmocka-dev)
+    packages+=(libcmocka-dev locales)
 fi
 
 # CLIP's merges, which single-file checkpoints do not hold, from the package open-clip-torch (MIT).

@@ -5,7 +5,8 @@
 
 #include "sara.h"
 
-#include <stdarg.h>
+#include "core/number.h"
+
 #include <string.h>
 
 /* ------------------------------------------------------------------------------------ status */

@@ -134,7 +134,7 @@ uint64_t sara_memory_limit(const sara_context *ctx)
 const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes)
 {
     double mib = (double)bytes / 1048576.0;
-    snprintf(buffer->text, sizeof(buffer->text), mib < 999.5 ? "%.0f MiB" : "%.2f GiB",
-             mib < 999.5 ? mib : mib / 1024);
+    sara_print(buffer->text, sizeof(buffer->text), mib < 999.5 ? "%.0f MiB" : "%.2f GiB",
+               mib < 999.5 ? mib : mib / 1024);
     return buffer->text;
 }

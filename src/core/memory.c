@@ -78,12 +78,12 @@ sara_status sara_format(sara_context *ctx, char **out, const char *format, ...)
     *out = NULL;
     va_start(args, format);
     va_copy(again, args);
-    int length = vsnprintf(NULL, 0, format, args);
+    int length = sara_print_args(NULL, 0, format, args);
     va_end(args);
-    sara_status status = length < 0 ? sara_fail(ctx, SARA_ERROR_USAGE, "cannot format \"%s\"", format)
+    sara_status status = length < 0 ? sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: \"%s\"", format)
                                     : sara_alloc(ctx, out, (size_t)length + 1, 1);
     if (status == SARA_OK)
-        vsnprintf(*out, (size_t)length + 1, format, again);
+        sara_print_args(*out, (size_t)length + 1, format, again);
     va_end(again);
     return status;
 }
@@ -93,7 +93,7 @@ sara_name sara_name_of(const char *format, ...)
     sara_name name;
     va_list args;
     va_start(args, format);
-    vsnprintf(name.text, sizeof(name.text), format, args);
+    sara_print_args(name.text, sizeof(name.text), format, args);
     va_end(args);
     return name;
 }

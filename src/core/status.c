@@ -55,7 +55,7 @@ sara_status sara_fail(sara_context *ctx, sara_status status, const char *format,
     char raw[SARA_ERROR_SIZE];
     va_list args;
     va_start(args, format);
-    vsnprintf(raw, sizeof(raw), format, args);
+    sara_print_args(raw, sizeof(raw), format, args);
     va_end(args);
     sara_text_escape(ctx->error, sizeof(ctx->error), raw);
     return status;
@@ -76,8 +76,7 @@ sara_status sara_fail_in(sara_context *ctx, sara_status status, const char *pref
 sara_status sara_fail_errno(sara_context *ctx, const char *path, const char *what)
 {
     char reason[128];
-    const char *text = strerror_r(errno, reason, sizeof(reason));
-    return sara_fail(ctx, SARA_ERROR_IO, "%s: %s: %s", path, what, text);
+    return sara_fail(ctx, SARA_ERROR_IO, "%s: %s: %s", path, what, sara_errno_text(reason, errno));
 }
 
 void sara_log(sara_context *ctx, sara_log_level level, const char *format, ...)
@@ -87,7 +86,7 @@ void sara_log(sara_context *ctx, sara_log_level level, const char *format, ...)
         return;
     va_list args;
     va_start(args, format);
-    vsnprintf(raw, sizeof(raw), format, args);
+    sara_print_args(raw, sizeof(raw), format, args);
     va_end(args);
     sara_text_escape(safe, sizeof(safe), raw);
     ctx->log(ctx->user, level, safe);

@@ -16,7 +16,7 @@ static const char *describe(value_text *out, const json_t *value)
     else if (json_is_integer(value))
         snprintf(out->text, sizeof(out->text), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (sara_json_number(&number, value))
-        snprintf(out->text, sizeof(out->text), "%.17g", number);
+        sara_print(out->text, sizeof(out->text), "%.17g", number);
     else
         snprintf(out->text, sizeof(out->text), "%s",
                  json_is_array(value)    ? "a list"
@@ -88,7 +88,7 @@ sara_status sara_config_double(const sara_config *config, double *out, const cha
     if (!value) {
         *out = fallback;
     } else if (!sara_json_number(&number, value) || !(number >= low && number <= high)) {
-        snprintf(expected, sizeof(expected), "a number in [%.17g, %.17g]", low, high);
+        sara_print(expected, sizeof(expected), "a number in [%.17g, %.17g]", low, high);
         status = wrong(config, key, value, expected);
     } else {
         *out = number;

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <utf8proc.h>
 
@@ -19,10 +18,10 @@ sara_file_kind sara_file_kind_of(const char *name)
     if (!dot || name[0] == '.')
         return SARA_FILE_OTHER;
     for (size_t i = 0; i < sizeof(read) / sizeof(*read); i++)
-        if (strcasecmp(dot, read[i]) == 0)
+        if (sara_text_same(dot, read[i]))
             return SARA_FILE_IMAGE;
     for (size_t i = 0; i < sizeof(other) / sizeof(*other); i++)
-        if (strcasecmp(dot, other[i]) == 0)
+        if (sara_text_same(dot, other[i]))
             return SARA_FILE_UNREADABLE_IMAGE;
     return SARA_FILE_OTHER;
 }
@@ -46,7 +45,7 @@ sara_status sara_dataset_resolve(const sara_dataset_scan_state *scan, char resol
     TRY(sara_path_join(ctx, &path, scan->folder, name));
     if (!realpath(path, resolved) || stat(resolved, &info) != 0) {
         char reason[128];
-        const char *why = strerror_r(errno, reason, sizeof(reason));
+        const char *why = sara_errno_text(reason, errno);
         TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: image %s: %s", where, name, why));
     }
     if (!inside(scan->root, resolved))

@@ -104,11 +104,16 @@ static size_t substitute(const json_text *in, char *out, size_t limit, size_t *u
     return at;
 }
 
+/* jansson reads and writes numbers by localeconv(), and aborts on points of several bytes. */
 static sara_status parse(const json_text *in, json_t **out, const char *text, size_t size,
                          bool substituted)
 {
     json_error_t error;
+    sara_c_locale scope;
+    if (!sara_c_locale_enter(&scope))
+        return sara_fail(in->ctx, SARA_ERROR_MEMORY, "%s: out of memory", in->source);
     json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    sara_c_locale_leave(&scope);
     if (value) {
         *out = value;
         return SARA_OK;
@@ -197,7 +202,9 @@ static char *put_back(char *key)
 
 char *sara_json_dump(const json_t *value, size_t flags)
 {
-    char *text = json_dumps(value, flags), *at = text;
+    sara_c_locale scope;
+    char *text = sara_c_locale_enter(&scope) ? json_dumps(value, flags) : NULL, *at = text;
+    sara_c_locale_leave(&scope);
     while (at && (at = strstr(at, "\"" NOT_FINITE_KEY "\"")) != NULL)
         at = put_back(at);
     return text;

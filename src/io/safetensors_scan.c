@@ -30,7 +30,7 @@ sara_status sara_scan_fail(sara_scan *scan, const char *format, ...)
     if (scan->status != SARA_OK) /* that the text ended is not its fault */
         return scan->status;
     va_start(args, format);
-    vsnprintf(reason, sizeof(reason), format, args);
+    sara_print_args(reason, sizeof(reason), format, args);
     va_end(args);
     return sara_fail(scan->ctx, SARA_ERROR_INPUT, "%s: byte %llu: %s%.200s%s%s%s%s", scan->path,
                      (unsigned long long)(scan->next - (scan->filled - scan->at)),

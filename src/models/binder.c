@@ -61,9 +61,10 @@ sara_status sara_binder_want(sara_binder *binder, sara_param **slot, const sara_
     sara_status status;
     va_start(args, format);
     va_copy(again, args);
-    int length = vsnprintf(NULL, 0, format, args);
-    TRY(sara_arena_alloc(&binder->arena, &name, (size_t)length + 1, 1));
-    vsnprintf(name, (size_t)length + 1, format, again);
+    int length = sara_print_args(NULL, 0, format, args);
+    TRY(length < 0 ? sara_fail(binder->ctx, SARA_ERROR_MEMORY, "out of memory: %s", format)
+                   : sara_arena_alloc(&binder->arena, &name, (size_t)length + 1, 1));
+    sara_print_args(name, (size_t)length + 1, format, again);
     TRY(sara_grow(binder->ctx, &binder->wants, &binder->capacity, binder->count + 1,
                   sizeof(*binder->wants)));
     binder->wants[binder->count++] = (want){.name = name, .shape = *shape, .slot = slot};
@@ -126,7 +127,7 @@ typedef struct listing {
 /* Where a text of `length` more characters ends in a buffer that cut it. */
 static size_t clamp(size_t used, int length, size_t size)
 {
-    used += (size_t)length;
+    used += length > 0 ? (size_t)length : 0;
     return used < size ? used : size - 1;
 }
 
@@ -140,7 +141,7 @@ static void list(listing *to, const char *format, ...)
     int length = snprintf(to->text + to->used, size - to->used, "%s", to->used ? ", " : "");
     to->used = clamp(to->used, length, size);
     va_start(args, format);
-    length = vsnprintf(to->text + to->used, size - to->used, format, args);
+    length = sara_print_args(to->text + to->used, size - to->used, format, args);
     va_end(args);
     to->used = clamp(to->used, length, size);
 }

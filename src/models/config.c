@@ -28,7 +28,7 @@ done:
 /* *out: the value at key as JSON text, of the C library's malloc. */
 static sara_status text_of(const sara_model_config *config, char **out, const char *key)
 {
-    *out = json_dumps(json_object_get(config->object, key),
+    *out = sara_json_dump(json_object_get(config->object, key),
                       JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS);
     if (*out)
         return SARA_OK;

@@ -23,7 +23,7 @@ sara_status sara_tokenizer_refuse(sara_context *ctx, const char *path, const cha
     else if (json_is_integer(value))
         snprintf(text, sizeof(text), "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (json_is_real(value))
-        snprintf(text, sizeof(text), "%g", json_real_value(value));
+        sara_print(text, sizeof(text), "%g", json_real_value(value));
     else if (type)
         snprintf(text, sizeof(text), "an object of type \"%.120s\"", type);
     else

@@ -99,7 +99,7 @@ static sara_status write_config(const sara_export *e, const char *folder,
                                 const sara_low_rank_layer *layers, size_t count)
 {
     json_t *config = make_config(e, layers, count);
-    char *text = config ? json_dumps(config, JSON_INDENT(2)) : NULL, *path = NULL;
+    char *text = config ? sara_json_dump(config, JSON_INDENT(2)) : NULL, *path = NULL;
     sara_status status;
     if (!text) {
         status = sara_fail(e->ctx, SARA_ERROR_MEMORY, "out of memory: " CONFIG_NAME);

@@ -87,8 +87,8 @@ static sara_status adapters_text(sara_context *ctx, char **out, const sara_model
     for (size_t i = 0; i < count; i++) {
         const char *slash = strrchr(adapters[i].name, '/'); /* of a tag */
         TRY(append_escaped(&line, slash ? slash + 1 : adapters[i].name));
-        snprintf(number, sizeof(number), ": %.9g%s", adapters[i].strength,
-                 i + 1 < count ? ", " : "\"");
+        sara_print(number, sizeof(number), ": %.9g%s", adapters[i].strength,
+                   i + 1 < count ? ", " : "\"");
         TRY(append(&line, number, strlen(number)));
     }
     *out = line.data;

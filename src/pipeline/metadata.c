@@ -24,7 +24,7 @@ sara_status sara_metadata_list_add(sara_metadata_list *list, const char *key, co
     char value[1024];
     va_list args;
     va_start(args, format);
-    vsnprintf(value, sizeof(value), format, args);
+    sara_print_args(value, sizeof(value), format, args);
     va_end(args);
     TRY(sara_grow(list->arena.ctx, &list->items, &list->capacity, list->count + 1,
                   sizeof(*list->items)));

@@ -2,7 +2,6 @@
 #include "pipeline/pipeline.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #define OPENING   "<lora:"
 #define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
@@ -56,7 +55,7 @@ static sara_status read_weight(const reader *r, double *out, const tag *t)
         return SARA_OK;
     snprintf(text, sizeof(text), "%.*s", t->weight_size, t->weight);
     if (*text && strspn(text, "0123456789+-.eE") == (size_t)t->weight_size)
-        *out = strtod(text, &end);
+        *out = sara_parse_double(text, &end);
     if (end == text || *end || !(fabs(*out) <= STRONGEST))
         return sara_fail(r->ctx, SARA_ERROR_USAGE, "%s: %.*s: weight %s, expected %g to %g",
                          r->what, t->size, t->text, text, -STRONGEST, STRONGEST);

@@ -29,9 +29,9 @@ static void tell_part(told_line *line, const sara_prompt *prompt, const sara_pro
     kept = size < TOLD_BYTES ? size : TOLD_BYTES;
     while (kept < size && kept > 0 && ((unsigned char)text[kept] & 0xC0) == 0x80)
         kept--;
-    line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
-                                   "%s\"%.*s%s\" %.6g", first ? "" : ", ", (int)kept, text,
-                                   kept < size ? "..." : "", part->weight);
+    sara_print(line->text + line->used, sizeof(line->text) - line->used, "%s\"%.*s%s\" %.6g",
+               first ? "" : ", ", (int)kept, text, kept < size ? "..." : "", part->weight);
+    line->used += strlen(line->text + line->used);
 }
 
 static void tell_weights(told_line *line, const char *what, const sara_prompt *prompt)

@@ -5,7 +5,6 @@
 #include "pipeline/pipeline.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #define ROUND_FACTOR  1.1
 #define SQUARE_FACTOR (1 / 1.1)
@@ -207,7 +206,7 @@ static sara_status close_weighted(weight_parser *p, bool *closed)
     *closed = digits > 0 && *last == ')' && p->depth[ROUND] > 0;
     if (!*closed)
         return SARA_OK;
-    double weight = strtod(number, &stop);
+    double weight = sara_parse_double(number, &stop);
     if (stop != number + sign + digits)
         return sara_fail(p->ctx, SARA_ERROR_USAGE,
                          "%s: %.*s: weight %.*s, expected a number; write \\( and \\) for brackets "

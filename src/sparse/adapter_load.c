@@ -26,7 +26,7 @@ static sara_status check_format(const loader *l)
         return sara_adapter_refuse_other(l->ctx, l->file);
     if (strcmp(format, SARA_ADAPTER_FORMAT) == 0)
         return SARA_OK;
-    bool newer = strspn(format, "0123456789") == strlen(format) && atof(format) > 1;
+    bool newer = strspn(format, "0123456789") == strlen(format) && strtoull(format, NULL, 10) > 1;
     return sara_fail(l->ctx, SARA_ERROR_INPUT, "%s: metadata sara.format is \"%.40s\"%s, expected "
                      "\"" SARA_ADAPTER_FORMAT "\"", l->path, format,
                      newer ? ", newer than this program" : "");

@@ -3,7 +3,6 @@
 #include <float.h>
 #include <math.h>
 #include <omp.h>
-#include <stdlib.h>
 
 double sara_default_learning_rate(double threshold)
 {
@@ -35,8 +34,8 @@ static sara_status read_number(sara_context *ctx, double *number, const char **r
 {
     char *end;
     size_t length = strspn(text, "0123456789.eE+-");
-    *number = strtod(text, &end);
-    /* strtod() also knows white space, "0x" and "nan". */
+    *number = sara_parse_double(text, &end);
+    /* It also knows white space, "0x" and "nan". */
     if (length == 0 || end == text || end > text + length)
         return sara_fail(ctx, SARA_ERROR_USAGE, "trainable: \"%.100s\" is no number", text);
     if (!isfinite(*number) || *number <= 0)

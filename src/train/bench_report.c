@@ -132,7 +132,7 @@ static json_t *report_json(bench *b)
 sara_status sara_bench_report(bench *b, char **out)
 {
     json_t *root = report_json(b);
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    char *text = root ? sara_json_dump(root, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     sara_status status = text ? sara_strdup(b->ctx, out, text)
                               : sara_fail(b->ctx, SARA_ERROR_MEMORY, "out of memory: report");
     free(text);

@@ -27,7 +27,7 @@ static sara_status add_option(trainer *t, const char *name, const json_t *value)
     if (json_is_integer(value))
         snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
     else
-        snprintf(number, sizeof(number), "%.17g", json_real_value(value));
+        sara_print(number, sizeof(number), "%.17g", json_real_value(value));
     return add(t, key, number);
 }
 

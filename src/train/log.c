@@ -87,7 +87,8 @@ done:
 
 sara_status sara_run_log(sara_run *run, json_t *object)
 {
-    char *text = json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    char *text =
+        sara_json_dump(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
     sara_status status = SARA_OK;
     json_decref(object);
     if (!text)

@@ -22,9 +22,10 @@ static sara_status hash_object(sara_context *ctx, char out[65], const json_t *ob
     sara_sha256 *hash = NULL;
     char *text = NULL;
     sara_status status;
-    if (copy)
+    if (copy) {
         json_object_del(copy, "sha256");
-    text = copy ? json_dumps(copy, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)) : NULL;
+        text = sara_json_dump(copy, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    }
     if (!text) {
         status = no_memory(ctx, folder);
         goto done;
@@ -173,8 +174,9 @@ sara_status sara_manifest_check_run(sara_context *ctx, const json_t *manifest,
     if (!key)
         return SARA_OK;
     const json_t *was = json_object_get(saved, key);
-    char *a = was ? json_dumps(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
-    char *b = json_dumps(json_object_get(identity, key), JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    char *a = was ? sara_json_dump(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
+    char *b = sara_json_dump(json_object_get(identity, key),
+                             JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     sara_status status = sara_fail(
         ctx, SARA_ERROR_USAGE,
         "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",

@@ -48,8 +48,8 @@ static void flags_to(const advice *a, char *out, size_t size, const sara_memory_
         used += (size_t)snprintf(out + used, size - used, " --%s %d", t->flags.side,
                                  (int)s->side * t->flags.pixels);
     if (s->share != a->now.share)
-        snprintf(out + used, size - used, " --trainable %g%%%s", percent_of(t, s->share),
-                 t->options.threshold > 0 ? " instead of --threshold" : "");
+        sara_print(out + used, size - used, " --trainable %g%%%s", percent_of(t, s->share),
+                   t->options.threshold > 0 ? " instead of --threshold" : "");
 }
 
 /* Whether the run fits, and with what peak. */

@@ -1,7 +1,6 @@
 /* The training options: one table for the command line, JSON files, ranges and run manifests. */
 #include "train/train.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -176,7 +175,7 @@ static double get_number(const sara_train_options *options, const option *o)
 static sara_status out_of_range(sara_context *ctx, const option *o, const char *value)
 {
     char low[32];
-    snprintf(low, sizeof(low), o->low <= TINY && o->low > 0 ? "more than 0" : "%.15g", o->low);
+    sara_print(low, sizeof(low), o->low <= TINY && o->low > 0 ? "more than 0" : "%.15g", o->low);
     return sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: expected %s%s to %.15g", o->info.name, value,
                      o->kind == OPTION_DOUBLE ? "a number, " : "a whole number, ", low, o->high);
 }
@@ -186,7 +185,7 @@ static sara_status set_number(sara_context *ctx, void *field, const option *o, c
     char *end = NULL;
     errno = 0;
     if (o->kind == OPTION_DOUBLE) {
-        double number = strtod(value, &end);
+        double number = sara_parse_double(value, &end);
         if (end == value || *end || errno || !(number >= o->low && number <= o->high))
             return out_of_range(ctx, o, value);
         *(double *)field = number;
@@ -246,7 +245,7 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
     case OPTION_PROMPTS:
         return add_prompt(ctx, options, value);
     default:
-        while (isspace((unsigned char)*value))
+        while (*value && strchr(" \t\n\v\f\r", *value))
             value++;
         return set_number(ctx, field, o, value);
     }
@@ -302,7 +301,7 @@ static sara_status check_ranges(sara_context *ctx, const sara_train_options *opt
         double value = get_number(options, o);
         if ((value >= o->low && value <= o->high) || value == o->automatic)
             continue;
-        snprintf(text, sizeof(text), "%.15g", value);
+        sara_print(text, sizeof(text), "%.15g", value);
         return out_of_range(ctx, o, text);
     }
     return SARA_OK;

@@ -62,12 +62,12 @@ static sara_status write_events(sara_context *ctx, sara_writer *writer)
     for (size_t i = 0; i < count; i++) {
         const sara_trace_event *e = &events[i];
         char line[256];
-        int length = snprintf(line, sizeof(line),
-                              "{\"name\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,\"pid\":1,"
-                              "\"tid\":1,\"args\":{\"flops\":%.0f}}%s\n",
-                              e->kind, (e->start - origin) * 1e6, e->seconds * 1e6, e->flops,
-                              i + 1 < count ? "," : "");
-        TRY(sara_writer_write(writer, line, (size_t)length));
+        sara_print(line, sizeof(line),
+                   "{\"name\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,\"pid\":1,"
+                   "\"tid\":1,\"args\":{\"flops\":%.0f}}%s\n",
+                   e->kind, (e->start - origin) * 1e6, e->seconds * 1e6, e->flops,
+                   i + 1 < count ? "," : "");
+        TRY(sara_writer_write(writer, line, strlen(line)));
     }
     TRY(sara_writer_write(writer, tail, sizeof(tail) - 1));
 done:

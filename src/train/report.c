@@ -64,9 +64,14 @@ static sara_status read_losses(const sara_run *run, double **out, size_t *count)
     TRY(sara_file_read(run->ctx, &text, &size, run->log_path, (size_t)1 << 32));
     for (const char *line = text; line && *line;) {
         const char *end = strchr(line, '\n');
-        json_t *object = end ? json_loadb(line, (size_t)(end - line), 0, NULL) : NULL;
+        json_t *object = NULL;
+        if (end)
+            status = sara_json_parse(run->ctx, &object, line, (size_t)(end - line), run->log_path,
+                                     false);
+        if (status == SARA_ERROR_INPUT)
+            status = SARA_OK; /* a line that a crash has spoilt */
         const json_t *loss = json_object_get(object, "loss");
-        if (loss) {
+        if (status == SARA_OK && loss) {
             status = sara_grow(run->ctx, out, &capacity, *count + 1, sizeof(**out));
             if (status == SARA_OK)
                 (*out)[(*count)++] = json_number_value(loss);
@@ -98,18 +103,18 @@ static sara_status put_curve(page *p, const double *losses, size_t count)
     }
     if (points < 2)
         return put(p, "<p>Too few steps for a curve.</p>");
-    snprintf(text, sizeof(text),
-             "<svg viewBox=\"0 0 %g %g\" role=\"img\"><title>loss</title><polyline fill=\"none\" "
-             "stroke=\"#246\" stroke-width=\"2\" points=\"",
-             CURVE_WIDTH, CURVE_HEIGHT);
+    sara_print(text, sizeof(text),
+               "<svg viewBox=\"0 0 %g %g\" role=\"img\"><title>loss</title><polyline fill=\"none\" "
+               "stroke=\"#246\" stroke-width=\"2\" points=\"",
+               CURVE_WIDTH, CURVE_HEIGHT);
     TRY(put(p, text));
     for (size_t i = 0; i < points; i++) {
         double height = high > low ? (means[i] - low) / (high - low) : 0.5;
-        snprintf(text, sizeof(text), "%.1f,%.1f ", CURVE_WIDTH * (double)i / (double)(points - 1),
-                 (CURVE_HEIGHT - 10) * (1 - height) + 5);
+        sara_print(text, sizeof(text), "%.1f,%.1f ", CURVE_WIDTH * (double)i / (double)(points - 1),
+                   (CURVE_HEIGHT - 10) * (1 - height) + 5);
         TRY(put(p, text));
     }
-    snprintf(
+    sara_print(
         text, sizeof(text),
         "\"/></svg><p>Loss over %zu steps, from %.4g down to %.4g (means of %zu stretches).</p>",
         count, high, low, points);
@@ -130,7 +135,7 @@ static sara_status put_settings(page *p, const json_t *identity)
     {
         char *text = json_is_null(value)
                          ? NULL
-                         : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+                         : sara_json_dump(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
         if (!text)
             continue;
         status = put(p, "<tr><td>");

@@ -1,6 +1,5 @@
 # tests/cli/test_*.py run the program as a user does: python3's standard library and, for failing
 # input and output, a small shared object that is preloaded.
-find_package(Python3 COMPONENTS Interpreter)
 if(NOT Python3_FOUND)
     message(FATAL_ERROR "the tests of the command line need python3")
 endif()
@@ -32,3 +31,10 @@ foreach(source ${cli_tests})
     set_tests_properties(cli/${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
         "SARA_PROGRAM=$<TARGET_FILE:sara_program>;SARA_LIBRARY=$<TARGET_FILE:sara>;SARA_FAIL_IO=${cli_preload};SARA_SANITIZE=$<BOOL:${SARA_SANITIZE}>;ASAN_OPTIONS=detect_leaks=1;PYTHONDONTWRITEBYTECODE=1;OMP_WAIT_POLICY=passive")
 endforeach()
+
+# A host program that has set a locale, as programs with a user interface do.
+add_executable(test_locale_host ${CMAKE_CURRENT_SOURCE_DIR}/cli/locale_host.c)
+target_link_libraries(test_locale_host PRIVATE sara)
+set_property(TEST cli/test_locale APPEND PROPERTY ENVIRONMENT
+             "SARA_LOCALE_HOST=$<TARGET_FILE:test_locale_host>" LOCPATH=${locales})
+set_property(TEST cli/test_locale PROPERTY FIXTURES_REQUIRED locales)

@@ -20,9 +20,10 @@ FORBIDDEN = set(
     """socket connect bind listen accept send sendto recv recvfrom getaddrinfo gethostbyname
     system popen fork vfork execv execve execvp execl posix_spawn dlopen
     printf puts putchar vprintf perror stdout stderr exit _exit abort __assert_fail
+    setlocale localeconv atof sscanf __isoc99_sscanf strcasecmp tolower toupper
     rand srand random gets strcpy strcat sprintf tmpnam mktemp""".split()
 )
-PROGRAMS_OWN = set("stdout stderr printf puts putchar _exit".split())
+PROGRAMS_OWN = set("stdout stderr printf puts putchar _exit strcasecmp".split())
 # What compiler and start-up code put into any library.
 FOREIGN = re.compile(
     r"^(completed\.\d+|__dso_handle|__TMC_END__|__cpu_model|__cpu_features2|_edata|_end|"

@@ -146,17 +146,23 @@ static void test_many_values(void **state)
     free(text);
 }
 
-/* In a locale with a decimal comma, where there is one. */
+/* Where the decimal point is a comma, and where it has two bytes. */
 static void test_locale(void **state)
 {
     (void)state;
-    double number = 0;
-    setlocale(LC_ALL, "de_DE.UTF-8");
-    json_t *value = parse("0.125", false);
-    assert_true(sara_json_number(&number, value));
-    setlocale(LC_ALL, "C");
-    assert_true(number == 0.125);
-    json_decref(value);
+    const char *const names[] = {"de_DE.UTF-8", "ps_AF.UTF-8"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        double number = 0;
+        test_set_locale(names[i]);
+        json_t *value = parse("[0.125,-2.5e-3,NaN]", true);
+        char *text = sara_json_dump(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        assert_true(sara_json_number(&number, json_array_get(value, 0)));
+        setlocale(LC_ALL, "C");
+        assert_true(number == 0.125);
+        assert_string_equal(text, "[0.125,-0.0025,NaN]");
+        json_decref(value);
+        free(text);
+    }
 }
 
 static void test_load(void **state)

@@ -1,5 +1,6 @@
 #include "support/support.h"
 
+#include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,12 @@ void test_assert_close(double error, double tolerance, const char *what, const c
         return;
     print_error("%s: error %.3g, tolerance %.3g\n", what, error, tolerance);
     _fail(file, line);
+}
+
+void test_set_locale(const char *name)
+{
+    if (!setlocale(LC_ALL, name))
+        fail_msg("no locale %s: run by ctest, which makes it (package locales)", name);
 }
 
 sara_context *test_context(void)

@@ -28,6 +28,8 @@ void test_assert_contains(const char *text, const char *part, const char *file, 
 void test_assert_close(double error, double tolerance, const char *what, const char *file,
                        int line);
 
+/* setlocale(), which fails the test where ctest's fixture has not made the locale. */
+void test_set_locale(const char *name);
 sara_context *test_context(void); /* two threads, no log; sara_context_free() */
 /* ||a - b|| / ||b|| in double; ||a|| where b is zero. */
 double test_relative_l2(const float *a, const float *b, size_t count);
