@@ -306,7 +306,7 @@ typedef struct sara_generate_options {
                                     given latents' */
     int steps;                   /* 20 */
     double guidance_scale;       /* 7.0; at most 1 means no guidance */
-    uint64_t seed;               /* 42; image i uses seed + i */
+    uint64_t seed;               /* 42; image i uses seed + i; see sara_draw_seed() */
     int batch_count;             /* 1 */
     const char *sampling_method; /* NULL: the model's scheduler; see sara_sampling_methods() */
     bool karras;                 /* Karras sigmas whatever the scheduler's config says */
@@ -321,6 +321,10 @@ typedef struct sara_generate_options {
 } sara_generate_options;
 
 void sara_generate_options_init(sara_generate_options *options);
+/* A seed from the system's entropy, as for `-s -1`: it and the count - 1 after it lie within 32
+ * bits, so that other programs take them. Any options' seed may be drawn so. SARA_ERROR_IO where
+ * the system has none, SARA_ERROR_USAGE for a count over 2^32. */
+SARA_NODISCARD sara_status sara_draw_seed(sara_context *ctx, uint64_t *seed, int64_t count);
 /* NULL-terminated names for sampling_method. */
 const char *const *sara_sampling_methods(void);
 /* Checks what can be said without a model: the prompts, their weights, their tags and whether the

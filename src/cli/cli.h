@@ -37,7 +37,7 @@ typedef enum cli_kind {
     CLI_STRING,  /* const char * */
     CLI_LIST,    /* cli_list */
     CLI_INT,     /* int, from low to high */
-    CLI_SEED,    /* uint64_t */
+    CLI_SEED,    /* cli_seed */
     CLI_DOUBLE,  /* double, from low to high */
     CLI_SWITCH,  /* bool */
     CLI_FORWARD, /* target: the name of the option of cli_command.set that it stands for */
@@ -50,6 +50,11 @@ typedef struct cli_list {
     int count;
     bool from_config; /* the first item of the command line takes the place of all */
 } cli_list;
+
+typedef struct cli_seed {
+    uint64_t number;
+    bool draw; /* a negative number was given: the system's entropy instead */
+} cli_seed;
 
 typedef struct cli_option {
     const char *name; /* without dashes; '-' and '_' are the same */
@@ -132,6 +137,15 @@ bool cli_is_folder(const char *path);
 /* Refuses an output that is one of the adapters, or the other input (NULL: none). */
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input);
+
+/* ------------------------------------------------------------------------------------ pictures */
+
+/* out.png, out_2.png, ... as stable-diffusion.cpp numbers them; free(); NULL: out of memory. */
+char *cli_numbered(const char *path, int number);
+/* The first number, from `number` on, from which on `count` names are new; 0: out of memory. */
+int cli_first_new(const char *path, int number, int count);
+/* The seed as given, or one that is drawn and told, so that `count` in a row fit into 32 bits. */
+int cli_take_seed(const cli *c, uint64_t *out, const cli_seed *seed, int count);
 
 /* ------------------------------------------------------------------------------------ commands */
 

@@ -105,8 +105,10 @@ static int bench(const cli *c, const sara_bench_options *options, bool json)
 int cmd_bench(cli *c)
 {
     sara_bench_options o;
+    cli_seed seed;
     bool json = false, help;
     sara_bench_options_init(&o);
+    seed = (cli_seed){o.seed, false};
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &o.model, 0, 0, "DIR",
          "a diffusers folder, whose unet/ is read, or a bare unet/ folder"},
@@ -132,7 +134,8 @@ int cmd_bench(cli *c)
          "no, or bf16: layers multiply bf16 (no)"},
         {"weight_dtype", 0, CLI_STRING, &o.weight_dtype, 0, 0, "TYPE",
          "weights in memory: auto (as in the file), fp32, fp16 or bf16 (fp32)"},
-        {"seed", 0, CLI_SEED, &o.seed, 0, 0, "N", "of weights, latents and texts (42)"},
+        {"seed", 0, CLI_SEED, &seed, 0, 0, "N",
+         "of weights, latents and texts; -1: drawn and told (42)"},
         {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE.json",
          "write each kernel's time for chrome://tracing or Perfetto"},
         {"json", 0, CLI_SWITCH, &json, 0, 0, NULL, "print JSON"},
@@ -150,5 +153,7 @@ int cmd_bench(cli *c)
         .options = options,
     };
     int code = cli_parse(c, &command, &help);
+    if (code == 0 && !help)
+        code = cli_take_seed(c, &o.seed, &seed, 1);
     return code || help ? code : bench(c, &o, json);
 }

@@ -30,28 +30,18 @@ static const cli_refusal refusals[] = {
     {NULL, NULL},
 };
 
+#define DEFAULT_OUTPUT "output.png"
+
 typedef struct request {
     sara_generate_options generate;
     cli_model model;
-    const char *output, *scheduler;
+    cli_seed seed;
+    const char *output; /* NULL: not given; DEFAULT_OUTPUT by the first numbers that are new */
+    const char *scheduler;
     const char *type; /* weight_dtype under another name */
     cli_list prompts, adapters;
     bool compare;
 } request;
-
-/* out.png, out_2.png, ... as stable-diffusion.cpp numbers them; free(). */
-static char *numbered(const char *path, int number)
-{
-    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
-    size_t stem = dot && (!slash || dot > slash) ? (size_t)(dot - path) : strlen(path);
-    size_t size = strlen(path) + 16;
-    char *out = malloc(size);
-    if (out && number == 1)
-        memcpy(out, path, strlen(path) + 1);
-    else if (out)
-        snprintf(out, size, "%.*s_%d%s", (int)stem, path, number, path + stem);
-    return out;
-}
 
 static int save(const cli *c, const sara_image *image, const char *path, const char *text)
 {
@@ -65,7 +55,7 @@ static int save(const cli *c, const sara_image *image, const char *path, const c
 static int save_numbered(const cli *c, sara_model *model, const request *r, const sara_image *image,
                          int index, int number)
 {
-    char *text = NULL, *path = numbered(r->output, number);
+    char *text = NULL, *path = cli_numbered(r->output ? r->output : DEFAULT_OUTPUT, number);
     sara_status status =
         sara_generate_text(c->ctx, &text, model, &r->generate, image->width, image->height, index);
     int code;
@@ -80,6 +70,14 @@ static int save_numbered(const cli *c, sara_model *model, const request *r, cons
     return code;
 }
 
+/* The number of the next picture where `left` are still to come. What another run has written
+ * meanwhile is passed over. 0: out of memory. */
+static int next_number(const request *r, int last, int left)
+{
+    bool begun = last > 0;
+    return r->output ? last + 1 : cli_first_new(DEFAULT_OUTPUT, last + 1, begun ? 1 : left);
+}
+
 static int generate_each(const cli *c, sara_model *model, request *r)
 {
     int number = 0, code = 0;
@@ -90,8 +88,11 @@ static int generate_each(const cli *c, sara_model *model, request *r)
         sara_status status = sara_generate(c->ctx, &images, &count, model, &r->generate);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
-        for (int i = 0; i < count && code == 0; i++)
-            code = save_numbered(c, model, r, &images[i], i, ++number);
+        for (int i = 0; i < count && code == 0; i++) {
+            number = next_number(r, number, count * r->prompts.count);
+            code = number ? save_numbered(c, model, r, &images[i], i, number)
+                          : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+        }
         sara_images_free(c->ctx, images, count);
     }
     return code;
@@ -125,6 +126,8 @@ static int draw_row(const cli *c, sara_image *cells, sara_model *model, request 
 static int save_grid(const cli *c, sara_model *model, request *r, const sara_image *cells)
 {
     int columns = r->prompts.count, enlarge = cells[0].width < 256 ? 2 : 1, code;
+    int number = next_number(r, 0, 1);
+    char *path = number ? cli_numbered(r->output ? r->output : DEFAULT_OUTPUT, number) : NULL;
     sara_image *grid = NULL;
     char *text = NULL;
     r->generate.prompt = r->prompts.items[0];
@@ -132,7 +135,12 @@ static int save_grid(const cli *c, sara_model *model, request *r, const sara_ima
     if (status == SARA_OK)
         status = sara_generate_text(c->ctx, &text, model, &r->generate, cells[columns].width,
                                     cells[columns].height, 0);
-    code = status == SARA_OK ? save(c, grid, r->output, text) : cli_fail_context(c, status);
+    if (status != SARA_OK)
+        code = cli_fail_context(c, status);
+    else
+        code = path ? save(c, grid, path, text)
+                    : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    free(path);
     sara_images_free(c->ctx, grid, 1);
     sara_free(c->ctx, text);
     return code;
@@ -171,9 +179,28 @@ static int check_scheduler(const cli *c, request *r)
     return 0;
 }
 
-/* Before the work, so that it is not lost. */
+/* None of the pictures' names is a folder or what is read. */
+static int check_names(const cli *c, const request *r)
+{
+    int count = r->compare ? 1 : r->prompts.count * r->generate.batch_count, code = 0;
+    for (int number = 1; number <= count && code == 0; number++) {
+        char *path = cli_numbered(r->output, number);
+        if (!path)
+            return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+        if (cli_is_folder(path))
+            code = cli_fail(c, SARA_ERROR_USAGE, "--output %s: is a folder; name a PNG file", path);
+        else
+            code = cli_check_output(c, "--output", path, &r->adapters, r->generate.init_latents);
+        free(path);
+    }
+    return code;
+}
+
+/* Before the work, so that it is not lost. Names that the program chooses are new ones. */
 static int check_output(const cli *c, const request *r)
 {
+    if (!r->output)
+        return 0;
     const char *slash = strrchr(r->output, '/'), *name = slash ? slash + 1 : r->output;
     const char *dot = strrchr(name, '.');
     char folder[4096];
@@ -187,7 +214,7 @@ static int check_output(const cli *c, const request *r)
     if (dot && strcasecmp(dot, ".png") != 0)
         return cli_fail(c, SARA_ERROR_USAGE, "--output %s: PNG is what is written; name it .png",
                         r->output);
-    return cli_check_output(c, "--output", r->output, &r->adapters, r->generate.init_latents);
+    return check_names(c, r);
 }
 
 static int check_prompts(const cli *c, request *r)
@@ -262,7 +289,9 @@ static int check(const cli *c, request *r)
 static int generate(const cli *c, request *r)
 {
     sara_model *model = NULL;
-    int code = check(c, r);
+    int code = check(c, r), images = r->compare ? r->prompts.count : r->generate.batch_count;
+    if (code == 0)
+        code = cli_take_seed(c, &r->generate.seed, &r->seed, images);
     if (code == 0)
         code = cli_load(c, &model, &r->model);
     if (code == 0 && r->compare) {
@@ -280,10 +309,11 @@ static int generate(const cli *c, request *r)
 
 int cmd_generate(cli *c)
 {
-    request r = {.output = "output.png"};
+    request r = {.output = NULL};
     sara_generate_options *g = &r.generate;
     bool help;
     sara_generate_options_init(g);
+    r.seed.number = g->seed;
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
          "a diffusers folder or a .safetensors file"},
@@ -295,7 +325,7 @@ int cmd_generate(cli *c)
         {"long-prompt", 0, CLI_SWITCH, &g->long_prompt, 0, 0, NULL,
          "encode prompts of any length in chunks; else they are cut"},
         {"output", 'o', CLI_STRING, &r.output, 0, 0, "FILE",
-         "a PNG (output.png); further ones output_2.png, ..."},
+         "a PNG; more: NAME_2.png, ... (output.png, always new)"},
         {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
          "apply at strength X (1); repeatable"},
         {"lora-model-dir", 0, CLI_STRING, &g->lora_model_dir, 0, 0, "DIR",
@@ -304,7 +334,8 @@ int cmd_generate(cli *c)
         {"height", 'H', CLI_INT, &g->height, 1, 16384, "N", "pixels, likewise"},
         {"steps", 0, CLI_INT, &g->steps, 1, 1000, "N", "denoising steps (20)"},
         {"cfg-scale", 0, CLI_DOUBLE, &g->guidance_scale, 0, 1000, "X", "guidance scale (7.0)"},
-        {"seed", 's', CLI_SEED, &g->seed, 0, 0, "N", "image i uses seed + i (42)"},
+        {"seed", 's', CLI_SEED, &r.seed, 0, 0, "N",
+         "image i uses seed + i; -1: drawn and told (42)"},
         {"sampling-method", 0, CLI_STRING, &g->sampling_method, 0, 0, "NAME",
          "ddim, ddpm, pndm, euler, euler_a, dpm++2m (the model's)"},
         {"scheduler", 0, CLI_STRING, &r.scheduler, 0, 0, "NAME",

@@ -34,11 +34,14 @@ static int set_seed(cli *c, const cli_option *o, const char *value)
 {
     char *end;
     errno = 0;
-    unsigned long long number = strtoull(value, &end, 10);
-    if (end == value || *end || errno || strchr(value, '-'))
-        return cli_fail(c, SARA_ERROR_USAGE, "--%s %s: expected a whole number, 0 to 2^64-1",
-                        o->name, value);
-    *(uint64_t *)o->target = number;
+    bool negative = strchr(value, '-') != NULL;
+    long long below = negative ? strtoll(value, &end, 10) : 0;
+    unsigned long long number = negative ? 0 : strtoull(value, &end, 10);
+    if (end == value || *end || errno)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "--%s %s: expected a whole number, 0 to 2^64-1, or -1: drawn", o->name,
+                        value);
+    *(cli_seed *)o->target = (cli_seed){number, below < 0};
     return 0;
 }
 

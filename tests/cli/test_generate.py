@@ -60,8 +60,6 @@ class Generate(Case):
         self.assertEqual(
             files_below(self.folder), ["plain", "plain_2", "two.dots.PNG", "two.dots_2.PNG"]
         )
-        result = self.ok("generate", "-m", BASE, "-p", "x", "--steps", "1", "-t", "1")
-        self.assertEqual(result.out, "output.png\n")
 
     def test_same_seed(self):
         """Equal options give equal files; another seed another picture; image i has seed + i."""

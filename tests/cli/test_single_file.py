@@ -50,10 +50,11 @@ class SingleFile(Case):
         pictures = []
         for path, more in ((BASE, ()), (self.file, TOKENIZER)):
             out = self.path(f"{len(pictures)}.safetensors")
-            self.ok("generate", "-m", path, *more, "-p", "cat", "--steps", "2", "--save-latents", out)
+            self.ok("generate", "-m", path, *more, "-p", "cat", "--steps", "2", "-o", "x.png",
+                    "--save-latents", out)
             pictures.append(sha256(out))
         self.assertEqual(*pictures)
-        with open(self.path("output.png"), "rb") as file:
+        with open(self.path("x.png"), "rb") as file:
             picture = file.read()
         self.assertIn(f"Model hash: {sha256(self.file)[:10]}, Model: base,".encode(), picture)
         self.refused(

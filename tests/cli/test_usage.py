@@ -156,12 +156,13 @@ class Values(Case):
             "--cfg-scale": ["-1", "nan", "inf", "1e309", "abc", ""],
             "--width": ["0", "-64", "x", "99999999999999999999"],
             "--height": ["0", "16385"],
-            "--seed": ["-1", "x", "1.5", "18446744073709551616"],
+            "--seed": ["--1", "-x", "-1.5", "-9223372036854775809", "x", "1.5"],
             "--batch-count": ["0", "-1", "x"],
             "--threads": ["0", "-1", "x", "4097"],
         }.items():
             for value in values:
                 self.refused(USAGE, [f"{option} {value}", "expected"], *base, option, value)
+        self.refused(USAGE, "0 to 2^64-1", *base, "--seed", "18446744073709551616")
         self.refused(USAGE, "--width x", *base, "-W", "x")
         self.refused(USAGE, "--width x", *base, "-Wx")
 
