@@ -184,23 +184,25 @@ done:
     return status;
 }
 
+/* path, of which all links are followed, lies in base or is it. */
+static bool lies_in(const char *path, const char *base)
+{
+    size_t length = strlen(base);
+    return strncmp(path, base, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
 sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path, const char *folder)
 {
     char *parent = NULL, *real = realpath(path, NULL), *base = realpath(folder, NULL);
-    sara_status status = SARA_OK;
+    char *above = NULL;
+    sara_status status;
     *out = false;
-    if (!real) {
-        const char *slash = strrchr(path, '/');
-        TRY(sara_format(ctx, &parent, "%.*s/.", slash ? (int)(slash - path) : 1,
-                        slash ? path : "."));
-        real = realpath(parent, NULL);
-    }
-    if (real && base) {
-        size_t length = strlen(base);
-        *out = strncmp(real, base, length) == 0 && (real[length] == '/' || real[length] == '\0');
-    }
+    TRY(sara_path_parent(ctx, &parent, path));
+    above = realpath(parent, NULL);
+    *out = base && ((real && lies_in(real, base)) || (above && lies_in(above, base)));
 done:
     sara_free(ctx, parent);
+    free(above);
     free(real);
     free(base);
     return status;

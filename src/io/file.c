@@ -22,6 +22,21 @@ static const char *kind_of(mode_t mode)
                             : "a special file";
 }
 
+/* The reason is in errno. Of a link without a file behind it, where it leads to is told: in a hub
+ * cache that was copied in part it is what is missing. */
+static sara_status tell_not_opened(sara_context *ctx, const char *path)
+{
+    char target[1024];
+    ssize_t length = errno == ENOENT ? readlink(path, target, sizeof(target) - 1) : -1;
+    if (length < 0) {
+        errno = errno == EINVAL ? ENOENT : errno; /* no link */
+        return sara_fail_errno(ctx, path, "cannot open");
+    }
+    target[length] = '\0';
+    return sara_fail(ctx, SARA_ERROR_IO, "%s: cannot open: a link to %s, which is not there", path,
+                     target);
+}
+
 sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size, const char *path)
 {
     struct stat info;
@@ -31,7 +46,7 @@ sara_status sara_file_open(sara_context *ctx, int *fd, uint64_t *size, const cha
     *fd = -1;
     *size = 0;
     if (opened < 0)
-        return sara_fail_errno(ctx, path, "cannot open");
+        return tell_not_opened(ctx, path);
     if (fstat(opened, &info) != 0)
         status = sara_fail_errno(ctx, path, "cannot stat");
     else if (!S_ISREG(info.st_mode))
@@ -134,6 +149,12 @@ bool sara_path_exists(const char *path)
 {
     struct stat info;
     return stat(path, &info) == 0;
+}
+
+bool sara_path_is_named(const char *path)
+{
+    struct stat info;
+    return lstat(path, &info) == 0;
 }
 
 bool sara_path_is_directory(const char *path)

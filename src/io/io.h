@@ -21,9 +21,12 @@ SARA_NODISCARD sara_status sara_file_read(sara_context *ctx, char **out, size_t 
 /* Strict: no overlong forms, surrogates or code points above 10FFFF. */
 bool sara_text_is_utf8(const char *text, size_t size);
 bool sara_path_exists(const char *path);
+/* Also of a link that leads nowhere or in circles, so that opening it tells. */
+bool sara_path_is_named(const char *path);
 bool sara_path_is_directory(const char *path);
-/* Whether a file lies, or would lie, in a folder, or is it (folder may be a file, too); links are
- * followed. False where one of them cannot be found: opening it tells. */
+/* Whether a file lies, or would lie, in a folder, or is it (folder may be a file, too). Links are
+ * followed; a link in the folder lies there wherever it leads to. False where one of them cannot be
+ * found: opening it tells. */
 SARA_NODISCARD sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path,
                                                const char *folder);
 bool sara_path_is_same(const char *a, const char *b); /* both are there and are one file */

@@ -52,6 +52,8 @@ SARA_NODISCARD sara_status sara_scan_fail(sara_scan *scan, const char *format, .
     __attribute__((format(printf, 2, 3)));
 /* The next byte after white space must be `wanted`. */
 SARA_NODISCARD sara_status sara_scan_expect(sara_scan *scan, char wanted);
+/* Whether `null` comes next, which is taken then. */
+SARA_NODISCARD sara_status sara_scan_null(sara_scan *scan, bool *is_null);
 /* In a list or object that ends with `close`: whether another member follows. The comma or the
  * end is consumed. */
 SARA_NODISCARD sara_status sara_scan_more(sara_scan *scan, bool *more, bool first, char close);

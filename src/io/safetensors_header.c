@@ -9,11 +9,15 @@
 #define LONGEST_NAME  65535
 #define LONGEST_DTYPE 32
 
+/* An object of strings, or null, as the safetensors library reads it. */
 static sara_status read_metadata(sara_scan *scan, sara_safetensors *file)
 {
-    bool more;
+    bool more, none;
     sara_status status;
     scan->field = "__metadata__";
+    TRY(sara_scan_null(scan, &none));
+    if (none)
+        goto done;
     TRY(sara_scan_expect(scan, '{'));
     for (bool first = true;; first = false) {
         sara_metadata entry = {NULL, NULL};
@@ -31,8 +35,9 @@ static sara_status read_metadata(sara_scan *scan, sara_safetensors *file)
                       file->metadata_count + 1, sizeof(*file->metadata)));
         file->metadata[file->metadata_count++] = entry;
     }
-    scan->field = NULL;
 done:
+    if (status == SARA_OK)
+        scan->field = NULL;
     return status;
 }
 

@@ -102,6 +102,18 @@ done:
     return status;
 }
 
+sara_status sara_scan_null(sara_scan *scan, bool *is_null)
+{
+    sara_status status;
+    TRY(skip_white_space(scan));
+    *is_null = peek(scan) == 'n';
+    for (const char *c = "null"; *is_null && *c; c++)
+        if (take(scan) != *c)
+            return sara_scan_fail(scan, "expected an object or null");
+done:
+    return status;
+}
+
 sara_status sara_scan_more(sara_scan *scan, bool *more, bool first, char close)
 {
     sara_status status;

@@ -1,7 +1,6 @@
 #include "io/weights.h"
 
 #include <stdlib.h>
-#include <sys/stat.h>
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -57,13 +56,6 @@ done:
     return status;
 }
 
-/* Also for a link that leads nowhere: opening it will say so. */
-static bool is_there(const char *path)
-{
-    struct stat info;
-    return lstat(path, &info) == 0;
-}
-
 /* The file's path, else the index's, under diffusers' names; *sharded tells which. */
 static sara_status find_source(sara_context *ctx, char **out, bool *sharded, const char *folder,
                                const char *stem, const char *variant)
@@ -74,13 +66,13 @@ static sara_status find_source(sara_context *ctx, char **out, bool *sharded, con
     variant = variant ? variant : "";
     *sharded = false;
     TRY(sara_format(ctx, &path, "%s/%s%s%s.safetensors", folder, stem, dot, variant));
-    if (!is_there(path)) {
+    if (!sara_path_is_named(path)) {
         sara_free(ctx, path);
         *sharded = true;
         TRY(sara_format(ctx, &path, "%s/%s.safetensors.index%s%s.json", folder, stem, dot,
                         variant));
     }
-    if (!is_there(path)) {
+    if (!sara_path_is_named(path)) {
         status = fail_absent(ctx, folder, stem, dot[0] ? variant : NULL);
         goto done;
     }

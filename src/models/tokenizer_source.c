@@ -163,7 +163,7 @@ sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source 
     for (int i = 0; i < SARA_FILE_COUNT; i++) {
         bool needed = i == SARA_FILE_VOCAB || i == SARA_FILE_MERGES;
         TRY(sara_path_join(ctx, &out->paths[i], folder, names[i]));
-        if (needed ? !out->json[SARA_FILE_WHOLE] : sara_path_exists(out->paths[i]))
+        if (needed ? !out->json[SARA_FILE_WHOLE] : sara_path_is_named(out->paths[i]))
             TRY(load(out, i));
     }
     TRY(check_config(out));

@@ -18,7 +18,7 @@ static sara_status read_index(sara_context *ctx, json_t **index, const char **sc
     const char *class_name = NULL;
     sara_status status;
     TRY(sara_path_join(ctx, &file, path, "model_index.json"));
-    if (!sara_path_exists(file)) {
+    if (!sara_path_is_named(file)) {
         status = sara_fail(ctx, SARA_ERROR_INPUT,
                            "%s: no model_index.json; a diffusers folder is expected (a bare unet/ "
                            "folder goes with --unet-only)",
@@ -302,7 +302,7 @@ sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *pat
     *out = NULL;
     if (!path || !*path)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no model given; name a diffusers folder");
-    if (!sara_path_exists(path))
+    if (!sara_path_is_named(path))
         return missing_model(ctx, path);
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;

@@ -88,7 +88,7 @@ static sara_status add_lora(const reader *r, const tag *t)
         goto done;
     }
     TRY(sara_format(r->ctx, &lora.path, "%s/%s.safetensors", r->folder, lora.name));
-    if (!sara_path_exists(lora.path)) {
+    if (!sara_path_is_named(lora.path)) {
         status = sara_fail(r->ctx, SARA_ERROR_IO, "%s: no such file; %s asks for it with %.*s",
                            lora.path, r->what, t->size, t->text);
         goto done;

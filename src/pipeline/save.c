@@ -112,17 +112,39 @@ done:
     return status;
 }
 
+/* A folder cannot take a link's place, and what lies behind one is not this program's. */
+static sara_status check_no_link(sara_context *ctx, const char *out_dir)
+{
+    size_t length = strlen(out_dir);
+    char *name = NULL, target[1024];
+    sara_status status;
+    while (length > 1 && out_dir[length - 1] == '/')
+        length--;
+    TRY(sara_format(ctx, &name, "%.*s", (int)length, out_dir));
+    ssize_t size = readlink(name, target, sizeof(target));
+    if (size >= 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "%s: is a link, to %.*s; name that folder or a new one", name, (int)size,
+                           target);
+done:
+    sara_free(ctx, name);
+    return status;
+}
+
 sara_status sara_check_new_folder(sara_context *ctx, const char *out_dir)
 {
     char **names = NULL;
     size_t count = 0;
     if (!out_dir || !*out_dir)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no output folder given");
+    sara_status status = check_no_link(ctx, out_dir);
+    if (status != SARA_OK)
+        return status;
     if (!sara_path_exists(out_dir))
         return try_folder(ctx, out_dir);
     if (!sara_path_is_directory(out_dir))
         return sara_fail(ctx, SARA_ERROR_USAGE, "%s: exists and is no folder", out_dir);
-    sara_status status = sara_directory_list(ctx, &names, &count, out_dir);
+    status = sara_directory_list(ctx, &names, &count, out_dir);
     sara_directory_free(ctx, names, count);
     if (status == SARA_OK && count > 0)
         status = sara_fail(ctx, SARA_ERROR_USAGE,
@@ -131,7 +153,7 @@ sara_status sara_check_new_folder(sara_context *ctx, const char *out_dir)
 }
 
 /* A folder inside the model's own would be copied into itself. */
-static sara_status check_outside(sara_context *ctx, const char *out_dir, const char *source)
+static sara_status check_outside_one(sara_context *ctx, const char *out_dir, const char *source)
 {
     char *parent = NULL, *own = realpath(source, NULL);
     sara_status status;
@@ -148,6 +170,27 @@ static sara_status check_outside(sara_context *ctx, const char *out_dir, const c
 done:
     free(own);
     free(parent);
+    return status;
+}
+
+/* Those of its parts too, which may be links to elsewhere. */
+static sara_status check_outside(sara_context *ctx, const char *out_dir, const char *source)
+{
+    char **names = NULL, *part = NULL;
+    size_t count = 0;
+    sara_status status;
+    TRY(check_outside_one(ctx, out_dir, source));
+    TRY(sara_directory_list(ctx, &names, &count, source));
+    for (size_t i = 0; i < count; i++) {
+        TRY(sara_path_join(ctx, &part, source, names[i]));
+        if (names[i][0] != '.' && sara_path_is_directory(part))
+            TRY(check_outside_one(ctx, out_dir, part));
+        sara_free(ctx, part);
+        part = NULL;
+    }
+done:
+    sara_free(ctx, part);
+    sara_directory_free(ctx, names, count);
     return status;
 }
 

@@ -91,8 +91,22 @@ static bool is_file(const char *path)
     return stat(path, &info) == 0 && S_ISREG(info.st_mode);
 }
 
-/* Copies the tree but for hidden entries; weights only where keep_weights. depth bounds symbolic
- * links that lead in circles. */
+/* A link back to the folder, or to one above it, has no end. */
+static sara_status check_no_circle(sara_context *ctx, const char *link, const char *folder)
+{
+    bool circle;
+    sara_status status;
+    TRY(sara_path_is_within(ctx, &circle, folder, link));
+    if (circle)
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s: a link back to a folder that it lies in: it cannot be copied; "
+                           "remove it",
+                           link);
+done:
+    return status;
+}
+
+/* Copies the tree but for hidden entries, following links; weights only where keep_weights. */
 static sara_status carry_along(sara_context *ctx, const char *to, const char *from, int depth,
                                bool keep_weights)
 {
@@ -111,6 +125,7 @@ static sara_status carry_along(sara_context *ctx, const char *to, const char *fr
         TRY(sara_path_join(ctx, &source, from, names[i]));
         TRY(sara_path_join(ctx, &target, to, names[i]));
         if (sara_path_is_directory(source)) {
+            TRY(check_no_circle(ctx, source, from));
             bool keep = depth > 0 ? keep_weights : !is_component(names[i]);
             TRY(carry_along(ctx, target, source, depth + 1, keep));
         } else if (!is_file(source)) {

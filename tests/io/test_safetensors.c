@@ -66,12 +66,34 @@ static void test_reads_values(void **state)
 static void test_empty_file_of_tensors(void **state)
 {
     (void)state;
-    const char *headers[] = {"{}", "{ }", "{\"__metadata__\":{}}", "{}\t\r\n "};
-    for (size_t i = 0; i < 4; i++) {
+    const char *headers[] = {"{}", "{ }", "{\"__metadata__\":{}}", "{}\t\r\n ",
+                             "{\"__metadata__\" : null }"};
+    for (size_t i = 0; i < sizeof(headers) / sizeof(*headers); i++) {
         char *path = test_safetensors(folder, headers[i], 0);
         sara_safetensors *file = test_open(ctx, path);
         assert_int_equal(sara_safetensors_count(file), 0);
         assert_null(sara_safetensors_find(file, "a"));
+        sara_safetensors_close(file);
+        free(path);
+    }
+}
+
+/* As the safetensors library reads it: metadata that is null is none. */
+static void test_null_metadata(void **state)
+{
+    (void)state;
+    const char *headers[] = {"{\"__metadata__\":null,\"a\":{\"dtype\":\"U8\",\"shape\":[2],"
+                             "\"data_offsets\":[0,2]}}",
+                             "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+                             "\"__metadata__\":null}"};
+    for (size_t i = 0; i < 2; i++) {
+        char *path = test_safetensors(folder, headers[i], 2);
+        sara_safetensors *file = test_open(ctx, path);
+        size_t count = 1;
+        sara_safetensors_metadata_all(file, &count);
+        assert_int_equal(count, 0);
+        assert_int_equal(sara_safetensors_count(file), 1);
+        assert_null(sara_safetensors_metadata(file, "format"));
         sara_safetensors_close(file);
         free(path);
     }
@@ -346,6 +368,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_reads_values, setup, teardown),
         cmocka_unit_test_setup_teardown(test_empty_file_of_tensors, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_null_metadata, setup, teardown),
         cmocka_unit_test_setup_teardown(test_converts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refuses_integers_as_f32, setup, teardown),
         cmocka_unit_test_setup_teardown(test_load_checks, setup, teardown),

@@ -206,7 +206,11 @@ static void test_metadata(void **state)
     refuse("{\"__metadata__\":{\"k\":null}}", 0, "__metadata__: 'n', expected '\"'");
     refuse("{\"__metadata__\":{\"k\":{\"j\":\"v\"}}}", 0, "__metadata__: '{', expected '\"'");
     refuse("{\"__metadata__\":[]}", 0, "__metadata__: '[', expected '{'");
-    refuse("{\"__metadata__\":null}", 0, "__metadata__: 'n', expected '{'");
+    refuse("{\"__metadata__\":nul}", 0, "__metadata__: expected an object or null");
+    refuse("{\"__metadata__\":n ull}", 0, "__metadata__: expected an object or null");
+    refuse("{\"__metadata__\":nullx}", 0, "'x', expected ','");
+    refuse("{\"__metadata__\":true}", 0, "__metadata__: 't', expected '{'");
+    refuse("{\"__metadata__\":null,\"__metadata__\":null}", 0, "duplicate __metadata__");
 }
 
 static void test_strings(void **state)
