@@ -110,7 +110,9 @@ void sara_context_interrupt(sara_context *ctx);
 typedef struct sara_model sara_model;
 
 typedef struct sara_model_options {
-    const char *variant; /* "fp16": of a folder prefer *.fp16.safetensors; NULL: none */
+    /* "fp16": of a folder's parts *.fp16.safetensors, the plain files of parts that have none, as
+     * diffusers does; one that no part has is SARA_ERROR_INPUT. NULL: none */
+    const char *variant;
     bool unet_only;      /* the path is a bare unet/ folder, or of a file the U-Net is enough */
     /* "epsilon", "v_prediction" (also "v"), "sample" or, of a flow scheduler, "flow_prediction"
      * instead of the model's own */
@@ -129,6 +131,10 @@ typedef struct sara_model_options {
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
+/* Whether weight files of the variant are there of any part of a folder that is loaded with
+ * unet_only or without; false of a file. Errors: SARA_ERROR_MEMORY. */
+SARA_NODISCARD sara_status sara_model_has_variant(sara_context *ctx, bool *out, const char *path,
+                                                  bool unet_only, const char *variant);
 
 /* Token ids as generation uses them, padded and cut to the context length. *ids: sara_free(). */
 SARA_NODISCARD sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,

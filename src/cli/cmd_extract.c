@@ -34,16 +34,36 @@ static int check(const cli *c, const request *r)
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
+/* *out: whether the other model alone has the variant. */
+static int is_others_variant(const cli *c, bool *out, const request *r, const char *path,
+                             const char *other)
+{
+    const char *variant = r->model.options.variant;
+    bool own = true, others = false;
+    *out = false;
+    if (!variant || !*variant)
+        return 0;
+    sara_status status = sara_model_has_variant(c->ctx, &own, path, r->unet_only, variant);
+    if (status == SARA_OK)
+        status = sara_model_has_variant(c->ctx, &others, other, r->unet_only, variant);
+    *out = !own && others;
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
 /* Weights stay as the files have them, which loses nothing and takes the least memory. An option
  * for the other model is not this one's; one for neither is refused. */
 static int load(const cli *c, sara_model **out, const request *r, const char *path,
                 const char *other)
 {
     cli_model model = r->model;
+    bool others;
+    int code = is_others_variant(c, &others, r, path, other);
+    if (code != 0)
+        return code;
     *(r->unet_only ? &model.unet_only : &model.model) = path;
     if (cli_is_folder(path) && !cli_is_folder(other))
         model.options.model_config = NULL;
-    if (!cli_is_folder(path) && cli_is_folder(other))
+    if (others || (!cli_is_folder(path) && cli_is_folder(other)))
         model.options.variant = NULL;
     model.options.weight_dtype = "auto";
     return cli_load_unet(c, out, &model);

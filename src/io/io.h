@@ -196,12 +196,17 @@ SARA_NODISCARD sara_status sara_ldm_from_diffusers(sara_context *ctx, char **out
 
 /* The tensors of one module under their checkpoint keys: one file, or the shards of an index. */
 typedef struct sara_weights sara_weights;
-/* folder/stem[.variant].safetensors, or the shards of its .index.json. Without a variant file the
- * plain one serves where variant is NULL; where it is asked for and absent that is an error, as is
- * a folder with only .bin (the hint says how to convert). */
+/* folder/stem[.variant].safetensors, or the shards of its .index[.variant].json; variant NULL: the
+ * plain ones. Where they are not there the error says which variants are, or how to convert .bin. */
 SARA_NODISCARD sara_status sara_weights_open(sara_context *ctx, sara_weights **out,
                                              const char *folder, const char *stem,
                                              const char *variant);
+/* Whether sara_weights_open() would find something. */
+SARA_NODISCARD sara_status sara_weights_are_there(sara_context *ctx, bool *out, const char *folder,
+                                                  const char *stem, const char *variant);
+/* What the folder holds of the stem: "plain, fp16", "none". *out: sara_free(). */
+SARA_NODISCARD sara_status sara_weights_describe(sara_context *ctx, char **out, const char *folder,
+                                                 const char *stem);
 /* All tensors of a file under its own names. */
 SARA_NODISCARD sara_status sara_weights_open_file(sara_context *ctx, sara_weights **out,
                                                   const char *path);

@@ -2,87 +2,6 @@
 
 #include <stdlib.h>
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t length = strlen(text), size = strlen(end);
-    return length >= size && strcmp(text + length - size, end) == 0;
-}
-
-/* What is in the folder instead: only pickles, another variant, or nothing of use. */
-static sara_status describe_folder(sara_context *ctx, char **out, const char *folder,
-                                   const char *stem)
-{
-    static const char *const pickles[] = {".bin", ".ckpt", ".pt", ".pth"};
-    const char *pickle = NULL, *other = NULL;
-    char **names = NULL;
-    size_t count = 0;
-    sara_status status;
-    TRY(sara_directory_list(ctx, &names, &count, folder));
-    for (size_t i = 0; i < count; i++) {
-        bool same = strncmp(names[i], stem, strlen(stem)) == 0;
-        if (same && strstr(names[i], ".safetensors"))
-            other = names[i];
-        for (size_t j = 0; j < sizeof(pickles) / sizeof(pickles[0]); j++)
-            if (ends_with(names[i], pickles[j]))
-                pickle = names[i];
-    }
-    if (other)
-        TRY(sara_format(ctx, out, "; there is %.200s of another variant", other));
-    else if (pickle)
-        TRY(sara_format(ctx, out,
-                        "; there is only the pickle %.200s: to convert, load it with "
-                        "diffusers and call save_pretrained(folder, "
-                        "safe_serialization=True)",
-                        pickle));
-    else
-        TRY(sara_strdup(ctx, out, ""));
-done:
-    sara_directory_free(ctx, names, count);
-    return status;
-}
-
-static sara_status fail_absent(sara_context *ctx, const char *folder, const char *stem,
-                               const char *variant)
-{
-    char *hint = NULL;
-    sara_status status;
-    TRY(describe_folder(ctx, &hint, folder, stem));
-    status = sara_fail(ctx, SARA_ERROR_INPUT,
-                       "%s: no %s%s%s.safetensors and no %s.safetensors.index%s%s.json%s", folder,
-                       stem, variant ? "." : "", variant ? variant : "", stem, variant ? "." : "",
-                       variant ? variant : "", hint);
-done:
-    sara_free(ctx, hint);
-    return status;
-}
-
-/* The file's path, else the index's, under diffusers' names; *sharded tells which. */
-static sara_status find_source(sara_context *ctx, char **out, bool *sharded, const char *folder,
-                               const char *stem, const char *variant)
-{
-    const char *dot = variant ? "." : "";
-    char *path = NULL;
-    sara_status status;
-    variant = variant ? variant : "";
-    *sharded = false;
-    TRY(sara_format(ctx, &path, "%s/%s%s%s.safetensors", folder, stem, dot, variant));
-    if (!sara_path_is_named(path)) {
-        sara_free(ctx, path);
-        *sharded = true;
-        TRY(sara_format(ctx, &path, "%s/%s.safetensors.index%s%s.json", folder, stem, dot,
-                        variant));
-    }
-    if (!sara_path_is_named(path)) {
-        status = fail_absent(ctx, folder, stem, dot[0] ? variant : NULL);
-        goto done;
-    }
-    *out = path;
-    path = NULL;
-done:
-    sara_free(ctx, path);
-    return status;
-}
-
 sara_status sara_weights_own(sara_weights *weights, sara_safetensors *file)
 {
     sara_status status;
@@ -140,7 +59,7 @@ sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char 
     sara_status status;
     *out = NULL;
     TRY(sara_weights_new(ctx, &weights));
-    TRY(find_source(ctx, &weights->path, &sharded, folder, stem, variant));
+    TRY(sara_weights_find_place(ctx, &weights->path, &sharded, folder, stem, variant));
     if (sharded) {
         TRY(sara_weights_add_shards(weights, folder));
     } else {

@@ -23,6 +23,10 @@ struct sara_weights {
     bool bare; /* the part's names have no text_model. */
 };
 
+/* The path of the file, or where it is sharded of the index. *out: sara_free(). */
+SARA_NODISCARD sara_status sara_weights_find_place(sara_context *ctx, char **out, bool *sharded,
+                                                   const char *folder, const char *stem,
+                                                   const char *variant);
 SARA_NODISCARD sara_status sara_weights_new(sara_context *ctx, sara_weights **out);
 void sara_weights_sort(sara_weights *weights);
 /* Takes the file over even if it fails. */

@@ -58,6 +58,7 @@ int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted paramet
 /* ------------------------------------------------------------------------------------ sources */
 
 typedef enum sara_module { SARA_MODULE_UNET, SARA_MODULE_VAE, SARA_MODULE_TEXT } sara_module;
+#define SARA_MODULE_COUNT 3
 
 /* A network's config, and where its weights are. */
 typedef struct sara_component {

@@ -74,27 +74,6 @@ done:
 
 /* ------------------------------------------------------------------------------- the networks */
 
-sara_status sara_model_component(const sara_model *model, sara_component *out, sara_module module)
-{
-    static const struct {
-        const char *folder, *stem;
-    } places[] = {[SARA_MODULE_UNET] = {"unet", SARA_DIFFUSERS_STEM},
-                  [SARA_MODULE_VAE] = {"vae", SARA_DIFFUSERS_STEM},
-                  [SARA_MODULE_TEXT] = {"text_encoder", SARA_TRANSFORMERS_STEM}};
-    sara_context *ctx = model->ctx;
-    char *folder = NULL;
-    sara_status status;
-    *out = (sara_component){.ctx = ctx};
-    if (model->single)
-        return sara_single_file_component(model->single, out, module);
-    TRY(model->unet_only ? sara_strdup(ctx, &folder, model->path)
-                         : sara_path_join(ctx, &folder, model->path, places[module].folder));
-    TRY(sara_component_open(ctx, out, folder, places[module].stem, model->variant));
-done:
-    sara_free(ctx, folder);
-    return status;
-}
-
 static sara_status check_text(const sara_model *model)
 {
     const sara_clip_text_info *info = sara_clip_text_info_of(model->text);
@@ -227,8 +206,7 @@ static sara_status open_source(sara_model *model, const char *path,
                                      options ? options->model_config : NULL);
     for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
         model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
-    if (options && options->variant && *options->variant)
-        TRY(sara_strdup(ctx, &model->variant, options->variant));
+    TRY(sara_model_choose_variant(model, options ? options->variant : NULL));
 done:
     return status;
 }

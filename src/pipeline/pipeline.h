@@ -17,6 +17,7 @@ struct sara_model {
     sara_context *ctx;
     char *path;
     char *variant; /* NULL: none */
+    bool has_variant[SARA_MODULE_COUNT]; /* of a folder's parts: whether its weights are there in it */
     sara_single_file *single; /* NULL: path is a folder */
     char *tokenizer_path;     /* its folder; NULL: the built-in one, or unet_only */
     bool unet_only;
@@ -58,6 +59,9 @@ void sara_model_correct_unet(sara_model *model, const sara_component *component)
 void sara_model_tell_clip(sara_model *model, sara_sampler_kind kind);
 /* Whether it is of SD2's kind: its cross attention takes states of OpenCLIP's width. */
 bool sara_model_is_second(const sara_model *model);
+/* parts.c. Of a folder, finds the parts that have the variant (NULL or "": none is asked for); the
+ * plain files of the others serve, which is logged. One that no part has is SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_model_choose_variant(sara_model *model, const char *variant);
 /* *out: sara_component_close(). */
 SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_component *out,
                                                 sara_module module);

@@ -65,16 +65,13 @@ done:
 /* Weights under any name: what is written anew, or would no longer be the model's. */
 static bool is_weights(const char *name)
 {
-    static const char *const endings[] = {".safetensors", ".safetensors.index.json",
-                                          ".bin",         ".bin.index.json",
-                                          ".ckpt",        ".pt",
-                                          ".pth",         ".msgpack",
-                                          ".h5",          ".onnx",
-                                          ".gguf"};
+    static const char *const endings[] = {".safetensors", ".bin",     ".ckpt", ".pt",  ".pth",
+                                          ".msgpack",     ".h5",      ".onnx", ".gguf"};
     for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++)
         if (sara_text_ends_with(name, endings[i]))
             return true;
-    return strstr(name, ".safetensors.index.") != NULL;
+    /* An index, whose variant stands before or after that word. */
+    return strstr(name, ".index.") && (strstr(name, ".safetensors.") || strstr(name, ".bin."));
 }
 
 /* What is written anew; the folders of others (safety checker, ...) keep their weights. */
@@ -106,10 +103,58 @@ done:
     return status;
 }
 
+/* What is written has no variants: a file that stands for the plain one gets its name.
+ * *out: sara_free() */
+static sara_status name_carried(sara_context *ctx, char **out, const char *from, const char *name,
+                                const char *variant)
+{
+    const sara_name ending = sara_name_of(".%s.safetensors", variant ? variant : "");
+    char *plain = NULL;
+    sara_status status;
+    *out = NULL;
+    if (variant && sara_text_ends_with(name, ending.text)) {
+        int stem = (int)(strlen(name) - strlen(ending.text));
+        TRY(sara_format(ctx, &plain, "%s/%.*s.safetensors", from, stem, name));
+        if (!sara_path_is_named(plain))
+            TRY(sara_format(ctx, out, "%.*s.safetensors", stem, name));
+    }
+    if (!*out)
+        TRY(sara_strdup(ctx, out, name));
+done:
+    sara_free(ctx, plain);
+    return status;
+}
+
+typedef struct carrying {
+    sara_context *ctx;
+    const char *variant; /* NULL: none */
+} carrying;
+
+static sara_status carry_file(const carrying *c, const char *to, const char *from, const char *name,
+                              bool keep_weights)
+{
+    char *source = NULL, *target = NULL, *new_name = NULL;
+    sara_status status;
+    TRY(sara_path_join(c->ctx, &source, from, name));
+    if (!is_file(source)) {
+        sara_log(c->ctx, SARA_LOG_WARNING, "%s: is no file; it is not carried along", source);
+    } else if (keep_weights || !is_weights(name)) {
+        TRY(name_carried(c->ctx, &new_name, from, name, keep_weights ? c->variant : NULL));
+        TRY(sara_path_join(c->ctx, &target, to, new_name));
+        TRY(sara_file_copy(c->ctx, source, target));
+    }
+done:
+    sara_free(c->ctx, source);
+    sara_free(c->ctx, target);
+    sara_free(c->ctx, new_name);
+    return status;
+}
+
 /* Copies the tree but for hidden entries, following links; weights only where keep_weights. */
-static sara_status carry_along(sara_context *ctx, const char *to, const char *from, int depth,
+static sara_status carry_along(const carrying *c, const char *to, const char *from, int depth,
                                bool keep_weights)
 {
+    sara_context *ctx = c->ctx;
     char **names = NULL, *source = NULL, *target = NULL;
     size_t count = 0;
     sara_status status;
@@ -127,11 +172,9 @@ static sara_status carry_along(sara_context *ctx, const char *to, const char *fr
         if (sara_path_is_directory(source)) {
             TRY(check_no_circle(ctx, source, from));
             bool keep = depth > 0 ? keep_weights : !is_component(names[i]);
-            TRY(carry_along(ctx, target, source, depth + 1, keep));
-        } else if (!is_file(source)) {
-            sara_log(ctx, SARA_LOG_WARNING, "%s: is no file; it is not carried along", source);
-        } else if (keep_weights || !is_weights(names[i])) {
-            TRY(sara_file_copy(ctx, source, target));
+            TRY(carry_along(c, target, source, depth + 1, keep));
+        } else {
+            TRY(carry_file(c, to, from, names[i], keep_weights));
         }
         sara_free(ctx, source);
         sara_free(ctx, target);
@@ -194,7 +237,7 @@ static sara_status write_configs(sara_context *ctx, const char *to, const sara_m
     TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &folder, to, "tokenizer"));
     if (model->tokenizer_path)
-        TRY(carry_along(ctx, folder, model->tokenizer_path, 1, false));
+        TRY(carry_along(&(carrying){ctx, NULL}, folder, model->tokenizer_path, 1, false));
     else
         TRY(sara_tokenizer_save_builtin(ctx, folder, sara_model_is_second(model)));
     TRY(write_index(ctx, to, kind ? kind : "DDIMScheduler"));
@@ -214,7 +257,7 @@ static sara_status save_unet_alone(sara_context *ctx, const char *to, const sara
         TRY(write_json(ctx, to, "config.json",
                        sara_single_file_config(model->single, SARA_MODULE_UNET)));
     else
-        TRY(carry_along(ctx, to, model->path, 0, false));
+        TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
     TRY(save_params(ctx, to, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
 done:
     return status;
@@ -230,7 +273,7 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
     if (model->single)
         TRY(write_configs(ctx, to, model));
     else
-        TRY(carry_along(ctx, to, model->path, 0, false));
+        TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
     if (model->scheduler_changed)
         TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &unet, to, "unet"));

@@ -110,16 +110,32 @@ done:
     return status;
 }
 
+/* A variant that other parts of the folder have alone is no slip: the U-Net's plain file is read. */
+static sara_status choose_bench_variant(bench *b, const char **out, const char *unet)
+{
+    const sara_bench_options *o = b->options;
+    bool own = true, others = false;
+    sara_status status = SARA_OK;
+    *out = o->variant;
+    if (!unet || !o->variant || !*o->variant)
+        return SARA_OK;
+    TRY(sara_model_has_variant(b->ctx, &own, unet, true, o->variant));
+    TRY(sara_model_has_variant(b->ctx, &others, o->model, false, o->variant));
+    *out = !own && others ? NULL : o->variant;
+done:
+    return status;
+}
+
 static sara_status load(bench *b)
 {
     const sara_bench_options *o = b->options;
-    const sara_model_options options = {.variant = o->variant, .unet_only = true,
-                                        .weight_dtype = o->weight_dtype};
+    sara_model_options options = {.unet_only = true, .weight_dtype = o->weight_dtype};
     double begun = sara_clock();
     char *unet = NULL;
     sara_status status;
     if (o->model)
         TRY(find_unet(b, &unet));
+    TRY(choose_bench_variant(b, &options.variant, unet));
     if (o->profile)
         TRY(sara_profile_open(b->ctx, &b->t.profile, o->profile, &o->model, 1));
     if (unet)

@@ -83,7 +83,12 @@ static void test_variants(void **state)
     expect("fp16", "xy", "/" STEM ".fp16.safetensors");
     refuse(NULL, SARA_ERROR_INPUT,
            "no " STEM ".safetensors and no " STEM ".safetensors.index.json;"
-           " there is " STEM ".fp16.safetensors of another variant");
+           " there is the variant fp16: --variant fp16 reads it");
+    put(folder, STEM ".non_ema-00001-of-00002.safetensors", "x"); /* a shard without its index */
+    put(folder, STEM "_x.safetensors", "x");
+    put_index(STEM ".safetensors.index.int8.json", "");
+    put_index(STEM ".safetensors.ema.index.json", "");
+    refuse(NULL, SARA_ERROR_INPUT, "; there are the variants fp16, ema, int8: --variant fp16 reads");
     put(folder, STEM ".safetensors", "ab");
     expect(NULL, "ab", "/" STEM ".safetensors");
     refuse("bf16", SARA_ERROR_INPUT,
@@ -106,6 +111,11 @@ static void test_shards(void **state)
     put_index(STEM ".safetensors.index.fp16.json",
               "{\"weight_map\":{\"x\":\"" STEM ".fp16-00001-of-00001.safetensors\"}}");
     expect("fp16", "x", "/" STEM ".safetensors.index.fp16.json");
+    /* As older diffusers wrote it. */
+    put(folder, STEM "-00001-of-00001.bf16.safetensors", "y");
+    put_index(STEM ".safetensors.bf16.index.json",
+              "{\"weight_map\":{\"y\":\"" STEM "-00001-of-00001.bf16.safetensors\"}}");
+    expect("bf16", "y", "/" STEM ".safetensors.bf16.index.json");
 }
 
 static void refuse_index(const char *text, sara_status status, const char *part)
