@@ -1,4 +1,4 @@
-/* Conversions between f32 and the 16-bit storage types, IEEE 754 round to nearest even. */
+/* Conversions between f32 and the 16-bit storage types, and from 8-bit ones: IEEE 754 round to nearest even. */
 #include "core/core.h"
 
 static float float_of(uint32_t bits)
@@ -39,6 +39,20 @@ static inline uint16_t f32_to_f16(float f)
     return (uint16_t)((bits >> 16 & 0x8000) | value);
 }
 
+/* f16 without its lower half. */
+static inline float f8_e5m2_to_f32(uint8_t h)
+{
+    return f16_to_f32((uint16_t)(h << 8));
+}
+
+/* f16's exponent has a bias of 15, this one 7; all bits set is the one NaN. */
+static inline float f8_e4m3_to_f32(uint8_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x80) << 24;
+    float magnitude = f16_to_f32((uint16_t)((h & 0x7F) << 7)) * 256.0f;
+    return float_of(sign | ((h & 0x7F) == 0x7F ? 0x7FC00000u : bits_of(magnitude)));
+}
+
 static inline float bf16_to_f32(uint16_t h)
 {
     return float_of((uint32_t)h << 16);
@@ -74,6 +88,7 @@ void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t co
 {
     const uint16_t *halves = in;
     const double *doubles = in;
+    const uint8_t *bytes = in;
     if (count == 0)
         return;
     switch (dtype) {
@@ -93,6 +108,16 @@ void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t co
     case SARA_F64:
         for (size_t i = 0; i < count; i++)
             out[i] = (float)doubles[i];
+        break;
+    case SARA_F8_E4M3:
+#pragma omp simd
+        for (size_t i = 0; i < count; i++)
+            out[i] = f8_e4m3_to_f32(bytes[i]);
+        break;
+    case SARA_F8_E5M2:
+#pragma omp simd
+        for (size_t i = 0; i < count; i++)
+            out[i] = f8_e5m2_to_f32(bytes[i]);
         break;
     default: /* callers check the dtype */
         break;

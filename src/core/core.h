@@ -116,7 +116,7 @@ uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose,
 
 #define SARA_MAX_RANK 8
 
-/* Storage types; arithmetic is in f32. From SARA_U16 on: of tensors that are only copied. */
+/* Storage types; arithmetic is in f32. Integers, C64 and F8_E8M0 are only copied. */
 typedef enum sara_dtype {
     SARA_F64, SARA_F32, SARA_F16, SARA_BF16, SARA_I64, SARA_I32, SARA_I16, SARA_I8, SARA_U8,
     SARA_BOOL, SARA_U16, SARA_U32, SARA_U64, SARA_C64, SARA_F8_E5M2, SARA_F8_E4M3,
@@ -125,6 +125,10 @@ typedef enum sara_dtype {
 const char *sara_dtype_name(sara_dtype dtype); /* as safetensors spells it: "F32", "BF16" */
 size_t sara_dtype_size(sara_dtype dtype);
 /* F32, F16 or BF16 from "fp32", "f32" or "float32" and so on; false for another name. */
+bool sara_dtype_is_float(sara_dtype dtype); /* sara_convert_to_f32() reads it */
+/* As what values stored so are written anew: F16 for 8-bit floats, all of which it holds and whose
+ * rounding would swallow changes; else the dtype itself. */
+sara_dtype sara_dtype_widened(sara_dtype dtype);
 bool sara_dtype_parse(sara_dtype *out, const char *name);
 
 typedef struct sara_shape {
@@ -158,7 +162,8 @@ float sara_f16_to_f32(uint16_t h);
 uint16_t sara_f32_to_f16(float f);
 float sara_bf16_to_f32(uint16_t h);
 uint16_t sara_f32_to_bf16(float f);
-/* count elements of dtype (F64, F32, F16, BF16) to f32, and f32 to F32, F16 or BF16. */
+/* count elements of a floating dtype (F64, F32, F16, BF16, F8_E4M3, F8_E5M2) to f32, and f32 to F32,
+ * F16 or BF16. F8_E4M3 is OCP's, without infinities, as in torch.float8_e4m3fn. */
 void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t count);
 void sara_convert_from_f32(void *out, sara_dtype dtype, const float *in, size_t count);
 

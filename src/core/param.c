@@ -57,7 +57,8 @@ int64_t sara_params_bytes(const sara_params *params)
 
 bool sara_param_is_rounded(const sara_param *param)
 {
-    return param->value.dtype != SARA_F32 && param->value.dtype != param->stored;
+    return param->value.dtype != SARA_F32 &&
+           param->value.dtype != sara_dtype_widened(param->stored);
 }
 
 float sara_param_get(const sara_param *param, size_t index)

@@ -24,6 +24,17 @@ size_t sara_dtype_size(sara_dtype dtype)
     return dtypes[dtype].size;
 }
 
+bool sara_dtype_is_float(sara_dtype dtype)
+{
+    return dtype == SARA_F32 || dtype == SARA_F16 || dtype == SARA_BF16 || dtype == SARA_F64 ||
+           dtype == SARA_F8_E4M3 || dtype == SARA_F8_E5M2;
+}
+
+sara_dtype sara_dtype_widened(sara_dtype dtype)
+{
+    return dtype == SARA_F8_E4M3 || dtype == SARA_F8_E5M2 ? SARA_F16 : dtype;
+}
+
 bool sara_dtype_parse(sara_dtype *out, const char *name)
 {
     static const struct {

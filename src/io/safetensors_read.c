@@ -234,10 +234,11 @@ sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out, sa
     int threads = c.count > CONVERT_ENTRIES ? sara_threads(file->ctx) : 1;
     bool fit;
     sara_status status;
-    if (info->dtype != SARA_F32 && info->dtype != SARA_F64 && info->dtype != SARA_F16 &&
-        info->dtype != SARA_BF16)
+    if (!sara_dtype_is_float(info->dtype))
         return sara_fail(file->ctx, SARA_ERROR_INPUT,
-                         "%s: tensor %.200s: dtype %s, expected F32, F16, BF16 or F64", file->path,
+                         "%s: tensor %.200s: dtype %s, expected F32, F16, BF16, F64, F8_E4M3 or "
+                         "F8_E5M2",
+                         file->path,
                          info->name, sara_dtype_name(info->dtype));
     if (info->dtype == dtype)
         return sara_safetensors_read(file, out, info);

@@ -23,7 +23,7 @@ sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file)
                   sizeof(*weights->items)));
     for (size_t i = 0; i < count; i++) {
         const sara_tensor_info *info = sara_safetensors_at(file, i);
-        weights->items[weights->count++] = (sara_weight){*info, info, file};
+        weights->items[weights->count++] = (sara_weight){*info, info, file, NULL};
     }
 done:
     return status;
@@ -67,6 +67,7 @@ sara_status sara_weights_open(sara_context *ctx, sara_weights **out, const char 
         TRY(sara_weights_add(weights, file));
     }
     sara_weights_sort(weights);
+    TRY(sara_weights_take_scales(weights));
     *out = weights;
     weights = NULL;
 done:
@@ -84,6 +85,7 @@ sara_status sara_weights_open_file(sara_context *ctx, sara_weights **out, const 
     TRY(sara_strdup(ctx, &weights->path, path));
     TRY(sara_safetensors_open(ctx, &file, path));
     TRY(sara_weights_add(weights, file));
+    TRY(sara_weights_take_scales(weights));
     *out = weights;
     weights = NULL;
 done:
@@ -101,6 +103,7 @@ void sara_weights_close(sara_weights *weights)
     sara_arena_free(&weights->names);
     sara_free(ctx, weights->files);
     sara_free(ctx, weights->items);
+    sara_free(ctx, weights->scales);
     sara_free(ctx, weights->prefix);
     sara_free(ctx, weights->path);
     sara_free(ctx, weights);
@@ -135,8 +138,8 @@ const sara_tensor_info *sara_weights_find(const sara_weights *weights, const cha
 }
 
 /* Where the tensor is; *as: under the file's name, for errors. */
-static sara_status owner(const sara_weights *weights, const sara_safetensors **out,
-                         sara_tensor_info *as, const sara_tensor_info *info)
+static sara_status owner(const sara_weights *weights, const sara_weight **out, sara_tensor_info *as,
+                         const sara_tensor_info *info)
 {
     const sara_weight *item = find_item(weights, info->name);
     sara_name name;
@@ -148,7 +151,8 @@ static sara_status owner(const sara_weights *weights, const sara_safetensors **o
     }
     *as = *info;
     as->name = item->stored->name;
-    *out = item->file;
+    as->dtype = item->stored->dtype;
+    *out = item;
 done:
     return status;
 }
@@ -156,11 +160,12 @@ done:
 sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
                                  const sara_tensor_info *info)
 {
-    const sara_safetensors *file = NULL;
+    const sara_weight *item = NULL;
     sara_tensor_info as;
     sara_status status;
-    TRY(owner(weights, &file, &as, info));
-    TRY(sara_safetensors_read_as(file, out, dtype, &as));
+    TRY(owner(weights, &item, &as, info));
+    TRY(item->scale ? sara_weights_read_scaled(weights, out, dtype, item, &as)
+                    : sara_safetensors_read_as(item->file, out, dtype, &as));
 done:
     return status;
 }
@@ -173,11 +178,12 @@ sara_status sara_weights_read_f32(const sara_weights *weights, float *out,
 
 sara_status sara_weights_read(const sara_weights *weights, void *out, const sara_tensor_info *info)
 {
-    const sara_safetensors *file = NULL;
+    const sara_weight *item = NULL;
     sara_tensor_info as;
     sara_status status;
-    TRY(owner(weights, &file, &as, info));
-    TRY(sara_safetensors_read(file, out, &as));
+    TRY(owner(weights, &item, &as, info));
+    TRY(item->scale ? sara_weights_read_scaled(weights, out, SARA_F32, item, &as)
+                    : sara_safetensors_read(item->file, out, &as));
 done:
     return status;
 }

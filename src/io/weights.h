@@ -4,10 +4,13 @@
 
 #include "io/file.h"
 
+#define SARA_SCALED_MARKER "scaled_fp8" /* a tensor without content, as ComfyUI names it */
+
 typedef struct sara_weight {
     sara_tensor_info info;          /* first; its name belongs to the file, or to the arena below */
     const sara_tensor_info *stored; /* what the file says of it */
     const sara_safetensors *file;
+    const struct sara_weight *scale; /* what its values are multiplied by; NULL: nothing */
 } sara_weight;
 
 struct sara_weights {
@@ -21,8 +24,18 @@ struct sara_weights {
     char *prefix; /* of a part's tensors; NULL: names are the file's */
     sara_ldm_shape shape;
     bool bare; /* the part's names have no text_model. */
+    bool scaled; /* a marker of the whole file says that its 8-bit tensors have scales */
+    sara_weight *scales;
+    size_t scale_count;
 };
 
+/* weights_scale.c. Takes the scales of 8-bit tensors out of the sorted items, for these to be read
+ * multiplied by them; the dtype of these items is F32 then. */
+SARA_NODISCARD sara_status sara_weights_take_scales(sara_weights *weights);
+/* An item with a scale; as: under the file's name and dtype. */
+SARA_NODISCARD sara_status sara_weights_read_scaled(const sara_weights *weights, void *out,
+                                                    sara_dtype dtype, const sara_weight *item,
+                                                    const sara_tensor_info *as);
 /* The path of the file, or where it is sharded of the index. *out: sara_free(). */
 SARA_NODISCARD sara_status sara_weights_find_place(sara_context *ctx, char **out, bool *sharded,
                                                    const char *folder, const char *stem,

@@ -14,7 +14,7 @@ static sara_status add_item(sara_weights *weights, const sara_safetensors *file,
     TRY(sara_arena_strdup(&weights->names, &own, name));
     TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + 1,
                   sizeof(*weights->items)));
-    weights->items[weights->count] = (sara_weight){*info, stored, file};
+    weights->items[weights->count] = (sara_weight){*info, stored, file, NULL};
     weights->items[weights->count++].info.name = own;
 done:
     return status;
@@ -115,7 +115,9 @@ sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const 
             !is_left_out(shape, info->name + length))
             TRY(add_tensor(weights, file, info, shape, info->name + length));
     }
+    weights->scaled = sara_safetensors_find(file, SARA_SCALED_MARKER) != NULL;
     sara_weights_sort(weights);
+    TRY(sara_weights_take_scales(weights));
     *out = weights;
     weights = NULL;
 done:

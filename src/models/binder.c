@@ -265,6 +265,7 @@ static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
     case SARA_STORE_BF16:
         return SARA_BF16;
     case SARA_STORE_AUTO:
+        stored = sara_dtype_widened(stored);
         return stored == SARA_F16 || stored == SARA_BF16 ? stored : SARA_F32;
     default:
         return SARA_F32;

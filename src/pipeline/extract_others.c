@@ -11,11 +11,6 @@ typedef struct comparison {
     double change2, original2; /* sums of squares */
 } comparison;
 
-static bool is_float(sara_dtype dtype)
-{
-    return dtype == SARA_F32 || dtype == SARA_F16 || dtype == SARA_BF16 || dtype == SARA_F64;
-}
-
 /* Newer transformers leave "text_model." out; older diffusers name a VAE's attention otherwise. */
 static const sara_tensor_info *find(const sara_weights *weights, const char *name)
 {
@@ -62,7 +57,7 @@ static sara_status compare_tensors(comparison *c)
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sara_weights_count(c->base); i++) {
         const sara_tensor_info *a = sara_weights_at(c->base, i), *b = find(c->tuned, a->name);
-        if (!b || !is_float(a->dtype) || !is_float(b->dtype))
+        if (!b || !sara_dtype_is_float(a->dtype) || !sara_dtype_is_float(b->dtype))
             continue;
         if (sara_shape_count(&a->shape) == sara_shape_count(&b->shape))
             TRY(compare_tensor(c, a, b));

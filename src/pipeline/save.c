@@ -52,7 +52,7 @@ static void count_loss(void *user, const sara_param *param, uint32_t position, f
                        float current)
 {
     loss *sum = user;
-    sara_dtype dtype = sum->dtype ? *sum->dtype : param->stored;
+    sara_dtype dtype = sum->dtype ? *sum->dtype : sara_dtype_widened(param->stored);
     (void)position;
     if (memcmp(&original, &current, sizeof(original)) == 0)
         return;

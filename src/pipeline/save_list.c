@@ -3,11 +3,6 @@
 
 #include <math.h>
 
-static bool is_float(sara_dtype dtype)
-{
-    return dtype == SARA_F32 || dtype == SARA_F16 || dtype == SARA_BF16 || dtype == SARA_F64;
-}
-
 void sara_save_list_init(sara_save_list *list, sara_context *ctx)
 {
     *list = (sara_save_list){.ctx = ctx};
@@ -85,7 +80,7 @@ done:
 sara_status sara_save_list_param(sara_save_list *list, const char *name, const sara_shape *shape,
                                  const sara_param *param, const sara_dtype *dtype)
 {
-    sara_dtype wanted = dtype ? *dtype : param->stored;
+    sara_dtype wanted = dtype ? *dtype : sara_dtype_widened(param->stored);
     size_t count = (size_t)sara_shape_count(&param->value.shape);
     void *data = param->value.data;
     sara_status status = SARA_OK;
@@ -104,7 +99,7 @@ sara_status sara_save_list_weight(sara_save_list *list, const char *name, const 
                                   const sara_dtype *dtype)
 {
     size_t count = (size_t)sara_shape_count(&info->shape);
-    bool convert = dtype && is_float(info->dtype) && *dtype != info->dtype;
+    bool convert = dtype && sara_dtype_is_float(info->dtype) && *dtype != info->dtype;
     sara_dtype wanted = convert ? *dtype : info->dtype;
     float *values = NULL;
     void *data;

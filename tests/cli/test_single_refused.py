@@ -79,8 +79,8 @@ class SingleRefused(Case):
     def test_values_that_are_no_numbers(self):
         wrong = {**self.tensors, UNET + "out.2.bias": ("I64", [4], [0] * 4)}
         self.check([f"{UNET}out.2.bias", "I64"], wrong, metadata=self.metadata)
-        wrong = {**self.tensors, UNET + "out.2.bias": ("F8_E4M3", [4], bytes(4))}
-        self.check(f"{UNET}out.2.bias: dtype F8_E4M3, expected F32", wrong, metadata=self.metadata)
+        wrong = {**self.tensors, UNET + "out.2.bias": ("F8_E8M0", [4], bytes(4))}
+        self.check(f"{UNET}out.2.bias: dtype F8_E8M0, expected F32", wrong, metadata=self.metadata)
 
     def test_values_that_are_not_finite(self):
         """Training and inspecting tell of the file and of the tensor as it is called there."""

@@ -1,5 +1,6 @@
 /* Status, memory, strings, random numbers, 16-bit conversions. */
 #include "support/support.h"
+#include "f8_values.h"
 
 #include "draws.h"
 
@@ -169,6 +170,37 @@ static void test_draws(void **state)
     free(b);
 }
 
+static void check_f8(sara_dtype dtype, const uint32_t *expected)
+{
+    uint8_t codes[256];
+    float values[256], again[256];
+    uint16_t halves[256];
+    for (int i = 0; i < 256; i++)
+        codes[i] = (uint8_t)i;
+    sara_convert_to_f32(values, codes, dtype, 256);
+    /* What is written anew holds them all. */
+    assert_int_equal(sara_dtype_widened(dtype), SARA_F16);
+    sara_convert_from_f32(halves, SARA_F16, values, 256);
+    sara_convert_to_f32(again, halves, SARA_F16, 256);
+    for (int i = 0; i < 256; i++) {
+        float wanted;
+        memcpy(&wanted, &expected[i], sizeof(wanted));
+        assert_true(isnan(wanted) ? isnan(values[i])
+                                  : memcmp(&values[i], &wanted, sizeof(wanted)) == 0);
+        assert_true(isnan(wanted) || memcmp(&again[i], &wanted, sizeof(wanted)) == 0);
+    }
+}
+
+/* Every code of the 8-bit types is what PyTorch reads in it. */
+static void test_f8(void **state)
+{
+    (void)state;
+    check_f8(SARA_F8_E4M3, f8_e4m3);
+    check_f8(SARA_F8_E5M2, f8_e5m2);
+    assert_true(sara_dtype_is_float(SARA_F8_E4M3) && sara_dtype_is_float(SARA_F8_E5M2));
+    assert_false(sara_dtype_is_float(SARA_F8_E8M0));
+}
+
 /* Every f16 and bf16 converts to f32 and back to itself; halfway cases go to even. */
 static void test_conversions(void **state)
 {
@@ -299,6 +331,7 @@ static void test_memory_limit_of_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f8),
         cmocka_unit_test(test_errors_are_escaped), cmocka_unit_test(test_long_error_is_cut),
         cmocka_unit_test(test_sizes_are_checked),  cmocka_unit_test(test_grow_and_arena),
         cmocka_unit_test(test_philox_known_answers),

@@ -1,4 +1,4 @@
-/* Weight sources: a file, its variant, shards, and the indexes that lie. */
+/* Weight sources: a file, its variant, shards, the indexes that lie, 8-bit tensors with scales. */
 #include "support_io.h"
 
 #include <stdio.h>
@@ -260,6 +260,59 @@ static void test_memory(void **state)
     test_every_allocation(open_close, folder);
 }
 
+/* 2, -1.5, 0 and the smallest, 2^-9 */
+static const uint8_t codes[] = {0x40, 0xBC, 0x00, 0x01};
+
+static void put_scaled(float scale)
+{
+    const sara_shape none = {0, {0}};
+    const sara_tensor_source sources[] = {{"x.weight", SARA_F8_E4M3, sara_shape2(2, 2), codes},
+                                          {"x.scale_weight", SARA_F32, none, &scale},
+                                          {"y.weight", SARA_F32, sara_shape1(1), &scale}};
+    char *path = test_join(folder, STEM ".safetensors");
+    assert_ok(ctx, sara_safetensors_save(ctx, path, sources, 3, NULL, 0));
+    free(path);
+}
+
+static sara_status read_scaled(sara_context *c, const char *where)
+{
+    sara_weights *weights = NULL;
+    uint16_t halves[4];
+    sara_status status;
+    TRY(sara_weights_open(c, &weights, where, STEM, NULL));
+    TRY(sara_weights_read_as(weights, halves, SARA_BF16, sara_weights_at(weights, 0)));
+done:
+    sara_weights_close(weights);
+    return status;
+}
+
+/* Scales are none of the tensors; what they belong to is float32. */
+static void test_scales(void **state)
+{
+    (void)state;
+    sara_weights *weights = NULL;
+    float values[4];
+    uint16_t halves[4];
+    put_scaled(0.1f);
+    assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, NULL));
+    assert_int_equal(sara_weights_count(weights), 2);
+    const sara_tensor_info *info = sara_weights_find(weights, "x.weight");
+    assert_int_equal(info->dtype, SARA_F32);
+    assert_ok(ctx, sara_weights_read(weights, values, info));
+    const float expected[] = {2 * 0.1f, -1.5f * 0.1f, 0, 0.1f / 512};
+    assert_memory_equal(values, expected, sizeof(values));
+    assert_ok(ctx, sara_weights_read_as(weights, halves, SARA_F16, info));
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(halves[i], sara_f32_to_f16(expected[i]));
+    sara_weights_close(weights);
+    test_every_allocation(read_scaled, folder);
+    put_scaled(40000);
+    assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, NULL));
+    assert_refused(ctx, SARA_ERROR_INPUT, "x.weight: holds values beyond 65504",
+                   sara_weights_read_as(weights, halves, SARA_F16, sara_weights_at(weights, 0)));
+    sara_weights_close(weights);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -273,6 +326,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pickles_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_scales, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
