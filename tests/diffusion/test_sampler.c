@@ -137,6 +137,7 @@ static void test_restart(void **state)
     (void)state;
     for (int i = 0; i < METHOD_COUNT; i++) {
         float first[4] = {1, -2, 0.5f, 3}, second[4], other[6] = {9, NAN, INFINITY, 7, 6, 5};
+        float lost[4] = {NAN, NAN, NAN, NAN};
         sara_scheduler_config config;
         sara_sampler *sampler = NULL;
         method_config(ctx, &config, methods[i]);
@@ -145,6 +146,7 @@ static void test_restart(void **state)
         memcpy(second, first, sizeof(second));
         run(ctx, sampler, first, 0, all, 4);
         run(ctx, sampler, other, 0, 5, 6);
+        run(ctx, sampler, lost, 0, 5, 4);
         run(ctx, sampler, second, 0, all, 4);
         assert_memory_equal(first, second, sizeof(first));
         for (int k = 0; k < 4; k++)

@@ -58,6 +58,10 @@ static void measures(void **state)
     assert_int_equal(size.differing, (ENTRIES + 2) / 3);
     assert_close(fabs(size.sum2 / sum - 1), 1e-12, "sum");
     assert_true(size.largest == 10.0f / 64);
+    sara_param *base = &f->base.items[1], *tuned = &f->tuned.items[1];
+    sara_param_set(tuned, 5, sara_param_get(base, 5) - 11.0f / 64); /* a decrease counts as well */
+    assert_ok(f->ctx, sara_difference_measure(f->ctx, &size, &f->base, &f->tuned));
+    assert_true(size.largest == 11.0f / 64);
 }
 
 /* Which entries of all are kept; the others' squares make up what is left out. */

@@ -34,8 +34,10 @@ static sara_optimizer *resume(sara_context *ctx, sara_params *params, sara_optim
         memcpy(item->moment1, old->moment1, old->active_count * sizeof(float));
         memcpy(item->moment2, old->moment2, old->active_count * sizeof(float));
     }
+    uint64_t version = params->items[0].version; /* a device may keep weights by it */
     assert_ok(ctx, sara_optimizer_restore(optimizer, sara_optimizer_steps(from),
                                           sara_optimizer_adam_steps(from)));
+    assert_true(params->items[0].version > version);
     return optimizer;
 }
 

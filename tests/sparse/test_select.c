@@ -18,6 +18,7 @@ static void budgets_are_parsed(void **state)
         {"50k", SARA_BUDGET_COUNT, 50e3},       {"1.5M", SARA_BUDGET_COUNT, 1.5e6},
         {"20.3M", SARA_BUDGET_COUNT, 20300000}, {"50000", SARA_BUDGET_COUNT, 50000},
         {"0.5k", SARA_BUDGET_COUNT, 500},       {"1", SARA_BUDGET_COUNT, 1},
+        {"2m", SARA_BUDGET_COUNT, 2e6},         {"3K", SARA_BUDGET_COUNT, 3e3},
         {"2e4", SARA_BUDGET_COUNT, 20000},
     };
     (void)state;
