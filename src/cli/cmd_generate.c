@@ -180,7 +180,7 @@ static int check_scheduler(const cli *c, request *r)
 }
 
 /* None of the pictures' names is a folder or what is read. */
-static int check_names(const cli *c, const request *r)
+static int check_picture_names(const cli *c, const request *r)
 {
     int count = r->compare ? 1 : r->prompts.count * r->generate.batch_count, code = 0;
     for (int number = 1; number <= count && code == 0; number++) {
@@ -214,7 +214,7 @@ static int check_output(const cli *c, const request *r)
     if (dot && strcasecmp(dot, ".png") != 0)
         return cli_fail(c, SARA_ERROR_USAGE, "--output %s: PNG is what is written; name it .png",
                         r->output);
-    return check_names(c, r);
+    return check_picture_names(c, r);
 }
 
 static int check_prompts(const cli *c, request *r)
