@@ -26,6 +26,17 @@ from support import (
 STEPS = 16
 
 
+def wait_taken(process, number):
+    """Of two signals that are pending the kernel hands out the lower number first."""
+    bit = 1 << number - 1
+    while process.poll() is None:
+        with open(f"/proc/{process.pid}/status") as file:
+            pending = [int(line.split()[1], 16) for line in file if "Pnd:" in line]
+        if not any(mask & bit for mask in pending):
+            break
+        time.sleep(0.001)
+
+
 class SignalCase(Case):
     def start(self, *args, program=(PROGRAM,), **options):
         process = subprocess.Popen(
@@ -316,7 +327,7 @@ class Images(SignalCase):
                 process = self.draw()
                 time.sleep(0.03)
                 process.send_signal(first)
-                time.sleep(0.03)
+                wait_taken(process, first)
                 process.send_signal(second)
                 process.communicate(timeout=60 * SLOW)
                 codes.append(process.returncode)
