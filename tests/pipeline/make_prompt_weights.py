@@ -1,7 +1,9 @@
-"""Writes tests/golden/prompt_weights.json and prompt_states.safetensors: how
-stable-diffusion-webui reads prompts, and the states that it makes of them.
+"""Writes tests/golden/prompt_weights.json, prompt_states.safetensors and prompt_latents.safetensors.
 
-    pip install torch transformers safetensors lark
+They hold how stable-diffusion-webui reads prompts, the states that it makes of them, and the latents
+that diffusers draws from these with a small U-Net of random weights, tests/golden/prompt_unet.
+
+    pip install torch transformers diffusers safetensors lark
     python make_prompt_weights.py WEBUI
 
 WEBUI is a checkout of AUTOMATIC1111/stable-diffusion-webui (made with 1.10.1). Its own parser,
@@ -9,10 +11,12 @@ chunks and weights run, on transformers' CLIPTextModel with the weights of examp
 """
 
 import json
+import math
 import os
 import sys
 import types
 
+import diffusers
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -60,6 +64,14 @@ ENCODED = [
     ("nested", "a ((big (red:1.3)) cat), \\(small\\)"),
     ("chunks", LONG + ", (smiling:1.6) [cat] BREAK (dog:1.2) face"),
 ]
+DRAWN = [  # prompt, negative prompt; of one chunk each, of two, of two and one, of two and three
+    ("a (winking:1.5) face, [hat], ((red))", "(blue:0.7) (dog)"),
+    (LONG + ", (smiling:1.6) [cat]", ""),
+    (LONG + ", (smiling:1.6) [cat]", "(blue:0.7) dog"),
+    ("a (winking:1.3) face, [hat] BREAK ((red))", "dog BREAK (blue:1.2) BREAK cat"),
+]
+STEPS, SCALE = 8, 5.0
+UNET = os.path.join(GOLDEN, "prompt_unet")
 
 
 def stub_modules(webui):
@@ -118,6 +130,48 @@ def write_json(path, parsed, chunked):
         file.write(f'{{"parsed":[\n{lines(parsed)}],\n"chunked":[\n{lines(chunked)}]}}\n')
 
 
+def draw(pipe, first, start, prompt, negative):
+    """The pipeline wants as many states of both prompts: each is repeated, which attention does not
+    notice, since all weights of its softmax are then shared alike."""
+    with torch.no_grad():
+        states = [first([text]) for text in (prompt, negative)]
+    length = math.lcm(*(s.shape[1] for s in states))
+    states = [s.repeat(1, length // s.shape[1], 1) for s in states]
+    return pipe(
+        prompt_embeds=states[0], negative_prompt_embeds=states[1], latents=start.clone(),
+        num_inference_steps=STEPS, guidance_scale=SCALE, output_type="latent",
+    ).images  # fmt: skip
+
+
+def small_unet():
+    """That what the prompt says matters, the cross attention's results are enlarged."""
+    torch.manual_seed(1)
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=16, block_out_channels=(4, 8), layers_per_block=1, attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=128,
+        norm_num_groups=4,
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if ".attn2.to_out." in name or ".attn2.to_v." in name:
+                weight.mul_(3)
+    return unet.eval()
+
+
+def write_latents(path, first):
+    unet = small_unet()
+    unet.save_pretrained(UNET, safe_serialization=True)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        BASE, unet=unet, safety_checker=None, torch_dtype=torch.float32
+    )
+    pipe.set_progress_bar_config(disable=True)
+    start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    latents = torch.cat([draw(pipe, first, start, *row) for row in DRAWN])
+    said = {"prompts": json.dumps(DRAWN), "steps": str(STEPS), "guidance_scale": str(SCALE)}
+    save_file({"start": start, "latents": latents.contiguous()}, path, said)
+
+
 def main():
     stub_modules(os.path.abspath(sys.argv[1]))
     from modules import prompt_parser
@@ -135,6 +189,7 @@ def main():
     save_file(
         states, os.path.join(GOLDEN, "prompt_states.safetensors"), {n: t for n, t in ENCODED}
     )
+    write_latents(os.path.join(GOLDEN, "prompt_latents.safetensors"), first)
 
 
 if __name__ == "__main__":
