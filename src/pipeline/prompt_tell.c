@@ -11,6 +11,20 @@ typedef struct told_line {
     size_t used;
 } told_line;
 
+/* Without memory for it the piece is left out. */
+static void tell(told_line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void tell(told_line *line, const char *format, ...)
+{
+    size_t room = sizeof(line->text) - line->used;
+    va_list args;
+    va_start(args, format);
+    int size = sara_print_args(line->text + line->used, room, format, args);
+    va_end(args);
+    if (size > 0)
+        line->used += (size_t)size < room ? (size_t)size : room - 1;
+}
+
 static bool is_space(char c)
 {
     return c == ' ' || (c >= '\t' && c <= '\r');
@@ -29,9 +43,8 @@ static void tell_part(told_line *line, const sara_prompt *prompt, const sara_pro
     kept = size < TOLD_BYTES ? size : TOLD_BYTES;
     while (kept < size && kept > 0 && ((unsigned char)text[kept] & 0xC0) == 0x80)
         kept--;
-    sara_print(line->text + line->used, sizeof(line->text) - line->used, "%s\"%.*s%s\" %.6g",
-               first ? "" : ", ", (int)kept, text, kept < size ? "..." : "", part->weight);
-    line->used += strlen(line->text + line->used);
+    tell(line, "%s\"%.*s%s\" %.6g", first ? "" : ", ", (int)kept, text, kept < size ? "..." : "",
+         part->weight);
 }
 
 static void tell_weights(told_line *line, const char *what, const sara_prompt *prompt)
@@ -39,8 +52,7 @@ static void tell_weights(told_line *line, const char *what, const sara_prompt *p
     size_t told = 0;
     if (!prompt->weighted)
         return;
-    line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
-                                   "%s%s weights: ", line->used ? "; " : "", what);
+    tell(line, "%s%s weights: ", line->used ? "; " : "", what);
     for (size_t i = 0; i < prompt->count; i++) {
         const sara_prompt_part *part = &prompt->parts[i];
         if (part->is_break || part->is_blank)
@@ -50,8 +62,7 @@ static void tell_weights(told_line *line, const char *what, const sara_prompt *p
         told++;
     }
     if (told > TOLD_PARTS)
-        line->used += (size_t)snprintf(line->text + line->used, sizeof(line->text) - line->used,
-                                       ", and %zu more", told - TOLD_PARTS);
+        tell(line, ", and %zu more", told - TOLD_PARTS);
 }
 
 static void tell_unsupported(sara_context *ctx, const sara_prompt *prompt, const char *what,

@@ -160,8 +160,24 @@ def make_tokenizers():
     put("whole", b"a cat", config, b"", b"", text)
 
 
+def make_prompts():
+    """The first byte: 1 in chunks, 2 literal."""
+    for name, how, text in [
+        ("weights", 0, "a (abc:1.4) [ab], ((c))"),
+        ("chunks", 1, "ab, abc, (c:.5) a, b BREAK [abc"),
+        ("literal", 2, "(ab:1.2) \\("),
+        ("escapes", 1, "\\(a\\) \\\\(b\\[:1.2)\\"),
+        ("editing", 0, "[a:b:0.5] [a|b] AND (c: -1 )"),
+        ("unbalanced", 1, "a) ([b) c:1.2) ((("),
+        ("unicode", 1, "(\u5f37\u8abf:1.3),BREAK\u00e9 \u2003"),
+        ("refused", 0, "(a:1.2.3) ((a:90):90)"),
+    ]:
+        write("fuzz_prompt", name, bytes([how]) + text.encode())
+
+
 if __name__ == "__main__":
     make_safetensors()
     make_adapters()
     make_configs()
     make_tokenizers()
+    make_prompts()
