@@ -367,11 +367,12 @@ typedef struct sara_train_options {
     const char *unet_only;                     /* a bare unet/ folder or such a file instead */
     const char *variant;
     const char *model_config, *tokenizer; /* see sara_model_options */
-    const char *train_data_dir;  /* images with metadata.jsonl or .txt captions */
+    const char *train_data_dir;  /* images with captions: docs/formats.md, "Data sets" */
     const char *replay;          /* micro-batches from a safetensors file instead */
     const char *output_dir;
     const char *caption_column;  /* "text" */
     const char *caption_prefix;  /* NULL: none */
+    const char *caption_extension; /* of files beside images; NULL: .txt or .caption */
     const char *instance_prompt; /* one caption for all images; NULL: captions from files */
     int resolution;              /* a multiple of the VAE's factor; 0: sample_size times that */
     bool center_crop, random_flip;

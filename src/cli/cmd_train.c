@@ -12,7 +12,7 @@ static const cli_refusal refusals[] = {
     {"push_to_hub", "sara uses no network; upload the adapter yourself"},
     {"hub_token", "sara uses no network"},
     {"hub_model_id", "sara uses no network"},
-    {"image_column", "metadata.jsonl names its images by file_name"},
+    {"image_column", "metadata names its images by file_name"},
     {"class_data_dir", "prior preservation is not there; SaRA itself keeps the prior"},
     {"class_prompt", "prior preservation is not there; SaRA itself keeps the prior"},
     {"with_prior_preservation", "SaRA itself keeps the prior; leave it out"},
@@ -38,7 +38,6 @@ static const cli_refusal refusals[] = {
     {"max_bucket_reso", "images are resized and cropped to --resolution"},
     {"bucket_reso_steps", "images are resized and cropped to --resolution"},
     {"bucket_no_upscale", "images are resized and cropped to --resolution"},
-    {"caption_extension", "captions are metadata.jsonl's or .txt files beside the images"},
     {"shuffle_caption", "captions are used as they are"},
     {"keep_tokens", "captions are used as they are"},
     {"caption_dropout_rate", "captions are used as they are"},
@@ -74,7 +73,7 @@ static const struct {
     {"instance_data_dir", "train_data_dir"},       {"flip_aug", "random_flip"},
     {"validation_prompts", "validation_prompt"},   {"resume", "resume_from_checkpoint"},
     {"save_every_n_steps", "checkpointing_steps"}, {"sample_every_n_steps", "validation_steps"},
-    {"max_train_epochs", "num_train_epochs"},
+    {"max_train_epochs", "num_train_epochs"},   {"caption_extention", "caption_extension"},
 };
 
 static const char *resolve(const char *name, bool *takes_value)

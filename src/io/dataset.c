@@ -1,193 +1,89 @@
 /* Dataset folders: which images, and what each one's caption is. */
 #include "io/dataset_scan.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <utf8proc.h>
-
-#define MAX_CAPTION_FILE ((size_t)1 << 20)
-#define WHITE_SPACE " \t\n\v\f\r"
+static bool is_one_of(const char *extension, const char *const *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (sara_text_same(extension, list[i]))
+            return true;
+    return false;
+}
 
 sara_file_kind sara_file_kind_of(const char *name)
 {
     static const char *const read[] = {".png", ".jpg", ".jpeg", ".webp"};
     static const char *const other[] = {".gif",  ".bmp", ".tif", ".tiff", ".avif", ".heic",
                                         ".heif", ".jxl", ".jp2", ".jfif", ".tga",  ".psd"};
+    static const char *const captions[] = {".txt", ".caption"};
     const char *dot = strrchr(name, '.');
     if (!dot || name[0] == '.')
         return SARA_FILE_OTHER;
-    for (size_t i = 0; i < sizeof(read) / sizeof(*read); i++)
-        if (sara_text_same(dot, read[i]))
-            return SARA_FILE_IMAGE;
-    for (size_t i = 0; i < sizeof(other) / sizeof(*other); i++)
-        if (sara_text_same(dot, other[i]))
-            return SARA_FILE_UNREADABLE_IMAGE;
-    return SARA_FILE_OTHER;
+    if (is_one_of(dot, read, sizeof(read) / sizeof(*read)))
+        return SARA_FILE_IMAGE;
+    if (is_one_of(dot, other, sizeof(other) / sizeof(*other)))
+        return SARA_FILE_UNREADABLE_IMAGE;
+    return is_one_of(dot, captions, sizeof(captions) / sizeof(*captions)) ? SARA_FILE_CAPTION
+                                                                          : SARA_FILE_OTHER;
 }
 
-static bool inside(const char *root, const char *path)
-{
-    size_t length = strlen(root);
-    if (strcmp(root, "/") == 0)
-        return true;
-    return strncmp(root, path, length) == 0 && path[length] == '/';
-}
-
-sara_status sara_dataset_resolve(const sara_dataset_scan_state *scan, char resolved[PATH_MAX],
-                                 const char *where, const char *name)
+sara_status sara_dataset_add(sara_dataset_scan_state *scan, const sara_dataset_folder *folder,
+                             const char *name, const char *caption)
 {
     sara_context *ctx = scan->ctx;
-    char *path = NULL;
-    struct stat info;
-    sara_status status = SARA_OK;
-
-    TRY(sara_path_join(ctx, &path, scan->folder, name));
-    if (!realpath(path, resolved) || stat(resolved, &info) != 0) {
-        char reason[128];
-        const char *why = sara_errno_text(reason, errno);
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: image %s: %s", where, name, why));
-    }
-    if (!inside(scan->root, resolved))
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT,
-                      "%s: image %s is %s, expected a file inside the folder %s", where, name,
-                      resolved, scan->root));
-    if (!S_ISREG(info.st_mode))
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: image %s is not a regular file", where, name));
-done:
-    sara_free(ctx, path);
-    return status;
-}
-
-sara_status sara_dataset_add(sara_dataset_scan_state *scan, const char *name, const char *caption)
-{
-    sara_context *ctx = scan->ctx;
-    sara_dataset_item item = {0};
+    sara_dataset_item item = {.repeats = folder->repeats};
+    const char *below;
     char *path = NULL, *text = NULL;
     sara_status status = SARA_OK;
 
-    TRY(sara_path_join(ctx, &path, scan->folder, name));
+    TRY(sara_path_join(ctx, &path, folder->path, name));
     TRY(sara_format(ctx, &text, "%s%s", scan->prefix, caption));
     TRY(sara_arena_strdup(&scan->arena, &item.path, path));
     TRY(sara_arena_strdup(&scan->arena, &item.caption, text));
     TRY(sara_grow(ctx, &scan->items, &scan->capacity, scan->count + 1, sizeof(item)));
     scan->items[scan->count++] = item;
+    if (!*caption) {
+        TRY(sara_dataset_below(scan, &below, folder, name));
+        TRY(sara_dataset_note_add(scan, &scan->empty, "empty", below));
+    }
 done:
     sara_free(ctx, path);
     sara_free(ctx, text);
     return status;
 }
 
-/* Valid UTF-8 without NUL; *bad is the first byte that is neither. */
-static bool is_text(const char *data, size_t size, size_t *bad)
+static sara_status refuse_without_images(sara_dataset_scan_state *scan)
 {
-    utf8proc_int32_t code;
-    size_t at = 0;
-    while (at < size) {
-        utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)data + at,
-                                                 (utf8proc_ssize_t)(size - at), &code);
-        if (used < 1 || code == 0) {
-            *bad = at;
-            return false;
-        }
-        at += (size_t)used;
-    }
-    return true;
-}
-
-/* A caption file as kohya's: white space at both ends is no part of it. Further lines are kept, as
- * white space within the caption. *out is to be freed. */
-static sara_status read_caption(sara_context *ctx, char **out, const char *path)
-{
-    char *data = NULL, *from;
-    size_t size = 0, bad = 0;
-    sara_status status = SARA_OK;
-
-    TRY(sara_file_read(ctx, &data, &size, path, MAX_CAPTION_FILE));
-    if (!is_text(data, size, &bad))
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: byte %zu is not UTF-8 text", path, bad));
-    from = strncmp(data, "\xef\xbb\xbf", 3) == 0 ? data + 3 : data;
-    from += strspn(from, WHITE_SPACE);
-    size = strlen(from);
-    while (size > 0 && strchr(WHITE_SPACE, from[size - 1]))
-        size--;
-    memmove(data, from, size);
-    data[size] = '\0';
-    *out = data;
-    data = NULL;
+    char *unused = NULL, *passed = NULL;
+    sara_status status;
+    TRY(sara_dataset_notes_text(scan->ctx, &unused, &scan->unused));
+    TRY(sara_dataset_notes_text(scan->ctx, &passed, &scan->passed));
+    TRY(sara_fail(scan->ctx, SARA_ERROR_INPUT,
+                  "%s: no images in the folder: expected .png, .jpg, .jpeg or .webp files, here or "
+                  "in folders below; what lies there: %s%s%s",
+                  scan->options->folder, unused,
+                  scan->passed.total ? "; folders passed over: " : "",
+                  scan->passed.total ? passed : ""));
 done:
-    sara_free(ctx, data);
+    sara_free(scan->ctx, unused);
+    sara_free(scan->ctx, passed);
     return status;
 }
 
-/* The caption beside the image: its name with .txt instead of the extension. */
-static sara_status add_with_caption_file(sara_dataset_scan_state *scan, const char *name)
+/* With its dot, as kohya takes it with or without. */
+static sara_status set_extension(sara_dataset_scan_state *scan)
 {
-    sara_context *ctx = scan->ctx;
-    char *file = NULL, *path = NULL, *caption = NULL;
-    int stem = (int)(strrchr(name, '.') - name);
-    sara_status status = SARA_OK;
-
-    TRY(sara_format(ctx, &file, "%.*s.txt", stem, name));
-    TRY(sara_path_join(ctx, &path, scan->folder, file));
-    if (!sara_path_exists(path))
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT,
-                      "%s: image %s has no caption: expected " SARA_METADATA_FILE
-                      " or %s in the folder, or one caption for all by instance_prompt",
-                      scan->folder, name, file));
-    TRY(read_caption(ctx, &caption, path));
-    TRY(sara_dataset_add(scan, name, caption));
-done:
-    sara_free(ctx, file);
-    sara_free(ctx, path);
-    sara_free(ctx, caption);
-    return status;
+    const char *extension = scan->options->caption_extension;
+    if (!extension)
+        return SARA_OK;
+    if (!extension[extension[0] == '.'] || strchr(extension, '/'))
+        return sara_fail(scan->ctx, SARA_ERROR_USAGE,
+                         "--caption_extension %s: expected a file's extension, e.g. .caption",
+                         extension);
+    return sara_format(scan->ctx, &scan->extension, "%s%s", extension[0] == '.' ? "" : ".",
+                       extension);
 }
 
-static sara_status add_listed(sara_dataset_scan_state *scan, const char *name, const char *prompt)
-{
-    char resolved[PATH_MAX];
-    sara_status status = SARA_OK;
-
-    switch (sara_file_kind_of(name)) {
-    case SARA_FILE_IMAGE:
-        TRY(sara_dataset_resolve(scan, resolved, scan->folder, name));
-        TRY(prompt ? sara_dataset_add(scan, name, prompt) : add_with_caption_file(scan, name));
-        break;
-    case SARA_FILE_UNREADABLE_IMAGE:
-        status = sara_fail(scan->ctx, SARA_ERROR_INPUT,
-                           "%s: image %s is not .png, .jpg, .jpeg or .webp: convert or remove it",
-                           scan->folder, name);
-        break;
-    case SARA_FILE_OTHER:
-        break;
-    }
-done:
-    return status;
-}
-
-static sara_status list_images(sara_dataset_scan_state *scan, const char *prompt)
-{
-    sara_context *ctx = scan->ctx;
-    char **names = NULL;
-    size_t count = 0;
-    sara_status status = SARA_OK;
-
-    TRY(sara_directory_list(ctx, &names, &count, scan->folder));
-    for (size_t i = 0; i < count; i++)
-        TRY(add_listed(scan, names[i], prompt));
-    if (!scan->count)
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT,
-                      "%s: no images in the folder (subfolders are not searched), expected .png, "
-                      ".jpg, .jpeg or .webp files with " SARA_METADATA_FILE
-                      " or a .txt caption beside each",
-                      scan->folder));
-done:
-    sara_directory_free(ctx, names, count);
-    return status;
-}
-
-static sara_status publish(sara_dataset_scan_state *scan, sara_dataset *out)
+static sara_status publish_items(sara_dataset_scan_state *scan, sara_dataset *out)
 {
     sara_dataset_item *items = NULL;
     sara_status status = SARA_OK;
@@ -200,30 +96,37 @@ done:
     return status;
 }
 
-sara_status sara_dataset_scan(sara_context *ctx, sara_dataset *out, const char *folder,
-                              const char *caption_column, const char *caption_prefix,
-                              const char *instance_prompt)
+static void free_scan(sara_dataset_scan_state *scan)
 {
-    sara_dataset_scan_state scan = {.ctx = ctx,
-                                    .folder = folder,
-                                    .column = caption_column ? caption_column : "text",
-                                    .prefix = caption_prefix ? caption_prefix : ""};
-    char *metadata = NULL;
+    sara_free(scan->ctx, scan->items);
+    sara_free(scan->ctx, scan->extension);
+    sara_free(scan->ctx, scan->named);
+    sara_free(scan->ctx, scan->passed.list);
+    sara_free(scan->ctx, scan->unused.list);
+    sara_free(scan->ctx, scan->repeats.list);
+    sara_free(scan->ctx, scan->empty.list);
+    sara_arena_free(&scan->arena);
+}
+
+sara_status sara_dataset_scan(sara_context *ctx, sara_dataset *out,
+                              const sara_dataset_options *options)
+{
+    sara_dataset_scan_state scan = {
+        .ctx = ctx,
+        .options = options,
+        .column = options->caption_column ? options->caption_column : "text",
+        .prefix = options->caption_prefix ? options->caption_prefix : ""};
     sara_status status = SARA_OK;
 
     sara_arena_init(&scan.arena, ctx);
-    if (!realpath(folder, scan.root))
-        TRY(sara_fail_errno(ctx, folder, "dataset folder"));
-    TRY(sara_path_join(ctx, &metadata, folder, SARA_METADATA_FILE));
-    if (!instance_prompt && sara_path_exists(metadata))
-        TRY(sara_dataset_read_metadata(&scan, metadata));
-    else
-        TRY(list_images(&scan, instance_prompt));
-    TRY(publish(&scan, out));
+    TRY(set_extension(&scan));
+    TRY(sara_dataset_walk(&scan));
+    if (!scan.count)
+        TRY(refuse_without_images(&scan));
+    TRY(sara_dataset_tell_notes(&scan));
+    TRY(publish_items(&scan, out));
 done:
-    sara_free(ctx, metadata);
-    sara_free(ctx, scan.items);
-    sara_arena_free(&scan.arena);
+    free_scan(&scan);
     return status;
 }
 

@@ -1,36 +1,67 @@
-/* metadata.jsonl as Hugging Face's imagefolder has it: one JSON object a line, with `file_name` and
- * the captions' column; other columns are not looked at. */
+/* metadata.jsonl and metadata.csv as Hugging Face's imagefolder has them: a row for each image,
+ * with `file_name` and the captions' column; other columns are not looked at. */
+#include "io/dataset_names.h"
 #include "io/dataset_scan.h"
 
 #include <stdlib.h>
 
 #define MAX_METADATA_FILE ((size_t)1 << 30)
+#define NAME_COLUMN       "file_name"
 
-/* An image that a row names, links resolved. */
+/* An image that a row names, from the dataset folder. */
 typedef struct named_file {
-    const char *path;
+    const char *below;
     size_t line;
 } named_file;
 
 typedef struct metadata_reader {
     sara_dataset_scan_state *scan;
+    sara_dataset_folder *folder;
     const char *path;
+    sara_dataset_names names;
     named_file *files;
     size_t count, capacity;
-    sara_arena arena; /* the files' paths */
 } metadata_reader;
 
-static int compare_files(const void *a, const void *b)
+static sara_status check_name(metadata_reader *reader, const char *where, const char *name)
 {
-    const named_file *one = a, *other = b;
-    int order = strcmp(one->path, other->path);
-    return order ? order : (one->line > other->line) - (one->line < other->line);
+    const char *base = name;
+    for (const char *at = name; *at; at++)
+        if (*at == '/' || *at == '\\')
+            base = at + 1;
+    if (!sara_dataset_is_downward(name))
+        return sara_fail(reader->scan->ctx, SARA_ERROR_INPUT,
+                         "%s: file_name \"%s\", expected a path inside the folder", where, name);
+    if (sara_file_kind_of(base) != SARA_FILE_IMAGE)
+        return sara_fail(reader->scan->ctx, SARA_ERROR_INPUT,
+                         "%s: file_name \"%s\", expected .png, .jpg, .jpeg or .webp", where, name);
+    return SARA_OK;
 }
 
-static int compare_path(const void *path, const void *file)
+static sara_status add_row(metadata_reader *reader, size_t line, const char *name,
+                           const char *caption)
 {
-    return strcmp(path, ((const named_file *)file)->path);
+    sara_dataset_scan_state *scan = reader->scan;
+    named_file file = {.line = line};
+    char *where = NULL, *trimmed = NULL, *found = NULL;
+    sara_status status = SARA_OK;
+
+    TRY(sara_format(scan->ctx, &where, "%s: line %zu", reader->path, line));
+    TRY(sara_dataset_trim(scan->ctx, &trimmed, name));
+    TRY(check_name(reader, where, trimmed));
+    TRY(sara_dataset_names_find(&reader->names, &found, where, name, trimmed));
+    TRY(sara_dataset_below(scan, &file.below, reader->folder, found));
+    TRY(sara_grow(scan->ctx, &reader->files, &reader->capacity, reader->count + 1, sizeof(file)));
+    reader->files[reader->count++] = file;
+    TRY(sara_dataset_add(scan, reader->folder, found, caption));
+done:
+    sara_free(scan->ctx, where);
+    sara_free(scan->ctx, trimmed);
+    sara_free(scan->ctx, found);
+    return status;
 }
+
+/* ---------------------------------------------------------------------------------------- jsonl */
 
 /* A string column of a row; the error lists the columns that there are. */
 static sara_status get_column(metadata_reader *reader, const char **out, const char *where,
@@ -61,54 +92,10 @@ done:
     return status;
 }
 
-/* Relative, and down from the folder. */
-static bool is_downward(const char *name)
-{
-    if (!*name || *name == '/')
-        return false;
-    for (const char *part = name; part; part = strchr(part, '/')) {
-        part += *part == '/';
-        if (strncmp(part, "..", 2) == 0 && (part[2] == '/' || part[2] == '\0'))
-            return false;
-    }
-    return true;
-}
-
-static sara_status check_name(metadata_reader *reader, const char *where, const char *name)
-{
-    const char *base = strrchr(name, '/');
-    if (!is_downward(name))
-        return sara_fail(reader->scan->ctx, SARA_ERROR_INPUT,
-                         "%s: file_name \"%s\", expected a path inside the folder", where, name);
-    if (sara_file_kind_of(base ? base + 1 : name) != SARA_FILE_IMAGE)
-        return sara_fail(reader->scan->ctx, SARA_ERROR_INPUT,
-                         "%s: file_name \"%s\", expected .png, .jpg, .jpeg or .webp", where, name);
-    return SARA_OK;
-}
-
-static sara_status add_row(metadata_reader *reader, const char *where, size_t line, json_t *row)
-{
-    char resolved[PATH_MAX];
-    const char *name = NULL, *caption = NULL;
-    named_file file = {.line = line};
-    sara_status status = SARA_OK;
-
-    TRY(get_column(reader, &name, where, row, "file_name"));
-    TRY(get_column(reader, &caption, where, row, reader->scan->column));
-    TRY(check_name(reader, where, name));
-    TRY(sara_dataset_resolve(reader->scan, resolved, where, name));
-    TRY(sara_arena_strdup(&reader->arena, &file.path, resolved));
-    TRY(sara_grow(reader->scan->ctx, &reader->files, &reader->capacity, reader->count + 1,
-                  sizeof(file)));
-    reader->files[reader->count++] = file;
-    TRY(sara_dataset_add(reader->scan, name, caption));
-done:
-    return status;
-}
-
-static sara_status read_line(metadata_reader *reader, size_t line, const char *text, size_t size)
+static sara_status read_object(metadata_reader *reader, size_t line, const char *text, size_t size)
 {
     sara_context *ctx = reader->scan->ctx;
+    const char *name = NULL, *caption = NULL;
     char *where = NULL, *source = NULL;
     json_t *row = NULL;
     sara_status status = SARA_OK;
@@ -118,7 +105,9 @@ static sara_status read_line(metadata_reader *reader, size_t line, const char *t
     TRY(sara_json_parse(ctx, &row, text, size, source, true));
     if (!json_is_object(row))
         TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: expected a JSON object", where));
-    TRY(add_row(reader, where, line, row));
+    TRY(get_column(reader, &name, where, row, NAME_COLUMN));
+    TRY(get_column(reader, &caption, where, row, reader->scan->column));
+    TRY(add_row(reader, line, name, caption));
 done:
     json_decref(row);
     sara_free(ctx, where);
@@ -134,18 +123,14 @@ static bool is_blank(const char *text, size_t size)
     return true;
 }
 
-static sara_status read_lines(metadata_reader *reader, const char *text, size_t size)
+static sara_status read_jsonl(metadata_reader *reader, const char *text, const char *end)
 {
-    const char *end = text + size;
     sara_status status = SARA_OK;
-
-    if (size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
-        text += 3;
     for (size_t line = 1; text < end; line++) {
         const char *stop = memchr(text, '\n', (size_t)(end - text));
         stop = stop ? stop : end;
         if (!is_blank(text, (size_t)(stop - text)))
-            TRY(read_line(reader, line, text, (size_t)(stop - text)));
+            TRY(read_object(reader, line, text, (size_t)(stop - text)));
         text = stop < end ? stop + 1 : end;
     }
     if (!reader->count)
@@ -157,63 +142,157 @@ done:
     return status;
 }
 
-/* Sorts the files, which also serves the search for images that no row names. */
+/* ------------------------------------------------------------------------------------------ csv */
+
+/* The column of that name, white space around it apart; the error lists those that there are. */
+static sara_status find_csv_column(metadata_reader *reader, size_t *out, const sara_csv *csv,
+                                   const char *column)
+{
+    sara_context *ctx = reader->scan->ctx;
+    char *trimmed = NULL, *columns = NULL, *longer = NULL;
+    sara_status status = SARA_OK;
+    for (*out = 0; *out < csv->count; ++*out) {
+        const char *name = csv->text + csv->fields[*out];
+        TRY(sara_dataset_trim(ctx, &trimmed, name));
+        bool same = strcmp(trimmed, column) == 0;
+        sara_free(ctx, trimmed);
+        trimmed = NULL;
+        if (same)
+            goto done;
+        TRY(sara_format(ctx, &longer, "%s%s%s", columns ? columns : "", columns ? ", " : "", name));
+        sara_free(ctx, columns);
+        columns = longer;
+    }
+    const char *hint = csv->count == 1 && strpbrk(columns, ";\t")
+                           ? "; the fields have to be separated by commas"
+                           : "";
+    status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: line %zu: no column %s, the first row has: %s%s",
+                       reader->path, csv->line, column, csv->count ? columns : "nothing", hint);
+done:
+    sara_free(ctx, trimmed);
+    sara_free(ctx, columns);
+    return status;
+}
+
+static sara_status read_csv_rows(metadata_reader *reader, sara_csv *csv)
+{
+    sara_context *ctx = reader->scan->ctx;
+    size_t name, caption, columns;
+    bool more;
+    sara_status status;
+    TRY(sara_csv_next(ctx, &more, csv, reader->path));
+    TRY(find_csv_column(reader, &name, csv, NAME_COLUMN));
+    TRY(find_csv_column(reader, &caption, csv, reader->scan->column));
+    columns = csv->count;
+    for (;;) {
+        TRY(sara_csv_next(ctx, &more, csv, reader->path));
+        if (!more)
+            break;
+        if (csv->count > columns || name >= csv->count || caption >= csv->count)
+            TRY(sara_fail(
+                ctx, SARA_ERROR_INPUT, "%s: line %zu: %zu fields, the first row has %zu%s",
+                reader->path, csv->line, csv->count, columns,
+                csv->count > columns ? ": a caption with commas has to stand in \" \"" : ""));
+        TRY(add_row(reader, csv->line, csv->text + csv->fields[name],
+                    csv->text + csv->fields[caption]));
+    }
+    if (!reader->count)
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s: no rows, expected one for each image below the line of names",
+                           reader->path);
+done:
+    return status;
+}
+
+static sara_status read_csv(metadata_reader *reader, const char *text, const char *end)
+{
+    sara_csv csv = {.at = text, .end = end, .next_line = 1};
+    sara_status status;
+    TRY(sara_dataset_check_text(reader->scan->ctx, reader->path, text, (size_t)(end - text)));
+    TRY(read_csv_rows(reader, &csv));
+done:
+    sara_csv_free(reader->scan->ctx, &csv);
+    return status;
+}
+
+/* --------------------------------------------------------------------------------------- names */
+
+static int compare_files(const void *a, const void *b)
+{
+    const named_file *one = a, *other = b;
+    int order = strcmp(one->below, other->below);
+    return order ? order : (one->line > other->line) - (one->line < other->line);
+}
+
+static int compare_named(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+bool sara_dataset_is_named(const sara_dataset_scan_state *scan, const char *below)
+{
+    return scan->named_count &&
+           bsearch(&below, scan->named, scan->named_count, sizeof(*scan->named), compare_named);
+}
+
+/* Sorts the files. */
 static sara_status refuse_duplicates(metadata_reader *reader)
 {
     named_file *files = reader->files;
     qsort(files, reader->count, sizeof(*files), compare_files);
-    for (size_t i = 1; i < reader->count; i++)
-        if (strcmp(files[i - 1].path, files[i].path) == 0)
+    for (size_t i = 0; i < reader->count; i++) {
+        if (i > 0 && strcmp(files[i - 1].below, files[i].below) == 0)
             return sara_fail(reader->scan->ctx, SARA_ERROR_INPUT,
                              "%s: line %zu names the image of line %zu again: %s", reader->path,
-                             files[i].line, files[i - 1].line, files[i].path);
+                             files[i].line, files[i - 1].line, files[i].below);
+        if (sara_dataset_is_named(reader->scan, files[i].below))
+            return sara_fail(reader->scan->ctx, SARA_ERROR_INPUT,
+                             "%s: line %zu names an image again that the metadata of a folder "
+                             "above names: %s",
+                             reader->path, files[i].line, files[i].below);
+    }
     return SARA_OK;
 }
 
-static sara_status warn_of_unnamed(metadata_reader *reader)
+/* Merges the sorted files into the sorted names of the scan, from the end. */
+static sara_status keep_names(metadata_reader *reader)
 {
     sara_dataset_scan_state *scan = reader->scan;
-    char **names = NULL, resolved[PATH_MAX];
-    size_t count = 0, unnamed = 0;
-    char *path = NULL;
-    sara_status status = SARA_OK;
-
-    TRY(sara_directory_list(scan->ctx, &names, &count, scan->folder));
-    for (size_t i = 0; i < count; i++) {
-        if (sara_file_kind_of(names[i]) == SARA_FILE_OTHER)
-            continue;
-        TRY(sara_path_join(scan->ctx, &path, scan->folder, names[i]));
-        unnamed += realpath(path, resolved) && !bsearch(resolved, reader->files, reader->count,
-                                                        sizeof(*reader->files), compare_path);
-        sara_free(scan->ctx, path);
-        path = NULL;
-    }
-    if (unnamed)
-        sara_log(scan->ctx, SARA_LOG_WARNING,
-                 "%s: %zu images of the folder have no row and are "
-                 "not used",
-                 reader->path, unnamed);
+    size_t old = scan->named_count, added = reader->count, place = old + added;
+    sara_status status;
+    TRY(sara_grow(scan->ctx, &scan->named, &scan->named_capacity, place, sizeof(*scan->named)));
+    scan->named_count = place;
+    while (added > 0)
+        if (old > 0 && strcmp(scan->named[old - 1], reader->files[added - 1].below) > 0)
+            scan->named[--place] = scan->named[--old];
+        else
+            scan->named[--place] = reader->files[--added].below;
 done:
-    sara_directory_free(scan->ctx, names, count);
-    sara_free(scan->ctx, path);
     return status;
 }
 
-sara_status sara_dataset_read_metadata(sara_dataset_scan_state *scan, const char *path)
+sara_status sara_dataset_read_metadata(sara_dataset_scan_state *scan, sara_dataset_folder *folder,
+                                       size_t file)
 {
-    metadata_reader reader = {.scan = scan, .path = path};
-    char *text = NULL;
+    metadata_reader reader = {.scan = scan, .folder = folder};
+    char *path = NULL, *text = NULL;
+    const char *from;
     size_t size = 0;
+    bool csv = folder->names[file][strlen(folder->names[file]) - 1] == 'v';
     sara_status status = SARA_OK;
 
-    sara_arena_init(&reader.arena, scan->ctx);
+    sara_dataset_names_init(&reader.names, scan, folder);
+    TRY(sara_path_join(scan->ctx, &path, folder->path, folder->names[file]));
+    reader.path = path;
     TRY(sara_file_read(scan->ctx, &text, &size, path, MAX_METADATA_FILE));
-    TRY(read_lines(&reader, text, size));
+    from = size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text;
+    TRY(csv ? read_csv(&reader, from, text + size) : read_jsonl(&reader, from, text + size));
     TRY(refuse_duplicates(&reader));
-    TRY(warn_of_unnamed(&reader));
+    TRY(keep_names(&reader));
 done:
+    sara_dataset_names_free(&reader.names);
+    sara_free(scan->ctx, path);
     sara_free(scan->ctx, text);
     sara_free(scan->ctx, reader.files);
-    sara_arena_free(&reader.arena);
     return status;
 }

@@ -255,18 +255,27 @@ SARA_NODISCARD sara_status sara_image_resize(sara_context *ctx, sara_image *out,
 typedef struct sara_dataset_item {
     const char *path;
     const char *caption;
+    int64_t repeats; /* how often an epoch has it */
 } sara_dataset_item;
 typedef struct sara_dataset {
-    sara_dataset_item *items; /* in metadata.jsonl's order, else by file name's bytes */
+    sara_dataset_item *items; /* in the metadata's order, else by file name's bytes; a folder's own
+                                 before those of folders in it */
     size_t count;
     sara_arena arena;
 } sara_dataset;
-/* metadata.jsonl (file_name, caption_column), else a .txt beside each image, else instance_prompt
- * (which wins over both when given). caption_prefix, if any, goes before each. */
+typedef struct sara_dataset_options {
+    const char *folder;
+    const char *caption_column;    /* of metadata; NULL: "text" */
+    const char *caption_prefix;    /* put before each caption; NULL: none */
+    const char *caption_extension; /* of caption files, with or without dot; NULL: .txt or .caption */
+    const char *instance_prompt;   /* the caption of all images, which wins over files; NULL */
+    const char *output_dir;        /* is passed over where it lies in the folder; NULL */
+} sara_dataset_options;
+/* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv, from
+ * files beside the images, or from folders named as kohya's N_name (docs/formats.md, "Data sets").
+ * Images are not opened. What lies there and is not used is logged. */
 SARA_NODISCARD sara_status sara_dataset_scan(sara_context *ctx, sara_dataset *out,
-                                             const char *folder, const char *caption_column,
-                                             const char *caption_prefix,
-                                             const char *instance_prompt);
+                                             const sara_dataset_options *options);
 void sara_dataset_free(sara_dataset *dataset);
 
 #endif

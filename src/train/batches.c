@@ -7,7 +7,7 @@ struct sara_batches {
     uint64_t seed;
     int num_train_timesteps;
     bool is_random;
-    int64_t items;    /* images or micro-batches */
+    int64_t items;    /* of an epoch, or micro-batches of a replay */
     sara_batch shape; /* without the arrays */
     /* All micro-batches of a replay; else the present one, from the first that is asked for. */
     float *latents, *noise, *states;
@@ -19,6 +19,11 @@ struct sara_batches {
 int64_t sara_batches_items(const sara_batches *batches)
 {
     return batches->items;
+}
+
+int64_t sara_batches_images(const sara_batches *batches)
+{
+    return batches->cache ? sara_dataset_cache_images(batches->cache) : 0;
 }
 
 size_t sara_batches_bytes(const sara_batches *batches)

@@ -5,6 +5,7 @@
 #include "core/trace.h"
 
 #include <math.h>
+#include <stdio.h>
 
 typedef struct cached_item {
     float *moments; /* [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped */
@@ -16,6 +17,7 @@ struct sara_dataset_cache {
     const sara_model *model;
     sara_dataset dataset;
     cached_item *items;
+    int64_t *ends; /* of an item's elements in an epoch, counted from its start */
     float **texts; /* one for each distinct caption */
     size_t text_count;
     bool center_crop, random_flip;
@@ -25,12 +27,17 @@ struct sara_dataset_cache {
     int64_t length, hidden;
     sara_tape *tape;
     size_t encoder_bytes; /* what the tape needs for an image */
-    float *pixels; /* [3][resolution][resolution] */
-    float *fresh;  /* [2][size]: moments of an image that is not cached */
+    float *pixels;        /* [3][resolution][resolution] */
+    float *fresh;         /* [2][size]: moments of an image that is not cached */
     char sha256[65];
 };
 
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache)
+{
+    return cache->ends[cache->dataset.count - 1];
+}
+
+int64_t sara_dataset_cache_images(const sara_dataset_cache *cache)
 {
     return (int64_t)cache->dataset.count;
 }
@@ -70,6 +77,7 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
     for (size_t i = 0; i < cache->text_count; i++)
         sara_free(cache->ctx, cache->texts[i]);
     sara_free(cache->ctx, cache->items);
+    sara_free(cache->ctx, cache->ends);
     sara_free(cache->ctx, cache->texts);
     sara_free(cache->ctx, cache->pixels);
     sara_free(cache->ctx, cache->fresh);
@@ -253,7 +261,7 @@ done:
     return status;
 }
 
-/* What is trained on: names, captions and contents. */
+/* What is trained on: names, captions, contents, and repeats where there are any. */
 static sara_status fingerprint(sara_dataset_cache *cache)
 {
     sara_sha256 *hash = NULL;
@@ -268,6 +276,11 @@ static sara_status fingerprint(sara_dataset_cache *cache)
         TRY(sara_sha256_add(hash, name, strlen(name) + 1));
         TRY(sara_sha256_add(hash, item->caption, strlen(item->caption) + 1));
         TRY(sara_sha256_add(hash, content, sizeof(content)));
+        if (item->repeats != 1) {
+            char repeats[24];
+            int length = snprintf(repeats, sizeof(repeats), "%lld", (long long)item->repeats);
+            TRY(sara_sha256_add(hash, repeats, (size_t)length + 1));
+        }
     }
     TRY(sara_sha256_end(&hash, cache->sha256));
 done:
@@ -296,9 +309,26 @@ done:
     return status;
 }
 
+static sara_status count_elements(sara_dataset_cache *cache)
+{
+    int64_t end = 0;
+    sara_status status;
+    TRY(sara_alloc(cache->ctx, &cache->ends, cache->dataset.count, sizeof(*cache->ends)));
+    for (size_t i = 0; i < cache->dataset.count; i++)
+        cache->ends[i] = end += cache->dataset.items[i].repeats;
+done:
+    return status;
+}
+
 sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                    const sara_model *model, const sara_train_options *options)
 {
+    const sara_dataset_options source = {.folder = options->train_data_dir,
+                                         .caption_column = options->caption_column,
+                                         .caption_prefix = options->caption_prefix,
+                                         .caption_extension = options->caption_extension,
+                                         .instance_prompt = options->instance_prompt,
+                                         .output_dir = options->output_dir};
     sara_dataset_cache *cache = NULL;
     sara_status status;
     *out = NULL;
@@ -309,8 +339,8 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     cache->random_flip = options->random_flip;
     cache->seed = options->seed;
     TRY(choose_resolution(cache, options));
-    TRY(sara_dataset_scan(ctx, &cache->dataset, options->train_data_dir, options->caption_column,
-                          options->caption_prefix, options->instance_prompt));
+    TRY(sara_dataset_scan(ctx, &cache->dataset, &source));
+    TRY(count_elements(cache));
     TRY(sara_dataset_check_images(ctx, &cache->dataset, cache->resolution));
     TRY(sara_alloc_zero(ctx, &cache->items, cache->dataset.count, sizeof(*cache->items)));
     TRY(sara_alloc_zero(ctx, &cache->texts, cache->dataset.count, sizeof(*cache->texts)));
@@ -330,12 +360,27 @@ done:
     return status;
 }
 
+/* The image whose elements the place in an epoch, not shuffled, belongs to. */
+static size_t find_image(const sara_dataset_cache *cache, int64_t place)
+{
+    size_t low = 0, high = cache->dataset.count - 1;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (cache->ends[middle] <= place)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 /* The image of an element: place element % count in the order of its epoch. The order is a keyed
  * bijection (a Feistel network over the next power of four, walked until it lands inside), so that
- * no shuffled list has to be kept or saved and every epoch visits each image once. */
+ * no shuffled list has to be kept or saved and every epoch visits each image once for each of its
+ * repeats. */
 static size_t shuffled(const sara_dataset_cache *cache, int64_t element)
 {
-    uint64_t count = cache->dataset.count, epoch = (uint64_t)element / count;
+    uint64_t count = (uint64_t)sara_dataset_cache_items(cache), epoch = (uint64_t)element / count;
     uint64_t value = (uint64_t)element % count;
     int half = 1;
     while ((uint64_t)1 << (2 * half) < count)
@@ -352,7 +397,7 @@ static size_t shuffled(const sara_dataset_cache *cache, int64_t element)
         }
         value = left << half | right;
     } while (value >= count);
-    return (size_t)value;
+    return find_image(cache, (int64_t)value);
 }
 
 static bool draws_flip(const sara_dataset_cache *cache, int64_t element)

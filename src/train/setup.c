@@ -253,10 +253,14 @@ static void announce(const trainer *t)
     if (t->progressive_iter > 0)
         snprintf(reselect, sizeof(reselect), "reselection after step %lld",
                  (long long)t->progressive_iter);
-    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %lld x %d samples from %lld %s; %s",
+    char repeats[64] = "";
+    int64_t items = sara_batches_items(t->batches), images = sara_batches_images(t->batches);
+    if (images && images != items)
+        snprintf(repeats, sizeof(repeats), ", %lld with repeats", (long long)items);
+    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %lld x %d samples from %lld %s%s; %s",
              (long long)t->steps, (long long)sara_batches_shape(t->batches)->size,
-             o->gradient_accumulation_steps, (long long)sara_batches_items(t->batches),
-             sara_batches_is_replay(t->batches) ? "recorded micro-batches" : "images", reselect);
+             o->gradient_accumulation_steps, (long long)(images ? images : items),
+             images ? "images" : "recorded micro-batches", repeats, reselect);
 }
 
 sara_status sara_trainer_open(trainer *t, const sara_train_options *options)

@@ -42,7 +42,9 @@ SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches *
 void sara_batches_free(sara_batches *batches);
 /* The batch's arrays live until the next call. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
-int64_t sara_batches_items(const sara_batches *batches); /* images, or the replay's entries */
+/* The elements of an epoch (images, each as often as it is repeated), or the replay's entries. */
+int64_t sara_batches_items(const sara_batches *batches);
+int64_t sara_batches_images(const sara_batches *batches); /* without repeats; 0 without images */
 size_t sara_batches_bytes(const sara_batches *batches); /* memory that it keeps or comes to use */
 bool sara_batches_is_replay(const sara_batches *batches);
 const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
@@ -69,7 +71,8 @@ void sara_dataset_cache_free(sara_dataset_cache *cache);
 SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents,
                                                   float *states, const int64_t *elements,
                                                   int64_t size);
-int64_t sara_dataset_cache_items(const sara_dataset_cache *cache);
+int64_t sara_dataset_cache_items(const sara_dataset_cache *cache); /* of an epoch, with repeats */
+int64_t sara_dataset_cache_images(const sara_dataset_cache *cache);
 size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
 /* Fills channels, height, width, length and hidden of a batch. */

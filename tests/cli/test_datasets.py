@@ -24,7 +24,8 @@ class Dataset(Case):
     def args(self, *more, data="data"):
         return (
             *("train", "-m", BASE, "--train_data_dir", data, "-o", "run", "-t", "1"),
-            *("--max_train_steps", "1", "--train_batch_size", "1", "--resolution", "32", *more),
+            *("--train_batch_size", "1", "--resolution", "32"),
+            *(more if "--num_train_epochs" in more else ("--max_train_steps", "1", *more)),
         )
 
     def image(self, index=0):
@@ -98,8 +99,75 @@ class Images(Dataset):
                 with open(self.path("base", name), "rb") as file:
                     whole = file.read()
                 self.write(self.path("base", name), LFS)
-                self.refused(INPUT, [name, "git lfs pull"], "inspect", "-m", "base", "--tokenize", "x")
+                command = ("inspect", "-m", "base", "--tokenize", "x")
+                self.refused(INPUT, [name, "git lfs pull"], *command)
                 self.write(self.path("base", name), whole)
+
+
+class Layouts(Dataset):
+    """Where images and captions lie in other programs' data sets; what is left is named."""
+
+    def test_kohya_folders(self):
+        self.fill("2_ink/a.png", self.image())
+        self.fill("2_ink/a.txt", "foggy")
+        self.fill("1_other/b.png", self.image(1))
+        self.fill("stray.png", self.image(2))
+        self.fill("2_ink/a_sd.npz", "")
+        result = self.ok(*self.args("--num_train_epochs", "3"))
+        self.assertIn("from 2 images, 3 with repeats", result.err)
+        self.assertIn("2_ink, 2 times each: 1 (2_ink/a.png)", result.err)
+        self.assertIn("stray.png", result.err)
+        self.assertIn(".npz: 1 (2_ink/a_sd.npz)", result.err)
+        self.assertIn("9 steps done", result.out)
+
+    def test_metadata_csv(self):
+        self.fill("a.png", self.image())
+        self.fill("metadata.csv", 'file_name,text\r\na.png,"foggy, ""grey"""\r\n')
+        self.ok(*self.args())
+        self.fill("metadata.csv", "file_name,text\r\na.png,foggy, grey\r\n")
+        self.refused_early(["metadata.csv: line 2", "has to stand in"], "-o", "run2")
+
+    def test_caption_extension(self):
+        self.fill("a.png", self.image())
+        self.fill("a.caption", "foggy")
+        self.ok(*self.args())
+        self.fill("a.txt", "fog, grey")
+        self.refused_early("--caption_extension", "-o", "run2")
+        for name in ["caption", ".txt"]:
+            self.ok(*self.args("-o", "run" + name, "--caption_extension", name))
+
+    def test_links_and_names(self):
+        blob = self.fill("blobs/11", self.image())
+        os.makedirs(self.path("data", "snapshots"))
+        os.symlink("../blobs/11", self.path("data", "snapshots", "cafe\u0301.png"))
+        os.symlink(blob, self.path("data", "snapshots", "b.png"))
+        self.fill("snapshots/metadata.csv", "file_name,text\ncaf\u00e9.png,one\n.\\b.png,two\n")
+        self.ok(*self.args(data="data/snapshots"))
+        self.fill("snapshots/metadata.csv", "file_name,text\nB.PNG,two\n")
+        self.refused(
+            INPUT, ["image B.PNG", "is b.png"], *self.args("-o", "r2", data="data/snapshots")
+        )
+
+    def test_own_output_is_passed_over(self):
+        """A run below the images, and a second one beside it."""
+        self.fill("a.png", self.image())
+        self.fill("a.txt", "foggy")
+        more = ("--validation_prompt", "foggy", "--validation_steps", "1")
+        self.ok(*self.args("-o", "data/run1", *more))
+        result = self.ok(*self.args("-o", "data/run2", *more))
+        self.assertIn("a run: 1 (run1)", result.err)
+        self.assertIn("the output folder: 1 (run2)", result.err)
+        self.assertIn("from 1 images", result.err)
+        line = self.refused(INPUT, "holds a run", *self.args("-o", "r", data="data/run1"))
+        self.assertNotIn("cache", line.err)
+
+    def test_control_characters_in_names(self):
+        self.fill("a.png", self.image())
+        self.fill("\x1b[31m_x/b.npz", "")
+        self.fill("\x1b[2Jz.txt", "")
+        result = self.ok(*self.args("--instance_prompt", "x"))
+        self.assertNotIn("\x1b", result.err)
+        self.assertIn("\\x1b[2Jz.txt", result.err)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,82 @@ static void test_order(void **state)
     sara_model_free(model);
 }
 
+/* Two images in folders N_name: the first three times an epoch, the second once. */
+static void take_repeats(test_run *run)
+{
+    const char *folder = test_text(run, "%s/repeats", run->folder);
+    take_images(run, 2);
+    const char *images = run->options.train_data_dir;
+    for (int i = 0; i < 2; i++) {
+        const char *inner = test_text(run, "%s/%s", folder, i ? "1_night" : "3_foggy");
+        assert_ok(run->ctx, sara_directory_make(run->ctx, inner));
+        assert_ok(run->ctx,
+                  sara_file_copy(run->ctx,
+                                 test_text(run, "%s/%s", images, i ? "u1f303.png" : "u1f301.png"),
+                                 test_text(run, "%s/a.png", inner)));
+    }
+    run->options.train_data_dir = folder;
+}
+
+static void test_repeats_in_an_epoch(void **state)
+{
+    test_run *run = *state;
+    sara_dataset_cache *cache = NULL;
+    sara_model *model = NULL;
+    sara_batch shape = {0};
+    float latents[4 * 8 * 8], *states, *first;
+    int64_t count[2] = {0};
+    take_repeats(run);
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
+    assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
+    assert_int_equal(sara_dataset_cache_items(cache), 4);
+    assert_int_equal(sara_dataset_cache_images(cache), 2);
+    sara_dataset_cache_shape(cache, &shape);
+    size_t state_size = (size_t)(shape.length * shape.hidden);
+    size_t cut = 0;
+    int64_t length, hidden;
+    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &states, state_size, sizeof(*states)));
+    const char *prompt = "foggy";
+    assert_ok(run->ctx, sara_model_encode_prompts(run->ctx, &first, &length, &hidden, &cut, model,
+                                                  &prompt, 1));
+    for (int64_t epoch = 0; epoch < 5; epoch++) {
+        count[0] = count[1] = 0;
+        for (int64_t i = 0; i < 4; i++) {
+            const int64_t element = 4 * epoch + i;
+            assert_ok(run->ctx, sara_dataset_cache_get(cache, latents, states, &element, 1));
+            count[memcmp(states, first, state_size * sizeof(*states)) != 0]++;
+        }
+        assert_int_equal(count[0], 3);
+        assert_int_equal(count[1], 1);
+    }
+    sara_free(run->ctx, first);
+    sara_dataset_cache_free(cache);
+    sara_model_free(model);
+}
+
+static void test_repeats_resumed(void **state)
+{
+    test_run *run = *state;
+    sara_train_result result;
+    take_repeats(run);
+    run->options.random_flip = true;
+    whole_and_interrupted(run);
+    assert_non_null(strstr(run->log, "from 2 images, 4 with repeats"));
+    test_run_output(run, "epochs");
+    run->options.max_train_steps = 0;
+    run->options.num_train_epochs = 3;
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.steps, 6); /* 3 x 4 elements, 2 a step */
+    const char *folder = run->options.train_data_dir;
+    assert_int_equal(
+        rename(test_text(run, "%s/3_foggy", folder), test_text(run, "%s/2_foggy", folder)), 0);
+    run->options.num_train_epochs = 0;
+    run->options.max_train_steps = 6;
+    run->options.resume_from_checkpoint = "latest";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has data_sha256", test_run_train(run));
+}
+
 static void test_epochs(void **state)
 {
     test_run *run = *state;
@@ -277,6 +353,8 @@ int main(void)
         TEST_CASE(test_random_crop),
         TEST_CASE(test_changed_images),
         TEST_CASE(test_order),
+        TEST_CASE(test_repeats_in_an_epoch),
+        TEST_CASE(test_repeats_resumed),
         TEST_CASE(test_epochs),
         TEST_CASE(test_validation),
         TEST_CASE(test_validation_weights),

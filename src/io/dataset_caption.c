@@ -1,0 +1,137 @@
+/* Captions in files beside the images. */
+#include "io/dataset_scan.h"
+
+#include <utf8proc.h>
+
+#define MAX_CAPTION_FILE ((size_t)1 << 20)
+#define WHITE_SPACE      " \t\n\v\f\r"
+
+static const char *const known_extensions[] = {".txt", ".caption"};
+#define KNOWN_COUNT (sizeof(known_extensions) / sizeof(*known_extensions))
+
+sara_status sara_dataset_check_text(sara_context *ctx, const char *path, const char *text,
+                                    size_t size)
+{
+    utf8proc_int32_t code;
+    for (size_t at = 0; at < size;) {
+        utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                                 (utf8proc_ssize_t)(size - at), &code);
+        if (used < 1 || code == 0)
+            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: byte %zu is not UTF-8 text", path, at);
+        at += (size_t)used;
+    }
+    return SARA_OK;
+}
+
+/* A caption file as kohya's: white space at both ends is no part of it. Further lines are kept, as
+ * white space within the caption. *out is to be freed. */
+static sara_status read_caption(sara_context *ctx, char **out, const char *path)
+{
+    char *data = NULL, *from;
+    size_t size = 0;
+    sara_status status = SARA_OK;
+
+    TRY(sara_file_read(ctx, &data, &size, path, MAX_CAPTION_FILE));
+    TRY(sara_dataset_check_text(ctx, path, data, size));
+    from = strncmp(data, "\xef\xbb\xbf", 3) == 0 ? data + 3 : data;
+    from += strspn(from, WHITE_SPACE);
+    size = strlen(from);
+    while (size > 0 && strchr(WHITE_SPACE, from[size - 1]))
+        size--;
+    memmove(data, from, size);
+    data[size] = '\0';
+    *out = data;
+    data = NULL;
+done:
+    sara_free(ctx, data);
+    return status;
+}
+
+/* The file with the image's name but this extension, in small letters or capitals. */
+static sara_status find_caption_file(sara_context *ctx, size_t *out, sara_dataset_folder *folder,
+                                     const char *image, const char *extension)
+{
+    int stem = (int)(strrchr(image, '.') - image);
+    char *name = NULL;
+    sara_status status;
+    TRY(sara_format(ctx, &name, "%.*s%s", stem, image, extension));
+    TRY(sara_dataset_folder_find(ctx, out, folder, name));
+    if (*out == SIZE_MAX) {
+        for (char *at = name + stem; *at; at++)
+            *at = *at >= 'a' && *at <= 'z' ? (char)(*at - 'a' + 'A') : *at;
+        TRY(sara_dataset_folder_find(ctx, out, folder, name));
+    }
+    if (*out != SIZE_MAX && folder->is_folder[*out])
+        *out = SIZE_MAX;
+done:
+    sara_free(ctx, name);
+    return status;
+}
+
+/* Which file holds the caption; SIZE_MAX: none. */
+static sara_status choose_caption_file(const sara_dataset_scan_state *scan, size_t *out,
+                                       sara_dataset_folder *folder, const char *image)
+{
+    size_t found[KNOWN_COUNT];
+    sara_status status = SARA_OK;
+    if (scan->extension)
+        return find_caption_file(scan->ctx, out, folder, image, scan->extension);
+    for (size_t i = 0; i < KNOWN_COUNT; i++)
+        TRY(find_caption_file(scan->ctx, &found[i], folder, image, known_extensions[i]));
+    if (found[0] != SIZE_MAX && found[1] != SIZE_MAX)
+        TRY(sara_fail(scan->ctx, SARA_ERROR_INPUT,
+                      "%s: image %s has two captions, %s and %s: choose with --caption_extension "
+                      ".txt or .caption",
+                      folder->path, image, folder->names[found[0]], folder->names[found[1]]));
+    *out = found[0] != SIZE_MAX ? found[0] : found[1];
+done:
+    return status;
+}
+
+/* A file that may be meant as the image's caption: a.json or a.png.txt for a.png. */
+static const char *find_similar(const sara_dataset_folder *folder, const char *image)
+{
+    size_t stem = (size_t)(strrchr(image, '.') - image);
+    for (size_t i = 0; i < folder->count; i++)
+        if (!folder->is_folder[i] && strncmp(folder->names[i], image, stem + 1) == 0 &&
+            sara_file_kind_of(folder->names[i]) != SARA_FILE_IMAGE)
+            return folder->names[i];
+    return NULL;
+}
+
+static sara_status refuse_without_caption(const sara_dataset_scan_state *scan,
+                                          const sara_dataset_folder *folder, const char *image)
+{
+    const char *similar = find_similar(folder, image);
+    int stem = (int)(strrchr(image, '.') - image);
+    return sara_fail(scan->ctx, SARA_ERROR_INPUT,
+                     "%s: image %s has no caption: expected %.*s%s beside it, metadata.jsonl or "
+                     "metadata.csv in the folder, or one caption for all by --instance_prompt%s%s",
+                     folder->path, image, stem, image,
+                     scan->extension ? scan->extension : ".txt or .caption",
+                     similar ? "; what lies there is " : "", similar ? similar : "");
+}
+
+sara_status sara_dataset_add_captioned(sara_dataset_scan_state *scan, sara_dataset_folder *folder,
+                                       size_t image)
+{
+    sara_context *ctx = scan->ctx;
+    const char *name = folder->names[image];
+    char *path = NULL, *caption = NULL;
+    size_t file;
+    sara_status status = SARA_OK;
+
+    TRY(choose_caption_file(scan, &file, folder, name));
+    if (file == SIZE_MAX && !folder->caption)
+        TRY(refuse_without_caption(scan, folder, name));
+    if (file != SIZE_MAX) {
+        TRY(sara_path_join(ctx, &path, folder->path, folder->names[file]));
+        TRY(read_caption(ctx, &caption, path));
+        folder->used[file] = true;
+    }
+    TRY(sara_dataset_add(scan, folder, name, caption ? caption : folder->caption));
+done:
+    sara_free(ctx, path);
+    sara_free(ctx, caption);
+    return status;
+}
