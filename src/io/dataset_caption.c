@@ -17,7 +17,8 @@ sara_status sara_dataset_check_text(sara_context *ctx, const char *path, const c
         utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
                                                  (utf8proc_ssize_t)(size - at), &code);
         if (used < 1 || code == 0)
-            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: byte %zu is not UTF-8 text", path, at);
+            return sara_fail(ctx, SARA_ERROR_INPUT,
+                             "%s: byte %zu is not UTF-8 text: save it as UTF-8", path, at);
         at += (size_t)used;
     }
     return SARA_OK;
@@ -88,28 +89,55 @@ done:
     return status;
 }
 
-/* A file that may be meant as the image's caption: a.json or a.png.txt for a.png. */
+static bool holds_captions(const char *name)
+{
+    static const char *const extensions[] = {".json",    ".jsonl", ".csv",  ".tsv",
+                                             ".parquet", ".xlsx",  ".toml", ".yaml"};
+    const char *dot = strrchr(name, '.');
+    for (size_t i = 0; dot && dot > name && i < sizeof(extensions) / sizeof(*extensions); i++)
+        if (strcmp(dot, extensions[i]) == 0)
+            return true;
+    return false;
+}
+
+/* A file that may be meant for the image's caption: a.json or a.png.txt for a.png, else one that
+ * may hold those of all. */
 static const char *find_similar(const sara_dataset_folder *folder, const char *image)
 {
     size_t stem = (size_t)(strrchr(image, '.') - image);
-    for (size_t i = 0; i < folder->count; i++)
-        if (!folder->is_folder[i] && strncmp(folder->names[i], image, stem + 1) == 0 &&
-            sara_file_kind_of(folder->names[i]) != SARA_FILE_IMAGE)
-            return folder->names[i];
-    return NULL;
+    const char *table = NULL;
+    for (size_t i = 0; i < folder->count; i++) {
+        const char *name = folder->names[i];
+        if (folder->is_folder[i] || sara_file_kind_of(name) == SARA_FILE_IMAGE)
+            continue;
+        if (strncmp(name, image, stem + 1) == 0)
+            return name;
+        table = table || !holds_captions(name) ? table : name;
+    }
+    return table;
+}
+
+/* "10_ink" where that is the given folder's own name and says what kohya would take; NULL. */
+static const char *find_own_name(const sara_dataset_folder *folder)
+{
+    const char *slash = strrchr(folder->path, '/'), *name = slash ? slash + 1 : folder->path;
+    const char *caption = "";
+    bool counts = !folder->parent && sara_dataset_parse_repeats(&caption, name) > 0;
+    return counts && *caption ? name : NULL;
 }
 
 static sara_status refuse_without_caption(const sara_dataset_scan_state *scan,
                                           const sara_dataset_folder *folder, const char *image)
 {
-    const char *similar = find_similar(folder, image);
+    const char *similar = find_similar(folder, image), *own = find_own_name(folder);
     int stem = (int)(strrchr(image, '.') - image);
-    return sara_fail(scan->ctx, SARA_ERROR_INPUT,
-                     "%s: image %s has no caption: expected %.*s%s beside it, metadata.jsonl or "
-                     "metadata.csv in the folder, or one caption for all by --instance_prompt%s%s",
-                     folder->path, image, stem, image,
-                     scan->extension ? scan->extension : ".txt or .caption",
-                     similar ? "; what lies there is " : "", similar ? similar : "");
+    return sara_fail(
+        scan->ctx, SARA_ERROR_INPUT,
+        "%s: image %s has no caption: expected %.*s%s beside it, metadata.jsonl or "
+        "metadata.csv in the folder, or one caption for all by --instance_prompt%s%s%s%s",
+        folder->path, image, stem, image, scan->extension ? scan->extension : ".txt or .caption",
+        similar ? "; what lies there is " : "", similar ? similar : "",
+        own ? "; for that of the folder's name give the folder above " : "", own ? own : "");
 }
 
 sara_status sara_dataset_add_captioned(sara_dataset_scan_state *scan, sara_dataset_folder *folder,

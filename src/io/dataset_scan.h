@@ -59,6 +59,8 @@ typedef enum sara_file_kind {
     SARA_FILE_UNREADABLE_IMAGE, /* an image by its extension, of a kind that is not read */
     SARA_FILE_CAPTION
 } sara_file_kind;
+/* kohya's N_name: N, and the name in *name; -1 for another name of a folder. */
+int64_t sara_dataset_parse_repeats(const char **name, const char *folder);
 sara_file_kind sara_file_kind_of(const char *name); /* by extension; hidden files are OTHER */
 
 /* ------------------------------------------------------------------------------------- folders */

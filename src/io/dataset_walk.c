@@ -11,8 +11,7 @@ static const char *const metadata_names[] = {"metadata.jsonl", "metadata.csv"};
 
 /* ---------------------------------------------------------------------------- kinds of folders */
 
-/* kohya's N_name: N, and the name in *name; -1 for another name. */
-static int64_t parse_repeats(const char **name, const char *folder)
+int64_t sara_dataset_parse_repeats(const char **name, const char *folder)
 {
     size_t digits = strspn(folder, "0123456789");
     if (digits < 1 || folder[digits] != '_' || digits > 9)
@@ -95,7 +94,7 @@ static sara_status find_numbered(sara_dataset_scan_state *scan, bool *out,
     sara_status status = SARA_OK;
     *out = false;
     for (size_t i = 0; i < folder->count && !*out; i++) {
-        if (!folder->is_folder[i] || parse_repeats(&name, folder->names[i]) < 1)
+        if (!folder->is_folder[i] || sara_dataset_parse_repeats(&name, folder->names[i]) < 1)
             continue;
         TRY(sara_dataset_folder_open(scan, &inner, folder, folder->names[i]));
         *out = has_images(&inner) && !is_output(scan, &inner) && !find_product(&inner);
@@ -244,7 +243,8 @@ static const char *find_reason(const sara_dataset_scan_state *scan, sara_dataset
                                const char *name, bool beside)
 {
     const char *caption = NULL, *product = find_product(folder);
-    int64_t repeats = folder->is_numbered || folder->is_listed ? -1 : parse_repeats(&caption, name);
+    int64_t repeats =
+        folder->is_numbered || folder->is_listed ? -1 : sara_dataset_parse_repeats(&caption, name);
     if (is_output(scan, folder))
         return "the output folder";
     if (product)

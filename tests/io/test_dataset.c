@@ -1,6 +1,7 @@
 /* Dataset folders with captions in files and by options; allocations that fail. */
 #include "support_dataset.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void test_caption_files(void **state)
@@ -76,6 +77,9 @@ static void test_without_caption(void **state)
         const char *name, *text;
     } cases[] = {
         {NULL, "image a.png has no caption: expected a.txt or .caption beside it"},
+        {"metadata.parquet", "; what lies there is metadata.parquet"},
+        {"Metadata.csv", "; what lies there is Metadata.csv"},
+        {"README.md", "; what lies there is Metadata.csv"},
         {"a.json", "; what lies there is a.json"},
         {"a.JSON", "; what lies there is a.JSON"},
         {"a.png.txt", "; what lies there is a.JSON"},
@@ -90,6 +94,22 @@ static void test_without_caption(void **state)
     }
     test->options.caption_extension = "caption";
     assert_refused(test->ctx, SARA_ERROR_INPUT, "expected a.caption beside it", dataset_scan(test));
+}
+
+/* The inner folder given instead of the one above. */
+static void test_given_a_folder_with_repeats(void **state)
+{
+    dataset_test *test = *state;
+    char *folder = NULL;
+    dataset_put(test, "10_ink/a.png", "");
+    assert_true(asprintf(&folder, "%s/10_ink", test->path) > 0);
+    test->options.folder = folder;
+    assert_refused(test->ctx, SARA_ERROR_INPUT,
+                   "for that of the folder's name give the folder above 10_ink",
+                   dataset_scan(test));
+    dataset_put(test, "10_ink/a.txt", "x");
+    DATASET_ASSERT(test, "10_ink/a.png: x");
+    free(folder);
 }
 
 static void test_bad_folders(void **state)
@@ -180,6 +200,7 @@ int main(void)
         DATASET_TEST(test_caption_extension),
         DATASET_TEST(test_instance_prompt_wins),
         DATASET_TEST(test_without_caption),
+        DATASET_TEST(test_given_a_folder_with_repeats),
         DATASET_TEST(test_bad_folders),
         DATASET_TEST(test_demo),
         DATASET_TEST(test_every_allocation_may_fail),

@@ -249,6 +249,7 @@ static void test_nearest_names(void **state)
         {"robin1.png", " is robin_1.png"},
         {"robin_1.jpg", " is robin_1.png"},
         {"zebra.png", "the nearest name in "},
+        {"PHOTO.PNG", " is photo.png"}, /* capitals count less than a letter */
         {"IMG/x.png", "the nearest folder in "},
         {"IMG/x.png", " is img"},
         {"img/y.png", "/img is x.png"},
@@ -261,6 +262,8 @@ static void test_nearest_names(void **state)
     dataset_put(test, "a.png", "");
     dataset_put(test, "robin_1.png", "");
     dataset_put(test, "robin1.png.txt", "");
+    dataset_put(test, "photo.png", "");
+    dataset_put(test, "PHOTO1.PNG", "");
     dataset_put(test, "img/x.png", "");
     dataset_put(test, "empty/x.txt", "");
     for (size_t i = 0; i < sizeof(near) / sizeof(*near); i++) {
