@@ -179,7 +179,8 @@ static void test_prompts(void **state)
                    set(run, "validation_prompt", "one more"));
 }
 
-/* The JSON has all options but those that leave the result as it is. */
+/* The JSON has all options but those that leave the result as it is. Where the data come from is
+ * none of it either: their hash, captions included, stands for that. */
 static void test_json(void **state)
 {
     static const char *const free_options[] = {"pretrained_model_name_or_path",
@@ -188,6 +189,7 @@ static void test_json(void **state)
                                                "model_config",
                                                "tokenizer",
                                                "train_data_dir",
+                                               "caption_extension",
                                                "replay",
                                                "output_dir",
                                                "validation_prompt",
