@@ -120,6 +120,11 @@ typedef struct sara_model_options {
     /* What a single file does not hold; NULL: as in the published models. */
     const char *model_config; /* a diffusers folder whose configs and scheduler hold */
     const char *tokenizer;    /* a tokenizer/ folder */
+    /* Another VAE than the model's own: a diffusers folder of one, a model's folder or a file, with
+     * its config in the file or beside it, else what its shapes tell; NULL: its own. A part that a
+     * single file lacks is taken from model_config where that has it. */
+    const char *vae;
+    bool use_ema_weights;     /* of a file: the averages of the U-Net's weights (model_ema.*) */
     /* What the U-Net's weights are in memory: "fp32", "fp16", "bf16" (rounded to nearest even if
      * the file holds more) or "auto", as in the file; NULL: fp32. Arithmetic is in float32. A model
      * whose weights were rounded cannot be saved. */
@@ -131,6 +136,10 @@ typedef struct sara_model_options {
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
+/* Whether a file holds averages of its U-Net's weights; false of a folder. Errors: SARA_ERROR_IO,
+ * SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
+SARA_NODISCARD sara_status sara_model_has_ema_weights(sara_context *ctx, bool *out,
+                                                      const char *path);
 /* Whether weight files of the variant are there of any part of a folder that is loaded with
  * unet_only or without; false of a file. Errors: SARA_ERROR_MEMORY. */
 SARA_NODISCARD sara_status sara_model_has_variant(sara_context *ctx, bool *out, const char *path,
@@ -366,7 +375,8 @@ typedef struct sara_train_options {
     const char *pretrained_model_name_or_path; /* a diffusers folder or a .safetensors file */
     const char *unet_only;                     /* a bare unet/ folder or such a file instead */
     const char *variant;
-    const char *model_config, *tokenizer; /* see sara_model_options */
+    const char *model_config, *tokenizer, *vae; /* see sara_model_options */
+    bool use_ema_weights;
     const char *train_data_dir;  /* images with captions: docs/formats.md, "Data sets" */
     const char *replay;          /* micro-batches from a safetensors file instead */
     const char *output_dir;
@@ -438,8 +448,10 @@ SARA_NODISCARD sara_status sara_train(sara_context *ctx, sara_train_result *resu
 
 typedef struct sara_bench_options {
     const char *shape;     /* a U-Net with random weights: "sd15", "sd21" or "tiny" */
-    const char *model;     /* or a diffusers folder, whose unet/ is read, or a bare unet/ folder */
+    /* Or a diffusers folder, whose unet/ is read, a bare unet/ folder, or a .safetensors file. */
+    const char *model;
     const char *variant;   /* of the model's weight files; NULL: none */
+    bool use_ema_weights;  /* of a model that is a file: see sara_model_options */
     const char *method;    /* "sara"; "full": all entries are trained; "forward": no gradient */
     int latent;            /* 64: height and width of the latents */
     int batch, steps;      /* 1, 3 */

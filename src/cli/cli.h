@@ -123,11 +123,19 @@ typedef struct cli_model {
     {                                                                                              \
         "model_config", 0, CLI_STRING, &(m)->options.model_config, 0, 0, "DIR",                    \
             "for a file: a diffusers folder with its configs"                                      \
+    },                                                                                             \
+    {                                                                                              \
+        "use_ema_weights", 0, CLI_SWITCH, &(m)->options.use_ema_weights, 0, 0, NULL,               \
+            "of a file: the averages of its U-Net (model_ema.)"                                    \
     }
-#define CLI_TOKENIZER_OPTION(m)                                                                    \
+#define CLI_PARTS_OPTIONS(m)                                                                    \
     {                                                                                              \
         "tokenizer", 0, CLI_STRING, &(m)->options.tokenizer, 0, 0, "DIR",                          \
             "for a file: a tokenizer/ folder"                                                      \
+    },                                                                                             \
+    {                                                                                              \
+        "vae", 0, CLI_STRING, &(m)->options.vae, 0, 0, "PATH",                                     \
+            "another VAE: a diffusers folder or a .safetensors file"                               \
     }
 /* Loads it. */
 int cli_load(const cli *c, sara_model **out, const cli_model *model);

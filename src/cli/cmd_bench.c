@@ -115,6 +115,8 @@ int cmd_bench(cli *c)
         {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME",
          "a U-Net with random weights instead: sd15, sd21 or tiny"},
         {"variant", 0, CLI_STRING, &o.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        {"use_ema_weights", 0, CLI_SWITCH, &o.use_ema_weights, 0, 0, NULL,
+         "of a file: the averages of its U-Net (model_ema.)"},
         {"method", 0, CLI_STRING, &o.method, 0, 0, "NAME",
          "sara, full (all entries are trained) or forward (no gradient) (sara)"},
         {"latent", 0, CLI_INT, &o.latent, 1, 4096, "N",

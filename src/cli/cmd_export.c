@@ -73,6 +73,7 @@ static const cli_refusal refusals[] = {
     {"save_to", "use --output"},
     {"ratio", "an adapter's strength goes with it: --adapter FILE:0.6"},
     {"tokenizer", "the U-Net alone is exported, which needs none; leave it out"},
+    {"vae", "the U-Net alone is exported, which needs none; leave it out"},
     {"no_metadata", "A1111 needs the metadata to tell SD1.x from SD2.x"},
     {NULL, NULL},
 };

@@ -50,6 +50,20 @@ static int is_others_variant(const cli *c, bool *out, const request *r, const ch
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
+/* *out: whether this model is to be read by its averages: those with them are, at least one. */
+static int use_ema(const cli *c, bool *out, const request *r, const char *path, const char *other)
+{
+    bool own = false, others = false;
+    *out = r->model.options.use_ema_weights;
+    if (!*out)
+        return 0;
+    sara_status status = sara_model_has_ema_weights(c->ctx, &own, path);
+    if (status == SARA_OK)
+        status = sara_model_has_ema_weights(c->ctx, &others, other);
+    *out = own || !others;
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
 /* Weights stay as the files have them, which loses nothing and takes the least memory. An option
  * for the other model is not this one's; one for neither is refused. */
 static int load(const cli *c, sara_model **out, const request *r, const char *path,
@@ -58,6 +72,8 @@ static int load(const cli *c, sara_model **out, const request *r, const char *pa
     cli_model model = r->model;
     bool others;
     int code = is_others_variant(c, &others, r, path, other);
+    if (code == 0)
+        code = use_ema(c, &model.options.use_ema_weights, r, path, other);
     if (code != 0)
         return code;
     *(r->unet_only ? &model.unet_only : &model.model) = path;
@@ -103,6 +119,7 @@ static const cli_refusal refusals[] = {
     {"v_parameterization", "leave it out: the prediction type is read from the model"},
     {"sdxl", "SDXL is not supported"},
     {"device", "it runs on the CPU; leave it out"},
+    {"vae", "the U-Nets alone are compared, which need none; leave it out"},
     {"no_metadata", "an adapter names its base in its metadata"},
     {NULL, NULL},
 };
@@ -128,6 +145,8 @@ int cmd_extract(cli *c)
          "weight files' variant, e.g. fp16"},
         {"model_config", 0, CLI_STRING, &r.model.options.model_config, 0, 0, "DIR",
          "for files: a diffusers folder with their configs"},
+        {"use_ema_weights", 0, CLI_SWITCH, &r.model.options.use_ema_weights, 0, 0, NULL,
+         "of files that have them: the averages of the U-Net (model_ema.)"},
         {"model", 0, CLI_STRING, &r.base, 0, 0, "DIR", NULL},
         {"model_org", 0, CLI_STRING, &r.base, 0, 0, "DIR", NULL}, /* as kohya's script has them */
         {"model_tuned", 0, CLI_STRING, &r.tuned, 0, 0, "DIR", NULL},

@@ -355,7 +355,7 @@ int cmd_generate(cli *c)
          "weights in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
         CLI_MODEL_OPTIONS(&r.model),
-        CLI_TOKENIZER_OPTION(&r.model),
+        CLI_PARTS_OPTIONS(&r.model),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

@@ -147,7 +147,8 @@ static int check(const cli *c, const request *r)
     } of_models[] = {{"variant", o->variant},
                      {"prediction_type", o->prediction_type},
                      {"model_config", o->model_config},
-                     {"tokenizer", o->tokenizer}};
+                     {"tokenizer", o->tokenizer},
+                     {"vae", o->vae}};
     if (r->adapter && r->text)
         return cli_fail(c, SARA_ERROR_USAGE, "--adapter %s and --tokenize %s: give one of them",
                         r->adapter, r->text);
@@ -156,6 +157,9 @@ static int check(const cli *c, const request *r)
             return cli_fail(c, SARA_ERROR_USAGE,
                             "--%s %s: goes with a model, and none is given: -m", of_models[i].name,
                             of_models[i].value);
+    if (r->adapter && !has_model(r) && o->use_ema_weights)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "--use_ema_weights: goes with a model, and none is given: -m");
     return 0;
 }
 
@@ -190,7 +194,7 @@ int cmd_inspect(cli *c)
          "with another base than the adapter was made for"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
         CLI_MODEL_OPTIONS(&r.model),
-        CLI_TOKENIZER_OPTION(&r.model),
+        CLI_PARTS_OPTIONS(&r.model),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

@@ -67,7 +67,7 @@ int cmd_merge(cli *c)
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "merge adapters that were made for another base"},
         CLI_MODEL_OPTIONS(&r.base),
-        CLI_TOKENIZER_OPTION(&r.base),
+        CLI_PARTS_OPTIONS(&r.base),
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,
         {0},

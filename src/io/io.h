@@ -183,7 +183,11 @@ typedef struct sara_ldm_shape {
     int levels;        /* resolutions of the U-Net or the VAE */
     int layers;        /* residual blocks of a level on the way down */
     bool attention[8]; /* of the U-Net: whether the level (0: the largest) has transformers */
+    bool flat; /* LDM names are without their dots, as those of a U-Net's averages (LitEma) */
 } sara_ldm_shape;
+/* A U-Net's LDM name without its dots, and back; false: it is none. */
+sara_name sara_ldm_flatten(const char *name);
+bool sara_ldm_unflatten(sara_name *out, const char *flat);
 /* *out: sara_free(); NULL if no tensor of the other layout corresponds. The in_proj tensors of
  * SARA_LDM_OPEN_CLIP are what to_q, to_k and to_v have in common: from diffusers all three give
  * its name, to diffusers "self_attn.in_proj.weight" stands for them. */
@@ -197,7 +201,7 @@ SARA_NODISCARD sara_status sara_ldm_from_diffusers(sara_context *ctx, char **out
 /* The tensors of one module under their checkpoint keys: one file, or the shards of an index. */
 typedef struct sara_weights sara_weights;
 /* folder/stem[.variant].safetensors, or the shards of its .index[.variant].json; variant NULL: the
- * plain ones. Where they are not there the error says which variants are, or how to convert .bin. */
+ * plain ones. Else the error says which variants are, or how to convert .bin. */
 SARA_NODISCARD sara_status sara_weights_open(sara_context *ctx, sara_weights **out,
                                              const char *folder, const char *stem,
                                              const char *variant);

@@ -220,11 +220,20 @@ static sara_status translate(sara_context *ctx, char **out, const sara_ldm_shape
 sara_status sara_ldm_to_diffusers(sara_context *ctx, char **out, const sara_ldm_shape *shape,
                                   const char *name)
 {
-    return translate(ctx, out, shape, name, true);
+    sara_name dotted;
+    *out = NULL;
+    if (shape->flat && !sara_ldm_unflatten(&dotted, name))
+        return SARA_OK;
+    return translate(ctx, out, shape, shape->flat ? dotted.text : name, true);
 }
 
 sara_status sara_ldm_from_diffusers(sara_context *ctx, char **out, const sara_ldm_shape *shape,
                                     const char *name)
 {
-    return translate(ctx, out, shape, name, false);
+    sara_status status = translate(ctx, out, shape, name, false);
+    if (status == SARA_OK && *out && shape->flat) {
+        const sara_name flat = sara_ldm_flatten(*out);
+        memcpy(*out, flat.text, strlen(flat.text) + 1); /* it is shorter */
+    }
+    return status;
 }

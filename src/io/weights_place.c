@@ -1,14 +1,13 @@
-/* Where a component's weights lie in its folder, under the names that diffusers and transformers give
- * them, and what lies there instead. */
+/* Where a component's weights lie in its folder, under the names that diffusers and transformers
+ * give them, and what lies there instead. */
 #include "io/weights.h"
 
 #define MOST_VARIANTS 8 /* that an error lists */
 
 /* Of the weights without a variant, and of those with one; the last is older diffusers'. */
 static const char *const plain_names[] = {"%s/%s.safetensors", "%s/%s.safetensors.index.json"};
-static const char *const variant_names[] = {"%s/%s.%s.safetensors",
-                                            "%s/%s.safetensors.index.%s.json",
-                                            "%s/%s.safetensors.%s.index.json"};
+static const char *const variant_names[] = {
+    "%s/%s.%s.safetensors", "%s/%s.safetensors.index.%s.json", "%s/%s.safetensors.%s.index.json"};
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -48,7 +47,7 @@ sara_status sara_weights_are_there(sara_context *ctx, bool *out, const char *fol
     return status;
 }
 
-/* ------------------------------------------------------------------------------ what else is there */
+/* ----------------------------------------------------------------------------- what else there is */
 
 typedef struct variants {
     sara_name names[MOST_VARIANTS];

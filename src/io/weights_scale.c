@@ -1,6 +1,6 @@
 /* 8-bit weights with scales: X.weight is to be multiplied by X.scale_weight (ComfyUI) or
- * X.weight_scale (torchao, ComfyUI since 2025), one number or one for each row. Scales of inputs are
- * for arithmetic in 8 bits, which is not done here. */
+ * X.weight_scale (torchao, newer ComfyUI), one number or one for each row. Scales of inputs are for
+ * arithmetic in 8 bits, which is not done here. */
 #include "io/weights.h"
 
 #include <float.h>
@@ -68,9 +68,10 @@ static sara_status check_scale(const sara_weights *weights, const sara_weight *s
     int64_t rows = target->info.shape.rank > 0 ? target->info.shape.dims[0] : 1;
     bool by_row = scale->info.shape.rank > 0 && scale->info.shape.dims[0] == rows;
     if (target->scale)
-        return sara_fail(weights->ctx, SARA_ERROR_INPUT, "%s: tensors %.200s and %.200s: two scales "
-                         "of one weight", weights->path, target->scale->stored->name,
-                         scale->stored->name);
+        return sara_fail(weights->ctx, SARA_ERROR_INPUT,
+                         "%s: tensors %.200s and %.200s: two scales "
+                         "of one weight",
+                         weights->path, target->scale->stored->name, scale->stored->name);
     if (count == 1 || (count == rows && by_row))
         return SARA_OK;
     return sara_fail(weights->ctx, SARA_ERROR_INPUT,
@@ -140,7 +141,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------- reading */
+/* -------------------------------------------------------------------------------------- reading */
 
 /* scales: one, or one for each row */
 static void multiply(float *values, size_t count, const float *scales, size_t scale_count)

@@ -18,8 +18,9 @@ done:
 
 sara_status sara_component_weights(const sara_component *c, sara_weights **out)
 {
-    return c->stem ? sara_weights_open(c->ctx, out, c->path, c->stem, c->variant)
-                   : sara_weights_open_part(c->ctx, out, c->path, c->prefix, &c->shape);
+    return c->stem      ? sara_weights_open(c->ctx, out, c->path, c->stem, c->variant)
+           : !c->prefix ? sara_weights_open_file(c->ctx, out, c->path)
+                        : sara_weights_open_part(c->ctx, out, c->path, c->prefix, &c->shape);
 }
 
 void sara_component_close(sara_component *component)

@@ -67,7 +67,8 @@ typedef struct sara_component {
     char *source;   /* of the config, for errors */
     char *path;     /* diffusers' folder, or a single file */
     const char *stem, *variant; /* in the folder; stem NULL: a single file */
-    const char *prefix;         /* in a single file, and what its names depend on */
+    /* In a single file, and what its names depend on; NULL: they are diffusers' */
+    const char *prefix;
     sara_ldm_shape shape;
     char *fault; /* why the network cannot be opened; NULL: nothing is known */
 } sara_component;
@@ -84,10 +85,20 @@ void sara_component_close(sara_component *component);
 /* A single-file checkpoint (.safetensors) of SD1.x or SD2.x: U-Net, VAE and text encoder, or a
  * U-Net alone. What its tensors' shapes do not tell (heads, ...) is from model_config (a diffusers
  * folder, NULL: none), else from the metadata sara.config.{unet,vae,text_encoder}, else as in the
- * published models. Another architecture is SARA_ERROR_INPUT by its name. */
+ * published models. use_ema: the U-Net is the averages (model_ema.*) that LDM's training keeps.
+ * Another architecture is SARA_ERROR_INPUT by its name. */
 typedef struct sara_single_file sara_single_file;
 SARA_NODISCARD sara_status sara_single_file_open(sara_context *ctx, sara_single_file **out,
-                                                 const char *path, const char *model_config);
+                                                 const char *path, const char *model_config,
+                                                 bool use_ema);
+/* Whether a file holds such averages. */
+SARA_NODISCARD sara_status sara_single_file_has_ema(sara_context *ctx, bool *out, const char *path);
+/* A file of which the VAE alone is wanted: a whole checkpoint or a VAE, under LDM's names, with
+ * their prefix or without, or diffusers'. Its config is in the metadata or beside the file (config.json),
+ * else what shapes tell, with the scaling factor and the norms' groups of the config `like`, else
+ * (NULL) of the published models. */
+SARA_NODISCARD sara_status sara_single_file_open_vae(sara_context *ctx, sara_single_file **out,
+                                                     const char *path, const json_t *like);
 void sara_single_file_close(sara_single_file *single);
 SARA_NODISCARD sara_status sara_single_file_component(const sara_single_file *single,
                                                       sara_component *out, sara_module module);

@@ -158,10 +158,12 @@ sara_status sara_single_vae_config(const sara_single_file *single, json_t **out)
     int64_t latent;
     sara_status status;
     TRY(need_dim(single, vae, &latent, 4, 1, sara_name_of("decoder.conv_in.weight")));
-    for (int i = 0; i < shape->levels; i++)
+    for (int i = 0; i < shape->levels; i++) {
+        const sara_name block = vae->diffusers ? sara_name_of("encoder.down_blocks.%d.resnets.", i)
+                                               : sara_name_of("encoder.down.%d.block.", i);
         TRY(need_dim(single, vae, &channels[i], 4, 0,
-                     first_there(single, vae, sara_name_of("encoder.down.%d.block.", i).text, 0,
-                                 shape->layers, ".conv2.weight")));
+                     first_there(single, vae, block.text, 0, shape->layers, ".conv2.weight")));
+    }
     TRY(check_made(single,
                    json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
                              "AutoencoderKL", "act_fn", "silu", "block_out_channels",

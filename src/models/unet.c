@@ -154,6 +154,7 @@ static sara_status open_weights(const sara_unet *unet, sara_weights **out,
     sara_status status = SARA_OK;
     if (!component->stem && sara_unet_ldm_shape(unet, &as.shape) != SARA_OK)
         return sara_fail_in(unet->ctx, SARA_ERROR_INPUT, component->source);
+    as.shape.flat = component->shape.flat;
     TRY(sara_component_weights(&as, out));
 done:
     return status;

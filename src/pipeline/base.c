@@ -58,6 +58,18 @@ sara_status sara_model_picture_hash(sara_context *ctx, const char **out, sara_mo
     return status;
 }
 
+sara_status sara_model_vae_hash(sara_context *ctx, const char **out, sara_model *model)
+{
+    sara_status status = SARA_OK;
+    *out = NULL;
+    if (!model->vae_file)
+        return SARA_OK;
+    if (!model->vae_sha256[0])
+        status = sara_sha256_file(ctx, model->vae_sha256, model->vae_path);
+    *out = model->vae_sha256;
+    return status;
+}
+
 sara_status sara_model_base(sara_context *ctx, const sara_base **out, sara_model *model)
 {
     sara_status status = SARA_OK;

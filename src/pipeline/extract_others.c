@@ -99,12 +99,6 @@ done:
     return status;
 }
 
-static bool has(const sara_model *model, sara_module module)
-{
-    return model->single ? sara_single_file_prefix(model->single, module) != NULL
-                         : !model->unet_only;
-}
-
 sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const sara_model *tuned)
 {
     static const struct {
@@ -121,7 +115,8 @@ sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const s
                  tuned->path, sara_prediction_name(*to), sara_prediction_name(*from),
                  sara_prediction_name(*to));
     for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
-        if (has(base, others[i].module) && has(tuned, others[i].module))
+        if (sara_model_has_part(base, others[i].module) &&
+            sara_model_has_part(tuned, others[i].module))
             TRY(compare_module(ctx, base, tuned, others[i].module, others[i].name));
 done:
     return status;

@@ -58,14 +58,18 @@ sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *
 static sara_status check_save_latents(sara_context *ctx, const sara_model *model,
                                       const sara_generate_options *options)
 {
-    bool inside = false;
+    const char *const inputs[] = {model->path, model->vae_path};
+    bool inside;
     sara_status status = SARA_OK;
-    if (options->save_latents)
-        TRY(sara_path_is_within(ctx, &inside, options->save_latents, model->path));
-    if (inside)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "save_latents %s: is within the model %s; name a file elsewhere",
-                           options->save_latents, model->path);
+    for (size_t i = 0; options->save_latents && i < sizeof(inputs) / sizeof(*inputs); i++) {
+        if (!inputs[i])
+            continue;
+        TRY(sara_path_is_within(ctx, &inside, options->save_latents, inputs[i]));
+        if (inside)
+            return sara_fail(ctx, SARA_ERROR_USAGE,
+                             "save_latents %s: is within the model %s; name a file elsewhere",
+                             options->save_latents, inputs[i]);
+    }
 done:
     return status;
 }

@@ -100,16 +100,17 @@ done:
     return status;
 }
 
-/* The last part of the model's path, without a file's ending; in quotes, as A1111 has it, where it
- * would break the line of settings. *out: sara_free(). */
-static sara_status model_text(sara_context *ctx, char **out, const sara_model *model)
+/* The last part of a path, cut: without a file's ending; in quotes, as A1111 has it, where it would
+ * break the line of settings. *out: sara_free(). */
+static sara_status name_text(sara_context *ctx, char **out, const char *path, bool cut)
 {
-    const char *slash = strrchr(model->path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : model->path, *dot = strrchr(name, '.');
-    bool cut = model->single && dot && dot > name, quoted = false;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : path, *dot = strrchr(name, '.');
+    bool quoted = false;
     text line = {.ctx = ctx};
     char *own = NULL;
     sara_status status;
+    cut = cut && dot && dot > name;
     TRY(sara_format(ctx, &own, "%.*s", (int)(cut ? dot - name : (ptrdiff_t)strlen(name)), name));
     for (const char *at = own; *at; at++)
         quoted |= strchr(",:\"\\", *at) || (unsigned char)*at < 0x20 || *at == 0x7F;
@@ -132,6 +133,24 @@ static const char *emphasis_text(const sara_generate_options *options, const cha
     return options->no_prompt_weights && brackets ? ", Emphasis: None" : "";
 }
 
+/* ", VAE hash: 0123456789, VAE: NAME" as A1111 has it where the VAE is not the model's own, else
+ * nothing. *out: sara_free(). */
+static sara_status vae_text(sara_context *ctx, char **out, sara_model *model)
+{
+    const char *hash;
+    char *name = NULL;
+    sara_status status;
+    if (!model->vae_path)
+        return sara_strdup(ctx, out, "");
+    TRY(sara_model_vae_hash(ctx, &hash, model));
+    TRY(name_text(ctx, &name, model->vae_path, false));
+    TRY(sara_format(ctx, out, "%s%.*s, VAE: %s", hash ? ", VAE hash: " : "", SHORT_HASH,
+                    hash ? hash : "", name));
+done:
+    sara_free(ctx, name);
+    return status;
+}
+
 sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
                                const sara_generate_options *options, int width, int height,
                                int index)
@@ -139,23 +158,25 @@ sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
     const char *negative = options->negative_prompt, *hash;
     bool has_negative = negative && *negative;
     sara_scheduler_config scheduler;
-    char *adapters = NULL, *name = NULL;
+    char *adapters = NULL, *name = NULL, *vae = NULL;
     sara_status status;
     TRY(sara_generate_scheduler(ctx, &scheduler, model, options));
     TRY(sara_model_picture_hash(ctx, &hash, model));
     TRY(adapters_text(ctx, &adapters, model, options));
-    TRY(model_text(ctx, &name, model));
+    TRY(name_text(ctx, &name, model->path, model->single != NULL));
+    TRY(vae_text(ctx, &vae, model));
     status = sara_format(
         ctx, out,
         "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
-        "Model hash: %.*s, Model: %s%s%s, Version: sara %s",
+        "Model hash: %.*s, Model: %s%s%s%s, Version: sara %s",
         options->prompt, has_negative ? "\nNegative prompt: " : "", has_negative ? negative : "",
         options->steps, sara_sampler_kind_name(scheduler.kind),
         scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
         (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, hash,
-        name, emphasis_text(options, negative), adapters, sara_version());
+        name, vae, emphasis_text(options, negative), adapters, sara_version());
 done:
     sara_free(ctx, name);
+    sara_free(ctx, vae);
     sara_free(ctx, adapters);
     return status;
 }

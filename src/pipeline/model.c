@@ -144,12 +144,7 @@ static sara_status load_vae(sara_model *model)
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_VAE));
     TRY(sara_vae_open(ctx, &model->vae, &component));
-    int channels = sara_vae_info_of(model->vae)->latent_channels;
-    int wanted = sara_unet_info_of(model->unet)->in_channels;
-    if (channels != wanted)
-        status = sara_fail(ctx, SARA_ERROR_INPUT,
-                           "%s: vae latent_channels %d, unet in_channels %d: they must agree",
-                           model->path, channels, wanted);
+    TRY(sara_model_check_vae(model));
 done:
     sara_component_close(&component);
     return status;
@@ -170,6 +165,12 @@ done:
 
 /* ----------------------------------------------------------------------------------- the model */
 
+/* Whether parts of a single file may be in folders. */
+static bool has_folders(const sara_model_options *options)
+{
+    return options->model_config || (options->vae && sara_path_is_directory(options->vae));
+}
+
 /* What would have no effect is a slip, or a wish that is not met. */
 static sara_status check_options(sara_context *ctx, const char *path,
                                  const sara_model_options *options)
@@ -186,7 +187,13 @@ static sara_status check_options(sara_context *ctx, const char *path,
                          "%s %s: %s is a folder, which has its own; that goes with a .safetensors "
                          "file",
                          config ? "model_config" : "tokenizer", config ? config : tokenizer, path);
-    if (*variant && !sara_path_is_directory(path))
+    if (options && options->use_ema_weights && sara_path_is_directory(path))
+        return sara_fail(
+            ctx, SARA_ERROR_USAGE,
+            "use_ema_weights: %s is a folder, whose averages, where it has them, are a "
+            "folder or variant of their own; that goes with a .safetensors file",
+            path);
+    if (*variant && !sara_path_is_directory(path) && !has_folders(options))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "variant %s: %s is one file, which has no variants; that goes with a "
                          "folder",
@@ -202,10 +209,11 @@ static sara_status open_source(sara_model *model, const char *path,
     TRY(check_options(ctx, path, options));
     TRY(sara_strdup(ctx, &model->path, path));
     if (!sara_path_is_directory(path))
-        return sara_single_file_open(ctx, &model->single, path,
-                                     options ? options->model_config : NULL);
-    for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
+        TRY(sara_single_file_open(ctx, &model->single, path, options ? options->model_config : NULL,
+                                  options && options->use_ema_weights));
+    for (size_t i = strlen(path); !model->single && i > 1 && path[i - 1] == '/'; i--)
         model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
+    TRY(sara_model_choose_parts(model, options));
     TRY(sara_model_choose_variant(model, options ? options->variant : NULL));
 done:
     return status;
@@ -331,6 +339,10 @@ void sara_model_free(sara_model *model)
     sara_unet_free(model->unet);
     sara_nn_device_close(model->device);
     sara_single_file_close(model->single);
+    sara_single_file_close(model->vae_file);
+    for (int i = 0; i < SARA_MODULE_COUNT; i++)
+        sara_free(model->ctx, model->elsewhere[i]);
+    sara_free(model->ctx, model->vae_path);
     json_decref(model->scheduler_json);
     sara_free(model->ctx, model->scheduler_source);
     sara_free(model->ctx, model->tokenizer_path);
@@ -347,6 +359,7 @@ static sara_status check_finite(const sara_model *model, const sara_param *param
     sara_status status = SARA_OK;
     if (model->single) {
         TRY(sara_unet_ldm_shape(model->unet, &shape));
+        shape.flat = sara_single_file_shape(model->single, SARA_MODULE_UNET)->flat;
         TRY(sara_ldm_from_diffusers(model->ctx, &ldm, &shape, param->name));
         TRY(sara_format(model->ctx, &name, "%s%s",
                         sara_single_file_prefix(model->single, SARA_MODULE_UNET),

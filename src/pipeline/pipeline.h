@@ -17,8 +17,11 @@ struct sara_model {
     sara_context *ctx;
     char *path;
     char *variant; /* NULL: none */
-    bool has_variant[SARA_MODULE_COUNT]; /* of a folder's parts: whether its weights are there in it */
+    bool has_variant[SARA_MODULE_COUNT]; /* of parts in folders: whether they have it */
     sara_single_file *single; /* NULL: path is a folder */
+    char *vae_path; /* of another VAE than its own, that was asked for; NULL: none */
+    sara_single_file *vae_file;         /* NULL: vae_path is a folder */
+    char *elsewhere[SARA_MODULE_COUNT]; /* folders of parts that are not the model's; or NULL */
     char *tokenizer_path;     /* its folder; NULL: the built-in one, or unet_only */
     bool unet_only;
     sara_storage storage; /* of the U-Net's weights */
@@ -35,6 +38,7 @@ struct sara_model {
     bool clip_untold;       /* clip_sample would be corrected for other classes alone */
     sara_base base;         /* of the U-Net as loaded; sha256 "" until sara_model_base() */
     char file_sha256[65];  /* of the single file; "" until it is wanted */
+    char vae_sha256[65];   /* of vae_file; likewise */
     sara_applied *applied; /* NULL until the first adapter */
     sara_model_adapter *adapters; /* in the order in which they were applied */
     size_t adapter_count, adapter_capacity;
@@ -62,6 +66,14 @@ bool sara_model_is_second(const sara_model *model);
 /* parts.c. Of a folder, finds the parts that have the variant (NULL or "": none is asked for); the
  * plain files of the others serve, which is logged. One that no part has is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_variant(sara_model *model, const char *variant);
+const char *sara_part_folder_name(sara_module module); /* "text_encoder" */
+bool sara_model_has_part(const sara_model *model, sara_module module);
+/* replaced.c. Finds another VAE and what the single file lacks, before anything is loaded; a part
+ * that is nowhere is SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_model_choose_parts(sara_model *model,
+                                                   const sara_model_options *options);
+/* Whether the VAE fits the U-Net and, where it is another, what the model's own was. */
+SARA_NODISCARD sara_status sara_model_check_vae(const sara_model *model);
 /* *out: sara_component_close(). */
 SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_component *out,
                                                 sara_module module);
@@ -75,6 +87,9 @@ SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char 
 /* As A1111 tells models apart: the hash of a single file; of a folder the base's. */
 SARA_NODISCARD sara_status sara_model_picture_hash(sara_context *ctx, const char **out,
                                                    sara_model *model);
+/* Of the VAE's file; NULL where it is a folder or the model's own. */
+SARA_NODISCARD sara_status sara_model_vae_hash(sara_context *ctx, const char **out,
+                                               sara_model *model);
 /* sara_model_base(), not kept. */
 SARA_NODISCARD sara_status sara_model_read_base(sara_context *ctx, sara_base *out,
                                                 const sara_model *model);

@@ -221,19 +221,35 @@ done:
     return status;
 }
 
+static sara_status write_config(sara_context *ctx, const char *to, const sara_model *model,
+                                sara_module module)
+{
+    sara_component component;
+    char *folder = NULL, *path = NULL;
+    sara_status status;
+    TRY(sara_model_component(model, &component, module));
+    TRY(sara_path_join(ctx, &folder, to, sara_part_folder_name(module)));
+    if (component.stem) { /* as it is written there */
+        TRY(sara_directory_make(ctx, folder));
+        TRY(sara_path_join(ctx, &path, folder, "config.json"));
+        TRY(sara_file_copy(ctx, component.source, path));
+    } else {
+        TRY(write_json(ctx, folder, "config.json", component.config));
+    }
+done:
+    sara_component_close(&component);
+    sara_free(ctx, path);
+    sara_free(ctx, folder);
+    return status;
+}
+
 static sara_status write_configs(sara_context *ctx, const char *to, const sara_model *model)
 {
-    static const char *const names[] = {"unet", "vae", "text_encoder"};
     const char *kind = json_string_value(json_object_get(model->scheduler_json, "_class_name"));
     char *folder = NULL;
     sara_status status = SARA_OK;
-    for (int i = 0; i < 3; i++) {
-        TRY(sara_path_join(ctx, &folder, to, names[i]));
-        TRY(write_json(ctx, folder, "config.json",
-                       sara_single_file_config(model->single, (sara_module)i)));
-        sara_free(ctx, folder);
-        folder = NULL;
-    }
+    for (int i = 0; i < SARA_MODULE_COUNT; i++)
+        TRY(write_config(ctx, to, model, (sara_module)i));
     TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &folder, to, "tokenizer"));
     if (model->tokenizer_path)
@@ -274,6 +290,8 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
         TRY(write_configs(ctx, to, model));
     else
         TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
+    if (!model->single && model->vae_path)
+        TRY(write_config(ctx, to, model, SARA_MODULE_VAE));
     if (model->scheduler_changed)
         TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &unet, to, "unet"));

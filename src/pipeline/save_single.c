@@ -8,6 +8,7 @@
 #define CONFIG_COUNT 4
 
 static const char unet_prefix[] = "model.diffusion_model.";
+static const char ema_prefix[] = "model_ema.";
 static const char vae_prefix[] = "first_stage_model.";
 static const char clip_prefix[] = "cond_stage_model.transformer.";
 static const char open_clip_prefix[] = "cond_stage_model.model.";
@@ -48,6 +49,8 @@ static sara_status add_unet(single *s)
     const sara_params *params = sara_unet_params(s->model->unet);
     const sara_single_file *source = s->model->single;
     const char *prefix = source ? sara_single_file_prefix(source, SARA_MODULE_UNET) : unet_prefix;
+    if (strncmp(prefix, ema_prefix, strlen(ema_prefix)) == 0)
+        prefix = unet_prefix; /* averages take the place of what they are averages of */
     sara_ldm_shape shape;
     char *name = NULL;
     sara_status status;
@@ -213,18 +216,33 @@ done:
     return status;
 }
 
-/* From a single file all but the U-Net is copied as it is; only averages of the U-Net's weights,
- * which would be of other weights, are not. */
+/* The U-Net under its own prefix and as averages, which would be of other weights. */
+static bool is_of_unet(const single *s, const char *name)
+{
+    const char *own = sara_single_file_prefix(s->model->single, SARA_MODULE_UNET);
+    const char *const prefixes[] = {own, unet_prefix, ema_prefix};
+    for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return true;
+    return false;
+}
+
+/* The VAE in whose place another was asked for. */
+static bool is_of_old_vae(const single *s, const char *name)
+{
+    const char *own = sara_single_file_prefix(s->model->single, SARA_MODULE_VAE);
+    return s->model->vae_path && own && strncmp(name, own, strlen(own)) == 0;
+}
+
+/* From a single file all but the U-Net and what is replaced is copied as it is. */
 static sara_status add_others(single *s)
 {
-    const char *prefix = sara_single_file_prefix(s->model->single, SARA_MODULE_UNET);
     sara_weights *weights = NULL;
     sara_status status;
     TRY(sara_weights_open_file(s->ctx, &weights, s->model->path));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
-        if (strncmp(info->name, prefix, strlen(prefix)) != 0 &&
-            strncmp(info->name, "model_ema.", strlen("model_ema.")) != 0)
+        if (!is_of_unet(s, info->name) && !is_of_old_vae(s, info->name))
             TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
     }
 done:
@@ -327,6 +345,14 @@ done:
     return status;
 }
 
+/* Not copied with the rest of a single file. */
+static bool is_written_anew(const sara_model *model, sara_module module)
+{
+    return !model->unet_only &&
+           (!model->single || model->elsewhere[module] ||
+            (module == SARA_MODULE_VAE && model->vae_file));
+}
+
 sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model *model,
                              const sara_dtype *dtype)
 {
@@ -335,12 +361,12 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
     sara_save_list_init(&s.list, ctx);
     TRY(add_unet(&s));
     TRY(sara_save_check_interrupted(ctx));
-    if (model->single) {
+    if (model->single)
         TRY(add_others(&s));
-    } else if (!model->unet_only) {
+    if (is_written_anew(model, SARA_MODULE_VAE))
         TRY(add_vae(&s));
+    if (is_written_anew(model, SARA_MODULE_TEXT))
         TRY(add_text(&s));
-    }
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
     TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata, s.metadata_count));

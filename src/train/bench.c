@@ -44,6 +44,8 @@ static sara_status check_source(const bench *b)
     if (o->shape && o->model)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--model %s and --shape %s: give one of them",
                          o->model, o->shape);
+    if (o->shape && o->use_ema_weights)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--use_ema_weights: goes with --model");
     if (o->shape && o->variant)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--variant %s: goes with --model", o->variant);
     return SARA_OK;
@@ -110,7 +112,7 @@ done:
     return status;
 }
 
-/* A variant that other parts of the folder have alone is no slip: the U-Net's plain file is read. */
+/* A variant that other parts of the folder alone have is no slip: the plain U-Net is read. */
 static sara_status choose_bench_variant(bench *b, const char **out, const char *unet)
 {
     const sara_bench_options *o = b->options;
@@ -129,7 +131,8 @@ done:
 static sara_status load(bench *b)
 {
     const sara_bench_options *o = b->options;
-    sara_model_options options = {.unet_only = true, .weight_dtype = o->weight_dtype};
+    sara_model_options options = {
+        .unet_only = true, .use_ema_weights = o->use_ema_weights, .weight_dtype = o->weight_dtype};
     double begun = sara_clock();
     char *unet = NULL;
     sara_status status;

@@ -81,6 +81,25 @@ static sara_status resolve(trainer *t, json_t *object)
     return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
 }
 
+/* What turns images and captions into what is trained on. */
+static sara_status add_encoders(trainer *t)
+{
+    const struct {
+        const char *key;
+        const sara_params *params;
+    } encoders[] = {{"vae_sha256", sara_vae_params(t->model->vae)},
+                    {"text_encoder_sha256", sara_clip_text_params(t->model->text)}};
+    sara_base base;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < sizeof(encoders) / sizeof(*encoders); i++) {
+        TRY(sara_params_base(t->ctx, &base, encoders[i].params));
+        if (json_object_set_new(t->identity, encoders[i].key, json_string(base.sha256)) != 0)
+            TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
+    }
+done:
+    return status;
+}
+
 sara_status sara_trainer_identify(trainer *t)
 {
     const char *key;
@@ -98,7 +117,9 @@ sara_status sara_trainer_identify(trainer *t)
                             json_string(sara_batches_sha256(t->batches))) ||
         json_object_set_new(t->identity, "selected", json_integer(t->selected)) ||
         json_object_set_new(t->identity, "parameters", json_integer(t->parameters)))
-        status = sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
+        TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
+    if (!sara_batches_is_replay(t->batches))
+        TRY(add_encoders(t));
 done:
     return status;
 }

@@ -47,6 +47,8 @@ static const option options_table[] = {
     TEXT(variant, "NAME", false, "weight files' variant, e.g. fp16"),
     TEXT(model_config, "DIR", false, "for a file: a diffusers folder with its configs"),
     TEXT(tokenizer, "DIR", false, "for a file: a tokenizer/ folder"),
+    TEXT(vae, "PATH", false, "another VAE: a diffusers folder or a .safetensors file"),
+    SWITCH(use_ema_weights, false, "of a file: the averages of its U-Net (model_ema.)"),
     TEXT(train_data_dir, "DIR", false, "images; captions: metadata.jsonl/.csv, files, N_name/"),
     TEXT(replay, "FILE", false, "micro-batches from a safetensors file instead of images"),
     TEXT(output_dir, "DIR", false, "the run folder"),

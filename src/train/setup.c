@@ -16,7 +16,8 @@ static bool is_same_folder(const char *a, const char *b)
 static sara_status check_output(const trainer *t)
 {
     const sara_train_options *o = &t->options;
-    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir};
+    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
+                            o->vae};
     for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
         if (is_same_folder(o->output_dir, inputs[i]))
             return sara_fail(t->ctx, SARA_ERROR_USAGE,
@@ -30,7 +31,7 @@ static sara_status open_profile(trainer *t)
 {
     const sara_train_options *o = &t->options;
     const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
-                            o->replay};
+                            o->replay, o->vae};
     if (!o->profile)
         return SARA_OK;
     return sara_profile_open(t->ctx, &t->profile, o->profile, inputs,
@@ -73,6 +74,8 @@ static sara_status load_model(trainer *t)
                                   .prediction_type = o->prediction_type,
                                   .model_config = o->model_config,
                                   .tokenizer = o->tokenizer,
+                                  .vae = o->vae,
+                                  .use_ema_weights = o->use_ema_weights,
                                   .weight_dtype = o->weight_dtype};
     const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
     const sara_base *base;

@@ -11,6 +11,7 @@ from support import BASE, INPUT, UNET, Case, read_safetensors, write_safetensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TOKENIZER = ("--tokenizer", os.path.join(BASE, "tokenizer"))
+FILES = (("unet", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model.safetensors"))
 CODES = {"F32": "<f", "F16": "<e"}
 
 
@@ -40,7 +41,7 @@ class Whole(Case):
         super().setUp()
         for name in ("eight", "half"):
             shutil.copytree(BASE, self.path(name))
-        for part, file in (("unet", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model.safetensors")):
+        for part, file in FILES:
             tensors = read_safetensors(os.path.join(BASE, part, file))[0]
             for name, some in zip(("eight", "half"), as_e5m2(tensors)):
                 write_safetensors(self.path(name, part, file), some)
@@ -57,8 +58,8 @@ class Whole(Case):
         self.assertEqual(eight["base_precision"], "fp16")
         for kind in ("fp32", "auto", "bf16"):
             for name in ("eight", "half"):
-                self.ok("generate", "-m", name, "-p", "a fox", "--steps", "1", "--weight_dtype", kind,
-                        "--save-latents", name + ".safetensors")  # fmt: skip
+                self.ok("generate", "-m", name, "-p", "a fox", "--steps", "1",
+                        "--weight_dtype", kind, "--save-latents", name + ".safetensors")  # fmt: skip
             self.assertEqual(
                 *(read_safetensors(self.path(n + ".safetensors"))[0] for n in ("eight", "half"))
             )
@@ -185,7 +186,8 @@ class Scaled(Case):
         size = struct.unpack("<Q", data[:8])[0]
         header = data[8 : 8 + size].replace(b'"F8_E4M3"', b'"F8_E4M3FN"')
         self.write(self.file, struct.pack("<Q", len(header)) + header + data[8 + size :])
-        self.refused(INPUT, [self.layer + ".weight", '"F8_E4M3FN"'], "inspect", "--unet-only", "unet")
+        self.refused(INPUT, [self.layer + ".weight", '"F8_E4M3FN"'], "inspect", "--unet-only",
+                     "unet")  # fmt: skip
 
     def test_not_a_number(self):
         """As everywhere: what trains refuses it by name."""
@@ -220,7 +222,7 @@ class Scaled(Case):
         self.assertEqual(
             *(read_safetensors(self.path(n + "-out.safetensors")) for n in ("eight", "same"))
         )
-        for part, file in (("unet", WEIGHTS), ("vae", WEIGHTS), ("text_encoder", "model.safetensors")):
+        for part, file in FILES:
             self.assertEqual(
                 *(read_safetensors(self.path(n, part, file))[0] for n in ("eight", "same")), part
             )

@@ -31,7 +31,8 @@ class Variants(Case):
     def test_each_part_alone(self):
         """Diffusers takes the variant where there is one, and the plain file elsewhere."""
         base = json.loads(self.ok("inspect", "-m", BASE, "--json").out)
-        others = {"unet": "vae, text_encoder", "vae": "unet, text_encoder", "text_encoder": "unet, vae"}
+        others = {"unet": "vae, text_encoder", "vae": "unet, text_encoder",
+                  "text_encoder": "unet, vae"}  # fmt: skip
         for part, plain in others.items():
             self.rename(part)
             here = json.loads(self.ok("inspect", "-m", "m", "--variant", "fp16", "--json").out)

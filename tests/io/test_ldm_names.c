@@ -5,10 +5,10 @@
 
 #include <stdlib.h>
 
-static const sara_ldm_shape unet = {SARA_LDM_UNET, 4, 2, {true, true, true, false}};
-static const sara_ldm_shape vae = {SARA_LDM_VAE, 4, 2, {false}};
-static const sara_ldm_shape clip = {SARA_LDM_CLIP, 0, 12, {false}};
-static const sara_ldm_shape open_clip = {SARA_LDM_OPEN_CLIP, 0, 23, {false}};
+static const sara_ldm_shape unet = {SARA_LDM_UNET, 4, 2, {true, true, true, false}, false};
+static const sara_ldm_shape vae = {SARA_LDM_VAE, 4, 2, {false}, false};
+static const sara_ldm_shape clip = {SARA_LDM_CLIP, 0, 12, {false}, false};
+static const sara_ldm_shape open_clip = {SARA_LDM_OPEN_CLIP, 0, 23, {false}, false};
 
 typedef struct names {
     const sara_ldm_shape *shape;
@@ -151,6 +151,55 @@ static void test_none(void **state)
     sara_context_free(ctx);
 }
 
+/* What LitEma, which takes the dots out, makes of a U-Net's names. */
+static void test_flat(void **state)
+{
+    static const struct {
+        const char *name, *flat;
+    } pairs[] = {
+        {"input_blocks.0.0.weight", "input_blocks00weight"},
+        {"input_blocks.1.0.in_layers.2.bias", "input_blocks10in_layers2bias"},
+        {"input_blocks.10.0.in_layers.0.weight", "input_blocks100in_layers0weight"},
+        {"input_blocks.11.1.transformer_blocks.0.attn1.to_out.0.bias",
+         "input_blocks111transformer_blocks0attn1to_out0bias"},
+        {"input_blocks.1.1.transformer_blocks.10.norm3.weight",
+         "input_blocks11transformer_blocks10norm3weight"},
+        {"output_blocks.5.2.conv.weight", "output_blocks52convweight"},
+        {"output_blocks.8.1.norm.bias", "output_blocks81normbias"},
+        {"output_blocks.11.0.skip_connection.weight", "output_blocks110skip_connectionweight"},
+        {"input_blocks.3.0.op.weight", "input_blocks30opweight"},
+        {"middle_block.1.transformer_blocks.0.ff.net.0.proj.weight",
+         "middle_block1transformer_blocks0ffnet0projweight"},
+        {"middle_block.0.emb_layers.1.weight", "middle_block0emb_layers1weight"},
+        {"middle_block.1.proj_out.weight", "middle_block1proj_outweight"},
+        {"time_embed.2.bias", "time_embed2bias"},
+        {"out.0.weight", "out0weight"},
+    };
+    static const char *const none[] = {"", "label_emb00weight", "input_blocks1weight", "weightx",
+                                       "input_blocks", "input_blocks00000000weight",
+                                       "out.0.weight"};
+    sara_ldm_shape flat = unet;
+    sara_context *ctx = test_context();
+    sara_name name;
+    char *other = NULL;
+    (void)state;
+    for (size_t i = 0; i < sizeof(pairs) / sizeof(*pairs); i++) {
+        assert_string_equal(sara_ldm_flatten(pairs[i].name).text, pairs[i].flat);
+        assert_true(sara_ldm_unflatten(&name, pairs[i].flat));
+        assert_string_equal(name.text, pairs[i].name);
+    }
+    for (size_t i = 0; i < sizeof(none) / sizeof(*none); i++)
+        assert_false(sara_ldm_unflatten(&name, none[i]));
+    flat.flat = true;
+    assert_ok(ctx, sara_ldm_to_diffusers(ctx, &other, &flat, "out0weight"));
+    assert_string_equal(other, "conv_norm_out.weight");
+    sara_free(ctx, other);
+    assert_ok(ctx, sara_ldm_to_diffusers(ctx, &other, &flat, "out.0.weight"));
+    assert_null(other);
+    assert_from(ctx, &flat, "conv_norm_out.weight", "out0weight");
+    sara_context_free(ctx);
+}
+
 static sara_status translate(sara_context *ctx, const char *ldm)
 {
     char *name = NULL;
@@ -169,6 +218,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_both_ways),
                                        cmocka_unit_test(test_one_way), cmocka_unit_test(test_none),
+                                       cmocka_unit_test(test_flat),
                                        cmocka_unit_test(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,7 +88,8 @@ static void test_variants(void **state)
     put(folder, STEM "_x.safetensors", "x");
     put_index(STEM ".safetensors.index.int8.json", "");
     put_index(STEM ".safetensors.ema.index.json", "");
-    refuse(NULL, SARA_ERROR_INPUT, "; there are the variants fp16, ema, int8: --variant fp16 reads");
+    refuse(NULL, SARA_ERROR_INPUT,
+           "; there are the variants fp16, ema, int8: --variant fp16 reads");
     put(folder, STEM ".safetensors", "ab");
     expect(NULL, "ab", "/" STEM ".safetensors");
     refuse("bf16", SARA_ERROR_INPUT,

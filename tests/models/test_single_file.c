@@ -44,7 +44,7 @@ static sara_status try_file(fixture *f)
     char *path;
     assert_ok(f->ctx, sara_path_join(f->ctx, &path, f->folder, "model.safetensors"));
     assert_ok(f->ctx, sara_safetensors_save(f->ctx, path, f->tensors, f->count, NULL, 0));
-    sara_status status = sara_single_file_open(f->ctx, &f->single, path, NULL);
+    sara_status status = sara_single_file_open(f->ctx, &f->single, path, NULL, false);
     sara_free(f->ctx, path);
     return status;
 }
