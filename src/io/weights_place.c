@@ -47,7 +47,7 @@ sara_status sara_weights_are_there(sara_context *ctx, bool *out, const char *fol
     return status;
 }
 
-/* ----------------------------------------------------------------------------- what else there is */
+/* --------------------------------------------------------------------------- what else there is */
 
 typedef struct variants {
     sara_name names[MOST_VARIANTS];

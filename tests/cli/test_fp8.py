@@ -59,13 +59,14 @@ class Whole(Case):
         for kind in ("fp32", "auto", "bf16"):
             for name in ("eight", "half"):
                 self.ok("generate", "-m", name, "-p", "a fox", "--steps", "1",
-                        "--weight_dtype", kind, "--save-latents", name + ".safetensors")  # fmt: skip
+                        "--weight_dtype", kind,
+                        "--save-latents", name + ".safetensors")  # fmt: skip
             self.assertEqual(
                 *(read_safetensors(self.path(n + ".safetensors"))[0] for n in ("eight", "half"))
             )
 
     def test_merge(self):
-        """The U-Net is written in fp16, as changes would not fit into 8 bits; the rest is copied."""
+        """The U-Net is written in fp16, as 8 bits would not hold changes; the rest is copied."""
         self.ok("merge", "-m", "eight", "-o", "out")
         for part, file, source in (("unet", WEIGHTS, "half"), ("vae", WEIGHTS, "eight"),
                                    ("text_encoder", "model.safetensors", "eight")):  # fmt: skip
