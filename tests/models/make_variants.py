@@ -41,6 +41,11 @@ VAES = {
 }
 
 
+# Weights so small that what the norms read has a variance of their epsilon's size.
+QUIET_UNETS = {"unet_quiet": UNETS["unet_tiny"]}
+QUIET_VAES = {"vae_quiet": dict(block_out_channels=(4,), layers_per_block=1, norm_num_groups=2,
+                                latent_channels=1)}
+
 # An epsilon that matters: the states' variance is of its size.
 TEXTS = {
     "text_eps": dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2,
@@ -57,14 +62,23 @@ def jitter(module, g):
                 p.add_(torch.randn(p.shape, generator=g) * 0.1)
 
 
+def hush(module):
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if "norm" not in name:
+                p.mul_(0.003)
+
+
 def save(path, tensors):
     save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path)
 
 
-def unet(folder, config, size, tokens, g):
+def unet(folder, config, size, tokens, g, quiet=False):
     torch.manual_seed(1)
     model = UNet2DConditionModel(**config)
     jitter(model, g)
+    if quiet:
+        hush(model)
     model.save_pretrained(folder, safe_serialization=True)
     sample = torch.randn(2, 4, *size, generator=g)
     timestep = torch.tensor([7, 953])
@@ -97,12 +111,14 @@ def old_names(folder):
         json.dump(config, f, indent=2)
 
 
-def vae(folder, config, g):
+def vae(folder, config, g, quiet=False):
     n = len(config["block_out_channels"])
     torch.manual_seed(2)
     model = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
                           sample_size=16, **config).eval()
     jitter(model, g)
+    if quiet:
+        hush(model)
     model.save_pretrained(folder, safe_serialization=True)
     image = torch.rand(2, 3, 12, 20, generator=g) * 2 - 1
     latent = torch.randn(2, config["latent_channels"], 5, 3, generator=g)
@@ -135,6 +151,10 @@ def main(out):
         vae(f"{out}/{name}", config, g)
     for name, config in TEXTS.items():
         text(f"{out}/{name}", config, g)
+    for name, (config, size, tokens) in QUIET_UNETS.items():
+        unet(f"{out}/{name}", config, size, tokens, g, quiet=True)
+    for name, config in QUIET_VAES.items():
+        vae(f"{out}/{name}", config, g, quiet=True)
     old_names(f"{out}/vae_old")
 
 

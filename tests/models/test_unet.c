@@ -187,7 +187,8 @@ static void test_equals_diffusers(void **state)
 {
     (void)state;
     static const char *const folders[] = {SD1, SD2, VARIANTS "/unet_lists", VARIANTS "/unet_odd",
-                                          VARIANTS "/unet_tiny", PIPELINE "/unet"};
+                                          VARIANTS "/unet_tiny", VARIANTS "/unet_quiet",
+                                          PIPELINE "/unet"};
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
         check_golden(folders[i], "cpu-plain", 0);
         check_golden(folders[i], "cpu", 0);

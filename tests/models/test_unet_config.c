@@ -1,5 +1,7 @@
 #include "support_models.h"
 
+#include "models/unet_config.h"
+
 #include <stdlib.h>
 
 #define SD1 SARA_TEST_GOLDEN "/unet_sd1"
@@ -28,6 +30,40 @@ static void test_published_model_loads(void **state)
     assert_non_null(conv_in);
     assert_int_equal(conv_in->value.shape.dims[0], 64);
     sara_unet_free(unet);
+    sara_context_free(ctx);
+}
+
+/* What a config leaves out is what diffusers' UNet2DConditionModel() has. */
+static void test_defaults(void **state)
+{
+    static const int64_t channels[] = {320, 640, 1280, 1280};
+    static const char text[] =
+        "{\"down_block_types\": [\"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\","
+        " \"CrossAttnDownBlock2D\", \"DownBlock2D\"], \"up_block_types\": [\"UpBlock2D\","
+        " \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\"]}";
+    char source[] = "test";
+    sara_context *ctx = test_context();
+    sara_component component = {.ctx = ctx, .source = source};
+    sara_unet_config config;
+    (void)state;
+    assert_ok(ctx, sara_json_parse(ctx, &component.config, text, strlen(text), source, true));
+    assert_ok(ctx, sara_unet_config_read(ctx, &config, &component));
+    json_decref(component.config);
+    assert_int_equal(config.levels, 4);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(config.level[i].channels, channels[i]);
+        assert_int_equal(config.level[i].layers, 2);
+        assert_int_equal(config.level[i].heads, 8);
+        assert_int_equal(config.level[i].transformer_blocks, 1);
+    }
+    assert_int_equal(config.in_channels, 4);
+    assert_int_equal(config.out_channels, 4);
+    assert_int_equal(config.cross_attention_dim, 1280);
+    assert_int_equal(config.groups, 32);
+    assert_true(config.norm_eps == 1e-5);
+    assert_int_equal(config.downsample_padding, 1);
+    assert_true(config.flip_sin_to_cos && config.freq_shift == 0);
+    assert_false(config.linear_projection || config.center_input_sample);
     sara_context_free(ctx);
 }
 
@@ -224,6 +260,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_model_loads),
+        cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_sample_size_may_be_a_pair),
         cmocka_unit_test(test_unsupported_options_are_refused),
         cmocka_unit_test(test_harmless_options_are_accepted),

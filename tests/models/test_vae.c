@@ -55,7 +55,7 @@ static void test_equals_diffusers(void **state)
 {
     (void)state;
     static const char *const folders[] = {SARA_TEST_GOLDEN "/vae", VARIANTS "/vae_old",
-                                          VARIANTS "/vae_bare"};
+                                          VARIANTS "/vae_bare", VARIANTS "/vae_quiet"};
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
         check_golden(folders[i], "cpu-plain");
         check_golden(folders[i], "cpu");
