@@ -74,7 +74,7 @@ static sara_tensor_source made_up(test_run *run, const char *name, sara_shape sh
 int test_run_setup_tiny(void **state)
 {
     static const int64_t timesteps[TEST_REPLAY_STEPS] = {3, 999, 500, 20, 0, 700, 101, 850, 42, 7};
-    const sara_shape latents = {5, {TEST_REPLAY_STEPS, 1, 4, 4, 4}};
+    const sara_shape latents = {5, {TEST_REPLAY_STEPS, 1, 4, 4, 6}};
     test_run_setup(state);
     test_run *run = *state;
     const sara_tensor_source sources[] = {

@@ -118,6 +118,23 @@ static void test_ten_over_interruptions(void **state)
     assert_refused(run->ctx, SARA_ERROR_DIVERGED, "10 steps in a row", test_run_train(run));
 }
 
+/* Those that were skipped before a good step do not count towards ten in a row, also after an
+ * interruption. */
+static void test_nine_over_an_interruption(void **state)
+{
+    static const int order[] = {0, BAD, 1, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD, 2};
+    test_run *run = *state;
+    sara_train_result result;
+    take_replay(run, "nine", order, 13);
+    run->interrupt_on = "after step 2: loss";
+    assert_refused(run->ctx, SARA_INTERRUPTED, "after step 2", test_run_train(run));
+    run->interrupt_on = NULL;
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.steps, 3);
+    assert_int_equal(result.skipped, 10);
+}
+
 /* A learning rate that throws the weights out of range. */
 static void test_diverged(void **state)
 {
@@ -153,6 +170,7 @@ int main(void)
         TEST_CASE(test_skipped),      TEST_TINY(test_accumulated),
         TEST_TINY(test_ten_in_a_row), TEST_TINY(test_nine_in_a_row),
         TEST_TINY(test_interrupted),  TEST_TINY(test_ten_over_interruptions),
+        TEST_TINY(test_nine_over_an_interruption),
         TEST_TINY(test_diverged),     TEST_TINY(test_base_with_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,10 +83,13 @@ static void test_changed_counter(void **state)
     assert_refused(run->ctx, SARA_ERROR_INPUT, "manifest.json: SHA-256", test_run_train(run));
     place = strstr(text, "\"version\": 1");
     assert_non_null(place);
-    place[strlen("\"version\": ")] = '2';
-    test_run_write(run, name, text, size);
-    assert_refused(run->ctx, SARA_ERROR_INPUT, "version 2, this program reads version 1",
-                   test_run_train(run));
+    for (char version = '0'; version <= '2'; version += 2) {
+        place[strlen("\"version\": ")] = version;
+        test_run_write(run, name, text, size);
+        assert_refused(run->ctx, SARA_ERROR_INPUT,
+                       test_text(run, "version %c, this program reads version 1", version),
+                       test_run_train(run));
+    }
 }
 
 static void test_missing_file(void **state)

@@ -142,15 +142,18 @@ static void test_metadata(void **state)
 {
     test_run *run = *state;
     sara_adapter adapter;
-    assert_ok(run->ctx, test_run_train(run));
+    sara_train_result result;
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
     test_run_adapter(run, &adapter);
+    const char *rate = sara_adapter_metadata(&adapter, "sara.learning_rate");
+    assert_true(strtod(rate, NULL) == result.learning_rate); /* to the bit */
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.format"), "1");
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.target"), "unet");
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.max_train_steps"), "10");
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.progressive_iter"), "5");
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.seed"), "42");
     assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.prediction_type"), "epsilon");
-    assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.resolution"), "32x32");
+    assert_string_equal(sara_adapter_metadata(&adapter, "modelspec.resolution"), "48x32");
     assert_int_equal(strlen(sara_adapter_metadata(&adapter, "sara.base_sha256")), 64);
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.base_precision"), "fp32");
     for (size_t i = 0; i < adapter.metadata_count; i++)

@@ -1,6 +1,10 @@
 /* A training run's trace: the first five steps, without any effect on the run. */
 #include "support_train.h"
 
+#include "core/trace.h"
+#include "train/profile.h"
+
+#include <math.h>
 #include <unistd.h>
 
 static size_t count_events(test_run *run, const char *path, const char *name)
@@ -86,9 +90,53 @@ static void test_old_files(void **state)
     sara_free(run->ctx, text);
 }
 
+static double number_of(const json_t *event, const char *key)
+{
+    const json_t *value = json_object_get(event, key);
+    assert_true(json_is_number(value));
+    return json_number_value(value);
+}
+
+/* Microseconds since the earliest event, which a trace that began within another is not. */
+static void test_times(void **state)
+{
+    test_run *run = *state;
+    sara_context *ctx = run->ctx;
+    const char *path = test_text(run, "%s/times.json", run->folder);
+    sara_writer *writer = NULL;
+    json_t *trace = NULL;
+    size_t count;
+    assert_ok(ctx, sara_trace_start(ctx));
+    sara_trace_begin(ctx);
+    for (int i = 0; i < 2; i++) {
+        sara_trace_begin(ctx);
+        usleep(2000);
+        assert_ok(ctx, sara_trace_end(ctx, "inner", 5, SARA_OK));
+    }
+    assert_ok(ctx, sara_trace_end(ctx, "outer", 7, SARA_OK));
+    assert_ok(ctx, sara_profile_open(ctx, &writer, path, NULL, 0));
+    assert_ok(ctx, sara_profile_save(ctx, &writer));
+    assert_ok(ctx, sara_json_load(ctx, &trace, path, false));
+    const json_t *list = json_object_get(trace, "traceEvents");
+    const sara_trace_event *events = sara_trace_events(ctx, &count);
+    assert_int_equal(count, 3);
+    assert_int_equal(json_array_size(list), 3);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *event = json_array_get(list, i);
+        double start = (events[i].start - events[2].start) * 1e6;
+        assert_close(fabs(number_of(event, "ts") - start), 1e-3, "start");
+        assert_close(fabs(number_of(event, "dur") - events[i].seconds * 1e6), 1e-3, "duration");
+        assert_true(number_of(event, "dur") >= 2000);
+        assert_true(number_of(json_object_get(event, "args"), "flops") == (i < 2 ? 5 : 7));
+    }
+    json_decref(trace);
+    sara_trace_stop(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_TINY(test_first_steps), TEST_TINY(test_short_runs),
-                                       TEST_TINY(test_refused), TEST_TINY(test_old_files)};
+                                       TEST_TINY(test_refused), TEST_TINY(test_old_files),
+                                       TEST_TINY(test_times)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
