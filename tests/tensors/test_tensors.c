@@ -256,9 +256,37 @@ static void other_dtypes_are_refused_by_name(void **state)
     sara_context_free(ctx);
 }
 
+/* Also the first that is none: it lies right behind the entries. */
+static void positions_beyond_the_entries_are_refused(void **state)
+{
+    float values[3] = {1, 2, 3}, gradient[2] = {0, 0};
+    const sara_adamw_options options = {1e-3, 0.9, 0.999, 1e-8, 1e-2, 1, 1, 1};
+    (void)state;
+    sara_context *ctx = test_context();
+    for (uint32_t last = 2; last <= 4; last++) {
+        uint32_t positions[2] = {0, last};
+        const sara_tensor_view view = {"w", "F32", values, 3};
+        const sara_tensor_gathering gathering = {view, positions, 2, gradient, 0};
+        const sara_tensor_entries entries = {.tensor = view,
+                                             .positions = positions,
+                                             .count = 2,
+                                             .values = gradient,
+                                             .moment1 = gradient,
+                                             .moment2 = gradient};
+        sara_status gathered = sara_tensors_gather(ctx, &gathering, 1);
+        sara_status stepped = sara_tensors_adamw(ctx, &entries, 1, &options);
+        assert_int_equal(gathered, last < 3 ? SARA_OK : SARA_ERROR_USAGE);
+        assert_int_equal(stepped, last < 3 ? SARA_OK : SARA_ERROR_USAGE);
+        if (last >= 3)
+            test_assert_contains(sara_context_error(ctx), "of 3 entries", __FILE__, __LINE__);
+    }
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(positions_beyond_the_entries_are_refused),
         cmocka_unit_test(budgets_select_in_every_dtype),
         cmocka_unit_test(selections_that_cannot_be_are_refused),
         cmocka_unit_test(gathering_takes_what_is_at_the_positions),
