@@ -182,6 +182,20 @@ class Adapters(unittest.TestCase):
         optimizer.save(self.path)
         self.assertEqual(float(tensors_of(self.path)[1]["sara.learning_rate"]), 2e-2)
 
+    def test_numbers_of_the_run(self):
+        numbers = dict(betas=(0.8, 0.9), eps=1e-6, weight_decay=0.25, max_grad_norm=0.5, lambda_rank=0.125)
+        sara.adamw(Small(), fraction=0.2, seed=7, **numbers).save(self.path)
+        stated = {key: float(tensors_of(self.path)[1][f"sara.{key}"]) for key in (
+            "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "max_grad_norm", "lambda_rank", "seed")}
+        self.assertEqual(list(stated.values()), [0.8, 0.9, 1e-6, 0.25, 0.5, 0.125, 7])
+
+    def test_base_precision_is_the_first_that_holds_all(self):
+        model = nn.Linear(80, 80, bias=False)
+        for value, precision in ((0.5, "fp16"), (1 + 2 ** -10, "fp16"), (2.0 ** -30, "bf16"), (1 + 2 ** -20, "fp32")):
+            nn.init.constant_(model.weight, value)
+            sara.adamw(model, threshold=2, lr=1e-3).save(self.path)
+            self.assertEqual(tensors_of(self.path)[1]["sara.base_precision"], precision, value)
+
     def test_equal_runs_equal_files(self):
         files = [pathlib.Path(self.saved(f"run{i}")).read_bytes() for i in range(2)]
         self.assertEqual(*files)
