@@ -200,6 +200,9 @@ SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *
  * to the same bits. Another base is refused (SARA_ERROR_INPUT) unless force. */
 SARA_NODISCARD sara_status sara_model_apply(sara_context *ctx, sara_model *model,
                                             const char *adapter_path, double strength, bool force);
+/* Reads the adapter and checks all that sara_model_apply() would refuse; changes nothing. */
+SARA_NODISCARD sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model,
+                                                    const char *adapter_path, bool force);
 /* Takes every adapter off again, bit-exactly. */
 void sara_model_remove(sara_model *model);
 
@@ -342,11 +345,15 @@ void sara_generate_options_init(sara_generate_options *options);
 SARA_NODISCARD sara_status sara_draw_seed(sara_context *ctx, uint64_t *seed, int64_t count);
 /* NULL-terminated names for sampling_method. */
 const char *const *sara_sampling_methods(void);
-/* Checks what can be said without a model: the prompts, their weights, their tags and whether the
- * tags' files are there. Logs the weights that it finds. SARA_ERROR_USAGE, or SARA_ERROR_IO for a
- * file that is not there. */
+/* Checks what can be said without a model: the prompts, their weights, their tags, whether the
+ * tags' files are there and save_latents can be written. Logs the weights that it finds.
+ * SARA_ERROR_USAGE, or SARA_ERROR_IO for a file. */
 SARA_NODISCARD sara_status sara_generate_check(sara_context *ctx,
                                                const sara_generate_options *options);
+/* All that sara_generate() would refuse before it draws, sizes, samplers and the tags' adapters
+ * included: for several prompts in a row. */
+SARA_NODISCARD sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
+                                                     const sara_generate_options *options);
 /* *images: *count images, freed with sara_images_free(). The model is afterwards as before. */
 SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
                                          sara_model *model, const sara_generate_options *options);

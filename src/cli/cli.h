@@ -142,6 +142,8 @@ int cli_load(const cli *c, sara_model **out, const cli_model *model);
 /* For what needs the U-Net alone: of a file no more is loaded. */
 int cli_load_unet(const cli *c, sara_model **out, const cli_model *model);
 bool cli_is_folder(const char *path);
+/* Before the model is read: strengths, and that the files are there. */
+int cli_check_adapters(const cli *c, const cli_list *adapters);
 /* Refuses an output that is one of the adapters, or the other input (NULL: none). */
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input);

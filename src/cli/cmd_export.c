@@ -42,7 +42,7 @@ static int check(const cli *c, const request *r)
                         "no output given: -o names a new file, of peft a "
                         "folder");
     sara_status status = sara_export_check(c->ctx, r->output, &r->export);
-    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+    return status == SARA_OK ? cli_check_adapters(c, &r->adapters) : cli_fail_context(c, status);
 }
 
 static int export(const cli *c, const request *r)

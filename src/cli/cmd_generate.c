@@ -1,9 +1,11 @@
 #include "cli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 static const cli_refusal refusals[] = {
     {"diffusion_model", "-m takes a whole diffusers folder"},
@@ -211,6 +213,8 @@ static int check_output(const cli *c, const request *r)
                         r->output);
     if (slash > r->output && !cli_is_folder(folder))
         return cli_fail(c, SARA_ERROR_IO, "--output %s: there is no such folder", r->output);
+    if (access(slash == r->output ? "/" : folder, W_OK | X_OK) != 0)
+        return cli_fail(c, SARA_ERROR_IO, "--output %s: %s", r->output, strerror(errno));
     if (dot && strcasecmp(dot, ".png") != 0)
         return cli_fail(c, SARA_ERROR_USAGE, "--output %s: PNG is what is written; name it .png",
                         r->output);
@@ -278,12 +282,26 @@ static int check(const cli *c, request *r)
     if (code == 0)
         code = check_compare(c, r);
     if (code == 0)
+        code = cli_check_adapters(c, &r->adapters);
+    if (code == 0)
         code = check_scheduler(c, r);
     if (code == 0)
         code = check_output(c, r);
     if (code == 0)
         code = check_latents(c, r);
     return code;
+}
+
+/* What needs the model, of every prompt before the first is drawn. */
+static int check_drawing(const cli *c, sara_model *model, request *r)
+{
+    for (int i = 0; i < r->prompts.count; i++) {
+        r->generate.prompt = r->prompts.items[i];
+        sara_status status = sara_generate_check_model(c->ctx, model, &r->generate);
+        if (status != SARA_OK)
+            return cli_fail_context(c, status);
+    }
+    return 0;
 }
 
 static int generate(const cli *c, request *r)
@@ -294,12 +312,15 @@ static int generate(const cli *c, request *r)
         code = cli_take_seed(c, &r->generate.seed, &r->seed, images);
     if (code == 0)
         code = cli_load(c, &model, &r->model);
+    if (code == 0)
+        code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
+    if (code == 0)
+        code = check_drawing(c, model, r);
     if (code == 0 && r->compare) {
+        sara_model_remove(model);
         code = compare(c, model, r);
     } else if (code == 0) {
-        code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
-        if (code == 0)
-            code = generate_each(c, model, r);
+        code = generate_each(c, model, r);
     }
     sara_model_free(model);
     return code;

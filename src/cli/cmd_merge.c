@@ -29,7 +29,7 @@ static int check(const cli *c, const request *r)
         return cli_fail(c, SARA_ERROR_USAGE,
                         "no output given: -o names a new folder or .safetensors file");
     sara_status status = sara_save_check(c->ctx, r->output, r->dtype, base);
-    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+    return status == SARA_OK ? cli_check_adapters(c, &r->adapters) : cli_fail_context(c, status);
 }
 
 static int merge(const cli *c, const request *r)

@@ -1,6 +1,7 @@
 /* What several commands do with a model, its adapters and their files. */
 #include "cli.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,6 +81,23 @@ int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool fo
         free(path);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
+    }
+    return 0;
+}
+
+int cli_check_adapters(const cli *c, const cli_list *adapters)
+{
+    for (int i = 0; i < adapters->count; i++) {
+        double strength;
+        int code = 0;
+        char *path = parse_adapter(c, &strength, &code, adapters->items[i]);
+        if (!path)
+            return code;
+        if (access(path, R_OK) != 0)
+            code = cli_fail(c, SARA_ERROR_IO, "--adapter %s: %s", path, strerror(errno));
+        free(path);
+        if (code)
+            return code;
     }
     return 0;
 }

@@ -26,6 +26,23 @@ done:
     return status;
 }
 
+sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model, const char *adapter_path,
+                                     bool force)
+{
+    const sara_params *params = sara_unet_params(model->unet);
+    sara_adapter adapter = {0};
+    const sara_base *base;
+    sara_status status;
+    TRY(sara_model_read_adapter(ctx, &adapter, adapter_path));
+    TRY(sara_model_base(ctx, &base, model));
+    status = sara_adapter_check(ctx, &adapter, params, base, force);
+    if (status != SARA_OK)
+        sara_fail_in(ctx, status, adapter_path);
+done:
+    sara_adapter_free(&adapter);
+    return status;
+}
+
 sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *adapter_path,
                              double strength, bool force)
 {

@@ -35,6 +35,7 @@ typedef struct generation {
 static sara_status check_prompts(sara_context *ctx, const sara_generate_options *options, bool tell)
 {
     const char *negative = options->negative_prompt ? options->negative_prompt : "";
+    sara_writer *writer = NULL;
     sara_prompts prompts;
     if (!options->prompt)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no prompt given");
@@ -46,6 +47,10 @@ static sara_status check_prompts(sara_context *ctx, const sara_generate_options 
     if (status == SARA_OK && tell)
         sara_prompts_tell(ctx, &prompts, options->long_prompt);
     sara_prompts_free(ctx, &prompts);
+    if (status == SARA_OK && options->save_latents) {
+        status = sara_writer_open(ctx, &writer, options->save_latents);
+        sara_writer_abort(&writer);
+    }
     return status;
 }
 
@@ -205,18 +210,27 @@ done:
     return status;
 }
 
-static sara_status prepare(generation *g)
+/* The scheduler, and sizes with the start noise. */
+static sara_status choose(generation *g)
 {
-    size_t copies;
     sara_status status;
     g->guided = g->options->guidance_scale > 1.0;
     g->channels = sara_unet_info_of(g->model->unet)->in_channels;
-    copies = g->guided ? 2 : 1;
     TRY(sara_generate_scheduler(g->ctx, &g->scheduler, g->model, g->options));
     if (g->options->init_latents)
         TRY(read_start(g));
     else
         TRY(draw_start(g));
+done:
+    return status;
+}
+
+static sara_status prepare(generation *g)
+{
+    size_t copies;
+    sara_status status;
+    TRY(choose(g));
+    copies = g->guided ? 2 : 1;
     TRY(sara_prompts_encode(g->ctx, &g->states, g->model, &g->prompts, g->guided,
                             g->options->long_prompt));
     TRY(sara_alloc(g->ctx, &g->input, copies * (size_t)g->size, sizeof(float)));
@@ -350,6 +364,35 @@ static sara_status apply_loras(const generation *g, sara_model *model)
         TRY(sara_model_apply(g->ctx, model, g->prompts.loras[i].path, g->prompts.loras[i].strength,
                              options->lora_force));
 done:
+    return status;
+}
+
+static sara_status check_loras(const generation *g, sara_model *model)
+{
+    const sara_generate_options *options = g->options;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < g->prompts.count && !options->lora_ignore; i++)
+        TRY(sara_model_check_adapter(g->ctx, model, g->prompts.loras[i].path,
+                                     options->lora_force));
+done:
+    return status;
+}
+
+sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
+                                      const sara_generate_options *options)
+{
+    generation g = {.ctx = ctx, .model = model, .options = options};
+    sara_sampler *sampler = NULL;
+    sara_status status;
+    TRY(check_options(ctx, model, options));
+    TRY(sara_prompts_read(ctx, &g.prompts, options));
+    TRY(check_loras(&g, model));
+    TRY(choose(&g));
+    TRY(sara_sampler_new(ctx, &sampler, &g.scheduler, options->steps));
+done:
+    sara_sampler_free(sampler);
+    sara_prompts_free(ctx, &g.prompts);
+    sara_free(ctx, g.latents);
     return status;
 }
 

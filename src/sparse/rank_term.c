@@ -60,6 +60,12 @@ static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, co
                      "low-rank term of %s: no such parameter is trained", name);
 }
 
+sara_status sara_optimizer_check_rank_name(sara_optimizer *optimizer, const char *name)
+{
+    sara_optimizer_item *item;
+    return find(optimizer, &item, name);
+}
+
 /* For whatever matrix the steps may draw, so that only the first of them takes memory. */
 static sara_status reserve(sara_optimizer *optimizer)
 {

@@ -120,6 +120,9 @@ typedef struct sara_step_report {
 SARA_NODISCARD sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *report,
                                                double learning_rate, double grad_scale,
                                                const char *rank_name, bool loss_finite);
+/* SARA_ERROR_INPUT as for rank_name. */
+SARA_NODISCARD sara_status sara_optimizer_check_rank_name(sara_optimizer *optimizer,
+                                                          const char *name);
 
 /* ---------------------------------------------------------------------------------- adapters */
 

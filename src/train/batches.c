@@ -35,6 +35,16 @@ size_t sara_batches_bytes(const sara_batches *batches)
     return own + (batches->cache ? sara_dataset_cache_bytes(batches->cache) : 0);
 }
 
+int sara_batches_resolution(const sara_batches *batches)
+{
+    return batches->cache ? sara_dataset_cache_resolution(batches->cache) : 0;
+}
+
+bool sara_batches_encodes_anew(const sara_batches *batches)
+{
+    return batches->cache && sara_dataset_cache_encodes_anew(batches->cache);
+}
+
 bool sara_batches_is_replay(const sara_batches *batches)
 {
     return !batches->cache && !batches->is_random;
@@ -313,6 +323,11 @@ sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_
 done:
     sara_batches_free(batches);
     return status;
+}
+
+sara_status sara_batches_fill(sara_batches *batches)
+{
+    return batches->cache ? sara_dataset_cache_fill(batches->cache) : SARA_OK;
 }
 
 sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index)

@@ -155,26 +155,6 @@ done:
 
 /* ------------------------------------------------------------------------------------- loading */
 
-static sara_status take(sara_run *run, sara_optimizer *optimizer, sara_run_state *state,
-                        const json_t *identity, const char *folder, const json_t *manifest)
-{
-    const sara_config config = {run->ctx, manifest, folder};
-    sara_run_state taken;
-    int64_t steps, adam_steps;
-    sara_status status;
-    TRY(sara_manifest_check_run(run->ctx, manifest, identity, folder));
-    TRY(sara_config_int(&config, &steps, "steps", 0, 0, INT64_MAX));
-    TRY(sara_config_int(&config, &adam_steps, "adam_steps", 0, 0, INT64_MAX));
-    TRY(sara_config_int(&config, &taken.micro_batches, "micro_batches", 0, 0, INT64_MAX));
-    TRY(sara_config_int(&config, &taken.skipped, "skipped", 0, 0, INT64_MAX));
-    TRY(sara_config_int(&config, &taken.skipped_in_row, "skipped_in_row", 0, 0, INT64_MAX));
-    TRY(sara_state_load(run->ctx, folder, optimizer));
-    TRY(sara_optimizer_restore(optimizer, steps, adam_steps));
-    *state = taken;
-done:
-    return status;
-}
-
 /* The newest checkpoint whose files are whole; *out NULL if there is none at all. */
 static sara_status find_latest(sara_run *run, char **out, json_t **manifest)
 {
@@ -236,24 +216,46 @@ done:
     return status;
 }
 
-sara_status sara_checkpoint_load(sara_run *run, sara_optimizer *optimizer, sara_run_state *state,
-                                 const json_t *identity, const char *which, bool *found)
+sara_status sara_checkpoint_find(sara_run *run, sara_checkpoint *out, const char *which)
 {
-    json_t *manifest = NULL;
-    char *folder = NULL;
+    sara_checkpoint found = {NULL, NULL};
     sara_status status;
-    *found = false;
+    *out = found;
     if (strcmp(which, "latest") == 0)
-        TRY(find_latest(run, &folder, &manifest));
+        TRY(find_latest(run, &found.folder, &found.manifest));
     else
-        TRY(find_named(run, &folder, &manifest, which));
-    if (!folder)
-        goto done;
-    TRY(check_place(run, folder));
-    TRY(take(run, optimizer, state, identity, folder, manifest));
-    *found = true;
+        TRY(find_named(run, &found.folder, &found.manifest, which));
+    if (found.folder)
+        TRY(check_place(run, found.folder));
+    *out = found;
+    return SARA_OK;
 done:
-    json_decref(manifest);
-    sara_free(run->ctx, folder);
+    sara_checkpoint_clear(run->ctx, &found);
+    return status;
+}
+
+void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint)
+{
+    json_decref(checkpoint->manifest);
+    sara_free(ctx, checkpoint->folder);
+    *checkpoint = (sara_checkpoint){NULL, NULL};
+}
+
+sara_status sara_checkpoint_take(sara_context *ctx, const sara_checkpoint *checkpoint,
+                                 sara_optimizer *optimizer, sara_run_state *state)
+{
+    const sara_config config = {ctx, checkpoint->manifest, checkpoint->folder};
+    sara_run_state taken;
+    int64_t steps, adam_steps;
+    sara_status status;
+    TRY(sara_config_int(&config, &steps, "steps", 0, 0, INT64_MAX));
+    TRY(sara_config_int(&config, &adam_steps, "adam_steps", 0, 0, INT64_MAX));
+    TRY(sara_config_int(&config, &taken.micro_batches, "micro_batches", 0, 0, INT64_MAX));
+    TRY(sara_config_int(&config, &taken.skipped, "skipped", 0, 0, INT64_MAX));
+    TRY(sara_config_int(&config, &taken.skipped_in_row, "skipped_in_row", 0, 0, INT64_MAX));
+    TRY(sara_state_load(ctx, checkpoint->folder, optimizer));
+    TRY(sara_optimizer_restore(optimizer, steps, adam_steps));
+    *state = taken;
+done:
     return status;
 }

@@ -21,8 +21,5 @@ SARA_NODISCARD sara_status sara_manifest_write(sara_context *ctx, json_t **out, 
                                                const sara_run_state *state, const json_t *identity);
 /* Verifies the manifest and the files that it names; json_decref(). */
 SARA_NODISCARD sara_status sara_manifest_read(sara_context *ctx, json_t **out, const char *folder);
-/* SARA_ERROR_USAGE with the first field of the run that differs, and both values. */
-SARA_NODISCARD sara_status sara_manifest_check_run(sara_context *ctx, const json_t *manifest,
-                                                   const json_t *identity, const char *folder);
 
 #endif

@@ -9,7 +9,7 @@
 
 typedef struct cached_item {
     float *moments; /* [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped */
-    const float *states;
+    size_t text;    /* of its caption */
 } cached_item;
 
 struct sara_dataset_cache {
@@ -18,17 +18,18 @@ struct sara_dataset_cache {
     sara_dataset dataset;
     cached_item *items;
     int64_t *ends; /* of an item's elements in an epoch, counted from its start */
-    float **texts; /* one for each distinct caption */
+    const char **captions; /* the distinct ones */
+    float **texts;         /* their states */
     size_t text_count;
+    bool *square; /* of each image: its crop is no choice */
     bool center_crop, random_flip;
     int resolution;
     uint64_t seed;
     int64_t channels, side, size; /* of a latent; size in floats */
     int64_t length, hidden;
     sara_tape *tape;
-    size_t encoder_bytes; /* what the tape needs for an image */
-    float *pixels;        /* [3][resolution][resolution] */
-    float *fresh;         /* [2][size]: moments of an image that is not cached */
+    float *pixels; /* [3][resolution][resolution] */
+    float *fresh;  /* [2][size]: moments of an image that is not cached */
     char sha256[65];
 };
 
@@ -42,17 +43,31 @@ int64_t sara_dataset_cache_images(const sara_dataset_cache *cache)
     return (int64_t)cache->dataset.count;
 }
 
-/* Where images are encoded anew each time, the encoder's activations belong to it. */
+static bool encodes_anew(const sara_dataset_cache *cache, size_t index)
+{
+    return !cache->square[index] && !cache->center_crop;
+}
+
 size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache)
 {
     size_t floats = cache->text_count * (size_t)(cache->length * cache->hidden);
-    size_t encoder = 0;
     for (size_t i = 0; i < cache->dataset.count; i++)
-        if (cache->items[i].moments)
+        if (!encodes_anew(cache, i))
             floats += (cache->random_flip ? 4 : 2) * (size_t)cache->size;
-        else
-            encoder = cache->encoder_bytes;
-    return floats * sizeof(float) + encoder;
+    return floats * sizeof(float);
+}
+
+int sara_dataset_cache_resolution(const sara_dataset_cache *cache)
+{
+    return cache->resolution;
+}
+
+bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache)
+{
+    for (size_t i = 0; i < cache->dataset.count; i++)
+        if (encodes_anew(cache, i))
+            return true;
+    return false;
 }
 
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache)
@@ -74,10 +89,12 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
         return;
     for (size_t i = 0; cache->items && i < cache->dataset.count; i++)
         sara_free(cache->ctx, cache->items[i].moments);
-    for (size_t i = 0; i < cache->text_count; i++)
+    for (size_t i = 0; cache->texts && i < cache->text_count; i++)
         sara_free(cache->ctx, cache->texts[i]);
     sara_free(cache->ctx, cache->items);
     sara_free(cache->ctx, cache->ends);
+    sara_free(cache->ctx, cache->square);
+    sara_free(cache->ctx, cache->captions);
     sara_free(cache->ctx, cache->texts);
     sara_free(cache->ctx, cache->pixels);
     sara_free(cache->ctx, cache->fresh);
@@ -142,23 +159,16 @@ static void report(const sara_dataset_cache *cache, size_t done, double started)
     sara_report_progress(cache->ctx, &progress);
 }
 
-/* Whether no image leaves a choice of the crop. */
-static bool is_square(const sara_image *image)
-{
-    return image->width == image->height;
-}
-
-static sara_status cache_image(sara_dataset_cache *cache, size_t index, bool *square)
+static sara_status cache_image(sara_dataset_cache *cache, size_t index)
 {
     sara_image image = {0};
     int copies = cache->random_flip ? 2 : 1;
     float *moments = NULL;
     sara_status status;
+    if (encodes_anew(cache, index))
+        return SARA_OK;
     TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
                                 cache->resolution));
-    *square = is_square(&image);
-    if (!*square && !cache->center_crop)
-        goto done;
     TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2,
                    (size_t)cache->size * sizeof(*moments)));
     for (int flip = 0; flip < copies; flip++) {
@@ -180,11 +190,10 @@ static sara_status cache_images(sara_dataset_cache *cache)
     size_t uncached = 0;
     double started = sara_clock();
     for (size_t i = 0; i < cache->dataset.count; i++) {
-        bool square = true;
         if (sara_interrupted(cache->ctx))
             return sara_fail(cache->ctx, SARA_INTERRUPTED, "interrupted before the first step");
-        TRY(cache_image(cache, i, &square));
-        uncached += !square && !cache->center_crop;
+        TRY(cache_image(cache, i));
+        uncached += encodes_anew(cache, i);
         report(cache, i + 1, started);
     }
     if (uncached)
@@ -214,49 +223,51 @@ done:
     return status;
 }
 
-/* What the encoder will need, whether an image was encoded by now or not. */
-static sara_status plan_encoder(sara_dataset_cache *cache)
-{
-    const sara_shape shape = sara_shape4(1, 3, cache->resolution, cache->resolution);
-    sara_device *device = NULL;
-    sara_tape *tape = NULL;
-    sara_var *image, *mean, *logvar;
-    sara_status status;
-    TRY(sara_nn_device_open(cache->ctx, &device, "dry"));
-    TRY(sara_tape_new(cache->ctx, &tape, device));
-    TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
-    TRY(sara_vae_encode(tape, &mean, &logvar, cache->model->vae, image));
-    cache->encoder_bytes = sara_tape_reached(tape);
-done:
-    sara_tape_free(tape);
-    sara_nn_device_close(device);
-    return status;
-}
-
 /* ---------------------------------------------------------------------------------------- text */
 
-static sara_status cache_texts(sara_dataset_cache *cache)
+/* Finds the distinct captions. */
+static void number_texts(sara_dataset_cache *cache)
 {
-    size_t cut_captions = 0;
-    sara_status status = SARA_OK;
     for (size_t i = 0; i < cache->dataset.count; i++) {
         const char *caption = cache->dataset.items[i].caption;
-        size_t cut = 0, same = 0;
-        while (same < i && strcmp(cache->dataset.items[same].caption, caption) != 0)
-            same++;
-        if (same < i) {
-            cache->items[i].states = cache->items[same].states;
-            continue;
-        }
-        TRY(sara_model_encode_prompts(cache->ctx, &cache->texts[cache->text_count], &cache->length,
-                                      &cache->hidden, &cut, cache->model, &caption, 1));
-        cache->items[i].states = cache->texts[cache->text_count++];
+        size_t text = 0;
+        while (text < cache->text_count && strcmp(cache->captions[text], caption) != 0)
+            text++;
+        if (text == cache->text_count)
+            cache->captions[cache->text_count++] = caption;
+        cache->items[i].text = text;
+    }
+}
+
+/* Known without the text encoder. */
+static sara_status warn_of_cuts(const sara_dataset_cache *cache)
+{
+    const sara_tokenizer *tokenizer = cache->model->tokenizer;
+    size_t cut_captions = 0, cut;
+    int32_t *ids = NULL;
+    sara_status status;
+    TRY(sara_alloc(cache->ctx, &ids, (size_t)cache->length, sizeof(*ids)));
+    for (size_t i = 0; i < cache->text_count; i++) {
+        TRY(sara_tokenizer_pad(tokenizer, ids, &cut, cache->captions[i]));
         cut_captions += cut > 0;
     }
     if (cut_captions)
         sara_log(cache->ctx, SARA_LOG_WARNING,
                  "%zu captions are longer than %lld tokens and were cut", cut_captions,
                  (long long)cache->length);
+done:
+    sara_free(cache->ctx, ids);
+    return status;
+}
+
+static sara_status cache_texts(sara_dataset_cache *cache)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < cache->text_count; i++) {
+        size_t cut;
+        TRY(sara_model_encode_prompts(cache->ctx, &cache->texts[i], &cache->length, &cache->hidden,
+                                      &cut, cache->model, &cache->captions[i], 1));
+    }
 done:
     return status;
 }
@@ -290,7 +301,8 @@ done:
 
 /* --------------------------------------------------------------------------------------- cache */
 
-static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train_options *options)
+static sara_status choose_resolution(sara_dataset_cache *cache,
+                                     const sara_train_options *options)
 {
     const sara_unet_info *unet = sara_unet_info_of(cache->model->unet);
     int factor = sara_vae_info_of(cache->model->vae)->factor;
@@ -320,8 +332,7 @@ done:
     return status;
 }
 
-sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
-                                   const sara_model *model, const sara_train_options *options)
+static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_options *options)
 {
     const sara_dataset_options source = {.folder = options->train_data_dir,
                                          .caption_column = options->caption_column,
@@ -329,6 +340,25 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                          .caption_extension = options->caption_extension,
                                          .instance_prompt = options->instance_prompt,
                                          .output_dir = options->output_dir};
+    sara_status status;
+    TRY(choose_resolution(cache, options));
+    TRY(sara_dataset_scan(cache->ctx, &cache->dataset, &source));
+    TRY(count_elements(cache));
+    TRY(sara_alloc(cache->ctx, &cache->square, cache->dataset.count, sizeof(*cache->square)));
+    TRY(sara_dataset_check_images(cache->ctx, cache->square, &cache->dataset, cache->resolution));
+    TRY(sara_alloc_zero(cache->ctx, &cache->items, cache->dataset.count, sizeof(*cache->items)));
+    TRY(sara_alloc_zero(cache->ctx, &cache->captions, cache->dataset.count,
+                        sizeof(*cache->captions)));
+    number_texts(cache);
+    TRY(warn_of_cuts(cache));
+    TRY(fingerprint(cache));
+done:
+    return status;
+}
+
+sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
+                                   const sara_model *model, const sara_train_options *options)
+{
     sara_dataset_cache *cache = NULL;
     sara_status status;
     *out = NULL;
@@ -338,25 +368,28 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     cache->center_crop = options->center_crop;
     cache->random_flip = options->random_flip;
     cache->seed = options->seed;
-    TRY(choose_resolution(cache, options));
-    TRY(sara_dataset_scan(ctx, &cache->dataset, &source));
-    TRY(count_elements(cache));
-    TRY(sara_dataset_check_images(ctx, &cache->dataset, cache->resolution));
-    TRY(sara_alloc_zero(ctx, &cache->items, cache->dataset.count, sizeof(*cache->items)));
-    TRY(sara_alloc_zero(ctx, &cache->texts, cache->dataset.count, sizeof(*cache->texts)));
-    TRY(sara_alloc(ctx, &cache->pixels, (size_t)cache->resolution * (size_t)cache->resolution,
-                   3 * sizeof(float)));
-    TRY(sara_alloc(ctx, &cache->fresh, (size_t)cache->size, 2 * sizeof(float)));
-    TRY(sara_tape_new(ctx, &cache->tape, model->device));
-    TRY(fingerprint(cache));
-    TRY(cache_texts(cache));
-    TRY(cache_images(cache));
-    sara_tape_trim(cache->tape);
-    TRY(plan_encoder(cache));
+    cache->length = sara_tokenizer_length(model->tokenizer);
+    cache->hidden = sara_clip_text_info_of(model->text)->hidden_size;
+    TRY(open_dataset(cache, options));
     *out = cache;
     return SARA_OK;
 done:
     sara_dataset_cache_free(cache);
+    return status;
+}
+
+sara_status sara_dataset_cache_fill(sara_dataset_cache *cache)
+{
+    size_t pixels = (size_t)cache->resolution * (size_t)cache->resolution;
+    sara_status status;
+    TRY(sara_alloc_zero(cache->ctx, &cache->texts, cache->text_count, sizeof(*cache->texts)));
+    TRY(sara_alloc(cache->ctx, &cache->pixels, pixels, 3 * sizeof(float)));
+    TRY(sara_alloc(cache->ctx, &cache->fresh, (size_t)cache->size, 2 * sizeof(float)));
+    TRY(sara_tape_new(cache->ctx, &cache->tape, cache->model->device));
+    TRY(cache_texts(cache));
+    TRY(cache_images(cache));
+    sara_tape_trim(cache->tape);
+done:
     return status;
 }
 
@@ -435,7 +468,8 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, fl
         sara_draw_normal(latents + i * cache->size, (size_t)cache->size, cache->seed,
                          SARA_DRAW_POSTERIOR, (uint64_t)elements[i]);
         sample_posterior(cache, latents + i * cache->size, moments);
-        memcpy(states + (size_t)i * state_size, item->states, state_size * sizeof(*states));
+        memcpy(states + (size_t)i * state_size, cache->texts[item->text],
+               state_size * sizeof(*states));
     }
 done:
     return status;

@@ -44,13 +44,15 @@ done:
 }
 
 /* Decoded wholly: what passes here is what can be loaded later. */
-static sara_status check_one_image(sara_context *ctx, const char *path, int resolution)
+static sara_status check_one_image(sara_context *ctx, bool *square, const char *path,
+                                   int resolution)
 {
     sara_image image = {0};
     int width, height;
     sara_status status;
     TRY(sara_image_read(ctx, &image, path));
     TRY(choose_image_size(ctx, &width, &height, &image, path, resolution));
+    *square = width == height;
 done:
     sara_image_clear(ctx, &image);
     return status;
@@ -100,7 +102,7 @@ static sara_status refuse_damaged(sara_context *ctx, const damaged_images *damag
                      damaged->count > NAMED_AT_MOST ? ", ..." : "");
 }
 
-sara_status sara_dataset_check_images(sara_context *ctx, const sara_dataset *dataset,
+sara_status sara_dataset_check_images(sara_context *ctx, bool *square, const sara_dataset *dataset,
                                       int resolution)
 {
     damaged_images damaged = {0};
@@ -110,7 +112,7 @@ sara_status sara_dataset_check_images(sara_context *ctx, const sara_dataset *dat
         const char *path = dataset->items[i].path;
         if (sara_interrupted(ctx))
             TRY(sara_fail(ctx, SARA_INTERRUPTED, "interrupted before the first step"));
-        status = check_one_image(ctx, path, resolution);
+        status = check_one_image(ctx, &square[i], path, resolution);
         if (status == SARA_ERROR_INPUT)
             status = note_damaged(ctx, &damaged, path);
         TRY(status);

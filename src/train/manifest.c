@@ -144,6 +144,8 @@ done:
     return status;
 }
 
+/* ----------------------------------------------------------------------------------- comparing */
+
 /* What the base, its weights in memory and a budget lead to. */
 static bool is_derived(const char *key)
 {
@@ -151,37 +153,71 @@ static bool is_derived(const char *key)
            strcmp(key, "selected") == 0;
 }
 
-static const char *find_difference(const json_t *saved, const json_t *identity, bool derived)
+/* What the run has of it is not as it was given. */
+static bool is_resolved(const char *key)
+{
+    static const char *const keys[] = {"trainable",        "max_train_steps", "num_train_epochs",
+                                       "progressive_iter", "prediction_type", "weight_dtype"};
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+        if (strcmp(key, keys[i]) == 0)
+            return true;
+    return is_derived(key);
+}
+
+static bool is_given(const char *key)
+{
+    return !is_resolved(key);
+}
+
+static bool is_cause(const char *key)
+{
+    return !is_derived(key);
+}
+
+/* The first of the keys that are of the kind whose value is another. */
+static const char *find_difference(const json_t *saved, const json_t *now,
+                                   bool (*is_kind)(const char *key))
 {
     const char *key;
-    json_t *now;
-    json_object_foreach((json_t *)(uintptr_t)identity, key, now)
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)now, key, value)
     {
         const json_t *was = json_object_get(saved, key);
-        if (is_derived(key) == derived && !(was && json_equal(was, now)))
+        if (is_kind(key) && !(was && json_equal(was, value)))
             return key;
     }
     return NULL;
 }
 
-sara_status sara_manifest_check_run(sara_context *ctx, const json_t *manifest,
-                                    const json_t *identity, const char *folder)
+static sara_status refuse_difference(sara_context *ctx, const sara_checkpoint *checkpoint,
+                                     const json_t *now, const char *key)
 {
-    const json_t *saved = json_object_get(manifest, "run");
-    const char *key = find_difference(saved, identity, false); /* causes before what follows */
-    if (!key)
-        key = find_difference(saved, identity, true);
-    if (!key)
-        return SARA_OK;
-    const json_t *was = json_object_get(saved, key);
+    const json_t *was = json_object_get(json_object_get(checkpoint->manifest, "run"), key);
     char *a = was ? sara_json_dump(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
-    char *b = sara_json_dump(json_object_get(identity, key),
-                             JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    char *b = sara_json_dump(json_object_get(now, key), JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     sara_status status = sara_fail(
         ctx, SARA_ERROR_USAGE,
         "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",
-        folder, key, a ? a : "nothing", b ? b : "?");
+        checkpoint->folder, key, a ? a : "nothing", b ? b : "?");
     free(a);
     free(b);
     return status;
+}
+
+sara_status sara_checkpoint_check_options(sara_context *ctx, const sara_checkpoint *checkpoint,
+                                          const json_t *options)
+{
+    const json_t *saved = json_object_get(checkpoint->manifest, "run");
+    const char *key = find_difference(saved, options, is_given);
+    return key ? refuse_difference(ctx, checkpoint, options, key) : SARA_OK;
+}
+
+sara_status sara_checkpoint_check_run(sara_context *ctx, const sara_checkpoint *checkpoint,
+                                      const json_t *identity)
+{
+    const json_t *saved = json_object_get(checkpoint->manifest, "run");
+    const char *key = find_difference(saved, identity, is_cause);
+    if (!key)
+        key = find_difference(saved, identity, is_derived);
+    return key ? refuse_difference(ctx, checkpoint, identity, key) : SARA_OK;
 }

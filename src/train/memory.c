@@ -178,6 +178,36 @@ done:
     return status;
 }
 
+/* An image through the VAE's encoder: before the first step, or within each where crops are drawn. */
+static sara_status encoder(const trainer *t, size_t *out, const sara_memory_setting *s)
+{
+    int side = sara_batches_resolution(t->batches);
+    sara_device *device = NULL;
+    sara_tape *tape = NULL;
+    sara_var *image, *mean, *logvar;
+    sara_status status = SARA_OK;
+    *out = 0;
+    if (side == 0)
+        return SARA_OK;
+    if (s->side)
+        side = (int)s->side * sara_vae_info_of(t->model->vae)->factor;
+    const sara_shape shape = sara_shape4(1, 3, side, side);
+    TRY(sara_nn_device_open(t->ctx, &device, "dry"));
+    TRY(sara_tape_new(t->ctx, &tape, device));
+    TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
+    TRY(sara_vae_encode(tape, &mean, &logvar, t->model->vae, image));
+    *out = sara_tape_reached(tape);
+done:
+    sara_tape_free(tape);
+    sara_nn_device_close(device);
+    return status;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                   const sara_memory_setting *s)
 {
@@ -192,8 +222,13 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     TRY(activations(t, &p.activations, &kept, s));
     p.other += kept;
     TRY(pictures(t, &p.pictures));
+    TRY(encoder(t, &p.encoder, s));
+    if (sara_batches_encodes_anew(t->batches)) {
+        p.other += p.encoder;
+        p.encoder = 0;
+    }
     p.peak = p.weights + p.optimizer + p.other;
-    p.peak += p.activations > p.pictures ? p.activations : p.pictures;
+    p.peak += larger(p.activations, larger(p.pictures, p.encoder));
     *out = p;
 done:
     return status;
@@ -226,13 +261,15 @@ sara_status sara_trainer_check_selection(const trainer *t, const sara_selection 
 static void announce(const trainer *t, const sara_memory_plan *p)
 {
     sara_bytes_text texts[6];
-    bool drawn = p->pictures > p->activations;
+    size_t most = larger(p->pictures, p->encoder);
+    const char *instead = most <= p->activations ? ""
+                          : most == p->encoder   ? ", instead of activations for encoding "
+                                                 : ", instead of activations for pictures ";
     sara_log(t->ctx, SARA_LOG_INFO,
              "memory: weights %s, optimizer %s, activations %s, other %s%s%s, peak %s",
              sara_bytes_format(&texts[0], p->weights), sara_bytes_format(&texts[1], p->optimizer),
              sara_bytes_format(&texts[2], p->activations), sara_bytes_format(&texts[3], p->other),
-             drawn ? ", instead of activations for pictures " : "",
-             drawn ? sara_bytes_format(&texts[4], p->pictures) : "",
+             instead, *instead ? sara_bytes_format(&texts[4], most) : "",
              sara_bytes_format(&texts[5], p->peak));
 }
 

@@ -15,7 +15,8 @@ typedef struct sara_memory_setting {
 
 /* In bytes. */
 typedef struct sara_memory_plan {
-    size_t weights, optimizer, activations, pictures, other, peak;
+    size_t weights, optimizer, activations, other, peak;
+    size_t pictures, encoder; /* while one is drawn, or encoded before the first step */
 } sara_memory_plan;
 
 /* memory.c: by a pass that computes nothing. */

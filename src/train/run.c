@@ -74,18 +74,85 @@ done:
     return status;
 }
 
+/* Length of what is left of a path without its last name, or 0. */
+static size_t length_of_parent(const char *path, size_t length)
+{
+    while (length > 0 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    while (length > 0 && path[length - 1] == '/')
+        length--;
+    return length;
+}
+
+/* Length of the beginning of a path that is there already. */
+static size_t length_there(char *path)
+{
+    size_t whole = strlen(path), length = whole;
+    while (length > 0 && !sara_path_exists(path)) {
+        length = length_of_parent(path, length);
+        if (length > 0)
+            path[length] = '\0';
+    }
+    for (size_t i = length; i < whole; i++)
+        path[i] = path[i] ? path[i] : '/';
+    return length;
+}
+
+/* Of the folders that were made those that nothing was written to. */
+static void remove_made(sara_run *run)
+{
+    size_t length = strlen(run->folder);
+    while (length > run->there && rmdir(run->folder) == 0) {
+        length = length_of_parent(run->folder, length);
+        run->folder[length] = '\0';
+    }
+}
+
+/* What stands at a place where the run will write a file only at its end. */
+static sara_status check_file(const sara_run *run, const char *name)
+{
+    sara_writer *writer = NULL;
+    char *path = NULL;
+    sara_status status;
+    TRY(sara_path_join(run->ctx, &path, run->folder, name));
+    TRY(sara_writer_open(run->ctx, &writer, path));
+done:
+    sara_writer_abort(&writer);
+    sara_free(run->ctx, path);
+    return status;
+}
+
+static sara_status check_places(const sara_run *run, const char *samples)
+{
+    sara_status status;
+    TRY(check_file(run, "adapter.safetensors"));
+    TRY(check_file(run, "report.html"));
+    TRY(check_file(run, "log.jsonl"));
+    if (sara_path_exists(run->log_path) && access(run->log_path, W_OK) != 0)
+        TRY(sara_fail_errno(run->ctx, run->log_path, "cannot write"));
+    if (sara_path_exists(samples) && !sara_path_is_directory(samples))
+        TRY(sara_fail(run->ctx, SARA_ERROR_IO,
+                      "%s: is no folder, and pictures of validation prompts go there", samples));
+done:
+    return status;
+}
+
 sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder)
 {
     char *samples = NULL;
     sara_status status;
     *run = (sara_run){.ctx = ctx, .lock = -1};
-    TRY(sara_directory_make(ctx, folder));
     TRY(sara_strdup(ctx, &run->folder, folder));
+    run->there = length_there(run->folder);
+    TRY(sara_directory_make(ctx, folder));
     TRY(sara_path_join(ctx, &run->log_path, folder, "log.jsonl"));
     TRY(sara_path_join(ctx, &run->lock_path, folder, ".lock"));
     TRY(take_lock(run));
     TRY(clear_remains(run, folder));
     TRY(sara_path_join(ctx, &samples, folder, "samples"));
+    TRY(check_places(run, samples));
     if (sara_path_is_directory(samples))
         TRY(clear_remains(run, samples));
 done:
@@ -103,6 +170,8 @@ void sara_run_close(sara_run *run)
         unlink(run->lock_path);
         close(run->lock); /* gives the lock back */
     }
+    if (run->folder)
+        remove_made(run);
     sara_free(run->ctx, run->folder);
     sara_free(run->ctx, run->log_path);
     sara_free(run->ctx, run->lock_path);

@@ -1,42 +1,8 @@
-/* Everything up to the first step. */
+/* Everything up to the first step, in an order that tells what is wrong before hours of encoding. */
 #include "train/profile.h"
 #include "train/trainer.h"
 
 #include <math.h>
-#include <sys/stat.h>
-
-static bool is_same_folder(const char *a, const char *b)
-{
-    struct stat x, y;
-    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev &&
-           x.st_ino == y.st_ino;
-}
-
-/* What is read is not written to. */
-static sara_status check_output(const trainer *t)
-{
-    const sara_train_options *o = &t->options;
-    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
-                            o->vae};
-    for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
-        if (is_same_folder(o->output_dir, inputs[i]))
-            return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                             "--output_dir %s: is the folder %s that the run reads; name another",
-                             o->output_dir, inputs[i]);
-    return SARA_OK;
-}
-
-/* Before hours of encoding, so that a path that cannot be written is told now. */
-static sara_status open_profile(trainer *t)
-{
-    const sara_train_options *o = &t->options;
-    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
-                            o->replay, o->vae};
-    if (!o->profile)
-        return SARA_OK;
-    return sara_profile_open(t->ctx, &t->profile, o->profile, inputs,
-                             sizeof(inputs) / sizeof(*inputs));
-}
 
 sara_status sara_trainer_set_checkpointing(trainer *t)
 {
@@ -62,6 +28,7 @@ static sara_status check_validation(const trainer *t)
         TRY(sara_model_check_size(t->ctx, t->model, side, side, "--resolution"));
     else
         TRY(sara_model_check_sample_size(t->ctx, t->model, "--resolution"));
+    TRY(sara_run_check_drawing(t->ctx, t->model, &t->options));
 done:
     return status;
 }
@@ -213,33 +180,34 @@ done:
     return status;
 }
 
-static sara_status check_new(const trainer *t)
+/* Those of a replay's matrices for the low-rank term that the steps will take. */
+static sara_status check_rank_names(const trainer *t)
 {
-    bool is_new;
-    sara_status status = sara_run_is_new(&t->run, &is_new);
-    if (status != SARA_OK || is_new)
-        return status;
-    return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                     "%s: holds a run already; continue it with --resume_from_checkpoint latest or "
-                     "name another --output_dir",
-                     t->run.folder);
+    sara_status status = SARA_OK;
+    for (int64_t step = 0; t->options.lambda_rank > 0 && step < t->steps; step++) {
+        const char *name = sara_batches_rank_name(t->batches, step);
+        if (name && *name)
+            status = sara_optimizer_check_rank_name(t->optimizer, name);
+        if (status != SARA_OK)
+            return sara_fail_in(t->ctx, status, t->options.replay);
+    }
+    return status;
 }
 
 static sara_status resume(trainer *t)
 {
-    const char *which = t->options.resume_from_checkpoint;
-    bool found = false;
     sara_status status = SARA_OK;
-    if (which)
-        TRY(sara_checkpoint_load(&t->run, t->optimizer, &t->state, t->identity, which, &found));
+    if (t->checkpoint.folder) {
+        TRY(sara_checkpoint_check_run(t->ctx, &t->checkpoint, t->identity));
+        TRY(sara_checkpoint_take(t->ctx, &t->checkpoint, t->optimizer, &t->state));
+    }
     t->started_at = sara_optimizer_steps(t->optimizer);
-    if (found)
+    if (t->checkpoint.folder)
         sara_log(t->ctx, SARA_LOG_INFO, "resuming after step %lld of %lld",
                  (long long)t->started_at, (long long)t->steps);
-    else if (which)
+    else if (t->options.resume_from_checkpoint)
         sara_log(t->ctx, SARA_LOG_INFO, "%s: no checkpoint yet; starting from the first step",
                  t->run.folder);
-    TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
 done:
     return status;
 }
@@ -266,23 +234,10 @@ static void announce(const trainer *t)
              images ? "images" : "recorded micro-batches", repeats, reselect);
 }
 
-sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
+/* What the steps train on; nothing is encoded yet. */
+static sara_status open_batches(trainer *t)
 {
     sara_status status;
-    t->options = *options;
-    t->saved_at = -1;
-    sara_arena_init(&t->arena, t->ctx);
-    TRY(sara_train_options_check(t->ctx, &t->options));
-    TRY(sara_run_check_prompts(t->ctx, &t->options));
-    TRY(check_output(t));
-    TRY(sara_trainer_open_device(t));
-    TRY(load_model(t));
-    TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
-    TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
-    t->run_open = true;
-    if (!t->options.resume_from_checkpoint)
-        TRY(check_new(t)); /* before hours of encoding */
-    TRY(open_profile(t));
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
     t->flags.entries = true;
@@ -291,12 +246,30 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
         t->flags.side = "resolution";
         t->flags.pixels = sara_vae_info_of(t->model->vae)->factor;
     }
+done:
+    return status;
+}
+
+sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
+{
+    sara_status status;
+    t->options = *options;
+    t->saved_at = -1;
+    sara_arena_init(&t->arena, t->ctx);
+    TRY(sara_trainer_start(t));
+    TRY(load_model(t));
+    TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
+    TRY(open_batches(t));
     TRY(count_steps(t));
     TRY(sara_trainer_make_optimizer(t));
+    TRY(check_rank_names(t));
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
     announce(t);
     TRY(sara_trainer_plan_memory(t));
+    TRY(sara_trainer_check_space(t));
+    TRY(sara_batches_fill(t->batches));
+    TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
     TRY(sara_trainer_make_buffers(t));
 done:
     return status;
@@ -305,6 +278,7 @@ done:
 void sara_trainer_close(trainer *t)
 {
     json_decref(t->identity);
+    sara_checkpoint_clear(t->ctx, &t->checkpoint);
     sara_arena_free(&t->arena);
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);

@@ -31,10 +31,14 @@ typedef struct sara_batch {
     const int64_t *timesteps;     /* [size] */
     const float *states;          /* [size][length][hidden] */
 } sara_batch;
+/* Scans the folder, or reads the replay, and tells all that is wrong with it before hours of
+ * encoding. */
 SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **out,
                                              const sara_model *model,
                                              const sara_train_options *options,
                                              int num_train_timesteps);
+/* Encodes images and captions; micro-batches can be taken afterwards. */
+SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches);
 /* `count` random micro-batches of a shape (whose arrays are ignored), for timing. */
 SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches **out,
                                                const sara_batch *shape, int64_t count,
@@ -45,7 +49,11 @@ SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *o
 /* The elements of an epoch (images, each as often as it is repeated), or the replay's entries. */
 int64_t sara_batches_items(const sara_batches *batches);
 int64_t sara_batches_images(const sara_batches *batches); /* without repeats; 0 without images */
-size_t sara_batches_bytes(const sara_batches *batches); /* memory that it keeps or comes to use */
+/* Memory that it keeps or comes to use, the encoder's activations left out. */
+size_t sara_batches_bytes(const sara_batches *batches);
+int sara_batches_resolution(const sara_batches *batches); /* of what is encoded; 0: nothing is */
+/* Whether images are encoded at each step, as their crops are drawn. */
+bool sara_batches_encodes_anew(const sara_batches *batches);
 bool sara_batches_is_replay(const sara_batches *batches);
 const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
 /* height and width of the latents, and what else is the same for all. */
@@ -56,9 +64,10 @@ int64_t sara_batches_rank_names(const sara_batches *batches); /* 0: none are giv
 
 /* Used by batches.c: one kind of source each. */
 /* Every image is decoded wholly, so that none fails once hours of encoding have begun. The error
- * (SARA_ERROR_INPUT) is the first one's, with the names of others. */
-SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, const sara_dataset *dataset,
-                                                     int resolution);
+ * (SARA_ERROR_INPUT) is the first one's, with the names of others. square [count]: whether the
+ * resized image is. */
+SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, bool *square,
+                                                     const sara_dataset *dataset, int resolution);
 /* Resized by Lanczos so that the shorter side is `resolution`; sara_image_clear(). */
 SARA_NODISCARD sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out,
                                                    const char *path, int resolution);
@@ -66,6 +75,7 @@ typedef struct sara_dataset_cache sara_dataset_cache;
 SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                                   const sara_model *model,
                                                   const sara_train_options *options);
+SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
 void sara_dataset_cache_free(sara_dataset_cache *cache);
 /* latents and states of `size` elements of the endless sequence of epochs. */
 SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents,
@@ -74,6 +84,8 @@ SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, flo
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache); /* of an epoch, with repeats */
 int64_t sara_dataset_cache_images(const sara_dataset_cache *cache);
 size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
+int sara_dataset_cache_resolution(const sara_dataset_cache *cache);
+bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
 /* Fills channels, height, width, length and hidden of a batch. */
 void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out);
@@ -86,11 +98,16 @@ typedef struct sara_run {
     char *folder, *log_path, *lock_path;
     int lock; /* file descriptor, -1 if none */
     FILE *log;
+    size_t there; /* beginning of the folder's path that was there before; the whole: all of it */
 } sara_run;
 /* Makes the folder and takes its lock; another run's lock is SARA_ERROR_IO. Clears away what an
- * interrupted run left half-written. */
+ * interrupted run left half-written, and refuses what stands where a run writes its files. Folders
+ * that were made and stay empty are removed by sara_run_close(). */
 SARA_NODISCARD sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder);
 void sara_run_close(sara_run *run);
+/* SARA_ERROR_IO where the disk has less than `least` bytes free; a warning where less than `most`. */
+SARA_NODISCARD sara_status sara_run_check_space(const sara_run *run, uint64_t least,
+                                                uint64_t most);
 /* Whether the folder holds no run's log, checkpoints or adapter. */
 SARA_NODISCARD sara_status sara_run_is_new(const sara_run *run, bool *out);
 /* Opens the log for appending, after cutting it to the lines up to optimiser step `step` and the
@@ -115,16 +132,37 @@ SARA_NODISCARD sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *o
                                                 const sara_run_state *state, const json_t *identity,
                                                 const sara_metadata *metadata,
                                                 size_t metadata_count, int limit);
-/* which: "latest", a path, or the name of a checkpoint in the run folder. Verifies the manifest;
- * for "latest" a damaged checkpoint is named in the log and the one before is taken. *found false:
- * there is none at all. */
-SARA_NODISCARD sara_status sara_checkpoint_load(sara_run *run, sara_optimizer *optimizer,
-                                                sara_run_state *state, const json_t *identity,
-                                                const char *which, bool *found);
+/* A checkpoint that is whole; sara_checkpoint_clear(). */
+typedef struct sara_checkpoint {
+    char *folder; /* NULL: there is none at all */
+    json_t *manifest;
+} sara_checkpoint;
+/* which: "latest", a path, or the name of a checkpoint in the run folder. Verifies the manifest
+ * and the files; for "latest" a damaged checkpoint is named in the log and the one before is taken.
+ */
+SARA_NODISCARD sara_status sara_checkpoint_find(sara_run *run, sara_checkpoint *out,
+                                                const char *which);
+void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint);
+/* SARA_ERROR_USAGE with the first option that differs from the run's, and both values, of those
+ * that are known without the model: an object of sara_train_options_json(). */
+SARA_NODISCARD sara_status sara_checkpoint_check_options(sara_context *ctx,
+                                                         const sara_checkpoint *checkpoint,
+                                                         const json_t *options);
+/* The same with all that the run is, the object that sara_checkpoint_save() was given. */
+SARA_NODISCARD sara_status sara_checkpoint_check_run(sara_context *ctx,
+                                                     const sara_checkpoint *checkpoint,
+                                                     const json_t *identity);
+/* Puts the optimiser and the counters where they were. */
+SARA_NODISCARD sara_status sara_checkpoint_take(sara_context *ctx,
+                                                const sara_checkpoint *checkpoint,
+                                                sara_optimizer *optimizer, sara_run_state *state);
 /* report.html: settings, loss curve, samples. */
 SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
 /* Before hours of training: what drawing the validation prompts would refuse. */
 SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx,
+                                                  const sara_train_options *options);
+/* The same, of what needs the model. */
+SARA_NODISCARD sara_status sara_run_check_drawing(sara_context *ctx, sara_model *model,
                                                   const sara_train_options *options);
 /* *length: states of the longest validation prompt; 0: there is none. */
 SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length,

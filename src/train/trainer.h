@@ -19,6 +19,7 @@ typedef struct trainer {
     sara_tape *tape;
     sara_run run;
     bool run_open;
+    sara_checkpoint checkpoint; /* to go on from */
     sara_run_state state;
     int64_t saved_at; /* micro-batches consumed at the last checkpoint; -1: none yet */
     json_t *identity; /* what a resumed run must match */
@@ -48,6 +49,8 @@ typedef struct trainer {
     int64_t losses;
 } trainer;
 
+/* start.c: all that can be told before the model is read; opens the run folder. */
+SARA_NODISCARD sara_status sara_trainer_start(trainer *t);
 /* setup.c: everything up to the first step. */
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
@@ -72,6 +75,9 @@ SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
 /* Refuses a selection whose optimiser and the weights alone are more than there is. */
 SARA_NODISCARD sara_status sara_trainer_check_selection(const trainer *t,
                                                         const sara_selection *selection);
+/* space.c: refuses a run whose first checkpoint would find no place on the disk, and warns where those
+ * that are kept would not. */
+SARA_NODISCARD sara_status sara_trainer_check_space(const trainer *t);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
 

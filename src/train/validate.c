@@ -1,6 +1,7 @@
 /* Pictures of the validation prompts, drawn with the weights as they stand. */
 #include "train/train.h"
 
+/* What the pictures of a prompt are drawn with. */
 static void use_options(sara_generate_options *generate, const sara_train_options *options,
                         int index)
 {
@@ -12,6 +13,14 @@ static void use_options(sara_generate_options *generate, const sara_train_option
     generate->long_prompt = options->long_prompt;
 }
 
+/* Where the model does not say it, as it is trained. */
+static void use_size(sara_generate_options *generate, const sara_model *model,
+                     const sara_train_options *options)
+{
+    if (!sara_unet_info_of(model->unet)->sample_width)
+        generate->width = generate->height = options->resolution;
+}
+
 static sara_status draw(sara_run *run, sara_model *model, const sara_train_options *options,
                         int64_t step, int index)
 {
@@ -21,8 +30,7 @@ static sara_status draw(sara_run *run, sara_model *model, const sara_train_optio
     int count = 0;
     sara_status status;
     use_options(&generate, options, index);
-    if (!sara_unet_info_of(model->unet)->sample_width) /* as it is trained */
-        generate.width = generate.height = options->resolution;
+    use_size(&generate, model, options);
     TRY(sara_generate(run->ctx, &images, &count, model, &generate));
     TRY(sara_generate_text(run->ctx, &text, model, &generate, images[0].width, images[0].height,
                            0));
@@ -60,6 +68,21 @@ sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, const sar
         *length = one > *length ? one : *length;
     }
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
+}
+
+sara_status sara_run_check_drawing(sara_context *ctx, sara_model *model,
+                                   const sara_train_options *options)
+{
+    sara_generate_options generate;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < options->validation_prompt_count; i++) {
+        use_options(&generate, options, i);
+        use_size(&generate, model, options);
+        status = sara_generate_check_model(ctx, model, &generate);
+        if (status != SARA_OK)
+            return sara_fail_in(ctx, status, "--validation_prompt");
+    }
+    return status;
 }
 
 sara_status sara_run_validate(sara_run *run, sara_model *model,

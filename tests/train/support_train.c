@@ -20,6 +20,7 @@ static void note(void *user, sara_log_level level, const char *line)
 static void watch(void *user, const sara_progress *progress)
 {
     test_run *run = user;
+    run->encoded += strcmp(progress->phase, "cache") == 0;
     if (strcmp(progress->phase, "train") == 0 && progress->step == run->interrupt_at)
         sara_context_interrupt(run->ctx);
 }

@@ -14,6 +14,7 @@ typedef struct test_run {
     sara_train_options options;
     char *log;                /* lines that the library logged */
     int64_t interrupt_at;     /* interrupts when this step is reported; -1: never */
+    int64_t encoded;          /* images whose encoding was reported */
     const char *interrupt_on; /* interrupts when a logged line contains it; NULL: never */
     sara_arena strings;
 } test_run;

@@ -113,6 +113,7 @@ static void test_order(void **state)
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache));
     assert_int_equal(sara_dataset_cache_items(cache), 3);
     sara_dataset_cache_shape(cache, &shape);
     assert_int_equal(shape.channels * shape.height * shape.width, 4 * 8 * 8);
@@ -175,6 +176,7 @@ static void test_repeats_in_an_epoch(void **state)
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache));
     assert_int_equal(sara_dataset_cache_items(cache), 4);
     assert_int_equal(sara_dataset_cache_images(cache), 2);
     sara_dataset_cache_shape(cache, &shape);

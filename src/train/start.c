@@ -1,0 +1,73 @@
+/* What is told before the model is read: options, the run folder, the checkpoint to go on from. */
+#include "train/profile.h"
+#include "train/trainer.h"
+
+/* What is read is not written to. */
+static sara_status check_output(const trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
+                            o->vae};
+    for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
+        if (inputs[i] && sara_path_is_same(o->output_dir, inputs[i]))
+            return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                             "--output_dir %s: is the folder %s that the run reads; name another",
+                             o->output_dir, inputs[i]);
+    return SARA_OK;
+}
+
+static sara_status open_profile(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
+                            o->replay, o->vae};
+    if (!o->profile)
+        return SARA_OK;
+    return sara_profile_open(t->ctx, &t->profile, o->profile, inputs,
+                             sizeof(inputs) / sizeof(*inputs));
+}
+
+static sara_status check_new(const trainer *t)
+{
+    bool is_new;
+    sara_status status = sara_run_is_new(&t->run, &is_new);
+    if (status != SARA_OK || is_new)
+        return status;
+    return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                     "%s: holds a run already; continue it with --resume_from_checkpoint latest or "
+                     "name another --output_dir",
+                     t->run.folder);
+}
+
+/* The checkpoint is whole, and the options that need no model to compare are its run's. */
+static sara_status find_checkpoint(trainer *t)
+{
+    json_t *options = NULL;
+    sara_status status;
+    TRY(sara_checkpoint_find(&t->run, &t->checkpoint, t->options.resume_from_checkpoint));
+    if (!t->checkpoint.folder)
+        goto done;
+    TRY(sara_train_options_json(t->ctx, &options, &t->options));
+    TRY(sara_checkpoint_check_options(t->ctx, &t->checkpoint, options));
+done:
+    json_decref(options);
+    return status;
+}
+
+sara_status sara_trainer_start(trainer *t)
+{
+    sara_status status;
+    TRY(sara_train_options_check(t->ctx, &t->options));
+    TRY(sara_run_check_prompts(t->ctx, &t->options));
+    TRY(check_output(t));
+    TRY(sara_trainer_open_device(t));
+    TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
+    t->run_open = true;
+    if (t->options.resume_from_checkpoint)
+        TRY(find_checkpoint(t));
+    else
+        TRY(check_new(t));
+    TRY(open_profile(t));
+done:
+    return status;
+}
