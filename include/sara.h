@@ -424,6 +424,7 @@ typedef struct sara_train_options {
     int checkpoints_total_limit; /* 3; 0: unlimited */
     const char *resume_from_checkpoint; /* "latest" or a path; NULL: start anew */
     uint64_t seed;               /* 42 */
+    bool draw_seed; /* a drawn seed instead, which is told; a resumed run keeps its own */
     const char *profile;         /* a file for the first steps' trace, in Chrome's format */
 } sara_train_options;
 

@@ -103,7 +103,7 @@ static const option options_table[] = {
     NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, false, "save to resume from (500)"),
     NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, false, "keep so many; 0: all (3)"),
     TEXT(resume_from_checkpoint, "PATH", false, "latest, or a checkpoint folder"),
-    NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, true, "(42)"),
+    NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, true, "-1: drawn and told (42)"),
     TEXT(profile, "FILE.json", false, "trace of the first five steps for chrome://tracing"),
 };
 #define OPTION_COUNT (sizeof(options_table) / sizeof(*options_table))
@@ -194,13 +194,6 @@ static sara_status set_number(sara_context *ctx, void *field, const option *o, c
         *(double *)field = number;
         return SARA_OK;
     }
-    if (o->kind == OPTION_UINT64) {
-        unsigned long long number = strtoull(value, &end, 10);
-        if (end == value || *end || errno || strchr(value, '-'))
-            return out_of_range(ctx, o, value);
-        *(uint64_t *)field = number;
-        return SARA_OK;
-    }
     long long number = strtoll(value, &end, 10);
     if (end == value || *end || errno || (double)number < o->low || (double)number > o->high)
         return out_of_range(ctx, o, value);
@@ -208,6 +201,25 @@ static sara_status set_number(sara_context *ctx, void *field, const option *o, c
         *(int *)field = (int)number;
     else
         *(int64_t *)field = number;
+    return SARA_OK;
+}
+
+/* A negative one is drawn when the run starts. */
+static sara_status set_seed(sara_context *ctx, sara_train_options *options, const option *o,
+                            const char *value)
+{
+    char *end = NULL;
+    errno = 0;
+    bool negative = strchr(value, '-') != NULL;
+    long long below = negative ? strtoll(value, &end, 10) : 0;
+    unsigned long long number = negative ? 0 : strtoull(value, &end, 10);
+    if (end == value || *end || errno)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--%s %s: expected a whole number, 0 to 2^64-1, or -1: drawn",
+                         o->info.name, value);
+    options->draw_seed = below < 0;
+    if (!options->draw_seed)
+        options->seed = number;
     return SARA_OK;
 }
 
@@ -250,7 +262,8 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
     default:
         while (*value && strchr(" \t\n\v\f\r", *value))
             value++;
-        return set_number(ctx, field, o, value);
+        return o->kind == OPTION_UINT64 ? set_seed(ctx, options, o, value)
+                                        : set_number(ctx, field, o, value);
     }
 }
 

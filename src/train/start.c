@@ -2,6 +2,8 @@
 #include "train/profile.h"
 #include "train/trainer.h"
 
+#include <stdlib.h>
+
 /* What is read is not written to. */
 static sara_status check_output(const trainer *t)
 {
@@ -39,6 +41,24 @@ static sara_status check_new(const trainer *t)
                      t->run.folder);
 }
 
+/* Told, so that the run can be made again; the manifest and the adapter hold it. */
+static sara_status draw_seed(trainer *t)
+{
+    const json_t *run = json_object_get(t->checkpoint.manifest, "run");
+    const char *kept = json_string_value(json_object_get(run, "seed"));
+    sara_status status = SARA_OK;
+    if (!t->options.draw_seed)
+        return SARA_OK;
+    if (kept)
+        t->options.seed = strtoull(kept, NULL, 10);
+    else
+        TRY(sara_draw_seed(t->ctx, &t->options.seed, 1));
+    sara_log(t->ctx, SARA_LOG_INFO, "seed %llu (%s)", (unsigned long long)t->options.seed,
+             kept ? "the run's" : "drawn");
+done:
+    return status;
+}
+
 /* The checkpoint is whole, and the options that need no model to compare are its run's. */
 static sara_status find_checkpoint(trainer *t)
 {
@@ -47,6 +67,7 @@ static sara_status find_checkpoint(trainer *t)
     TRY(sara_checkpoint_find(&t->run, &t->checkpoint, t->options.resume_from_checkpoint));
     if (!t->checkpoint.folder)
         goto done;
+    TRY(draw_seed(t));
     TRY(sara_train_options_json(t->ctx, &options, &t->options));
     TRY(sara_checkpoint_check_options(t->ctx, &t->checkpoint, options));
 done:
@@ -67,6 +88,8 @@ sara_status sara_trainer_start(trainer *t)
         TRY(find_checkpoint(t));
     else
         TRY(check_new(t));
+    if (!t->checkpoint.folder)
+        TRY(draw_seed(t));
     TRY(open_profile(t));
 done:
     return status;

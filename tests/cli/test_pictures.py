@@ -2,9 +2,10 @@
 
 import os
 import re
+import shutil
 import unittest
 
-from support import BASE, USAGE, Case, files_below, read_png
+from support import BASE, UNET, USAGE, Case, files_below, read_png, read_safetensors, sha256
 
 
 class Drawn(Case):
@@ -117,6 +118,26 @@ class Seeds(Drawn):
         self.assertEqual((result.err.count("drawn"), self.seed_of("c.png")), (0, 5))
         self.assertNotIn("drawn", self.draw("-p", "x", "-o", "c.png", "-s", "0").err)
         self.assertEqual(self.seed_of("c.png"), 0)
+
+    def train(self, out, seed, *args):
+        return self.ok("train", "--unet-only", UNET, "--replay", self.path("replay"), "-o", out,
+                       "--checkpointing_steps", "1", "-t", "1", "--seed", seed, *args)
+
+    def test_train(self):
+        """Told and kept: by the adapter, and by a run that is resumed."""
+        self.write_replay("replay", 3)
+        seed = self.told(self.train("run", "-1"))
+        adapter = self.path("run", "adapter.safetensors")
+        whole = sha256(adapter)
+        self.assertEqual(read_safetensors(adapter)[1]["sara.seed"], str(seed))
+        shutil.rmtree(self.path("run", "checkpoint-3"))
+        result = self.train("run", "-1", "--resume_from_checkpoint", "latest")
+        self.assertIn(f"\nseed {seed} (the run's)\n", "\n" + result.err)
+        self.assertEqual(sha256(adapter), whole)
+        self.train("again", str(seed))
+        self.assertEqual(sha256(self.path("again", "adapter.safetensors")), whole)
+        # A resumed run without a checkpoint yet draws, too.
+        self.told(self.train("new", "-1", "--resume_from_checkpoint", "latest"))
 
     def test_bench(self):
         self.told(self.ok("bench", "--shape", "tiny", "--steps", "1", "--latent", "8", "--seed",
