@@ -193,6 +193,8 @@ static void test_json(void **state)
                                                "unet_only",
                                                "variant",
                                                "model_config",
+                                               "vae",
+                                               "use_ema_weights",
                                                "tokenizer",
                                                "train_data_dir",
                                                "caption_extension",
