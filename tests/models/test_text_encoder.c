@@ -78,6 +78,29 @@ static void test_equals_transformers(void **state)
     }
 }
 
+/* What a config leaves out is what transformers' CLIPTextConfig() has. */
+static void test_defaults(void **state)
+{
+    (void)state;
+    static const char folder[] = SARA_TEST_GOLDEN "/text_quick_gelu";
+    run r = run_open(folder, "cpu");
+    sara_safetensors *golden = open_golden(&r, folder);
+    sara_component component;
+    sara_var *states;
+    sara_clip_text_free(r.text);
+    assert_ok(r.ctx, sara_component_open(r.ctx, &component, folder, SARA_TRANSFORMERS_STEM, NULL));
+    assert_int_equal(json_object_del(component.config, "hidden_act"), 0);
+    assert_int_equal(json_object_del(component.config, "layer_norm_eps"), 0);
+    assert_int_equal(json_object_del(component.config, "max_position_embeddings"), 0);
+    assert_ok(r.ctx, sara_clip_text_open(r.ctx, &r.text, &component));
+    assert_ok(r.ctx,
+              sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));
+    assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
+    sara_component_close(&component);
+    sara_safetensors_close(golden);
+    run_close(&r);
+}
+
 /* The pooled state is that of the first eos; with eos_token_id 2 of the largest id; else of the
  * first token. */
 static void test_where_a_text_ends(void **state)
@@ -290,6 +313,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_transformers),
+        cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_where_a_text_ends),
         cmocka_unit_test(test_pooled_gradients),
         cmocka_unit_test(test_later_tokens_do_not_matter),
