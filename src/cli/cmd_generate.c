@@ -328,6 +328,25 @@ static int generate(const cli *c, request *r)
 
 /* -------------------------------------------------------------------------------------- options */
 
+static int parse_generate(cli *c, const cli_option *options, bool *help)
+{
+    const cli_command command = {
+        .name = "generate",
+        .summary = "draw images from prompts",
+        .usage = "-m DIR -p TEXT [options]",
+        .examples =
+            "  sara generate -m base -p \"a fox\" -o fox.png\n"
+            "  sara generate -m base --adapter run/adapter.safetensors:0.8 -p \"ink style, a "
+            "fox\"\n"
+            "  sara generate -m base -p \"a (red:1.4) fox, [snow]\" -n \"(blurry)\"\n"
+            "  sara generate -m base --lora-model-dir runs -p \"a fox <lora:ink:0.8>\"\n"
+            "  sara generate -m base --adapter a.safetensors --compare -p cat -p dog -o grid.png\n",
+        .options = options,
+        .refusals = refusals,
+    };
+    return cli_parse(c, &command, help);
+}
+
 int cmd_generate(cli *c)
 {
     request r = {.output = NULL};
@@ -381,20 +400,6 @@ int cmd_generate(cli *c)
         CLI_CONFIG_OPTION,
         {0},
     };
-    const cli_command command = {
-        .name = "generate",
-        .summary = "draw images from prompts",
-        .usage = "-m DIR -p TEXT [options]",
-        .examples =
-            "  sara generate -m base -p \"a fox\" -o fox.png\n"
-            "  sara generate -m base --adapter run/adapter.safetensors:0.8 -p \"ink style, a "
-            "fox\"\n"
-            "  sara generate -m base -p \"a (red:1.4) fox, [snow]\" -n \"(blurry)\"\n"
-            "  sara generate -m base --lora-model-dir runs -p \"a fox <lora:ink:0.8>\"\n"
-            "  sara generate -m base --adapter a.safetensors --compare -p cat -p dog -o grid.png\n",
-        .options = options,
-        .refusals = refusals,
-    };
-    int code = cli_parse(c, &command, &help);
+    int code = parse_generate(c, options, &help);
     return code || help ? code : generate(c, &r);
 }
