@@ -195,6 +195,10 @@ SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *
 
 /* ---------------------------------------------------------------------------------- adapters */
 
+/* "FILE[:strength]": the path (sara_free()), and the strength, 1 if it is left out. A file that is
+ * there with the whole name, colon and all, is meant. SARA_ERROR_USAGE where it is beyond 100. */
+SARA_NODISCARD sara_status sara_adapter_split(sara_context *ctx, char **path, double *strength,
+                                              const char *text);
 /* Loads an adapter file and applies it to the model: P0 + strength (P - P0), at strength 1 the
  * adapter's values bit-exactly. Several may be applied; overlaps add up as changes, in any order
  * to the same bits. Another base is refused (SARA_ERROR_INPUT) unless force. */
@@ -393,13 +397,17 @@ typedef struct sara_train_options {
     const char *instance_prompt; /* one caption for all images; NULL: captions from files */
     int resolution;              /* a multiple of the VAE's factor; 0: sample_size times that */
     bool center_crop, random_flip;
+    /* "FILE[:strength]": train the entries of this adapter, from base + strength (value - base) on,
+     * instead of a selection; the result stands alone. No reselection unless progressive_iter is
+     * above 0. An adapter without sara.threshold needs learning_rate. NULL: start from the base. */
+    const char *adapter;
     double threshold;            /* 0: from trainable */
     /* "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */
     const char *trainable;
     double learning_rate;        /* 0: 1e-3 exp(-350 threshold) */
     double lambda_rank;          /* 5e-4 */
-    int64_t progressive_iter;    /* -1: half of the steps; 0: never */
-    int64_t max_train_steps;     /* 0: 5000, or the replay file's length */
+    int64_t progressive_iter;    /* -1: half of the steps, never with an adapter; 0: never */
+    int64_t max_train_steps;     /* 0: 5000, the replay's length, or the resumed run's */
     int64_t num_train_epochs;    /* 0: from max_train_steps */
     int train_batch_size;        /* 4 */
     int gradient_accumulation_steps; /* 1 */
@@ -432,7 +440,8 @@ typedef struct sara_train_result {
     int64_t steps;        /* optimiser steps done in all, with those of the resumed run */
     int64_t skipped;      /* of these, steps skipped because they were not finite */
     int64_t parameters, selected;
-    double threshold, learning_rate;
+    double threshold; /* NaN where the run's adapter has none */
+    double learning_rate;
     double first_loss, last_loss; /* means over up to 20 steps */
 } sara_train_result;
 

@@ -73,7 +73,7 @@ static const struct {
     {"instance_data_dir", "train_data_dir"},       {"flip_aug", "random_flip"},
     {"validation_prompts", "validation_prompt"},   {"resume", "resume_from_checkpoint"},
     {"save_every_n_steps", "checkpointing_steps"}, {"sample_every_n_steps", "validation_steps"},
-    {"max_train_epochs", "num_train_epochs"},   {"caption_extention", "caption_extension"},
+    {"max_train_epochs", "num_train_epochs"},      {"network_weights", "adapter"},   {"caption_extention", "caption_extension"},
 };
 
 static const char *resolve(const char *name, bool *takes_value)
@@ -92,6 +92,7 @@ static const char *resolve(const char *name, bool *takes_value)
 typedef struct target {
     sara_train_options train;
     bool v_parameterization;
+    const char *adapter_from; /* where --adapter was given: a config file, or "" */
     bool prompts_from_config; /* the first prompt of the command line takes the place of all */
 } target;
 
@@ -102,6 +103,14 @@ static int set(cli *c, void *user, const char *name, const char *value)
         if (t->prompts_from_config && !c->config)
             t->train.validation_prompt_count = 0;
         t->prompts_from_config = c->config != NULL;
+    }
+    if (strcmp(name, "adapter") == 0) {
+        const char *from = c->config ? "config" : "";
+        if (t->train.adapter && strcmp(t->adapter_from, from) == 0)
+            return cli_fail(c, SARA_ERROR_USAGE,
+                            "--adapter %s: a run starts from one adapter, and %s is given already",
+                            value, t->train.adapter);
+        t->adapter_from = from;
     }
     sara_status status = sara_train_options_set(c->ctx, &t->train, name, value);
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
@@ -150,7 +159,10 @@ int cmd_train(cli *c)
         .examples =
             "  sara train -m base --train_data_dir photos -o run --max_train_steps 1000\n"
             "  sara train -m base --train_data_dir ink --caption_prefix \"ink style, \" -o run\n"
-            "  sara train ... -o run --resume_from_checkpoint latest     after an interruption\n",
+            "  sara train ... -o run --resume_from_checkpoint latest     after an interruption\n"
+            "  sara train ... -o run --resume_from_checkpoint latest --max_train_steps 2000   "
+            "longer\n"
+            "  sara train ... -o run2 --adapter run/adapter.safetensors:0.8    on from an adapter\n",
         .options = options,
         .refusals = refusals,
         .resolve = resolve,

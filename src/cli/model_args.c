@@ -2,14 +2,11 @@
 #include "cli.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
 
 int cli_load(const cli *c, sara_model **out, const cli_model *m)
 {
@@ -37,36 +34,15 @@ int cli_load_unet(const cli *c, sara_model **out, const cli_model *m)
     return cli_load(c, out, &alone);
 }
 
-/* "FILE[:strength]": ":strength" is cut off unless the whole is a file or what follows the last
- * colon is no number. */
-static double split_strength(char *text)
-{
-    char *colon = strrchr(text, ':'), *end;
-    if (!colon || !colon[1] || access(text, F_OK) == 0)
-        return 1.0;
-    double strength = strtod(colon + 1, &end);
-    if (*end)
-        return 1.0;
-    *colon = '\0';
-    return strength;
-}
-
-/* The path, to be freed, and the strength; NULL after the line was printed, *code is the exit
- * code. */
+/* The path, sara_free(), and the strength; NULL after the line was printed, *code is the exit code.
+ */
 static char *parse_adapter(const cli *c, double *strength, int *code, const char *item)
 {
-    char *path = strdup(item);
-    if (!path) {
-        *code = cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
-        return NULL;
-    }
-    *strength = split_strength(path);
-    if (fabs(*strength) <= STRONGEST)
-        return path;
-    *code = cli_fail(c, SARA_ERROR_USAGE, "--adapter %s: strength %g, expected %g to %g", item,
-                     *strength, -STRONGEST, STRONGEST);
-    free(path);
-    return NULL;
+    char *path = NULL;
+    sara_status status = sara_adapter_split(c->ctx, &path, strength, item);
+    if (status != SARA_OK)
+        *code = cli_fail_context(c, status);
+    return path;
 }
 
 int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force)
@@ -78,7 +54,7 @@ int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool fo
         if (!path)
             return code;
         sara_status status = sara_model_apply(c->ctx, model, path, strength, force);
-        free(path);
+        sara_free(c->ctx, path);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
     }
@@ -95,7 +71,7 @@ int cli_check_adapters(const cli *c, const cli_list *adapters)
             return code;
         if (access(path, R_OK) != 0)
             code = cli_fail(c, SARA_ERROR_IO, "--adapter %s: %s", path, strerror(errno));
-        free(path);
+        sara_free(c->ctx, path);
         if (code)
             return code;
     }
@@ -124,7 +100,7 @@ int cli_check_output(const cli *c, const char *option, const char *path, const c
         if (!adapter)
             return code;
         bool same = is_same_file(path, adapter);
-        free(adapter);
+        sara_free(c->ctx, adapter);
         if (same)
             return cli_fail(c, SARA_ERROR_USAGE, "%s %s: is the adapter, which would be lost",
                             option, path);

@@ -1,7 +1,28 @@
 /* Adapters on a model. */
 #include "pipeline/pipeline.h"
 
-#define ENDING ".safetensors"
+#include <math.h>
+
+#define ENDING    ".safetensors"
+#define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
+
+sara_status sara_adapter_split(sara_context *ctx, char **path, double *strength, const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    char *end = NULL;
+    *path = NULL;
+    *strength = 1;
+    if (!colon || !colon[1] || sara_path_exists(text))
+        return sara_strdup(ctx, path, text);
+    double number = sara_parse_double(colon + 1, &end);
+    if (*end)
+        return sara_strdup(ctx, path, text);
+    if (!(fabs(number) <= STRONGEST))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--adapter %s: strength %g, expected %g to %g",
+                         text, number, -STRONGEST, STRONGEST);
+    *strength = number;
+    return sara_format(ctx, path, "%.*s", (int)(colon - text), text);
+}
 
 sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path)
 {

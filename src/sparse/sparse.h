@@ -158,6 +158,20 @@ typedef struct sara_base {
 SARA_NODISCARD sara_status sara_adapter_check(sara_context *ctx, const sara_adapter *adapter,
                                               const sara_params *params, const sara_base *base,
                                               bool force);
+/* Training that starts from an adapter. The value of an entry at a strength, to the bits that
+ * sara_applied_add() makes of a float32 parameter. */
+float sara_adapter_value(float original, float value, double strength);
+/* The adapter's entries as a selection; sara_adapter_check() has passed. threshold: for a
+ * reselection, NaN if none will be due. */
+SARA_NODISCARD sara_status sara_select_adapter(sara_context *ctx, sara_selection *out,
+                                               const sara_params *params,
+                                               const sara_adapter *adapter,
+                                               double threshold);
+/* Masters and parameters of that selection, before the first step: original + strength (value -
+ * original). */
+SARA_NODISCARD sara_status sara_optimizer_start(sara_optimizer *optimizer,
+                                                const sara_adapter *adapter,
+                                                double strength);
 const char *sara_adapter_metadata(const sara_adapter *adapter, const char *key); /* NULL: absent */
 /* values_dtype: F32, F16 or BF16. Deterministic bytes. sara.format is added; the metadata must hold
  * sara.target and sara.base_sha256; sara.selected, if given, must be the number of entries, and

@@ -272,33 +272,6 @@ done:
     return status;
 }
 
-/* What is trained on: names, captions, contents, and repeats where there are any. */
-static sara_status fingerprint(sara_dataset_cache *cache)
-{
-    sara_sha256 *hash = NULL;
-    sara_status status;
-    TRY(sara_sha256_new(cache->ctx, &hash));
-    for (size_t i = 0; i < cache->dataset.count; i++) {
-        const sara_dataset_item *item = &cache->dataset.items[i];
-        const char *name = strrchr(item->path, '/');
-        char content[65];
-        name = name ? name + 1 : item->path;
-        TRY(sara_sha256_file(cache->ctx, content, item->path));
-        TRY(sara_sha256_add(hash, name, strlen(name) + 1));
-        TRY(sara_sha256_add(hash, item->caption, strlen(item->caption) + 1));
-        TRY(sara_sha256_add(hash, content, sizeof(content)));
-        if (item->repeats != 1) {
-            char repeats[24];
-            int length = snprintf(repeats, sizeof(repeats), "%lld", (long long)item->repeats);
-            TRY(sara_sha256_add(hash, repeats, (size_t)length + 1));
-        }
-    }
-    TRY(sara_sha256_end(&hash, cache->sha256));
-done:
-    sara_sha256_abort(&hash);
-    return status;
-}
-
 /* --------------------------------------------------------------------------------------- cache */
 
 static sara_status choose_resolution(sara_dataset_cache *cache,
@@ -351,7 +324,7 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
                         sizeof(*cache->captions)));
     number_texts(cache);
     TRY(warn_of_cuts(cache));
-    TRY(fingerprint(cache));
+    TRY(sara_dataset_hash(cache->ctx, cache->sha256, &cache->dataset));
 done:
     return status;
 }
@@ -407,30 +380,11 @@ static size_t find_image(const sara_dataset_cache *cache, int64_t place)
     return low;
 }
 
-/* The image of an element: place element % count in the order of its epoch. The order is a keyed
- * bijection (a Feistel network over the next power of four, walked until it lands inside), so that
- * no shuffled list has to be kept or saved and every epoch visits each image once for each of its
- * repeats. */
-static size_t shuffled(const sara_dataset_cache *cache, int64_t element)
+/* The image of an element of the endless sequence of epochs. */
+static size_t image_of(const sara_dataset_cache *cache, int64_t element)
 {
-    uint64_t count = (uint64_t)sara_dataset_cache_items(cache), epoch = (uint64_t)element / count;
-    uint64_t value = (uint64_t)element % count;
-    int half = 1;
-    while ((uint64_t)1 << (2 * half) < count)
-        half++;
-    const uint64_t mask = ((uint64_t)1 << half) - 1;
-    do {
-        uint64_t left = value >> half, right = value & mask;
-        for (uint64_t round = 0; round < 6; round++) {
-            uint64_t f =
-                sara_draw_below(mask + 1, cache->seed, SARA_DRAW_ORDER, epoch, round << 32 | right);
-            uint64_t next = left ^ f;
-            left = right;
-            right = next;
-        }
-        value = left << half | right;
-    } while (value >= count);
-    return find_image(cache, (int64_t)value);
+    const uint64_t count = (uint64_t)sara_dataset_cache_items(cache);
+    return find_image(cache, (int64_t)sara_epoch_place(cache->seed, count, (uint64_t)element));
 }
 
 static bool draws_flip(const sara_dataset_cache *cache, int64_t element)
@@ -457,7 +411,7 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, fl
     size_t state_size = (size_t)(cache->length * cache->hidden);
     sara_status status = SARA_OK;
     for (int64_t i = 0; i < size; i++) {
-        size_t index = shuffled(cache, elements[i]);
+        size_t index = image_of(cache, elements[i]);
         const cached_item *item = &cache->items[index];
         bool flip = draws_flip(cache, elements[i]);
         const float *moments = cache->fresh;

@@ -1,4 +1,4 @@
-/* The images of a data set: checked before anything is encoded, and resized. */
+/* The images of a data set: checked before anything is encoded, hashed, and resized. */
 #include "train/train.h"
 
 #include <math.h>
@@ -122,5 +122,31 @@ sara_status sara_dataset_check_images(sara_context *ctx, bool *square, const sar
 done:
     sara_free(ctx, damaged.error);
     sara_free(ctx, damaged.names);
+    return status;
+}
+
+sara_status sara_dataset_hash(sara_context *ctx, char out[65], const sara_dataset *dataset)
+{
+    sara_sha256 *hash = NULL;
+    sara_status status;
+    TRY(sara_sha256_new(ctx, &hash));
+    for (size_t i = 0; i < dataset->count; i++) {
+        const sara_dataset_item *item = &dataset->items[i];
+        const char *name = strrchr(item->path, '/');
+        char content[65];
+        name = name ? name + 1 : item->path;
+        TRY(sara_sha256_file(ctx, content, item->path));
+        TRY(sara_sha256_add(hash, name, strlen(name) + 1));
+        TRY(sara_sha256_add(hash, item->caption, strlen(item->caption) + 1));
+        TRY(sara_sha256_add(hash, content, sizeof(content)));
+        if (item->repeats != 1) {
+            char repeats[24];
+            int length = snprintf(repeats, sizeof(repeats), "%lld", (long long)item->repeats);
+            TRY(sara_sha256_add(hash, repeats, (size_t)length + 1));
+        }
+    }
+    TRY(sara_sha256_end(&hash, out));
+done:
+    sara_sha256_abort(&hash);
     return status;
 }

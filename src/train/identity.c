@@ -58,9 +58,11 @@ done:
     return status;
 }
 
-/* JSON has no infinity, which is the threshold where all is trained. */
+/* JSON has no infinity, the threshold where all is trained, and no NaN, where there is none. */
 static json_t *threshold_json(double threshold)
 {
+    if (isnan(threshold))
+        return json_null();
     return isfinite(threshold) ? json_real(threshold) : json_string("inf");
 }
 
@@ -76,6 +78,11 @@ static sara_status resolve(trainer *t, json_t *object)
         json_object_set_new(object, "progressive_iter", json_integer(t->progressive_iter)) |
         json_object_set_new(object, "prediction_type", json_string(prediction)) |
         json_object_set_new(object, "weight_dtype", json_string(weights));
+    if (t->origin.is) {
+        json_t *strength = json_real(t->origin.told_strength);
+        failed |= json_object_set_new(object, "adapter_sha256", json_string(t->origin.sha256)) |
+                  json_object_set_new(object, "adapter_strength", strength);
+    }
     json_object_del(object, "trainable");
     json_object_del(object, "num_train_epochs");
     return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
@@ -116,6 +123,8 @@ sara_status sara_trainer_identify(trainer *t)
         json_object_set_new(t->identity, "data_sha256",
                             json_string(sara_batches_sha256(t->batches))) ||
         json_object_set_new(t->identity, "selected", json_integer(t->selected)) ||
+        json_object_set_new(t->identity, SARA_RESELECTION_KEY,
+                            json_boolean(t->options.progressive_iter < 0)) ||
         json_object_set_new(t->identity, "parameters", json_integer(t->parameters)))
         TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
     if (!sara_batches_is_replay(t->batches))

@@ -51,6 +51,14 @@ static const struct {
 };
 #define SCHEDULE_COUNT (sizeof(schedules) / sizeof(*schedules))
 
+bool sara_lr_has_length(const sara_train_options *options)
+{
+    size_t i = 0;
+    while (i < SCHEDULE_COUNT && strcmp(schedules[i].name, options->lr_scheduler) != 0)
+        i++;
+    return i < SCHEDULE_COUNT && schedules[i].factor != constant;
+}
+
 sara_status sara_lr_factor(sara_context *ctx, double *out, const sara_train_options *options,
                            double learning_rate, int64_t step, int64_t steps)
 {

@@ -1,5 +1,6 @@
 /* manifest.json of a checkpoint. */
 #include "train/checkpoint.h"
+#include "train/trainer.h"
 
 #include <stdlib.h>
 
@@ -169,9 +170,17 @@ static bool is_given(const char *key)
     return !is_resolved(key);
 }
 
+/* The number of steps may change. */
 static bool is_cause(const char *key)
 {
-    return !is_derived(key);
+    return !is_derived(key) && strcmp(key, "max_train_steps") != 0 &&
+           strcmp(key, SARA_RESELECTION_KEY) != 0;
+}
+
+/* Where the reselection came from that number, it changes too. */
+static bool is_fixed_cause(const char *key)
+{
+    return is_cause(key) && strcmp(key, "progressive_iter") != 0;
 }
 
 /* The first of the keys that are of the kind whose value is another. */
@@ -213,10 +222,11 @@ sara_status sara_checkpoint_check_options(sara_context *ctx, const sara_checkpoi
 }
 
 sara_status sara_checkpoint_check_run(sara_context *ctx, const sara_checkpoint *checkpoint,
-                                      const json_t *identity)
+                                      const json_t *identity, bool reselection_moves)
 {
     const json_t *saved = json_object_get(checkpoint->manifest, "run");
-    const char *key = find_difference(saved, identity, is_cause);
+    const char *key =
+        find_difference(saved, identity, reselection_moves ? is_fixed_cause : is_cause);
     if (!key)
         key = find_difference(saved, identity, is_derived);
     return key ? refuse_difference(ctx, checkpoint, identity, key) : SARA_OK;

@@ -178,7 +178,7 @@ done:
     return status;
 }
 
-/* An image through the VAE's encoder: before the first step, or within each where crops are drawn. */
+/* An image through the VAE's encoder: before the steps, or within each where crops are drawn. */
 static sara_status encoder(const trainer *t, size_t *out, const sara_memory_setting *s)
 {
     int side = sara_batches_resolution(t->batches);
@@ -246,6 +246,8 @@ sara_status sara_trainer_check_selection(const trainer *t, const sara_selection 
         need += item->count * (sizeof(uint32_t) + (masters ? 4 : 3) * sizeof(float));
         wide |= may_narrow(item->param);
     }
+    for (size_t i = 0; i < t->origin.adapter.count; i++)
+        need += t->origin.adapter.entries[i].count * (sizeof(uint32_t) + sizeof(float));
     if (need <= limit)
         return SARA_OK;
     bool fewer = t->flags.entries && !t->options.resume_from_checkpoint;

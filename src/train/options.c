@@ -60,6 +60,7 @@ static const option options_table[] = {
            "side of the images, a multiple of 8 (the model's)"),
     SWITCH(center_crop, true, "crop the centre instead of a random place"),
     SWITCH(random_flip, true, "flip images left-right at random"),
+    TEXT(adapter, "FILE[:X]", false, "train on from this adapter's entries, at strength X (1)"),
     NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, true, "train the entries with |p| below it"),
     TEXT(trainable, "BUDGET", true, "instead: 5.8%, 20M; 1, 1.0: one entry; 100%: all (5.8%)"),
     NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, true, "(1e-3 exp(-350 threshold))"),
@@ -416,6 +417,10 @@ sara_status sara_train_options_check(sara_context *ctx, const sara_train_options
         status =
             sara_fail(ctx, SARA_ERROR_USAGE, "--threshold %g and --trainable %s: give one of them",
                       o->threshold, o->trainable);
+    else if (o->adapter && (o->threshold > 0 || o->trainable))
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "--adapter %s: its entries are trained; leave --%s out", o->adapter,
+                           o->trainable ? "trainable" : "threshold");
     else if (o->max_train_steps > 0 && o->num_train_epochs > 0)
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "--max_train_steps %lld and --num_train_epochs %lld: give one of them",

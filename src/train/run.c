@@ -178,6 +178,15 @@ void sara_run_close(sara_run *run)
     *run = (sara_run){.ctx = run->ctx, .lock = -1};
 }
 
+bool sara_run_has_adapter(const sara_run *run)
+{
+    char *path = NULL;
+    bool has = sara_path_join(run->ctx, &path, run->folder, "adapter.safetensors") == SARA_OK &&
+               sara_path_exists(path);
+    sara_free(run->ctx, path);
+    return has;
+}
+
 /* A log without a line is that of a run that failed before its first step. */
 static bool is_trace(const sara_run *run, const char *name)
 {

@@ -1,4 +1,4 @@
-/* Everything up to the first step, in an order that tells what is wrong before hours of encoding. */
+/* Everything up to the first step, so that what is wrong is told before hours of encoding. */
 #include "train/profile.h"
 #include "train/trainer.h"
 
@@ -78,7 +78,10 @@ sara_status sara_trainer_make_optimizer(trainer *t)
     sara_status status;
     if (o->threshold <= 0)
         TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
-    TRY(sara_model_tell_not_finite(t->model, sara_select(t->ctx, &selection, params, &budget)));
+    status = t->origin.is ? sara_select_adapter(t->ctx, &selection, params, &t->origin.adapter,
+                                                t->origin.threshold)
+                          : sara_select(t->ctx, &selection, params, &budget);
+    TRY(sara_model_tell_not_finite(t->model, status));
     TRY(sara_trainer_check_selection(t, &selection));
     t->threshold = selection.threshold;
     t->selected = selection.total;
@@ -96,9 +99,19 @@ sara_status sara_trainer_make_optimizer(trainer *t)
                                             .progressive_iter = t->progressive_iter,
                                             .seed = o->seed};
     TRY(sara_optimizer_new(t->ctx, &t->optimizer, params, &selection, &options));
+    if (t->origin.is)
+        TRY(sara_optimizer_start(t->optimizer, &t->origin.adapter, t->origin.strength));
+    sara_adapter_free(&t->origin.adapter);
 done:
     sara_selection_free(t->ctx, &selection);
     return status;
+}
+
+/* As given; a run that goes on has its own length unless another is. */
+static int64_t given_steps(const trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    return o->max_train_steps ? o->max_train_steps : sara_trainer_past_length(t);
 }
 
 static sara_status count_replayed_steps(trainer *t)
@@ -106,7 +119,7 @@ static sara_status count_replayed_steps(trainer *t)
     const sara_train_options *o = &t->options;
     int64_t items = sara_batches_items(t->batches), per_step = o->gradient_accumulation_steps;
     int64_t names = sara_batches_rank_names(t->batches);
-    t->steps = o->max_train_steps ? o->max_train_steps : items / per_step;
+    t->steps = given_steps(t) ? given_steps(t) : items / per_step;
     if (t->steps < 1 || t->steps > items / per_step)
         return sara_fail(t->ctx, SARA_ERROR_INPUT,
                          "%s: holds %lld micro-batches, too few for %lld steps of %lld each",
@@ -140,10 +153,15 @@ static sara_status count_steps(trainer *t)
     else if (o->num_train_epochs)
         TRY(count_epochs_steps(t));
     else
-        t->steps = o->max_train_steps ? o->max_train_steps : 5000;
-    t->progressive_iter = o->progressive_iter < 0 ? t->steps / 2 : o->progressive_iter;
+        t->steps = given_steps(t) ? given_steps(t) : 5000;
+    TRY(sara_trainer_check_length(t, o->num_train_epochs ? "--num_train_epochs" : "the replay",
+                                  t->steps));
+    t->progressive_iter = o->progressive_iter;
+    if (o->progressive_iter < 0)
+        t->progressive_iter = t->origin.is ? 0 : t->steps / 2;
     if (t->progressive_iter == 0)
         t->progressive_iter = -1;
+    sara_trainer_move_reselection(t);
 done:
     return status;
 }
@@ -198,7 +216,8 @@ static sara_status resume(trainer *t)
 {
     sara_status status = SARA_OK;
     if (t->checkpoint.folder) {
-        TRY(sara_checkpoint_check_run(t->ctx, &t->checkpoint, t->identity));
+        TRY(sara_checkpoint_check_run(t->ctx, &t->checkpoint, t->identity,
+                                      t->reselection_moves));
         TRY(sara_checkpoint_take(t->ctx, &t->checkpoint, t->optimizer, &t->state));
     }
     t->started_at = sara_optimizer_steps(t->optimizer);
@@ -208,6 +227,7 @@ static sara_status resume(trainer *t)
     else if (t->options.resume_from_checkpoint)
         sara_log(t->ctx, SARA_LOG_INFO, "%s: no checkpoint yet; starting from the first step",
                  t->run.folder);
+    TRY(sara_trainer_tell_length(t));
 done:
     return status;
 }
@@ -215,10 +235,16 @@ done:
 static void announce(const trainer *t)
 {
     const sara_train_options *o = &t->options;
+    char which[80];
+    if (t->origin.is)
+        sara_print(which, sizeof(which), "those of the adapter, from strength %g on",
+                   t->origin.told_strength);
+    else
+        sara_print(which, sizeof(which), "|p| < %.6g", t->threshold);
     sara_log(t->ctx, SARA_LOG_INFO,
-             "training %lld of %lld parameters (%.2f %%), |p| < %.6g; learning rate %.3g%s",
+             "training %lld of %lld parameters (%.2f %%), %s; learning rate %.3g%s",
              (long long)t->selected, (long long)t->parameters,
-             100.0 * (double)t->selected / (double)t->parameters, t->threshold, t->learning_rate,
+             100.0 * (double)t->selected / (double)t->parameters, which, t->learning_rate,
              o->learning_rate > 0 ? "" : " (by the formula)");
     char reselect[64] = "no reselection";
     if (t->progressive_iter > 0)
@@ -240,7 +266,7 @@ static sara_status open_batches(trainer *t)
     sara_status status;
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
-    t->flags.entries = true;
+    t->flags.entries = !t->origin.is;
     if (!sara_batches_is_replay(t->batches)) {
         t->flags.size = "train_batch_size";
         t->flags.side = "resolution";
@@ -259,6 +285,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_trainer_start(t));
     TRY(load_model(t));
     TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
+    TRY(sara_trainer_check_origin(t));
     TRY(open_batches(t));
     TRY(count_steps(t));
     TRY(sara_trainer_make_optimizer(t));
@@ -279,6 +306,7 @@ void sara_trainer_close(trainer *t)
 {
     json_decref(t->identity);
     sara_checkpoint_clear(t->ctx, &t->checkpoint);
+    sara_adapter_free(&t->origin.adapter);
     sara_arena_free(&t->arena);
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);

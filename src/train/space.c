@@ -18,8 +18,8 @@ sara_status sara_run_check_space(const sara_run *run, uint64_t least, uint64_t m
     sara_bytes_format(&there, free_bytes);
     if (free_bytes < least)
         return sara_fail(run->ctx, SARA_ERROR_IO,
-                         "%s: a checkpoint takes at least %s, %s are free on the disk; make room or "
-                         "name another --output_dir",
+                         "%s: a checkpoint takes at least %s, %s are free on the disk; make room "
+                         "or name another --output_dir",
                          run->folder, sara_bytes_format(&needed, least), there.text);
     if (free_bytes < most)
         sara_log(run->ctx, SARA_LOG_WARNING,

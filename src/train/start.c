@@ -65,9 +65,16 @@ static sara_status find_checkpoint(trainer *t)
     json_t *options = NULL;
     sara_status status;
     TRY(sara_checkpoint_find(&t->run, &t->checkpoint, t->options.resume_from_checkpoint));
+    if (!t->checkpoint.folder && sara_run_has_adapter(&t->run))
+        TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
+                      "%s: holds an adapter and no checkpoint to go on from; start from it in "
+                      "another --output_dir with --adapter %s/adapter.safetensors",
+                      t->run.folder, t->run.folder));
     if (!t->checkpoint.folder)
         goto done;
     TRY(draw_seed(t));
+    if (t->options.max_train_steps)
+        TRY(sara_trainer_check_length(t, "--max_train_steps", t->options.max_train_steps));
     TRY(sara_train_options_json(t->ctx, &options, &t->options));
     TRY(sara_checkpoint_check_options(t->ctx, &t->checkpoint, options));
 done:
@@ -90,6 +97,7 @@ sara_status sara_trainer_start(trainer *t)
         TRY(check_new(t));
     if (!t->checkpoint.folder)
         TRY(draw_seed(t));
+    TRY(sara_trainer_open_origin(t));
     TRY(open_profile(t));
 done:
     return status;

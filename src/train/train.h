@@ -20,6 +20,9 @@ SARA_NODISCARD sara_status sara_lr_factor(sara_context *ctx, double *out,
                                           const sara_train_options *options, double learning_rate,
                                           int64_t step, int64_t steps);
 
+/* Whether the factor depends on the number of steps in all. */
+bool sara_lr_has_length(const sara_train_options *options);
+
 /* ------------------------------------------------------------------------------------ batches */
 
 /* Where micro-batches come from: a dataset folder or a replay file. Micro-batch i is a pure
@@ -71,6 +74,14 @@ SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, bool *sq
 /* Resized by Lanczos so that the shorter side is `resolution`; sara_image_clear(). */
 SARA_NODISCARD sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out,
                                                    const char *path, int resolution);
+/* Of what is trained on: names, captions, contents and repeats. */
+SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65],
+                                             const sara_dataset *dataset);
+/* Which of `count` things an element of the endless sequence of epochs is: place element % count in
+ * the order of its epoch. The order is a keyed bijection (a Feistel network over the next power of
+ * four, walked until it lands inside), so that no shuffled list has to be kept or saved and every
+ * epoch visits each thing once. */
+uint64_t sara_epoch_place(uint64_t seed, uint64_t count, uint64_t element);
 typedef struct sara_dataset_cache sara_dataset_cache;
 SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                                   const sara_model *model,
@@ -105,11 +116,12 @@ typedef struct sara_run {
  * that were made and stay empty are removed by sara_run_close(). */
 SARA_NODISCARD sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder);
 void sara_run_close(sara_run *run);
-/* SARA_ERROR_IO where the disk has less than `least` bytes free; a warning where less than `most`. */
+/* SARA_ERROR_IO where the disk has less than `least` bytes free; a warning below `most`. */
 SARA_NODISCARD sara_status sara_run_check_space(const sara_run *run, uint64_t least,
                                                 uint64_t most);
 /* Whether the folder holds no run's log, checkpoints or adapter. */
 SARA_NODISCARD sara_status sara_run_is_new(const sara_run *run, bool *out);
+bool sara_run_has_adapter(const sara_run *run); /* the result */
 /* Opens the log for appending, after cutting it to the lines up to optimiser step `step` and the
  * events of `skips` skipped steps after it. */
 SARA_NODISCARD sara_status sara_run_log_open(sara_run *run, int64_t step, int64_t skips);
@@ -148,10 +160,12 @@ void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint);
 SARA_NODISCARD sara_status sara_checkpoint_check_options(sara_context *ctx,
                                                          const sara_checkpoint *checkpoint,
                                                          const json_t *options);
-/* The same with all that the run is, the object that sara_checkpoint_save() was given. */
+/* The same with all that the run is, the object that sara_checkpoint_save() was given, but for the
+ * number of steps and, where it moves with that, the reselection. */
 SARA_NODISCARD sara_status sara_checkpoint_check_run(sara_context *ctx,
                                                      const sara_checkpoint *checkpoint,
-                                                     const json_t *identity);
+                                                     const json_t *identity,
+                                                     bool reselection_moves);
 /* Puts the optimiser and the counters where they were. */
 SARA_NODISCARD sara_status sara_checkpoint_take(sara_context *ctx,
                                                 const sara_checkpoint *checkpoint,

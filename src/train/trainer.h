@@ -20,6 +20,14 @@ typedef struct trainer {
     sara_run run;
     bool run_open;
     sara_checkpoint checkpoint; /* to go on from */
+    struct {
+        bool is;
+        sara_adapter adapter; /* until the optimiser has its values */
+        double strength;      /* at which they are taken */
+        double told_strength; /* that the run was given */
+        double threshold;     /* NaN: none */
+        char sha256[65];      /* of the file */
+    } origin;                 /* the adapter that the run starts, or started, from */
     sara_run_state state;
     int64_t saved_at; /* micro-batches consumed at the last checkpoint; -1: none yet */
     json_t *identity; /* what a resumed run must match */
@@ -28,6 +36,7 @@ typedef struct trainer {
     size_t metadata_count;
     int64_t steps;            /* to do in all */
     int64_t progressive_iter; /* -1: never */
+    bool reselection_moves;   /* a resumed run's, with the number of steps */
     double threshold, learning_rate;
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
@@ -51,6 +60,19 @@ typedef struct trainer {
 
 /* start.c: all that can be told before the model is read; opens the run folder. */
 SARA_NODISCARD sara_status sara_trainer_start(trainer *t);
+/* origin.c: --adapter, or that of the checkpoint's run, with what it needs of the options; then
+ * against the model. */
+SARA_NODISCARD sara_status sara_trainer_open_origin(trainer *t);
+SARA_NODISCARD sara_status sara_trainer_check_origin(const trainer *t);
+/* going_on.c: a checkpoint that is taken up with another number of steps. SARA_ERROR_USAGE where
+ * more are done than the option `name` gives. */
+SARA_NODISCARD sara_status sara_trainer_check_length(const trainer *t, const char *name,
+                                                     int64_t length);
+int64_t sara_trainer_past_length(const trainer *t); /* 0: no checkpoint */
+void sara_trainer_move_reselection(trainer *t);
+SARA_NODISCARD sara_status sara_trainer_tell_length(const trainer *t);
+/* Of the manifest's "run": whether progressive_iter came from the number of steps. */
+#define SARA_RESELECTION_KEY "progressive_iter_auto"
 /* setup.c: everything up to the first step. */
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
@@ -75,8 +97,8 @@ SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
 /* Refuses a selection whose optimiser and the weights alone are more than there is. */
 SARA_NODISCARD sara_status sara_trainer_check_selection(const trainer *t,
                                                         const sara_selection *selection);
-/* space.c: refuses a run whose first checkpoint would find no place on the disk, and warns where those
- * that are kept would not. */
+/* space.c: refuses a run whose first checkpoint would find no place on the disk, and warns where
+ * those that are kept would not. */
 SARA_NODISCARD sara_status sara_trainer_check_space(const trainer *t);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);

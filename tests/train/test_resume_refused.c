@@ -123,7 +123,6 @@ static void test_changed_options(void **state)
                                              {"lambda_rank", "0.1"},
                                              {"trainable", "3%"},
                                              {"seed", "43"},
-                                             {"max_train_steps", "9"},
                                              {"progressive_iter", "3"},
                                              {"lr_scheduler", "linear"},
                                              {"adam_beta1", "0.8"},

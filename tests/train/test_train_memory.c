@@ -105,6 +105,19 @@ static void test_single_failures(void **state)
     test_failures(&m, true, 3);
 }
 
+/* A run that starts from an adapter, and one that goes on from its checkpoint. */
+static void test_from_adapter(void **state)
+{
+    memory_run m;
+    test_run *run = *state;
+    memory_run_open(&m, run);
+    test_run_output(run, "first");
+    assert_int_equal(train(&m, -1), SARA_OK);
+    run->options.adapter = test_text(run, "%s/first/adapter.safetensors:0.5", run->folder);
+    test_run_output(run, "run");
+    test_failures(&m, false, 5);
+}
+
 /* Images and captions: scanned, hashed, encoded and drawn from. */
 static sara_status use_images(memory_run *m, const sara_model *model, long n)
 {
@@ -154,6 +167,7 @@ int main(void)
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {TEST_TINY(test_every_failure),
-                                       TEST_TINY(test_single_failures), TEST_TINY(test_images)};
+                                       TEST_TINY(test_single_failures),
+                                       TEST_TINY(test_from_adapter), TEST_TINY(test_images)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -200,6 +200,7 @@ static void test_json(void **state)
                                                "caption_extension",
                                                "replay",
                                                "output_dir",
+                                               "adapter",
                                                "validation_prompt",
                                                "validation_steps",
                                                "validation_guidance_scale",

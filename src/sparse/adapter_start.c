@@ -1,0 +1,72 @@
+/* Training that starts from an adapter: its positions, and its values at a strength. */
+#include "sparse/optimizer.h"
+
+#include <math.h>
+
+float sara_adapter_value(float original, float value, double strength)
+{
+    if (strength == 1)
+        return value;
+    float changed = (float)((double)original + strength * ((double)value - (double)original));
+    return strength == 0 || changed == original ? original : changed; /* -0 stays */
+}
+
+sara_status sara_select_adapter(sara_context *ctx, sara_selection *out, const sara_params *params,
+                                const sara_adapter *adapter, double threshold)
+{
+    sara_selection result = {.threshold = threshold};
+    size_t next = 0;
+    sara_status status;
+    memset(out, 0, sizeof(*out));
+    TRY(sara_alloc_zero(ctx, &result.items, params->count, sizeof(*result.items)));
+    result.item_count = params->count;
+    for (size_t i = 0; i < params->count; i++) {
+        sara_selected *item = &result.items[i];
+        const sara_adapter_entry *entry = &adapter->entries[next];
+        TRY(sara_param_check_finite(ctx, &params->items[i]));
+        item->param = &params->items[i];
+        if (next == adapter->count || strcmp(entry->name, item->param->name) != 0)
+            continue;
+        next++;
+        TRY(sara_alloc(ctx, &item->positions, entry->count, sizeof(*item->positions)));
+        if (entry->count > 0)
+            memcpy(item->positions, entry->positions, entry->count * sizeof(*item->positions));
+        item->count = entry->count;
+        result.total += (int64_t)entry->count;
+    }
+    *out = result;
+    memset(&result, 0, sizeof(result));
+done:
+    sara_selection_free(ctx, &result);
+    return status;
+}
+
+/* The entry of the item, which follows those before it. */
+static const sara_adapter_entry *find_entry(const sara_adapter *adapter, size_t *next,
+                                            const sara_optimizer_item *item)
+{
+    while (*next < adapter->count &&
+           strcmp(adapter->entries[*next].name, item->param->name) != 0)
+        ++*next;
+    return &adapter->entries[*next];
+}
+
+sara_status sara_optimizer_start(sara_optimizer *optimizer, const sara_adapter *adapter,
+                                 double strength)
+{
+    size_t next = 0;
+    for (size_t i = 0; i < optimizer->count; i++) {
+        sara_optimizer_item *item = &optimizer->parts[i].item;
+        const sara_adapter_entry *entry = find_entry(adapter, &next, item);
+        for (size_t k = 0; k < item->all_count; k++) {
+            float value = sara_adapter_value(sara_optimizer_master(item, k), entry->values[k],
+                                             strength);
+            if (!isfinite(value))
+                return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
+                                 "%s: entry %lld is beyond float32 at strength %g",
+                                 item->param->name, (long long)item->all_positions[k], strength);
+            sara_optimizer_set_master(item, k, value);
+        }
+    }
+    return sara_optimizer_restore(optimizer, 0, 0);
+}
