@@ -16,11 +16,11 @@ with open("examples/emoji/ink/metadata.jsonl", encoding="utf-8") as file:
 with torch.no_grad():  # the VAE and the text encoder stay as they are: what they give is computed once
     images = [Image.open("examples/emoji/ink/" + row["file_name"]).convert("RGB") for row in rows]
     latents = pipe.vae.encode(pipe.image_processor.preprocess(images)).latent_dist
-    texts, _ = pipe.encode_prompt(["ink style, " + row["text"] for row in rows], "cpu", 1, False)
+    texts, _ = pipe.encode_prompt([row["text"] for row in rows], "cpu", 1, False)
 
-optimizer = sara.adamw(pipe.unet, fraction=0.1, lr=1.5e-3, total_steps=300)  # the line
-cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
-for step in range(300):
+optimizer = sara.adamw(pipe.unet, fraction=0.2, lr=1.5e-3, total_steps=400)  # the line
+cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+for step in range(400):
     chosen, t = torch.randint(len(rows), (8,)), torch.randint(1000, (8,))
     clean = latents.sample()[chosen] * pipe.vae.config.scaling_factor
     noise = torch.randn_like(clean)
@@ -30,7 +30,7 @@ for step in range(300):
     optimizer.step()
     optimizer.zero_grad()
     cosine.step()
-    print(f"step {step + 1} of 300: loss {loss.item():.4f}", end="\r")
+    print(f"step {step + 1} of 400: loss {loss.item():.4f}", end="\r")
 
 optimizer.save("ink.safetensors")  # sara generate -m examples/emoji/base --adapter ink.safetensors ... draws with it too
-pipe("ink style, winking face", num_inference_steps=20, guidance_scale=3).images[0].save("face.png")
+pipe("grinning face", num_inference_steps=20, guidance_scale=3).images[0].save("face.png")
