@@ -354,6 +354,10 @@ const char *const *sara_sampling_methods(void);
  * SARA_ERROR_USAGE, or SARA_ERROR_IO for a file. */
 SARA_NODISCARD sara_status sara_generate_check(sara_context *ctx,
                                                const sara_generate_options *options);
+/* *out: how many images sara_generate() draws: batch_count, or the latents that init_latents holds.
+ * Errors: those of reading its header. */
+SARA_NODISCARD sara_status sara_generate_count(sara_context *ctx, int *out,
+                                               const sara_generate_options *options);
 /* All that sara_generate() would refuse before it draws, sizes, samplers and the tags' adapters
  * included: for several prompts in a row. */
 SARA_NODISCARD sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,

@@ -42,6 +42,7 @@ typedef struct request {
     const char *scheduler;
     const char *type; /* weight_dtype under another name */
     cli_list prompts, adapters;
+    int count; /* of pictures for each prompt */
     bool compare;
 } request;
 
@@ -184,7 +185,7 @@ static int check_scheduler(const cli *c, request *r)
 /* None of the pictures' names is a folder or what is read. */
 static int check_picture_names(const cli *c, const request *r)
 {
-    int count = r->compare ? 1 : r->prompts.count * r->generate.batch_count, code = 0;
+    int count = r->compare ? 1 : r->prompts.count * r->count, code = 0;
     for (int number = 1; number <= count && code == 0; number++) {
         char *path = cli_numbered(r->output, number);
         if (!path)
@@ -202,7 +203,11 @@ static int check_picture_names(const cli *c, const request *r)
 static int check_output(const cli *c, const request *r)
 {
     if (!r->output)
-        return 0;
+        return access(".", W_OK | X_OK) == 0
+                   ? 0
+                   : cli_fail(c, SARA_ERROR_IO,
+                              DEFAULT_OUTPUT ": the current folder: %s; -o FILE.png names another",
+                              strerror(errno));
     const char *slash = strrchr(r->output, '/'), *name = slash ? slash + 1 : r->output;
     const char *dot = strrchr(name, '.');
     char folder[4096];
@@ -264,6 +269,12 @@ static int check_latents(const cli *c, const request *r)
     return path ? cli_check_output(c, "--save-latents", path, &r->adapters, NULL) : 0;
 }
 
+static int count_pictures(const cli *c, request *r)
+{
+    sara_status status = sara_generate_count(c->ctx, &r->count, &r->generate);
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+}
+
 static int check_type(const cli *c, request *r)
 {
     const char **dtype = &r->model.options.weight_dtype;
@@ -286,6 +297,8 @@ static int check(const cli *c, request *r)
     if (code == 0)
         code = check_scheduler(c, r);
     if (code == 0)
+        code = count_pictures(c, r);
+    if (code == 0)
         code = check_output(c, r);
     if (code == 0)
         code = check_latents(c, r);
@@ -307,9 +320,10 @@ static int check_drawing(const cli *c, sara_model *model, request *r)
 static int generate(const cli *c, request *r)
 {
     sara_model *model = NULL;
-    int code = check(c, r), images = r->compare ? r->prompts.count : r->generate.batch_count;
+    int code = check(c, r);
     if (code == 0)
-        code = cli_take_seed(c, &r->generate.seed, &r->seed, images);
+        code = cli_take_seed(c, &r->generate.seed, &r->seed,
+                             r->compare ? r->prompts.count : r->count);
     if (code == 0)
         code = cli_load(c, &model, &r->model);
     if (code == 0)

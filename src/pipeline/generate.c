@@ -155,7 +155,7 @@ static sara_status read_start(generation *g)
     TRY(sara_safetensors_load(file, &tensor, "latents", SARA_F32, &any));
     const int64_t *dims = tensor.shape.dims;
     int factor = sara_vae_info_of(g->model->vae)->factor;
-    if (dims[0] < 1 || dims[0] > 4096 || dims[2] > 16384 || dims[3] > 16384) {
+    if (dims[0] < 1 || dims[0] > SARA_MAX_START_LATENTS || dims[2] > 16384 || dims[3] > 16384) {
         sara_shape_text text;
         status = sara_fail(g->ctx, SARA_ERROR_INPUT, "%s: latents: shape %s is empty or too large",
                            path, sara_shape_format(&text, &tensor.shape));

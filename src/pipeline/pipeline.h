@@ -166,6 +166,8 @@ void sara_prompts_free(sara_context *ctx, sara_prompts *prompts);
 /* Logs the weights, if there are any, and what is not supported. breaks: as they were parsed. */
 void sara_prompts_tell(sara_context *ctx, const sara_prompts *prompts, bool breaks);
 
+#define SARA_MAX_START_LATENTS 4096 /* that init_latents may hold */
+
 /* The scheduler that options and model agree on. */
 SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
                                                    const sara_model *model,

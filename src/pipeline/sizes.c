@@ -1,4 +1,4 @@
-/* Which sizes of pictures a model takes. */
+/* Which sizes of pictures a model takes, and how many pictures are drawn. */
 #include "pipeline/pipeline.h"
 
 #define LARGEST 16384
@@ -39,4 +39,23 @@ sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *mo
     return sara_fail(ctx, SARA_ERROR_USAGE,
                      "%s: the U-Net's config has no sample_size, the size of its pictures; give %s",
                      model->path, instead);
+}
+
+sara_status sara_generate_count(sara_context *ctx, int *out, const sara_generate_options *options)
+{
+    const sara_tensor_info *info;
+    sara_safetensors *file = NULL;
+    sara_status status = SARA_OK;
+    *out = options->batch_count;
+    if (!options->init_latents)
+        return SARA_OK;
+    TRY(sara_safetensors_open(ctx, &file, options->init_latents));
+    info = sara_safetensors_find(file, "latents");
+    /* What else is wrong with it is told by what reads it. */
+    if (info && info->shape.rank == 4 && info->shape.dims[0] >= 1 &&
+        info->shape.dims[0] <= SARA_MAX_START_LATENTS)
+        *out = (int)info->shape.dims[0];
+done:
+    sara_safetensors_close(file);
+    return status;
 }

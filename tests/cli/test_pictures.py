@@ -5,7 +5,8 @@ import re
 import shutil
 import unittest
 
-from support import BASE, UNET, USAGE, Case, files_below, read_png, read_safetensors, sha256
+from support import (BASE, IO, UNET, USAGE, Case, files_below, read_png, read_safetensors, sha256,
+                     write_safetensors)
 
 
 class Drawn(Case):
@@ -81,6 +82,32 @@ class Names(Drawn):
         self.refused(USAGE, ["z_2.png", "is a folder"], "generate", "-m", BASE, "-p", "x", "-b",
                      "2", "-o", "z.png")
         self.assertFalse(os.path.exists(self.path("z.png")))
+
+    def start(self, count):
+        write_safetensors(self.path("start"), {"latents": ("F32", [count, 4, 8, 8],
+                                                           [0.5] * (count * 256))})
+        return ("--init-latents", "start")
+
+    def test_given_latents(self):
+        """As many pictures as latents, all of whose names are checked before the model is read."""
+        os.mkdir(self.path("z_3.png"))
+        draw = ("generate", "-m", "nowhere", "-p", "x")
+        self.refused(USAGE, ["z_3.png", "is a folder"], *draw, "-o", "z.png", *self.start(3))
+        self.refused(IO, "nowhere", *draw, "-o", "z.png", *self.start(2))
+        self.refused(USAGE, ["z_3.png", "is a folder"], *draw, "-p", "y", "-o", "z.png",
+                     *self.start(2))
+        self.refused(IO, "none", *draw, "--init-latents", "none")
+        self.assertEqual(len(self.drawn("-p", "x", *self.start(2))), 2)
+
+    def test_closed_folder(self):
+        """Where nothing can be written, that is told before the model is read."""
+        os.chmod(self.folder, 0o555)
+        self.addCleanup(os.chmod, self.folder, 0o755)
+        # root may write anywhere; access() judges by the real user
+        limit = (lambda: os.setresuid(65534, 0, 0)) if os.geteuid() == 0 else None
+        draw = ("generate", "-m", "nowhere", "-p", "x")
+        self.refused(IO, ["output.png", "the current folder", "Permission denied"], *draw,
+                     limit=limit)
 
 
 class Seeds(Drawn):
