@@ -38,35 +38,68 @@ static bool has_extension(const char *name, const char *extension)
     return length > end && strcmp(name + length - end, extension) == 0;
 }
 
-static bool is_weights(const char *name)
+static bool has_images(const sara_dataset_folder *folder)
 {
-    return has_extension(name, ".safetensors") || has_extension(name, ".ckpt") ||
-           has_extension(name, ".bin");
+    for (size_t i = 0; i < folder->count; i++)
+        if (!folder->is_folder[i] && sara_file_kind_of(folder->names[i]) == SARA_FILE_IMAGE)
+            return true;
+    return false;
 }
 
-/* "a run" or "a model" by what lies in the folder; NULL. Weights alone say nothing where images
- * lie beside them. */
-static const char *find_product(const sara_dataset_folder *folder)
+/* Images, or folders that repeats in their names tell to be of a data set. */
+static bool holds_data(const sara_dataset_folder *folder)
 {
-    bool images = false, weights = false, log = false, samples = false, index = false;
+    const char *name;
+    for (size_t i = 0; i < folder->count; i++)
+        if (folder->is_folder[i] && sara_dataset_parse_repeats(&name, folder->names[i]) > 0)
+            return true;
+    return has_images(folder);
+}
+
+/* What a run leaves in a folder. A single mark may be stray; a log with checkpoints or samples is
+ * sara's own output. */
+typedef struct run_marks {
+    bool checkpoint, samples, log, adapter, index;
+} run_marks;
+
+static run_marks find_marks(const sara_dataset_folder *folder)
+{
+    run_marks marks = {0};
     for (size_t i = 0; i < folder->count; i++) {
         const char *name = folder->names[i];
         if (folder->is_folder[i]) {
-            if (is_checkpoint(name))
-                return "a run";
-            samples = samples || strcmp(name, "samples") == 0;
-            continue;
+            marks.checkpoint = marks.checkpoint || is_checkpoint(name);
+            marks.samples = marks.samples || strcmp(name, "samples") == 0;
+        } else {
+            marks.log = marks.log || strcmp(name, "log.jsonl") == 0;
+            marks.adapter = marks.adapter || strcmp(name, "adapter.safetensors") == 0;
+            marks.index = marks.index || strcmp(name, "model_index.json") == 0;
         }
-        images = images || sara_file_kind_of(name) == SARA_FILE_IMAGE;
-        weights = weights || is_weights(name);
-        log = log || strcmp(name, "log.jsonl") == 0;
-        index = index || strcmp(name, "model_index.json") == 0;
-        if (strcmp(name, "adapter.safetensors") == 0)
-            return "a run";
     }
-    if (log && samples)
+    return marks;
+}
+
+/* "a run" or "a model" by what lies in the folder; NULL. Weights alone say nothing: they may be
+ * stray in a data set. */
+static const char *find_product(const sara_dataset_folder *folder)
+{
+    run_marks marks = find_marks(folder);
+    if (marks.log && (marks.checkpoint || marks.samples))
         return "a run";
-    return index || (weights && !images) ? "a model" : NULL;
+    if ((marks.checkpoint || marks.adapter) && !holds_data(folder))
+        return "a run";
+    return marks.index ? "a model" : NULL;
+}
+
+/* Whether the folder is what a run wrote into the folder above, which holds images besides. */
+static bool is_of_run(const sara_dataset_folder *above, const char *name)
+{
+    if (is_checkpoint(name))
+        return true;
+    if (strcmp(name, "samples") != 0)
+        return false;
+    run_marks marks = find_marks(above);
+    return marks.checkpoint || marks.adapter || marks.log;
 }
 
 static bool is_output(const sara_dataset_scan_state *scan, const sara_dataset_folder *folder)
@@ -75,14 +108,6 @@ static bool is_output(const sara_dataset_scan_state *scan, const sara_dataset_fo
     const char *output = scan->options->output_dir;
     return output && stat(output, &info) == 0 && info.st_dev == folder->device &&
            info.st_ino == folder->inode;
-}
-
-static bool has_images(const sara_dataset_folder *folder)
-{
-    for (size_t i = 0; i < folder->count; i++)
-        if (!folder->is_folder[i] && sara_file_kind_of(folder->names[i]) == SARA_FILE_IMAGE)
-            return true;
-    return false;
 }
 
 /* Whether a folder with repeats and images lies in this one: kohya reads such folders alone. */
@@ -249,6 +274,8 @@ static const char *find_reason(const sara_dataset_scan_state *scan, sara_dataset
         return "the output folder";
     if (product)
         return product;
+    if (is_of_run(folder->parent, name))
+        return "of a run";
     if (repeats == 0)
         return "0 repeats";
     if (repeats < 0)
@@ -312,7 +339,7 @@ sara_status sara_dataset_walk(sara_dataset_scan_state *scan)
     TRY(sara_dataset_folder_open(scan, &top, NULL, NULL));
     product = find_product(&top);
     TRY(find_metadata(scan, &metadata, &top));
-    if (product && metadata == SIZE_MAX && !has_images(&top))
+    if (product && metadata == SIZE_MAX && !holds_data(&top))
         TRY(sara_fail(scan->ctx, SARA_ERROR_INPUT, "%s: holds %s, expected a folder of images",
                       top.path, product));
     TRY(walk_folder(scan, &top));

@@ -76,20 +76,13 @@ static void test_folders_below(void **state)
 static void test_passed_over(void **state)
 {
     static const char *const files[] = {
-        ".thumbs/a.png",
-        "__MACOSX/a.png",
-        "@eaDir/x.png/a.jpg",
-        "out/a.png",
-        "run1/log.jsonl",
-        "run1/samples/a.png",
-        "run2/checkpoint-10/b.png",
-        "run2/a.png",
-        "run3/adapter.safetensors",
-        "run3/a.png",
-        "sd/model_index.json",
-        "sd/a.png",
-        "lora/last.safetensors",
-        "lora/sample/a.png",
+        ".thumbs/a.png",      "__MACOSX/a.png",
+        "@eaDir/x.png/a.jpg", "out/a.png",
+        "run1/log.jsonl",     "run1/samples/a.png",
+        "run2/log.jsonl",     "run2/checkpoint-10/b.png",
+        "run2/a.png",         "run3/adapter.safetensors",
+        "run3/samples/a.png", "sd/model_index.json",
+        "sd/a.png",           "lora/last.safetensors",
         "deep/out2/a.png",
     };
     dataset_test *test = *state;
@@ -111,9 +104,74 @@ static void test_passed_over(void **state)
     dataset_assert_logged(test, "hidden: 3 (.thumbs, @eaDir, __MACOSX)");
     dataset_assert_logged(test, "the output folder: 1 (out)");
     dataset_assert_logged(test, "a run: 4 (deep/out2, run1, run2, ...)");
-    dataset_assert_logged(test, "a model: 2 (lora, sd)");
-    dataset_assert_logged(test, "not used: .safetensors: 1 (ours/a.safetensors)");
+    dataset_assert_logged(test, "a model: 1 (sd)");
+    dataset_assert_logged(test, "not used: .safetensors: 2 (lora/last.safetensors, ours/a");
     free(output);
+}
+
+/* Weights that lie about make no model of the images beside and below them. */
+static void test_stray_weights(void **state)
+{
+    static const char *const weights[] = {"lora.safetensors", "a.bin", "b.ckpt"};
+    for (size_t i = 0; i < sizeof(weights) / sizeof(*weights); i++) {
+        char text[64];
+        dataset_test *test;
+        dataset_set_up((void **)&test);
+        dataset_put(test, weights[i], "");
+        dataset_put(test, "10_cat/a.png", "");
+        DATASET_ASSERT(test, "10_cat/a.png: cat x10");
+        snprintf(text, sizeof(text), ": 1 (%s)", weights[i]);
+        dataset_assert_logged(test, "not used: ");
+        dataset_assert_logged(test, text);
+        dataset_tear_down((void **)&test);
+    }
+    dataset_test *test = *state;
+    test->options.instance_prompt = "x";
+    dataset_put(test, "a.png", "");
+    dataset_put(test, "sub/lora.safetensors", "");
+    dataset_put(test, "sub/deep/b.png", "");
+    DATASET_ASSERT(test, "a.png: x", "sub/deep/b.png: x");
+    dataset_assert_logged(test, "not used: .safetensors: 1 (sub/lora.safetensors)");
+}
+
+static void test_weights_alone(void **state)
+{
+    dataset_test *test = *state;
+    dataset_put(test, "lora.safetensors", "");
+    assert_refused(test->ctx, SARA_ERROR_INPUT,
+                   "no images in the folder: expected .png, .jpg, .jpeg or .webp files, here or in "
+                   "folders below; what lies there: .safetensors: 1 (lora.safetensors)",
+                   dataset_scan(test));
+}
+
+/* What a run left among images is passed over, and they are read. */
+static void test_marks_of_a_run_among_images(void **state)
+{
+    dataset_test *test = *state;
+    dataset_put(test, "checkpoint-5/b.png", "");
+    dataset_put(test, "samples/s.png", "");
+    dataset_put(test, "10_cat/a.png", "");
+    dataset_put(test, "10_cat/adapter.safetensors", "");
+    dataset_put(test, "10_cat/samples/s.png", "");
+    dataset_put(test, "10_cat/checkpoint-7/s.png", "");
+    DATASET_ASSERT(test, "10_cat/a.png: cat x10");
+    dataset_assert_logged(test, "of a run: 4 (10_cat/checkpoint-7, 10_cat/samples, checkpoint-5");
+    dataset_assert_logged(test, ".safetensors: 1 (10_cat/adapter.safetensors)");
+    test->options.instance_prompt = "x";
+    dataset_put(test, "10_cat/model_index.json", "");
+    dataset_put(test, "sub/a.png", "");
+    dataset_put(test, "sub/checkpoint-5/c.png", "");
+    DATASET_ASSERT(test, "sub/a.png: x");
+    dataset_assert_logged(test, "a model: 1 (10_cat)");
+}
+
+/* Samples are a folder as any other where nothing tells of a run. */
+static void test_samples_without_a_run(void **state)
+{
+    dataset_test *test = *state;
+    test->options.instance_prompt = "x";
+    dataset_put(test, "samples/a.png", "");
+    DATASET_ASSERT(test, "samples/a.png: x");
 }
 
 /* The folder of a run or a model, given for that of images. */
@@ -126,7 +184,10 @@ static void test_given_a_run(void **state)
     assert_refused(test->ctx, SARA_ERROR_INPUT, "holds a run, expected a folder of images",
                    dataset_scan(test));
     dataset_put(test, "b.png", "");
-    DATASET_ASSERT(test, "b.png: x", "samples/a.png: x");
+    DATASET_ASSERT(test, "b.png: x");
+    dataset_assert_logged(test, "of a run: 1 (samples)");
+    dataset_put(test, "log.jsonl", "");
+    DATASET_ASSERT(test, "b.png: x");
 }
 
 static void test_unused_files(void **state)
@@ -260,13 +321,23 @@ static void test_too_deep(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        DATASET_TEST(test_repeats),       DATASET_TEST(test_beside_repeats),
-        DATASET_TEST(test_other_numbers), DATASET_TEST(test_folders_below),
-        DATASET_TEST(test_passed_over),   DATASET_TEST(test_given_a_run),
-        DATASET_TEST(test_unused_files),  DATASET_TEST(test_nothing_but_others),
-        DATASET_TEST(test_links),         DATASET_TEST(test_linked_folders),
-        DATASET_TEST(test_loops),         DATASET_TEST(test_loop_in_a_hidden_folder),
+        DATASET_TEST(test_repeats),
+        DATASET_TEST(test_beside_repeats),
+        DATASET_TEST(test_other_numbers),
+        DATASET_TEST(test_folders_below),
+        DATASET_TEST(test_passed_over),
+        DATASET_TEST(test_given_a_run),
+        DATASET_TEST(test_unused_files),
+        DATASET_TEST(test_nothing_but_others),
+        DATASET_TEST(test_links),
+        DATASET_TEST(test_linked_folders),
+        DATASET_TEST(test_loops),
+        DATASET_TEST(test_loop_in_a_hidden_folder),
         DATASET_TEST(test_too_deep),
+        DATASET_TEST(test_stray_weights),
+        DATASET_TEST(test_weights_alone),
+        DATASET_TEST(test_marks_of_a_run_among_images),
+        DATASET_TEST(test_samples_without_a_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
