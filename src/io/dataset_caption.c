@@ -1,6 +1,7 @@
 /* Captions in files beside the images. */
 #include "io/dataset_scan.h"
 
+#include <stdlib.h>
 #include <utf8proc.h>
 
 #define MAX_CAPTION_FILE ((size_t)1 << 20)
@@ -117,27 +118,61 @@ static const char *find_similar(const sara_dataset_folder *folder, const char *i
     return table;
 }
 
-/* "10_ink" where that is the given folder's own name and says what kohya would take; NULL. */
-static const char *find_own_name(const sara_dataset_folder *folder)
+/* The last part of the folder's path; of its real path where that is "." or "..". */
+static sara_status find_last_part(sara_context *ctx, char **out, const char *path)
 {
-    const char *slash = strrchr(folder->path, '/'), *name = slash ? slash + 1 : folder->path;
+    size_t end = strlen(path), from;
+    while (end > 1 && (path[end - 1] == '/' ||
+                       (path[end - 1] == '.' && path[end - 2] == '/'))) /* "a/", "a/." */
+        end--;
+    for (from = end; from > 0 && path[from - 1] != '/'; from--)
+        ;
+    bool dots = end - from == strspn(path + from, ".") && end - from <= 2;
+    char *real = dots ? realpath(path, NULL) : NULL;
+    sara_status status = real ? sara_strdup(ctx, out, strrchr(real, '/') + 1)
+                              : sara_format(ctx, out, "%.*s", (int)(end - from), path + from);
+    free(real);
+    return status;
+}
+
+/* *out: "10_ink" where that is the given folder's own name and says what kohya would take, else
+ * NULL; sara_free(). */
+static sara_status find_own_name(sara_context *ctx, char **out, const sara_dataset_folder *folder)
+{
     const char *caption = "";
-    bool counts = !folder->parent && sara_dataset_parse_repeats(&caption, name) > 0;
-    return counts && *caption ? name : NULL;
+    char *name = NULL;
+    sara_status status = SARA_OK;
+    *out = NULL;
+    if (folder->parent)
+        return SARA_OK;
+    TRY(find_last_part(ctx, &name, folder->path));
+    if (sara_dataset_parse_repeats(&caption, name) > 0 && *caption) {
+        *out = name;
+        name = NULL;
+    }
+done:
+    sara_free(ctx, name);
+    return status;
 }
 
 static sara_status refuse_without_caption(const sara_dataset_scan_state *scan,
                                           const sara_dataset_folder *folder, const char *image)
 {
-    const char *similar = find_similar(folder, image), *own = find_own_name(folder);
+    const char *similar = find_similar(folder, image);
     int stem = (int)(strrchr(image, '.') - image);
-    return sara_fail(
+    char *own = NULL;
+    sara_status status;
+    TRY(find_own_name(scan->ctx, &own, folder));
+    status = sara_fail(
         scan->ctx, SARA_ERROR_INPUT,
         "%s: image %s has no caption: expected %.*s%s beside it, metadata.jsonl or "
         "metadata.csv in the folder, or one caption for all by --instance_prompt%s%s%s%s",
         folder->path, image, stem, image, scan->extension ? scan->extension : ".txt or .caption",
         similar ? "; what lies there is " : "", similar ? similar : "",
         own ? "; for that of the folder's name give the folder above " : "", own ? own : "");
+done:
+    sara_free(scan->ctx, own);
+    return status;
 }
 
 sara_status sara_dataset_add_captioned(sara_dataset_scan_state *scan, sara_dataset_folder *folder,

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void test_caption_files(void **state)
 {
@@ -96,20 +97,38 @@ static void test_without_caption(void **state)
     assert_refused(test->ctx, SARA_ERROR_INPUT, "expected a.caption beside it", dataset_scan(test));
 }
 
-/* The inner folder given instead of the one above. */
+/* The inner folder given instead of the one above, however it is written. */
 static void test_given_a_folder_with_repeats(void **state)
 {
+    static const char *const ways[] = {"", "/", "//", "/.", "/./", "/../10_ink/", "/in/.."};
     dataset_test *test = *state;
-    char *folder = NULL;
+    char *folder = NULL, *back = getcwd(NULL, 0);
     dataset_put(test, "10_ink/a.png", "");
-    assert_true(asprintf(&folder, "%s/10_ink", test->path) > 0);
+    dataset_put(test, "10_ink/in/a.md", "");
+    for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
+        free(folder);
+        assert_true(asprintf(&folder, "%s/10_ink%s", test->path, ways[i]) > 0);
+        test->options.folder = folder;
+        assert_refused(test->ctx, SARA_ERROR_INPUT,
+                       "for that of the folder's name give the folder above 10_ink",
+                       dataset_scan(test));
+    }
+    assert_int_equal(chdir(folder), 0);
+    for (const char *const *here = (const char *const[]){".", "./", "in/..", NULL}; *here; here++) {
+        test->options.folder = *here;
+        assert_refused(test->ctx, SARA_ERROR_INPUT, "give the folder above 10_ink",
+                       dataset_scan(test));
+    }
+    assert_int_equal(chdir("in"), 0);
+    test->options.folder = "..";
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "give the folder above 10_ink", dataset_scan(test));
+    assert_int_equal(chdir(back), 0);
     test->options.folder = folder;
-    assert_refused(test->ctx, SARA_ERROR_INPUT,
-                   "for that of the folder's name give the folder above 10_ink",
-                   dataset_scan(test));
     dataset_put(test, "10_ink/a.txt", "x");
-    DATASET_ASSERT(test, "10_ink/a.png: x");
+    assert_ok(test->ctx, dataset_scan(test));
+    assert_string_equal(test->data.items[0].caption, "x");
     free(folder);
+    free(back);
 }
 
 static void test_bad_folders(void **state)
@@ -183,6 +202,12 @@ static void test_every_allocation_may_fail(void **state)
     dataset_put(test, "2_x/b.caption", "");
     dataset_put(test, ".git/b.caption", "");
     fail_each_allocation(&test->options, SARA_OK);
+    dataset_put(test, "3_y/c.png", "");
+    char *inner = NULL;
+    assert_true(asprintf(&inner, "%s/3_y/", test->path) > 0);
+    sara_dataset_options options = {.folder = inner};
+    fail_each_allocation(&options, SARA_ERROR_INPUT);
+    free(inner);
     dataset_put(test, "metadata.csv",
                 "file_name,text\n./a.png,\"o\"\"ne\"\nsub\\\xc3\xa9.png,two\ncaf\xc3\xa9.jpg,3\n");
     fail_each_allocation(&test->options, SARA_OK);
