@@ -24,7 +24,7 @@ struct sara_weights {
     char *prefix; /* of a part's tensors; NULL: names are the file's */
     sara_ldm_shape shape;
     bool bare; /* the part's names have no text_model. */
-    bool scaled; /* a marker of the whole file says that its 8-bit tensors have scales */
+    bool scaled; /* a marker above the part says that its 8-bit tensors have scales */
     sara_weight *scales;
     size_t scale_count;
 };

@@ -95,6 +95,16 @@ done:
     return status;
 }
 
+/* Whether the tensor marks as scaled all whose names begin with `prefix`, and more. */
+static bool is_marker_above(const char *name, const char *prefix)
+{
+    size_t length = strlen(name), tail = strlen(SARA_SCALED_MARKER);
+    if (length < tail || strcmp(name + length - tail, SARA_SCALED_MARKER) != 0)
+        return false;
+    length -= tail;
+    return strncmp(name, prefix, length) == 0 && (length == 0 || name[length - 1] == '.');
+}
+
 sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const char *path,
                                    const char *prefix, const sara_ldm_shape *shape)
 {
@@ -111,11 +121,11 @@ sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const 
     TRY(sara_weights_own(weights, file));
     for (size_t i = 0; i < sara_safetensors_count(file); i++) {
         const sara_tensor_info *info = sara_safetensors_at(file, i);
+        weights->scaled |= is_marker_above(info->name, prefix);
         if (strncmp(info->name, prefix, length) == 0 &&
             !is_left_out(shape, info->name + length))
             TRY(add_tensor(weights, file, info, shape, info->name + length));
     }
-    weights->scaled = sara_safetensors_find(file, SARA_SCALED_MARKER) != NULL;
     sara_weights_sort(weights);
     TRY(sara_weights_take_scales(weights));
     *out = weights;

@@ -107,13 +107,13 @@ done:
     return status;
 }
 
-/* What is marked as scaled and has no scale is not what it seems. */
+/* What is marked as scaled and has no scale is not what it seems. start: as the file has it */
 static sara_status check_marked(const sara_weights *weights, const char *start, int length)
 {
     for (size_t i = 0; i < weights->count; i++) {
         const sara_weight *item = &weights->items[i];
         bool is_8bit = item->info.dtype == SARA_F8_E4M3 || item->info.dtype == SARA_F8_E5M2;
-        if (is_8bit && strncmp(item->info.name, start, (size_t)length) == 0)
+        if (is_8bit && strncmp(item->stored->name, start, (size_t)length) == 0)
             return sara_fail(weights->ctx, SARA_ERROR_INPUT,
                              "%s: tensor %.200s: %s without a scale, but the file is marked as "
                              "scaled (" SARA_SCALED_MARKER ")",
@@ -131,9 +131,10 @@ sara_status sara_weights_take_scales(sara_weights *weights)
     for (size_t i = 0; i < weights->scale_count; i++)
         TRY(give_scale(weights, &weights->scales[i]));
     for (size_t i = 0; i < weights->scale_count; i++) {
-        int length = marked_by(weights->scales[i].info.name);
+        const char *marker = weights->scales[i].stored->name;
+        int length = marked_by(marker);
         if (length >= 0)
-            TRY(check_marked(weights, weights->scales[i].info.name, length));
+            TRY(check_marked(weights, marker, length));
     }
     if (weights->scaled)
         TRY(check_marked(weights, "", 0));

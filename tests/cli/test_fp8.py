@@ -196,6 +196,27 @@ class Scaled(Case):
         self.put({})
         self.refused(INPUT, self.layer + ".weight", "inspect", "--unet-only", "unet")
 
+    def test_marker_above_a_part(self):
+        """It goes for all names that begin like it, whatever they become inside."""
+        self.ok("merge", "-m", BASE, "-o", "plain.safetensors")
+        tensors, metadata = read_safetensors(self.path("plain.safetensors"))
+        unet = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+        text = "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+        for name, above in ((text, "cond_stage_model."), (unet, "model."),
+                            (unet, "model.diffusion_model.input_blocks."), (text, ""),
+                            (text, "cond_stage_model.transformer.")):  # fmt: skip
+            dtype, shape, data = tensors[name]
+            eight = {name: ("F8_E4M3", shape, bytes(byte & 119 for byte in data[::2]))}
+            for start in ("first_stage_model.", above):
+                marker = {start + "scaled_fp8": ("F8_E4M3", [0], b"")}
+                some = {**tensors, **eight, **marker}
+                write_safetensors(self.path("x.safetensors"), some, metadata)
+                inspect = ("inspect", "-m", "x.safetensors", *TOKENIZER)
+                if start == above:
+                    self.refused(INPUT, [name + ": F8_E4M3 without a scale"], *inspect)
+                else:
+                    self.ok(*inspect)
+
     def test_part_of_a_single_file(self):
         """Scales under a prefix and LDM's names, in a file that is copied otherwise."""
         self.ok("merge", "-m", BASE, "-o", "plain.safetensors")
