@@ -48,7 +48,7 @@ done:
 }
 
 /* Among a part's tensors, but no part of it: projections to CLIP's common space, averages and losses
- * of the VAE's training. */
+ * of the VAE's training, the other parts of a file whose U-Net has no prefix. */
 static const struct {
     sara_ldm_part part;
     const char *start;
@@ -59,6 +59,10 @@ static const struct {
     {SARA_LDM_CLIP, "text_projection.weight"},
     {SARA_LDM_VAE, "model_ema."},
     {SARA_LDM_VAE, "loss."},
+    {SARA_LDM_UNET, "first_stage_model."},
+    {SARA_LDM_UNET, "vae."},
+    {SARA_LDM_UNET, "cond_stage_model."},
+    {SARA_LDM_UNET, "model_ema."},
 };
 
 /* name: without the prefix */

@@ -51,6 +51,8 @@ static sara_status add_unet(single *s)
     const char *prefix = source ? sara_single_file_prefix(source, SARA_MODULE_UNET) : unet_prefix;
     if (strncmp(prefix, ema_prefix, strlen(ema_prefix)) == 0)
         prefix = unet_prefix; /* averages take the place of what they are averages of */
+    if (!*prefix && !s->model->unet_only)
+        prefix = unet_prefix; /* beside the other parts it needs one */
     sara_ldm_shape shape;
     char *name = NULL;
     sara_status status;
@@ -221,8 +223,13 @@ static bool is_of_unet(const single *s, const char *name)
 {
     const char *own = sara_single_file_prefix(s->model->single, SARA_MODULE_UNET);
     const char *const prefixes[] = {own, unet_prefix, ema_prefix};
+    static const char *const bare[] = {"input_blocks.", "middle_block.", "output_blocks.",
+                                       "time_embed.", "out."};
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
-        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+        if (*prefixes[i] && strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
+            return true;
+    for (size_t i = 0; !*own && i < sizeof(bare) / sizeof(*bare); i++)
+        if (strncmp(name, bare[i], strlen(bare[i])) == 0)
             return true;
     return false;
 }

@@ -39,6 +39,20 @@ class SingleFile(Case):
         self.assertEqual(set(files_below(self.path("back"))), expected)
         self.ok("generate", "-m", "back", "-p", "cat", "--steps", "1")
 
+    def test_unet_without_prefix(self):
+        """Alone, as ComfyUI keeps U-Nets, or beside the other parts: the same whole checkpoint."""
+        unet = "model.diffusion_model."
+        whole = read_safetensors(self.file)[0]
+        alone = {n[len(unet) :]: t for n, t in whole.items() if n.startswith(unet)}
+        beside = {n: t for n, t in whole.items() if not n.startswith(unet)}
+        for tensors in (alone, {**alone, **beside}):
+            write_safetensors(self.path("bare.safetensors"), tensors)
+            self.ok("merge", "-m", "bare.safetensors", "--model_config", BASE, "-o",
+                    "out.safetensors")
+            self.assertEqual(read_safetensors(self.path("out.safetensors"))[0], whole)
+            self.ok("inspect", "-m", "out.safetensors", *TOKENIZER)
+            os.remove(self.path("out.safetensors"))
+
     def test_inspect(self):
         reports = [
             json.loads(self.ok("inspect", "-m", path, *more, "--json").out)
