@@ -2,6 +2,8 @@
  * and the folder of its configs has. */
 #include "pipeline/pipeline.h"
 
+#include <math.h>
+
 /* A folder of a VAE, or of a whole model. */
 static sara_status take_folder(sara_model *model, const char *path)
 {
@@ -138,7 +140,7 @@ static sara_status compare_with_own(const sara_model *model, const sara_vae_info
         return sara_fail(model->ctx, SARA_ERROR_INPUT,
                          "%s: a VAE of factor %d, the one of %s has %d: they must agree",
                          model->vae_path, info->factor, model->path, 1 << (levels - 1));
-    if (scaling != info->scaling_factor)
+    if (!(fabs(scaling - info->scaling_factor) <= 1e-6 * scaling)) /* files round it */
         sara_log(model->ctx, SARA_LOG_WARNING,
                  "%s: scaling_factor %g, the VAE of %s has %g: it may be another kind of model's",
                  model->vae_path, info->scaling_factor, model->path, scaling);
