@@ -70,9 +70,23 @@ done:
     return status;
 }
 
-static sara_status refuse_missing(const sara_model *model, sara_module module, const char *config)
+/* there: the weights that the folder has of the part, of variants alone */
+static sara_status refuse_variants(const sara_model *model, const char *name, const char *folder,
+                                   const char *there)
+{
+    const char *comma = strchr(there, ',');
+    return sara_fail(model->ctx, SARA_ERROR_INPUT,
+                     "%s: holds no %s, and %s only as the variant%s %s: --variant %.*s reads it",
+                     model->path, name, folder, comma ? "s" : "", there,
+                     comma ? (int)(comma - there) : (int)strlen(there), there);
+}
+
+static sara_status refuse_missing(const sara_model *model, sara_module module, const char *config,
+                                  const char *folder, const char *there)
 {
     const char *name = module == SARA_MODULE_VAE ? "VAE" : "text encoder";
+    if (there && strcmp(there, "none") != 0)
+        return refuse_variants(model, name, folder, there);
     return sara_fail(model->ctx, SARA_ERROR_INPUT,
                      "%s: holds no %s%s%s: %s--model_config DIR names a diffusers folder that has "
                      "it (where the U-Net is enough, --unet-only)",
@@ -91,7 +105,7 @@ static sara_status take_missing(sara_model *model, sara_module module,
     const char *config = options ? options->model_config : NULL;
     sara_context *ctx = model->ctx;
     bool plain = false, variant = false;
-    char *folder = NULL;
+    char *folder = NULL, *there = NULL;
     sara_status status = SARA_OK;
     if (sara_model_has_part(model, module))
         return SARA_OK;
@@ -102,7 +116,9 @@ static sara_status take_missing(sara_model *model, sara_module module,
             TRY(sara_weights_are_there(ctx, &variant, folder, stems[module], options->variant));
     }
     if (!plain && !variant) {
-        status = refuse_missing(model, module, config);
+        if (folder)
+            TRY(sara_weights_describe(ctx, &there, folder, stems[module]));
+        status = refuse_missing(model, module, config, folder, there);
         goto done;
     }
     sara_log(ctx, SARA_LOG_INFO, "%s: holds no %s, which is read from %s", model->path,
@@ -110,6 +126,7 @@ static sara_status take_missing(sara_model *model, sara_module module,
     model->elsewhere[module] = folder;
     folder = NULL;
 done:
+    sara_free(ctx, there);
     sara_free(ctx, folder);
     return status;
 }

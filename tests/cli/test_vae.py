@@ -235,8 +235,10 @@ class Lacking(Case):
         self.ok("inspect", "-m", "file.safetensors", "--model_config", "configs", "--vae", BASE)
         os.rename(self.path("configs", "text_encoder", "model.safetensors"),
                   self.path("configs", "text_encoder", "model.fp16.safetensors"))  # fmt: skip
-        self.ok("inspect", "-m", "file.safetensors", "--model_config", "configs", "--vae", BASE,
-                "--variant", "fp16")  # fmt: skip
+        inspect = ("inspect", "-m", "file.safetensors", "--model_config", "configs", "--vae", BASE)
+        self.refused(INPUT, ["holds no text encoder, and configs/text_encoder only as the variant "
+                             "fp16: --variant fp16 reads it"], *inspect)  # fmt: skip
+        self.ok(*inspect, "--variant", "fp16")
 
 
 if __name__ == "__main__":
