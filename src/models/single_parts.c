@@ -184,9 +184,11 @@ static sara_status shape_vae(sara_single_file *single)
     for (int i = 0; i < 2 && !vae->fault; i++)
         if (!sara_single_has(single, vae, sara_name_of("%s.", halves[i]).text))
             TRY(sara_format(single->ctx, &vae->fault,
-                            "%s: its VAE has no %s (no tensor %s%s.*); a whole checkpoint is "
-                            "expected (or --vae PATH, or --unet-only)",
-                            single->path, halves[i], vae->prefix, halves[i]));
+                            "%s: its VAE has no %s (no tensor %s%s.*); %s", single->path,
+                            halves[i], vae->prefix, halves[i],
+                            single->unet.prefix ? "a whole checkpoint is expected (or --vae PATH, "
+                                                  "or --unet-only)"
+                                                : "a VAE with encoder and decoder is expected"));
 done:
     return status;
 }

@@ -116,6 +116,14 @@ class OtherVae(Case):
                 )
                 shutil.rmtree(self.path("out"))
 
+    def test_half_a_vae(self):
+        half = {n: t for n, t in self.vae.items() if not n.startswith("encoder.")}
+        write_safetensors(self.path("half.safetensors"), half)
+        result = self.refused(INPUT, ["half.safetensors: its VAE has no encoder",
+                                      "a VAE with encoder and decoder"], "inspect", "-m", BASE,
+                              "--vae", "half.safetensors")  # fmt: skip
+        self.assertNotIn("--vae", result.err)
+
     def test_picture_text(self):
         self.ok("merge", "-m", "other", "-o", "a,b.safetensors")
         self.pixels("-m", BASE, "--vae", "a,b.safetensors")
