@@ -20,6 +20,14 @@ done:
     return status;
 }
 
+/* Of a file that lacks its VAE, as metadata may still tell it. *out: json_decref() */
+static sara_status config_of_lacking(const sara_model *model, json_t **out)
+{
+    static const char key[] = "sara.config.vae";
+    const char *text = sara_single_file_metadata(model->single, key);
+    return text ? sara_json_parse(model->ctx, out, text, strlen(text), key, true) : SARA_OK;
+}
+
 /* The config of the VAE that the model has itself; NULL: it is not known. *out: json_decref() */
 static sara_status own_config(const sara_model *model, json_t **out, const char *model_config)
 {
@@ -28,11 +36,14 @@ static sara_status own_config(const sara_model *model, json_t **out, const char 
     sara_status status = SARA_OK;
     *out =
         model->single ? json_incref(sara_single_file_config(model->single, SARA_MODULE_VAE)) : NULL;
-    if (*out || !folder)
+    if (*out)
         return SARA_OK;
-    TRY(sara_format(model->ctx, &path, "%s/vae/config.json", folder));
-    if (sara_path_is_named(path))
+    if (folder)
+        TRY(sara_format(model->ctx, &path, "%s/vae/config.json", folder));
+    if (path && sara_path_is_named(path))
         status = sara_json_load(model->ctx, out, path, true);
+    else if (model->single)
+        status = config_of_lacking(model, out);
     if (status != SARA_ERROR_MEMORY)
         status = SARA_OK; /* what is wrong with it is of no matter where another is read */
 done:

@@ -248,6 +248,20 @@ class Lacking(Case):
                              "fp16: --variant fp16 reads it"], *inspect)  # fmt: skip
         self.ok(*inspect, "--variant", "fp16")
 
+    def test_metadata_of_the_lacking_vae(self):
+        """What shapes do not tell of another VAE, the metadata of the file without one does."""
+        self.without(PREFIX)
+        vae = {n[len(PREFIX) :]: t for n, t in self.tensors.items() if n.startswith(PREFIX)}
+        write_safetensors(self.path("vae.safetensors"), vae)
+        self.ok("merge", "-m", "file.safetensors", *TOKENIZER, "--vae", "vae.safetensors", "-o",
+                "out")  # fmt: skip
+        for key in ("scaling_factor", "norm_num_groups"):
+            values = []
+            for folder in (self.path("out"), BASE):
+                with open(os.path.join(folder, "vae", "config.json")) as file:
+                    values.append(json.load(file)[key])
+            self.assertEqual(*values, key)
+
 
 if __name__ == "__main__":
     unittest.main()
