@@ -56,7 +56,7 @@ static const struct {
     {SARA_LDM_OPEN_CLIP, "text_projection"},
     {SARA_LDM_OPEN_CLIP, "logit_scale"},
     {SARA_LDM_OPEN_CLIP, "attn_mask"},
-    {SARA_LDM_CLIP, "text_projection.weight"},
+    {SARA_LDM_CLIP, "text_projection."},
     {SARA_LDM_VAE, "model_ema."},
     {SARA_LDM_VAE, "loss."},
     {SARA_LDM_UNET, "first_stage_model."},

@@ -217,6 +217,16 @@ class Scaled(Case):
                 else:
                     self.ok(*inspect)
 
+    def test_projection_that_is_left_out(self):
+        """CLIP's projection is no part of the model, and nor is its scale."""
+        self.ok("merge", "-m", BASE, "-o", "x.safetensors")
+        tensors, metadata = read_safetensors(self.path("x.safetensors"))
+        layer = "cond_stage_model.transformer.text_projection"
+        for name in (layer + ".weight", layer + ".scale_weight"):
+            tensors[name] = ("F32", [1], floats([0.5]))
+        write_safetensors(self.path("x.safetensors"), tensors, metadata)
+        self.ok("inspect", "-m", "x.safetensors", *TOKENIZER)
+
     def test_part_of_a_single_file(self):
         """Scales under a prefix and LDM's names, in a file that is copied otherwise."""
         self.ok("merge", "-m", BASE, "-o", "plain.safetensors")
