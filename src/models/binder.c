@@ -225,6 +225,20 @@ static void find_extra(const sara_binder *binder, want *const *order, size_t cou
     }
 }
 
+/* What to do about tensors of 8- and 4-bit weights that are not read. */
+static const char *quantised_hint(const sara_weights *weights)
+{
+    static const char ending[] = ".comfy_quant";
+    for (size_t i = 0; i < sara_weights_count(weights); i++) {
+        const char *name = sara_weights_at(weights, i)->name;
+        size_t length = strlen(name), tail = strlen(ending);
+        if (length >= tail && strcmp(name + length - tail, ending) == 0)
+            return "; ComfyUI's quantisation (comfy_quant) is not read: take the model in fp16 or "
+                   "bf16, or in plain fp8";
+    }
+    return "";
+}
+
 /* Where the file and the network disagree, one line with the first of each kind. */
 static sara_status compare(sara_binder *binder, want **order, const sara_weights *weights)
 {
@@ -245,8 +259,8 @@ static sara_status compare(sara_binder *binder, want **order, const sara_weights
             used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%zu %s (%s%s)",
                                      used ? "; " : "", kinds[i]->count, names[i], kinds[i]->text,
                                      kinds[i]->count > LISTED ? ", ..." : "");
-    status = sara_fail(binder->ctx, SARA_ERROR_INPUT, "%s: the tensors do not fit the config: %s",
-                       sara_weights_path(weights), text);
+    status = sara_fail(binder->ctx, SARA_ERROR_INPUT, "%s: the tensors do not fit the config: %s%s",
+                       sara_weights_path(weights), text, quantised_hint(weights));
 done:
     return status;
 }

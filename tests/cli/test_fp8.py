@@ -173,7 +173,8 @@ class Scaled(Case):
              {"nothing.scale_weight": scalar}),
             (["two scales"], {layer + ".scale_weight": scalar, layer + ".weight_scale": scalar}),
             ([layer + ".weight_scale_inv"], {layer + ".weight_scale_inv": scalar}),
-            ([layer + ".comfy_quant"], {layer + ".comfy_quant": ("U8", [2], b"{}")}),
+            ([layer + ".comfy_quant", "quantisation (comfy_quant) is not read", "fp16"],
+             {layer + ".comfy_quant": ("U8", [2], b"{}")}),
         ):  # fmt: skip
             self.put(extra)
             self.refused(INPUT, words, "inspect", "--unet-only", "unet")
