@@ -156,6 +156,9 @@ sara_status sara_single_vae_config(const sara_single_file *single, json_t **out)
     const sara_ldm_shape *shape = &vae->shape;
     int64_t channels[SARA_MAX_LEVELS] = {0};
     int64_t latent;
+    /* Some VAEs have neither; where one of both is there, the other is missing. */
+    bool quant = sara_single_has(single, vae, "quant_conv.") ||
+                 sara_single_has(single, vae, "post_quant_conv.");
     sara_status status;
     TRY(need_dim(single, vae, &latent, 4, 1, sara_name_of("decoder.conv_in.weight")));
     for (int i = 0; i < shape->levels; i++) {
@@ -165,14 +168,15 @@ sara_status sara_single_vae_config(const sara_single_file *single, json_t **out)
                      first_there(single, vae, block.text, 0, shape->layers, ".conv2.weight")));
     }
     TRY(check_made(single,
-                   json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f}", "_class_name",
-                             "AutoencoderKL", "act_fn", "silu", "block_out_channels",
+                   json_pack("{s:s,s:s,s:o,s:o,s:o,s:i,s:i,s:I,s:I,s:i,s:I,s:f,s:b,s:b}",
+                             "_class_name", "AutoencoderKL", "act_fn", "silu", "block_out_channels",
                              integers(channels, shape->levels), "down_block_types",
                              kinds(shape, "DownEncoderBlock2D", "", false), "up_block_types",
                              kinds(shape, "UpDecoderBlock2D", "", false), "in_channels", 3,
                              "out_channels", 3, "latent_channels", (json_int_t)latent,
                              "layers_per_block", (json_int_t)shape->layers, "norm_num_groups", 32,
-                             "sample_size", (json_int_t)512, "scaling_factor", 0.18215),
+                             "sample_size", (json_int_t)512, "scaling_factor", 0.18215,
+                             "use_quant_conv", quant, "use_post_quant_conv", quant),
                    out));
 done:
     return status;

@@ -124,6 +124,22 @@ class OtherVae(Case):
                               "--vae", "half.safetensors")  # fmt: skip
         self.assertNotIn("--vae", result.err)
 
+    def test_without_quant_conv(self):
+        """A file without these layers is the folder whose config says that it has none."""
+        kept = {n: t for n, t in self.vae.items() if "quant_conv." not in n}
+        config = self.json("other", "vae", "config.json")
+        config.update(use_quant_conv=False, use_post_quant_conv=False)
+        with open(self.path("other", "vae", "config.json"), "w") as file:
+            json.dump(config, file)
+        for path in (self.path("other", VAE_FILE), self.path("file.safetensors")):
+            write_safetensors(path, kept)
+        expected = self.pixels("-m", BASE, "--vae", "other")
+        self.assertEqual(self.pixels("-m", BASE, "--vae", "file.safetensors"), expected)
+        kept["quant_conv.bias"] = self.vae["quant_conv.bias"]
+        write_safetensors(self.path("file.safetensors"), kept)
+        self.refused(INPUT, ["3 missing", "quant_conv.weight"], "inspect", "-m", BASE, "--vae",
+                     "file.safetensors")  # fmt: skip
+
     def test_picture_text(self):
         self.ok("merge", "-m", "other", "-o", "a,b.safetensors")
         self.pixels("-m", BASE, "--vae", "a,b.safetensors")
