@@ -246,17 +246,35 @@ static size_t count_doubles(const sara_params *params)
     return count;
 }
 
+static void warn_of_count(const sara_model *model, const char *path, size_t count)
+{
+    if (count)
+        sara_log(model->ctx, SARA_LOG_WARNING,
+                 "%s: %zu tensors are float64; they are rounded to float32", path, count);
+}
+
 /* Arithmetic is in float32: what is said of such a model is said of the rounded one. */
 static void warn_of_doubles(const sara_model *model)
 {
-    size_t count = count_doubles(sara_unet_params(model->unet));
-    if (model->vae)
-        count += count_doubles(sara_vae_params(model->vae));
-    if (model->text)
-        count += count_doubles(sara_clip_text_params(model->text));
-    if (count)
-        sara_log(model->ctx, SARA_LOG_WARNING,
-                 "%s: %zu tensors are float64; they are rounded to float32", model->path, count);
+    const struct {
+        const sara_params *params;
+        const char *elsewhere;
+    } parts[] = {
+        {sara_unet_params(model->unet), NULL},
+        {model->vae ? sara_vae_params(model->vae) : NULL,
+         model->vae_path ? model->vae_path : model->elsewhere[SARA_MODULE_VAE]},
+        {model->text ? sara_clip_text_params(model->text) : NULL,
+         model->elsewhere[SARA_MODULE_TEXT]},
+    };
+    size_t own = 0;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
+        size_t count = parts[i].params ? count_doubles(parts[i].params) : 0;
+        if (parts[i].elsewhere)
+            warn_of_count(model, parts[i].elsewhere, count);
+        else
+            own += count;
+    }
+    warn_of_count(model, model->path, own);
 }
 
 static sara_status load_parts(sara_model *model, const sara_model_options *options)

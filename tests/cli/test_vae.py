@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import unittest
 
 from support import BASE, EMOJI, INPUT, IO, UNET, USAGE, Case, files_below, read_png
@@ -139,6 +140,16 @@ class OtherVae(Case):
         write_safetensors(self.path("file.safetensors"), kept)
         self.refused(INPUT, ["3 missing", "quant_conv.weight"], "inspect", "-m", BASE, "--vae",
                      "file.safetensors")  # fmt: skip
+
+    def test_doubles(self):
+        """The file that holds them is named."""
+        dtype, shape, data = self.vae["decoder.conv_in.bias"]
+        values = struct.unpack(f"<{shape[0]}{'e' if dtype == 'F16' else 'f'}", data)
+        double = ("F64", shape, struct.pack(f"<{shape[0]}d", *values))
+        write_safetensors(self.path("x.safetensors"), {**self.vae, "decoder.conv_in.bias": double})
+        err = self.ok("inspect", "-m", BASE, "--vae", "x.safetensors").err
+        self.assertIn("x.safetensors: 1 tensors are float64", err)
+        self.assertNotIn(BASE + ": 1 tensors", err)
 
     def test_picture_text(self):
         self.ok("merge", "-m", "other", "-o", "a,b.safetensors")
