@@ -43,7 +43,7 @@ sara_status sara_dataset_add(sara_dataset_scan_state *scan, const sara_dataset_f
     scan->items[scan->count++] = item;
     if (!*caption) {
         TRY(sara_dataset_below(scan, &below, folder, name));
-        TRY(sara_dataset_note_add(scan, &scan->empty, "empty", below));
+        TRY(sara_dataset_note_add(scan, &scan->captions, "empty", below));
     }
 done:
     sara_free(ctx, path);
@@ -104,7 +104,7 @@ static void free_scan(sara_dataset_scan_state *scan)
     sara_free(scan->ctx, scan->passed.list);
     sara_free(scan->ctx, scan->unused.list);
     sara_free(scan->ctx, scan->repeats.list);
-    sara_free(scan->ctx, scan->empty.list);
+    sara_free(scan->ctx, scan->captions.list);
     sara_arena_free(&scan->arena);
 }
 

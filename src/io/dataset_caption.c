@@ -8,6 +8,8 @@
 #define WHITE_SPACE      " \t\n\v\f\r"
 
 static const char *const known_extensions[] = {".txt", ".caption"};
+static const char several_lines[] =
+    "of several lines, all of which are taken (kohya's scripts take the first)";
 #define KNOWN_COUNT (sizeof(known_extensions) / sizeof(*known_extensions))
 
 sara_status sara_dataset_check_text(sara_context *ctx, const char *path, const char *text,
@@ -25,8 +27,8 @@ sara_status sara_dataset_check_text(sara_context *ctx, const char *path, const c
     return SARA_OK;
 }
 
-/* A caption file as kohya's: white space at both ends is no part of it. Further lines are kept, as
- * white space within the caption. *out is to be freed. */
+/* White space at both ends is no part of the caption. All lines are, where kohya's scripts take the
+ * first alone. *out is to be freed. */
 static sara_status read_caption(sara_context *ctx, char **out, const char *path)
 {
     char *data = NULL, *from;
@@ -179,7 +181,7 @@ sara_status sara_dataset_add_captioned(sara_dataset_scan_state *scan, sara_datas
                                        size_t image)
 {
     sara_context *ctx = scan->ctx;
-    const char *name = folder->names[image];
+    const char *name = folder->names[image], *below;
     char *path = NULL, *caption = NULL;
     size_t file;
     sara_status status = SARA_OK;
@@ -191,6 +193,10 @@ sara_status sara_dataset_add_captioned(sara_dataset_scan_state *scan, sara_datas
         TRY(sara_path_join(ctx, &path, folder->path, folder->names[file]));
         TRY(read_caption(ctx, &caption, path));
         folder->used[file] = true;
+        if (strpbrk(caption, "\n\r")) {
+            TRY(sara_dataset_below(scan, &below, folder, name));
+            TRY(sara_dataset_note_add(scan, &scan->captions, several_lines, below));
+        }
     }
     TRY(sara_dataset_add(scan, folder, name, caption ? caption : folder->caption));
 done:

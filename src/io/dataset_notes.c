@@ -99,7 +99,7 @@ sara_status sara_dataset_tell_notes(sara_dataset_scan_state *scan)
     TRY(tell_one_line(scan, SARA_LOG_INFO, "images repeated in an epoch", &scan->repeats));
     TRY(tell_one_line(scan, SARA_LOG_INFO, "folders passed over", &scan->passed));
     TRY(tell_one_line(scan, SARA_LOG_WARNING, "not used", &scan->unused));
-    TRY(tell_one_line(scan, SARA_LOG_WARNING, "captions", &scan->empty));
+    TRY(tell_one_line(scan, SARA_LOG_WARNING, "captions", &scan->captions));
 done:
     return status;
 }

@@ -46,8 +46,8 @@ typedef struct sara_dataset_scan_state {
     sara_dataset_item *items;
     size_t count, capacity;
     sara_arena arena; /* what the items and notes point to */
-    /* Passed over: folders; unused: files; repeats, empty: what was read. */
-    sara_dataset_notes passed, unused, repeats, empty;
+    /* Passed over: folders; unused: files; repeats, captions: what was read. */
+    sara_dataset_notes passed, unused, repeats, captions;
     size_t folders;     /* opened so far */
     const char **named; /* what rows of metadata name, from the dataset folder, sorted */
     size_t named_count, named_capacity;

@@ -18,6 +18,18 @@ static void test_caption_files(void **state)
     dataset_put(test, "D.TXT", "four");
     dataset_put(test, "._b.png", "not an image");
     DATASET_ASSERT(test, "D.PNG: four", "a.b.jpeg: one, and\nmore", "b.png: two", "c.webp: three");
+    dataset_assert_logged(test, "warning: ");
+    dataset_assert_logged(test, "captions: of several lines, all of which are taken (kohya's "
+                                "scripts take the first): 1 (a.b.jpeg)");
+    assert_ptr_equal(strchr(test->log, '\n'), test->log + strlen(test->log) - 1);
+    dataset_put(test, "b.txt", "two\r");
+    dataset_put(test, "D.TXT", "four\rfive");
+    DATASET_ASSERT(test, "D.PNG: four\rfive", "a.b.jpeg: one, and\nmore", "b.png: two",
+                   "c.webp: three");
+    dataset_assert_logged(test, "scripts take the first): 2 (D.PNG, a.b.jpeg)");
+    dataset_put(test, "D.TXT", "four");
+    dataset_put(test, "a.b.txt", "\none\n");
+    DATASET_ASSERT(test, "D.PNG: four", "a.b.jpeg: one", "b.png: two", "c.webp: three");
     assert_null(test->log);
 }
 
@@ -199,7 +211,7 @@ static void test_every_allocation_may_fail(void **state)
     dataset_put(test, "2_x/b.png", "");
     dataset_put(test, "2_x/c.npz", "");
     dataset_put(test, "2_x/z.txt", "");
-    dataset_put(test, "2_x/b.caption", "");
+    dataset_put(test, "2_x/b.caption", "one\ntwo");
     dataset_put(test, ".git/b.caption", "");
     fail_each_allocation(&test->options, SARA_OK);
     dataset_put(test, "3_y/c.png", "");
