@@ -19,7 +19,11 @@ sara_status sara_dataset_check_text(sara_context *ctx, const char *path, const c
     for (size_t at = 0; at < size;) {
         utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
                                                  (utf8proc_ssize_t)(size - at), &code);
-        if (used < 1 || code == 0)
+        if (used > 0 && code == 0)
+            return sara_fail(ctx, SARA_ERROR_INPUT,
+                             "%s: byte %zu is a NUL byte, which no text has: save it as UTF-8",
+                             path, at);
+        if (used < 1)
             return sara_fail(ctx, SARA_ERROR_INPUT,
                              "%s: byte %zu is not UTF-8 text: save it as UTF-8", path, at);
         at += (size_t)used;

@@ -101,6 +101,9 @@ static sara_status read_object(metadata_reader *reader, size_t line, const char 
     sara_status status = SARA_OK;
 
     TRY(sara_format(ctx, &where, "%s: line %zu", reader->path, line));
+    if (memchr(text, '\0', size))
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT,
+                      "%s: a NUL byte, which no text has: save the file as UTF-8", where));
     TRY(sara_format(ctx, &source, "%s, within the row", where));
     TRY(sara_json_parse(ctx, &row, text, size, source, true));
     if (!json_is_object(row))
@@ -167,10 +170,28 @@ static sara_status find_csv_column(metadata_reader *reader, size_t *out, const s
                            ? "; the fields have to be separated by commas"
                            : "";
     status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: line %zu: no column %s, the first row has: %s%s",
-                       reader->path, csv->line, column, csv->count ? columns : "nothing", hint);
+                       reader->path, csv->line, column, columns, hint);
 done:
     sara_free(ctx, trimmed);
     sara_free(ctx, columns);
+    return status;
+}
+
+/* The next row with anything in it: spreadsheets leave rows of commas alone. */
+static sara_status next_filled_row(metadata_reader *reader, bool *more, sara_csv *csv)
+{
+    sara_status status;
+    for (;;) {
+        TRY(sara_csv_next(reader->scan->ctx, more, csv, reader->path));
+        if (!*more)
+            return SARA_OK;
+        for (size_t i = 0; i < csv->count; i++) {
+            const char *field = csv->text + csv->fields[i];
+            if (!is_blank(field, strlen(field)))
+                return SARA_OK;
+        }
+    }
+done:
     return status;
 }
 
@@ -180,12 +201,17 @@ static sara_status read_csv_rows(metadata_reader *reader, sara_csv *csv)
     size_t name, caption, columns;
     bool more;
     sara_status status;
-    TRY(sara_csv_next(ctx, &more, csv, reader->path));
+    TRY(next_filled_row(reader, &more, csv));
+    if (!more)
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT,
+                      "%s: the file is empty, expected a row of names with %s and %s, then one for "
+                      "each image",
+                      reader->path, NAME_COLUMN, reader->scan->column));
     TRY(find_csv_column(reader, &name, csv, NAME_COLUMN));
     TRY(find_csv_column(reader, &caption, csv, reader->scan->column));
     columns = csv->count;
     for (;;) {
-        TRY(sara_csv_next(ctx, &more, csv, reader->path));
+        TRY(next_filled_row(reader, &more, csv));
         if (!more)
             break;
         if (csv->count > columns || name >= csv->count || caption >= csv->count)

@@ -157,7 +157,7 @@ static void test_bad_folders(void **state)
     dataset_put(test, "a.txt", "f\xfcr");
     assert_refused(test->ctx, SARA_ERROR_INPUT, "a.txt: byte 1 is not UTF-8", dataset_scan(test));
     free(test_file(test->path, "a.txt", "a\0b", 3));
-    assert_refused(test->ctx, SARA_ERROR_INPUT, "a.txt: byte 1 is not UTF-8", dataset_scan(test));
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "a.txt: byte 1 is a NUL byte", dataset_scan(test));
     assert_null(test->data.items);
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static void test_rows(void **state)
 {
@@ -145,7 +146,12 @@ static void test_bad_csv(void **state)
     static const struct {
         const char *rows, *text;
     } bad[] = {
-        {"", "no column file_name, the first row has: nothing"},
+        {"", "metadata.csv: the file is empty, expected a row of names with file_name and text"},
+        {"\xef\xbb\xbf", "metadata.csv: the file is empty"},
+        {"\n \n", "metadata.csv: the file is empty"},
+        {",\n,\n", "metadata.csv: the file is empty"},
+        {"file_name,text\n,\n", "no rows"},
+        {"file_name,text\n,x\n", "line 2: file_name \"\", expected a path"},
         {"file_name,text\n", "no rows"},
         {"a.png,foggy\n", "line 1: no column file_name, the first row has: a.png, foggy"},
         {"file_name,caption\na.png,foggy\n",
@@ -170,6 +176,36 @@ static void test_bad_csv(void **state)
     DATASET_ASSERT(test, "a.png:  foggy");
     dataset_put(test, "metadata.jsonl", "{\"file_name\": \"a.png\", \"text\": \"night\"}");
     assert_refused(test->ctx, SARA_ERROR_INPUT, "holds metadata.jsonl and metadata.csv",
+                   dataset_scan(test));
+}
+
+/* Rows without anything, as spreadsheets leave them. */
+static void test_empty_rows(void **state)
+{
+    dataset_test *test = *state;
+    dataset_put(test, "a.png", "");
+    dataset_put(test, "b.png", "");
+    dataset_put(test, "metadata.csv",
+                ",\r\nfile_name,text\r\n,\r\na.png,one\r\n , \r\n\"\",\"\"\r\n,,,\r\nb.png,\r\n,");
+    DATASET_ASSERT(test, "a.png: one", "b.png: ");
+    dataset_put(test, "metadata.csv", "file_name,text\n,\na.png,one\n,\nno.png,two\n");
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "line 5: image no.png", dataset_scan(test));
+}
+
+static void test_nul_bytes(void **state)
+{
+    static const char csv[] = "file_name,text\na.png,o\0ne\n";
+    static const char jsonl[] = "{\"file_name\": \"a.png\", \"text\": \"o\0ne\"}\n";
+    dataset_test *test = *state;
+    char *path;
+    dataset_put(test, "a.png", "");
+    path = test_file(test->path, "metadata.csv", csv, sizeof(csv) - 1);
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "metadata.csv: byte 22 is a NUL byte",
+                   dataset_scan(test));
+    assert_int_equal(unlink(path), 0);
+    free(path);
+    free(test_file(test->path, "metadata.jsonl", jsonl, sizeof(jsonl) - 1));
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "metadata.jsonl: line 1: a NUL byte, which",
                    dataset_scan(test));
 }
 
@@ -306,6 +342,8 @@ int main(void)
         DATASET_TEST(test_names_that_lead_out),
         DATASET_TEST(test_csv_as_pandas),
         DATASET_TEST(test_bad_csv),
+        DATASET_TEST(test_empty_rows),
+        DATASET_TEST(test_nul_bytes),
         DATASET_TEST(test_same_names),
         DATASET_TEST(test_same_names_of_captions),
         DATASET_TEST(test_ambiguous_names),
