@@ -1,5 +1,7 @@
 #include "io/dataset_names.h"
 
+#include <utf8proc.h>
+
 void sara_dataset_names_init(sara_dataset_names *names, sara_dataset_scan_state *scan,
                              sara_dataset_folder *folder)
 {
@@ -34,15 +36,29 @@ bool sara_dataset_is_downward(const char *name)
     return true;
 }
 
+/* White space in Unicode's sense, and what has no width and is pasted along with names. */
+static bool is_white(utf8proc_int32_t code)
+{
+    utf8proc_category_t category = utf8proc_category(code);
+    return (code >= '\t' && code <= '\r') || code == 0x85 || code == 0x200b || code == 0xfeff ||
+           category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+           category == UTF8PROC_CATEGORY_ZP;
+}
+
 sara_status sara_dataset_trim(sara_context *ctx, char **out, const char *name)
 {
-    static const char white[] = " \t\r\n";
-    size_t size;
-    name += strspn(name, white);
-    size = strlen(name);
-    while (size > 0 && strchr(white, name[size - 1]))
-        size--;
-    return sara_format(ctx, out, "%.*s", (int)size, name);
+    const char *from = name, *end = name;
+    utf8proc_int32_t code;
+    for (const char *at = name; *at;) {
+        utf8proc_ssize_t used = utf8proc_iterate((const utf8proc_uint8_t *)at, -1, &code);
+        const char *next = at + (used > 0 ? used : 1);
+        if (used < 1 || !is_white(code)) {
+            from = end == name ? at : from;
+            end = next;
+        }
+        at = next;
+    }
+    return sara_format(ctx, out, "%.*s", (int)(end - from), from);
 }
 
 /* The name with slashes alone, none of them twice, and without parts ".". */

@@ -17,7 +17,7 @@ void sara_dataset_names_init(sara_dataset_names *names, sara_dataset_scan_state 
 void sara_dataset_names_free(sara_dataset_names *names);
 /* Relative, without a drive, and down from the folder; backslashes count as slashes. */
 bool sara_dataset_is_downward(const char *name);
-/* Without white space at its ends; sara_free(). */
+/* Without white space (Unicode's, U+200B and U+FEFF) at its ends; sara_free(). */
 SARA_NODISCARD sara_status sara_dataset_trim(sara_context *ctx, char **out, const char *name);
 /* The path from the folder of the regular file that is meant: the name as it is, else trimmed, with
  * slashes for backslashes and by Unicode's NFC. An error tells the nearest name. *out: sara_free().

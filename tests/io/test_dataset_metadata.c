@@ -229,6 +229,25 @@ static void test_same_names(void **state)
         {"img\\a.png", "img\\\\a.png", "img/a.png"},
         {"img\\a.png", "img/a.png", NULL},
         {"a.png", " a.png ", NULL},
+        {"a.png",
+         "\xc2\xa0"
+         "a.png\xc2\xa0",
+         NULL},                                /* no-break space */
+        {"a.png", "a.png \xe3\x80\x80", NULL}, /* ideographic space */
+        {"a.png",
+         "\xe2\x80\x8b"
+         "a.png\xe2\x80\x8b\xef\xbb\xbf",
+         NULL}, /* without width */
+        {"a.png",
+         "\xef\xbb\xbf \xe2\x80\xaf"
+         "a.png",
+         NULL},
+        {"a\xc2\xa0z.png", "a\xc2\xa0z.png\xc2\x85", NULL},
+        {"\xc2\xa0"
+         "a.png",
+         "\xc2\xa0"
+         "a.png",
+         "a.png"},
         {"a.png ", "a.png ", "a.png"},
         {"a.png", "./a.png", NULL},
         {"b/c.png", ".\\\\b\\\\.\\\\c.png", NULL},
