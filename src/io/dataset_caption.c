@@ -55,27 +55,6 @@ done:
     return status;
 }
 
-/* The file with the image's name but this extension, in small letters or capitals. */
-static sara_status find_caption_file(sara_context *ctx, size_t *out, sara_dataset_folder *folder,
-                                     const char *image, const char *extension)
-{
-    int stem = (int)(strrchr(image, '.') - image);
-    char *name = NULL;
-    sara_status status;
-    TRY(sara_format(ctx, &name, "%.*s%s", stem, image, extension));
-    TRY(sara_dataset_folder_find(ctx, out, folder, name));
-    if (*out == SIZE_MAX) {
-        for (char *at = name + stem; *at; at++)
-            *at = *at >= 'a' && *at <= 'z' ? (char)(*at - 'a' + 'A') : *at;
-        TRY(sara_dataset_folder_find(ctx, out, folder, name));
-    }
-    if (*out != SIZE_MAX && folder->is_folder[*out])
-        *out = SIZE_MAX;
-done:
-    sara_free(ctx, name);
-    return status;
-}
-
 /* Which file holds the caption; SIZE_MAX: none. */
 static sara_status choose_caption_file(const sara_dataset_scan_state *scan, size_t *out,
                                        sara_dataset_folder *folder, const char *image)
@@ -83,9 +62,10 @@ static sara_status choose_caption_file(const sara_dataset_scan_state *scan, size
     size_t found[KNOWN_COUNT];
     sara_status status = SARA_OK;
     if (scan->extension)
-        return find_caption_file(scan->ctx, out, folder, image, scan->extension);
+        return sara_dataset_folder_find_beside(scan->ctx, out, folder, image, scan->extension);
     for (size_t i = 0; i < KNOWN_COUNT; i++)
-        TRY(find_caption_file(scan->ctx, &found[i], folder, image, known_extensions[i]));
+        TRY(sara_dataset_folder_find_beside(scan->ctx, &found[i], folder, image,
+                                            known_extensions[i]));
     if (found[0] != SIZE_MAX && found[1] != SIZE_MAX)
         TRY(sara_fail(scan->ctx, SARA_ERROR_INPUT,
                       "%s: image %s has two captions, %s and %s: choose with --caption_extension "
@@ -102,7 +82,7 @@ static bool holds_captions(const char *name)
                                              ".parquet", ".xlsx",  ".toml", ".yaml"};
     const char *dot = strrchr(name, '.');
     for (size_t i = 0; dot && dot > name && i < sizeof(extensions) / sizeof(*extensions); i++)
-        if (strcmp(dot, extensions[i]) == 0)
+        if (sara_text_same(dot, extensions[i]))
             return true;
     return false;
 }

@@ -222,6 +222,52 @@ done:
     return status;
 }
 
+/* stem: a key that ends with the dot, with which names begin next to each other in the order. */
+static sara_status find_extension(sara_context *ctx, size_t *out, const sara_dataset_folder *folder,
+                                  const char *stem, const char *extension)
+{
+    size_t length = strlen(stem);
+    for (size_t place = lower_bound(folder, stem); place < folder->count; place++) {
+        size_t file = folder->order[place];
+        if (strncmp(folder->keys[file], stem, length) != 0)
+            break;
+        if (folder->is_folder[file] || !sara_text_same(folder->keys[file] + length - 1, extension))
+            continue;
+        if (*out != SIZE_MAX)
+            return sara_fail(ctx, SARA_ERROR_INPUT,
+                             "%s: two captions of one image, %s and %s: remove the one that is "
+                             "not meant",
+                             folder->path, folder->names[*out], folder->names[file]);
+        *out = file;
+    }
+    return SARA_OK;
+}
+
+sara_status sara_dataset_folder_find_beside(sara_context *ctx, size_t *out,
+                                            sara_dataset_folder *folder, const char *image,
+                                            const char *extension)
+{
+    int size = (int)(strrchr(image, '.') - image);
+    char *name = NULL, *stem = NULL, *key = NULL, *ending = NULL;
+    sara_status status;
+    TRY(sara_format(ctx, &name, "%.*s%s", size, image, extension));
+    TRY(sara_dataset_folder_find(ctx, out, folder, name));
+    if (*out != SIZE_MAX && !folder->is_folder[*out])
+        goto done;
+    *out = SIZE_MAX;
+    TRY(make_keys(ctx, folder));
+    TRY(sara_format(ctx, &stem, "%.*s.", size, image));
+    TRY(make_key(ctx, &key, stem));
+    TRY(make_key(ctx, &ending, extension));
+    TRY(find_extension(ctx, out, folder, key, ending));
+done:
+    sara_free(ctx, name);
+    sara_free(ctx, stem);
+    sara_free(ctx, key);
+    sara_free(ctx, ending);
+    return status;
+}
+
 /* ------------------------------------------------------------------------------------- nearest */
 
 static char fold(char c)

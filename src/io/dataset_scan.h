@@ -76,6 +76,12 @@ void sara_dataset_folder_close(sara_context *ctx, sara_dataset_folder *folder);
  * SIZE_MAX for none. Two that are the same, neither of them exactly, are SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_dataset_folder_find(sara_context *ctx, size_t *out,
                                                     sara_dataset_folder *folder, const char *name);
+/* The file of the image's name with this extension, exactly, else capitals of the extension apart.
+ * *out: its index, SIZE_MAX for none. Several, none of them exactly, are SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_dataset_folder_find_beside(sara_context *ctx, size_t *out,
+                                                           sara_dataset_folder *folder,
+                                                           const char *image,
+                                                           const char *extension);
 /* The name of an image, or else of a folder, nearest to what was sought: the fewest letters differ,
  * capitals apart. NULL: nothing of the kind lies there. One of the folder's names. */
 SARA_NODISCARD sara_status sara_dataset_folder_nearest(sara_context *ctx, const char **out,

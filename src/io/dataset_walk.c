@@ -35,7 +35,7 @@ static bool is_checkpoint(const char *name)
 static bool has_extension(const char *name, const char *extension)
 {
     size_t length = strlen(name), end = strlen(extension);
-    return length > end && strcmp(name + length - end, extension) == 0;
+    return length > end && sara_text_same(name + length - end, extension);
 }
 
 static bool has_images(const sara_dataset_folder *folder)

@@ -68,6 +68,32 @@ static void test_caption_extension(void **state)
     }
 }
 
+/* Capitals of the extension, as cameras and Windows write them. */
+static void test_capitals_of_extensions(void **state)
+{
+    dataset_test *test = *state;
+    dataset_put(test, "a.png", "");
+    dataset_put(test, "a.txt", "one");
+    dataset_put(test, "b.png", "");
+    dataset_put(test, "b.Txt", "two");
+    dataset_put(test, "b.x.tXT", "of another");
+    dataset_put(test, "cafe\xcc\x81.png", "");
+    dataset_put(test, "caf\xc3\xa9.TxT", "three");
+    DATASET_ASSERT(test, "a.png: one", "b.png: two", "cafe\xcc\x81.png: three");
+    dataset_assert_logged(test, "captions without an image: 1 (b.x.tXT)");
+    test->options.caption_extension = ".TXT";
+    DATASET_ASSERT(test, "a.png: one", "b.png: two", "cafe\xcc\x81.png: three");
+    dataset_assert_logged(test, "captions without an image: 1 (b.x.tXT)");
+    dataset_put(test, "a.TXT", "exactly");
+    DATASET_ASSERT(test, "a.png: exactly", "b.png: two", "cafe\xcc\x81.png: three");
+    dataset_put(test, "b.txT", "or this");
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "two captions of one image, b.Txt and b.txT",
+                   dataset_scan(test));
+    test->options.caption_extension = NULL;
+    dataset_put(test, "b.txt", "exactly");
+    DATASET_ASSERT(test, "a.png: one", "b.png: exactly", "cafe\xcc\x81.png: three");
+}
+
 static void test_instance_prompt_wins(void **state)
 {
     dataset_test *test = *state;
@@ -211,6 +237,8 @@ static void test_every_allocation_may_fail(void **state)
     dataset_put(test, "2_x/b.png", "");
     dataset_put(test, "2_x/c.npz", "");
     dataset_put(test, "2_x/z.txt", "");
+    dataset_put(test, "2_x/d.png", "");
+    dataset_put(test, "2_x/d.Txt", "");
     dataset_put(test, "2_x/b.caption", "one\ntwo");
     dataset_put(test, ".git/b.caption", "");
     fail_each_allocation(&test->options, SARA_OK);
@@ -235,6 +263,7 @@ int main(void)
         DATASET_TEST(test_caption_files),
         DATASET_TEST(test_empty_captions),
         DATASET_TEST(test_caption_extension),
+        DATASET_TEST(test_capitals_of_extensions),
         DATASET_TEST(test_instance_prompt_wins),
         DATASET_TEST(test_without_caption),
         DATASET_TEST(test_given_a_folder_with_repeats),
