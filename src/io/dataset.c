@@ -103,6 +103,7 @@ static void free_scan(sara_dataset_scan_state *scan)
     sara_free(scan->ctx, scan->named);
     sara_free(scan->ctx, scan->passed.list);
     sara_free(scan->ctx, scan->unused.list);
+    sara_free(scan->ctx, scan->left_out.list);
     sara_free(scan->ctx, scan->repeats.list);
     sara_free(scan->ctx, scan->captions.list);
     sara_arena_free(&scan->arena);

@@ -98,6 +98,7 @@ sara_status sara_dataset_tell_notes(sara_dataset_scan_state *scan)
     sara_status status;
     TRY(tell_one_line(scan, SARA_LOG_INFO, "images repeated in an epoch", &scan->repeats));
     TRY(tell_one_line(scan, SARA_LOG_INFO, "folders passed over", &scan->passed));
+    TRY(tell_one_line(scan, SARA_LOG_WARNING, "not used", &scan->left_out));
     TRY(tell_one_line(scan, SARA_LOG_WARNING, "not used", &scan->unused));
     TRY(tell_one_line(scan, SARA_LOG_WARNING, "captions", &scan->captions));
 done:

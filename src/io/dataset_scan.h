@@ -46,8 +46,9 @@ typedef struct sara_dataset_scan_state {
     sara_dataset_item *items;
     size_t count, capacity;
     sara_arena arena; /* what the items and notes point to */
-    /* Passed over: folders; unused: files; repeats, captions: what was read. */
-    sara_dataset_notes passed, unused, repeats, captions;
+    /* Passed over: folders; unused: files; left_out: images beside folders with repeats; repeats,
+     * captions: what was read. */
+    sara_dataset_notes passed, unused, left_out, repeats, captions;
     size_t folders;     /* opened so far */
     const char **named; /* what rows of metadata name, from the dataset folder, sorted */
     size_t named_count, named_capacity;

@@ -211,7 +211,7 @@ static sara_status note_image(sara_dataset_scan_state *scan, const sara_dataset_
     sara_status status;
     TRY(sara_dataset_below(scan, &below, folder, name));
     if (!folder->is_listed)
-        TRY(sara_dataset_note_add(scan, &scan->unused,
+        TRY(sara_dataset_note_add(scan, &scan->left_out,
                                   "images beside folders with repeats in their names", below));
     else if (!sara_dataset_is_named(scan, below))
         TRY(sara_dataset_note_add(scan, &scan->unused, "images without a row in the metadata",
@@ -263,6 +263,30 @@ done:
     return status;
 }
 
+/* Notes every image in the folder and below as left out. Whatever cannot be opened there is no
+ * matter, as nothing of it is read. */
+static sara_status leave_out(sara_dataset_scan_state *scan, const sara_dataset_folder *folder)
+{
+    sara_dataset_folder inner = {0};
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < folder->count; i++) {
+        const char *name = folder->names[i];
+        if (!folder->is_folder[i] && sara_file_kind_of(name) == SARA_FILE_IMAGE)
+            TRY(note_image(scan, folder, name));
+        if (!folder->is_folder[i] || is_hidden(name) || is_of_run(folder, name))
+            continue;
+        status = sara_dataset_folder_open(scan, &inner, folder, name);
+        if (status == SARA_OK && !is_output(scan, &inner) && !find_product(&inner))
+            status = leave_out(scan, &inner);
+        sara_dataset_folder_close(scan->ctx, &inner);
+        TRY(status == SARA_ERROR_MEMORY ? status : SARA_OK);
+    }
+done:
+    return status;
+}
+
+static const char without_repeats[] = "no repeats in the name, beside folders with repeats";
+
 /* Why the folder is not read; NULL: it is. `beside`: others of its parent have repeats. */
 static const char *find_reason(const sara_dataset_scan_state *scan, sara_dataset_folder *folder,
                                const char *name, bool beside)
@@ -279,7 +303,7 @@ static const char *find_reason(const sara_dataset_scan_state *scan, sara_dataset
     if (repeats == 0)
         return "0 repeats";
     if (repeats < 0)
-        return beside ? "no repeats in the name, beside folders with repeats" : NULL;
+        return beside ? without_repeats : NULL;
     folder->is_numbered = true;
     folder->repeats = repeats;
     folder->caption = *caption ? caption : NULL;
@@ -301,6 +325,8 @@ static sara_status walk_inner(sara_dataset_scan_state *scan, const sara_dataset_
     if (reason) {
         TRY(sara_dataset_below(scan, &below, folder, name));
         TRY(sara_dataset_note_add(scan, &scan->passed, reason, below));
+        if (reason == without_repeats)
+            TRY(leave_out(scan, &inner));
     } else {
         TRY(walk_folder(scan, &inner));
     }

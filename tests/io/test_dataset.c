@@ -234,6 +234,7 @@ static void test_every_allocation_may_fail(void **state)
     dataset_put(test, "a.png", "");
     dataset_put(test, "cafe\xcc\x81.jpg", "");
     dataset_put(test, "sub/e\xcc\x81.png", "");
+    dataset_put(test, "sub/in/f.png", "");
     dataset_put(test, "2_x/b.png", "");
     dataset_put(test, "2_x/c.npz", "");
     dataset_put(test, "2_x/z.txt", "");

@@ -33,10 +33,42 @@ static void test_beside_repeats(void **state)
     dataset_put(test, "-1_x/c.png", "");
     dataset_put(test, "x_5/c.png", "");
     DATASET_ASSERT(test, "5_ink/a.png: ink x5");
-    dataset_assert_logged(test, "images beside folders with repeats in their names: 1 (root.png)");
+    dataset_assert_logged(
+        test, "images beside folders with repeats in their names: 5 (root.png, -1_x/c.png, 10/b");
+    dataset_assert_logged(test, "warning: ");
     dataset_assert_logged(test, "0 repeats: 1 (0_off)");
     dataset_assert_logged(
         test, "no repeats in the name, beside folders with repeats: 4 (-1_x, 10, old, ...)");
+}
+
+/* A warning says how many images are left out, of all folders below; a loop there is no harm. */
+static void test_images_left_out(void **state)
+{
+    dataset_test *test = *state;
+    char *warning;
+    dataset_put(test, "5_ink/a.png", "");
+    dataset_put(test, "x/a.png", "");
+    dataset_put(test, "x/deep/3_b/a.png", "");
+    dataset_put(test, "x/deep/a.webp", "");
+    dataset_put(test, "x/.hidden/a.png", "");
+    dataset_put(test, "x/sd/model_index.json", "");
+    dataset_put(test, "x/sd/a.png", "");
+    dataset_link(test, "x/loop", "..");
+    DATASET_ASSERT(test, "5_ink/a.png: ink x5");
+    dataset_assert_logged(test, "with repeats: 1 (x)");
+    warning = strstr(test->log, "warning: ");
+    assert_non_null(warning);
+    assert_non_null(strstr(warning, "not used: images beside folders with repeats in their names: "
+                                    "3 (x/a.png, x/deep/3_b/a.png, x/deep/a.webp)"));
+    for (const char *const *kind =
+             (const char *const[]){".a", ".b", ".c", ".d", ".e", ".f", ".g", ".h", NULL};
+         *kind; kind++) {
+        char name[8];
+        snprintf(name, sizeof(name), "k%s", *kind);
+        dataset_put(test, name, "");
+    }
+    DATASET_ASSERT(test, "5_ink/a.png: ink x5");
+    dataset_assert_logged(test, "images beside folders with repeats in their names: 3 (x/a.png");
 }
 
 /* Numbers that are no repeats: days; folders without images; nothing behind the bar. */
@@ -321,6 +353,7 @@ static void test_too_deep(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        DATASET_TEST(test_images_left_out),
         DATASET_TEST(test_repeats),
         DATASET_TEST(test_beside_repeats),
         DATASET_TEST(test_other_numbers),
