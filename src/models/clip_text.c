@@ -303,3 +303,9 @@ sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state
 done:
     return status;
 }
+
+json_t *sara_clip_text_settings(const sara_clip_text *text)
+{
+    return json_pack("{s:i,s:f,s:s}", "heads", text->heads, "eps", (double)text->eps, "activation",
+                     text->activation == SARA_QUICK_GELU ? "quick_gelu" : "gelu");
+}

@@ -130,6 +130,9 @@ SARA_NODISCARD sara_status sara_unet_new_random(sara_context *ctx, sara_unet **o
                                                 const char *shape, uint64_t seed,
                                                 sara_storage storage);
 void sara_unet_free(sara_unet *unet);
+/* What decides the network's values beside its weights, and their shapes do not tell; as an object,
+ * json_decref(). NULL: out of memory. */
+json_t *sara_unet_settings(const sara_unet *unet);
 sara_params *sara_unet_params(sara_unet *unet);
 typedef struct sara_unet_info {
     int in_channels, out_channels;
@@ -161,6 +164,7 @@ SARA_NODISCARD sara_status sara_vae_load(sara_context *ctx, sara_vae **out, cons
 SARA_NODISCARD sara_status sara_vae_open(sara_context *ctx, sara_vae **out,
                                          const sara_component *component);
 void sara_vae_free(sara_vae *vae);
+json_t *sara_vae_settings(const sara_vae *vae); /* as sara_unet_settings() */
 sara_params *sara_vae_params(sara_vae *vae);
 typedef struct sara_vae_info {
     int latent_channels, factor, sample_size;
@@ -187,6 +191,7 @@ SARA_NODISCARD sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text
 SARA_NODISCARD sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
                                                const sara_component *component);
 void sara_clip_text_free(sara_clip_text *text);
+json_t *sara_clip_text_settings(const sara_clip_text *text); /* as sara_unet_settings() */
 sara_params *sara_clip_text_params(sara_clip_text *text);
 typedef struct sara_clip_text_info {
     int vocab_size, hidden_size, max_positions, eos_token_id;

@@ -265,3 +265,20 @@ sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out)
     }
     return SARA_OK;
 }
+
+json_t *sara_unet_settings(const sara_unet *unet)
+{
+    const sara_unet_config *c = &unet->config;
+    json_t *heads = json_array();
+    int failed = !heads;
+    for (int i = 0; i < c->levels; i++)
+        failed |= json_array_append_new(heads, json_integer(c->level[i].heads));
+    if (failed) {
+        json_decref(heads);
+        return NULL;
+    }
+    return json_pack("{s:o,s:i,s:f,s:I,s:i,s:b,s:b}", "heads", heads, "groups", c->groups,
+                     "norm_eps", c->norm_eps, "freq_shift", (json_int_t)c->freq_shift,
+                     "downsample_padding", c->downsample_padding, "flip_sin_to_cos",
+                     c->flip_sin_to_cos, "center_input_sample", c->center_input_sample);
+}

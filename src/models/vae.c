@@ -283,3 +283,11 @@ void sara_vae_ldm_shape(const sara_vae *vae, sara_ldm_shape *out)
     *out = (sara_ldm_shape){
         .part = SARA_LDM_VAE, .levels = vae->config.stages, .layers = vae->config.layers};
 }
+
+json_t *sara_vae_settings(const sara_vae *vae)
+{
+    /* As floats: the metadata of files keep fewer digits than a folder's config. */
+    const double scale = (float)vae->info.scaling_factor, shift = (float)vae->info.shift_factor;
+    return json_pack("{s:f,s:f,s:i}", "scaling_factor", scale, "shift_factor", shift, "groups",
+                     vae->config.groups.groups);
+}

@@ -55,6 +55,11 @@ const char *sara_batches_sha256(const sara_batches *batches)
     return batches->cache ? sara_dataset_cache_sha256(batches->cache) : batches->sha256;
 }
 
+const char *sara_batches_tokens_sha256(const sara_batches *batches)
+{
+    return batches->cache ? sara_dataset_cache_tokens_sha256(batches->cache) : NULL;
+}
+
 const sara_batch *sara_batches_shape(const sara_batches *batches)
 {
     return &batches->shape;

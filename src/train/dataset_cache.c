@@ -30,7 +30,7 @@ struct sara_dataset_cache {
     sara_tape *tape;
     float *pixels; /* [3][resolution][resolution] */
     float *fresh;  /* [2][size]: moments of an image that is not cached */
-    char sha256[65];
+    char sha256[65], tokens_sha256[65];
 };
 
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache)
@@ -73,6 +73,11 @@ bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache)
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache)
 {
     return cache->sha256;
+}
+
+const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache)
+{
+    return cache->tokens_sha256;
 }
 
 void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out)
@@ -239,23 +244,28 @@ static void number_texts(sara_dataset_cache *cache)
     }
 }
 
-/* Known without the text encoder. */
-static sara_status warn_of_cuts(const sara_dataset_cache *cache)
+/* Known without the text encoder: their hash, and how many are cut. */
+static sara_status read_tokens(sara_dataset_cache *cache)
 {
     const sara_tokenizer *tokenizer = cache->model->tokenizer;
     size_t cut_captions = 0, cut;
+    sara_sha256 *hash = NULL;
     int32_t *ids = NULL;
     sara_status status;
+    TRY(sara_sha256_new(cache->ctx, &hash));
     TRY(sara_alloc(cache->ctx, &ids, (size_t)cache->length, sizeof(*ids)));
     for (size_t i = 0; i < cache->text_count; i++) {
         TRY(sara_tokenizer_pad(tokenizer, ids, &cut, cache->captions[i]));
+        TRY(sara_sha256_add(hash, ids, (size_t)cache->length * sizeof(*ids)));
         cut_captions += cut > 0;
     }
+    TRY(sara_sha256_end(&hash, cache->tokens_sha256));
     if (cut_captions)
         sara_log(cache->ctx, SARA_LOG_WARNING,
                  "%zu captions are longer than %lld tokens and were cut", cut_captions,
                  (long long)cache->length);
 done:
+    sara_sha256_abort(&hash);
     sara_free(cache->ctx, ids);
     return status;
 }
@@ -323,7 +333,7 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
     TRY(sara_alloc_zero(cache->ctx, &cache->captions, cache->dataset.count,
                         sizeof(*cache->captions)));
     number_texts(cache);
-    TRY(warn_of_cuts(cache));
+    TRY(read_tokens(cache));
     TRY(sara_dataset_hash(cache->ctx, cache->sha256, &cache->dataset));
 done:
     return status;

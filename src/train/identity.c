@@ -107,6 +107,42 @@ done:
     return status;
 }
 
+/* Three of its values tell one noise schedule from others; in a few digits, as the last ones depend
+ * on the machine's mathematical library. */
+static json_t *noise_settings(const sara_objective *objective)
+{
+    const int count = objective->num_train_timesteps, at[] = {0, count / 2, count - 1};
+    json_t *values = json_array();
+    int failed = !values;
+    for (size_t i = 0; objective->alphas_cumprod && i < sizeof(at) / sizeof(*at); i++) {
+        char number[40];
+        sara_print(number, sizeof(number), "%.6g", objective->alphas_cumprod[at[i]]);
+        failed |= json_array_append_new(values, json_string(number));
+    }
+    if (failed) {
+        json_decref(values);
+        return NULL;
+    }
+    return json_pack("{s:i,s:o}", "num_train_timesteps", count, "alphas_cumprod", values);
+}
+
+/* What decides the bits beside weights, options and data, and may come from elsewhere. */
+static sara_status add_settings(trainer *t)
+{
+    const sara_model *model = t->model;
+    int failed =
+        json_object_set_new(t->identity, "unet_settings", sara_unet_settings(model->unet)) |
+        json_object_set_new(t->identity, "noise_settings", noise_settings(&t->objective));
+    if (!sara_batches_is_replay(t->batches)) {
+        const char *tokens = sara_batches_tokens_sha256(t->batches);
+        json_t *vae = sara_vae_settings(model->vae), *text = sara_clip_text_settings(model->text);
+        failed |= json_object_set_new(t->identity, "vae_settings", vae) |
+                  json_object_set_new(t->identity, "text_encoder_settings", text) |
+                  json_object_set_new(t->identity, "tokens_sha256", json_string(tokens));
+    }
+    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
+}
+
 sara_status sara_trainer_identify(trainer *t)
 {
     const char *key;
@@ -129,6 +165,7 @@ sara_status sara_trainer_identify(trainer *t)
         TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
     if (!sara_batches_is_replay(t->batches))
         TRY(add_encoders(t));
+    TRY(add_settings(t));
 done:
     return status;
 }

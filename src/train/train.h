@@ -59,6 +59,8 @@ int sara_batches_resolution(const sara_batches *batches); /* of what is encoded;
 bool sara_batches_encodes_anew(const sara_batches *batches);
 bool sara_batches_is_replay(const sara_batches *batches);
 const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
+/* Of the ids that the tokenizer makes of the captions; NULL: there are none. */
+const char *sara_batches_tokens_sha256(const sara_batches *batches);
 /* height and width of the latents, and what else is the same for all. */
 const sara_batch *sara_batches_shape(const sara_batches *batches);
 /* The replay's matrix for the low-rank term of a step; NULL: draw one. */
@@ -98,6 +100,7 @@ size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
 int sara_dataset_cache_resolution(const sara_dataset_cache *cache);
 bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
+const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache);
 /* Fills channels, height, width, length and hidden of a batch. */
 void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out);
 

@@ -219,6 +219,43 @@ class OtherVae(Case):
         self.ok(*train, *resume, "--vae", "other.safetensors")  # the same VAE, from a file
         self.assertEqual(sha256(self.path("run", "adapter.safetensors")), adapter)
 
+    def test_train_settings(self):
+        """The same weights under another config, or other tokens, make another run."""
+        os.mkdir(self.path("images"))
+        ink = os.path.join(EMOJI, "ink")
+        name = sorted(n for n in os.listdir(ink) if n.endswith(".png"))[0]
+        shutil.copy(os.path.join(ink, name), self.path("images"))
+        shutil.copytree(BASE, self.path("own"))
+        train = ("train", "-m", "own", "--train_data_dir", "images", "--instance_prompt", "a fox",
+                 "--output_dir", "run", "--max_train_steps", "2", "--train_batch_size", "1",
+                 "--resolution", "64", "--checkpointing_steps", "1")  # fmt: skip
+        self.ok(*train)
+        adapter = sha256(self.path("run", "adapter.safetensors"))
+        metadata = read_safetensors(self.path("run", "adapter.safetensors"))[1]
+        self.assertFalse([k for k in metadata if "settings" in k or "tokens" in k])
+        resume = ("--resume_from_checkpoint", os.path.join("run", "checkpoint-1"))
+        heads = self.json("own", "text_encoder", "config.json")["num_attention_heads"]
+        for part, file, key, change in (
+            ("vae", "config.json", "scaling_factor", 0.5),
+            ("text_encoder", "config.json", "num_attention_heads", 2 * heads),
+            ("text_encoder", "config.json", "layer_norm_eps", 1e-3),
+            ("unet", "config.json", "freq_shift", 1),
+            ("scheduler", "scheduler_config.json", "beta_end", 0.02),
+        ):
+            config = self.json("own", part, file)
+            self.write(os.path.join("own", part, file), json.dumps({**config, key: change}))
+            word = "noise" if part == "scheduler" else part
+            self.refused(USAGE, [f"the run has {word}_settings = ", "now it is"], *train, *resume)
+            self.write(os.path.join("own", part, file), json.dumps(config))
+        vocabulary = self.json("own", "tokenizer", "vocab.json")
+        swapped = {"a</w>": vocabulary["o</w>"], "o</w>": vocabulary["a</w>"]}
+        vocab = os.path.join("own", "tokenizer", "vocab.json")
+        self.write(vocab, json.dumps({**vocabulary, **swapped}))
+        self.refused(USAGE, ["the run has tokens_sha256 = "], *train, *resume)
+        self.write(vocab, json.dumps(vocabulary))
+        self.ok(*train, *resume)
+        self.assertEqual(sha256(self.path("run", "adapter.safetensors")), adapter)
+
 
 class Lacking(Case):
     """A single file without its VAE or its text encoder."""
