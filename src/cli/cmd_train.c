@@ -73,7 +73,9 @@ static const struct {
     {"instance_data_dir", "train_data_dir"},       {"flip_aug", "random_flip"},
     {"validation_prompts", "validation_prompt"},   {"resume", "resume_from_checkpoint"},
     {"save_every_n_steps", "checkpointing_steps"}, {"sample_every_n_steps", "validation_steps"},
-    {"max_train_epochs", "num_train_epochs"},      {"network_weights", "adapter"},   {"caption_extention", "caption_extension"},
+    {"max_train_epochs", "num_train_epochs"},
+    {"network_weights", "adapter"},
+    {"caption_extention", "caption_extension"},
 };
 
 static const char *resolve(const char *name, bool *takes_value)

@@ -1,4 +1,5 @@
-/* Conversions between f32 and the 16-bit storage types, and from 8-bit ones: IEEE 754 round to nearest even. */
+/* Conversions between f32 and the 16-bit storage types, and from 8-bit ones: IEEE 754 round to
+ * nearest even. */
 #include "core/core.h"
 
 static float float_of(uint32_t bits)
