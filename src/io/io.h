@@ -74,6 +74,7 @@ SARA_NODISCARD sara_status sara_json_parse(sara_context *ctx, json_t **out, cons
 SARA_NODISCARD sara_status sara_json_load(sara_context *ctx, json_t **out, const char *path,
                                           bool lenient); /* at most 64 MiB */
 /* As json_dumps(), with NaN, Infinity and -Infinity read leniently as Python's json writes them.
+ * Without JSON_REAL_PRECISION numbers get 15 to 17 digits: as few as read back to the same bits.
  * free(); NULL: out of memory. */
 char *sara_json_dump(const json_t *value, size_t flags);
 /* Writes an object as folder/name, atomically, with jansson's flags. The folder is made. */

@@ -1,5 +1,6 @@
 #include "io/file.h"
 
+#include <float.h>
 #include <math.h>
 
 #define DEEPEST      128
@@ -200,11 +201,35 @@ static char *put_back(char *key)
     return first + length;
 }
 
+/* Whether the text reads back as the value to the bit. */
+static bool reads_back(const char *text, const json_t *value)
+{
+    json_t *back = json_loads(text, JSON_DECODE_ANY, NULL);
+    bool same = back && json_equal(back, value);
+    json_decref(back);
+    return same;
+}
+
+static char *dump_shortest(const json_t *value, size_t flags)
+{
+    for (size_t digits = DBL_DIG; digits < DBL_DECIMAL_DIG; digits++) {
+        char *text = json_dumps(value, flags | JSON_REAL_PRECISION(digits));
+        if (!text || reads_back(text, value))
+            return text;
+        free(text);
+    }
+    return json_dumps(value, flags | JSON_REAL_PRECISION(DBL_DECIMAL_DIG));
+}
+
 char *sara_json_dump(const json_t *value, size_t flags)
 {
     sara_c_locale scope;
-    char *text = sara_c_locale_enter(&scope) ? json_dumps(value, flags) : NULL, *at = text;
+    char *text = NULL, *at;
+    if (sara_c_locale_enter(&scope))
+        text = flags & JSON_REAL_PRECISION(31) ? json_dumps(value, flags)
+                                               : dump_shortest(value, flags);
     sara_c_locale_leave(&scope);
+    at = text;
     while (at && (at = strstr(at, "\"" NOT_FINITE_KEY "\"")) != NULL)
         at = put_back(at);
     return text;

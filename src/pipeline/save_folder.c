@@ -193,7 +193,7 @@ static sara_status write_json(sara_context *ctx, const char *folder, const char 
                               const json_t *object)
 {
     return sara_json_save(ctx, folder, name, object,
-                          JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+                          JSON_INDENT(2) | JSON_SORT_KEYS);
 }
 
 static sara_status write_index(sara_context *ctx, const char *to, const char *scheduler)

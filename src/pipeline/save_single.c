@@ -279,7 +279,7 @@ static sara_status add_config(single *s, const char *key, const json_t *config)
     char **slot = s->texts;
     while (*slot)
         slot++;
-    *slot = sara_json_dump(config, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    *slot = sara_json_dump(config, JSON_COMPACT | JSON_SORT_KEYS);
     if (!*slot)
         return sara_fail(s->ctx, SARA_ERROR_MEMORY, "out of memory: %s", key);
     return add_metadata(s, key, *slot);

@@ -275,6 +275,25 @@ static void test_config_refuses(void **state)
     json_decref(object);
 }
 
+/* 0.1 + 0.2 needs 17 digits, 0.18215 five. */
+static void test_shortest_numbers(void **state)
+{
+    json_t *plain = json_pack("[f, f, i]", 0.18215, 1e-5, 7);
+    json_t *longer = json_pack("[f]", 0.1 + 0.2);
+    char *text = sara_json_dump(plain, JSON_COMPACT);
+    (void)state;
+    assert_string_equal(text, "[0.18215,1e-5,7]");
+    free(text);
+    text = sara_json_dump(longer, JSON_COMPACT);
+    assert_string_equal(text, "[0.30000000000000004]");
+    free(text);
+    text = sara_json_dump(longer, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    assert_string_equal(text, "[0.3]");
+    free(text);
+    json_decref(plain);
+    json_decref(longer);
+}
+
 static sara_status parse_lenient(sara_context *c, const char *text)
 {
     json_t *value = NULL;
@@ -302,6 +321,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_load, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config, setup, teardown),
         cmocka_unit_test_setup_teardown(test_config_refuses, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_shortest_numbers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
