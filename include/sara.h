@@ -472,7 +472,8 @@ typedef struct sara_bench_options {
     /* Or a diffusers folder, whose unet/ is read, a bare unet/ folder, or a .safetensors file. */
     const char *model;
     const char *variant;   /* of the model's weight files; NULL: none */
-    bool use_ema_weights;  /* of a model that is a file: see sara_model_options */
+    const char *model_config; /* of a model that is a file: see sara_model_options */
+    bool use_ema_weights;  /* likewise */
     const char *method;    /* "sara"; "full": all entries are trained; "forward": no gradient */
     int latent;            /* 64: height and width of the latents */
     int batch, steps;      /* 1, 3 */

@@ -102,6 +102,12 @@ static int bench(const cli *c, const sara_bench_options *options, bool json)
     return code;
 }
 
+static const cli_refusal refusals[] = {
+    {"vae", "the U-Net alone is timed, which needs none; leave it out"},
+    {"tokenizer", "the U-Net alone is timed, which needs none; leave it out"},
+    {NULL, NULL},
+};
+
 int cmd_bench(cli *c)
 {
     sara_bench_options o;
@@ -110,11 +116,13 @@ int cmd_bench(cli *c)
     sara_bench_options_init(&o);
     seed = (cli_seed){o.seed, false};
     const cli_option options[] = {
-        {"model", 'm', CLI_STRING, &o.model, 0, 0, "DIR",
-         "a diffusers folder, whose unet/ is read, or a bare unet/ folder"},
+        {"model", 'm', CLI_STRING, &o.model, 0, 0, "PATH",
+         "a diffusers folder, whose unet/ is read, a bare unet/ folder or a .safetensors file"},
         {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME",
          "a U-Net with random weights instead: sd15, sd21 or tiny"},
         {"variant", 0, CLI_STRING, &o.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
+        {"model_config", 0, CLI_STRING, &o.model_config, 0, 0, "DIR",
+         "for a file: a diffusers folder with its configs"},
         {"use_ema_weights", 0, CLI_SWITCH, &o.use_ema_weights, 0, 0, NULL,
          "of a file: the averages of its U-Net (model_ema.)"},
         {"method", 0, CLI_STRING, &o.method, 0, 0, "NAME",
@@ -148,11 +156,13 @@ int cmd_bench(cli *c)
     const cli_command command = {
         .name = "bench",
         .summary = "time training steps on this machine",
-        .usage = "-m DIR | --shape NAME [options]",
+        .usage = "-m PATH | --shape NAME [options]",
         .examples = "  sara bench --shape sd15\n"
                     "  sara bench -m base --latent 32 --method forward\n"
+                    "  sara bench -m unet.safetensors --model_config base --latent 32\n"
                     "  sara bench --shape sd15 --trainable 2% --profile trace.json --json\n",
         .options = options,
+        .refusals = refusals,
     };
     int code = cli_parse(c, &command, &help);
     if (code == 0 && !help)

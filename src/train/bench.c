@@ -46,6 +46,9 @@ static sara_status check_source(const bench *b)
                          o->model, o->shape);
     if (o->shape && o->use_ema_weights)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--use_ema_weights: goes with --model");
+    if (o->shape && o->model_config)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--model_config %s: goes with --model",
+                         o->model_config);
     if (o->shape && o->variant)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--variant %s: goes with --model", o->variant);
     return SARA_OK;
@@ -131,8 +134,10 @@ done:
 static sara_status load(bench *b)
 {
     const sara_bench_options *o = b->options;
-    sara_model_options options = {
-        .unet_only = true, .use_ema_weights = o->use_ema_weights, .weight_dtype = o->weight_dtype};
+    sara_model_options options = {.unet_only = true,
+                                  .model_config = o->model_config,
+                                  .use_ema_weights = o->use_ema_weights,
+                                  .weight_dtype = o->weight_dtype};
     double begun = sara_clock();
     char *unet = NULL;
     sara_status status;

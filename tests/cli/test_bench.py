@@ -5,7 +5,8 @@ import os
 import re
 import unittest
 
-from support import BASE, DEVICE, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
+from support import BASE, DEVICE, INPUT, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
+from support import read_safetensors, write_safetensors
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -129,6 +130,25 @@ class Bench(Case):
         )
         self.assertEqual(whole["model"], os.path.join(BASE, "unet"))
 
+    def test_bare_file(self):
+        """Whose number of heads another folder's config tells, as the refusal advises."""
+        tensors, _ = read_safetensors(
+            os.path.join(BASE, "unet", "diffusion_pytorch_model.safetensors")
+        )
+        self.ok("merge", "-m", BASE, "-o", "whole.safetensors")
+        whole, _ = read_safetensors(self.path("whole.safetensors"))
+        prefix = "model.diffusion_model."
+        bare = {n[len(prefix) :]: t for n, t in whole.items() if n.startswith(prefix)}
+        self.assertEqual(len(bare), len(tensors))
+        write_safetensors(self.path("bare.safetensors"), bare)
+        bench = ("bench", "-m", "bare.safetensors", "--latent", "4", "--steps", "1")
+        self.refused(INPUT, "--model_config DIR", *bench)
+        report = self.report(*bench, "--model_config", BASE)
+        self.assertEqual(report["model"], "bare.safetensors")
+        folder = self.report("bench", "-m", BASE, "--latent", "4", "--steps", "1")
+        self.assertEqual(report["parameters"], folder["parameters"])
+        self.refused(IO, "none", *bench, "--model_config", "none")
+
     def test_table(self):
         result = self.ok(*TINY)
         lines = result.out.splitlines()
@@ -188,6 +208,9 @@ class Bench(Case):
             ("no model given", ()),
             (["--model", "--shape"], ("-m", UNET, "--shape", "tiny")),
             ("--shape sdxl: expected sd15, sd21 or tiny", ("--shape", "sdxl")),
+            ("--model_config x: goes with --model", (*TINY[1:], "--model_config", "x")),
+            (["--vae", "the U-Net alone is timed"], ("-m", UNET, "--vae", "x")),
+            (["--tokenizer", "the U-Net alone is timed"], ("-m", UNET, "--tokenizer", "x")),
             ("--method lora: expected", (*TINY[1:], "--method", "lora")),
             ("--weight_dtype int8: expected auto", (*TINY[1:], "--weight_dtype", "int8")),
             ("--latent 0: expected", (*TINY[1:], "--latent", "0")),
