@@ -314,8 +314,8 @@ class WithoutEffect(Case):
     def test_folder(self):
         for name, command in self.commands("-m", BASE):
             for option in ("model_config", "tokenizer"):
-                words = [f"{option} {BASE}/tokenizer", f"{BASE} is a folder, which has its own"]
-                if name == "bench" or (name, option) == ("export", "tokenizer"):
+                words = [f"{option} {BASE}/tokenizer", "is a folder, which has its own"]
+                if (name, option) in (("bench", "tokenizer"), ("export", "tokenizer")):
                     words = ["--" + option]
                 self.refused(USAGE, words, *command, f"--{option}", f"{BASE}/tokenizer")
 
