@@ -269,10 +269,14 @@ static int check_latents(const cli *c, const request *r)
     return path ? cli_check_output(c, "--save-latents", path, &r->adapters, NULL) : 0;
 }
 
+/* Start noise that is given may be of more pictures than were asked for. */
 static int count_pictures(const cli *c, request *r)
 {
+    int checked = r->count;
     sara_status status = sara_generate_count(c->ctx, &r->count, &r->generate);
-    return status == SARA_OK ? 0 : cli_fail_context(c, status);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    return r->output && r->count > checked ? check_picture_names(c, r) : 0;
 }
 
 static int check_type(const cli *c, request *r)
@@ -296,10 +300,11 @@ static int check(const cli *c, request *r)
         code = cli_check_adapters(c, &r->adapters);
     if (code == 0)
         code = check_scheduler(c, r);
-    if (code == 0)
-        code = count_pictures(c, r);
+    r->count = r->generate.batch_count;
     if (code == 0)
         code = check_output(c, r);
+    if (code == 0)
+        code = count_pictures(c, r);
     if (code == 0)
         code = check_latents(c, r);
     return code;

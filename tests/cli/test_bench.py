@@ -5,8 +5,7 @@ import os
 import re
 import unittest
 
-from support import BASE, DEVICE, INPUT, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
-from support import read_safetensors, write_safetensors
+from support import BASE, DEVICE, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -129,25 +128,6 @@ class Bench(Case):
             "bench", "-m", BASE, "--latent", "4", "--steps", "1", "--method", "forward"
         )
         self.assertEqual(whole["model"], os.path.join(BASE, "unet"))
-
-    def test_bare_file(self):
-        """Whose number of heads another folder's config tells, as the refusal advises."""
-        tensors, _ = read_safetensors(
-            os.path.join(BASE, "unet", "diffusion_pytorch_model.safetensors")
-        )
-        self.ok("merge", "-m", BASE, "-o", "whole.safetensors")
-        whole, _ = read_safetensors(self.path("whole.safetensors"))
-        prefix = "model.diffusion_model."
-        bare = {n[len(prefix) :]: t for n, t in whole.items() if n.startswith(prefix)}
-        self.assertEqual(len(bare), len(tensors))
-        write_safetensors(self.path("bare.safetensors"), bare)
-        bench = ("bench", "-m", "bare.safetensors", "--latent", "4", "--steps", "1")
-        self.refused(INPUT, "--model_config DIR", *bench)
-        report = self.report(*bench, "--model_config", BASE)
-        self.assertEqual(report["model"], "bare.safetensors")
-        folder = self.report("bench", "-m", BASE, "--latent", "4", "--steps", "1")
-        self.assertEqual(report["parameters"], folder["parameters"])
-        self.refused(IO, "none", *bench, "--model_config", "none")
 
     def test_table(self):
         result = self.ok(*TINY)

@@ -8,7 +8,8 @@ import shutil
 import struct
 import unittest
 
-from support import BASE, INPUT, OTHER_SIZES, UNET, USAGE, Case, files_below, read_safetensors, write_safetensors
+from support import BASE, INPUT, IO, OTHER_SIZES, UNET, USAGE, Case, files_below
+from support import read_safetensors, write_safetensors
 
 TOKENIZER = ("--tokenizer", os.path.join(BASE, "tokenizer"))
 
@@ -189,6 +190,20 @@ class SingleFile(Case):
         self.assertEqual(
             sha256(self.path("a", "adapter.safetensors")), sha256(self.path("b", "adapter.safetensors"))
         )
+
+    def test_bench_of_a_bare_unet(self):
+        """Whose number of heads another folder's config tells, as the refusal advises."""
+        prefix = "model.diffusion_model."
+        whole, _ = read_safetensors(self.file)
+        bare = {n[len(prefix) :]: t for n, t in whole.items() if n.startswith(prefix)}
+        write_safetensors(self.path("bare.safetensors"), bare)
+        bench = ("bench", "-m", "bare.safetensors", "--latent", "4", "--steps", "1", "--json")
+        self.refused(INPUT, "--model_config DIR", *bench)
+        report = json.loads(self.ok(*bench, "--model_config", BASE).out)
+        self.assertEqual(report["model"], "bare.safetensors")
+        folder = json.loads(self.ok("bench", "-m", BASE, *bench[3:]).out)
+        self.assertEqual(report["parameters"], folder["parameters"])
+        self.refused(IO, "none", *bench, "--model_config", "none")
 
     def test_other_files(self):
         self.refused(INPUT, "pickle", "inspect", "-m", self.write("a.ckpt", b"\x80\x02model"))
