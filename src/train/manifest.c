@@ -186,8 +186,10 @@ static bool is_fixed_cause(const char *key)
 /* Earlier versions have not kept it. */
 static bool is_newer(const char *key)
 {
-    static const char *const keys[] = {"unet_settings", "noise_settings", "vae_settings",
-                                       "text_encoder_settings", "tokens_sha256"};
+    static const char *const keys[] = {"unet_settings", "noise_settings",
+                                       "vae_settings",  "text_encoder_settings",
+                                       "vae_sha256",    "text_encoder_sha256",
+                                       "tokens_sha256"};
     for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
         if (strcmp(key, keys[i]) == 0)
             return true;

@@ -291,3 +291,16 @@ const char *test_run_images(test_run *run, size_t count)
     sara_free(run->ctx, text);
     return folder;
 }
+
+void test_run_take_images(test_run *run, size_t count)
+{
+    run->options.unet_only = NULL;
+    run->options.replay = NULL;
+    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
+    run->options.train_data_dir = test_run_images(run, count);
+    run->options.trainable = "2%";
+    run->options.train_batch_size = 1;
+    run->options.gradient_accumulation_steps = 2;
+    run->options.max_train_steps = 4;
+    run->options.resolution = 32;
+}

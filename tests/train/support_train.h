@@ -60,5 +60,7 @@ void test_adapters_equal(const sara_adapter *a, const sara_adapter *b);
 
 /* A small dataset folder in the scratch folder: the first `count` images of examples/emoji/ink. */
 const char *test_run_images(test_run *run, size_t count);
+/* Has the run train the emoji model on such images: four steps of two. */
+void test_run_take_images(test_run *run, size_t count);
 
 #endif

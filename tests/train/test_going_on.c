@@ -227,34 +227,6 @@ static void test_no_checkpoint_left(void **state)
     assert_string_equal(test_run_sha256(run), sha256);
 }
 
-/* A checkpoint of version 0.1.0 before lengths could change: it does not say how its reselection
- * came about. */
-static void test_earlier_version(void **state)
-{
-    static const char *const files[] = {"adapter.safetensors", "state.safetensors",
-                                        "manifest.json"};
-    test_run *run = *state;
-    set(run, "trainable", "500");
-    set(run, "learning_rate", "1e-3");
-    set(run, "lambda_rank", "0");
-    set(run, "lr_scheduler", "constant");
-    test_run_output(run, "now");
-    train_to(run, 4);
-    train_to(run, 8);
-    const char *sha256 = test_run_sha256(run);
-    test_run_output(run, "then");
-    const char *folder = test_text(run, "%s/checkpoint-4", run->output);
-    assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
-    for (size_t i = 0; i < 3; i++)
-        assert_ok(run->ctx,
-                  sara_file_copy(run->ctx, test_text(run, SARA_TEST_GOLDEN "/checkpoint_v1/%s",
-                                                     files[i]),
-                                 test_text(run, "%s/%s", folder, files[i])));
-    train_to(run, 8);
-    assert_non_null(strstr(run->log, "after step 2 was done and is not done again"));
-    assert_string_equal(test_run_sha256(run), sha256);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -263,7 +235,6 @@ int main(void)
         TEST_TINY(test_reselection_done),    TEST_TINY(test_reselection_moves),
         TEST_TINY(test_reselection_at_once), TEST_TINY(test_reselection_given),
         TEST_TINY(test_fewer),               TEST_TINY(test_no_checkpoint_left),
-        TEST_CASE(test_earlier_version),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

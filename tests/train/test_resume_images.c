@@ -3,19 +3,6 @@
 
 #include <math.h>
 
-static void take_images(test_run *run, size_t count)
-{
-    run->options.unet_only = NULL;
-    run->options.replay = NULL;
-    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
-    run->options.train_data_dir = test_run_images(run, count);
-    run->options.trainable = "2%";
-    run->options.train_batch_size = 1;
-    run->options.gradient_accumulation_steps = 2;
-    run->options.max_train_steps = 4;
-    run->options.resolution = 32;
-}
-
 static void whole_and_interrupted(test_run *run)
 {
     test_run_output(run, "whole");
@@ -37,7 +24,7 @@ static void whole_and_interrupted(test_run *run)
 static void test_mid_epoch(void **state)
 {
     test_run *run = *state;
-    take_images(run, 3);
+    test_run_take_images(run, 3);
     run->options.random_flip = true;
     whole_and_interrupted(run);
 }
@@ -64,7 +51,7 @@ static void add_wide_image(test_run *run, const char *folder)
 static void test_random_crop(void **state)
 {
     test_run *run = *state;
-    take_images(run, 2);
+    test_run_take_images(run, 2);
     run->options.random_flip = true;
     add_wide_image(run, run->options.train_data_dir);
     whole_and_interrupted(run);
@@ -82,7 +69,7 @@ static void test_changed_images(void **state)
 {
     static const char captions[] = "{\"file_name\": \"u1f301.png\", \"text\": \"another\"}\n";
     test_run *run = *state;
-    take_images(run, 1);
+    test_run_take_images(run, 1);
     run->interrupt_at = 1;
     assert_refused(run->ctx, SARA_INTERRUPTED, "after step 1", test_run_train(run));
     run->options.resume_from_checkpoint = "latest";
@@ -109,7 +96,7 @@ static void test_order(void **state)
     sara_batch shape = {0};
     float latents[3][4 * 8 * 8], *states;
     int64_t orders[4][3];
-    take_images(run, 3);
+    test_run_take_images(run, 3);
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
@@ -151,7 +138,7 @@ static void test_order(void **state)
 static void take_repeats(test_run *run)
 {
     const char *folder = test_text(run, "%s/repeats", run->folder);
-    take_images(run, 2);
+    test_run_take_images(run, 2);
     const char *images = run->options.train_data_dir;
     for (int i = 0; i < 2; i++) {
         const char *inner = test_text(run, "%s/%s", folder, i ? "1_night" : "3_foggy");
@@ -228,7 +215,7 @@ static void test_epochs(void **state)
 {
     test_run *run = *state;
     sara_train_result result;
-    take_images(run, 3);
+    test_run_take_images(run, 3);
     run->options.max_train_steps = 0;
     run->options.num_train_epochs = 1;
     assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
@@ -240,7 +227,7 @@ static void test_validation(void **state)
 {
     test_run *run = *state;
     size_t size;
-    take_images(run, 1);
+    test_run_take_images(run, 1);
     run->options.max_train_steps = 2;
     run->options.validation_prompts[0] = "<b>a & \"cat\"</b>";
     run->options.validation_prompt_count = 1;
@@ -279,7 +266,7 @@ static void test_validation_weights(void **state)
 {
     test_run *run = *state;
     size_t size;
-    take_images(run, 1);
+    test_run_take_images(run, 1);
     run->options.max_train_steps = 1;
     run->options.validation_prompts[0] = "(winking:1.6) face BREAK [dog]";
     run->options.validation_prompt_count = 1;
@@ -303,7 +290,7 @@ static void test_interrupted_validation(void **state)
     test_run *run = *state;
     sara_context *ctx = NULL;
     const sara_context_options options = {.threads = 1, .progress = stop, .user = &ctx};
-    take_images(run, 1);
+    test_run_take_images(run, 1);
     run->options.max_train_steps = 2;
     run->options.validation_prompts[0] = "a cat";
     run->options.validation_prompt_count = 1;
@@ -324,7 +311,7 @@ static void test_strip(void **state)
     test_run *run = *state;
     uint8_t pixels[3 * 2000] = {0};
     const sara_image image = {1, 2000, pixels};
-    take_images(run, 1);
+    test_run_take_images(run, 1);
     const char *path = test_text(run, "%s/u1f301.png", run->options.train_data_dir);
     assert_ok(run->ctx, sara_image_save(run->ctx, &image, path, NULL));
     assert_refused(run->ctx, SARA_ERROR_INPUT, "u1f301.png: 1x2000 is too long: 32x64000",
@@ -334,7 +321,7 @@ static void test_strip(void **state)
 static void test_bad_images(void **state)
 {
     test_run *run = *state;
-    take_images(run, 1);
+    test_run_take_images(run, 1);
     run->options.resolution = 30;
     assert_refused(run->ctx, SARA_ERROR_USAGE, "--resolution 30x30", test_run_train(run));
     run->options.resolution = 32;
