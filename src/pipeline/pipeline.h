@@ -205,8 +205,7 @@ SARA_NODISCARD sara_status sara_model_check_sample_size(sara_context *ctx, const
 /* status, of something that failed; where weights of the U-Net are not finite the error tells of the
  * first under the file's name, with the path. */
 sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status);
-/* RGB to [-1,1] [3][height][width], and back (rounded as diffusers' numpy_to_pil). */
-void sara_pixels_to_floats(float *out, const sara_image *image);
+/* [-1,1] [3][height][width] to RGB, rounded as diffusers' numpy_to_pil; sara_image_clear(). */
 SARA_NODISCARD sara_status sara_floats_to_image(sara_context *ctx, sara_image *out,
                                                 const float *pixels, int width, int height);
 

@@ -2,14 +2,6 @@
 
 #include <math.h>
 
-void sara_pixels_to_floats(float *out, const sara_image *image)
-{
-    size_t plane = (size_t)image->width * (size_t)image->height;
-    for (size_t i = 0; i < plane; i++)
-        for (size_t c = 0; c < 3; c++)
-            out[c * plane + i] = (float)image->pixels[i * 3 + c] / 255.0f * 2.0f - 1.0f;
-}
-
 sara_status sara_floats_to_image(sara_context *ctx, sara_image *out, const float *pixels, int width,
                                  int height)
 {

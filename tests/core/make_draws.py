@@ -33,25 +33,25 @@ def halves(n):
     return [n & M32, n >> 32]
 
 
-def block(number, purpose):
+def block(number, purpose, index=INDEX, seed=SEED):
     low, high = halves(number & M64)
-    return philox([low, high ^ purpose << 24, *halves(INDEX)], halves(SEED))
+    return philox([low, high ^ purpose << 24, *halves(index)], halves(seed))
 
 
-def below(bound, purpose, element):
+def below(bound, purpose, element, index=INDEX, seed=SEED):
     for attempt in range(256):
-        low, high = block(element + (attempt << 48), purpose)[:2]
+        low, high = block(element + (attempt << 48), purpose, index, seed)[:2]
         value = high << 32 | low
         if value < M64 - M64 % bound:
             return value % bound, attempt
     raise AssertionError
 
 
-def normals(count, purpose):
+def normals(count, purpose, index=INDEX, seed=SEED):
     """Box and Muller: of two numbers in (0, 1] and [0, 1)."""
     out = []
     while len(out) < count:
-        bits = block(len(out) // 4, purpose)
+        bits = block(len(out) // 4, purpose, index, seed)
         for a, b in (bits[:2], bits[2:]):
             radius = math.sqrt(-2 * math.log((a + 1) / 2 ** 32))
             out += [radius * f(2 * math.pi * b / 2 ** 32) for f in (math.cos, math.sin)]
