@@ -34,48 +34,51 @@ int cli_load_unet(const cli *c, sara_model **out, const cli_model *m)
     return cli_load(c, out, &alone);
 }
 
-/* The path, sara_free(), and the strength; NULL after the line was printed, *code is the exit code.
- */
-static char *parse_adapter(const cli *c, double *strength, int *code, const char *item)
+/* What is done with an adapter; 0, or the exit code after the line was printed. */
+typedef int (*adapter_fn)(const cli *c, const char *path, double strength, void *user);
+
+static int for_each_adapter(const cli *c, const cli_list *adapters, adapter_fn use, void *user)
 {
-    char *path = NULL;
-    sara_status status = sara_adapter_split(c->ctx, &path, strength, item);
-    if (status != SARA_OK)
-        *code = cli_fail_context(c, status);
-    return path;
+    int code = 0;
+    for (int i = 0; i < adapters->count && !code; i++) {
+        double strength;
+        char *path = NULL;
+        sara_status status = sara_adapter_split(c->ctx, &path, &strength, adapters->items[i]);
+        code = status == SARA_OK ? use(c, path, strength, user) : cli_fail_context(c, status);
+        sara_free(c->ctx, path);
+    }
+    return code;
+}
+
+typedef struct application {
+    sara_model *model;
+    bool force;
+} application;
+
+static int apply_adapter(const cli *c, const char *path, double strength, void *user)
+{
+    const application *a = user;
+    sara_status status = sara_model_apply(c->ctx, a->model, path, strength, a->force);
+    return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
 int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force)
 {
-    for (int i = 0; i < adapters->count; i++) {
-        double strength;
-        int code = 0;
-        char *path = parse_adapter(c, &strength, &code, adapters->items[i]);
-        if (!path)
-            return code;
-        sara_status status = sara_model_apply(c->ctx, model, path, strength, force);
-        sara_free(c->ctx, path);
-        if (status != SARA_OK)
-            return cli_fail_context(c, status);
-    }
-    return 0;
+    return for_each_adapter(c, adapters, apply_adapter, &(application){model, force});
+}
+
+static int check_adapter_file(const cli *c, const char *path, double strength, void *user)
+{
+    (void)strength;
+    (void)user;
+    return access(path, R_OK) == 0
+               ? 0
+               : cli_fail(c, SARA_ERROR_IO, "--adapter %s: %s", path, strerror(errno));
 }
 
 int cli_check_adapters(const cli *c, const cli_list *adapters)
 {
-    for (int i = 0; i < adapters->count; i++) {
-        double strength;
-        int code = 0;
-        char *path = parse_adapter(c, &strength, &code, adapters->items[i]);
-        if (!path)
-            return code;
-        if (access(path, R_OK) != 0)
-            code = cli_fail(c, SARA_ERROR_IO, "--adapter %s: %s", path, strerror(errno));
-        sara_free(c->ctx, path);
-        if (code)
-            return code;
-    }
-    return 0;
+    return for_each_adapter(c, adapters, check_adapter_file, NULL);
 }
 
 bool cli_is_folder(const char *path)
@@ -90,23 +93,26 @@ static bool is_same_file(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+typedef struct output {
+    const char *option, *path;
+} output;
+
+static int check_output_against(const cli *c, const char *path, double strength, void *user)
+{
+    const output *o = user;
+    (void)strength;
+    return is_same_file(o->path, path)
+               ? cli_fail(c, SARA_ERROR_USAGE, "%s %s: is the adapter, which would be lost",
+                          o->option, o->path)
+               : 0;
+}
+
 int cli_check_output(const cli *c, const char *option, const char *path, const cli_list *adapters,
                      const char *input)
 {
-    for (int i = 0; i < adapters->count; i++) {
-        double strength;
-        int code = 0;
-        char *adapter = parse_adapter(c, &strength, &code, adapters->items[i]);
-        if (!adapter)
-            return code;
-        bool same = is_same_file(path, adapter);
-        sara_free(c->ctx, adapter);
-        if (same)
-            return cli_fail(c, SARA_ERROR_USAGE, "%s %s: is the adapter, which would be lost",
-                            option, path);
-    }
-    if (input && is_same_file(path, input))
-        return cli_fail(c, SARA_ERROR_USAGE, "%s %s: is an input, which would be lost", option,
-                        path);
-    return 0;
+    int code = for_each_adapter(c, adapters, check_output_against, &(output){option, path});
+    if (!code && input && is_same_file(path, input))
+        code =
+            cli_fail(c, SARA_ERROR_USAGE, "%s %s: is an input, which would be lost", option, path);
+    return code;
 }

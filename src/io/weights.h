@@ -29,7 +29,10 @@ struct sara_weights {
     size_t scale_count;
 };
 
-/* weights_scale.c. Takes the scales of 8-bit tensors out of the sorted items, for these to be read
+/* weights_scale.c. The length of what the tensor marks as scaled: all names that begin like its
+ * own; -1: it is no marker. */
+int sara_weights_marked_by(const char *name);
+/* Takes the scales of 8-bit tensors out of the sorted items, for these to be read
  * multiplied by them; the dtype of these items is F32 then. */
 SARA_NODISCARD sara_status sara_weights_take_scales(sara_weights *weights);
 /* An item with a scale; as: under the file's name and dtype. */

@@ -102,11 +102,8 @@ done:
 /* Whether the tensor marks as scaled all whose names begin with `prefix`, and more. */
 static bool is_marker_above(const char *name, const char *prefix)
 {
-    size_t length = strlen(name), tail = strlen(SARA_SCALED_MARKER);
-    if (length < tail || strcmp(name + length - tail, SARA_SCALED_MARKER) != 0)
-        return false;
-    length -= tail;
-    return strncmp(name, prefix, length) == 0 && (length == 0 || name[length - 1] == '.');
+    int length = sara_weights_marked_by(name);
+    return length >= 0 && strncmp(name, prefix, (size_t)length) == 0;
 }
 
 sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const char *path,

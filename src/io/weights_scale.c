@@ -23,8 +23,7 @@ static int layer_of(const char *name, const char *const endings[2])
     return first >= 0 ? first : without(name, endings[1]);
 }
 
-/* The length of what the marker is for: all names that begin like it; -1: it is none. */
-static int marked_by(const char *name)
+int sara_weights_marked_by(const char *name)
 {
     int length = without(name, SARA_SCALED_MARKER);
     return length > 0 && name[length - 1] != '.' ? -1 : length;
@@ -33,7 +32,7 @@ static int marked_by(const char *name)
 static bool is_of_scales(const char *name)
 {
     return layer_of(name, weight_scales) >= 0 || layer_of(name, input_scales) >= 0 ||
-           marked_by(name) >= 0;
+           sara_weights_marked_by(name) >= 0;
 }
 
 /* Moves scales and markers to the end of what there is, in their order; *kept: before them. */
@@ -132,7 +131,7 @@ sara_status sara_weights_take_scales(sara_weights *weights)
         TRY(give_scale(weights, &weights->scales[i]));
     for (size_t i = 0; i < weights->scale_count; i++) {
         const char *marker = weights->scales[i].stored->name;
-        int length = marked_by(marker);
+        int length = sara_weights_marked_by(marker);
         if (length >= 0)
             TRY(check_marked(weights, marker, length));
     }
@@ -145,7 +144,7 @@ done:
 /* -------------------------------------------------------------------------------------- reading */
 
 /* scales: one, or one for each row */
-static void multiply(float *values, size_t count, const float *scales, size_t scale_count)
+static void multiply_rows(float *values, size_t count, const float *scales, size_t scale_count)
 {
     size_t row = count / scale_count;
     for (size_t i = 0; i < scale_count; i++)
@@ -191,7 +190,7 @@ sara_status sara_weights_read_scaled(const sara_weights *weights, void *out, sar
     TRY(sara_alloc(weights->ctx, &values, count, sizeof(*values)));
     TRY(read_scales(weights, scales, item->scale));
     TRY(sara_safetensors_read_f32(item->file, values, as));
-    multiply(values, count, scales, scale_count);
+    multiply_rows(values, count, scales, scale_count);
     TRY(store_scaled(weights, out, dtype, values, count, as->name));
 done:
     sara_free(weights->ctx, scales);

@@ -59,6 +59,7 @@ int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted paramet
 
 typedef enum sara_module { SARA_MODULE_UNET, SARA_MODULE_VAE, SARA_MODULE_TEXT } sara_module;
 #define SARA_MODULE_COUNT 3
+const char *sara_module_name(sara_module module); /* "text encoder" */
 
 /* A network's config, and where its weights are. */
 typedef struct sara_component {

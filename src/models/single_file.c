@@ -97,17 +97,28 @@ done:
 
 /* ------------------------------------------------------------------------------------ interface */
 
+/* vae: as refuse_others(). *out: sara_single_file_close(), even after an error */
+static sara_status open_file(sara_context *ctx, sara_single_file **out, const char *path, bool vae)
+{
+    sara_single_file *single;
+    sara_status status;
+    TRY(sara_alloc_zero(ctx, out, 1, sizeof(**out)));
+    single = *out;
+    single->ctx = ctx;
+    TRY(sara_strdup(ctx, &single->path, path));
+    TRY(sara_safetensors_open(ctx, &single->file, path));
+    TRY(refuse_others(single, vae));
+done:
+    return status;
+}
+
 sara_status sara_single_file_open(sara_context *ctx, sara_single_file **out, const char *path,
                                   const char *model_config, bool use_ema)
 {
     sara_single_file *single = NULL;
     sara_status status;
     *out = NULL;
-    TRY(sara_alloc_zero(ctx, &single, 1, sizeof(*single)));
-    single->ctx = ctx;
-    TRY(sara_strdup(ctx, &single->path, path));
-    TRY(sara_safetensors_open(ctx, &single->file, path));
-    TRY(refuse_others(single, false));
+    TRY(open_file(ctx, &single, path, false));
     TRY(sara_single_find_parts(single, use_ema));
     TRY(choose_configs(single, model_config));
     *out = single;
@@ -179,11 +190,7 @@ sara_status sara_single_file_open_vae(sara_context *ctx, sara_single_file **out,
     sara_single_file *single = NULL;
     sara_status status;
     *out = NULL;
-    TRY(sara_alloc_zero(ctx, &single, 1, sizeof(*single)));
-    single->ctx = ctx;
-    TRY(sara_strdup(ctx, &single->path, path));
-    TRY(sara_safetensors_open(ctx, &single->file, path));
-    TRY(refuse_others(single, true));
+    TRY(open_file(ctx, &single, path, true));
     TRY(sara_single_find_vae(single));
     TRY(choose_vae_config(single, like));
     *out = single;
@@ -261,7 +268,7 @@ sara_status sara_single_file_component(const sara_single_file *single, sara_comp
     *out = (sara_component){.ctx = single->ctx};
     if (!part->prefix)
         return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: holds no %s", single->path,
-                         module == SARA_MODULE_VAE ? "VAE" : "text encoder");
+                         sara_module_name(module));
     if (part->source)
         TRY(sara_strdup(single->ctx, &out->source, part->source));
     if (part->fault)

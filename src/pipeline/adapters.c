@@ -3,8 +3,7 @@
 
 #include <math.h>
 
-#define ENDING    ".safetensors"
-#define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
+#define ENDING ".safetensors"
 
 sara_status sara_adapter_split(sara_context *ctx, char **path, double *strength, const char *text)
 {
@@ -17,9 +16,9 @@ sara_status sara_adapter_split(sara_context *ctx, char **path, double *strength,
     double number = sara_parse_double(colon + 1, &end);
     if (*end)
         return sara_strdup(ctx, path, text);
-    if (!(fabs(number) <= STRONGEST))
+    if (!(fabs(number) <= SARA_STRONGEST))
         return sara_fail(ctx, SARA_ERROR_USAGE, "--adapter %s: strength %g, expected %g to %g",
-                         text, number, -STRONGEST, STRONGEST);
+                         text, number, -SARA_STRONGEST, SARA_STRONGEST);
     *strength = number;
     return sara_format(ctx, path, "%.*s", (int)(colon - text), text);
 }

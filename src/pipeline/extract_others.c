@@ -80,7 +80,7 @@ done:
 }
 
 static sara_status compare_module(sara_context *ctx, const sara_model *base,
-                                  const sara_model *tuned, sara_module module, const char *name)
+                                  const sara_model *tuned, sara_module module)
 {
     sara_weights *a = NULL, *b = NULL;
     sara_status status;
@@ -92,7 +92,8 @@ static sara_status compare_module(sara_context *ctx, const sara_model *base,
         sara_log(ctx, SARA_LOG_WARNING,
                  "%s: its %s is another than the base's (%lld tensors, relative L2 %.3g); that is "
                  "left out: an adapter holds the U-Net's change alone",
-                 tuned->path, name, (long long)c.differing, sqrt(c.change2 / c.original2));
+                 tuned->path, sara_module_name(module), (long long)c.differing,
+                 sqrt(c.change2 / c.original2));
 done:
     sara_weights_close(a);
     sara_weights_close(b);
@@ -101,10 +102,7 @@ done:
 
 sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const sara_model *tuned)
 {
-    static const struct {
-        sara_module module;
-        const char *name;
-    } others[] = {{SARA_MODULE_TEXT, "text encoder"}, {SARA_MODULE_VAE, "VAE"}};
+    static const sara_module others[] = {SARA_MODULE_TEXT, SARA_MODULE_VAE};
     const sara_prediction *from = &base->scheduler.prediction_type;
     const sara_prediction *to = &tuned->scheduler.prediction_type;
     sara_status status = SARA_OK;
@@ -115,9 +113,8 @@ sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const s
                  tuned->path, sara_prediction_name(*to), sara_prediction_name(*from),
                  sara_prediction_name(*to));
     for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
-        if (sara_model_has_part(base, others[i].module) &&
-            sara_model_has_part(tuned, others[i].module))
-            TRY(compare_module(ctx, base, tuned, others[i].module, others[i].name));
+        if (sara_model_has_part(base, others[i]) && sara_model_has_part(tuned, others[i]))
+            TRY(compare_module(ctx, base, tuned, others[i]));
 done:
     return status;
 }

@@ -12,6 +12,11 @@ const char *sara_part_folder_name(sara_module module)
     return places[module].folder;
 }
 
+const char *sara_part_stem(sara_module module)
+{
+    return places[module].stem;
+}
+
 bool sara_model_has_part(const sara_model *model, sara_module module)
 {
     if (model->elsewhere[module] || (module == SARA_MODULE_VAE && model->vae_file))

@@ -67,6 +67,7 @@ bool sara_model_is_second(const sara_model *model);
  * plain files of the others serve, which is logged. One that no part has is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_variant(sara_model *model, const char *variant);
 const char *sara_part_folder_name(sara_module module); /* "text_encoder" */
+const char *sara_part_stem(sara_module module);        /* of its weight files' names */
 bool sara_model_has_part(const sara_model *model, sara_module module);
 /* replaced.c. Finds another VAE and what the single file lacks, before anything is loaded; a part
  * that is nowhere is SARA_ERROR_INPUT. */
@@ -96,6 +97,8 @@ SARA_NODISCARD sara_status sara_model_read_base(sara_context *ctx, sara_base *ou
 /* Whether the file holds more than the U-Net in memory. */
 bool sara_model_is_rounded(const sara_model *model);
 
+/* An adapter's strength, either way: beyond it only slips of the keyboard are to be expected. */
+#define SARA_STRONGEST 100.0
 /* Loads an adapter of a U-Net. */
 SARA_NODISCARD sara_status sara_model_read_adapter(sara_context *ctx, sara_adapter *out,
                                                    const char *path);

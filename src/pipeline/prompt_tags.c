@@ -3,8 +3,7 @@
 
 #include <math.h>
 
-#define OPENING   "<lora:"
-#define STRONGEST 100.0 /* beyond it only slips of the keyboard are to be expected */
+#define OPENING "<lora:"
 
 typedef struct tag {
     const char *text; /* from its "<" on */
@@ -56,9 +55,9 @@ static sara_status read_weight(const reader *r, double *out, const tag *t)
     snprintf(text, sizeof(text), "%.*s", t->weight_size, t->weight);
     if (*text && strspn(text, "0123456789+-.eE") == (size_t)t->weight_size)
         *out = sara_parse_double(text, &end);
-    if (end == text || *end || !(fabs(*out) <= STRONGEST))
+    if (end == text || *end || !(fabs(*out) <= SARA_STRONGEST))
         return sara_fail(r->ctx, SARA_ERROR_USAGE, "%s: %.*s: weight %s, expected %g to %g",
-                         r->what, t->size, t->text, text, -STRONGEST, STRONGEST);
+                         r->what, t->size, t->text, text, -SARA_STRONGEST, SARA_STRONGEST);
     return SARA_OK;
 }
 
@@ -185,12 +184,12 @@ static void add_up(sara_context *ctx, sara_prompts *prompts)
 static sara_status check_sums(sara_context *ctx, const sara_prompts *prompts)
 {
     for (size_t i = 0; i < prompts->count; i++)
-        if (!(fabs(prompts->loras[i].strength) <= STRONGEST))
+        if (!(fabs(prompts->loras[i].strength) <= SARA_STRONGEST))
             return sara_fail(ctx, SARA_ERROR_USAGE,
                              "<lora:%.200s>: the weights of its tags add up to %g, expected %g to "
                              "%g",
-                             prompts->loras[i].name, prompts->loras[i].strength, -STRONGEST,
-                             STRONGEST);
+                             prompts->loras[i].name, prompts->loras[i].strength, -SARA_STRONGEST,
+                             SARA_STRONGEST);
     return SARA_OK;
 }
 

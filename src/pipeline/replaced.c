@@ -92,10 +92,10 @@ static sara_status refuse_variants(const sara_model *model, const char *name, co
                      comma ? (int)(comma - there) : (int)strlen(there), there);
 }
 
-static sara_status refuse_missing(const sara_model *model, sara_module module, const char *config,
-                                  const char *folder, const char *there)
+static sara_status refuse_missing_part(const sara_model *model, sara_module module,
+                                       const char *config, const char *folder, const char *there)
 {
-    const char *name = module == SARA_MODULE_VAE ? "VAE" : "text encoder";
+    const char *name = sara_module_name(module);
     if (there && strcmp(there, "none") != 0)
         return refuse_variants(model, name, folder, there);
     return sara_fail(model->ctx, SARA_ERROR_INPUT,
@@ -110,10 +110,8 @@ static sara_status refuse_missing(const sara_model *model, sara_module module, c
 static sara_status take_missing(sara_model *model, sara_module module,
                                 const sara_model_options *options)
 {
-    static const char *const names[] = {"U-Net", "VAE", "text encoder"};
-    static const char *const stems[] = {SARA_DIFFUSERS_STEM, SARA_DIFFUSERS_STEM,
-                                        SARA_TRANSFORMERS_STEM};
     const char *config = options ? options->model_config : NULL;
+    const char *stem = sara_part_stem(module);
     sara_context *ctx = model->ctx;
     bool plain = false, variant = false;
     char *folder = NULL, *there = NULL;
@@ -122,18 +120,18 @@ static sara_status take_missing(sara_model *model, sara_module module,
         return SARA_OK;
     if (config) {
         TRY(sara_path_join(ctx, &folder, config, sara_part_folder_name(module)));
-        TRY(sara_weights_are_there(ctx, &plain, folder, stems[module], NULL));
+        TRY(sara_weights_are_there(ctx, &plain, folder, stem, NULL));
         if (options->variant && *options->variant)
-            TRY(sara_weights_are_there(ctx, &variant, folder, stems[module], options->variant));
+            TRY(sara_weights_are_there(ctx, &variant, folder, stem, options->variant));
     }
     if (!plain && !variant) {
         if (folder)
-            TRY(sara_weights_describe(ctx, &there, folder, stems[module]));
-        status = refuse_missing(model, module, config, folder, there);
+            TRY(sara_weights_describe(ctx, &there, folder, stem));
+        status = refuse_missing_part(model, module, config, folder, there);
         goto done;
     }
     sara_log(ctx, SARA_LOG_INFO, "%s: holds no %s, which is read from %s", model->path,
-             names[module], folder);
+             sara_module_name(module), folder);
     model->elsewhere[module] = folder;
     folder = NULL;
 done:

@@ -37,8 +37,7 @@ done:
 
 /* The component's own tensors, those that sara does not use among them, in one file. */
 static sara_status save_component(sara_context *ctx, const char *to, const sara_model *model,
-                                  sara_module module, const char *name, const char *stem,
-                                  const sara_dtype *dtype)
+                                  sara_module module, const sara_dtype *dtype)
 {
     sara_component component;
     sara_weights *weights = NULL;
@@ -50,8 +49,8 @@ static sara_status save_component(sara_context *ctx, const char *to, const sara_
     TRY(sara_component_weights(&component, &weights));
     for (size_t i = 0; i < sara_weights_count(weights); i++)
         TRY(sara_save_list_weight(&list, NULL, NULL, weights, sara_weights_at(weights, i), dtype));
-    TRY(sara_path_join(ctx, &folder, to, name));
-    TRY(write_list(&list, folder, stem));
+    TRY(sara_path_join(ctx, &folder, to, sara_part_folder_name(module)));
+    TRY(write_list(&list, folder, sara_part_stem(module)));
 done:
     sara_save_list_free(&list);
     sara_weights_close(weights);
@@ -296,9 +295,8 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
         TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &unet, to, "unet"));
     TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
-    TRY(save_component(ctx, to, model, SARA_MODULE_VAE, "vae", SARA_DIFFUSERS_STEM, dtype));
-    TRY(save_component(ctx, to, model, SARA_MODULE_TEXT, "text_encoder", SARA_TRANSFORMERS_STEM,
-                       dtype));
+    TRY(save_component(ctx, to, model, SARA_MODULE_VAE, dtype));
+    TRY(save_component(ctx, to, model, SARA_MODULE_TEXT, dtype));
 done:
     sara_free(ctx, unet);
     return status;
