@@ -1,7 +1,7 @@
 /* Dataset folders: which images, and what each one's caption is. */
 #include "io/dataset_scan.h"
 
-static bool is_one_of(const char *extension, const char *const *list, size_t count)
+static bool is_extension_of(const char *extension, const char *const *list, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         if (sara_text_same(extension, list[i]))
@@ -18,12 +18,12 @@ sara_file_kind sara_file_kind_of(const char *name)
     const char *dot = strrchr(name, '.');
     if (!dot || name[0] == '.')
         return SARA_FILE_OTHER;
-    if (is_one_of(dot, read, sizeof(read) / sizeof(*read)))
+    if (is_extension_of(dot, read, sizeof(read) / sizeof(*read)))
         return SARA_FILE_IMAGE;
-    if (is_one_of(dot, other, sizeof(other) / sizeof(*other)))
+    if (is_extension_of(dot, other, sizeof(other) / sizeof(*other)))
         return SARA_FILE_UNREADABLE_IMAGE;
-    return is_one_of(dot, captions, sizeof(captions) / sizeof(*captions)) ? SARA_FILE_CAPTION
-                                                                          : SARA_FILE_OTHER;
+    return is_extension_of(dot, captions, sizeof(captions) / sizeof(*captions)) ? SARA_FILE_CAPTION
+                                                                                : SARA_FILE_OTHER;
 }
 
 sara_status sara_dataset_add(sara_dataset_scan_state *scan, const sara_dataset_folder *folder,

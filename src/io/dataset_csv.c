@@ -43,7 +43,7 @@ done:
     return status;
 }
 
-static sara_status read_field(sara_context *ctx, sara_csv *csv, const char *path)
+static sara_status read_csv_field(sara_context *ctx, sara_csv *csv, const char *path)
 {
     sara_status status;
     TRY(sara_grow(ctx, &csv->fields, &csv->field_capacity, csv->count + 1, sizeof(*csv->fields)));
@@ -80,7 +80,7 @@ sara_status sara_csv_next(sara_context *ctx, bool *more, sara_csv *csv, const ch
     csv->count = csv->text_size = 0;
     csv->line = csv->next_line;
     while (*more) {
-        TRY(read_field(ctx, csv, path));
+        TRY(read_csv_field(ctx, csv, path));
         if (csv->at == csv->end || take_break(csv))
             break;
         csv->at++; /* the comma */

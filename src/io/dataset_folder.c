@@ -140,7 +140,7 @@ static sara_status make_key(sara_context *ctx, char **out, const char *name)
     return status;
 }
 
-static int compare_keys(const void *a, const void *b, void *user)
+static int compare_folder_keys(const void *a, const void *b, void *user)
 {
     char *const *keys = user;
     const size_t i = *(const size_t *)a, j = *(const size_t *)b;
@@ -159,7 +159,8 @@ static sara_status make_keys(sara_context *ctx, sara_dataset_folder *folder)
     TRY(sara_alloc(ctx, &folder->order, folder->count, sizeof(*folder->order)));
     for (size_t i = 0; i < folder->count; i++)
         folder->order[i] = i;
-    qsort_r(folder->order, folder->count, sizeof(*folder->order), compare_keys, folder->keys);
+    qsort_r(folder->order, folder->count, sizeof(*folder->order), compare_folder_keys,
+            folder->keys);
 done:
     return status;
 }
@@ -181,7 +182,7 @@ static size_t find_exactly(const sara_dataset_folder *folder, const char *name)
 }
 
 /* The first in the keys' order that is not below the key. */
-static size_t lower_bound(const sara_dataset_folder *folder, const char *key)
+static size_t folder_lower_bound(const sara_dataset_folder *folder, const char *key)
 {
     size_t low = 0, high = folder->count;
     while (low < high) {
@@ -209,7 +210,7 @@ sara_status sara_dataset_folder_find(sara_context *ctx, size_t *out, sara_datase
         return SARA_OK;
     TRY(make_keys(ctx, folder));
     TRY(make_key(ctx, &key, name));
-    size_t place = lower_bound(folder, key);
+    size_t place = folder_lower_bound(folder, key);
     if (has_key(folder, place + 1, key))
         TRY(sara_fail(ctx, SARA_ERROR_INPUT,
                       "%s: %s could be either of two files whose names look the same, in other "
@@ -227,7 +228,7 @@ static sara_status find_extension(sara_context *ctx, size_t *out, const sara_dat
                                   const char *stem, const char *extension)
 {
     size_t length = strlen(stem);
-    for (size_t place = lower_bound(folder, stem); place < folder->count; place++) {
+    for (size_t place = folder_lower_bound(folder, stem); place < folder->count; place++) {
         size_t file = folder->order[place];
         if (strncmp(folder->keys[file], stem, length) != 0)
             break;

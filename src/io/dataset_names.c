@@ -109,9 +109,9 @@ done:
 }
 
 /* part: what is not in the folder; rest: the image's own name. */
-static sara_status refuse_missing(sara_dataset_names *names, sara_dataset_folder *folder,
-                                  const char *where, const char *name, const char *part,
-                                  const char *rest)
+static sara_status refuse_missing_name(sara_dataset_names *names, sara_dataset_folder *folder,
+                                       const char *where, const char *name, const char *part,
+                                       const char *rest)
 {
     sara_context *ctx = names->scan->ctx;
     const char *nearest = NULL, *kind = "folder";
@@ -153,10 +153,10 @@ static sara_status find_parts(sara_dataset_names *names, char **out, char *path,
         }
         if (found == SIZE_MAX || (slash && !folder->is_folder[found])) {
             const char *last = slash ? strrchr(slash + 1, '/') : NULL;
-            TRY(refuse_missing(names, folder, where, name, part,
-                               last    ? last + 1
-                               : slash ? slash + 1
-                                       : part));
+            TRY(refuse_missing_name(names, folder, where, name, part,
+                                    last    ? last + 1
+                                    : slash ? slash + 1
+                                            : part));
         }
         TRY(sara_format(ctx, &longer, "%s%s%s", *out ? *out : "", *out ? "/" : "",
                         folder->names[found]));

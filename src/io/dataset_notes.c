@@ -34,7 +34,8 @@ done:
     return status;
 }
 
-static sara_status append_text(sara_context *ctx, char **text, const char *before, const char *more)
+static sara_status append_to_note(sara_context *ctx, char **text, const char *before,
+                                  const char *more)
 {
     char *longer = NULL;
     sara_status status;
@@ -50,7 +51,7 @@ static sara_status note_text(sara_context *ctx, char **out, const sara_dataset_n
     char *names = NULL;
     sara_status status = SARA_OK;
     for (size_t i = 0; i < note->count && i < SARA_NOTED_NAMES; i++)
-        TRY(append_text(ctx, &names, ", ", note->names[i]));
+        TRY(append_to_note(ctx, &names, ", ", note->names[i]));
     TRY(sara_format(ctx, out, "%s: %zu (%s%s)", note->label, note->count, names,
                     note->count > SARA_NOTED_NAMES ? ", ..." : ""));
 done:
@@ -65,7 +66,7 @@ sara_status sara_dataset_notes_text(sara_context *ctx, char **out, const sara_da
     *out = NULL;
     for (size_t i = 0; i < notes->count; i++) {
         TRY(note_text(ctx, &one, &notes->list[i]));
-        TRY(append_text(ctx, &text, "; ", one));
+        TRY(append_to_note(ctx, &text, "; ", one));
         sara_free(ctx, one);
         one = NULL;
     }

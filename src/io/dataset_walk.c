@@ -132,8 +132,9 @@ done:
 
 /* --------------------------------------------------------------------------------------- files */
 
-static sara_status note_file(sara_dataset_scan_state *scan, const sara_dataset_folder *folder,
-                             const char *label, const char *name)
+static sara_status note_dataset_file(sara_dataset_scan_state *scan,
+                                     const sara_dataset_folder *folder, const char *label,
+                                     const char *name)
 {
     const char *below;
     sara_status status;
@@ -168,13 +169,13 @@ static sara_status note_unused(sara_dataset_scan_state *scan, const sara_dataset
     const char *dot = strrchr(name, '.');
     if (name[0] == '.') /* a hidden image, but not what macOS puts beside each file */
         return sara_file_kind_of(name + 1) == SARA_FILE_IMAGE && name[1] != '_'
-                   ? note_file(scan, folder, "hidden images", name)
+                   ? note_dataset_file(scan, folder, "hidden images", name)
                    : SARA_OK;
     if (is_caption(scan, name))
-        return note_file(scan, folder, caption_label(scan, folder, name), name);
+        return note_dataset_file(scan, folder, caption_label(scan, folder, name), name);
     if (sara_file_kind_of(name) == SARA_FILE_UNREADABLE_IMAGE)
-        return note_file(scan, folder, "images to be converted to PNG, JPEG or WebP", name);
-    return note_file(scan, folder, dot && strlen(dot) < 16 ? dot : "other files", name);
+        return note_dataset_file(scan, folder, "images to be converted to PNG, JPEG or WebP", name);
+    return note_dataset_file(scan, folder, dot && strlen(dot) < 16 ? dot : "other files", name);
 }
 
 static sara_status read_image(sara_dataset_scan_state *scan, sara_dataset_folder *folder,

@@ -79,7 +79,7 @@ static void add_variant(variants *found, const char *name, size_t length)
 }
 
 /* rest: of a file's name, after the stem and a dot. */
-static void note_file(variants *found, const char *rest)
+static void note_variant(variants *found, const char *rest)
 {
     static const char file[] = ".safetensors", index[] = "safetensors.index.";
     static const char old_index[] = "safetensors.", end[] = ".json", old_end[] = ".index.json";
@@ -105,7 +105,7 @@ static void note_files(variants *found, const char **pickle, char *const *names,
     *pickle = NULL;
     for (size_t i = 0; i < count; i++) {
         if (strncmp(names[i], stem, length) == 0 && names[i][length] == '.')
-            note_file(found, names[i] + length + 1);
+            note_variant(found, names[i] + length + 1);
         for (size_t j = 0; j < sizeof(pickles) / sizeof(*pickles); j++)
             if (ends_with(names[i], pickles[j]))
                 *pickle = names[i];

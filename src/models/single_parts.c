@@ -238,7 +238,7 @@ bool sara_single_has_averages(const sara_single_file *single)
     return find_averages(single, &part);
 }
 
-static sara_status find_unet(sara_single_file *single, bool use_ema)
+static sara_status find_single_unet(sara_single_file *single, bool use_ema)
 {
     static const char *const starts[] = {"input_blocks.", "output_blocks."};
     sara_single_part *unet = &single->unet;
@@ -266,7 +266,7 @@ sara_status sara_single_find_parts(sara_single_file *single, bool use_ema)
 {
     static const char *const vae[] = {"decoder.", "encoder."};
     sara_status status;
-    TRY(find_unet(single, use_ema));
+    TRY(find_single_unet(single, use_ema));
     TRY(shape_unet(single));
     if (find_part(single, &single->vae, "first_stage_model.", "", vae) ||
         find_part(single, &single->vae, "vae.", "", vae))

@@ -11,8 +11,8 @@
 #define SOUND_SAMPLE_SIZES 9 /* diffusers 0.9 and later write the sample size that holds */
 
 /* was: the value that counted so far */
-static void tell(const sara_model *model, const char *source, const char *key, const char *was,
-                 const char *now)
+static void tell_correction(const sara_model *model, const char *source, const char *key,
+                            const char *was, const char *now)
 {
     sara_log(model->ctx, SARA_LOG_INFO,
              "%s: %s %s: the config is outdated; %s is taken, as StableDiffusionPipeline does",
@@ -38,9 +38,10 @@ sara_status sara_model_correct_scheduler(sara_model *model, const char *source)
     snprintf(offset, sizeof(offset), "%d%s", config->steps_offset,
              sara_scheduler_config_states(config, "steps_offset") ? "" : " (not stated)");
     if (config->steps_offset != STEPS_OFFSET)
-        tell(model, source, "steps_offset", offset, "1");
+        tell_correction(model, source, "steps_offset", offset, "1");
     if (config->clip_sample && (states_clip || can_clip(config->kind)))
-        tell(model, source, "clip_sample", states_clip ? "true" : "true (not stated)", "false");
+        tell_correction(model, source, "clip_sample", states_clip ? "true" : "true (not stated)",
+                        "false");
     model->clip_untold = !states_clip && !can_clip(config->kind);
     sara_scheduler_config_set_latent(config, STEPS_OFFSET);
 done:
@@ -51,7 +52,7 @@ void sara_model_tell_clip(sara_model *model, sara_sampler_kind kind)
 {
     if (!model->clip_untold || !can_clip(kind))
         return;
-    tell(model, model->scheduler_source, "clip_sample", "true (not stated)", "false");
+    tell_correction(model, model->scheduler_source, "clip_sample", "true (not stated)", "false");
     model->clip_untold = false;
 }
 
@@ -94,6 +95,6 @@ void sara_model_correct_unet(sara_model *model, const sara_component *component)
     snprintf(was, sizeof(was), "%d (_diffusers_version %.40s, before 0.9)", side, text);
     if (!outdated)
         return;
-    tell(model, component->source, "sample_size", was, "64");
+    tell_correction(model, component->source, "sample_size", was, "64");
     sara_unet_set_sample_size(model->unet, SAMPLE_SIZE);
 }

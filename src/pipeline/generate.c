@@ -32,7 +32,8 @@ typedef struct generation {
     double started;
 } generation;
 
-static sara_status check_prompts(sara_context *ctx, const sara_generate_options *options, bool tell)
+static sara_status check_generation_prompts(sara_context *ctx, const sara_generate_options *options,
+                                            bool tell)
 {
     const char *negative = options->negative_prompt ? options->negative_prompt : "";
     sara_writer *writer = NULL;
@@ -56,7 +57,7 @@ static sara_status check_prompts(sara_context *ctx, const sara_generate_options 
 
 sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *options)
 {
-    return check_prompts(ctx, options, true);
+    return check_generation_prompts(ctx, options, true);
 }
 
 /* What is read is not written to; init_latents may be, which are in memory by then. */
@@ -87,7 +88,7 @@ static sara_status check_options(sara_context *ctx, const sara_model *model,
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: a bare unet/ folder cannot generate; a whole model folder is needed",
                          model->path);
-    TRY(check_prompts(ctx, options, false));
+    TRY(check_generation_prompts(ctx, options, false));
     if (options->steps < 1 || options->steps > model->scheduler.num_train_timesteps)
         return sara_fail(ctx, SARA_ERROR_USAGE, "steps %d: expected 1 to %d", options->steps,
                          model->scheduler.num_train_timesteps);
@@ -211,7 +212,7 @@ done:
 }
 
 /* The scheduler, and sizes with the start noise. */
-static sara_status choose(generation *g)
+static sara_status choose_generation(generation *g)
 {
     sara_status status;
     g->guided = g->options->guidance_scale > 1.0;
@@ -229,7 +230,7 @@ static sara_status prepare(generation *g)
 {
     size_t copies;
     sara_status status;
-    TRY(choose(g));
+    TRY(choose_generation(g));
     copies = g->guided ? 2 : 1;
     TRY(sara_prompts_encode(g->ctx, &g->states, g->model, &g->prompts, g->guided,
                             g->options->long_prompt));
@@ -387,7 +388,7 @@ sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
     TRY(check_options(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
     TRY(check_loras(&g, model));
-    TRY(choose(&g));
+    TRY(choose_generation(&g));
     TRY(sara_sampler_new(ctx, &sampler, &g.scheduler, options->steps));
 done:
     sara_sampler_free(sampler);

@@ -12,9 +12,10 @@ typedef struct told_line {
 } told_line;
 
 /* Without memory for it the piece is left out. */
-static void tell(told_line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void add_to_told(told_line *line, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
-static void tell(told_line *line, const char *format, ...)
+static void add_to_told(told_line *line, const char *format, ...)
 {
     size_t room = sizeof(line->text) - line->used;
     va_list args;
@@ -25,7 +26,7 @@ static void tell(told_line *line, const char *format, ...)
         line->used += (size_t)size < room ? (size_t)size : room - 1;
 }
 
-static bool is_space(char c)
+static bool is_prompt_space(char c)
 {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
@@ -36,15 +37,15 @@ static void tell_part(told_line *line, const sara_prompt *prompt, const sara_pro
 {
     const char *text = prompt->text + part->start;
     size_t size = part->size, kept;
-    for (; size > 0 && is_space(*text); size--)
+    for (; size > 0 && is_prompt_space(*text); size--)
         text++;
-    while (size > 0 && is_space(text[size - 1]))
+    while (size > 0 && is_prompt_space(text[size - 1]))
         size--;
     kept = size < TOLD_BYTES ? size : TOLD_BYTES;
     while (kept < size && kept > 0 && ((unsigned char)text[kept] & 0xC0) == 0x80)
         kept--;
-    tell(line, "%s\"%.*s%s\" %.6g", first ? "" : ", ", (int)kept, text, kept < size ? "..." : "",
-         part->weight);
+    add_to_told(line, "%s\"%.*s%s\" %.6g", first ? "" : ", ", (int)kept, text,
+                kept < size ? "..." : "", part->weight);
 }
 
 static void tell_weights(told_line *line, const char *what, const sara_prompt *prompt)
@@ -52,7 +53,7 @@ static void tell_weights(told_line *line, const char *what, const sara_prompt *p
     size_t told = 0;
     if (!prompt->weighted)
         return;
-    tell(line, "%s%s weights: ", line->used ? "; " : "", what);
+    add_to_told(line, "%s%s weights: ", line->used ? "; " : "", what);
     for (size_t i = 0; i < prompt->count; i++) {
         const sara_prompt_part *part = &prompt->parts[i];
         if (part->is_break || part->is_blank)
@@ -62,7 +63,7 @@ static void tell_weights(told_line *line, const char *what, const sara_prompt *p
         told++;
     }
     if (told > TOLD_PARTS)
-        tell(line, ", and %zu more", told - TOLD_PARTS);
+        add_to_told(line, ", and %zu more", told - TOLD_PARTS);
 }
 
 static void tell_unsupported(sara_context *ctx, const sara_prompt *prompt, const char *what,

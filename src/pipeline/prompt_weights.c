@@ -45,7 +45,7 @@ static sara_status add_part(weight_parser *p, bool is_break)
     return status;
 }
 
-static sara_status add_text(weight_parser *p, const char *text, size_t size)
+static sara_status add_prompt_text(weight_parser *p, const char *text, size_t size)
 {
     sara_status status = SARA_OK;
     if (size == 0)
@@ -82,7 +82,7 @@ static bool is_word_before(const char *text, size_t at)
 }
 
 /* Whether the word stands there by itself. */
-static bool is_word_at(const char *text, size_t size, size_t at, const char *word)
+static bool is_prompt_word_at(const char *text, size_t size, size_t at, const char *word)
 {
     size_t length = strlen(word), end = at + length;
     int32_t code;
@@ -113,19 +113,19 @@ static sara_status add_run(weight_parser *p, const char *run, size_t size)
     for (size_t i = 0; i < size; i++) {
         if (run[i] == '|') {
             note_bar(p);
-        } else if (is_word_at(run, size, i, "AND")) {
+        } else if (is_prompt_word_at(run, size, i, "AND")) {
             p->out->has_and = true;
-        } else if (is_word_at(run, size, i, BREAK_WORD)) {
+        } else if (is_prompt_word_at(run, size, i, BREAK_WORD)) {
             p->out->has_break = true;
             if (!p->breaks)
                 continue;
-            TRY(add_text(p, run + added, i - added));
+            TRY(add_prompt_text(p, run + added, i - added));
             TRY(add_part(p, true));
             added = i + strlen(BREAK_WORD);
             i = added - 1;
         }
     }
-    TRY(add_text(p, run + added, size - added));
+    TRY(add_prompt_text(p, run + added, size - added));
 done:
     return status;
 }
@@ -136,7 +136,7 @@ static sara_status add_escaped(weight_parser *p)
     const char *text = p->source + p->at;
     bool bracket = text[1] && strchr("()[]", text[1]), pair = bracket || text[1] == '\\';
     p->at += pair ? 2 : 1;
-    return add_text(p, bracket ? text + 1 : text, pair && !bracket ? 2 : 1);
+    return add_prompt_text(p, bracket ? text + 1 : text, pair && !bracket ? 2 : 1);
 }
 
 /* ------------------------------------------------------------------------------------- brackets */
@@ -222,7 +222,7 @@ static sara_status add_closing(weight_parser *p, int kind)
 {
     sara_status status = SARA_OK;
     if (p->depth[kind] == 0) {
-        TRY(add_text(p, p->source + p->at, 1));
+        TRY(add_prompt_text(p, p->source + p->at, 1));
     } else {
         if (kind == SQUARE)
             TRY(note_editing(p, &p->open[SQUARE][p->depth[SQUARE] - 1]));
@@ -239,7 +239,7 @@ static sara_status add_colon(weight_parser *p)
     sara_status status;
     TRY(close_weighted(p, &closed));
     if (!closed)
-        TRY(add_text(p, p->source + p->at++, 1));
+        TRY(add_prompt_text(p, p->source + p->at++, 1));
 done:
     return status;
 }

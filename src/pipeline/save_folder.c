@@ -220,8 +220,8 @@ done:
     return status;
 }
 
-static sara_status write_config(sara_context *ctx, const char *to, const sara_model *model,
-                                sara_module module)
+static sara_status write_part_config(sara_context *ctx, const char *to, const sara_model *model,
+                                     sara_module module)
 {
     sara_component component;
     char *folder = NULL, *path = NULL;
@@ -248,7 +248,7 @@ static sara_status write_configs(sara_context *ctx, const char *to, const sara_m
     char *folder = NULL;
     sara_status status = SARA_OK;
     for (int i = 0; i < SARA_MODULE_COUNT; i++)
-        TRY(write_config(ctx, to, model, (sara_module)i));
+        TRY(write_part_config(ctx, to, model, (sara_module)i));
     TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &folder, to, "tokenizer"));
     if (model->tokenizer_path)
@@ -290,7 +290,7 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
     else
         TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
     if (!model->single && model->vae_path)
-        TRY(write_config(ctx, to, model, SARA_MODULE_VAE));
+        TRY(write_part_config(ctx, to, model, SARA_MODULE_VAE));
     if (model->scheduler_changed)
         TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &unet, to, "unet"));

@@ -206,8 +206,8 @@ static sara_status set_number(sara_context *ctx, void *field, const option *o, c
 }
 
 /* A negative one is drawn when the run starts. */
-static sara_status set_seed(sara_context *ctx, sara_train_options *options, const option *o,
-                            const char *value)
+static sara_status set_seed_option(sara_context *ctx, sara_train_options *options, const option *o,
+                                   const char *value)
 {
     char *end = NULL;
     errno = 0;
@@ -263,7 +263,7 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
     default:
         while (*value && strchr(" \t\n\v\f\r", *value))
             value++;
-        return o->kind == OPTION_UINT64 ? set_seed(ctx, options, o, value)
+        return o->kind == OPTION_UINT64 ? set_seed_option(ctx, options, o, value)
                                         : set_number(ctx, field, o, value);
     }
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 /* What is read is not written to. */
-static sara_status check_output(const trainer *t)
+static sara_status check_run_output(const trainer *t)
 {
     const sara_train_options *o = &t->options;
     const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
@@ -87,7 +87,7 @@ sara_status sara_trainer_start(trainer *t)
     sara_status status;
     TRY(sara_train_options_check(t->ctx, &t->options));
     TRY(sara_run_check_prompts(t->ctx, &t->options));
-    TRY(check_output(t));
+    TRY(check_run_output(t));
     TRY(sara_trainer_open_device(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;
