@@ -95,7 +95,8 @@ typedef struct sara_context_options {
 } sara_context_options;
 
 /* *out is set even on failure unless memory ran out, so that the error can be read and freed. */
-SARA_NODISCARD sara_status sara_context_new(sara_context **out, const sara_context_options *options);
+SARA_NODISCARD sara_status sara_context_new(sara_context **out,
+                                            const sara_context_options *options);
 void sara_context_free(sara_context *ctx);
 /* The line of the last failure, "" if there was none; "out of memory" for NULL. */
 const char *sara_context_error(const sara_context *ctx);
@@ -131,8 +132,8 @@ typedef struct sara_model_options {
     const char *weight_dtype;
 } sara_model_options;
 
-/* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors: also
- * SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
+/* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors:
+ * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
@@ -181,8 +182,8 @@ typedef struct sara_save_report {
     double rounding_error; /* L2 of (stored change - change) / L2 of the change; 0 if none */
 } sara_save_report;
 
-/* Checks what can be said before the model is loaded: dtype, that out can be written and is new, and
- * that it does not lie inside the model's own folder (model_path NULL: not known). */
+/* Checks what can be said before the model is loaded: dtype, that out can be written and is new,
+ * and that it does not lie inside the model's own folder (model_path NULL: not known). */
 SARA_NODISCARD sara_status sara_save_check(sara_context *ctx, const char *out, const char *dtype,
                                            const char *model_path);
 /* Writes the model, atomically: as a single-file checkpoint where out ends in .safetensors, which
@@ -485,7 +486,7 @@ typedef struct sara_bench_options {
     const char *weight_dtype; /* "fp32"; as in sara_model_options */
     bool rank;             /* times the low-rank term of every matrix too */
     uint64_t seed;         /* 42: of weights, latents and texts */
-    const char *profile;   /* a file for what was computed when, in Chrome's trace format; or NULL */
+    const char *profile; /* a file for what was computed when, in Chrome's trace format; or NULL */
 } sara_bench_options;
 
 void sara_bench_options_init(sara_bench_options *options);

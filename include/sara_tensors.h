@@ -40,9 +40,9 @@ typedef enum sara_budget_kind {
 } sara_budget_kind;
 
 typedef struct sara_tensor_selection sara_tensor_selection;
-/* The entries with |p| < (float)threshold, strictly, so that ties may leave a count short; *threshold:
- * what the budget comes to. *out: sara_tensors_selection_free(). NaN or infinite entries are
- * SARA_ERROR_INPUT; a budget that selects nothing is SARA_ERROR_USAGE. */
+/* The entries with |p| < (float)threshold, strictly, so that ties may leave a count short;
+ * *threshold: what the budget comes to. *out: sara_tensors_selection_free(). NaN or infinite
+ * entries are SARA_ERROR_INPUT; a budget that selects nothing is SARA_ERROR_USAGE. */
 SARA_NODISCARD sara_status sara_tensors_select(sara_context *ctx, sara_tensor_selection **out,
                                                double *threshold, const sara_tensor_view *tensors,
                                                size_t count, sara_budget_kind kind, double value);

@@ -88,7 +88,8 @@ int cmd_export(cli *c)
          "or without --adapter; at strength X (1); several are added up"},
         {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
          "the base: a diffusers folder or a .safetensors file"},
-        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
+        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR",
+         "a bare unet/ folder instead"},
         {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH", "a new file; of peft a new folder"},
         {"format", 0, CLI_STRING, &r.export.format, 0, 0, "NAME",
          "comfyui, a1111: the whole change, as large as the model; lora: of a rank, in kohya's "

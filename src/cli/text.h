@@ -13,8 +13,9 @@ void text_free(cli *c);
  */
 void text_escape(char *out, size_t size, const char *text);
 
-/* Numbers in a list (with commas, or one alone) of more digits than one would write get the fewest with
- * which they read back as the same float, or double where they are no float; all else stays. */
+/* Numbers in a list (with commas, or one alone) of more digits than one would write get the fewest
+ * with which they read back as the same float, or double where they are no float; all else
+ * stays. */
 void text_shorten(char *text);
 
 #endif

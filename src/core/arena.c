@@ -64,7 +64,8 @@ sara_status sara_arena_alloc(sara_arena *arena, void *out, size_t count, size_t 
     if (count == 0 || size == 0)
         return SARA_OK;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - 16)
-        return sara_fail(arena->ctx, SARA_ERROR_MEMORY, "out of memory: %zu x %zu bytes", count, size);
+        return sara_fail(arena->ctx, SARA_ERROR_MEMORY, "out of memory: %zu x %zu bytes", count,
+                         size);
     bytes = (bytes + 15) & ~(size_t)15;
     sara_status status = sara_arena_reserve(arena, bytes);
     if (status != SARA_OK)

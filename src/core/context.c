@@ -39,7 +39,8 @@ static int choose_threads(int wanted)
 sara_status sara_context_new(sara_context **out, const sara_context_options *options)
 {
     const sara_allocator standard = {default_allocate, default_release, NULL};
-    const sara_allocator *allocator = options && options->allocator ? options->allocator : &standard;
+    const sara_allocator *allocator =
+        options && options->allocator ? options->allocator : &standard;
     sara_context *ctx = allocator->allocate(allocator->user, sizeof(*ctx));
     *out = ctx;
     if (!ctx)

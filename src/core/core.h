@@ -162,8 +162,8 @@ float sara_f16_to_f32(uint16_t h);
 uint16_t sara_f32_to_f16(float f);
 float sara_bf16_to_f32(uint16_t h);
 uint16_t sara_f32_to_bf16(float f);
-/* count elements of a floating dtype (F64, F32, F16, BF16, F8_E4M3, F8_E5M2) to f32, and f32 to F32,
- * F16 or BF16. F8_E4M3 is OCP's, without infinities, as in torch.float8_e4m3fn. */
+/* count elements of a floating dtype (F64, F32, F16, BF16, F8_E4M3, F8_E5M2) to f32, and f32 to
+ * F32, F16 or BF16. F8_E4M3 is OCP's, without infinities, as in torch.float8_e4m3fn. */
 void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t count);
 void sara_convert_from_f32(void *out, sara_dtype dtype, const float *in, size_t count);
 

@@ -17,7 +17,8 @@ sara_status sara_alloc(sara_context *ctx, void *out, size_t count, size_t size)
     char *raw = ctx->allocator.allocate(ctx->allocator.user, bytes + ALIGNMENT + sizeof(void *));
     if (!raw)
         return sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: %zu bytes", bytes);
-    uintptr_t start = ((uintptr_t)raw + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
+    uintptr_t start =
+        ((uintptr_t)raw + sizeof(void *) + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1);
     memcpy((void *)(start - sizeof(void *)), &raw, sizeof(raw));
     result = (void *)start;
     memcpy(out, &result, sizeof(result));
@@ -80,8 +81,9 @@ sara_status sara_format(sara_context *ctx, char **out, const char *format, ...)
     va_copy(again, args);
     int length = sara_print_args(NULL, 0, format, args);
     va_end(args);
-    sara_status status = length < 0 ? sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: \"%s\"", format)
-                                    : sara_alloc(ctx, out, (size_t)length + 1, 1);
+    sara_status status = length < 0
+                             ? sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: \"%s\"", format)
+                             : sara_alloc(ctx, out, (size_t)length + 1, 1);
     if (status == SARA_OK)
         sara_print_args(*out, (size_t)length + 1, format, again);
     va_end(again);

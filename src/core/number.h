@@ -1,7 +1,7 @@
 /* Text that is the same in every locale. A host program may have set LC_NUMERIC to a locale with
  * another decimal point, so the layers use these in the place of strtod(), vsnprintf(), strerror()
- * and strcasecmp(); scripts/check_numbers.py sees to it. Other threads and the host's own locale are
- * not touched. */
+ * and strcasecmp(); scripts/check_numbers.py sees to it. Other threads and the host's own locale
+ * are not touched. */
 #ifndef SARA_CORE_NUMBER_H
 #define SARA_CORE_NUMBER_H
 

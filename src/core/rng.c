@@ -24,7 +24,8 @@ static void philox_block(uint32_t out[4], uint64_t block, uint64_t seed, sara_pu
                          uint64_t index)
 {
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    const uint32_t counter[4] = {(uint32_t)block, (uint32_t)(block >> 32) ^ ((uint32_t)purpose << 24),
+    const uint32_t counter[4] = {(uint32_t)block,
+                                 (uint32_t)(block >> 32) ^ ((uint32_t)purpose << 24),
                                  (uint32_t)index, (uint32_t)(index >> 32)};
     sara_philox(out, counter, key);
 }

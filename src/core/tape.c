@@ -267,7 +267,8 @@ sara_status sara_tape_backward(sara_tape *tape, sara_var *loss, float seed)
     sara_shape_text text;
     sara_status status;
     if (sara_shape_count(&loss->shape) != 1)
-        return sara_fail(tape->ctx, SARA_ERROR_INPUT, "backward: the loss has shape %s, expected [1]",
+        return sara_fail(tape->ctx, SARA_ERROR_INPUT,
+                         "backward: the loss has shape %s, expected [1]",
                          sara_shape_format(&text, &loss->shape));
     TRY(sara_tape_grad(tape, &grad, loss));
     if (!tape->pool.dry)

@@ -6,11 +6,14 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[SARA_DTYPE_COUNT] = {
-    [SARA_F64] = {"F64", 8}, [SARA_F32] = {"F32", 4}, [SARA_F16] = {"F16", 2},
-    [SARA_BF16] = {"BF16", 2}, [SARA_I64] = {"I64", 8}, [SARA_I32] = {"I32", 4},
-    [SARA_I16] = {"I16", 2}, [SARA_I8] = {"I8", 1}, [SARA_U8] = {"U8", 1}, [SARA_BOOL] = {"BOOL", 1},
-    [SARA_U16] = {"U16", 2}, [SARA_U32] = {"U32", 4}, [SARA_U64] = {"U64", 8},
-    [SARA_C64] = {"C64", 8}, [SARA_F8_E5M2] = {"F8_E5M2", 1}, [SARA_F8_E4M3] = {"F8_E4M3", 1},
+    [SARA_F64] = {"F64", 8},         [SARA_F32] = {"F32", 4},
+    [SARA_F16] = {"F16", 2},         [SARA_BF16] = {"BF16", 2},
+    [SARA_I64] = {"I64", 8},         [SARA_I32] = {"I32", 4},
+    [SARA_I16] = {"I16", 2},         [SARA_I8] = {"I8", 1},
+    [SARA_U8] = {"U8", 1},           [SARA_BOOL] = {"BOOL", 1},
+    [SARA_U16] = {"U16", 2},         [SARA_U32] = {"U32", 4},
+    [SARA_U64] = {"U64", 8},         [SARA_C64] = {"C64", 8},
+    [SARA_F8_E5M2] = {"F8_E5M2", 1}, [SARA_F8_E4M3] = {"F8_E4M3", 1},
     [SARA_F8_E8M0] = {"F8_E8M0", 1},
 };
 

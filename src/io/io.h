@@ -30,12 +30,14 @@ bool sara_path_is_directory(const char *path);
 SARA_NODISCARD sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path,
                                                const char *folder);
 bool sara_path_is_same(const char *a, const char *b); /* both are there and are one file */
-SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path); /* and parents */
+/* And its parents. */
+SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path);
 /* Names (not paths) in bytewise order, without . and ..; free with sara_directory_free(). */
 SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count,
                                                const char *path);
 void sara_directory_free(sara_context *ctx, char **names, size_t count);
-SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path); /* whole tree */
+/* With all that is in it. */
+SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path);
 SARA_NODISCARD sara_status sara_directory_sync(sara_context *ctx, const char *path);   /* fsync */
 /* rename, then fsync of the parent folder. Before it, where `from` is a folder, fsync of that: the
  * names in it are on the disk before its own is. */
@@ -122,9 +124,11 @@ SARA_NODISCARD sara_status sara_safetensors_open(sara_context *ctx, sara_safeten
                                                  const char *path);
 void sara_safetensors_close(sara_safetensors *file);
 size_t sara_safetensors_count(const sara_safetensors *file);
-const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t index); /* by name's bytes */
-const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name); /* NULL: absent */
-const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key); /* NULL: absent */
+/* In the order of the names' bytes. */
+const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t index);
+/* NULL: absent. */
+const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, const char *name);
+const char *sara_safetensors_metadata(const sara_safetensors *file, const char *key);
 const char *sara_safetensors_path(const sara_safetensors *file);
 uint64_t sara_safetensors_size(const sara_safetensors *file); /* of the file, in bytes */
 /* As stored, info->size bytes. */
@@ -246,9 +250,9 @@ bool sara_weights_is_told_of(const sara_weights *weights, const char *name);
 /* ------------------------------------------------------------------------------------ images */
 
 /* PNG, JPEG and WebP by content, at most 16384 pixels a side and 128 megapixels, converted to RGB
- * as PIL's convert("RGB") after ImageOps.exif_transpose (alpha is dropped, as PIL does; palettes and
- * 16-bit colour as PIL). Refused: 16-bit grey (PIL clips it to white), animated WebP, and damage that
- * PIL reads over. Free with sara_image_clear(). */
+ * as PIL's convert("RGB") after ImageOps.exif_transpose (alpha is dropped, as PIL does; palettes
+ * and 16-bit colour as PIL). Refused: 16-bit grey (PIL clips it to white), animated WebP, and
+ * damage that PIL reads over. Free with sara_image_clear(). */
 SARA_NODISCARD sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path);
 void sara_image_clear(sara_context *ctx, sara_image *image);
 /* Equal to PIL's Image.resize((width, height), LANCZOS) on RGB. */
@@ -272,13 +276,13 @@ typedef struct sara_dataset_options {
     const char *folder;
     const char *caption_column;    /* of metadata; NULL: "text" */
     const char *caption_prefix;    /* put before each caption; NULL: none */
-    const char *caption_extension; /* of caption files, with or without dot; NULL: .txt or .caption */
+    const char *caption_extension; /* with or without dot; NULL: .txt or .caption */
     const char *instance_prompt;   /* the caption of all images, which wins over files; NULL */
     const char *output_dir;        /* is passed over where it lies in the folder; NULL */
 } sara_dataset_options;
-/* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv, from
- * files beside the images, or from folders named as kohya's N_name (docs/formats.md, "Data sets").
- * Images are not opened. What lies there and is not used is logged. */
+/* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv,
+ * from files beside the images, or from folders named as kohya's N_name (docs/formats.md, "Data
+ * sets"). Images are not opened. What lies there and is not used is logged. */
 SARA_NODISCARD sara_status sara_dataset_scan(sara_context *ctx, sara_dataset *out,
                                              const sara_dataset_options *options);
 void sara_dataset_free(sara_dataset *dataset);

@@ -47,8 +47,8 @@ done:
     return status;
 }
 
-/* Among a part's tensors, but no part of it: projections to CLIP's common space, averages and losses
- * of the VAE's training, the other parts of a file whose U-Net has no prefix. */
+/* Among a part's tensors, but no part of it: projections to CLIP's common space, averages and
+ * losses of the VAE's training, the other parts of a file whose U-Net has no prefix. */
 static const struct {
     sara_ldm_part part;
     const char *start;

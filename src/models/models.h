@@ -95,9 +95,9 @@ SARA_NODISCARD sara_status sara_single_file_open(sara_context *ctx, sara_single_
 /* Whether a file holds such averages. */
 SARA_NODISCARD sara_status sara_single_file_has_ema(sara_context *ctx, bool *out, const char *path);
 /* A file of which the VAE alone is wanted: a whole checkpoint or a VAE, under LDM's names, with
- * their prefix or without, or diffusers'. Its config is in the metadata or beside the file (config.json),
- * else what shapes tell, with the scaling factor and the norms' groups of the config `like`, else
- * (NULL) of the published models. */
+ * their prefix or without, or diffusers'. Its config is in the metadata or beside the file
+ * (config.json), else what shapes tell, with the scaling factor and the norms' groups of the config
+ * `like`, else (NULL) of the published models. */
 SARA_NODISCARD sara_status sara_single_file_open_vae(sara_context *ctx, sara_single_file **out,
                                                      const char *path, const json_t *like);
 void sara_single_file_close(sara_single_file *single);

@@ -1,5 +1,5 @@
-/* CLIP's vocabulary, which single-file checkpoints do not hold (Radford et al. 2021): the merges are
- * part of the library where set-up found them, and the tokens follow from them. */
+/* CLIP's vocabulary, which single-file checkpoints do not hold (Radford et al. 2021): the merges
+ * are part of the library where set-up found them, and the tokens follow from them. */
 #include "models/tokenizer.h"
 
 /* Generated, cmake/vocabulary.cmake: merges.txt as published; empty where there was none. */

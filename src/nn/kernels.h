@@ -103,9 +103,11 @@ typedef struct sara_kernels {
                                      const real *x, const uint32_t *positions, size_t count,
                                      const sara_linear_shape *shape);
     sara_status (*conv_forward)(const sara_kernel_env *env, real *y, const real *x,
-                                const sara_weight_view *w, const real *b, const sara_conv_shape *shape);
+                                const sara_weight_view *w, const real *b,
+                                const sara_conv_shape *shape);
     sara_status (*conv_dx)(const sara_kernel_env *env, real *dx, const real *dy,
-                           const sara_weight_view *w, const sara_conv_shape *shape, bool accumulate);
+                           const sara_weight_view *w, const sara_conv_shape *shape,
+                           bool accumulate);
     sara_status (*conv_dw)(const sara_kernel_env *env, real *dw, const real *dy, const real *x,
                            const sara_conv_shape *shape);
     sara_status (*conv_dw_sampled)(const sara_kernel_env *env, real *dw, const real *dy,

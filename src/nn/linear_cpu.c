@@ -17,7 +17,8 @@ static sara_status linear_forward(const sara_kernel_env *env, real *y, const rea
 }
 
 static sara_status linear_dx(const sara_kernel_env *env, real *dx, const real *dy,
-                             const sara_weight_view *w, const sara_linear_shape *shape, bool accumulate)
+                             const sara_weight_view *w, const sara_linear_shape *shape,
+                             bool accumulate)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < shape->rows; r++)

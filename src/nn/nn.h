@@ -28,7 +28,8 @@ size_t sara_nn_device_kept(const sara_device *device);
  * nothing waits for memory: the best of what is measured in 0.2 s. */
 double sara_nn_peak_flops(const sara_context *ctx);
 
-/* y [..., out] = x [..., in] weight^T + bias. weight [out,in] or [out,in,1,1]; bias [out] or NULL. */
+/* y [..., out] = x [..., in] weight^T + bias. weight [out,in] or [out,in,1,1]; bias [out] or
+ * NULL. */
 SARA_NODISCARD sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x,
                                           sara_param *weight, sara_param *bias);
 

@@ -17,8 +17,8 @@ bool sara_onednn_has_bf16(void);
 bool sara_onednn_has_amx(void); /* tiles of bf16 */
 
 /* y [m][n] = a [m][k] b [k][n] + bias [n] (or NULL), or with accumulate y += a b. transpose_a: a is
- * stored [k][m]; transpose_b: b is stored [n][k]. a_row (not with transpose_a) and y_row: where rows
- * lie further apart than they are long; else 0. */
+ * stored [k][m]; transpose_b: b is stored [n][k]. a_row (not with transpose_a) and y_row: where
+ * rows lie further apart than they are long; else 0. */
 typedef struct sara_matmul_shape {
     int64_t m, n, k;
     int64_t a_row, y_row;

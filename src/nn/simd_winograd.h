@@ -1,6 +1,6 @@
-/* The transforms of F(4x4,3x3) (nn/winograd.h). Interpolation points 0, +-3/4, +-3/2, infinity: with
- * these the error stays within three times that of a direct convolution; with the usual 0, +-1, +-2
- * it is five times. a, b are the points. */
+/* The transforms of F(4x4,3x3) (nn/winograd.h). Interpolation points 0, +-3/4, +-3/2, infinity:
+ * with these the error stays within three times that of a direct convolution; with the usual 0,
+ * +-1, +-2 it is five times. a, b are the points. */
 #define WINO_A  0.75f
 #define WINO_B  1.5f
 #define WINO_A2 0.5625f     /* a^2 */

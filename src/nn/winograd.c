@@ -127,8 +127,9 @@ static const float *taps_of(const winograd_job *job, float *wide, int64_t *strid
     return wide;
 }
 
-/* u [point][channel of the chunk][output of the block] of output block o and a chunk; a few channels
- * at a time are first turned in `spare` [channel][tap][output of the block]; `wide` is as large. */
+/* u [point][channel of the chunk][output of the block] of output block o and a chunk; a few
+ * channels at a time are first turned in `spare` [channel][tap][output of the block]; `wide` is as
+ * large. */
 static void transform_weights(const winograd_job *job, float *u, float *spare, float *wide,
                               int64_t o, int64_t chunk)
 {

@@ -218,8 +218,8 @@ done:
     return status;
 }
 
-/* What is held and what is not are the sides of a right triangle, as for the truncated decomposition
- * itself. */
+/* What is held and what is not are the sides of a right triangle, as for the truncated
+ * decomposition itself. */
 static void fill_report(sara_export *e, const low_rank *l)
 {
     double all = e->changes.sum2, rounding = (l->exact2 - l->kept2) / all;

@@ -202,11 +202,12 @@ SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **
  * option's name. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
                                                  int width, int height, const char *what);
-/* SARA_ERROR_USAGE where the U-Net's config does not tell the model's own size; instead: what does. */
+/* SARA_ERROR_USAGE where the U-Net's config does not tell the model's own size; instead: what
+ * does. */
 SARA_NODISCARD sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *model,
                                                         const char *instead);
-/* status, of something that failed; where weights of the U-Net are not finite the error tells of the
- * first under the file's name, with the path. */
+/* status, of something that failed; where weights of the U-Net are not finite the error tells of
+ * the first under the file's name, with the path. */
 sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status);
 /* [-1,1] [3][height][width] to RGB, rounded as diffusers' numpy_to_pil; sara_image_clear(). */
 SARA_NODISCARD sara_status sara_floats_to_image(sara_context *ctx, sara_image *out,

@@ -43,8 +43,8 @@ done:
     return status;
 }
 
-/* Of one model in two precisions the weights differ by rounding, and so do the smallest of them: the
- * most common reason why a base is not the one expected. */
+/* Of one model in two precisions the weights differ by rounding, and so do the smallest of them:
+ * the most common reason why a base is not the one expected. */
 static sara_status check_base(sara_context *ctx, const sara_adapter *adapter,
                               const sara_base *expected)
 {

@@ -23,8 +23,8 @@ SARA_NODISCARD sara_status sara_symmetric_product(sara_context *ctx, sara_block 
                                                   float beta);
 /* Copies the lower triangle to the upper one. */
 void sara_symmetric_mirror(sara_context *ctx, sara_block c, int64_t n);
-/* The inverse of a positive definite matrix in place, from lower to lower triangle; the upper one is
- * overwritten. least: a positive lower bound of the eigenvalues, to mend what rounding has lost.
+/* The inverse of a positive definite matrix in place, from lower to lower triangle; the upper one
+ * is overwritten. least: a positive lower bound of the eigenvalues, to mend what rounding has lost.
  * spare: sara_symmetric_spare(n) floats. */
 SARA_NODISCARD sara_status sara_symmetric_invert(sara_context *ctx, sara_block c, int64_t n,
                                                  float least, float *spare);

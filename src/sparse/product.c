@@ -1,6 +1,6 @@
-/* How much of a sparse matrix two factors hold, as they are: rounded, scaled. In double, without the
- * dense product: |P - A|^2 = |P|^2 - 2 <P, A> + |A|^2, where |A|^2 follows from the factors' Gram
- * matrices. */
+/* How much of a sparse matrix two factors hold, as they are: rounded, scaled. In double, without
+ * the dense product: |P - A|^2 = |P|^2 - 2 <P, A> + |A|^2, where |A|^2 follows from the factors'
+ * Gram matrices. */
 #include "sparse/sparse.h"
 
 #define GRAM_ROWS 16   /* of a Gram matrix, which one thread computes */
@@ -14,8 +14,8 @@ static double dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-/* The lower triangle [rank][rank] of x^T x, x [length][rank]: each element is summed up in the order
- * of x's rows whatever the number of threads. */
+/* The lower triangle [rank][rank] of x^T x, x [length][rank]: each element is summed up in the
+ * order of x's rows whatever the number of threads. */
 static void fill_gram(sara_context *ctx, double *gram, const float *x, int64_t length, int64_t rank)
 {
     int threads = sara_threads(ctx);

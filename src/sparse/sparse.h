@@ -74,7 +74,7 @@ typedef struct sara_optimizer_item {
     sara_param *param;
     const uint32_t *all_positions; /* of the first mask */
     size_t all_count;
-    float *masters; /* [all_count], frozen ones too; NULL: the parameter is float32 and holds them */
+    float *masters; /* [all_count], frozen ones too; NULL: the float32 parameter holds them */
     uint32_t *active;              /* [active_count] indices into all_positions; NULL: all */
     size_t active_count;
     float *moment1, *moment2, *grad; /* [active_count] */
@@ -251,16 +251,16 @@ void sara_difference_free(sara_context *ctx, sara_difference *difference);
 /* ------------------------------------------------------------------------------ approximation */
 
 /* The best approximation of a rank (Eckart and Young 1936), at most the shorter side, of the
- * [rows,cols] matrix that is values at ascending positions and zero elsewhere: up [rows][rank] times
- * down [rank][cols], the square roots of the singular values in both; singular [rank] descending.
- * What lies beyond the matrix's own rank is zero. */
+ * [rows,cols] matrix that is values at ascending positions and zero elsewhere: up [rows][rank]
+ * times down [rank][cols], the square roots of the singular values in both; singular [rank]
+ * descending. What lies beyond the matrix's own rank is zero. */
 SARA_NODISCARD sara_status sara_truncated_svd(sara_context *ctx, float *up, float *down,
                                               double *singular, int64_t rows, int64_t cols,
                                               int64_t rank, const uint32_t *positions,
                                               const float *values, size_t count);
 /* By how much the product scale up down comes nearer to that matrix than zero does, in squared
- * distances: the squared norm of what it holds, for the factors above the sum of the squared singular
- * values; below zero where it leads away. */
+ * distances: the squared norm of what it holds, for the factors above the sum of the squared
+ * singular values; below zero where it leads away. */
 SARA_NODISCARD sara_status sara_product_gain(sara_context *ctx, double *gain, const float *up,
                                              const float *down, double scale, int64_t rows,
                                              int64_t cols, int64_t rank, const uint32_t *positions,

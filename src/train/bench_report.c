@@ -110,8 +110,8 @@ static json_t *report_json(bench *b)
         flops += all.items[i].flops;
     json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b);
     json_t *root = json_pack(
-        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:i,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}", "model",
-        b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
+        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:i,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}",
+        "model", b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
         "weight_dtype", sara_storage_name(sara_unet_params(b->t.model->unet)), "latent", o->latent,
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
         b->t.checkpoint_levels > 0, "checkpointing_levels", b->t.checkpoint_levels, "parameters",

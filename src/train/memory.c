@@ -65,8 +65,8 @@ typedef struct real {
     size_t selected;
 } real;
 
-/* As if the weights were 16-bit and fewer entries selected, which a pass without arithmetic does not
- * notice. */
+/* As if the weights were 16-bit and fewer entries selected, which a pass without arithmetic does
+ * not notice. */
 static sara_status pretend(const trainer *t, real **was, const sara_memory_setting *s)
 {
     sara_params *params = sara_unet_params(t->model->unet);

@@ -14,7 +14,8 @@ static void test_errors_are_escaped(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    assert_int_equal(sara_fail(ctx, SARA_ERROR_INPUT, "a\033[31m\n\x80 %s", "caf\xc3\xa9"), SARA_ERROR_INPUT);
+    assert_int_equal(sara_fail(ctx, SARA_ERROR_INPUT, "a\033[31m\n\x80 %s", "caf\xc3\xa9"),
+                     SARA_ERROR_INPUT);
     assert_string_equal(sara_context_error(ctx), "a\\x1b[31m\\x0a\\x80 caf\xc3\xa9");
     assert_int_equal(sara_fail_in(ctx, SARA_ERROR_IO, "file\r"), SARA_ERROR_IO);
     assert_string_equal(sara_context_error(ctx), "file\\x0d: a\\x1b[31m\\x0a\\x80 caf\xc3\xa9");
@@ -52,12 +53,15 @@ static void test_sizes_are_checked(void **state)
     (void)state;
     sara_context *ctx = test_context();
     void *memory = ctx;
-    assert_refused(ctx, SARA_ERROR_MEMORY, "out of memory", sara_alloc(ctx, &memory, SIZE_MAX / 2, 3));
+    assert_refused(ctx, SARA_ERROR_MEMORY, "out of memory",
+                   sara_alloc(ctx, &memory, SIZE_MAX / 2, 3));
     assert_null(memory);
-    assert_refused(ctx, SARA_ERROR_MEMORY, "out of memory", sara_alloc(ctx, &memory, SIZE_MAX - 8, 1));
+    assert_refused(ctx, SARA_ERROR_MEMORY, "out of memory",
+                   sara_alloc(ctx, &memory, SIZE_MAX - 8, 1));
     sara_tensor tensor;
     sara_shape huge = sara_shape3(INT64_MAX / 2, 3, 1);
-    assert_refused(ctx, SARA_ERROR_MEMORY, "too large", sara_tensor_new(ctx, &tensor, SARA_F32, &huge));
+    assert_refused(ctx, SARA_ERROR_MEMORY, "too large",
+                   sara_tensor_new(ctx, &tensor, SARA_F32, &huge));
     assert_ok(ctx, sara_alloc(ctx, &memory, 0, 8));
     assert_null(memory);
     assert_ok(ctx, sara_alloc_zero(ctx, &memory, 3, 5));
@@ -228,7 +232,7 @@ static void test_conversions(void **state)
         if (f == f)
             assert_int_equal(sara_f32_to_bf16(f), h);
     }
-    for (uint32_t h = 0; h < 0x7BFF; h++) { /* between neighbours: halfway, just below, just above */
+    for (uint32_t h = 0; h < 0x7BFF; h++) { /* halfway of neighbours, just below, just above */
         float low = sara_f16_to_f32((uint16_t)h), high = sara_f16_to_f32((uint16_t)(h + 1));
         float middle = low + (high - low) / 2;
         assert_int_equal(sara_f32_to_f16(middle), h & 1 ? h + 1 : h);
@@ -356,15 +360,18 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f8),
-        cmocka_unit_test(test_errors_are_escaped), cmocka_unit_test(test_long_error_is_cut),
-        cmocka_unit_test(test_sizes_are_checked),  cmocka_unit_test(test_grow_and_arena),
+        cmocka_unit_test(test_errors_are_escaped),
+        cmocka_unit_test(test_long_error_is_cut),
+        cmocka_unit_test(test_sizes_are_checked),
+        cmocka_unit_test(test_grow_and_arena),
         cmocka_unit_test(test_philox_known_answers),
         cmocka_unit_test(test_draws_are_as_ever),
         cmocka_unit_test(test_draws),
         cmocka_unit_test(test_conversions),
         cmocka_unit_test(test_memory_limit),
         cmocka_unit_test(test_memory_limit_of_process),
-        cmocka_unit_test(test_conversions_of_arrays),        cmocka_unit_test(test_params_find_and_gather),
+        cmocka_unit_test(test_conversions_of_arrays),
+        cmocka_unit_test(test_params_find_and_gather),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,7 +23,8 @@ static sara_status square(sara_tape *tape, sara_var **y, sara_var *x)
     for (int64_t i = 0; i < sara_shape_count(&x->shape); i++)
         (*y)->data[i] = x->data[i] * x->data[i];
     if (sara_tape_wants(tape, &x, 1, NULL, 0)) {
-        sara_node node = {.op = "square", .backward = square_backward, .in = {x}, .saved = {x}, .out = *y};
+        sara_node node = {
+            .op = "square", .backward = square_backward, .in = {x}, .saved = {x}, .out = *y};
         TRY(sara_tape_add(tape, &node, 0));
     }
 done:
@@ -59,7 +60,8 @@ done:
 }
 
 /* y = (x^2)^2 + x^2 */
-static sara_status region(sara_tape *tape, sara_var **out, sara_var *const *in, const void *argument)
+static sara_status region(sara_tape *tape, sara_var **out, sara_var *const *in,
+                          const void *argument)
 {
     sara_var *a, *b;
     sara_status status;

@@ -236,7 +236,8 @@ static void test_missing_files(void **state)
     sara_context_free(ctx);
 }
 
-/* A default that does not fit what is given is refused like a given value, not as lack of memory. */
+/* A default that does not fit what is given is refused like a given value, not as lack of
+ * memory. */
 static void test_default_does_not_fit(void **state)
 {
     static const char config[] =

@@ -1,5 +1,6 @@
-/* Parts of a layer that are problems of their own, for kernels too slow for all of it: some channels
- * of all pixels, and some pixels with all their channels. Images are [..][width][channels]. */
+/* Parts of a layer that are problems of their own, for kernels too slow for all of it: some
+ * channels of all pixels, and some pixels with all their channels. Images are
+ * [..][width][channels]. */
 #ifndef SARA_TEST_SUPPORT_PARTS_H
 #define SARA_TEST_SUPPORT_PARTS_H
 
@@ -14,7 +15,8 @@ typedef struct test_part {
     float *expected; /* NULL: not wanted, as the other part is all of the result */
 } test_part;
 
-/* Both parts, from the middle of each range; products: multiplications of one channel of a pixel. */
+/* Both parts, from the middle of each range; products: multiplications of one channel of a
+ * pixel. */
 void test_part_cut(test_part parts[2], int64_t h, int64_t w, int64_t channels, int64_t products);
 /* Along one axis of a convolution, the places of the input that some of the output meet, and the
  * other way round. *pad, before the first place of all, becomes that of the part. */

@@ -1,5 +1,6 @@
 /* Mixed precision: linear layers and convolutions against the plain kernels on operands that were
- * rounded to bf16; products of bf16 are exact in float32, so that only the order of sums differs. */
+ * rounded to bf16; products of bf16 are exact in float32, so that only the order of sums
+ * differs. */
 #include "nn/bf16.h"
 #include "nn/support_nn.h"
 

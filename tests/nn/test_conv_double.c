@@ -49,8 +49,8 @@ static void problem_free(problem *p)
     sara_context_free(p->env.ctx);
 }
 
-static void check(int64_t n, int64_t h, int64_t width, int64_t in, int64_t out, int64_t k, int stride,
-                  const int pads[4])
+static void check(int64_t n, int64_t h, int64_t width, int64_t in, int64_t out, int64_t k,
+                  int stride, const int pads[4])
 {
     problem p = problem_new(n, h, width, in, out, k, stride, pads);
     double *dy = test_fd_random(p.ny, 4), *dx = test_fd_random(p.nx, 5), *dw = test_fd_zeros(p.nw);

@@ -74,7 +74,7 @@ static void finish(problem *p)
     free(p->halves);
 }
 
-/* --------------------------------------------------------------------------------------- kernels */
+/* -------------------------------------------------------------------------------------- kernels */
 
 static bool is_linear(const sara_conv_shape *s)
 {
@@ -102,7 +102,7 @@ static void backward(const sara_kernels *k, const sara_kernel_env *env, float *d
                                      : k->conv_dx(env, dx, dy, w, s, accumulate));
 }
 
-/* ----------------------------------------------------------------------------------------- parts */
+/* ---------------------------------------------------------------------------------------- parts */
 
 static void make_y(const problem *p, const test_nn *plain, test_part *to)
 {
@@ -155,7 +155,7 @@ static void make_parts(problem *p, const test_nn *plain)
     }
 }
 
-/* ---------------------------------------------------------------------------------------- checks */
+/* --------------------------------------------------------------------------------------- checks */
 
 static float *nans(size_t count)
 {
@@ -254,7 +254,7 @@ static void check(const sara_conv_shape *s, const char *device, sara_dtype dtype
     test_nn_close(&plain);
 }
 
-/* ---------------------------------------------------------------------------------------- layers */
+/* --------------------------------------------------------------------------------------- layers */
 
 static const int none[4] = {0, 0, 0, 0}, same[4] = {1, 1, 1, 1};
 

@@ -170,7 +170,7 @@ static void test_conv(void **state)
     test_pair_close(&b);
 }
 
-/* --------------------------------------------------------------------------------------- devices */
+/* -------------------------------------------------------------------------------------- devices */
 
 static sara_param narrow_param(test_nn *nn, sara_shape shape, sara_dtype dtype)
 {

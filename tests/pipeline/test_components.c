@@ -17,7 +17,8 @@ static void test_no_folder(void **state)
     test_write(pipe, file, "x");
     refuse(pipe, NULL, SARA_ERROR_USAGE, "no model given");
     refuse(pipe, "", SARA_ERROR_USAGE, "no model given");
-    refuse(pipe, test_path(pipe, "none"), SARA_ERROR_IO, "none: no such file or folder; sara reads local");
+    refuse(pipe, test_path(pipe, "none"), SARA_ERROR_IO,
+           "none: no such file or folder; sara reads local");
     refuse(pipe, file, SARA_ERROR_INPUT, "not safetensors");
     refuse(pipe, TEST_BASE "/unet", SARA_ERROR_INPUT, "a bare unet/ folder goes with --unet-only");
 }

@@ -214,7 +214,7 @@ static void test_bias_alone(void **state)
     sara_model_free(model);
 }
 
-/* -------------------------------------------------------------------------------------- low rank */
+/* ------------------------------------------------------------------------------------- low rank */
 
 static double squares(const float *values, size_t count)
 {
@@ -224,8 +224,8 @@ static double squares(const float *values, size_t count)
     return sum;
 }
 
-/* What up x down, times alpha / rank if there is an alpha, lacks of the change of one parameter: the
- * sum of squares. */
+/* What up x down, times alpha / rank if there is an alpha, lacks of the change of one parameter:
+ * the sum of squares. */
 static double lacking2(test_pipe *pipe, const sara_safetensors *file, const sara_param *param,
                        const char *down_key, const char *up_key, const float *before,
                        const float *after)
@@ -337,8 +337,8 @@ static void test_low_rank(void **state)
     sara_model_free(a.model);
 }
 
-/* What is said is true of the file as it is, whatever it was rounded to and however much of its rank
- * is cut; rounding that matters is warned of. */
+/* What is said is true of the file as it is, whatever it was rounded to and however much of its
+ * rank is cut; rounding that matters is warned of. */
 static void test_rounding(void **state)
 {
     static const struct {

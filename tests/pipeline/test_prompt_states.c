@@ -146,7 +146,8 @@ static void test_lengths(void **state)
     sara_model_free(model);
 }
 
-/* Where the mean is 0 no factor restores it: the states stay scaled and finite, and a line says so. */
+/* Where the mean is 0 no factor restores it: the states stay scaled and finite, and a line says
+ * so. */
 static void test_no_mean(void **state)
 {
     test_pipe *pipe = *state;

@@ -135,7 +135,8 @@ static void test_draws_the_same(void **state)
     sara_model_free(single);
 }
 
-/* An adapter of the folder merges into the file as into the folder; 16-bit files are other bases. */
+/* An adapter of the folder merges into the file as into the folder; 16-bit files are other
+ * bases. */
 static void test_adapters(void **state)
 {
     test_pipe *pipe = *state;
@@ -450,7 +451,8 @@ static void test_prediction_type_of_folders(void **state)
     sara_model_free(model);
 }
 
-/* diffusers' PNDM has no prediction of the sample: such a folder or file could not be read again. */
+/* diffusers' PNDM has no prediction of the sample: such a folder or file could not be read
+ * again. */
 static void test_prediction_type_is_writable(void **state)
 {
     test_pipe *pipe = *state;

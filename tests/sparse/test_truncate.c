@@ -83,7 +83,8 @@ static double distance2(const matrix *a, const float *up, const float *down, int
     return sum;
 }
 
-/* Of the factors as they are, and as 16 bits and a scale change them; the plain double sum tells. */
+/* Of the factors as they are, and as 16 bits and a scale change them; the plain double sum
+ * tells. */
 static void check_gain(sara_context *ctx, const matrix *a, float *up, float *down, int64_t rank,
                        double all)
 {

@@ -1,4 +1,5 @@
-/* AdamW and the low-rank term on another program's tensors: by hand, and bit for bit the trainer's. */
+/* AdamW and the low-rank term on another program's tensors: by hand, and bit for bit the
+ * trainer's. */
 #include "tensors/support_tensors.h"
 
 #include <math.h>

@@ -7,7 +7,8 @@
 
 #define TEST_REPLAY_STEPS 10
 
-/* The state of a test: its context, a scratch folder with the run folder `output` in it, options. */
+/* The state of a test: its context, a scratch folder with the run folder `output` in it,
+ * options. */
 typedef struct test_run {
     sara_context *ctx;
     char *folder, *output;
@@ -49,8 +50,8 @@ size_t test_run_events(test_run *run, const char *event);
 /* Flips a bit in the middle of a file of the run folder. */
 void test_run_flip_bit(test_run *run, const char *name);
 
-/* A replay file of the entries of the options' replay in the given order; an entry given as -1 - i is
- * entry i with NaN latents. rank_names as in the original or left out. */
+/* A replay file of the entries of the options' replay in the given order; an entry given as -1 - i
+ * is entry i with NaN latents. rank_names as in the original or left out. */
 const char *test_run_replay(test_run *run, const char *name, const int *order, size_t count,
                             bool rank_names);
 /* Loads the run's adapter; sara_adapter_free(). */

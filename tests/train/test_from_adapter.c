@@ -40,7 +40,8 @@ static void assert_same_entries(test_run *run, const char *path, const char *oth
 }
 
 /* At strength 0 it is the base again: the run of ten recorded steps that is compared with PyTorch's
- * in test_replay.c, its reselection by the adapter's threshold and the rate that follows from it. */
+ * in test_replay.c, its reselection by the adapter's threshold and the rate that follows from
+ * it. */
 static void test_strength_zero(void **state)
 {
     test_run *run = *state;

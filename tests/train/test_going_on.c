@@ -109,10 +109,11 @@ static void test_stretched(void **state)
         train_to(run, 4);
         assert_int_equal(test_run_column(run, before, 10, "lr"), 4);
         train_to(run, 8);
-        assert_non_null(strstr(run->log, test_text(run,
-                                                   "lr_scheduler %s is stretched to the new length: "
-                                                   "learning rate %.3g after step 4, where it was ",
-                                                   names[i], rates[4])));
+        assert_non_null(
+            strstr(run->log, test_text(run,
+                                       "lr_scheduler %s is stretched to the new length: "
+                                       "learning rate %.3g after step 4, where it was ",
+                                       names[i], rates[4])));
         for (size_t k = 0; k < 4; k++) { /* what was done stays */
             double now[10];
             assert_int_equal(test_run_column(run, now, 10, "lr"), 8);
@@ -139,7 +140,8 @@ static void test_reselection_done(void **state)
     assert_non_null(strstr(test_run_lines(run), "{\"event\":\"reselect\",\"before_step\":3,"));
 }
 
-/* Not yet due it comes where the new length has it: the bits of a run that had it from the start. */
+/* Not yet due it comes where the new length has it: the bits of a run that had it from the
+ * start. */
 static void test_reselection_moves(void **state)
 {
     test_run *run = *state;

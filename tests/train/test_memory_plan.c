@@ -238,8 +238,8 @@ static void test_refused(void **state)
     assert_true(named >= 6 && unnamed >= 1 && together >= 1);
 }
 
-/* Where neither batch, weights nor checkpointing are enough, the side of the pictures or the entries
- * are named; each makes the run fit. */
+/* Where neither batch, weights nor checkpointing are enough, the side of the pictures or the
+ * entries are named; each makes the run fit. */
 static void test_last_resorts(void **state)
 {
     test_run *run = *state;

@@ -178,7 +178,8 @@ static void test_checkpointing(void **state)
 
 /* ------------------------------------------------------------------------- weights of 16 bits */
 
-/* Masters are float32: so are the adapter's values, and few of them are 16-bit numbers by chance. */
+/* Masters are float32: so are the adapter's values, and few of them are 16-bit numbers by
+ * chance. */
 static void check_masters(test_run *run, const sara_adapter *adapter, sara_dtype dtype)
 {
     const char *path = test_text(run, "%s/adapter.safetensors", run->output);
