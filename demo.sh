@@ -17,8 +17,9 @@ if [ -e "$output" ]; then
 fi
 
 echo "Teaching the emoji model to draw in ink: 20 % of its parameters, the least used ones"
-"$sara" train -m "$base" --train_data_dir examples/emoji/ink --trainable 20% --learning_rate 1.5e-3 \
-    --lr_warmup_steps 20 --max_train_steps 1200 --train_batch_size 8 --output_dir "$output"
+"$sara" train -m "$base" --train_data_dir examples/emoji/ink --trainable 20% \
+    --learning_rate 1.5e-3 --lr_warmup_steps 20 --max_train_steps 1200 --train_batch_size 8 \
+    --output_dir "$output"
 
 echo "Drawing names that were not among the training images, before and after"
 prompts=()

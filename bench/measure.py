@@ -2,8 +2,9 @@
 
     python3 measure.py RESULTS KEY=VALUE... -- COMMAND...
 
-The line holds the keys, the command's `wall_seconds` and `peak_gib` (its largest resident memory), and under `result` the
-JSON object that it prints (null if it prints nothing). A command that fails, or prints something else, leaves no line.
+The line holds the keys, the command's `wall_seconds` and `peak_gib` (its largest resident memory),
+and under `result` the JSON object that it prints (null if it prints nothing). A command that fails,
+or prints something else, leaves no line.
 """
 import json
 import resource

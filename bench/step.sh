@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Times sara against its peers on this machine, alternately, and prints tables. README.md tells what the numbers mean.
+# Times sara against its peers on this machine, alternately, and prints tables. README.md tells what
+# the numbers mean.
 #   bench/step.sh [--quick] [--only PART,...] [--append]
 #     --quick    one round, 32x32 latents at batch 1; without --only: time, memory, weights16
 #     --only     some of: time memory weights16 checkpointing budgets threads generate load
@@ -7,7 +8,8 @@
 #   ROUNDS=3, STEPS=3            rounds, and steps of a run
 #   OMP_NUM_THREADS              threads of both sides (all processors)
 #   SARA                         a built program, instead of building one
-#   SARA_BENCH_VENV, SARA_BENCH_WORK   the peers' virtual environment (bench/.venv) and the work folder (bench/work)
+#   SARA_BENCH_VENV              the peers' virtual environment (bench/.venv)
+#   SARA_BENCH_WORK              the work folder (bench/work)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -66,10 +68,11 @@ parse_arguments() {
     done
 }
 
-# -------------------------------------------------------------------------------------------------------- set-up
+# ------------------------------------------------------------------------------------------- set-up
 
 prepare_python() {
-    "$python" -c "import torch, diffusers, peft, transformers, safetensors, psutil, accelerate, numpy" 2>/dev/null && return
+    local modules="torch, diffusers, peft, transformers, safetensors, psutil, accelerate, numpy"
+    "$python" -c "import $modules" 2>/dev/null && return
     python3 -m venv "$venv"
     "$venv/bin/pip" install -q torch diffusers peft transformers safetensors psutil accelerate numpy
 }
@@ -102,7 +105,7 @@ prepare_results() {
         "${cpu:-$(uname -m)}" "$threads" "$budget" "$commit" >>"$results"
 }
 
-# -------------------------------------------------------------------------------------------------------- the plan
+# ----------------------------------------------------------------------------------------- the plan
 # Lines of: run latents batch budget threads
 
 step_plan() { # RUN...: each configuration
@@ -158,7 +161,7 @@ plan() {
     done | awk '!seen[$0]++' | sort -s -k2,2nr -k3,3n
 }
 
-# -------------------------------------------------------------------------------------------------------- runs
+# --------------------------------------------------------------------------------------------- runs
 
 set_command() { # RUN LATENTS BATCH BUDGET
     local fraction
@@ -166,18 +169,18 @@ set_command() { # RUN LATENTS BATCH BUDGET
     local size=(--latent "$2" --batch "$3" --steps "$steps")
     local ours=("$sara" bench -m "$model/unet" --json)
     local theirs=("$python" bench/peer_step.py "$1" --model "$model/unet" "${size[@]}")
+    local selective=("${ours[@]}" --method sara --trainable "$fraction")
     case $1 in
     lora16) command=("${theirs[@]}") ;;
     masked) command=("${theirs[@]}" --fraction "$fraction") ;;
-    sara) command=("${ours[@]}" --method sara --trainable "$fraction" "${size[@]}") ;;
-    sara-16bit) command=("${ours[@]}" --method sara --trainable "$fraction" "${size[@]}" --weight_dtype bf16) ;;
+    sara) command=("${selective[@]}" "${size[@]}") ;;
+    sara-16bit) command=("${selective[@]}" "${size[@]}" --weight_dtype bf16) ;;
     sara-16bit-checkpointing)
-        command=("${ours[@]}" --method sara --trainable "$fraction" "${size[@]}" --weight_dtype bf16
-                 --gradient_checkpointing)
+        command=("${selective[@]}" "${size[@]}" --weight_dtype bf16 --gradient_checkpointing)
         ;;
     diffusers-images) command=("$python" bench/peer_step.py generate --model "$model") ;;
     sara-images) command=(python3 bench/time_images.py "$sara" "$model" "$work") ;;
-    rank) command=("${ours[@]}" --method sara --trainable "$fraction" --latent 32 --batch 1 --steps 1 --rank) ;;
+    rank) command=("${selective[@]}" --latent 32 --batch 1 --steps 1 --rank) ;;
     read) command=(dd "if=$weights" of=/dev/null bs=1M status=none) ;;
     read-whole) command=(dd "if=$weights" of=/dev/null bs=4G count=1 iflag=fullblock status=none) ;;
     load) command=("${ours[@]}" --method forward --latent 32 --batch 1 --steps 1) ;;
@@ -189,8 +192,8 @@ run() { # ROUND RUN LATENTS BATCH BUDGET THREADS
     set_command "$2" "$3" "$4" "$5"
     echo "round $1 of $rounds: $2, latents $3, batch $4, budget $5 %, threads $6" >&2
     case $2 in read* | load) cat "$weights" >/dev/null ;; esac # into the page cache
-    OMP_NUM_THREADS=$6 python3 bench/measure.py "$results" round="$1" run="$2" latent="$3" batch="$4" budget="$5" \
-        threads="$6" -- "${command[@]}" 2>"$work/stderr" </dev/null && return
+    OMP_NUM_THREADS=$6 python3 bench/measure.py "$results" round="$1" run="$2" latent="$3" \
+        batch="$4" budget="$5" threads="$6" -- "${command[@]}" 2>"$work/stderr" </dev/null && return
     tail -n 5 "$work/stderr" >&2
     failures=$((failures + 1))
 }

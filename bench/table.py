@@ -2,7 +2,8 @@
 
     python3 table.py RESULTS.jsonl
 
-Needs the standard library alone. Each line of the file is one run, as measure.py writes them; README.md tells the keys.
+Needs the standard library alone. Each line of the file is one run, as measure.py writes them;
+README.md tells the keys.
 """
 import json
 import sys
@@ -12,7 +13,8 @@ from collections import defaultdict, namedtuple
 Key = namedtuple("Key", "run latent batch budget threads")
 # The peak of a row is its largest: memory is no matter of luck.
 Row = namedtuple("Row", "best spread peak result")
-# must, aim: upper bounds, None where there is none. measure: a function of Results that gives None if a run is missing.
+# must, aim: upper bounds, None where there is none. measure: a function of Results that gives None
+# if a run is missing.
 Bar = namedtuple("Bar", "name where measure must aim percent")
 
 SIXTEEN_BIT, CHECKPOINTING = "sara-16bit", "sara-16bit-checkpointing"
@@ -69,37 +71,46 @@ def ratio(row, other, field):
     return getattr(row, field) / getattr(other, field) if row and other else None
 
 
-# ------------------------------------------------------------------------------------------------------------------ bars
+# --------------------------------------------------------------------------------------------- bars
 
 
 def step_bars(latent, batch, time, masked, memory, memory16, checkpointing, share):
-    """The bars of one configuration; each argument is (must, aim), checkpointing and share are musts alone."""
+    """The bars of one configuration; each argument is (must, aim), checkpointing and share are
+    musts alone."""
     where = f"{latent}x{latent}, batch {batch}"
 
     def bar(name, measure, must, aim=None, percent=False):
         return Bar(name, where, measure, must, aim, percent)
 
-    bars = [bar("time of a step / LoRA", lambda r: r.time("sara", "lora16", latent, batch), *time),
-            bar("time of a step / masked", lambda r: r.time("sara", "masked", latent, batch), *masked),
-            bar("memory / LoRA", lambda r: r.memory("sara", "lora16", latent, batch), *memory),
-            bar("memory / LoRA, 16-bit weights", lambda r: r.memory(SIXTEEN_BIT, "lora16", latent, batch), *memory16),
-            bar("time, 16-bit weights / fp32 weights", lambda r: r.time(SIXTEEN_BIT, "sara", latent, batch), 1.10)]
+    bars = [
+        bar("time of a step / LoRA", lambda r: r.time("sara", "lora16", latent, batch), *time),
+        bar("time of a step / masked", lambda r: r.time("sara", "masked", latent, batch), *masked),
+        bar("memory / LoRA", lambda r: r.memory("sara", "lora16", latent, batch), *memory),
+        bar("memory / LoRA, 16-bit weights",
+            lambda r: r.memory(SIXTEEN_BIT, "lora16", latent, batch), *memory16),
+        bar("time, 16-bit weights / fp32 weights",
+            lambda r: r.time(SIXTEEN_BIT, "sara", latent, batch), 1.10)
+    ]
     if checkpointing:
         bars += [bar("memory / LoRA, 16-bit weights and checkpointing",
                      lambda r: r.memory(CHECKPOINTING, "lora16", latent, batch), checkpointing),
                  bar("time / LoRA, 16-bit weights and checkpointing",
                      lambda r: r.time(CHECKPOINTING, "lora16", latent, batch), 1.3)]
-    return bars + [bar("low-rank term / step", lambda r: r.rank_share(latent, batch), share, percent=True)]
+    return bars + [
+        bar("low-rank term / step", lambda r: r.rank_share(latent, batch), share, percent=True)
+    ]
 
 
 BARS = [
     *step_bars(64, 1, (1.0, 0.75), (0.55, 0.40), (0.90, 0.80), (0.65, 0.55), 0.50, 0.03),
     *step_bars(32, 1, (1.0, 0.80), (0.50, 0.40), (1.00, 0.90), (0.70, 0.60), None, 0.08),
     *step_bars(32, 4, (1.0, 0.75), (0.55, 0.45), (0.90, 0.80), (0.65, 0.55), 0.45, 0.04),
-    Bar("time of an image / diffusers", "512x512 pixels", lambda r: r.time("sara-images", "diffusers-images", 64, 1), 1.0,
-        0.9, False),
-    Bar("loading / read in pieces", "U-Net, fp32", lambda r: r.time("load", "read", 0, 0), 1.5, None, False),
-    Bar("loading / read into memory", "U-Net, fp32", lambda r: r.time("load", "read-whole", 0, 0), 1.5, None, False),
+    Bar("time of an image / diffusers", "512x512 pixels",
+        lambda r: r.time("sara-images", "diffusers-images", 64, 1), 1.0, 0.9, False),
+    Bar("loading / read in pieces", "U-Net, fp32", lambda r: r.time("load", "read", 0, 0), 1.5,
+        None, False),
+    Bar("loading / read into memory", "U-Net, fp32", lambda r: r.time("load", "read-whole", 0, 0),
+        1.5, None, False),
 ]
 
 
@@ -119,26 +130,29 @@ def number(value, percent=False):
 
 def bar_line(bar, results):
     value = bar.measure(results)
-    return [bar.where, bar.name, number(value, bar.percent), number(bar.must, bar.percent), number(bar.aim, bar.percent),
-            verdict(value, bar)]
+    return [bar.where, bar.name, number(value, bar.percent), number(bar.must, bar.percent),
+            number(bar.aim, bar.percent), verdict(value, bar)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def step_line(key, row, results):
     lora = results.peer(key, "lora16")
     masked = results.peer(key, "masked") if key.budget == results.host["budget"] else None
     trained = row.result.get("trainable")
-    return [f"{key.latent}x{key.latent}", str(key.batch), key.run, f"{key.budget:g} %" if key.run != "lora16" else "-",
-            f"{trained / 1e6:.1f}" if trained is not None else "-", str(key.threads), number(row.best),
-            number(row.spread, True), number(ratio(row, lora, "best")), number(ratio(row, masked, "best")),
-            number(row.peak), number(ratio(row, lora, "peak"))]
+    return [f"{key.latent}x{key.latent}", str(key.batch), key.run,
+            f"{key.budget:g} %" if key.run != "lora16" else "-",
+            f"{trained / 1e6:.1f}" if trained is not None else "-", str(key.threads),
+            number(row.best), number(row.spread, True), number(ratio(row, lora, "best")),
+            number(ratio(row, masked, "best")), number(row.peak),
+            number(ratio(row, lora, "peak"))]
 
 
 def other_line(key, row, results):
     peer = results.peer(key, PEER.get(key.run))
-    return [key.run, number(row.best), number(row.spread, True), number(ratio(row, peer, "best")), number(row.peak)]
+    return [key.run, number(row.best), number(row.spread, True), number(ratio(row, peer, "best")),
+            number(row.peak)]
 
 
 def is_step(key):
@@ -154,13 +168,17 @@ def markdown(header, lines):
 def sections(results):
     """The texts of the tables, in order."""
     steps = sorted((item for item in results.rows.items() if is_step(item[0])),
-                   key=lambda item: (-item[0].latent, item[0].batch, item[0].threads != results.host["threads"],
-                                     item[0].threads))
+                   key=lambda item: (-item[0].latent, item[0].batch,
+                                     item[0].threads != results.host["threads"], item[0].threads))
     others = [item for item in results.rows.items() if not is_step(item[0])]
-    yield markdown(["latents", "batch", "run", "budget", "M trained", "threads", "s / step", "spread", "/ lora16",
-                    "/ masked", "GiB", "/ lora16"], [step_line(key, row, results) for key, row in steps])
-    yield markdown(["run", "seconds", "spread", "/ peer", "GiB"], [other_line(key, row, results) for key, row in others])
-    yield markdown(["where", "bar", "measured", "must", "aim", "verdict"], [bar_line(bar, results) for bar in BARS])
+    yield markdown([
+        "latents", "batch", "run", "budget", "M trained", "threads", "s / step", "spread",
+        "/ lora16", "/ masked", "GiB", "/ lora16"
+    ], [step_line(key, row, results) for key, row in steps])
+    yield markdown(["run", "seconds", "spread", "/ peer", "GiB"],
+                   [other_line(key, row, results) for key, row in others])
+    yield markdown(["where", "bar", "measured", "must", "aim", "verdict"],
+                   [bar_line(bar, results) for bar in BARS])
 
 
 def read(path):
@@ -170,7 +188,8 @@ def read(path):
 
 def main():
     results = Results(read(sys.argv[1]))
-    print(f"{results.host['cpu']}, {results.host['threads']} threads; sara {results.host['commit']}\n")
+    print(f"{results.host['cpu']}, {results.host['threads']} threads; "
+          f"sara {results.host['commit']}\n")
     print("\n".join(text for text in sections(results) if text), end="")
 
 

@@ -5,8 +5,8 @@ import table
 
 
 def line(run, best, peak, threads=2, **more):
-    return dict(run=run, latent=64, batch=1, budget=5.8, threads=threads, wall_seconds=99, peak_gib=peak,
-                result=dict(best=best, load_seconds=best, trainable=50e6, **more))
+    return dict(run=run, latent=64, batch=1, budget=5.8, threads=threads, wall_seconds=99,
+                peak_gib=peak, result=dict(best=best, load_seconds=best, trainable=50e6, **more))
 
 
 def verdicts(*lines):
@@ -14,7 +14,8 @@ def verdicts(*lines):
     host = dict(run="host", cpu="made up", commit="0", threads=2, budget=5.8)
     results = table.Results([host, *lines])
     cells = [table.bar_line(bar, results) for bar in table.BARS]
-    return {(where, name): (figure, text) for where, name, figure, _, _, text in cells if text != "not measured"}
+    return {(where, name): (figure, text) for where, name, figure, _, _, text in cells
+            if text != "not measured"}
 
 
 class TableTest(unittest.TestCase):
@@ -25,31 +26,36 @@ class TableTest(unittest.TestCase):
         self.assertEqual(verdicts(line("sara", 1, 1)), {})
 
     def test_verdicts(self):
-        for best, expected in ((7.5, "aim met"), (7.6, "must met"), (10, "must met"), (10.1, "MISSED"),
-                               (float("nan"), "MISSED")):
+        for best, expected in ((7.5, "aim met"), (7.6, "must met"), (10, "must met"),
+                               (10.1, "MISSED"), (float("nan"), "MISSED")):
             found = verdicts(line("lora16", 10, 1), line("sara", best, 1))
             self.assertEqual(found[self.where, "time of a step / LoRA"][1], expected)
 
     def test_best_and_peak_over_rounds(self):
-        found = verdicts(line("lora16", 10, 4), line("sara", 9, 3), line("lora16", 20, 5), line("sara", 8, 4))
+        found = verdicts(line("lora16", 10, 4), line("sara", 9, 3), line("lora16", 20, 5),
+                         line("sara", 8, 4))
         self.assertEqual(found[self.where, "time of a step / LoRA"], ("0.80", "must met"))
         self.assertEqual(found[self.where, "memory / LoRA"], ("0.80", "aim met"))
 
     def test_rank_share_of_the_best_step(self):
-        ranks = [{**line("rank", 1, 1, rank_seconds=seconds), "latent": 0, "batch": 0} for seconds in (0.1, 0.3)]
+        ranks = [{**line("rank", 1, 1, rank_seconds=seconds), "latent": 0, "batch": 0}
+                 for seconds in (0.1, 0.3)]
         found = verdicts(line("sara", 10, 1), line("sara", 5, 1), *ranks)
         self.assertEqual(found, {(self.where, "low-rank term / step"): ("2.0 %", "met")})
 
     def test_bars_use_the_main_threads_and_rows_their_own(self):
-        lines = line("lora16", 10, 1), line("sara", 5, 1), line("lora16", 20, 1, threads=1), line("sara", 18, 1, threads=1)
+        lines = (line("lora16", 10, 1), line("sara", 5, 1), line("lora16", 20, 1, threads=1),
+                 line("sara", 18, 1, threads=1))
         self.assertEqual(verdicts(*lines)[self.where, "time of a step / LoRA"], ("0.50", "aim met"))
         results = table.Results([dict(run="host", threads=2, budget=5.8), *lines])
         steps = next(table.sections(results)).splitlines()
         self.assertEqual(len(steps), 2 + 4)
-        self.assertEqual([row.split(" | ")[8] for row in steps[2:]], ["1.00", "0.50", "1.00", "0.90"])
+        self.assertEqual([row.split(" | ")[8] for row in steps[2:]],
+                         ["1.00", "0.50", "1.00", "0.90"])
 
     def test_loading_against_the_plain_reads(self):
-        plain = dict(run="read", latent=0, batch=0, budget=5.8, threads=2, wall_seconds=2, peak_gib=0, result=None)
+        plain = dict(run="read", latent=0, batch=0, budget=5.8, threads=2, wall_seconds=2,
+                     peak_gib=0, result=None)
         whole = {**plain, "run": "read-whole", "wall_seconds": 4}
         found = verdicts(plain, whole, {**line("load", 3.2, 4), "latent": 0, "batch": 0})
         self.assertEqual(found, {("U-Net, fp32", "loading / read in pieces"): ("1.60", "MISSED"),

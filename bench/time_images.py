@@ -1,9 +1,11 @@
-"""How long `sara generate` takes for an image: one process draws two, and the files' times tell when each was done.
+"""How long `sara generate` takes for an image: one process draws two, and the files' times tell
+when each was done.
 
     python3 time_images.py SARA MODEL_DIR WORK_DIR [--size 512] [--steps 20]
 
-Prints one JSON object. `seconds` holds two: from the start of the process (with loading) to the first image, and from there
-to the second. `best` is the second, which is drawn with everything loaded: text encoder, denoising, VAE decoder, PNG.
+Prints one JSON object. `seconds` holds two: from the start of the process (with loading) to the
+first image, and from there to the second. `best` is the second, which is drawn with everything
+loaded: text encoder, denoising, VAE decoder, PNG.
 """
 import argparse
 import json
@@ -14,7 +16,8 @@ import time
 
 
 def parse_arguments():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("sara")
     a.add_argument("model")
     a.add_argument("work")
@@ -28,9 +31,10 @@ def draw(a):
     files = [os.path.join(a.work, name) for name in ("image.png", "image_2.png")]
     prompt = ["-p", "a red barn"]
     start = time.time_ns()
-    code = subprocess.call([a.sara, "generate", "-m", a.model, *prompt, *prompt, "-W", str(a.size), "-H", str(a.size),
-                            "--steps", str(a.steps), "--sampling-method", "ddim", "--cfg-scale", "7.5", "-o", files[0]],
-                           stdout=subprocess.DEVNULL)
+    size = ["-W", str(a.size), "-H", str(a.size)]
+    code = subprocess.call([a.sara, "generate", "-m", a.model, *prompt, *prompt, *size, "--steps",
+                            str(a.steps), "--sampling-method", "ddim", "--cfg-scale", "7.5", "-o",
+                            files[0]], stdout=subprocess.DEVNULL)
     if code:
         sys.exit(f"time_images: sara generate: exit code {code}")
     first, second = (os.stat(file).st_mtime_ns for file in files)
@@ -40,8 +44,8 @@ def draw(a):
 def main():
     a = parse_arguments()
     seconds = draw(a)
-    print(json.dumps(dict(method="generate", size=a.size, steps=a.steps, seconds=[round(s, 3) for s in seconds],
-                          best=round(seconds[1], 3))))
+    print(json.dumps(dict(method="generate", size=a.size, steps=a.steps,
+                          seconds=[round(s, 3) for s in seconds], best=round(seconds[1], 3))))
 
 
 if __name__ == "__main__":

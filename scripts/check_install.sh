@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a finished build into a scratch folder and uses it as a stranger would: the header alone in
-# C and C++, the example through pkg-config, the installed program.
+# Installs a finished build into a scratch folder and uses it as a stranger would: the header alone
+# in C and C++, the example through pkg-config, the installed program.
 #   scripts/check_install.sh BUILD_DIR
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,12 +15,15 @@ library=$(dirname "$PKG_CONFIG_PATH")
 flags=$(pkg-config --define-variable=prefix="$prefix" --cflags --libs sara)
 
 for header in sara.h sara_tensors.h; do
-    echo "#include <$header>" | ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$prefix/include" -xc -
-    echo "#include <$header>" | ${CXX:-c++} -Wall -Wextra -Werror -fsyntax-only -I"$prefix/include" -xc++ -
+    echo "#include <$header>" | ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only \
+        -I"$prefix/include" -xc -
+    echo "#include <$header>" | ${CXX:-c++} -Wall -Wextra -Werror -fsyntax-only \
+        -I"$prefix/include" -xc++ -
 done
 # shellcheck disable=SC2086
 for source in examples/*.c; do
-    ${CC:-cc} -std=c11 -Wall -Wextra -Werror "$source" -o "$prefix/$(basename "$source" .c)" $flags -Wl,-rpath,"$library"
+    ${CC:-cc} -std=c11 -Wall -Wextra -Werror "$source" $flags -Wl,-rpath,"$library" \
+        -o "$prefix/$(basename "$source" .c)"
 done
 "$prefix/bin/sara" --version
 "$prefix/bin/sara" inspect -m examples/emoji/base >/dev/null

@@ -35,13 +35,17 @@ install_packages() {
     missing=()
     for package in "${packages[@]}"; do
         # A virtual package (libjpeg-dev) counts when a real one provides it.
-        dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+        dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' ||
+            missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
 
     as_root=()
     if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || { echo "setup: install as root: apt-get install ${missing[*]}" >&2; exit 1; }
+        if ! command -v sudo >/dev/null; then
+            echo "setup: install as root: apt-get install ${missing[*]}" >&2
+            exit 1
+        fi
         as_root=(sudo)
     fi
     echo "installing ${missing[*]}"

@@ -164,7 +164,7 @@ int cmd_train(cli *c)
             "  sara train ... -o run --resume_from_checkpoint latest     after an interruption\n"
             "  sara train ... -o run --resume_from_checkpoint latest --max_train_steps 2000   "
             "longer\n"
-            "  sara train ... -o run2 --adapter run/adapter.safetensors:0.8    on from an adapter\n",
+            "  sara train ... -o run2 --adapter run/adapter.safetensors:0.8   on from an adapter\n",
         .options = options,
         .refusals = refusals,
         .resolve = resolve,

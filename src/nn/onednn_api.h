@@ -25,7 +25,7 @@ typedef enum sara_conv_direction { SARA_CONV_FORWARD, SARA_CONV_DX, SARA_CONV_DW
     sara_conv_direction;
 typedef struct sara_conv_descs {
     dnnl_memory_desc_t src, weights, bias, dst;
-    dnnl_memory_desc_t forward_src; /* of the forward convolution, of which backward ones are made */
+    dnnl_memory_desc_t forward_src; /* the forward convolution's, of which others are made */
     bool has_bias;
 } sara_conv_descs;
 dnnl_status_t sara_conv_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,

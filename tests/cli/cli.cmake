@@ -24,12 +24,16 @@ if(SARA_SANITIZE)
     endif()
 endif()
 
+set(cli_environment
+    SARA_PROGRAM=$<TARGET_FILE:sara_program> SARA_LIBRARY=$<TARGET_FILE:sara>
+    SARA_FAIL_IO=${cli_preload} SARA_SANITIZE=$<BOOL:${SARA_SANITIZE}>
+    ASAN_OPTIONS=detect_leaks=1 PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY=passive)
 file(GLOB cli_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cli/test_*.py)
 foreach(source ${cli_tests})
     get_filename_component(name ${source} NAME_WE)
     add_test(NAME cli/${name} COMMAND ${Python3_EXECUTABLE} ${source})
     set_tests_properties(cli/${name} PROPERTIES TIMEOUT 900 ENVIRONMENT
-        "SARA_PROGRAM=$<TARGET_FILE:sara_program>;SARA_LIBRARY=$<TARGET_FILE:sara>;SARA_FAIL_IO=${cli_preload};SARA_SANITIZE=$<BOOL:${SARA_SANITIZE}>;ASAN_OPTIONS=detect_leaks=1;PYTHONDONTWRITEBYTECODE=1;OMP_WAIT_POLICY=passive")
+        "${cli_environment}")
 endforeach()
 
 # A host program that has set a locale, as programs with a user interface do.

@@ -141,15 +141,19 @@ class Shim(Case):
 
 
 CODES = {"F32": "f", "I64": "q", "U8": "B"}
-OTHER_SIZES = {"U64": 8, "C64": 8, "U32": 4, "U16": 2, "F8_E8M0": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # are only copied
-SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1, **OTHER_SIZES}
+# are only copied
+OTHER_SIZES = {"U64": 8, "C64": 8, "U32": 4, "U16": 2, "F8_E8M0": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+SIZES = {
+    "F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1, **OTHER_SIZES
+}
 
 
 def write_safetensors(path, tensors, metadata=None):
     """tensors: name -> (dtype, shape, values or their bytes)"""
     header, data = {"__metadata__": metadata} if metadata else {}, b""
     for name, (dtype, shape, values) in sorted(tensors.items(), key=lambda t: -SIZES[t[1][0]]):
-        content = values if isinstance(values, bytes) else array.array(CODES[dtype], values).tobytes()
+        content = (values if isinstance(values, bytes) else
+                   array.array(CODES[dtype], values).tobytes())
         header[name] = {
             "dtype": dtype,
             "shape": shape,

@@ -254,8 +254,10 @@ class Precision(Adapters):
         tags = (*draw, "a<lora:ink:1>", "--lora-model-dir", "loras")
         ink = ("--adapter", "loras/ink.safetensors")
         for path, precision in (("fp16", "fp16"), ("bf16", "bf16")):
-            words = ["loras/ink.safetensors", "made for a base in fp32", f"the model is in {precision}",
-                     "even the same model is another base", "force"]  # fmt: skip
+            words = [
+                "loras/ink.safetensors", "made for a base in fp32", f"the model is in {precision}",
+                "even the same model is another base", "force"
+            ]  # fmt: skip
             for command in [(*draw, "a", *ink), tags, ("merge", "-o", "out", *ink),
                             ("export", "--format", "a1111", "-o", "x.safetensors", *ink),
                             ("inspect", *ink)]:  # fmt: skip
@@ -287,7 +289,8 @@ class Precision(Adapters):
 
     def test_only_another(self):
         """Of one precision, or where the adapter does not tell it."""
-        self.ok("merge", "-m", "tuned", "-o", "out", "--force", *("--adapter", "loras/ink.safetensors"))
+        self.ok("merge", "-m", "tuned", "-o", "out", "--force",
+                *("--adapter", "loras/ink.safetensors"))
         line = self.refused(
             INPUT,
             ["made for the base ", "but the model is another, "],
@@ -401,7 +404,8 @@ class Compose(Adapters):
         """One fault, one exit code, by whichever way a file is named."""
         draw = ("generate", "-m", BASE, "--lora-model-dir", "loras", "-p")
         self.refused(IO, "loras/none.safetensors", *draw, "a<lora:none>")
-        self.refused(IO, "loras/none.safetensors", *draw, "a", "--adapter", "loras/none.safetensors")
+        self.refused(IO, "loras/none.safetensors", *draw, "a", "--adapter",
+                     "loras/none.safetensors")
 
     def test_too_small(self):
         """A strength that changes nothing gives the base's bits and says so."""

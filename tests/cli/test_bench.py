@@ -99,8 +99,10 @@ class Bench(Case):
     def test_plan(self):
         """What is planned is what is used, to a tenth."""
         for more in ([], ["--gradient_checkpointing"], ["--weight_dtype", "bf16", "-t", "1"]):
-            report = self.report("bench", "-m", BASE, "--latent", "32", "--batch", "8", "--steps", "1", *more)
-            self.assertLess(abs(report["planned_gib"] / report["peak_rss_gib"] - 1), 0.1, (more, report))
+            report = self.report("bench", "-m", BASE, "--latent", "32", "--batch", "8", "--steps",
+                                 "1", *more)
+            self.assertLess(abs(report["planned_gib"] / report["peak_rss_gib"] - 1), 0.1,
+                            (more, report))
 
     @unittest.skipIf(SANITIZE, "the sanitizer's own memory")
     @unittest.skipUnless(processor_has("avx512_bf16"), "no AVX512-BF16")

@@ -82,10 +82,13 @@ class Others(Case):
         return self.path(name)
 
     def extract(self, tuned):
-        return self.ok("extract", "--base", BASE, "--tuned", tuned, "-o", tuned + ".safetensors").err
+        return self.ok("extract", "--base", BASE, "--tuned", tuned, "-o",
+                       tuned + ".safetensors").err
 
     def test_vae_under_old_names(self):
-        olds = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+        olds = {
+            ".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."
+        }
         renamed, moved = {}, {}
         for name, (kind, shape, data) in self.vae.items():
             old = name
@@ -96,7 +99,8 @@ class Others(Case):
                 moved[old] = (kind, shape, bytes([data[0] ^ 1]) + data[1:])
         self.assertNotEqual(set(renamed), set(self.vae))
         self.assertNotIn("VAE", self.extract(self.tuned("renamed", renamed)))
-        self.assertIn("its VAE is another than the base's (2 tensors", self.extract(self.tuned("moved", moved)))
+        self.assertIn("its VAE is another than the base's (2 tensors",
+                      self.extract(self.tuned("moved", moved)))
 
     def test_prediction_type(self):
         self.assertNotIn("predicts", self.extract(self.tuned("same")))

@@ -155,7 +155,8 @@ class Generate(Case):
             self.assertIn("Model: base,", read_png(self.path("x.png"))[3]["parameters"])
 
         shutil.copytree(BASE, self.path('odd, "x": y'))
-        self.ok("generate", "-m", 'odd, "x": y', "-p", "x", "--steps", "1", "-t", "1", "-o", "x.png")
+        self.ok("generate", "-m", 'odd, "x": y', "-p", "x", "--steps", "1", "-t", "1", "-o",
+                "x.png")
         text = read_png(self.path("x.png"))[3]["parameters"]
         self.assertIn(r', Model: "odd, \"x\": y", Version', text)
 
@@ -332,7 +333,8 @@ class Adapters(Case):
         third = self.pixels("--seed", "44"), self.pixels("--seed", "44", "--adapter", self.adapter)
         side = len(plain)
         width, height, rows, texts = read_png(self.path("grid.png"))
-        self.assertRegex(texts["parameters"], r"^a fox\nSteps: 2, .*Seed: 42, Size: \d+x\d+, .*Adapters: ")
+        self.assertRegex(texts["parameters"],
+                         r"^a fox\nSteps: 2, .*Seed: 42, Size: \d+x\d+, .*Adapters: ")
         self.assertEqual((width, height), (2 * (3 * side + 2 * 2), 2 * (2 * side + 2)))
 
         def cell(column, row):

@@ -48,7 +48,8 @@ class GoingOn(Case):
         self.assertEqual(metadata["sara.adapter_sha256"], sha256(first))
         self.assertEqual(metadata["sara.adapter_strength"], "0.5")
         self.ok("merge", "--unet-only", UNET, "--adapter", first, "-o", "merged")
-        self.ok("extract", "--unet-only", "--base", UNET, "--tuned", "merged", "-o", "x.safetensors")
+        self.ok("extract", "--unet-only", "--base", UNET, "--tuned", "merged", "-o",
+                "x.safetensors")
         extracted = [*start, "fourth", "--adapter", "x.safetensors"]
         self.refused(USAGE, "--learning_rate is missing", *extracted)
         words = "--progressive_iter 1"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import struct
 import unittest
 
 from support import TOP, USAGE, Case
@@ -55,7 +54,8 @@ class Help(Case):
             r"typedef struct sara_train_options \{(.*?)\} sara_train_options", header, re.S
         ).group(1)
         struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.S)
-        fields = set(re.findall(r"[ *](\w+)(?:\[\w+\])?[,;]", struct)) - {"validation_prompt_count", "draw_seed"}
+        fields = set(re.findall(r"[ *](\w+)(?:\[\w+\])?[,;]", struct))
+        fields -= {"validation_prompt_count", "draw_seed"}
         fields = {"validation_prompt" if f == "validation_prompts" else f for f in fields}
         self.assertGreater(len(fields), 35)
         self.assertEqual(

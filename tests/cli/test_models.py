@@ -90,7 +90,8 @@ class Inspect(Case):
             {part["name"]: part["parameters"] for part in report["components"]}, PARAMETERS
         )
         self.assertEqual(len(report["base_sha256"]), 64)
-        self.assertEqual(report["architecture"], "stable-diffusion")  # neither SD1's width nor SD2's
+        # neither SD1's width nor SD2's
+        self.assertEqual(report["architecture"], "stable-diffusion")
         with open(os.path.join(BASE, "scheduler", "scheduler_config.json")) as file:
             own = json.load(file)["prediction_type"]
         self.assertEqual(report["prediction_type"], own)

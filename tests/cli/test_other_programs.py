@@ -19,16 +19,16 @@ class OtherPrograms(Case):
         mixed_precision checkpointing_steps checkpoints_total_limit resume_from_checkpoint
         validation_prompt validation_prompts num_validation_images validation_steps
         validation_epochs report_to logging_dir threshold progressive_iter lambda_rank percent mask
-        output_name save_every_n_steps save_every_n_epochs save_precision save_model_as cache_latents
-        cache_latents_to_disk enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps
-        bucket_no_upscale caption_extension shuffle_caption keep_tokens caption_dropout_rate
-        caption_prefix flip_aug clip_skip v2 v_parameterization zero_terminal_snr sample_prompts
+        output_name save_every_n_steps save_every_n_epochs save_precision save_model_as
+        cache_latents cache_latents_to_disk enable_bucket min_bucket_reso max_bucket_reso
+        bucket_reso_steps bucket_no_upscale caption_extension shuffle_caption keep_tokens
+        caption_dropout_rate caption_prefix flip_aug clip_skip v2 v_parameterization zero_terminal_snr sample_prompts
         sample_every_n_steps sample_sampler save_state resume config_file preset-path""".split()
     GENERATORS = (
         """m model diffusion-model vae taesd p prompt n negative-prompt W H steps cfg-scale s
-        seed sampling-method scheduler b batch-count clip-skip o output t threads type lora-model-dir
-        rng vae-tiling offload-to-cpu motion-module video-frames fps prediction v M mode""".split()
-    )
+        seed sampling-method scheduler b batch-count clip-skip o output t threads type
+        lora-model-dir rng vae-tiling offload-to-cpu motion-module video-frames fps prediction v
+        M mode""".split())
 
     EXTRACTORS = (
         """model_org model_tuned save_to save_precision load_precision dim conv_dim

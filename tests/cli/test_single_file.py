@@ -78,11 +78,13 @@ class SingleFile(Case):
         )
 
     def scheduler(self, folder):
-        with open(os.path.join(folder, "scheduler", "scheduler_config.json"), encoding="ascii") as file:
+        with open(os.path.join(folder, "scheduler", "scheduler_config.json"),
+                  encoding="ascii") as file:
             return json.load(file)
 
     def test_scheduler(self):
-        """Its config goes through a file as it is, -Infinity too; the class is the one that model_index.json names."""
+        """Its config goes through a file as it is, -Infinity too; the class is the one that
+        model_index.json names."""
         own = self.scheduler(BASE)
         self.assertEqual(own["lambda_min_clipped"], -math.inf)
         self.ok("merge", "-m", self.file, *TOKENIZER, "-o", "back")
@@ -93,7 +95,8 @@ class SingleFile(Case):
             folder = self.path(f"other-{name}")
             shutil.copytree(BASE, folder)
             config = {key: value for key, value in own.items() if key != "_class_name"}
-            with open(os.path.join(folder, "scheduler", "scheduler_config.json"), "w", encoding="ascii") as file:
+            with open(os.path.join(folder, "scheduler", "scheduler_config.json"), "w",
+                      encoding="ascii") as file:
                 json.dump({**config, **({"_class_name": name} if name else {})}, file)
             self.ok("merge", "-m", folder, "-o", f"{folder}.safetensors")
             self.ok("merge", "-m", f"{folder}.safetensors", *TOKENIZER, "-o", f"{folder}-back")
@@ -102,11 +105,15 @@ class SingleFile(Case):
     def test_text_encoder_without_its_stem(self):
         """cond_stage_model.transformer.embeddings... as some older files have it."""
         tensors, metadata = read_safetensors(self.file)
-        bare = {name.replace(".transformer.text_model.", ".transformer."): value for name, value in tensors.items()}
+        bare = {
+            name.replace(".transformer.text_model.", ".transformer."): value
+            for name, value in tensors.items()
+        }
         self.assertNotEqual(set(bare), set(tensors))
         write_safetensors(self.path("bare.safetensors"), bare, metadata)
         reports = [
-            self.ok("inspect", "-m", path, *TOKENIZER, "--json").out for path in (self.file, "bare.safetensors")
+            self.ok("inspect", "-m", path, *TOKENIZER, "--json").out
+            for path in (self.file, "bare.safetensors")
         ]
         self.assertEqual(*reports)
         self.ok("merge", "-m", "bare.safetensors", *TOKENIZER, "-o", "folder")
@@ -136,10 +143,13 @@ class SingleFile(Case):
         copied = read_safetensors(self.path("copy", "text_encoder", "model.safetensors"))[0]
         self.assertEqual(copied["text_projection.weight"], extra["text_projection.weight"])
         self.ok("merge", "-m", folder, "-o", "again.safetensors")
-        self.assertEqual(read_safetensors(self.path("again.safetensors"))[0], read_safetensors(self.file)[0])
+        self.assertEqual(
+            read_safetensors(self.path("again.safetensors"))[0],
+            read_safetensors(self.file)[0])
 
     def test_packed_dtypes(self):
-        """What becomes one tensor takes the dtype that holds all three, or the one that is asked for."""
+        """What becomes one tensor takes the dtype that holds all three, or the one that is asked
+        for."""
         def widen(tensors):
             for name, (dtype, shape, data) in tensors.items():
                 if ".k_proj." in name:
@@ -167,14 +177,18 @@ class SingleFile(Case):
             models.append(self.path(f"{step}.safetensors"))
             tensors[name] = ("F64", [4], struct.pack("<4d", *[1 + step] * 4))
             write_safetensors(models[-1], tensors, metadata)
-        said = self.sara("extract", "--unet-only", "--base", models[0], "--tuned", models[1], "-o", "x.safetensors").err
+        said = self.sara("extract", "--unet-only", "--base", models[0], "--tuned", models[1], "-o",
+                         "x.safetensors").err
         for path in models:
             self.assertIn(f"{path}: 1 tensors are float64; they are rounded to float32", said)
 
     def test_others_are_copied_as_they_are(self):
         tensors, metadata = read_safetensors(self.file)
-        more = {name: ("F32", [1], struct.pack("<f", i)) for i, name in enumerate(
-            ("embeddings.x", "text_model.embeddings.x", "encoder.foo", "final_layer_norm.weight", "betas"))}
+        more = {
+            name: ("F32", [1], struct.pack("<f", i))
+            for i, name in enumerate(("embeddings.x", "text_model.embeddings.x", "encoder.foo",
+                                      "final_layer_norm.weight", "betas"))
+        }
         for dtype, size in OTHER_SIZES.items():
             more["other." + dtype] = (dtype, [3], bytes(range(3 * size)))
         write_safetensors(self.path("more.safetensors"), {**tensors, **more}, metadata)
@@ -187,9 +201,8 @@ class SingleFile(Case):
         replay = self.write_replay("replay.safetensors", 2)
         for name, path in (("a", UNET), ("b", "unet.safetensors")):
             self.ok("train", "--unet_only", path, "--replay", replay, "-o", name)
-        self.assertEqual(
-            sha256(self.path("a", "adapter.safetensors")), sha256(self.path("b", "adapter.safetensors"))
-        )
+        self.assertEqual(sha256(self.path("a", "adapter.safetensors")),
+                         sha256(self.path("b", "adapter.safetensors")))
 
     def test_bench_of_a_bare_unet(self):
         """Whose number of heads another folder's config tells, as the refusal advises."""
@@ -207,7 +220,8 @@ class SingleFile(Case):
 
     def test_other_files(self):
         self.refused(INPUT, "pickle", "inspect", "-m", self.write("a.ckpt", b"\x80\x02model"))
-        self.ok("train", "--unet_only", UNET, "--replay", self.write_replay("r.safetensors", 2), "-o", "run")
+        self.ok("train", "--unet_only", UNET, "--replay", self.write_replay("r.safetensors", 2),
+                "-o", "run")
         self.refused(INPUT, "is an adapter of sara", "inspect", "-m", "run/adapter.safetensors")
         bare = os.path.join(UNET, "diffusion_pytorch_model.safetensors")
         self.refused(INPUT, "diffusers' layout", "inspect", "--unet-only", bare)

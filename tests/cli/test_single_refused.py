@@ -26,7 +26,8 @@ class SingleRefused(Case):
 
     def check(self, words, tensors, *options, metadata=None):
         """Refused in one line."""
-        self.refused(INPUT, words, "inspect", "-m", self.save(tensors, metadata), *TOKENIZER, *options)
+        self.refused(INPUT, words, "inspect", "-m", self.save(tensors, metadata), *TOKENIZER,
+                     *options)
 
     def without(self, *starts):
         kept = {name: t for name, t in self.tensors.items() if not name.startswith(starts)}
@@ -46,13 +47,17 @@ class SingleRefused(Case):
 
     def test_extra(self):
         more = {**self.tensors, UNET + "input_blocks.1.1.lora.weight": ("F32", [1], [0.0])}
-        self.check(f"1 not expected ({UNET}input_blocks.1.1.lora.weight)", more, metadata=self.metadata)
+        self.check(f"1 not expected ({UNET}input_blocks.1.1.lora.weight)", more,
+                   metadata=self.metadata)
         more = {**self.tensors, VAE + "decoder.mid.attn_1.to_q.weight": ("F32", [1], [0.0])}
-        self.check(f"1 not expected ({VAE}decoder.mid.attn_1.to_q.weight)", more, metadata=self.metadata)
+        self.check(f"1 not expected ({VAE}decoder.mid.attn_1.to_q.weight)", more,
+                   metadata=self.metadata)
 
     def test_one_tensor_under_two_names(self):
-        more = {**self.tensors, CLIP + "final_layer_norm.bias": self.tensors[CLIP + "text_model.final_layer_norm.bias"]}
-        self.check(["1 not expected (" + CLIP, "final_layer_norm.bias)"], more, metadata=self.metadata)
+        bias = self.tensors[CLIP + "text_model.final_layer_norm.bias"]
+        more = {**self.tensors, CLIP + "final_layer_norm.bias": bias}
+        self.check(["1 not expected (" + CLIP, "final_layer_norm.bias)"], more,
+                   metadata=self.metadata)
 
     def test_text_encoder_without_its_stem(self):
         bare = {
@@ -71,7 +76,8 @@ class SingleRefused(Case):
             )
         self.refused(
             INPUT, "its VAE has no encoder",
-            *("generate", "-m", self.path("changed.safetensors"), *TOKENIZER, *options, "-p", "cat"),
+            *("generate", "-m", self.path("changed.safetensors"), *TOKENIZER, *options, "-p",
+              "cat"),
         )
         self.check("holds no VAE", self.without(VAE), metadata=self.metadata)
         self.ok("inspect", "--unet-only", self.path("changed.safetensors"))
@@ -110,17 +116,20 @@ class SingleRefused(Case):
         config["layers_per_block"] += 1
         metadata = {**self.metadata, "sara.config.unet": json.dumps(config)}
         block = config["layers_per_block"]
-        self.check(f"({UNET}input_blocks.{block}.0.in_layers.0.weight, ", self.tensors, metadata=metadata)
+        self.check(f"({UNET}input_blocks.{block}.0.in_layers.0.weight, ", self.tensors,
+                   metadata=metadata)
 
     def test_prediction_type(self):
         """One meaning in files and folders, and the help lists what is accepted."""
         help_text = " ".join(self.ok("generate", "--help").out.split())
         self.assertIn("epsilon, v_prediction or v, sample, flow_prediction (", help_text)
         for model in ((self.file, *TOKENIZER), (BASE,)):
-            for given, meant in (("v", "v_prediction"), ("sample", "sample"), ("epsilon", "epsilon")):
+            for given, meant in (("v", "v_prediction"), ("sample", "sample"),
+                                 ("epsilon", "epsilon")):
                 report = self.ok("inspect", "-m", *model, "--json", "--prediction_type", given).out
                 self.assertEqual(json.loads(report)["prediction_type"], meant)
-            for wrong, words in (("V", ["expected one of", "flow_prediction, v"]), ("flow_prediction", "does not go with")):
+            for wrong, words in (("V", ["expected one of", "flow_prediction, v"]),
+                                 ("flow_prediction", "does not go with")):
                 self.refused(USAGE, words, "inspect", "-m", *model, "--prediction_type", wrong)
 
 

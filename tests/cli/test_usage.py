@@ -44,7 +44,8 @@ class Values(Case):
             for value in junk:
                 with self.subTest(f"--{name} {value}"):
                     self.refused(USAGE, [f"--{name} {value}"], *self.train(f"--{name}", value))
-        for value in ["--1", "-x", "-9223372036854775809", "1.5", "18446744073709551616", "nan", ""]:
+        for value in ["--1", "-x", "-9223372036854775809", "1.5", "18446744073709551616", "nan",
+                      ""]:
             self.refused(USAGE, f"--seed {value}", *self.train("--seed", value))
         for value in ["0", "-1", "1.5", "4097", "nan", ""]:
             self.refused(USAGE, f"--threads {value}", *self.train("--threads", value))
@@ -306,7 +307,8 @@ class WithoutEffect(Case):
         yield "inspect", ("inspect", *model, "--adapter", "a.safetensors")
         yield "generate", draw
         yield "merge", ("merge", *model, "-o", "new")
-        yield "export", ("export", "a.safetensors", "--format", "a1111", "-o", "new.safetensors", *model)
+        yield "export", ("export", "a.safetensors", "--format", "a1111", "-o", "new.safetensors",
+                         *model)
         yield "train", ("train", *model, "--train_data_dir", BASE, "-o", "new")
         if model[1] == BASE:
             yield "bench", ("bench", *model)

@@ -1,4 +1,5 @@
-"""Writes f8_values.h: what PyTorch reads in each of the 256 codes of its two 8-bit floating types."""
+"""Writes f8_values.h: what PyTorch reads in each of the 256 codes of its two 8-bit floating
+types."""
 
 import pathlib
 

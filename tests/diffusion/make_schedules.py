@@ -74,8 +74,8 @@ CASES = [  # (class, config, steps, method to switch to)
     ("EulerDiscrete", dict(SD, interpolation_type="log_linear", **KARRAS), 9, None),
     ("EulerDiscrete", dict(SD, **KARRAS, sigma_min=0.1, sigma_max=10.0), 9, None),
     ("EulerDiscrete", dict(SD, **KARRAS, final_sigmas_type="sigma_min", **V), 9, None),
-    # Starts at sigma 4096. diffusers' x + (x - x0) / sigma * dt loses digits in the first step: 5e-6
-    # of the sample in 10 steps, 2e-6 in 40, too little to see in 200.
+    # Starts at sigma 4096. diffusers' x + (x - x0) / sigma * dt loses digits in the first step:
+    # 5e-6 of the sample in 10 steps, 2e-6 in 40, too little to see in 200.
     ("EulerDiscrete", dict(SD, **ZERO, **V, **spacing("trailing")), 200, None),
     ("EulerDiscrete", dict(SD), 1, None),
     ("EulerDiscrete", dict(SD), 1000, None),

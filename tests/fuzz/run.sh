@@ -7,7 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 build=$1 seconds=$2
 shift 2
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(fuzz_safetensors fuzz_config fuzz_adapter fuzz_tokenizer fuzz_prompt)
+[ ${#targets[@]} -gt 0 ] ||
+    targets=(fuzz_safetensors fuzz_config fuzz_adapter fuzz_tokenizer fuzz_prompt)
 
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=1
 for target in "${targets[@]}"; do
@@ -21,6 +22,7 @@ for target in "${targets[@]}"; do
         tail -n 40 "$log" >&2
         exit 1
     fi
-    echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") executions in $seconds s," \
-         "$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1) edges, no finding"
+    executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    edges=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
+    echo "$target: $executions executions in $seconds s, $edges edges, no finding"
 done

@@ -1,6 +1,6 @@
 #!/bin/sh
-# How checkpoint_v1 was made, by the program of commit e3e3f65, whose manifests do not yet say whether
-# the reselection came from the number of steps, nor of what else values come:
+# How checkpoint_v1 was made, by the program of commit e3e3f65, whose manifests do not yet say
+# whether the reselection came from the number of steps, nor of what else values come:
 #     SARA=path/to/sara tests/golden/make_checkpoint_v1.sh
 set -e
 cd "$(dirname "$0")"

@@ -1,11 +1,12 @@
-"""stable-diffusion.cpp as a client of the single file that sara writes; run by hand, docs/reliability.md tells what was seen.
+"""stable-diffusion.cpp as a client of the single file that sara writes; run by hand,
+docs/reliability.md tells what was seen.
 
     pip install stable-diffusion-cpp-python          # builds it from source, minutes
     python tests/interop/stable_diffusion_cpp.py SARA MODEL_FOLDER WORK_FOLDER
 
-MODEL_FOLDER: an SD1.5 or SD2.1 as a diffusers folder, random weights will do (`python bench/peer_step.py save` and
-`save-pipeline` make one). Fails unless the library takes every tensor of the file and draws an image from it that is
-not of one colour.
+MODEL_FOLDER: an SD1.5 or SD2.1 as a diffusers folder, random weights will do (`python
+bench/peer_step.py save` and `save-pipeline` make one). Fails unless the library takes every tensor
+of the file and draws an image from it that is not of one colour.
 """
 import ast
 import os
@@ -22,7 +23,8 @@ image.save(sys.argv[2])
 print("extrema", image.getextrema())
 """
 # Words of its log about tensors that it misses or does not know.
-COMPLAINTS = re.compile(r"(unknown tensor|not in model file|unused tensor|missing|failed to load|wrong shape).*", re.I)
+COMPLAINTS = re.compile(
+    r"(unknown tensor|not in model file|unused tensor|missing|failed to load|wrong shape).*", re.I)
 
 
 def fail(text):
@@ -34,7 +36,8 @@ def main():
     single, picture = os.path.join(work, "single.safetensors"), os.path.join(work, "client.png")
     if not os.path.exists(single):
         subprocess.run([sara, "merge", "-m", folder, "--dtype", "fp16", "-o", single], check=True)
-    done = subprocess.run([sys.executable, "-c", CLIENT, single, picture], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", CLIENT, single, picture], capture_output=True,
+                          text=True)
     log = done.stdout + done.stderr
     with open(os.path.join(work, "client.log"), "w") as file:
         file.write(log)

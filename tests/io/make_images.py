@@ -291,8 +291,8 @@ def formula(width, height):
 def resizes():
     edges = (np.random.default_rng(10).integers(0, 2, (29, 37, 3)) * 255).astype(np.uint8)
     sources = {"smooth": picture(37, 29, 3, 11), "edges": edges}
-    sizes = [(37, 29), (18, 14), (47, 35), (37, 12), (9, 29), (1, 1), (5, 60), (70, 2), (38, 30), (26, 6),
-             (26, 7)]
+    sizes = [(37, 29), (18, 14), (47, 35), (37, 12), (9, 29), (1, 1), (5, 60), (70, 2), (38, 30),
+             (26, 6), (26, 7)]
     tensors = {}
     for name, pixels in sources.items():
         tensors[f"source/{name}"] = pixels

@@ -15,7 +15,8 @@ UNETS = {
     # Four levels; a list wherever one is allowed; nothing at its default; sides that do not halve.
     "unet_lists": (dict(
         sample_size=[13, 9], block_out_channels=(4, 8, 8, 12), layers_per_block=[2, 1, 2, 1],
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D",
+                          "DownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=[1, 2, 4, 3], transformer_layers_per_block=[1, 2, 1, 2],
         cross_attention_dim=[6, 6, 6, 6], norm_num_groups=4, norm_eps=1e-4, downsample_padding=0,
@@ -29,15 +30,17 @@ UNETS = {
         attention_head_dim=2, cross_attention_dim=10, norm_num_groups=3), (10, 7), 5),
     # As small as can be.
     "unet_tiny": (dict(
-        block_out_channels=(4, 4), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=2, cross_attention_dim=3,
-        norm_num_groups=2), (4, 4), 2),
+        block_out_channels=(4, 4), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=2,
+        cross_attention_dim=3, norm_num_groups=2), (4, 4), 2),
 }
 VAES = {
-    "vae_old": dict(block_out_channels=(6, 12, 12), layers_per_block=2, norm_num_groups=3, latent_channels=3),
-    "vae_bare": dict(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, latent_channels=2,
-                     use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False,
-                     shift_factor=0.25, scaling_factor=0.5),
+    "vae_old": dict(block_out_channels=(6, 12, 12), layers_per_block=2, norm_num_groups=3,
+                    latent_channels=3),
+    "vae_bare": dict(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+                     latent_channels=2, use_quant_conv=False, use_post_quant_conv=False,
+                     mid_block_add_attention=False, shift_factor=0.25, scaling_factor=0.5),
 }
 
 
@@ -83,23 +86,27 @@ def unet(folder, config, size, tokens, g, quiet=False):
     sample = torch.randn(2, 4, *size, generator=g)
     timestep = torch.tensor([7, 953])
     width = model.config.cross_attention_dim
-    context = torch.randn(2, tokens, width[0] if isinstance(width, (list, tuple)) else width, generator=g)
+    width = width[0] if isinstance(width, (list, tuple)) else width
+    context = torch.randn(2, tokens, width, generator=g)
     target = torch.randn(sample.shape, generator=g)
     output = model(sample, timestep, context).sample
     loss = torch.nn.functional.mse_loss(output, target)
     loss.backward()
-    tensors = {"sample": sample, "timestep": timestep, "encoder_hidden_states": context, "target": target,
-               "output": output, "loss": loss.reshape(1)}
-    save(f"{folder}/golden.safetensors", {**tensors, **{"grad." + n: p.grad for n, p in model.named_parameters()}})
+    tensors = {"sample": sample, "timestep": timestep, "encoder_hidden_states": context,
+               "target": target, "output": output, "loss": loss.reshape(1)}
+    gradients = {"grad." + n: p.grad for n, p in model.named_parameters()}
+    save(f"{folder}/golden.safetensors", {**tensors, **gradients})
 
 
 def old_names(folder):
-    """The attention's names before diffusers 0.18, its kernels as in the original checkpoint; no scaling factor."""
+    """The attention's names before diffusers 0.18, its kernels as in the original checkpoint; no
+    scaling factor."""
     path = f"{folder}/diffusion_pytorch_model.safetensors"
     tensors = {}
     for name, value in load_file(path).items():
         if ".attentions." in name:
-            for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"),
+                             ("to_out.0", "proj_attn")):
                 name = name.replace("." + new + ".", "." + old + ".")
             value = value[:, :, None, None] if value.dim() == 2 else value
         tensors[name] = value
@@ -114,8 +121,9 @@ def old_names(folder):
 def vae(folder, config, g, quiet=False):
     n = len(config["block_out_channels"])
     torch.manual_seed(2)
-    model = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
-                          sample_size=16, **config).eval()
+    model = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * n,
+                          up_block_types=("UpDecoderBlock2D",) * n, sample_size=16,
+                          **config).eval()
     jitter(model, g)
     if quiet:
         hush(model)

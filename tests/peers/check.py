@@ -2,7 +2,8 @@
 
     python tests/peers/check.py --sara build/sara --work SCRATCH_DIR
 
-SCRATCH_DIR/demo holds the demo's run. Every check prints its figure; the first that fails ends with exit code 1.
+SCRATCH_DIR/demo holds the demo's run. Every check prints its figure; the first that fails ends with
+exit code 1.
 """
 import argparse
 import json
@@ -36,17 +37,22 @@ def check_expected(work):
     with safe_open(f"{EXPECTED}/ddim.safetensors", "pt") as f:
         meta = f.metadata()
     out = f"{work}/expected"
-    subprocess.run([sys.executable, os.path.join(TOP, "tests/peers/make_expected.py"), BASE, out, "--seed", "42", "--steps", meta["steps"], "--cfg",
-                    meta["guidance_scale"], *json.loads(meta["prompts"])], check=True)
+    subprocess.run([
+        sys.executable,
+        os.path.join(TOP, "tests/peers/make_expected.py"), BASE, out, "--seed", "42", "--steps",
+        meta["steps"], "--cfg", meta["guidance_scale"], *json.loads(meta["prompts"])
+    ], check=True)
     for name in sorted(os.listdir(EXPECTED)):
         ours, theirs = load_file(f"{EXPECTED}/{name}"), load_file(f"{out}/{name}")
         check(f"{name} start", (ours["start"] - theirs["start"]).abs().max().item(), 0)
         check(f"{name} latents regenerated", relative(theirs["latents"], ours["latents"]), 5e-5)
-        check(f"{name} image regenerated", (ours["image"] - theirs["image"]).abs().max().item(), 1e-3)
+        check(f"{name} image regenerated", (ours["image"] - theirs["image"]).abs().max().item(),
+              1e-3)
 
 
 def check_merged(sara, work):
-    """The demo's adapter, merged in the base's dtype and in fp32, draws sara's picture in diffusers."""
+    """The demo's adapter, merged in the base's dtype and in fp32, draws sara's picture in
+    diffusers."""
     import diffusers
     adapter, prompt = f"{work}/demo/adapter.safetensors", "cat face"
     start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
@@ -54,18 +60,25 @@ def check_merged(sara, work):
     for dtype in ("fp32", "fp16"):
         folder = f"{work}/merged-{dtype}"
         run(sara, "merge", "-m", BASE, "--adapter", adapter, "--dtype", dtype, "-o", folder)
-        run(sara, "generate", "-m", folder, "-p", prompt, "--cfg-scale", "3", "--init-latents", f"{work}/start.safetensors", "-o",
-            f"{work}/ours-{dtype}.png", "--save-latents", f"{work}/ours-{dtype}.safetensors")
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
+        run(sara, "generate", "-m", folder, "-p", prompt, "--cfg-scale", "3", "--init-latents",
+            f"{work}/start.safetensors", "-o", f"{work}/ours-{dtype}.png", "--save-latents",
+            f"{work}/ours-{dtype}.safetensors")
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None,
+                                                                 torch_dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
-        options = dict(prompt=prompt, num_inference_steps=20, guidance_scale=3.0, height=64, width=64)
+        options = dict(prompt=prompt, num_inference_steps=20, guidance_scale=3.0, height=64,
+                       width=64)
         latents = pipe(latents=start.clone(), output_type="latent", **options).images
         picture = np.asarray(pipe(latents=start.clone(), **options).images[0], dtype=np.float64)
-        check(f"merged {dtype}: latents", relative(load_file(f"{work}/ours-{dtype}.safetensors")["latents"], latents), 5e-4)
-        check(f"merged {dtype}: PSNR", psnr(image_array(f"{work}/ours-{dtype}.png"), picture), 40, larger=True)
-    run(sara, "generate", "-m", BASE, "--adapter", adapter, "-p", prompt, "--cfg-scale", "3", "--init-latents", f"{work}/start.safetensors",
-        "-o", f"{work}/applied.png")
-    check("applied against merged: PSNR", psnr(image_array(f"{work}/applied.png"), image_array(f"{work}/ours-fp32.png")), 60, larger=True)
+        check(f"merged {dtype}: latents",
+              relative(load_file(f"{work}/ours-{dtype}.safetensors")["latents"], latents), 5e-4)
+        check(f"merged {dtype}: PSNR", psnr(image_array(f"{work}/ours-{dtype}.png"), picture), 40,
+              larger=True)
+    run(sara, "generate", "-m", BASE, "--adapter", adapter, "-p", prompt, "--cfg-scale", "3",
+        "--init-latents", f"{work}/start.safetensors", "-o", f"{work}/applied.png")
+    check("applied against merged: PSNR",
+          psnr(image_array(f"{work}/applied.png"), image_array(f"{work}/ours-fp32.png")), 60,
+          larger=True)
 
 
 def varints(data):
@@ -79,7 +92,8 @@ def varints(data):
 
 
 def check_adapter(work):
-    """The adapter file read by its description: positions below the threshold, the merged U-Net its values."""
+    """The adapter file read by its description: positions below the threshold, the merged U-Net its
+    values."""
     adapter = load_file(f"{work}/demo/adapter.safetensors")
     with safe_open(f"{work}/demo/adapter.safetensors", "pt") as f:
         meta = f.metadata()
@@ -90,42 +104,50 @@ def check_adapter(work):
     for name, tensor in base.items():
         flat = tensor.float().flatten()
         expected = (flat.abs() < threshold).nonzero().flatten()
-        gaps = torch.tensor(list(varints(adapter[name + ".positions"].numpy().tobytes())) if name + ".positions" in adapter else [],
-                            dtype=torch.int64)
+        held = adapter.get(name + ".positions", torch.empty(0, dtype=torch.uint8))
+        gaps = torch.tensor(list(varints(held.numpy().tobytes())), dtype=torch.int64)
         positions = torch.cumsum(gaps + 1, 0) - 1
         values = flat.clone()
         values[positions] = adapter[name + ".values"] if len(positions) else values[positions]
-        wrong += int(not torch.equal(positions, expected)) + int(not torch.equal(values, merged[name].flatten()))
+        wrong += int(not torch.equal(positions, expected)) + int(
+            not torch.equal(values, merged[name].flatten()))
         selected += len(positions)
     check("adapter: tensors that differ", wrong, 0)
     check("adapter: entries against its metadata", abs(selected - int(meta["sara.selected"])), 0)
 
 
 def check_reader(sara, work):
-    """examples/read_adapter.py on sara's adapter, and on the same with 16-bit values, against sara's own reading."""
-    adapter, base = f"{work}/demo/adapter.safetensors", f"{BASE}/unet/diffusion_pytorch_model.safetensors"
+    """examples/read_adapter.py on sara's adapter, and on the same with 16-bit values, against
+    sara's own reading."""
+    adapter = f"{work}/demo/adapter.safetensors"
+    base = f"{BASE}/unet/diffusion_pytorch_model.safetensors"
     merged = load_file(f"{work}/merged-fp32/unet/diffusion_pytorch_model.safetensors")
     with safe_open(adapter, "pt") as f:
         meta = f.metadata()
     tensors = load_file(adapter)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         path, out = f"{work}/adapter-{dtype}.safetensors", f"{work}/changed-{dtype}.safetensors"
-        save_file({n: t.to(dtype) if n.endswith(".values") else t for n, t in tensors.items()}, path, meta)
+        save_file({n: t.to(dtype) if n.endswith(".values") else t for n, t in tensors.items()},
+                  path, meta)
         reader = os.path.join(TOP, "examples/read_adapter.py")
-        done = subprocess.run([sys.executable, reader, path, base, out], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, reader, path, base, out], capture_output=True,
+                              text=True, check=True)
         rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
         report = json.loads(run(sara, "inspect", "--adapter", path, "-m", BASE, "--json"))
         check(f"reader {dtype}: tensors", abs(len(rows) - report["tensors"]), 0)
-        check(f"reader {dtype}: entries", abs(sum(int(row[0]) for row in rows.values()) - report["entries"]), 0)
+        check(f"reader {dtype}: entries",
+              abs(sum(int(row[0]) for row in rows.values()) - report["entries"]), 0)
         norm = sum(float(row[1]) ** 2 for row in rows.values()) ** 0.5
         check(f"reader {dtype}: norm of the change", abs(norm / report["change_norm"] - 1), 1e-4)
         changed, folder = load_file(out), f"{work}/merged-{dtype}"
         run(sara, "merge", "-m", BASE, "--adapter", path, "--dtype", "fp32", "-o", folder)
         theirs = load_file(f"{folder}/unet/diffusion_pytorch_model.safetensors")
         wrong = sum(not torch.equal(changed[n], theirs[n]) for n in theirs)
-        check(f"reader {dtype}: tensors of the state dict that differ", wrong + abs(len(changed) - len(theirs)), 0)
+        check(f"reader {dtype}: tensors of the state dict that differ",
+              wrong + abs(len(changed) - len(theirs)), 0)
         if dtype == torch.float32:
-            check("reader: the demo's merged model", sum(not torch.equal(changed[n], merged[n]) for n in merged), 0)
+            check("reader: the demo's merged model",
+                  sum(not torch.equal(changed[n], merged[n]) for n in merged), 0)
 
 
 def check_reader_of_nothing(work):
@@ -153,8 +175,9 @@ def check_tokens(sara):
     from transformers import CLIPTokenizer
     tokenizer, rng = CLIPTokenizer.from_pretrained(f"{BASE}/tokenizer"), random.Random(5)
     texts = ["İstanbul ﬁne ΣΑΣ", "a  b\u3000c", "<|endoftext|> x", "e\u0327\u0301 👩‍🚀 1234"]
-    texts += ["".join(chr(rng.choice((rng.randint(32, 126), rng.randint(0xA1, 0x2FF), rng.randint(0x3040, 0x9FFF), rng.randint(0x1F300, 0x1FAFF))))
-                      for _ in range(rng.randint(1, 40))) for _ in range(20)]
+    ranges = ((32, 126), (0xA1, 0x2FF), (0x3040, 0x9FFF), (0x1F300, 0x1FAFF))
+    letter = lambda: chr(rng.choice([rng.randint(*bounds) for bounds in ranges]))
+    texts += ["".join(letter() for _ in range(rng.randint(1, 40))) for _ in range(20)]
     wrong = 0
     for text in texts:
         ours = json.loads(run(sara, "inspect", "-m", BASE, f"--tokenize={text}", "--json"))["ids"]
@@ -188,7 +211,8 @@ def main():
     check_reader_of_nothing(a.work)
     check_pytorch(sara, a.work)
     check_single_files(sara, a.work)
-    check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors", f"{a.work}/merged-fp32", a.work)
+    check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors",
+                  f"{a.work}/merged-fp32", a.work)
     print("peers: all checks passed")
 
 

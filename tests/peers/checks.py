@@ -10,7 +10,8 @@ EXPECTED = os.path.join(TOP, "examples/emoji/expected")
 
 def check(name, value, bound, larger=False):
     ok = value >= bound if larger else value <= bound   # False for NaN
-    print(f"{'ok  ' if ok else 'FAIL'} {name}: {value:.4g} ({'at least' if larger else 'at most'} {bound:g})", flush=True)
+    print(f"{'ok  ' if ok else 'FAIL'} {name}: {value:.4g} "
+          f"({'at least' if larger else 'at most'} {bound:g})", flush=True)
     if not ok:
         sys.exit(1)
 

@@ -1,7 +1,9 @@
-"""Writes tests/golden/prompt_weights.json, prompt_states.safetensors and prompt_latents.safetensors.
+"""Writes tests/golden/prompt_weights.json, prompt_states.safetensors and
+prompt_latents.safetensors.
 
-They hold how stable-diffusion-webui reads prompts, the states that it makes of them, and the latents
-that diffusers draws from these with a small U-Net of random weights, tests/golden/prompt_unet.
+They hold how stable-diffusion-webui reads prompts, the states that it makes of them, and the
+latents that diffusers draws from these with a small U-Net of random weights,
+tests/golden/prompt_unet.
 
     pip install torch transformers diffusers safetensors lark
     python make_prompt_weights.py WEBUI

@@ -1,4 +1,5 @@
-"""Makes data/optimizer.safetensors: `python make_reference.py REFERENCE.py data/optimizer.safetensors`.
+"""Makes data/optimizer.safetensors: `python make_reference.py REFERENCE.py
+data/optimizer.safetensors`.
 
 REFERENCE.py is the definition of the method in PyTorch (class Sara). Two runs on small random
 tensors are recorded; their gradients come from an integer hash that test_optimizer.c computes
@@ -26,8 +27,8 @@ STEPS = 12
 MICRO_BATCHES = 2
 RUNS = {
     "clipped": dict(lr=8e-4, max_grad_norm=0.25, lambda_rank=0.02, progressive_iter=5),
-    "free": dict(lr=3e-4, max_grad_norm=0.0, lambda_rank=0.0, progressive_iter=-1, betas=(0.8, 0.95),
-                 eps=1e-6, weight_decay=0.1),
+    "free": dict(lr=3e-4, max_grad_norm=0.0, lambda_rank=0.0, progressive_iter=-1,
+                 betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
 }
 RANK_NAMES = ["to_q.weight", "to_v.weight", "", "to_v.weight"]
 
@@ -35,7 +36,8 @@ RANK_NAMES = ["to_q.weight", "to_v.weight", "", "to_v.weight"]
 def noise(tensor, step, micro, count):
     """float32 in [-1, 1) from (tensor, step, micro, entry), by uint32 arithmetic."""
     x = np.arange(count, dtype=np.uint32)
-    x = x * np.uint32(2654435761) + np.uint32((tensor * 131 + step * 17 + micro) * 40503 & 0xFFFFFFFF)
+    x = x * np.uint32(2654435761) + np.uint32((tensor * 131 + step * 17 + micro) * 40503 &
+                                              0xFFFFFFFF)
     for _ in range(2):
         x ^= x >> np.uint32(16)
         x = x * np.uint32(0x45D9F3B)
@@ -70,7 +72,8 @@ def main(reference_path, out):
         for step in range(STEPS):
             scale = reference.cosine(step, STEPS)
             name = RANK_NAMES[step % len(RANK_NAMES)] or None
-            norm, rank = sara.step(gradients(step), scale, name if options["lambda_rank"] > 0 else None)
+            norm, rank = sara.step(gradients(step), scale,
+                                   name if options["lambda_rank"] > 0 else None)
             norms.append(norm)
             ranks.append(rank)
             scales.append(scale)
