@@ -60,14 +60,12 @@ static void test_disagreement(void **state)
     refuse(pipe, folder, SARA_ERROR_INPUT, "unet/config.json");
 }
 
-/* A tokenizer with more words than the text encoder has embeddings. */
-static void test_vocabulary(void **state)
+/* A tokenizer folder in which the word with id 777 has another. */
+static const char *moved_word(test_pipe *pipe, int id)
 {
-    test_pipe *pipe = *state;
-    const char *folder = test_linked_model(pipe, "model");
-    const char *words = test_path(pipe, "words");
     static const char *const files[] = {"merges.txt", "tokenizer_config.json",
                                         "special_tokens_map.json"};
+    const char *words = test_text(pipe, "%s/words-%d", pipe->folder, id);
     char *text = NULL;
     size_t size;
     assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, words));
@@ -81,10 +79,22 @@ static void test_vocabulary(void **state)
     assert_non_null(number);
     *number = '\0';
     test_write(pipe, test_text(pipe, "%s/vocab.json", words),
-               test_text(pipe, "%s: 60000,%s", text, number + strlen(": 777,")));
+               test_text(pipe, "%s: %d,%s", text, id, number + strlen(": 777,")));
     sara_free(pipe->ctx, text);
-    test_relink(pipe, folder, "tokenizer", words);
-    refuse(pipe, folder, SARA_ERROR_INPUT, "the tokenizer has ids up to 60000");
+    return words;
+}
+
+/* A tokenizer with more words than the text encoder has embeddings, which are 3208. */
+static void test_vocabulary(void **state)
+{
+    static const int ids[] = {60000, 3208};
+    test_pipe *pipe = *state;
+    const char *folder = test_linked_model(pipe, "model");
+    for (size_t i = 0; i < sizeof(ids) / sizeof(*ids); i++) {
+        test_relink(pipe, folder, "tokenizer", moved_word(pipe, ids[i]));
+        refuse(pipe, folder, SARA_ERROR_INPUT,
+               test_text(pipe, "vocab_size 3208, the tokenizer has ids up to %d", ids[i]));
+    }
 }
 
 static void test_missing(void **state)

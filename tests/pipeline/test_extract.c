@@ -208,6 +208,28 @@ static void test_parts(void **state)
     free_two(m);
 }
 
+/* Half of the entries are still an exact adapter, one more are not. */
+static void test_half_differs(void **state)
+{
+    test_pipe *pipe = *state;
+    two m = load_two(pipe, TEST_TINY, TEST_TINY, true, NULL);
+    const char *adapter = test_adapter(pipe, "half.safetensors", m.base, 2, 0.25f);
+    const sara_params *params = sara_unet_params(m.tuned->unet);
+    int64_t half = sara_params_entries(params) / 2;
+    sara_extract_report report;
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, m.tuned, adapter, 1, false));
+    assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, &report, m.base, m.tuned,
+                                            test_path(pipe, "a.safetensors"), &all));
+    assert_true(report.kept == half && report.parameters == 2 * half);
+    ((float *)params->items[0].value.data)[1] += 0.25f; /* the adapter moves the even ones */
+    assert_refused(
+        pipe->ctx, SARA_ERROR_USAGE,
+        test_text(pipe, "%lld of %lld entries differ", (long long)half + 1, (long long)half * 2),
+        sara_model_extract(pipe->ctx, NULL, m.base, m.tuned, test_path(pipe, "b.safetensors"),
+                           &all));
+    free_two(m);
+}
+
 /* A folder's text encoder with one tensor twice as large. */
 static void change_text_encoder(test_pipe *pipe, const char *folder)
 {
@@ -222,8 +244,7 @@ static void change_text_encoder(test_pipe *pipe, const char *folder)
         const sara_tensor_info *info = sara_safetensors_at(file, i);
         size_t size = (size_t)sara_shape_count(&info->shape);
         float *values = NULL;
-        assert_ok(pipe->ctx,
-                  sara_arena_alloc(&pipe->strings, &values, size, sizeof(*values)));
+        assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &values, size, sizeof(*values)));
         assert_ok(pipe->ctx, sara_safetensors_read_f32(file, values, info));
         for (size_t j = 0; strstr(name, info->name) && j < size; j++)
             values[j] *= 2;
@@ -245,14 +266,14 @@ static void test_text_encoder(void **state)
     sara_model_free(model);
     for (int changed = 0; changed < 2; changed++) {
         two m = load_two(pipe, base, tuned, false, NULL);
-        assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, m.base, m.tuned,
-                                                test_text(pipe, "%s/%d-a", pipe->folder, changed),
-                                                &all));
+        assert_ok(pipe->ctx,
+                  sara_model_extract(pipe->ctx, NULL, m.base, m.tuned,
+                                     test_text(pipe, "%s/%d-a", pipe->folder, changed), &all));
         assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &file, single,
                                              &(sara_model_options){.unet_only = true}));
-        assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, file, m.tuned,
-                                                test_text(pipe, "%s/%d-b", pipe->folder, changed),
-                                                &all));
+        assert_ok(pipe->ctx,
+                  sara_model_extract(pipe->ctx, NULL, file, m.tuned,
+                                     test_text(pipe, "%s/%d-b", pipe->folder, changed), &all));
         sara_model_free(file);
         free_two(m);
         if (!changed) {
@@ -346,9 +367,11 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_merged), TEST_CASE(test_halves),          TEST_CASE(test_applied),
-        TEST_CASE(test_parts),  TEST_CASE(test_options_refused), TEST_CASE(test_models_refused),
-        TEST_CASE(test_memory), TEST_CASE(test_text_encoder),
+        TEST_CASE(test_merged),         TEST_CASE(test_halves),
+        TEST_CASE(test_applied),        TEST_CASE(test_parts),
+        TEST_CASE(test_half_differs),   TEST_CASE(test_options_refused),
+        TEST_CASE(test_models_refused), TEST_CASE(test_memory),
+        TEST_CASE(test_text_encoder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

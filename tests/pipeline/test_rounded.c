@@ -1,6 +1,7 @@
 /* Models whose weights are 16-bit in memory: the base's hash, adapters, what can be saved. */
 #include "support_pipeline.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -186,14 +187,42 @@ static void test_auto_saves_the_same(void **state)
     assert_string_not_equal(saved(pipe, "auto", NULL, adapter), sha256);
 }
 
+/* To nearest even on fp16's grid, of numbers that it holds. */
+static double on_grid(double value)
+{
+    const int exponent = value != 0 && ilogb(value) > -14 ? ilogb(value) : -14;
+    return ldexp(rint(ldexp(value, 10 - exponent)), exponent - 10);
+}
+
+/* Changes of an F32 base that fp16 swallows: its values are between those that fp16 has. */
+static void test_changes_below_the_grid(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_TINY, true);
+    sara_save_report report;
+    size_t count, changed = 0, away = 0;
+    const float *base = test_values(pipe, model, &count);
+    const char *adapter = test_adapter(pipe, "small.safetensors", model, 3, 2e-5f);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, adapter, 1, false));
+    const float *now = test_values(pipe, model, &count);
+    for (size_t i = 0; i < count; i++) {
+        changed += now[i] != base[i];
+        away += now[i] != base[i] && on_grid((double)now[i]) == on_grid((double)base[i]);
+    }
+    assert_true(away > changed / 10 && away < changed * 9 / 10);
+    assert_ok(pipe->ctx,
+              sara_model_save(pipe->ctx, &report, model, test_path(pipe, "half"), "fp16"));
+    assert_int_equal(report.changed, changed);
+    assert_int_equal(report.rounded_away, away);
+    sara_model_free(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_hash),
-        TEST_CASE(test_file_is_another),
-        TEST_CASE(test_adapter_applies),
-        TEST_CASE(test_save_refused),
-        TEST_CASE(test_auto_saves_the_same),
+        TEST_CASE(test_changes_below_the_grid), TEST_CASE(test_hash),
+        TEST_CASE(test_file_is_another),        TEST_CASE(test_adapter_applies),
+        TEST_CASE(test_save_refused),           TEST_CASE(test_auto_saves_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

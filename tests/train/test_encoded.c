@@ -75,8 +75,7 @@ static void open_image(encoding *e, const char *name, bool mirrored)
     sara_tensor_free(run->ctx, &tensor);
     sara_batches_free(e->batches);
     run->options.train_data_dir = folder;
-    assert_ok(run->ctx,
-              sara_batches_open(run->ctx, &e->batches, e->model, &run->options, 1000));
+    assert_ok(run->ctx, sara_batches_open(run->ctx, &e->batches, e->model, &run->options, 1000));
     assert_ok(run->ctx, sara_batches_fill(e->batches));
 }
 
@@ -97,7 +96,10 @@ static void test_latents(void **state)
     static const struct {
         const char *name;
         bool center_crop;
-    } cases[] = {{"square", false}, {"wide", true}, {"high", true}, {"wide_drawn", false},
+    } cases[] = {{"square", false},
+                 {"wide", true},
+                 {"high", true},
+                 {"wide_drawn", false},
                  {"high_drawn", false}};
     encoding e = begin_encoding(*state);
     float latents[ELEMENTS * LATENT];
@@ -107,8 +109,8 @@ static void test_latents(void **state)
         e.run->options.center_crop = cases[i].center_crop;
         open_image(&e, name, false);
         take_latents(&e, latents);
-        float *want = test_load_f32(e.run->ctx, e.expected, test_text(e.run, "latents.%s", name),
-                                    &count);
+        float *want =
+            test_load_f32(e.run->ctx, e.expected, test_text(e.run, "latents.%s", name), &count);
         assert_int_equal(count, ELEMENTS * LATENT);
         for (size_t j = 0; j < count; j += LATENT)
             assert_close(test_relative_l2(latents + j, want + j, LATENT), 1e-5, name);

@@ -222,6 +222,39 @@ static void test_epochs(void **state)
     assert_int_equal(result.steps, 2); /* 3 images, 2 a step */
 }
 
+/* What sara_generate draws with the run's adapter, seed and scale, and what its text is. */
+static void check_validated(test_run *run, const char *name)
+{
+    const char *path = test_text(run, "%s/%s", run->output, name);
+    sara_generate_options generate;
+    sara_model *model = NULL;
+    sara_image *images = NULL, picture = {0};
+    char *text = NULL;
+    int count;
+    size_t size;
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
+    sara_generate_options_init(&generate);
+    generate.prompt = run->options.validation_prompts[0];
+    generate.seed = run->options.seed;
+    generate.guidance_scale = run->options.validation_guidance_scale;
+    assert_ok(run->ctx, sara_generate_text(run->ctx, &text, model, &generate, 64, 64, 0));
+    assert_ok(run->ctx,
+              sara_model_apply(run->ctx, model,
+                               test_text(run, "%s/adapter.safetensors", run->output), 1, false));
+    assert_ok(run->ctx, sara_generate(run->ctx, &images, &count, model, &generate));
+    assert_ok(run->ctx, sara_image_read(run->ctx, &picture, path));
+    assert_true(picture.width == 64 && picture.height == 64 && images[0].width == 64);
+    assert_memory_equal(picture.pixels, images[0].pixels, (size_t)64 * 64 * 3);
+    const char *file = test_run_read(run, name, &size);
+    assert_non_null(memmem(file, size, text, strlen(text)));
+    assert_non_null(strstr(text, "CFG scale: 2.5, Seed: 7, Size: 64x64"));
+    sara_image_clear(run->ctx, &picture);
+    sara_images_free(run->ctx, images, count);
+    sara_free(run->ctx, text);
+    sara_model_free(model);
+}
+
 /* A validation picture is drawn at the last step; an interruption in it loses nothing. */
 static void test_validation(void **state)
 {
@@ -232,9 +265,11 @@ static void test_validation(void **state)
     run->options.validation_prompts[0] = "<b>a & \"cat\"</b>";
     run->options.validation_prompt_count = 1;
     run->options.validation_steps = 1;
+    run->options.validation_guidance_scale = 2.5;
+    run->options.seed = 7;
     assert_ok(run->ctx, test_run_train(run));
     assert_true(test_run_has(run, "samples/step-000001-0.png"));
-    assert_true(test_run_has(run, "samples/step-000002-0.png"));
+    check_validated(run, "samples/step-000002-0.png");
     const char *report = test_run_read(run, "report.html", &size);
     assert_non_null(strstr(report, "samples/step-000002-0.png"));
     assert_non_null(strstr(report, "Content-Security-Policy"));

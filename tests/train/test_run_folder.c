@@ -137,6 +137,46 @@ static void test_log(void **state)
     assert_non_null(strstr(test_run_lines(run), "{\"event\":\"reselect\",\"before_step\":6,"));
 }
 
+/* What a run that goes on keeps of the log: lines up to its step, and as many skipped ones as its
+ * checkpoint counts. */
+static void test_log_is_cut(void **state)
+{
+    static const char log[] = "{\"step\":1}\n"
+                              "{\"event\":\"skipped\"}\n"
+                              "{\"event\":\"reselect\",\"before_step\":2}\n"
+                              "{\"step\":2}\n"
+                              "{\"event\":\"skipped\"}\n"
+                              "{\"event\":\"skipped\"}\n"
+                              "{\"event\":\"skipped\"}\n"
+                              "{\"step\":3}";
+    static const struct {
+        int64_t step, skips;
+        size_t lines;
+        bool short_of; /* lines */
+    } cases[] = {{2, 1, 5, false}, {2, 0, 4, false}, {2, 3, 7, false},
+                 {2, 4, 7, false}, {1, 0, 1, false}, {1, 1, 2, false},
+                 {0, 0, 0, false}, {3, 0, 4, true},  {3, 1, 4, true}};
+    test_run *run = *state;
+    sara_run folder = {0};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const char *end = log;
+        size_t size;
+        for (size_t line = 0; line < cases[i].lines; line++)
+            end = strchr(end, '\n') + 1;
+        test_run_output(run, test_text(run, "cut-%zu", i));
+        assert_ok(run->ctx, sara_directory_make(run->ctx, run->output));
+        test_run_write(run, "log.jsonl", log, sizeof(log) - 1);
+        test_run_forget_log(run);
+        assert_ok(run->ctx, sara_run_open(run->ctx, &folder, run->output));
+        assert_ok(run->ctx, sara_run_log_open(&folder, cases[i].step, cases[i].skips));
+        sara_run_close(&folder);
+        assert_string_equal(test_run_read(run, "log.jsonl", &size),
+                            test_text(run, "%.*s", (int)(end - log), log));
+        assert_int_equal(strstr(run->log, "ends at step 2, the run goes on after 3") != NULL,
+                         cases[i].short_of);
+    }
+}
+
 /* The metadata say what the adapter is, and nothing of when and where it was made. */
 static void test_metadata(void **state)
 {
@@ -183,8 +223,8 @@ int main(void)
         TEST_TINY(test_existing_run), TEST_TINY(test_limit_and_larger_number),
         TEST_TINY(test_failed_start), TEST_TINY(test_locked),
         TEST_TINY(test_left_lock),    TEST_TINY(test_output_is_a_file),
-        TEST_CASE(test_log),          TEST_TINY(test_metadata),
-        TEST_CASE(test_reproducible),
+        TEST_CASE(test_log),          TEST_TINY(test_log_is_cut),
+        TEST_TINY(test_metadata),     TEST_CASE(test_reproducible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

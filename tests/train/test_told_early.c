@@ -176,6 +176,30 @@ static void test_rank_names(void **state)
     assert_false(test_run_has(run, "log.jsonl"));
 }
 
+/* A timestep beyond those that the scheduler has, in the last entry. */
+static void test_timesteps(void **state)
+{
+    static const int64_t wrong[] = {1000, -1};
+    test_run *run = *state;
+    const char *path = test_text(run, "%s/other.safetensors", run->folder);
+    sara_safetensors *file = test_open(run->ctx, run->options.replay);
+    const sara_tensor_info *info = sara_safetensors_find(file, "timesteps");
+    char *data = NULL;
+    size_t size;
+    assert_ok(run->ctx, sara_file_read(run->ctx, &data, &size, run->options.replay, 1 << 28));
+    run->options.replay = path;
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(data + info->offset + info->size - sizeof(*wrong), &wrong[i], sizeof(*wrong));
+        assert_ok(run->ctx, sara_file_write(run->ctx, path, data, size));
+        assert_refused(run->ctx, SARA_ERROR_INPUT,
+                       test_text(run, "%s: timesteps[9] is %lld, expected 0 to 999", path,
+                                 (long long)wrong[i]),
+                       test_run_train(run));
+    }
+    sara_free(run->ctx, data);
+    sara_safetensors_close(file);
+}
+
 static void test_space(void **state)
 {
     test_run *run = *state;
@@ -194,10 +218,15 @@ static void test_space(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_another_batch_size), TEST_CASE(test_budgets),
-        TEST_CASE(test_encoder_too_large),  TEST_CASE(test_long_captions),
-        TEST_CASE(test_places),             TEST_CASE(test_made_folders),
-        TEST_CASE(test_validation),         TEST_CASE(test_rank_names),
+        TEST_CASE(test_another_batch_size),
+        TEST_CASE(test_budgets),
+        TEST_CASE(test_encoder_too_large),
+        TEST_CASE(test_long_captions),
+        TEST_CASE(test_places),
+        TEST_CASE(test_made_folders),
+        TEST_CASE(test_validation),
+        TEST_CASE(test_rank_names),
+        TEST_TINY(test_timesteps),
         TEST_CASE(test_space),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
