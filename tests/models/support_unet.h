@@ -1,0 +1,43 @@
+/* A U-Net and what diffusers computed with it, as one step of training. */
+#ifndef SARA_TEST_SUPPORT_UNET_H
+#define SARA_TEST_SUPPORT_UNET_H
+
+#include "support_models.h"
+
+#define SD1      SARA_TEST_GOLDEN "/unet_sd1"
+#define SD2      SARA_TEST_GOLDEN "/unet_sd2"
+#define PIPELINE SARA_TEST_GOLDEN "/pipeline" /* SD1.x's shape at 18x22, 9x11 and 5x6 */
+
+typedef struct unet_run {
+    sara_context *ctx;
+    sara_device *device;
+    sara_tape *tape;
+    sara_unet *unet;
+    sara_params *params;
+    sara_safetensors *golden;
+    float *sample, *context, *target;
+    double timesteps[8];
+    sara_var *output, *loss;
+} unet_run;
+
+unet_run unet_run_open_stored(const char *folder, const char *device, sara_storage storage);
+unet_run unet_run_open(const char *folder, const char *device); /* weights of float32 */
+void unet_run_close(unet_run *r);
+void unet_run_forward(unet_run *r);
+void unet_run_step(unet_run *r); /* forward, loss and backward */
+
+void unet_run_want_dense(unet_run *r);
+/* A third of the parameters want nothing, the others the entries at random positions, which
+ * sara_free() takes one by one. */
+void unet_run_want_sampled(unet_run *r, uint32_t **positions);
+
+double test_norm(const float *x, size_t count);
+double test_distance(const float *a, const float *b, size_t count);
+double unet_run_norm(const unet_run *r); /* of all dense gradients */
+/* The dense gradients are diffusers'. */
+void unet_run_check_gradients(unet_run *r);
+/* One parameter: grad[i] is the dense gradient's entry positions[i]. all: unet_run_norm(). */
+void test_check_sampled(sara_context *ctx, const sara_param *sampled, const float *dense,
+                        double all);
+
+#endif
