@@ -39,20 +39,19 @@ int dataset_tear_down(void **state)
 
 void dataset_put(const dataset_test *test, const char *name, const char *content)
 {
-    char *folder = NULL;
-    const char *slash = strrchr(name, '/');
-    if (slash) {
-        assert_true(asprintf(&folder, "%s/%.*s", test->path, (int)(slash - name), name) > 0);
-        assert_ok(test->ctx, sara_directory_make(test->ctx, folder));
-    }
-    free(test_file(test->path, name, content, strlen(content)));
-    free(folder);
+    test_put(test->path, name, content, strlen(content));
+}
+
+char *dataset_path(const dataset_test *test, const char *name)
+{
+    char *path = NULL;
+    assert_true(asprintf(&path, "%s/%s", test->path, name) > 0);
+    return path;
 }
 
 void dataset_link(const dataset_test *test, const char *name, const char *target)
 {
-    char *path = NULL;
-    assert_true(asprintf(&path, "%s/%s", test->path, name) > 0);
+    char *path = dataset_path(test, name);
     assert_int_equal(symlink(target, path), 0);
     free(path);
 }

@@ -19,6 +19,7 @@ int dataset_tear_down(void **state);
 /* Writes a file, and the folders that its name leads through. Scanning opens no images, so that
  * empty files stand for them. */
 void dataset_put(const dataset_test *test, const char *name, const char *content);
+char *dataset_path(const dataset_test *test, const char *name); /* free() */
 void dataset_link(const dataset_test *test, const char *name, const char *target);
 sara_status dataset_scan(dataset_test *test); /* forgets the data and the lines before */
 /* Line by line what a scan is to find: "name: caption", with " xN" behind it for repeats. */

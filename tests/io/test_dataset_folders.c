@@ -118,7 +118,6 @@ static void test_passed_over(void **state)
         "deep/out2/a.png",
     };
     dataset_test *test = *state;
-    char *output = NULL;
     dataset_put(test, "a.png", "");
     dataset_put(test, "a.txt", "x");
     dataset_put(test, "ours/a.png", "");
@@ -126,7 +125,7 @@ static void test_passed_over(void **state)
     dataset_put(test, "ours/a.safetensors", "");
     for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++)
         dataset_put(test, files[i], "");
-    assert_true(asprintf(&output, "%s/./out/", test->path) > 0);
+    char *output = dataset_path(test, "./out/");
     test->options.output_dir = output;
     assert_refused(test->ctx, SARA_ERROR_INPUT, "deep/out2: image a.png has no caption",
                    dataset_scan(test));
@@ -276,8 +275,7 @@ static void test_links(void **state)
     dataset_link(test, "cache/snapshots/abc/x2.png", "../../blobs/11");
     dataset_link(test, "cache/snapshots/abc/in/y.png", "../../../blobs/11");
     dataset_link(test, "cache/snapshots/abc/metadata.jsonl", "../../blobs/22");
-    char *folder = NULL;
-    assert_true(asprintf(&folder, "%s/cache/snapshots/abc", test->path) > 0);
+    char *folder = dataset_path(test, "cache/snapshots/abc");
     test->options.folder = folder;
     DATASET_ASSERT(test, "cache/snapshots/abc/x.png: one", "cache/snapshots/abc/in/y.png: two",
                    "cache/snapshots/abc/x2.png: three");
@@ -288,13 +286,12 @@ static void test_links(void **state)
 static void test_linked_folders(void **state)
 {
     dataset_test *test = *state;
-    char *folder = NULL;
     dataset_put(test, "pictures/a.png", "");
     dataset_put(test, "pictures/b.png", "");
     dataset_put(test, "data/b.txt", "beside");
     dataset_link(test, "data/b.png", "../pictures/b.png");
     dataset_link(test, "data/4_ink", "../pictures");
-    assert_true(asprintf(&folder, "%s/data", test->path) > 0);
+    char *folder = dataset_path(test, "data");
     test->options.folder = folder;
     DATASET_ASSERT(test, "data/4_ink/a.png: ink x4", "data/4_ink/b.png: ink x4");
     dataset_put(test, "data/metadata.csv", "file_name,text\nb.png,one\n4_ink/b.png,two\n");

@@ -62,9 +62,8 @@ static void test_bad_rows(void **state)
         {"", "no rows"},
     };
     dataset_test *test = *state;
-    char *path = NULL;
     dataset_put(test, "a.png", "");
-    assert_true(asprintf(&path, "%s/dir.png", test->path) > 0);
+    char *path = dataset_path(test, "dir.png");
     assert_int_equal(mkdir(path, 0700), 0);
     free(path);
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {

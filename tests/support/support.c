@@ -1,9 +1,11 @@
 #include "support/support.h"
 
+#include <errno.h>
 #include <locale.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void test_assert_status(sara_context *ctx, sara_status got, sara_status expected, const char *call,
@@ -100,4 +102,16 @@ char *test_file(const char *folder, const char *name, const void *data, size_t s
     if (!file || (size && fwrite(data, 1, size, file) != size) || fclose(file))
         fail_msg("cannot write %s/%s", folder, name);
     return path;
+}
+
+void test_put(const char *folder, const char *name, const void *data, size_t size)
+{
+    for (const char *slash = strchr(name, '/'); slash; slash = strchr(slash + 1, '/')) {
+        char *path = NULL;
+        int length = asprintf(&path, "%s/%.*s", folder, (int)(slash - name), name);
+        if (length < 0 || (mkdir(path, 0777) != 0 && errno != EEXIST))
+            fail_msg("cannot make the folders of %s/%s", folder, name);
+        free(path);
+    }
+    free(test_file(folder, name, data, size));
 }

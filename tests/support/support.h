@@ -42,5 +42,7 @@ char *test_folder(void);
 void test_folder_remove(char *folder); /* frees the string too */
 /* A file in a folder with the given bytes; returns its path, free(). */
 char *test_file(const char *folder, const char *name, const void *data, size_t size);
+/* The same, and the folders that the name leads through. */
+void test_put(const char *folder, const char *name, const void *data, size_t size);
 
 #endif

@@ -267,13 +267,19 @@ void test_adapters_equal(const sara_adapter *a, const sara_adapter *b)
 
 /* --------------------------------------------------------------------------------------- images */
 
-const char *test_run_images(test_run *run, size_t count)
+void test_run_copy(test_run *run, const char *name, const char *from)
 {
-    const char *folder = test_text(run, "%s/images", run->folder);
-    const char *metadata = test_text(run, "%s/metadata.jsonl", folder);
+    char *data = NULL;
+    size_t size = 0;
+    assert_ok(run->ctx, sara_file_read(run->ctx, &data, &size, from, 1 << 28));
+    test_put(run->folder, name, data, size);
+    sara_free(run->ctx, data);
+}
+
+void test_run_use_images(test_run *run, size_t count)
+{
     char *text = NULL, *at;
     size_t size = 0;
-    assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
     assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size,
                                        SARA_TEST_EMOJI "/ink/metadata.jsonl", 1 << 20));
     at = text;
@@ -281,23 +287,21 @@ const char *test_run_images(test_run *run, size_t count)
         const char *before = at;
         json_t *line = next_line(&(const char *){at});
         const char *name = json_string_value(json_object_get(line, "file_name"));
-        assert_ok(run->ctx,
-                  sara_file_copy(run->ctx, test_text(run, SARA_TEST_EMOJI "/ink/%s", name),
-                                 test_text(run, "%s/%s", folder, name)));
+        test_run_copy(run, test_text(run, "images/%s", name),
+                      test_text(run, SARA_TEST_EMOJI "/ink/%s", name));
         at = strchr(before, '\n') + 1;
         json_decref(line);
     }
-    assert_ok(run->ctx, sara_file_write(run->ctx, metadata, text, (size_t)(at - text)));
+    test_put(run->folder, "images/metadata.jsonl", text, (size_t)(at - text));
     sara_free(run->ctx, text);
-    return folder;
+    run->options.unet_only = run->options.replay = NULL;
+    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
+    run->options.train_data_dir = test_text(run, "%s/images", run->folder);
 }
 
 void test_run_take_images(test_run *run, size_t count)
 {
-    run->options.unet_only = NULL;
-    run->options.replay = NULL;
-    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
-    run->options.train_data_dir = test_run_images(run, count);
+    test_run_use_images(run, count);
     run->options.trainable = "2%";
     run->options.train_batch_size = 1;
     run->options.gradient_accumulation_steps = 2;

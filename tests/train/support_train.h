@@ -59,9 +59,12 @@ void test_run_adapter(test_run *run, sara_adapter *adapter);
 /* Bit-identical positions and values, whatever the metadata. */
 void test_adapters_equal(const sara_adapter *a, const sara_adapter *b);
 
-/* A small dataset folder in the scratch folder: the first `count` images of examples/emoji/ink. */
-const char *test_run_images(test_run *run, size_t count);
-/* Has the run train the emoji model on such images: four steps of two. */
+/* Copies a file to that name in the scratch folder. */
+void test_run_copy(test_run *run, const char *name, const char *from);
+/* The emoji model, and a dataset folder in the scratch folder: the first `count` images of
+ * examples/emoji/ink. */
+void test_run_use_images(test_run *run, size_t count);
+/* The same for a run of four steps of two images. */
 void test_run_take_images(test_run *run, size_t count);
 
 #endif

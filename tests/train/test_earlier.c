@@ -43,11 +43,9 @@ static const char *continue_fixture(test_run *run, const char *output)
     static const char *const files[] = {"adapter.safetensors", "state.safetensors",
                                         "manifest.json"};
     test_run_output(run, output);
-    const char *folder = test_text(run, "%s/checkpoint-4", run->output);
-    assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
     for (size_t i = 0; i < 3; i++)
-        assert_ok(run->ctx, sara_file_copy(run->ctx, test_text(run, FIXTURE "/%s", files[i]),
-                                           test_text(run, "%s/%s", folder, files[i])));
+        test_run_copy(run, test_text(run, "%s/checkpoint-4/%s", output, files[i]),
+                      test_text(run, FIXTURE "/%s", files[i]));
     run->options.resume_from_checkpoint = "latest";
     const char *sha256 = train_to(run, 8);
     assert_non_null(strstr(run->log, "after step 2 was done and is not done again"));

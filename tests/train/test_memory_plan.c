@@ -104,9 +104,7 @@ static void prepare(test_run *run, double *whole, double *activations, double *w
 {
     lines log;
     char error[512];
-    run->options.replay = run->options.unet_only = NULL;
-    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
-    run->options.train_data_dir = test_run_images(run, 2);
+    test_run_use_images(run, 2);
     run->options.train_batch_size = 4;
     assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
     *whole = mib_after(log.text, "peak ");

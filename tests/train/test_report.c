@@ -97,11 +97,8 @@ static void test_samples(void **state)
     static const char *const names[] = {"step-000002-0.png", "step-000002-0.png.html", "step-x.PNG",
                                         "step-<b>.png", "other.png", "step-000001-1.png"};
     page *p = *state;
-    char *samples = NULL;
-    assert_ok(p->ctx, sara_path_join(p->ctx, &samples, p->folder, "samples"));
-    assert_ok(p->ctx, sara_directory_make(p->ctx, samples));
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-        free(test_file(samples, names[i], "x", 1));
+        test_put(p->folder, sara_name_of("samples/%s", names[i]).text, "x", 1);
     const char *text = report(p, "", "{}");
     int figures = 0;
     for (const char *at = text; (at = strstr(at, "<img ")); at++)
@@ -110,7 +107,6 @@ static void test_samples(void **state)
     holds(text, "<img src=\"samples/step-000001-1.png\" alt=\"\">"
                 "<figcaption>step-000001-1.png</figcaption></figure>"
                 "<figure><img src=\"samples/step-000002-0.png\"");
-    sara_free(p->ctx, samples);
 }
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

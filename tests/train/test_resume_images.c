@@ -44,7 +44,7 @@ static void add_wide_image(test_run *run, const char *folder)
               sara_image_save(run->ctx, &image, test_text(run, "%s/wide.png", folder), NULL));
     assert_ok(run->ctx, sara_file_read(run->ctx, &text, &size, metadata, 1 << 20));
     const char *longer = test_text(run, "%s%s", text, line);
-    assert_ok(run->ctx, sara_file_write(run->ctx, metadata, longer, strlen(longer)));
+    test_put(folder, "metadata.jsonl", longer, strlen(longer));
     sara_free(run->ctx, text);
 }
 
@@ -79,8 +79,7 @@ static void test_changed_images(void **state)
     run->interrupt_at = 2;
     assert_refused(run->ctx, SARA_INTERRUPTED, "after step 2", test_run_train(run));
     run->interrupt_at = -1;
-    assert_ok(run->ctx, sara_file_write(run->ctx, test_text(run, "%s/metadata.jsonl", moved),
-                                        captions, strlen(captions)));
+    test_put(moved, "metadata.jsonl", captions, strlen(captions));
     assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has data_sha256", test_run_train(run));
     run->options.caption_prefix = "ink style, ";
     assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has caption_prefix = null, now it is \"ink",
@@ -137,18 +136,10 @@ static void test_order(void **state)
 /* Two images in folders N_name: the first three times an epoch, the second once. */
 static void take_repeats(test_run *run)
 {
-    const char *folder = test_text(run, "%s/repeats", run->folder);
     test_run_take_images(run, 2);
-    const char *images = run->options.train_data_dir;
-    for (int i = 0; i < 2; i++) {
-        const char *inner = test_text(run, "%s/%s", folder, i ? "1_night" : "3_foggy");
-        assert_ok(run->ctx, sara_directory_make(run->ctx, inner));
-        assert_ok(run->ctx,
-                  sara_file_copy(run->ctx,
-                                 test_text(run, "%s/%s", images, i ? "u1f303.png" : "u1f301.png"),
-                                 test_text(run, "%s/a.png", inner)));
-    }
-    run->options.train_data_dir = folder;
+    test_run_copy(run, "repeats/3_foggy/a.png", SARA_TEST_EMOJI "/ink/u1f301.png");
+    test_run_copy(run, "repeats/1_night/a.png", SARA_TEST_EMOJI "/ink/u1f303.png");
+    run->options.train_data_dir = test_text(run, "%s/repeats", run->folder);
 }
 
 static void test_repeats_in_an_epoch(void **state)

@@ -6,9 +6,7 @@
 
 static void use_images(test_run *run)
 {
-    run->options.unet_only = run->options.replay = NULL;
-    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
-    run->options.train_data_dir = test_run_images(run, 2);
+    test_run_use_images(run, 2);
     run->options.train_batch_size = 1;
     run->options.max_train_steps = 1;
     run->options.resolution = 32;
@@ -139,16 +137,12 @@ static void test_validation(void **state)
     static const char few[] = "{\"_class_name\": \"DDIMScheduler\", \"num_train_timesteps\": 10}";
     test_run *run = *state;
     const char *base = test_text(run, "%s/base", run->folder);
-    const char *scheduler = test_text(run, "%s/scheduler", base);
     use_images(run);
-    assert_ok(run->ctx, sara_directory_make(run->ctx, scheduler));
+    test_put(run->folder, "base/scheduler/scheduler_config.json", few, strlen(few));
     for (size_t i = 0; i < 5; i++)
         assert_int_equal(symlink(test_text(run, SARA_TEST_EMOJI "/base/%s", parts[i]),
                                  test_text(run, "%s/%s", base, parts[i])),
                          0);
-    assert_ok(run->ctx,
-              sara_file_write(run->ctx, test_text(run, "%s/scheduler_config.json", scheduler), few,
-                              strlen(few)));
     run->options.pretrained_model_name_or_path = base;
     run->options.validation_prompts[0] = "a cat";
     run->options.validation_prompt_count = 1;

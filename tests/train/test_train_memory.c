@@ -142,8 +142,7 @@ static void test_images(void **state)
     sara_model *model = NULL;
     test_run *run = *state;
     memory_run_open(&m, run);
-    run->options.replay = run->options.unet_only = NULL;
-    run->options.train_data_dir = test_run_images(run, 1);
+    test_run_use_images(run, 1);
     run->options.train_batch_size = 1;
     run->options.resolution = 16;
     assert_int_equal(sara_model_load(m.ctx, &model, SARA_TEST_EMOJI "/base", NULL), SARA_OK);
