@@ -25,6 +25,9 @@ struct sara_context {
 /* Whether there are addresses for the threads, which OpenMP would end the program for. */
 SARA_NODISCARD sara_status sara_check_addresses(sara_context *ctx);
 
+/* The system's limit by the /proc and /sys/fs/cgroup in the folder root: "", but for tests. */
+uint64_t sara_memory_limit_below(const sara_context *ctx, const char *root);
+
 /* Copies text, escaping control bytes and invalid UTF-8 as \xNN; always terminates. */
 void sara_text_escape(char *out, size_t size, const char *text);
 

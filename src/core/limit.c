@@ -25,19 +25,27 @@ static uint64_t read_number(const char *path, const char *name, uint64_t unit)
     return result;
 }
 
-static uint64_t resident(void)
+/* Of a line "name N kB" of a file in /proc. */
+static uint64_t read_kib(const char *root, const char *file, const char *name)
 {
-    uint64_t kib = read_number("/proc/self/status", "VmRSS:", 1024);
-    return kib == UINT64_MAX ? 0 : kib;
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/proc/%s", root, file);
+    return read_number(path, name, 1024);
+}
+
+static uint64_t resident(const char *root)
+{
+    uint64_t bytes = read_kib(root, "self/status", "VmRSS:");
+    return bytes == UINT64_MAX ? 0 : bytes;
 }
 
 /* The lowest limit from a control group up to the root ("max" is no number). */
-static uint64_t lowest_limit(const char *mount, const char *file, char *group)
+static uint64_t lowest_limit(const char *root, const char *mount, const char *file, char *group)
 {
     char path[4096];
     uint64_t lowest = UINT64_MAX;
     for (;;) {
-        snprintf(path, sizeof(path), "%s%s/%s", mount, group, file);
+        snprintf(path, sizeof(path), "%s/sys/fs/cgroup%s%s/%s", root, mount, group, file);
         uint64_t limit = read_number(path, "", 1);
         lowest = limit < lowest ? limit : lowest;
         char *slash = strrchr(group, '/');
@@ -48,20 +56,20 @@ static uint64_t lowest_limit(const char *mount, const char *file, char *group)
 }
 
 /* Of the process's groups, "0::/path" (version 2) and "4:memory:/path" (version 1). */
-static uint64_t group_limit(void)
+static uint64_t group_limit(const char *root)
 {
-    char line[2048];
+    char line[2048], path[4096];
     uint64_t lowest = UINT64_MAX;
-    FILE *file = fopen("/proc/self/cgroup", "r");
+    snprintf(path, sizeof(path), "%s/proc/self/cgroup", root);
+    FILE *file = fopen(path, "r");
     while (file && fgets(line, sizeof(line), file)) {
         char *group = strchr(line, '/');
         bool unified = strncmp(line, "0::", 3) == 0;
         if (!group || (!unified && !strstr(line, ":memory:")))
             continue;
         group[strcspn(group, "\n")] = '\0';
-        uint64_t limit =
-            unified ? lowest_limit("/sys/fs/cgroup", "memory.max", group)
-                    : lowest_limit("/sys/fs/cgroup/memory", "memory.limit_in_bytes", group);
+        uint64_t limit = unified ? lowest_limit(root, "", "memory.max", group)
+                                 : lowest_limit(root, "/memory", "memory.limit_in_bytes", group);
         lowest = limit < lowest ? limit : lowest;
     }
     if (file)
@@ -73,7 +81,7 @@ static uint64_t group_limit(void)
 /* Addresses that come to be taken without memory behind them, beyond those that are so when it is
  * asked what there is: the allocator takes 64 MiB for each thread at once; stacks, what oneDNN
  * compiles and gaps were up to 220 MiB in all for two threads. */
-#define EMPTY_BYTES (128 * MIB)
+#define EMPTY_BYTES        (128 * MIB)
 #define EMPTY_THREAD_BYTES (64 * MIB)
 /* To come as far as a message about memory. */
 #define START_BYTES (24 * MIB)
@@ -82,7 +90,7 @@ static uint64_t group_limit(void)
 static uint64_t addresses_left(uint64_t *taken)
 {
     struct rlimit limit;
-    *taken = read_number("/proc/self/status", "VmSize:", 1024);
+    *taken = read_kib("", "self/status", "VmSize:");
     if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
         *taken == UINT64_MAX)
         return UINT64_MAX;
@@ -120,15 +128,18 @@ sara_status sara_check_addresses(sara_context *ctx)
                      sara_bytes_format(&there, left));
 }
 
-uint64_t sara_memory_limit(const sara_context *ctx)
+uint64_t sara_memory_limit_below(const sara_context *ctx, const char *root)
 {
-    if (ctx->memory_limit)
-        return ctx->memory_limit;
-    uint64_t free_bytes = read_number("/proc/meminfo", "MemAvailable:", 1024);
-    uint64_t own = resident(), group = group_limit(), process = process_limit(own, ctx->threads);
+    uint64_t free_bytes = read_kib(root, "meminfo", "MemAvailable:"), own = resident(root);
+    uint64_t group = group_limit(root), process = process_limit(own, ctx->threads);
     uint64_t system = free_bytes > UINT64_MAX - own ? UINT64_MAX : free_bytes + own;
     system = system < group ? system : group;
     return system < process ? system : process;
+}
+
+uint64_t sara_memory_limit(const sara_context *ctx)
+{
+    return ctx->memory_limit ? ctx->memory_limit : sara_memory_limit_below(ctx, "");
 }
 
 const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes)

@@ -6,9 +6,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static void test_errors_are_escaped(void **state)
 {
@@ -326,36 +323,6 @@ static void test_params_find_and_gather(void **state)
     sara_context_free(ctx);
 }
 
-/* The context's word counts; without one the system's, which is more than a test needs. */
-static void test_memory_limit(void **state)
-{
-    (void)state;
-    sara_context *ctx = test_context();
-    assert_true(sara_memory_limit(ctx) > (uint64_t)1 << 20);
-    sara_context_free(ctx);
-    const sara_context_options options = {.memory_limit = 12345};
-    assert_ok(ctx, sara_context_new(&ctx, &options));
-    assert_int_equal(sara_memory_limit(ctx), 12345);
-    sara_context_free(ctx);
-}
-
-/* In a process of its own, whose limit on addresses cannot be taken back. */
-static void test_memory_limit_of_process(void **state)
-{
-    (void)state;
-    int code = 0;
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        const struct rlimit limit = {(rlim_t)1 << 30, (rlim_t)1 << 30};
-        sara_context *ctx = test_context();
-        bool set = setrlimit(RLIMIT_AS, &limit) == 0;
-        _exit(set && sara_memory_limit(ctx) <= (uint64_t)1 << 30 ? 0 : 1);
-    }
-    assert_int_equal(waitpid(child, &code, 0), child);
-    assert_true(WIFEXITED(code) && WEXITSTATUS(code) == 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -368,8 +335,6 @@ int main(void)
         cmocka_unit_test(test_draws_are_as_ever),
         cmocka_unit_test(test_draws),
         cmocka_unit_test(test_conversions),
-        cmocka_unit_test(test_memory_limit),
-        cmocka_unit_test(test_memory_limit_of_process),
         cmocka_unit_test(test_conversions_of_arrays),
         cmocka_unit_test(test_params_find_and_gather),
     };
