@@ -75,8 +75,8 @@ def png(samples, depth, colour, before=b"", after=b"", interlace=False, header=N
 
 def tiff_orientation(value, big=False, kind="H", extra=()):
     """A TIFF header with one directory: other tags, then the orientation."""
-    order = ">" if big else "<"
-    entries = list(extra) + [(0x112, {"H": 3, "L": 4}[kind], 1, struct.pack(order + kind, value))]
+    order, type_ = ">" if big else "<", {"H": 3, "L": 4, "h": 8, "l": 9}[kind]
+    entries = list(extra) + [(0x112, type_, 1, struct.pack(order + kind, value))]
     body = struct.pack(order + "H", len(entries))
     for tag, type_, count, data in entries:
         body += struct.pack(order + "HHI", tag, type_, count) + data.ljust(4, b"\0")
@@ -127,6 +127,11 @@ def png_files():
     files["exif-big-endian.png"] = png(SMALL, 8, 2, chunk(b"eXIf", tiff_orientation(6, big=True)))
     files["exif-after.png"] = png(SMALL, 8, 2, after=chunk(b"eXIf", tiff_orientation(8)))
     files["exif-long.png"] = png(SMALL, 8, 2, chunk(b"eXIf", tiff_orientation(5, kind="L")))
+    files["exif-signed.png"] = png(SMALL, 8, 2, chunk(b"eXIf", tiff_orientation(5, kind="h")))
+    files["exif-signed-long.png"] = png(SMALL, 8, 2, chunk(b"eXIf", tiff_orientation(5, kind="l")))
+    files["exif-to-the-end.png"] = png(SMALL, 8, 2, chunk(b"eXIf", tiff_orientation(6)[:-4]))
+    far = tiff_orientation(6)[:14] + struct.pack("<II", 3, 0xFFFFFFF0) + bytes(4)
+    files["exif-far.png"] = png(SMALL, 8, 2, chunk(b"eXIf", far))
     files["exif-prefix.png"] = png(SMALL, 8, 2, chunk(b"eXIf", b"Exif\0\0" + tiff_orientation(7)))
     make = (0x10F, 2, 4, b"abc\0")
     files["exif-second.png"] = png(SMALL, 8, 2, chunk(b"eXIf", tiff_orientation(6, extra=[make])))
@@ -145,6 +150,11 @@ def bad_png_files():
     return {
         "bad-grey16.png": png(RGB[..., :1].astype(np.uint16) * 257, 16, 0),
         "bad-huge.png": png(SMALL, 8, 2, header=(65500, 65500)),
+        # The limits themselves are met: these have too few bytes.
+        "bad-most-pixels.png": png(SMALL, 8, 2, header=(16000, 8000)),
+        "bad-too-many-pixels.png": png(SMALL, 8, 2, header=(16000, 8001)),
+        "bad-longest.png": png(SMALL, 8, 2, header=(16384, 700)),
+        "bad-too-long.png": png(SMALL, 8, 2, header=(16385, 700)),
         "bad-zero.png": png(SMALL, 8, 2, header=(0, 5)),
         "bad-short-for-size.png": png(SMALL, 8, 2, header=(8000, 8000)),
         "bad-missing-rows.png": png(SMALL, 8, 2, header=(7, 6)),
@@ -201,6 +211,7 @@ def jpeg_files():
     whole = tiff_orientation(6, extra=[(0x10F, 2, 4, b"abc\0")])
     files["exif-split.jpg"] = insert(small, segment(0xE1, b"Exif\0\0" + whole[:20]),
                                      segment(0xE1, b"Exif\0\0" + whole[20:]))
+    files["exif-prefix.jpg"] = insert(small, segment(0xE1, b"Exif\0\0" * 2 + tiff_orientation(7)))
     files["xmp.jpg"] = insert(small, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp(8)))
     files["extra-bytes.jpg"] = small[:-2] + b"\0\0\0" + small[-2:]
     files["after-end.jpg"] = small + b"some bytes after the end"
@@ -263,6 +274,9 @@ def webp_files():
     }
     for value in (1, 3, 6, 7):
         files[f"exif{value}.webp"] = webp(SMALL, lossless=True, exif=tiff_orientation(value))
+    again = b"EXIF" + struct.pack("<I", 26) + tiff_orientation(3)
+    twice = files["exif6.webp"] + again
+    files["exif-twice.webp"] = b"RIFF" + struct.pack("<I", len(twice) - 8) + twice[8:]
     files["xmp.webp"] = webp(SMALL, lossless=True, xmp=xmp(5))
     return files
 

@@ -23,7 +23,7 @@ static void test_pixels_equal_pillow(void **state)
         free(path);
         compared++;
     }
-    assert_int_equal(compared, 85);
+    assert_int_equal(compared, 91);
     sara_safetensors_close(expected);
     sara_context_free(ctx);
 }
@@ -35,6 +35,10 @@ static void test_refused(void **state)
     } files[] = {
         {"bad-grey16.png", "16-bit grey"},
         {"bad-huge.png", "size 65500x65500, the limit is 16384"},
+        {"bad-most-pixels.png", "too short for its size 16000x8000"},
+        {"bad-too-many-pixels.png", "size 16000x8001, the limit is 16384 a side and 128"},
+        {"bad-longest.png", "too short for its size 16384x700"},
+        {"bad-too-long.png", "size 16385x700, the limit is 16384 a side and 128"},
         {"bad-zero.png", "PNG, offset"},
         {"bad-short-for-size.png", "too short for its size 8000x8000"},
         {"bad-missing-rows.png", "PNG, offset"},
@@ -109,6 +113,21 @@ static void test_content_decides(void **state)
     sara_context_free(ctx);
 }
 
+/* One byte more than 512 MiB, which the disk need not hold. */
+static void test_file_too_large(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    char *folder = test_folder(), *path = test_file(folder, "x.png", "", 0);
+    sara_image image = {0};
+    assert_int_equal(truncate(path, ((off_t)512 << 20) + 1), 0);
+    assert_refused(ctx, SARA_ERROR_INPUT, "536870913 bytes, expected at most 536870912",
+                   sara_image_read(ctx, &image, path));
+    free(path);
+    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
 static void test_not_a_file(void **state)
 {
     (void)state;
@@ -125,11 +144,9 @@ static void test_not_a_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pixels_equal_pillow),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_text_bomb_is_passed_over),
-        cmocka_unit_test(test_content_decides),
-        cmocka_unit_test(test_not_a_file),
+        cmocka_unit_test(test_pixels_equal_pillow),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_text_bomb_is_passed_over), cmocka_unit_test(test_content_decides),
+        cmocka_unit_test(test_file_too_large),           cmocka_unit_test(test_not_a_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

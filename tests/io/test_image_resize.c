@@ -62,7 +62,14 @@ static void test_sizes_are_checked(void **state)
                    sara_image_resize(ctx, &result, &source, 4, -1));
     assert_refused(ctx, SARA_ERROR_USAGE, "size 4x16385",
                    sara_image_resize(ctx, &result, &source, 4, 16385));
+    assert_refused(ctx, SARA_ERROR_USAGE, "size 16385x4",
+                   sara_image_resize(ctx, &result, &source, 16385, 4));
     assert_null(result.pixels);
+    assert_ok(ctx, sara_image_resize(ctx, &result, &source, 16384, 1));
+    assert_true(result.width == 16384 && result.height == 1);
+    sara_image_clear(ctx, &result);
+    assert_ok(ctx, sara_image_resize(ctx, &result, &source, 1, 16384));
+    sara_image_clear(ctx, &result);
     sara_image_clear(ctx, &source);
     sara_context_free(ctx);
 }

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static sara_image filled(sara_context *ctx, int width, int height, uint8_t first)
@@ -35,22 +36,49 @@ static const char *find_chunk(const char *data, size_t size, const char *type, s
     return NULL;
 }
 
+/* Returns the file's size. */
+static off_t read_back(sara_context *ctx, const sara_image *image)
+{
+    char *folder = test_folder();
+    char *path = in_folder(folder, "a.png");
+    sara_image back = {0};
+    struct stat info;
+    assert_ok(ctx, sara_image_save(ctx, image, path, NULL));
+    assert_int_equal(stat(path, &info), 0);
+    assert_ok(ctx, sara_image_read(ctx, &back, path));
+    assert_int_equal(back.width, image->width);
+    assert_int_equal(back.height, image->height);
+    assert_memory_equal(back.pixels, image->pixels,
+                        (size_t)image->width * (size_t)image->height * 3);
+    sara_image_clear(ctx, &back);
+    free(path);
+    test_folder_remove(folder);
+    return info.st_size;
+}
+
 static void test_read_back(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    char *folder = test_folder();
-    char *path = in_folder(folder, "a.png");
-    sara_image image = filled(ctx, 31, 17, 3), back = {0};
-    assert_ok(ctx, sara_image_save(ctx, &image, path, NULL));
-    assert_ok(ctx, sara_image_read(ctx, &back, path));
-    assert_int_equal(back.width, 31);
-    assert_int_equal(back.height, 17);
-    assert_memory_equal(back.pixels, image.pixels, 31 * 17 * 3);
-    sara_image_clear(ctx, &back);
+    sara_image image = filled(ctx, 31, 17, 3);
+    read_back(ctx, &image);
     sara_image_clear(ctx, &image);
-    free(path);
-    test_folder_remove(folder);
+    sara_context_free(ctx);
+}
+
+/* Noise, which does not compress, and black, which does nearly as 1032 to 1. */
+static void test_read_back_large(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_image noise = filled(ctx, 800, 600, 0), black = filled(ctx, 3000, 3000, 0);
+    for (uint32_t i = 0, x = 1; i < 800 * 600 * 3; i++, x = x * 1664525u + 1013904223u)
+        noise.pixels[i] = (uint8_t)(x >> 24);
+    memset(black.pixels, 0, (size_t)3000 * 3000 * 3);
+    assert_true(read_back(ctx, &noise) > 1400000);
+    assert_true(read_back(ctx, &black) < 3000 * 3000 * 3 / 1000);
+    sara_image_clear(ctx, &noise);
+    sara_image_clear(ctx, &black);
     sara_context_free(ctx);
 }
 
@@ -83,6 +111,8 @@ static void test_text_chunks(void **state)
     check_text("a cat\nSteps: 20", "tEXt", plain, sizeof(plain) - 1);
     check_text("caf\xc3\xa9", "tEXt", latin, sizeof(latin) - 1);
     check_text("caf\xc3\xa9 \xe2\x98\x83", "iTXt", wide, sizeof(wide) - 1);
+    check_text("\xc3\xbf", "tEXt", "parameters\0\xff", 12);             /* the last of Latin-1 */
+    check_text("\xc4\x80", "iTXt", "parameters\0\0\0\0\0\xc4\x80", 17); /* what follows it */
 }
 
 static void test_refused(void **state)
@@ -219,17 +249,35 @@ static void test_grid_refused(void **state)
     sara_context_free(ctx);
 }
 
+/* The gap beside the last cell counts. */
+static void test_grid_of_the_largest(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_image wide = filled(ctx, 65534, 1, 0), high = wide, *grid = NULL;
+    assert_refused(ctx, SARA_ERROR_USAGE, "65535", sara_image_grid(ctx, &grid, &wide, 1, 1, 1));
+    wide.width--;
+    assert_ok(ctx, sara_image_grid(ctx, &grid, &wide, 1, 1, 1));
+    assert_true(grid->width == 65533 && grid->height == 1);
+    sara_images_free(ctx, grid, 1);
+    high.width = 1;
+    high.height = 65534;
+    assert_refused(ctx, SARA_ERROR_USAGE, "65535", sara_image_grid(ctx, &grid, &high, 1, 1, 1));
+    high.height--;
+    assert_ok(ctx, sara_image_grid(ctx, &grid, &high, 1, 1, 1));
+    sara_images_free(ctx, grid, 1);
+    sara_image_clear(ctx, &wide);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read_back),
-        cmocka_unit_test(test_text_chunks),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_equal_bytes),
-        cmocka_unit_test(test_every_allocation_may_fail),
-        cmocka_unit_test(test_grid),
-        cmocka_unit_test(test_grid_narrower_than_columns),
-        cmocka_unit_test(test_grid_refused),
+        cmocka_unit_test(test_read_back),    cmocka_unit_test(test_read_back_large),
+        cmocka_unit_test(test_text_chunks),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_equal_bytes),  cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_grid),         cmocka_unit_test(test_grid_narrower_than_columns),
+        cmocka_unit_test(test_grid_refused), cmocka_unit_test(test_grid_of_the_largest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
