@@ -144,6 +144,18 @@ done:
     return status;
 }
 
+void sara_directory_discard(sara_context *ctx, const char *path)
+{
+    char line[2048];
+    if (!sara_path_exists(path))
+        return;
+    snprintf(line, sizeof(line), "%s", sara_context_error(ctx));
+    sara_status status = sara_directory_remove(ctx, path);
+    if (status != SARA_OK)
+        sara_log(ctx, SARA_LOG_WARNING, "%s: could not be removed", path);
+    sara_fail(ctx, status, "%s", line);
+}
+
 sara_status sara_directory_sync(sara_context *ctx, const char *path)
 {
     sara_status status = SARA_OK;
@@ -154,17 +166,6 @@ sara_status sara_directory_sync(sara_context *ctx, const char *path)
     if (fsync(fd) != 0 && errno != EINVAL)
         status = sara_fail_errno(ctx, path, "cannot sync");
     close(fd);
-    return status;
-}
-
-sara_status sara_parent_sync(sara_context *ctx, const char *path)
-{
-    char *parent = NULL;
-    sara_status status;
-    TRY(sara_path_parent(ctx, &parent, path));
-    TRY(sara_directory_sync(ctx, parent));
-done:
-    sara_free(ctx, parent);
     return status;
 }
 

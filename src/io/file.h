@@ -17,7 +17,5 @@ SARA_NODISCARD sara_status sara_file_pread(sara_context *ctx, int fd, void *out,
 bool sara_file_pread_quietly(int fd, void *out, size_t size, uint64_t offset);
 /* The folder that path is in: "." where it names none. */
 SARA_NODISCARD sara_status sara_path_parent(sara_context *ctx, char **out, const char *path);
-/* fsync of that folder, so that a new name in it is durable. */
-SARA_NODISCARD sara_status sara_parent_sync(sara_context *ctx, const char *path);
 
 #endif

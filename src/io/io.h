@@ -30,6 +30,8 @@ bool sara_path_is_directory(const char *path);
 SARA_NODISCARD sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path,
                                                const char *folder);
 bool sara_path_is_same(const char *a, const char *b); /* both are there and are one file */
+/* Whether the open file is still the one that is there: others may have removed its name. */
+bool sara_file_is_at(int fd, const char *path);
 /* And its parents. */
 SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path);
 /* Names (not paths) in bytewise order, without . and ..; free with sara_directory_free(). */
@@ -38,10 +40,28 @@ SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names,
 void sara_directory_free(sara_context *ctx, char **names, size_t count);
 /* With all that is in it. */
 SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path);
+/* The same of what was half-written, after an error whose line stays; a failure is logged. */
+void sara_directory_discard(sara_context *ctx, const char *path);
 SARA_NODISCARD sara_status sara_directory_sync(sara_context *ctx, const char *path);   /* fsync */
 /* rename, then fsync of the parent folder. Before it, where `from` is a folder, fsync of that: the
  * names in it are on the disk before its own is. */
 SARA_NODISCARD sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to);
+
+/* What is written beside `path` under a hidden name. It is locked while this process is at it; what
+ * nobody has locked was left by a killed one. */
+typedef struct sara_partial {
+    char *path;
+    int fd; /* of a file for writing */
+} sara_partial;
+/* Makes an empty one, of a folder also the parents, and takes away what was left of the same path.
+ * sara_partial_discard(), even after an error. */
+SARA_NODISCARD sara_status sara_partial_make(sara_context *ctx, sara_partial *out, const char *path,
+                                             bool folder);
+/* As sara_rename_durably(). */
+SARA_NODISCARD sara_status sara_partial_publish(sara_context *ctx, sara_partial *partial,
+                                                const char *path);
+/* Removes it, after an error whose line stays; nothing is done to what was published. */
+void sara_partial_discard(sara_context *ctx, sara_partial *partial);
 
 /* A file under a temporary name until commit. abort after an error or instead of commit; both
  * free the writer and NULL *writer. */

@@ -1,20 +1,18 @@
 #include "io/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BUFFER_SIZE     ((size_t)64 * 1024)
-#define TEMPORARY_NAMES 1000
+#define BUFFER_SIZE ((size_t)64 * 1024)
 
 struct sara_writer {
     sara_context *ctx;
-    char *path, *temporary; /* where it goes, and where it is until then */
-    int fd;
+    char *path; /* where it goes */
+    sara_partial partial;
     size_t used;
     sara_status status; /* of the first write that failed: commit must not forget it */
     char buffer[BUFFER_SIZE];
@@ -47,31 +45,6 @@ done:
     return status;
 }
 
-static sara_status open_temporary(sara_writer *writer)
-{
-    char *parent = NULL;
-    sara_status status;
-    TRY(sara_path_parent(writer->ctx, &parent, writer->path));
-    for (int i = 0; i < TEMPORARY_NAMES; i++) {
-        char *name = NULL;
-        TRY(sara_format(writer->ctx, &name, "%s/.sara-%ld-%d.tmp", parent, (long)getpid(), i));
-        writer->fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (writer->fd >= 0) {
-            writer->temporary = name;
-            goto done;
-        }
-        int reason = errno;
-        sara_free(writer->ctx, name);
-        errno = reason;
-        if (reason != EEXIST)
-            break;
-    }
-    status = sara_fail_errno(writer->ctx, writer->path, "cannot create a temporary file beside it");
-done:
-    sara_free(writer->ctx, parent);
-    return status;
-}
-
 sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *path)
 {
     sara_writer *writer = NULL;
@@ -80,12 +53,11 @@ sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *p
     TRY(sara_alloc(ctx, &writer, 1, sizeof(*writer)));
     writer->ctx = ctx;
     writer->path = NULL;
-    writer->temporary = NULL;
-    writer->fd = -1;
+    writer->partial = (sara_partial){.fd = -1};
     writer->used = 0;
     writer->status = SARA_OK;
     TRY(resolve(ctx, &writer->path, path));
-    TRY(open_temporary(writer));
+    TRY(sara_partial_make(ctx, &writer->partial, writer->path, false));
     *out = writer;
     writer = NULL;
 done:
@@ -96,7 +68,7 @@ done:
 static sara_status write_all(sara_writer *writer, const char *data, size_t size)
 {
     while (size > 0 && writer->status == SARA_OK) {
-        ssize_t done = write(writer->fd, data, size);
+        ssize_t done = write(writer->partial.fd, data, size);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0) {
@@ -131,30 +103,14 @@ done:
     return status;
 }
 
-static sara_status close_synced(sara_writer *writer)
-{
-    int fd = writer->fd;
-    if (fsync(fd) != 0)
-        return sara_fail_errno(writer->ctx, writer->path, "cannot sync");
-    writer->fd = -1;
-    if (close(fd) != 0 && errno != EINTR)
-        return sara_fail_errno(writer->ctx, writer->path, "cannot close");
-    return SARA_OK;
-}
-
 sara_status sara_writer_commit(sara_writer **writer)
 {
     sara_writer *w = *writer;
     sara_status status;
     TRY(flush(w));
-    TRY(close_synced(w));
-    if (rename(w->temporary, w->path) != 0) {
-        status = sara_fail_errno(w->ctx, w->path, "cannot rename to this name");
-        goto done;
-    }
-    sara_free(w->ctx, w->temporary);
-    w->temporary = NULL;
-    TRY(sara_parent_sync(w->ctx, w->path));
+    if (fsync(w->partial.fd) != 0)
+        TRY(sara_fail_errno(w->ctx, w->path, "cannot sync"));
+    TRY(sara_partial_publish(w->ctx, &w->partial, w->path));
 done:
     sara_writer_abort(writer);
     return status;
@@ -165,11 +121,7 @@ void sara_writer_abort(sara_writer **writer)
     sara_writer *w = *writer;
     if (!w)
         return;
-    if (w->fd >= 0)
-        close(w->fd);
-    if (w->temporary)
-        unlink(w->temporary);
-    sara_free(w->ctx, w->temporary);
+    sara_partial_discard(w->ctx, &w->partial);
     sara_free(w->ctx, w->path);
     sara_free(w->ctx, w);
     *writer = NULL;

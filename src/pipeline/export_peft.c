@@ -2,7 +2,6 @@
 #include "pipeline/export.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
 #define WEIGHTS_NAME "adapter_model.safetensors"
 #define CONFIG_NAME  "adapter_config.json"
@@ -117,23 +116,18 @@ done:
 sara_status sara_export_peft(const sara_export *e, const sara_low_rank_layer *layers, size_t count)
 {
     size_t length = strlen(e->out);
-    char *target = NULL, *partial = NULL;
+    char *target = NULL;
+    sara_partial partial = {.fd = -1};
     sara_status status;
     while (length > 1 && e->out[length - 1] == '/')
         length--;
     TRY(sara_format(e->ctx, &target, "%.*s", (int)length, e->out));
-    TRY(sara_format(e->ctx, &partial, "%s.partial-%ld", target, (long)getpid()));
-    status = sara_directory_make(e->ctx, partial);
-    if (status == SARA_OK)
-        status = write_weights(e, partial, layers, count);
-    if (status == SARA_OK)
-        status = write_config(e, partial, layers, count);
-    if (status == SARA_OK)
-        status = sara_rename_durably(e->ctx, partial, target);
-    if (status != SARA_OK)
-        sara_folder_discard(e->ctx, partial);
+    TRY(sara_partial_make(e->ctx, &partial, target, true));
+    TRY(write_weights(e, partial.path, layers, count));
+    TRY(write_config(e, partial.path, layers, count));
+    TRY(sara_partial_publish(e->ctx, &partial, target));
 done:
+    sara_partial_discard(e->ctx, &partial);
     sara_free(e->ctx, target);
-    sara_free(e->ctx, partial);
     return status;
 }

@@ -220,7 +220,5 @@ const char *sara_model_predicts(const sara_model *model);
 
 /* SARA_ERROR_USAGE unless the folder is new or empty. */
 SARA_NODISCARD sara_status sara_check_new_folder(sara_context *ctx, const char *path);
-/* Removes a half-written folder after an error, whose line stays. */
-void sara_folder_discard(sara_context *ctx, const char *path);
 
 #endif

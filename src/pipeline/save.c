@@ -194,18 +194,6 @@ done:
     return status;
 }
 
-void sara_folder_discard(sara_context *ctx, const char *path)
-{
-    char line[2048];
-    if (!sara_path_exists(path))
-        return;
-    snprintf(line, sizeof(line), "%s", sara_context_error(ctx));
-    sara_status status = sara_directory_remove(ctx, path);
-    if (status != SARA_OK)
-        sara_log(ctx, SARA_LOG_WARNING, "%s: could not be removed", path);
-    sara_fail(ctx, status, "%s", line);
-}
-
 /* Frozen weights would be written as they were rounded. */
 static sara_status check_rounded(sara_context *ctx, const sara_model *model)
 {
@@ -220,16 +208,13 @@ static sara_status check_rounded(sara_context *ctx, const sara_model *model)
 static sara_status save_to_folder(sara_context *ctx, const char *target, const sara_model *model,
                                   const sara_dtype *dtype)
 {
-    char *partial = NULL;
+    sara_partial partial;
     sara_status status;
-    TRY(sara_format(ctx, &partial, "%s.partial-%ld", target, (long)getpid()));
-    status = sara_save_folder(ctx, partial, model, dtype);
-    if (status == SARA_OK)
-        status = sara_rename_durably(ctx, partial, target);
-    if (status != SARA_OK)
-        sara_folder_discard(ctx, partial);
+    TRY(sara_partial_make(ctx, &partial, target, true));
+    TRY(sara_save_folder(ctx, partial.path, model, dtype));
+    TRY(sara_partial_publish(ctx, &partial, target));
 done:
-    sara_free(ctx, partial);
+    sara_partial_discard(ctx, &partial);
     return status;
 }
 

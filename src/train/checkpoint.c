@@ -147,7 +147,7 @@ sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *optimizer,
     TRY(prune(run, number, limit));
 done:
     if (status != SARA_OK && partial)
-        sara_folder_discard(run->ctx, partial);
+        sara_directory_discard(run->ctx, partial);
     json_decref(manifest);
     sara_free(run->ctx, partial);
     return status;

@@ -7,14 +7,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Whether the open file is still the one at the path: who closes a run removes its lock file. */
-static bool is_at(int fd, const char *path)
-{
-    struct stat open_one, named;
-    return fstat(fd, &open_one) == 0 && stat(path, &named) == 0 &&
-           open_one.st_dev == named.st_dev && open_one.st_ino == named.st_ino;
-}
-
 static sara_status try_lock(sara_run *run)
 {
     run->lock = open(run->lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
@@ -37,7 +29,7 @@ static sara_status take_lock(sara_run *run)
 {
     sara_status status;
     TRY(try_lock(run));
-    while (!is_at(run->lock, run->lock_path)) {
+    while (!sara_file_is_at(run->lock, run->lock_path)) { /* whose name a closing run removes */
         close(run->lock);
         TRY(try_lock(run));
     }

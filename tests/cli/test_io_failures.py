@@ -161,16 +161,16 @@ class Others(Shim):
             os.mkdir(folder)
 
     def test_merge(self):
-        # The folder's own name is that of the temporary one, cut.
-        out = self.path("out")
+        place, out = self.path("place"), self.path("place", "out")
+        os.mkdir(place)
         args = ["merge", "-m", BASE, "-t", "1", "-o", out]
-        calls = self.count(out, *args)
+        calls = self.count(place, *args)
         self.assertGreaterEqual(calls, 40)
         shutil.rmtree(out)
         for at in range(1, calls + 1, 3 * EVERY):
-            result = self.sara(*args, env=self.shim(out, at, errno.ENOSPC, sticky=True))
-            self.check_refused(result, IO, [out, os.strerror(errno.ENOSPC)], at)
-            left = [name for name in os.listdir(self.folder) if name != "count"]
+            result = self.sara(*args, env=self.shim(place, at, errno.ENOSPC, sticky=True))
+            self.check_refused(result, IO, [place, os.strerror(errno.ENOSPC)], at)
+            left = os.listdir(place)
             if left == ["out"]:  # only the last sync failed: it is whole
                 self.ok("inspect", "-m", out)
                 shutil.rmtree(out)
