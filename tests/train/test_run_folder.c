@@ -1,6 +1,7 @@
 /* The run folder: one run at a time, what is kept, what is cleared away. */
 #include "support_train.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static size_t count_names(test_run *run, const char *prefix, bool inside)
@@ -137,6 +138,30 @@ static void test_log(void **state)
     assert_non_null(strstr(test_run_lines(run), "{\"event\":\"reselect\",\"before_step\":6,"));
 }
 
+static double mean_of(const double *values, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += values[i] / (double)count;
+    return sum;
+}
+
+/* The result's losses are means over the first and the last twenty steps. */
+static void test_mean_losses(void **state)
+{
+    test_run *run = *state;
+    double losses[33];
+    int order[32];
+    sara_train_result result;
+    for (int i = 0; i < 32; i++)
+        order[i] = i % TEST_REPLAY_STEPS;
+    run->options.replay = test_run_replay(run, "long.safetensors", order, 32, false);
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(test_run_column(run, losses, 33, "loss"), 32);
+    assert_close(fabs(result.first_loss - mean_of(losses, 20)), 1e-12, "first loss");
+    assert_close(fabs(result.last_loss - mean_of(losses + 12, 20)), 1e-12, "last loss");
+}
+
 /* What a run that goes on keeps of the log: lines up to its step, and as many skipped ones as its
  * checkpoint counts. */
 static void test_log_is_cut(void **state)
@@ -224,7 +249,8 @@ int main(void)
         TEST_TINY(test_failed_start), TEST_TINY(test_locked),
         TEST_TINY(test_left_lock),    TEST_TINY(test_output_is_a_file),
         TEST_CASE(test_log),          TEST_TINY(test_log_is_cut),
-        TEST_TINY(test_metadata),     TEST_CASE(test_reproducible),
+        TEST_TINY(test_mean_losses),  TEST_TINY(test_metadata),
+        TEST_CASE(test_reproducible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
