@@ -176,7 +176,7 @@ static sara_status note_editing(weight_parser *p, const weight_bracket *square)
         return SARA_OK;
     size_t size = (size_t)(end + 1 - start);
     return sara_format(p->ctx, &p->out->note, "%.*s%s: %s is not supported; read as weighted text",
-                       (int)(size < 60 ? size : 60), start, size < 60 ? "" : "...",
+                       (int)(size > 60 ? 60 : size), start, size > 60 ? "..." : "",
                        edits ? "prompt editing" : "alternation");
 }
 

@@ -92,13 +92,46 @@ static void test_defaults(void **state)
     assert_int_equal(json_object_del(component.config, "hidden_act"), 0);
     assert_int_equal(json_object_del(component.config, "layer_norm_eps"), 0);
     assert_int_equal(json_object_del(component.config, "max_position_embeddings"), 0);
+    assert_int_equal(json_object_del(component.config, "eos_token_id"), 0);
     assert_ok(r.ctx, sara_clip_text_open(r.ctx, &r.text, &component));
+    assert_int_equal(sara_clip_text_info_of(r.text)->eos_token_id, 49407);
     assert_ok(r.ctx,
               sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));
     assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
     sara_component_close(&component);
     sara_safetensors_close(golden);
     run_close(&r);
+}
+
+/* The same of its sizes: without a field the weights do not fit, and the error tells what would. */
+static void test_default_sizes(void **state)
+{
+    (void)state;
+    static const char folder[] = SARA_TEST_GOLDEN "/text_quick_gelu";
+    static const struct {
+        const char *left_out, *set, *error;
+    } cases[] = {
+        {"vocab_size", "{}", "token_embedding.weight: shape [300,64], expected [49408,64]"},
+        {"hidden_size", "{}", "token_embedding.weight: shape [300,64], expected [300,512]"},
+        {"intermediate_size", "{}", "mlp.fc1.bias: shape [160], expected [2048]"},
+        {"num_hidden_layers", "{}", "144 missing"}, /* 16 of each layer beyond three */
+        {"num_attention_heads", "{\"hidden_size\": 12}",
+         "hidden_size 12 is not a multiple of num_attention_heads 8"},
+    };
+    sara_context *ctx = test_context();
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        json_t *set = json_loads(cases[i].set, 0, NULL);
+        sara_component component;
+        sara_clip_text *text = NULL;
+        assert_ok(ctx, sara_component_open(ctx, &component, folder, SARA_TRANSFORMERS_STEM, NULL));
+        assert_int_equal(json_object_del(component.config, cases[i].left_out), 0);
+        assert_int_equal(json_object_update(component.config, set), 0);
+        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
+                       sara_clip_text_open(ctx, &text, &component));
+        json_decref(set);
+        sara_component_close(&component);
+    }
+    sara_context_free(ctx);
 }
 
 /* The pooled state is that of the first eos; with eos_token_id 2 of the largest id; else of the
@@ -314,6 +347,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_transformers),
         cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_default_sizes),
         cmocka_unit_test(test_where_a_text_ends),
         cmocka_unit_test(test_pooled_gradients),
         cmocka_unit_test(test_later_tokens_do_not_matter),

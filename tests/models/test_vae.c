@@ -88,6 +88,58 @@ static void test_info(void **state)
     run_close(&r);
 }
 
+static sara_component opened_without(sara_context *ctx, const char *const *left_out,
+                                     const char *set)
+{
+    json_t *changes = json_loads(set, 0, NULL);
+    sara_component component;
+    assert_ok(ctx, sara_component_open(ctx, &component, SARA_TEST_GOLDEN "/vae",
+                                       SARA_DIFFUSERS_STEM, NULL));
+    for (; *left_out; left_out++)
+        assert_int_equal(json_object_del(component.config, *left_out), 0);
+    assert_int_equal(json_object_update(component.config, changes), 0);
+    json_decref(changes);
+    return component;
+}
+
+/* What a config leaves out is what diffusers' AutoencoderKL() has. */
+static void test_defaults(void **state)
+{
+    (void)state;
+    static const char *const same[] = {"layers_per_block",
+                                       "latent_channels",
+                                       "sample_size",
+                                       "scaling_factor",
+                                       "shift_factor",
+                                       "use_quant_conv",
+                                       "use_post_quant_conv",
+                                       "mid_block_add_attention",
+                                       NULL};
+    static const char *const channels[] = {"block_out_channels", NULL};
+    static const char one_stage[] = "{\"down_block_types\": [\"DownEncoderBlock2D\"], "
+                                    "\"up_block_types\": [\"UpDecoderBlock2D\"]}";
+    static const char *const groups[] = {"norm_num_groups", NULL};
+    sara_context *ctx = test_context();
+    sara_component component = opened_without(ctx, same, "{}");
+    sara_vae *vae = NULL;
+    assert_ok(ctx, sara_vae_open(ctx, &vae, &component));
+    const sara_vae_info *info = sara_vae_info_of(vae);
+    assert_int_equal(info->latent_channels, 4);
+    assert_int_equal(info->sample_size, 32);
+    assert_true(info->scaling_factor == 0.18215 && info->shift_factor == 0);
+    sara_vae_free(vae);
+    sara_component_close(&component);
+    component = opened_without(ctx, channels, one_stage);
+    assert_refused(ctx, SARA_ERROR_INPUT, "decoder.conv_in.bias: shape [32], expected [64]",
+                   sara_vae_open(ctx, &vae, &component));
+    sara_component_close(&component);
+    component = opened_without(ctx, groups, "{\"block_out_channels\": [48, 64]}");
+    assert_refused(ctx, SARA_ERROR_INPUT, "48 is not a multiple of norm_num_groups 32",
+                   sara_vae_open(ctx, &vae, &component));
+    sara_component_close(&component);
+    sara_context_free(ctx);
+}
+
 static void test_logvar_is_clamped(void **state)
 {
     (void)state;
@@ -255,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_diffusers),
         cmocka_unit_test(test_info),
+        cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_logvar_is_clamped),
         cmocka_unit_test(test_published_model),
         cmocka_unit_test(test_unsupported_options_are_refused),

@@ -103,6 +103,54 @@ static void test_own_ways(void **state)
     }
 }
 
+/* What the webui's grammar takes for editing or alternation, which sara tells of. */
+static void test_notes(void **state)
+{
+    static const struct {
+        const char *text, *note;
+    } cases[] = {
+        {"a [b:c:0.5] d", "[b:c:0.5]: prompt editing"},
+        {"[b:0.5]", "[b:0.5]: prompt editing"},
+        {"[b:c: 5 ]", "[b:c: 5 ]: prompt editing"},
+        {"[b:c]", NULL},
+        {"[b:]", NULL},
+        {"[b 0.5]", NULL},
+        {"a [b|c]", "[b|c]: alternation"},
+        {"(a [b|c] d:1.2)", "[b|c]: alternation"},
+        {"[(b|c)]", NULL},
+        {"(b|c)", NULL},
+        {"b|c", NULL},
+        {"[a|b] [c:d:0.5]", "[a|b]: alternation"},
+        {"[123456789 123456789 123456789 123456789 123456789 1234:0.5]",
+         "[123456789 123456789 123456789 123456789 123456789 1234:0.5]: prompt"},
+        {"[123456789 123456789 123456789 123456789 123456789 12345:0.5]",
+         "[123456789 123456789 123456789 123456789 123456789 12345:0.5...: prompt"},
+    };
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        sara_prompt prompt;
+        assert_ok(pipe->ctx, sara_prompt_parse(pipe->ctx, &prompt, cases[i].text, "prompt", false));
+        if (cases[i].note)
+            test_assert_contains(prompt.note ? prompt.note : "", cases[i].note, __FILE__, __LINE__);
+        else
+            assert_null(prompt.note);
+        sara_prompt_free(pipe->ctx, &prompt);
+    }
+}
+
+/* The limits themselves; what is blank has no effect, whatever its weight. */
+static void test_heaviest(void **state)
+{
+    static const char *const texts[] = {"(a:100)", "(a:-100)", "( :1000) a", "((a:10):10)"};
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+        sara_prompt prompt;
+        assert_ok(pipe->ctx, sara_prompt_parse(pipe->ctx, &prompt, texts[i], "prompt", false));
+        assert_int_equal(prompt.weighted, i != 2);
+        sara_prompt_free(pipe->ctx, &prompt);
+    }
+}
+
 static void test_refused(void **state)
 {
     static const char *const cases[][2] = {
@@ -146,7 +194,7 @@ static void test_deep(void **state)
     char *texts[] = {
         repeated("(", "a", ")", 100000),   repeated("[", "a", "]", 100000),
         repeated("([", "a", "])", 100000), repeated("a(", "", "", 100000),
-        repeated("[", "", "", 100000),
+        repeated("[", "", "", 100000),     repeated("(", "a", ")", 1001),
     };
     for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
         assert_refused(pipe->ctx, SARA_ERROR_USAGE, "brackets are more than 1000 deep",
@@ -296,10 +344,10 @@ static void test_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_parts),           TEST_CASE(test_own_ways),
-        TEST_CASE(test_refused),         TEST_CASE(test_deep),
-        TEST_CASE(test_chunks),          TEST_CASE(test_same_ids),
-        TEST_CASE(test_too_many_chunks), TEST_CASE(test_allocations),
+        TEST_CASE(test_parts),       TEST_CASE(test_own_ways), TEST_CASE(test_notes),
+        TEST_CASE(test_heaviest),    TEST_CASE(test_refused),  TEST_CASE(test_deep),
+        TEST_CASE(test_chunks),      TEST_CASE(test_same_ids), TEST_CASE(test_too_many_chunks),
+        TEST_CASE(test_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -387,6 +387,8 @@ static void bad_options_are_refused(void **state)
                    sara_optimizer_step(optimizer, &report, NAN, 1, NULL, true));
     assert_refused(ctx, SARA_ERROR_USAGE, "learning rate -1",
                    sara_optimizer_step(optimizer, &report, -1, 1, NULL, true));
+    assert_refused(ctx, SARA_ERROR_USAGE, "learning rate inf",
+                   sara_optimizer_step(optimizer, &report, (double)INFINITY, 1, NULL, true));
     assert_refused(ctx, SARA_ERROR_USAGE, "gradient scale 0",
                    sara_optimizer_step(optimizer, &report, 1, 0, NULL, true));
     assert_refused(ctx, SARA_ERROR_INPUT, "3 Adam steps of 2",

@@ -42,6 +42,7 @@ static void bad_budgets_are_refused(void **state)
         {"-1", "more than 0"},      {"0", "more than 0"},         {"0%", "more than 0"},
         {"1e999", "more than 0"},   {"-5%", "more than 0"},       {"100.1%", "at most 100%"},
         {"1.5", "whole number"},    {"0.0001k", "whole number"},  {"5%%", "after the number"},
+        {"1234567.5", "whole number"},
         {"5 %", "after the number"}, {"5G", "after the number"},  {"1e30", "whole number"},
         {"5.8%x", "after the number"}, {"1-2", "after the number"}, {"..", "is no number"},
     };
