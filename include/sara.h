@@ -114,7 +114,7 @@ typedef struct sara_model_options {
     /* "fp16": of a folder's parts *.fp16.safetensors, the plain files of parts that have none, as
      * diffusers does; one that no part has is SARA_ERROR_INPUT. NULL: none */
     const char *variant;
-    bool unet_only;      /* the path is a bare unet/ folder, or of a file the U-Net is enough */
+    bool unet_only; /* the path is a bare unet/ folder, or of a file the U-Net is enough */
     /* "epsilon", "v_prediction" (also "v"), "sample" or, of a flow scheduler, "flow_prediction"
      * instead of the model's own */
     const char *prediction_type;
@@ -137,8 +137,7 @@ typedef struct sara_model_options {
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
-/* Whether a file holds averages of its U-Net's weights; false of a folder. Errors: SARA_ERROR_IO,
- * SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
+/* Whether a file holds averages of its U-Net's weights; false of a folder. Errors as of loading. */
 SARA_NODISCARD sara_status sara_model_has_ema_weights(sara_context *ctx, bool *out,
                                                       const char *path);
 /* Whether weight files of the variant are there of any part of a folder that is loaded with
@@ -186,10 +185,10 @@ typedef struct sara_save_report {
  * and that it does not lie inside the model's own folder (model_path NULL: not known). */
 SARA_NODISCARD sara_status sara_save_check(sara_context *ctx, const char *out, const char *dtype,
                                            const char *model_path);
-/* Writes the model, atomically: as a single-file checkpoint where out ends in .safetensors, which
- * must not exist, else as a diffusers folder (every other file of a source folder carried along),
- * which must not exist or be empty. dtype: "fp32", "fp16", "bf16" or NULL for
- * the base's. report may be NULL. */
+/* Writes the model, atomically and to a new name: as a single-file checkpoint where out ends in
+ * .safetensors, else as a diffusers folder (every other file of a source folder carried along),
+ * which may be there empty. dtype: "fp32", "fp16", "bf16" or NULL for the base's. report may be
+ * NULL. */
 SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *report,
                                            const sara_model *model, const char *out_dir,
                                            const char *dtype);
@@ -260,8 +259,7 @@ typedef struct sara_extract_report {
 } sara_extract_report;
 
 void sara_extract_options_init(sara_extract_options *options);
-/* Checks what can be said without the models: the options, and that path can be written and is
- * new. */
+/* Checks the options without the models, and that path can be written and is new. */
 SARA_NODISCARD sara_status sara_extract_check(sara_context *ctx, const char *path,
                                               const sara_extract_options *options);
 /* Writes the adapter that makes base's U-Net tuned's, atomically. Without top_fraction and
@@ -297,8 +295,8 @@ typedef struct sara_export_report {
 } sara_export_report;
 
 void sara_export_options_init(sara_export_options *options);
-/* Checks what can be said without the model: the options, that out ends in .safetensors (of "peft":
- * does not), can be written and is new. */
+/* Checks the options without the model, and that out ends in .safetensors (of "peft": does not),
+ * can be written and is new. */
 SARA_NODISCARD sara_status sara_export_check(sara_context *ctx, const char *out,
                                              const sara_export_options *options);
 /* Writes what the adapters applied to the model change, as another tool's LoRA file (of "peft":
@@ -390,8 +388,7 @@ SARA_NODISCARD sara_status sara_image_grid(sara_context *ctx, sara_image **out,
 typedef struct sara_train_options {
     const char *pretrained_model_name_or_path; /* a diffusers folder or a .safetensors file */
     const char *unet_only;                     /* a bare unet/ folder or such a file instead */
-    const char *variant;
-    const char *model_config, *tokenizer, *vae; /* see sara_model_options */
+    const char *variant, *model_config, *tokenizer, *vae; /* see sara_model_options */
     bool use_ema_weights;
     const char *train_data_dir;  /* images with captions: docs/formats.md, "Data sets" */
     const char *replay;          /* micro-batches from a safetensors file instead */
@@ -472,9 +469,8 @@ typedef struct sara_bench_options {
     const char *shape;     /* a U-Net with random weights: "sd15", "sd21" or "tiny" */
     /* Or a diffusers folder, whose unet/ is read, a bare unet/ folder, or a .safetensors file. */
     const char *model;
-    const char *variant;   /* of the model's weight files; NULL: none */
-    const char *model_config; /* of a model that is a file: see sara_model_options */
-    bool use_ema_weights;  /* likewise */
+    const char *variant, *model_config; /* see sara_model_options */
+    bool use_ema_weights;
     const char *method;    /* "sara"; "full": all entries are trained; "forward": no gradient */
     int latent;            /* 64: height and width of the latents */
     int batch, steps;      /* 1, 3 */

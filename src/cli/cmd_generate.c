@@ -1,11 +1,6 @@
-#include "cli.h"
+#include "generate.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <unistd.h>
 
 static const cli_refusal refusals[] = {
     {"diffusion_model", "-m takes a whole diffusers folder"},
@@ -32,20 +27,6 @@ static const cli_refusal refusals[] = {
     {NULL, NULL},
 };
 
-#define DEFAULT_OUTPUT "output.png"
-
-typedef struct request {
-    sara_generate_options generate;
-    cli_model model;
-    cli_seed seed;
-    const char *output; /* NULL: not given; DEFAULT_OUTPUT by the first numbers that are new */
-    const char *scheduler;
-    const char *type; /* weight_dtype under another name */
-    cli_list prompts, adapters;
-    int count; /* of pictures for each prompt */
-    bool compare;
-} request;
-
 static int save(const cli *c, const sara_image *image, const char *path, const char *text)
 {
     sara_status status = sara_image_save(c->ctx, image, path, text);
@@ -55,10 +36,10 @@ static int save(const cli *c, const sara_image *image, const char *path, const c
     return 0;
 }
 
-static int save_numbered(const cli *c, sara_model *model, const request *r, const sara_image *image,
-                         int index, int number)
+static int save_numbered(const cli *c, sara_model *model, const generate_request *r,
+                         const sara_image *image, int index, int number)
 {
-    char *text = NULL, *path = cli_numbered(r->output ? r->output : DEFAULT_OUTPUT, number);
+    char *text = NULL, *path = cli_numbered(r->output ? r->output : GENERATE_OUTPUT, number);
     sara_status status =
         sara_generate_text(c->ctx, &text, model, &r->generate, image->width, image->height, index);
     int code;
@@ -75,13 +56,13 @@ static int save_numbered(const cli *c, sara_model *model, const request *r, cons
 
 /* The number of the next picture where `left` are still to come. What another run has written
  * meanwhile is passed over. 0: out of memory. */
-static int next_number(const request *r, int last, int left)
+static int next_number(const generate_request *r, int last, int left)
 {
     bool begun = last > 0;
-    return r->output ? last + 1 : cli_first_new(DEFAULT_OUTPUT, last + 1, begun ? 1 : left);
+    return r->output ? last + 1 : cli_first_new(GENERATE_OUTPUT, last + 1, begun ? 1 : left);
 }
 
-static int generate_each(const cli *c, sara_model *model, request *r)
+static int generate_each(const cli *c, sara_model *model, generate_request *r)
 {
     int number = 0, code = 0;
     for (int p = 0; p < r->prompts.count && code == 0; p++) {
@@ -104,7 +85,7 @@ static int generate_each(const cli *c, sara_model *model, request *r)
 /* -------------------------------------------------------------------------------------- compare */
 
 /* Prompt p with seed + p goes to cells[p]; they own their pixels. */
-static int draw_row(const cli *c, sara_image *cells, sara_model *model, request *r)
+static int draw_row(const cli *c, sara_image *cells, sara_model *model, generate_request *r)
 {
     uint64_t seed = r->generate.seed;
     r->generate.batch_count = 1;
@@ -126,11 +107,11 @@ static int draw_row(const cli *c, sara_image *cells, sara_model *model, request 
 
 /* With the text of the first image that the adapters changed, as A1111's grids have their first
  * image's. */
-static int save_grid(const cli *c, sara_model *model, request *r, const sara_image *cells)
+static int save_grid(const cli *c, sara_model *model, generate_request *r, const sara_image *cells)
 {
     int columns = r->prompts.count, enlarge = cells[0].width < 256 ? 2 : 1, code;
     int number = next_number(r, 0, 1);
-    char *path = number ? cli_numbered(r->output ? r->output : DEFAULT_OUTPUT, number) : NULL;
+    char *path = number ? cli_numbered(r->output ? r->output : GENERATE_OUTPUT, number) : NULL;
     sara_image *grid = NULL;
     char *text = NULL;
     r->generate.prompt = r->prompts.items[0];
@@ -150,7 +131,7 @@ static int save_grid(const cli *c, sara_model *model, request *r, const sara_ima
 }
 
 /* One picture: upper row the base, lower row with the adapters, prompt by prompt. */
-static int compare(const cli *c, sara_model *model, request *r)
+static int compare(const cli *c, sara_model *model, generate_request *r)
 {
     int columns = r->prompts.count;
     sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells));
@@ -170,148 +151,10 @@ static int compare(const cli *c, sara_model *model, request *r)
     return code;
 }
 
-/* ---------------------------------------------------------------------------------------- check */
-
-static int check_scheduler(const cli *c, request *r)
-{
-    const char *name = r->scheduler;
-    if (name && strcmp(name, "karras") == 0)
-        r->generate.karras = true;
-    else if (name && strcmp(name, "discrete") != 0 && strcmp(name, "default") != 0)
-        return cli_fail(c, SARA_ERROR_USAGE, "--scheduler %s: expected discrete or karras", name);
-    return 0;
-}
-
-/* None of the pictures' names is a folder or what is read. */
-static int check_picture_names(const cli *c, const request *r)
-{
-    int count = r->compare ? 1 : r->prompts.count * r->count, code = 0;
-    for (int number = 1; number <= count && code == 0; number++) {
-        char *path = cli_numbered(r->output, number);
-        if (!path)
-            return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
-        if (cli_is_folder(path))
-            code = cli_fail(c, SARA_ERROR_USAGE, "--output %s: is a folder; name a PNG file", path);
-        else
-            code = cli_check_output(c, "--output", path, &r->adapters, r->generate.init_latents);
-        free(path);
-    }
-    return code;
-}
-
-/* Before the work, so that it is not lost. Names that the program chooses are new ones. */
-static int check_output(const cli *c, const request *r)
-{
-    if (!r->output)
-        return access(".", W_OK | X_OK) == 0
-                   ? 0
-                   : cli_fail(c, SARA_ERROR_IO,
-                              DEFAULT_OUTPUT ": the current folder: %s; -o FILE.png names another",
-                              strerror(errno));
-    const char *slash = strrchr(r->output, '/'), *name = slash ? slash + 1 : r->output;
-    const char *dot = strrchr(name, '.');
-    char folder[4096];
-    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - r->output) : 1,
-             slash ? r->output : ".");
-    if (!*name || cli_is_folder(r->output))
-        return cli_fail(c, SARA_ERROR_USAGE, "--output %s: is a folder; name a PNG file",
-                        r->output);
-    if (slash > r->output && !cli_is_folder(folder))
-        return cli_fail(c, SARA_ERROR_IO, "--output %s: there is no such folder", r->output);
-    if (access(slash == r->output ? "/" : folder, W_OK | X_OK) != 0)
-        return cli_fail(c, SARA_ERROR_IO, "--output %s: %s", r->output, strerror(errno));
-    if (dot && strcasecmp(dot, ".png") != 0)
-        return cli_fail(c, SARA_ERROR_USAGE, "--output %s: PNG is what is written; name it .png",
-                        r->output);
-    return check_picture_names(c, r);
-}
-
-static int check_prompts(const cli *c, request *r)
-{
-    if (r->prompts.count == 0)
-        return cli_fail(c, SARA_ERROR_USAGE, "no prompt given: -p TEXT");
-    if (r->generate.lora_model_dir && !cli_is_folder(r->generate.lora_model_dir))
-        return cli_fail(c, SARA_ERROR_IO, "--lora-model-dir %s: there is no such folder",
-                        r->generate.lora_model_dir);
-    for (int i = 0; i < r->prompts.count; i++) {
-        r->generate.prompt = r->prompts.items[i];
-        sara_status status = sara_generate_check(c->ctx, &r->generate);
-        if (status != SARA_OK)
-            return cli_fail_context(c, status);
-    }
-    return 0;
-}
-
-static int check_compare(const cli *c, const request *r)
-{
-    if (!r->compare)
-        return 0;
-    if (r->adapters.count == 0 && !r->generate.lora_model_dir)
-        return cli_fail(c, SARA_ERROR_USAGE,
-                        "--compare: needs --adapter FILE, or --lora-model-dir "
-                        "DIR and tags in the prompts");
-    if (r->generate.batch_count > 1)
-        return cli_fail(c, SARA_ERROR_USAGE, "--batch-count %d: --compare draws one image a prompt",
-                        r->generate.batch_count);
-    if (r->generate.save_latents)
-        return cli_fail(c, SARA_ERROR_USAGE, "--save-latents %s: does not go with --compare",
-                        r->generate.save_latents);
-    return 0;
-}
-
-static int check_latents(const cli *c, const request *r)
-{
-    const char *path = r->generate.save_latents;
-    if (path && r->prompts.count > 1)
-        return cli_fail(c, SARA_ERROR_USAGE,
-                        "--save-latents %s: goes with one prompt, %d are given", path,
-                        r->prompts.count);
-    return path ? cli_check_output(c, "--save-latents", path, &r->adapters, NULL) : 0;
-}
-
-/* Start noise that is given may be of more pictures than were asked for. */
-static int count_pictures(const cli *c, request *r)
-{
-    int checked = r->count;
-    sara_status status = sara_generate_count(c->ctx, &r->count, &r->generate);
-    if (status != SARA_OK)
-        return cli_fail_context(c, status);
-    return r->output && r->count > checked ? check_picture_names(c, r) : 0;
-}
-
-static int check_type(const cli *c, request *r)
-{
-    const char **dtype = &r->model.options.weight_dtype;
-    if (r->type && *dtype)
-        return cli_fail(c, SARA_ERROR_USAGE, "--type %s and --weight_dtype %s: give one of them",
-                        r->type, *dtype);
-    *dtype = r->type ? r->type : *dtype;
-    return 0;
-}
-
-static int check(const cli *c, request *r)
-{
-    int code = check_prompts(c, r);
-    if (code == 0)
-        code = check_type(c, r);
-    if (code == 0)
-        code = check_compare(c, r);
-    if (code == 0)
-        code = cli_check_adapters(c, &r->adapters);
-    if (code == 0)
-        code = check_scheduler(c, r);
-    r->count = r->generate.batch_count;
-    if (code == 0)
-        code = check_output(c, r);
-    if (code == 0)
-        code = count_pictures(c, r);
-    if (code == 0)
-        code = check_latents(c, r);
-    return code;
-}
+/* -------------------------------------------------------------------------------- end to end */
 
 /* What needs the model, of every prompt before the first is drawn. */
-static int check_drawing(const cli *c, sara_model *model, request *r)
+static int check_drawing(const cli *c, sara_model *model, generate_request *r)
 {
     for (int i = 0; i < r->prompts.count; i++) {
         r->generate.prompt = r->prompts.items[i];
@@ -322,10 +165,10 @@ static int check_drawing(const cli *c, sara_model *model, request *r)
     return 0;
 }
 
-static int generate(const cli *c, request *r)
+static int generate(const cli *c, generate_request *r)
 {
     sara_model *model = NULL;
-    int code = check(c, r);
+    int code = generate_check(c, r);
     if (code == 0)
         code = cli_take_seed(c, &r->generate.seed, &r->seed,
                              r->compare ? r->prompts.count : r->count);
@@ -368,7 +211,7 @@ static int parse_generate(cli *c, const cli_option *options, bool *help)
 
 int cmd_generate(cli *c)
 {
-    request r = {.output = NULL};
+    generate_request r = {.output = NULL};
     sara_generate_options *g = &r.generate;
     bool help;
     sara_generate_options_init(g);
