@@ -30,6 +30,17 @@ class Unknown(Case):
         result = self.refused(USAGE, [r"\x9b", "gr\u00fcn"], "generate", b"--gr\xc3\xbcn\x9b\n")
         self.assertEqual(result.err.count("\n"), 1)
 
+    def test_misformed_characters_are_escaped(self):
+        """Each beside its neighbour that is whole: the last C1 control, a surrogate, the end of
+        Unicode, overlong forms; as Python decodes them."""
+        for odd, whole in [(b"\xc2\x9f", "\xa0"), (b"\xed\xa0\x80", "\ud7ff"),
+                           (b"\xf4\x90\x80\x80", "\U0010ffff"), (b"\xe0\x9f\xbf", "\u0800"),
+                           (b"\xf0\x8f\xbf\xbf", "\U00010000"), (b"\xc1\xbf", "\x7e"),
+                           (b"\x7f", "\xe9"), (b"\xc3", "\xff")]:
+            shown = "".join(f"\\x{byte:02x}" for byte in odd) + whole + "."
+            given = b"--" + odd + whole.encode() + b"."
+            self.refused(USAGE, f"--{shown}: no such", "generate", given)
+
 
 class Values(Case):
     def train(self, *args):
@@ -166,6 +177,17 @@ class Values(Case):
         self.refused(USAGE, "0 to 2^64-1", *base, "--seed", "18446744073709551616")
         self.refused(USAGE, "--width x", *base, "-W", "x")
         self.refused(USAGE, "--width x", *base, "-Wx")
+
+    def test_limits_are_within(self):
+        """What stands at an end of its range is taken: the model is missed, which is read later."""
+        base = ["generate", "-m", "nowhere"]
+        for option, values in {"--steps": ["1", "1000"], "--cfg-scale": ["0", "1000"],
+                               "--width": ["1", "16384"], "--batch-count": ["1", "100000"],
+                               "--threads": ["1"], "--seed": ["0", "18446744073709551615"]}.items():
+            for value in values:
+                self.refused(IO, "nowhere", *base, "-p", "x", option, value)
+        self.refused(IO, "nowhere", *base, *["-p", "x"] * 64)
+        self.refused(USAGE, ["--prompt y", "at most 64 times"], *base, *["-p", "x"] * 64, "-p", "y")
 
     def test_generate_sizes(self):
         """Multiples of the VAE's factor."""

@@ -133,11 +133,62 @@ static void test_refused(void **state)
     sara_model_free(model);
 }
 
+/* FILE[:X]: of a file that is there the colon belongs to its name. */
+static void test_split(void **state)
+{
+    static const struct {
+        const char *text, *path;
+        double strength;
+    } cases[] = {{"a", "a", 1},
+                 {"a:0.5", "a", 0.5},
+                 {"a:-2e1", "a", -20},
+                 {"a:100", "a", 100},
+                 {"a:-100", "a", -100},
+                 {"a:", "a:", 1},
+                 {"a:b:0.25", "a:b", 0.25},
+                 {"a:0.5x", "a:0.5x", 1}};
+    test_pipe *pipe = *state;
+    const char *there = test_path(pipe, "there:0.5");
+    char *path = NULL;
+    double strength;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        assert_ok(pipe->ctx, sara_adapter_split(pipe->ctx, &path, &strength, cases[i].text));
+        assert_string_equal(path, cases[i].path);
+        assert_true(strength == cases[i].strength);
+        sara_free(pipe->ctx, path);
+    }
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "strength 100.5, expected -100 to 100",
+                   sara_adapter_split(pipe->ctx, &path, &strength, "a:100.5"));
+    test_write(pipe, there, "");
+    assert_ok(pipe->ctx, sara_adapter_split(pipe->ctx, &path, &strength, there));
+    assert_string_equal(path, there);
+    assert_true(strength == 1);
+    sara_free(pipe->ctx, path);
+}
+
+/* As pictures tell of them. */
+static void test_names(void **state)
+{
+    static const char *const cases[][2] = {{"runs/ink.safetensors", "ink"},
+                                           {"ink.v2.safetensors", "ink.v2"},
+                                           {"ink", "ink"},
+                                           {"a.b/ink.pt", "ink.pt"},
+                                           {"runs/.safetensors", ".safetensors"}};
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        char *name = NULL;
+        assert_ok(pipe->ctx, sara_adapter_name(pipe->ctx, &name, cases[i][0]));
+        assert_string_equal(name, cases[i][1]);
+        sara_free(pipe->ctx, name);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_strengths),  TEST_CASE(test_two),         TEST_CASE(test_base_hash),
         TEST_CASE(test_other_base), TEST_CASE(test_other_model), TEST_CASE(test_refused),
+        TEST_CASE(test_split),      TEST_CASE(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
