@@ -208,6 +208,37 @@ static void test_parts(void **state)
     free_two(m);
 }
 
+/* The tiny U-Net, which draws pictures 16 latents wide and 32 high. */
+static const char *make_upright(test_pipe *pipe)
+{
+    static const char weights[] = "diffusion_pytorch_model.safetensors";
+    const char *folder = test_path(pipe, "upright");
+    json_t *config = json_load_file(TEST_TINY "/config.json", 0, NULL);
+    json_object_set_new(config, "sample_size", json_pack("[i,i]", 32, 16));
+    assert_ok(pipe->ctx, sara_json_save(pipe->ctx, folder, "config.json", config, 0));
+    json_decref(config);
+    assert_ok(pipe->ctx, sara_file_copy(pipe->ctx, test_text(pipe, TEST_TINY "/%s", weights),
+                                        test_text(pipe, "%s/%s", folder, weights)));
+    return folder;
+}
+
+/* Width and height in pixels, of which a latent has eight a side. */
+static void test_resolution(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *folder = make_upright(pipe), *path = test_path(pipe, "x.safetensors");
+    two m = load_two(pipe, folder, folder, true, NULL);
+    sara_adapter made;
+    assert_ok(pipe->ctx,
+              sara_model_apply(pipe->ctx, m.tuned,
+                               test_adapter(pipe, "a.safetensors", m.base, 7, 0.25f), 1, false));
+    assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, m.base, m.tuned, path, &all));
+    assert_ok(pipe->ctx, sara_adapter_load(pipe->ctx, &made, path));
+    assert_string_equal(sara_adapter_metadata(&made, "modelspec.resolution"), "128x256");
+    sara_adapter_free(&made);
+    free_two(m);
+}
+
 /* Half of the entries are still an exact adapter, one more are not. */
 static void test_half_differs(void **state)
 {
@@ -367,10 +398,9 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_merged),         TEST_CASE(test_halves),
-        TEST_CASE(test_applied),        TEST_CASE(test_parts),
-        TEST_CASE(test_half_differs),   TEST_CASE(test_options_refused),
-        TEST_CASE(test_models_refused), TEST_CASE(test_memory),
+        TEST_CASE(test_merged),          TEST_CASE(test_halves),         TEST_CASE(test_applied),
+        TEST_CASE(test_parts),           TEST_CASE(test_half_differs),   TEST_CASE(test_resolution),
+        TEST_CASE(test_options_refused), TEST_CASE(test_models_refused), TEST_CASE(test_memory),
         TEST_CASE(test_text_encoder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,6 +105,29 @@ static void test_init_latents(void **state)
     REFUSED("asked for 128x0", o.width = 128);
 }
 
+/* What stands at an end of its range is taken. */
+static void test_ends(void **state)
+{
+    fixture *f = *state;
+    int count;
+    f->options.steps = 1000;
+    f->options.guidance_scale = 0;
+    assert_ok(f->ctx, sara_generate_check_model(f->ctx, f->model, &f->options));
+    assert_ok(f->ctx, sara_model_check_size(f->ctx, f->model, 16384, 4, "size"));
+    assert_ok(f->ctx, sara_model_check_size(f->ctx, f->model, 4, 16384, "size"));
+    assert_refused(f->ctx, SARA_ERROR_USAGE, "16388x4",
+                   sara_model_check_size(f->ctx, f->model, 16388, 4, "size"));
+    start_from(f, "latents", sara_shape4(SARA_MAX_START_LATENTS, 4, 1, 1));
+    assert_ok(f->ctx, sara_generate_count(f->ctx, &count, &f->options));
+    assert_int_equal(count, SARA_MAX_START_LATENTS);
+    assert_ok(f->ctx, sara_generate_check_model(f->ctx, f->model, &f->options));
+    start_from(f, "latents", sara_shape4(SARA_MAX_START_LATENTS + 1, 4, 1, 1));
+    refused(f, SARA_ERROR_INPUT, "empty or too large", &f->options);
+    f->options.batch_count = 3; /* the file's count rules, but that is no count */
+    assert_ok(f->ctx, sara_generate_count(f->ctx, &count, &f->options));
+    assert_int_equal(count, 3);
+}
+
 /* A sample that is not finite is no picture. */
 static void test_not_finite(void **state)
 {
@@ -129,6 +152,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_options),
         TEST(test_init_latents),
+        TEST(test_ends),
         TEST(test_not_finite),
         TEST(test_bare_unet),
     };

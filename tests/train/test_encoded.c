@@ -160,6 +160,33 @@ static void test_timesteps_and_noise(void **state)
     end_encoding(&e);
 }
 
+/* As torchvision's Resize: the longer side is int(resolution * long / short). 16384 is the most. */
+static void test_loaded_sizes(void **state)
+{
+    static const struct {
+        int width, height, resolution, new_width, new_height;
+    } cases[] = {{10, 13, 16, 16, 20},   {13, 10, 16, 20, 16}, {30, 31, 15, 15, 15},
+                 {7, 7, 16, 16, 16},     {16, 40, 16, 16, 40}, {1, 512, 32, 32, 16384},
+                 {512, 1, 32, 16384, 32}};
+    test_run *run = *state;
+    const char *path = test_text(run, "%s/a.png", run->folder);
+    uint8_t pixels[3 * 1024] = {0};
+    sara_image loaded = {0};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const sara_image image = {cases[i].width, cases[i].height, pixels};
+        assert_true(image.width * image.height <= 1024);
+        assert_ok(run->ctx, sara_image_save(run->ctx, &image, path, NULL));
+        assert_ok(run->ctx, sara_dataset_image_load(run->ctx, &loaded, path, cases[i].resolution));
+        assert_int_equal(loaded.width, cases[i].new_width);
+        assert_int_equal(loaded.height, cases[i].new_height);
+        sara_image_clear(run->ctx, &loaded);
+    }
+    const sara_image strip = {1, 513, pixels};
+    assert_ok(run->ctx, sara_image_save(run->ctx, &strip, path, NULL));
+    assert_refused(run->ctx, SARA_ERROR_INPUT, "1x513 is too long: 32x16416 at resolution 32",
+                   sara_dataset_image_load(run->ctx, &loaded, path, 32));
+}
+
 static void test_order_of_epochs(void **state)
 {
     encoding e = begin_encoding(*state);
@@ -172,8 +199,8 @@ static void test_order_of_epochs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST_CASE(test_latents), TEST_CASE(test_flips),
-                                       TEST_CASE(test_timesteps_and_noise),
-                                       TEST_CASE(test_order_of_epochs)};
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_latents), TEST_CASE(test_flips), TEST_CASE(test_timesteps_and_noise),
+        TEST_CASE(test_order_of_epochs), TEST_CASE(test_loaded_sizes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
