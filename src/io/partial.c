@@ -19,7 +19,7 @@ bool sara_file_is_at(int fd, const char *path)
 
 /* How the names begin that stand for the last name of this path: a hash of it, FNV-1a, as names may
  * be as long as names can be. */
-static sara_name stem_of(const char *path)
+static sara_name partial_stem(const char *path)
 {
     const char *slash = strrchr(path, '/');
     uint64_t hash = UINT64_C(14695981039346656037);
@@ -120,7 +120,7 @@ done:
 
 sara_status sara_partial_make(sara_context *ctx, sara_partial *out, const char *path, bool folder)
 {
-    const sara_name stem = stem_of(path);
+    const sara_name stem = partial_stem(path);
     char *parent = NULL;
     sara_status status;
     *out = (sara_partial){.fd = -1};
