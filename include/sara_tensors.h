@@ -64,7 +64,19 @@ typedef struct sara_tensor_entries {
     float *moment1, *moment2;
     const float *gradient; /* NULL: zero */
     const float *rank;     /* the low-rank term's, added after clipping; NULL: none */
+    int64_t *marks;        /* [count / SARA_TENSOR_BLOCK, rounded up] of the values as they were put
+                            * into the tensor last; NULL: what the tensor holds is not looked at */
 } sara_tensor_entries;
+
+/* Values and tensor are the other program's, which may write to either. A mark tells whether a block
+ * of values has been: it is the sum of their bits as int32 times weights [SARA_TENSOR_BLOCK],
+ * ((i + 1) 2654435761 mod 2^31) | 1, modulo 2^64. */
+#define SARA_TENSOR_BLOCK 256
+void sara_tensors_marks(int64_t *marks, const float *values, size_t count);
+/* Where an entry of the tensor is no longer its value rounded, and the mark tells that the values were
+ * not written, the tensor's is taken; where they were, they stay. */
+SARA_NODISCARD sara_status sara_tensors_follow(sara_context *ctx, const sara_tensor_entries *items,
+                                               size_t count);
 
 /* gradient[i] = dense.data[positions[i]], or += */
 typedef struct sara_tensor_gathering {
@@ -98,7 +110,8 @@ typedef struct sara_adamw_options {
     double clip;  /* and then this, at most 1 */
     int64_t step; /* since the moments were zero, from 1 */
 } sara_adamw_options;
-/* AdamW with decoupled weight decay: moments, values, and the tensors at the positions. */
+/* AdamW with decoupled weight decay: moments, values, and the tensors at the positions. Items with
+ * marks are followed first, and get new ones. */
 SARA_NODISCARD sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *items,
                                               size_t count, const sara_adamw_options *options);
 

@@ -1,8 +1,9 @@
-"""Several processes: DistributedDataParallel reduces dense gradients, which are gathered then; without it the compact ones are averaged."""
+"""Several processes: DistributedDataParallel reduces dense gradients, which are gathered then;
+without it the compact ones are averaged."""
 from __future__ import annotations
 
 import gc
-from typing import Iterable, Sequence
+from typing import Iterable
 
 import torch
 import torch.distributed as dist
@@ -19,22 +20,31 @@ def find_wrappers(parameters: Iterable[Tensor]) -> list[DistributedDataParallel]
     if not (dist.is_available() and dist.is_initialized()):
         return []
     known = {id(p) for p in parameters}
-    wrappers = [thing for thing in gc.get_objects() if issubclass(type(thing), DistributedDataParallel)]
+    wrappers = [thing for thing in gc.get_objects()
+                if issubclass(type(thing), DistributedDataParallel)]
     return [w for w in wrappers if any(id(p) in known for p in w.module.parameters())]
 
 
-def average(gradients: Sequence[Tensor]) -> None:
+def average(gradients: Iterable[Tensor]) -> None:
     """Their mean over the processes, in place: as many floats as entries are trained."""
-    flat = torch.cat(list(gradients))
-    dist.all_reduce(flat)
-    for gradient, mean in zip(gradients, flat.div_(processes()).split([g.numel() for g in gradients])):
-        gradient.copy_(mean)
+    for gradient in gradients:
+        dist.all_reduce(gradient)
+        gradient.div_(processes())
+
+
+def any_process(own: bool, device: torch.device) -> bool:
+    """Whether it is so in one of them."""
+    flag = torch.tensor(int(own), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def check_same(digest: str, device: torch.device) -> None:
-    """Processes that train other entries, or from other values, would add up what does not belong together."""
+    """Processes that train other entries, or from other values, would add up what does not belong
+    together."""
     own = torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8).to(device, torch.int64)
     both = torch.stack([own, -own])
     dist.all_reduce(both, op=dist.ReduceOp.MAX)
     if not torch.equal(both[0], -both[1]):
-        raise RuntimeError("the processes' models or their selected entries differ; seed or load them alike before sara.adamw")
+        raise RuntimeError("the processes' models or their selected entries differ; seed or load "
+                           "them alike before sara.adamw")

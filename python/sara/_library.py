@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 _EXCEPTIONS = {2: ValueError, 3: ValueError, 4: OSError, 5: MemoryError}
+BLOCK = 256  # SARA_TENSOR_BLOCK
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -35,6 +36,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "sara_tensors_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_void_p, c_size_t]),
     "sara_tensors_nuclear_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_size_t]),
     "sara_tensors_draw": (c_size_t, [c_size_t, c_uint64, c_uint64]),
+    "sara_tensors_marks": (None, [c_void_p, c_void_p, c_size_t]),
+    "sara_tensors_follow": (c_int, [c_void_p, c_void_p, c_size_t]),
     "sara_tensors_adamw": (c_int, [c_void_p, c_void_p, c_size_t, POINTER(AdamW)]),
     "sara_adapter_write": (c_int, [c_void_p, c_char_p, POINTER(Part), c_size_t, POINTER(Metadata), c_size_t, c_char_p]),
     "sara_adapter_open": (c_int, [c_void_p, POINTER(c_void_p), c_char_p]),

@@ -13,22 +13,41 @@ import torch
 from torch import Tensor, nn
 
 from . import _library as lib
+from . import _sharded as sharded
 from ._kernels import put
-from .selection import bare, named
+from ._names import bare
+from .selection import named
 
 Path = Union[str, "os.PathLike[str]"]
 Parts = Mapping[str, Tuple[Tensor, Tensor]]  # name -> positions [n] int32 ascending, values [n] float32
 
 
+def check_hashable(name: str, p: Tensor) -> None:
+    """The base's hash needs every parameter's values, the frozen ones' too."""
+    if isinstance(p, nn.UninitializedParameter):
+        raise ValueError(f"{name}: not initialised yet; run a forward pass before")
+    data = sharded.local(p.detach())
+    plain = type(data) is Tensor
+    if not plain or data.is_meta or data.layout not in (torch.strided, torch.sparse_coo):
+        what = ("on the meta device, offloaded or not initialised" if data.is_meta or plain
+                else f"a {type(data).__name__}")
+        raise ValueError(f"{name}: {what}; its values are part of the base that an adapter names. Give "
+                         "sara.adamw the parts that are trained alone, as modules or by name")
+
+
 def base_of(parameters: Mapping[str, Tensor]) -> tuple[str, str]:
-    """The hash of name, dimensions, values as float32 in ascending order of names; the first of fp16, bf16 and fp32 that holds all values."""
+    """The hash of name, dimensions, values as float32 in ascending order of names; the first of fp16,
+    bf16 and fp32 that holds all values."""
     digest, precisions = hashlib.sha256(), {"fp16": torch.float16, "bf16": torch.bfloat16}
     for name, p in sorted(parameters.items()):
         digest.update(f"{name}\n{'x'.join(map(str, p.shape))}\n".encode())
-        for block in p.detach().reshape(-1).split(1 << 22):
-            values = block.to("cpu", torch.float32).contiguous()
-            digest.update((ctypes.c_char * (4 * len(values))).from_address(values.data_ptr()))
-            precisions = {key: kind for key, kind in precisions.items() if torch.equal(values.to(kind).float(), values)}
+        values = sharded.whole(p.detach())
+        values = values.to_dense() if values.layout == torch.sparse_coo else values
+        for block in values.reshape(-1).split(1 << 22):
+            block = block.to("cpu", torch.float32).contiguous()
+            digest.update((ctypes.c_char * (4 * len(block))).from_address(block.data_ptr()))
+            precisions = {key: kind for key, kind in precisions.items()
+                          if torch.equal(block.to(kind).float(), block)}
     return digest.hexdigest(), next(iter(precisions), "fp32")
 
 
@@ -97,6 +116,12 @@ class _Applied:
 
 
 _applied: "WeakKeyDictionary[nn.Module, _Applied]" = WeakKeyDictionary()
+
+
+def is_applied(parameters: Iterable[Tensor]) -> bool:
+    """An adapter to a module with one of them."""
+    ids = {id(p) for p in parameters}
+    return any(id(p) in ids for state in _applied.values() for p in state.parameters.values())
 
 
 def apply(model: nn.Module, path: Path, strength: float = 1.0, *, force: bool = False) -> None:

@@ -46,8 +46,9 @@ class DenseGradients(TestCase):
     def test_few_at_a_time(self):
         """Ten layers without biases, whose gradients autograd makes one by one: as one appears, no others take memory but those that wait to be
         gathered together."""
-        for together, most in ((1600, 0), (1601, 1), (4800, 2), (1 << 21, 9)):
-            with self.subTest(together=together), mock.patch.object(sara.optimizer, "_TOGETHER", together):
+        for together, most in ((6400, 0), (6401, 1), (19200, 2), (8_000_000, 9)):
+            with self.subTest(together=together), \
+                    mock.patch.object(sara._gradients, "_TOGETHER", together):
                 self.few_at_a_time(most)
 
     def few_at_a_time(self, most):

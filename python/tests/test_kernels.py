@@ -1,6 +1,7 @@
 """The method's arithmetic: libsara's and torch's against each other, and against LAPACK and plain indexing."""
 import contextlib
 import math
+import operator
 import unittest
 from unittest import mock
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 import reference
 import sara
 from sara import _kernels as kernels
+from sara._library import BLOCK
 from support import THRESHOLD, Net, TestCase, bits, relative, torch_path, train, weights
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -100,48 +102,125 @@ class NuclearNorm(TestCase):
 
 
 class AdamW(TestCase):
+    numbers = kernels.AdamW(1e-3, (0.9, 0.99), 1e-8, 0.1)
+    clip = 0.15
+
     def entries(self, dtype, seed=0):
-        """One with both gradients, one with the low-rank term's alone, one with none; each for one of the two kernels."""
-        result = []
-        for index in range(3):
-            generator = torch.Generator().manual_seed(10 * seed + index)
-            tensor = (torch.randn(40, 50, generator=generator) * 0.02).to(dtype)
-            positions = (tensor.flatten().float().abs() < THRESHOLD).nonzero().view(-1).int()
-            values = tensor.flatten()[positions.long()].float()
-            gradient = torch.randn(len(values), generator=generator) if index == 0 else None
-            rank = torch.randn(len(values), generator=generator) * 0.1 if index < 2 else None
-            values.grad = gradient
-            state = dict(positions=positions, exp_avg=torch.zeros_like(values), exp_avg_sq=torch.zeros_like(values))
-            result.append((f"p{index}", tensor, values, state, rank))
-        return result
+        """A weight with 800 entries or so, its positions and values, moments, gradients."""
+        generator = torch.Generator().manual_seed(seed)
+        tensor = (torch.randn(40, 50, generator=generator) * 0.02).to(dtype)
+        positions = (tensor.flatten().float().abs() < THRESHOLD).nonzero().view(-1).int()
+        values = tensor.flatten()[positions.long()].float()
+        gradient, rank = torch.randn(2, len(values), generator=generator)
+        zeros = torch.zeros(2, len(values))
+        return kernels.Entries("p", tensor, positions, values, *zeros, gradient, 0.1 * rank,
+                               torch.zeros(-(-len(values) // BLOCK), dtype=torch.int64))
+
+    def marked(self, item):
+        """Its marks, as the flat that it would lie in has them."""
+        padded = torch.zeros(len(item.marks) * BLOCK)
+        padded[:len(item.values)] = item.values
+        item.marks.copy_(kernels.marks(padded))
 
     def test_torch_is_libsara(self):
+        """Both gradients, the low-rank term's alone, and none."""
         for dtype in DTYPES:
-            own, theirs = self.entries(dtype), self.entries(dtype)
-            start = [values.clone() for _, _, values, _, _ in own]
-            for step in range(1, 21):
-                arguments = (1e-3, (0.9, 0.99), 1e-8, 0.1, 0.15, step)
-                kernels.adamw(own, *arguments)
-                with mock.patch.object(kernels, "_native", lambda tensor: False):
-                    kernels.adamw(theirs, *arguments)
-            for (name, tensor, a, ours, _), (_, other, b, states, _), first in zip(own, theirs, start):
-                self.assertLessEqual(relative(b - first, a - first), 1e-6, (dtype, name))
+            for gone in ((), ("gradient",), ("gradient", "rank")):
+                own, other = (self.entries(dtype)._replace(**dict.fromkeys(gone)) for _ in "ab")
+                start = own.values.clone()
+                self.marked(own)
+                for step in range(1, 21):
+                    kernels.adamw([own], self.numbers, self.clip, step)
+                    g = torch.zeros_like(start) if other.gradient is None else other.gradient
+                    g = g * self.clip + (0 if other.rank is None else other.rank)
+                    kernels.adamw_torch(other.values, g, other.exp_avg, other.exp_avg_sq,
+                                        self.numbers, torch.tensor(float(step)), None)
+                    kernels.put(other.parameter, other.positions, other.values)
+                say = (dtype, gone)
+                self.assertLessEqual(relative(other.values - start, own.values - start), 2e-6, say)
                 for key in ("exp_avg", "exp_avg_sq"):
-                    self.assertLessEqual(relative(states[key], ours[key]), 1e-6, (dtype, name, key))
-                for parameter, values in ((tensor, a), (other, b)):
-                    self.assertTrue(torch.equal(parameter.flatten()[ours["positions"].long()], values.to(dtype)))
+                    self.assertLessEqual(relative(getattr(other, key), getattr(own, key)), 1e-6, say)
+                for item in (own, other):
+                    self.assertTrue(torch.equal(item.parameter.flatten()[item.positions.long()],
+                                                item.values.to(dtype)))
+
+    def test_where_torch_has_it_not_in_one_operation(self):
+        one, other = self.entries(torch.float32), self.entries(torch.float32)
+        start = one.values.clone()
+        for step in range(1, 11):
+            for item, fused in ((one, {"cpu"}), (other, set())):
+                with mock.patch.object(kernels, "_FUSED", fused):
+                    kernels.adamw_torch(item.values, item.gradient, item.exp_avg, item.exp_avg_sq,
+                                        self.numbers, torch.tensor(float(step)),
+                                        torch.tensor(float(step in (1, 4))))
+        self.assertLessEqual(relative(other.values - start, one.values - start), 1e-6)
+
+    def test_what_is_skipped_changes_nothing(self):
+        for fused in ({"cpu"}, set()):
+            item = self.entries(torch.float32)
+            item.gradient[5] = math.inf
+            before = [bits(t) for t in (item.values, item.exp_avg, item.exp_avg_sq)]
+            with mock.patch.object(kernels, "_FUSED", fused):
+                kernels.adamw_torch(item.values, item.gradient, item.exp_avg, item.exp_avg_sq,
+                                    self.numbers, torch.tensor(1.0), torch.tensor(1.0))
+            self.assertEqual([bits(t) for t in (item.values, item.exp_avg, item.exp_avg_sq)], before)
 
     def test_against_torchs_own(self):
         """Without the low-rank term it is torch.optim.AdamW on the selected entries."""
-        name, tensor, values, state, _ = self.entries(torch.float32)[0]
-        leaf = values.clone().requires_grad_()
-        leaf.grad = values.grad * 0.5
+        item = self.entries(torch.float32)._replace(rank=None)
+        self.marked(item)
+        leaf = item.values.clone().requires_grad_()
+        leaf.grad = item.gradient * 0.5
         other = torch.optim.AdamW([leaf], lr=1e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
         start = leaf.detach().clone()
         for step in range(1, 11):
-            kernels.adamw([(name, tensor, values, state, None)], 1e-3, (0.8, 0.95), 1e-6, 0.1, 0.5, step)
+            kernels.adamw([item], kernels.AdamW(1e-3, (0.8, 0.95), 1e-6, 0.1), 0.5, step)
             other.step()
-        self.assertLessEqual(relative(values - start, leaf.detach() - start), 1e-5)
+        self.assertLessEqual(relative(item.values - start, leaf.detach() - start), 1e-5)
+
+
+class Marks(TestCase):
+    def test_both_paths_give_the_same(self):
+        values = torch.randn(4 * BLOCK)
+        own = kernels.marks(values)
+        with torch_path():
+            self.assertTrue(torch.equal(kernels.marks(values), own))
+        weights = [((i * 2654435761) % 2 ** 31) | 1 for i in range(1, BLOCK + 1)]
+        for block, mark in zip(values.view(torch.int32).view(-1, BLOCK).tolist(), own.tolist()):
+            total = sum(map(operator.mul, block, weights)) & (2 ** 64 - 1)
+            self.assertEqual(mark & (2 ** 64 - 1), total)
+
+    def test_what_is_written_is_seen(self):
+        """A last bit, signs, an exchange, in any block and at any place."""
+        for change in (lambda v: v.view(torch.int32)[700].add_(1), lambda v: v.neg_(),
+                       lambda v: v[2:4].copy_(v[2:4].flip(0).clone()), lambda v: v[-1].mul_(2)):
+            values = torch.randn(4 * BLOCK)
+            before = kernels.marks(values)
+            change(values)
+            self.assertFalse(torch.equal(kernels.marks(values), before))
+
+    def test_following(self):
+        """What was written to the tensor is taken, but not where the values were written."""
+        for dtype in DTYPES:
+            for forced in (False, True):
+                tensor = torch.randn(3 * BLOCK).to(dtype)
+                positions = torch.arange(0, 3 * BLOCK, 2, dtype=torch.int32)
+                values = torch.zeros(2 * BLOCK)
+                values[:len(positions)] = tensor[::2].float() * (1 + 1e-4 * (dtype != torch.float32))
+                kernels.put(tensor, positions, values[:len(positions)])
+                marks, expected = kernels.marks(values), values.clone()
+                values[300] += 1                   # the second block's
+                expected[300] += 1
+                tensor[[4, 5, 620]] = 7.0          # the first block's, none, the second's
+                expected[2] = 7.0
+                if forced:
+                    kernels.follow_torch([tensor], [positions], values, marks,
+                                         [slice(0, len(positions))])
+                else:
+                    zeros = torch.zeros(len(positions))
+                    kernels.follow([kernels.Entries("p", tensor, positions, values[:len(positions)],
+                                                    zeros, zeros, None, None, marks)])
+                self.assertEqual(bits(values), bits(expected), (dtype, forced))
 
 
 class MovingEntries(TestCase):

@@ -4,7 +4,7 @@
 #include <math.h>
 
 #define PART  4096 /* entries of one thread's work */
-#define BLOCK 1024 /* entries whose gradients are copied at a time */
+#define BLOCK SARA_TENSOR_BLOCK /* entries whose gradients are copied at a time */
 #define AHEAD 24   /* entries whose places are asked for before they are needed */
 
 /* Of positions, which ascend, it takes the last. */
@@ -117,6 +117,61 @@ size_t sara_tensors_draw(size_t candidates, uint64_t seed, uint64_t step)
 
 /* -------------------------------------------------------------------------------------- AdamW */
 
+static int64_t mark_of(const float *values, size_t count)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < count; i++) {
+        int32_t bits, weight = (int32_t)(((uint32_t)(i + 1) * 2654435761u & 0x7fffffffu) | 1);
+        memcpy(&bits, &values[i], sizeof(bits));
+        sum = (int64_t)((uint64_t)sum + (uint64_t)((int64_t)bits * weight));
+    }
+    return sum;
+}
+
+void sara_tensors_marks(int64_t *marks, const float *values, size_t count)
+{
+    for (size_t at = 0; at < count; at += BLOCK)
+        marks[at / BLOCK] = mark_of(values + at, count - at < BLOCK ? count - at : BLOCK);
+}
+
+/* held [count] becomes what the tensor holds. Says whether that is not the values, rounded. */
+static bool tensor_differs(float *held, const sara_param *param, const uint32_t *positions,
+                           const float *values, size_t count)
+{
+    const float *floats = param->value.data;
+    const bool narrow = param->value.dtype != SARA_F32;
+    uint32_t differs = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t own, theirs;
+        float value = values[i];
+        if (narrow)
+            value = param->value.dtype == SARA_BF16 ? sara_bf16_to_f32(sara_f32_to_bf16(value))
+                                                    : sara_f16_to_f32(sara_f32_to_f16(value));
+        else
+            __builtin_prefetch(&floats[positions[i + AHEAD < count ? i + AHEAD : i]], 1);
+        held[i] = narrow ? sara_param_get(param, positions[i]) : floats[positions[i]];
+        memcpy(&own, &value, sizeof(own));
+        memcpy(&theirs, &held[i], sizeof(theirs));
+        differs |= own ^ theirs;
+    }
+    return differs != 0;
+}
+
+/* Of a block of at most BLOCK entries, which begins at this one. */
+static void follow_block(const sara_param *param, const sara_tensor_entries *item, size_t at,
+                         size_t count)
+{
+    float held[BLOCK], rounded[1], *values = item->values + at;
+    const uint32_t *positions = item->positions + at;
+    if (!tensor_differs(held, param, positions, values, count) ||
+        mark_of(values, count) != item->marks[at / BLOCK])
+        return;
+    for (size_t i = 0; i < count; i++)
+        if (tensor_differs(rounded, param, positions + i, values + i, 1))
+            values[i] = held[i];
+    item->marks[at / BLOCK] = mark_of(values, count);
+}
+
 static void load(float *block, const float *from, size_t at, size_t count)
 {
     if (from)
@@ -145,6 +200,8 @@ static void update(sara_param *param, const sara_tensor_entries *item, const sar
     float gradient[BLOCK], rank[BLOCK];
     for (size_t at = 0; at < item->count; at += BLOCK) {
         size_t count = item->count - at < BLOCK ? item->count - at : BLOCK;
+        if (item->marks)
+            follow_block(param, item, at, count);
         load(gradient, item->gradient, at, count);
         load(rank, item->rank, at, count);
         float *values = item->values + at, *m1 = item->moment1 + at, *m2 = item->moment2 + at;
@@ -152,7 +209,37 @@ static void update(sara_param *param, const sara_tensor_entries *item, const sar
         for (size_t i = 0; i < count; i++)
             values[i] = sara_adamw_entry(&a, values[i], gradient[i], rank[i], &m1[i], &m2[i]);
         scatter(param, item->positions + at, values, count);
+        if (item->marks)
+            item->marks[at / BLOCK] = mark_of(values, count);
     }
+}
+
+static sara_status open_items(sara_context *ctx, sara_param **out, const sara_tensor_entries *items,
+                              size_t count)
+{
+    sara_status status;
+    TRY(sara_alloc(ctx, out, count, sizeof(**out)));
+    for (size_t i = 0; i < count; i++)
+        TRY(open_tensor(ctx, &(*out)[i], &items[i].tensor, items[i].positions, items[i].count));
+done:
+    return status;
+}
+
+sara_status sara_tensors_follow(sara_context *ctx, const sara_tensor_entries *items, size_t count)
+{
+    sara_status status;
+    sara_param *params = NULL;
+    int threads = sara_threads(ctx);
+    TRY(open_items(ctx, &params, items, count));
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (size_t i = 0; i < count; i++)
+        for (size_t at = 0; items[i].marks && at < items[i].count; at += BLOCK) {
+            size_t left = items[i].count - at;
+            follow_block(&params[i], &items[i], at, left < BLOCK ? left : BLOCK);
+        }
+done:
+    sara_free(ctx, params);
+    return status;
 }
 
 sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *items, size_t count,
@@ -162,9 +249,7 @@ sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *ite
     sara_status status;
     sara_param *params = NULL;
     int threads = sara_threads(ctx);
-    TRY(sara_alloc(ctx, &params, count, sizeof(*params)));
-    for (size_t i = 0; i < count; i++)
-        TRY(open_tensor(ctx, &params[i], &items[i].tensor, items[i].positions, items[i].count));
+    TRY(open_items(ctx, &params, items, count));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++)
         update(&params[i], &items[i], &a);

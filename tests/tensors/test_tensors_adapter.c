@@ -148,7 +148,8 @@ static sara_status update(sara_context *ctx, const char *argument)
     const float gradient = 1;
     float tensor[2] = {1, 1}, value = 1, moment1 = 0, moment2 = 0;
     const sara_tensor_entries item = {
-        {"w", "F32", tensor, 2}, &position, 1, &value, &moment1, &moment2, &gradient, NULL};
+        {"w", "F32", tensor, 2}, &position, 1, &value, &moment1, &moment2, &gradient, NULL,
+        NULL};
     const sara_adamw_options options = {1e-3, 0.9, 0.999, 1e-8, 1e-2, 1, 1, 1};
     (void)argument;
     sara_status status = sara_tensors_adamw(ctx, &item, 1, &options);
