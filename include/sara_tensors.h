@@ -68,13 +68,13 @@ typedef struct sara_tensor_entries {
                             * into the tensor last; NULL: what the tensor holds is not looked at */
 } sara_tensor_entries;
 
-/* Values and tensor are the other program's, which may write to either. A mark tells whether a block
- * of values has been: it is the sum of their bits as int32 times weights [SARA_TENSOR_BLOCK],
+/* Values and tensor are the other program's, which may write to either. A mark tells whether a
+ * block of values has been: it is the sum of their bits as int32 times weights [SARA_TENSOR_BLOCK],
  * ((i + 1) 2654435761 mod 2^31) | 1, modulo 2^64. */
 #define SARA_TENSOR_BLOCK 256
 void sara_tensors_marks(int64_t *marks, const float *values, size_t count);
-/* Where an entry of the tensor is no longer its value rounded, and the mark tells that the values were
- * not written, the tensor's is taken; where they were, they stay. */
+/* Where an entry of the tensor is no longer its value rounded, and the mark tells that the values
+ * were not written, the tensor's is taken; where they were, they stay. */
 SARA_NODISCARD sara_status sara_tensors_follow(sara_context *ctx, const sara_tensor_entries *items,
                                                size_t count);
 

@@ -72,8 +72,8 @@ static void test_guidance(void **state)
     sara_model_free(model);
 }
 
-/* At a scale of 1 and below there is no guidance, as in diffusers: the sums of guidance, which would
- * give the same picture, would not give the same bits. */
+/* At a scale of 1 and below there is no guidance, as in diffusers: the sums of guidance, which
+ * would give the same picture, would not give the same bits. */
 static void test_guidance_is_off(void **state)
 {
     test_pipe *pipe = *state;
