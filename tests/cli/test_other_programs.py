@@ -22,8 +22,8 @@ class OtherPrograms(Case):
         output_name save_every_n_steps save_every_n_epochs save_precision save_model_as
         cache_latents cache_latents_to_disk enable_bucket min_bucket_reso max_bucket_reso
         bucket_reso_steps bucket_no_upscale caption_extension shuffle_caption keep_tokens
-        caption_dropout_rate caption_prefix flip_aug clip_skip v2 v_parameterization zero_terminal_snr
-        sample_prompts sample_every_n_steps sample_sampler save_state resume
+        caption_dropout_rate caption_prefix flip_aug clip_skip v2 v_parameterization
+        zero_terminal_snr sample_prompts sample_every_n_steps sample_sampler save_state resume
         config_file preset-path""".split()
     GENERATORS = (
         """m model diffusion-model vae taesd p prompt n negative-prompt W H steps cfg-scale s
