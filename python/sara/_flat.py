@@ -1,4 +1,5 @@
-"""The selected entries of many parameters in flat tensors, of which the optimiser's own are views."""
+"""The selected entries of many parameters in flat tensors, of which the optimiser's own are
+views."""
 from __future__ import annotations
 
 from typing import Any, Iterator, Mapping, NamedTuple, Sequence
@@ -14,8 +15,8 @@ DTYPES = {"positions": torch.int32, "values": torch.float32, "exp_avg": torch.fl
 
 
 class Group(dict):  # type: ignore[type-arg]
-    """A param_group. It notices who takes its tensors: between a step and the next forward pass that
-    is somebody who may write to them."""
+    """A param_group. It notices who takes its tensors: between a step and the next forward pass
+    that is somebody who may write to them."""
 
     touched = False
     chosen: list[str]          # names of the parameters that are looked through
@@ -78,7 +79,8 @@ class Flat:
     def written(self) -> list[int]:
         """Indices of the parameters whose values were written since they were marked; one read."""
         blocks = (kernels.marks(self.tensors["values"]) != self.marks).nonzero().view(-1).tolist()
-        found, i = [], 0
+        found: list[int] = []
+        i = 0
         for block in blocks:
             while self.starts[i + 1] <= block * BLOCK:
                 i += 1

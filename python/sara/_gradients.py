@@ -1,4 +1,5 @@
-"""Gradients of the selected entries, taken from the dense ones as autograd makes them (section 4.4)."""
+"""Gradients of the selected entries, taken from the dense ones as autograd makes them (section
+4.4)."""
 from __future__ import annotations
 
 import sys
@@ -114,7 +115,7 @@ class Gradients:
         for leaf, own in made:
             leaf.grad = own
 
-    # ----------------------------------------------------------------------------- between backwards
+    # ---------------------------------------------------------------------------- between backwards
 
     def zero(self, set_to_none: bool) -> None:
         self.spent = False

@@ -21,9 +21,9 @@ class Listener(Protocol):
 
 
 class Watch:
-    """A parameter's hook: autograd has accumulated into its .grad. Of the optimisers that were given
-    the parameter the last one made that is alive hears it, as where a notebook's cell runs again.
-    It lies on the parameter itself: torch swaps no tensors that have weak references."""
+    """A parameter's hook: autograd has accumulated into its .grad. Of the optimisers that were
+    given the parameter the last one made that is alive hears it, as where a notebook's cell runs
+    again. It lies on the parameter itself: torch swaps no tensors that have weak references."""
 
     def __init__(self) -> None:
         self.owners: list[weakref.ref[Any]] = []

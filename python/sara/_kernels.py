@@ -67,7 +67,7 @@ def norm_torch(gradient: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradient, dtype=dtype)
 
 
-# ------------------------------------------------------------------- what is in the model, and marks
+# ------------------------------------------------------------------ what is in the model, and marks
 
 def put(tensor: Tensor, positions: Tensor, values: Tensor) -> None:
     """tensor, whatever its strides, at row-major positions = values."""
@@ -157,7 +157,8 @@ def follow(items: Sequence[Entries]) -> None:
 def adamw(items: Sequence[Entries], numbers: AdamW, clip: float, step: int) -> None:
     """Follows, and makes one step of AdamW: moments, values, and the parameters at the positions.
     step: from 1, since the moments were zero."""
-    options = lib.AdamW(numbers.lr, *numbers.betas, numbers.eps, numbers.weight_decay, 1, clip, step)
+    n = numbers
+    options = lib.AdamW(n.lr, *n.betas, n.eps, n.weight_decay, 1, clip, step)
     lib.call("sara_tensors_adamw", lib.structures(*_fields(items)), len(items), byref(options))
     for item in items:  # so that autograd notices if an older forward pass is still differentiated
         increment_version(item.parameter)
@@ -168,7 +169,8 @@ _FUSED = {"cpu", "cuda", "mps", "xpu"}
 
 def adamw_torch(values: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor,
                 numbers: AdamW, step: Tensor, skipped: Tensor | None) -> None:
-    """In one operation. step: [] float32, from 1. skipped: [] float32, 1 where nothing may change."""
+    """In one operation. step: [] float32, from 1. skipped: [] float32, 1 where nothing may
+    change."""
     n, (beta1, beta2) = numbers, numbers.betas
     if values.device.type in _FUSED:
         torch._fused_adamw_([values], [gradient], [exp_avg], [exp_avg_sq], [], [step], lr=n.lr,
@@ -184,7 +186,7 @@ def adamw_torch(values: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: T
         old.copy_(result if skipped is None else torch.where(skipped.bool(), old, result))
 
 
-# ------------------------------------------------------------------------------------- low-rank term
+# ------------------------------------------------------------------------------------ low-rank term
 
 def nuclear_norm(shape: tuple[int, int], positions: Tensor, values: Tensor) -> tuple[float, Tensor]:
     """Of the matrix that is values [count] at the positions, else zero: the sum of its singular

@@ -5,7 +5,8 @@ import ctypes
 import functools
 import os
 import threading
-from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import (POINTER, Structure, byref, c_char_p, c_double, c_int, c_int64, c_size_t,
+                    c_uint64, c_void_p)
 from typing import Any
 
 import torch
@@ -19,27 +20,32 @@ def _structure(name: str, /, **fields: Any) -> Any:
     return type(name, (Structure,), {"_fields_": list(fields.items())})
 
 
-AdamW = _structure("sara_adamw_options", learning_rate=c_double, beta1=c_double, beta2=c_double, epsilon=c_double, weight_decay=c_double, scale=c_double,
-                   clip=c_double, step=c_int64)
-Part = _structure("sara_adapter_part", name=c_char_p, positions=c_void_p, values=c_void_p, count=c_size_t)
+AdamW = _structure("sara_adamw_options", learning_rate=c_double, beta1=c_double, beta2=c_double,
+                   epsilon=c_double, weight_decay=c_double, scale=c_double, clip=c_double,
+                   step=c_int64)
+Part = _structure("sara_adapter_part", name=c_char_p, positions=c_void_p, values=c_void_p,
+                  count=c_size_t)
 Metadata = _structure("sara_metadata", key=c_char_p, value=c_char_p)
-_ContextOptions = _structure("sara_context_options", allocator=c_void_p, threads=c_int, log=c_void_p, progress=c_void_p, user=c_void_p,
-                             memory_limit=c_uint64)
+_ContextOptions = _structure("sara_context_options", allocator=c_void_p, threads=c_int,
+                             log=c_void_p, progress=c_void_p, user=c_void_p, memory_limit=c_uint64)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "sara_context_new": (c_int, [POINTER(c_void_p), POINTER(_ContextOptions)]),
     "sara_context_error": (c_char_p, [c_void_p]),
     "sara_default_learning_rate": (c_double, [c_double]),
-    "sara_tensors_select": (c_int, [c_void_p, POINTER(c_void_p), POINTER(c_double), c_void_p, c_size_t, c_int, c_double]),
+    "sara_tensors_select": (c_int, [c_void_p, POINTER(c_void_p), POINTER(c_double), c_void_p,
+                                    c_size_t, c_int, c_double]),
     "sara_tensors_selection_free": (None, [c_void_p, c_void_p]),
     "sara_tensors_positions": (c_void_p, [c_void_p, c_size_t, POINTER(c_size_t)]),
     "sara_tensors_gather": (c_int, [c_void_p, c_void_p, c_size_t]),
     "sara_tensors_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_void_p, c_size_t]),
-    "sara_tensors_nuclear_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_size_t]),
+    "sara_tensors_nuclear_norm": (c_int, [c_void_p, POINTER(c_double), c_void_p, c_int64, c_int64,
+                                          c_void_p, c_void_p, c_size_t]),
     "sara_tensors_draw": (c_size_t, [c_size_t, c_uint64, c_uint64]),
     "sara_tensors_marks": (None, [c_void_p, c_void_p, c_size_t]),
     "sara_tensors_follow": (c_int, [c_void_p, c_void_p, c_size_t]),
     "sara_tensors_adamw": (c_int, [c_void_p, c_void_p, c_size_t, POINTER(AdamW)]),
-    "sara_adapter_write": (c_int, [c_void_p, c_char_p, POINTER(Part), c_size_t, POINTER(Metadata), c_size_t, c_char_p]),
+    "sara_adapter_write": (c_int, [c_void_p, c_char_p, POINTER(Part), c_size_t, POINTER(Metadata),
+                                   c_size_t, c_char_p]),
     "sara_adapter_open": (c_int, [c_void_p, POINTER(c_void_p), c_char_p]),
     "sara_adapter_close": (None, [c_void_p, c_void_p]),
     "sara_adapter_part_at": (POINTER(Part), [c_void_p, c_size_t]),
@@ -64,7 +70,8 @@ def context() -> c_void_p:
 
 
 def call(name: str, *arguments: Any) -> None:
-    """library.name(context, *arguments); a status other than 0 is raised with the library's line."""
+    """library.name(context, *arguments); a status other than 0 is raised with the library's
+    line."""
     pointer = context()
     status = getattr(library, name)(pointer, *arguments)
     if status:
@@ -79,11 +86,13 @@ def _string(text: str) -> Any:
 
 def view(name: str, tensor: torch.Tensor, dtype: str | None = None) -> tuple[int, int, int, int]:
     """The sara_tensor_view of a contiguous CPU tensor, which must outlive it."""
-    return _string(name)[1], _string(dtype or DTYPES[tensor.dtype])[1], tensor.data_ptr(), tensor.numel()
+    kind = dtype or DTYPES[tensor.dtype]
+    return _string(name)[1], _string(kind)[1], tensor.data_ptr(), tensor.numel()
 
 
 def structures(*fields: int) -> Any:
-    """Structures one after another, whose fields are pointers and sizes of 8 bytes each; as ctypes takes twenty times as long to make them."""
+    """Structures one after another, whose fields are pointers and sizes of 8 bytes each; as ctypes
+    takes twenty times as long to make them."""
     return (c_int64 * len(fields))(*fields)
 
 

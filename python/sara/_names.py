@@ -1,5 +1,5 @@
-"""Names of a module's parameters as the module itself has them, whatever is wrapped around it or its
-parts."""
+"""Names of a module's parameters as the module itself has them, whatever is wrapped around it or
+its parts."""
 from __future__ import annotations
 
 from typing import Any

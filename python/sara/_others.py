@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._training import Training
 
 
-# ----------------------------------------------------------------------------- before the first step
+# ---------------------------------------------------------------------------- before the first step
 
 def fingerprint(t: "Training") -> dict[str, tuple[torch.dtype, torch.device, Tensor]]:
     """Of the values that were looked through: where they are, and a sum of their bits."""
@@ -71,8 +71,8 @@ def write(t: "Training", flat: Flat, indices: list[int]) -> None:
 
 @torch.no_grad()
 def adopt(t: "Training") -> None:
-    """Tensors that were put in the place of the flats' views, as .data or .grad, and parameters that
-    were moved to another device."""
+    """Tensors that were put in the place of the flats' views, as .data or .grad, and parameters
+    that were moved to another device."""
     local = t.local()
     if any(local[name].device != flat.device for flat, _, name, _ in t.each()):
         _move(t)
@@ -92,7 +92,8 @@ def adopt(t: "Training") -> None:
 
 
 def _move(t: "Training") -> None:
-    pieces = {name: {key: flat.views[key][i] for key in flat.views} for flat, i, name, _ in t.each()}
+    pieces = {name: {key: views[i] for key, views in flat.views.items()}
+              for flat, i, name, _ in t.each()}
     made = {name for name, leaf in t.leaves.items() if leaf.grad is not None}
     steps = [flat.steps for flat in t.flats][0]
     t.lay_out(pieces)
@@ -117,7 +118,8 @@ def entries(t: "Training", flat: Flat, i: int, gradient: Tensor | None = None,
     name, view = flat.names[i], {key: views[i] for key, views in flat.views.items()}
     marks = flat.marks[flat.starts[i] // BLOCK:]
     return kernels.Entries(name, sharded.local(t.chosen[name].detach()), view["positions"],
-                           view["values"], view["exp_avg"], view["exp_avg_sq"], gradient, rank, marks)
+                           view["values"], view["exp_avg"], view["exp_avg_sq"], gradient, rank,
+                           marks)
 
 
 def follow(t: "Training", flat: Flat, part: Part) -> None:
@@ -147,7 +149,8 @@ def settle(t: "Training") -> None:
             p = sharded.local(t.chosen[name].detach()).reshape(-1)
             held = p[state["frozen_positions"]]
             values = state["frozen_values"]
-            state["frozen_values"] = torch.where(held != values.to(held.dtype), held.float(), values)
+            state["frozen_values"] = torch.where(held != values.to(held.dtype), held.float(),
+                                                 values)
 
 
 def check_seen(t: "Training") -> None:
@@ -159,22 +162,22 @@ def check_seen(t: "Training") -> None:
            "torch.compile")
     name = "" if t.begun else loaded(t)
     if name:
-        raise RuntimeError(f"{name}: written to after sara.adamw had selected its entries, and {why},"
-                           " or make it after loading")
+        raise RuntimeError(f"{name}: written to after sara.adamw had selected its entries, and "
+                           f"{why}, or make it after loading")
     for flat in t.flats:
         native = all(part.native for part in flat.parts(t.local()))
         found = flat.written() if native or flat.group.touched else []
         if found:
-            raise RuntimeError(f"{flat.names[found[0]]}: the optimiser's tensor was written to, and "
-                               f"{why}")
+            raise RuntimeError(f"{flat.names[found[0]]}: the optimiser's tensor was written to, "
+                               f"and {why}")
 
 
 def tell_frozen(t: "Training") -> None:
     """A step without gradients: it may be meant."""
     if t.leaves and not any(t.chosen[name].requires_grad for name in t.leaves):
         name = next(iter(t.leaves))
-        warnings.warn(f"{name} and all else that sara.adamw trains was frozen after it was made (as "
-                      "PEFT does it when it injects an adapter): no step is made", stacklevel=4)
+        warnings.warn(f"{name} and all else that sara.adamw trains was frozen after it was made "
+                      "(as PEFT does it when it injects an adapter): no step is made", stacklevel=4)
 
 
 def tell_thawed(t: "Training") -> None:
@@ -183,5 +186,6 @@ def tell_thawed(t: "Training") -> None:
               if p.requires_grad and name not in t.trainable]
     if thawed and not t.told:
         t.told = True
-        warnings.warn(f"{thawed[0]} and {len(thawed) - 1} other parameters ask for gradients since: "
-                      "sara.adamw does not train them; make it anew after unfreezing", stacklevel=4)
+        warnings.warn(f"{thawed[0]} and {len(thawed) - 1} other parameters ask for gradients "
+                      "since: sara.adamw does not train them; make it anew after unfreezing",
+                      stacklevel=4)

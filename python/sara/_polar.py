@@ -4,10 +4,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# x (a + b x^2 + c x^4), one after another, bring [1e-5, 1] to 1 within 3e-7: each is the best of its
-# degree on what the last one leaves (Amsel, Persson, Musco and Gower, arXiv 2505.16932, algorithm 1),
-# from a tenth of the largest on: a steeper one would lose in float32's rounding what it gains.
-# tests/make_polar.py computes them.
+# x (a + b x^2 + c x^4), one after another, bring [1e-5, 1] to 1 within 3e-7: each is the best of
+# its degree on what the last one leaves (Amsel, Persson, Musco and Gower, arXiv 2505.16932,
+# algorithm 1), from a tenth of the largest on: a steeper one would lose in float32's rounding what
+# it gains. tests/make_polar.py computes them.
 STEPS = (
     (5.59255136, -13.7810381, 9.60558977),
     (3.84518468, -4.47923243, 1.47591092),

@@ -40,8 +40,9 @@ def check(name: str, p: Tensor) -> None:
     if is_sharded(p):
         split = [p.placements[i] for i in _shards(p)]  # type: ignore[attr-defined]
         if len(split) > 1 or not all(isinstance(kind, Shard) and kind.dim == 0 for kind in split):
-            raise ValueError(f"{name}: sharded as {p.placements}, expected over its "  # type: ignore
-                             "first dimension alone, as FSDP2 does it unless told otherwise")
+            how = p.placements  # type: ignore[attr-defined]
+            raise ValueError(f"{name}: sharded as {how}, expected over its first dimension alone, "
+                             "as FSDP2 does it unless told otherwise")
 
 
 def group(parameters: Sequence[Tensor]) -> Any:

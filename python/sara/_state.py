@@ -55,7 +55,7 @@ def pack(t: "Training", packed: dict[str, Any]) -> dict[str, Any]:
     return packed
 
 
-# ---------------------------------------------------------------------------------------- what comes
+# --------------------------------------------------------------------------------------- what comes
 
 def _checked(name: str, t: "Training", saved: Mapping[str, Any]) -> dict[str, Tensor]:
     """A parameter's saved state in the optimiser's dtypes; this process's part of it."""

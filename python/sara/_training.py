@@ -1,5 +1,5 @@
-"""What an optimiser knows of its model: parameters, the entries selected of them, and counters. It is
-one object, which whatever is wrapped around the optimiser shares with it."""
+"""What an optimiser knows of its model: parameters, the entries selected of them, and counters. It
+is one object, which whatever is wrapped around the optimiser shares with it."""
 from __future__ import annotations
 
 import math
@@ -28,8 +28,9 @@ class Training:
     def __init__(self, specs: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any],
                  whole: Mapping[str, Any], include: Patterns, exclude: Patterns,
                  own: Mapping[str, Any]) -> None:
-        """specs: of the groups. defaults: what param_groups hold. whole: the budget of groups without
-        one. own: values of OWN and rank_names. Nothing of the model is changed before begin()."""
+        """specs: of the groups. defaults: what param_groups hold. whole: the budget of groups
+        without one. own: values of OWN and rank_names. Nothing of the model is changed before
+        begin()."""
         self.max_grad_norm: float = own["max_grad_norm"]
         self.lambda_rank: float = own["lambda_rank"]
         self.progressive_iter: int = own["progressive_iter"]
@@ -79,8 +80,8 @@ class Training:
         for name, p in parameters.items():
             check_hashable(name, p)
         if is_applied(parameters.values()):
-            raise ValueError("an adapter is applied to the model: sara.merge(model) makes it part of "
-                             "the base, sara.remove(model) takes it off")
+            raise ValueError("an adapter is applied to the model: sara.merge(model) makes it part "
+                             "of the base, sara.remove(model) takes it off")
         self.parameters.update(parameters)
         self.trainable.update({name: p for name, p in parameters.items() if hooks.asks(p)})
         self.chosen.update(chosen)
@@ -193,7 +194,7 @@ class Training:
             elif trained:
                 hooks.sleep(p)
 
-    # ----------------------------------------------------------------------------------------- views
+    # ---------------------------------------------------------------------------------------- views
 
     def each(self) -> Iterator[tuple[Flat, int, str, Tensor]]:
         """flat, index in it, name, the optimiser's tensor"""
@@ -211,7 +212,7 @@ class Training:
             self.base = base_of(self.parameters)
         return self.base
 
-    # ---------------------------------------------------------------------------------- what is heard
+    # -------------------------------------------------------------------------------- what is heard
 
     def gradient_made(self, p: Tensor) -> None:
         self.gradients.made(p)
@@ -233,4 +234,5 @@ def check_option(name: str, value: float, least: float = 0, below: float = math.
     below = min(below, 2 ** 63) if whole else below
     if not least <= float(value) < below or whole and value != int(value):
         kind = "a whole number of " if whole else ""
-        raise ValueError(f"{name}={value}, expected {kind}at least {least:g} and less than {below:g}")
+        raise ValueError(f"{name}={value}, expected {kind}at least {least:g} and less than "
+                         f"{below:g}")

@@ -29,7 +29,7 @@ def step(t: "Training", scale: Tensor | None, found_inf: Tensor | None) -> None:
     others.tell_thawed(t)
     if not _any_gradient(t):
         others.tell_frozen(t)
-        t.numbers = dict(grad_norm=0.0, rank_loss=0.0, rank_name="", skipped=False, reselected=False)
+        t.numbers = {"grad_norm": 0.0}
         return
     others.check_seen(t)
     _check_sizes(t)
@@ -196,7 +196,8 @@ def _rank_term(t: "Training", name: str) -> tuple[Number, Tensor]:
 def _follow_and_update(t: "Training", parts: Parts, norm: Number,
                        skipped: Tensor | None) -> tuple[str, Number]:
     """The matrix that was drawn and its low-rank term."""
-    drawn, rank, value = _draw(t), None, 0.0
+    drawn, rank = _draw(t), None
+    value: Number = 0.0
     for flat, part in parts:
         if not part.native:
             others.follow(t, flat, part)

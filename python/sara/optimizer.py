@@ -35,30 +35,31 @@ class _Shared:
 class AdamW(torch.optim.Optimizer):
     """SaRA (arXiv 2409.06633) as a torch optimiser.
 
-    model: a module, named parameters, or a list of groups {"params": module or named parameters, and
-        any of threshold, fraction, count, lr, betas, eps, weight_decay}. Of each tensor that requires
-        a gradient the entries with |p| < threshold are trained.
+    model: a module, named parameters, or a list of groups {"params": module or named parameters,
+        and any of threshold, fraction, count, lr, betas, eps, weight_decay}. Of each tensor that
+        requires a gradient the entries with |p| < threshold are trained.
     threshold | fraction | count: the budget, 5.8 % of the entries if none is given (section 4.1).
     lr: None for 1e-3 exp(-350 threshold).
     max_grad_norm: of the selected entries' gradients together; 0 leaves clipping to the caller.
     lambda_rank: weight of the nuclear norm of one matrix P * M in each step (section 4.2), drawn by
         seed, or the step's of rank_names.
     progressive_iter: before this step (from 0) only entries still below the threshold go on being
-        trained, with new moments (section 4.3); or total_steps, of which it is half. Neither, or 0:
-        never.
+        trained, with new moments (section 4.3); or total_steps, of which it is half. Neither, or
+        0: never.
     include, exclude: shell patterns of parameter names.
 
     param_groups hold a float32 tensor [selected] for each parameter with selected entries, with its
     .grad; "names" are the parameters'. The model's parameters stay as they are: step() writes the
     values into them, rounded to their dtype; their .grad is taken as soon as autograd has made it
-    (section 4.4). After a step `last` tells grad_norm (before clipping), rank_loss, rank_name, active
-    (entries), skipped (gradients not finite: nothing was changed), reselected.
+    (section 4.4). Whatever else is written to the parameters or to these tensors is heeded. After a
+    step `last` tells grad_norm (before clipping), rank_loss, rank_name, active (entries), skipped
+    (gradients not finite: nothing was changed), reselected.
     """
 
     max_grad_norm, lambda_rank, progressive_iter, seed, rank_names = (_Shared() for _ in range(5))
 
-    def __init__(self, model: Model, threshold: float | None = None, *, fraction: float | None = None,
-                 count: float | None = None, lr: float | None = None,
+    def __init__(self, model: Model, threshold: float | None = None, *,
+                 fraction: float | None = None, count: float | None = None, lr: float | None = None,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 1e-2, max_grad_norm: float = 1.0, lambda_rank: float = 5e-4,
                  progressive_iter: int | None = None, total_steps: int | None = None,
@@ -84,8 +85,8 @@ class AdamW(torch.optim.Optimizer):
         """What the last step did; reads it from the device."""
         t = self._training
         update.read_count(t)
-        numbers = dict(grad_norm=math.nan, rank_loss=0.0, rank_name="", skipped=False,
-                       reselected=False)
+        numbers: dict[str, Any] = dict(grad_norm=math.nan, rank_loss=0.0, rank_name="",
+                                       skipped=False, reselected=False)
         for name, value in t.numbers.items():
             number = value.item() if isinstance(value, torch.Tensor) else value
             numbers[name] = bool(number) if name == "skipped" else number
@@ -104,8 +105,8 @@ class AdamW(torch.optim.Optimizer):
         return self._training.base_of_model()[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("sara.adamw belongs to its model's tensors and cannot be copied or pickled; "
-                        "state_dict() and load_state_dict() do that")
+        raise TypeError("sara.adamw belongs to its model's tensors and cannot be copied or "
+                        "pickled; state_dict() and load_state_dict() do that")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if "names" not in param_group:
@@ -122,7 +123,8 @@ class AdamW(torch.optim.Optimizer):
         parameters (section 4). Without any gradient nothing happens."""
         t = self._training
         if t.rank_names is not None and t.draws >= len(t.rank_names):
-            raise ValueError(f"rank_names: {len(t.rank_names)} names, but this is step {t.draws + 1}")
+            raise ValueError(f"rank_names: {len(t.rank_names)} names, but this is step "
+                             f"{t.draws + 1}")
         with torch.enable_grad():
             loss = None if closure is None else closure()
         update.step(t, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
@@ -133,22 +135,23 @@ class AdamW(torch.optim.Optimizer):
         self._training.gradients.zero(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's, with the selected entries' values and positions, and "sara". A run goes on exactly
-        from the base and from the trained model. Of sharded parameters all processes call it."""
+        """torch's, with the selected entries' values and positions, and "sara". A run goes on
+        exactly from the base and from the trained model. Of sharded parameters all processes call
+        it."""
         if sys._getframe(1).f_globals.get("__name__") == "torch.distributed.checkpoint.state_dict":
             raise ValueError("get_optimizer_state_dict finds no parameters of the model in "
                              "sara.adamw's groups; save optimizer.state_dict(), which is whole in "
                              "every process")
-        for hook in self._optimizer_state_dict_pre_hooks.values():
-            hook(self)
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         first, groups = 0, []
         for group in self._training.groups:
             own = {key: value for key, value in group.items() if key != "params"}
             groups.append({**own, "params": list(range(first, first + len(group["names"])))})
             first += len(group["names"])
         packed = state.pack(self._training, {"state": {}, "param_groups": groups})
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            packed = hook(self, packed) or packed
+        for after in self._optimizer_state_dict_post_hooks.values():
+            packed = after(self, packed) or packed
         return packed
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -162,9 +165,9 @@ class AdamW(torch.optim.Optimizer):
 
     def save(self, path: str, *, dtype: str = "fp32", target: str | None = None,
              metadata: Mapping[str, str] | None = None) -> None:
-        """The adapter file that `sara train` would write, of all entries selected at first; values as
-        "fp32", "fp16" or "bf16". target: None for "unet", or "transformer" where the model's class is
-        called so. Of sharded parameters all processes call it, and one writes."""
+        """The adapter file that `sara train` would write, of all entries selected at first; values
+        as "fp32", "fp16" or "bf16". target: None for "unet", or "transformer" where the model's
+        class is called so. Of sharded parameters all processes call it, and one writes."""
         state.save(self._training, path, dtype, target, metadata)
 
 

@@ -7,7 +7,6 @@ from typing import Any, Iterable, Mapping, Sequence, Union
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from . import _library as lib
 from . import _sharded as sharded
@@ -50,14 +49,15 @@ def _matching(parameters: Mapping[str, Tensor], patterns: Patterns, option: str)
 
 
 def _check_trainable(name: str, p: Tensor) -> None:
-    if isinstance(p, UninitializedParameter):
+    if isinstance(p, nn.UninitializedParameter):
         raise ValueError(f"{name}: not initialised yet; run a forward pass before")
     data = sharded.local(p.detach())
     if (type(data) is not Tensor or data.layout != torch.strided or data.is_meta
             or data.dtype not in lib.DTYPES or p.numel() >= 2 ** 31):
         raise ValueError(
-            f"{name}: {type(p.data).__name__} of {p.numel()} entries, {p.dtype}; expected an ordinary "
-            "tensor (with data) of less than 2147483648 entries, float32, float16 or bfloat16")
+            f"{name}: {type(p.data).__name__} of {p.numel()} entries, {p.dtype}; expected an "
+            "ordinary tensor (with data) of less than 2147483648 entries, float32, float16 or "
+            "bfloat16")
     sharded.check(name, p)
 
 
@@ -94,9 +94,9 @@ def budget(threshold: float | None = None, fraction: float | None = None,
 
 def positions_below(parameters: Mapping[str, Tensor], kind: str,
                     value: float) -> tuple[float, dict[str, Tensor]]:
-    """The threshold that a budget comes to, and name -> positions [selected] int32, ascending, on the
-    parameter's device. What lies on other devices is copied to the CPU for this once, so that the
-    entries are the same wherever the model is."""
+    """The threshold that a budget comes to, and name -> positions [selected] int32, ascending, on
+    the parameter's device. What lies on other devices is copied to the CPU for this once, so that
+    the entries are the same wherever the model is."""
     if any(map(sharded.is_sharded, parameters.values())):
         return sharded.positions_below(parameters, kind, value)
     tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
@@ -126,8 +126,8 @@ def select(model: "nn.Module | Mapping[str, nn.Parameter]", threshold: float | N
 def report(model: "nn.Module | Mapping[str, nn.Parameter]", threshold: float | None = None, *,
            fraction: float | None = None, count: float | None = None, include: Patterns = None,
            exclude: Patterns = None) -> str:
-    """A table of how many entries of each block a budget would train, with its threshold and default
-    learning rate."""
+    """A table of how many entries of each block a budget would train, with its threshold and
+    default learning rate."""
     parameters = eligible(named(model), include, exclude)
     resolved, positions = positions_below(parameters, *budget(threshold, fraction, count))
     blocks: dict[str, list[int]] = {}
