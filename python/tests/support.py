@@ -88,7 +88,7 @@ def relative(a, b):
 
 def bits(tensor):
     """What two tensors must have in common to be the same bit for bit, NaN and -0 included."""
-    flat = tensor.detach().contiguous()
+    flat = tensor.detach().cpu().contiguous()
     return tensor.dtype, tensor.shape, ctypes.string_at(flat.data_ptr(), flat.numel() * flat.element_size()) if flat.numel() else b""
 
 
