@@ -92,7 +92,7 @@ class Masked:
         self.lr, self.t, self.entries = lr, 0, []
         for p in model.parameters():
             index = (p.detach().abs().flatten() < threshold).nonzero().flatten()
-            self.entries.append([p, index, torch.zeros(len(index)), torch.zeros(len(index))])
+            self.entries.append([p, index, *torch.zeros(2, len(index), device=p.device)])
         self.selected = sum(len(e[1]) for e in self.entries)
 
     @torch.no_grad()
