@@ -33,6 +33,22 @@ static void test_caption_files(void **state)
     assert_null(test->log);
 }
 
+/* A mebibyte is the most. */
+static void test_long_captions(void **state)
+{
+    static char text[(1 << 20) + 2];
+    dataset_test *test = *state;
+    memset(text, 'x', (1 << 20) + 1);
+    dataset_put(test, "a.png", "");
+    dataset_put(test, "a.txt", text);
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "1048577 bytes, expected at most 1048576",
+                   dataset_scan(test));
+    text[1 << 20] = '\0';
+    dataset_put(test, "a.txt", text);
+    assert_ok(test->ctx, dataset_scan(test));
+    assert_string_equal(test->data.items[0].caption, text);
+}
+
 /* An empty caption is one, and is told. */
 static void test_empty_captions(void **state)
 {
@@ -263,6 +279,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         DATASET_TEST(test_caption_files),
         DATASET_TEST(test_empty_captions),
+        DATASET_TEST(test_long_captions),
         DATASET_TEST(test_caption_extension),
         DATASET_TEST(test_capitals_of_extensions),
         DATASET_TEST(test_instance_prompt_wins),

@@ -335,15 +335,23 @@ static void test_loop_in_a_hidden_folder(void **state)
     DATASET_ASSERT(test, "a.png: x");
 }
 
+static void put_at_depth(const dataset_test *test, int depth)
+{
+    char name[200] = "";
+    for (int i = 0; i < depth; i++)
+        strcat(name, "d/");
+    strcat(name, "a.png");
+    dataset_put(test, name, "");
+}
+
 static void test_too_deep(void **state)
 {
     dataset_test *test = *state;
-    char name[200] = "";
-    for (int i = 0; i < 70; i++)
-        strcat(name, "d/");
-    strcat(name, "a.png");
     test->options.instance_prompt = "x";
-    dataset_put(test, name, "");
+    put_at_depth(test, 64);
+    assert_ok(test->ctx, dataset_scan(test));
+    assert_int_equal(test->data.count, 1);
+    put_at_depth(test, 65);
     assert_refused(test->ctx, SARA_ERROR_INPUT, "folders more than 64 deep", dataset_scan(test));
 }
 

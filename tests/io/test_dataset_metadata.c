@@ -104,6 +104,11 @@ static void test_names_that_lead_out(void **state)
     dataset_put(test, "..a/b..png", "");
     dataset_put(test, "metadata.jsonl", "{\"file_name\": \"..a/b..png\", \"text\": \"x\"}");
     DATASET_ASSERT(test, "..a/b..png: x");
+    dataset_put(test, "c:.png", ""); /* of a drive only with a slash behind it */
+    dataset_put(test, "metadata.jsonl", "{\"file_name\": \"c:.png\", \"text\": \"x\"}");
+    DATASET_ASSERT(test, "c:.png: x");
+    dataset_put(test, "metadata.jsonl", "{\"file_name\": \"c:\", \"text\": \"x\"}");
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "\"c:\", expected .png", dataset_scan(test));
 }
 
 /* What pandas makes of the same text (make_csv.py). */
@@ -327,6 +332,26 @@ static void test_nearest_names(void **state)
     }
 }
 
+/* Of names that are as near the first in order; capitals from A to Z, put in at the beginning. */
+static void test_equally_near_names(void **state)
+{
+    static const char *const near[][2] = {{"cat_2.png", " is cat_1.png"},
+                                          {"AZ0.png", " is az1.png"},
+                                          {"xycat_1.png", " is cat_1.png"}};
+    dataset_test *test = *state;
+    char row[128];
+    dataset_put(test, "az1.png", "");
+    dataset_put(test, "b00.png", "");
+    dataset_put(test, "cat_1.png", "");
+    dataset_put(test, "cat_3.png", "");
+    dataset_put(test, "xy_zzz1.png", "");
+    for (size_t i = 0; i < sizeof(near) / sizeof(*near); i++) {
+        snprintf(row, sizeof(row), "file_name,text\n%s,x\n", near[i][0]);
+        dataset_put(test, "metadata.csv", row);
+        assert_refused(test->ctx, SARA_ERROR_INPUT, near[i][1], dataset_scan(test));
+    }
+}
+
 /* A metadata file of a folder below names files from there, as imagefolder reads it. */
 static void test_metadata_below(void **state)
 {
@@ -366,6 +391,7 @@ int main(void)
         DATASET_TEST(test_same_names_of_captions),
         DATASET_TEST(test_ambiguous_names),
         DATASET_TEST(test_nearest_names),
+        DATASET_TEST(test_equally_near_names),
         DATASET_TEST(test_metadata_below),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,20 @@ BUILD(build_smaller, sara_nn_upsample(tape, y, in[0], 1, 2))
 BUILD(build_last, sara_nn_to_channels_last(tape, y, in[0]))
 BUILD(build_first, sara_nn_to_channels_first(tape, y, in[0]))
 
+/* A gradient that comes twice is added to itself. */
+static sara_status build_last_twice(sara_tape *tape, sara_var **y, sara_var *const *in,
+                                    sara_param *const *params)
+{
+    sara_var *a, *b;
+    sara_status status;
+    (void)params;
+    TRY(sara_nn_to_channels_last(tape, &a, in[0]));
+    TRY(sara_nn_to_channels_last(tape, &b, in[0]));
+    TRY(sara_nn_add(tape, y, a, b));
+done:
+    return status;
+}
+
 static void test_gradients(void **state)
 {
     (void)state;
@@ -31,6 +45,7 @@ static void test_gradients(void **state)
         {.name = "upsample, odd", .build = build_odd_size, .in = {image}, .in_count = 1},
         {.name = "upsample, smaller", .build = build_smaller, .in = {image}, .in_count = 1},
         {.name = "to_channels_last", .build = build_last, .in = {image}, .in_count = 1},
+        {.name = "twice to_channels_last", .build = build_last_twice, .in = {image}, .in_count = 1},
         {.name = "to_channels_first", .build = build_first, .in = {image}, .in_count = 1},
     };
     for (size_t i = 0; i < sizeof(graphs) / sizeof(*graphs); i++)
@@ -84,6 +99,29 @@ static void test_nearest(void **state)
     }
 }
 
+/* Where the same function of torch, which multiplies by a rounded quotient, is one pixel short. */
+static void test_nearest_of_rounded_quotients(void **state)
+{
+    (void)state;
+    static const int rows[][4] = {{26, 44, 22, 12},
+                                  {14, 46, 23, 6},
+                                  {28, 46, 23, 13}, /* in, out, */
+                                  {30, 58, 29, 14},
+                                  {14, 46, 46 - 1, 13}}; /* place, source */
+    for (size_t k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+        test_nn nn = test_nn_open("cpu");
+        const sara_shape shape = sara_shape4(1, 1, rows[k][0], 1);
+        float data[32];
+        sara_var *x, *y;
+        for (int i = 0; i < rows[k][0]; i++)
+            data[i] = (float)i;
+        assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &x, &shape, data, false));
+        assert_ok(nn.ctx, sara_nn_upsample(nn.tape, &y, x, 1, rows[k][1]));
+        assert_int_equal((int)y->data[rows[k][2]], rows[k][3]);
+        test_nn_close(&nn);
+    }
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -113,9 +151,8 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gradients),
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_gradients), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_nearest),   cmocka_unit_test(test_nearest_of_rounded_quotients),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -260,6 +260,29 @@ static void test_inspect_counts(void **state)
     }
 }
 
+/* Four bins to a power of ten, the first from zero and the last without end. */
+static void test_inspect_histogram(void **state)
+{
+    fixture *f = *state;
+    const sara_params *params = sara_unet_params(f->model->unet);
+    float *values = params->items[0].value.data;
+    const float ends[] = {10.0f, 11.0f, 1e30f, 1e-30f, 0.0f};
+    int64_t expected[SARA_HISTOGRAM_BINS] = {0};
+    sara_model_report report;
+    memcpy(values, ends, sizeof(ends));
+    for (size_t i = 0; i < params->count; i++)
+        for (int64_t j = 0; j < sara_shape_count(&params->items[i].value.shape); j++) {
+            double magnitude = fabs((double)((const float *)params->items[i].value.data)[j]);
+            int bin = SARA_HISTOGRAM_BINS - 1;
+            while (bin > 0 && magnitude < pow(10, (bin - 20) / 4.0))
+                bin--;
+            expected[bin]++;
+        }
+    assert_ok(f->ctx, sara_model_inspect(f->ctx, &report, f->model));
+    assert_true(expected[0] > 0 && expected[SARA_HISTOGRAM_BINS - 1] == 3);
+    assert_memory_equal(report.histogram, expected, sizeof(expected));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -271,6 +294,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_failed_save, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loading_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_inspect_counts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_inspect_histogram, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

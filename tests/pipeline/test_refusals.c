@@ -103,6 +103,12 @@ static void test_init_latents(void **state)
     start_from(f, "latents", sara_shape4(2, 4, 16, 16));
     REFUSED("holds 2 latents, batch_count is 3", o.batch_count = 3);
     REFUSED("asked for 128x0", o.width = 128);
+    start_from(f, "latents", sara_shape4(1, 4, 4, 8));
+    REFUSED("latents are for 32x16, asked for 16x0", o.width = 16);
+    REFUSED("latents are for 32x16, asked for 0x32", o.height = 32);
+    f->options.width = 32;
+    f->options.height = 16;
+    assert_ok(f->ctx, sara_generate_check_model(f->ctx, f->model, &f->options));
 }
 
 /* What stands at an end of its range is taken. */
