@@ -60,6 +60,16 @@ class Flat:
     def mark(self) -> None:
         """The model has the values."""
         self.marks = kernels.marks(self.tensors["values"])
+        self.seen()
+
+    def seen(self) -> None:
+        self.group.touched, self.version = False, self.tensors["values"]._version
+
+    def touched(self) -> bool:
+        """Somebody may have written to the values since, as far as the host knows: by tensors that
+        were taken from the group, or in place. Not by .data of tensors that are held since
+        before."""
+        return self.group.touched or self.tensors["values"]._version != self.version
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """Each parameter's part of a tensor [size]."""

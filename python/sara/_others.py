@@ -52,11 +52,12 @@ def before_forward(t: "Training", training: bool) -> None:
         t.select_again()
     adopt(t)
     local = t.local()
+    looked = [flat for flat in t.flats
+              if flat.touched() or all(part.native for part in flat.parts(local))]
+    for flat in looked:
+        write(t, flat, flat.written())
     for flat in t.flats:
-        if flat.group.touched or all(part.native for part in flat.parts(local)):
-            write(t, flat, flat.written())
-    for group in t.groups:
-        group.touched = False
+        flat.seen()
     t.seen_forward = True
 
 
@@ -166,7 +167,7 @@ def check_seen(t: "Training") -> None:
                            f"{why}, or make it after loading")
     for flat in t.flats:
         native = all(part.native for part in flat.parts(t.local()))
-        found = flat.written() if native or flat.group.touched else []
+        found = flat.written() if native or flat.touched() else []
         if found:
             raise RuntimeError(f"{flat.names[found[0]]}: the optimiser's tensor was written to, "
                                f"and {why}")

@@ -58,8 +58,8 @@ def step(t: "Training", scale: Tensor | None, found_inf: Tensor | None) -> None:
                      weight=t.lambda_rank, skipped=not done if skipped is None else skipped)
     t.begun = t.begun or done
     t.gradients.spent, t.gradients.fresh, t.seen_forward = True, False, False
-    for group in t.groups:
-        group.touched = False
+    for flat in t.flats:
+        flat.seen()
 
 
 # ---------------------------------------------------------------------------------------- gradients
