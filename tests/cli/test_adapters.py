@@ -87,6 +87,26 @@ class Beyond(Adapters):
         self.ok("merge", "-m", BASE, "--dtype", "fp32", "--adapter", path, "-o", "out")
 
 
+class Merged(Adapters):
+    def test_told(self):
+        """What fp16 loses of changes that are about as small as its steps."""
+        path = self.adapter("a.safetensors", NAMES[:2], 3, 2e-5)
+        out = self.ok("merge", "-m", BASE, "--adapter", path, "-o", "out").out
+        changed = away = change2 = lost2 = 0
+        for name in NAMES[:2]:
+            for value in self.values(name)[::3]:
+                moved, = struct.unpack("<f", struct.pack("<f", value + 2e-5))
+                kept, = struct.unpack("<e", struct.pack("<e", moved))
+                changed += 1
+                away += kept == value
+                change2 += (moved - value) ** 2
+                lost2 += (kept - moved) ** 2
+        self.assertTrue(0 < away < changed)
+        self.assertEqual(out, f"out\n{changed} entries changed (L2 {change2 ** 0.5:.4g}); rounding "
+                              f"takes {away} of them back to the base's value, "
+                              f"{100 * (lost2 / change2) ** 0.5:.2f} % of the change (L2) is lost\n")
+
+
 class Inspect(Adapters):
     def report(self, *args):
         return json.loads(self.ok("inspect", "--json", *args).out)
@@ -210,6 +230,7 @@ class Inspect(Adapters):
         report = self.report("--adapter", "example.safetensors")
         self.assertEqual((report["entries"], report["tensors"]), (3, 1))
         self.assertEqual((report["position_bytes"], report["dtype"]), (4, "F32"))
+        self.assertAlmostEqual(report["bytes_per_position"], 4 / 3, places=8)
         tensors = read_safetensors(self.path("example.safetensors"))[0]
         self.assertEqual(tensors["conv_in.weight.positions"][2], varints([3, 4, 300]))
         self.assertEqual(

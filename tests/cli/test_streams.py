@@ -47,6 +47,17 @@ class Streams(Case):
         count = re.search(r"(\d+) of 942196", result.out).group(1)
         self.assertEqual(metadata["sara.selected"], count)
 
+    def test_losses(self):
+        """The means over the first and the last twenty steps, in this order."""
+        replay = self.write_replay("replay.safetensors", 23)
+        out = self.ok("train", "--unet-only", UNET, "--replay", replay, "-o", "run").out
+        with open(self.path("run", "log.jsonl"), encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        losses = [line["loss"] for line in lines if "step" in line]
+        first, last = sum(losses[:20]) / 20, sum(losses[-20:]) / 20
+        self.assertNotEqual(f"{first:.4f}", f"{last:.4f}")
+        self.assertIn(f"23 steps done, loss {first:.4f} -> {last:.4f}\n", out)
+
     def test_generate(self):
         result = self.ok("generate", "-m", BASE, "-p", "a fox", "--steps", "2", "-o", "fox.png")
         self.assertEqual(result.out, "fox.png\n")

@@ -335,13 +335,13 @@ static void test_nearest_names(void **state)
 /* Of names that are as near the first in order; capitals from A to Z, put in at the beginning. */
 static void test_equally_near_names(void **state)
 {
-    static const char *const near[][2] = {{"cat_2.png", " is cat_1.png"},
-                                          {"AZ0.png", " is az1.png"},
-                                          {"xycat_1.png", " is cat_1.png"}};
+    static const char *const near[][2] = {
+        {"cat_2.png", " is cat_1.png"}, {"AZ0.png", " is az1.png"}, {"zzbird.png", " is bird.png"}};
     dataset_test *test = *state;
     char row[128];
     dataset_put(test, "az1.png", "");
-    dataset_put(test, "b00.png", "");
+    dataset_put(test, "azbixx.png", ""); /* three letters are others than those of zzbird.png */
+    dataset_put(test, "bird.png", "");
     dataset_put(test, "cat_1.png", "");
     dataset_put(test, "cat_3.png", "");
     dataset_put(test, "xy_zzz1.png", "");

@@ -264,15 +264,19 @@ static void test_memory(void **state)
 /* 2, -1.5, 0 and the smallest, 2^-9 */
 static const uint8_t codes[] = {0x40, 0xBC, 0x00, 0x01};
 
-static void put_scaled(float scale)
+static void put_scales(const float *scales, sara_shape shape)
 {
-    const sara_shape none = {0, {0}};
     const sara_tensor_source sources[] = {{"x.weight", SARA_F8_E4M3, sara_shape2(2, 2), codes},
-                                          {"x.scale_weight", SARA_F32, none, &scale},
-                                          {"y.weight", SARA_F32, sara_shape1(1), &scale}};
+                                          {"x.scale_weight", SARA_F32, shape, scales},
+                                          {"y.weight", SARA_F32, sara_shape1(1), scales}};
     char *path = test_join(folder, STEM ".safetensors");
     assert_ok(ctx, sara_safetensors_save(ctx, path, sources, 3, NULL, 0));
     free(path);
+}
+
+static void put_scaled(float scale)
+{
+    put_scales(&scale, (sara_shape){0, {0}});
 }
 
 static sara_status read_scaled(sara_context *c, const char *where)
@@ -314,6 +318,41 @@ static void test_scales(void **state)
     sara_weights_close(weights);
 }
 
+/* Where fp16 ends: halfway to what would follow 65504 it rounds to infinity. */
+static void test_largest_scaled(void **state)
+{
+    (void)state;
+    sara_weights *weights = NULL;
+    uint16_t halves[4];
+    put_scaled(32760);
+    assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, NULL));
+    assert_refused(ctx, SARA_ERROR_INPUT, "x.weight: holds values beyond 65504",
+                   sara_weights_read_as(weights, halves, SARA_F16, sara_weights_at(weights, 0)));
+    sara_weights_close(weights);
+    put_scaled(32759);
+    assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, NULL));
+    assert_ok(ctx, sara_weights_read_as(weights, halves, SARA_F16, sara_weights_at(weights, 0)));
+    assert_int_equal(halves[0], 0x7BFF); /* 65504 */
+    sara_weights_close(weights);
+}
+
+/* As many scales as rows, in a column; in a row they would be of columns. */
+static void test_scales_of_rows(void **state)
+{
+    (void)state;
+    static const float scales[] = {0.5f, 0.25f};
+    sara_weights *weights = NULL;
+    float values[4];
+    put_scales(scales, sara_shape2(2, 1));
+    assert_ok(ctx, sara_weights_open(ctx, &weights, folder, STEM, NULL));
+    assert_ok(ctx, sara_weights_read(weights, values, sara_weights_find(weights, "x.weight")));
+    assert_true(values[0] == 1 && values[1] == -0.75f && values[3] == 0x1p-11f);
+    sara_weights_close(weights);
+    put_scales(scales, sara_shape2(1, 2));
+    assert_refused(ctx, SARA_ERROR_INPUT, "x.scale_weight: shape [1,2], expected one scale or one",
+                   sara_weights_open(ctx, &weights, folder, STEM, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +367,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_scales, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_largest_scaled, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_scales_of_rows, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

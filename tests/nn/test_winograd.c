@@ -121,6 +121,12 @@ static void test_what_fits(void **state)
     const sara_conv_shape large = test_conv_shape(1, 8, 8, 64, 64, 5, 1, same);
     const sara_conv_shape narrow = test_conv_shape(1, 8, 8, 4, 64, 3, 1, same);
     const sara_conv_shape thin = test_conv_shape(1, 8, 8, 64, 4, 3, 1, same);
+    sara_conv_shape high = test_conv_shape(1, 8, 8, 64, 64, 3, 1, same), wide = high;
+    assert_true(sara_winograd_fits(&high));
+    high.pad_top = 3;
+    wide.pad_left = 3;
+    assert_false(sara_winograd_fits(&high));
+    assert_false(sara_winograd_fits(&wide));
     assert_false(sara_winograd_fits(&strided));
     assert_false(sara_winograd_fits(&large));
     assert_false(sara_winograd_fits(&narrow));

@@ -223,6 +223,7 @@ static void test_peft_config(void **state)
     assert_string_equal(json_string_value(json_object_get(config, "peft_type")), "LORA");
     assert_int_equal(json_integer_value(json_object_get(config, "r")), 4);
     assert_int_equal(json_integer_value(json_object_get(config, "lora_alpha")), 4);
+    assert_true(json_is_true(json_object_get(config, "inference_mode"))); /* as PEFT saves it */
     const char *key = "down_blocks\\.0\\.attentions\\.0\\.transformer_blocks\\.0\\.attn2\\.to_k";
     json_t *ranks = json_object_get(config, "rank_pattern");
     assert_int_equal(json_integer_value(json_object_get(ranks, key)), 3);

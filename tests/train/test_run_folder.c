@@ -117,6 +117,40 @@ static void test_left_lock(void **state)
     assert_false(test_run_has(run, ".lock"));
 }
 
+/* What a killed run left half-written goes, also beside its pictures; other hidden files stay. */
+static void test_remains(void **state)
+{
+    static const char *const remains[] = {".sara-12.tmp", ".checkpoint-3.partial",
+                                          "samples/.sara-7.tmp"};
+    test_run *run = *state;
+    assert_ok(run->ctx, sara_directory_make(run->ctx, test_text(run, "%s/samples", run->output)));
+    for (size_t i = 0; i < 3; i++)
+        test_run_write(run, remains[i], "x", 1);
+    test_run_write(run, ".notes", "x", 1);
+    assert_ok(run->ctx, test_run_train(run));
+    for (size_t i = 0; i < 3; i++)
+        assert_false(test_run_has(run, remains[i]));
+    assert_true(test_run_has(run, ".notes"));
+}
+
+static void test_checkpoint_numbers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int64_t number;
+    } cases[] = {{"checkpoint-0", 0},
+                 {"checkpoint-012", 12},
+                 {"checkpoint-999999999999999999", 999999999999999999},
+                 {"checkpoint-", -1},
+                 {"checkpoint-5x", -1},
+                 {"checkpoint--5", -1},
+                 {".checkpoint-5", -1},
+                 {"checkpoint-1000000000000000000", -1}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+        assert_true(sara_checkpoint_number(cases[i].name) == cases[i].number);
+}
+
 static void test_output_is_a_file(void **state)
 {
     test_run *run = *state;
@@ -244,12 +278,20 @@ static void test_reproducible(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_contents),     TEST_TINY(test_limits),
-        TEST_TINY(test_existing_run), TEST_TINY(test_limit_and_larger_number),
-        TEST_TINY(test_failed_start), TEST_TINY(test_locked),
-        TEST_TINY(test_left_lock),    TEST_TINY(test_output_is_a_file),
-        TEST_CASE(test_log),          TEST_TINY(test_log_is_cut),
-        TEST_TINY(test_mean_losses),  TEST_TINY(test_metadata),
+        TEST_TINY(test_contents),
+        TEST_TINY(test_limits),
+        TEST_TINY(test_existing_run),
+        TEST_TINY(test_limit_and_larger_number),
+        TEST_TINY(test_failed_start),
+        TEST_TINY(test_locked),
+        TEST_TINY(test_left_lock),
+        TEST_TINY(test_output_is_a_file),
+        TEST_CASE(test_log),
+        TEST_TINY(test_log_is_cut),
+        TEST_TINY(test_mean_losses),
+        TEST_TINY(test_remains),
+        TEST_TINY(test_checkpoint_numbers),
+        TEST_TINY(test_metadata),
         TEST_CASE(test_reproducible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
