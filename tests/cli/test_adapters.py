@@ -102,9 +102,12 @@ class Merged(Adapters):
                 change2 += (moved - value) ** 2
                 lost2 += (kept - moved) ** 2
         self.assertTrue(0 < away < changed)
-        self.assertEqual(out, f"out\n{changed} entries changed (L2 {change2 ** 0.5:.4g}); rounding "
-                              f"takes {away} of them back to the base's value, "
-                              f"{100 * (lost2 / change2) ** 0.5:.2f} % of the change (L2) is lost\n")
+        norm, lost = change2 ** 0.5, 100 * (lost2 / change2) ** 0.5
+        self.assertEqual(
+            out,
+            f"out\n{changed} entries changed (L2 {norm:.4g}); rounding takes {away} of them back to "
+            f"the base's value, {lost:.2f} % of the change (L2) is lost\n",
+        )
 
 
 class Inspect(Adapters):

@@ -79,6 +79,49 @@ static void test_again_and_again(void **state)
     assert_ending(run, &whole);
 }
 
+/* A checkpoint that is come to again, with another length than it says, is written anew. */
+static void test_checkpoint_of_another_length(void **state)
+{
+    test_run *run = *state;
+    size_t size;
+    constant_rate(run);
+    run->options.checkpointing_steps = 1;
+    run->options.checkpoints_total_limit = 0;
+    train_to(run, 4);
+    const char *before = test_run_read(run, "checkpoint-3/manifest.json", &size);
+    assert_non_null(strstr(before, "\"max_train_steps\": 4"));
+    run->options.resume_from_checkpoint = "checkpoint-2";
+    run->options.max_train_steps = 5;
+    assert_ok(run->ctx, test_run_train(run));
+    const char *after = test_run_read(run, "checkpoint-3/manifest.json", &size);
+    assert_non_null(strstr(after, "\"max_train_steps\": 5"));
+}
+
+static void note_progress(void *user, const sara_progress *progress)
+{
+    int *seen = user;
+    if (strcmp(progress->phase, "train") != 0)
+        return;
+    ++*seen;
+    assert_close(fabs(progress->seconds_left * progress->steps_per_second -
+                      (double)(progress->total - progress->step)),
+                 1e-6, "steps left");
+}
+
+/* The time that is left is that of the steps that are left. */
+static void test_time_left(void **state)
+{
+    test_run *run = *state;
+    sara_context *ctx = NULL;
+    int seen = 0;
+    const sara_context_options options = {.threads = 1, .progress = note_progress, .user = &seen};
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    run->options.max_train_steps = 5;
+    assert_ok(ctx, sara_train(ctx, NULL, &run->options));
+    assert_int_equal(seen, 5);
+    sara_context_free(ctx);
+}
+
 /* A warm-up has a length of its own: nothing is stretched. */
 static void test_warm_up(void **state)
 {
@@ -120,8 +163,8 @@ static void test_stretched(void **state)
             assert_true(now[k] == before[k] && now[k + 4] == rates[k + 4]);
         }
         run->options.resume_from_checkpoint = NULL;
-        assert_ok(run->ctx, sara_directory_remove(
-                                run->ctx, test_text(run, "%s/whole-8", run->folder)));
+        assert_ok(run->ctx,
+                  sara_directory_remove(run->ctx, test_text(run, "%s/whole-8", run->folder)));
     }
 }
 
@@ -220,8 +263,8 @@ static void test_no_checkpoint_left(void **state)
     test_run *run = *state;
     train_to(run, 4);
     const char *sha256 = test_run_sha256(run);
-    assert_ok(run->ctx, sara_directory_remove(
-                            run->ctx, test_text(run, "%s/checkpoint-4", run->output)));
+    assert_ok(run->ctx,
+              sara_directory_remove(run->ctx, test_text(run, "%s/checkpoint-4", run->output)));
     assert_refused(run->ctx, SARA_ERROR_USAGE,
                    test_text(run, "in another --output_dir with --adapter %s/adapter.safetensors",
                              run->output),
@@ -232,11 +275,18 @@ static void test_no_checkpoint_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_same_bits),           TEST_TINY(test_again_and_again),
-        TEST_TINY(test_warm_up),             TEST_TINY(test_stretched),
-        TEST_TINY(test_reselection_done),    TEST_TINY(test_reselection_moves),
-        TEST_TINY(test_reselection_at_once), TEST_TINY(test_reselection_given),
-        TEST_TINY(test_fewer),               TEST_TINY(test_no_checkpoint_left),
+        TEST_TINY(test_same_bits),
+        TEST_TINY(test_again_and_again),
+        TEST_TINY(test_warm_up),
+        TEST_TINY(test_checkpoint_of_another_length),
+        TEST_TINY(test_time_left),
+        TEST_TINY(test_stretched),
+        TEST_TINY(test_reselection_done),
+        TEST_TINY(test_reselection_moves),
+        TEST_TINY(test_reselection_at_once),
+        TEST_TINY(test_reselection_given),
+        TEST_TINY(test_fewer),
+        TEST_TINY(test_no_checkpoint_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
