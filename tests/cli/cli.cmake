@@ -42,3 +42,10 @@ target_link_libraries(test_locale_host PRIVATE sara)
 set_property(TEST cli/test_locale APPEND PROPERTY ENVIRONMENT
              "SARA_LOCALE_HOST=$<TARGET_FILE:test_locale_host>" LOCPATH=${locales})
 set_property(TEST cli/test_locale PROPERTY FIXTURES_REQUIRED locales)
+
+# Lines whose numbers a run of the program would not show.
+add_executable(test_progress_lines ${CMAKE_CURRENT_SOURCE_DIR}/cli/progress_lines.c
+                                   ${CMAKE_SOURCE_DIR}/src/cli/progress.c)
+target_include_directories(test_progress_lines PRIVATE ${CMAKE_SOURCE_DIR}/include)
+target_link_libraries(test_progress_lines PRIVATE PkgConfig::cmocka m)
+add_test(NAME cli/progress_lines COMMAND test_progress_lines)
