@@ -187,6 +187,62 @@ static void test_loaded_sizes(void **state)
                    sara_dataset_image_load(run->ctx, &loaded, path, 32));
 }
 
+/* Each letter is a token; of sixteen two stand for the ends of a caption. */
+static void test_cut_captions(void **state)
+{
+    static const char letters[] = "abcdefghijklmno";
+    encoding e = begin_encoding(*state);
+    for (int count = 14; count <= 15; count++) {
+        e.run->options.instance_prompt = test_text(e.run, "%.*s", count, letters);
+        test_run_forget_log(e.run);
+        open_image(&e, "square", count == 14);
+        bool told = strstr(e.run->log, "1 captions are longer than 16 tokens and were cut") != NULL;
+        assert_int_equal(told, count == 15);
+    }
+    end_encoding(&e);
+}
+
+/* Without --resolution squares of the longer side that the U-Net has. */
+static void test_own_resolution(void **state)
+{
+    encoding e = begin_encoding(*state);
+    sara_unet_info *info = (sara_unet_info *)(uintptr_t)sara_unet_info_of(e.model->unet);
+    e.run->options.resolution = 0;
+    info->sample_width = 5;
+    info->sample_height = 4;
+    open_image(&e, "square", false);
+    assert_int_equal(sara_batches_resolution(e.batches), 5 * 4); /* the VAE's factor */
+    info->sample_width = 4;
+    info->sample_height = 6;
+    open_image(&e, "square", true);
+    assert_int_equal(sara_batches_resolution(e.batches), 6 * 4);
+    end_encoding(&e);
+}
+
+/* By Python's hashlib: of each image the name, the caption and the content's digits, and how often
+ * it is repeated where that is not once, each with a NUL behind it. */
+static void test_data_sha256(void **state)
+{
+    static const char expected[] =
+        "219ee862e42d655f5ce8ef4923a18af92aeb43289fdd585e471513bfe788695e";
+    static const struct {
+        const char *name, *caption, *content;
+        int64_t repeats;
+    } images[] = {{"a.png", "a cat", "one", 1}, {"b.png", "", "two", 2}, {"c.png", "x", "", 30}};
+    test_run *run = *state;
+    sara_dataset_item items[3];
+    const sara_dataset dataset = {.items = items, .count = 3};
+    char sha256[65];
+    for (size_t i = 0; i < 3; i++) {
+        const char *content = images[i].content;
+        const char *path = test_text(run, "%s/%s", run->folder, images[i].name);
+        assert_ok(run->ctx, sara_file_write(run->ctx, path, content, strlen(content)));
+        items[i] = (sara_dataset_item){path, images[i].caption, images[i].repeats};
+    }
+    assert_ok(run->ctx, sara_dataset_hash(run->ctx, sha256, &dataset));
+    assert_string_equal(sha256, expected);
+}
+
 static void test_order_of_epochs(void **state)
 {
     encoding e = begin_encoding(*state);
@@ -199,8 +255,13 @@ static void test_order_of_epochs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        TEST_CASE(test_latents), TEST_CASE(test_flips), TEST_CASE(test_timesteps_and_noise),
-        TEST_CASE(test_order_of_epochs), TEST_CASE(test_loaded_sizes)};
+    const struct CMUnitTest tests[] = {TEST_CASE(test_latents),
+                                       TEST_CASE(test_flips),
+                                       TEST_CASE(test_timesteps_and_noise),
+                                       TEST_CASE(test_order_of_epochs),
+                                       TEST_CASE(test_loaded_sizes),
+                                       TEST_CASE(test_data_sha256),
+                                       TEST_CASE(test_cut_captions),
+                                       TEST_CASE(test_own_resolution)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,6 +172,22 @@ static void test_log(void **state)
     assert_non_null(strstr(test_run_lines(run), "{\"event\":\"reselect\",\"before_step\":6,"));
 }
 
+/* What a resumed run has to have too: of SD1's noise schedule diffusers' first, middle and last. */
+static void test_noise_settings(void **state)
+{
+    test_run *run = *state;
+    size_t size;
+    assert_ok(run->ctx, test_run_train(run));
+    json_t *manifest =
+        json_loads(test_run_read(run, "checkpoint-10/manifest.json", &size), 0, NULL);
+    const json_t *settings = json_object_get(json_object_get(manifest, "run"), "noise_settings");
+    json_t *expected = json_pack("{s:i,s:[s,s,s]}", "num_train_timesteps", 1000, "alphas_cumprod",
+                                 "0.99915", "0.276332", "0.0046601");
+    assert_true(json_equal(settings, expected));
+    json_decref(expected);
+    json_decref(manifest);
+}
+
 static double mean_of(const double *values, size_t count)
 {
     double sum = 0;
@@ -278,21 +294,14 @@ static void test_reproducible(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_contents),
-        TEST_TINY(test_limits),
-        TEST_TINY(test_existing_run),
-        TEST_TINY(test_limit_and_larger_number),
-        TEST_TINY(test_failed_start),
-        TEST_TINY(test_locked),
-        TEST_TINY(test_left_lock),
-        TEST_TINY(test_output_is_a_file),
-        TEST_CASE(test_log),
-        TEST_TINY(test_log_is_cut),
-        TEST_TINY(test_mean_losses),
-        TEST_TINY(test_remains),
-        TEST_TINY(test_checkpoint_numbers),
-        TEST_TINY(test_metadata),
-        TEST_CASE(test_reproducible),
+        TEST_TINY(test_contents),     TEST_TINY(test_limits),
+        TEST_TINY(test_existing_run), TEST_TINY(test_limit_and_larger_number),
+        TEST_TINY(test_failed_start), TEST_TINY(test_locked),
+        TEST_TINY(test_left_lock),    TEST_TINY(test_output_is_a_file),
+        TEST_CASE(test_log),          TEST_TINY(test_log_is_cut),
+        TEST_TINY(test_mean_losses),  TEST_TINY(test_noise_settings),
+        TEST_TINY(test_remains),      TEST_TINY(test_checkpoint_numbers),
+        TEST_TINY(test_metadata),     TEST_CASE(test_reproducible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -170,6 +170,27 @@ static void test_rank_names(void **state)
     assert_false(test_run_has(run, "log.jsonl"));
 }
 
+/* Of seven images that cannot be used the first five are named. */
+static void test_damaged_images(void **state)
+{
+    test_run *run = *state;
+    const char *folder = test_text(run, "%s/damaged", run->folder);
+    use_images(run);
+    assert_ok(run->ctx, sara_directory_make(run->ctx, folder));
+    for (char name = 'a'; name <= 'g'; name++)
+        assert_ok(run->ctx, sara_file_write(run->ctx, test_text(run, "%s/%c.png", folder, name),
+                                            "no image", 8));
+    run->options.train_data_dir = folder;
+    run->options.instance_prompt = "x";
+    assert_refused(run->ctx, SARA_ERROR_INPUT,
+                   test_text(run,
+                             "a.png: unknown content, expected a PNG, JPEG or WebP image (and 6 "
+                             "more images cannot be used: %s/b.png, %s/c.png, %s/d.png, %s/e.png, "
+                             "...)",
+                             folder, folder, folder, folder),
+                   test_run_train(run));
+}
+
 /* A timestep beyond those that the scheduler has, in the last entry. */
 static void test_timesteps(void **state)
 {
@@ -222,6 +243,7 @@ int main(void)
         TEST_CASE(test_rank_names),
         TEST_TINY(test_timesteps),
         TEST_CASE(test_space),
+        TEST_CASE(test_damaged_images),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
