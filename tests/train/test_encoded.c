@@ -187,6 +187,23 @@ static void test_loaded_sizes(void **state)
                    sara_dataset_image_load(run->ctx, &loaded, path, 32));
 }
 
+static size_t bytes_of(encoding *e, const char *name, bool mirrored, bool random_flip)
+{
+    e->run->options.random_flip = random_flip;
+    open_image(e, name, mirrored);
+    return sara_batches_bytes(e->batches);
+}
+
+/* Of each image whose crop is not drawn mean and log-variance are kept, with flips those of two. */
+static void test_kept_bytes(void **state)
+{
+    encoding e = begin_encoding(*state);
+    size_t kept = 2 * LATENT * sizeof(float), none = bytes_of(&e, "wide_drawn", false, true);
+    assert_int_equal(bytes_of(&e, "square", false, false), none + kept);
+    assert_int_equal(bytes_of(&e, "square", true, true), none + 2 * kept);
+    end_encoding(&e);
+}
+
 /* Each letter is a token; of sixteen two stand for the ends of a caption. */
 static void test_cut_captions(void **state)
 {
@@ -262,6 +279,7 @@ int main(void)
                                        TEST_CASE(test_loaded_sizes),
                                        TEST_CASE(test_data_sha256),
                                        TEST_CASE(test_cut_captions),
+                                       TEST_CASE(test_kept_bytes),
                                        TEST_CASE(test_own_resolution)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
