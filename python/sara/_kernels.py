@@ -1,4 +1,5 @@
-"""The method's arithmetic: libsara's on CPU tensors' own memory, torch's operations elsewhere."""
+"""The method's arithmetic: libsara's on CPU tensors' own memory, torch's operations elsewhere, of
+which Triton's kernels replace some."""
 from __future__ import annotations
 
 import functools
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from . import _library as lib
+from . import _triton as fast
 from ._polar import polar
 
 
@@ -42,7 +44,7 @@ def gather(items: Iterable[Gathering]) -> None:
                        gradient.data_ptr(), adds)
         elif not adds and dense.dtype == gradient.dtype:
             torch.index_select(dense.reshape(-1), 0, positions, out=gradient)
-        else:
+        elif not fast.gather(dense, positions, gradient, adds):
             rest[adds][0].append(gradient)
             rest[adds][1].append(torch.index_select(dense.reshape(-1), 0, positions))
     if fields:
@@ -63,6 +65,9 @@ def norm(gradients: Sequence[Tensor]) -> float:
 
 def norm_torch(gradient: Tensor) -> Tensor:
     """The same of one tensor, on its device; [] float64 where the device has it."""
+    result = fast.norm(gradient)
+    if result is not None:
+        return result
     dtype = torch.float32 if gradient.device.type == "mps" else torch.float64
     return torch.linalg.vector_norm(gradient, dtype=dtype)
 
@@ -89,6 +94,9 @@ def marks(values: Tensor) -> Tensor:
     """[size / BLOCK] int64 of values [size], by which one sees that they were written to: .data and
     torch's _foreach functions leave no other trace."""
     if not _native(values):
+        result = fast.marks(values)
+        if result is not None:
+            return result
         bits = values.view(torch.int32).view(-1, lib.BLOCK)
         return (bits * _weights(values.device)).sum(1)
     result = torch.empty(len(values) // lib.BLOCK, dtype=torch.int64, device=values.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _hooks as hooks
 from . import _kernels as kernels
 from . import _sharded as sharded
+from . import _triton as fast
 from ._flat import Flat, Part
 from ._library import BLOCK
 
@@ -128,11 +129,13 @@ def follow(t: "Training", flat: Flat, part: Part) -> None:
     indices = range(part.first, part.first + len(part.names))
     if part.native:
         return kernels.follow([entries(t, flat, i) for i in indices])
+    parameters = [sharded.local(t.chosen[name]) for name in part.names]
+    if fast.follow(flat, part, parameters):
+        return
     begin = part.entries.start
     places = [slice(flat.starts[i] - begin, flat.starts[i] - begin + flat.counts[i])
               for i in indices]
-    kernels.follow_torch([sharded.local(t.chosen[name]) for name in part.names],
-                         [flat.views["positions"][i] for i in indices],
+    kernels.follow_torch(parameters, [flat.views["positions"][i] for i in indices],
                          flat.tensors["values"][part.entries], flat.marks[part.blocks], places)
 
 

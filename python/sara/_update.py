@@ -12,6 +12,7 @@ from . import _kernels as kernels
 from . import _library as lib
 from . import _others as others
 from . import _sharded as sharded
+from . import _triton as fast
 from ._flat import Flat, Part
 from .adapters import base_of
 
@@ -233,21 +234,33 @@ def _native(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor
 
 def _torch(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor | None, drawn: str,
            rank: Tensor | None) -> None:
+    """By Triton's kernel or torch's operations."""
+    if skipped is None:
+        flat.steps.fill_(t.adam_step)
+    elif part.first == 0:
+        flat.steps.add_(1).sub_(skipped.to(flat.device))
+    parameters = [t.chosen[name] for name in part.names]
+    begin = flat.starts[flat.names.index(drawn)] - part.entries.start if rank is not None else 0
+    if fast.adamw(flat, part, [sharded.local(p) for p in parameters],
+                  [p.requires_grad for p in parameters], _numbers(flat), clip, skipped,
+                  None if rank is None else (begin, rank, t.lambda_rank)):
+        return
+    gradient = flat.tensors["gradient"][part.entries] * clip
+    if rank is not None:
+        gradient[begin:begin + len(rank)].add_(rank, alpha=t.lambda_rank)
+    _operations(t, flat, part, gradient, skipped)
+
+
+def _operations(t: "Training", flat: Flat, part: Part, gradient: Tensor,
+                skipped: Tensor | None) -> None:
     """What the caller has frozen since is kept apart and put back."""
     indices = range(part.first, part.first + len(part.names))
     own = {key: flat.tensors[key][part.entries] for key in ("values", "exp_avg", "exp_avg_sq")}
     frozen = [view[i] for i in indices if not t.chosen[flat.names[i]].requires_grad
               for view in (flat.views[key] for key in own)]
     kept = [view.clone() for view in frozen]
-    gradient = flat.tensors["gradient"][part.entries] * clip
-    if rank is not None:
-        begin = flat.starts[flat.names.index(drawn)] - part.entries.start
-        gradient[begin:begin + len(rank)].add_(rank, alpha=t.lambda_rank)
-    if skipped is None:
-        flat.steps.fill_(t.adam_step)
-    elif part.first == 0:
+    if skipped is not None:
         skipped = skipped.to(flat.device)
-        flat.steps.add_(1).sub_(skipped)
     kernels.adamw_torch(own["values"], gradient, own["exp_avg"], own["exp_avg_sq"], _numbers(flat),
                         flat.steps, skipped)
     for view, value in zip(frozen, kept):
