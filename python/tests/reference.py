@@ -1,8 +1,9 @@
-"""The SaRA update, written once in plain PyTorch as the definition that other implementations are compared with.
+"""The SaRA update, written once in plain PyTorch as the definition that other implementations are
+compared with.
 
-Source: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank Adaptation",
-ICLR 2025 (arXiv 2409.06633), sections 4.1-4.4. Nothing here is fast: gradients are formed densely and then gathered.
-"""
+Source: Hu et al., "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse
+Low-Rank Adaptation", ICLR 2025 (arXiv 2409.06633), sections 4.1-4.4. Nothing here is fast:
+gradients are formed densely and then gathered."""
 import math
 
 import torch
@@ -26,10 +27,11 @@ def select(parameters, threshold):
 
 
 def threshold_for_count(parameters, count):
-    """The threshold that selects at most `count` entries: the magnitude with `count` smaller-or-equal ones before it.
+    """The threshold that selects at most `count` entries: the magnitude with `count`
+    smaller-or-equal ones before it.
 
-    Entries equal to the threshold are not selected, so ties (16-bit weights) may leave the count short. All entries: infinity.
-    """
+    Entries equal to the threshold are not selected, so ties (16-bit weights) may leave the count
+    short. All entries: infinity."""
     magnitudes = torch.cat([p.detach().flatten().float().abs() for p in parameters.values()])
     return math.inf if count >= magnitudes.numel() else magnitudes.kthvalue(count + 1).values.item()
 
@@ -42,11 +44,13 @@ def threshold_for_fraction(parameters, fraction):
 def low_rank_names(parameters, masks):
     """Candidates of the low-rank term under the current mask; one is drawn at each step."""
     return [name for name, p in parameters.items()
-            if p.dim() == 2 and min(p.shape) > MIN_RANK_SIDE and int(masks[name].sum()) > MIN_RANK_SELECTED]
+            if p.dim() == 2 and min(p.shape) > MIN_RANK_SIDE
+            and int(masks[name].sum()) > MIN_RANK_SELECTED]
 
 
 def nuclear_norm(matrix):
-    """Sum of singular values and the subgradient U V^T over the nonzero singular values (in double)."""
+    """Sum of singular values and the subgradient U V^T over the nonzero singular values (in
+    double)."""
     u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     keep = s > s.max() * max(matrix.shape) * torch.finfo(torch.float64).eps
     return s.sum().item(), u[:, keep] @ vh[keep]
@@ -55,27 +59,32 @@ def nuclear_norm(matrix):
 class Sara:
     """One optimiser step at a time over a dict of named tensors, which it updates in place.
 
-    The selected entries live in float32 (`values`); the tensors hold them rounded to their own dtype.
-    """
+    The selected entries live in float32 (`values`); the tensors hold them rounded to their own
+    dtype."""
 
-    def __init__(self, parameters, threshold, lr=None, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2,
+    def __init__(self, parameters, threshold, lr=None, betas=(0.9, 0.999), eps=1e-8,
+                 weight_decay=1e-2,
                  max_grad_norm=1.0, lambda_rank=0.0, progressive_iter=-1):
         self.parameters = parameters
         self.threshold = threshold
         self.lr = default_learning_rate(threshold) if lr is None else lr
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        self.max_grad_norm, self.lambda_rank, self.progressive_iter = max_grad_norm, lambda_rank, progressive_iter
+        self.max_grad_norm = max_grad_norm
+        self.lambda_rank = lambda_rank
+        self.progressive_iter = progressive_iter
         self.step_count = 0          # optimiser steps done
         masks = select(parameters, threshold)
         self._use(masks, {name: parameters[name].detach()[m].float() for name, m in masks.items()})
 
     def _use(self, masks, values):
         self.masks, self.values = masks, values
-        self.moments = {name: [torch.zeros_like(v), torch.zeros_like(v)] for name, v in values.items()}
+        self.moments = {name: [torch.zeros_like(v), torch.zeros_like(v)]
+                        for name, v in values.items()}
         self.adam_step = 0           # steps since the moments were last reset
 
     def _reselect(self):
-        """Keep training only the selected entries that are still below the threshold; restart their moments."""
+        """Keep training only the selected entries that are still below the threshold; restart their
+        moments."""
         masks, values = {}, {}
         for name, m in self.masks.items():
             still = below(self.values[name], self.threshold)
@@ -93,12 +102,12 @@ class Sara:
 
     @torch.no_grad()
     def step(self, gradients, lr_scale=1.0, rank_name=None):
-        """gradients: name -> dense gradient of the task loss. rank_name: the matrix that the low-rank term takes.
+        """gradients: name -> dense gradient of the task loss. rank_name: the matrix that the
+        low-rank term takes.
 
-        Order: reselect (when step_count == progressive_iter) -> gather -> clip by the global norm of the gathered
-        gradients -> add the low-rank gradient -> AdamW with decoupled weight decay on the selected entries.
-        Returns (gradient norm before clipping, low-rank loss).
-        """
+        Order: reselect (when step_count == progressive_iter) -> gather -> clip by the global norm
+        of the gathered gradients -> add the low-rank gradient -> AdamW with decoupled weight decay
+        on the selected entries. Returns (gradient norm before clipping, low-rank loss)."""
         if self.step_count == self.progressive_iter:
             self._reselect()
         picked = {name: gradients[name][m].float() for name, m in self.masks.items()}

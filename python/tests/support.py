@@ -1,4 +1,5 @@
-"""What the tests share: a module that has everything models have, and the reference that follows the optimiser step by step."""
+"""What the tests share: a module that has everything models have, and the reference that follows
+the optimiser step by step."""
 import contextlib
 import copy
 import ctypes
@@ -16,7 +17,8 @@ THRESHOLD = 0.01  # of Net's weights, normal with deviation 0.02, 38 % are below
 
 
 class Net(nn.Module):
-    """Convolutions, norms, an embedding tied to the head, a frozen part, a part without gradient, a scalar."""
+    """Convolutions, norms, an embedding tied to the head, a frozen part, a part without gradient, a
+    scalar."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -89,7 +91,8 @@ def relative(a, b):
 def bits(tensor):
     """What two tensors must have in common to be the same bit for bit, NaN and -0 included."""
     flat = tensor.detach().cpu().contiguous()
-    return tensor.dtype, tensor.shape, ctypes.string_at(flat.data_ptr(), flat.numel() * flat.element_size()) if flat.numel() else b""
+    size = flat.numel() * flat.element_size()
+    return tensor.dtype, tensor.shape, ctypes.string_at(flat.data_ptr(), size) if size else b""
 
 
 def snapshot(model, optimizer):
@@ -99,12 +102,14 @@ def snapshot(model, optimizer):
     for group in state["param_groups"]:
         for index, name in zip(group["params"], group["names"]):
             parts.update({(key, name): bits(value) for key, value in state["state"][index].items()})
-    return parts, state["sara"], [{k: v for k, v in g.items() if k != "params"} for g in state["param_groups"]]
+    return parts, state["sara"], [{k: v for k, v in g.items() if k != "params"}
+                                  for g in state["param_groups"]]
 
 
 def leaves(optimizer):
     """name -> (leaf, its state)"""
-    return {name: (leaf, optimizer.state[leaf]) for group in optimizer.param_groups for name, leaf in zip(group["names"], group["params"])}
+    return {name: (leaf, optimizer.state[leaf]) for group in optimizer.param_groups
+            for name, leaf in zip(group["names"], group["params"])}
 
 
 @contextlib.contextmanager
@@ -117,18 +122,23 @@ def torch_path():
 
 
 class Lockstep:
-    """sara.adamw on a module, and the reference on copies of its tensors with the gradients of a twin module that has the same
-    weights at every step, so that no error is fed back."""
+    """sara.adamw on a module, and the reference on copies of its tensors with the gradients of a
+    twin module that has the same weights at every step, so that no error is fed back."""
 
     tolerance = 1e-5  # of what the steps changed, and of the moments
 
     def __init__(self, test, model, loss=loss_of, reference_options=None, **options):
         self.test, self.model, self.loss = test, model, loss
         self.twin, self.start = copy.deepcopy(model), weights(model)
-        tensors = {name: self.start[name].clone() for name, p in model.named_parameters() if p.requires_grad}
+        tensors = {name: self.start[name].clone() for name, p in model.named_parameters()
+                   if p.requires_grad}
         self.optimizer = sara.adamw(model, **options)
-        known = {key: value for key, value in options.items() if key in ("betas", "eps", "weight_decay", "max_grad_norm", "progressive_iter", "lr")}
-        known = {"threshold": options.get("threshold"), "lambda_rank": options.get("lambda_rank", 5e-4), **known, **(reference_options or {})}
+        known = {key: value for key, value in options.items()
+                 if key in ("betas", "eps", "weight_decay", "max_grad_norm", "progressive_iter",
+                            "lr")}
+        known = {"threshold": options.get("threshold"),
+                 "lambda_rank": options.get("lambda_rank", 5e-4), **known,
+                 **(reference_options or {})}
         self.reference = reference.Sara(tensors, **known)
         self.base_lr = self.reference.lr
 
@@ -139,7 +149,8 @@ class Lockstep:
         for data in batches:
             (self.loss(self.twin, data) / len(batches)).backward()
         grads = {name: p.grad for name, p in self.twin.named_parameters()}
-        return {name: torch.zeros_like(p) if grads[name] is None else grads[name] for name, p in self.reference.parameters.items()}
+        return {name: torch.zeros_like(p) if grads[name] is None else grads[name]
+                for name, p in self.reference.parameters.items()}
 
     def step(self, batches, lr_scale=1.0):
         for data in batches:
@@ -153,30 +164,36 @@ class Lockstep:
         norm, rank_loss = self.reference.step(gradients, lr_scale, last["rank_name"] or None)
         self.test.assertAlmostEqual(last["grad_norm"] / norm, 1, delta=1e-6)
         self.test.assertAlmostEqual(last["rank_loss"], rank_loss, delta=1e-4 * rank_loss)
-        self.test.assertEqual(last["active"], sum(int(m.sum()) for m in self.reference.masks.values()))
+        self.test.assertEqual(last["active"],
+                              sum(int(m.sum()) for m in self.reference.masks.values()))
         self.check()
         return last
 
     def check(self):
         test, own = self.test, leaves(self.optimizer)
-        test.assertEqual(set(own) | {n for n, m in self.reference.masks.items() if not m.any()}, set(self.reference.masks))
+        test.assertEqual(set(own) | {n for n, m in self.reference.masks.items() if not m.any()},
+                         set(self.reference.masks))
         weight = dict(self.model.named_parameters())
         for name, (leaf, state) in own.items():
-            mask, start = self.reference.masks[name].reshape(-1), self.start[name].reshape(-1).float()
+            mask = self.reference.masks[name].reshape(-1)
+            start = self.start[name].reshape(-1).float()
             test.assertEqual(state["positions"].tolist(), mask.nonzero().view(-1).tolist(), name)
             want = self.reference.values[name]
             error = relative(leaf - start[mask], want - start[mask])
             test.assertLessEqual(error, self.tolerance, f"{name}: master")
             for key, moment in zip(("exp_avg", "exp_avg_sq"), self.reference.moments[name]):
                 test.assertLessEqual(relative(state[key], moment), self.tolerance, f"{name}: {key}")
-            # the module holds the masters, rounded, and every other entry as it was or as it was left
+            # the module holds the masters, rounded, and every other entry as it was or as it was
+            # left
             flat = weight[name].detach().reshape(-1)
             test.assertTrue(torch.equal(flat[mask], leaf.detach().to(flat.dtype)), name)
             others = self.start[name].reshape(-1).clone()
             others[state["frozen_positions"].long()] = state["frozen_values"].to(flat.dtype)
-            test.assertTrue(torch.equal(flat[~mask], others[~mask]), f"{name}: an entry that is not trained has changed")
+            test.assertTrue(torch.equal(flat[~mask], others[~mask]),
+                            f"{name}: an entry that is not trained has changed")
             theirs = self.reference.parameters[name].reshape(-1)
-            test.assertLessEqual(relative(flat[~mask], theirs[~mask]), 1e-6, f"{name}: frozen entries")
+            test.assertLessEqual(relative(flat[~mask], theirs[~mask]), 1e-6,
+                                 f"{name}: frozen entries")
         for name in set(self.start) - set(own):
             test.assertEqual(bits(weight[name]), bits(self.start[name]), name)
 

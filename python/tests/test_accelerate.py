@@ -1,4 +1,5 @@
-"""accelerate's prepare() with the model, the optimiser and the scheduler, as diffusers' training scripts have it; on the CPU."""
+"""accelerate's prepare() with the model, the optimiser and the scheduler, as diffusers' training
+scripts have it; on the CPU."""
 import logging
 import tempfile
 import unittest
@@ -12,7 +13,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 STEPS = 6
-OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=3)
+OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02,
+               progressive_iter=3)
 
 
 def schedule(optimizer):
@@ -35,7 +37,8 @@ def loop(accelerator, model, optimizer, scheduler, steps, micro=1):
             with accelerator.accumulate(model):
                 accelerator.backward(loss_of(model, batch(step * micro + part)))
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), 1.0)  # finds none: the optimiser clips
+                    # finds none: the optimiser clips
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
@@ -67,21 +70,26 @@ class Accelerated(TestCase):
     def test_accumulation(self):
         accelerator, model, optimizer, scheduler = prepared(gradient_accumulation_steps=2)
         loop(accelerator, model, optimizer, scheduler, range(4), micro=2)
-        self.assertSameRun((accelerator.unwrap_model(model), optimizer.optimizer), by_hand(4, micro=2))
+        self.assertSameRun((accelerator.unwrap_model(model), optimizer.optimizer),
+                           by_hand(4, micro=2))
 
     def test_clipping_over_the_optimisers_parameters(self):
         accelerator, model, optimizer, scheduler = prepared()
         accelerator.backward(loss_of(model, batch(0)))
-        norm = accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 0.01)
+        norm = accelerator.clip_grad_norm_([p for group in optimizer.param_groups
+                                            for p in group["params"]], 0.01)
         self.assertGreater(float(norm), 0.05)
-        total = torch.cat([leaf.grad for leaf, _ in leaves(optimizer.optimizer).values() if leaf.grad is not None]).norm()
+        total = torch.cat([leaf.grad for leaf, _ in leaves(optimizer.optimizer).values()
+                           if leaf.grad is not None]).norm()
         self.assertAlmostEqual(float(total), 0.01, delta=1e-6)
 
     def test_mixed_precision(self):
         accelerator, model, optimizer, scheduler = prepared(mixed_precision="bf16")
         loop(accelerator, model, optimizer, scheduler, range(STEPS))
-        self.assertSameRun((accelerator.unwrap_model(model), optimizer.optimizer), by_hand(STEPS, autocast=True))
-        self.assertFalse(torch.equal(leaves(optimizer.optimizer)["to_q.weight"][0], leaves(by_hand(STEPS)[1])["to_q.weight"][0]))
+        self.assertSameRun((accelerator.unwrap_model(model), optimizer.optimizer),
+                           by_hand(STEPS, autocast=True))
+        self.assertFalse(torch.equal(leaves(optimizer.optimizer)["to_q.weight"][0],
+                                     leaves(by_hand(STEPS)[1])["to_q.weight"][0]))
 
     def test_its_checkpoints(self):
         """save_state at any step, load_state in a new process: bit for bit as without."""

@@ -1,4 +1,5 @@
-"""Two processes (gloo) against one process with the batches of both. A test that hangs fails by its time limit."""
+"""Two processes (gloo) against one process with the batches of both. A test that hangs fails by its
+time limit."""
 import contextlib
 import datetime
 import glob
@@ -28,11 +29,13 @@ OPTIONS = dict(fraction=0.2, lr=1e-3, lambda_rank=0.05, max_grad_norm=0.02)
 
 # Children of a server that has imported torch: a pair of them starts in no time.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["torch._dynamo", "torch.distributed", "sara"])  # the first is what an optimiser imports when it is made
+# the first is what an optimiser imports when it is made
+processes.set_forkserver_preload(["torch._dynamo", "torch.distributed", "sara"])
 
 
 class Small(nn.Module):
-    """Convolution, norms whose weights are all 1 (nothing selected), embedding, matrices for the low-rank term."""
+    """Convolution, norms whose weights are all 1 (nothing selected), embedding, matrices for the
+    low-rank term."""
 
     def __init__(self, seed=0, reentrant=None):
         super().__init__()
@@ -43,7 +46,9 @@ class Small(nn.Module):
         self.reentrant = reentrant  # None: activations are kept
 
     def part(self, function, x):
-        return function(x) if self.reentrant is None else checkpoint(function, x, use_reentrant=self.reentrant)
+        if self.reentrant is None:
+            return function(x)
+        return checkpoint(function, x, use_reentrant=self.reentrant)
 
     def forward(self, x, labels, short=False):
         x = self.part(lambda t: torch.tanh(self.norm(self.conv(t))), x.clone().requires_grad_())
@@ -54,19 +59,23 @@ class Small(nn.Module):
 def batch(step, part, rank, world):
     """x, labels, target of a micro-batch; the one process of world 1 gets the rows of both."""
     g = torch.Generator().manual_seed(1000 * step + part)
-    x, labels = torch.randn(2 * ROWS, 3, 6, 6, generator=g), torch.randint(0, 10, (2 * ROWS,), generator=g)
+    x = torch.randn(2 * ROWS, 3, 6, 6, generator=g)
+    labels = torch.randint(0, 10, (2 * ROWS,), generator=g)
     rows = slice(rank * ROWS, (rank + 1) * ROWS) if world == 2 else slice(None)
     return x[rows], labels[rows], torch.randn(2 * ROWS, 5, generator=g)[rows]
 
 
 def facts(model, optimizer):
     state = optimizer.state_dict()
-    return dict(weights={n: p.detach().clone() for n, p in model.named_parameters()}, state=state["state"], counters=state["sara"])
+    return dict(weights={n: p.detach().clone() for n, p in model.named_parameters()},
+                state=state["state"], counters=state["sara"])
 
 
-def train(rank, world, wrap=None, given="bare", ddp=None, parts=1, no_sync=False, reentrant=None, short=(), steps=STEPS, resume=None, decay=1.0,
+def train(rank, world, wrap=None, given="bare", ddp=None, parts=1, no_sync=False, reentrant=None,
+          short=(), steps=STEPS, resume=None, decay=1.0,
           **options):
-    """wrap: None, "before" the optimiser is made or "after". short: steps that leave a layer out. decay: of the learning rate in each step."""
+    """wrap: None, "before" the optimiser is made or "after". short: steps that leave a layer out.
+    decay: of the learning rate in each step."""
     model = Small(reentrant=reentrant)
     own, called = model, model
     if wrap == "before":
@@ -88,12 +97,15 @@ def train(rank, world, wrap=None, given="bare", ddp=None, parts=1, no_sync=False
                 value = nn.functional.mse_loss(called(x, labels, step in short), target) / parts
                 value.backward()
             loss += value.item()
-            left += 0 if more else sum(p.grad is not None for name, p in model.named_parameters() if name in selected)
+            left += 0 if more else sum(p.grad is not None for name, p in model.named_parameters()
+                                       if name in selected)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        log.append((loss, optimizer.last["grad_norm"], optimizer.last["rank_loss"], optimizer.last["active"]))
-    return dict(log=log, left=left, asking=[n for n, p in model.named_parameters() if p.requires_grad], packed=optimizer.state_dict(),
+        log.append((loss, optimizer.last["grad_norm"], optimizer.last["rank_loss"],
+                    optimizer.last["active"]))
+    return dict(log=log, left=left, asking=[n for n, p in model.named_parameters()
+                                            if p.requires_grad], packed=optimizer.state_dict(),
                 **facts(model, optimizer))
 
 
@@ -101,13 +113,17 @@ def train_scaled(rank, world, wrap=None, unscale=False):
     """Three steps with GradScaler; in the second the last process's gradients are infinite."""
     model = Small()
     called = DistributedDataParallel(model) if wrap == "before" else model
-    optimizer, scaler, result = sara.adamw(model, **OPTIONS), torch.amp.GradScaler("cpu", init_scale=256.0), {}
+    optimizer = sara.adamw(model, **OPTIONS)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    result = {}
     called = DistributedDataParallel(model) if wrap == "after" else called
     for step in range(3):
         x, labels, target = batch(step, 0, rank, world)
-        loss = nn.functional.mse_loss(called(x, labels), target) * (math.inf if step == 1 and rank == world - 1 else 1)
+        loss = nn.functional.mse_loss(called(x, labels),
+                                      target) * (math.inf if step == 1 and rank == world - 1 else 1)
         scaler.scale(loss).backward()
-        result.setdefault("before" if step == 1 else "end", facts(model, optimizer) if step == 1 else None)
+        result.setdefault("before" if step == 1 else "end",
+                          facts(model, optimizer) if step == 1 else None)
         if unscale:
             scaler.unscale_(optimizer)
         scaler.step(optimizer)
@@ -127,7 +143,8 @@ def train_differing(rank, world, wrap, how):
     if how == "halved" and rank == 1:
         model.wide.weight.data.mul_(0.5)
     called = DistributedDataParallel(model) if wrap == "before" else model
-    optimizer = sara.adamw(model, **{**OPTIONS, "fraction": 0.3 if how == "budget" and rank else 0.2})
+    optimizer = sara.adamw(model, **{**OPTIONS, "fraction": 0.3 if how == "budget" and rank
+                                     else 0.2})
     called = DistributedDataParallel(model) if wrap == "after" else called
     x, labels, target = batch(0, 0, rank, world)
     nn.functional.mse_loss(called(x, labels), target).backward()
@@ -140,11 +157,13 @@ def train_differing(rank, world, wrap, how):
 
 def train_accelerated(rank, world):
     """As diffusers' training scripts do it."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), ACCELERATE_USE_CPU="true")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+                      LOCAL_WORLD_SIZE=str(world), ACCELERATE_USE_CPU="true")
     from accelerate import Accelerator
     accelerator, model = Accelerator(cpu=True, gradient_accumulation_steps=2), Small()
     optimizer = sara.adamw(model, **OPTIONS)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.5 ** (n // world))  # which accelerate steps for each process
+    # which accelerate steps for each process
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.5 ** (n // world))
     called, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     left = 0
     for step in range(STEPS):
@@ -158,14 +177,16 @@ def train_accelerated(rank, world):
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-    return dict(kind=accelerator.distributed_type.name, left=left, weights={n: p.detach().clone() for n, p in model.named_parameters()})
+    return dict(kind=accelerator.distributed_type.name, left=left,
+                weights={n: p.detach().clone() for n, p in model.named_parameters()})
 
 
 def _child(rank, world, folder, body, options):
     try:
         torch.set_num_threads(1)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=LIMIT / 3))
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
+                                world_size=world, timeout=datetime.timedelta(seconds=LIMIT / 3))
         torch.save(body(rank, world, **options), f"{folder}/result-{rank}")
         dist.destroy_process_group()
     except BaseException:
@@ -177,7 +198,8 @@ def _child(rank, world, folder, body, options):
 def run(world, body, **options):
     """body(rank, world, ...) in as many processes; what each returned."""
     folder = tempfile.mkdtemp()
-    children = [processes.Process(target=_child, args=(rank, world, folder, body, options), daemon=True) for rank in range(world)]
+    children = [processes.Process(target=_child, args=(rank, world, folder, body, options),
+                                  daemon=True) for rank in range(world)]
     try:
         for child in children:
             child.start()
@@ -187,7 +209,8 @@ def run(world, body, **options):
         hung = [rank for rank, child in enumerate(children) if child.is_alive()]
         errors = [pathlib.Path(path).read_text() for path in sorted(glob.glob(f"{folder}/error-*"))]
         if hung or errors or any(child.exitcode for child in children):
-            raise AssertionError(f"hung: {hung}, exit codes {[child.exitcode for child in children]}\n" + "\n".join(errors))
+            codes = [child.exitcode for child in children]
+            raise AssertionError("\n".join([f"hung: {hung}, exit codes {codes}", *errors]))
         return [torch.load(f"{folder}/result-{rank}", weights_only=False) for rank in range(world)]
     finally:
         for child in children:
@@ -217,7 +240,8 @@ figures = []  # relative errors of the change
 class TwoProcesses(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
-        print(f"two processes against one: relative error of the change at most {max(figures, default=0.0):.2g} (bound {CLOSE:g})")
+        print("two processes against one: relative error of the change at most "
+              f"{max(figures, default=0.0):.2g} (bound {CLOSE:g})")
 
     def check_close(self, ours, one):
         base, error, change = Small().state_dict(), 0.0, 0.0
@@ -229,7 +253,8 @@ class TwoProcesses(unittest.TestCase):
         figures.append((error / change) ** 0.5)
 
     def check(self, ours, late=False, **options):
-        """Two runs' results: equal to the bit, and close to one process's. late: gradients may be taken in step() alone."""
+        """Two runs' results: equal to the bit, and close to one process's. late: gradients may be
+        taken in step() alone."""
         one = train(0, 1, **options)
         self.assertTrue(same(ours[0]["weights"], ours[1]["weights"]))
         self.assertTrue(same(ours[0]["state"], ours[1]["state"]))
@@ -239,7 +264,8 @@ class TwoProcesses(unittest.TestCase):
         self.assertEqual(ours[0]["counters"], one["counters"])
         self.check_close(ours[0]["weights"], one["weights"])
         for i, (loss, norm, rank_loss, active) in enumerate(one["log"]):
-            self.assertLessEqual(abs((ours[0]["log"][i][0] + ours[1]["log"][i][0]) / 2 - loss), 1e-5 * loss)
+            self.assertLessEqual(abs((ours[0]["log"][i][0] + ours[1]["log"][i][0]) / 2 - loss),
+                                 1e-5 * loss)
             self.assertLessEqual(abs(ours[0]["log"][i][1] - norm), 1e-5 * norm)
             self.assertGreater(norm, OPTIONS["max_grad_norm"])  # all steps are clipped
             self.assertLessEqual(abs(ours[0]["log"][i][2] - rank_loss), 1e-5 * rank_loss)
@@ -274,7 +300,8 @@ class TwoProcesses(unittest.TestCase):
     def test_gradient_as_bucket_view(self):
         for wrap in ("before", "after"):
             with self.subTest(wrap=wrap):
-                self.check_way(dict(wrap=wrap, no_sync=True, ddp=dict(gradient_as_bucket_view=True)), parts=2)
+                self.check_way(dict(wrap=wrap, no_sync=True,
+                                    ddp=dict(gradient_as_bucket_view=True)), parts=2)
 
     def test_small_buckets(self):
         self.check_way(dict(wrap="before", ddp=dict(bucket_cap_mb=0.01)))
@@ -287,10 +314,14 @@ class TwoProcesses(unittest.TestCase):
         self.check_way(dict(wrap="before", ddp=dict(find_unused_parameters=True)), short=(1, 2))
 
     def test_gradient_checkpointing(self):
-        for how, options in (({}, {}), (dict(wrap="after", no_sync=True), {}), (dict(reentrant=True), {}), (dict(reentrant=True, wrap="before"), {}),
-                             (dict(reentrant=True, wrap="before"), dict(include=["conv.*", "wide.*"])),
-                             (dict(reentrant=True, wrap="after", no_sync=True), dict(include=["conv.*", "wide.*"]))):
-            with self.subTest(**how, **options):  # reentrant: backward passes within the backward pass, here of all that is trained
+        for how, options in (({}, {}), (dict(wrap="after", no_sync=True), {}),
+                             (dict(reentrant=True), {}), (dict(reentrant=True, wrap="before"), {}),
+                             (dict(reentrant=True, wrap="before"),
+                              dict(include=["conv.*", "wide.*"])),
+                             (dict(reentrant=True, wrap="after", no_sync=True),
+                              dict(include=["conv.*", "wide.*"]))):
+            # reentrant: backward passes within the backward pass, here of all that is trained
+            with self.subTest(**how, **options):
                 self.check_way({"reentrant": False, **how}, late=bool(options), parts=2, **options)
 
     def test_reselection(self):
@@ -299,8 +330,10 @@ class TwoProcesses(unittest.TestCase):
                 ours = run_two(train, wrap=wrap, progressive_iter=2, lr=2e-2)
                 self.check(ours, progressive_iter=2, lr=2e-2)
                 self.assertLess(ours[0]["log"][2][3], ours[0]["log"][1][3])
-                emptied = [n for n, s in zip(ours[0]["packed"]["param_groups"][0]["names"], ours[0]["state"].values()) if len(s["values"]) == 0]
-                self.assertIn("norm.bias", emptied)  # DistributedDataParallel goes on expecting its gradient
+                emptied = [n for n, s in zip(ours[0]["packed"]["param_groups"][0]["names"],
+                                             ours[0]["state"].values()) if len(s["values"]) == 0]
+                # DistributedDataParallel goes on expecting its gradient
+                self.assertIn("norm.bias", emptied)
                 self.assertEqual("norm.bias" in ours[0]["asking"], wrap is not None)
 
     def test_resumed(self):
@@ -308,7 +341,8 @@ class TwoProcesses(unittest.TestCase):
         for wrap in (None, "before", "after"):
             with self.subTest(wrap=wrap):
                 half = run_two(train, wrap=wrap, steps=3, **options)
-                ours, whole = run_two(train, wrap=wrap, resume=half[0]["packed"], **options), run_two(train, wrap=wrap, **options)
+                ours = run_two(train, wrap=wrap, resume=half[0]["packed"], **options)
+                whole = run_two(train, wrap=wrap, **options)
                 self.assertTrue(same([r["weights"] for r in ours], [r["weights"] for r in whole]))
                 self.assertTrue(same([r["state"] for r in ours], [r["state"] for r in whole]))
 
@@ -324,10 +358,13 @@ class TwoProcesses(unittest.TestCase):
         for wrap in (None, "before", "after"):
             for unscale in (False, True):
                 with self.subTest(wrap=wrap, unscale=unscale):
-                    ours, one = run_two(train_scaled, wrap=wrap, unscale=unscale), train_scaled(0, 1, unscale=unscale)
+                    ours = run_two(train_scaled, wrap=wrap, unscale=unscale)
+                    one = train_scaled(0, 1, unscale=unscale)
                     for result in (*ours, one):
-                        self.assertTrue(same(result["before"], result["after"]), "the step changed something")
-                        self.assertFalse(same(result["after"], result["end"]), "nothing was trained thereafter")
+                        self.assertTrue(same(result["before"], result["after"]),
+                                        "the step changed something")
+                        self.assertFalse(same(result["after"], result["end"]),
+                                         "nothing was trained thereafter")
                         self.assertEqual(result["end"]["counters"]["step"], 2)
                     self.assertTrue(same(ours[0]["end"], ours[1]["end"]))
                     self.check_close(ours[0]["end"]["weights"], one["end"]["weights"])
@@ -337,7 +374,8 @@ class TwoProcesses(unittest.TestCase):
             for how in ways:
                 with self.subTest(wrap=wrap, how=how):
                     for message in run_two(train_differing, wrap=wrap, how=how):
-                        self.assertIn("the processes' models or their selected entries differ", message)
+                        self.assertIn("the processes' models or their selected entries differ",
+                                      message)
 
     def test_rank_0s_model_for_all(self):
         """Wrapped after the optimiser was made, entries are selected anew of rank 0's weights."""

@@ -1,4 +1,5 @@
-"""Unstructural backpropagation: dense gradients are taken and freed as autograd makes them; the model stays what it was."""
+"""Unstructural backpropagation: dense gradients are taken and freed as autograd makes them; the
+model stays what it was."""
 import copy
 import gc
 import io
@@ -13,22 +14,26 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import reference
 import sara
-from support import THRESHOLD, Net, TestCase, batch, bits, fill, leaves, loss_of, relative, train, weights
+from support import (THRESHOLD, Net, TestCase, batch, bits, fill, leaves, loss_of, relative, train,
+                     weights)
 
 
 def watched(model, before):
-    """Calls before(p, alive) as p's dense gradient appears, with the dense gradients of others that still take memory."""
+    """Calls before(p, alive) as p's dense gradient appears, with the dense gradients of others that
+    still take memory."""
     made = []
 
     def hook(p):
         before(p, [name for name, storage in made if not storage.expired()])
         made.append((p, StorageWeakRef(p.grad.untyped_storage())))
-    return [p.register_post_accumulate_grad_hook(hook) for p in model.parameters() if p.requires_grad], made
+    return [p.register_post_accumulate_grad_hook(hook) for p in model.parameters()
+            if p.requires_grad], made
 
 
 class DenseGradients(TestCase):
     def test_they_are_gathered_and_freed_in_backward(self):
-        """Twins: the compact gradient is the dense one at the positions, bit for bit, and no dense one is left."""
+        """Twins: the compact gradient is the dense one at the positions, bit for bit, and no dense
+        one is left."""
         model = Net()
         twin = copy.deepcopy(model)
         optimizer = sara.adamw(model, threshold=THRESHOLD)
@@ -40,12 +45,13 @@ class DenseGradients(TestCase):
             if dense[name] is None:
                 self.assertIsNone(leaf.grad, name)
             else:
-                self.assertTrue(torch.equal(leaf.grad, dense[name].flatten()[state["positions"].long()]), name)
+                self.assertTrue(torch.equal(leaf.grad,
+                                            dense[name].flatten()[state["positions"].long()]), name)
         self.assertGreater(leaves(optimizer)["embed.weight"][0].grad.abs().sum().item(), 0)
 
     def test_few_at_a_time(self):
-        """Ten layers without biases, whose gradients autograd makes one by one: as one appears, no others take memory but those that wait to be
-        gathered together."""
+        """Ten layers without biases, whose gradients autograd makes one by one: as one appears, no
+        others take memory but those that wait to be gathered together."""
         for together, most in ((6400, 0), (6401, 1), (19200, 2), (8_000_000, 9)):
             with self.subTest(together=together), \
                     mock.patch.object(sara._gradients, "_TOGETHER", together):
@@ -78,11 +84,14 @@ class DenseGradients(TestCase):
         model = Net()
         optimizer = sara.adamw(model, threshold=1e-3, exclude="down.*")
         asked = {name for name, p in model.named_parameters() if p.requires_grad}
-        with_entries = {name for name, m in reference.select(dict(model.named_parameters()), 1e-3).items() if m.any()}
+        with_entries = {name for name, m in reference.select(dict(model.named_parameters()),
+                                                             1e-3).items() if m.any()}
         self.assertIn("norm.weight", dict(model.named_parameters()))
         self.assertNotIn("norm.weight", asked)  # all ones
         self.assertEqual(asked & set(leaves(optimizer)), asked - {"down.weight", "down.bias"})
-        self.assertEqual(set(leaves(optimizer)), with_entries - {"frozen.weight", "frozen.bias", "down.weight", "down.bias"})
+        self.assertEqual(set(leaves(optimizer)),
+                         with_entries - {"frozen.weight", "frozen.bias", "down.weight",
+                                         "down.bias"})
 
     def test_gradients_that_the_caller_sets(self):
         """Some loops fill .grad by hand: step() takes them."""
@@ -100,13 +109,15 @@ class DenseGradients(TestCase):
         self.assertFalse([p for p in model.parameters() if p.grad is not None])
 
     def test_a_model_that_is_thawed_later(self):
-        """Parameters without selected entries that are asked for gradients again do not keep them."""
+        """Parameters without selected entries that are asked for gradients again do not keep
+        them."""
         model = Net()
         optimizer = sara.adamw(model, threshold=THRESHOLD)
         model.requires_grad_(True)
         train(model, optimizer, 1)
         loss_of(model, batch(1)).backward()
-        self.assertEqual({name for name, p in model.named_parameters() if p.grad is not None}, {"frozen.weight", "frozen.bias"})
+        self.assertEqual({name for name, p in model.named_parameters() if p.grad is not None},
+                         {"frozen.weight", "frozen.bias"})
 
     def test_gradients_of_gradients(self):
         """backward(create_graph=True) leaves gradients that have a graph of their own."""
@@ -156,7 +167,8 @@ class DenseGradients(TestCase):
 
 class TheModel(TestCase):
     def test_it_stays_an_ordinary_one(self):
-        """Same parameters under the same names, in the same memory; no buffer, no module, no attribute is added."""
+        """Same parameters under the same names, in the same memory; no buffer, no module, no
+        attribute is added."""
         model = Net()
         before = {name: (p, p.data_ptr()) for name, p in model.named_parameters()}
         keys, modules = list(model.state_dict()), [type(m) for m in model.modules()]
@@ -176,7 +188,8 @@ class TheModel(TestCase):
         self.assertEqual(bits(model(images, tokens)), bits(plain(images, tokens)))
 
     def test_copies_are_models_of_their_own(self):
-        """As an average of the weights is kept: copies and saved models keep their gradients to themselves."""
+        """As an average of the weights is kept: copies and saved models keep their gradients to
+        themselves."""
         model = Net()
         optimizer = sara.adamw(model, threshold=THRESHOLD)
         train(model, optimizer, 1)
@@ -225,7 +238,8 @@ class TheModel(TestCase):
         optimizer.step()
         leaf, state = leaves(optimizer)["to_q.weight"]
         self.assertEqual(leaf.dtype, torch.float32)
-        self.assertTrue(torch.equal(model.to_q.weight.detach().flatten()[state["positions"].long()], leaf.detach().bfloat16()))
+        self.assertTrue(torch.equal(model.to_q.weight.detach().flatten()[state["positions"].long()],
+                                    leaf.detach().bfloat16()))
 
 
 if __name__ == "__main__":

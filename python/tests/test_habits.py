@@ -1,4 +1,5 @@
-"""What scripts do with models and optimisers besides the loop: clearing through the model, freezing midway, changing storage, saving parameters."""
+"""What scripts do with models and optimisers besides the loop: clearing through the model, freezing
+midway, changing storage, saving parameters."""
 import io
 import tempfile
 import unittest
@@ -9,7 +10,8 @@ from torch import nn
 import sara
 from support import THRESHOLD, Net, TestCase, batch, bits, leaves, loss_of, train, weights
 
-OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=3)
+OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02,
+               progressive_iter=3)
 
 
 class Clearing(TestCase):
@@ -31,7 +33,8 @@ class Clearing(TestCase):
         train(plain, one, 4)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 10)
         for step in (0, 1, -1, 2, 3):
-            scaler.scale(loss_of(other, batch(step)) if step >= 0 else loss_of(other, batch(0)) * float("inf")).backward()
+            scaler.scale(loss_of(other, batch(step)) if step >= 0
+                         else loss_of(other, batch(0)) * float("inf")).backward()
             scaler.step(two)
             scaler.update()
             other.zero_grad()
@@ -45,7 +48,8 @@ class Clearing(TestCase):
         optimizer = sara.adamw(model, **OPTIONS)
         loss_of(model, batch(0)).backward()
         optimizer.step()
-        norm = torch.cat([leaf.grad for leaf, _ in leaves(optimizer).values() if leaf.grad is not None]).norm().item()
+        norm = torch.cat([leaf.grad for leaf, _ in leaves(optimizer).values()
+                          if leaf.grad is not None]).norm().item()
         self.assertAlmostEqual(norm / optimizer.last["grad_norm"], 1, delta=1e-5)
 
     def test_last_is_there_before_the_first_step(self):
@@ -58,7 +62,8 @@ class Clearing(TestCase):
 
 class Freezing(TestCase):
     def test_midway(self):
-        """Neither momentum nor decay moves what the caller has frozen, over a reselection and load_state_dict."""
+        """Neither momentum nor decay moves what the caller has frozen, over a reselection and
+        load_state_dict."""
         model = Net()
         optimizer = sara.adamw(model, **OPTIONS)
         train(model, optimizer, 2)
@@ -69,11 +74,13 @@ class Freezing(TestCase):
         train(model, optimizer, 1, first=5)
         after = weights(model)
         for name in ("conv.weight", "conv.bias", "norm.weight", "to_q.weight", "embed.weight"):
-            self.assertEqual(torch.equal(after[name], before[name]), name.startswith(("conv.", "norm.")), name)
+            self.assertEqual(torch.equal(after[name], before[name]),
+                             name.startswith(("conv.", "norm.")), name)
         self.assertFalse(model.conv.weight.requires_grad)
 
     def test_what_comes_back_with_a_state(self):
-        """A parameter that this optimiser has put to sleep is woken where the loaded state trains it."""
+        """A parameter that this optimiser has put to sleep is woken where the loaded state trains
+        it."""
         wide = Net()
         state = sara.adamw(wide, threshold=0.05, lr=1e-3).state_dict()
         model = Net()
@@ -105,7 +112,8 @@ class Storage(TestCase):
             loss_of(model, batch(0)).backward()
             model.to_q.weight.data = torch.zeros(size)
             before = weights(model)
-            with self.assertRaisesRegex(ValueError, rf"to_q.weight: position \d+ of {torch.Size(size).numel()} entries"):
+            line = rf"to_q.weight: position \d+ of {torch.Size(size).numel()} entries"
+            with self.assertRaisesRegex(ValueError, line):
                 optimizer.step()
             after = weights(model)
             self.assertTrue(all(torch.equal(before[name], after[name]) for name in before))
@@ -117,7 +125,8 @@ class Storage(TestCase):
         loss_of(model, [t.double() if t.is_floating_point() else t for t in batch(0)]).backward()
         optimizer.step()
         leaf, state = leaves(optimizer)["to_q.weight"]
-        self.assertTrue(torch.equal(model.to_q.weight.detach().flatten()[state["positions"].long()], leaf.detach().double()))
+        self.assertTrue(torch.equal(model.to_q.weight.detach().flatten()[state["positions"].long()],
+                                    leaf.detach().double()))
 
     def test_another_default_device(self):
         model = Net()
@@ -140,7 +149,8 @@ class Storage(TestCase):
 
 class Autograd(TestCase):
     def test_a_step_before_an_older_graph(self):
-        """The weights that the graph saved are no longer there: an error as with any optimiser, not a wrong gradient."""
+        """The weights that the graph saved are no longer there: an error as with any optimiser, not
+        a wrong gradient."""
         model = Net()
         optimizer = sara.adamw(model, **OPTIONS)
         first, second = loss_of(model, batch(0)), loss_of(model, batch(1))

@@ -1,4 +1,5 @@
-"""The method's arithmetic: libsara's and torch's against each other, and against LAPACK and plain indexing."""
+"""The method's arithmetic: libsara's and torch's against each other, and against LAPACK and plain
+indexing."""
 import contextlib
 import math
 import operator
@@ -21,37 +22,46 @@ BOTH = {"libsara": kernels.nuclear_norm, "torch": kernels.nuclear_norm_torch}
 def sampled(shape, density, seed, scale=1.0):
     """A matrix of normal noise at so many of its entries, their positions, and their values."""
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) < density) * scale
+    matrix = torch.randn(shape,
+                         generator=generator) * (torch.rand(shape, generator=generator)
+                                                 < density) * scale
     positions = matrix.flatten().nonzero().view(-1).int()
     return matrix, positions, matrix.flatten()[positions.long()]
 
 
 class NuclearNorm(TestCase):
     def check(self, matrix, positions, values, say):
-        """Value within 1e-4, cosine of the subgradient at the positions at least 0.9999, entries bounded."""
+        """Value within 1e-4, cosine of the subgradient at the positions at least 0.9999, entries
+        bounded."""
         value, dense = reference.nuclear_norm(matrix)
         expected = dense.flatten()[positions.long()]
         for name, function in BOTH.items():
             with self.subTest(say, kernel=name):
                 got, gradient = function(tuple(matrix.shape), positions, values)
                 self.assertAlmostEqual(got / value, 1, delta=1e-4)
-                self.assertGreaterEqual(F.cosine_similarity(gradient.double(), expected, dim=0).item(), 0.9999)
+                self.assertGreaterEqual(F.cosine_similarity(gradient.double(), expected,
+                                                            dim=0).item(), 0.9999)
                 self.assertAlmostEqual((gradient.norm() / expected.norm()).item(), 1, delta=1e-2)
                 self.assertEqual((gradient.dtype, gradient.shape), (torch.float32, positions.shape))
 
     def test_against_lapack(self):
         """Square, wide and tall, from a few entries to all of them."""
-        for shape, density in (((80, 80), 0.058), ((65, 65), 1), ((200, 200), 0.5), ((320, 320), 0.058), ((96, 400), 0.058), ((400, 96), 0.058),
-                               ((65, 900), 0.02), ((300, 260), 0.006), ((70, 1000), 1), ((240, 240), 0.02)):
+        for shape, density in (((80, 80), 0.058), ((65, 65), 1), ((200, 200), 0.5),
+                               ((320, 320), 0.058), ((96, 400), 0.058), ((400, 96), 0.058),
+                               ((65, 900), 0.02), ((300, 260), 0.006), ((70, 1000), 1),
+                               ((240, 240), 0.02)):
             self.check(*sampled(shape, density, 1), (shape, density))
 
     def test_small_singular_values_count_too(self):
-        """Each is a direction of its own: square matrices of noise have some near nothing. Those of 1e-5 of the largest, say."""
+        """Each is a direction of its own: square matrices of noise have some near nothing. Those of
+        1e-5 of the largest, say."""
         self.check(*sampled((128, 128), 1, 41128), "found among a hundred")
         for smallest in (-2, -4, -5):
             generator = torch.Generator().manual_seed(2)
-            u, v = (torch.linalg.qr(torch.randn(100, 100, generator=generator, dtype=torch.float64))[0] for _ in range(2))
-            matrix = (u @ torch.diag(torch.logspace(0, smallest, 100, dtype=torch.float64)) @ v).float()
+            u, v = (torch.linalg.qr(torch.randn(100, 100, generator=generator,
+                                                dtype=torch.float64))[0] for _ in range(2))
+            matrix = (u @ torch.diag(torch.logspace(0, smallest, 100, dtype=torch.float64))
+                      @ v).float()
             self.check(matrix, torch.arange(10000, dtype=torch.int32), matrix.flatten(), smallest)
         for seed in range(40):
             self.check(*sampled((80, 80), 0.1, 100 + seed), seed)
@@ -73,12 +83,14 @@ class NuclearNorm(TestCase):
                     value, gradient = function(tuple(matrix.shape), positions, matrix.flatten())
                     self.assertAlmostEqual(value / reference.nuclear_norm(matrix)[0], 1, delta=1e-4)
                     self.assertTrue(gradient.isfinite().all())
-                    self.assertLessEqual(torch.linalg.svdvals(gradient.view(matrix.shape).double()).max().item(), 1.01)
+                    largest = torch.linalg.svdvals(gradient.view(matrix.shape).double()).max()
+                    self.assertLessEqual(largest.item(), 1.01)
 
     def test_zero_matrices_and_no_entries(self):
         for name, function in BOTH.items():
             for count in (5, 0):
-                value, gradient = function((70, 80), torch.arange(count, dtype=torch.int32), torch.zeros(count))
+                value, gradient = function((70, 80), torch.arange(count, dtype=torch.int32),
+                                           torch.zeros(count))
                 self.assertEqual(value, 0.0, name)
                 self.assertEqual(len(gradient), count)
                 self.assertTrue((gradient.abs() <= 1.01).all(), name)
@@ -89,7 +101,8 @@ class NuclearNorm(TestCase):
             for bad in (math.nan, math.inf):
                 _, positions, values = sampled((70, 70), 0.1, 0)
                 values[7] = bad
-                self.assertFalse(math.isfinite(function((70, 70), positions, values)[0]), (name, bad))
+                self.assertFalse(math.isfinite(function((70, 70), positions, values)[0]),
+                                 (name, bad))
 
     def test_under_autocast(self):
         """torch's matrix products would be bfloat16's there."""
@@ -139,7 +152,8 @@ class AdamW(TestCase):
                 say = (dtype, gone)
                 self.assertLessEqual(relative(other.values - start, own.values - start), 2e-6, say)
                 for key in ("exp_avg", "exp_avg_sq"):
-                    self.assertLessEqual(relative(getattr(other, key), getattr(own, key)), 1e-6, say)
+                    self.assertLessEqual(relative(getattr(other, key), getattr(own, key)), 1e-6,
+                                         say)
                 for item in (own, other):
                     self.assertTrue(torch.equal(item.parameter.flatten()[item.positions.long()],
                                                 item.values.to(dtype)))
@@ -163,7 +177,8 @@ class AdamW(TestCase):
             with mock.patch.object(kernels, "_FUSED", fused):
                 kernels.adamw_torch(item.values, item.gradient, item.exp_avg, item.exp_avg_sq,
                                     self.numbers, torch.tensor(1.0), torch.tensor(1.0))
-            self.assertEqual([bits(t) for t in (item.values, item.exp_avg, item.exp_avg_sq)], before)
+            self.assertEqual([bits(t) for t in (item.values, item.exp_avg, item.exp_avg_sq)],
+                             before)
 
     def test_against_torchs_own(self):
         """Without the low-rank term it is torch.optim.AdamW on the selected entries."""
@@ -206,7 +221,8 @@ class Marks(TestCase):
                 tensor = torch.randn(3 * BLOCK).to(dtype)
                 positions = torch.arange(0, 3 * BLOCK, 2, dtype=torch.int32)
                 values = torch.zeros(2 * BLOCK)
-                values[:len(positions)] = tensor[::2].float() * (1 + 1e-4 * (dtype != torch.float32))
+                rounded = dtype != torch.float32
+                values[:len(positions)] = tensor[::2].float() * (1 + 1e-4 * rounded)
                 kernels.put(tensor, positions, values[:len(positions)])
                 marks, expected = kernels.marks(values), values.clone()
                 values[300] += 1                   # the second block's
@@ -226,8 +242,10 @@ class Marks(TestCase):
 class MovingEntries(TestCase):
     def layouts(self, dtype):
         base = torch.randn(6, 8, 3, 3).to(dtype)
-        return {"contiguous": base, "channels_last": base.to(memory_format=torch.channels_last), "transposed": base.transpose(0, 1),
-                "strided": torch.randn(6, 16, 3, 3).to(dtype)[:, ::2], "flat_strided": torch.randn(90).to(dtype)[::3]}
+        return {"contiguous": base, "channels_last": base.to(memory_format=torch.channels_last),
+                "transposed": base.transpose(0, 1),
+                "strided": torch.randn(6, 16, 3, 3).to(dtype)[:, ::2],
+                "flat_strided": torch.randn(90).to(dtype)[::3]}
 
     def test_gathering(self):
         for dtype in (*DTYPES, torch.float64):
@@ -238,14 +256,17 @@ class MovingEntries(TestCase):
                 for forced in (False, True):
                     with self.subTest(dtype=dtype, layout=layout, forced=forced), mock.patch.object(
                             kernels, "_native", (lambda t: False) if forced else kernels._native):
-                        added, set_ = torch.full([len(positions)], 0.5), torch.full([len(positions)], float("nan"))
-                        kernels.gather([("p", dense, positions, added, True), ("q", dense, positions, set_, False)])
+                        added = torch.full([len(positions)], 0.5)
+                        set_ = torch.full([len(positions)], float("nan"))
+                        kernels.gather([("p", dense, positions, added, True),
+                                        ("q", dense, positions, set_, False)])
                         chosen = dense.reshape(-1)[positions.long()].double()
                         self.assertTrue(torch.equal(added, (0.5 + chosen).float()))
                         self.assertTrue(torch.equal(set_, chosen.float()))
 
     def test_putting(self):
-        """Values from float32, rounded to nearest even, at the shape's positions whatever the strides; nothing else moves."""
+        """Values from float32, rounded to nearest even, at the shape's positions whatever the
+        strides; nothing else moves."""
         for dtype in DTYPES:
             for layout, tensor in self.layouts(dtype).items():
                 positions = (torch.rand(tensor.numel()) < 0.4).nonzero().view(-1).int()
@@ -259,8 +280,10 @@ class MovingEntries(TestCase):
 
     def test_the_norm(self):
         gradients = [torch.randn(n) for n in (0, 1, 3, 6, 500, 40001)]
-        self.assertAlmostEqual(kernels.norm(gradients) / torch.cat(gradients).double().norm().item(), 1, delta=1e-12)
-        self.assertAlmostEqual(kernels.norm([torch.full([100], 1e30)]) / 1e31, 1, delta=1e-6)  # beyond float32's squares
+        self.assertAlmostEqual(kernels.norm(gradients)
+                               / torch.cat(gradients).double().norm().item(), 1, delta=1e-12)
+        self.assertAlmostEqual(kernels.norm([torch.full([100], 1e30)]) / 1e31, 1,
+                               delta=1e-6)  # beyond float32's squares
         self.assertEqual(kernels.norm([]), 0.0)
         for bad in (math.inf, -math.inf, math.nan):
             for at in range(7):
@@ -271,16 +294,19 @@ class MovingEntries(TestCase):
 
 class WholeRuns(TestCase):
     def test_torch_is_libsara(self):
-        """Each a run of its own, over reselection and with the low-rank term; the difference is that of rounding."""
+        """Each a run of its own, over reselection and with the low-rank term; the difference is
+        that of rounding."""
         for layout in (torch.contiguous_format, torch.channels_last):
             ends = []
             for path in (contextlib.nullcontext, torch_path):
                 model = Net().to(memory_format=layout)
                 start = weights(model)
                 with path():
-                    optimizer = sara.adamw(model, threshold=THRESHOLD, lr=1e-3, eps=1e-4, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=4)
+                    optimizer = sara.adamw(model, threshold=THRESHOLD, lr=1e-3, eps=1e-4,
+                                           max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=4)
                     train(model, optimizer, 8)
-                ends.append(torch.cat([(p.detach() - start[name]).flatten() for name, p in model.named_parameters()]))
+                ends.append(torch.cat([(p.detach() - start[name]).flatten()
+                                       for name, p in model.named_parameters()]))
             self.assertFalse(torch.equal(*ends))  # another path was taken
             self.assertLessEqual(relative(ends[1], ends[0]), 1e-4)
 

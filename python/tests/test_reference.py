@@ -7,15 +7,19 @@ import torch
 
 import reference
 import sara
-from support import THRESHOLD, Lockstep, Net, TestCase, batch, bits, leaves, loss_of, relative, torch_path, train, weights
+from support import (THRESHOLD, Lockstep, Net, TestCase, batch, bits, leaves, loss_of, relative,
+                     torch_path, train, weights)
 
-# An eps of the gradients' size: with AdamW's usual one an entry whose gradient and low-rank term cancel moves by the rounding of both.
-RANKED = dict(threshold=THRESHOLD, lr=1e-3, lambda_rank=0.02, betas=(0.8, 0.95), eps=1e-4, weight_decay=0.1)
+# An eps of the gradients' size: with AdamW's usual one an entry whose gradient and low-rank term
+# cancel moves by the rounding of both.
+RANKED = dict(threshold=THRESHOLD, lr=1e-3, lambda_rank=0.02, betas=(0.8, 0.95), eps=1e-4,
+              weight_decay=0.1)
 
 
 class AgainstTheReference(TestCase):
     def test_all_parts_together(self):
-        """Clipping that bites, the low-rank term, a changing learning rate, reselection in the middle."""
+        """Clipping that bites, the low-rank term, a changing learning rate, reselection in the
+        middle."""
         run = Lockstep(self, Net(), max_grad_norm=0.05, progressive_iter=4, **RANKED)
         seen, active = set(), []
         for step in range(9):
@@ -30,9 +34,11 @@ class AgainstTheReference(TestCase):
         self.assertEqual(active[0], active[3])
 
     def test_defaults(self):
-        """AdamW's numbers, max_grad_norm 1, lambda_rank 5e-4, the learning rate by the formula, no reselection."""
+        """AdamW's numbers, max_grad_norm 1, lambda_rank 5e-4, the learning rate by the formula, no
+        reselection."""
         run = Lockstep(self, Net(), threshold=THRESHOLD)
-        self.assertAlmostEqual(run.optimizer.param_groups[0]["lr"], 1e-3 * math.exp(-3.5), delta=1e-12)
+        self.assertAlmostEqual(run.optimizer.param_groups[0]["lr"], 1e-3 * math.exp(-3.5),
+                               delta=1e-12)
         for step in range(6):
             last = run.step([batch(step)])
             self.assertFalse(last["reselected"])
@@ -48,15 +54,18 @@ class AgainstTheReference(TestCase):
     def test_sixteen_bit_weights(self):
         for dtype in (torch.bfloat16, torch.float16):
             with self.subTest(dtype=dtype):
-                run = Lockstep(self, Net().to(dtype), max_grad_norm=0.05, progressive_iter=3, **RANKED)
+                run = Lockstep(self, Net().to(dtype), max_grad_norm=0.05, progressive_iter=3,
+                               **RANKED)
                 for step in range(6):
                     run.step([batch(step, dtype=dtype)])
                 masters, _ = leaves(run.optimizer)["to_q.weight"]
                 self.assertEqual(masters.dtype, torch.float32)
-                self.assertFalse(torch.equal(masters.to(dtype).float(), masters))  # they keep what the weights cannot
+                # they keep what the weights cannot
+                self.assertFalse(torch.equal(masters.to(dtype).float(), masters))
 
     def test_channels_last_weights(self):
-        """Entries count in the shape's order, however the memory lies; the dense gradients' lies likewise."""
+        """Entries count in the shape's order, however the memory lies; the dense gradients' lies
+        likewise."""
         for dtype in (torch.float32, torch.bfloat16):
             model = Net().to(dtype).to(memory_format=torch.channels_last)
             self.assertFalse(model.conv.weight.is_contiguous())
@@ -71,12 +80,13 @@ class AgainstTheReference(TestCase):
             run.step([batch(4 * step + micro) for micro in range(4)])
 
     def test_torch_operations(self):
-        """As on other devices: to the same rounding, but for the low-rank term's, an iteration in float32 (the method's bound for its
-        subgradient, cosine 0.9999, is an error of 1.4e-2)."""
+        """As on other devices: to the same rounding, but for the low-rank term's, an iteration in
+        float32 (the method's bound for its subgradient, cosine 0.9999, is an error of 1.4e-2)."""
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             for strength, tolerance in ((0, 1e-5), (0.02, 1e-4)):
                 with self.subTest(dtype=dtype, lambda_rank=strength), torch_path():
-                    run = Lockstep(self, Net().to(dtype), max_grad_norm=0.05, progressive_iter=3, **{**RANKED, "lambda_rank": strength})
+                    run = Lockstep(self, Net().to(dtype), max_grad_norm=0.05, progressive_iter=3,
+                                   **{**RANKED, "lambda_rank": strength})
                     run.tolerance = tolerance
                     for step in range(6):
                         run.step([batch(step, dtype=dtype)])
@@ -84,16 +94,18 @@ class AgainstTheReference(TestCase):
     def test_budgets_and_their_learning_rates(self):
         model = Net()
         tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        for kind, value, threshold in (("fraction", 0.1, reference.threshold_for_fraction(tensors, 0.1)),
-                                       ("count", 1234, reference.threshold_for_count(tensors, 1234)),
-                                       ("fraction", 0.058, reference.threshold_for_fraction(tensors, 0.058))):
+        for kind, value in (("fraction", 0.1), ("count", 1234), ("fraction", 0.058)):
+            threshold = (reference.threshold_for_count if kind == "count"
+                         else reference.threshold_for_fraction)(tensors, value)
             run = Lockstep(self, Net(), reference_options={"threshold": threshold}, **{kind: value})
             self.assertEqual(run.optimizer.param_groups[0]["threshold"], threshold)
-            self.assertAlmostEqual(run.optimizer.param_groups[0]["lr"] / reference.default_learning_rate(threshold), 1, delta=1e-12)
+            self.assertAlmostEqual(run.optimizer.param_groups[0]["lr"]
+                                   / reference.default_learning_rate(threshold), 1, delta=1e-12)
             run.step([batch(0)])
             if kind == "count":
                 self.assertEqual(run.optimizer.last["active"], 1234)
-        self.assertEqual(sara.adamw(Net()).param_groups[0]["threshold"], reference.threshold_for_fraction(tensors, 0.058))
+        self.assertEqual(sara.adamw(Net()).param_groups[0]["threshold"],
+                         reference.threshold_for_fraction(tensors, 0.058))
 
     def test_a_run_of_its_own(self):
         """Both with their own gradients, as two programs have them."""
@@ -106,10 +118,13 @@ class AgainstTheReference(TestCase):
             train(model, optimizer, 1, first=step)
             other.zero_grad()
             loss_of(other, batch(step)).backward()
-            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in other.named_parameters()}
+            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad
+                         for name, p in other.named_parameters()}
             theirs.step(gradients, rank_name=optimizer.last["rank_name"])
-        changed = torch.cat([(p.detach() - start[name]).flatten() for name, p in model.named_parameters()])
-        expected = torch.cat([(p.detach() - start[name]).flatten() for name, p in other.named_parameters()])
+        changed = torch.cat([(p.detach() - start[name]).flatten()
+                             for name, p in model.named_parameters()])
+        expected = torch.cat([(p.detach() - start[name]).flatten()
+                              for name, p in other.named_parameters()])
         self.assertLessEqual(relative(changed, expected), 1e-4)
 
 
@@ -157,7 +172,8 @@ class WhatEntersAStep(TestCase):
             for optimizer in (whole, accumulated):
                 optimizer.step()
                 optimizer.zero_grad()
-            self.assertAlmostEqual(whole.last["grad_norm"] / accumulated.last["grad_norm"], 1, delta=1e-4)
+            self.assertAlmostEqual(whole.last["grad_norm"] / accumulated.last["grad_norm"], 1,
+                                   delta=1e-4)
         for name, p in once.named_parameters():
             other = dict(parts.named_parameters())[name]
             self.assertLessEqual(relative(other - start[name], p - start[name]), 1e-3, name)
@@ -171,13 +187,16 @@ class WhatEntersAStep(TestCase):
         for step in range(4):
             train(inside, one, 1, first=step)
             loss_of(outside, batch(step)).backward()
-            norm = torch.nn.utils.clip_grad_norm_([p for group in other.param_groups for p in group["params"]], 0.05)
+            norm = torch.nn.utils.clip_grad_norm_([p for group in other.param_groups
+                                                   for p in group["params"]], 0.05)
             self.assertAlmostEqual(float(norm) / one.last["grad_norm"], 1, delta=1e-4)
             other.step()
             self.assertLessEqual(other.last["grad_norm"], 0.05 * (1 + 1e-5))
             other.zero_grad()
-        changed = torch.cat([(p.detach() - start[name]).flatten() for name, p in inside.named_parameters()])
-        expected = torch.cat([(p.detach() - start[name]).flatten() for name, p in outside.named_parameters()])
+        changed = torch.cat([(p.detach() - start[name]).flatten()
+                             for name, p in inside.named_parameters()])
+        expected = torch.cat([(p.detach() - start[name]).flatten()
+                              for name, p in outside.named_parameters()])
         self.assertLessEqual(relative(expected, changed), 1e-3)
 
     def test_a_limit_that_is_not_reached(self):
@@ -214,7 +233,8 @@ class LowRankTerm(TestCase):
         norms = []
         for strength in (0, 10):
             model = Net()
-            optimizer = sara.adamw(model, threshold=THRESHOLD, lr=3e-4, lambda_rank=strength, rank_names=["to_q.weight"] * 10)
+            optimizer = sara.adamw(model, threshold=THRESHOLD, lr=3e-4, lambda_rank=strength,
+                                   rank_names=["to_q.weight"] * 10)
             train(model, optimizer, 10)
             leaf, state = leaves(optimizer)["to_q.weight"]
             matrix = torch.zeros(80 * 72)
@@ -225,7 +245,8 @@ class LowRankTerm(TestCase):
     def test_it_is_added_after_clipping(self):
         """With gradients clipped to nothing it is all that is left."""
         model = Net()
-        optimizer = sara.adamw(model, threshold=THRESHOLD, lr=1e-3, max_grad_norm=1e-12, lambda_rank=2, rank_names=["to_q.weight"])
+        optimizer = sara.adamw(model, threshold=THRESHOLD, lr=1e-3, max_grad_norm=1e-12,
+                               lambda_rank=2, rank_names=["to_q.weight"])
         train(model, optimizer, 1)
         matrix = torch.zeros(80, 72)
         mask = reference.below(Net().to_q.weight, THRESHOLD)
@@ -260,7 +281,8 @@ class LowRankTerm(TestCase):
         self.assertNotEqual(drawn[0], drawn[2])
 
     def test_names_given_by_the_caller(self):
-        """One for each step; an empty one for none; a matrix that would never be drawn too, as in the reference."""
+        """One for each step; an empty one for none; a matrix that would never be drawn too, as in
+        the reference."""
         model = Net()
         names = ["to_out.weight", "", "embed.weight", "to_q.weight"]
         optimizer = sara.adamw(model, threshold=THRESHOLD, rank_names=names)
@@ -301,15 +323,18 @@ class Reselection(TestCase):
         train(model, optimizer, 4, first=3)
         left = 0
         for name, (leaf, state) in leaves(optimizer).items():
-            frozen, flat = state["frozen_positions"].long(), dict(model.named_parameters())[name].detach().flatten()
+            frozen = state["frozen_positions"].long()
+            flat = dict(model.named_parameters())[name].detach().flatten()
             self.assertTrue(torch.equal(flat[frozen], before[name].flatten()[frozen]), name)
             self.assertTrue((before[name].flatten()[frozen].abs() >= THRESHOLD).all(), name)
-            self.assertTrue((before[name].flatten()[state["positions"].long()].abs() < THRESHOLD).all(), name)
+            self.assertTrue((before[name].flatten()[state["positions"].long()].abs()
+                             < THRESHOLD).all(), name)
             left += len(frozen)
         self.assertGreater(left, 100)
 
     def test_strictly_below_in_float32(self):
-        """0.7 in float32 is below 0.7 in double; as for the first selection it is not below the threshold."""
+        """0.7 in float32 is below 0.7 in double; as for the first selection it is not below the
+        threshold."""
         model = torch.nn.Linear(3, 1, bias=False)
         with torch.no_grad():
             model.weight.copy_(torch.tensor([[0.5, 0.6, 2.0]]))

@@ -1,5 +1,5 @@
-"""FSDP2 (fully_shard): two and four processes (gloo), each of which holds a part of every parameter,
-against one process with the whole model and the whole batch."""
+"""FSDP2 (fully_shard): two and four processes (gloo), each of which holds a part of every
+parameter, against one process with the whole model and the whole batch."""
 import os
 import tempfile
 import unittest
@@ -19,7 +19,8 @@ OPTIONS = dict(fraction=0.2, lr=1e-3, lambda_rank=0.05, max_grad_norm=0.02)
 
 
 class Small(nn.Module):
-    """Matrices for the low-rank term, norms whose weights are all 1, and fewer rows than processes."""
+    """Matrices for the low-rank term, norms whose weights are all 1, and fewer rows than
+    processes."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -119,7 +120,8 @@ class Sharded(unittest.TestCase):
         for index, name in enumerate(groups[0]["names"]):
             mine, theirs = first["state"]["state"][index], one["state"]["state"][index]
             for key in ("positions", "frozen_positions"):
-                self.assertTrue(torch.equal(mine[key].sort()[0], theirs[key].sort()[0]), (name, key))
+                self.assertTrue(torch.equal(mine[key].sort()[0], theirs[key].sort()[0]),
+                                (name, key))
         error = change = 0.0
         for name, p in one["weights"].items():
             error += float((first["weights"][name].double() - p).square().sum())
@@ -178,7 +180,8 @@ class Sharded(unittest.TestCase):
 
     def test_another_dimension_is_refused(self):
         for message in run(2, refuse):
-            self.assertRegex(message, "square.weight: sharded as .*expected over its first dimension")
+            self.assertRegex(message,
+                             "square.weight: sharded as .*expected over its first dimension")
 
 
 if __name__ == "__main__":

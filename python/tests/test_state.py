@@ -10,7 +10,8 @@ import sara
 from support import THRESHOLD, Net, TestCase, batch, leaves, loss_of, snapshot, torch_path, train
 
 STEPS = 6
-OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=3)
+OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02,
+               progressive_iter=3)
 
 
 def through_a_file(thing):
@@ -34,12 +35,14 @@ def loop(model, optimizer, scheduler, steps, dtype):
 
 
 def saved_run(base, dtype, **options):
-    """What was saved before each step and at the end: weights, optimiser, scheduler; and the run itself."""
+    """What was saved before each step and at the end: weights, optimiser, scheduler; and the run
+    itself."""
     model = copy.deepcopy(base)
     optimizer = sara.adamw(model, **options)
     scheduler, states = schedule(optimizer), []
     for step in range(STEPS + 1):
-        states.append(through_a_file([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()]))
+        states.append(through_a_file([model.state_dict(), optimizer.state_dict(),
+                                      scheduler.state_dict()]))
         if step < STEPS:
             loop(model, optimizer, scheduler, [step], dtype)
     return states, (model, optimizer)
@@ -56,7 +59,8 @@ class Resuming(TestCase):
         optimizer.load_state_dict(state[1])
         scheduler.load_state_dict(state[2])
         for name, p in model.named_parameters():
-            self.assertTrue(torch.equal(p, state[0][name]), f"{name} right after loading at step {step}")
+            self.assertTrue(torch.equal(p, state[0][name]),
+                            f"{name} right after loading at step {step}")
         loop(model, optimizer, scheduler, range(step, STEPS), dtype)
         return model, optimizer
 
@@ -66,7 +70,8 @@ class Resuming(TestCase):
         for step, state in enumerate(states):
             for trained in (False, True):
                 with self.subTest(step=step, trained=trained, dtype=dtype):
-                    self.assertSameRun(self.resume(base, state, step, dtype, trained, **options), end)
+                    self.assertSameRun(self.resume(base, state, step, dtype, trained, **options),
+                                       end)
 
     def test_at_every_step(self):
         self.check_every_step(torch.float32, **OPTIONS)
@@ -76,7 +81,8 @@ class Resuming(TestCase):
         self.check_every_step(torch.bfloat16, **OPTIONS)
 
     def test_at_every_step_with_a_fraction(self):
-        """Of weights that have been trained another threshold would come out: the state's counts."""
+        """Of weights that have been trained another threshold would come out: the state's
+        counts."""
         self.check_every_step(torch.float32, fraction=0.2, lr=2e-3, total_steps=6)
 
     def test_at_every_step_in_torch_operations(self):
@@ -84,10 +90,13 @@ class Resuming(TestCase):
             self.check_every_step(torch.float16, **OPTIONS)
 
     def test_the_state_brings_its_options(self):
-        """Whatever the new optimiser was made with; only the names of matrices, a caller's list, are not in it."""
-        for own, other in ((OPTIONS, dict(threshold=5e-3, lr=1.0, betas=(0.1, 0.2), weight_decay=1, max_grad_norm=7, lambda_rank=0, seed=1)),
+        """Whatever the new optimiser was made with; only the names of matrices, a caller's list,
+        are not in it."""
+        for own, other in ((OPTIONS, dict(threshold=5e-3, lr=1.0, betas=(0.1, 0.2), weight_decay=1,
+                                          max_grad_norm=7, lambda_rank=0, seed=1)),
                            ({**OPTIONS, "rank_names": ["to_q.weight", "", "to_out.weight"] * 2},
-                            dict(fraction=0.5, lr=1.0, rank_names=["to_q.weight", "", "to_out.weight"] * 2))):
+                            dict(fraction=0.5, lr=1.0,
+                                 rank_names=["to_q.weight", "", "to_out.weight"] * 2))):
             model, second = Net(), Net()
             optimizer, resumed = sara.adamw(model, **own), sara.adamw(second, **other)
             train(model, optimizer, 2)
@@ -104,7 +113,8 @@ class Resuming(TestCase):
         state = through_a_file(optimizer.state_dict())
         train(model, optimizer, 4, first=2)
         end = snapshot(model, optimizer)
-        self.assertLess(len(leaves(optimizer)["to_q.weight"][0]), len(state["state"][0]["positions"]) + 80 * 72)
+        self.assertLess(len(leaves(optimizer)["to_q.weight"][0]),
+                        len(state["state"][0]["positions"]) + 80 * 72)
         optimizer.load_state_dict(state)
         train(model, optimizer, 4, first=2)
         self.assertEqual(snapshot(model, optimizer), end)
@@ -124,8 +134,10 @@ class Resuming(TestCase):
         def build():
             model = Net()
             named = list(model.named_parameters())
-            return model, sara.adamw([{"params": [pair for pair in named if "to_" in pair[0]], "threshold": 5e-3, "lr": 1e-2, "betas": (0.5, 0.9)},
-                                      {"params": [pair for pair in named if "to_" not in pair[0]], "fraction": 0.3, "weight_decay": 0.2}])
+            return model, sara.adamw([{"params": [pair for pair in named if "to_" in pair[0]],
+                                       "threshold": 5e-3, "lr": 1e-2, "betas": (0.5, 0.9)},
+                                      {"params": [pair for pair in named if "to_" not in pair[0]],
+                                       "fraction": 0.3, "weight_decay": 0.2}])
         model, optimizer = build()
         train(model, optimizer, 2)
         state = through_a_file(optimizer.state_dict())
@@ -133,20 +145,24 @@ class Resuming(TestCase):
         for group in resumed.param_groups:
             group["lr"] = 1.0
         resumed.load_state_dict(state)
-        self.assertEqual([g["lr"] for g in resumed.param_groups], [g["lr"] for g in optimizer.param_groups])
+        self.assertEqual([g["lr"] for g in resumed.param_groups],
+                         [g["lr"] for g in optimizer.param_groups])
         for run in ((model, optimizer), (other, resumed)):
             train(*run, 2, first=2)
         self.assertSameRun((other, resumed), (model, optimizer))
 
     def test_its_size(self):
-        """16 bytes for each entry: position, value, two moments; what a reselection left behind has no moments."""
+        """16 bytes for each entry: position, value, two moments; what a reselection left behind has
+        no moments."""
         model = Net()
         optimizer = sara.adamw(model, **OPTIONS)
         train(model, optimizer, 5)
         state = optimizer.state_dict()
-        active, left = (sum(column) for column in zip(*((len(leaf), len(s["frozen_positions"])) for leaf, s in leaves(optimizer).values())))
+        active, left = (sum(column) for column in zip(*((len(leaf), len(s["frozen_positions"]))
+                                                        for leaf, s in leaves(optimizer).values())))
         self.assertGreater(left, 0)
-        size = sum(t.numel() * t.element_size() for entry in state["state"].values() for t in entry.values())
+        size = sum(t.numel() * t.element_size() for entry in state["state"].values()
+                   for t in entry.values())
         self.assertEqual(size, 16 * active + 8 * left)
         self.assertEqual(set(state), {"state", "param_groups", "sara"})
 
@@ -186,12 +202,20 @@ class States(TestCase):
             state["param_groups"].append(state["param_groups"][0])
 
         size = dict(model.named_parameters())[first].numel()
-        for change, line in ((with_state("positions", last_outside), f"{first}: the state has .* to 1000000; expected .* for {size} entries"),
-                             (with_state("positions", first_negative), f"{first}: the state has .* from -1 to"),
-                             (with_state("positions", lambda t: t.flip(0)), f"{first}: the state has .* ascending"),
-                             *((with_state(key, lambda t: t[:-1]), f"{first}: the state has .* {key}") for key in ("positions", "values", "exp_avg", "exp_avg_sq")),
-                             (with_state("frozen_values", lambda t: torch.zeros(3)), f"{first}: the state has 0 frozen_positions, 3 frozen_values"),
-                             (without, f"{first}: the state has no values"), (unknown, "elsewhere.weight: the model has no such parameter to train"),
+        outside = f"{first}: the state has .* to 1000000; expected .* for {size} entries"
+        for change, line in ((with_state("positions", last_outside), outside),
+                             (with_state("positions", first_negative),
+                              f"{first}: the state has .* from -1 to"),
+                             (with_state("positions", lambda t: t.flip(0)),
+                              f"{first}: the state has .* ascending"),
+                             *((with_state(key, lambda t: t[:-1]),
+                                f"{first}: the state has .* {key}")
+                               for key in ("positions", "values", "exp_avg", "exp_avg_sq")),
+                             (with_state("frozen_values", lambda t: torch.zeros(3)),
+                              f"{first}: the state has 0 frozen_positions, 3 frozen_values"),
+                             (without, f"{first}: the state has no values"),
+                             (unknown,
+                              "elsewhere.weight: the model has no such parameter to train"),
                              (groups, "2 groups, expected 1 of sara.adamw")):
             with self.subTest(line):
                 bad = copy.deepcopy(good)
@@ -207,7 +231,8 @@ class States(TestCase):
         train(model, optimizer, 2)
         state, before = through_a_file(optimizer.state_dict()), snapshot(model, optimizer)
         for own in state["state"].values():
-            own.update({key: t.to(torch.int64 if "positions" in key else torch.float64) for key, t in own.items() if isinstance(t, torch.Tensor)})
+            own.update({key: t.to(torch.int64 if "positions" in key else torch.float64)
+                        for key, t in own.items() if isinstance(t, torch.Tensor)})
         optimizer.load_state_dict(state)
         self.assertEqual(snapshot(model, optimizer), before)
 

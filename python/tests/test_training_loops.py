@@ -1,4 +1,5 @@
-"""What training scripts do around an optimiser: scalers, autocast, checkpointing, schedulers, closures, accelerate, compilation."""
+"""What training scripts do around an optimiser: scalers, autocast, checkpointing, schedulers,
+closures, accelerate, compilation."""
 import contextlib
 import math
 import subprocess
@@ -12,10 +13,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import sara
-from support import THRESHOLD, Lockstep, Net, TestCase, batch, fill, leaves, loss_of, relative, snapshot, train, weights
+from support import (THRESHOLD, Lockstep, Net, TestCase, batch, fill, leaves, loss_of, relative,
+                     snapshot, train, weights)
 
 INF = float("inf")
-OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, eps=1e-4, max_grad_norm=0.05, lambda_rank=0.02, progressive_iter=3)
+OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, eps=1e-4, max_grad_norm=0.05, lambda_rank=0.02,
+               progressive_iter=3)
 
 
 def plain_run(steps=6, build=Net, **options):
@@ -27,9 +30,11 @@ def plain_run(steps=6, build=Net, **options):
 
 class Scalers(TestCase):
     def scaled_run(self, damage):
-        """torch's loop with a GradScaler; damage(step, loss) gives the loss of an attempt, the first of each step."""
+        """torch's loop with a GradScaler; damage(step, loss) gives the loss of an attempt, the
+        first of each step."""
         model = Net()
-        optimizer, scaler = sara.adamw(model, **OPTIONS), torch.amp.GradScaler("cpu", init_scale=2.0 ** 14)
+        optimizer = sara.adamw(model, **OPTIONS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0 ** 14)
         for step in range(6):
             for attempt in (0, 1):
                 before = snapshot(model, optimizer)
@@ -63,7 +68,8 @@ class Scalers(TestCase):
             for step in range(4):
                 scaler.scale(loss_of(model, batch(step))).backward()
                 scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_([leaf for leaf, _ in leaves(optimizer).values()], 0.05)
+                torch.nn.utils.clip_grad_norm_([leaf for leaf, _ in leaves(optimizer).values()],
+                                               0.05)
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
@@ -74,10 +80,13 @@ class Scalers(TestCase):
         """At a selected entry it skips the step; at another it is never looked at."""
         for selected in (True, False):
             model = Net()
-            optimizer, scaler = sara.adamw(model, **OPTIONS), torch.amp.GradScaler("cpu", init_scale=4.0)
+            optimizer = sara.adamw(model, **OPTIONS)
+            scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
             positions = leaves(optimizer)["to_q.weight"][1]["positions"]
-            index = int(positions[5]) if selected else next(i for i in range(5760) if i not in positions)
-            hook = model.to_q.weight.register_hook(lambda g: g.flatten().scatter(0, torch.tensor(index), INF).view(g.shape))
+            index = int(positions[5]) if selected else next(i for i in range(5760)
+                                                            if i not in positions)
+            hook = model.to_q.weight.register_hook(
+                lambda g: g.flatten().scatter(0, torch.tensor(index), INF).view(g.shape))
             before = snapshot(model, optimizer)
             scaler.scale(loss_of(model, batch(0))).backward()
             scaler.step(optimizer)
@@ -91,7 +100,8 @@ class Scalers(TestCase):
 
 class NotFinite(TestCase):
     def test_without_a_scaler(self):
-        """NaN and infinite gradients: nothing changes, `last` tells, and the run goes on as if they had never been."""
+        """NaN and infinite gradients: nothing changes, `last` tells, and the run goes on as if they
+        had never been."""
         model = Net()
         optimizer = sara.adamw(model, **OPTIONS)
         for step in range(6):
@@ -118,7 +128,8 @@ class NotFinite(TestCase):
 
 
 class Checkpointed(Net):
-    """Parts of the forward pass computed again in backward; layer_norm and frozen in two segments."""
+    """Parts of the forward pass computed again in backward; layer_norm and frozen in two
+    segments."""
 
     def __init__(self, reentrant):
         super().__init__()
@@ -127,8 +138,10 @@ class Checkpointed(Net):
     def forward(self, images, tokens):
         def again(f, *inputs):
             return checkpoint(f, *inputs, use_reentrant=self.reentrant)
-        images = images.requires_grad_(self.reentrant)  # which wants an input that requires a gradient
-        h = again(lambda x: self.down(nn.functional.silu(self.norm(self.conv(x)))).flatten(2).transpose(1, 2), images)
+        # which wants an input that requires a gradient
+        images = images.requires_grad_(self.reentrant)
+        h = again(lambda x: self.down(nn.functional.silu(self.norm(self.conv(x)))), images)
+        h = h.flatten(2).transpose(1, 2)
         h = torch.cat([h, self.embed(tokens)], 1)
         h = again(lambda x: x + self.frozen(self.layer_norm(x)), h)
         h = again(lambda x: x + self.to_out(nn.functional.silu(self.to_q(x))) * (1 + self.gain), h)
@@ -155,7 +168,8 @@ class GradientCheckpointing(TestCase):
 
     def test_a_block_in_two_segments(self):
         """Reentrant backward makes its gradient in two parts, which add up."""
-        segments = [lambda f, x: f(x)] + [lambda f, x, r=r: checkpoint(f, x, use_reentrant=r) for r in (False, True)]
+        segments = [lambda f, x: f(x)] + [lambda f, x, r=r: checkpoint(f, x, use_reentrant=r)
+                                          for r in (False, True)]
         gradients = []
         for segment in segments:
             model = Twice(segment)
@@ -181,10 +195,12 @@ class Precision(TestCase):
         self.assertFalse(torch.equal(plain.model.to_q.weight, run.model.to_q.weight))
 
     def test_a_step_inside_autocast(self):
-        """Some scripts hold it around the whole loop: the step's own arithmetic stays in float32."""
+        """Some scripts hold it around the whole loop: the step's own arithmetic stays in
+        float32."""
         inside, outside = Net(), Net()
         start = weights(inside)
-        for model, context in ((inside, torch.autocast("cpu", dtype=torch.bfloat16)), (outside, contextlib.nullcontext())):
+        for model, context in ((inside, torch.autocast("cpu", dtype=torch.bfloat16)),
+                               (outside, contextlib.nullcontext())):
             optimizer = sara.adamw(model, **OPTIONS)
             for step in range(4):
                 loss_of(model, batch(step)).backward()
@@ -231,11 +247,13 @@ class Loops(TestCase):
         self.assertTrue(torch.equal(leaves(optimizer)["to_q.weight"][0].grad, 2 * once))
 
     def test_learning_rate_schedules(self):
-        """torch's schedulers set the groups' lr, and OneCycleLR their betas too; each step takes what stands there."""
+        """torch's schedulers set the groups' lr, and OneCycleLR their betas too; each step takes
+        what stands there."""
         schedules = torch.optim.lr_scheduler
         for make in (lambda o: schedules.LambdaLR(o, lambda step: 1 / (1 + step)),
                      lambda o: schedules.CosineAnnealingLR(o, 5),
-                     lambda o: schedules.SequentialLR(o, [schedules.LinearLR(o, 0.1, total_iters=2), schedules.ConstantLR(o, 0.5, 9)], [2]),
+                     lambda o: schedules.SequentialLR(o, [schedules.LinearLR(o, 0.1, total_iters=2),
+                                                          schedules.ConstantLR(o, 0.5, 9)], [2]),
                      lambda o: schedules.OneCycleLR(o, 2e-3, total_steps=8)):
             run = Lockstep(self, Net(), **OPTIONS)
             scheduler, rates = make(run.optimizer), []
@@ -264,16 +282,20 @@ class Loops(TestCase):
         self.assertSameRun(ends[0], plain_run())
 
     def test_the_program_ends_quietly(self):
-        script = ("import torch, sara; m = torch.nn.Linear(80, 80); o = sara.adamw(m, fraction=0.1); m(torch.ones(1, 80)).sum().backward(); o.step(); "
-                  "print(o.last['active'])")
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        script = ("import torch, sara; m = torch.nn.Linear(80, 80); "
+                  "o = sara.adamw(m, fraction=0.1); m(torch.ones(1, 80)).sum().backward(); "
+                  "o.step(); print(o.last['active'])")
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                              check=True)
         self.assertEqual((done.stdout, done.stderr), ("648\n", ""))
 
     def test_two_optimisers_for_two_parts(self):
-        """An ordinary one trains what sara was not given. What include leaves out of it asks for no gradient."""
+        """An ordinary one trains what sara was not given. What include leaves out of it asks for no
+        gradient."""
         model = Net()
         start = weights(model)
-        optimizer = sara.adamw([(name, p) for name, p in model.named_parameters() if name.startswith("to_")], threshold=THRESHOLD)
+        optimizer = sara.adamw([(name, p) for name, p in model.named_parameters()
+                                if name.startswith("to_")], threshold=THRESHOLD)
         other = torch.optim.AdamW(model.conv.parameters(), 1e-3)
         loss_of(model, batch(0)).backward()
         self.assertIsNotNone(model.conv.weight.grad)
@@ -281,7 +303,8 @@ class Loops(TestCase):
         optimizer.step()
         other.step()
         changed = {name for name, p in model.named_parameters() if not torch.equal(p, start[name])}
-        self.assertEqual(changed, {"to_q.weight", "to_q.bias", "to_out.weight", "conv.weight", "conv.bias"})
+        self.assertEqual(changed, {"to_q.weight", "to_q.bias", "to_out.weight", "conv.weight",
+                                   "conv.bias"})
         model = Net()
         sara_alone = sara.adamw(model, threshold=THRESHOLD, include="to_*")
         loss_of(model, batch(0)).backward()
@@ -289,9 +312,10 @@ class Loops(TestCase):
         self.assertEqual(set(leaves(sara_alone)), {"to_q.weight", "to_q.bias", "to_out.weight"})
 
     def test_compiled_models(self):
-        """torch.compile with backend aot_eager: the traced forward and backward of a compiled model, whose gradients come through the
-        same accumulation. The default backend differs from it in the kernels alone, and takes a C++ compiler 12 s on two cores
-        for one layer, so it is left out here."""
+        """torch.compile with backend aot_eager: the traced forward and backward of a compiled
+        model, whose gradients come through the same accumulation. The default backend differs from
+        it in the kernels alone, and takes a C++ compiler 12 s on two cores for one layer, so it is
+        left out here."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for compile_first in (True, False):
