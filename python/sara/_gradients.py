@@ -138,7 +138,6 @@ class Gradients:
     def forget(self) -> None:
         """Also of a backward pass that broke off."""
         self.waiting, self.held = [], 0
-        self.passes.clear()
         for p in self.training.chosen.values():
             p.grad = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from typing import Any, Protocol
+from typing import Any, Iterable, Mapping, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class Listener(Protocol):
     def gradient_cleared(self, p: Tensor, set_to_none: bool) -> None: ...
 
     def before_forward(self) -> None: ...
+
+    def sleeping(self) -> list[str]: ...
 
 
 class Watch:
@@ -82,17 +84,35 @@ def wake(p: Tensor) -> None:
 
 
 class BeforeForward:
-    """A module's hook. Copies of the module have one that tells nobody."""
+    """A module's hook. Copies of the module, also saved ones, have one that tells nobody, but knows
+    by name which parameters were told to ask for no gradient."""
 
-    def __init__(self, owner: Listener | None) -> None:
+    def __init__(self, owner: Listener | None, asleep: Iterable[str] = ()) -> None:
         self.owner = weakref.ref(owner) if owner else lambda: None
+        self.asleep = tuple(asleep)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        if not torch.compiler.is_compiling() and (owner := self.owner()):
+        if not _symbolic() and (owner := self.owner()):
             owner.before_forward()
 
     def __reduce__(self) -> Any:
-        return BeforeForward, (None,)
+        owner = self.owner()
+        return BeforeForward, (None, tuple(owner.sleeping()) if owner else self.asleep)
+
+
+def recall(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    """Of a module that is a copy: which of its parameters sleep."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BeforeForward) and hook.owner() is None:
+            for p in (parameters[name] for name in hook.asleep if name in parameters):
+                watch(p).asleep = not p.requires_grad
+
+
+def _symbolic() -> bool:
+    """The forward pass only traces, or differentiates by torch.func: there are no values."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing()
+            or torch._C._functorch.maybe_current_level() is not None
+            or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None)
 
 
 def _wrapped(name: str, heard: Any) -> None:

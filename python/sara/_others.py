@@ -40,7 +40,6 @@ def loaded(t: "Training") -> str:
 
 # ------------------------------------------------------------------------- before each forward pass
 
-@torch.no_grad()
 def before_forward(t: "Training", training: bool) -> None:
     """The model gets what was written to the optimiser's tensors; until the first step entries are
     selected of the weights that are there."""
@@ -59,7 +58,7 @@ def before_forward(t: "Training", training: bool) -> None:
         write(t, flat, flat.written())
     for flat in t.flats:
         flat.seen()
-    t.seen_forward = True
+    t.seen_forward = t.seen_forward or training
 
 
 def write(t: "Training", flat: Flat, indices: list[int]) -> None:
@@ -73,11 +72,8 @@ def write(t: "Training", flat: Flat, indices: list[int]) -> None:
 
 @torch.no_grad()
 def adopt(t: "Training") -> None:
-    """Tensors that were put in the place of the flats' views, as .data or .grad, and parameters
-    that were moved to another device."""
-    local = t.local()
-    if any(local[name].device != flat.device for flat, _, name, _ in t.each()):
-        _move(t)
+    """Tensors that were put in the place of the flats' views, as .data, .grad or state, and
+    parameters that were moved to another device."""
     for flat, i, name, leaf in t.each():
         own, gradient = flat.views["values"][i], flat.views["gradient"][i]
         if leaf.numel() != own.numel():
@@ -91,6 +87,26 @@ def adopt(t: "Training") -> None:
         if leaf.grad is not None and leaf.grad.data_ptr() != gradient.data_ptr():
             gradient.copy_(leaf.grad)
             leaf.grad = gradient
+        _adopt_state(t, flat, i, leaf)
+    local = t.local()
+    if any(local[name].device != flat.device for flat, _, name, _ in t.each()):
+        _move(t)
+
+
+def _adopt_state(t: "Training", flat: Flat, i: int, leaf: Tensor) -> None:
+    """Moments that were taken away begin anew."""
+    name, state = flat.names[i], t.state.setdefault(leaf, {})
+    for key in ("exp_avg", "exp_avg_sq"):
+        held, own = state.get(key), flat.views[key][i]
+        if held is None or held.data_ptr() != own.data_ptr():
+            own.zero_() if held is None else own.copy_(held)
+            state[key] = own
+    state["positions"] = flat.views["positions"][i]
+    if "frozen_positions" not in state:
+        if 0 < t.progressive_iter < t.step:
+            raise ValueError(f"{name}: the optimiser's state was taken away, and with it what the "
+                             "reselection left")
+        state.update(frozen_positions=state["positions"][:0], frozen_values=leaf.detach()[:0])
 
 
 def _move(t: "Training") -> None:
@@ -181,7 +197,7 @@ def tell_frozen(t: "Training") -> None:
     if t.leaves and not any(t.chosen[name].requires_grad for name in t.leaves):
         name = next(iter(t.leaves))
         warnings.warn(f"{name} and all else that sara.adamw trains was frozen after it was made "
-                      "(as PEFT does it when it injects an adapter): no step is made", stacklevel=4)
+                      "(as by PEFT, or another sara.adamw's include): no step is made", stacklevel=4)
 
 
 def tell_thawed(t: "Training") -> None:

@@ -76,6 +76,8 @@ class Training:
         if twice:
             raise ValueError(f"{min(twice)}: in two groups; give each parameter once, under a name "
                              "of its own")
+        if isinstance(spec["params"], nn.Module):
+            hooks.recall(bare(spec["params"]), parameters)
         chosen = eligible(parameters, self.include, self.exclude)
         for name, p in parameters.items():
             check_hashable(name, p)
@@ -221,7 +223,13 @@ class Training:
         self.gradients.clear(p, set_to_none)
 
     def before_forward(self) -> None:
-        others.before_forward(self, torch.is_grad_enabled())
+        training = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.no_grad():
+            others.before_forward(self, training)
+
+    def sleeping(self) -> list[str]:
+        return [name for name, p in self.trainable.items()
+                if not p.requires_grad and hooks.asks(p)]
 
 
 def set_data(leaf: Tensor, values: Tensor) -> None:

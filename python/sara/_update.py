@@ -42,6 +42,9 @@ def step(t: "Training", scale: Tensor | None, found_inf: Tensor | None) -> None:
         skipped = norm.sub(norm).ne(0).float() if found_inf is None else found_inf
         if len({flat.device for flat in t.flats}) > 1:
             skipped = skipped.clamp(max=1)  # GradScaler adds up what devices found
+        if t.known == t.step:  # the device counts from here
+            for flat in t.flats:
+                flat.steps.fill_(t.adam_step)
         drawn, rank_loss = _follow_and_update(t, parts, norm, skipped)
         t.step, t.adam_step, t.draws = t.step + 1, t.adam_step + 1, t.draws + 1
     else:

@@ -122,6 +122,7 @@ class AdamW(torch.optim.Optimizer):
         """Reselects if it is time, clips, adds the low-rank term's gradient, and updates values and
         parameters (section 4). Without any gradient nothing happens."""
         t = self._training
+        t.state, t.groups = self.state, self.param_groups  # type: ignore[assignment]
         if t.rank_names is not None and t.draws >= len(t.rank_names):
             raise ValueError(f"rank_names: {len(t.rank_names)} names, but this is step "
                              f"{t.draws + 1}")

@@ -1,0 +1,196 @@
+"""Where a model is run and its optimiser handled otherwise than in a loop: traced, differentiated by
+torch.func, copied, under inference mode; gradients and states cleared or replaced by hand."""
+import contextlib
+import copy
+import io
+import unittest
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import sara
+from support import THRESHOLD, Net, TestCase, batch, bits, leaves, loss_of, torch_path, train, weights
+
+OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02)
+PATHS = (contextlib.nullcontext, torch_path)
+
+
+def run(between=None, steps=4):
+    """A loop in which something is done with model and optimiser before each step's forward pass."""
+    model = Net()
+    optimizer = sara.adamw(model, **OPTIONS)
+    for step in range(steps):
+        if between:
+            between(model, optimizer)
+        train(model, optimizer, 1, first=step)
+    return model, optimizer
+
+
+class ForwardPasses(TestCase):
+    """That are no training change nothing."""
+
+    def check(self, between):
+        for path in PATHS:
+            with path():
+                self.assertSameRun(run(between), run())
+
+    def test_under_fake_tensors(self):
+        def between(model, optimizer):
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                model(*batch(0)[:2])
+        self.check(between)
+
+    def test_differentiated_by_torch_func(self):
+        def between(model, optimizer):
+            images, tokens, _ = batch(0)
+            torch.func.jvp(lambda x: model(x, tokens), (images,), (images,))
+            torch.func.grad(lambda x: model(x, tokens).sum())(images)
+        self.check(between)
+
+    def test_traced(self):
+        def between(model, optimizer):
+            torch.jit.trace(model, batch(0)[:2], check_trace=False)
+        self.check(between)
+
+    def test_under_inference_mode(self):
+        def between(model, optimizer):
+            with torch.inference_mode():
+                model(*batch(0)[:2])
+        self.check(between)
+
+    def test_under_inference_mode_after_a_write(self):
+        for path in PATHS:
+            with path():
+                model, optimizer = run()
+                leaf, state = leaves(optimizer)["to_q.weight"]
+                leaf.data.mul_(0.5)
+                for group in optimizer.param_groups:
+                    group["params"][0].numel()
+                with torch.inference_mode():
+                    model(*batch(0)[:2])
+                held = model.to_q.weight.detach().flatten()[state["positions"].long()]
+                self.assertTrue(torch.equal(held, leaf.detach()))
+                train(model, optimizer, 2, first=4)
+
+    def test_through_a_part_after_loading(self):
+        """A pass without gradients is none of training: what follows unseen is refused."""
+        model = nn.Sequential(nn.Linear(80, 80), nn.Linear(80, 80))
+        optimizer = sara.adamw(model, fraction=0.1, lr=1e-3)
+        nn.init.normal_(model[0].weight)
+        with torch.no_grad():
+            model(torch.ones(1, 80))
+        model[1](model[0](torch.ones(1, 80))).sum().backward()
+        with self.assertRaisesRegex(RuntimeError, "0.weight: written to after sara.adamw"):
+            optimizer.step()
+
+
+class Copies(TestCase):
+    def test_what_sleeps_in_the_model_is_woken_in_the_copy(self):
+        """Deep copies, and models that were saved whole."""
+        model = Net()
+        model.conv.requires_grad_(False)
+        optimizer = sara.adamw(model, threshold=THRESHOLD, include="to_*")
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        fresh = Net()
+        fresh.conv.requires_grad_(False)
+        expected = leaves(sara.adamw(fresh, threshold=THRESHOLD)).keys()
+        for other in (copy.deepcopy(model), copy.deepcopy(copy.deepcopy(model)),
+                      torch.load(file, weights_only=False)):
+            self.assertFalse(other.down.weight.requires_grad)
+            second = sara.adamw(other, threshold=THRESHOLD)
+            self.assertEqual(leaves(second).keys(), expected)
+            self.assertTrue(other.down.weight.requires_grad)
+        self.assertFalse(model.down.weight.requires_grad)
+        del optimizer
+
+
+class Gradients(TestCase):
+    def test_cleared_by_hand_after_the_step(self):
+        """p.grad = None over the model's parameters, whose gradients are None already."""
+        model = Net()
+        optimizer = sara.adamw(model, **OPTIONS)
+        for step in range(4):
+            loss_of(model, batch(step)).backward()
+            optimizer.step()
+            for p in model.parameters():
+                p.grad = None
+        optimizer.zero_grad()
+        self.assertSameRun((model, optimizer), run())
+
+    def test_set_to_zero_through_the_model(self):
+        """A step after it goes on by momentum, as torch's does; set to None it does nothing."""
+        for path in PATHS:
+            for none in (False, True):
+                with path():
+                    model, optimizer = run()
+                    loss_of(model, batch(4)).backward()
+                    model.zero_grad(set_to_none=none)
+                    before = weights(model)
+                    optimizer.step()
+                    moved = not torch.equal(model.to_q.weight, before["to_q.weight"])
+                    self.assertEqual(moved, not none)
+
+    def test_weights_loaded_between_micro_batches(self):
+        """Before the first step: the first one's gradient is not lost."""
+        model = Net()
+        optimizer = sara.adamw(model, **OPTIONS)
+        loss_of(model, batch(0)).backward()
+        once = leaves(optimizer)["to_q.weight"][0].grad.clone()
+        with torch.no_grad():
+            model.to_out.weight.mul_(1.5)
+        model(*batch(0)[:2])
+        self.assertTrue(torch.equal(leaves(optimizer)["to_q.weight"][0].grad, once))
+
+    def test_frozen_midway_in_torch_operations(self):
+        with torch_path():
+            model, optimizer = run()
+            model.to_q.requires_grad_(False)
+            leaf, state = leaves(optimizer)["to_q.weight"]
+            before = bits(model.to_q.weight), bits(leaf), bits(state["exp_avg"])
+            other = weights(model)["to_out.weight"]
+            train(model, optimizer, 2, first=4)
+            self.assertEqual((bits(model.to_q.weight), bits(leaf), bits(state["exp_avg"])), before)
+            self.assertFalse(torch.equal(model.to_out.weight, other))
+
+
+class States(TestCase):
+    def test_replaced(self):
+        """As scripts do that move an optimiser's state to a device."""
+        def between(model, optimizer):
+            for state in optimizer.state.values():
+                for key, value in state.items():
+                    state[key] = value.clone()
+        for path in PATHS:
+            with path():
+                self.assertSameRun(run(between), run())
+
+    def test_written_after_it_was_replaced(self):
+        for path in PATHS:
+            with path():
+                model, optimizer = run()
+                leaf, state = leaves(optimizer)["to_q.weight"]
+                state["exp_avg"] = torch.full_like(leaf, 0.25)
+                saved = optimizer.state_dict()
+                index = saved["param_groups"][0]["names"].index("to_q.weight")
+                self.assertTrue((saved["state"][index]["exp_avg"] == 0.25).all())
+
+    def test_taken_away(self):
+        """Moments begin anew, as torch's."""
+        for path in PATHS:
+            with path():
+                model, optimizer = run()
+                optimizer.state.clear()
+                train(model, optimizer, 1, first=4)
+                other, fresh = run()
+                for _, state in leaves(fresh).values():
+                    state["exp_avg"].zero_()
+                    state["exp_avg_sq"].zero_()
+                train(other, fresh, 1, first=4)
+                self.assertSameRun((model, optimizer), (other, fresh))
+
+
+if __name__ == "__main__":
+    unittest.main()
