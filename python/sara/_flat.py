@@ -42,9 +42,10 @@ class Flat:
     """Positions, values, gradients and moments [size] of parameters on one device. Each parameter's
     begin at a multiple of BLOCK; what is between is zero."""
 
-    def __init__(self, group: Group, names: Sequence[str], pieces: Sequence[Mapping[str, Tensor]],
+    def __init__(self, group: int, names: Sequence[str], pieces: Sequence[Mapping[str, Tensor]],
                  device: torch.device) -> None:
-        """pieces: of each name tensors [count] of some of DTYPES' keys; what is missing is zero."""
+        """group: its index. pieces: of each name tensors [count] of some of DTYPES' keys; what is
+        missing is zero."""
         self.group, self.names, self.device, self.starts = group, list(names), device, [0]
         self.counts = [len(piece["positions"]) for piece in pieces]
         for count in self.counts:
@@ -54,22 +55,13 @@ class Flat:
         self.views = {key: self.of(tensor) for key, tensor in self.tensors.items()}
         for key in set(pieces[0]) & set(DTYPES):
             torch._foreach_copy_(self.views[key], [piece[key].to(device) for piece in pieces])
-        self.steps = torch.zeros((), device=device)  # of AdamW, where the device counts them
+        # Of AdamW, where the device counts them.
+        self.steps = torch.zeros((), dtype=torch.float32, device=device)
         self.mark()
 
     def mark(self) -> None:
         """The model has the values."""
         self.marks = kernels.marks(self.tensors["values"])
-        self.seen()
-
-    def seen(self) -> None:
-        self.group.touched, self.version = False, self.tensors["values"]._version
-
-    def touched(self) -> bool:
-        """Somebody may have written to the values since, as far as the host knows: by tensors that
-        were taken from the group, or in place. Not by .data of tensors that are held since
-        before."""
-        return self.group.touched or self.tensors["values"]._version != self.version
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """Each parameter's part of a tensor [size]."""

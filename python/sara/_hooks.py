@@ -100,6 +100,14 @@ class BeforeForward:
         return BeforeForward, (None, tuple(owner.sleeping()) if owner else self.asleep)
 
 
+def before_forward(module: nn.Module, owner: Listener) -> None:
+    """The module tells the owner, and none that is gone."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, BeforeForward) and hook.owner() is None:
+            del module._forward_pre_hooks[key]
+    module.register_forward_pre_hook(BeforeForward(owner))
+
+
 def recall(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
     """Of a module that is a copy: which of its parameters sleep."""
     for hook in module._forward_pre_hooks.values():
@@ -110,7 +118,7 @@ def recall(module: nn.Module, parameters: Mapping[str, Tensor]) -> None:
 
 def _symbolic() -> bool:
     """The forward pass only traces, or differentiates by torch.func: there are no values."""
-    return (torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return (torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
             or torch._C._functorch.maybe_current_level() is not None
             or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None)
 

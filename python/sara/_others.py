@@ -12,7 +12,7 @@ from . import _hooks as hooks
 from . import _kernels as kernels
 from . import _sharded as sharded
 from . import _triton as fast
-from ._flat import Flat, Part
+from ._flat import Flat, Group, Part
 from ._library import BLOCK
 
 if TYPE_CHECKING:
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------------------- before the first step
 
-def fingerprint(t: "Training") -> dict[str, tuple[torch.dtype, torch.device, Tensor]]:
+def fingerprint(t: "Training") -> dict[str, tuple[object, Tensor]]:
     """Of the values that were looked through: where they are, and a sum of their bits."""
-    return {name: (p.dtype, p.device, kernels.bits(p)) for name, p in t.local().items()}
+    return {name: ((p.dtype, p.device, p.stride()), kernels.bits(p))
+            for name, p in t.local().items()}
 
 
 def loaded(t: "Training") -> str:
     """The first parameter with other values than when its entries were selected, or ""."""
     now, before = fingerprint(t), t.fingerprint
-    names = [name for name in now if now[name][:2] == before[name][:2]]  # .to() loads nothing
+    names = [name for name in now if now[name][0] == before[name][0]]  # .to() loads nothing
     if not names:
         return ""
-    device = now[names[0]][1]
-    sums = [torch.stack([of[name][2].to(device) for name in names]).tolist()
+    device = now[names[0]][1].device
+    sums = [torch.stack([of[name][1].to(device) for name in names]).tolist()
             for of in (now, before)]
     return next((name for name, a, b in zip(names, *sums) if a != b), "")
 
@@ -52,13 +53,31 @@ def before_forward(t: "Training", training: bool) -> None:
         t.select_again()
     adopt(t)
     local = t.local()
-    looked = [flat for flat in t.flats
-              if flat.touched() or all(part.native for part in flat.parts(local))]
-    for flat in looked:
-        write(t, flat, flat.written())
-    for flat in t.flats:
-        flat.seen()
+    for index, flat in enumerate(t.flats):
+        if touched(t, index) or all(part.native for part in flat.parts(local)):
+            write(t, flat, flat.written())
     t.seen_forward = t.seen_forward or training
+
+
+def _version(t: "Training", flat: Flat) -> int:
+    return sum(t.leaves[name]._version for name in flat.names)
+
+
+def seen(t: "Training") -> None:
+    """Whatever was written to the optimiser's tensors until now is in the model."""
+    t.versions = [_version(t, flat) for flat in t.flats]
+    for group in t.groups:
+        if isinstance(group, Group):  # and none that was put in its place
+            group.touched = False
+
+
+def touched(t: "Training", index: int) -> bool:
+    """Somebody may have written to a flat's values since the last step, as far as the host knows:
+    to tensors that were taken from the group since, or in place. What it does not know of is .data
+    of tensors that were taken before."""
+    flat = t.flats[index]
+    return (getattr(t.groups[flat.group], "touched", True)
+            or _version(t, flat) != t.versions[index])
 
 
 def write(t: "Training", flat: Flat, indices: list[int]) -> None:
@@ -178,15 +197,15 @@ def check_seen(t: "Training") -> None:
     or of a module that was compiled afterwards."""
     if t.seen_forward or not t.gradients.fresh:
         return
-    why = ("since then no forward pass was seen; give sara.adamw the module itself, after "
-           "torch.compile")
+    why = ("since then no forward pass of the model was seen: give sara.adamw the module itself "
+           "that is called, compiled before")
     name = "" if t.begun else loaded(t)
     if name:
         raise RuntimeError(f"{name}: written to after sara.adamw had selected its entries, and "
                            f"{why}, or make it after loading")
-    for flat in t.flats:
+    for index, flat in enumerate(t.flats):
         native = all(part.native for part in flat.parts(t.local()))
-        found = flat.written() if native or flat.touched() else []
+        found = flat.written() if native or touched(t, index) else []
         if found:
             raise RuntimeError(f"{flat.names[found[0]]}: the optimiser's tensor was written to, "
                                f"and {why}")
@@ -197,7 +216,8 @@ def tell_frozen(t: "Training") -> None:
     if t.leaves and not any(t.chosen[name].requires_grad for name in t.leaves):
         name = next(iter(t.leaves))
         warnings.warn(f"{name} and all else that sara.adamw trains was frozen after it was made "
-                      "(as by PEFT, or another sara.adamw's include): no step is made", stacklevel=4)
+                      "(as by PEFT, or another sara.adamw's include): no step is made",
+                      stacklevel=4)
 
 
 def tell_thawed(t: "Training") -> None:

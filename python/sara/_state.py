@@ -96,8 +96,9 @@ def unpack(t: "Training", state_dict: Mapping[str, Any]) -> None:
         raise ValueError(f"{len(groups)} groups{whose}, expected {len(t.groups)} of sara.adamw")
     states = {name: _checked(name, t, state_dict["state"][index]) for saved in groups
               for index, name in zip(saved["params"], saved["names"])}
-    t.gradients.forget()
-    t.gradients.zero(True)
+    t.gradients.finish()
+    made = {name: (flat.views["positions"][i], flat.views["gradient"][i])
+            for flat, i, name, leaf in t.each() if leaf.grad is not None}
     t.state.clear()
     t.leaves = {name: t.leaves.get(name, torch.empty(0).requires_grad_()) for name in states}
     for name, state in states.items():
@@ -118,6 +119,10 @@ def unpack(t: "Training", state_dict: Mapping[str, Any]) -> None:
     t.lay_out(states)
     for flat in t.flats:
         flat.steps.fill_(t.adam_step)
+    for flat, i, name, leaf in t.each():  # gradients of a backward pass before stay, as torch's
+        if name in made and torch.equal(made[name][0], flat.views["positions"][i]):
+            flat.views["gradient"][i].copy_(made[name][1])
+            leaf.grad = flat.views["gradient"][i]
     t.restart()
 
 

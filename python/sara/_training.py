@@ -57,6 +57,7 @@ class Training:
         self.begun = False                             # the first step is done
         self.compared = False                          # whether all processes train the same
         self.seen_forward = False                      # since the last step
+        self.versions: list[int] = []                  # of the flats' values then
         self.groups = [self._group(spec) for spec in specs]
         for name in filter(None, self.rank_names or ()):
             if name not in self.leaves or self.chosen[name].dim() != 2:
@@ -138,7 +139,7 @@ class Training:
         self.groups, self.state = groups, state
         self._begin()
         for module in {m for module in self.modules for m in (module, bare(module))}:
-            module.register_forward_pre_hook(hooks.BeforeForward(self))
+            hooks.before_forward(module, self)
 
     @torch.no_grad()
     def _begin(self) -> None:
@@ -164,13 +165,13 @@ class Training:
         """Flats of the groups' entries, one for each device, parameters of one dtype together; the
         optimiser's tensors become views of them."""
         self.flats, local = [], self.local()
-        for group in self.groups:
+        for index, group in enumerate(self.groups):
             devices: dict[torch.device, list[str]] = {}
             for name in group["names"]:
                 devices.setdefault(local[name].device, []).append(name)
             for device, names in devices.items():
                 names.sort(key=lambda name: (str(local[name].dtype), name.encode()))
-                self.flats.append(Flat(group, names, [pieces[name] for name in names], device))
+                self.flats.append(Flat(index, names, [pieces[name] for name in names], device))
         counts = {}
         for flat, i, name, leaf in self.each():
             counts[name] = flat.counts[i]
@@ -179,6 +180,7 @@ class Training:
             state.update({key: flat.views[key][i] for key in _STATE})
             state.setdefault("frozen_positions", state["positions"][:0])
             state.setdefault("frozen_values", leaf.detach()[:0])
+        others.seen(self)
         self.places = {name: (flat, i) for flat, i, name, _ in self.each()}
         self.sizes = {name: local[name].numel() for name in self.leaves}
         self.total = sharded.Whole(counts, self.chosen)

@@ -62,8 +62,7 @@ def step(t: "Training", scale: Tensor | None, found_inf: Tensor | None) -> None:
                      weight=t.lambda_rank, skipped=not done if skipped is None else skipped)
     t.begun = t.begun or done
     t.gradients.spent, t.gradients.fresh, t.seen_forward = True, False, False
-    for flat in t.flats:
-        flat.seen()
+    others.seen(t)
 
 
 # ---------------------------------------------------------------------------------------- gradients
@@ -100,8 +99,9 @@ def _complete(t: "Training", scale: Tensor | None) -> None:
         t.compared = True
     if not t.gradients.wrappers:
         distributed.average(flat.tensors["gradient"] for flat in t.flats)
-        for flat, i, _, leaf in t.each():
-            leaf.grad = flat.views["gradient"][i]
+        for flat, i, name, leaf in t.each():
+            if t.chosen[name].requires_grad:
+                leaf.grad = flat.views["gradient"][i]
 
 
 def _norm(t: "Training", parts: Parts) -> Number:
@@ -146,7 +146,8 @@ def _reselect(t: "Training", parts: Parts) -> None:
     pieces, made = {}, {name for name, leaf in t.leaves.items() if leaf.grad is not None}
     for flat in t.flats:
         values = flat.tensors["values"]
-        limit = torch.tensor(flat.group["threshold"], dtype=torch.float32, device=flat.device)
+        threshold = t.groups[flat.group]["threshold"]
+        limit = torch.tensor(threshold, dtype=torch.float32, device=flat.device)
         below, used = values.abs() < limit, torch.zeros_like(values, dtype=torch.int8)
         torch._foreach_add_(flat.of(used), 1)
         for kept in (True, False):
@@ -219,10 +220,18 @@ def _follow_and_update(t: "Training", parts: Parts, norm: Number,
     return drawn, value
 
 
-def _numbers(flat: Flat) -> kernels.AdamW:
-    group = flat.group
-    return kernels.AdamW(float(group["lr"]), tuple(group["betas"]), group["eps"],
-                         group["weight_decay"])
+def _numbers(t: "Training", flat: Flat) -> kernels.AdamW:
+    group = t.groups[flat.group]
+    if len(group["betas"]) != 2:
+        raise ValueError(f"betas={group['betas']}, expected two numbers")
+    beta1, beta2 = group["betas"]
+    return kernels.AdamW(float(group["lr"]), (float(beta1), float(beta2)), float(group["eps"]),
+                         float(group["weight_decay"]))
+
+
+def _is_frozen(t: "Training", name: str) -> bool:
+    """By the caller, before a gradient was made."""
+    return not t.chosen[name].requires_grad and t.leaves[name].grad is None
 
 
 def _native(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor | None, drawn: str,
@@ -231,8 +240,8 @@ def _native(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor
         rank = rank * t.lambda_rank
     items = [others.entries(t, flat, part.first + i, flat.views["gradient"][part.first + i],
                             rank if name == drawn else None)
-             for i, name in enumerate(part.names) if t.chosen[name].requires_grad]
-    kernels.adamw(items, _numbers(flat), float(clip), t.adam_step)
+             for i, name in enumerate(part.names) if not _is_frozen(t, name)]
+    kernels.adamw(items, _numbers(t, flat), float(clip), t.adam_step)
 
 
 def _torch(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor | None, drawn: str,
@@ -244,8 +253,9 @@ def _torch(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor 
         flat.steps.add_(1).sub_(skipped.to(flat.device))
     parameters = [t.chosen[name] for name in part.names]
     begin = flat.starts[flat.names.index(drawn)] - part.entries.start if rank is not None else 0
-    if fast.adamw(flat, part, [sharded.local(p) for p in parameters],
-                  [p.requires_grad for p in parameters], _numbers(flat), clip, skipped,
+    awake = [not _is_frozen(t, name) for name in part.names]
+    if fast.adamw(flat, part, [sharded.local(p) for p in parameters], awake, _numbers(t, flat),
+                  clip, skipped,
                   None if rank is None else (begin, rank, t.lambda_rank)):
         return
     gradient = flat.tensors["gradient"][part.entries] * clip
@@ -259,13 +269,13 @@ def _operations(t: "Training", flat: Flat, part: Part, gradient: Tensor,
     """What the caller has frozen since is kept apart and put back."""
     indices = range(part.first, part.first + len(part.names))
     own = {key: flat.tensors[key][part.entries] for key in ("values", "exp_avg", "exp_avg_sq")}
-    frozen = [view[i] for i in indices if not t.chosen[flat.names[i]].requires_grad
+    frozen = [view[i] for i in indices if _is_frozen(t, flat.names[i])
               for view in (flat.views[key] for key in own)]
     kept = [view.clone() for view in frozen]
     if skipped is not None:
         skipped = skipped.to(flat.device)
-    kernels.adamw_torch(own["values"], gradient, own["exp_avg"], own["exp_avg_sq"], _numbers(flat),
-                        flat.steps, skipped)
+    kernels.adamw_torch(own["values"], gradient, own["exp_avg"], own["exp_avg_sq"],
+                        _numbers(t, flat), flat.steps, skipped)
     for view, value in zip(frozen, kept):
         view.copy_(value)
     rounded = own["values"].to(part.dtype)

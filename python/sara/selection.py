@@ -58,6 +58,8 @@ def _check_trainable(name: str, p: Tensor) -> None:
             f"{name}: {type(p.data).__name__} of {p.numel()} entries, {p.dtype}; expected an "
             "ordinary tensor (with data) of less than 2147483648 entries, float32, float16 or "
             "bfloat16")
+    if torch._debug_has_internal_overlap(data) == 1:
+        raise ValueError(f"{name}: an expanded tensor, whose entries share memory")
     sharded.check(name, p)
 
 

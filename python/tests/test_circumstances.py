@@ -156,6 +156,93 @@ class Gradients(TestCase):
             self.assertFalse(torch.equal(model.to_out.weight, other))
 
 
+    def test_frozen_between_backward_and_step(self):
+        """As GANs do it with the discriminator: the gradient is there, the step is made."""
+        for path in PATHS:
+            with path():
+                model = Net()
+                optimizer = sara.adamw(model, **OPTIONS)
+                for step in range(4):
+                    loss_of(model, batch(step)).backward()
+                    model.to_q.requires_grad_(False)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    model.to_q.requires_grad_(True)
+                self.assertSameRun((model, optimizer), run())
+
+    def test_a_state_that_is_loaded_before_the_step(self):
+        """The gradients stay, as torch's do."""
+        one, two = run(), Net()
+        optimizer = sara.adamw(two, **OPTIONS)
+        for step in range(4):
+            loss_of(two, batch(step)).backward()
+            optimizer.load_state_dict(optimizer.state_dict())
+            optimizer.step()
+            optimizer.zero_grad()
+        self.assertSameRun((two, optimizer), one)
+
+
+class Groups(TestCase):
+    def test_replaced(self):
+        """By an equal dict: what it says from then on holds."""
+        model, optimizer = run()
+        optimizer.param_groups[0] = dict(optimizer.param_groups[0], lr=0.0)
+        before = weights(model)
+        train(model, optimizer, 1, first=4)
+        self.assertTrue(all(torch.equal(p, before[name]) for name, p in model.named_parameters()))
+
+    def test_numbers_that_are_tensors(self):
+        for path in PATHS:
+            with path():
+                model, optimizer = run()
+                other, plain = run()
+                for key in ("lr", "eps", "weight_decay"):
+                    group = optimizer.param_groups[0]
+                    group[key] = torch.tensor(group[key], dtype=torch.float64)
+                train(model, optimizer, 1, first=4)
+                train(other, plain, 1, first=4)
+                for name, p in model.named_parameters():
+                    self.assertTrue(torch.equal(p, dict(other.named_parameters())[name]), name)
+
+    def test_one_beta(self):
+        for path in PATHS:
+            with path():
+                model, optimizer = run()
+                optimizer.param_groups[0]["betas"] = (0.9,)
+                with self.assertRaisesRegex(ValueError, r"betas=\(0.9,\), expected two"):
+                    train(model, optimizer, 1, first=4)
+
+
+class Making(TestCase):
+    def test_in_another_default_dtype(self):
+        """Steps are counted in float32: bfloat16 counts to 256."""
+        torch.set_default_dtype(torch.bfloat16)
+        self.addCleanup(torch.set_default_dtype, torch.float32)
+        model = Net().float()
+        optimizer = sara.adamw(model, **OPTIONS)
+        self.assertEqual(optimizer._training.flats[0].steps.dtype, torch.float32)
+
+    def test_by_names_then_other_strides(self):
+        model = Net()
+        optimizer = sara.adamw(model.named_parameters(), **OPTIONS)
+        model.to(memory_format=torch.channels_last)
+        train(model, optimizer, 1)
+        self.assertFalse(optimizer.last["skipped"])
+
+    def test_expanded_parameters_are_refused(self):
+        model = nn.Linear(4, 4)
+        model.weight = nn.Parameter(torch.ones(1, 4).expand(4, 4))
+        with self.assertRaisesRegex(ValueError, "weight: an expanded tensor"):
+            sara.adamw(model, fraction=0.5, lr=1e-3)
+
+    def test_hooks_of_optimisers_that_are_gone(self):
+        model = Net()
+        for _ in range(5):
+            optimizer = sara.adamw(model, **OPTIONS)
+        self.assertEqual(len(model._forward_pre_hooks), 2)  # the last was made while one was there
+        self.assertTrue(optimizer.param_groups)
+
+
 class States(TestCase):
     def test_replaced(self):
         """As scripts do that move an optimiser's state to a device."""
