@@ -1,4 +1,5 @@
-"""Teaches the demo's emoji model to draw in ink, in PyTorch; a few minutes on two cores. From the project's folder:
+"""Teaches the demo's emoji model to draw in ink, in PyTorch; a few minutes on two cores. From the
+project's folder:
 
     pip install ./python torch diffusers transformers
     python examples/train_pytorch.py              writes ink.safetensors and face.png"""
@@ -13,7 +14,8 @@ pipe = StableDiffusionPipeline.from_pretrained("examples/emoji/base", torch_dtyp
 schedule = DDPMScheduler.from_config(pipe.scheduler.config)
 with open("examples/emoji/ink/metadata.jsonl", encoding="utf-8") as file:
     rows = [json.loads(line) for line in file]
-with torch.no_grad():  # the VAE and the text encoder stay as they are: what they give is computed once
+# The VAE and the text encoder stay as they are: what they give is computed once.
+with torch.no_grad():
     images = [Image.open("examples/emoji/ink/" + row["file_name"]).convert("RGB") for row in rows]
     latents = pipe.vae.encode(pipe.image_processor.preprocess(images)).latent_dist
     texts, _ = pipe.encode_prompt([row["text"] for row in rows], "cpu", 1, False)
@@ -32,5 +34,6 @@ for step in range(400):
     cosine.step()
     print(f"step {step + 1} of 400: loss {loss.item():.4f}", end="\r")
 
-optimizer.save("ink.safetensors")  # sara generate -m examples/emoji/base --adapter ink.safetensors ... draws with it too
+# sara generate -m examples/emoji/base --adapter ink.safetensors ... draws with it too.
+optimizer.save("ink.safetensors")
 pipe("grinning face", num_inference_steps=20, guidance_scale=3).images[0].save("face.png")

@@ -29,6 +29,21 @@ class Lookahead:
                 slow.copy_(fast.data)
 
 
+class Holding(Lookahead):
+    """It has asked for the tensors once, and writes to them in place."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer)
+        self.held = leaves_of(optimizer)
+
+    @torch.no_grad()
+    def step(self):
+        self.optimizer.step()
+        for fast, slow in zip(self.held, self.slow):
+            fast.lerp_(slow, 0.5)
+            slow.copy_(fast)
+
+
 class Sam:
     """Gradients are taken at the worst point nearby; then the weights are put back."""
 
@@ -59,6 +74,15 @@ class WritingToTheTensors(LoopCase):
             optimizer = Lookahead(make(model))
             train(model, optimizer, range(6))
             loss_of(model, 0)  # what the last interpolation left is there at the next forward
+            return model
+        self.assertFollowsAdamW(run)
+
+    def test_tensors_that_a_wrapper_holds(self):
+        def run(make):
+            model = net()
+            optimizer = Holding(make(model))
+            train(model, optimizer, range(4))
+            loss_of(model, 0)
             return model
         self.assertFollowsAdamW(run)
 
