@@ -172,6 +172,8 @@ class Kernels(TestCase):
         """A case before and after a step of the kernel, with a gradient of the low-rank term."""
         case = Case(dtype)
         case.flat.steps.fill_(step)
+        if trained:
+            case.flat.marks.zero_()  # of those that are not, it stays so
         trained = trained or [True] * len(COUNTS)
         before, rank = copy.deepcopy(case), random(COUNTS[4])
         with triton_path():
@@ -231,7 +233,10 @@ class Kernels(TestCase):
             same = {torch.equal(a, b) for a, b in zip(*held)}
             self.assertEqual(same, {not own or COUNTS[i] == 0}, i)
         with torch_path():
-            self.assertSame([case.flat.marks], [kernels.marks(case.flat.tensors["values"])])
+            marks = kernels.marks(case.flat.tensors["values"])
+        for own, start, end in zip(trained, case.flat.starts, case.flat.starts[1:]):
+            blocks = slice(start // kernels.lib.BLOCK, end // kernels.lib.BLOCK)
+            self.assertSame([case.flat.marks[blocks]], [marks[blocks] * own])
 
 
 class Training(TestCase):
