@@ -27,6 +27,17 @@ class Group(dict):  # type: ignore[type-arg]
         self.touched = self.touched or key == "params"
         return super().__getitem__(key)
 
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def items(self) -> Any:
+        self.touched = True
+        return super().items()
+
+    def values(self) -> Any:
+        self.touched = True
+        return super().values()
+
 
 class Part(NamedTuple):
     """Neighbours in a flat whose arithmetic is the same: libsara's or torch's, in one dtype."""

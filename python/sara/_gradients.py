@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from . import _distributed as distributed
+from . import _hooks as hooks
 from . import _kernels as kernels
 from . import _others as others
 from . import _sharded as sharded
@@ -90,7 +91,7 @@ class Gradients:
         dense = {}
         for name in names:
             p = t.chosen[name]
-            if p.grad is not None:
+            if p.grad is not None and (name in t.places or not hooks.thawed(p)):
                 dense[name], p.grad = p.grad, None
         if not dense:
             return

@@ -69,6 +69,13 @@ def asks(p: Tensor) -> bool:
     return p.requires_grad or found is not None and found.asleep
 
 
+def thawed(p: Tensor) -> bool:
+    """By the caller, after an optimiser had told it to ask for no gradient: it is not the
+    optimiser's."""
+    found = find(p)
+    return found is not None and found.asleep and p.requires_grad
+
+
 def sleep(p: Tensor) -> None:
     if p.requires_grad:
         watch(p).asleep = True

@@ -3,9 +3,8 @@ which Triton's kernels replace some."""
 from __future__ import annotations
 
 import functools
-import math
 from ctypes import byref, c_double
-from typing import Iterable, Mapping, NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor

@@ -60,7 +60,7 @@ def before_forward(t: "Training", training: bool) -> None:
 
 
 def _version(t: "Training", flat: Flat) -> int:
-    return sum(t.leaves[name]._version for name in flat.names)
+    return flat.tensors["values"]._version + sum(t.leaves[name]._version for name in flat.names)
 
 
 def seen(t: "Training") -> None:
@@ -93,6 +93,7 @@ def write(t: "Training", flat: Flat, indices: list[int]) -> None:
 def adopt(t: "Training") -> None:
     """Tensors that were put in the place of the flats' views, as .data, .grad or state, and
     parameters that were moved to another device."""
+    anew = bool(t.leaves)
     for flat, i, name, leaf in t.each():
         own, gradient = flat.views["values"][i], flat.views["gradient"][i]
         if leaf.numel() != own.numel():
@@ -106,15 +107,21 @@ def adopt(t: "Training") -> None:
         if leaf.grad is not None and leaf.grad.data_ptr() != gradient.data_ptr():
             gradient.copy_(leaf.grad)
             leaf.grad = gradient
-        _adopt_state(t, flat, i, leaf)
+        anew = _adopt_state(t, flat, i, leaf) and anew
+    if anew and t.adam_step:
+        t.read_count()
+        t.adam_step = 0
+        for flat in t.flats:
+            flat.steps.zero_()
     local = t.local()
     if any(local[name].device != flat.device for flat, _, name, _ in t.each()):
         _move(t)
 
 
-def _adopt_state(t: "Training", flat: Flat, i: int, leaf: Tensor) -> None:
-    """Moments that were taken away begin anew."""
+def _adopt_state(t: "Training", flat: Flat, i: int, leaf: Tensor) -> bool:
+    """Moments that were taken away begin anew; whether they were."""
     name, state = flat.names[i], t.state.setdefault(leaf, {})
+    gone = "exp_avg" not in state
     for key in ("exp_avg", "exp_avg_sq"):
         held, own = state.get(key), flat.views[key][i]
         if held is None or held.data_ptr() != own.data_ptr():
@@ -126,6 +133,7 @@ def _adopt_state(t: "Training", flat: Flat, i: int, leaf: Tensor) -> None:
             raise ValueError(f"{name}: the optimiser's state was taken away, and with it what the "
                              "reselection left")
         state.update(frozen_positions=state["positions"][:0], frozen_values=leaf.detach()[:0])
+    return gone
 
 
 def _move(t: "Training") -> None:
@@ -201,8 +209,8 @@ def check_seen(t: "Training") -> None:
            "that is called, compiled before")
     name = "" if t.begun else loaded(t)
     if name:
-        raise RuntimeError(f"{name}: written to after sara.adamw had selected its entries, and "
-                           f"{why}, or make it after loading")
+        raise RuntimeError(f"{name}: written to after sara.adamw had selected its entries (load "
+                           f"before it is made), and {why}")
     for index, flat in enumerate(t.flats):
         native = all(part.native for part in flat.parts(t.local()))
         found = flat.written() if native or touched(t, index) else []

@@ -9,15 +9,14 @@ from torch import Tensor
 from . import _kernels as kernels
 from . import _others as others
 from . import _sharded as sharded
-from . import _update as update
 from ._flat import Group
 from .adapters import write
 
 if TYPE_CHECKING:
     from ._training import Training
 
+OWN = ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")  # of the optimiser
 _KEYS = ("positions", "values", "exp_avg", "exp_avg_sq", "frozen_positions", "frozen_values")
-_OWN = ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")
 
 
 # ------------------------------------------------------------------------------------ what is there
@@ -43,13 +42,13 @@ def entries(t: "Training") -> dict[str, dict[str, Tensor]]:
 
 def pack(t: "Training", packed: dict[str, Any]) -> dict[str, Any]:
     """torch's state, with the entries' values and positions, and "sara"."""
-    update.read_count(t)
+    t.read_count()
     states = entries(t)
     names = [name for group in t.groups for name in group["names"]]
     packed["state"] = {index: states[name] for index, name in enumerate(names)}
     base, precision = t.base_of_model()
     packed["sara"] = dict(step=t.step, adam_step=t.adam_step, base_sha256=base,
-                          base_precision=precision, **{name: getattr(t, name) for name in _OWN})
+                          base_precision=precision, **{name: getattr(t, name) for name in OWN})
     if t.draws != t.step:
         packed["sara"]["draws"] = t.draws
     return packed
@@ -114,7 +113,7 @@ def unpack(t: "Training", state_dict: Mapping[str, Any]) -> None:
     t.adam_step, t.draws = own["adam_step"], own.get("draws", own["step"])
     t.base = (own["base_sha256"], own["base_precision"])
     t.begun = t.step > 0
-    for name in _OWN:
+    for name in OWN:
         setattr(t, name, own[name])
     t.lay_out(states)
     for flat in t.flats:
@@ -137,7 +136,7 @@ def _load_group(t: "Training", group: Group, saved: Mapping[str, Any]) -> None:
 
 def save(t: "Training", path: str, dtype: str, target: str | None,
          metadata: Mapping[str, str] | None) -> None:
-    update.read_count(t)
+    t.read_count()
     parts = {}
     for name, state in entries(t).items():
         both = torch.cat([state["positions"], state["frozen_positions"]]).cpu()

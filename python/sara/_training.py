@@ -19,7 +19,6 @@ from .adapters import base_of, check_hashable, is_applied
 from .selection import Patterns, budget, default_lr, eligible, named, positions_below
 
 BUDGETS = ("threshold", "fraction", "count")
-OWN = ("max_grad_norm", "lambda_rank", "progressive_iter", "seed")
 _STATE = ("positions", "exp_avg", "exp_avg_sq")  # of a flat; views of them are the state
 Pieces = Mapping[str, Mapping[str, Tensor]]  # name -> key of a flat -> [count]
 
@@ -29,8 +28,8 @@ class Training:
                  whole: Mapping[str, Any], include: Patterns, exclude: Patterns,
                  own: Mapping[str, Any]) -> None:
         """specs: of the groups. defaults: what param_groups hold. whole: the budget of groups
-        without one. own: values of OWN and rank_names. Nothing of the model is changed before
-        begin()."""
+        without one. own: max_grad_norm, lambda_rank, progressive_iter, seed and rank_names.
+        Nothing of the model is changed before begin()."""
         self.max_grad_norm: float = own["max_grad_norm"]
         self.lambda_rank: float = own["lambda_rank"]
         self.progressive_iter: int = own["progressive_iter"]
@@ -209,6 +208,13 @@ class Training:
     def local(self) -> dict[str, Tensor]:
         """This process's part of each parameter that was looked through."""
         return {name: sharded.local(p.detach()) for name, p in self.chosen.items()}
+
+    def read_count(self) -> None:
+        """Of the steps that were done on a device, which skips those that are not finite."""
+        if self.known < self.step and self.flats:
+            skipped = self.adam_step - int(self.flats[0].steps.item())
+            self.step, self.adam_step = self.step - skipped, self.adam_step - skipped
+        self.known = self.step
 
     def base_of_model(self) -> tuple[str, str | None]:
         """Hash and precision of the model before the first step."""

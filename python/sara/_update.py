@@ -34,6 +34,8 @@ def step(t: "Training", scale: Tensor | None, found_inf: Tensor | None) -> None:
         return
     others.check_seen(t)
     _check_sizes(t)
+    for flat in t.flats:
+        _numbers(t, flat)  # refused before anything is counted
     t.base_of_model()  # before the first change
     _complete(t, scale)
     parts, due = others.parts(t), _is_due(t)
@@ -126,16 +128,8 @@ def _norm(t: "Training", parts: Parts) -> Number:
 def _is_due(t: "Training") -> bool:
     """Reads how many steps a device has done, near the one at which it is."""
     if t.known <= t.progressive_iter <= t.step:
-        read_count(t)
+        t.read_count()
     return 0 < t.progressive_iter == t.step
-
-
-def read_count(t: "Training") -> None:
-    """Of the steps that were done on a device, which skips those that are not finite."""
-    if t.known < t.step and t.flats:
-        skipped = t.adam_step - int(t.flats[0].steps.item())
-        t.step, t.adam_step = t.step - skipped, t.adam_step - skipped
-    t.known = t.step
 
 
 def _reselect(t: "Training", parts: Parts) -> None:

@@ -9,10 +9,10 @@ from typing import Any, Callable, Iterable, Mapping, Sequence, Union
 import torch
 from torch import nn
 
-from . import _others as others
 from . import _state as state
 from . import _update as update
-from ._training import BUDGETS, OWN, Training, check_option
+from ._state import OWN
+from ._training import BUDGETS, Training, check_option
 from .selection import Patterns
 
 Model = Union[nn.Module, Mapping[str, nn.Parameter], Iterable[Any]]
@@ -84,7 +84,7 @@ class AdamW(torch.optim.Optimizer):
     def last(self) -> dict[str, Any]:
         """What the last step did; reads it from the device."""
         t = self._training
-        update.read_count(t)
+        t.read_count()
         numbers: dict[str, Any] = dict(grad_norm=math.nan, rank_loss=0.0, rank_name="",
                                        skipped=False, reselected=False)
         for name, value in t.numbers.items():

@@ -1,5 +1,6 @@
-"""Where a model is run and its optimiser handled otherwise than in a loop: traced, differentiated by
-torch.func, copied, under inference mode; gradients and states cleared or replaced by hand."""
+"""Where a model is run and its optimiser handled otherwise than in a loop: traced, differentiated
+by torch.func, copied, under inference mode; gradients and states cleared or replaced by hand."""
+import collections
 import contextlib
 import copy
 import io
@@ -10,14 +11,16 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sara
-from support import THRESHOLD, Net, TestCase, batch, bits, leaves, loss_of, torch_path, train, weights
+from support import (THRESHOLD, Net, TestCase, batch, bits, leaves, loss_of, relative, torch_path,
+                     train, weights)
 
 OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, max_grad_norm=0.05, lambda_rank=0.02)
 PATHS = (contextlib.nullcontext, torch_path)
 
 
 def run(between=None, steps=4):
-    """A loop in which something is done with model and optimiser before each step's forward pass."""
+    """A loop in which something is done with model and optimiser before each step's forward
+    pass."""
     model = Net()
     optimizer = sara.adamw(model, **OPTIONS)
     for step in range(steps):
@@ -211,6 +214,10 @@ class Groups(TestCase):
                 optimizer.param_groups[0]["betas"] = (0.9,)
                 with self.assertRaisesRegex(ValueError, r"betas=\(0.9,\), expected two"):
                     train(model, optimizer, 1, first=4)
+                optimizer.param_groups[0]["betas"] = (0.9, 0.999)
+                optimizer.step()
+                optimizer.zero_grad()
+                self.assertSameRun((model, optimizer), run(steps=5))
 
 
 class Making(TestCase):
@@ -243,6 +250,22 @@ class Making(TestCase):
         self.assertTrue(optimizer.param_groups)
 
 
+class Thawed(TestCase):
+    def test_without_selected_entries(self):
+        """What an optimiser had put to sleep and the script has given to another."""
+        model = Net()
+        optimizer = sara.adamw(model, **OPTIONS)
+        self.assertFalse(model.norm.weight.requires_grad)
+        model.norm.weight.requires_grad = True
+        other = torch.optim.SGD([model.norm.weight], 0.1)
+        loss_of(model, batch(0)).backward()
+        self.assertIsNotNone(model.norm.weight.grad)
+        before = bits(model.norm.weight)
+        optimizer.step()
+        other.step()
+        self.assertNotEqual(bits(model.norm.weight), before)
+
+
 class States(TestCase):
     def test_replaced(self):
         """As scripts do that move an optimiser's state to a device."""
@@ -265,18 +288,29 @@ class States(TestCase):
                 self.assertTrue((saved["state"][index]["exp_avg"] == 0.25).all())
 
     def test_taken_away(self):
-        """Moments begin anew, as torch's."""
+        """Moments and the count of steps since begin anew, as torch's."""
+        options = dict(threshold=100.0, lr=1e-3, lambda_rank=0, max_grad_norm=0)
         for path in PATHS:
-            with path():
-                model, optimizer = run()
-                optimizer.state.clear()
-                train(model, optimizer, 1, first=4)
-                other, fresh = run()
-                for _, state in leaves(fresh).values():
-                    state["exp_avg"].zero_()
-                    state["exp_avg_sq"].zero_()
-                train(other, fresh, 1, first=4)
-                self.assertSameRun((model, optimizer), (other, fresh))
+            for again in (lambda o: o.state.clear(),
+                          lambda o: setattr(o, "state", collections.defaultdict(dict))):
+                model, other = Net(), Net()
+                with path():
+                    ours = sara.adamw(model, **options)
+                    theirs = torch.optim.AdamW([p for p in other.parameters() if p.requires_grad],
+                                               1e-3)
+                    for step in range(6):
+                        if step == 3:
+                            again(ours)
+                            again(theirs)
+                        for net, optimizer in ((model, ours), (other, theirs)):
+                            loss_of(net, batch(step)).backward()
+                            optimizer.step()
+                            optimizer.zero_grad()
+                start = weights(Net())
+                for name in ("to_q.weight", "conv.weight"):
+                    a, b = (dict(net.named_parameters())[name].detach() - start[name]
+                            for net in (model, other))
+                    self.assertLessEqual(relative(a, b), 1e-4)
 
 
 if __name__ == "__main__":
