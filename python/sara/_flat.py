@@ -66,8 +66,12 @@ class Flat:
         self.views = {key: self.of(tensor) for key, tensor in self.tensors.items()}
         for key in set(pieces[0]) & set(DTYPES):
             torch._foreach_copy_(self.views[key], [piece[key].to(device) for piece in pieces])
+        self.addresses = {key: [view.data_ptr() for view in views]
+                          for key, views in self.views.items()}
         # Of AdamW, where the device counts them.
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
+        self._marked: Tensor | None = None  # of which there are views
+        self._mark_views: list[Tensor] = []
         self.mark()
 
     def mark(self) -> None:
@@ -77,6 +81,13 @@ class Flat:
     def of(self, tensor: Tensor) -> list[Tensor]:
         """Each parameter's part of a tensor [size]."""
         return [tensor[start:start + count] for start, count in zip(self.starts, self.counts)]
+
+    def mark_of(self, i: int) -> Tensor:
+        """Of a parameter and those behind it."""
+        if self._marked is not self.marks:
+            self._marked = self.marks
+            self._mark_views = [self.marks[start // BLOCK:] for start in self.starts]
+        return self._mark_views[i]
 
     def parts(self, parameters: Mapping[str, Tensor]) -> Iterator[Part]:
         """Of this flat as its parameters are now."""

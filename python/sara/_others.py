@@ -13,7 +13,6 @@ from . import _kernels as kernels
 from . import _sharded as sharded
 from . import _triton as fast
 from ._flat import Flat, Group, Part
-from ._library import BLOCK
 
 if TYPE_CHECKING:
     from ._training import Training
@@ -99,13 +98,14 @@ def adopt(t: "Training") -> None:
         if leaf.numel() != own.numel():
             raise ValueError(f"{name}: the optimiser's tensor has become {list(leaf.shape)}, "
                              f"expected {list(own.shape)}")
-        if leaf.data_ptr() != own.data_ptr():
+        if leaf.data_ptr() != flat.addresses["values"][i]:
             theirs, leaf.grad = leaf.grad, None
             own.copy_(leaf.detach())
             leaf.data = own
             leaf.grad = theirs
-        if leaf.grad is not None and leaf.grad.data_ptr() != gradient.data_ptr():
-            gradient.copy_(leaf.grad)
+        made = leaf.grad
+        if made is not None and made.data_ptr() != flat.addresses["gradient"][i]:
+            gradient.copy_(made)
             leaf.grad = gradient
         anew = _adopt_state(t, flat, i, leaf) and anew
     if anew and t.adam_step:
@@ -113,8 +113,8 @@ def adopt(t: "Training") -> None:
         t.adam_step = 0
         for flat in t.flats:
             flat.steps.zero_()
-    local = t.local()
-    if any(local[name].device != flat.device for flat, _, name, _ in t.each()):
+    if any(sharded.local(t.chosen[name]).device != flat.device
+           for flat in t.flats for name in flat.names):
         _move(t)
 
 
@@ -124,7 +124,7 @@ def _adopt_state(t: "Training", flat: Flat, i: int, leaf: Tensor) -> bool:
     gone = "exp_avg" not in state
     for key in ("exp_avg", "exp_avg_sq"):
         held, own = state.get(key), flat.views[key][i]
-        if held is None or held.data_ptr() != own.data_ptr():
+        if held is None or held.data_ptr() != flat.addresses[key][i]:
             own.zero_() if held is None else own.copy_(held)
             state[key] = own
     state["positions"] = flat.views["positions"][i]
@@ -160,11 +160,9 @@ def parts(t: "Training") -> list[tuple[Flat, Part]]:
 def entries(t: "Training", flat: Flat, i: int, gradient: Tensor | None = None,
             rank: Tensor | None = None) -> kernels.Entries:
     """For libsara, of the parameter at an index."""
-    name, view = flat.names[i], {key: views[i] for key, views in flat.views.items()}
-    marks = flat.marks[flat.starts[i] // BLOCK:]
-    return kernels.Entries(name, sharded.local(t.chosen[name].detach()), view["positions"],
-                           view["values"], view["exp_avg"], view["exp_avg_sq"], gradient, rank,
-                           marks)
+    name, v = flat.names[i], flat.views
+    return kernels.Entries(name, sharded.local(t.chosen[name]), v["positions"][i], v["values"][i],
+                           v["exp_avg"][i], v["exp_avg_sq"][i], gradient, rank, flat.mark_of(i))
 
 
 def follow(t: "Training", flat: Flat, part: Part) -> None:

@@ -207,7 +207,7 @@ class Training:
 
     def local(self) -> dict[str, Tensor]:
         """This process's part of each parameter that was looked through."""
-        return {name: sharded.local(p.detach()) for name, p in self.chosen.items()}
+        return {name: sharded.local(p) for name, p in self.chosen.items()}
 
     def read_count(self) -> None:
         """Of the steps that were done on a device, which skips those that are not finite."""

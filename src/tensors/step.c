@@ -117,59 +117,84 @@ size_t sara_tensors_draw(size_t candidates, uint64_t seed, uint64_t step)
 
 /* -------------------------------------------------------------------------------------- AdamW */
 
-static int64_t mark_of(const float *values, size_t count)
+typedef struct mark_weights {
+    int32_t of[BLOCK];
+} mark_weights;
+
+static mark_weights weights_of_marks(void)
 {
-    int64_t sum = 0;
+    mark_weights weights;
+    for (uint32_t i = 0; i < BLOCK; i++)
+        weights.of[i] = (int32_t)(((i + 1) * 2654435761u & 0x7fffffffu) | 1);
+    return weights;
+}
+
+static int64_t mark_of(const mark_weights *weights, const float *values, size_t count)
+{
+    uint64_t sum = 0;
     for (size_t i = 0; i < count; i++) {
-        int32_t bits, weight = (int32_t)(((uint32_t)(i + 1) * 2654435761u & 0x7fffffffu) | 1);
+        int32_t bits;
         memcpy(&bits, &values[i], sizeof(bits));
-        sum = (int64_t)((uint64_t)sum + (uint64_t)((int64_t)bits * weight));
+        sum += (uint64_t)((int64_t)bits * weights->of[i]);
     }
-    return sum;
+    return (int64_t)sum;
 }
 
 void sara_tensors_marks(int64_t *marks, const float *values, size_t count)
 {
+    const mark_weights weights = weights_of_marks();
     for (size_t at = 0; at < count; at += BLOCK)
-        marks[at / BLOCK] = mark_of(values + at, count - at < BLOCK ? count - at : BLOCK);
+        marks[at / BLOCK] =
+            mark_of(&weights, values + at, count - at < BLOCK ? count - at : BLOCK);
 }
 
-/* held [count] becomes what the tensor holds. Says whether that is not the values, rounded. */
-static bool tensor_differs(float *held, const sara_param *param, const uint32_t *positions,
+static uint32_t float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+/* What the tensor would hold of a value. */
+static float rounded_as(sara_dtype dtype, float value)
+{
+    if (dtype == SARA_BF16)
+        return sara_bf16_to_f32(sara_f32_to_bf16(value));
+    return dtype == SARA_F16 ? sara_f16_to_f32(sara_f32_to_f16(value)) : value;
+}
+
+/* Whether the tensor holds anything else than the values, rounded. There are so many positions in
+ * all, of which the next are asked for. */
+static bool tensor_differs(const sara_param *param, const uint32_t *positions, size_t all,
                            const float *values, size_t count)
 {
     const float *floats = param->value.data;
-    const bool narrow = param->value.dtype != SARA_F32;
     uint32_t differs = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t own, theirs;
-        float value = values[i];
-        if (narrow)
-            value = param->value.dtype == SARA_BF16 ? sara_bf16_to_f32(sara_f32_to_bf16(value))
-                                                    : sara_f16_to_f32(sara_f32_to_f16(value));
-        else
-            __builtin_prefetch(&floats[positions[i + AHEAD < count ? i + AHEAD : i]], 1);
-        held[i] = narrow ? sara_param_get(param, positions[i]) : floats[positions[i]];
-        memcpy(&own, &value, sizeof(own));
-        memcpy(&theirs, &held[i], sizeof(theirs));
-        differs |= own ^ theirs;
-    }
+    if (param->value.dtype == SARA_F32)
+        for (size_t i = 0; i < count; i++) {
+            __builtin_prefetch(&floats[positions[i + AHEAD < all ? i + AHEAD : i]], 1);
+            differs |= float_bits(floats[positions[i]]) ^ float_bits(values[i]);
+        }
+    else
+        for (size_t i = 0; i < count; i++)
+            differs |= float_bits(sara_param_get(param, positions[i])) ^
+                       float_bits(rounded_as(param->value.dtype, values[i]));
     return differs != 0;
 }
 
 /* Of a block of at most BLOCK entries, which begins at this one. */
-static void follow_block(const sara_param *param, const sara_tensor_entries *item, size_t at,
-                         size_t count)
+static void follow_block(const mark_weights *weights, const sara_param *param,
+                         const sara_tensor_entries *item, size_t at, size_t count)
 {
-    float held[BLOCK], rounded[1], *values = item->values + at;
+    float *values = item->values + at;
     const uint32_t *positions = item->positions + at;
-    if (!tensor_differs(held, param, positions, values, count) ||
-        mark_of(values, count) != item->marks[at / BLOCK])
+    if (!tensor_differs(param, positions, item->count - at, values, count) ||
+        mark_of(weights, values, count) != item->marks[at / BLOCK])
         return;
     for (size_t i = 0; i < count; i++)
-        if (tensor_differs(rounded, param, positions + i, values + i, 1))
-            values[i] = held[i];
-    item->marks[at / BLOCK] = mark_of(values, count);
+        if (tensor_differs(param, positions + i, 1, values + i, 1))
+            values[i] = sara_param_get(param, positions[i]);
+    item->marks[at / BLOCK] = mark_of(weights, values, count);
 }
 
 static void load(float *block, const float *from, size_t at, size_t count)
@@ -194,14 +219,15 @@ static void scatter(sara_param *param, const uint32_t *positions, const float *v
 }
 
 /* Of entries whose gradients are zero where gradient or rank are NULL. */
-static void update(sara_param *param, const sara_tensor_entries *item, const sara_adamw *numbers)
+static void update(const mark_weights *weights, sara_param *param, const sara_tensor_entries *item,
+                   const sara_adamw *numbers)
 {
     const sara_adamw a = *numbers;
     float gradient[BLOCK], rank[BLOCK];
     for (size_t at = 0; at < item->count; at += BLOCK) {
         size_t count = item->count - at < BLOCK ? item->count - at : BLOCK;
         if (item->marks)
-            follow_block(param, item, at, count);
+            follow_block(weights, param, item, at, count);
         load(gradient, item->gradient, at, count);
         load(rank, item->rank, at, count);
         float *values = item->values + at, *m1 = item->moment1 + at, *m2 = item->moment2 + at;
@@ -210,7 +236,7 @@ static void update(sara_param *param, const sara_tensor_entries *item, const sar
             values[i] = sara_adamw_entry(&a, values[i], gradient[i], rank[i], &m1[i], &m2[i]);
         scatter(param, item->positions + at, values, count);
         if (item->marks)
-            item->marks[at / BLOCK] = mark_of(values, count);
+            item->marks[at / BLOCK] = mark_of(weights, values, count);
     }
 }
 
@@ -229,13 +255,14 @@ sara_status sara_tensors_follow(sara_context *ctx, const sara_tensor_entries *it
 {
     sara_status status;
     sara_param *params = NULL;
+    const mark_weights weights = weights_of_marks();
     int threads = sara_threads(ctx);
     TRY(open_items(ctx, &params, items, count));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++)
         for (size_t at = 0; items[i].marks && at < items[i].count; at += BLOCK) {
             size_t left = items[i].count - at;
-            follow_block(&params[i], &items[i], at, left < BLOCK ? left : BLOCK);
+            follow_block(&weights, &params[i], &items[i], at, left < BLOCK ? left : BLOCK);
         }
 done:
     sara_free(ctx, params);
@@ -248,11 +275,12 @@ sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *ite
     const sara_adamw a = sara_adamw_numbers(options);
     sara_status status;
     sara_param *params = NULL;
+    const mark_weights weights = weights_of_marks();
     int threads = sara_threads(ctx);
     TRY(open_items(ctx, &params, items, count));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++)
-        update(&params[i], &items[i], &a);
+        update(&weights, &params[i], &items[i], &a);
 done:
     sara_free(ctx, params);
     return status;
