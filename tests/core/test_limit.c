@@ -144,7 +144,7 @@ static void test_limit_of_process(void **state)
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0)
-        _exit(process_is_limited(*state, 4 * GIB) ? 0 : 1);
+        _exit(process_is_limited(*state, addresses_taken() + 4 * GIB) ? 0 : 1);
     assert_int_equal(waitpid(child, &code, 0), child);
     assert_true(WIFEXITED(code) && WEXITSTATUS(code) == 0);
 }
