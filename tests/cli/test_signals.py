@@ -320,7 +320,8 @@ class Images(SignalCase):
         self.assertEqual(files_below(self.folder), [])
 
     def test_twice(self):
-        """The second ends the program at once, unless the step was over before it came."""
+        """The second ends the program at once, unless the step was over before it came. One that
+        comes before the handler of the first has begun may be handled before it."""
         for first, second in [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)]:
             codes = []
             while 128 + second not in codes and len(codes) < 10:
@@ -332,7 +333,7 @@ class Images(SignalCase):
                 process.communicate(timeout=60 * SLOW)
                 codes.append(process.returncode)
             self.assertEqual(codes[-1], 128 + second)
-            self.assertLessEqual(set(codes), {128 + second, INTERRUPTED})
+            self.assertLessEqual(set(codes), {128 + second, 128 + first, INTERRUPTED})
         self.assertEqual(files_below(self.folder), [])
 
     def test_merging(self):
