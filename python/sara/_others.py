@@ -186,7 +186,8 @@ def settle(t: "Training") -> None:
     adopt(t)
     for flat, part in parts(t):
         follow(t, flat, part)
-        write(t, flat, [i for i in flat.written() if flat.names[i] in part.names])
+    for flat in t.flats:
+        write(t, flat, flat.written())
         flat.mark()
     for name, leaf in t.leaves.items():  # entries that the reselection left
         state = t.state[leaf]

@@ -267,6 +267,20 @@ class Thawed(TestCase):
 
 
 class States(TestCase):
+    def test_of_two_dtypes_after_a_write(self):
+        """What was written to the optimiser's tensors is saved, whichever dtype the parameter has."""
+        for path in PATHS:
+            with path():
+                model = nn.Sequential(nn.Linear(80, 80).bfloat16(), nn.Linear(80, 80))
+                optimizer = sara.adamw(model, fraction=0.1, lr=1e-3)
+                wanted = {}
+                for name, (leaf, _) in leaves(optimizer).items():
+                    leaf.data.mul_(0.5)
+                    wanted[name] = leaf.detach().clone()
+                saved = optimizer.state_dict()
+                for index, name in enumerate(saved["param_groups"][0]["names"]):
+                    self.assertEqual(bits(saved["state"][index]["values"]), bits(wanted[name]))
+
     def test_replaced(self):
         """As scripts do that move an optimiser's state to a device."""
         def between(model, optimizer):

@@ -105,8 +105,8 @@ class Merged(Adapters):
         norm, lost = change2 ** 0.5, 100 * (lost2 / change2) ** 0.5
         self.assertEqual(
             out,
-            f"out\n{changed} entries changed (L2 {norm:.4g}); rounding takes {away} of them back to "
-            f"the base's value, {lost:.2f} % of the change (L2) is lost\n",
+            f"out\n{changed} entries changed (L2 {norm:.4g}); rounding takes {away} of them back "
+            f"to the base's value, {lost:.2f} % of the change (L2) is lost\n",
         )
 
 
