@@ -9,7 +9,7 @@ if ! command -v $compiler >/dev/null; then
         >/dev/null
 fi
 count=0
-for source in src/core/*.c src/nn/*_cpu.c src/nn/simd.c src/nn/simd_generic.c; do
+for source in src/core/*.c src/nn/*_cpu.c src/nn/simd/simd.c src/nn/simd/generic.c; do
     $compiler -std=gnu11 -O2 -D_GNU_SOURCE -DSARA_VERSION='"0"' -Wall -Wextra -Werror -fopenmp \
         -Iinclude -Isrc -c "$source" -o /dev/null
     count=$((count + 1))

@@ -19,12 +19,12 @@ LAYERS = {  # folder: the folders it may include from
     "cli": [],
 }
 LIBRARIES = {  # header: the only files that may include it
-    r"oneapi/dnnl|^dnnl": r"src/(nn|sparse)/\w*onednn\w*\.[ch]$",
+    r"oneapi/dnnl|^dnnl": r"src/(nn/onednn/|sparse/\w*onednn)\w*\.[ch]$",
     r"^cuda|^cublas|^cudnn": r"_cuda\.cu$",
     r"^png\.h": r"src/io/image_(png|save)\.c$",
     r"^jpeglib\.h": r"src/io/image_jpeg\.c$",
     r"^webp/": r"src/io/image_webp\.c$",
-    r"^utf8proc\.h": r"src/(models/tokenizer|io/)\w*\.[ch]$",
+    r"^utf8proc\.h": r"src/(models/tokenizer/|io/)\w*\.[ch]$",
     r"^openssl/": r"src/io/sha256\.c$",
     r"^lapacke\.h": r"src/sparse/\w+\.c$",
     r"^jansson\.h": r"src/(io/\w+|cli/\w+)\.[ch]$",

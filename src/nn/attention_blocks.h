@@ -9,7 +9,7 @@
 #define SARA_NN_ATTENTION_BLOCKS_H
 
 #include "nn/kernels.h"
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #define QUERIES      ((int64_t)64) /* in a block */
 #define LARGEST_SPAN ((int64_t)16)

@@ -1,5 +1,5 @@
 #include "nn/bf16.h"
-#include "nn/onednn.h"
+#include "nn/onednn/onednn.h"
 
 #define PIECE ((int64_t)16384) /* floats that a thread takes at a time */
 

@@ -1,8 +1,8 @@
 /* The devices: a kernel table each, and for "cpu" the state of its fast kernels. */
 #include "nn/bf16.h"
 #include "nn/kept.h"
-#include "nn/onednn.h"
-#include "nn/simd.h"
+#include "nn/onednn/onednn.h"
+#include "nn/simd/simd.h"
 
 typedef struct cpu_device {
     sara_device device;

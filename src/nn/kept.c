@@ -1,5 +1,5 @@
 #include "nn/kept.h"
-#include "nn/onednn.h"
+#include "nn/onednn/onednn.h"
 
 typedef struct kept_conv {
     struct kept_conv *next;

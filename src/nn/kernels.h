@@ -1,5 +1,5 @@
 /* The kernel table of a device: raw arrays, no tape. A file foo_cpu.c holds the plain reference
- * kernels KERNEL(foo_...) of an op; foo_onednn.c and foo_fast.c hold faster ones. The plain table
+ * kernels KERNEL(foo_...) of an op; foo_fast.c and onednn/foo.c hold faster ones. The plain table
  * is complete; the fast table starts as a copy of it and replaces entries (nn/device.c). A NULL
  * entry is an error that names the op.
  *

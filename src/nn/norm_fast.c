@@ -1,7 +1,7 @@
 /* Group and layer norm in blocks of rows. A block's sums are floats of differences, which do not
  * cancel; blocks are put together in double and always in the same order, whatever the threads. */
 #include "nn/kernels.h"
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #include <math.h>
 

@@ -1,5 +1,5 @@
 /* The host's arithmetic peak, measured. */
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #define ROUNDS  2000000 /* some milliseconds */
 #define SECONDS 0.2

@@ -1,6 +1,6 @@
 /* Elementwise kernels: chunks in parallel, vectors within. */
 #include "nn/kernels.h"
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #define CHUNK ((int64_t)16384)
 

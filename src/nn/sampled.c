@@ -1,6 +1,6 @@
-#include "nn/onednn.h"
+#include "nn/onednn/onednn.h"
 #include "nn/sampled.h"
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #define CHUNK      288                  /* positions at a time; dy's are held in registers */
 #define NEAR_BYTES ((int64_t)32 << 10)  /* of x planes that stay in the first cache */

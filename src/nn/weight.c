@@ -1,6 +1,6 @@
 #include "nn/weight.h"
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #define PIECE 8192 /* entries that a thread takes at a time */
 

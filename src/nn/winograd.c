@@ -1,6 +1,6 @@
 #include "nn/winograd.h"
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #include <omp.h>
 

@@ -3,7 +3,7 @@
 #include "sparse/rational.h"
 
 #include "nn/sampled.h"
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #include <math.h>
 

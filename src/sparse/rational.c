@@ -3,7 +3,7 @@
  * arguments. */
 #include "sparse/rational.h"
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 const sara_rational sara_rational_first = { /* [1e-4, 1] to [0.1166, 1] */
     0.996588803f, 1, {{2.91902415e-06f, 0.00341120727f}},

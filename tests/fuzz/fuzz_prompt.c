@@ -1,7 +1,7 @@
 /* A prompt: its weights are read, and it becomes ids in chunks. The first byte tells how. */
 #include "fuzz/fuzz.h"
 
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 #include "pipeline/pipeline.h"
 
 #include <math.h>

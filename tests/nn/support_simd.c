@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 void test_simd_each(void (*check)(void *argument), void *argument)
 {

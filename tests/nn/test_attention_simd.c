@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 enum { MOST = 40, LD = 64 };
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "nn/sampled.h"
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 #include "nn/support_simd.h"
 
 #define TOLERANCE 1e-5

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 /* Every lane of every chain goes from its number towards 1 by x = 0.75 x + 0.25. */
 static void check_peak(void *argument)

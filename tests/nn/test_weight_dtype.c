@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 #define TOLERANCE 1e-5 /* against the plain kernels */
 #define SUMS      2e-6 /* against the fast ones in floats: sums in another order */

@@ -1,4 +1,4 @@
-/* How the functions of simd_body.h and of the vector operations below it are declared. */
+/* How the functions of body.h and of the vector operations below it are declared. */
 #define FN     static SIMD_TARGET
 #define INLINE static inline SIMD_TARGET __attribute__((always_inline, unused))
 #ifdef __clang__

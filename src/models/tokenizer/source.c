@@ -1,6 +1,6 @@
 /* Reads a tokenizer folder. A tokenizer.json rules over vocab.json and merges.txt where both
  * exist, as in transformers 5; special tokens come from the other files in either case. */
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 #define LARGEST_FILE ((size_t)64 * 1024 * 1024)
 

@@ -1,4 +1,4 @@
-#include "nn/onednn_op.h"
+#include "nn/onednn/op.h"
 
 static const char *const status_names[] = {
     [dnnl_success] = "success",

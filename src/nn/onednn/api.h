@@ -1,5 +1,5 @@
 /* What differs between oneDNN 2.x and 3.x, as functions of one spelling: memory descriptors became
- * opaque and operation descriptors went away. onednn_v2.c or onednn_v3.c implements them. */
+ * opaque and operation descriptors went away. v2.c or v3.c implements them. */
 #ifndef SARA_NN_ONEDNN_API_H
 #define SARA_NN_ONEDNN_API_H
 

@@ -1,4 +1,4 @@
-#include "nn/simd_tables.h"
+#include "nn/simd/tables.h"
 
 #include <stdlib.h>
 #include <string.h>

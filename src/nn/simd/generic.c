@@ -1,5 +1,5 @@
 /* Four floats in the compilers' own vectors: SSE2, NEON or whatever the target has. */
-#include "nn/simd_tables.h"
+#include "nn/simd/tables.h"
 
 #define SIMD_TABLE   sara_simd_generic
 #define SIMD_NAME    "generic"
@@ -12,7 +12,7 @@
 #define DW_LINEAR    0.46
 #define W            4
 
-#include "nn/simd_define.h"
+#include "nn/simd/define.h"
 
 typedef float vf __attribute__((vector_size(16)));
 typedef float vf_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
@@ -151,4 +151,4 @@ FN void widen(float *out, const uint16_t *in, int64_t count, sara_dtype dtype)
     sara_convert_to_f32(out, in, dtype, (size_t)count);
 }
 
-#include "nn/simd_body.h"
+#include "nn/simd/body.h"

@@ -1,7 +1,7 @@
 /* Convolution weights in the primitives' layouts. A parameter that is being trained changes with
  * every step, so its copy would serve once: it goes to scratch. A frozen one's is kept while there
  * is room. */
-#include "nn/onednn_op.h"
+#include "nn/onednn/op.h"
 #include "nn/weight.h"
 
 /* Entries that so many look-ups did not need make room; a step of a U-Net has some hundreds. */

@@ -10,15 +10,15 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
     vstore_lanes(p, v, vfirst(n));
 }
 
-#include "nn/simd_math.h"
-#include "nn/simd_gemm.h"
-#include "nn/simd_transpose.h"
-#include "nn/simd_attention.h"
-#include "nn/simd_pointwise.h"
-#include "nn/simd_norm.h"
-#include "nn/simd_winograd.h"
-#include "nn/simd_peak.h"
-#include "nn/simd_sampled.h"
+#include "nn/simd/math.h"
+#include "nn/simd/gemm.h"
+#include "nn/simd/transpose.h"
+#include "nn/simd/attention.h"
+#include "nn/simd/pointwise.h"
+#include "nn/simd/norm.h"
+#include "nn/simd/winograd.h"
+#include "nn/simd/peak.h"
+#include "nn/simd/sampled.h"
 
 const sara_simd SIMD_TABLE = {
     .name = SIMD_NAME,

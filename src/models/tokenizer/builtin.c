@@ -1,6 +1,6 @@
 /* CLIP's vocabulary, which single-file checkpoints do not hold (Radford et al. 2021): the merges
  * are part of the library where set-up found them, and the tokens follow from them. */
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 /* Generated, cmake/vocabulary.cmake: merges.txt as published; empty where there was none. */
 extern const char sara_clip_merges[];

@@ -1,7 +1,7 @@
 #ifndef SARA_NN_SIMD_TABLES_H
 #define SARA_NN_SIMD_TABLES_H
 
-#include "nn/simd.h"
+#include "nn/simd/simd.h"
 
 extern const sara_simd sara_simd_generic;
 #ifdef __x86_64__

@@ -1,5 +1,5 @@
 #include "nn/bf16.h"
-#include "nn/onednn.h"
+#include "nn/onednn/onednn.h"
 #include "nn/weight.h"
 
 /* Activations or gradients as bf16, in *scratch, which belongs to the caller. */

@@ -2,8 +2,8 @@
 #ifndef SARA_NN_ONEDNN_OP_H
 #define SARA_NN_ONEDNN_OP_H
 
-#include "nn/onednn.h"
-#include "nn/onednn_api.h"
+#include "nn/onednn/onednn.h"
+#include "nn/onednn/api.h"
 
 #define SARA_ONEDNN_BUCKETS 256
 /* Beyond these the least recently used ones go. */
@@ -56,7 +56,7 @@ struct sara_onednn {
 
 /* The op of a key from the cache, built at first use; borrowed until the next call. */
 SARA_NODISCARD sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *key);
-/* onednn_build.c: fills everything that oneDNN makes; what was made before a failure is freed by
+/* build.c: fills everything that oneDNN makes; what was made before a failure is freed by
  * sara_op_free. */
 dnnl_status_t sara_op_build(sara_op *op, dnnl_engine_t engine);
 void sara_op_free(sara_context *ctx, sara_op *op);
@@ -64,7 +64,7 @@ SARA_NODISCARD sara_status sara_op_fail(sara_context *ctx, const sara_op_key *ke
                                         dnnl_status_t error);
 sara_conv_shape sara_op_conv_shape(const sara_op_key *key);
 
-/* onednn_weights.c: w [out][in][kh][kw] as floats in the op's layout. *scratch, if not NULL, holds
+/* weights.c: w [out][in][kh][kw] as floats in the op's layout. *scratch, if not NULL, holds
  * it and belongs to the caller. */
 SARA_NODISCARD sara_status sara_op_weights(const sara_kernel_env *env, const sara_op *op,
                                            const float **out, float **scratch,

@@ -1,7 +1,7 @@
 /* Character properties as the Unicode tables of the tokenizers library (0.23) have them: classes
  * of Unicode 16, lower case of Unicode 17, normalisation of Unicode 9. utf8proc's own tables
  * depend on its version, so what differs between 15 and 17 is listed here. */
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 #include <utf8proc.h>
 

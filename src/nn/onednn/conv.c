@@ -1,4 +1,4 @@
-#include "nn/onednn.h"
+#include "nn/onednn/onednn.h"
 #include "nn/winograd.h"
 
 bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *s)

@@ -2,7 +2,7 @@
  * added_tokens_decoder in tokenizer_config.json stands for all other files; without one
  * special_tokens_map.json rules over tokenizer_config.json, and added_tokens.json and then
  * tokenizer.json give the tokens with an index. */
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 #ifdef __x86_64__
 
-#include "nn/simd_tables.h"
+#include "nn/simd/tables.h"
 
 #include <immintrin.h>
 
@@ -15,7 +15,7 @@
 #define DW_LINEAR    0.115
 #define W            16
 
-#include "nn/simd_define.h"
+#include "nn/simd/define.h"
 
 typedef __m512 vf;
 
@@ -163,7 +163,7 @@ INLINE void vfold(vf part[4], const vf v[W])
     }
 }
 
-#include "nn/simd_widen.h"
-#include "nn/simd_body.h"
+#include "nn/simd/widen.h"
+#include "nn/simd/body.h"
 
 #endif

@@ -1,5 +1,5 @@
 /* Makes the primitives. */
-#include "nn/onednn_op.h"
+#include "nn/onednn/op.h"
 
 #define CHECK(call)                                                                                \
     do {                                                                                           \

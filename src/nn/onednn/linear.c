@@ -1,4 +1,4 @@
-#include "nn/onednn.h"
+#include "nn/onednn/onednn.h"
 #include "nn/weight.h"
 
 /* 16-bit weights are converted so many at a time: a block that stays in cache while it is

@@ -3,7 +3,7 @@
  * with what lies between left out, then the byte-level split, which only the first two words of
  * the pattern still notice: "<|", "startoftext", "|>". By hand, since a regular expression engine
  * would bring its own Unicode tables and recursion limits. */
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 static bool starts_with(const char *text, size_t size, const char *prefix)
 {

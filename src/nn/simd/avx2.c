@@ -1,6 +1,6 @@
 #ifdef __x86_64__
 
-#include "nn/simd_tables.h"
+#include "nn/simd/tables.h"
 
 #include <immintrin.h>
 
@@ -15,7 +15,7 @@
 #define DW_LINEAR    0.16
 #define W            8
 
-#include "nn/simd_define.h"
+#include "nn/simd/define.h"
 
 typedef __m256 vf;
 
@@ -167,7 +167,7 @@ INLINE void vfold(vf part[4], const vf v[W])
             _mm256_blend_ps(v[i], v[i + 4], 0xf0) + _mm256_permute2f128_ps(v[i], v[i + 4], 0x21);
 }
 
-#include "nn/simd_widen.h"
-#include "nn/simd_body.h"
+#include "nn/simd/widen.h"
+#include "nn/simd/body.h"
 
 #endif

@@ -1,4 +1,4 @@
-/* Single-threaded inner kernels of the fast paths, once per instruction set. simd_body.h is
+/* Single-threaded inner kernels of the fast paths, once per instruction set. body.h is
  * compiled for each of them over a few vector operations; simd.c chooses at run time. Arrays may
  * have any alignment and, unless said otherwise, any length.
  */

@@ -1,7 +1,7 @@
 /* transformers 5 takes vocabulary, merges and added tokens from tokenizer.json and builds the
  * rest itself, as CLIP needs it. A file that asks for something else was made for another
  * tokenizer and is refused. */
-#include "models/tokenizer.h"
+#include "models/tokenizer/tokenizer.h"
 
 static const char pattern[] = "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+";
 /* As transformers 5 writes it. */
