@@ -20,7 +20,7 @@ typedef struct argument {
     bool help;
 } argument;
 
-static int refuse(cli *c, const cli_command *command, const char *name)
+static int args_refuse(cli *c, const cli_command *command, const char *name)
 {
     const char *dashes = name[0] && !name[1] ? "-" : "--";
     for (const cli_refusal *r = command->refusals; r && r->name; r++)
@@ -32,8 +32,8 @@ static int refuse(cli *c, const cli_command *command, const char *name)
 }
 
 /* Finds the option of a name, or of a letter as a name of one character with is_letter. */
-static bool find(argument *out, bool *takes_value, const cli_command *command, const char *name,
-                 bool is_letter)
+static bool args_find(argument *out, bool *takes_value, const cli_command *command,
+                      const char *name, bool is_letter)
 {
     memset(out, 0, sizeof(*out));
     *takes_value = false;
@@ -59,23 +59,24 @@ static int set_from_config(cli *c, const cli_command *command, const char *name,
 {
     argument a;
     bool takes_value;
-    if (!find(&a, &takes_value, command, name, false) || a.help)
-        return refuse(c, command, name);
+    if (!args_find(&a, &takes_value, command, name, false) || a.help)
+        return args_refuse(c, command, name);
     a.value = value;
     return set_argument(c, command, &a);
 }
 
 /* Whether a text in the place of a value is rather the next option, its value having been left out.
  * A prompt may begin with dashes. */
-static bool is_option(const cli_command *command, const char *text)
+static bool args_is_option(const cli_command *command, const char *text)
 {
     argument unused;
     bool takes_value;
-    return strncmp(text, "--", 2) == 0 && find(&unused, &takes_value, command, text + 2, false);
+    return strncmp(text, "--", 2) == 0 &&
+           args_find(&unused, &takes_value, command, text + 2, false);
 }
 
 /* Splits "--name=value" or "-nvalue". name has room for 128 bytes; *value NULL: none attached. */
-static bool split(const char *text, char *name, bool *is_letter, const char **value)
+static bool args_split(const char *text, char *name, bool *is_letter, const char **value)
 {
     *value = NULL;
     if (text[0] != '-' || !text[1])
@@ -100,16 +101,16 @@ static int read_argument(cli *c, argument *out, const cli_command *command, int 
     char name[128];
     bool is_letter, takes_value;
     if (command->operand && text[0] && text[0] != '-') {
-        find(out, &takes_value, command, command->operand, false);
+        args_find(out, &takes_value, command, command->operand, false);
         out->value = text;
         return 0;
     }
-    if (!split(text, name, &is_letter, &value))
+    if (!args_split(text, name, &is_letter, &value))
         return cli_fail(c, SARA_ERROR_USAGE, "\"%s\": unexpected argument; see sara %s --help",
                         text, command->name);
-    if (!find(out, &takes_value, command, name, is_letter))
-        return refuse(c, command, name);
-    if (!value && takes_value && (!next || is_option(command, next)))
+    if (!args_find(out, &takes_value, command, name, is_letter))
+        return args_refuse(c, command, name);
+    if (!value && takes_value && (!next || args_is_option(command, next)))
         return cli_fail(c, SARA_ERROR_USAGE, "%s%s: a value is missing%s%s", is_letter ? "-" : "--",
                         name, next ? " before " : "", next ? next : "");
     if (!value && takes_value) {

@@ -75,7 +75,7 @@ static void print_memory(const json_t *root)
            gib_at(memory, "other"), real_at(root, "peak_rss_gib"));
 }
 
-static int print_report(const cli *c, const char *report)
+static int print_bench_report(const cli *c, const char *report)
 {
     json_t *root = json_loads(report, 0, NULL);
     if (!root)
@@ -97,7 +97,7 @@ static int bench(const cli *c, const sara_bench_options *options, bool json)
     if (json)
         printf("%s\n", report);
     else
-        code = print_report(c, report);
+        code = print_bench_report(c, report);
     sara_free(c->ctx, report);
     return code;
 }

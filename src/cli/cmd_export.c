@@ -10,7 +10,7 @@ typedef struct request {
     sara_export_options export;
 } request;
 
-static void print_report(const request *r, const sara_export_report *report)
+static void print_export_report(const request *r, const sara_export_report *report)
 {
     cli_print_path("", r->output, "");
     printf("%lld changed entries (L2 %.4g) in %lld layers", (long long)report->changed,
@@ -33,7 +33,7 @@ static void print_report(const request *r, const sara_export_report *report)
     printf("\n");
 }
 
-static int check(const cli *c, const request *r)
+static int check_export_args(const cli *c, const request *r)
 {
     if (r->adapters.count == 0)
         return cli_fail(c, SARA_ERROR_USAGE, "no adapter given: sara export ADAPTER -m DIR ...");
@@ -49,7 +49,7 @@ static int export(const cli *c, const request *r)
 {
     sara_export_report report;
     sara_model *model = NULL;
-    int code = check(c, r);
+    int code = check_export_args(c, r);
     if (code == 0)
         code = cli_load_unet(c, &model, &r->model);
     if (code == 0)
@@ -59,7 +59,7 @@ static int export(const cli *c, const request *r)
         code = status == SARA_OK ? 0 : cli_fail_context(c, status);
     }
     if (code == 0)
-        print_report(r, &report);
+        print_export_report(r, &report);
     sara_model_free(model);
     return code;
 }

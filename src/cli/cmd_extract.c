@@ -9,7 +9,7 @@ typedef struct request {
     sara_extract_options extract;
 } request;
 
-static void print_report(const char *output, const sara_extract_report *report)
+static void print_extract_report(const char *output, const sara_extract_report *report)
 {
     cli_print_path("", output, "");
     printf("%lld of %lld entries (%.2f %%)", (long long)report->kept, (long long)report->parameters,
@@ -23,7 +23,7 @@ static void print_report(const char *output, const sara_extract_report *report)
         printf(", all of it kept\n");
 }
 
-static int check(const cli *c, const request *r)
+static int check_extract_args(const cli *c, const request *r)
 {
     if (!r->base || !r->tuned)
         return cli_fail(c, SARA_ERROR_USAGE, "no %s model given: --base and --tuned name the two",
@@ -66,8 +66,8 @@ static int use_ema(const cli *c, bool *out, const request *r, const char *path, 
 
 /* Weights stay as the files have them, which loses nothing and takes the least memory. An option
  * for the other model is not this one's; one for neither is refused. */
-static int load(const cli *c, sara_model **out, const request *r, const char *path,
-                const char *other)
+static int extract_load(const cli *c, sara_model **out, const request *r, const char *path,
+                        const char *other)
 {
     cli_model model = r->model;
     bool others;
@@ -89,18 +89,18 @@ static int extract(const cli *c, const request *r)
 {
     sara_extract_report report;
     sara_model *base = NULL, *tuned = NULL;
-    int code = check(c, r);
+    int code = check_extract_args(c, r);
     if (code == 0)
-        code = load(c, &base, r, r->base, r->tuned);
+        code = extract_load(c, &base, r, r->base, r->tuned);
     if (code == 0)
-        code = load(c, &tuned, r, r->tuned, r->base);
+        code = extract_load(c, &tuned, r, r->tuned, r->base);
     if (code == 0) {
         sara_status status =
             sara_model_extract(c->ctx, &report, base, tuned, r->output, &r->extract);
         code = status == SARA_OK ? 0 : cli_fail_context(c, status);
     }
     if (code == 0)
-        print_report(r->output, &report);
+        print_extract_report(r->output, &report);
     sara_model_free(base);
     sara_model_free(tuned);
     return code;

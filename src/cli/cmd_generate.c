@@ -27,7 +27,7 @@ static const cli_refusal refusals[] = {
     {NULL, NULL},
 };
 
-static int save(const cli *c, const sara_image *image, const char *path, const char *text)
+static int generate_save(const cli *c, const sara_image *image, const char *path, const char *text)
 {
     sara_status status = sara_image_save(c->ctx, image, path, text);
     if (status != SARA_OK)
@@ -48,7 +48,7 @@ static int save_numbered(const cli *c, sara_model *model, const generate_request
     else if (!path)
         code = cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
     else
-        code = save(c, image, path, text);
+        code = generate_save(c, image, path, text);
     sara_free(c->ctx, text);
     free(path);
     return code;
@@ -122,7 +122,7 @@ static int save_grid(const cli *c, sara_model *model, generate_request *r, const
     if (status != SARA_OK)
         code = cli_fail_context(c, status);
     else
-        code = path ? save(c, grid, path, text)
+        code = path ? generate_save(c, grid, path, text)
                     : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
     free(path);
     sara_images_free(c->ctx, grid, 1);
@@ -131,7 +131,7 @@ static int save_grid(const cli *c, sara_model *model, generate_request *r, const
 }
 
 /* One picture: upper row the base, lower row with the adapters, prompt by prompt. */
-static int compare(const cli *c, sara_model *model, generate_request *r)
+static int generate_compare(const cli *c, sara_model *model, generate_request *r)
 {
     int columns = r->prompts.count;
     sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells));
@@ -180,7 +180,7 @@ static int generate(const cli *c, generate_request *r)
         code = check_drawing(c, model, r);
     if (code == 0 && r->compare) {
         sara_model_remove(model);
-        code = compare(c, model, r);
+        code = generate_compare(c, model, r);
     } else if (code == 0) {
         code = generate_each(c, model, r);
     }

@@ -39,7 +39,7 @@ static json_t *bin_json(const sara_model_report *report, int index)
                      bin_edge(index + 1), "count", (json_int_t)report->histogram[index]);
 }
 
-static json_t *threshold_json(const sara_model_report *report, int index)
+static json_t *inspect_threshold_json(const sara_model_report *report, int index)
 {
     int64_t selected = report->selected[index];
     return json_pack("{s:f,s:I,s:f}", "threshold", report->thresholds[index], "selected",
@@ -59,11 +59,11 @@ static json_t *list_json(const sara_model_report *report, int count,
     return list;
 }
 
-static json_t *report_json(const sara_model_report *report)
+static json_t *model_report_json(const sara_model_report *report)
 {
     json_t *components = list_json(report, report->component_count, component_json);
     json_t *histogram = list_json(report, SARA_HISTOGRAM_BINS, bin_json);
-    json_t *thresholds = list_json(report, report->threshold_count, threshold_json);
+    json_t *thresholds = list_json(report, report->threshold_count, inspect_threshold_json);
     const char *type = *report->prediction_type ? report->prediction_type : NULL;
     return json_pack("{s:s,s:s?,s:o,s:o,s:o,s:s,s:s}", "architecture", report->architecture,
                      "prediction_type", type, "components", components, "histogram", histogram,
@@ -71,7 +71,7 @@ static json_t *report_json(const sara_model_report *report)
                      report->base_precision);
 }
 
-static void print_report(const sara_model_report *report)
+static void print_model_report(const sara_model_report *report)
 {
     int64_t most = 1;
     for (int i = 0; i < report->component_count; i++) {
@@ -107,8 +107,8 @@ static int show_report(const cli *c, const sara_model *model, bool json)
     if (status != SARA_OK)
         return cli_fail_context(c, status);
     if (json)
-        return inspect_print_json(c, report_json(&report));
-    print_report(&report);
+        return inspect_print_json(c, model_report_json(&report));
+    print_model_report(&report);
     return 0;
 }
 
@@ -139,7 +139,7 @@ static bool has_model(const request *r)
 }
 
 /* Of an adapter alone, options for a model say nothing. */
-static int check(const cli *c, const request *r)
+static int check_inspect_args(const cli *c, const request *r)
 {
     const sara_model_options *o = &r->model.options;
     const struct {
@@ -166,7 +166,7 @@ static int check(const cli *c, const request *r)
 static int inspect(const cli *c, const request *r)
 {
     sara_model *model = NULL;
-    int code = check(c, r);
+    int code = check_inspect_args(c, r);
     if (code == 0 && (!r->adapter || has_model(r)))
         code = cli_load(c, &model, &r->model);
     if (code == 0 && r->adapter)

@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 
-static void print_report(const char *output, const sara_save_report *report, int adapters)
+static void print_merge_report(const char *output, const sara_save_report *report, int adapters)
 {
     cli_print_path("", output, "");
     if (adapters == 0)
@@ -22,7 +22,7 @@ typedef struct request {
     bool force;
 } request;
 
-static int check(const cli *c, const request *r)
+static int check_merge_args(const cli *c, const request *r)
 {
     const char *base = r->base.unet_only ? r->base.unet_only : r->base.model;
     if (!r->output)
@@ -36,7 +36,7 @@ static int merge(const cli *c, const request *r)
 {
     sara_save_report report = {0};
     sara_model *model = NULL;
-    int code = check(c, r);
+    int code = check_merge_args(c, r);
     if (code == 0)
         code = cli_load(c, &model, &r->base);
     if (code == 0)
@@ -46,7 +46,7 @@ static int merge(const cli *c, const request *r)
         code = status == SARA_OK ? 0 : cli_fail_context(c, status);
     }
     if (code == 0)
-        print_report(r->output, &report, r->adapters.count);
+        print_merge_report(r->output, &report, r->adapters.count);
     sara_model_free(model);
     return code;
 }

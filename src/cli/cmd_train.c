@@ -78,7 +78,7 @@ static const struct {
     {"caption_extention", "caption_extension"},
 };
 
-static const char *resolve(const char *name, bool *takes_value)
+static const char *train_resolve(const char *name, bool *takes_value)
 {
     for (size_t i = 0; i < sizeof(aliases) / sizeof(*aliases); i++)
         if (cli_same_name(aliases[i].theirs, name))
@@ -167,7 +167,7 @@ int cmd_train(cli *c)
             "  sara train ... -o run2 --adapter run/adapter.safetensors:0.8   on from an adapter\n",
         .options = options,
         .refusals = refusals,
-        .resolve = resolve,
+        .resolve = train_resolve,
         .set = set,
         .user = &t,
     };

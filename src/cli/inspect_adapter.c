@@ -10,7 +10,7 @@
 #define BAR "##############################"
 
 /* What the report has in fields of its own; the others are options of the training. */
-static bool is_option(const char *key)
+static bool adapter_is_option(const char *key)
 {
     static const char *const fields[] = {"format",      "target",         "method",
                                          "base_sha256", "base_precision", "selected"};
@@ -49,7 +49,7 @@ static json_t *strings_json(const sara_adapter_report *report, bool options)
     json_t *object = json_object();
     for (size_t i = 0; i < report->metadata_count; i++) {
         const char *key = report->metadata[i].key, *value = report->metadata[i].value;
-        if (options && !is_option(key))
+        if (options && !adapter_is_option(key))
             continue;
         char *text = options ? shown(value) : NULL;
         json_t *string = json_string(options ? text : value);
@@ -85,7 +85,7 @@ static json_t *blocks_json(const sara_adapter_report *report)
     return list;
 }
 
-static json_t *report_json(const sara_adapter_report *report)
+static json_t *adapter_report_json(const sara_adapter_report *report)
 {
     json_t *options = strings_json(report, true), *metadata = strings_json(report, false);
     json_t *blocks = blocks_json(report);
@@ -107,7 +107,7 @@ static void print_options(const sara_adapter_report *report)
     char key[64], value[60];
     bool first = true;
     for (size_t i = 0; i < report->metadata_count; i++) {
-        if (!is_option(report->metadata[i].key))
+        if (!adapter_is_option(report->metadata[i].key))
             continue;
         char *text = shown(report->metadata[i].value);
         text_escape(key, sizeof(key), report->metadata[i].key + 5);
@@ -141,7 +141,7 @@ static void print_blocks(const sara_adapter_report *report, bool has_base)
         printf("\nHow far they were changed cannot be said without the base: -m DIR\n");
 }
 
-static void print_report(const sara_adapter_report *report, bool has_base)
+static void print_adapter_report(const sara_adapter_report *report, bool has_base)
 {
     char method[64];
     text_escape(method, sizeof(method), *report->method ? report->method : "(not said)");
@@ -164,9 +164,9 @@ int inspect_adapter(const cli *c, const char *path, sara_model *base, bool force
     if (status != SARA_OK)
         return cli_fail_context(c, status);
     if (json)
-        code = inspect_print_json(c, report_json(report));
+        code = inspect_print_json(c, adapter_report_json(report));
     else
-        print_report(report, base != NULL);
+        print_adapter_report(report, base != NULL);
     sara_adapter_report_free(c->ctx, report);
     return code;
 }

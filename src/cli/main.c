@@ -40,7 +40,7 @@ static void print_help(FILE *out)
             "(training: and saved), 8 device.\n");
 }
 
-static int run(size_t index, int argc, char **argv)
+static int cli_run(size_t index, int argc, char **argv)
 {
     const char *term = getenv("TERM");
     bool smart = term && strcmp(term, "dumb") != 0;
@@ -60,7 +60,7 @@ static int find_and_run(int argc, char **argv)
     cli none = {.command = NULL};
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return run(i, argc - 2, argv + 2);
+            return cli_run(i, argc - 2, argv + 2);
     return cli_fail(&none, SARA_ERROR_USAGE, "%s: no such command; see sara --help", argv[1]);
 }
 

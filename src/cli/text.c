@@ -34,7 +34,7 @@ void text_free(cli *c)
 }
 
 /* Overlong forms, surrogates and what lies beyond 10FFFF. */
-static bool is_misformed(const unsigned char *text)
+static bool text_is_misformed(const unsigned char *text)
 {
     return text[0] == 0xC0 || text[0] == 0xC1 || (text[0] == 0xE0 && text[1] < 0xA0) ||
            (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF0 && text[1] < 0x90) ||
@@ -53,7 +53,7 @@ static size_t shown_length(const unsigned char *text)
         if ((text[i] & 0xC0) != 0x80)
             return 0;
     bool control = text[0] < 0x20 || text[0] == 0x7F || (text[0] == 0xC2 && text[1] < 0xA0);
-    return control || is_misformed(text) ? 0 : length;
+    return control || text_is_misformed(text) ? 0 : length;
 }
 
 void text_escape(char *out, size_t size, const char *text)

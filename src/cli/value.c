@@ -45,7 +45,7 @@ static int set_seed(cli *c, const cli_option *o, const char *value)
     return 0;
 }
 
-static int set_switch(cli *c, const cli_option *o, const char *value)
+static int value_set_switch(cli *c, const cli_option *o, const char *value)
 {
     if (value && strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
         return cli_fail(c, SARA_ERROR_USAGE, "--%s %s: expected true or false", o->name, value);
@@ -53,7 +53,7 @@ static int set_switch(cli *c, const cli_option *o, const char *value)
     return 0;
 }
 
-static int add_item(cli *c, const cli_option *o, const char *value)
+static int value_add_item(cli *c, const cli_option *o, const char *value)
 {
     cli_list *list = o->target;
     if (list->from_config && !c->config)
@@ -73,7 +73,7 @@ int cli_set_option(cli *c, const cli_command *command, const cli_option *o, cons
         *(const char **)o->target = value;
         return 0;
     case CLI_LIST:
-        return add_item(c, o, value);
+        return value_add_item(c, o, value);
     case CLI_INT:
         return set_int(c, o, value);
     case CLI_SEED:
@@ -81,7 +81,7 @@ int cli_set_option(cli *c, const cli_command *command, const cli_option *o, cons
     case CLI_DOUBLE:
         return set_double(c, o, value);
     case CLI_SWITCH:
-        return set_switch(c, o, value);
+        return value_set_switch(c, o, value);
     case CLI_FORWARD:
         return command->set(c, command->user, o->target, value);
     case CLI_CONFIG:

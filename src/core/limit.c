@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 
 /* The number after `name` at the start of a line, times unit; UINT64_MAX: there is none. */
-static uint64_t read_number(const char *path, const char *name, uint64_t unit)
+static uint64_t limit_read_number(const char *path, const char *name, uint64_t unit)
 {
     char line[256];
     uint64_t result = UINT64_MAX;
@@ -30,7 +30,7 @@ static uint64_t read_kib(const char *root, const char *file, const char *name)
 {
     char path[4096];
     snprintf(path, sizeof(path), "%s/proc/%s", root, file);
-    return read_number(path, name, 1024);
+    return limit_read_number(path, name, 1024);
 }
 
 static uint64_t resident(const char *root)
@@ -46,7 +46,7 @@ static uint64_t lowest_limit(const char *root, const char *mount, const char *fi
     uint64_t lowest = UINT64_MAX;
     for (;;) {
         snprintf(path, sizeof(path), "%s/sys/fs/cgroup%s%s/%s", root, mount, group, file);
-        uint64_t limit = read_number(path, "", 1);
+        uint64_t limit = limit_read_number(path, "", 1);
         lowest = limit < lowest ? limit : lowest;
         char *slash = strrchr(group, '/');
         if (!slash)

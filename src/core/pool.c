@@ -187,7 +187,7 @@ static block *best_fit(sara_pool *pool, size_t bytes)
 }
 
 /* Takes the lower part of a free block. */
-static void cut(sara_pool *pool, block *b, size_t bytes)
+static void pool_cut(sara_pool *pool, block *b, size_t bytes)
 {
     bin_remove(pool, b);
     if (b->bytes == bytes)
@@ -233,7 +233,7 @@ sara_status sara_pool_take(sara_pool *pool, float **out, size_t count)
     TRY(make_spares(pool));
     block *b = best_fit(pool, bytes);
     if (b) {
-        cut(pool, b, bytes);
+        pool_cut(pool, b, bytes);
     } else {
         if (!find_room(pool, bytes))
             TRY(grow(pool, bytes));

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 /* Overlong forms, surrogates and what lies beyond 10FFFF. */
-static bool is_misformed(const unsigned char *text)
+static bool status_is_misformed(const unsigned char *text)
 {
     return text[0] == 0xC0 || text[0] == 0xC1 || (text[0] == 0xE0 && text[1] < 0xA0) ||
            (text[0] == 0xED && text[1] > 0x9F) || (text[0] == 0xF0 && text[1] < 0x90) ||
@@ -19,11 +19,11 @@ static size_t utf8_length(const unsigned char *text)
     for (size_t i = 1; i < length; i++)
         if ((text[i] & 0xC0) != 0x80)
             return 0;
-    return is_misformed(text) ? 0 : length;
+    return status_is_misformed(text) ? 0 : length;
 }
 
 /* C0, DEL and the two-byte C1 controls would reach the terminal as commands. */
-static bool is_control(const unsigned char *text)
+static bool status_is_control(const unsigned char *text)
 {
     return text[0] < 0x20 || text[0] == 0x7F || (text[0] == 0xC2 && text[1] < 0xA0);
 }
@@ -34,7 +34,7 @@ void sara_text_escape(char *out, size_t size, const char *text)
     size_t used = 0;
     while (*in) {
         size_t length = utf8_length(in);
-        if (length == 0 || is_control(in)) {
+        if (length == 0 || status_is_control(in)) {
             if (used + 5 > size)
                 break;
             snprintf(out + used, 5, "\\x%02x", *in++);

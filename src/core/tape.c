@@ -150,7 +150,7 @@ size_t sara_tape_open(sara_tape *tape)
     return tape->scoped_count;
 }
 
-static bool is_kept(const sara_var *var, sara_var *const *keep, int count)
+static bool tape_is_kept(const sara_var *var, sara_var *const *keep, int count)
 {
     for (int i = 0; i < count; i++)
         if (keep[i] == var)
@@ -163,7 +163,7 @@ void sara_tape_close(sara_tape *tape, size_t scope, sara_var **keep, int count)
     size_t kept = scope;
     for (size_t i = scope; i < tape->scoped_count; i++) {
         sara_var *var = tape->scoped[i];
-        if (is_kept(var, keep, count))
+        if (tape_is_kept(var, keep, count))
             tape->scoped[kept++] = var;
         else
             sara_var_leave(tape, var);

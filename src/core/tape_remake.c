@@ -1,7 +1,7 @@
 /* How long data lives, and how it comes back. */
 #include "core/tape_state.h"
 
-static void release(sara_tape *tape, sara_var *owner)
+static void remake_release(sara_tape *tape, sara_var *owner)
 {
     if (!owner->borrowed)
         sara_pool_give(&tape->pool, owner->data);
@@ -16,14 +16,14 @@ void sara_var_leave(sara_tape *tape, sara_var *var)
     if (var != owner)
         var->data = NULL; /* a node that saved the view asks its base */
     if (owner->holds == 0 || (owner->scopes == 0 && owner->maker))
-        release(tape, owner);
+        remake_release(tape, owner);
 }
 
-static void drop(sara_tape *tape, sara_var *var)
+static void drop_remade(sara_tape *tape, sara_var *var)
 {
     sara_var *owner = sara_var_root(var);
     if (--owner->holds == 0)
-        release(tape, owner);
+        remake_release(tape, owner);
 }
 
 void sara_node_hold(const sara_node *node)
@@ -40,15 +40,15 @@ void sara_node_drop(sara_tape *tape, const sara_node *node)
 {
     for (int i = 0; i < SARA_NODE_VARS; i++) {
         if (node->saved[i])
-            drop(tape, node->saved[i]);
+            drop_remade(tape, node->saved[i]);
         if (node->remake && node->in[i])
-            drop(tape, node->in[i]);
+            drop_remade(tape, node->in[i]);
     }
 }
 
 /* The node that made a variable comes before all that saved it, so it is still on the tape, and
  * what it reads is held. */
-static sara_status restore(sara_tape *tape, sara_var *var)
+static sara_status remake_restore(sara_tape *tape, sara_var *var)
 {
     sara_var *owner = sara_var_root(var);
     sara_status status = SARA_OK;
@@ -57,7 +57,7 @@ static sara_status restore(sara_tape *tape, sara_var *var)
         TRY(sara_node_restore(tape, maker));
         for (int i = 0; i < SARA_NODE_VARS; i++)
             if (maker->in[i])
-                TRY(restore(tape, maker->in[i]));
+                TRY(remake_restore(tape, maker->in[i]));
         TRY(sara_pool_take(&tape->pool, &owner->data, (size_t)sara_shape_count(&owner->shape)));
         TRY(maker->remake(tape, maker));
     }
@@ -71,7 +71,7 @@ sara_status sara_node_restore(sara_tape *tape, const sara_node *node)
     sara_status status = SARA_OK;
     for (int i = 0; i < SARA_NODE_VARS; i++)
         if (node->saved[i])
-            TRY(restore(tape, node->saved[i]));
+            TRY(remake_restore(tape, node->saved[i]));
 done:
     return status;
 }

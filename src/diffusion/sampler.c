@@ -20,7 +20,8 @@ struct sara_sampler {
     size_t size;
 };
 
-static sara_status check_options(sara_context *ctx, const sara_scheduler_config *config, int steps)
+static sara_status sampler_check_options(sara_context *ctx, const sara_scheduler_config *config,
+                                         int steps)
 {
     sara_status status = SARA_OK;
     const char *name = sara_sampler_kind_name(config->kind);
@@ -86,7 +87,7 @@ sara_status sara_sampler_new(sara_context *ctx, sara_sampler **out,
     sara_sampler *s = NULL;
     schedule points = {0};
     bool clips = config->kind == SARA_SAMPLER_DDIM || config->kind == SARA_SAMPLER_DDPM;
-    TRY(check_options(ctx, config, steps));
+    TRY(sampler_check_options(ctx, config, steps));
     TRY(sara_alloc_zero(ctx, &s, 1, sizeof(*s)));
     s->ctx = ctx;
     s->kind = config->kind;
@@ -148,7 +149,7 @@ void sara_sampler_scale_input(const sara_sampler *sampler, int index, float *out
 }
 
 /* NaN stays NaN. */
-static double clamp(double x, double limit)
+static double sampler_clamp(double x, double limit)
 {
     return x > limit ? limit : x < -limit ? -limit : x;
 }
@@ -158,7 +159,7 @@ static void step_linear(const sara_sampler *s, const plan_step *p, float *sample
 {
     for (size_t i = 0; i < count; i++) {
         double x = sample[i];
-        double x0 = clamp(p->x0_x * x + p->x0_m * m[i], s->clip);
+        double x0 = sampler_clamp(p->x0_x * x + p->x0_m * m[i], s->clip);
         double y = p->x * x + p->m * m[i] + p->x0 * x0;
         if (noise)
             y += p->noise * noise[i];

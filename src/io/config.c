@@ -8,7 +8,7 @@ typedef struct value_text {
 } value_text;
 
 /* What an error line says of a value. */
-static const char *describe(value_text *out, const json_t *value)
+static const char *config_describe(value_text *out, const json_t *value)
 {
     double number;
     if (json_is_string(value))
@@ -32,17 +32,17 @@ static sara_status wrong(const sara_config *config, const char *key, const json_
 {
     value_text text;
     return sara_fail(config->ctx, SARA_ERROR_INPUT, "%s: %s: %s, expected %s", config->source, key,
-                     describe(&text, value), expected);
+                     config_describe(&text, value), expected);
 }
 
 /* *value is NULL where the field is missing or null. */
-static sara_status find(const sara_config *config, const json_t **value, const char *key)
+static sara_status config_find(const sara_config *config, const json_t **value, const char *key)
 {
     value_text text;
     *value = NULL;
     if (!json_is_object(config->object))
         return sara_fail(config->ctx, SARA_ERROR_INPUT, "%s: %s, expected an object",
-                         config->source, describe(&text, config->object));
+                         config->source, config_describe(&text, config->object));
     *value = json_object_get(config->object, key);
     if (json_is_null(*value))
         *value = NULL;
@@ -68,7 +68,7 @@ sara_status sara_config_int(const sara_config *config, int64_t *out, const char 
 {
     const json_t *value;
     sara_status status;
-    TRY(find(config, &value, key));
+    TRY(config_find(config, &value, key));
     if (value)
         TRY(take_int(config, out, key, value, low, high));
     else
@@ -84,7 +84,7 @@ sara_status sara_config_double(const sara_config *config, double *out, const cha
     double number = 0;
     char expected[80];
     sara_status status;
-    TRY(find(config, &value, key));
+    TRY(config_find(config, &value, key));
     if (!value) {
         *out = fallback;
     } else if (!sara_json_number(&number, value) || !(number >= low && number <= high)) {
@@ -101,7 +101,7 @@ sara_status sara_config_bool(const sara_config *config, bool *out, const char *k
 {
     const json_t *value;
     sara_status status;
-    TRY(find(config, &value, key));
+    TRY(config_find(config, &value, key));
     if (value && !json_is_boolean(value))
         status = wrong(config, key, value, "true or false");
     else
@@ -115,7 +115,7 @@ sara_status sara_config_string(const sara_config *config, const char **out, cons
 {
     const json_t *value;
     sara_status status;
-    TRY(find(config, &value, key));
+    TRY(config_find(config, &value, key));
     if (value && !json_is_string(value))
         status = wrong(config, key, value, "a string");
     else
@@ -144,7 +144,7 @@ sara_status sara_config_ints(const sara_config *config, int64_t *out, int *count
     int length = 0;
     sara_status status;
     *count = 0;
-    TRY(find(config, &value, key));
+    TRY(config_find(config, &value, key));
     if (json_is_array(value)) {
         TRY(check_length(config, key, json_array_size(value), expected, max));
         length = (int)json_array_size(value);

@@ -23,7 +23,7 @@ typedef struct metadata_reader {
     size_t count, capacity;
 } metadata_reader;
 
-static sara_status check_name(metadata_reader *reader, const char *where, const char *name)
+static sara_status metadata_check_name(metadata_reader *reader, const char *where, const char *name)
 {
     const char *base = name;
     for (const char *at = name; *at; at++)
@@ -48,7 +48,7 @@ static sara_status add_row(metadata_reader *reader, size_t line, const char *nam
 
     TRY(sara_format(scan->ctx, &where, "%s: line %zu", reader->path, line));
     TRY(sara_dataset_trim(scan->ctx, &trimmed, name));
-    TRY(check_name(reader, where, trimmed));
+    TRY(metadata_check_name(reader, where, trimmed));
     TRY(sara_dataset_names_find(&reader->names, &found, where, name, trimmed));
     TRY(sara_dataset_below(scan, &file.below, reader->folder, found));
     TRY(sara_grow(scan->ctx, &reader->files, &reader->capacity, reader->count + 1, sizeof(file)));

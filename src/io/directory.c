@@ -45,7 +45,7 @@ static bool is_dot(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-static int compare_names(const void *a, const void *b)
+static int directory_compare_names(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
@@ -73,7 +73,7 @@ sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count,
         goto done;
     }
     if (used > 1)
-        qsort(list, used, sizeof(*list), compare_names);
+        qsort(list, used, sizeof(*list), directory_compare_names);
     *names = list;
     *count = used;
     list = NULL;

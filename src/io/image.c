@@ -47,7 +47,7 @@ static bool begins(const sara_image_source *source, size_t at, const char *magic
     return source->size >= at + size && memcmp(source->data + at, magic, size) == 0;
 }
 
-static sara_status refuse(const sara_image_source *source)
+static sara_status image_refuse(const sara_image_source *source)
 {
     static const struct {
         size_t at, size;
@@ -70,7 +70,7 @@ static sara_status refuse(const sara_image_source *source)
                      source->path, source->size ? "unknown content" : "an empty file");
 }
 
-static sara_status decode(const sara_image_source *source, sara_image *out, int *orientation)
+static sara_status image_decode(const sara_image_source *source, sara_image *out, int *orientation)
 {
     if (begins(source, 0, "\x89PNG\r\n\x1a\n", 8))
         return sara_image_decode_png(source, out, orientation);
@@ -78,7 +78,7 @@ static sara_status decode(const sara_image_source *source, sara_image *out, int 
         return sara_image_decode_jpeg(source, out, orientation);
     if (begins(source, 0, "RIFF", 4) && begins(source, 8, "WEBP", 4))
         return sara_image_decode_webp(source, out, orientation);
-    return refuse(source);
+    return image_refuse(source);
 }
 
 sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path)
@@ -91,7 +91,7 @@ sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path
 
     TRY(sara_file_read(ctx, &data, &source.size, path, MAX_FILE_SIZE));
     source.data = (const uint8_t *)data;
-    TRY(decode(&source, &image, &orientation));
+    TRY(image_decode(&source, &image, &orientation));
     TRY(sara_image_orient(ctx, &image, orientation));
     *out = image;
     image = (sara_image){0};

@@ -28,13 +28,13 @@ static _Noreturn void leave(jpeg_job *job, sara_status status)
     longjmp(job->leave, 1);
 }
 
-static void check(jpeg_job *job, sara_status status)
+static void jpeg_check(jpeg_job *job, sara_status status)
 {
     if (status != SARA_OK)
         leave(job, status);
 }
 
-static sara_status describe(j_common_ptr common, sara_status status)
+static sara_status jpeg_describe(j_common_ptr common, sara_status status)
 {
     jpeg_job *job = common->client_data;
     char message[JMSG_LENGTH_MAX];
@@ -44,10 +44,11 @@ static sara_status describe(j_common_ptr common, sara_status status)
                      message);
 }
 
-static void fail(j_common_ptr common)
+static void jpeg_fail(j_common_ptr common)
 {
     bool memory = common->err->msg_code == JERR_OUT_OF_MEMORY;
-    leave(common->client_data, describe(common, memory ? SARA_ERROR_MEMORY : SARA_ERROR_INPUT));
+    leave(common->client_data,
+          jpeg_describe(common, memory ? SARA_ERROR_MEMORY : SARA_ERROR_INPUT));
 }
 
 /* Warnings are damage that libjpeg would paint over, but for bytes between markers and odd headers,
@@ -60,7 +61,7 @@ static void emit(j_common_ptr common, int level)
     if (level >= 0)
         return;
     if (code != JWRN_EXTRANEOUS_DATA && code != JWRN_JFIF_MAJOR && code != JWRN_ADOBE_XFORM)
-        fail(common);
+        jpeg_fail(common);
     common->err->format_message(common, message);
     sara_log(job->source->ctx, SARA_LOG_WARNING, "%s: %s", job->source->path, message);
 }
@@ -81,7 +82,7 @@ static bool is_marker(const struct jpeg_marker_struct *marker, const char *name,
 }
 
 /* EXIF longer than a marker continues in the next one, without its first six bytes. */
-static void read_orientation(jpeg_job *job)
+static void jpeg_read_orientation(jpeg_job *job)
 {
     static const char exif[] = "Exif\0", xmp[] = "http://ns.adobe.com/xap/1.0/";
     const struct jpeg_marker_struct *marker, *list = job->jpeg.marker_list;
@@ -95,7 +96,7 @@ static void read_orientation(jpeg_job *job)
         }
     }
     if (total)
-        check(job, sara_alloc(job->source->ctx, &job->exif, total, 1));
+        jpeg_check(job, sara_alloc(job->source->ctx, &job->exif, total, 1));
     for (marker = list; marker && total; marker = marker->next) {
         if (!is_marker(marker, exif, 6))
             continue;
@@ -104,14 +105,14 @@ static void read_orientation(jpeg_job *job)
         memcpy(job->exif + metadata.exif_size, marker->data + skip, marker->data_length - skip);
         metadata.exif_size += marker->data_length - skip;
     }
-    check(job, sara_image_orientation(job->source, job->orientation, &metadata));
+    jpeg_check(job, sara_image_orientation(job->source, job->orientation, &metadata));
 }
 
-static void check_header(jpeg_job *job)
+static void jpeg_check_header(jpeg_job *job)
 {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
     int components = jpeg->num_components;
-    check(job, sara_image_check_size(job->source, jpeg->image_width, jpeg->image_height));
+    jpeg_check(job, sara_image_check_size(job->source, jpeg->image_width, jpeg->image_height));
     if (components != 1 && components != 3 && components != 4)
         leave(job, sara_fail(job->source->ctx, SARA_ERROR_INPUT,
                              "%s: JPEG of %d components, expected 1, 3 or 4", job->source->path,
@@ -120,7 +121,7 @@ static void check_header(jpeg_job *job)
 }
 
 /* a * b / 255, rounded, for bytes. */
-static unsigned multiply(unsigned a, unsigned b)
+static unsigned jpeg_multiply(unsigned a, unsigned b)
 {
     unsigned product = a * b + 128;
     return ((product >> 8) + product) >> 8;
@@ -131,19 +132,19 @@ static void cmyk_to_rgb(uint8_t *out, const uint8_t *in, int width)
 {
     for (int x = 0; x < width; x++, out += 3, in += 4)
         for (int c = 0; c < 3; c++)
-            out[c] = (uint8_t)(in[3] - multiply(255u - in[c], in[3]));
+            out[c] = (uint8_t)(in[3] - jpeg_multiply(255u - in[c], in[3]));
 }
 
-static void read_pixels(jpeg_job *job)
+static void jpeg_read_pixels(jpeg_job *job)
 {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
     sara_context *ctx = job->source->ctx;
     jpeg_start_decompress(jpeg);
     int width = (int)jpeg->output_width;
     bool cmyk = jpeg->out_color_space == JCS_CMYK;
-    check(job, sara_image_allocate(ctx, job->out, width, (int)jpeg->output_height));
+    jpeg_check(job, sara_image_allocate(ctx, job->out, width, (int)jpeg->output_height));
     if (cmyk)
-        check(job, sara_alloc(ctx, &job->row, (size_t)width, 4));
+        jpeg_check(job, sara_alloc(ctx, &job->row, (size_t)width, 4));
     while (jpeg->output_scanline < jpeg->output_height) {
         uint8_t *line = job->out->pixels + (size_t)jpeg->output_scanline * (size_t)width * 3;
         JSAMPROW row = cmyk ? job->row : line;
@@ -155,7 +156,7 @@ static void read_pixels(jpeg_job *job)
 }
 
 /* Nothing of this frame is used after a longjmp but job, which does not change. */
-static sara_status run(jpeg_job *job)
+static sara_status jpeg_run(jpeg_job *job)
 {
     struct jpeg_decompress_struct *jpeg = &job->jpeg;
     if (setjmp(job->leave))
@@ -165,9 +166,9 @@ static sara_status run(jpeg_job *job)
     jpeg_mem_src(jpeg, job->source->data, (unsigned long)job->source->size);
     jpeg_save_markers(jpeg, JPEG_APP0 + 1, 0xffff);
     jpeg_read_header(jpeg, TRUE);
-    check_header(job);
-    read_orientation(job);
-    read_pixels(job);
+    jpeg_check_header(job);
+    jpeg_read_orientation(job);
+    jpeg_read_pixels(job);
     return SARA_OK;
 }
 
@@ -183,10 +184,10 @@ sara_status sara_image_decode_jpeg(const sara_image_source *source, sara_image *
     job->orientation = orientation;
     job->jpeg.err = jpeg_std_error(&job->errors);
     job->jpeg.client_data = job; /* creation keeps it and err */
-    job->errors.error_exit = fail;
+    job->errors.error_exit = jpeg_fail;
     job->errors.emit_message = emit;
     job->progress.progress_monitor = limit_scans;
-    TRY(run(job));
+    TRY(jpeg_run(job));
 done:
     if (job) {
         jpeg_destroy_decompress(&job->jpeg);

@@ -15,26 +15,26 @@ static uint32_t read16(const tiff *file, size_t at)
     return file->big_endian ? (uint32_t)p[0] << 8 | p[1] : (uint32_t)p[1] << 8 | p[0];
 }
 
-static uint32_t read32(const tiff *file, size_t at)
+static uint32_t exif_read32(const tiff *file, size_t at)
 {
     uint32_t first = read16(file, at), second = read16(file, at + 2);
     return file->big_endian ? first << 16 | second : second << 16 | first;
 }
 
 /* The first value of a directory entry of integers; false for other types and outside data. */
-static bool read_entry(const tiff *file, size_t at, uint32_t *out)
+static bool exif_read_entry(const tiff *file, size_t at, uint32_t *out)
 {
-    uint32_t type = read16(file, at + 2), count = read32(file, at + 4);
+    uint32_t type = read16(file, at + 2), count = exif_read32(file, at + 4);
     uint32_t bytes = type == 3 || type == 8 ? 2 : type == 4 || type == 9 ? 4 : 0;
     size_t value = at + 8;
     if (!bytes || !count)
         return false;
     if (count > 4 / bytes) {
-        value = read32(file, value);
+        value = exif_read32(file, value);
         if (value > file->size || file->size - value < (uint64_t)count * bytes)
             return false;
     }
-    *out = bytes == 2 ? read16(file, value) : read32(file, value);
+    *out = bytes == 2 ? read16(file, value) : exif_read32(file, value);
     return true;
 }
 
@@ -42,14 +42,14 @@ static bool read_entry(const tiff *file, size_t at, uint32_t *out)
  * goes, as in PIL. */
 static void scan_directory(const tiff *file, uint32_t *out)
 {
-    size_t at = read32(file, 4), entries;
+    size_t at = exif_read32(file, 4), entries;
     *out = 0;
     if (file->size < 2 || at > file->size - 2)
         return;
     entries = read16(file, at);
     at += 2;
     for (; entries && file->size - at >= 12; entries--, at += 12)
-        if (read16(file, at) == TAG_ORIENTATION && read_entry(file, at, out))
+        if (read16(file, at) == TAG_ORIENTATION && exif_read_entry(file, at, out))
             return;
 }
 

@@ -18,7 +18,7 @@ typedef struct png_job {
     sara_status status; /* why libpng was left */
 } png_job;
 
-static void fail(png_structp png, png_const_charp message)
+static void png_fail(png_structp png, png_const_charp message)
 {
     png_job *job = png_get_error_ptr(png);
     if (job->status == SARA_OK)
@@ -27,13 +27,13 @@ static void fail(png_structp png, png_const_charp message)
     png_longjmp(png, 1);
 }
 
-static void warn(png_structp png, png_const_charp message)
+static void png_warn(png_structp png, png_const_charp message)
 {
     (void)png;
     (void)message;
 }
 
-static png_voidp allocate(png_structp png, png_alloc_size_t size)
+static png_voidp png_allocate(png_structp png, png_alloc_size_t size)
 {
     png_job *job = png_get_mem_ptr(png);
     void *memory = NULL;
@@ -43,13 +43,13 @@ static png_voidp allocate(png_structp png, png_alloc_size_t size)
     return memory;
 }
 
-static void release(png_structp png, png_voidp memory)
+static void png_release(png_structp png, png_voidp memory)
 {
     png_job *job = png_get_mem_ptr(png);
     sara_free(job->source->ctx, memory);
 }
 
-static void read_bytes(png_structp png, png_bytep out, size_t size)
+static void png_read_bytes(png_structp png, png_bytep out, size_t size)
 {
     png_job *job = png_get_io_ptr(png);
     if (size > job->source->size - job->at)
@@ -59,7 +59,7 @@ static void read_bytes(png_structp png, png_bytep out, size_t size)
 }
 
 /* Leaves libpng with a status that is already set. */
-static void check(png_job *job, sara_status status)
+static void png_check(png_job *job, sara_status status)
 {
     if (status == SARA_OK)
         return;
@@ -72,7 +72,7 @@ static void configure(png_job *job)
 {
     static const png_byte exif[] = "eXIf", text[] = "iTXt\0tEXt\0zTXt", alpha[] = "tRNS";
     png_structp png = job->png;
-    png_set_read_fn(png, job, read_bytes);
+    png_set_read_fn(png, job, png_read_bytes);
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_user_limits(png, 0x7fffffff, 0x7fffffff); /* ours name both values */
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
@@ -81,26 +81,26 @@ static void configure(png_job *job)
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_AS_DEFAULT, text, 3);
 }
 
-static void check_header(png_job *job)
+static void png_check_header(png_job *job)
 {
     const sara_image_source *source = job->source;
     png_uint_32 width, height;
     int depth, type;
     png_get_IHDR(job->png, job->info, &width, &height, &depth, &type, NULL, NULL, NULL);
-    check(job, sara_image_check_size(source, width, height));
+    png_check(job, sara_image_check_size(source, width, height));
     if (type == PNG_COLOR_TYPE_GRAY && depth == 16)
-        check(job, sara_fail(source->ctx, SARA_ERROR_INPUT,
-                             "%s: 16-bit grey PNG, expected 8 bits: PIL would clip it to white",
-                             source->path));
+        png_check(job, sara_fail(source->ctx, SARA_ERROR_INPUT,
+                                 "%s: 16-bit grey PNG, expected 8 bits: PIL would clip it to white",
+                                 source->path));
     /* Deflate compresses at most 1032 to 1, so a short file cannot hold a large image. */
     uint64_t bytes = (uint64_t)png_get_rowbytes(job->png, job->info) * height;
     if (bytes / 1032 > source->size)
-        check(job, sara_fail(source->ctx, SARA_ERROR_INPUT,
-                             "%s: PNG of %zu bytes, too short for its size %ux%u", source->path,
-                             source->size, width, height));
+        png_check(job, sara_fail(source->ctx, SARA_ERROR_INPUT,
+                                 "%s: PNG of %zu bytes, too short for its size %ux%u", source->path,
+                                 source->size, width, height));
 }
 
-static void read_pixels(png_job *job)
+static void png_read_pixels(png_job *job)
 {
     png_structp png = job->png;
     int width = (int)png_get_image_width(png, job->info);
@@ -113,7 +113,7 @@ static void read_pixels(png_job *job)
     png_read_update_info(png, job->info);
     if (png_get_rowbytes(png, job->info) != (size_t)width * 3)
         png_error(png, "a row is not RGB");
-    check(job, sara_image_allocate(job->source->ctx, job->out, width, height));
+    png_check(job, sara_image_allocate(job->source->ctx, job->out, width, height));
     for (int pass = 0; pass < passes; pass++)
         for (int y = 0; y < height; y++)
             png_read_row(png, job->out->pixels + (size_t)y * (size_t)width * 3, NULL);
@@ -138,7 +138,7 @@ static void read_hex_profile(png_job *job, sara_image_metadata *metadata, const 
         at = memchr(at, '\n', (size_t)(end - at));
         at = at ? at + 1 : NULL;
     }
-    check(job, sara_alloc(job->source->ctx, &job->exif, size / 2 + 1, 1));
+    png_check(job, sara_alloc(job->source->ctx, &job->exif, size / 2 + 1, 1));
     for (int high = -1; at && at < end; at++) {
         int digit = hex_digit(*at);
         if (digit < 0 && *at != '\n' && *at != ' ')
@@ -152,7 +152,7 @@ static void read_hex_profile(png_job *job, sara_image_metadata *metadata, const 
     metadata->exif_size = count;
 }
 
-static void read_orientation(png_job *job)
+static void png_read_orientation(png_job *job)
 {
     sara_image_metadata metadata = {0};
     png_unknown_chunkp chunks = NULL;
@@ -173,19 +173,19 @@ static void read_orientation(png_job *job)
     }
     if (!metadata.exif && profile)
         read_hex_profile(job, &metadata, profile->text, strlen(profile->text));
-    check(job, sara_image_orientation(job->source, job->orientation, &metadata));
+    png_check(job, sara_image_orientation(job->source, job->orientation, &metadata));
 }
 
 /* Nothing of this frame is used after a longjmp but job, which does not change. */
-static sara_status run(png_job *job)
+static sara_status png_run(png_job *job)
 {
     if (setjmp(png_jmpbuf(job->png)))
         return job->status;
     configure(job);
     png_read_info(job->png, job->info);
-    check_header(job);
-    read_pixels(job);
-    read_orientation(job);
+    png_check_header(job);
+    png_read_pixels(job);
+    png_read_orientation(job);
     return job->status; /* an allocation that libpng could do without may have failed */
 }
 
@@ -195,11 +195,11 @@ sara_status sara_image_decode_png(const sara_image_source *source, sara_image *o
     png_job job = {.source = source, .out = out, .orientation = orientation};
     sara_status status = SARA_OK;
 
-    job.png =
-        png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &job, fail, warn, &job, allocate, release);
+    job.png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &job, png_fail, png_warn, &job,
+                                       png_allocate, png_release);
     job.info = job.png ? png_create_info_struct(job.png) : NULL;
     if (job.info)
-        TRY(run(&job));
+        TRY(png_run(&job));
     else
         status = job.status != SARA_OK ? job.status
                                        : sara_fail(source->ctx, SARA_ERROR_MEMORY, "out of memory");

@@ -18,7 +18,7 @@ typedef struct png_job {
     sara_status status; /* why libpng was left */
 } png_job;
 
-static void fail(png_structp png, png_const_charp message)
+static void image_fail(png_structp png, png_const_charp message)
 {
     png_job *job = png_get_error_ptr(png);
     if (job->status == SARA_OK)
@@ -26,13 +26,13 @@ static void fail(png_structp png, png_const_charp message)
     png_longjmp(png, 1);
 }
 
-static void warn(png_structp png, png_const_charp message)
+static void image_warn(png_structp png, png_const_charp message)
 {
     (void)png;
     (void)message;
 }
 
-static png_voidp allocate(png_structp png, png_alloc_size_t size)
+static png_voidp image_allocate(png_structp png, png_alloc_size_t size)
 {
     png_job *job = png_get_mem_ptr(png);
     void *memory = NULL;
@@ -42,7 +42,7 @@ static png_voidp allocate(png_structp png, png_alloc_size_t size)
     return memory;
 }
 
-static void release(png_structp png, png_voidp memory)
+static void image_release(png_structp png, png_voidp memory)
 {
     png_job *job = png_get_mem_ptr(png);
     sara_free(job->ctx, memory);
@@ -56,7 +56,7 @@ static void write_bytes(png_structp png, png_bytep data, size_t size)
         png_error(png, "");
 }
 
-static void flush(png_structp png)
+static void image_flush(png_structp png)
 {
     (void)png;
 }
@@ -101,12 +101,12 @@ static void set_text(png_job *job)
 }
 
 /* Nothing of this frame is used after a longjmp but job, which does not change. */
-static sara_status run(png_job *job)
+static sara_status image_run(png_job *job)
 {
     const sara_image *image = job->image;
     if (setjmp(png_jmpbuf(job->png)))
         return job->status;
-    png_set_write_fn(job->png, job, write_bytes, flush);
+    png_set_write_fn(job->png, job, write_bytes, image_flush);
     png_set_compression_level(job->png, 6);
     png_set_filter(job->png, PNG_FILTER_TYPE_BASE, PNG_ALL_FILTERS);
     png_set_IHDR(job->png, job->info, (png_uint_32)image->width, (png_uint_32)image->height, 8,
@@ -123,11 +123,11 @@ static sara_status run(png_job *job)
 static sara_status write_png(png_job *job)
 {
     sara_status status = SARA_OK;
-    job->png =
-        png_create_write_struct_2(PNG_LIBPNG_VER_STRING, job, fail, warn, job, allocate, release);
+    job->png = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, job, image_fail, image_warn, job,
+                                         image_allocate, image_release);
     job->info = job->png ? png_create_info_struct(job->png) : NULL;
     if (job->info)
-        status = run(job);
+        status = image_run(job);
     else
         status = job->status != SARA_OK ? job->status
                                         : sara_fail(job->ctx, SARA_ERROR_MEMORY, "out of memory");

@@ -3,7 +3,7 @@
 
 #include <webp/decode.h>
 
-static sara_status fail(const sara_image_source *source, VP8StatusCode code)
+static sara_status webp_fail(const sara_image_source *source, VP8StatusCode code)
 {
     static const char *const why[] = {
         [VP8_STATUS_INVALID_PARAM] = "invalid parameter",
@@ -20,24 +20,24 @@ static sara_status fail(const sara_image_source *source, VP8StatusCode code)
                      source->size, text ? text : "unknown error");
 }
 
-static uint32_t read32(const uint8_t *p)
+static uint32_t webp_read32(const uint8_t *p)
 {
     return (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 | p[0];
 }
 
 /* EXIF and XMP are chunks of their own beside the image's. */
-static sara_status read_orientation(const sara_image_source *source, int *orientation)
+static sara_status webp_read_orientation(const sara_image_source *source, int *orientation)
 {
     sara_image_metadata metadata = {0};
-    size_t at = 12, end = (size_t)read32(source->data + 4) + 8;
+    size_t at = 12, end = (size_t)webp_read32(source->data + 4) + 8;
     if (end > source->size)
-        return fail(source, VP8_STATUS_NOT_ENOUGH_DATA);
+        return webp_fail(source, VP8_STATUS_NOT_ENOUGH_DATA);
     while (end > at && end - at >= 8) {
         const uint8_t *chunk = source->data + at;
-        size_t size = read32(chunk + 4);
+        size_t size = webp_read32(chunk + 4);
         at += 8;
         if (size > end - at)
-            return fail(source, VP8_STATUS_NOT_ENOUGH_DATA);
+            return webp_fail(source, VP8_STATUS_NOT_ENOUGH_DATA);
         if (memcmp(chunk, "EXIF", 4) == 0 && !metadata.exif) {
             metadata.exif = chunk + 8;
             metadata.exif_size = size;
@@ -62,7 +62,7 @@ sara_status sara_image_decode_webp(const sara_image_source *source, sara_image *
         return sara_fail(source->ctx, SARA_ERROR_DEVICE, "libwebp: another version than built for");
     code = WebPGetFeatures(source->data, source->size, &config.input);
     if (code != VP8_STATUS_OK)
-        return fail(source, code);
+        return webp_fail(source, code);
     if (config.input.has_animation)
         return sara_fail(source->ctx, SARA_ERROR_INPUT,
                          "%s: an animated WebP, expected a still image", source->path);
@@ -76,8 +76,8 @@ sara_status sara_image_decode_webp(const sara_image_source *source, sara_image *
     code = WebPDecode(source->data, source->size, &config);
     WebPFreeDecBuffer(&config.output);
     if (code != VP8_STATUS_OK)
-        TRY(fail(source, code));
-    TRY(read_orientation(source, orientation));
+        TRY(webp_fail(source, code));
+    TRY(webp_read_orientation(source, orientation));
 done:
     return status;
 }

@@ -45,7 +45,7 @@ static sara_status fail_at(const json_text *in, size_t at, const char *reason)
 
 /* The end of the piece of text at `at`: a whole string, a token that is not finite (*which says
  * which), or one byte. */
-static size_t piece_end(const json_text *in, size_t at, size_t *which)
+static size_t json_piece_end(const json_text *in, size_t at, size_t *which)
 {
     const char *text = in->text;
     *which = NOT_FINITE_COUNT;
@@ -68,13 +68,13 @@ static size_t piece_end(const json_text *in, size_t at, size_t *which)
 }
 
 /* Bounds what jansson will recurse into and allocate; *growth is what the stand-ins add. */
-static sara_status check(const json_text *in, size_t *growth)
+static sara_status json_check(const json_text *in, size_t *growth)
 {
     size_t which, depth = 0, values = 0;
     *growth = 0;
     for (size_t at = 0, end; at < in->size; at = end) {
         char c = in->text[at];
-        end = piece_end(in, at, &which);
+        end = json_piece_end(in, at, &which);
         if (which < NOT_FINITE_COUNT)
             *growth += strlen(not_finite[which].stand_in);
         if ((c == '[' || c == '{') && ++depth > DEEPEST)
@@ -93,7 +93,7 @@ static size_t substitute(const json_text *in, char *out, size_t limit, size_t *u
 {
     size_t at = 0, end, which;
     for (*used = 0; at < in->size; at = end) {
-        end = piece_end(in, at, &which);
+        end = json_piece_end(in, at, &which);
         const char *from = which < NOT_FINITE_COUNT ? not_finite[which].stand_in : in->text + at;
         size_t length = which < NOT_FINITE_COUNT ? strlen(from) : end - at;
         if (length > limit - *used)
@@ -106,8 +106,8 @@ static size_t substitute(const json_text *in, char *out, size_t limit, size_t *u
 }
 
 /* jansson reads and writes numbers by localeconv(), and aborts on points of several bytes. */
-static sara_status parse(const json_text *in, json_t **out, const char *text, size_t size,
-                         bool substituted)
+static sara_status json_parse(const json_text *in, json_t **out, const char *text, size_t size,
+                              bool substituted)
 {
     json_error_t error;
     sara_c_locale scope;
@@ -137,13 +137,13 @@ sara_status sara_json_parse(sara_context *ctx, json_t **out, const char *text, s
     size_t growth = 0, used = 0;
     sara_status status;
     *out = NULL;
-    TRY(check(&in, &growth));
+    TRY(json_check(&in, &growth));
     if (!lenient || growth == 0) {
-        TRY(parse(&in, out, text, size, false));
+        TRY(json_parse(&in, out, text, size, false));
     } else {
         TRY(sara_alloc(ctx, &copy, size + growth, 1));
         substitute(&in, copy, size + growth, &used);
-        TRY(parse(&in, out, copy, used, true));
+        TRY(json_parse(&in, out, copy, used, true));
     }
 done:
     sara_free(ctx, copy);
@@ -179,7 +179,7 @@ bool sara_json_number(double *out, const json_t *value)
     return true;
 }
 
-static char *skip_space(char *at, int step)
+static char *json_skip_space(char *at, int step)
 {
     while (*at == ' ' || *at == '\n')
         at += step;
@@ -190,10 +190,11 @@ static char *skip_space(char *at, int step)
  * the key is within a string. Returns where to go on. */
 static char *put_back(char *key)
 {
-    char *first = skip_space(key - 1, -1), *end = skip_space(key + strlen(NOT_FINITE_KEY) + 2, 1);
+    char *first = json_skip_space(key - 1, -1),
+         *end = json_skip_space(key + strlen(NOT_FINITE_KEY) + 2, 1);
     if (*first != '{' || *end != ':')
         return key + 1;
-    const char *token = not_finite[*skip_space(end + 1, 1) - '0'].token;
+    const char *token = not_finite[*json_skip_space(end + 1, 1) - '0'].token;
     size_t length = strlen(token);
     end = strchr(end, '}') + 1;
     memcpy(first, token, length);

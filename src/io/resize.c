@@ -42,7 +42,7 @@ static void sampling_free(sara_context *ctx, sampling *plan)
 }
 
 /* The filter around output position i, normalised to 1 over the input positions that exist. */
-static void fill(sampling *plan, double *weights, int i, int from, double scale)
+static void resize_fill(sampling *plan, double *weights, int i, int from, double scale)
 {
     const double stretch = scale > 1.0 ? scale : 1.0, support = LOBES * stretch;
     const double center = (i + 0.5) * scale, inverse = 1.0 / stretch;
@@ -76,7 +76,7 @@ static sara_status sampling_new(sara_context *ctx, sampling *out, int from, int 
     TRY(sara_alloc(ctx, &plan.weights, (size_t)to * (size_t)plan.taps, sizeof(*plan.weights)));
     TRY(sara_alloc(ctx, &weights, (size_t)plan.taps, sizeof(*weights)));
     for (int i = 0; i < to; i++)
-        fill(&plan, weights, i, from, scale);
+        resize_fill(&plan, weights, i, from, scale);
     *out = plan;
     plan = (sampling){0};
 done:

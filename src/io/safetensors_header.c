@@ -201,12 +201,12 @@ done:
     return status;
 }
 
-static int compare_names(const void *a, const void *b)
+static int header_compare_names(const void *a, const void *b)
 {
     return strcmp(((const sara_tensor_info *)a)->name, ((const sara_tensor_info *)b)->name);
 }
 
-static int compare_keys(const void *a, const void *b)
+static int header_compare_keys(const void *a, const void *b)
 {
     return strcmp(((const sara_metadata *)a)->key, ((const sara_metadata *)b)->key);
 }
@@ -224,15 +224,15 @@ static int compare_offsets(const void *a, const void *b)
 static sara_status sort_names(sara_safetensors *file)
 {
     if (file->count > 1)
-        qsort(file->infos, file->count, sizeof(*file->infos), compare_names);
+        qsort(file->infos, file->count, sizeof(*file->infos), header_compare_names);
     for (size_t i = 1; i < file->count; i++)
-        if (compare_names(&file->infos[i - 1], &file->infos[i]) == 0)
+        if (header_compare_names(&file->infos[i - 1], &file->infos[i]) == 0)
             return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: duplicate tensor %.200s", file->path,
                              file->infos[i].name);
     if (file->metadata_count > 1)
-        qsort(file->metadata, file->metadata_count, sizeof(*file->metadata), compare_keys);
+        qsort(file->metadata, file->metadata_count, sizeof(*file->metadata), header_compare_keys);
     for (size_t i = 1; i < file->metadata_count; i++)
-        if (compare_keys(&file->metadata[i - 1], &file->metadata[i]) == 0)
+        if (header_compare_keys(&file->metadata[i - 1], &file->metadata[i]) == 0)
             return sara_fail(file->ctx, SARA_ERROR_INPUT, "%s: __metadata__: duplicate key %.200s",
                              file->path, file->metadata[i].key);
     return SARA_OK;

@@ -36,7 +36,7 @@ static const char *other_format(const unsigned char *start, size_t size)
     return NULL;
 }
 
-static sara_status read_length(sara_safetensors *file)
+static sara_status read_header_length(sara_safetensors *file)
 {
     unsigned char start[SARA_SAFETENSORS_PREAMBLE + 1] = {0};
     char *reason = NULL;
@@ -77,7 +77,7 @@ sara_status sara_safetensors_open(sara_context *ctx, sara_safetensors **out, con
     sara_arena_init(&file->arena, ctx);
     TRY(sara_strdup(ctx, &file->path, path));
     TRY(sara_file_open(ctx, &file->fd, &file->size, path));
-    TRY(read_length(file));
+    TRY(read_header_length(file));
     TRY(sara_safetensors_parse(file));
     TRY(sara_safetensors_arrange(file));
     *out = file;
@@ -111,7 +111,7 @@ const sara_tensor_info *sara_safetensors_at(const sara_safetensors *file, size_t
     return &file->infos[index];
 }
 
-static int compare_name(const void *name, const void *info)
+static int compare_tensor_name(const void *name, const void *info)
 {
     return strcmp(name, ((const sara_tensor_info *)info)->name);
 }
@@ -120,7 +120,7 @@ const sara_tensor_info *sara_safetensors_find(const sara_safetensors *file, cons
 {
     if (file->count == 0)
         return NULL;
-    return bsearch(name, file->infos, file->count, sizeof(*file->infos), compare_name);
+    return bsearch(name, file->infos, file->count, sizeof(*file->infos), compare_tensor_name);
 }
 
 const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count)

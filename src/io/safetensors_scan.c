@@ -129,7 +129,7 @@ done:
     return status;
 }
 
-static sara_status put(sara_scan *scan, int byte, size_t longest)
+static sara_status scan_put(sara_scan *scan, int byte, size_t longest)
 {
     sara_status status = SARA_OK;
     if (scan->length >= longest)
@@ -178,7 +178,7 @@ static sara_status take_unicode(sara_scan *scan, size_t longest)
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     utf8proc_ssize_t count = utf8proc_encode_char(code, bytes);
     for (utf8proc_ssize_t i = 0; i < count; i++)
-        TRY(put(scan, bytes[i], longest));
+        TRY(scan_put(scan, bytes[i], longest));
 done:
     return status;
 }
@@ -196,7 +196,7 @@ static sara_status take_escape(sara_scan *scan, size_t longest)
     if (!name)
         return sara_scan_fail(scan, "%s after a backslash", show(&text, c));
     scan->at++;
-    return put(scan, values[name - names], longest);
+    return scan_put(scan, values[name - names], longest);
 }
 
 sara_status sara_scan_string(sara_scan *scan, size_t longest)
@@ -213,7 +213,7 @@ sara_status sara_scan_string(sara_scan *scan, size_t longest)
         if (c == '\\')
             TRY(take_escape(scan, longest));
         else
-            TRY(put(scan, c, longest));
+            TRY(scan_put(scan, c, longest));
     }
     scan->text[scan->length] = '\0';
     if (!sara_text_is_utf8(scan->text, scan->length))

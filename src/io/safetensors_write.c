@@ -12,7 +12,7 @@ typedef struct text {
     size_t length, capacity;
 } text;
 
-static sara_status append(text *out, const char *data, size_t size)
+static sara_status header_append(text *out, const char *data, size_t size)
 {
     sara_status status;
     TRY(sara_grow(out->ctx, &out->data, &out->capacity, out->length + size, 1));
@@ -24,7 +24,7 @@ done:
 
 static sara_status append_text(text *out, const char *data)
 {
-    return append(out, data, strlen(data));
+    return header_append(out, data, strlen(data));
 }
 
 static sara_status append_number(text *out, uint64_t number)
@@ -145,14 +145,14 @@ static int compare_places(const void *a, const void *b)
     return order != 0 ? order : strcmp(x->name, y->name);
 }
 
-static int compare_names(const void *a, const void *b)
+static int compare_source_names(const void *a, const void *b)
 {
     const sara_tensor_source *x = *(const sara_tensor_source *const *)a;
     const sara_tensor_source *y = *(const sara_tensor_source *const *)b;
     return strcmp(x->name, y->name);
 }
 
-static int compare_keys(const void *a, const void *b)
+static int compare_source_keys(const void *a, const void *b)
 {
     const sara_metadata *x = *(const sara_metadata *const *)a;
     const sara_metadata *y = *(const sara_metadata *const *)b;
@@ -180,7 +180,7 @@ static sara_status sort_tensors(sara_context *ctx, const sara_tensor_source ***o
     for (size_t i = 0; i < count; i++)
         order[i] = &tensors[i];
     if (count > 1)
-        qsort(order, count, sizeof(const sara_tensor_source *), compare_names);
+        qsort(order, count, sizeof(const sara_tensor_source *), compare_source_names);
     TRY(check_names(ctx, order, count));
     if (count > 1)
         qsort(order, count, sizeof(const sara_tensor_source *), compare_places);
@@ -200,7 +200,7 @@ static sara_status sort_metadata(sara_context *ctx, const sara_metadata ***out,
     for (size_t i = 0; i < count; i++)
         order[i] = &metadata[i];
     if (count > 1)
-        qsort(order, count, sizeof(const sara_metadata *), compare_keys);
+        qsort(order, count, sizeof(const sara_metadata *), compare_source_keys);
     *out = order;
 done:
     return status;

@@ -119,7 +119,7 @@ const sara_tensor_info *sara_weights_at(const sara_weights *weights, size_t inde
     return &weights->items[index].info;
 }
 
-static int compare_name(const void *name, const void *item)
+static int weights_compare_name(const void *name, const void *item)
 {
     return strcmp(name, ((const sara_weight *)item)->info.name);
 }
@@ -128,7 +128,8 @@ static const sara_weight *find_item(const sara_weights *weights, const char *nam
 {
     if (weights->count == 0)
         return NULL;
-    return bsearch(name, weights->items, weights->count, sizeof(*weights->items), compare_name);
+    return bsearch(name, weights->items, weights->count, sizeof(*weights->items),
+                   weights_compare_name);
 }
 
 const sara_tensor_info *sara_weights_find(const sara_weights *weights, const char *name)

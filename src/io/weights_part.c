@@ -5,9 +5,9 @@
 #include <stdlib.h>
 
 /* info: the tensor as it is here, but for its name; stored: as the file has it */
-static sara_status add_item(sara_weights *weights, const sara_safetensors *file,
-                            const sara_tensor_info *info, const sara_tensor_info *stored,
-                            const char *name)
+static sara_status part_add_item(sara_weights *weights, const sara_safetensors *file,
+                                 const sara_tensor_info *info, const sara_tensor_info *stored,
+                                 const char *name)
 {
     const char *own;
     sara_status status;
@@ -39,7 +39,7 @@ static sara_status add_thirds(sara_weights *weights, const sara_safetensors *fil
     part.size /= 3;
     for (int i = 0; i < 3; i++) {
         part.offset = info->offset + (uint64_t)i * part.size;
-        TRY(add_item(
+        TRY(part_add_item(
             weights, file, &part, info,
             sara_name_of("%.*s%s%s", length, name, thirds[i], fused + strlen("in_proj")).text));
     }
@@ -91,7 +91,7 @@ static sara_status add_tensor(sara_weights *weights, const sara_safetensors *fil
     if (shape->part == SARA_LDM_OPEN_CLIP && other && strstr(other, ".in_proj."))
         TRY(add_thirds(weights, file, info, other));
     else
-        TRY(add_item(weights, file, &as, info, other ? other : name));
+        TRY(part_add_item(weights, file, &as, info, other ? other : name));
     if (shape->part == SARA_LDM_CLIP && other && strcmp(other, name) != 0)
         weights->bare = true;
 done:

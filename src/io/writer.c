@@ -19,7 +19,7 @@ struct sara_writer {
 };
 
 /* A link is written through, as by any program that writes in place. */
-static sara_status resolve(sara_context *ctx, char **out, const char *path)
+static sara_status writer_resolve(sara_context *ctx, char **out, const char *path)
 {
     struct stat info;
     char *real = NULL;
@@ -56,7 +56,7 @@ sara_status sara_writer_open(sara_context *ctx, sara_writer **out, const char *p
     writer->partial = (sara_partial){.fd = -1};
     writer->used = 0;
     writer->status = SARA_OK;
-    TRY(resolve(ctx, &writer->path, path));
+    TRY(writer_resolve(ctx, &writer->path, path));
     TRY(sara_partial_make(ctx, &writer->partial, writer->path, false));
     *out = writer;
     writer = NULL;
@@ -81,7 +81,7 @@ static sara_status write_all(sara_writer *writer, const char *data, size_t size)
     return writer->status;
 }
 
-static sara_status flush(sara_writer *writer)
+static sara_status writer_flush(sara_writer *writer)
 {
     size_t used = writer->used;
     writer->used = 0;
@@ -92,7 +92,7 @@ sara_status sara_writer_write(sara_writer *writer, const void *data, size_t size
 {
     sara_status status = writer->status;
     if (size > BUFFER_SIZE - writer->used)
-        TRY(flush(writer));
+        TRY(writer_flush(writer));
     if (size >= BUFFER_SIZE) {
         TRY(write_all(writer, data, size));
     } else if (size > 0) {
@@ -107,7 +107,7 @@ sara_status sara_writer_commit(sara_writer **writer)
 {
     sara_writer *w = *writer;
     sara_status status;
-    TRY(flush(w));
+    TRY(writer_flush(w));
     if (fsync(w->partial.fd) != 0)
         TRY(sara_fail_errno(w->ctx, w->path, "cannot sync"));
     TRY(sara_partial_publish(w->ctx, &w->partial, w->path));

@@ -125,7 +125,7 @@ typedef struct listing {
 } listing;
 
 /* Where a text of `length` more characters ends in a buffer that cut it. */
-static size_t clamp(size_t used, int length, size_t size)
+static size_t binder_clamp(size_t used, int length, size_t size)
 {
     used += length > 0 ? (size_t)length : 0;
     return used < size ? used : size - 1;
@@ -139,11 +139,11 @@ static void list(listing *to, const char *format, ...)
     if (to->count++ >= LISTED)
         return;
     int length = snprintf(to->text + to->used, size - to->used, "%s", to->used ? ", " : "");
-    to->used = clamp(to->used, length, size);
+    to->used = binder_clamp(to->used, length, size);
     va_start(args, format);
     length = sara_print_args(to->text + to->used, size - to->used, format, args);
     va_end(args);
-    to->used = clamp(to->used, length, size);
+    to->used = binder_clamp(to->used, length, size);
 }
 
 static int by_file_name(const void *a, const void *b)
@@ -171,8 +171,8 @@ static bool is_ignored(const sara_binder *binder, const char *name)
 
 /* Finds the wanted tensors; order [binder->count] gets those that are there, *count of them, by
  * name. */
-static sara_status resolve(sara_binder *binder, want **order, size_t *count,
-                           const sara_weights *weights, listing *missing)
+static sara_status binder_resolve(sara_binder *binder, want **order, size_t *count,
+                                  const sara_weights *weights, listing *missing)
 {
     size_t found = 0;
     sara_status status = SARA_OK;
@@ -240,12 +240,12 @@ static const char *quantised_hint(const sara_weights *weights)
 }
 
 /* Where the file and the network disagree, one line with the first of each kind. */
-static sara_status compare(sara_binder *binder, want **order, const sara_weights *weights)
+static sara_status binder_compare(sara_binder *binder, want **order, const sara_weights *weights)
 {
     listing missing = {0}, misshapen = {0}, extra = {0};
     size_t found = 0;
     sara_status status;
-    TRY(resolve(binder, order, &found, weights, &missing));
+    TRY(binder_resolve(binder, order, &found, weights, &missing));
     compare_shapes(order, found, weights, &misshapen);
     find_extra(binder, order, found, weights, &extra);
     if (!missing.count && !misshapen.count && !extra.count)
@@ -327,7 +327,7 @@ sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sar
     want **order = NULL;
     sara_status status;
     TRY(sara_alloc(binder->ctx, &order, binder->count, sizeof(*order)));
-    TRY(compare(binder, order, weights));
+    TRY(binder_compare(binder, order, weights));
     TRY(check_memory(binder, order, weights));
     TRY(sara_params_new(binder->ctx, &loaded, binder->count));
     for (size_t i = 0; i < loaded.count; i++)

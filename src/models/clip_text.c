@@ -46,7 +46,7 @@ done:
     return status;
 }
 
-static sara_status read_config(const sara_model_config *file, sara_clip_text *out)
+static sara_status clip_read_config(const sara_model_config *file, sara_clip_text *out)
 {
     const char *activation;
     double eps;
@@ -66,20 +66,20 @@ done:
     return status;
 }
 
-static sara_status load_config(sara_clip_text *text, const sara_component *component)
+static sara_status clip_load_config(sara_clip_text *text, const sara_component *component)
 {
     sara_model_config file;
     sara_status status;
     TRY(sara_model_config_of(text->ctx, &file, component, "model_type", "clip_text_model"));
-    TRY(read_config(&file, text));
+    TRY(clip_read_config(&file, text));
 done:
     return status;
 }
 
 /* ------------------------------------------------------------------------------------ binding */
 
-static sara_status bind_layer(sara_binder *binder, text_layer *layer, const char *name,
-                              const sara_clip_text *text)
+static sara_status bind_clip_layer(sara_binder *binder, text_layer *layer, const char *name,
+                                   const sara_clip_text *text)
 {
     static const sara_attention_names names = {"q_proj", "k_proj", "v_proj", "out_proj"};
     int64_t hidden = text->info.hidden_size;
@@ -122,8 +122,8 @@ static sara_status bind_text(sara_clip_text *text, sara_binder *binder, const ch
     TRY(sara_binder_want(binder, &text->positions, &positions,
                          "%sembeddings.position_embedding.weight", prefix));
     for (int i = 0; i < text->count; i++)
-        TRY(bind_layer(binder, &text->layers[i],
-                       sara_name_of("%sencoder.layers.%d", prefix, i).text, text));
+        TRY(bind_clip_layer(binder, &text->layers[i],
+                            sara_name_of("%sencoder.layers.%d", prefix, i).text, text));
     TRY(sara_norm_bind(binder, &text->final_norm, sara_name_of("%sfinal_layer_norm", prefix).text,
                        info->hidden_size));
     /* A buffer that older transformers stored. */
@@ -147,7 +147,7 @@ sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
     TRY(sara_alloc_zero(ctx, &text, 1, sizeof(*text)));
     text->ctx = ctx;
     sara_arena_init(&text->arena, ctx);
-    TRY(load_config(text, component));
+    TRY(clip_load_config(text, component));
     TRY(sara_component_weights(component, &weights));
     TRY(sara_binder_new(ctx, &binder));
     TRY(bind_text(text, binder, prefix_of(weights)));
@@ -203,8 +203,8 @@ void sara_clip_text_ldm_shape(const sara_clip_text *text, sara_ldm_shape *out)
 /* ------------------------------------------------------------------------------------ forward */
 
 /* h = x + attention(norm1(x)); y = h + fc2(activation(fc1(norm2(h)))) */
-static sara_status layer_forward(sara_tape *tape, sara_var **y, const sara_clip_text *text,
-                                 const text_layer *layer, sara_var *x)
+static sara_status clip_layer_forward(sara_tape *tape, sara_var **y, const sara_clip_text *text,
+                                      const text_layer *layer, sara_var *x)
 {
     size_t scope = sara_tape_open(tape);
     sara_var *h, *f;
@@ -290,7 +290,7 @@ sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state
     TRY(sara_nn_add_positions(tape, &h, h, text->positions));
     for (int i = 0; i < text->count; i++) {
         sara_tape_close(tape, scope, &h, 1);
-        TRY(layer_forward(tape, &h, text, &text->layers[i], h));
+        TRY(clip_layer_forward(tape, &h, text, &text->layers[i], h));
     }
     TRY(sara_nn_layer_norm(tape, &keep[0], h, text->final_norm.weight, text->final_norm.bias,
                            text->eps));

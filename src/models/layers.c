@@ -4,8 +4,8 @@
 
 /* ------------------------------------------------------------------------------------ layers */
 
-static sara_status bind_layer(sara_binder *binder, sara_layer *layer, const char *name,
-                              const sara_shape *weight, bool bias)
+static sara_status bind_shaped_layer(sara_binder *binder, sara_layer *layer, const char *name,
+                                     const sara_shape *weight, bool bias)
 {
     sara_shape out = sara_shape1(weight->dims[0]);
     sara_status status;
@@ -20,21 +20,21 @@ sara_status sara_linear_bind(sara_binder *binder, sara_layer *layer, const char 
                              int64_t in, bool bias)
 {
     sara_shape shape = sara_shape2(out, in);
-    return bind_layer(binder, layer, name, &shape, bias);
+    return bind_shaped_layer(binder, layer, name, &shape, bias);
 }
 
 sara_status sara_conv_bind(sara_binder *binder, sara_layer *layer, const char *name, int64_t out,
                            int64_t in, int64_t kernel)
 {
     sara_shape shape = sara_shape4(out, in, kernel, kernel);
-    return bind_layer(binder, layer, name, &shape, true);
+    return bind_shaped_layer(binder, layer, name, &shape, true);
 }
 
 sara_status sara_norm_bind(sara_binder *binder, sara_layer *layer, const char *name,
                            int64_t channels)
 {
     sara_shape shape = sara_shape1(channels);
-    return bind_layer(binder, layer, name, &shape, true);
+    return bind_shaped_layer(binder, layer, name, &shape, true);
 }
 
 sara_status sara_linear_forward(sara_tape *tape, sara_var **y, const sara_layer *layer, sara_var *x)

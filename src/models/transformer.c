@@ -65,8 +65,9 @@ done:
 /* ------------------------------------------------------------------------------------ forward */
 
 /* y = x + attention(norm(x), context) */
-static sara_status attend(sara_tape *tape, sara_var **y, const sara_layer *norm,
-                          const sara_attention *attention, sara_var *x, sara_var *context)
+static sara_status transformer_attend(sara_tape *tape, sara_var **y, const sara_layer *norm,
+                                      const sara_attention *attention, sara_var *x,
+                                      sara_var *context)
 {
     size_t scope = sara_tape_open(tape);
     sara_var *h;
@@ -102,8 +103,8 @@ static sara_status block_forward(sara_tape *tape, sara_var **y, const sara_trans
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(attend(tape, &h, &block->norm1, &block->attn1, x, NULL));
-    TRY(attend(tape, &h, &block->norm2, &block->attn2, h, context));
+    TRY(transformer_attend(tape, &h, &block->norm1, &block->attn1, x, NULL));
+    TRY(transformer_attend(tape, &h, &block->norm2, &block->attn2, h, context));
     TRY(feed_forward(tape, y, block, h));
     sara_tape_close(tape, scope, y, 1);
 done:

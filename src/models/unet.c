@@ -12,8 +12,8 @@ typedef struct binding {
 } binding;
 
 /* name is the block's, as "down_blocks.0"; in: channels that the residual block reads. */
-static sara_status bind_layer(const binding *b, sara_unet_layer *layer, const char *name, int index,
-                              int64_t in, bool attention)
+static sara_status bind_unet_layer(const binding *b, sara_unet_layer *layer, const char *name,
+                                   int index, int64_t in, bool attention)
 {
     const sara_unet_config *config = &b->unet->config;
     sara_transformer_size size = {.channels = b->level->channels,
@@ -39,7 +39,7 @@ static sara_status bind_down(const binding *b, int i)
     sara_name name = sara_name_of("down_blocks.%d", i);
     sara_status status = SARA_OK;
     for (int j = 0; j < level->layers; j++) {
-        TRY(bind_layer(b, &level->down[j], name.text, j, in, b->level->down_attention));
+        TRY(bind_unet_layer(b, &level->down[j], name.text, j, in, b->level->down_attention));
         in = b->level->channels;
     }
     if (i < b->unet->config.levels - 1)
@@ -62,7 +62,7 @@ static sara_status bind_up(const binding *b, int i)
     sara_status status = SARA_OK;
     for (int j = 0; j <= level->layers; j++) {
         int64_t skip = j < level->layers ? b->level->channels : input;
-        TRY(bind_layer(b, &level->up[j], name.text, j, in + skip, b->level->up_attention));
+        TRY(bind_unet_layer(b, &level->up[j], name.text, j, in + skip, b->level->up_attention));
         in = b->level->channels;
     }
     if (i > 0)
@@ -100,7 +100,7 @@ static sara_status bind_levels(sara_unet *unet, sara_binder *binder)
     }
     /* resnets.0, attentions.0, resnets.1 of the deepest level's sizes */
     for (int j = 0; j < 2; j++)
-        TRY(bind_layer(&b, &unet->mid[j], "mid_block", j, b.level->channels, j == 0));
+        TRY(bind_unet_layer(&b, &unet->mid[j], "mid_block", j, b.level->channels, j == 0));
 done:
     return status;
 }
@@ -147,8 +147,8 @@ static sara_status new_unet(sara_context *ctx, sara_unet **out)
 }
 
 /* What the names of a single file stand for is the network's to say. */
-static sara_status open_weights(const sara_unet *unet, sara_weights **out,
-                                const sara_component *component)
+static sara_status unet_open_weights(const sara_unet *unet, sara_weights **out,
+                                     const sara_component *component)
 {
     sara_component as = *component;
     sara_status status = SARA_OK;
@@ -174,7 +174,7 @@ sara_status sara_unet_open(sara_context *ctx, sara_unet **out, const sara_compon
     TRY(sara_binder_new(ctx, &binder));
     sara_binder_store(binder, storage);
     TRY(sara_unet_bind(unet, binder));
-    TRY(open_weights(unet, &weights, component));
+    TRY(unet_open_weights(unet, &weights, component));
     TRY(sara_binder_load(binder, &unet->params, weights));
     *out = unet;
     unet = NULL;

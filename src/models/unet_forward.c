@@ -85,8 +85,8 @@ static sara_status run_transformer(sara_tape *tape, sara_var **y, sara_var *cons
 
 /* skip NULL: none. Recomputed in backward, the residual block and the transformer are regions of
  * their own, so that the variables of only one of them are alive. */
-static sara_status layer_forward(sara_tape *tape, sara_var **y, const pass *p, int level,
-                                 const sara_unet_layer *layer, sara_var *x, sara_var *skip)
+static sara_status unet_layer_forward(sara_tape *tape, sara_var **y, const pass *p, int level,
+                                      const sara_unet_layer *layer, sara_var *x, sara_var *skip)
 {
     bool again = level < p->unet->checkpoint_levels;
     sara_var *resnet_in[] = {x, p->time, skip}, *h;
@@ -121,7 +121,7 @@ static sara_status level_forward(sara_tape *tape, sara_var **y, const pass *p, i
     size_t scope = sara_tape_open(tape);
     sara_status status;
     for (int j = 0; j < level->layers; j++) {
-        TRY(layer_forward(tape, &h, p, i, &level->down[j], h, NULL));
+        TRY(unet_layer_forward(tape, &h, p, i, &level->down[j], h, NULL));
         skips[j + 1] = h;
     }
     if (i < config->levels - 1) {
@@ -130,11 +130,11 @@ static sara_status level_forward(sara_tape *tape, sara_var **y, const pass *p, i
         TRY(level_forward(tape, &h, p, i + 1, h));
         TRY(sara_upsample_forward(tape, &h, &level->upsample, h, height, width));
     } else {
-        TRY(layer_forward(tape, &h, p, i, &p->unet->mid[0], h, NULL));
-        TRY(layer_forward(tape, &h, p, i, &p->unet->mid[1], h, NULL));
+        TRY(unet_layer_forward(tape, &h, p, i, &p->unet->mid[0], h, NULL));
+        TRY(unet_layer_forward(tape, &h, p, i, &p->unet->mid[1], h, NULL));
     }
     for (int j = 0; j <= level->layers; j++)
-        TRY(layer_forward(tape, &h, p, i, &level->up[j], h, skips[level->layers - j]));
+        TRY(unet_layer_forward(tape, &h, p, i, &level->up[j], h, skips[level->layers - j]));
     sara_tape_close(tape, scope, &h, 1);
     *y = h;
 done:
@@ -161,7 +161,7 @@ static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
 }
 
 /* y = 2 x - 1 */
-static sara_status center(sara_tape *tape, sara_var **y, sara_var *x)
+static sara_status unet_center(sara_tape *tape, sara_var **y, sara_var *x)
 {
     int64_t count = sara_shape_count(&x->shape);
     sara_var *minus_one, *h;
@@ -187,7 +187,7 @@ sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *une
     TRY(check_inputs(unet, sample, encoder_hidden_states));
     TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0]));
     if (config->center_input_sample)
-        TRY(center(tape, &h, h));
+        TRY(unet_center(tape, &h, h));
     TRY(sara_nn_to_channels_last(tape, &h, h));
     TRY(sara_conv3x3_forward(tape, &h, &unet->conv_in, h));
     TRY(level_forward(tape, &h, &p, 0, h));

@@ -15,7 +15,7 @@ static const shape shapes[] = {
 };
 
 /* The deepest level has no attention, its neighbour in the middle has. */
-static void fill(sara_unet_config *out, const shape *from)
+static void shapes_fill(sara_unet_config *out, const shape *from)
 {
     *out = (sara_unet_config){.levels = from->levels,
                               .in_channels = 4,
@@ -42,7 +42,7 @@ sara_status sara_unet_config_of_shape(sara_context *ctx, sara_unet_config *out, 
 {
     for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
         if (strcmp(shapes[i].name, name) == 0) {
-            fill(out, &shapes[i]);
+            shapes_fill(out, &shapes[i]);
             return SARA_OK;
         }
     return sara_fail(ctx, SARA_ERROR_USAGE, "--shape %.100s: expected sd15, sd21 or tiny", name);

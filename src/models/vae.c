@@ -36,8 +36,8 @@ done:
     return status;
 }
 
-static sara_status read_config(const sara_model_config *file, sara_vae_config *out,
-                               sara_vae_info *info)
+static sara_status vae_read_config(const sara_model_config *file, sara_vae_config *out,
+                                   sara_vae_info *info)
 {
     const sara_config *fields = &file->fields;
     int64_t layers, sample_size[2] = {32, 32};
@@ -63,12 +63,12 @@ done:
     return status;
 }
 
-static sara_status load_config(sara_vae *vae, const sara_component *component)
+static sara_status vae_load_config(sara_vae *vae, const sara_component *component)
 {
     sara_model_config file;
     sara_status status;
     TRY(sara_model_config_of(vae->ctx, &file, component, "_class_name", "AutoencoderKL"));
-    TRY(read_config(&file, &vae->config, &vae->info));
+    TRY(vae_read_config(&file, &vae->config, &vae->info));
 done:
     return status;
 }
@@ -214,8 +214,8 @@ done:
 /* ------------------------------------------------------------------------------------ loading */
 
 /* What the names of a single file stand for is the network's to say. */
-static sara_status open_weights(const sara_vae *vae, sara_weights **out,
-                                const sara_component *component)
+static sara_status vae_open_weights(const sara_vae *vae, sara_weights **out,
+                                    const sara_component *component)
 {
     sara_component as = *component;
     sara_vae_ldm_shape(vae, &as.shape);
@@ -232,10 +232,10 @@ sara_status sara_vae_open(sara_context *ctx, sara_vae **out, const sara_componen
     TRY(sara_alloc_zero(ctx, &vae, 1, sizeof(*vae)));
     vae->ctx = ctx;
     sara_arena_init(&vae->arena, ctx);
-    TRY(load_config(vae, component));
+    TRY(vae_load_config(vae, component));
     TRY(sara_binder_new(ctx, &binder));
     TRY(bind_vae(vae, binder));
-    TRY(open_weights(vae, &weights, component));
+    TRY(vae_open_weights(vae, &weights, component));
     TRY(sara_binder_load(binder, &vae->params, weights));
     *out = vae;
     vae = NULL;

@@ -1,8 +1,8 @@
 #include "models/vae.h"
 
 /* y = x + attention(norm(x)) among the pixels; y, x [N,H,W,C] */
-static sara_status attend(sara_tape *tape, sara_var **y, const sara_vae_mid *mid,
-                          const sara_groups *groups, sara_var *x)
+static sara_status vae_attend(sara_tape *tape, sara_var **y, const sara_vae_mid *mid,
+                              const sara_groups *groups, sara_var *x)
 {
     const int64_t *dims = x->shape.dims;
     sara_shape tokens = sara_shape3(dims[0], dims[1] * dims[2], dims[3]);
@@ -28,7 +28,7 @@ static sara_status mid_forward(sara_tape *tape, sara_var **y, const sara_vae_mid
     sara_status status;
     TRY(sara_resnet_forward(tape, &h, &mid->resnets[0], x, NULL));
     if (mid->attention.heads)
-        TRY(attend(tape, &h, mid, groups, h));
+        TRY(vae_attend(tape, &h, mid, groups, h));
     TRY(sara_resnet_forward(tape, y, &mid->resnets[1], h, NULL));
     sara_tape_close(tape, scope, y, 1);
 done:

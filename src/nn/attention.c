@@ -12,7 +12,7 @@ static double attention_flops(const sara_attention_shape *s)
     return 4.0 * (double)(s->n * s->heads * s->t) * (double)(s->s * s->dim);
 }
 
-static sara_status attention_backward(sara_tape *tape, sara_node *node)
+static sara_status attention_backward_node(sara_tape *tape, sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
@@ -32,8 +32,8 @@ done:
     return status;
 }
 
-static sara_status check(const sara_tape *tape, const sara_shape *q, const sara_shape *k,
-                         const sara_shape *v, int heads, bool causal)
+static sara_status attention_check(const sara_tape *tape, const sara_shape *q, const sara_shape *k,
+                                   const sara_shape *v, int heads, bool causal)
 {
     sara_context *ctx = sara_tape_context(tape);
     sara_shape_text a, b;
@@ -58,7 +58,7 @@ sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_v
     sara_var *out = NULL, *lse = NULL;
     sara_status status;
     *y = NULL;
-    TRY(check(tape, &q->shape, &k->shape, &v->shape, heads, causal));
+    TRY(attention_check(tape, &q->shape, &k->shape, &v->shape, heads, causal));
     if (!kernels->attention_forward)
         return sara_kernel_missing(tape, "attention");
     sara_attention_shape shape = {.n = q->shape.dims[0],
@@ -74,7 +74,7 @@ sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_v
         env.ctx, "attention", attention_flops(&shape),
         kernels->attention_forward(&env, out->data, lse->data, q->data, k->data, v->data, &shape)));
     sara_node node = {.op = "attention",
-                      .backward = attention_backward,
+                      .backward = attention_backward_node,
                       .in = {q, k, v},
                       .saved = {q, k, v, out, lse},
                       .out = out,

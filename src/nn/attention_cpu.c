@@ -16,7 +16,7 @@ static head_view view_at(const sara_attention_shape *s, int64_t n, int64_t h, in
                        s->causal && t + 1 < s->s ? t + 1 : s->s};
 }
 
-static double dot(const real *a, const real *b, int64_t count)
+static double attention_dot(const real *a, const real *b, int64_t count)
 {
     double sum = 0;
     for (int64_t i = 0; i < count; i++)
@@ -24,36 +24,36 @@ static double dot(const real *a, const real *b, int64_t count)
     return sum;
 }
 
-static void attend(real *y, real *lse, const real *q, const real *k, const real *v,
-                   const head_view *view, int64_t dim)
+static void attend_plain(real *y, real *lse, const real *q, const real *k, const real *v,
+                         const head_view *view, int64_t dim)
 {
     double scale = 1 / sqrt((double)dim), top = -INFINITY, sum = 0;
     for (int64_t s = 0; s < view->visible; s++) {
-        double score = scale * dot(q, k + s * view->step, dim);
+        double score = scale * attention_dot(q, k + s * view->step, dim);
         top = score <= top ? top : score; /* NaN stays */
     }
     for (int64_t s = 0; s < view->visible; s++)
-        sum += exp(scale * dot(q, k + s * view->step, dim) - top);
+        sum += exp(scale * attention_dot(q, k + s * view->step, dim) - top);
     *lse = (real)(top + log(sum));
     memset(y, 0, (size_t)dim * sizeof(*y));
     for (int64_t s = 0; s < view->visible; s++) {
-        double p = exp(scale * dot(q, k + s * view->step, dim) - top) / sum;
+        double p = exp(scale * attention_dot(q, k + s * view->step, dim) - top) / sum;
         for (int64_t i = 0; i < dim; i++)
             y[i] += (real)(p * v[s * view->step + i]);
     }
 }
 
-static sara_status attention_forward(const sara_kernel_env *env, real *y, real *lse, const real *q,
-                                     const real *k, const real *v,
-                                     const sara_attention_shape *shape)
+static sara_status attention_forward_plain(const sara_kernel_env *env, real *y, real *lse,
+                                           const real *q, const real *k, const real *v,
+                                           const sara_attention_shape *shape)
 {
     int64_t rows = shape->n * shape->heads * shape->t;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         int64_t head = r / shape->t;
         head_view view = view_at(shape, head / shape->heads, head % shape->heads, r % shape->t);
-        attend(y + view.query, &lse[r], q + view.query, k + view.keys, v + view.keys, &view,
-               shape->dim);
+        attend_plain(y + view.query, &lse[r], q + view.query, k + view.keys, v + view.keys, &view,
+                     shape->dim);
     }
     return SARA_OK;
 }
@@ -64,10 +64,10 @@ static void add_scaled(real *y, double factor, const real *x, int64_t count)
         y[i] += (real)(factor * x[i]);
 }
 
-static sara_status attention_backward(const sara_kernel_env *env, real *dq, real *dk, real *dv,
-                                      const real *dy, const real *y, const real *lse, const real *q,
-                                      const real *k, const real *v,
-                                      const sara_attention_shape *shape)
+static sara_status attention_backward_plain(const sara_kernel_env *env, real *dq, real *dk,
+                                            real *dv, const real *dy, const real *y,
+                                            const real *lse, const real *q, const real *k,
+                                            const real *v, const sara_attention_shape *shape)
 {
     int64_t dim = shape->dim;
     double scale = 1 / sqrt((double)dim);
@@ -76,12 +76,12 @@ static sara_status attention_backward(const sara_kernel_env *env, real *dq, real
         for (int64_t t = 0; t < shape->t; t++) {
             head_view view = view_at(shape, head / shape->heads, head % shape->heads, t);
             const real *g = dy + view.query;
-            double delta = dot(g, y + view.query, dim);
+            double delta = attention_dot(g, y + view.query, dim);
             for (int64_t s = 0; s < view.visible; s++) {
                 int64_t at = view.keys + s * view.step;
-                double score = scale * dot(q + view.query, k + at, dim);
+                double score = scale * attention_dot(q + view.query, k + at, dim);
                 double p = exp(score - lse[head * shape->t + t]);
-                double dscore = scale * p * (dot(g, v + at, dim) - delta);
+                double dscore = scale * p * (attention_dot(g, v + at, dim) - delta);
                 if (dv)
                     add_scaled(dv + at, p, g, dim);
                 if (dk)
@@ -95,6 +95,6 @@ static sara_status attention_backward(const sara_kernel_env *env, real *dq, real
 
 void KERNEL(attention_register)(sara_kernels *table)
 {
-    table->attention_forward = attention_forward;
-    table->attention_backward = attention_backward;
+    table->attention_forward = attention_forward_plain;
+    table->attention_backward = attention_backward_plain;
 }

@@ -27,7 +27,7 @@ typedef struct forward_pass {
 } forward_pass;
 
 /* Gives work its arrays in memory; returns how many floats they are. */
-static int64_t carve(forward_work *work, float *memory, const forward_pass *pass)
+static int64_t attention_carve(forward_work *work, float *memory, const forward_pass *pass)
 {
     int64_t keys = pass->plan.keys, dim = pass->plan.shape->dim, used = 0;
     for (int64_t i = 0; i < pass->span; i++) {
@@ -44,8 +44,8 @@ static int64_t carve(forward_work *work, float *memory, const forward_pass *pass
     return used;
 }
 
-static void start_block(const query_block *block, const float *q, const sara_attention_plan *plan,
-                        int64_t count)
+static void attention_start_block(const query_block *block, const float *q,
+                                  const sara_attention_plan *plan, int64_t count)
 {
     plan->simd->transpose(block->q, QUERIES, q, plan->row, count, plan->shape->dim);
     for (int64_t i = 0; i < count; i++) {
@@ -89,8 +89,9 @@ static void forward_span(const forward_pass *pass, const forward_work *work, int
     const sara_attention_plan *plan = &pass->plan;
     const sara_attention_shape *shape = plan->shape;
     for (int64_t t0 = first, i = 0; t0 < end; t0 += QUERIES, i++)
-        start_block(&work->blocks[i], pass->q + sara_attention_offset(plan, h, shape->t, t0), plan,
-                    sara_attention_min(end - t0, QUERIES));
+        attention_start_block(&work->blocks[i],
+                              pass->q + sara_attention_offset(plan, h, shape->t, t0), plan,
+                              sara_attention_min(end - t0, QUERIES));
     int64_t seen = shape->causal ? end : shape->s;
     for (int64_t s0 = 0; s0 < seen; s0 += plan->keys) {
         int64_t keys = sara_attention_min(shape->s - s0, plan->keys);
@@ -122,25 +123,25 @@ static size_t attention_forward_need(const sara_attention_shape *shape, int thre
 {
     forward_pass pass = {.plan = sara_attention_plan_make(shape)};
     pass.span = choose_span(&pass.plan, threads);
-    return (size_t)(threads * carve(&(forward_work){0}, NULL, &pass));
+    return (size_t)(threads * attention_carve(&(forward_work){0}, NULL, &pass));
 }
 
-static sara_status attention_forward(const sara_kernel_env *env, float *y, float *lse,
-                                     const float *q, const float *k, const float *v,
-                                     const sara_attention_shape *shape)
+static sara_status attention_forward_fast(const sara_kernel_env *env, float *y, float *lse,
+                                          const float *q, const float *k, const float *v,
+                                          const sara_attention_shape *shape)
 {
     int threads = sara_threads(env->ctx);
     forward_pass pass = {
         .plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y, .lse = lse};
     sara_status status;
     pass.span = choose_span(&pass.plan, threads);
-    pass.own = carve(&(forward_work){0}, NULL, &pass);
+    pass.own = attention_carve(&(forward_work){0}, NULL, &pass);
     TRY(sara_scratch(env, &pass.works, (size_t)(threads * pass.own)));
     int64_t size = pass.span * QUERIES, spans = (shape->t + size - 1) / size;
 #pragma omp parallel num_threads(threads)
     {
         forward_work work;
-        carve(&work, pass.works + omp_get_thread_num() * pass.own, &pass);
+        attention_carve(&work, pass.works + omp_get_thread_num() * pass.own, &pass);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < pass.plan.heads * spans; i++) {
             int64_t first = i % spans * size;
@@ -156,6 +157,6 @@ done:
 void sara_fast_attention_register(sara_kernels *table)
 {
     table->needs.attention_forward = attention_forward_need;
-    table->attention_forward = attention_forward;
+    table->attention_forward = attention_forward_fast;
     sara_fast_attention_register_backward(table);
 }

@@ -36,7 +36,8 @@ typedef struct backward_pass {
 } backward_pass;
 
 /* Gives work its arrays in memory; returns how many floats they are. */
-static int64_t carve(backward_work *work, float *memory, const backward_pass *pass)
+static int64_t attention_backward_carve(backward_work *work, float *memory,
+                                        const backward_pass *pass)
 {
     int64_t keys = pass->plan.keys, dim = pass->plan.shape->dim, used = 0;
     for (int64_t i = 0; i < pass->span; i++) {
@@ -56,7 +57,8 @@ static int64_t carve(backward_work *work, float *memory, const backward_pass *pa
     return used;
 }
 
-static void start_block(key_block *block, const backward_pass *pass, int64_t at, int64_t count)
+static void attention_backward_start_block(key_block *block, const backward_pass *pass, int64_t at,
+                                           int64_t count)
 {
     const sara_attention_plan *plan = &pass->plan;
     int64_t dim = plan->shape->dim;
@@ -113,8 +115,9 @@ static void backward_queries(const backward_pass *pass, const backward_work *wor
 }
 
 /* Adds the gradient x [dim][keys] of the keys from s0 to the sum of group g, if wanted. */
-static void put(float *to, float *parts, const float *x, const backward_pass *pass, float *spare,
-                int64_t h, int64_t g, int64_t s0)
+static void attention_backward_put(float *to, float *parts, const float *x,
+                                   const backward_pass *pass, float *spare, int64_t h, int64_t g,
+                                   int64_t s0)
 {
     const sara_attention_plan *plan = &pass->plan;
     int64_t dim = plan->shape->dim, s = plan->shape->s;
@@ -135,19 +138,21 @@ static void backward_span(const backward_pass *pass, backward_work *work, int64_
     const sara_attention_plan *plan = &pass->plan;
     int64_t s = plan->shape->s, size = pass->blocks * QUERIES;
     for (int64_t s0 = first, i = 0; s0 < end; s0 += plan->keys, i++)
-        start_block(&work->blocks[i], pass, sara_attention_offset(plan, h, s, s0),
-                    sara_attention_min(s - s0, plan->keys));
+        attention_backward_start_block(&work->blocks[i], pass,
+                                       sara_attention_offset(plan, h, s, s0),
+                                       sara_attention_min(s - s0, plan->keys));
     for (int64_t t0 = g * size; t0 < (g + 1) * size && t0 < plan->shape->t; t0 += QUERIES)
         backward_queries(pass, work, h, t0, first, end);
     for (int64_t s0 = first, i = 0; s0 < end; s0 += plan->keys, i++) {
         const key_block *block = &work->blocks[i];
-        put(pass->dk, pass->dk_parts, block->dk, pass, work->spare, h, g, s0);
-        put(pass->dv, pass->dv_parts, block->dv, pass, work->spare, h, g, s0);
+        attention_backward_put(pass->dk, pass->dk_parts, block->dk, pass, work->spare, h, g, s0);
+        attention_backward_put(pass->dv, pass->dv_parts, block->dv, pass, work->spare, h, g, s0);
     }
 }
 
 /* Adds the later groups' gradients of head h, if wanted. */
-static void gather(float *to, const float *parts, const backward_pass *pass, int64_t h)
+static void attention_backward_gather(float *to, const float *parts, const backward_pass *pass,
+                                      int64_t h)
 {
     const sara_attention_plan *plan = &pass->plan;
     int64_t s = plan->shape->s, dim = plan->shape->dim;
@@ -157,7 +162,7 @@ static void gather(float *to, const float *parts, const backward_pass *pass, int
 }
 
 /* Cuts the work; by its shape alone, as sums depend on it. */
-static void cut(backward_pass *pass)
+static void attention_backward_cut(backward_pass *pass)
 {
     const sara_attention_plan *plan = &pass->plan;
     int64_t dim = plan->shape->dim, cache = 200000, most = cache / (5 * plan->keys * dim);
@@ -181,8 +186,9 @@ static size_t attention_backward_need(const sara_attention_shape *shape, int thr
     backward_work work;
     if (pass.plan.heads == 0 || shape->t == 0)
         return 0;
-    cut(&pass);
-    return (size_t)(threads * carve(&work, NULL, &pass) + pass.plan.heads * shape->t) +
+    attention_backward_cut(&pass);
+    return (size_t)(threads * attention_backward_carve(&work, NULL, &pass) +
+                    pass.plan.heads * shape->t) +
            2 * parts_size(&pass);
 }
 
@@ -192,7 +198,7 @@ static sara_status take_scratch(const sara_kernel_env *env, backward_pass *pass,
     size_t parts = parts_size(pass);
     backward_work work;
     sara_status status;
-    pass->own = carve(&work, NULL, pass);
+    pass->own = attention_backward_carve(&work, NULL, pass);
     TRY(sara_scratch(env, &pass->works, (size_t)(threads * pass->own)));
     TRY(sara_scratch(env, &pass->delta, (size_t)(pass->plan.heads * shape->t)));
     if (pass->dk && parts > 0)
@@ -203,10 +209,10 @@ done:
     return status;
 }
 
-static sara_status attention_backward(const sara_kernel_env *env, float *dq, float *dk, float *dv,
-                                      const float *dy, const float *y, const float *lse,
-                                      const float *q, const float *k, const float *v,
-                                      const sara_attention_shape *shape)
+static sara_status attention_backward_fast(const sara_kernel_env *env, float *dq, float *dk,
+                                           float *dv, const float *dy, const float *y,
+                                           const float *lse, const float *q, const float *k,
+                                           const float *v, const sara_attention_shape *shape)
 {
     backward_pass pass = {.plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y};
     int threads = sara_threads(env->ctx);
@@ -218,13 +224,13 @@ static sara_status attention_backward(const sara_kernel_env *env, float *dq, flo
     pass.dq = dq;
     pass.dk = dk;
     pass.dv = dv;
-    cut(&pass);
+    attention_backward_cut(&pass);
     TRY(take_scratch(env, &pass, threads));
 #pragma omp parallel num_threads(threads)
     {
         backward_work work;
         int64_t span = pass.span * pass.plan.keys;
-        carve(&work, pass.works + omp_get_thread_num() * pass.own, &pass);
+        attention_backward_carve(&work, pass.works + omp_get_thread_num() * pass.own, &pass);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < pass.plan.heads * pass.groups; i++)
             for (int64_t s0 = 0; s0 < shape->s; s0 += span)
@@ -232,8 +238,8 @@ static sara_status attention_backward(const sara_kernel_env *env, float *dq, flo
                               sara_attention_min(s0 + span, shape->s));
 #pragma omp for schedule(static)
         for (int64_t h = 0; h < pass.plan.heads; h++) {
-            gather(dk, pass.dk_parts, &pass, h);
-            gather(dv, pass.dv_parts, &pass, h);
+            attention_backward_gather(dk, pass.dk_parts, &pass, h);
+            attention_backward_gather(dv, pass.dv_parts, &pass, h);
         }
     }
 done:
@@ -247,5 +253,5 @@ done:
 void sara_fast_attention_register_backward(sara_kernels *table)
 {
     table->needs.attention_backward = attention_backward_need;
-    table->attention_backward = attention_backward;
+    table->attention_backward = attention_backward_fast;
 }

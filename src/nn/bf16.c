@@ -12,9 +12,9 @@ static bool processor_has_bf16(void)
     return __builtin_cpu_supports("avx512bf16");
 }
 
-__attribute__((target("avx512f,avx512vl,avx512bf16"))) static void narrow(uint16_t *out,
-                                                                          const float *in,
-                                                                          int64_t count)
+__attribute__((target("avx512f,avx512vl,avx512bf16"))) static void bf16_narrow(uint16_t *out,
+                                                                               const float *in,
+                                                                               int64_t count)
 {
     int64_t i = 0;
     for (; i + 16 <= count; i += 16) {
@@ -31,7 +31,7 @@ static bool processor_has_bf16(void)
     return false;
 }
 
-static void narrow(uint16_t *out, const float *in, int64_t count)
+static void bf16_narrow(uint16_t *out, const float *in, int64_t count)
 {
     sara_convert_from_f32(out, SARA_BF16, in, (size_t)count);
 }
@@ -51,5 +51,5 @@ void sara_bf16_narrow(uint16_t *out, const float *in, int64_t count, int threads
 {
 #pragma omp parallel for num_threads(threads) schedule(static) if (count > PIECE)
     for (int64_t i = 0; i < count; i += PIECE)
-        narrow(out + i, in + i, count - i < PIECE ? count - i : PIECE);
+        bf16_narrow(out + i, in + i, count - i < PIECE ? count - i : PIECE);
 }

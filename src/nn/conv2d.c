@@ -32,9 +32,9 @@ static int64_t out_side(int64_t side, int before, int after, int64_t kernel, int
     return room < 0 ? 0 : room / stride + 1;
 }
 
-static sara_status check(sara_context *ctx, sara_conv_shape *out, const sara_shape *x,
-                         const sara_param *weight, const sara_param *bias,
-                         const sara_conv2d_options *o)
+static sara_status conv2d_check(sara_context *ctx, sara_conv_shape *out, const sara_shape *x,
+                                const sara_param *weight, const sara_param *bias,
+                                const sara_conv2d_options *o)
 {
     const sara_shape *w = &weight->value.shape;
     sara_shape_text a, b;
@@ -72,8 +72,8 @@ static double conv_flops(const sara_conv_shape *s)
     return 2.0 * (double)(s->n * s->oh * s->ow) * (double)(s->out * s->in * s->kh * s->kw);
 }
 
-static sara_status weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
-                                   const sara_var *x, const sara_conv_shape *shape)
+static sara_status conv2d_weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
+                                          const sara_var *x, const sara_conv_shape *shape)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
@@ -108,7 +108,7 @@ static sara_status conv_backward(sara_tape *tape, sara_node *node)
         TRY(SARA_TRACED(env.ctx, "conv2d dx", conv_flops(shape),
                         kernels->conv_dx(&env, dx, dy, &w, shape, !fresh)));
     }
-    TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
+    TRY(conv2d_weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->n * shape->oh * shape->ow,
                            shape->out));
 done:
@@ -127,7 +127,7 @@ sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_para
     *y = NULL;
     if (!kernels->conv_forward)
         return sara_kernel_missing(tape, "conv2d");
-    TRY(check(env.ctx, &shape, &x->shape, weight, bias, options));
+    TRY(conv2d_check(env.ctx, &shape, &x->shape, weight, bias, options));
     sara_shape out_shape = sara_shape4(shape.n, shape.oh, shape.ow, shape.out);
     TRY(sara_tape_var(tape, &out, &out_shape));
     TRY(SARA_TRACED(env.ctx, "conv2d", conv_flops(&shape),

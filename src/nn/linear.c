@@ -7,8 +7,8 @@ static bool is_matrix(const sara_shape *w)
            w->dims[0] > 0 && w->dims[1] > 0;
 }
 
-static sara_status check(sara_context *ctx, sara_linear_shape *out, const sara_shape *x,
-                         const sara_param *weight, const sara_param *bias)
+static sara_status linear_check(sara_context *ctx, sara_linear_shape *out, const sara_shape *x,
+                                const sara_param *weight, const sara_param *bias)
 {
     const sara_shape *w = &weight->value.shape;
     sara_shape_text a, b;
@@ -47,8 +47,8 @@ done:
     return status;
 }
 
-static sara_status weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
-                                   const sara_var *x, const sara_linear_shape *shape)
+static sara_status linear_weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
+                                          const sara_var *x, const sara_linear_shape *shape)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
@@ -83,7 +83,7 @@ static sara_status linear_backward(sara_tape *tape, sara_node *node)
         TRY(SARA_TRACED(env.ctx, "linear dx", linear_flops(shape),
                         kernels->linear_dx(&env, dx, dy, &w, shape, !fresh)));
     }
-    TRY(weight_backward(tape, weight, dy, node->saved[0], shape));
+    TRY(linear_weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->rows, shape->out));
 done:
     return status;
@@ -101,7 +101,7 @@ sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_para
     *y = NULL;
     if (!kernels->linear_forward)
         return sara_kernel_missing(tape, "linear");
-    TRY(check(env.ctx, &shape, &x->shape, weight, bias));
+    TRY(linear_check(env.ctx, &shape, &x->shape, weight, bias));
     sara_shape out_shape = x->shape;
     out_shape.dims[out_shape.rank - 1] = shape.out;
     TRY(sara_tape_var(tape, &out, &out_shape));

@@ -29,8 +29,8 @@ static size_t bias_grad_need(int64_t rows, int64_t out)
     return (size_t)(count_pieces(rows) * out);
 }
 
-static sara_status bias_grad(const sara_kernel_env *env, float *db, const float *dy, int64_t rows,
-                             int64_t out)
+static sara_status bias_grad_fast(const sara_kernel_env *env, float *db, const float *dy,
+                                  int64_t rows, int64_t out)
 {
     int64_t pieces = count_pieces(rows);
     float *sums = NULL;
@@ -52,5 +52,5 @@ done:
 void sara_fast_bias_register(sara_kernels *table)
 {
     table->needs.bias_grad = bias_grad_need;
-    table->bias_grad = bias_grad;
+    table->bias_grad = bias_grad_fast;
 }

@@ -53,7 +53,7 @@ static sara_status group_kernel(sara_tape *tape, const sara_node *node, float *d
                            node->params[1]->value.data, node->attributes, accumulate));
 }
 
-static sara_status group_norm_backward(sara_tape *tape, sara_node *node)
+static sara_status group_norm_backward_node(sara_tape *tape, sara_node *node)
 {
     return norm_backward(tape, node, group_kernel);
 }
@@ -107,7 +107,7 @@ sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
     TRY(sara_tape_var(tape, &mean, &statistics));
     TRY(sara_tape_var(tape, &rstd, &statistics));
     sara_node node = {.op = "group_norm",
-                      .backward = group_norm_backward,
+                      .backward = group_norm_backward_node,
                       .remake = group_norm_make,
                       .in = {x},
                       .saved = {x, mean, rstd},
@@ -139,7 +139,7 @@ static sara_status layer_kernel(sara_tape *tape, const sara_node *node, float *d
                                      node->params[0]->value.data, a->rows, a->c, accumulate));
 }
 
-static sara_status layer_norm_backward(sara_tape *tape, sara_node *node)
+static sara_status layer_norm_backward_node(sara_tape *tape, sara_node *node)
 {
     return norm_backward(tape, node, layer_kernel);
 }
@@ -171,7 +171,7 @@ sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
     TRY(sara_tape_var(tape, &mean, &statistics));
     TRY(sara_tape_var(tape, &rstd, &statistics));
     sara_node node = {.op = "layer_norm",
-                      .backward = layer_norm_backward,
+                      .backward = layer_norm_backward_node,
                       .remake = layer_norm_make,
                       .in = {x},
                       .saved = {x, mean, rstd},

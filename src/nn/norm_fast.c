@@ -17,7 +17,7 @@ typedef struct block {
     int64_t sample, start, rows; /* start: offset of its first element */
 } block;
 
-static blocks cut(const sara_group_norm_shape *shape)
+static blocks norm_cut(const sara_group_norm_shape *shape)
 {
     int64_t per_sample = (shape->inner + BLOCK_ROWS - 1) / BLOCK_ROWS;
     return (blocks){shape, per_sample, per_sample * shape->n};
@@ -56,18 +56,18 @@ static void group_moments(float *mean, float *rstd, const float *x, const float 
     *rstd = (float)(1 / sqrt(square / count + (double)s->eps));
 }
 
-static void fill(float *to, float value, int64_t first, int64_t last)
+static void norm_fill(float *to, float value, int64_t first, int64_t last)
 {
     for (int64_t j = first; j < last; j++)
         to[j] = value;
 }
 
-static sara_status group_norm_forward(const sara_kernel_env *env, float *y, float *mean,
-                                      float *rstd, const float *x, const float *w, const float *b,
-                                      const sara_group_norm_shape *shape)
+static sara_status group_norm_forward_fast(const sara_kernel_env *env, float *y, float *mean,
+                                           float *rstd, const float *x, const float *w,
+                                           const float *b, const sara_group_norm_shape *shape)
 {
     const sara_simd *simd = sara_simd_best();
-    const blocks cuts = cut(shape);
+    const blocks cuts = norm_cut(shape);
     int64_t c = shape->c, width = c / shape->groups;
     float *sums = NULL, *means = NULL, *rstds;
     sara_status status;
@@ -86,8 +86,8 @@ static sara_status group_norm_forward(const sara_kernel_env *env, float *y, floa
         for (int64_t k = 0; k < shape->n * shape->groups; k++) {
             int64_t sample = k / shape->groups, first = k % shape->groups * width;
             group_moments(&mean[k], &rstd[k], x, sums, &cuts, sample, first, first + width);
-            fill(means + sample * c, mean[k], first, first + width);
-            fill(rstds + sample * c, rstd[k], first, first + width);
+            norm_fill(means + sample * c, mean[k], first, first + width);
+            norm_fill(rstds + sample * c, rstd[k], first, first + width);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < cuts.count; i++) {
@@ -110,7 +110,7 @@ typedef struct channels {
     float *sum, *product; /* over the sample, for db and dw */
 } channels;
 
-static channels split(float *scratch, int64_t count)
+static channels norm_split(float *scratch, int64_t count)
 {
     return (channels){scratch,
                       scratch + count,
@@ -136,8 +136,8 @@ static void group_sums(channels *to, const float *sums, const float *w, const bl
         dmean += sum * w[j];
         drstd += product * w[j];
     }
-    fill(to->dmean + at, (float)(dmean / count), first, last);
-    fill(to->drstd + at, (float)(drstd / count), first, last);
+    norm_fill(to->dmean + at, (float)(dmean / count), first, last);
+    norm_fill(to->drstd + at, (float)(drstd / count), first, last);
 }
 
 static void add_samples(float *to, const float *from, int64_t n, int64_t c)
@@ -158,19 +158,20 @@ static sara_simd_norm norm_at(const channels *vectors, const block *at, const fl
         vectors->mean + first, vectors->rstd + first, w, b, at->rows, shape->c, shape->silu};
 }
 
-static sara_status group_norm_backward(const sara_kernel_env *env, float *dx, float *dw, float *db,
-                                       const float *dy, const float *x, const float *mean,
-                                       const float *rstd, const float *w, const float *b,
-                                       const sara_group_norm_shape *shape, bool accumulate)
+static sara_status group_norm_backward_fast(const sara_kernel_env *env, float *dx, float *dw,
+                                            float *db, const float *dy, const float *x,
+                                            const float *mean, const float *rstd, const float *w,
+                                            const float *b, const sara_group_norm_shape *shape,
+                                            bool accumulate)
 {
     const sara_simd *simd = sara_simd_best();
-    const blocks cuts = cut(shape);
+    const blocks cuts = norm_cut(shape);
     int64_t c = shape->c, width = c / shape->groups;
     float *sums = NULL, *scratch = NULL;
     sara_status status;
     TRY(sara_scratch(env, &sums, (size_t)(2 * cuts.count * c)));
     TRY(sara_scratch(env, &scratch, (size_t)(6 * shape->n * c)));
-    channels vectors = split(scratch, shape->n * c);
+    channels vectors = norm_split(scratch, shape->n * c);
     for (int64_t i = 0; i < shape->n * c; i++) {
         int64_t k = i / c * shape->groups + i % c / width;
         vectors.mean[i] = mean[k];
@@ -212,9 +213,9 @@ static int64_t rows_of(int64_t rows, int64_t first)
     return rows - first < BLOCK_ROWS ? rows - first : BLOCK_ROWS;
 }
 
-static sara_status layer_norm_forward(const sara_kernel_env *env, float *y, float *mean,
-                                      float *rstd, const float *x, const float *w, const float *b,
-                                      int64_t rows, int64_t c, float eps)
+static sara_status layer_norm_forward_fast(const sara_kernel_env *env, float *y, float *mean,
+                                           float *rstd, const float *x, const float *w,
+                                           const float *b, int64_t rows, int64_t c, float eps)
 {
     const sara_simd *simd = sara_simd_best();
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (rows > BLOCK_ROWS)
@@ -223,10 +224,10 @@ static sara_status layer_norm_forward(const sara_kernel_env *env, float *y, floa
     return SARA_OK;
 }
 
-static sara_status layer_norm_backward(const sara_kernel_env *env, float *dx, float *dw, float *db,
-                                       const float *dy, const float *x, const float *mean,
-                                       const float *rstd, const float *w, int64_t rows, int64_t c,
-                                       bool accumulate)
+static sara_status layer_norm_backward_fast(const sara_kernel_env *env, float *dx, float *dw,
+                                            float *db, const float *dy, const float *x,
+                                            const float *mean, const float *rstd, const float *w,
+                                            int64_t rows, int64_t c, bool accumulate)
 {
     const sara_simd *simd = sara_simd_best();
     int64_t count = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
@@ -255,7 +256,7 @@ done:
 /* The backward pass's, which takes more. */
 static size_t group_norm_need(const sara_group_norm_shape *shape)
 {
-    return (size_t)(2 * cut(shape).count * shape->c + 6 * shape->n * shape->c);
+    return (size_t)(2 * norm_cut(shape).count * shape->c + 6 * shape->n * shape->c);
 }
 
 static size_t layer_norm_backward_need(int64_t rows, int64_t c)
@@ -267,8 +268,8 @@ void sara_fast_norm_register(sara_kernels *table)
 {
     table->needs.group_norm = group_norm_need;
     table->needs.layer_norm_backward = layer_norm_backward_need;
-    table->group_norm_forward = group_norm_forward;
-    table->group_norm_backward = group_norm_backward;
-    table->layer_norm_forward = layer_norm_forward;
-    table->layer_norm_backward = layer_norm_backward;
+    table->group_norm_forward = group_norm_forward_fast;
+    table->group_norm_backward = group_norm_backward_fast;
+    table->layer_norm_forward = layer_norm_forward_fast;
+    table->layer_norm_backward = layer_norm_backward_fast;
 }

@@ -2,7 +2,7 @@
 
 /* -------------------------------------------------------------------------------- activation */
 
-static sara_status activate_backward(sara_tape *tape, sara_node *node)
+static sara_status activate_backward_node(sara_tape *tape, sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     const sara_activation *activation = node->attributes;
@@ -40,7 +40,7 @@ sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x, sara_ac
     *y = NULL;
     TRY(sara_tape_var(tape, &out, &x->shape));
     sara_node node = {.op = "activate",
-                      .backward = activate_backward,
+                      .backward = activate_backward_node,
                       .remake = activate_make,
                       .in = {x},
                       .saved = {x},
@@ -54,7 +54,7 @@ done:
     return status;
 }
 
-static sara_status geglu_backward(sara_tape *tape, sara_node *node)
+static sara_status geglu_backward_node(sara_tape *tape, sara_node *node)
 {
     const sara_kernels *kernels = sara_tape_kernels(tape);
     const sara_shape *shape = &node->out->shape;
@@ -98,7 +98,7 @@ sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x)
     shape.dims[shape.rank - 1] /= 2;
     TRY(sara_tape_var(tape, &out, &shape));
     sara_node node = {.op = "geglu",
-                      .backward = geglu_backward,
+                      .backward = geglu_backward_node,
                       .remake = geglu_make,
                       .in = {x},
                       .saved = {x},

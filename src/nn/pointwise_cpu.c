@@ -47,27 +47,28 @@ static double activate_grad(double x, sara_activation activation)
     }
 }
 
-static void put(real *to, double value, bool accumulate)
+static void pointwise_put(real *to, double value, bool accumulate)
 {
     *to = (real)(accumulate ? *to + value : value);
 }
 
-static void activate_forward(real *y, const real *x, int64_t count, sara_activation activation)
+static void activate_forward_plain(real *y, const real *x, int64_t count,
+                                   sara_activation activation)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i++)
         y[i] = (real)activate(x[i], activation);
 }
 
-static void activate_backward(real *dx, const real *dy, const real *x, int64_t count,
-                              sara_activation activation, bool accumulate)
+static void activate_backward_plain(real *dx, const real *dy, const real *x, int64_t count,
+                                    sara_activation activation, bool accumulate)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i++)
-        put(&dx[i], dy[i] * activate_grad(x[i], activation), accumulate);
+        pointwise_put(&dx[i], dy[i] * activate_grad(x[i], activation), accumulate);
 }
 
-static void geglu_forward(real *y, const real *x, int64_t rows, int64_t c)
+static void geglu_forward_plain(real *y, const real *x, int64_t rows, int64_t c)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++)
@@ -75,8 +76,8 @@ static void geglu_forward(real *y, const real *x, int64_t rows, int64_t c)
             y[r * c + i] = (real)(x[2 * r * c + i] * activate(x[(2 * r + 1) * c + i], SARA_GELU));
 }
 
-static void geglu_backward(real *dx, const real *dy, const real *x, int64_t rows, int64_t c,
-                           bool accumulate)
+static void geglu_backward_plain(real *dx, const real *dy, const real *x, int64_t rows, int64_t c,
+                                 bool accumulate)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++)
@@ -84,25 +85,25 @@ static void geglu_backward(real *dx, const real *dy, const real *x, int64_t rows
             int64_t value = 2 * r * c + i, gate = value + c;
             double dvalue = dy[r * c + i] * activate(x[gate], SARA_GELU);
             double dgate = (double)dy[r * c + i] * x[value] * activate_grad(x[gate], SARA_GELU);
-            put(&dx[value], dvalue, accumulate);
-            put(&dx[gate], dgate, accumulate);
+            pointwise_put(&dx[value], dvalue, accumulate);
+            pointwise_put(&dx[gate], dgate, accumulate);
         }
 }
 
-static void add(real *y, const real *a, const real *b, int64_t count)
+static void add_plain(real *y, const real *a, const real *b, int64_t count)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i++)
         y[i] = a[i] + b[i];
 }
 
-static void accumulate_into(real *y, const real *x, int64_t count)
+static void accumulate_into_plain(real *y, const real *x, int64_t count)
 {
-    add(y, y, x, count);
+    add_plain(y, y, x, count);
 }
 
-static void add_per_sample(real *y, const real *x, const real *e, int64_t n, int64_t inner,
-                           int64_t c)
+static void add_per_sample_plain(real *y, const real *x, const real *e, int64_t n, int64_t inner,
+                                 int64_t c)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < n * inner; r++)
@@ -110,7 +111,7 @@ static void add_per_sample(real *y, const real *x, const real *e, int64_t n, int
             y[r * c + i] = x[r * c + i] + e[r / inner * c + i];
 }
 
-static void add_per_sample_de(real *de, const real *dy, int64_t n, int64_t inner, int64_t c)
+static void add_per_sample_de_plain(real *de, const real *dy, int64_t n, int64_t inner, int64_t c)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n * c; i++) {
@@ -123,12 +124,12 @@ static void add_per_sample_de(real *de, const real *dy, int64_t n, int64_t inner
 
 void KERNEL(pointwise_register)(sara_kernels *table)
 {
-    table->activate_forward = activate_forward;
-    table->activate_backward = activate_backward;
-    table->geglu_forward = geglu_forward;
-    table->geglu_backward = geglu_backward;
-    table->add = add;
-    table->accumulate = accumulate_into;
-    table->add_per_sample = add_per_sample;
-    table->add_per_sample_de = add_per_sample_de;
+    table->activate_forward = activate_forward_plain;
+    table->activate_backward = activate_backward_plain;
+    table->geglu_forward = geglu_forward_plain;
+    table->geglu_backward = geglu_backward_plain;
+    table->add = add_plain;
+    table->accumulate = accumulate_into_plain;
+    table->add_per_sample = add_per_sample_plain;
+    table->add_per_sample_de = add_per_sample_de_plain;
 }

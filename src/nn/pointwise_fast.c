@@ -14,7 +14,8 @@ static int64_t chunk_size(int64_t count, int64_t at)
     return count - at < CHUNK ? count - at : CHUNK;
 }
 
-static void activate_forward(float *y, const float *x, int64_t count, sara_activation activation)
+static void activate_forward_fast(float *y, const float *x, int64_t count,
+                                  sara_activation activation)
 {
     const sara_simd *simd = sara_simd_best();
     int64_t chunks = chunk_count(count);
@@ -25,8 +26,8 @@ static void activate_forward(float *y, const float *x, int64_t count, sara_activ
     }
 }
 
-static void activate_backward(float *dx, const float *dy, const float *x, int64_t count,
-                              sara_activation activation, bool accumulate)
+static void activate_backward_fast(float *dx, const float *dy, const float *x, int64_t count,
+                                   sara_activation activation, bool accumulate)
 {
     const sara_simd *simd = sara_simd_best();
     int64_t chunks = chunk_count(count);
@@ -38,7 +39,7 @@ static void activate_backward(float *dx, const float *dy, const float *x, int64_
     }
 }
 
-static void geglu_forward(float *y, const float *x, int64_t rows, int64_t c)
+static void geglu_forward_fast(float *y, const float *x, int64_t rows, int64_t c)
 {
     const sara_simd *simd = sara_simd_best();
 #pragma omp parallel for schedule(static) if (rows * c > CHUNK)
@@ -46,8 +47,8 @@ static void geglu_forward(float *y, const float *x, int64_t rows, int64_t c)
         simd->geglu(y + r * c, x + 2 * r * c, x + (2 * r + 1) * c, c);
 }
 
-static void geglu_backward(float *dx, const float *dy, const float *x, int64_t rows, int64_t c,
-                           bool accumulate)
+static void geglu_backward_fast(float *dx, const float *dy, const float *x, int64_t rows, int64_t c,
+                                bool accumulate)
 {
     const sara_simd *simd = sara_simd_best();
 #pragma omp parallel for schedule(static) if (rows * c > CHUNK)
@@ -57,7 +58,7 @@ static void geglu_backward(float *dx, const float *dy, const float *x, int64_t r
     }
 }
 
-static void add(float *y, const float *a, const float *b, int64_t count)
+static void add_fast(float *y, const float *a, const float *b, int64_t count)
 {
     const sara_simd *simd = sara_simd_best();
     int64_t chunks = chunk_count(count);
@@ -68,13 +69,13 @@ static void add(float *y, const float *a, const float *b, int64_t count)
     }
 }
 
-static void accumulate_into(float *y, const float *x, int64_t count)
+static void accumulate_into_fast(float *y, const float *x, int64_t count)
 {
-    add(y, y, x, count);
+    add_fast(y, y, x, count);
 }
 
-static void add_per_sample(float *y, const float *x, const float *e, int64_t n, int64_t inner,
-                           int64_t c)
+static void add_per_sample_fast(float *y, const float *x, const float *e, int64_t n, int64_t inner,
+                                int64_t c)
 {
     const sara_simd *simd = sara_simd_best();
 #pragma omp parallel for schedule(static) if (n * inner * c > CHUNK)
@@ -83,7 +84,7 @@ static void add_per_sample(float *y, const float *x, const float *e, int64_t n, 
 }
 
 /* Columns are independent: a cache-friendly strip of them at a time. */
-static void add_per_sample_de(float *de, const float *dy, int64_t n, int64_t inner, int64_t c)
+static void add_per_sample_de_fast(float *de, const float *dy, int64_t n, int64_t inner, int64_t c)
 {
     const sara_simd *simd = sara_simd_best();
     const int64_t strip = 64, strips = (c + strip - 1) / strip;
@@ -97,12 +98,12 @@ static void add_per_sample_de(float *de, const float *dy, int64_t n, int64_t inn
 
 void sara_fast_pointwise_register(sara_kernels *table)
 {
-    table->activate_forward = activate_forward;
-    table->activate_backward = activate_backward;
-    table->geglu_forward = geglu_forward;
-    table->geglu_backward = geglu_backward;
-    table->add = add;
-    table->accumulate = accumulate_into;
-    table->add_per_sample = add_per_sample;
-    table->add_per_sample_de = add_per_sample_de;
+    table->activate_forward = activate_forward_fast;
+    table->activate_backward = activate_backward_fast;
+    table->geglu_forward = geglu_forward_fast;
+    table->geglu_backward = geglu_backward_fast;
+    table->add = add_fast;
+    table->accumulate = accumulate_into_fast;
+    table->add_per_sample = add_per_sample_fast;
+    table->add_per_sample_de = add_per_sample_de_fast;
 }

@@ -40,8 +40,8 @@ static void upsample_dx(real *dx, const real *dy, int64_t n, int64_t h, int64_t 
 }
 
 /* In square blocks, so that both sides stay in cache. */
-static void swap_axes(real *y, const real *x, int64_t n, int64_t a, int64_t b, int64_t c,
-                      bool accumulate)
+static void swap_axes_plain(real *y, const real *x, int64_t n, int64_t a, int64_t b, int64_t c,
+                            bool accumulate)
 {
     const int64_t block = 16, a_blocks = (a + block - 1) / block;
 #pragma omp parallel for schedule(static)
@@ -58,8 +58,9 @@ static void swap_axes(real *y, const real *x, int64_t n, int64_t a, int64_t b, i
     }
 }
 
-static void copy_columns(real *y, int64_t y_width, int64_t y_at, const real *x, int64_t x_width,
-                         int64_t x_at, int64_t rows, int64_t width, bool accumulate)
+static void copy_columns_plain(real *y, int64_t y_width, int64_t y_at, const real *x,
+                               int64_t x_width, int64_t x_at, int64_t rows, int64_t width,
+                               bool accumulate)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
@@ -77,6 +78,6 @@ void KERNEL(reshape_register)(sara_kernels *table)
 {
     table->upsample_forward = upsample_forward;
     table->upsample_dx = upsample_dx;
-    table->swap_axes = swap_axes;
-    table->copy_columns = copy_columns;
+    table->swap_axes = swap_axes_plain;
+    table->copy_columns = copy_columns_plain;
 }

@@ -35,7 +35,7 @@ static int64_t pieces(int64_t value, int64_t of)
     return (value + of - 1) / of;
 }
 
-static int64_t taps_of(const sara_conv_shape *shape)
+static int64_t sampled_taps_of(const sara_conv_shape *shape)
 {
     return shape->kh * shape->kw;
 }
@@ -49,7 +49,7 @@ static void choose_tiles(sampled_job *job, int64_t bytes)
     job->tiles = pieces(s->in, job->tile);
 }
 
-static void choose_sizes(sampled_job *job)
+static void sampled_choose_sizes(sampled_job *job)
 {
     job->grid = sara_plane_grid_of(job->shape);
     int64_t chunks = pieces(job->grid.positions, CHUNK);
@@ -65,7 +65,7 @@ static void choose_sizes(sampled_job *job)
 }
 
 /* The first entry from e on whose position is beyond last. */
-static size_t advance(const sampled_job *job, size_t e, uint32_t last)
+static size_t sampled_advance(const sampled_job *job, size_t e, uint32_t last)
 {
     for (; e + 8 <= job->count; e += 8) {
         const uint32_t *next = job->positions + e;
@@ -80,7 +80,7 @@ static size_t advance(const sampled_job *job, size_t e, uint32_t last)
     return e;
 }
 
-static size_t lower_bound(const sampled_job *job, int64_t position)
+static size_t sampled_lower_bound(const sampled_job *job, int64_t position)
 {
     size_t first = 0, last = job->count;
     while (first < last) {
@@ -96,15 +96,15 @@ static size_t lower_bound(const sampled_job *job, int64_t position)
 static void find_entries(const sara_kernel_env *env, sampled_job *job)
 {
     const sara_conv_shape *s = job->shape;
-    int64_t taps = taps_of(s), row = s->in * taps;
+    int64_t taps = sampled_taps_of(s), row = s->in * taps;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t block = 0; block < s->out; block += ROWS) {
-        size_t e = lower_bound(job, block * row);
+        size_t e = sampled_lower_bound(job, block * row);
         for (int64_t o = block; o < s->out && o < block + ROWS; o++) {
             job->first[o] = (uint32_t)e;
             for (int64_t t = 1; t <= job->tiles; t++) {
                 int64_t channels = t * job->tile < s->in ? t * job->tile : s->in;
-                e = advance(job, e, (uint32_t)(o * row + channels * taps - 1));
+                e = sampled_advance(job, e, (uint32_t)(o * row + channels * taps - 1));
                 job->first[t * s->out + o] = (uint32_t)e;
             }
         }
@@ -144,7 +144,7 @@ static void fill_planes(const sara_kernel_env *env, sampled_job *job, int64_t fi
 static void run_tile(const sampled_job *job, int64_t tile, int64_t first, int64_t last)
 {
     const sara_conv_shape *s = job->shape;
-    int64_t taps = taps_of(s);
+    int64_t taps = sampled_taps_of(s);
     const sara_simd_dots dots = {.dw = job->dw,
                                  .dy = job->dy,
                                  .x = job->x + tile * job->tile * job->grid.phases * job->x_stride,
@@ -200,7 +200,7 @@ static job_sizes sizes_of(const sampled_job *job)
                        .dy = s->out * job->chunk,
                        .zeros = s->in > s->out ? s->in : s->out,
                        .rows = pointers * (int64_t)sizeof(float *) / (int64_t)sizeof(float),
-                       .numbers = job->tile * taps_of(s) + (job->tiles + 1) * s->out};
+                       .numbers = job->tile * sampled_taps_of(s) + (job->tiles + 1) * s->out};
 }
 
 sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const float *dy,
@@ -216,7 +216,7 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
                        .dw = dw};
     float *rows = NULL, *numbers = NULL;
     sara_status status;
-    choose_sizes(&job);
+    sampled_choose_sizes(&job);
     const job_sizes sizes = sizes_of(&job);
     TRY(sara_scratch(env, &job.x, (size_t)sizes.x));
     TRY(sara_scratch(env, &job.dy, (size_t)sizes.dy));
@@ -226,7 +226,7 @@ sara_status sara_sampled_by_planes(const sara_kernel_env *env, float *dw, const 
     job.x_rows = (const float **)(void *)rows;
     job.dy_rows = job.x_rows + job.grid.phases * job.x_length;
     job.offsets = (uint32_t *)(void *)numbers;
-    job.first = job.offsets + job.tile * taps_of(shape);
+    job.first = job.offsets + job.tile * sampled_taps_of(shape);
     memset(job.zeros, 0, (size_t)sizes.zeros * sizeof(float));
     sara_plane_offsets(job.offsets, &job.grid, shape, job.tile, job.x_stride);
     TRY(run_chunks(env, &job));
@@ -244,7 +244,7 @@ sara_status sara_sampled_by_dense(const sara_kernel_env *env, float *dw, const f
                                   const sara_conv_shape *shape)
 {
     const sara_kernels *kernels = env->device->kernels;
-    size_t entries = (size_t)(shape->out * shape->in * taps_of(shape));
+    size_t entries = (size_t)(shape->out * shape->in * sampled_taps_of(shape));
     float *dense = NULL;
     sara_status status;
     TRY(sara_scratch(env, &dense, entries));
@@ -263,10 +263,10 @@ bool sara_sampled_is_worth_it(const sara_conv_shape *s, size_t count)
 {
     sampled_job job = {.shape = s, .count = count};
     const sara_simd_dw_cost *cost = &sara_simd_best()->dw_cost;
-    bool conv = taps_of(s) > 1;
-    double entries = (double)(s->out * s->in * taps_of(s));
+    bool conv = sampled_taps_of(s) > 1;
+    double entries = (double)(s->out * s->in * sampled_taps_of(s));
     double pixels = (double)(s->n * s->oh * s->ow);
-    choose_sizes(&job);
+    sampled_choose_sizes(&job);
     double chunks = (double)pieces(job.grid.positions, job.chunk);
     double floats = (double)(s->in * job.grid.phases * job.x_length + s->out * job.chunk);
     double dots = (double)count * ((double)job.chunk / 16 * cost->sampled + 2);
@@ -301,21 +301,21 @@ static sara_conv_shape line_of(const sara_linear_shape *shape)
                              .stride = 1};
 }
 
-static sara_status linear_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
-                                     const float *x, const uint32_t *positions, size_t count,
-                                     const sara_linear_shape *shape)
+static sara_status linear_dw_sampled_fast(const sara_kernel_env *env, float *dw, const float *dy,
+                                          const float *x, const uint32_t *positions, size_t count,
+                                          const sara_linear_shape *shape)
 {
     const sara_conv_shape line = line_of(shape);
     return image_dw_sampled(env, dw, dy, x, positions, count, &line);
 }
 
-static sara_status conv_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
-                                   const float *x, const uint32_t *positions, size_t count,
-                                   const sara_conv_shape *shape)
+static sara_status conv_dw_sampled_fast(const sara_kernel_env *env, float *dw, const float *dy,
+                                        const float *x, const uint32_t *positions, size_t count,
+                                        const sara_conv_shape *shape)
 {
     sara_linear_shape linear;
     if (sara_conv_is_linear(&linear, shape))
-        return linear_dw_sampled(env, dw, dy, x, positions, count, &linear);
+        return linear_dw_sampled_fast(env, dw, dy, x, positions, count, &linear);
     return image_dw_sampled(env, dw, dy, x, positions, count, shape);
 }
 
@@ -326,8 +326,8 @@ static size_t image_need(const sara_conv_shape *shape, size_t count)
     if (count == 0 || shape->n == 0 || shape->w == 0)
         return 0;
     if (!sara_sampled_is_worth_it(shape, count))
-        return (size_t)(3 * shape->out * shape->in * taps_of(shape));
-    choose_sizes(&job);
+        return (size_t)(3 * shape->out * shape->in * sampled_taps_of(shape));
+    sampled_choose_sizes(&job);
     job_sizes sizes = sizes_of(&job);
     return (size_t)(sizes.x + sizes.dy + sizes.zeros + sizes.rows + sizes.numbers);
 }
@@ -347,6 +347,6 @@ void sara_fast_sampled_register(sara_kernels *table)
 {
     table->needs.linear_dw_sampled = linear_dw_sampled_need;
     table->needs.conv_dw_sampled = conv_dw_sampled_need;
-    table->linear_dw_sampled = linear_dw_sampled;
-    table->conv_dw_sampled = conv_dw_sampled;
+    table->linear_dw_sampled = linear_dw_sampled_fast;
+    table->conv_dw_sampled = conv_dw_sampled_fast;
 }

@@ -7,7 +7,7 @@ static int64_t shift_of(int64_t k, int pad, int stride)
     return at >= 0 ? at / stride : -((-at + stride - 1) / stride);
 }
 
-static int64_t largest(int64_t a, int64_t b)
+static int64_t planes_largest(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
@@ -18,7 +18,9 @@ static int64_t extent(int64_t side, int64_t out_side, int64_t kernel, int pad, i
 {
     int64_t pixels = (side + stride - 1) / stride;
     int64_t low = shift_of(0, pad, stride), high = shift_of(kernel - 1, pad, stride);
-    return largest(largest(pixels + largest(-low, 0), out_side + largest(high, 0)), pixels);
+    return planes_largest(
+        planes_largest(pixels + planes_largest(-low, 0), out_side + planes_largest(high, 0)),
+        pixels);
 }
 
 sara_plane_grid sara_plane_grid_of(const sara_conv_shape *s)
@@ -27,10 +29,10 @@ sara_plane_grid sara_plane_grid_of(const sara_conv_shape *s)
     grid.pitch = extent(s->w, s->ow, s->kw, s->pad_left, s->stride);
     grid.image = grid.pitch * extent(s->h, s->oh, s->kh, s->pad_top, s->stride);
     grid.positions = (s->n - 1) * grid.image + (s->oh - 1) * grid.pitch + s->ow;
-    grid.lead = largest(0, -(shift_of(0, s->pad_top, s->stride) * grid.pitch +
-                             shift_of(0, s->pad_left, s->stride)));
-    grid.reach = largest(0, shift_of(s->kh - 1, s->pad_top, s->stride) * grid.pitch +
-                                shift_of(s->kw - 1, s->pad_left, s->stride));
+    grid.lead = planes_largest(0, -(shift_of(0, s->pad_top, s->stride) * grid.pitch +
+                                    shift_of(0, s->pad_left, s->stride)));
+    grid.reach = planes_largest(0, shift_of(s->kh - 1, s->pad_top, s->stride) * grid.pitch +
+                                       shift_of(s->kw - 1, s->pad_left, s->stride));
     return grid;
 }
 

@@ -89,7 +89,7 @@ typedef struct tile_place {
     int64_t n, y, x; /* image and first output */
 } tile_place;
 
-static tile_place place_of(const winograd_job *job, int64_t tile)
+static tile_place winograd_place_of(const winograd_job *job, int64_t tile)
 {
     int64_t in_image = tile % (job->tiles_x * job->tiles_y);
     return (tile_place){tile / (job->tiles_x * job->tiles_y), in_image / job->tiles_x * TILE,
@@ -101,7 +101,7 @@ static void transform_input(const winograd_job *job, float *v, int64_t tile, int
 {
     static const float zeros[64] = {0};
     const float *pixels[POINTS];
-    tile_place at = place_of(job, tile);
+    tile_place at = winograd_place_of(job, tile);
     int64_t c = chunk * job->chunk;
     for (int64_t i = 0; i < 6; i++)
         for (int64_t j = 0; j < 6; j++) {
@@ -115,8 +115,8 @@ static void transform_input(const winograd_job *job, float *v, int64_t tile, int
 
 /* `rows` rows of `count` taps, lying *stride apart from `first` on: where they are, or as floats in
  * wide, where they lie `count` apart. */
-static const float *taps_of(const winograd_job *job, float *wide, int64_t *stride, int64_t first,
-                            int64_t rows, int64_t count)
+static const float *winograd_taps_of(const winograd_job *job, float *wide, int64_t *stride,
+                                     int64_t first, int64_t rows, int64_t count)
 {
     const uint16_t *halves = (const uint16_t *)job->weights->data + first;
     if (job->weights->dtype == SARA_F32)
@@ -142,14 +142,14 @@ static void transform_weights(const winograd_job *job, float *u, float *spare, f
         const float *taps = spare;
         if (job->backward) { /* a row of weights holds the taps of all outputs of a channel */
             for (int64_t k = 0; k < count; k++)
-                simd->transpose(
-                    spare + k * 9 * line, line,
-                    taps_of(job, wide, &own, ((c + i + k) * job->out + first) * 9, 1, outs * 9), 9,
-                    outs, 9);
+                simd->transpose(spare + k * 9 * line, line,
+                                winograd_taps_of(job, wide, &own,
+                                                 ((c + i + k) * job->out + first) * 9, 1, outs * 9),
+                                9, outs, 9);
             taps += 8 * line; /* reversed */
         } else {
             const float *from =
-                taps_of(job, wide, &row, (first * job->in + c + i) * 9, outs, count * 9);
+                winograd_taps_of(job, wide, &row, (first * job->in + c + i) * 9, outs, count * 9);
             simd->transpose(spare, line, from, row, outs, count * 9);
         }
         simd->winograd_weights(u + i * line, job->u_step, line, taps, job->backward ? -line : line,
@@ -160,7 +160,7 @@ static void transform_weights(const winograd_job *job, float *u, float *spare, f
 static void transform_output(const winograd_job *job, const float *m, int64_t tile, int64_t o)
 {
     float *pixels[TILE * TILE];
-    tile_place at = place_of(job, tile);
+    tile_place at = winograd_place_of(job, tile);
     int64_t first = o * job->block_out;
     for (int64_t i = 0; i < TILE; i++)
         for (int64_t j = 0; j < TILE; j++) {
@@ -197,7 +197,8 @@ static int64_t own_size(const winograd_job *job)
 }
 
 /* Block b of the pass, whose first tile is `tile`, against output block o. */
-static void multiply(const winograd_job *job, float *own, int64_t b, int64_t tile, int64_t o)
+static void winograd_multiply(const winograd_job *job, float *own, int64_t b, int64_t tile,
+                              int64_t o)
 {
     const sara_simd *simd = job->simd;
     float *m = own, *u = m + products_size(job), *spare = u + u_size(job);
@@ -234,12 +235,12 @@ static void run_pass(const winograd_job *job, float *works, int64_t first, int t
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < job->out_blocks * blocks; i++) {
             int64_t b = i % blocks;
-            multiply(job, own, b, first + b * job->block_tiles, i / blocks);
+            winograd_multiply(job, own, b, first + b * job->block_tiles, i / blocks);
         }
     }
 }
 
-static void choose_sizes(winograd_job *job, int threads)
+static void winograd_choose_sizes(winograd_job *job, int threads)
 {
     job->simd = sara_simd_best();
     job->tiles_x = up(job->ow, TILE);
@@ -248,12 +249,12 @@ static void choose_sizes(winograd_job *job, int threads)
     choose_blocks(job, threads);
 }
 
-static sara_status run(const sara_kernel_env *env, winograd_job *job)
+static sara_status winograd_run(const sara_kernel_env *env, winograd_job *job)
 {
     int threads = sara_threads(env->ctx);
     float *works = NULL;
     sara_status status;
-    choose_sizes(job, threads);
+    winograd_choose_sizes(job, threads);
     TRY(sara_scratch(env, &job->v, (size_t)(job->pass_blocks * job->v_block)));
     TRY(sara_scratch(env, &works, (size_t)(threads * own_size(job))));
     for (int64_t t = 0; t < job->tiles; t += job->pass_blocks * job->block_tiles)
@@ -304,7 +305,7 @@ static winograd_job backward_job(const sara_conv_shape *s)
 size_t sara_winograd_need(const sara_conv_shape *s, bool backward, int threads)
 {
     winograd_job job = backward ? backward_job(s) : forward_job(s);
-    choose_sizes(&job, threads);
+    winograd_choose_sizes(&job, threads);
     return (size_t)(job.pass_blocks * job.v_block + threads * own_size(&job));
 }
 
@@ -317,7 +318,7 @@ sara_status sara_winograd_forward(const sara_kernel_env *env, float *y, const fl
     job.weights = w;
     job.bias = b;
     job.y = y;
-    return run(env, &job);
+    return winograd_run(env, &job);
 }
 
 sara_status sara_winograd_dx(const sara_kernel_env *env, float *dx, const float *dy,
@@ -328,5 +329,5 @@ sara_status sara_winograd_dx(const sara_kernel_env *env, float *dx, const float 
     job.weights = w;
     job.y = dx;
     job.accumulate = accumulate;
-    return run(env, &job);
+    return winograd_run(env, &job);
 }

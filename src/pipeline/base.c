@@ -16,7 +16,7 @@ typedef struct base_file {
 } base_file;
 
 /* The file may be another than the one that was loaded. */
-static sara_status read_values(void *user, float *out, const sara_param *param)
+static sara_status base_read_values(void *user, float *out, const sara_param *param)
 {
     const base_file *file = user;
     const sara_tensor_info *info = sara_weights_find(file->weights, param->name);
@@ -40,7 +40,7 @@ sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_m
         return sara_params_base(ctx, out, params);
     TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
     TRY(sara_component_weights(&component, &file.weights));
-    TRY(sara_values_base(ctx, out, params, read_values, &file));
+    TRY(sara_values_base(ctx, out, params, base_read_values, &file));
 done:
     sara_component_close(&component);
     sara_weights_close(file.weights);

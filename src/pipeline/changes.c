@@ -13,7 +13,7 @@ typedef struct gathering {
     float fault_value;
 } gathering;
 
-static bool differs(float a, float b)
+static bool changes_differs(float a, float b)
 {
     return memcmp(&a, &b, sizeof(a)) != 0;
 }
@@ -23,7 +23,7 @@ static void count_change(void *user, const sara_param *param, uint32_t position,
 {
     gathering *g = user;
     (void)position;
-    g->all[param - g->params->items].count += differs(original, current);
+    g->all[param - g->params->items].count += changes_differs(original, current);
 }
 
 static float stored(float value, sara_dtype dtype)
@@ -41,7 +41,7 @@ static void add_change(void *user, const sara_param *param, uint32_t position, f
 {
     gathering *g = user;
     sara_change *item = &g->all[param - g->params->items];
-    if (!differs(original, current))
+    if (!changes_differs(original, current))
         return;
     float exact = current - original, value = stored(exact, g->dtype);
     double change = (double)current - (double)original, error = (double)value - change;
@@ -57,7 +57,7 @@ static void add_change(void *user, const sara_param *param, uint32_t position, f
     g->changes->error2 += error * error;
 }
 
-static sara_status reserve(gathering *g)
+static sara_status changes_reserve(gathering *g)
 {
     sara_status status = SARA_OK;
     for (size_t i = 0; i < g->params->count; i++) {
@@ -86,7 +86,7 @@ sara_status sara_changes_new(sara_context *ctx, sara_changes *out, const sara_mo
     memset(g.all, 0, g.params->count * sizeof(*g.all));
     if (model->applied)
         sara_applied_visit(model->applied, count_change, &g);
-    TRY(reserve(&g));
+    TRY(changes_reserve(&g));
     if (result.entries == 0) {
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "no adapter changes the model: there is nothing to export");

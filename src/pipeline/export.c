@@ -27,7 +27,7 @@ static sara_status parse_format(sara_context *ctx, sara_export_format *out, cons
                      name ? "format " : "no format given", name ? name : "");
 }
 
-static sara_status parse(sara_context *ctx, sara_export *e, const sara_export_options *o)
+static sara_status export_parse(sara_context *ctx, sara_export *e, const sara_export_options *o)
 {
     sara_status status;
     TRY(parse_format(ctx, &e->format, o->format));
@@ -51,7 +51,7 @@ done:
 }
 
 /* Whoever loads it goes by the name. */
-static sara_status check_name(sara_context *ctx, const sara_export *e, const char *out)
+static sara_status export_check_name(sara_context *ctx, const sara_export *e, const char *out)
 {
     size_t length = strlen(out);
     bool folder = e->format == SARA_EXPORT_PEFT;
@@ -73,9 +73,9 @@ sara_status sara_export_check(sara_context *ctx, const char *out,
 {
     sara_export e;
     sara_status status;
-    TRY(parse(ctx, &e, options));
+    TRY(export_parse(ctx, &e, options));
     if (out && *out)
-        TRY(check_name(ctx, &e, out));
+        TRY(export_check_name(ctx, &e, out));
     TRY(e.format == SARA_EXPORT_PEFT ? sara_check_new_folder(ctx, out)
                                    : sara_check_new_file(ctx, out));
 done:
@@ -83,7 +83,7 @@ done:
 }
 
 /* 16-bit weights would have rounded what the adapters made of them. */
-static sara_status check_stored(sara_context *ctx, const sara_model *model)
+static sara_status export_check_stored(sara_context *ctx, const sara_model *model)
 {
     const char *name = sara_storage_name(sara_unet_params(model->unet));
     if (strcmp(name, "fp32") == 0)
@@ -95,7 +95,7 @@ static sara_status check_stored(sara_context *ctx, const sara_model *model)
         model->path, name);
 }
 
-static void fill_report(sara_export *e)
+static void export_fill_report(sara_export *e)
 {
     const sara_changes *c = &e->changes;
     e->report = (sara_export_report){.changed = c->entries,
@@ -112,11 +112,11 @@ sara_status sara_model_export(sara_context *ctx, sara_export_report *report,
     sara_export e = {.ctx = ctx, .model = model, .out = out};
     sara_status status;
     TRY(sara_export_check(ctx, out, options));
-    TRY(parse(ctx, &e, options));
-    TRY(check_stored(ctx, model));
+    TRY(export_parse(ctx, &e, options));
+    TRY(export_check_stored(ctx, model));
     bool dense = e.format == SARA_EXPORT_COMFYUI || e.format == SARA_EXPORT_A1111;
     TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32));
-    fill_report(&e);
+    export_fill_report(&e);
     TRY(dense ? sara_export_dense(&e) : sara_export_low_rank(&e));
     if (report)
         *report = e.report;

@@ -10,7 +10,7 @@ typedef struct dense {
     size_t count;
 } dense;
 
-static void fill(const void *user, size_t index, void *data)
+static void dense_fill(const void *user, size_t index, void *data)
 {
     const dense *d = user;
     const sara_change *change = d->changes[index];
@@ -21,8 +21,8 @@ static void fill(const void *user, size_t index, void *data)
                               &change->values[i], 1);
 }
 
-static sara_status add(dense *d, const char *name, const char *end, const sara_shape *shape,
-                       const sara_change *change)
+static sara_status dense_add(dense *d, const char *name, const char *end, const sara_shape *shape,
+                             const sara_change *change)
 {
     sara_status status;
     sara_tensor_source *tensor = &d->tensors[d->count];
@@ -49,7 +49,7 @@ static sara_status add_zero(dense *d, const char *name, const char *layer, size_
             goto done;
     weight = sara_params_find(sara_unet_params(d->e->model->unet), key);
     if (weight)
-        TRY(add(d, name, ".diff", &weight->value.shape, NULL));
+        TRY(dense_add(d, name, ".diff", &weight->value.shape, NULL));
 done:
     sara_free(d->e->ctx, key);
     return status;
@@ -72,7 +72,7 @@ static sara_status list_tensors(dense *d, int64_t *layers)
         TRY(sara_export_layer(&d->arena, &layer, &is_bias, change->param->name));
         TRY(comfyui ? sara_export_ldm_name(&d->arena, &name, layer, &shape)
                     : sara_export_kohya_name(&d->arena, &name, layer));
-        TRY(add(d, name, is_bias ? ".diff_b" : ".diff", &change->param->value.shape, change));
+        TRY(dense_add(d, name, is_bias ? ".diff_b" : ".diff", &change->param->value.shape, change));
         if (is_bias && d->e->format == SARA_EXPORT_A1111)
             TRY(add_zero(d, name, layer, i + 1));
         *layers += strcmp(layer, last) != 0;
@@ -92,8 +92,8 @@ sara_status sara_export_dense(sara_export *e)
     TRY(list_tensors(&d, &e->report.layers));
     TRY(sara_export_metadata(&list, e, "lycoris.kohya", 1,
                              "{\"algo\": \"full\", \"preset\": \"full\"}"));
-    TRY(sara_safetensors_save_made(e->ctx, e->out, d.tensors, d.count, list.items, list.count, fill,
-                                   &d));
+    TRY(sara_safetensors_save_made(e->ctx, e->out, d.tensors, d.count, list.items, list.count,
+                                   dense_fill, &d));
 done:
     sara_metadata_list_free(&list);
     sara_arena_free(&d.arena);

@@ -16,7 +16,7 @@ typedef struct low_rank {
     double exact2, kept2; /* squared norms of what is held: without rounding, and as written */
 } low_rank;
 
-static void report_progress(const low_rank *l, size_t done, double start)
+static void lora_report_progress(const low_rank *l, size_t done, double start)
 {
     size_t all = l->e->changes.count;
     double rate = (double)done / fmax(sara_clock() - start, 1e-9);
@@ -41,7 +41,7 @@ static void set_shapes(sara_low_rank_layer *layer, const sara_shape *shape)
         layer->up_shape.dims[i] = i == 1 ? layer->rank : 1;
 }
 
-static float largest(const float *values, int64_t count)
+static float lora_largest(const float *values, int64_t count)
 {
     float result = 0;
     for (int64_t i = 0; i < count; i++)
@@ -57,7 +57,8 @@ static void scale_cut_layer(const low_rank *l, sara_low_rank_layer *layer)
 {
     int64_t ups = sara_shape_count(&layer->up_shape), downs = sara_shape_count(&layer->down_shape);
     double scale = (double)layer->rank / (double)l->e->rank;
-    double up = (double)largest(layer->up, ups), down = (double)largest(layer->down, downs);
+    double up = (double)lora_largest(layer->up, ups),
+           down = (double)lora_largest(layer->down, downs);
     if (!(up > 0 && down > 0) || layer->rank == l->e->rank)
         return;
     double power = exp2(rint(log2(scale * up / down) / 2));
@@ -147,7 +148,7 @@ static sara_status approximate(low_rank *l)
             TRY(add_layer(l, change));
         else
             l->e->report.left_out += (int64_t)change->count;
-        report_progress(l, i + 1, start);
+        lora_report_progress(l, i + 1, start);
     }
     if (l->count == 0)
         status = sara_fail(l->e->ctx, SARA_ERROR_USAGE,
@@ -164,7 +165,7 @@ typedef struct writing {
     sara_tensor_source *tensors; /* of each layer down, up and alpha */
 } writing;
 
-static void fill(const void *user, size_t index, void *data)
+static void lora_fill(const void *user, size_t index, void *data)
 {
     const writing *w = user;
     const sara_low_rank_layer *layer = &w->l->layers[index / 3];
@@ -173,7 +174,7 @@ static void fill(const void *user, size_t index, void *data)
                           (size_t)sara_shape_count(&w->tensors[index].shape));
 }
 
-static sara_status describe(writing *w, size_t index)
+static sara_status lora_describe(writing *w, size_t index)
 {
     static const char *const ends[] = {".lora_down.weight", ".lora_up.weight", ".alpha"};
     const sara_low_rank_layer *layer = &w->l->layers[index];
@@ -208,10 +209,10 @@ static sara_status write_kohya(const low_rank *l)
              e->rank);
     TRY(sara_arena_alloc(&w.arena, &w.tensors, 3 * l->count, sizeof(*w.tensors)));
     for (size_t i = 0; i < l->count; i++)
-        TRY(describe(&w, i));
+        TRY(lora_describe(&w, i));
     TRY(sara_export_metadata(&list, e, "networks.lora", e->rank, args));
     TRY(sara_safetensors_save_made(e->ctx, e->out, w.tensors, 3 * l->count, list.items, list.count,
-                                   fill, &w));
+                                   lora_fill, &w));
 done:
     sara_metadata_list_free(&list);
     sara_arena_free(&w.arena);
@@ -220,7 +221,7 @@ done:
 
 /* What is held and what is not are the sides of a right triangle, as for the truncated
  * decomposition itself. */
-static void fill_report(sara_export *e, const low_rank *l)
+static void lora_fill_report(sara_export *e, const low_rank *l)
 {
     double all = e->changes.sum2, rounding = (l->exact2 - l->kept2) / all;
     e->report.kept = sqrt(fmin(1, fmax(0, l->kept2 / all)));
@@ -241,7 +242,7 @@ sara_status sara_export_low_rank(sara_export *e)
     TRY(e->format == SARA_EXPORT_PEFT ? sara_export_peft(e, l.layers, l.count) : write_kohya(&l));
     e->report.layers = (int64_t)l.count;
     e->report.inexact = 0;
-    fill_report(e, &l);
+    lora_fill_report(e, &l);
 done:
     sara_arena_free(&l.arena);
     return status;

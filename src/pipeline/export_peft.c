@@ -13,7 +13,7 @@ typedef struct writing {
     sara_tensor_source *tensors; /* of each layer A and B */
 } writing;
 
-static void fill(const void *user, size_t index, void *data)
+static void peft_fill(const void *user, size_t index, void *data)
 {
     const writing *w = user;
     const sara_low_rank_layer *layer = &w->layers[index / 2];
@@ -21,7 +21,7 @@ static void fill(const void *user, size_t index, void *data)
                           (size_t)sara_shape_count(&w->tensors[index].shape));
 }
 
-static sara_status describe(writing *w, size_t index)
+static sara_status peft_describe(writing *w, size_t index)
 {
     const sara_low_rank_layer *layer = &w->layers[index / 2];
     sara_tensor_source *tensor = &w->tensors[index];
@@ -48,9 +48,9 @@ static sara_status write_weights(const sara_export *e, const char *folder,
     sara_arena_init(&w.arena, e->ctx);
     TRY(sara_arena_alloc(&w.arena, &w.tensors, 2 * count, sizeof(*w.tensors)));
     for (size_t i = 0; i < 2 * count; i++)
-        TRY(describe(&w, i));
+        TRY(peft_describe(&w, i));
     TRY(sara_path_join(e->ctx, &path, folder, WEIGHTS_NAME));
-    TRY(sara_safetensors_save_made(e->ctx, path, w.tensors, 2 * count, &format, 1, fill, &w));
+    TRY(sara_safetensors_save_made(e->ctx, path, w.tensors, 2 * count, &format, 1, peft_fill, &w));
 done:
     sara_free(e->ctx, path);
     sara_arena_free(&w.arena);
@@ -72,7 +72,8 @@ static int set_pattern(json_t *object, const char *name, int64_t rank)
 }
 
 /* NULL if memory ran out. alpha = rank everywhere: the factors' product is the change. */
-static json_t *make_config(const sara_export *e, const sara_low_rank_layer *layers, size_t count)
+static json_t *peft_make_config(const sara_export *e, const sara_low_rank_layer *layers,
+                                size_t count)
 {
     json_t *targets = json_array(), *ranks = json_object(), *alphas = json_object();
     int failed = !targets || !ranks || !alphas;
@@ -97,7 +98,7 @@ static json_t *make_config(const sara_export *e, const sara_low_rank_layer *laye
 static sara_status write_config(const sara_export *e, const char *folder,
                                 const sara_low_rank_layer *layers, size_t count)
 {
-    json_t *config = make_config(e, layers, count);
+    json_t *config = peft_make_config(e, layers, count);
     char *text = config ? sara_json_dump(config, JSON_INDENT(2)) : NULL, *path = NULL;
     sara_status status;
     if (!text) {

@@ -102,8 +102,8 @@ static double rounding2(const sara_difference *d, sara_dtype dtype)
     return sum;
 }
 
-static sara_status add_metadata(sara_metadata_list *list, sara_model *base,
-                                const sara_extract_options *o, int64_t kept)
+static sara_status extract_add_metadata(sara_metadata_list *list, sara_model *base,
+                                        const sara_extract_options *o, int64_t kept)
 {
     const sara_base *own;
     sara_status status;
@@ -144,7 +144,7 @@ sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report, s
     TRY(make_rule(ctx, &rule, options, &size, entries));
     TRY(sara_difference_new(ctx, &difference, from, to, &rule));
     TRY(check_kept(ctx, &difference, options->tolerance, size.largest));
-    TRY(add_metadata(&list, base, options, difference.kept));
+    TRY(extract_add_metadata(&list, base, options, difference.kept));
     TRY(sara_adapter_save(ctx, path, difference.entries, difference.count, list.items, list.count,
                           dtype));
     if (report) {

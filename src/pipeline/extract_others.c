@@ -12,7 +12,7 @@ typedef struct comparison {
 } comparison;
 
 /* Newer transformers leave "text_model." out; older diffusers name a VAE's attention otherwise. */
-static const sara_tensor_info *find(const sara_weights *weights, const char *name)
+static const sara_tensor_info *others_find(const sara_weights *weights, const char *name)
 {
     static const char start[] = "text_model.";
     const sara_tensor_info *info = sara_weights_find(weights, name);
@@ -56,7 +56,8 @@ static sara_status compare_tensors(comparison *c)
 {
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sara_weights_count(c->base); i++) {
-        const sara_tensor_info *a = sara_weights_at(c->base, i), *b = find(c->tuned, a->name);
+        const sara_tensor_info *a = sara_weights_at(c->base, i),
+                               *b = others_find(c->tuned, a->name);
         if (!b || !sara_dtype_is_float(a->dtype) || !sara_dtype_is_float(b->dtype))
             continue;
         if (sara_shape_count(&a->shape) == sara_shape_count(&b->shape))
@@ -68,7 +69,8 @@ done:
     return status;
 }
 
-static sara_status open_weights(sara_weights **out, const sara_model *model, sara_module module)
+static sara_status others_open_weights(sara_weights **out, const sara_model *model,
+                                       sara_module module)
 {
     sara_component component;
     sara_status status;
@@ -84,8 +86,8 @@ static sara_status compare_module(sara_context *ctx, const sara_model *base,
 {
     sara_weights *a = NULL, *b = NULL;
     sara_status status;
-    TRY(open_weights(&a, base, module));
-    TRY(open_weights(&b, tuned, module));
+    TRY(others_open_weights(&a, base, module));
+    TRY(others_open_weights(&b, tuned, module));
     comparison c = {.ctx = ctx, .base = a, .tuned = b};
     TRY(compare_tensors(&c));
     if (c.differing > 0)

@@ -80,8 +80,8 @@ done:
     return status;
 }
 
-static sara_status check_options(sara_context *ctx, const sara_model *model,
-                                 const sara_generate_options *options)
+static sara_status generate_check_options(sara_context *ctx, const sara_model *model,
+                                          const sara_generate_options *options)
 {
     sara_status status;
     if (!model->vae)
@@ -282,7 +282,7 @@ done:
     return status;
 }
 
-static void report(const generation *g, int image, int step, int steps)
+static void generate_report(const generation *g, int image, int step, int steps)
 {
     double done = (double)image * steps + step, total = (double)g->count * steps;
     double rate = done / (sara_clock() - g->started + 1e-9);
@@ -318,14 +318,14 @@ static sara_status denoise(generation *g, int image)
             sara_draw_normal(g->noise, (size_t)g->size, g->options->seed + (uint64_t)image,
                              SARA_DRAW_SAMPLER, (uint64_t)i);
         TRY(sara_sampler_step(sampler, i, sample, g->output, noise, (size_t)g->size));
-        report(g, image, i + 1, evaluations);
+        generate_report(g, image, i + 1, evaluations);
     }
 done:
     sara_sampler_free(sampler);
     return status;
 }
 
-static sara_status decode(generation *g, sara_image *out, int image)
+static sara_status generate_decode(generation *g, sara_image *out, int image)
 {
     const sara_vae_info *info = sara_vae_info_of(g->model->vae);
     const float *latent = g->latents + image * g->size;
@@ -385,7 +385,7 @@ sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
     generation g = {.ctx = ctx, .model = model, .options = options};
     sara_sampler *sampler = NULL;
     sara_status status;
-    TRY(check_options(ctx, model, options));
+    TRY(generate_check_options(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
     TRY(check_loras(&g, model));
     TRY(choose_generation(&g));
@@ -406,7 +406,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     sara_status status;
     *images = NULL;
     *count = 0;
-    TRY(check_options(ctx, model, options));
+    TRY(generate_check_options(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
     TRY(apply_loras(&g, model));
     TRY(prepare(&g));
@@ -414,7 +414,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
     for (int i = 0; i < g.count; i++) {
         TRY(denoise(&g, i));
-        TRY(decode(&g, &result[i], i));
+        TRY(generate_decode(&g, &result[i], i));
     }
     if (options->save_latents)
         TRY(save_latents(&g));

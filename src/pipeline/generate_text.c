@@ -13,7 +13,7 @@ typedef struct text {
     size_t length, capacity;
 } text;
 
-static sara_status append(text *out, const char *data, size_t size)
+static sara_status texts_append(text *out, const char *data, size_t size)
 {
     sara_status status;
     TRY(sara_grow(out->ctx, &out->data, &out->capacity, out->length + size + 1, 1));
@@ -38,13 +38,13 @@ static sara_status append_escaped(text *out, const char *name)
             snprintf(code, sizeof(code), "\\u%04x", byte);
         else
             snprintf(code, sizeof(code), "%c", byte < 0x80 || valid ? *at : '?');
-        TRY(append(out, code, strlen(code)));
+        TRY(texts_append(out, code, strlen(code)));
     }
 done:
     return status;
 }
 
-static int compare(const void *a, const void *b)
+static int texts_compare(const void *a, const void *b)
 {
     const sara_model_adapter *x = a, *y = b;
     int order = strcmp(x->name, y->name);
@@ -53,8 +53,8 @@ static int compare(const void *a, const void *b)
 
 /* [*count] of the model and of the tags, by name, so that equal pictures have equal texts; names
  * are borrowed. */
-static sara_status collect(sara_context *ctx, sara_model_adapter **out, size_t *count,
-                           const sara_model *model, const sara_prompts *prompts, bool ignore)
+static sara_status texts_collect(sara_context *ctx, sara_model_adapter **out, size_t *count,
+                                 const sara_model *model, const sara_prompts *prompts, bool ignore)
 {
     size_t loras = ignore ? 0 : prompts->count;
     sara_status status;
@@ -66,7 +66,7 @@ static sara_status collect(sara_context *ctx, sara_model_adapter **out, size_t *
         (*out)[model->adapter_count + i] =
             (sara_model_adapter){prompts->loras[i].name, prompts->loras[i].strength};
     if (*count > 1)
-        qsort(*out, *count, sizeof(**out), compare);
+        qsort(*out, *count, sizeof(**out), texts_compare);
 done:
     return status;
 }
@@ -82,14 +82,14 @@ static sara_status adapters_text(sara_context *ctx, char **out, const sara_model
     char number[40];
     sara_status status;
     TRY(sara_prompts_read(ctx, &prompts, options));
-    TRY(collect(ctx, &adapters, &count, model, &prompts, options->lora_ignore));
-    TRY(append(&line, ", Adapters: \"", count ? 13 : 0));
+    TRY(texts_collect(ctx, &adapters, &count, model, &prompts, options->lora_ignore));
+    TRY(texts_append(&line, ", Adapters: \"", count ? 13 : 0));
     for (size_t i = 0; i < count; i++) {
         const char *slash = strrchr(adapters[i].name, '/'); /* of a tag */
         TRY(append_escaped(&line, slash ? slash + 1 : adapters[i].name));
         sara_print(number, sizeof(number), ": %.9g%s", adapters[i].strength,
                    i + 1 < count ? ", " : "\"");
-        TRY(append(&line, number, strlen(number)));
+        TRY(texts_append(&line, number, strlen(number)));
     }
     *out = line.data;
     line.data = NULL;
@@ -115,9 +115,9 @@ static sara_status name_text(sara_context *ctx, char **out, const char *path, bo
     for (const char *at = own; *at; at++)
         quoted |= strchr(",:\"\\", *at) || (unsigned char)*at < 0x20 || *at == 0x7F;
     quoted |= !sara_text_is_utf8(own, strlen(own));
-    TRY(append(&line, "\"", quoted));
+    TRY(texts_append(&line, "\"", quoted));
     TRY(append_escaped(&line, own));
-    TRY(append(&line, "\"", quoted));
+    TRY(texts_append(&line, "\"", quoted));
     *out = line.data;
     line.data = NULL;
 done:

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static void describe(sara_component_report *out, const char *name, const char *class_name,
-                     const sara_params *params)
+static void inspect_describe(sara_component_report *out, const char *name, const char *class_name,
+                             const sara_params *params)
 {
     bool mixed = false;
     memset(out, 0, sizeof(*out));
@@ -24,17 +24,17 @@ static void describe(sara_component_report *out, const char *name, const char *c
 
 static void add_components(sara_model_report *report, const sara_model *model)
 {
-    describe(&report->components[report->component_count++], "unet", "UNet2DConditionModel",
-             sara_unet_params(model->unet));
+    inspect_describe(&report->components[report->component_count++], "unet", "UNet2DConditionModel",
+                     sara_unet_params(model->unet));
     if (model->vae)
-        describe(&report->components[report->component_count++], "vae", "AutoencoderKL",
-                 sara_vae_params(model->vae));
+        inspect_describe(&report->components[report->component_count++], "vae", "AutoencoderKL",
+                         sara_vae_params(model->vae));
     if (model->text)
-        describe(&report->components[report->component_count++], "text_encoder", "CLIPTextModel",
-                 sara_clip_text_params(model->text));
+        inspect_describe(&report->components[report->component_count++], "text_encoder",
+                         "CLIPTextModel", sara_clip_text_params(model->text));
 }
 
-static void add_kind(sara_model_report *report, const sara_model *model)
+static void inspect_add_kind(sara_model_report *report, const sara_model *model)
 {
     sara_prediction type = model->scheduler.prediction_type;
     snprintf(report->architecture, sizeof(report->architecture), "%s",
@@ -52,7 +52,7 @@ static int histogram_bin(float magnitude)
     return bin < 0 ? 0 : bin >= SARA_HISTOGRAM_BINS ? SARA_HISTOGRAM_BINS - 1 : (int)bin;
 }
 
-static void count_block(sara_model_report *report, const float *values, size_t count)
+static void inspect_count_block(sara_model_report *report, const float *values, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         float magnitude = fabsf(values[i]);
@@ -73,7 +73,7 @@ static void count_entries(sara_model_report *report, const sara_params *params)
         size_t count = (size_t)sara_shape_count(&param->value.shape);
         for (size_t at = 0, part; at < count; at += part) {
             part = sara_param_part(count, at);
-            count_block(report, sara_param_block(param, buffer, at, part), part);
+            inspect_count_block(report, sara_param_block(param, buffer, at, part), part);
         }
     }
 }
@@ -95,7 +95,7 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
     sara_base base;
     sara_status status;
     add_components(&result, model);
-    add_kind(&result, model);
+    inspect_add_kind(&result, model);
     for (size_t i = 0; i < sizeof(round_values) / sizeof(*round_values); i++)
         result.thresholds[result.threshold_count++] = round_values[i];
     for (size_t i = 0; i < sizeof(fractions) / sizeof(*fractions); i++) {

@@ -31,7 +31,7 @@ static int numbered(const char *name, const char *stem)
     return number < SIDE ? number : -1;
 }
 
-static int place_of(const char *name)
+static int adapter_place_of(const char *name)
 {
     int down = numbered(name, "down_blocks."), up = numbered(name, "up_blocks.");
     return down >= 0                              ? down
@@ -61,13 +61,14 @@ static double change_of(const sara_adapter_entry *entry, const sara_param *param
     return sum;
 }
 
-static void add_up(sara_adapter_report *out, const sara_adapter *adapter, const sara_params *params)
+static void adapter_add_up(sara_adapter_report *out, const sara_adapter *adapter,
+                           const sara_params *params)
 {
     sara_adapter_block blocks[PLACES] = {0};
     double total = 0;
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
-        sara_adapter_block *block = &blocks[place_of(entry->name)];
+        sara_adapter_block *block = &blocks[adapter_place_of(entry->name)];
         double change = params ? change_of(entry, sara_params_find(params, entry->name)) : 0;
         block->tensors++;
         block->entries += (int64_t)entry->count;
@@ -86,7 +87,7 @@ static void add_up(sara_adapter_report *out, const sara_adapter *adapter, const 
     out->change_norm = params ? sqrt(total) : (double)NAN;
 }
 
-static void describe(sara_adapter_report *out, const sara_adapter *adapter)
+static void adapter_describe(sara_adapter_report *out, const sara_adapter *adapter)
 {
     const char *method = sara_adapter_metadata(adapter, "sara.method");
     const char *precision = sara_adapter_metadata(adapter, "sara.base_precision");
@@ -105,8 +106,8 @@ static void describe(sara_adapter_report *out, const sara_adapter *adapter)
     out->metadata_count = adapter->metadata_count;
 }
 
-static sara_status check_base(sara_context *ctx, const sara_adapter *adapter, sara_model *base,
-                              bool force, const char *path)
+static sara_status adapter_check_base(sara_context *ctx, const sara_adapter *adapter,
+                                      sara_model *base, bool force, const char *path)
 {
     const sara_base *own;
     sara_status status;
@@ -133,9 +134,9 @@ sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, c
     sara_arena_init(&result->adapter.arena, ctx);
     TRY(sara_model_read_adapter(ctx, &result->adapter, path));
     if (base)
-        TRY(check_base(ctx, &result->adapter, base, force, path));
-    describe(&result->shown, &result->adapter);
-    add_up(&result->shown, &result->adapter, base ? sara_unet_params(base->unet) : NULL);
+        TRY(adapter_check_base(ctx, &result->adapter, base, force, path));
+    adapter_describe(&result->shown, &result->adapter);
+    adapter_add_up(&result->shown, &result->adapter, base ? sara_unet_params(base->unet) : NULL);
     *out = &result->shown;
     result = NULL;
 done:

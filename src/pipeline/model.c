@@ -172,8 +172,8 @@ static bool has_folders(const sara_model_options *options)
 }
 
 /* What would have no effect is a slip, or a wish that is not met. */
-static sara_status check_options(sara_context *ctx, const char *path,
-                                 const sara_model_options *options)
+static sara_status model_check_options(sara_context *ctx, const char *path,
+                                       const sara_model_options *options)
 {
     const char *config = options ? options->model_config : NULL;
     const char *tokenizer = options ? options->tokenizer : NULL;
@@ -206,7 +206,7 @@ static sara_status open_source(sara_model *model, const char *path,
 {
     sara_context *ctx = model->ctx;
     sara_status status;
-    TRY(check_options(ctx, path, options));
+    TRY(model_check_options(ctx, path, options));
     TRY(sara_strdup(ctx, &model->path, path));
     if (!sara_path_is_directory(path))
         TRY(sara_single_file_open(ctx, &model->single, path, options ? options->model_config : NULL,
@@ -220,7 +220,7 @@ done:
 }
 
 /* A folder's scheduler config names its prediction type, which an option may overrule. */
-static sara_status choose_prediction(sara_model *model, const sara_model_options *options)
+static sara_status model_choose_prediction(sara_model *model, const sara_model_options *options)
 {
     const sara_prediction *type = &model->scheduler.prediction_type, own = *type;
     sara_status status = SARA_OK;
@@ -288,7 +288,7 @@ static sara_status load_parts(sara_model *model, const sara_model_options *optio
     else
         TRY(load_scheduler(model));
     TRY(load_unet(model));
-    TRY(choose_prediction(model, options));
+    TRY(model_choose_prediction(model, options));
     if (!model->unet_only) {
         TRY(load_vae(model));
         TRY(load_text(model, options));
@@ -369,7 +369,7 @@ void sara_model_free(sara_model *model)
     sara_free(model->ctx, model);
 }
 
-static sara_status check_finite(const sara_model *model, const sara_param *param)
+static sara_status model_check_finite(const sara_model *model, const sara_param *param)
 {
     sara_param as = *param; /* as the file calls it */
     sara_ldm_shape shape;
@@ -395,7 +395,7 @@ sara_status sara_model_tell_not_finite(const sara_model *model, sara_status stat
 {
     const sara_params *params = sara_unet_params(model->unet);
     for (size_t i = 0; status == SARA_ERROR_INPUT && i < params->count; i++)
-        if (check_finite(model, &params->items[i]) != SARA_OK)
+        if (model_check_finite(model, &params->items[i]) != SARA_OK)
             return sara_fail_in(model->ctx, SARA_ERROR_INPUT, model->path);
     return status;
 }

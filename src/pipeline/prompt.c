@@ -32,8 +32,8 @@ done:
 }
 
 /* One prompt at a time: the text encoder is small, and its memory is given back each time. */
-static sara_status encode(sara_tape *tape, float *state, const sara_model *model,
-                          const int32_t *ids, int64_t length)
+static sara_status prompt_encode(sara_tape *tape, float *state, const sara_model *model,
+                                 const int32_t *ids, int64_t length)
 {
     sara_var *out;
     sara_status status;
@@ -64,7 +64,7 @@ sara_status sara_model_encode_prompts(sara_context *ctx, float **states, int64_t
     for (size_t i = 0; i < count; i++) {
         size_t left_out;
         TRY(sara_tokenizer_pad(model->tokenizer, ids, &left_out, prompts[i]));
-        TRY(encode(tape, result + i * size, model, ids, *length));
+        TRY(prompt_encode(tape, result + i * size, model, ids, *length));
         *cut += left_out;
     }
     *states = result;
@@ -130,7 +130,7 @@ static sara_status encode_chunks(sara_context *ctx, float *states, const sara_mo
     TRY(sara_tape_new(ctx, &tape, model->device));
     for (size_t i = 0; i < chunks->count; i++) {
         const float *weights = chunks->weights + i * chunks->length;
-        TRY(encode(tape, states, model, chunks->ids + i * chunks->length, length));
+        TRY(prompt_encode(tape, states, model, chunks->ids + i * chunks->length, length));
         if (has_weights(weights, length))
             tell_factor(ctx, weigh_states(states, weights, length, hidden), what);
         states += length * hidden;

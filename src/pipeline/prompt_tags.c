@@ -41,7 +41,7 @@ static sara_status find_tag(const reader *r, tag *out, bool *found, const char *
     return SARA_OK;
 }
 
-static sara_status refuse(const reader *r, const tag *t, const char *why)
+static sara_status tags_refuse(const reader *r, const tag *t, const char *why)
 {
     return sara_fail(r->ctx, SARA_ERROR_USAGE, "%s: %.*s: %s", r->what, t->size, t->text, why);
 }
@@ -83,7 +83,7 @@ static sara_status add_lora(const reader *r, const tag *t)
     TRY(read_weight(r, &lora.strength, t));
     TRY(sara_format(r->ctx, &lora.name, "%.*s", t->name_size, t->name));
     if (!*lora.name || leads_out(lora.name)) {
-        status = refuse(r, t, *lora.name ? "leads out of the folder" : "names no file");
+        status = tags_refuse(r, t, *lora.name ? "leads out of the folder" : "names no file");
         goto done;
     }
     TRY(sara_format(r->ctx, &lora.path, "%s/%s.safetensors", r->folder, lora.name));
@@ -122,9 +122,9 @@ static sara_status take_tags(const reader *r, char **out, const char *text)
         if (!found)
             break;
         if (!r->folder) {
-            status = refuse(r, &t,
-                            "no folder of adapters is given (--lora-model-dir DIR); or use "
-                            "--adapter FILE:strength instead");
+            status = tags_refuse(r, &t,
+                                 "no folder of adapters is given (--lora-model-dir DIR); or use "
+                                 "--adapter FILE:strength instead");
             goto done;
         }
         TRY(add_lora(r, &t));
@@ -163,7 +163,7 @@ static int compare_loras(const void *a, const void *b)
 }
 
 /* Weights of one name add up, in ascending order so that that of the tags has no effect. */
-static void add_up(sara_context *ctx, sara_prompts *prompts)
+static void tags_add_up(sara_context *ctx, sara_prompts *prompts)
 {
     size_t kept = 0;
     if (prompts->count > 1)
@@ -203,7 +203,7 @@ sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
     TRY(read_prompt(&r, &out->text, options->prompt, options));
     r.what = "negative prompt";
     TRY(read_prompt(&r, &out->negative, negative, options));
-    add_up(ctx, out);
+    tags_add_up(ctx, out);
     TRY(check_sums(ctx, out));
 done:
     return status;

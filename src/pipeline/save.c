@@ -38,7 +38,7 @@ typedef struct loss {
     double change, error; /* sums of squares */
 } loss;
 
-static float rounded(float value, sara_dtype dtype)
+static float save_is_rounded(float value, sara_dtype dtype)
 {
     uint16_t half;
     if (dtype != SARA_F16 && dtype != SARA_BF16)
@@ -56,15 +56,16 @@ static void count_loss(void *user, const sara_param *param, uint32_t position, f
     (void)position;
     if (memcmp(&original, &current, sizeof(original)) == 0)
         return;
-    float stored = rounded(current, dtype);
+    float stored = save_is_rounded(current, dtype);
     double change = (double)current - original, kept = (double)stored - original;
     sum->changed++;
-    sum->rounded_away += stored == rounded(original, dtype);
+    sum->rounded_away += stored == save_is_rounded(original, dtype);
     sum->change += change * change;
     sum->error += (kept - change) * (kept - change);
 }
 
-static void fill_report(sara_save_report *report, const sara_model *model, const sara_dtype *dtype)
+static void save_fill_report(sara_save_report *report, const sara_model *model,
+                             const sara_dtype *dtype)
 {
     loss sum = {.dtype = dtype};
     if (model->applied)
@@ -267,7 +268,7 @@ static void find_beyond(void *user, const sara_param *param, uint32_t position, 
 }
 
 /* Strengths may take a value beyond what float32 holds. */
-static sara_status check_finite(sara_context *ctx, const sara_model *model)
+static sara_status save_check_finite(sara_context *ctx, const sara_model *model)
 {
     beyond found = {0};
     if (model->applied)
@@ -305,12 +306,12 @@ sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const s
     TRY(check_rounded(ctx, model));
     TRY(check_target(ctx, &target, out, model->path));
     TRY(check_scheduler(ctx, model, target));
-    TRY(check_finite(ctx, model));
+    TRY(save_check_finite(ctx, model));
     const sara_dtype *wanted = given ? &dtype : NULL;
     TRY(sara_text_ends_with(target, FILE_ENDING) ? sara_save_single(ctx, target, model, wanted)
                                                  : save_to_folder(ctx, target, model, wanted));
     if (report)
-        fill_report(report, model, wanted);
+        save_fill_report(report, model, wanted);
 done:
     sara_free(ctx, target);
     return status;

@@ -188,8 +188,8 @@ done:
 
 /* -------------------------------------------------------------------------- from a single file */
 
-static sara_status write_json(sara_context *ctx, const char *folder, const char *name,
-                              const json_t *object)
+static sara_status folder_write_json(sara_context *ctx, const char *folder, const char *name,
+                                     const json_t *object)
 {
     return sara_json_save(ctx, folder, name, object,
                           JSON_INDENT(2) | JSON_SORT_KEYS);
@@ -204,7 +204,7 @@ static sara_status write_index(sara_context *ctx, const char *to, const char *sc
         "text_encoder", "transformers", "CLIPTextModel", "tokenizer", "transformers",
         "CLIPTokenizer", "unet", "diffusers", "UNet2DConditionModel", "vae", "diffusers",
         "AutoencoderKL");
-    sara_status status = write_json(ctx, to, "model_index.json", index);
+    sara_status status = folder_write_json(ctx, to, "model_index.json", index);
     json_decref(index);
     return status;
 }
@@ -214,7 +214,7 @@ static sara_status write_scheduler(sara_context *ctx, const char *to, const sara
     char *folder = NULL;
     sara_status status;
     TRY(sara_path_join(ctx, &folder, to, "scheduler"));
-    TRY(write_json(ctx, folder, "scheduler_config.json", model->scheduler_json));
+    TRY(folder_write_json(ctx, folder, "scheduler_config.json", model->scheduler_json));
 done:
     sara_free(ctx, folder);
     return status;
@@ -233,7 +233,7 @@ static sara_status write_part_config(sara_context *ctx, const char *to, const sa
         TRY(sara_path_join(ctx, &path, folder, "config.json"));
         TRY(sara_file_copy(ctx, component.source, path));
     } else {
-        TRY(write_json(ctx, folder, "config.json", component.config));
+        TRY(folder_write_json(ctx, folder, "config.json", component.config));
     }
 done:
     sara_component_close(&component);
@@ -269,8 +269,8 @@ static sara_status save_unet_alone(sara_context *ctx, const char *to, const sara
 {
     sara_status status;
     if (model->single)
-        TRY(write_json(ctx, to, "config.json",
-                       sara_single_file_config(model->single, SARA_MODULE_UNET)));
+        TRY(folder_write_json(ctx, to, "config.json",
+                              sara_single_file_config(model->single, SARA_MODULE_UNET)));
     else
         TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
     TRY(save_params(ctx, to, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));

@@ -259,7 +259,7 @@ done:
 
 /* ------------------------------------------------------------------------------------ metadata */
 
-static sara_status add_metadata(single *s, const char *key, const char *value)
+static sara_status add_single_metadata(single *s, const char *key, const char *value)
 {
     sara_status status;
     for (size_t i = 0; i < s->metadata_count; i++)
@@ -282,7 +282,7 @@ static sara_status add_config(single *s, const char *key, const json_t *config)
     *slot = sara_json_dump(config, JSON_COMPACT | JSON_SORT_KEYS);
     if (!*slot)
         return sara_fail(s->ctx, SARA_ERROR_MEMORY, "out of memory: %s", key);
-    return add_metadata(s, key, *slot);
+    return add_single_metadata(s, key, *slot);
 }
 
 static sara_status add_component_config(single *s, const char *key, sara_module module)
@@ -314,19 +314,19 @@ static sara_status add_own_metadata(single *s)
     sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++)
         if (!is_hash(own[i].key))
-            TRY(add_metadata(s, own[i].key, own[i].value));
+            TRY(add_single_metadata(s, own[i].key, own[i].value));
 done:
     return status;
 }
 
 /* What the model was loaded as, whatever the source said. */
-static sara_status add_kind(single *s)
+static sara_status add_single_kind(single *s)
 {
     bool v = s->model->scheduler.prediction_type == SARA_PREDICT_V;
     sara_status status;
-    TRY(add_metadata(s, "modelspec.architecture", sara_model_architecture(s->model, v)));
+    TRY(add_single_metadata(s, "modelspec.architecture", sara_model_architecture(s->model, v)));
     if (sara_model_predicts(s->model))
-        TRY(add_metadata(s, "modelspec.prediction_type", sara_model_predicts(s->model)));
+        TRY(add_single_metadata(s, "modelspec.prediction_type", sara_model_predicts(s->model)));
 done:
     return status;
 }
@@ -334,13 +334,13 @@ done:
 static sara_status make_metadata(single *s)
 {
     sara_status status;
-    TRY(add_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
-    TRY(add_metadata(s, "modelspec.implementation", "sara"));
-    TRY(add_metadata(s, "modelspec.title", "Stable Diffusion"));
+    TRY(add_single_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(add_single_metadata(s, "modelspec.implementation", "sara"));
+    TRY(add_single_metadata(s, "modelspec.title", "Stable Diffusion"));
     if (s->model->single)
         TRY(add_own_metadata(s));
-    TRY(add_kind(s));
-    TRY(add_metadata(s, "format", "pt"));
+    TRY(add_single_kind(s));
+    TRY(add_single_metadata(s, "format", "pt"));
     TRY(add_component_config(s, "sara.config.unet", SARA_MODULE_UNET));
     if (!s->model->unet_only) {
         TRY(add_component_config(s, "sara.config.vae", SARA_MODULE_VAE));

@@ -80,7 +80,7 @@ done:
     return status;
 }
 
-static sara_status choose(sara_model *model, const char *name, const char *reason)
+static sara_status single_choose(sara_model *model, const char *name, const char *reason)
 {
     sara_status status;
     TRY(sara_scheduler_config_predict(model->ctx, &model->scheduler, name));
@@ -93,7 +93,7 @@ done:
 
 static sara_status choose_by_metadata(sara_model *model, const char *name)
 {
-    sara_status status = choose(model, name, "from the file's metadata");
+    sara_status status = single_choose(model, name, "from the file's metadata");
     char *where = NULL;
     if (status != SARA_ERROR_USAGE)
         return status;
@@ -110,26 +110,26 @@ bool sara_model_is_second(const sara_model *model)
            SARA_SD2_CROSS_ATTENTION;
 }
 
-static sara_status choose_prediction(sara_model *model, const sara_model_options *options)
+static sara_status single_choose_prediction(sara_model *model, const sara_model_options *options)
 {
     const char *metadata = sara_single_file_metadata(model->single, "modelspec.prediction_type");
     const char *own = sara_single_file_metadata(model->single, "sara.config.scheduler");
     double mean;
     sara_status status;
     if (options && options->prediction_type)
-        return choose(model, options->prediction_type, "as asked for");
+        return single_choose(model, options->prediction_type, "as asked for");
     if (options && options->model_config)
-        return choose(model, sara_prediction_name(model->scheduler.prediction_type),
-                      "from --model_config");
+        return single_choose(model, sara_prediction_name(model->scheduler.prediction_type),
+                             "from --model_config");
     if (own)
-        return choose(model, sara_prediction_name(model->scheduler.prediction_type),
-                      "from the file's metadata");
+        return single_choose(model, sara_prediction_name(model->scheduler.prediction_type),
+                             "from the file's metadata");
     if (metadata)
         return choose_by_metadata(model, metadata);
     if (!sara_model_is_second(model))
-        return choose(model, "epsilon", "as SD1.x has it");
+        return single_choose(model, "epsilon", "as SD1.x has it");
     TRY(test_forward(&mean, model));
-    TRY(choose(model, mean < -1 ? "v_prediction" : "epsilon", "by a test forward"));
+    TRY(single_choose(model, mean < -1 ? "v_prediction" : "epsilon", "by a test forward"));
 done:
     return status;
 }
@@ -139,7 +139,7 @@ sara_status sara_single_prediction(sara_model *model, const sara_model_options *
     bool derived = !sara_single_file_metadata(model->single, "sara.config.unet") &&
                    !(options && options->model_config);
     sara_status status;
-    TRY(choose_prediction(model, options));
+    TRY(single_choose_prediction(model, options));
     if (derived && sara_model_is_second(model) &&
         model->scheduler.prediction_type == SARA_PREDICT_V) {
         sara_unet_set_sample_size(model->unet, SD2_V_SAMPLE_SIZE);

@@ -76,8 +76,8 @@ done:
     return status;
 }
 
-static sara_status read_values(const loader *l, sara_adapter_entry *entry,
-                               const sara_tensor_info *info)
+static sara_status read_adapter_values(const loader *l, sara_adapter_entry *entry,
+                                       const sara_tensor_info *info)
 {
     sara_status status;
     if (info->dtype != SARA_F32 && info->dtype != SARA_F16 && info->dtype != SARA_BF16)
@@ -94,7 +94,7 @@ done:
     return status;
 }
 
-static sara_status read_entry(const loader *l, sara_adapter_entry *entry, const char *key)
+static sara_status read_adapter_entry(const loader *l, sara_adapter_entry *entry, const char *key)
 {
     sara_status status;
     const sara_tensor_info *positions, *values;
@@ -106,7 +106,7 @@ static sara_status read_entry(const loader *l, sara_adapter_entry *entry, const 
     TRY(find_tensor(l, &values, name, SARA_VALUES_SUFFIX));
     entry->count = (size_t)values->shape.dims[0];
     TRY(read_positions(l, entry, positions));
-    TRY(read_values(l, entry, values));
+    TRY(read_adapter_values(l, entry, values));
     if (l->adapter->count == 1)
         l->adapter->dtype = values->dtype;
     l->adapter->mixed |= values->dtype != l->adapter->dtype;
@@ -116,7 +116,7 @@ done:
     return status;
 }
 
-static int compare_entries(const void *a, const void *b)
+static int compare_loaded_entries(const void *a, const void *b)
 {
     return strcmp(((const sara_adapter_entry *)a)->name, ((const sara_adapter_entry *)b)->name);
 }
@@ -132,7 +132,7 @@ static sara_status read_entries(const loader *l)
         if (has_suffix(key, SARA_POSITIONS_SUFFIX)) {
             sara_adapter_entry *entry = &adapter->entries[adapter->count++];
             memset(entry, 0, sizeof(*entry));
-            TRY(read_entry(l, entry, key));
+            TRY(read_adapter_entry(l, entry, key));
         } else if (!has_suffix(key, SARA_VALUES_SUFFIX)) {
             return sara_fail(l->ctx, SARA_ERROR_INPUT, "%s: %.200s is neither *.positions nor "
                              "*.values", l->path, key);
@@ -151,7 +151,7 @@ static sara_status read_entries(const loader *l)
         TRY(status);
     }
     if (adapter->count > 1)
-        qsort(adapter->entries, adapter->count, sizeof(*adapter->entries), compare_entries);
+        qsort(adapter->entries, adapter->count, sizeof(*adapter->entries), compare_loaded_entries);
 done:
     return status;
 }

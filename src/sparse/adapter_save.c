@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-static sara_status check_entry(sara_context *ctx, const sara_adapter_entry *entry)
+static sara_status check_saved_entry(sara_context *ctx, const sara_adapter_entry *entry)
 {
     for (size_t i = 1; i < entry->count; i++)
         if (entry->positions[i] <= entry->positions[i - 1])
@@ -47,7 +47,7 @@ static void fill_tensor(const void *user, size_t index, void *data)
 }
 
 /* A finite value may be too large for a 16-bit type. */
-static sara_status check_stored(sara_context *ctx, const saving *s, size_t entry)
+static sara_status check_saved_values(sara_context *ctx, const saving *s, size_t entry)
 {
     const sara_adapter_entry *e = &s->entries[entry];
     for (size_t i = 0; i < e->count; i++) {
@@ -71,8 +71,8 @@ static sara_status describe_entry(sara_context *ctx, sara_arena *arena, sara_ten
     sara_status status;
     char *name = NULL;
     int64_t size = (int64_t)sara_positions_size(entry->positions, entry->count);
-    TRY(check_entry(ctx, entry));
-    TRY(check_stored(ctx, s, index));
+    TRY(check_saved_entry(ctx, entry));
+    TRY(check_saved_values(ctx, s, index));
     out[0] = (sara_tensor_source){NULL, SARA_U8, sara_shape1(size), NULL};
     out[1] = (sara_tensor_source){NULL, s->dtype, sara_shape1((int64_t)entry->count), NULL};
     TRY(sara_format(ctx, &name, "%s" SARA_POSITIONS_SUFFIX, entry->name));
@@ -102,8 +102,8 @@ done:
     return status;
 }
 
-static sara_status save(sara_context *ctx, const char *path, saving *s,
-                        const sara_metadata *metadata, size_t metadata_count)
+static sara_status save_entries(sara_context *ctx, const char *path, saving *s,
+                                const sara_metadata *metadata, size_t metadata_count)
 {
     sara_status status;
     sara_arena arena;
@@ -136,7 +136,7 @@ sara_status sara_adapter_save(sara_context *ctx, const char *path,
                               sara_dtype values_dtype)
 {
     saving s = {.entries = entries, .count = count, .dtype = values_dtype};
-    return save(ctx, path, &s, metadata, metadata_count);
+    return save_entries(ctx, path, &s, metadata, metadata_count);
 }
 
 sara_status sara_optimizer_save_adapter(sara_context *ctx, const char *path,
@@ -157,7 +157,7 @@ sara_status sara_optimizer_save_adapter(sara_context *ctx, const char *path,
         dense[i] = item->param->value.data; /* read where there are no masters: float32 */
     }
     saving s = {.entries = entries, .dense = dense, .count = count, .dtype = values_dtype};
-    TRY(save(ctx, path, &s, metadata, metadata_count));
+    TRY(save_entries(ctx, path, &s, metadata, metadata_count));
 done:
     sara_free(ctx, dense);
     sara_free(ctx, entries);

@@ -33,7 +33,7 @@ static void cover_free(sara_context *ctx, sara_cover *cover)
 static void forget_all(sara_applied *applied)
 {
     for (size_t i = 0; i < applied->count; i++)
-        sara_layer_free(&applied->layers[i]);
+        sara_applied_layer_free(&applied->layers[i]);
     applied->count = 0;
     for (size_t i = 0; applied->covers && i < applied->params->count; i++)
         cover_free(applied->ctx, &applied->covers[i]);
@@ -53,7 +53,7 @@ void sara_applied_free(sara_applied *applied)
 
 /* ------------------------------------------------------------------------------------- covers */
 
-static size_t count_union(const sara_cover *cover, const sara_layer_entry *entry)
+static size_t count_union(const sara_cover *cover, const sara_applied_entry *entry)
 {
     size_t count = 0, a = 0, b = 0;
     while (a < cover->count || b < entry->count) {
@@ -70,7 +70,7 @@ static size_t count_union(const sara_cover *cover, const sara_layer_entry *entry
 
 /* The cover with an entry's positions added, whose originals are the parameter's present values. */
 static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_cover *cover,
-                                const sara_layer_entry *entry, const sara_param *param)
+                                const sara_applied_entry *entry, const sara_param *param)
 {
     sara_status status;
     size_t a = 0, b = 0;
@@ -96,18 +96,18 @@ static size_t collect_cursors(sara_applied *applied, size_t param)
 {
     size_t used = 0;
     for (size_t i = 0; i < applied->count; i++) {
-        const sara_layer *layer = &applied->layers[i];
+        const sara_applied_layer *layer = &applied->layers[i];
         for (size_t e = 0; e < layer->count && layer->strength != 0; e++)
             if (layer->entries[e].param == param)
                 applied->cursors[used++] =
-                    (sara_layer_cursor){layer->strength, &layer->entries[e], 0};
+                    (sara_applied_cursor){layer->strength, &layer->entries[e], 0};
     }
     return used;
 }
 
 /* original + the sum of the changes, in the layers' order; alone at strength 1 the value itself
  * (*exact), as is the original where nothing changes it. */
-static float combine(sara_layer_cursor *cursors, size_t count, uint32_t position, float original,
+static float combine(sara_applied_cursor *cursors, size_t count, uint32_t position, float original,
                      bool *exact)
 {
     double sum = 0;
@@ -115,7 +115,7 @@ static float combine(sara_layer_cursor *cursors, size_t count, uint32_t position
     int changes = 0;
     bool full = false;
     for (size_t i = 0; i < count; i++) {
-        sara_layer_cursor *cursor = &cursors[i];
+        sara_applied_cursor *cursor = &cursors[i];
         if (cursor->at == cursor->entry->count || cursor->entry->positions[cursor->at] != position)
             continue;
         value = cursor->entry->values[cursor->at++];
@@ -148,10 +148,10 @@ static void write_param(sara_applied *applied, size_t index)
 /* ------------------------------------------------------------------------------- add and remove */
 
 /* Takes the layer over; nothing here can fail. */
-static void install(sara_applied *applied, const sara_layer *layer, sara_cover *covers)
+static void install(sara_applied *applied, const sara_applied_layer *layer, sara_cover *covers)
 {
     size_t number = applied->count, at = applied->count++;
-    for (; at > 0 && sara_layer_compare(layer, &applied->layers[at - 1]) < 0; at--)
+    for (; at > 0 && sara_applied_layer_compare(layer, &applied->layers[at - 1]) < 0; at--)
         applied->layers[at] = applied->layers[at - 1];
     applied->layers[at] = *layer;
     applied->layers[at].number = number;
@@ -169,13 +169,13 @@ sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
 {
     sara_status status;
     sara_context *ctx = applied->ctx;
-    sara_layer layer = {0};
+    sara_applied_layer layer = {0};
     sara_cover *covers = NULL;
     if (!isfinite(strength))
         return sara_fail(ctx, SARA_ERROR_USAGE, "adapter strength %g, expected a finite number",
                          strength);
     TRY(sara_adapter_check(ctx, adapter, applied->params, &applied->base, force));
-    TRY(sara_layer_new(applied, &layer, adapter, strength));
+    TRY(sara_applied_layer_new(applied, &layer, adapter, strength));
     TRY(sara_alloc_zero(ctx, &covers, layer.count, sizeof(*covers)));
     for (size_t i = 0; i < layer.count; i++) {
         size_t param = layer.entries[i].param;
@@ -192,7 +192,7 @@ done:
     for (size_t i = 0; covers && i < layer.count; i++)
         cover_free(ctx, &covers[i]);
     sara_free(ctx, covers);
-    sara_layer_free(&layer);
+    sara_applied_layer_free(&layer);
     return status;
 }
 
@@ -227,7 +227,7 @@ void sara_applied_truncate(sara_applied *applied, size_t count)
         if (applied->layers[i].number < count)
             applied->layers[kept++] = applied->layers[i];
         else
-            sara_layer_free(&applied->layers[i]);
+            sara_applied_layer_free(&applied->layers[i]);
     applied->count = kept;
     for (size_t p = 0; p < applied->params->count; p++)
         if (applied->covers[p].count > 0)

@@ -29,8 +29,8 @@ static double suffix_factor(const char *suffix)
     return 0;
 }
 
-static sara_status read_number(sara_context *ctx, double *number, const char **rest,
-                               const char *text)
+static sara_status budget_read_number(sara_context *ctx, double *number, const char **rest,
+                                      const char *text)
 {
     char *end;
     size_t length = strspn(text, "0123456789.eE+-");
@@ -62,7 +62,7 @@ sara_status sara_budget_parse(sara_context *ctx, sara_budget *out, const char *t
     const char *suffix = "";
     double number = 0;
     sara_budget result = {SARA_BUDGET_FRACTION, 0};
-    TRY(read_number(ctx, &number, &suffix, text));
+    TRY(budget_read_number(ctx, &number, &suffix, text));
     double factor = suffix_factor(suffix);
     if (factor == 0)
         return sara_fail(ctx, SARA_ERROR_USAGE,
@@ -91,7 +91,8 @@ done:
 #define MOST_THREADS 16 /* each counts in bins of its own */
 typedef int64_t bins[BINS];
 
-static void count_block(int64_t *own, const float *values, size_t count, const uint32_t *prefix)
+static void budget_count_block(int64_t *own, const float *values, size_t count,
+                               const uint32_t *prefix)
 {
     for (size_t i = 0; i < count; i++) {
         uint32_t bits = sara_magnitude(values[i]);
@@ -121,7 +122,7 @@ static void count_share(int64_t *own, const sara_params *params, const uint32_t 
 #pragma omp for schedule(static) nowait
         for (size_t at = 0; at < count; at += SARA_PARAM_BLOCK) {
             size_t part = sara_param_part(count, at);
-            count_block(own, block(user, buffer, p, at, part), part, prefix);
+            budget_count_block(own, block(user, buffer, p, at, part), part, prefix);
         }
     }
 }

@@ -39,7 +39,7 @@ static sara_status check_pair(sara_context *ctx, const sara_params *base, const 
     return SARA_OK;
 }
 
-static bool differs(float a, float b)
+static bool difference_differs(float a, float b)
 {
     return memcmp(&a, &b, sizeof(a)) != 0;
 }
@@ -53,7 +53,7 @@ typedef struct measure {
 static void measure_block(measure *out, const float *base, const float *tuned, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (!differs(base[i], tuned[i]))
+        if (!difference_differs(base[i], tuned[i]))
             continue;
         double change = (double)tuned[i] - (double)base[i];
         out->finite &= isfinite(change);
@@ -80,7 +80,7 @@ static sara_status fail_not_finite(sara_context *ctx, const sara_param *base,
                                    const sara_param *tuned)
 {
     size_t i = 0;
-    while (!differs(sara_param_get(base, i), sara_param_get(tuned, i)) ||
+    while (!difference_differs(sara_param_get(base, i), sara_param_get(tuned, i)) ||
            isfinite((double)sara_param_get(tuned, i) - (double)sara_param_get(base, i)))
         i++;
     return sara_fail(ctx, SARA_ERROR_INPUT, "%s: entry %zu is %g in the base and %g in the tuned "
@@ -130,9 +130,9 @@ typedef struct tally {
 } tally;
 
 /* *equal: how many more may be taken at the limit. */
-static bool is_kept(const test *t, float base, float tuned, int64_t *equal)
+static bool difference_is_kept(const test *t, float base, float tuned, int64_t *equal)
 {
-    if (!differs(base, tuned))
+    if (!difference_differs(base, tuned))
         return false;
     if (!t->ranked)
         return fabs((double)tuned - (double)base) > t->tolerance;
@@ -142,12 +142,12 @@ static bool is_kept(const test *t, float base, float tuned, int64_t *equal)
     return magnitude > t->limit;
 }
 
-static void count_block(tally *out, const test *t, const float *base, const float *tuned,
-                        size_t count)
+static void difference_count_block(tally *out, const test *t, const float *base, const float *tuned,
+                                   size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         int64_t one = 1;
-        bool kept = is_kept(t, base[i], tuned[i], &one);
+        bool kept = difference_is_kept(t, base[i], tuned[i], &one);
         out->kept += kept && one == 1;
         out->equal += one == 0;
     }
@@ -160,8 +160,8 @@ static tally count_param(const test *t, const sara_param *base, const sara_param
     tally result = {0, 0, 0, 0};
     for (size_t at = 0, part; at < count; at += part) {
         part = sara_param_part(count, at);
-        count_block(&result, t, sara_param_block(base, a, at, part),
-                    sara_param_block(tuned, b, at, part), part);
+        difference_count_block(&result, t, sara_param_block(base, a, at, part),
+                               sara_param_block(tuned, b, at, part), part);
     }
     return result;
 }
@@ -171,10 +171,10 @@ static void fill_block(sara_adapter_entry *entry, size_t *used, tally *counts, i
                        size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (is_kept(t, base[i], tuned[i], equal)) {
+        if (difference_is_kept(t, base[i], tuned[i], equal)) {
             entry->positions[*used] = (uint32_t)(first + i);
             entry->values[(*used)++] = tuned[i];
-        } else if (differs(base[i], tuned[i])) {
+        } else if (difference_differs(base[i], tuned[i])) {
             double change = (double)tuned[i] - (double)base[i];
             counts->left_out2 += change * change;
         }
@@ -206,8 +206,8 @@ static const float *change_block(const void *user, float *buffer, size_t param, 
     return buffer;
 }
 
-static sara_status resolve(sara_context *ctx, test *out, const pair *p,
-                           const sara_difference_rule *rule)
+static sara_status difference_resolve(sara_context *ctx, test *out, const pair *p,
+                                      const sara_difference_rule *rule)
 {
     int64_t entries = sara_params_entries(p->base);
     *out = (test){.tolerance = rule->tolerance, .ranked = rule->most > 0};
@@ -217,8 +217,8 @@ static sara_status resolve(sara_context *ctx, test *out, const pair *p,
 }
 
 /* Room for what was counted; of those at the limit, the first in the order of names. */
-static sara_status reserve(sara_context *ctx, sara_difference *result, tally *tallies,
-                           const sara_params *base, int64_t most)
+static sara_status difference_reserve(sara_context *ctx, sara_difference *result, tally *tallies,
+                                      const sara_params *base, int64_t most)
 {
     sara_status status = SARA_OK;
     int64_t left = most;
@@ -249,14 +249,14 @@ sara_status sara_difference_new(sara_context *ctx, sara_difference *out, const s
     test t;
     int threads = sara_threads(ctx);
     memset(out, 0, sizeof(*out));
-    TRY(resolve(ctx, &t, &p, rule));
+    TRY(difference_resolve(ctx, &t, &p, rule));
     TRY(sara_alloc(ctx, &tallies, base->count, sizeof(*tallies)));
     TRY(sara_alloc_zero(ctx, &result.entries, base->count, sizeof(*result.entries)));
     result.count = base->count;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < base->count; i++)
         tallies[i] = count_param(&t, &base->items[i], &tuned->items[i]);
-    TRY(reserve(ctx, &result, tallies, base, rule->most));
+    TRY(difference_reserve(ctx, &result, tallies, base, rule->most));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < base->count; i++)
         fill_param(&result.entries[i], &tallies[i], &t, &base->items[i], &tuned->items[i]);

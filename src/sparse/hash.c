@@ -39,7 +39,7 @@ static bool holds(sara_dtype dtype, const float *values, size_t count)
 }
 
 /* Values of a file's dtype are not looked at for that; of others few are until one tells. */
-static void narrow(sixteen *s, sara_dtype stored, const float *values, size_t count)
+static void hash_narrow(sixteen *s, sara_dtype stored, const float *values, size_t count)
 {
     s->f16 = s->f16 && (stored == SARA_F16 || holds(SARA_F16, values, count));
     s->bf16 = s->bf16 && (stored == SARA_BF16 || holds(SARA_BF16, values, count));
@@ -59,7 +59,7 @@ static sara_status add_own_values(sara_sha256 *hash, sixteen *s, const sara_para
     for (size_t at = 0, part; at < count; at += part) {
         part = sara_param_part(count, at);
         const float *values = sara_param_block(param, buffer, at, part);
-        narrow(s, param->stored, values, part);
+        hash_narrow(s, param->stored, values, part);
         TRY(sara_sha256_add(hash, values, part * sizeof(*values)));
     }
 done:
@@ -97,7 +97,7 @@ sara_status sara_values_base(sara_context *ctx, sara_base *out, const sara_param
         TRY(add_head(hash, param));
         if (values) {
             TRY(values(user, buffer, param));
-            narrow(&fits, param->stored, buffer, count);
+            hash_narrow(&fits, param->stored, buffer, count);
             TRY(sara_sha256_add(hash, buffer, count * sizeof(*buffer)));
         } else {
             TRY(add_own_values(hash, &fits, param));

@@ -70,8 +70,9 @@ static sara_status take_line(sara_arena *work, float **out, size_t count)
 }
 
 /* The entries sorted by column: counted, then each put behind those before it. */
-static sara_status sort_entries(sara_arena *work, compact *c, uint32_t cols,
-                                const uint32_t *positions, const float *values, size_t count)
+static sara_status low_rank_sort_entries(sara_arena *work, compact *c, uint32_t cols,
+                                         const uint32_t *positions, const float *values,
+                                         size_t count)
 {
     sara_status status;
     sara_columns *e = &c->entries;
@@ -115,7 +116,7 @@ static sara_status compact_fill(sara_arena *work, compact *c, int64_t rows, int6
     c->transposed = used_rows > used_cols;
     c->entries.m = c->transposed ? used_cols : used_rows;
     c->entries.n = c->transposed ? used_rows : used_cols;
-    TRY(sort_entries(work, c, (uint32_t)cols, positions, values, count));
+    TRY(low_rank_sort_entries(work, c, (uint32_t)cols, positions, values, count));
 done:
     return status;
 }

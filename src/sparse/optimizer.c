@@ -13,7 +13,7 @@ static sara_status check_option(sara_context *ctx, const char *name, double valu
                      value, low, below);
 }
 
-static sara_status check_options(sara_context *ctx, const sara_optimizer_options *options)
+static sara_status optimizer_check_options(sara_context *ctx, const sara_optimizer_options *options)
 {
     sara_status status;
     TRY(check_option(ctx, "adam_beta1", options->beta1, 0, 1));
@@ -77,7 +77,7 @@ sara_status sara_optimizer_new(sara_context *ctx, sara_optimizer **out, sara_par
     sara_status status;
     sara_optimizer *result = NULL;
     *out = NULL;
-    TRY(check_options(ctx, options));
+    TRY(optimizer_check_options(ctx, options));
     TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
     result->ctx = ctx;
     result->options = *options;

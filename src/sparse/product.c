@@ -6,7 +6,7 @@
 #define GRAM_ROWS 16   /* of a Gram matrix, which one thread computes */
 #define ENTRIES   4096 /* of <P, A>, which one thread adds up */
 
-static double dot(const float *a, const float *b, int64_t n)
+static double product_dot(const float *a, const float *b, int64_t n)
 {
     double sum = 0;
     for (int64_t k = 0; k < n; k++)
@@ -16,7 +16,8 @@ static double dot(const float *a, const float *b, int64_t n)
 
 /* The lower triangle [rank][rank] of x^T x, x [length][rank]: each element is summed up in the
  * order of x's rows whatever the number of threads. */
-static void fill_gram(sara_context *ctx, double *gram, const float *x, int64_t length, int64_t rank)
+static void product_fill_gram(sara_context *ctx, double *gram, const float *x, int64_t length,
+                              int64_t rank)
 {
     int threads = sara_threads(ctx);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
@@ -40,7 +41,7 @@ static sara_status square_norm(sara_context *ctx, double *out, const float *up, 
     sara_status status;
     for (int i = 0; i < 2; i++) {
         TRY(sara_alloc_zero(ctx, &gram[i], (size_t)rank, (size_t)rank * sizeof(**gram)));
-        fill_gram(ctx, gram[i], i ? across : up, i ? cols : rows, rank);
+        product_fill_gram(ctx, gram[i], i ? across : up, i ? cols : rows, rank);
     }
     for (int64_t k = 0; k < rank; k++)
         for (int64_t l = 0; l <= k; l++)
@@ -65,8 +66,9 @@ static sara_status inner_product(sara_context *ctx, double *out, const float *up
 #pragma omp parallel for num_threads(threads)
     for (size_t part = 0; part < parts; part++)
         for (size_t i = part * ENTRIES; i < count && i < (part + 1) * ENTRIES; i++)
-            sums[part] += (double)values[i] * dot(up + positions[i] / cols * rank,
-                                                  across + positions[i] % cols * rank, rank);
+            sums[part] +=
+                (double)values[i] * product_dot(up + positions[i] / cols * rank,
+                                                across + positions[i] % cols * rank, rank);
     for (size_t part = 0; part < parts; part++)
         sum += sums[part];
     *out = sum;

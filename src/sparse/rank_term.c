@@ -25,7 +25,7 @@ size_t sara_optimizer_step_bytes(const sara_optimizer *optimizer)
     return most;
 }
 
-static sara_optimizer_item *draw(sara_optimizer *optimizer, uint32_t limit)
+static sara_optimizer_item *rank_term_draw(sara_optimizer *optimizer, uint32_t limit)
 {
     size_t candidates = 0;
     for (size_t i = 0; i < optimizer->count; i++)
@@ -41,7 +41,8 @@ static sara_optimizer_item *draw(sara_optimizer *optimizer, uint32_t limit)
 
 /* A matrix that was named need not be one that would be drawn: who recorded the name may have drawn
  * it before a reselection that left it few entries. */
-static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, const char *name)
+static sara_status rank_term_find(sara_optimizer *optimizer, sara_optimizer_item **out,
+                                  const char *name)
 {
     sara_shape_text text;
     for (size_t i = 0; i < optimizer->count; i++) {
@@ -63,11 +64,11 @@ static sara_status find(sara_optimizer *optimizer, sara_optimizer_item **out, co
 sara_status sara_optimizer_check_rank_name(sara_optimizer *optimizer, const char *name)
 {
     sara_optimizer_item *item;
-    return find(optimizer, &item, name);
+    return rank_term_find(optimizer, &item, name);
 }
 
 /* For whatever matrix the steps may draw, so that only the first of them takes memory. */
-static sara_status reserve(sara_optimizer *optimizer)
+static sara_status rank_term_reserve(sara_optimizer *optimizer)
 {
     sara_status status = SARA_OK;
     if (!optimizer->reserved)
@@ -86,7 +87,7 @@ static sara_status compute(sara_optimizer *optimizer, sara_rank_term *term, uint
     size_t live = sara_item_count_live(item, limit), next = 0;
     uint32_t *positions = NULL;
     float *values = NULL;
-    TRY(reserve(optimizer));
+    TRY(rank_term_reserve(optimizer));
     TRY(sara_arena_alloc(work, &positions, live, sizeof(*positions)));
     TRY(sara_arena_alloc(work, &values, live, sizeof(*values)));
     TRY(sara_arena_alloc(work, &term->gradient, live, sizeof(*term->gradient)));
@@ -112,9 +113,9 @@ sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *ou
     sara_rank_term term = {NULL, NULL, 0};
     if (optimizer->options.lambda_rank > 0) {
         if (!name)
-            term.item = draw(optimizer, limit);
+            term.item = rank_term_draw(optimizer, limit);
         else if (*name)
-            TRY(find(optimizer, &term.item, name));
+            TRY(rank_term_find(optimizer, &term.item, name));
     }
     if (term.item)
         TRY(compute(optimizer, &term, limit));

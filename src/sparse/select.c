@@ -90,7 +90,7 @@ done:
     return status;
 }
 
-static void collect(sara_selected *item, uint32_t limit)
+static void select_collect(sara_selected *item, uint32_t limit)
 {
     size_t count = (size_t)sara_shape_count(&item->param->value.shape), next = 0;
     float buffer[SARA_PARAM_BLOCK];
@@ -115,8 +115,8 @@ static sara_status check_sizes(sara_context *ctx, const sara_params *params)
 }
 
 /* result's items are allocated and zero. */
-static sara_status fill(sara_context *ctx, sara_selection *result, const sara_params *params,
-                        scan *scans)
+static sara_status select_fill(sara_context *ctx, sara_selection *result, const sara_params *params,
+                               scan *scans)
 {
     sara_status status = SARA_OK;
     uint32_t limit = sara_threshold_magnitude(result->threshold);
@@ -134,7 +134,7 @@ static sara_status fill(sara_context *ctx, sara_selection *result, const sara_pa
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < params->count; i++)
-        collect(&result->items[i], limit);
+        select_collect(&result->items[i], limit);
 done:
     return status;
 }
@@ -151,7 +151,7 @@ sara_status sara_select(sara_context *ctx, sara_selection *out, const sara_param
     TRY(sara_alloc(ctx, &scans, params->count, sizeof(*scans)));
     TRY(sara_alloc_zero(ctx, &result.items, params->count, sizeof(*result.items)));
     result.item_count = params->count;
-    TRY(fill(ctx, &result, params, scans));
+    TRY(select_fill(ctx, &result, params, scans));
     *out = result;
     memset(&result, 0, sizeof(result));
 done:

@@ -7,7 +7,7 @@
 
 /* Sum of squares of the scaled gradients of entries below the limit; not finite if any active
  * entry's gradient is not. */
-static double square_sum(const sara_optimizer_item *item, float scale, uint32_t limit)
+static double step_square_sum(const sara_optimizer_item *item, float scale, uint32_t limit)
 {
     double sum = 0;
     for (size_t i = 0; i < item->active_count; i++) {
@@ -27,7 +27,7 @@ static sara_status gradient_norm(sara_optimizer *optimizer, double *norm, double
     TRY(sara_arena_alloc(&optimizer->work, &sums, optimizer->count, sizeof(*sums)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < optimizer->count; i++)
-        sums[i] = square_sum(&optimizer->parts[i].item, (float)scale, limit);
+        sums[i] = step_square_sum(&optimizer->parts[i].item, (float)scale, limit);
     for (size_t i = 0; i < optimizer->count; i++)
         total += sums[i];
     *norm = sqrt(total);
@@ -60,7 +60,7 @@ static sara_adamw adamw_step(const sara_optimizer *optimizer, double learning_ra
 
 /* rank: the low-rank gradient of the active entries or NULL. The parameter gets the masters,
  * rounded to what it stores. Gradients are zero afterwards. */
-static void update(sara_optimizer_item *item, const float *rank, const sara_adamw *a)
+static void step_update(sara_optimizer_item *item, const float *rank, const sara_adamw *a)
 {
     const uint32_t *positions = item->param->positions;
     for (size_t i = 0; i < item->active_count; i++) {
@@ -81,7 +81,7 @@ static void update_all(sara_optimizer *optimizer, const sara_rank_term *term, co
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < optimizer->count; i++) {
         sara_optimizer_item *item = &optimizer->parts[i].item;
-        update(item, item == term->item ? term->gradient : NULL, a);
+        step_update(item, item == term->item ? term->gradient : NULL, a);
     }
     optimizer->steps++;
     optimizer->adam_steps++;

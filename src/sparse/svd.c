@@ -10,7 +10,7 @@ typedef struct svd {
     lapack_int *integers;
 } svd;
 
-static sara_status check_info(sara_context *ctx, lapack_int info, int64_t m, int64_t n)
+static sara_status svd_check_info(sara_context *ctx, lapack_int info, int64_t m, int64_t n)
 {
     if (info == 0)
         return SARA_OK;
@@ -18,7 +18,7 @@ static sara_status check_info(sara_context *ctx, lapack_int info, int64_t m, int
                      (long long)m, (long long)n, (long long)info);
 }
 
-static sara_status decompose(sara_context *ctx, sara_arena *work, svd *d, int64_t m, int64_t n)
+static sara_status svd_decompose(sara_context *ctx, sara_arena *work, svd *d, int64_t m, int64_t n)
 {
     sara_status status;
     lapack_int rows = (lapack_int)n, cols = (lapack_int)m;
@@ -27,21 +27,22 @@ static sara_status decompose(sara_context *ctx, sara_arena *work, svd *d, int64_
     TRY(sara_arena_alloc(work, &d->s, (size_t)m, sizeof(double)));
     TRY(sara_arena_alloc(work, &d->vt, (size_t)m, (size_t)m * sizeof(double)));
     TRY(sara_arena_alloc(work, &d->integers, 8 * (size_t)m, sizeof(*d->integers)));
-    TRY(check_info(ctx,
-                   LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s, d->u,
-                                       rows, d->vt, cols, &wanted, -1, d->integers),
-                   m, n));
+    TRY(svd_check_info(ctx,
+                       LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s,
+                                           d->u, rows, d->vt, cols, &wanted, -1, d->integers),
+                       m, n));
     TRY(sara_arena_alloc(work, &d->work, (size_t)wanted, sizeof(double)));
-    TRY(check_info(ctx,
-                   LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s, d->u,
-                                       rows, d->vt, cols, d->work, (lapack_int)wanted, d->integers),
-                   m, n));
+    TRY(svd_check_info(ctx,
+                       LAPACKE_dgesdd_work(LAPACK_COL_MAJOR, 'S', rows, cols, d->f, rows, d->s,
+                                           d->u, rows, d->vt, cols, d->work, (lapack_int)wanted,
+                                           d->integers),
+                       m, n));
 done:
     return status;
 }
 
 /* x = V U^T over the first `rank` singular values; row [n] is scratch. */
-static void multiply(float *x, const svd *d, int64_t m, int64_t n, int64_t rank, double *row)
+static void svd_multiply(float *x, const svd *d, int64_t m, int64_t n, int64_t rank, double *row)
 {
     for (int64_t i = 0; i < m; i++) {
         memset(row, 0, (size_t)n * sizeof(*row));
@@ -69,12 +70,12 @@ sara_status sara_polar_exact(sara_context *ctx, sara_arena *work, float *x, doub
     TRY(sara_arena_alloc(work, &d.f, (size_t)m, (size_t)n * sizeof(double)));
     for (int64_t i = 0; i < m * n; i++)
         d.f[i] = (double)a[i];
-    TRY(decompose(ctx, work, &d, m, n));
+    TRY(svd_decompose(ctx, work, &d, m, n));
     for (int64_t r = 0; r < m; r++)
         sum += d.s[r];
     while (rank < m && d.s[rank] > d.s[0] * (double)n * DBL_EPSILON)
         rank++;
-    multiply(x, &d, m, n, rank, d.f);
+    svd_multiply(x, &d, m, n, rank, d.f);
     *nuclear = sum;
 done:
     return status;

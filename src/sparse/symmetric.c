@@ -181,7 +181,7 @@ static void square_leaf(sara_block c, int64_t n)
 }
 
 /* R^T R of a lower triangular R, in place: [A^T A + B^T B, .; D^T B, D^T D] */
-static sara_status square(sara_context *ctx, sara_block c, int64_t n, float *spare)
+static sara_status symmetric_square(sara_context *ctx, sara_block c, int64_t n, float *spare)
 {
     sara_status status = SARA_OK;
     int64_t h = upper(n), rest = n - h;
@@ -190,11 +190,11 @@ static sara_status square(sara_context *ctx, sara_block c, int64_t n, float *spa
         square_leaf(c, n);
         return SARA_OK;
     }
-    TRY(square(ctx, a, h, spare));
+    TRY(symmetric_square(ctx, a, h, spare));
     TRY(sara_symmetric_product(ctx, a, transpose(b), b, h, rest, 1, 1));
     TRY(lower_times(ctx, w, transpose(d), b, rest, h, 1));
     copy_rows(ctx, b, w, rest, h);
-    TRY(square(ctx, d, rest, spare));
+    TRY(symmetric_square(ctx, d, rest, spare));
 done:
     return status;
 }
@@ -204,7 +204,7 @@ sara_status sara_symmetric_invert(sara_context *ctx, sara_block c, int64_t n, fl
 {
     sara_status status;
     TRY(factor(ctx, c, n, least, spare));
-    TRY(square(ctx, c, n, spare));
+    TRY(symmetric_square(ctx, c, n, spare));
 done:
     return status;
 }

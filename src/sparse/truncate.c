@@ -21,8 +21,9 @@ typedef struct truncation {
 } truncation;
 
 /* The rows of each column ascend as the positions do. */
-static sara_status sort_entries(sara_context *ctx, truncation *t, int64_t cols,
-                                const uint32_t *positions, const float *values, size_t count)
+static sara_status truncate_sort_entries(sara_context *ctx, truncation *t, int64_t cols,
+                                         const uint32_t *positions, const float *values,
+                                         size_t count)
 {
     sara_status status;
     sara_columns *e = &t->entries;
@@ -60,7 +61,7 @@ static void gram_column(double *gram, int64_t m, const uint32_t *rows, const flo
 }
 
 /* Each element is summed up in the order of the columns whatever the number of threads. */
-static void fill_gram(sara_context *ctx, const truncation *t)
+static void truncate_fill_gram(sara_context *ctx, const truncation *t)
 {
     const sara_columns *e = &t->entries;
     int threads = sara_threads(ctx);
@@ -71,7 +72,7 @@ static void fill_gram(sara_context *ctx, const truncation *t)
                         e->first[j + 1] - e->first[j], low, low + GRAM_ROWS);
 }
 
-static sara_status check_info(sara_context *ctx, lapack_int info, int64_t m)
+static sara_status truncate_check_info(sara_context *ctx, lapack_int info, int64_t m)
 {
     if (info == 0)
         return SARA_OK;
@@ -90,18 +91,19 @@ static sara_status find_eigenvectors(sara_context *ctx, const truncation *t, dou
     lapack_int *support = NULL, *integers = NULL;
     TRY(sara_alloc(ctx, &eigenvalues, (size_t)m, sizeof(*eigenvalues)));
     TRY(sara_alloc(ctx, &support, 2 * (size_t)m, sizeof(*support)));
-    TRY(check_info(ctx,
-                   LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'U', m, t->gram, m, 0, 0,
-                                       m - rank + 1, m, 0, &found, eigenvalues, z, m, support,
-                                       &wanted, -1, &wanted_integers, -1),
-                   m));
+    TRY(truncate_check_info(ctx,
+                            LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'U', m, t->gram, m, 0,
+                                                0, m - rank + 1, m, 0, &found, eigenvalues, z, m,
+                                                support, &wanted, -1, &wanted_integers, -1),
+                            m));
     TRY(sara_alloc(ctx, &work, (size_t)wanted, sizeof(*work)));
     TRY(sara_alloc(ctx, &integers, (size_t)wanted_integers, sizeof(*integers)));
-    TRY(check_info(ctx,
-                   LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'U', m, t->gram, m, 0, 0,
-                                       m - rank + 1, m, 0, &found, eigenvalues, z, m, support, work,
-                                       (lapack_int)wanted, integers, wanted_integers),
-                   m));
+    TRY(truncate_check_info(ctx,
+                            LAPACKE_dsyevr_work(LAPACK_COL_MAJOR, 'V', 'I', 'U', m, t->gram, m, 0,
+                                                0, m - rank + 1, m, 0, &found, eigenvalues, z, m,
+                                                support, work, (lapack_int)wanted, integers,
+                                                wanted_integers),
+                            m));
 done:
     sara_free(ctx, eigenvalues);
     sara_free(ctx, support);
@@ -203,11 +205,11 @@ sara_status sara_truncated_svd(sara_context *ctx, float *up, float *down, double
         (count > 0 && positions[count - 1] >= rows * cols))
         return sara_fail(ctx, SARA_ERROR_USAGE, "rank %lld of a [%lld,%lld] matrix",
                          (long long)rank, (long long)rows, (long long)cols);
-    TRY(sort_entries(ctx, &t, cols, positions, values, count));
+    TRY(truncate_sort_entries(ctx, &t, cols, positions, values, count));
     TRY(sara_alloc_zero(ctx, &t.gram, (size_t)t.m, (size_t)t.m * sizeof(*t.gram)));
     TRY(sara_alloc(ctx, &t.vectors, (size_t)t.m, (size_t)rank * sizeof(*t.vectors)));
     TRY(sara_alloc(ctx, &t.projections, (size_t)t.n, (size_t)rank * sizeof(*t.projections)));
-    fill_gram(ctx, &t);
+    truncate_fill_gram(ctx, &t);
     TRY(find_vectors(ctx, &t));
     project(ctx, &t);
     TRY(write_factors(ctx, up, down, &t));

@@ -35,7 +35,8 @@ static void gather_part(const sara_tensor_gathering *item, const sara_param *den
             gradient[i] += sara_param_get(dense, positions[i]);
 }
 
-static void gather(sara_context *ctx, const sara_tensor_gathering *item, const sara_param *dense)
+static void tensors_gather(sara_context *ctx, const sara_tensor_gathering *item,
+                           const sara_param *dense)
 {
     size_t parts = item->count / PART + 1;
     int threads = sara_threads(ctx);
@@ -54,7 +55,7 @@ sara_status sara_tensors_gather(sara_context *ctx, const sara_tensor_gathering *
     for (size_t i = 0; i < count; i++)
         TRY(open_tensor(ctx, &dense[i], &items[i].dense, items[i].positions, items[i].count));
     for (size_t i = 0; i < count; i++)
-        gather(ctx, &items[i], &dense[i]);
+        tensors_gather(ctx, &items[i], &dense[i]);
 done:
     sara_free(ctx, dense);
     return status;
@@ -62,24 +63,24 @@ done:
 
 /* ---------------------------------------------------------------------------------------- norm */
 
-static double square(float x)
+static double tensors_square(float x)
 {
     return (double)x * x;
 }
 
 /* Four sums side by side, as one would wait for each addition. */
-static double square_sum(const float *gradient, size_t count)
+static double tensors_square_sum(const float *gradient, size_t count)
 {
     double a = 0, b = 0, c = 0, d = 0;
     size_t i = 0;
     for (; i + 4 <= count; i += 4) {
-        a += square(gradient[i]);
-        b += square(gradient[i + 1]);
-        c += square(gradient[i + 2]);
-        d += square(gradient[i + 3]);
+        a += tensors_square(gradient[i]);
+        b += tensors_square(gradient[i + 1]);
+        c += tensors_square(gradient[i + 2]);
+        d += tensors_square(gradient[i + 3]);
     }
     for (; i < count; i++)
-        a += square(gradient[i]);
+        a += tensors_square(gradient[i]);
     return a + b + c + d;
 }
 
@@ -92,7 +93,7 @@ sara_status sara_tensors_norm(sara_context *ctx, double *norm, const float *cons
     TRY(sara_alloc(ctx, &sums, count, sizeof(*sums)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++)
-        sums[i] = square_sum(gradients[i], counts[i]);
+        sums[i] = tensors_square_sum(gradients[i], counts[i]);
     for (size_t i = 0; i < count; i++)
         total += sums[i];
     *norm = sqrt(total);
@@ -197,7 +198,7 @@ static void follow_block(const mark_weights *weights, const sara_param *param,
     item->marks[at / BLOCK] = mark_of(weights, values, count);
 }
 
-static void load(float *block, const float *from, size_t at, size_t count)
+static void tensors_load(float *block, const float *from, size_t at, size_t count)
 {
     if (from)
         memcpy(block, from + at, count * sizeof(*block));
@@ -219,8 +220,8 @@ static void scatter(sara_param *param, const uint32_t *positions, const float *v
 }
 
 /* Of entries whose gradients are zero where gradient or rank are NULL. */
-static void update(const mark_weights *weights, sara_param *param, const sara_tensor_entries *item,
-                   const sara_adamw *numbers)
+static void tensors_update(const mark_weights *weights, sara_param *param,
+                           const sara_tensor_entries *item, const sara_adamw *numbers)
 {
     const sara_adamw a = *numbers;
     float gradient[BLOCK], rank[BLOCK];
@@ -228,8 +229,8 @@ static void update(const mark_weights *weights, sara_param *param, const sara_te
         size_t count = item->count - at < BLOCK ? item->count - at : BLOCK;
         if (item->marks)
             follow_block(weights, param, item, at, count);
-        load(gradient, item->gradient, at, count);
-        load(rank, item->rank, at, count);
+        tensors_load(gradient, item->gradient, at, count);
+        tensors_load(rank, item->rank, at, count);
         float *values = item->values + at, *m1 = item->moment1 + at, *m2 = item->moment2 + at;
 #pragma omp simd
         for (size_t i = 0; i < count; i++)
@@ -280,7 +281,7 @@ sara_status sara_tensors_adamw(sara_context *ctx, const sara_tensor_entries *ite
     TRY(open_items(ctx, &params, items, count));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < count; i++)
-        update(&weights, &params[i], &items[i], &a);
+        tensors_update(&weights, &params[i], &items[i], &a);
 done:
     sara_free(ctx, params);
     return status;

@@ -226,7 +226,7 @@ done:
     return status;
 }
 
-static void publish(const sara_batches *batches, sara_batch *out)
+static void batches_publish(const sara_batches *batches, sara_batch *out)
 {
     *out = batches->shape;
     out->latents = batches->latents;
@@ -268,7 +268,7 @@ static sara_status get_random(sara_batches *batches, sara_batch *out, int64_t in
         batches->timesteps[i] =
             (int64_t)sara_draw_below((uint64_t)batches->num_train_timesteps, seed,
                                      SARA_DRAW_TIMESTEP, (uint64_t)(index * s->size + i), 0);
-    publish(batches, out);
+    batches_publish(batches, out);
 done:
     return status;
 }
@@ -304,7 +304,7 @@ static sara_status get_images(sara_batches *batches, sara_batch *out, int64_t in
     }
     TRY(sara_dataset_cache_get(batches->cache, batches->latents, batches->states, batches->elements,
                                s->size));
-    publish(batches, out);
+    batches_publish(batches, out);
 done:
     return status;
 }

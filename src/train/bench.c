@@ -73,7 +73,7 @@ static sara_status check_method(const bench *b)
     return SARA_OK;
 }
 
-static sara_status check_options(const bench *b)
+static sara_status bench_check_options(const bench *b)
 {
     const sara_bench_options *o = b->options;
     sara_storage storage;
@@ -131,7 +131,7 @@ done:
     return status;
 }
 
-static sara_status load(bench *b)
+static sara_status bench_load(bench *b)
 {
     const sara_bench_options *o = b->options;
     sara_model_options options = {.unet_only = true,
@@ -193,7 +193,7 @@ static sara_status open_trainer(bench *b)
     t->options.gradient_checkpointing = o->gradient_checkpointing;
     t->options.gradient_checkpointing_levels = o->gradient_checkpointing_levels;
     TRY(sara_trainer_open_device(t));
-    TRY(load(b));
+    TRY(bench_load(b));
     TRY(sara_objective_new(b->ctx, &t->objective, &t->model->scheduler));
     t->flags.size = "batch";
     t->flags.side = "latent";
@@ -280,10 +280,10 @@ static int64_t peak_bytes(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
 }
 
-static sara_status run(bench *b)
+static sara_status bench_run(bench *b)
 {
     sara_status status;
-    TRY(check_options(b));
+    TRY(bench_check_options(b));
     TRY(open_trainer(b));
     TRY(sara_alloc_zero(b->ctx, &b->steps, (size_t)b->options->steps, sizeof(*b->steps)));
     TRY(sara_trace_start(b->ctx));
@@ -304,7 +304,7 @@ sara_status sara_bench(sara_context *ctx, char **report, const sara_bench_option
     bench b = {.ctx = ctx, .options = options, .t = {.ctx = ctx}, .rank_seconds = NAN};
     sara_status status;
     *report = NULL;
-    TRY(run(&b));
+    TRY(bench_run(&b));
     TRY(sara_bench_report(&b, report));
 done:
     sara_free(ctx, b.steps);

@@ -55,7 +55,7 @@ static void sum_up(kinds *all, const bench *b)
 /* --------------------------------------------------------------------------------------- JSON */
 
 /* To a multiple of 1 / parts. */
-static double rounded(double value, double parts)
+static double bench_rounded(double value, double parts)
 {
     return round(value * parts) / parts;
 }
@@ -64,7 +64,7 @@ static json_t *seconds_json(const bench *b)
 {
     json_t *list = json_array();
     for (int i = 0; i < b->options->steps; i++)
-        if (json_array_append_new(list, json_real(rounded(b->steps[i].seconds, 1e3))) != 0) {
+        if (json_array_append_new(list, json_real(bench_rounded(b->steps[i].seconds, 1e3))) != 0) {
             json_decref(list);
             return NULL;
         }
@@ -77,8 +77,9 @@ static json_t *kinds_json(const kinds *all)
     for (size_t i = 0; i < all->count; i++) {
         const kind *k = &all->items[i];
         double rate = k->seconds > 0 ? k->flops / k->seconds / 1e9 : 0;
-        json_t *entry = json_pack("{s:f,s:I,s:f}", "seconds", rounded(k->seconds, 1e6), "calls",
-                                  (json_int_t)k->calls, "gflops_per_second", rounded(rate, 1e2));
+        json_t *entry =
+            json_pack("{s:f,s:I,s:f}", "seconds", bench_rounded(k->seconds, 1e6), "calls",
+                      (json_int_t)k->calls, "gflops_per_second", bench_rounded(rate, 1e2));
         if (json_object_set_new(object, k->name, entry) != 0) {
             json_decref(object);
             return NULL;
@@ -100,7 +101,7 @@ static json_t *memory_json(const bench *b)
 }
 
 /* NULL if memory ran out. */
-static json_t *report_json(bench *b)
+static json_t *bench_report_json(bench *b)
 {
     const sara_bench_options *o = b->options;
     kinds all = {.count = 0};
@@ -116,13 +117,16 @@ static json_t *report_json(bench *b)
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
         b->t.checkpoint_levels > 0, "checkpointing_levels", b->t.checkpoint_levels, "parameters",
         (json_int_t)sara_params_entries(sara_unet_params(b->t.model->unet)), "trainable",
-        (json_int_t)b->t.selected, "seconds", list, "best", rounded(best, 1e3), "load_seconds",
-        rounded(b->load_seconds, 1e3), "flops_per_second", rounded(flops / best, 1e-6),
-        "peak_flops_per_second", rounded(b->peak_flops, 1e-6), "peak_rss_gib",
-        rounded((double)b->peak_bytes / 1073741824.0, 1e3), "planned_gib",
-        rounded((double)b->t.planned_bytes / 1073741824.0, 1e3), "kinds", table, "memory", memory);
+        (json_int_t)b->t.selected, "seconds", list, "best", bench_rounded(best, 1e3),
+        "load_seconds", bench_rounded(b->load_seconds, 1e3), "flops_per_second",
+        bench_rounded(flops / best, 1e-6), "peak_flops_per_second",
+        bench_rounded(b->peak_flops, 1e-6), "peak_rss_gib",
+        bench_rounded((double)b->peak_bytes / 1073741824.0, 1e3), "planned_gib",
+        bench_rounded((double)b->t.planned_bytes / 1073741824.0, 1e3), "kinds", table, "memory",
+        memory);
     if (root && !isnan(b->rank_seconds) &&
-        json_object_set_new(root, "rank_seconds", json_real(rounded(b->rank_seconds, 1e6))) != 0) {
+        json_object_set_new(root, "rank_seconds", json_real(bench_rounded(b->rank_seconds, 1e6))) !=
+            0) {
         json_decref(root);
         root = NULL;
     }
@@ -131,7 +135,7 @@ static json_t *report_json(bench *b)
 
 sara_status sara_bench_report(bench *b, char **out)
 {
-    json_t *root = report_json(b);
+    json_t *root = bench_report_json(b);
     char *text = root ? sara_json_dump(root, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     sara_status status = text ? sara_strdup(b->ctx, out, text)
                               : sara_fail(b->ctx, SARA_ERROR_MEMORY, "out of memory: report");

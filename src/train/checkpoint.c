@@ -108,8 +108,8 @@ done:
 
 /* The folder at path takes the place of the checkpoint, unless that is whole and the same: a run
  * that was resumed from an earlier step comes to it again. */
-static sara_status publish(sara_run *run, const char *partial, int64_t number,
-                           const json_t *manifest)
+static sara_status checkpoint_publish(sara_run *run, const char *partial, int64_t number,
+                                      const json_t *manifest)
 {
     json_t *present = NULL;
     char *path = NULL;
@@ -143,7 +143,7 @@ sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *optimizer,
     TRY(checkpoint_path(run, &partial, number, ".", ".partial"));
     TRY(sara_run_log_sync(run));
     TRY(write_files(run, partial, &manifest, optimizer, state, identity, metadata, metadata_count));
-    TRY(publish(run, partial, number, manifest));
+    TRY(checkpoint_publish(run, partial, number, manifest));
     TRY(prune(run, number, limit));
 done:
     if (status != SARA_OK && partial)

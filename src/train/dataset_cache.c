@@ -129,7 +129,7 @@ static void crop(const sara_dataset_cache *cache, const sara_image *image, int l
 }
 
 /* torchvision's CenterCrop. */
-static int center(int whole, int side)
+static int cache_center(int whole, int side)
 {
     return (int)lrint((whole - side) / 2.0);
 }
@@ -150,7 +150,7 @@ done:
     return status;
 }
 
-static void report(const sara_dataset_cache *cache, size_t done, double started)
+static void cache_report(const sara_dataset_cache *cache, size_t done, double started)
 {
     double seconds = sara_clock() - started;
     double rate = (double)done / (seconds + 1e-9);
@@ -177,8 +177,8 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index)
     TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2,
                    (size_t)cache->size * sizeof(*moments)));
     for (int flip = 0; flip < copies; flip++) {
-        crop(cache, &image, center(image.width, cache->resolution),
-             center(image.height, cache->resolution), flip != 0);
+        crop(cache, &image, cache_center(image.width, cache->resolution),
+             cache_center(image.height, cache->resolution), flip != 0);
         TRY(encode_pixels(cache, moments + flip * 2 * cache->size));
     }
     cache->items[index].moments = moments;
@@ -199,7 +199,7 @@ static sara_status cache_images(sara_dataset_cache *cache)
             return sara_fail(cache->ctx, SARA_INTERRUPTED, "interrupted before the first step");
         TRY(cache_image(cache, i));
         uncached += encodes_anew(cache, i);
-        report(cache, i + 1, started);
+        cache_report(cache, i + 1, started);
     }
     if (uncached)
         sara_log(cache->ctx, SARA_LOG_INFO,

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 
-static sara_status add(trainer *t, const char *key, const char *value)
+static sara_status identity_add(trainer *t, const char *key, const char *value)
 {
     const char *copies[2];
     sara_status status;
@@ -21,14 +21,14 @@ static sara_status add_option(trainer *t, const char *name, const json_t *value)
     char key[96], number[40];
     snprintf(key, sizeof(key), "sara.%s", name);
     if (json_is_string(value))
-        return add(t, key, json_string_value(value));
+        return identity_add(t, key, json_string_value(value));
     if (json_is_boolean(value))
-        return add(t, key, json_is_true(value) ? "true" : "false");
+        return identity_add(t, key, json_is_true(value) ? "true" : "false");
     if (json_is_integer(value))
         snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
     else
         sara_print(number, sizeof(number), "%.17g", json_real_value(value));
-    return add(t, key, number);
+    return identity_add(t, key, number);
 }
 
 static sara_status add_fixed(trainer *t)
@@ -38,28 +38,29 @@ static sara_status add_fixed(trainer *t)
     bool v = t->objective.prediction == SARA_PREDICT_V;
     char number[64];
     sara_status status;
-    TRY(add(t, "sara.format", "1"));
-    TRY(add(t, "sara.target", "unet"));
-    TRY(add(t, "sara.method", "sara"));
-    TRY(add(t, "sara.base_sha256", t->model->base.sha256));
-    TRY(add(t, "sara.base_precision", sara_precision_name(t->model->base.precision)));
+    TRY(identity_add(t, "sara.format", "1"));
+    TRY(identity_add(t, "sara.target", "unet"));
+    TRY(identity_add(t, "sara.method", "sara"));
+    TRY(identity_add(t, "sara.base_sha256", t->model->base.sha256));
+    TRY(identity_add(t, "sara.base_precision", sara_precision_name(t->model->base.precision)));
     snprintf(number, sizeof(number), "%lld", (long long)t->selected);
-    TRY(add(t, "sara.selected", number));
-    TRY(add(t, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(identity_add(t, "sara.selected", number));
+    TRY(identity_add(t, "modelspec.sai_model_spec", "1.0.0"));
     snprintf(number, sizeof(number), "%s/sara", sara_model_architecture(t->model, v));
-    TRY(add(t, "modelspec.architecture", number));
-    TRY(add(t, "modelspec.implementation", "sara"));
-    TRY(add(t, "modelspec.title", "SaRA adapter"));
-    TRY(add(t, "modelspec.prediction_type", sara_prediction_name(t->objective.prediction)));
+    TRY(identity_add(t, "modelspec.architecture", number));
+    TRY(identity_add(t, "modelspec.implementation", "sara"));
+    TRY(identity_add(t, "modelspec.title", "SaRA adapter"));
+    TRY(identity_add(t, "modelspec.prediction_type",
+                     sara_prediction_name(t->objective.prediction)));
     snprintf(number, sizeof(number), "%lldx%lld", (long long)shape->width * factor,
              (long long)shape->height * factor);
-    TRY(add(t, "modelspec.resolution", number));
+    TRY(identity_add(t, "modelspec.resolution", number));
 done:
     return status;
 }
 
 /* JSON has no infinity, the threshold where all is trained, and no NaN, where there is none. */
-static json_t *threshold_json(double threshold)
+static json_t *identity_threshold_json(double threshold)
 {
     if (isnan(threshold))
         return json_null();
@@ -67,12 +68,12 @@ static json_t *threshold_json(double threshold)
 }
 
 /* The options as resolved, not as given: "5.8%" and the threshold it stands for are one run. */
-static sara_status resolve(trainer *t, json_t *object)
+static sara_status identity_resolve(trainer *t, json_t *object)
 {
     const char *prediction = sara_prediction_name(t->objective.prediction);
     const char *weights = sara_storage_name(sara_unet_params(t->model->unet));
     int failed =
-        json_object_set_new(object, "threshold", threshold_json(t->threshold)) |
+        json_object_set_new(object, "threshold", identity_threshold_json(t->threshold)) |
         json_object_set_new(object, "learning_rate", json_real(t->learning_rate)) |
         json_object_set_new(object, "max_train_steps", json_integer(t->steps)) |
         json_object_set_new(object, "progressive_iter", json_integer(t->progressive_iter)) |
@@ -149,7 +150,7 @@ sara_status sara_trainer_identify(trainer *t)
     json_t *value;
     sara_status status;
     TRY(sara_train_options_json(t->ctx, &t->identity, &t->options));
-    TRY(resolve(t, t->identity));
+    TRY(identity_resolve(t, t->identity));
     TRY(sara_arena_alloc(&t->arena, &t->metadata, json_object_size(t->identity) + 16,
                          sizeof(*t->metadata)));
     json_object_foreach(t->identity, key, value) if (!json_is_null(value))

@@ -18,7 +18,7 @@ static double constant(const moment *at)
     return 1.0;
 }
 
-static double linear(const moment *at)
+static double lr_linear(const moment *at)
 {
     return fmax(0.0, 1.0 - at->progress);
 }
@@ -46,7 +46,7 @@ static const struct {
     bool warms_up;
 } schedules[] = {
     {"constant", constant, false},    {"constant_with_warmup", constant, true},
-    {"linear", linear, true},         {"cosine", cosine, true},
+    {"linear", lr_linear, true},      {"cosine", cosine, true},
     {"polynomial", polynomial, true}, {"cosine_with_restarts", cosine_with_restarts, true},
 };
 #define SCHEDULE_COUNT (sizeof(schedules) / sizeof(*schedules))

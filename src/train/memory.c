@@ -59,7 +59,7 @@ done:
     return status;
 }
 
-/* What a parameter is, for restore(). */
+/* What a parameter is, for plan_restore(). */
 typedef struct real {
     sara_dtype dtype;
     size_t selected;
@@ -84,7 +84,7 @@ done:
     return status;
 }
 
-static void restore(const trainer *t, real *was)
+static void plan_restore(const trainer *t, real *was)
 {
     sara_params *params = sara_unet_params(t->model->unet);
     for (size_t i = 0; was && i < params->count; i++) {
@@ -115,7 +115,7 @@ static sara_status activations(const trainer *t, size_t *out, size_t *kept,
     *out = sara_tape_reached(tape);
     *kept = sara_nn_device_kept(device);
 done:
-    restore(t, was);
+    plan_restore(t, was);
     sara_unet_checkpointing(t->model->unet, t->checkpoint_levels);
     sara_tape_free(tape);
     sara_nn_device_close(device);
@@ -138,7 +138,7 @@ done:
 }
 
 /* A validation picture: the U-Net with and without the prompt, then the decoder. */
-static sara_status draw(const trainer *t, sara_tape *tape)
+static sara_status plan_draw(const trainer *t, sara_tape *tape)
 {
     const sara_batch *batch = sara_batches_shape(t->batches);
     const sara_unet_info *info = sara_unet_info_of(t->model->unet);
@@ -170,7 +170,7 @@ static sara_status pictures(const trainer *t, size_t *out)
         return SARA_OK;
     TRY(sara_nn_device_open(t->ctx, &device, "dry"));
     TRY(sara_tape_new(t->ctx, &tape, device));
-    TRY(draw(t, tape));
+    TRY(plan_draw(t, tape));
     *out = sara_tape_reached(tape);
 done:
     sara_tape_free(tape);
@@ -260,7 +260,7 @@ sara_status sara_trainer_check_selection(const trainer *t, const sara_selection 
                      fewer || wide ? " need less" : "");
 }
 
-static void announce(const trainer *t, const sara_memory_plan *p)
+static void plan_announce(const trainer *t, const sara_memory_plan *p)
 {
     sara_bytes_text texts[6];
     size_t most = larger(p->pictures, p->encoder);
@@ -287,7 +287,7 @@ sara_status sara_trainer_plan_memory(trainer *t)
     TRY(sara_memory_make_plan(t, &p, &now));
     t->activations = p.activations;
     t->planned_bytes = p.peak;
-    announce(t, &p);
+    plan_announce(t, &p);
     if (p.peak > sara_memory_limit(t->ctx))
         return sara_memory_refuse(t, &now, p.peak);
 done:

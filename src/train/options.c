@@ -224,7 +224,8 @@ static sara_status set_seed_option(sara_context *ctx, sara_train_options *option
     return SARA_OK;
 }
 
-static sara_status set_switch(sara_context *ctx, bool *field, const option *o, const char *value)
+static sara_status options_set_switch(sara_context *ctx, bool *field, const option *o,
+                                      const char *value)
 {
     bool on = !value || strcmp(value, "true") == 0 || strcmp(value, "1") == 0;
     if (!on && strcmp(value, "false") != 0 && strcmp(value, "0") != 0)
@@ -257,7 +258,7 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
         *(const char **)field = value;
         return SARA_OK;
     case OPTION_SWITCH:
-        return set_switch(ctx, field, o, value);
+        return options_set_switch(ctx, field, o, value);
     case OPTION_PROMPTS:
         return add_prompt(ctx, options, value);
     default:

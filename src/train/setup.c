@@ -232,7 +232,7 @@ done:
     return status;
 }
 
-static void announce(const trainer *t)
+static void setup_announce(const trainer *t)
 {
     const sara_train_options *o = &t->options;
     char which[80];
@@ -292,7 +292,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(check_rank_names(t));
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
-    announce(t);
+    setup_announce(t);
     TRY(sara_trainer_plan_memory(t));
     TRY(sara_trainer_check_space(t));
     TRY(sara_batches_fill(t->batches));

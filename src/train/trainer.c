@@ -99,7 +99,7 @@ static void note_loss(trainer *t, double loss)
     t->losses++;
 }
 
-static void report_progress(const trainer *t, double loss, double lr)
+static void trainer_report_progress(const trainer *t, double loss, double lr)
 {
     int64_t step = sara_optimizer_steps(t->optimizer);
     double rate = (double)(step - t->started_at) / (sara_clock() - t->started + 1e-9);
@@ -145,7 +145,7 @@ static void save_profile(trainer *t)
 }
 
 /* One step with what belongs to it. */
-static sara_status advance(trainer *t)
+static sara_status trainer_advance(trainer *t)
 {
     sara_step_report report = {0};
     double loss, lr, begun = sara_clock();
@@ -156,7 +156,7 @@ static sara_status advance(trainer *t)
     t->state.skipped_in_row = 0;
     note_loss(t, loss);
     TRY(log_step(t, loss, &report, lr, sara_clock() - begun));
-    report_progress(t, loss, lr);
+    trainer_report_progress(t, loss, lr);
     int64_t step = sara_optimizer_steps(t->optimizer);
     if (step % t->options.checkpointing_steps == 0)
         TRY(save_checkpoint(t));
@@ -242,7 +242,7 @@ sara_status sara_train(sara_context *ctx, sara_train_result *result,
             status = stop_saved(&t);
             goto done;
         }
-        status = advance(&t);
+        status = trainer_advance(&t);
         if (status == SARA_INTERRUPTED) /* while drawing; the step itself is done */
             status = stop_saved(&t);
         if (status != SARA_OK)

@@ -21,8 +21,8 @@ static void use_size(sara_generate_options *generate, const sara_model *model,
         generate->width = generate->height = options->resolution;
 }
 
-static sara_status draw(sara_run *run, sara_model *model, const sara_train_options *options,
-                        int64_t step, int index)
+static sara_status validate_draw(sara_run *run, sara_model *model,
+                                 const sara_train_options *options, int64_t step, int index)
 {
     sara_generate_options generate;
     sara_image *images = NULL;
@@ -93,7 +93,7 @@ sara_status sara_run_validate(sara_run *run, sara_model *model,
     TRY(sara_path_join(run->ctx, &folder, run->folder, "samples"));
     TRY(sara_directory_make(run->ctx, folder));
     for (int i = 0; i < options->validation_prompt_count; i++)
-        TRY(draw(run, model, options, step, i));
+        TRY(validate_draw(run, model, options, step, i));
 done:
     sara_free(run->ctx, folder);
     return status;

@@ -20,7 +20,7 @@ static void byte_order(int32_t codes[256])
 }
 
 /* code below 0x800 as UTF-8 */
-static void encode(char out[3], int32_t code)
+static void builtin_encode(char out[3], int32_t code)
 {
     if (code < 0x80) {
         out[0] = (char)code;
@@ -45,7 +45,7 @@ static int add_bytes(json_t *vocab)
     for (int whole = 0; whole < 2; whole++)
         for (int i = 0; i < 256; i++) {
             char text[3];
-            encode(text, codes[i]);
+            builtin_encode(text, codes[i]);
             failed |= add_token(vocab, sara_name_of("%s%s", text, whole ? "</w>" : "").text);
         }
     return failed;
@@ -86,7 +86,7 @@ static json_t *make_special(bool second)
                      second ? "!" : end, "unk_token", end);
 }
 
-static json_t *make_config(bool second)
+static json_t *builtin_make_config(bool second)
 {
     json_t *config = make_special(second);
     json_t *more = json_pack("{s:s,s:i,s:b,s:b,s:s}", "tokenizer_class", "CLIPTokenizer",
@@ -113,7 +113,7 @@ sara_status sara_tokenizer_source_builtin(sara_context *ctx, sara_tokenizer_sour
     TRY(sara_strdup(ctx, &out->merges, sara_clip_merges));
     out->merges_size = sara_clip_merges_size;
     out->json[SARA_FILE_VOCAB] = make_vocab();
-    out->json[SARA_FILE_CONFIG] = make_config(second);
+    out->json[SARA_FILE_CONFIG] = builtin_make_config(second);
     out->json[SARA_FILE_SPECIAL] = make_special(second);
     if (!out->json[SARA_FILE_VOCAB] || !out->json[SARA_FILE_CONFIG] ||
         !out->json[SARA_FILE_SPECIAL])
@@ -126,8 +126,8 @@ done:
 }
 
 /* Takes the object over; NULL: memory ran out when it was made. */
-static sara_status write_json(sara_context *ctx, const char *folder, const char *name,
-                              json_t *object, size_t flags)
+static sara_status builtin_write_json(sara_context *ctx, const char *folder, const char *name,
+                                      json_t *object, size_t flags)
 {
     sara_status status = sara_json_save(ctx, folder, name, object, flags);
     json_decref(object);
@@ -141,11 +141,11 @@ sara_status sara_tokenizer_save_builtin(sara_context *ctx, const char *folder, b
     TRY(sara_directory_make(ctx, folder));
     TRY(sara_path_join(ctx, &merges, folder, "merges.txt"));
     TRY(sara_file_write(ctx, merges, sara_clip_merges, sara_clip_merges_size));
-    TRY(write_json(ctx, folder, "vocab.json", make_vocab(), JSON_COMPACT));
-    TRY(write_json(ctx, folder, "tokenizer_config.json", make_config(second),
-                   JSON_INDENT(2) | JSON_SORT_KEYS));
-    TRY(write_json(ctx, folder, "special_tokens_map.json", make_special(second),
-                   JSON_INDENT(2) | JSON_SORT_KEYS));
+    TRY(builtin_write_json(ctx, folder, "vocab.json", make_vocab(), JSON_COMPACT));
+    TRY(builtin_write_json(ctx, folder, "tokenizer_config.json", builtin_make_config(second),
+                           JSON_INDENT(2) | JSON_SORT_KEYS));
+    TRY(builtin_write_json(ctx, folder, "special_tokens_map.json", make_special(second),
+                           JSON_INDENT(2) | JSON_SORT_KEYS));
 done:
     sara_free(ctx, merges);
     return status;

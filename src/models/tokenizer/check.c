@@ -15,8 +15,8 @@ typedef struct whole_file {
     const char *path;
 } whole_file;
 
-static sara_status refuse(const whole_file *in, const char *item, const json_t *value,
-                          const char *expected)
+static sara_status tokenizer_check_refuse(const whole_file *in, const char *item,
+                                          const json_t *value, const char *expected)
 {
     return sara_tokenizer_refuse(in->ctx, in->path, item, value, expected);
 }
@@ -45,16 +45,17 @@ static sara_status check_model(const whole_file *in)
     const json_t *suffix = json_object_get(in->model, "end_of_word_suffix");
     char item[64];
     if (!json_is_object(in->model))
-        return refuse(in, "model", in->model, "an object");
+        return tokenizer_check_refuse(in, "model", in->model, "an object");
     if (type && !is_text(type, "BPE")) /* old files leave it out */
-        return refuse(in, "model.type", type, "\"BPE\", CLIP's tokenizer");
+        return tokenizer_check_refuse(in, "model.type", type, "\"BPE\", CLIP's tokenizer");
     if (!is_text(suffix, "</w>"))
-        return refuse(in, "model.end_of_word_suffix", suffix, "\"</w>\", CLIP's tokenizer");
+        return tokenizer_check_refuse(in, "model.end_of_word_suffix", suffix,
+                                      "\"</w>\", CLIP's tokenizer");
     for (size_t i = 0; i < sizeof(unsupported) / sizeof(unsupported[0]); i++) {
         const json_t *value = json_object_get(in->model, unsupported[i]);
         snprintf(item, sizeof(item), "model.%s", unsupported[i]);
         if (!is_off(value))
-            return refuse(in, item, value, "none, CLIP's tokenizer");
+            return tokenizer_check_refuse(in, item, value, "none, CLIP's tokenizer");
     }
     return SARA_OK;
 }
@@ -70,7 +71,8 @@ static sara_status check_normalizer(const whole_file *in)
                 is_text(json_object_get(replace, "content"), " ") &&
                 has_type(json_array_get(steps, 2), "Lowercase");
     if (!same)
-        return refuse(in, "normalizer", value, "CLIP's: NFC, white space to one blank, Lowercase");
+        return tokenizer_check_refuse(in, "normalizer", value,
+                                      "CLIP's: NFC, white space to one blank, Lowercase");
     return SARA_OK;
 }
 
@@ -88,7 +90,8 @@ static sara_status check_pre_tokenizer(const whole_file *in)
                 json_is_true(json_object_get(split, "invert")) && has_type(bytes, "ByteLevel") &&
                 is_off(json_object_get(bytes, "add_prefix_space")) &&
                 (!use_regex || json_is_true(use_regex));
-    return same ? SARA_OK : refuse(in, "pre_tokenizer", value, "CLIP's: Split, ByteLevel");
+    return same ? SARA_OK
+                : tokenizer_check_refuse(in, "pre_tokenizer", value, "CLIP's: Split, ByteLevel");
 }
 
 static sara_status check_sides(const whole_file *in)
@@ -98,7 +101,7 @@ static sara_status check_sides(const whole_file *in)
         const json_t *section = json_object_get(in->root, keys[i]);
         const json_t *side = json_object_get(section, "direction");
         if (side && !is_text(side, "Right"))
-            return refuse(in, keys[i], side, "the direction \"Right\"");
+            return tokenizer_check_refuse(in, keys[i], side, "the direction \"Right\"");
     }
     return SARA_OK;
 }

@@ -79,7 +79,7 @@ static bool is_equal(const sara_added_token *a, const sara_added_token *b)
            a->special == b->special && a->normalized_by_file == b->normalized_by_file;
 }
 
-static sara_status append(list_reader *reader, const sara_added_token *token)
+static sara_status list_append(list_reader *reader, const sara_added_token *token)
 {
     sara_token_list *list = reader->list;
     if (list->count == MOST_TOKENS)
@@ -175,7 +175,7 @@ static sara_status append_special(list_reader *reader, const sara_added_token *t
     for (size_t i = reader->indexed; i < reader->list->count; i++)
         if (is_equal(&reader->list->items[i], token))
             return SARA_OK;
-    return append(reader, token);
+    return list_append(reader, token);
 }
 
 static sara_status read_named(list_reader *reader)
@@ -253,7 +253,7 @@ static sara_status append_indexed(list_reader *reader, const json_t *value, int6
     sara_status status;
     TRY(read_token(reader, &token, value, path, item, false));
     token.index = index;
-    TRY(append(reader, &token));
+    TRY(list_append(reader, &token));
 done:
     return status;
 }
@@ -326,7 +326,7 @@ static sara_status read_added(list_reader *reader)
             return sara_fail(reader->source->ctx, SARA_ERROR_INPUT,
                              "%s: a token of %zu bytes, expected 1 to 1024", path, strlen(key));
         token.index = json_integer_value(index);
-        TRY(append(reader, &token));
+        TRY(list_append(reader, &token));
     }
 done:
     return status;

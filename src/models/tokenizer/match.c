@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-static int compare(const void *a, const void *b)
+static int match_compare(const void *a, const void *b)
 {
     const sara_added_token *left = *(const sara_added_token *const *)a;
     const sara_added_token *right = *(const sara_added_token *const *)b;
@@ -30,7 +30,7 @@ sara_status sara_token_set_build(sara_arena *arena, sara_token_set *out,
         if (tokens[i].normalized == normalized && tokens[i].size > 0)
             items[used++] = &tokens[i];
     if (used > 1)
-        qsort(items, used, sizeof(*items), compare);
+        qsort(items, used, sizeof(*items), match_compare);
     /* Where two tokens normalise alike, transformers takes either at random; here the lower id. */
     for (size_t i = 0; i < used; i++)
         if (kept == 0 || !same_match(items[kept - 1], items[i]))
@@ -44,7 +44,8 @@ done:
 }
 
 /* The first of items [low, high), which share `at` bytes, whose byte there is at least `byte`. */
-static size_t lower_bound(const sara_token_set *set, size_t low, size_t high, size_t at, int byte)
+static size_t match_lower_bound(const sara_token_set *set, size_t low, size_t high, size_t at,
+                                int byte)
 {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -65,8 +66,8 @@ static const sara_added_token *longest_at(const sara_token_set *set, const char 
             best = set->items[low++];
         if (at == size)
             break;
-        low = lower_bound(set, low, high, at, (unsigned char)text[at]);
-        high = lower_bound(set, low, high, at, (unsigned char)text[at] + 1);
+        low = match_lower_bound(set, low, high, at, (unsigned char)text[at]);
+        high = match_lower_bound(set, low, high, at, (unsigned char)text[at] + 1);
     }
     return best;
 }
@@ -93,7 +94,7 @@ static bool is_word_at(const char *text, size_t at, size_t size)
     return sara_char_is_word(code);
 }
 
-static size_t skip_space(const char *text, size_t at, size_t size)
+static size_t match_skip_space(const char *text, size_t at, size_t size)
 {
     int32_t code;
     while (at < size && class_at(text, at, size) == SARA_CHAR_SPACE)
@@ -121,7 +122,7 @@ bool sara_token_set_next(const sara_token_set *set, sara_token_match *out, size_
                class_at(text, previous(text, start), size) == SARA_CHAR_SPACE)
             start = previous(text, start);
         if (token->rstrip) /* what is covered beyond stop is white space */
-            stop = skip_space(text, stop > covered ? stop : covered, size);
+            stop = match_skip_space(text, stop > covered ? stop : covered, size);
         if (start >= stop) /* all of it went to the token before */
             continue;
         *out = (sara_token_match){token, start, stop};

@@ -43,7 +43,7 @@ static bool is_digit(char c)
 }
 
 /* The end of the string or number at `at`, else the next byte; *digits: of a whole number. */
-static size_t piece_end(const char *text, size_t at, size_t size, size_t *digits)
+static size_t tokenizer_piece_end(const char *text, size_t at, size_t size, size_t *digits)
 {
     size_t end = at;
     *digits = 0;
@@ -72,7 +72,7 @@ static sara_status config_load(sara_context *ctx, json_t **out, const char *path
     TRY(sara_file_read(ctx, &text, &size, path, LARGEST_FILE));
     TRY(sara_alloc(ctx, &wide, size + size / 8 + 2, 1));
     for (size_t at = 0, end; at < size; at = end) {
-        end = piece_end(text, at, size, &digits);
+        end = tokenizer_piece_end(text, at, size, &digits);
         memcpy(wide + used, text + at, end - at);
         used += end - at;
         if (digits > 18) {
@@ -87,7 +87,7 @@ done:
     return status;
 }
 
-static sara_status load(sara_tokenizer_source *out, int file)
+static sara_status tokenizer_load(sara_tokenizer_source *out, int file)
 {
     sara_context *ctx = out->ctx;
     const char *path = out->paths[file];
@@ -131,7 +131,7 @@ static sara_status check_config(const sara_tokenizer_source *source)
 }
 
 /* Says where vocabulary and merges are. */
-static sara_status choose(sara_tokenizer_source *out)
+static sara_status tokenizer_choose(sara_tokenizer_source *out)
 {
     json_t *whole = out->json[SARA_FILE_WHOLE];
     sara_status status = SARA_OK;
@@ -164,10 +164,10 @@ sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source 
         bool needed = i == SARA_FILE_VOCAB || i == SARA_FILE_MERGES;
         TRY(sara_path_join(ctx, &out->paths[i], folder, names[i]));
         if (needed ? !out->json[SARA_FILE_WHOLE] : sara_path_is_named(out->paths[i]))
-            TRY(load(out, i));
+            TRY(tokenizer_load(out, i));
     }
     TRY(check_config(out));
-    TRY(choose(out));
+    TRY(tokenizer_choose(out));
 done:
     return status;
 }

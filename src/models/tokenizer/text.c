@@ -37,7 +37,7 @@ size_t sara_utf8_decode(int32_t *code, const char *text, size_t size)
     return length;
 }
 
-static sara_status append(sara_text_work *work, int32_t code)
+static sara_status text_append(sara_text_work *work, int32_t code)
 {
     sara_status status = sara_grow(work->ctx, &work->text, &work->text_capacity, work->size + 4, 1);
     if (status != SARA_OK)
@@ -54,7 +54,7 @@ sara_status sara_text_repair(sara_text_work *work, const char *text, size_t size
     work->size = 0;
     for (size_t at = 0; at < size && status == SARA_OK;) {
         at += sara_utf8_decode(&code, text + at, size - at);
-        status = append(work, code);
+        status = text_append(work, code);
     }
     return status;
 }
@@ -102,7 +102,7 @@ done:
     return status;
 }
 
-static sara_status decompose(sara_text_work *work, int32_t code)
+static sara_status text_decompose(sara_text_work *work, int32_t code)
 {
     int boundary = 0;
     sara_status status = sara_grow(work->ctx, &work->codes, &work->codes_capacity,
@@ -131,11 +131,11 @@ static sara_status append_lower(sara_text_work *work, int32_t code, bool *blank)
         return SARA_OK;
     int count = sara_char_lower(lower, space ? ' ' : code);
     for (int i = 0; i < count && status == SARA_OK; i++)
-        status = append(work, lower[i]);
+        status = text_append(work, lower[i]);
     return status;
 }
 
-static sara_status flush(sara_text_work *work, bool *blank)
+static sara_status text_flush(sara_text_work *work, bool *blank)
 {
     sara_status status;
     TRY(compose(work));
@@ -156,13 +156,13 @@ sara_status sara_text_normalize(sara_text_work *work, const char *text, size_t s
     for (size_t at = 0; at < size;) {
         at += sara_utf8_decode(&code, text + at, size - at);
         if (sara_char_is_isolated(code)) {
-            TRY(flush(work, &blank));
+            TRY(text_flush(work, &blank));
             TRY(append_lower(work, code, &blank));
         } else {
-            TRY(decompose(work, code));
+            TRY(text_decompose(work, code));
         }
     }
-    TRY(flush(work, &blank));
+    TRY(text_flush(work, &blank));
 done:
     return status;
 }

@@ -132,8 +132,8 @@ int sara_tokenizer_vocab_size(const sara_tokenizer *tokenizer)
 /* -------------------------------------------------------------------------------------- load */
 
 /* model_max_length, or what older files call it; transformers writes 1e30 for "no limit". */
-static sara_status read_length(sara_tokenizer *tokenizer, const sara_tokenizer_source *source,
-                               int context_length)
+static sara_status read_model_max_length(sara_tokenizer *tokenizer,
+                                         const sara_tokenizer_source *source, int context_length)
 {
     static const char expected[] = "a whole number of at least 2 tokens";
     const json_t *config = source->json[SARA_FILE_CONFIG];
@@ -158,8 +158,8 @@ static sara_status read_length(sara_tokenizer *tokenizer, const sara_tokenizer_s
     return SARA_OK;
 }
 
-static sara_status build(sara_context *ctx, sara_tokenizer **out,
-                         const sara_tokenizer_source *source, int context_length)
+static sara_status tokenizer_build(sara_context *ctx, sara_tokenizer **out,
+                                   const sara_tokenizer_source *source, int context_length)
 {
     sara_token_list list = {0};
     sara_tokenizer *tokenizer = NULL;
@@ -167,7 +167,7 @@ static sara_status build(sara_context *ctx, sara_tokenizer **out,
     TRY(sara_alloc_zero(ctx, &tokenizer, 1, sizeof(*tokenizer)));
     tokenizer->ctx = ctx;
     sara_arena_init(&tokenizer->arena, ctx);
-    TRY(read_length(tokenizer, source, context_length));
+    TRY(read_model_max_length(tokenizer, source, context_length));
     TRY(sara_token_list_read(&list, source));
     TRY(sara_tokenizer_build(tokenizer, &list, source));
     *out = tokenizer;
@@ -185,7 +185,7 @@ sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out, const c
     sara_status status;
     *out = NULL;
     TRY(sara_tokenizer_source_read(ctx, &source, folder));
-    TRY(build(ctx, out, &source, context_length));
+    TRY(tokenizer_build(ctx, out, &source, context_length));
 done:
     sara_tokenizer_source_free(&source);
     return status;
@@ -197,7 +197,7 @@ sara_status sara_tokenizer_load_builtin(sara_context *ctx, sara_tokenizer **out,
     sara_status status;
     *out = NULL;
     TRY(sara_tokenizer_source_builtin(ctx, &source, second));
-    TRY(build(ctx, out, &source, 0));
+    TRY(tokenizer_build(ctx, out, &source, 0));
 done:
     sara_tokenizer_source_free(&source);
     return status;

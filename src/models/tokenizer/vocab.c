@@ -30,7 +30,7 @@ static int32_t id_of(const builder *in, const char *token)
     return id ? (int32_t)json_integer_value(id) : -1;
 }
 
-static int compare(const void *a, const void *b)
+static int vocab_compare(const void *a, const void *b)
 {
     const named_id *left = a, *right = b;
     return (left->id > right->id) - (left->id < right->id);
@@ -39,7 +39,7 @@ static int compare(const void *a, const void *b)
 static void reach(builder *in, int32_t id)
 {
     const named_id key = {.id = id};
-    named_id *found = bsearch(&key, in->ids, in->count, sizeof(*in->ids), compare);
+    named_id *found = bsearch(&key, in->ids, in->count, sizeof(*in->ids), vocab_compare);
     if (found)
         found->reached = true;
 }
@@ -92,7 +92,7 @@ static sara_status number_added(builder *in)
 
 static sara_status sort_ids(builder *in)
 {
-    qsort(in->ids, in->count, sizeof(*in->ids), compare);
+    qsort(in->ids, in->count, sizeof(*in->ids), vocab_compare);
     for (size_t i = 1; i < in->count; i++)
         if (in->ids[i - 1].id == in->ids[i].id)
             return sara_fail(
@@ -117,7 +117,7 @@ void sara_byte_symbol(char out[3], int byte)
     out[length] = '\0';
 }
 
-static sara_status read_bytes(builder *in)
+static sara_status vocab_read_bytes(builder *in)
 {
     const sara_token_list *list = in->list;
     int32_t unknown = list->unknown ? id_of(in, list->unknown) : -1;
@@ -342,7 +342,7 @@ done:
     return status;
 }
 
-static sara_status build(builder *in)
+static sara_status vocab_build(builder *in)
 {
     sara_tokenizer *tokenizer = in->tokenizer;
     const sara_added_token *kept = NULL;
@@ -356,7 +356,7 @@ static sara_status build(builder *in)
     tokenizer->end = added_id(in->list, in->list->end);
     tokenizer->pad = added_id(in->list, in->list->pad);
     TRY(check_post_processor(in));
-    TRY(read_bytes(in));
+    TRY(vocab_read_bytes(in));
     TRY(in->source->merges_list ? read_merges_list(in) : read_merges_text(in));
     TRY(check_reached(in));
     TRY(keep_tokens(in, &kept, &count));
@@ -370,7 +370,7 @@ sara_status sara_tokenizer_build(sara_tokenizer *tokenizer, sara_token_list *lis
                                  const sara_tokenizer_source *source)
 {
     builder in = {.ctx = source->ctx, .tokenizer = tokenizer, .list = list, .source = source};
-    sara_status status = build(&in);
+    sara_status status = vocab_build(&in);
     sara_free(in.ctx, in.ids);
     sara_free(in.ctx, in.scratch);
     return status;

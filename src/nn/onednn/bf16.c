@@ -3,8 +3,8 @@
 #include "nn/weight.h"
 
 /* Activations or gradients as bf16, in *scratch, which belongs to the caller. */
-static sara_status narrow(const sara_kernel_env *env, const uint16_t **out, float **scratch,
-                          const float *x, int64_t count)
+static sara_status narrow_matrix_bf16(const sara_kernel_env *env, const uint16_t **out,
+                                      float **scratch, const float *x, int64_t count)
 {
     sara_status status;
     TRY(sara_scratch(env, scratch, (size_t)(count + 1) / 2));
@@ -28,20 +28,20 @@ static sara_status narrow_weight(const sara_kernel_env *env, const uint16_t **ou
     if (w->dtype == SARA_BF16)
         return SARA_OK;
     TRY(sara_weight_floats(env, &floats, &wide, w, count));
-    TRY(narrow(env, out, scratch, floats, count));
+    TRY(narrow_matrix_bf16(env, out, scratch, floats, count));
 done:
     sara_unscratch(env, wide);
     return status;
 }
 
-static sara_status multiply(const sara_kernel_env *env, float *y, const float *x, int64_t x_count,
-                            const sara_weight_view *w, int64_t w_count, const float *b,
-                            const sara_matmul_shape *product)
+static sara_status multiply_bf16(const sara_kernel_env *env, float *y, const float *x,
+                                 int64_t x_count, const sara_weight_view *w, int64_t w_count,
+                                 const float *b, const sara_matmul_shape *product)
 {
     const uint16_t *narrow_x, *narrow_w;
     float *x_scratch = NULL, *w_scratch = NULL;
     sara_status status;
-    TRY(narrow(env, &narrow_x, &x_scratch, x, x_count));
+    TRY(narrow_matrix_bf16(env, &narrow_x, &x_scratch, x, x_count));
     TRY(narrow_weight(env, &narrow_w, &w_scratch, w, w_count));
     TRY(sara_onednn_matmul_bf16(env, y, narrow_x, narrow_w, b, product));
 done:
@@ -50,20 +50,22 @@ done:
     return status;
 }
 
-static sara_status linear_forward(const sara_kernel_env *env, float *y, const float *x,
-                                  const sara_weight_view *w, const float *b,
-                                  const sara_linear_shape *s)
+static sara_status linear_forward_bf16(const sara_kernel_env *env, float *y, const float *x,
+                                       const sara_weight_view *w, const float *b,
+                                       const sara_linear_shape *s)
 {
     const sara_matmul_shape product = {.m = s->rows, .n = s->out, .k = s->in, .transpose_b = true};
-    return s->rows ? multiply(env, y, x, s->rows * s->in, w, s->in * s->out, b, &product) : SARA_OK;
+    return s->rows ? multiply_bf16(env, y, x, s->rows * s->in, w, s->in * s->out, b, &product)
+                   : SARA_OK;
 }
 
-static sara_status linear_dx(const sara_kernel_env *env, float *dx, const float *dy,
-                             const sara_weight_view *w, const sara_linear_shape *s, bool accumulate)
+static sara_status linear_dx_bf16(const sara_kernel_env *env, float *dx, const float *dy,
+                                  const sara_weight_view *w, const sara_linear_shape *s,
+                                  bool accumulate)
 {
     const sara_matmul_shape product = {
         .m = s->rows, .n = s->in, .k = s->out, .accumulate = accumulate};
-    return s->rows ? multiply(env, dx, dy, s->rows * s->out, w, s->in * s->out, NULL, &product)
+    return s->rows ? multiply_bf16(env, dx, dy, s->rows * s->out, w, s->in * s->out, NULL, &product)
                    : SARA_OK;
 }
 
@@ -76,26 +78,28 @@ static bool is_narrow(const sara_conv_shape *s)
     return s->in < MIN_CHANNELS || s->out < MIN_CHANNELS;
 }
 
-static sara_status conv_forward(const sara_kernel_env *env, float *y, const float *x,
-                                const sara_weight_view *w, const float *b, const sara_conv_shape *s)
+static sara_status conv_forward_bf16(const sara_kernel_env *env, float *y, const float *x,
+                                     const sara_weight_view *w, const float *b,
+                                     const sara_conv_shape *s)
 {
     const uint16_t *narrow_x;
     sara_linear_shape linear;
     float *scratch = NULL;
     sara_status status;
     if (sara_conv_is_linear(&linear, s))
-        return linear_forward(env, y, x, w, b, &linear);
+        return linear_forward_bf16(env, y, x, w, b, &linear);
     if (is_narrow(s))
         return sara_onednn_conv_forward(env, y, x, w, b, s);
-    TRY(narrow(env, &narrow_x, &scratch, x, s->n * s->h * s->w * s->in));
+    TRY(narrow_matrix_bf16(env, &narrow_x, &scratch, x, s->n * s->h * s->w * s->in));
     TRY(sara_onednn_conv_forward_bf16(env, y, narrow_x, w, b, s));
 done:
     sara_unscratch(env, scratch);
     return status;
 }
 
-static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
-                           const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
+static sara_status conv_dx_bf16(const sara_kernel_env *env, float *dx, const float *dy,
+                                const sara_weight_view *w, const sara_conv_shape *s,
+                                bool accumulate)
 {
     const sara_kernels *kernels = env->device->kernels;
     int64_t count = s->n * s->h * s->w * s->in;
@@ -104,13 +108,13 @@ static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *d
     float *scratch = NULL, *fresh = NULL;
     sara_status status;
     if (sara_conv_is_linear(&linear, s))
-        return linear_dx(env, dx, dy, w, &linear, accumulate);
+        return linear_dx_bf16(env, dx, dy, w, &linear, accumulate);
     if (accumulate)
         TRY(sara_scratch(env, &fresh, (size_t)count));
     if (is_narrow(s)) {
         TRY(sara_onednn_conv_dx(env, accumulate ? fresh : dx, dy, w, s));
     } else {
-        TRY(narrow(env, &narrow_dy, &scratch, dy, s->n * s->oh * s->ow * s->out));
+        TRY(narrow_matrix_bf16(env, &narrow_dy, &scratch, dy, s->n * s->oh * s->ow * s->out));
         TRY(sara_onednn_conv_dx_bf16(env, accumulate ? fresh : dx, narrow_dy, w, s));
     }
     if (accumulate)
@@ -130,7 +134,7 @@ static size_t narrow_need(int64_t count, int64_t weights, sara_dtype weight)
     return weight == SARA_F16 ? need + (size_t)weights : need;
 }
 
-static size_t linear_need(const sara_linear_shape *s, sara_dtype weight)
+static size_t linear_need_bf16(const sara_linear_shape *s, sara_dtype weight)
 {
     return narrow_need(s->rows * (s->in > s->out ? s->in : s->out), s->in * s->out, weight);
 }
@@ -143,14 +147,14 @@ static size_t conv_need(const sara_conv_shape *s, int64_t operand, sara_dtype we
            (weight == SARA_F32 ? 0 : (size_t)weights);
 }
 
-static size_t conv_forward_need(const sara_conv_shape *s, sara_dtype weight, int threads)
+static size_t conv_forward_need_bf16(const sara_conv_shape *s, sara_dtype weight, int threads)
 {
     (void)threads;
     return conv_need(s, s->n * s->h * s->w * s->in, weight);
 }
 
-static size_t conv_dx_need(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
-                           int threads)
+static size_t conv_dx_need_bf16(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
+                                int threads)
 {
     (void)threads;
     return conv_need(s, s->n * s->oh * s->ow * s->out, weight) +
@@ -158,7 +162,7 @@ static size_t conv_dx_need(const sara_conv_shape *s, sara_dtype weight, bool acc
 }
 
 /* Channels in whole tiles, or floats in whole vectors. */
-static size_t conv_layout(const sara_conv_shape *s)
+static size_t conv_layout_bf16(const sara_conv_shape *s)
 {
     int64_t unit = is_narrow(s) ? 16 : 32;
     int64_t in = (s->in + unit - 1) / unit * unit, out = (s->out + unit - 1) / unit * unit;
@@ -179,13 +183,13 @@ static size_t conv_primitive(const sara_conv_shape *s, bool backward)
 
 void sara_bf16_register(sara_kernels *table)
 {
-    table->needs.linear = linear_need;
-    table->needs.conv_forward = conv_forward_need;
-    table->needs.conv_dx = conv_dx_need;
-    table->needs.conv_layout = conv_layout;
+    table->needs.linear = linear_need_bf16;
+    table->needs.conv_forward = conv_forward_need_bf16;
+    table->needs.conv_dx = conv_dx_need_bf16;
+    table->needs.conv_layout = conv_layout_bf16;
     table->needs.conv_primitive = conv_primitive;
-    table->linear_forward = linear_forward;
-    table->linear_dx = linear_dx;
-    table->conv_forward = conv_forward;
-    table->conv_dx = conv_dx;
+    table->linear_forward = linear_forward_bf16;
+    table->linear_dx = linear_dx_bf16;
+    table->conv_forward = conv_forward_bf16;
+    table->conv_dx = conv_dx_bf16;
 }

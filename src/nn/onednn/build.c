@@ -1,5 +1,5 @@
 /* Makes the primitives. */
-#include "nn/onednn/op.h"
+#include "nn/onednn/primitive.h"
 
 #define CHECK(call)                                                                                \
     do {                                                                                           \
@@ -8,7 +8,7 @@
             goto done;                                                                             \
     } while (0)
 
-sara_conv_shape sara_op_conv_shape(const sara_op_key *key)
+sara_conv_shape sara_primitive_conv_shape(const sara_primitive_key *key)
 {
     const int64_t *v = key->numbers;
     return (sara_conv_shape){.n = v[0], .h = v[1], .w = v[2], .in = v[3], .oh = v[4], .ow = v[5],
@@ -35,7 +35,7 @@ done:
     return status;
 }
 
-static dnnl_status_t make_memory(sara_op *op, dnnl_engine_t engine, dnnl_primitive_desc_t pd,
+static dnnl_status_t make_memory(sara_primitive *op, dnnl_engine_t engine, dnnl_primitive_desc_t pd,
                                  int slot, int argument)
 {
     sara_desc_ref desc = dnnl_primitive_desc_query_md(pd, dnnl_query_exec_arg_md, argument);
@@ -48,8 +48,8 @@ static dnnl_status_t make_memory(sara_op *op, dnnl_engine_t engine, dnnl_primiti
 }
 
 /* The primitive and the memory of its arguments; -1 in `arguments` means none. */
-static dnnl_status_t make_primitive(sara_op *op, dnnl_engine_t engine, dnnl_primitive_desc_t pd,
-                                    const int arguments[SARA_SLOTS])
+static dnnl_status_t make_primitive(sara_primitive *op, dnnl_engine_t engine,
+                                    dnnl_primitive_desc_t pd, const int arguments[SARA_SLOTS])
 {
     dnnl_status_t status;
     CHECK(dnnl_primitive_create(&op->primitive, pd));
@@ -60,13 +60,14 @@ done:
     return status;
 }
 
-static dnnl_status_t make_reorder(sara_op *op, dnnl_engine_t engine, dnnl_memory_desc_t *plain)
+static dnnl_status_t make_reorder(sara_primitive *op, dnnl_engine_t engine,
+                                  dnnl_memory_desc_t *plain)
 {
     sara_desc_ref chosen, ours = sara_desc_get(plain);
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t status;
-    bool back = op->key.kind == SARA_OP_CONV_DW;
+    bool back = op->key.kind == SARA_PRIMITIVE_CONV_DW;
     CHECK(dnnl_memory_create(&op->plain, ours, engine, DNNL_MEMORY_NONE));
     CHECK(dnnl_memory_get_memory_desc(op->memory[SARA_SLOT_WEIGHTS], &chosen));
     if (dnnl_memory_desc_equal(chosen, ours))
@@ -95,17 +96,17 @@ static dnnl_status_t init_desc(dnnl_memory_desc_t *out, dnnl_data_type_t type, i
 }
 
 /* Of what is multiplied; results are f32. */
-static dnnl_data_type_t operand_type(const sara_op_key *key)
+static dnnl_data_type_t operand_type(const sara_primitive_key *key)
 {
     return key->narrow ? dnnl_bf16 : dnnl_f32;
 }
 
 static dnnl_status_t make_conv_descs(sara_conv_descs *d, dnnl_memory_desc_t *plain,
-                                     const sara_op_key *key)
+                                     const sara_primitive_key *key)
 {
-    const sara_conv_shape shape = sara_op_conv_shape(key), *s = &shape;
+    const sara_conv_shape shape = sara_primitive_conv_shape(key), *s = &shape;
     dnnl_data_type_t operand = operand_type(key);
-    bool is_dx = key->kind == SARA_OP_CONV_DX;
+    bool is_dx = key->kind == SARA_PRIMITIVE_CONV_DX;
     static const int channels_last[] = {0, 2, 3, 1}, row_major[] = {0, 1, 2, 3};
     const dnnl_dims_t src = {s->n, s->in, s->h, s->w}, dst = {s->n, s->out, s->oh, s->ow};
     const dnnl_dims_t weights = {s->out, s->in, s->kh, s->kw}, bias = {s->out};
@@ -122,22 +123,22 @@ done:
 }
 
 static const int conv_arguments[][SARA_SLOTS] = {
-    [SARA_OP_CONV_FORWARD] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST,
-                              DNNL_ARG_SCRATCHPAD},
-    [SARA_OP_CONV_DX] = {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, -1, DNNL_ARG_DIFF_DST,
-                         DNNL_ARG_SCRATCHPAD},
-    [SARA_OP_CONV_DW] = {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, -1, DNNL_ARG_DIFF_DST,
-                         DNNL_ARG_SCRATCHPAD},
+    [SARA_PRIMITIVE_CONV_FORWARD] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST,
+                                     DNNL_ARG_SCRATCHPAD},
+    [SARA_PRIMITIVE_CONV_DX] = {DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, -1, DNNL_ARG_DIFF_DST,
+                                DNNL_ARG_SCRATCHPAD},
+    [SARA_PRIMITIVE_CONV_DW] = {DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, -1, DNNL_ARG_DIFF_DST,
+                                DNNL_ARG_SCRATCHPAD},
 };
 
-static dnnl_status_t build_conv(sara_op *op, dnnl_engine_t engine)
+static dnnl_status_t build_conv(sara_primitive *op, dnnl_engine_t engine)
 {
     static const sara_conv_direction directions[] = {
-        [SARA_OP_CONV_FORWARD] = SARA_CONV_FORWARD,
-        [SARA_OP_CONV_DX] = SARA_CONV_DX,
-        [SARA_OP_CONV_DW] = SARA_CONV_DW,
+        [SARA_PRIMITIVE_CONV_FORWARD] = SARA_CONV_FORWARD,
+        [SARA_PRIMITIVE_CONV_DX] = SARA_CONV_DX,
+        [SARA_PRIMITIVE_CONV_DW] = SARA_CONV_DW,
     };
-    sara_conv_shape shape = sara_op_conv_shape(&op->key);
+    sara_conv_shape shape = sara_primitive_conv_shape(&op->key);
     sara_conv_descs descs;
     dnnl_memory_desc_t plain;
     dnnl_primitive_desc_t pd = NULL;
@@ -174,7 +175,7 @@ static dnnl_status_t init_matrix(dnnl_memory_desc_t *out, dnnl_data_type_t type,
     return sara_desc_init(out, type, 2, dims, &strides);
 }
 
-static dnnl_status_t build_matmul(sara_op *op, dnnl_engine_t engine)
+static dnnl_status_t build_matmul(sara_primitive *op, dnnl_engine_t engine)
 {
     static const int row_major[] = {0, 1}, column_major[] = {1, 0};
     /* m, n, k, transpose_a, transpose_b, accumulate, a_row, y_row */
@@ -206,12 +207,13 @@ done:
     return status;
 }
 
-dnnl_status_t sara_op_build(sara_op *op, dnnl_engine_t engine)
+dnnl_status_t sara_primitive_build(sara_primitive *op, dnnl_engine_t engine)
 {
-    return op->key.kind == SARA_OP_MATMUL ? build_matmul(op, engine) : build_conv(op, engine);
+    return op->key.kind == SARA_PRIMITIVE_MATMUL ? build_matmul(op, engine)
+                                                 : build_conv(op, engine);
 }
 
-void sara_op_free(sara_context *ctx, sara_op *op)
+void sara_primitive_free(sara_context *ctx, sara_primitive *op)
 {
     if (!op)
         return;

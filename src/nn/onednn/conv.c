@@ -8,9 +8,9 @@ bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *s)
            s->pad_bottom == 0 && s->pad_right == 0;
 }
 
-static sara_status conv_forward(const sara_kernel_env *env, float *y, const float *x,
-                                const sara_weight_view *w, const float *b,
-                                const sara_conv_shape *shape)
+static sara_status conv_forward_onednn(const sara_kernel_env *env, float *y, const float *x,
+                                       const sara_weight_view *w, const float *b,
+                                       const sara_conv_shape *shape)
 {
     const sara_kernels *kernels = env->device->kernels;
     sara_linear_shape linear;
@@ -21,9 +21,9 @@ static sara_status conv_forward(const sara_kernel_env *env, float *y, const floa
     return sara_onednn_conv_forward(env, y, x, w, b, shape);
 }
 
-static sara_status conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
-                           const sara_weight_view *w, const sara_conv_shape *shape,
-                           bool accumulate)
+static sara_status conv_dx_onednn(const sara_kernel_env *env, float *dx, const float *dy,
+                                  const sara_weight_view *w, const sara_conv_shape *shape,
+                                  bool accumulate)
 {
     const sara_kernels *kernels = env->device->kernels;
     int64_t count = shape->n * shape->h * shape->w * shape->in;
@@ -44,8 +44,8 @@ done:
     return status;
 }
 
-static sara_status conv_dw(const sara_kernel_env *env, float *dw, const float *dy, const float *x,
-                           const sara_conv_shape *shape)
+static sara_status conv_dw_onednn(const sara_kernel_env *env, float *dw, const float *dy,
+                                  const float *x, const sara_conv_shape *shape)
 {
     const sara_kernels *kernels = env->device->kernels;
     int64_t count = shape->out * shape->in * shape->kh * shape->kw;
@@ -70,14 +70,14 @@ static size_t weight_need(const sara_conv_shape *s, sara_dtype weight)
     return vectors + (weight == SARA_F32 ? 0 : (size_t)(s->out * s->in * s->kh * s->kw));
 }
 
-static size_t conv_forward_need(const sara_conv_shape *s, sara_dtype weight, int threads)
+static size_t conv_forward_need_onednn(const sara_conv_shape *s, sara_dtype weight, int threads)
 {
     return sara_winograd_fits(s) ? sara_winograd_need(s, false, threads) : weight_need(s, weight);
 }
 
 /* The weight also turned around, and the gradient before it is added. */
-static size_t conv_dx_need(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
-                           int threads)
+static size_t conv_dx_need_onednn(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
+                                  int threads)
 {
     if (sara_winograd_fits(s))
         return sara_winograd_need(s, true, threads);
@@ -89,18 +89,18 @@ static size_t conv_dw_need(const sara_conv_shape *s)
     return 2 * weight_need(s, SARA_F32);
 }
 
-static size_t conv_layout(const sara_conv_shape *s)
+static size_t conv_layout_onednn(const sara_conv_shape *s)
 {
     return sara_winograd_fits(s) ? 0 : weight_need(s, SARA_F32) * sizeof(float);
 }
 
 void sara_fast_conv_register(sara_kernels *table)
 {
-    table->needs.conv_forward = conv_forward_need;
-    table->needs.conv_dx = conv_dx_need;
-    table->needs.conv_layout = conv_layout;
+    table->needs.conv_forward = conv_forward_need_onednn;
+    table->needs.conv_dx = conv_dx_need_onednn;
+    table->needs.conv_layout = conv_layout_onednn;
     table->needs.conv_dw = conv_dw_need;
-    table->conv_forward = conv_forward;
-    table->conv_dx = conv_dx;
-    table->conv_dw = conv_dw;
+    table->conv_forward = conv_forward_onednn;
+    table->conv_dx = conv_dx_onednn;
+    table->conv_dw = conv_dw_onednn;
 }

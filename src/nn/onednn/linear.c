@@ -35,9 +35,9 @@ done:
     return status;
 }
 
-static sara_status linear_forward(const sara_kernel_env *env, float *y, const float *x,
-                                  const sara_weight_view *w, const float *b,
-                                  const sara_linear_shape *shape)
+static sara_status linear_forward_onednn(const sara_kernel_env *env, float *y, const float *x,
+                                         const sara_weight_view *w, const float *b,
+                                         const sara_linear_shape *shape)
 {
     const sara_matmul_shape product = {
         .m = shape->rows, .n = shape->out, .k = shape->in, .transpose_b = true};
@@ -68,9 +68,9 @@ done:
     return status;
 }
 
-static sara_status linear_dx(const sara_kernel_env *env, float *dx, const float *dy,
-                             const sara_weight_view *w, const sara_linear_shape *shape,
-                             bool accumulate)
+static sara_status linear_dx_onednn(const sara_kernel_env *env, float *dx, const float *dy,
+                                    const sara_weight_view *w, const sara_linear_shape *shape,
+                                    bool accumulate)
 {
     const sara_matmul_shape product = {
         .m = shape->rows, .n = shape->in, .k = shape->out, .accumulate = accumulate};
@@ -81,24 +81,24 @@ static sara_status linear_dx(const sara_kernel_env *env, float *dx, const float 
     return sara_onednn_matmul(env, dx, dy, w->data, NULL, &product);
 }
 
-static sara_status linear_dw(const sara_kernel_env *env, float *dw, const float *dy, const float *x,
-                             const sara_linear_shape *shape)
+static sara_status linear_dw_onednn(const sara_kernel_env *env, float *dw, const float *dy,
+                                    const float *x, const sara_linear_shape *shape)
 {
     const sara_matmul_shape product = {.m = shape->out, .n = shape->in, .k = shape->rows,
                                        .transpose_a = true, .accumulate = true};
     return shape->rows ? sara_onednn_matmul(env, dw, dy, x, NULL, &product) : SARA_OK;
 }
 
-static size_t linear_need(const sara_linear_shape *s, sara_dtype weight)
+static size_t linear_need_onednn(const sara_linear_shape *s, sara_dtype weight)
 {
     return weight == SARA_F32 ? 0 : (size_t)(block_outputs(s) * s->in);
 }
 
 void sara_fast_linear_register(sara_kernels *table)
 {
-    table->needs.linear = linear_need;
-    table->linear_forward = linear_forward;
-    table->linear_dx = linear_dx;
-    table->linear_dw = linear_dw;
+    table->needs.linear = linear_need_onednn;
+    table->linear_forward = linear_forward_onednn;
+    table->linear_dx = linear_dx_onednn;
+    table->linear_dw = linear_dw_onednn;
     sara_fast_bias_register(table);
 }

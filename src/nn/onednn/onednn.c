@@ -1,4 +1,4 @@
-#include "nn/onednn/op.h"
+#include "nn/onednn/primitive.h"
 
 static const char *const status_names[] = {
     [dnnl_success] = "success",
@@ -7,13 +7,14 @@ static const char *const status_names[] = {
     [dnnl_unimplemented] = "not implemented",
 };
 
-sara_status sara_op_fail(sara_context *ctx, const sara_op_key *key, dnnl_status_t error)
+sara_status sara_primitive_fail(sara_context *ctx, const sara_primitive_key *key,
+                                dnnl_status_t error)
 {
     size_t known = sizeof(status_names) / sizeof(*status_names);
     const char *name = (size_t)error < known && status_names[error] ? status_names[error] : "error";
     sara_status status = error == dnnl_out_of_memory ? SARA_ERROR_MEMORY : SARA_ERROR_DEVICE;
     const int64_t *v = key->numbers;
-    if (key->kind == SARA_OP_MATMUL)
+    if (key->kind == SARA_PRIMITIVE_MATMUL)
         return sara_fail(ctx, status, "linear: oneDNN: %s (%d), m %lld, n %lld, k %lld", name,
                          (int)error, (long long)v[0], (long long)v[1], (long long)v[2]);
     return sara_fail(ctx, status,
@@ -49,11 +50,11 @@ void sara_onednn_free(sara_onednn *state)
     if (!state)
         return;
     for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)
-        for (sara_op *op = state->ops[i], *next; op; op = next) {
+        for (sara_primitive *op = state->ops[i], *next; op; op = next) {
             next = op->next;
-            sara_op_free(state->ctx, op);
+            sara_primitive_free(state->ctx, op);
         }
-    sara_op_weights_free(state);
+    sara_primitive_weights_free(state);
     dnnl_stream_destroy(state->stream);
     dnnl_engine_destroy(state->engine);
     sara_free(state->ctx, state);
@@ -77,7 +78,7 @@ bool sara_onednn_has_amx(void)
 
 /* ------------------------------------------------------------------------------------ caching */
 
-static size_t hash(const sara_op_key *key)
+static size_t hash(const sara_primitive_key *key)
 {
     const unsigned char *bytes = (const unsigned char *)key;
     uint64_t h = 14695981039346656037u; /* FNV-1a */
@@ -88,31 +89,32 @@ static size_t hash(const sara_op_key *key)
 
 static void drop_oldest(sara_onednn *state)
 {
-    sara_op **oldest = NULL;
+    sara_primitive **oldest = NULL;
     for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)
-        for (sara_op **at = &state->ops[i]; *at; at = &(*at)->next)
+        for (sara_primitive **at = &state->ops[i]; *at; at = &(*at)->next)
             if (!oldest || (*at)->used < (*oldest)->used)
                 oldest = at;
     if (!oldest)
         return;
-    sara_op *op = *oldest;
+    sara_primitive *op = *oldest;
     *oldest = op->next;
     state->op_count--;
-    sara_op_free(state->ctx, op);
+    sara_primitive_free(state->ctx, op);
 }
 
-static sara_status build(sara_onednn *state, sara_op *op)
+static sara_status onednn_build(sara_onednn *state, sara_primitive *op)
 {
-    dnnl_status_t made = sara_op_build(op, state->engine);
-    return made == dnnl_success ? SARA_OK : sara_op_fail(state->ctx, &op->key, made);
+    dnnl_status_t made = sara_primitive_build(op, state->engine);
+    return made == dnnl_success ? SARA_OK : sara_primitive_fail(state->ctx, &op->key, made);
 }
 
-sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *key)
+sara_status sara_primitive_get(sara_onednn *state, sara_primitive **out,
+                               const sara_primitive_key *key)
 {
-    sara_op **bucket = &state->ops[hash(key)], *op = NULL;
+    sara_primitive **bucket = &state->ops[hash(key)], *op = NULL;
     sara_status status;
     state->clock++;
-    for (sara_op *at = *bucket; at; at = at->next)
+    for (sara_primitive *at = *bucket; at; at = at->next)
         if (memcmp(&at->key, key, sizeof(*key)) == 0) {
             at->used = state->clock;
             *out = at;
@@ -122,7 +124,7 @@ sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *ke
         drop_oldest(state);
     TRY(sara_alloc_zero(state->ctx, &op, 1, sizeof(*op)));
     op->key = *key;
-    TRY(SARA_TRACED(state->ctx, "primitives", 0, build(state, op)));
+    TRY(SARA_TRACED(state->ctx, "primitives", 0, onednn_build(state, op)));
     op->used = state->clock;
     op->next = *bucket;
     *bucket = op;
@@ -130,14 +132,15 @@ sara_status sara_op_get(sara_onednn *state, sara_op **out, const sara_op_key *ke
     *out = op;
     op = NULL;
 done:
-    sara_op_free(state->ctx, op);
+    sara_primitive_free(state->ctx, op);
     return status;
 }
 
 /* ------------------------------------------------------------------------------------ running */
 
 /* Runs the op on data[slot]; the scratchpad is added here. */
-static sara_status run(const sara_kernel_env *env, sara_op *op, const void *const *data)
+static sara_status onednn_run(const sara_kernel_env *env, sara_primitive *op,
+                              const void *const *data)
 {
     sara_onednn *state = env->device->state;
     dnnl_exec_arg_t arguments[SARA_SLOTS];
@@ -158,7 +161,7 @@ static sara_status run(const sara_kernel_env *env, sara_op *op, const void *cons
     if (done == dnnl_success)
         done = dnnl_stream_wait(state->stream);
     if (done != dnnl_success)
-        status = sara_op_fail(env->ctx, &op->key, done);
+        status = sara_primitive_fail(env->ctx, &op->key, done);
 done:
     sara_unscratch(env, scratch);
     return status;
@@ -172,22 +175,24 @@ static sara_status matmul_plain(const sara_kernel_env *env, float *y, const floa
     dnnl_status_t done =
         dnnl_sgemm('N', 'N', s->m, s->n, s->k, 1.0f, a, s->a_row ? s->a_row : s->k, b, s->n,
                    s->accumulate ? 1.0f : 0.0f, y, s->y_row ? s->y_row : s->n);
-    const sara_op_key key = {SARA_OP_MATMUL, false, false, {s->m, s->n, s->k}};
-    return done == dnnl_success ? SARA_OK : sara_op_fail(env->ctx, &key, done);
+    const sara_primitive_key key = {SARA_PRIMITIVE_MATMUL, false, false, {s->m, s->n, s->k}};
+    return done == dnnl_success ? SARA_OK : sara_primitive_fail(env->ctx, &key, done);
 }
 
 static sara_status matmul_primitive(const sara_kernel_env *env, float *y, const void *a,
                                     const void *b, const float *bias, const sara_matmul_shape *s,
                                     bool narrow)
 {
-    sara_op_key key = {SARA_OP_MATMUL, bias != NULL, narrow,
-                       {s->m, s->n, s->k, s->transpose_a, s->transpose_b, s->accumulate,
-                        s->a_row, s->y_row}};
+    sara_primitive_key key = {
+        SARA_PRIMITIVE_MATMUL,
+        bias != NULL,
+        narrow,
+        {s->m, s->n, s->k, s->transpose_a, s->transpose_b, s->accumulate, s->a_row, s->y_row}};
     const void *data[SARA_SLOTS] = {a, b, bias, y, NULL};
-    sara_op *op;
+    sara_primitive *op;
     sara_status status;
-    TRY(sara_op_get(env->device->state, &op, &key));
-    TRY(run(env, op, data));
+    TRY(sara_primitive_get(env->device->state, &op, &key));
+    TRY(onednn_run(env, op, data));
 done:
     return status;
 }
@@ -207,25 +212,28 @@ sara_status sara_onednn_matmul_bf16(const sara_kernel_env *env, float *y, const 
     return matmul_primitive(env, y, a, b, bias, s, true);
 }
 
-static sara_op_key conv_key(sara_op_kind kind, bool bias, bool narrow, const sara_conv_shape *s)
+static sara_primitive_key conv_key(sara_primitive_kind kind, bool bias, bool narrow,
+                                   const sara_conv_shape *s)
 {
-    return (sara_op_key){kind, bias, narrow,
-                         {s->n, s->h, s->w, s->in, s->oh, s->ow, s->out, s->kh, s->kw, s->stride,
-                          s->pad_top, s->pad_left, s->pad_bottom, s->pad_right}};
+    return (sara_primitive_key){kind,
+                                bias,
+                                narrow,
+                                {s->n, s->h, s->w, s->in, s->oh, s->ow, s->out, s->kh, s->kw,
+                                 s->stride, s->pad_top, s->pad_left, s->pad_bottom, s->pad_right}};
 }
 
 /* Forward and backward data differ in their key and in which way src and dst go. */
-static sara_status conv(const sara_kernel_env *env, const sara_op_key *key, const void *src,
+static sara_status conv(const sara_kernel_env *env, const sara_primitive_key *key, const void *src,
                         const void *dst, const sara_weight_view *w, const float *b)
 {
     const float *ready;
     float *scratch = NULL;
-    sara_op *op;
+    sara_primitive *op;
     sara_status status;
-    TRY(sara_op_get(env->device->state, &op, key));
-    TRY(sara_op_weights(env, op, &ready, &scratch, w));
+    TRY(sara_primitive_get(env->device->state, &op, key));
+    TRY(sara_primitive_weights(env, op, &ready, &scratch, w));
     const void *data[SARA_SLOTS] = {src, ready, b, dst, NULL};
-    TRY(run(env, op, data));
+    TRY(onednn_run(env, op, data));
 done:
     sara_unscratch(env, scratch);
     return status;
@@ -235,7 +243,7 @@ sara_status sara_onednn_conv_forward(const sara_kernel_env *env, float *y, const
                                      const sara_weight_view *w, const float *b,
                                      const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, false, shape);
+    sara_primitive_key key = conv_key(SARA_PRIMITIVE_CONV_FORWARD, b != NULL, false, shape);
     return conv(env, &key, x, y, w, b);
 }
 
@@ -243,14 +251,14 @@ sara_status sara_onednn_conv_forward_bf16(const sara_kernel_env *env, float *y, 
                                           const sara_weight_view *w, const float *b,
                                           const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_FORWARD, b != NULL, true, shape);
+    sara_primitive_key key = conv_key(SARA_PRIMITIVE_CONV_FORWARD, b != NULL, true, shape);
     return conv(env, &key, x, y, w, b);
 }
 
 sara_status sara_onednn_conv_dx_bf16(const sara_kernel_env *env, float *dx, const uint16_t *dy,
                                      const sara_weight_view *w, const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_DX, false, true, shape);
+    sara_primitive_key key = conv_key(SARA_PRIMITIVE_CONV_DX, false, true, shape);
     return conv(env, &key, dx, dy, w, NULL);
 }
 
@@ -299,7 +307,7 @@ done:
 sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
                                 const sara_weight_view *w, const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_DX, false, false, shape);
+    sara_primitive_key key = conv_key(SARA_PRIMITIVE_CONV_DX, false, false, shape);
     if (is_dx_by_forward(shape))
         return dx_by_forward(env, dx, dy, w, shape);
     return conv(env, &key, dx, dy, w, NULL);
@@ -308,17 +316,17 @@ sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const flo
 sara_status sara_onednn_conv_dw(const sara_kernel_env *env, float *dw, const float *dy,
                                 const float *x, const sara_conv_shape *shape)
 {
-    sara_op_key key = conv_key(SARA_OP_CONV_DW, false, false, shape);
+    sara_primitive_key key = conv_key(SARA_PRIMITIVE_CONV_DW, false, false, shape);
     float *scratch = NULL;
-    sara_op *op;
+    sara_primitive *op;
     sara_status status;
-    TRY(sara_op_get(env->device->state, &op, &key));
+    TRY(sara_primitive_get(env->device->state, &op, &key));
     if (op->reorder)
         TRY(sara_scratch(env, &scratch, op->weight_bytes / sizeof(float)));
     const void *data[SARA_SLOTS] = {x, scratch ? scratch : dw, NULL, dy, NULL};
-    TRY(run(env, op, data));
+    TRY(onednn_run(env, op, data));
     if (op->reorder)
-        TRY(sara_op_reorder(env->device->state, op, scratch, dw));
+        TRY(sara_primitive_reorder(env->device->state, op, scratch, dw));
 done:
     sara_unscratch(env, scratch);
     return status;

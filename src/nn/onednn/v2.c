@@ -20,10 +20,10 @@ void sara_desc_clear(dnnl_memory_desc_t *desc)
     (void)desc;
 }
 
-static dnnl_status_t forward_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
-                                const sara_conv_descs *d, const dnnl_dims_t strides,
-                                const dnnl_dims_t before, const dnnl_dims_t after,
-                                const_dnnl_primitive_attr_t attr)
+static dnnl_status_t v2_forward_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
+                                   const sara_conv_descs *d, const dnnl_dims_t strides,
+                                   const dnnl_dims_t before, const dnnl_dims_t after,
+                                   const_dnnl_primitive_attr_t attr)
 {
     dnnl_convolution_desc_t op;
     dnnl_status_t status = dnnl_convolution_forward_desc_init(
@@ -44,8 +44,8 @@ dnnl_status_t sara_conv_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
     dnnl_primitive_desc_t hint = NULL;
     dnnl_status_t status;
     if (direction == SARA_CONV_FORWARD)
-        return forward_pd(out, engine, d, strides, before, after, attr);
-    status = forward_pd(&hint, engine, d, strides, before, after, NULL);
+        return v2_forward_pd(out, engine, d, strides, before, after, attr);
+    status = v2_forward_pd(&hint, engine, d, strides, before, after, NULL);
     if (status == dnnl_success)
         status = direction == SARA_CONV_DX
                      ? dnnl_convolution_backward_data_desc_init(&op, dnnl_convolution_direct,

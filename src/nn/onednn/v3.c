@@ -23,10 +23,10 @@ void sara_desc_clear(dnnl_memory_desc_t *desc)
 
 static const dnnl_dims_t no_dilation = {0, 0};
 
-static dnnl_status_t forward_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
-                                const sara_conv_descs *d, const dnnl_dims_t strides,
-                                const dnnl_dims_t before, const dnnl_dims_t after,
-                                const_dnnl_primitive_attr_t attr)
+static dnnl_status_t v3_forward_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
+                                   const sara_conv_descs *d, const dnnl_dims_t strides,
+                                   const dnnl_dims_t before, const dnnl_dims_t after,
+                                   const_dnnl_primitive_attr_t attr)
 {
     return dnnl_convolution_forward_primitive_desc_create(
         out, engine, dnnl_forward_training, dnnl_convolution_direct, d->forward_src, d->weights,
@@ -43,8 +43,8 @@ dnnl_status_t sara_conv_pd(dnnl_primitive_desc_t *out, dnnl_engine_t engine,
     dnnl_primitive_desc_t hint = NULL;
     dnnl_status_t status;
     if (direction == SARA_CONV_FORWARD)
-        return forward_pd(out, engine, d, strides, before, after, attr);
-    status = forward_pd(&hint, engine, d, strides, before, after, NULL);
+        return v3_forward_pd(out, engine, d, strides, before, after, attr);
+    status = v3_forward_pd(&hint, engine, d, strides, before, after, NULL);
     if (status != dnnl_success)
         return status;
     status = direction == SARA_CONV_DX

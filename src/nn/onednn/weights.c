@@ -1,7 +1,7 @@
 /* Convolution weights in the primitives' layouts. A parameter that is being trained changes with
  * every step, so its copy would serve once: it goes to scratch. A frozen one's is kept while there
  * is room. */
-#include "nn/onednn/op.h"
+#include "nn/onednn/primitive.h"
 #include "nn/weight.h"
 
 /* Entries that so many look-ups did not need make room; a step of a U-Net has some hundreds. */
@@ -12,7 +12,7 @@ static sara_cached_weights **bucket_of(sara_onednn *state, const sara_param *par
     return &state->weights[((uintptr_t)param / sizeof(*param)) % SARA_ONEDNN_BUCKETS];
 }
 
-static void drop(sara_onednn *state, sara_cached_weights **at)
+static void onednn_weights_drop(sara_onednn *state, sara_cached_weights **at)
 {
     sara_cached_weights *entry = *at;
     *at = entry->next;
@@ -22,11 +22,11 @@ static void drop(sara_onednn *state, sara_cached_weights **at)
     sara_free(state->ctx, entry);
 }
 
-void sara_op_weights_free(sara_onednn *state)
+void sara_primitive_weights_free(sara_onednn *state)
 {
     for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)
         while (state->weights[i])
-            drop(state, &state->weights[i]);
+            onednn_weights_drop(state, &state->weights[i]);
 }
 
 static void drop_unused(sara_onednn *state)
@@ -34,7 +34,7 @@ static void drop_unused(sara_onednn *state)
     for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)
         for (sara_cached_weights **at = &state->weights[i]; *at;)
             if (state->clock - (*at)->used > FORGET_AFTER)
-                drop(state, at);
+                onednn_weights_drop(state, at);
             else
                 at = &(*at)->next;
 }
@@ -47,12 +47,13 @@ static bool same_layout(dnnl_memory_t a, dnnl_memory_t b)
 }
 
 /* The entry of the parameter's present values; drops those of its past ones. */
-static sara_cached_weights *find(sara_onednn *state, const sara_op *op, const sara_param *weight)
+static sara_cached_weights *onednn_weights_find(sara_onednn *state, const sara_primitive *op,
+                                                const sara_param *weight)
 {
     for (sara_cached_weights **at = bucket_of(state, weight); *at;) {
         sara_cached_weights *entry = *at;
         if (entry->param == weight && entry->version != weight->version) {
-            drop(state, at);
+            onednn_weights_drop(state, at);
             continue;
         }
         if (entry->param == weight && same_layout(entry->memory, op->memory[SARA_SLOT_WEIGHTS])) {
@@ -64,9 +65,10 @@ static sara_cached_weights *find(sara_onednn *state, const sara_op *op, const sa
     return NULL;
 }
 
-sara_status sara_op_reorder(sara_onednn *state, const sara_op *op, const float *from, float *to)
+sara_status sara_primitive_reorder(sara_onednn *state, const sara_primitive *op, const float *from,
+                                   float *to)
 {
-    bool back = op->key.kind == SARA_OP_CONV_DW;
+    bool back = op->key.kind == SARA_PRIMITIVE_CONV_DW;
     dnnl_memory_t chosen = op->memory[SARA_SLOT_WEIGHTS];
     dnnl_memory_t source = back ? chosen : op->plain, target = back ? op->plain : chosen;
     const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, target}};
@@ -78,14 +80,14 @@ sara_status sara_op_reorder(sara_onednn *state, const sara_op *op, const float *
         status = dnnl_primitive_execute(op->reorder, state->stream, 2, arguments);
     if (status == dnnl_success)
         status = dnnl_stream_wait(state->stream);
-    return sara_trace_end(state->ctx, "weight layout", 0,
-                          status == dnnl_success ? SARA_OK
-                                                 : sara_op_fail(state->ctx, &op->key, status));
+    return sara_trace_end(
+        state->ctx, "weight layout", 0,
+        status == dnnl_success ? SARA_OK : sara_primitive_fail(state->ctx, &op->key, status));
 }
 
 /* w is the weight's, in floats. */
-static sara_status add(sara_onednn *state, const sara_op *op, const float *w,
-                       const sara_param *weight, const float **out)
+static sara_status onednn_weights_add(sara_onednn *state, const sara_primitive *op, const float *w,
+                                      const sara_param *weight, const float **out)
 {
     sara_cached_weights **bucket = bucket_of(state, weight), *entry = NULL;
     sara_desc_ref desc;
@@ -97,8 +99,8 @@ static sara_status add(sara_onednn *state, const sara_op *op, const float *w,
     if (made == dnnl_success)
         made = dnnl_memory_create(&entry->memory, desc, state->engine, DNNL_MEMORY_NONE);
     if (made != dnnl_success)
-        TRY(sara_op_fail(state->ctx, &op->key, made));
-    TRY(sara_op_reorder(state, op, w, entry->data));
+        TRY(sara_primitive_fail(state->ctx, &op->key, made));
+    TRY(sara_primitive_reorder(state, op, w, entry->data));
     entry->param = weight;
     entry->version = weight->version;
     entry->used = state->clock;
@@ -124,28 +126,28 @@ static bool has_room(sara_onednn *state, size_t bytes)
     return state->weight_bytes + bytes <= SARA_ONEDNN_WEIGHT_BYTES;
 }
 
-static sara_status reorder(const sara_kernel_env *env, const sara_op *op, const float **out,
+static sara_status reorder(const sara_kernel_env *env, const sara_primitive *op, const float **out,
                            float **scratch, const float *w, const sara_param *weight)
 {
     sara_onednn *state = env->device->state;
     sara_status status;
     if (weight && weight->want == SARA_GRAD_NONE && has_room(state, op->weight_bytes))
-        return add(state, op, w, weight, out);
+        return onednn_weights_add(state, op, w, weight, out);
     TRY(sara_scratch(env, scratch, (op->weight_bytes + sizeof(float) - 1) / sizeof(float)));
-    TRY(sara_op_reorder(state, op, w, *scratch));
+    TRY(sara_primitive_reorder(state, op, w, *scratch));
     *out = *scratch;
 done:
     return status;
 }
 
-static int64_t entries_of(const sara_op *op)
+static int64_t entries_of(const sara_primitive *op)
 {
-    sara_conv_shape s = sara_op_conv_shape(&op->key);
+    sara_conv_shape s = sara_primitive_conv_shape(&op->key);
     return s.out * s.in * s.kh * s.kw;
 }
 
-sara_status sara_op_weights(const sara_kernel_env *env, const sara_op *op, const float **out,
-                            float **scratch, const sara_weight_view *w)
+sara_status sara_primitive_weights(const sara_kernel_env *env, const sara_primitive *op,
+                                   const float **out, float **scratch, const sara_weight_view *w)
 {
     const sara_param *weight = w->param;
     const sara_cached_weights *entry = NULL;
@@ -154,7 +156,7 @@ sara_status sara_op_weights(const sara_kernel_env *env, const sara_op *op, const
     sara_status status;
     *scratch = NULL;
     if (op->reorder && weight && weight->want == SARA_GRAD_NONE)
-        entry = find(env->device->state, op, weight);
+        entry = onednn_weights_find(env->device->state, op, weight);
     if (entry) {
         *out = entry->data;
         return SARA_OK;

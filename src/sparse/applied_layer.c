@@ -4,8 +4,8 @@
 
 #define SHORT_HASH 12 /* digits shown of a hash */
 
-static sara_status check_entry(sara_context *ctx, const sara_adapter_entry *entry,
-                               const sara_param *param)
+static sara_status layer_check_entry(sara_context *ctx, const sara_adapter_entry *entry,
+                                     const sara_param *param)
 {
     sara_shape_text text;
     int64_t entries = sara_shape_count(&param->value.shape);
@@ -26,7 +26,7 @@ static sara_status check_entry(sara_context *ctx, const sara_adapter_entry *entr
     return SARA_OK;
 }
 
-static sara_status copy_entry(sara_arena *arena, sara_layer_entry *out,
+static sara_status copy_entry(sara_arena *arena, sara_applied_entry *out,
                               const sara_adapter_entry *entry, size_t param)
 {
     sara_status status;
@@ -38,15 +38,15 @@ static sara_status copy_entry(sara_arena *arena, sara_layer_entry *out,
         memcpy(positions, entry->positions, entry->count * sizeof(*positions));
         memcpy(values, entry->values, entry->count * sizeof(*values));
     }
-    *out = (sara_layer_entry){param, positions, values, entry->count};
+    *out = (sara_applied_entry){param, positions, values, entry->count};
 done:
     return status;
 }
 
 /* Of one model in two precisions the weights differ by rounding, and so do the smallest of them:
  * the most common reason why a base is not the one expected. */
-static sara_status check_base(sara_context *ctx, const sara_adapter *adapter,
-                              const sara_base *expected)
+static sara_status layer_check_base(sara_context *ctx, const sara_adapter *adapter,
+                                    const sara_base *expected)
 {
     const char *base = sara_adapter_metadata(adapter, "sara.base_sha256");
     const char *precision = sara_adapter_metadata(adapter, "sara.base_precision");
@@ -79,14 +79,14 @@ sara_status sara_adapter_check(sara_context *ctx, const sara_adapter *adapter,
     sara_status status = SARA_OK;
     const sara_param *before = NULL;
     if (!force)
-        TRY(check_base(ctx, adapter, base));
+        TRY(layer_check_base(ctx, adapter, base));
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
         const sara_param *param = sara_params_find(params, entry->name);
         if (!param)
             return sara_fail(ctx, SARA_ERROR_INPUT, "adapter: %s: the model has no such tensor",
                              entry->name);
-        TRY(check_entry(ctx, entry, param));
+        TRY(layer_check_entry(ctx, entry, param));
         if (before && param <= before)
             return sara_fail(ctx, SARA_ERROR_INPUT,
                              "adapter: %s: entries are not in ascending order of names",
@@ -97,12 +97,12 @@ done:
     return status;
 }
 
-sara_status sara_layer_new(sara_applied *applied, sara_layer *out, const sara_adapter *adapter,
-                           double strength)
+sara_status sara_applied_layer_new(sara_applied *applied, sara_applied_layer *out,
+                                   const sara_adapter *adapter, double strength)
 {
     sara_status status;
     const sara_params *params = applied->params;
-    sara_layer layer = {.strength = strength};
+    sara_applied_layer layer = {.strength = strength};
     sara_arena_init(&layer.arena, applied->ctx);
     TRY(sara_arena_alloc(&layer.arena, &layer.entries, adapter->count, sizeof(*layer.entries)));
     for (size_t i = 0; i < adapter->count; i++) {
@@ -113,17 +113,17 @@ sara_status sara_layer_new(sara_applied *applied, sara_layer *out, const sara_ad
     *out = layer;
     sara_arena_init(&layer.arena, applied->ctx);
 done:
-    sara_layer_free(&layer);
+    sara_applied_layer_free(&layer);
     return status;
 }
 
-void sara_layer_free(sara_layer *layer)
+void sara_applied_layer_free(sara_applied_layer *layer)
 {
     sara_arena_free(&layer->arena);
     memset(layer, 0, sizeof(*layer));
 }
 
-static int compare_entries(const sara_layer_entry *a, const sara_layer_entry *b)
+static int layer_compare_entries(const sara_applied_entry *a, const sara_applied_entry *b)
 {
     if (a->param != b->param)
         return a->param < b->param ? -1 : 1;
@@ -135,7 +135,7 @@ static int compare_entries(const sara_layer_entry *a, const sara_layer_entry *b)
     return order ? order : memcmp(a->values, b->values, a->count * sizeof(*a->values));
 }
 
-int sara_layer_compare(const sara_layer *a, const sara_layer *b)
+int sara_applied_layer_compare(const sara_applied_layer *a, const sara_applied_layer *b)
 {
     if (a->strength != b->strength)
         return a->strength < b->strength ? -1 : 1;
@@ -143,6 +143,6 @@ int sara_layer_compare(const sara_layer *a, const sara_layer *b)
         return a->count < b->count ? -1 : 1;
     int order = 0;
     for (size_t i = 0; i < a->count && order == 0; i++)
-        order = compare_entries(&a->entries[i], &b->entries[i]);
+        order = layer_compare_entries(&a->entries[i], &b->entries[i]);
     return order;
 }
