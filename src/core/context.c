@@ -55,6 +55,7 @@ sara_status sara_context_new(sara_context **out, const sara_context_options *opt
         ctx->memory_limit = options->memory_limit;
     }
     sara_arena_init(&ctx->arena, ctx);
+    ctx->host = (sara_device){.name = "host", .memory = &sara_host_memory, .ctx = ctx};
     omp_set_dynamic(0);
     omp_set_num_threads(ctx->threads);
     return sara_check_addresses(ctx);

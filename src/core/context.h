@@ -17,6 +17,7 @@ struct sara_context {
     uint64_t memory_limit; /* 0: the system's */
     volatile sig_atomic_t interrupted;
     sara_arena arena;
+    sara_device host;
     struct sara_trace *trace; /* NULL: off */
     uint64_t param_sets; /* made so far; where the versions of the next one start */
     char error[SARA_ERROR_SIZE];

@@ -3,8 +3,7 @@
 #ifndef SARA_CORE_H
 #define SARA_CORE_H
 
-#include "sara.h"
-
+#include "core/device.h"
 #include "core/number.h"
 
 #include <string.h>
@@ -166,19 +165,6 @@ uint16_t sara_f32_to_bf16(float f);
  * F32, F16 or BF16. F8_E4M3 is OCP's, without infinities, as in torch.float8_e4m3fn. */
 void sara_convert_to_f32(float *out, const void *in, sara_dtype dtype, size_t count);
 void sara_convert_from_f32(void *out, sara_dtype dtype, const float *in, size_t count);
-
-/* ---------------------------------------------------------------------------------- devices */
-
-/* A place where ops run: the nn layer's table of kernels (struct sara_kernels), opaque here, and
- * what they keep between calls. */
-typedef struct sara_device {
-    const char *name; /* "cpu" */
-    bool dry;         /* no memory and no arithmetic: tapes on it count what a pass needs */
-    const void *kernels;
-    void *state; /* the kernels' caches; freed by close */
-    void (*close)(sara_context *ctx, struct sara_device *device);
-    sara_context *ctx;
-} sara_device;
 
 /* -------------------------------------------------------------------------------- parameters */
 

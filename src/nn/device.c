@@ -85,6 +85,7 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
     }
     cpu->device = (sara_device){.name = kind->name,
                                 .dry = kind->dry,
+                                .memory = kind->dry ? &sara_dry_memory : &sara_host_memory,
                                 .kernels = &cpu->table,
                                 .state = kind->dry ? (void *)kept : (void *)state,
                                 .close = cpu_close,
