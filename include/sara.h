@@ -25,6 +25,10 @@
  * thing and both values. `T **out` means that the caller owns the result; a returned `T *` is
  * borrowed. A context and what was made with it belong to one thread at a time; the one exception
  * is sara_context_interrupt().
+ *
+ * Structs grow at their end, and programs need not be compiled anew: options begin with their size,
+ * which sara_..._options_init() sets (0, as {0} has it: the first version's), and functions that
+ * fill a report are macros that pass its size.
  */
 #ifndef SARA_H
 #define SARA_H
@@ -86,6 +90,7 @@ typedef struct sara_progress {
 typedef void (*sara_progress_fn)(void *user, const sara_progress *progress);
 
 typedef struct sara_context_options {
+    size_t size; /* of this struct; 0: of its first version */
     const sara_allocator *allocator; /* NULL: malloc and free; copied */
     int threads;                     /* 0: OMP_NUM_THREADS or the processors available */
     sara_log_fn log;                 /* NULL: silent */
@@ -93,6 +98,9 @@ typedef struct sara_context_options {
     void *user;                      /* passed to log and progress */
     uint64_t memory_limit; /* bytes that the process may use in all; 0: what the system has free */
 } sara_context_options;
+void sara_context_options_init_sized(sara_context_options *options, size_t size);
+#define sara_context_options_init(options)                                                         \
+    sara_context_options_init_sized((options), sizeof(*(options)))
 
 /* *out is set even on failure unless memory ran out, so that the error can be read and freed. */
 SARA_NODISCARD sara_status sara_context_new(sara_context **out,
@@ -111,6 +119,7 @@ void sara_context_interrupt(sara_context *ctx);
 typedef struct sara_model sara_model;
 
 typedef struct sara_model_options {
+    size_t size; /* of this struct; 0: of its first version */
     /* "fp16": of a folder's parts *.fp16.safetensors, the plain files of parts that have none, as
      * diffusers does; one that no part has is SARA_ERROR_INPUT. NULL: none */
     const char *variant;
@@ -131,6 +140,9 @@ typedef struct sara_model_options {
      * whose weights were rounded cannot be saved. */
     const char *weight_dtype;
 } sara_model_options;
+void sara_model_options_init_sized(sara_model_options *options, size_t size);
+#define sara_model_options_init(options)                                                           \
+    sara_model_options_init_sized((options), sizeof(*(options)))
 
 /* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors:
  * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
@@ -170,8 +182,10 @@ typedef struct sara_model_report {
     char architecture[32];    /* as in modelspec.architecture: "stable-diffusion-v1" */
     char prediction_type[24]; /* "" of a bare unet/ folder, which has no scheduler */
 } sara_model_report;
-SARA_NODISCARD sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
-                                              const sara_model *model);
+SARA_NODISCARD sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *report,
+                                                    size_t report_size, const sara_model *model);
+#define sara_model_inspect(ctx, report, model)                                                     \
+    sara_model_inspect_sized((ctx), (report), sizeof(sara_model_report), (model))
 
 /* What saving lost: norms over the changed entries, in double. */
 typedef struct sara_save_report {
@@ -189,9 +203,11 @@ SARA_NODISCARD sara_status sara_save_check(sara_context *ctx, const char *out, c
  * .safetensors, else as a diffusers folder (every other file of a source folder carried along),
  * which may be there empty. dtype: "fp32", "fp16", "bf16" or NULL for the base's. report may be
  * NULL. */
-SARA_NODISCARD sara_status sara_model_save(sara_context *ctx, sara_save_report *report,
-                                           const sara_model *model, const char *out_dir,
-                                           const char *dtype);
+SARA_NODISCARD sara_status sara_model_save_sized(sara_context *ctx, sara_save_report *report,
+                                                 size_t report_size, const sara_model *model,
+                                                 const char *out, const char *dtype);
+#define sara_model_save(ctx, report, model, out, dtype)                                            \
+    sara_model_save_sized((ctx), (report), sizeof(sara_save_report), (model), (out), (dtype))
 
 /* ---------------------------------------------------------------------------------- adapters */
 
@@ -247,6 +263,7 @@ void sara_adapter_report_free(sara_context *ctx, sara_adapter_report *report);
 /* ---------------------------------------------------------------------- adapters of other tools */
 
 typedef struct sara_extract_options {
+    size_t size; /* of this struct; 0: of its first version */
     double top_fraction; /* keep this share of all entries, those that changed most; 0: not given */
     double tolerance;    /* keep changes of a magnitude above it; negative: not given */
     const char *save_precision; /* of the values: "fp32", "fp16" or "bf16"; NULL: fp32 */
@@ -258,7 +275,9 @@ typedef struct sara_extract_report {
     double left_out;    /* L2 of what the adapter lacks of it / change_norm */
 } sara_extract_report;
 
-void sara_extract_options_init(sara_extract_options *options);
+void sara_extract_options_init_sized(sara_extract_options *options, size_t size);
+#define sara_extract_options_init(options)                                                         \
+    sara_extract_options_init_sized((options), sizeof(*(options)))
 /* Checks the options without the models, and that path can be written and is new. */
 SARA_NODISCARD sara_status sara_extract_check(sara_context *ctx, const char *path,
                                               const sara_extract_options *options);
@@ -266,12 +285,16 @@ SARA_NODISCARD sara_status sara_extract_check(sara_context *ctx, const char *pat
  * tolerance every entry that differs is kept, and base with the adapter has tuned's bits; where
  * more than half differ that is SARA_ERROR_USAGE. Models of different architectures, and two
  * that are the same, are SARA_ERROR_INPUT. report may be NULL. */
-SARA_NODISCARD sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report,
-                                              sara_model *base, const sara_model *tuned,
-                                              const char *path,
-                                              const sara_extract_options *options);
+SARA_NODISCARD sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *report,
+                                                    size_t report_size, sara_model *base,
+                                                    const sara_model *tuned, const char *path,
+                                                    const sara_extract_options *options);
+#define sara_model_extract(ctx, report, base, tuned, path, options)                                \
+    sara_model_extract_sized((ctx), (report), sizeof(sara_extract_report), (base), (tuned),        \
+                             (path), (options))
 
 typedef struct sara_export_options {
+    size_t size; /* of this struct; 0: of its first version */
     /* "comfyui" and "a1111": the change of each tensor, whole, as ComfyUI and A1111 (and Forge,
      * stable-diffusion.cpp) load LoRA files; "lora": its best approximation of a rank in kohya's
      * layout, for all of those and diffusers; "peft": the same as a folder for PEFT. */
@@ -294,7 +317,9 @@ typedef struct sara_export_report {
     double error;       /* of what it lacks / change_norm: what is cut off, else rounding */
 } sara_export_report;
 
-void sara_export_options_init(sara_export_options *options);
+void sara_export_options_init_sized(sara_export_options *options, size_t size);
+#define sara_export_options_init(options)                                                          \
+    sara_export_options_init_sized((options), sizeof(*(options)))
 /* Checks the options without the model, and that out ends in .safetensors (of "peft": does not),
  * can be written and is new. */
 SARA_NODISCARD sara_status sara_export_check(sara_context *ctx, const char *out,
@@ -303,9 +328,12 @@ SARA_NODISCARD sara_status sara_export_check(sara_context *ctx, const char *out,
  * folder), atomically. Without any change, or where the model's weights are 16-bit in memory, that
  * is SARA_ERROR_USAGE. report may be NULL.
  * Errors: also SARA_INTERRUPTED, after which nothing is written. */
-SARA_NODISCARD sara_status sara_model_export(sara_context *ctx, sara_export_report *report,
-                                             const sara_model *model, const char *out,
-                                             const sara_export_options *options);
+SARA_NODISCARD sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *report,
+                                                   size_t report_size, const sara_model *model,
+                                                   const char *out,
+                                                   const sara_export_options *options);
+#define sara_model_export(ctx, report, model, out, options)                                        \
+    sara_model_export_sized((ctx), (report), sizeof(sara_export_report), (model), (out), (options))
 
 /* -------------------------------------------------------------------------------- generation */
 
@@ -315,6 +343,7 @@ typedef struct sara_image {
 } sara_image;
 
 typedef struct sara_generate_options {
+    size_t size; /* of this struct; 0: of its first version */
     const char *prompt;          /* required */
     const char *negative_prompt; /* NULL: empty */
     /* <lora:NAME:WEIGHT> in a prompt, as in stable-diffusion.cpp, applies the adapter
@@ -341,7 +370,9 @@ typedef struct sara_generate_options {
     bool long_prompt;
 } sara_generate_options;
 
-void sara_generate_options_init(sara_generate_options *options);
+void sara_generate_options_init_sized(sara_generate_options *options, size_t size);
+#define sara_generate_options_init(options)                                                        \
+    sara_generate_options_init_sized((options), sizeof(*(options)))
 /* A seed from the system's entropy, as for `-s -1`: it and the count - 1 after it lie within 32
  * bits, so that other programs take them. Any options' seed may be drawn so. SARA_ERROR_IO where
  * the system has none, SARA_ERROR_USAGE for a count over 2^32. */
@@ -386,6 +417,7 @@ SARA_NODISCARD sara_status sara_image_grid(sara_context *ctx, sara_image **out,
 
 /* Names and meanings are diffusers' where it has them; strings are borrowed. */
 typedef struct sara_train_options {
+    size_t size; /* of this struct; 0: of its first version */
     const char *pretrained_model_name_or_path; /* a diffusers folder or a .safetensors file */
     const char *unet_only;                     /* a bare unet/ folder or such a file instead */
     const char *variant, *model_config, *tokenizer, *vae; /* see sara_model_options */
@@ -447,7 +479,9 @@ typedef struct sara_train_result {
     double first_loss, last_loss; /* means over up to 20 steps */
 } sara_train_result;
 
-void sara_train_options_init(sara_train_options *options);
+void sara_train_options_init_sized(sara_train_options *options, size_t size);
+#define sara_train_options_init(options)                                                           \
+    sara_train_options_init_sized((options), sizeof(*(options)))
 /* Sets one option by its name ('-' and '_' alike) from text, as the command line does; the text is
  * borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the value. */
 SARA_NODISCARD sara_status sara_train_options_set(sara_context *ctx, sara_train_options *options,
@@ -460,12 +494,15 @@ const sara_option_info *sara_train_option_at(size_t index);
 
 /* Trains and writes the run folder (docs/formats.md). result may be NULL.
  * Errors: SARA_ERROR_DIVERGED, SARA_INTERRUPTED and all others. */
-SARA_NODISCARD sara_status sara_train(sara_context *ctx, sara_train_result *result,
-                                      const sara_train_options *options);
+SARA_NODISCARD sara_status sara_train_sized(sara_context *ctx, sara_train_result *result,
+                                            size_t result_size, const sara_train_options *options);
+#define sara_train(ctx, result, options)                                                           \
+    sara_train_sized((ctx), (result), sizeof(sara_train_result), (options))
 
 /* --------------------------------------------------------------------------------- benchmark */
 
 typedef struct sara_bench_options {
+    size_t size; /* of this struct; 0: of its first version */
     const char *shape;     /* a U-Net with random weights: "sd15", "sd21" or "tiny" */
     /* Or a diffusers folder, whose unet/ is read, a bare unet/ folder, or a .safetensors file. */
     const char *model;
@@ -485,7 +522,9 @@ typedef struct sara_bench_options {
     const char *profile; /* a file for what was computed when, in Chrome's trace format; or NULL */
 } sara_bench_options;
 
-void sara_bench_options_init(sara_bench_options *options);
+void sara_bench_options_init_sized(sara_bench_options *options, size_t size);
+#define sara_bench_options_init(options)                                                           \
+    sara_bench_options_init_sized((options), sizeof(*(options)))
 /* Times training steps on random latents. *report: a JSON object (docs/formats.md), sara_free().
  * Errors: SARA_ERROR_USAGE naming option and value, SARA_INTERRUPTED, those of loading. */
 SARA_NODISCARD sara_status sara_bench(sara_context *ctx, char **report,

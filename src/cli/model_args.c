@@ -11,6 +11,7 @@
 int cli_load(const cli *c, sara_model **out, const cli_model *m)
 {
     sara_model_options options = m->options;
+    options.size = sizeof(options);
     options.unet_only = m->unet_only != NULL;
     if (!m->model && !m->unet_only)
         return cli_fail(c, SARA_ERROR_USAGE,

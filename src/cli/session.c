@@ -68,8 +68,11 @@ static void catch_signal(int number)
 
 int cli_open(cli *c)
 {
-    const sara_context_options options = {
-        .threads = c->threads, .log = progress_log, .progress = progress_show, .user = c->view};
+    const sara_context_options options = {.size = sizeof(options),
+                                          .threads = c->threads,
+                                          .log = progress_log,
+                                          .progress = progress_show,
+                                          .user = c->view};
     cli_close(c);
     sara_status status = sara_context_new(&c->ctx, &options);
     if (status != SARA_OK)

@@ -36,26 +36,36 @@ static int choose_threads(int wanted)
     return threads > limit ? limit : threads < 1 ? 1 : threads;
 }
 
-sara_status sara_context_new(sara_context **out, const sara_context_options *options)
+static const sara_options_type context_options_type =
+    SARA_OPTIONS_TYPE(sara_context_options, memory_limit);
+
+void sara_context_options_init_sized(sara_context_options *options, size_t size)
+{
+    const sara_context_options defaults = {0};
+    sara_options_init(options, size, &defaults, &context_options_type);
+}
+
+sara_status sara_context_new(sara_context **out, const sara_context_options *given)
 {
     const sara_allocator standard = {default_allocate, default_release, NULL};
-    const sara_allocator *allocator =
-        options && options->allocator ? options->allocator : &standard;
+    /* of every version, so that a context can tell what is wrong with the others */
+    const sara_allocator *allocator = given && given->allocator ? given->allocator : &standard;
     sara_context *ctx = allocator->allocate(allocator->user, sizeof(*ctx));
+    sara_context_options options = {0};
     *out = ctx;
     if (!ctx)
         return SARA_ERROR_MEMORY;
     memset(ctx, 0, sizeof(*ctx));
     ctx->allocator = *allocator;
-    ctx->threads = choose_threads(options ? options->threads : 0);
-    if (options) {
-        ctx->log = options->log;
-        ctx->progress = options->progress;
-        ctx->user = options->user;
-        ctx->memory_limit = options->memory_limit;
-    }
     sara_arena_init(&ctx->arena, ctx);
     ctx->host = (sara_device){.name = "host", .memory = &sara_host_memory, .ctx = ctx};
+    if (given && sara_options_read(ctx, &options, &context_options_type, given) != SARA_OK)
+        return SARA_ERROR_USAGE;
+    ctx->threads = choose_threads(options.threads);
+    ctx->log = options.log;
+    ctx->progress = options.progress;
+    ctx->user = options.user;
+    ctx->memory_limit = options.memory_limit;
     omp_set_dynamic(0);
     omp_set_num_threads(ctx->threads);
     return sara_check_addresses(ctx);

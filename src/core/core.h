@@ -83,6 +83,30 @@ SARA_NODISCARD sara_status sara_arena_reserve(sara_arena *arena, size_t bytes);
 /* Lives as long as the context; for strings of options. */
 sara_arena *sara_context_arena(sara_context *ctx);
 
+/* ----------------------------------------------------------------------------------- options */
+
+/* A struct of the public header whose first member, `size_t size`, is the size that it had when the
+ * calling program was compiled; 0: that of the first version. Members are added at the end. */
+typedef struct sara_options_type {
+    const char *name; /* "sara_train_options" */
+    size_t size, first_size;
+} sara_options_type;
+/* last: the last member of the first version. */
+#define SARA_OPTIONS_TYPE(type, last)                                                              \
+    {                                                                                              \
+#type, sizeof(type), offsetof(type, last) + sizeof(((type *)0)->last)                      \
+    }
+#define SARA_LARGEST_OPTIONS ((size_t)1 << 20)
+/* What sara_..._options_init() does: the defaults, and the size. */
+void sara_options_init(void *options, size_t size, const void *defaults,
+                       const sara_options_type *type);
+/* Copies what the caller's struct has over *full, which holds the defaults. SARA_ERROR_USAGE for an
+ * impossible size, and for members that are set and that this library does not know. */
+SARA_NODISCARD sara_status sara_options_read(sara_context *ctx, void *full,
+                                             const sara_options_type *type, const void *given);
+/* As much of *full as the caller's struct (NULL: none) has room for. */
+void sara_sized_write(void *out, size_t out_size, const void *full, size_t full_size);
+
 /* --------------------------------------------------------------------------------------- rng */
 
 /* What a draw is for: counters of different purposes never meet. */

@@ -11,9 +11,12 @@ static const char *const formats[] = {[SARA_EXPORT_COMFYUI] = "comfyui",
 
 #define ENDING ".safetensors"
 
-void sara_export_options_init(sara_export_options *options)
+static const sara_options_type export_options_type = SARA_OPTIONS_TYPE(sara_export_options, date);
+
+void sara_export_options_init_sized(sara_export_options *options, size_t size)
 {
-    *options = (sara_export_options){.format = NULL};
+    const sara_export_options defaults = {0};
+    sara_options_init(options, size, &defaults, &export_options_type);
 }
 
 static sara_status parse_format(sara_context *ctx, sara_export_format *out, const char *name)
@@ -27,9 +30,11 @@ static sara_status parse_format(sara_context *ctx, sara_export_format *out, cons
                      name ? "format " : "no format given", name ? name : "");
 }
 
-static sara_status export_parse(sara_context *ctx, sara_export *e, const sara_export_options *o)
+static sara_status export_parse(sara_context *ctx, sara_export *e, const sara_export_options *given)
 {
+    sara_export_options own = {0}, *o = &own;
     sara_status status;
+    TRY(sara_options_read(ctx, o, &export_options_type, given));
     TRY(parse_format(ctx, &e->format, o->format));
     bool ranked = e->format == SARA_EXPORT_LORA || e->format == SARA_EXPORT_PEFT;
     e->rank = o->rank;
@@ -105,9 +110,9 @@ static void export_fill_report(sara_export *e)
                                      .error = sqrt(c->error2 / c->sum2)};
 }
 
-sara_status sara_model_export(sara_context *ctx, sara_export_report *report,
-                              const sara_model *model, const char *out,
-                              const sara_export_options *options)
+sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *report,
+                                    size_t report_size, const sara_model *model, const char *out,
+                                    const sara_export_options *options)
 {
     sara_export e = {.ctx = ctx, .model = model, .out = out};
     sara_status status;
@@ -118,8 +123,7 @@ sara_status sara_model_export(sara_context *ctx, sara_export_report *report,
     TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32));
     export_fill_report(&e);
     TRY(dense ? sara_export_dense(&e) : sara_export_low_rank(&e));
-    if (report)
-        *report = e.report;
+    sara_sized_write(report, report_size, &e.report, sizeof(e.report));
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);

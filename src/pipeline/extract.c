@@ -5,9 +5,20 @@
 
 #define DENSE 0.5 /* share of entries that differ above which an adapter is no gain */
 
-void sara_extract_options_init(sara_extract_options *options)
+static const sara_options_type extract_options_type =
+    SARA_OPTIONS_TYPE(sara_extract_options, save_precision);
+static const sara_extract_options extract_defaults = {.tolerance = -1};
+
+void sara_extract_options_init_sized(sara_extract_options *options, size_t size)
 {
-    *options = (sara_extract_options){.tolerance = -1};
+    sara_options_init(options, size, &extract_defaults, &extract_options_type);
+}
+
+static sara_status read_extract_options(sara_context *ctx, sara_extract_options *out,
+                                        const sara_extract_options *given)
+{
+    *out = extract_defaults;
+    return sara_options_read(ctx, out, &extract_options_type, given);
 }
 
 static sara_status check_values(sara_context *ctx, const sara_extract_options *o, sara_dtype *dtype)
@@ -30,11 +41,13 @@ static sara_status check_values(sara_context *ctx, const sara_extract_options *o
 }
 
 sara_status sara_extract_check(sara_context *ctx, const char *path,
-                               const sara_extract_options *options)
+                               const sara_extract_options *given)
 {
+    sara_extract_options options;
     sara_dtype dtype;
     sara_status status;
-    TRY(check_values(ctx, options, &dtype));
+    TRY(read_extract_options(ctx, &options, given));
+    TRY(check_values(ctx, &options, &dtype));
     TRY(sara_check_new_file(ctx, path));
 done:
     return status;
@@ -123,10 +136,11 @@ done:
     return status;
 }
 
-sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report, sara_model *base,
-                               const sara_model *tuned, const char *path,
-                               const sara_extract_options *options)
+sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *report,
+                                     size_t report_size, sara_model *base, const sara_model *tuned,
+                                     const char *path, const sara_extract_options *given)
 {
+    sara_extract_options own, *options = &own;
     const sara_params *from = sara_unet_params(base->unet), *to = sara_unet_params(tuned->unet);
     int64_t entries = sara_params_entries(from);
     sara_difference difference = {NULL, 0, 0, 0};
@@ -136,7 +150,8 @@ sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report, s
     sara_dtype dtype;
     sara_status status;
     sara_metadata_list_init(&list, ctx);
-    TRY(sara_extract_check(ctx, path, options));
+    TRY(sara_extract_check(ctx, path, given));
+    TRY(read_extract_options(ctx, options, given));
     TRY(check_values(ctx, options, &dtype));
     TRY(check_models(ctx, base, tuned));
     TRY(sara_difference_measure(ctx, &size, from, to));
@@ -147,11 +162,10 @@ sara_status sara_model_extract(sara_context *ctx, sara_extract_report *report, s
     TRY(extract_add_metadata(&list, base, options, difference.kept));
     TRY(sara_adapter_save(ctx, path, difference.entries, difference.count, list.items, list.count,
                           dtype));
-    if (report) {
-        double lost = difference.left_out2 + rounding2(&difference, dtype);
-        *report = (sara_extract_report){entries, size.differing, difference.kept, sqrt(size.sum2),
-                                        size.sum2 > 0 ? sqrt(lost / size.sum2) : 0};
-    }
+    double lost = difference.left_out2 + rounding2(&difference, dtype);
+    const sara_extract_report full = {entries, size.differing, difference.kept, sqrt(size.sum2),
+                                      size.sum2 > 0 ? sqrt(lost / size.sum2) : 0};
+    sara_sized_write(report, report_size, &full, sizeof(full));
 done:
     sara_metadata_list_free(&list);
     sara_difference_free(ctx, &difference);

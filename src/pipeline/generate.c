@@ -7,13 +7,21 @@
 #include <math.h>
 #include <stdio.h>
 
-void sara_generate_options_init(sara_generate_options *options)
+static const sara_options_type generate_options_type =
+    SARA_OPTIONS_TYPE(sara_generate_options, long_prompt);
+static const sara_generate_options generate_defaults = {
+    .steps = 20, .guidance_scale = 7.0, .seed = 42, .batch_count = 1};
+
+void sara_generate_options_init_sized(sara_generate_options *options, size_t size)
 {
-    memset(options, 0, sizeof(*options));
-    options->steps = 20;
-    options->guidance_scale = 7.0;
-    options->seed = 42;
-    options->batch_count = 1;
+    sara_options_init(options, size, &generate_defaults, &generate_options_type);
+}
+
+sara_status sara_generate_options_read(sara_context *ctx, sara_generate_options *out,
+                                       const sara_generate_options *given)
+{
+    *out = generate_defaults;
+    return sara_options_read(ctx, out, &generate_options_type, given);
 }
 
 typedef struct generation {
@@ -55,9 +63,14 @@ static sara_status check_generation_prompts(sara_context *ctx, const sara_genera
     return status;
 }
 
-sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *options)
+sara_status sara_generate_check(sara_context *ctx, const sara_generate_options *given)
 {
-    return check_generation_prompts(ctx, options, true);
+    sara_generate_options options;
+    sara_status status;
+    TRY(sara_generate_options_read(ctx, &options, given));
+    TRY(check_generation_prompts(ctx, &options, true));
+done:
+    return status;
 }
 
 /* What is read is not written to; init_latents may be, which are in memory by then. */
@@ -380,11 +393,13 @@ done:
 }
 
 sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
-                                      const sara_generate_options *options)
+                                      const sara_generate_options *given)
 {
+    sara_generate_options own, *options = &own;
     generation g = {.ctx = ctx, .model = model, .options = options};
     sara_sampler *sampler = NULL;
     sara_status status;
+    TRY(sara_generate_options_read(ctx, options, given));
     TRY(generate_check_options(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
     TRY(check_loras(&g, model));
@@ -398,14 +413,16 @@ done:
 }
 
 sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sara_model *model,
-                          const sara_generate_options *options)
+                          const sara_generate_options *given)
 {
+    sara_generate_options own, *options = &own;
     generation g = {.ctx = ctx, .model = model, .options = options};
     size_t applied = model->adapter_count;
     sara_image *result = NULL;
     sara_status status;
     *images = NULL;
     *count = 0;
+    TRY(sara_generate_options_read(ctx, options, given));
     TRY(generate_check_options(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
     TRY(apply_loras(&g, model));

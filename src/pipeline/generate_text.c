@@ -152,14 +152,16 @@ done:
 }
 
 sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
-                               const sara_generate_options *options, int width, int height,
-                               int index)
+                               const sara_generate_options *given, int width, int height, int index)
 {
-    const char *negative = options->negative_prompt, *hash;
-    bool has_negative = negative && *negative;
+    sara_generate_options own, *options = &own;
+    const char *negative, *hash;
     sara_scheduler_config scheduler;
     char *adapters = NULL, *name = NULL, *vae = NULL;
     sara_status status;
+    TRY(sara_generate_options_read(ctx, options, given));
+    negative = options->negative_prompt;
+    bool has_negative = negative && *negative;
     TRY(sara_generate_scheduler(ctx, &scheduler, model, options));
     TRY(sara_model_picture_hash(ctx, &hash, model));
     TRY(adapters_text(ctx, &adapters, model, options));

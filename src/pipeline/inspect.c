@@ -84,8 +84,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
-                               const sara_model *model)
+sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *report,
+                                     size_t report_size, const sara_model *model)
 {
     /* The paper's thresholds (its table 8), and those of its budgets (5M, 20M, 50M of 860M). */
     static const double round_values[] = {2e-4, 8e-4, 2e-3, 5e-3, 1e-2, 5e-2, 1e-1};
@@ -113,7 +113,7 @@ sara_status sara_model_inspect(sara_context *ctx, sara_model_report *report,
     memcpy(result.base_sha256, base.sha256, sizeof(result.base_sha256));
     snprintf(result.base_precision, sizeof(result.base_precision), "%s",
              sara_precision_name(base.precision));
-    *report = result;
+    sara_sized_write(report, report_size, &result, sizeof(result));
 done:
     return status;
 }

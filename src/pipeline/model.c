@@ -96,9 +96,9 @@ static sara_status find_tokenizer(sara_model *model, const sara_model_options *o
 {
     if (!model->single)
         return sara_path_join(model->ctx, &model->tokenizer_path, model->path, "tokenizer");
-    if (options && options->tokenizer)
+    if (options->tokenizer)
         return sara_strdup(model->ctx, &model->tokenizer_path, options->tokenizer);
-    if (options && options->model_config)
+    if (options->model_config)
         return sara_path_join(model->ctx, &model->tokenizer_path, options->model_config,
                               "tokenizer");
     if (sara_tokenizer_has_builtin())
@@ -175,9 +175,8 @@ static bool has_folders(const sara_model_options *options)
 static sara_status model_check_options(sara_context *ctx, const char *path,
                                        const sara_model_options *options)
 {
-    const char *config = options ? options->model_config : NULL;
-    const char *tokenizer = options ? options->tokenizer : NULL;
-    const char *variant = options && options->variant ? options->variant : "";
+    const char *config = options->model_config, *tokenizer = options->tokenizer;
+    const char *variant = options->variant ? options->variant : "";
     if (tokenizer && options->unet_only)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "tokenizer %s: of %s the U-Net alone is loaded, which needs none",
@@ -187,7 +186,7 @@ static sara_status model_check_options(sara_context *ctx, const char *path,
                          "%s %s: %s is a folder, which has its own; that goes with a .safetensors "
                          "file",
                          config ? "model_config" : "tokenizer", config ? config : tokenizer, path);
-    if (options && options->use_ema_weights && sara_path_is_directory(path))
+    if (options->use_ema_weights && sara_path_is_directory(path))
         return sara_fail(
             ctx, SARA_ERROR_USAGE,
             "use_ema_weights: %s is a folder, whose averages, where it has them, are a "
@@ -209,12 +208,12 @@ static sara_status open_source(sara_model *model, const char *path,
     TRY(model_check_options(ctx, path, options));
     TRY(sara_strdup(ctx, &model->path, path));
     if (!sara_path_is_directory(path))
-        TRY(sara_single_file_open(ctx, &model->single, path, options ? options->model_config : NULL,
-                                  options && options->use_ema_weights));
+        TRY(sara_single_file_open(ctx, &model->single, path, options->model_config,
+                                  options->use_ema_weights));
     for (size_t i = strlen(path); !model->single && i > 1 && path[i - 1] == '/'; i--)
         model->path[i - 1] = '\0'; /* the last part is the model's name in pictures */
     TRY(sara_model_choose_parts(model, options));
-    TRY(sara_model_choose_variant(model, options ? options->variant : NULL));
+    TRY(sara_model_choose_variant(model, options->variant));
 done:
     return status;
 }
@@ -226,7 +225,7 @@ static sara_status model_choose_prediction(sara_model *model, const sara_model_o
     sara_status status = SARA_OK;
     if (model->single)
         return sara_single_prediction(model, options);
-    if (options && options->prediction_type)
+    if (options->prediction_type)
         TRY(sara_scheduler_config_predict(model->ctx, &model->scheduler, options->prediction_type));
     model->scheduler_changed = model->scheduler_json && *type != own;
     if (model->scheduler_changed &&
@@ -298,21 +297,32 @@ done:
     return status;
 }
 
-sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
-                            const sara_model_options *options)
+static const sara_options_type model_options_type =
+    SARA_OPTIONS_TYPE(sara_model_options, weight_dtype);
+
+void sara_model_options_init_sized(sara_model_options *options, size_t size)
 {
+    const sara_model_options defaults = {0};
+    sara_options_init(options, size, &defaults, &model_options_type);
+}
+
+sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
+                            const sara_model_options *given)
+{
+    sara_model_options own = {0}, *options = &own;
     sara_model *model = NULL;
     sara_status status;
     *out = NULL;
+    if (given)
+        TRY(sara_options_read(ctx, options, &model_options_type, given));
     if (!path || !*path)
         return sara_fail(ctx, SARA_ERROR_USAGE, "no model given; name a diffusers folder");
     if (!sara_path_is_named(path))
         return missing_model(ctx, path);
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;
-    model->unet_only = options && options->unet_only;
-    TRY(sara_storage_parse(ctx, &model->storage, options ? options->weight_dtype : NULL,
-                           "weight_dtype"));
+    model->unet_only = options->unet_only;
+    TRY(sara_storage_parse(ctx, &model->storage, options->weight_dtype, "weight_dtype"));
     TRY(open_source(model, path, options));
     TRY(load_parts(model, options));
     *out = model;

@@ -171,6 +171,9 @@ void sara_prompts_tell(sara_context *ctx, const sara_prompts *prompts, bool brea
 
 #define SARA_MAX_START_LATENTS 4096 /* that init_latents may hold */
 
+/* A caller's options, of whichever version, over the defaults. */
+SARA_NODISCARD sara_status sara_generate_options_read(sara_context *ctx, sara_generate_options *out,
+                                                      const sara_generate_options *given);
 /* The scheduler that options and model agree on. */
 SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
                                                    const sara_model *model,

@@ -110,7 +110,7 @@ static sara_status refuse_missing_part(const sara_model *model, sara_module modu
 static sara_status take_missing(sara_model *model, sara_module module,
                                 const sara_model_options *options)
 {
-    const char *config = options ? options->model_config : NULL;
+    const char *config = options->model_config;
     const char *stem = sara_part_stem(module);
     sara_context *ctx = model->ctx;
     bool plain = false, variant = false;
@@ -143,7 +143,7 @@ done:
 sara_status sara_model_choose_parts(sara_model *model, const sara_model_options *options)
 {
     sara_status status = SARA_OK;
-    if (options && options->vae)
+    if (options->vae)
         TRY(take_vae(model, options));
     if (model->single && !model->unet_only) {
         TRY(take_missing(model, SARA_MODULE_VAE, options));

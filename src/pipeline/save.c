@@ -295,8 +295,8 @@ done:
     return status;
 }
 
-sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const sara_model *model,
-                            const char *out, const char *dtype_name)
+sara_status sara_model_save_sized(sara_context *ctx, sara_save_report *report, size_t report_size,
+                                  const sara_model *model, const char *out, const char *dtype_name)
 {
     char *target = NULL;
     sara_dtype dtype = SARA_F32;
@@ -310,8 +310,11 @@ sara_status sara_model_save(sara_context *ctx, sara_save_report *report, const s
     const sara_dtype *wanted = given ? &dtype : NULL;
     TRY(sara_text_ends_with(target, FILE_ENDING) ? sara_save_single(ctx, target, model, wanted)
                                                  : save_to_folder(ctx, target, model, wanted));
-    if (report)
-        save_fill_report(report, model, wanted);
+    if (report) {
+        sara_save_report full;
+        save_fill_report(&full, model, wanted);
+        sara_sized_write(report, report_size, &full, sizeof(full));
+    }
 done:
     sara_free(ctx, target);
     return status;

@@ -26,7 +26,7 @@ sara_status sara_single_scheduler(sara_model *model, const sara_model_options *o
     const char *text = sara_single_file_metadata(model->single, "sara.config.scheduler");
     char *folder = NULL, *file = NULL;
     sara_status status;
-    if (options && options->model_config) {
+    if (options->model_config) {
         TRY(sara_path_join(ctx, &folder, options->model_config, "scheduler"));
         TRY(sara_path_join(ctx, &file, folder, "scheduler_config.json"));
         TRY(sara_json_load(ctx, &model->scheduler_json, file, true));
@@ -116,9 +116,9 @@ static sara_status single_choose_prediction(sara_model *model, const sara_model_
     const char *own = sara_single_file_metadata(model->single, "sara.config.scheduler");
     double mean;
     sara_status status;
-    if (options && options->prediction_type)
+    if (options->prediction_type)
         return single_choose(model, options->prediction_type, "as asked for");
-    if (options && options->model_config)
+    if (options->model_config)
         return single_choose(model, sara_prediction_name(model->scheduler.prediction_type),
                              "from --model_config");
     if (own)
@@ -136,8 +136,8 @@ done:
 
 sara_status sara_single_prediction(sara_model *model, const sara_model_options *options)
 {
-    bool derived = !sara_single_file_metadata(model->single, "sara.config.unet") &&
-                   !(options && options->model_config);
+    bool derived =
+        !sara_single_file_metadata(model->single, "sara.config.unet") && !options->model_config;
     sara_status status;
     TRY(single_choose_prediction(model, options));
     if (derived && sara_model_is_second(model) &&

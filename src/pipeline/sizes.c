@@ -41,15 +41,17 @@ sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *mo
                      model->path, instead);
 }
 
-sara_status sara_generate_count(sara_context *ctx, int *out, const sara_generate_options *options)
+sara_status sara_generate_count(sara_context *ctx, int *out, const sara_generate_options *given)
 {
+    sara_generate_options options;
     const sara_tensor_info *info;
     sara_safetensors *file = NULL;
-    sara_status status = SARA_OK;
-    *out = options->batch_count;
-    if (!options->init_latents)
+    sara_status status;
+    TRY(sara_generate_options_read(ctx, &options, given));
+    *out = options.batch_count;
+    if (!options.init_latents)
         return SARA_OK;
-    TRY(sara_safetensors_open(ctx, &file, options->init_latents));
+    TRY(sara_safetensors_open(ctx, &file, options.init_latents));
     info = sara_safetensors_find(file, "latents");
     /* What else is wrong with it is told by what reads it. */
     if (info && info->shape.rank == 4 && info->shape.dims[0] >= 1 &&

@@ -8,15 +8,18 @@
 
 #define TEXT_LENGTH 77
 
-void sara_bench_options_init(sara_bench_options *options)
+static const sara_options_type bench_options_type = SARA_OPTIONS_TYPE(sara_bench_options, profile);
+static const sara_bench_options bench_defaults = {.method = "sara",
+                                                  .latent = 64,
+                                                  .batch = 1,
+                                                  .steps = 3,
+                                                  .lambda_rank = 5e-4,
+                                                  .seed = 42,
+                                                  .mixed_precision = "no"};
+
+void sara_bench_options_init_sized(sara_bench_options *options, size_t size)
 {
-    *options = (sara_bench_options){.method = "sara",
-                                    .latent = 64,
-                                    .batch = 1,
-                                    .steps = 3,
-                                    .lambda_rank = 5e-4,
-                                    .seed = 42,
-                                    .mixed_precision = "no"};
+    sara_options_init(options, size, &bench_defaults, &bench_options_type);
 }
 
 /* ------------------------------------------------------------------------------------ options */
@@ -134,7 +137,8 @@ done:
 static sara_status bench_load(bench *b)
 {
     const sara_bench_options *o = b->options;
-    sara_model_options options = {.unet_only = true,
+    sara_model_options options = {.size = sizeof(options),
+                                  .unet_only = true,
                                   .model_config = o->model_config,
                                   .use_ema_weights = o->use_ema_weights,
                                   .weight_dtype = o->weight_dtype};
@@ -299,11 +303,13 @@ done:
     return status;
 }
 
-sara_status sara_bench(sara_context *ctx, char **report, const sara_bench_options *options)
+sara_status sara_bench(sara_context *ctx, char **report, const sara_bench_options *given)
 {
-    bench b = {.ctx = ctx, .options = options, .t = {.ctx = ctx}, .rank_seconds = NAN};
+    sara_bench_options options = bench_defaults;
+    bench b = {.ctx = ctx, .options = &options, .t = {.ctx = ctx}, .rank_seconds = NAN};
     sara_status status;
     *report = NULL;
+    TRY(sara_options_read(ctx, &options, &bench_options_type, given));
     TRY(bench_run(&b));
     TRY(sara_bench_report(&b, report));
 done:

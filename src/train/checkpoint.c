@@ -225,8 +225,10 @@ sara_status sara_checkpoint_find(sara_run *run, sara_checkpoint *out, const char
         TRY(find_latest(run, &found.folder, &found.manifest));
     else
         TRY(find_named(run, &found.folder, &found.manifest, which));
-    if (found.folder)
+    if (found.folder) {
         TRY(check_place(run, found.folder));
+        TRY(sara_train_options_complete(run->ctx, json_object_get(found.manifest, "run")));
+    }
     *out = found;
     return SARA_OK;
 done:

@@ -183,20 +183,8 @@ static bool is_fixed_cause(const char *key)
     return is_cause(key) && strcmp(key, "progressive_iter") != 0;
 }
 
-/* Earlier versions have not kept it. */
-static bool is_newer(const char *key)
-{
-    static const char *const keys[] = {"unet_settings", "noise_settings",
-                                       "vae_settings",  "text_encoder_settings",
-                                       "vae_sha256",    "text_encoder_sha256",
-                                       "tokens_sha256"};
-    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
-        if (strcmp(key, keys[i]) == 0)
-            return true;
-    return false;
-}
-
-/* The first of the keys that are of the kind whose value is another. */
+/* The first of the keys that are of the kind whose value is another. What an earlier version has not
+ * kept (and is no option, see sara_train_options_complete()) is not known to differ. */
 static const char *find_difference(const json_t *saved, const json_t *now,
                                    bool (*is_kind)(const char *key))
 {
@@ -205,7 +193,7 @@ static const char *find_difference(const json_t *saved, const json_t *now,
     json_object_foreach((json_t *)(uintptr_t)now, key, value)
     {
         const json_t *was = json_object_get(saved, key);
-        if (is_kind(key) && !(was ? json_equal(was, value) : is_newer(key)))
+        if (is_kind(key) && was && !json_equal(was, value))
             return key;
     }
     return NULL;

@@ -109,9 +109,12 @@ static const option options_table[] = {
 };
 #define OPTION_COUNT (sizeof(options_table) / sizeof(*options_table))
 
-void sara_train_options_init(sara_train_options *options)
+static const sara_options_type train_options_type = SARA_OPTIONS_TYPE(sara_train_options, profile);
+
+static void set_defaults(sara_train_options *options)
 {
     memset(options, 0, sizeof(*options));
+    options->size = sizeof(*options);
     options->caption_column = "text";
     options->lambda_rank = 5e-4;
     options->progressive_iter = -1;
@@ -132,6 +135,20 @@ void sara_train_options_init(sara_train_options *options)
     options->checkpointing_steps = 500;
     options->checkpoints_total_limit = 3;
     options->seed = 42;
+}
+
+void sara_train_options_init_sized(sara_train_options *options, size_t size)
+{
+    sara_train_options defaults;
+    set_defaults(&defaults);
+    sara_options_init(options, size, &defaults, &train_options_type);
+}
+
+sara_status sara_train_options_read(sara_context *ctx, sara_train_options *out,
+                                    const sara_train_options *given)
+{
+    set_defaults(out);
+    return sara_options_read(ctx, out, &train_options_type, given);
 }
 
 const sara_option_info *sara_train_option_at(size_t index)
@@ -251,6 +268,11 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
     if (!o)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: no such option", name);
     void *field = (char *)options + o->offset;
+    if (o->offset >= (options->size ? options->size : train_options_type.first_size))
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--%s: the calling program was built for an earlier version, whose "
+                         "options lack it",
+                         o->info.name);
     if (!value && o->kind != OPTION_SWITCH)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing", o->info.name);
     switch (o->kind) {
@@ -291,6 +313,20 @@ static json_t *field_json(const sara_train_options *options, const option *o)
     default:
         return json_integer((json_int_t)get_number(options, o));
     }
+}
+
+sara_status sara_train_options_complete(sara_context *ctx, json_t *run)
+{
+    sara_train_options defaults;
+    json_t *whole = NULL;
+    sara_status status;
+    set_defaults(&defaults);
+    TRY(sara_train_options_json(ctx, &whole, &defaults));
+    if (json_object_update_missing(run, whole) != 0)
+        status = sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options");
+done:
+    json_decref(whole);
+    return status;
 }
 
 sara_status sara_train_options_json(sara_context *ctx, json_t **out,

@@ -36,7 +36,8 @@ done:
 static sara_status load_model(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    sara_model_options options = {.variant = o->variant,
+    sara_model_options options = {.size = sizeof(options),
+                                  .variant = o->variant,
                                   .unet_only = o->unet_only != NULL,
                                   .prediction_type = o->prediction_type,
                                   .model_config = o->model_config,
@@ -279,9 +280,9 @@ done:
 sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
 {
     sara_status status;
-    t->options = *options;
     t->saved_at = -1;
     sara_arena_init(&t->arena, t->ctx);
+    TRY(sara_train_options_read(t->ctx, &t->options, options));
     TRY(sara_trainer_start(t));
     TRY(load_model(t));
     TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));

@@ -225,10 +225,11 @@ static void fill_result(sara_train_result *result, const trainer *t)
                                   .last_loss = mean(t->last, t->losses)};
 }
 
-sara_status sara_train(sara_context *ctx, sara_train_result *result,
-                       const sara_train_options *options)
+sara_status sara_train_sized(sara_context *ctx, sara_train_result *result, size_t result_size,
+                             const sara_train_options *options)
 {
     trainer t = {.ctx = ctx};
+    sara_train_result full;
     sara_status status;
     TRY(sara_trainer_open(&t, options));
     if (is_done(&t))
@@ -252,8 +253,8 @@ sara_status sara_train(sara_context *ctx, sara_train_result *result,
     }
     save_profile(&t);
     TRY(finish(&t));
-    if (result)
-        fill_result(result, &t);
+    fill_result(&full, &t);
+    sara_sized_write(result, result_size, &full, sizeof(full));
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);

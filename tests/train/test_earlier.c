@@ -137,6 +137,38 @@ static void make_earlier(test_run *run, const char *checkpoint, const char *newe
     json_decref(fixture);
 }
 
+/* A version that had not these options. */
+static void take_out(test_run *run, const char *checkpoint, const char *const *keys, size_t count)
+{
+    const char *folder = test_text(run, "%s/%s", run->output, checkpoint);
+    json_t *manifest = load_object(run, test_text(run, "%s/manifest.json", folder));
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(json_object_del(json_object_get(manifest, "run"), keys[i]), 0);
+    hash_again(run, manifest);
+    assert_ok(run->ctx, sara_json_save(run->ctx, folder, "manifest.json", manifest, 0));
+    json_decref(manifest);
+}
+
+static void test_lacking(void **state)
+{
+    static const char *const keys[] = {"lr_power", "adam_beta2", "random_flip", "instance_prompt"};
+    test_run *run = *state;
+    const char *sha256 = train_whole(run);
+    test_run_output(run, "then");
+    train_to(run, 4);
+    take_out(run, "checkpoint-4", keys, sizeof(keys) / sizeof(*keys));
+    run->options.max_train_steps = 8;
+    run->options.lr_power = 2;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has lr_power = 1.0, now it is 2.0",
+                   test_run_train(run));
+    run->options.lr_power = 1;
+    run->options.adam_beta2 = 0.99;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has adam_beta2 = 0.999, now it is 0.99;",
+                   test_run_train(run));
+    run->options.adam_beta2 = 0.999;
+    assert_string_equal(train_to(run, 8), sha256);
+}
+
 static void test_replay(void **state)
 {
     test_run *run = *state;
@@ -171,6 +203,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_fixture),
+        TEST_CASE(test_lacking),
         TEST_CASE(test_replay),
         TEST_CASE(test_images),
     };

@@ -212,6 +212,26 @@ static void test_mean_losses(void **state)
     assert_close(fabs(result.last_loss - mean_of(losses + 12, 20)), 1e-12, "last loss");
 }
 
+/* A program that was built with an earlier header has room for less, one of a later for more. */
+static void test_sized_result(void **state)
+{
+    test_run *run = *state;
+    struct {
+        sara_train_result now;
+        char later[8];
+    } result;
+    const size_t part = offsetof(sara_train_result, threshold);
+    run->options.max_train_steps = 1;
+    memset(&result, 'x', sizeof(result));
+    assert_ok(run->ctx, sara_train_sized(run->ctx, &result.now, part, &run->options));
+    assert_true(result.now.steps == 1 && result.now.selected > 0);
+    assert_memory_equal(&result.now.threshold, "xxxxxxxx", 8);
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, sara_train_sized(run->ctx, &result.now, sizeof(result), &run->options));
+    assert_true(result.now.steps == 1 && result.now.threshold > 0);
+    assert_memory_equal(result.later, "xxxxxxxx", 8);
+}
+
 /* What a run that goes on keeps of the log: lines up to its step, and as many skipped ones as its
  * checkpoint counts. */
 static void test_log_is_cut(void **state)
@@ -294,14 +314,23 @@ static void test_reproducible(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_contents),     TEST_TINY(test_limits),
-        TEST_TINY(test_existing_run), TEST_TINY(test_limit_and_larger_number),
-        TEST_TINY(test_failed_start), TEST_TINY(test_locked),
-        TEST_TINY(test_left_lock),    TEST_TINY(test_output_is_a_file),
-        TEST_CASE(test_log),          TEST_TINY(test_log_is_cut),
-        TEST_TINY(test_mean_losses),  TEST_TINY(test_noise_settings),
-        TEST_TINY(test_remains),      TEST_TINY(test_checkpoint_numbers),
-        TEST_TINY(test_metadata),     TEST_CASE(test_reproducible),
+        TEST_TINY(test_contents),
+        TEST_TINY(test_limits),
+        TEST_TINY(test_existing_run),
+        TEST_TINY(test_limit_and_larger_number),
+        TEST_TINY(test_failed_start),
+        TEST_TINY(test_locked),
+        TEST_TINY(test_left_lock),
+        TEST_TINY(test_output_is_a_file),
+        TEST_CASE(test_log),
+        TEST_TINY(test_log_is_cut),
+        TEST_TINY(test_mean_losses),
+        TEST_TINY(test_sized_result),
+        TEST_TINY(test_noise_settings),
+        TEST_TINY(test_remains),
+        TEST_TINY(test_checkpoint_numbers),
+        TEST_TINY(test_metadata),
+        TEST_CASE(test_reproducible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -250,12 +250,51 @@ static void test_prediction_type(void **state)
     sara_adapter_free(&adapter);
 }
 
+/* Programs that were built with an earlier header, and with a later one. */
+static void test_struct_sizes(void **state)
+{
+    struct {
+        sara_train_options now;
+        char later[8], beyond;
+    } o, before;
+    sara_context *ctx;
+    sara_train_options read;
+    (void)state;
+    assert_int_equal(sara_context_new(&ctx, NULL), SARA_OK);
+    memset(&o, 'x', sizeof(o));
+    sara_train_options_init_sized(&o.now, sizeof(o.now) + sizeof(o.later));
+    assert_int_equal(o.now.size, sizeof(o.now) + sizeof(o.later));
+    assert_true(o.now.train_batch_size == 4 && o.later[0] == 0 && o.later[7] == 0);
+    assert_int_equal(o.beyond, 'x');
+    o.now.resolution = 64;
+    assert_ok(ctx, sara_train_options_read(ctx, &read, &o.now));
+    assert_true(read.size == sizeof(read) && read.resolution == 64 && read.train_batch_size == 4);
+    o.later[7] = 1;
+    assert_refused(ctx, SARA_ERROR_USAGE, "the others ask for what it does not have",
+                   sara_train_options_read(ctx, &read, &o.now));
+    o.now.size = 0;
+    assert_ok(ctx, sara_train_options_read(ctx, &read, &o.now));
+    o.now.size = 40;
+    assert_refused(ctx, SARA_ERROR_USAGE, "sara_train_options.size is 40, expected 0 or at least",
+                   sara_train_options_read(ctx, &read, &o.now));
+    assert_refused(ctx, SARA_ERROR_USAGE, "earlier version, whose options lack it",
+                   sara_train_options_set(ctx, &o.now, "profile", "x.json"));
+    o.now.size = sizeof(o.now);
+    assert_ok(ctx, sara_train_options_set(ctx, &o.now, "profile", "x.json"));
+    memset(&before, 'x', sizeof(before));
+    sara_train_options_init_sized(&before.now, offsetof(sara_train_options, profile));
+    assert_memory_equal(&before.now.profile, "xxxxxxxx", 8);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_defaults), TEST_TINY(test_values), TEST_TINY(test_bad_numbers),
-        TEST_TINY(test_ranges),   TEST_TINY(test_fields), TEST_TINY(test_contradictions),
-        TEST_TINY(test_prompts),  TEST_TINY(test_json),   TEST_TINY(test_prediction_type),
+        TEST_TINY(test_defaults),        TEST_TINY(test_values),
+        TEST_TINY(test_bad_numbers),     TEST_TINY(test_ranges),
+        TEST_TINY(test_fields),          TEST_TINY(test_contradictions),
+        TEST_TINY(test_prompts),         TEST_TINY(test_json),
+        TEST_TINY(test_prediction_type), cmocka_unit_test(test_struct_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
