@@ -11,5 +11,9 @@ void sara_views_close(sara_context *ctx, sara_params *params);
 /* Of a view alone. */
 SARA_NODISCARD sara_status sara_view_param(sara_context *ctx, sara_param *out,
                                            const sara_tensor_view *view);
+/* The same with positions [count], which ascend: that the last is among its entries is checked. */
+SARA_NODISCARD sara_status sara_view_selected(sara_context *ctx, sara_param *out,
+                                              const sara_tensor_view *view,
+                                              const uint32_t *positions, size_t count);
 
 #endif

@@ -17,6 +17,15 @@ sara_status sara_view_param(sara_context *ctx, sara_param *out, const sara_tenso
     return SARA_OK;
 }
 
+sara_status sara_view_selected(sara_context *ctx, sara_param *out, const sara_tensor_view *view,
+                               const uint32_t *positions, size_t count)
+{
+    if (count > 0 && (int64_t)positions[count - 1] >= view->entries)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: position %u of %lld entries", view->name,
+                         (unsigned)positions[count - 1], (long long)view->entries);
+    return sara_view_param(ctx, out, view);
+}
+
 sara_status sara_views_open(sara_context *ctx, sara_params *out, const sara_tensor_view *views,
                             size_t count)
 {
