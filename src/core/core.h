@@ -65,6 +65,19 @@ typedef struct sara_bytes_text {
 } sara_bytes_text;
 const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes);
 
+/* A text that grows: {.ctx = ctx}, then sara_buffer_free(). data ends with a NUL, and is NULL until
+ * something was added. */
+typedef struct sara_buffer {
+    sara_context *ctx;
+    char *data;
+    size_t length, capacity;
+} sara_buffer;
+SARA_NODISCARD sara_status sara_buffer_add(sara_buffer *buffer, const char *data, size_t size);
+SARA_NODISCARD sara_status sara_buffer_put(sara_buffer *buffer, const char *text);
+SARA_NODISCARD sara_status sara_buffer_put_char(sara_buffer *buffer, char c);
+void sara_buffer_clear(sara_buffer *buffer); /* empty, "" where there is data; memory is kept */
+void sara_buffer_free(sara_buffer *buffer);
+
 /* Memory that is given back all at once. */
 typedef struct sara_arena {
     sara_context *ctx;

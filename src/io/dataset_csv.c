@@ -2,15 +2,6 @@
  * quotes; elsewhere a quote is a letter. Lines end with LF, CRLF or CR. */
 #include "io/dataset_scan.h"
 
-static sara_status put_char(sara_context *ctx, sara_csv *csv, char c)
-{
-    sara_status status;
-    TRY(sara_grow(ctx, &csv->text, &csv->text_capacity, csv->text_size + 1, 1));
-    csv->text[csv->text_size++] = c;
-done:
-    return status;
-}
-
 /* Goes past a line break, if there is one. */
 static bool take_break(sara_csv *csv)
 {
@@ -33,7 +24,7 @@ static sara_status read_quoted(sara_context *ctx, sara_csv *csv, const char *pat
                    (*csv->at == '\r' && csv->at + 1 < csv->end && csv->at[1] != '\n')) {
             csv->next_line++;
         }
-        TRY(put_char(ctx, csv, *csv->at));
+        TRY(sara_buffer_put_char(&csv->text, *csv->at));
     }
     status = sara_fail(ctx, SARA_ERROR_INPUT,
                        "%s: line %zu: a quoted field that does not end: expected \" at its end and "
@@ -47,12 +38,12 @@ static sara_status read_csv_field(sara_context *ctx, sara_csv *csv, const char *
 {
     sara_status status;
     TRY(sara_grow(ctx, &csv->fields, &csv->field_capacity, csv->count + 1, sizeof(*csv->fields)));
-    csv->fields[csv->count++] = csv->text_size;
+    csv->fields[csv->count++] = csv->text.length;
     if (csv->at < csv->end && *csv->at == '"')
         TRY(read_quoted(ctx, csv, path));
     for (; csv->at < csv->end && !strchr(",\r\n", *csv->at); csv->at++)
-        TRY(put_char(ctx, csv, *csv->at));
-    TRY(put_char(ctx, csv, '\0'));
+        TRY(sara_buffer_put_char(&csv->text, *csv->at));
+    TRY(sara_buffer_put_char(&csv->text, '\0'));
 done:
     return status;
 }
@@ -77,7 +68,8 @@ sara_status sara_csv_next(sara_context *ctx, bool *more, sara_csv *csv, const ch
     sara_status status = SARA_OK;
     skip_blank_lines(csv);
     *more = csv->at < csv->end;
-    csv->count = csv->text_size = 0;
+    csv->count = 0;
+    sara_buffer_clear(&csv->text);
     csv->line = csv->next_line;
     while (*more) {
         TRY(read_csv_field(ctx, csv, path));
@@ -91,6 +83,6 @@ done:
 
 void sara_csv_free(sara_context *ctx, sara_csv *csv)
 {
-    sara_free(ctx, csv->text);
+    sara_buffer_free(&csv->text);
     sara_free(ctx, csv->fields);
 }

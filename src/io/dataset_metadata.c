@@ -155,7 +155,7 @@ static sara_status find_csv_column(metadata_reader *reader, size_t *out, const s
     char *trimmed = NULL, *columns = NULL, *longer = NULL;
     sara_status status = SARA_OK;
     for (*out = 0; *out < csv->count; ++*out) {
-        const char *name = csv->text + csv->fields[*out];
+        const char *name = csv->text.data + csv->fields[*out];
         TRY(sara_dataset_trim(ctx, &trimmed, name));
         bool same = strcmp(trimmed, column) == 0;
         sara_free(ctx, trimmed);
@@ -186,7 +186,7 @@ static sara_status next_filled_row(metadata_reader *reader, bool *more, sara_csv
         if (!*more)
             return SARA_OK;
         for (size_t i = 0; i < csv->count; i++) {
-            const char *field = csv->text + csv->fields[i];
+            const char *field = csv->text.data + csv->fields[i];
             if (!is_blank(field, strlen(field)))
                 return SARA_OK;
         }
@@ -219,8 +219,8 @@ static sara_status read_csv_rows(metadata_reader *reader, sara_csv *csv)
                 ctx, SARA_ERROR_INPUT, "%s: line %zu: %zu fields, the first row has %zu%s",
                 reader->path, csv->line, csv->count, columns,
                 csv->count > columns ? ": a caption with commas has to stand in \" \"" : ""));
-        TRY(add_row(reader, csv->line, csv->text + csv->fields[name],
-                    csv->text + csv->fields[caption]));
+        TRY(add_row(reader, csv->line, csv->text.data + csv->fields[name],
+                    csv->text.data + csv->fields[caption]));
     }
     if (!reader->count)
         status = sara_fail(ctx, SARA_ERROR_INPUT,
@@ -232,7 +232,7 @@ done:
 
 static sara_status read_csv(metadata_reader *reader, const char *text, const char *end)
 {
-    sara_csv csv = {.at = text, .end = end, .next_line = 1};
+    sara_csv csv = {.text = {.ctx = reader->scan->ctx}, .at = text, .end = end, .next_line = 1};
     sara_status status;
     TRY(sara_dataset_check_text(reader->scan->ctx, reader->path, text, (size_t)(end - text)));
     TRY(read_csv_rows(reader, &csv));

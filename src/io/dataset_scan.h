@@ -135,10 +135,9 @@ typedef struct sara_csv {
     const char *at, *end;
     size_t line;      /* of the row read last, from 1 */
     size_t next_line; /* where the text goes on */
-    char *text;       /* the row's fields, each ended by NUL */
+    sara_buffer text; /* the row's fields, each ended by NUL */
     size_t *fields;   /* where they begin in text */
-    size_t count;
-    size_t text_size, text_capacity, field_capacity;
+    size_t count, field_capacity;
 } sara_csv;
 /* The next row that is not blank; *more is false at the end. A quote without end is an error. */
 SARA_NODISCARD sara_status sara_csv_next(sara_context *ctx, bool *more, sara_csv *csv,

@@ -167,6 +167,21 @@ SARA_NODISCARD sara_status sara_safetensors_load(const sara_safetensors *file, s
                                                  const char *name, sara_dtype dtype,
                                                  const sara_shape *shape);
 
+/* Metadata that grows. */
+typedef struct sara_metadata_list {
+    sara_arena arena; /* keys and values */
+    sara_metadata *items;
+    size_t count, capacity;
+} sara_metadata_list;
+void sara_metadata_list_init(sara_metadata_list *list, sara_context *ctx);
+void sara_metadata_list_free(sara_metadata_list *list); /* one that is all zeros too */
+/* A key has one value, the last; both are copied. add: one of at most 1023 bytes as sara_print()
+ * makes it. */
+SARA_NODISCARD sara_status sara_metadata_list_set(sara_metadata_list *list, const char *key,
+                                                  const char *value);
+SARA_NODISCARD sara_status sara_metadata_list_add(sara_metadata_list *list, const char *key,
+                                                  const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* All of a file's metadata, ascending by key's bytes. */
 const sara_metadata *sara_safetensors_metadata_all(const sara_safetensors *file, size_t *count);
 typedef struct sara_tensor_source {

@@ -40,8 +40,7 @@ typedef struct sara_scan {
     uint64_t next, limit; /* file offsets: after the window, after the text */
     unsigned char *window;
     size_t at, filled;
-    char *text; /* the last string, NUL-terminated */
-    size_t length, capacity;
+    sara_buffer text;   /* the last string */
     sara_status status; /* of a window that could not be read */
 } sara_scan;
 
@@ -57,7 +56,7 @@ SARA_NODISCARD sara_status sara_scan_null(sara_scan *scan, bool *is_null);
 /* In a list or object that ends with `close`: whether another member follows. The comma or the
  * end is consumed. */
 SARA_NODISCARD sara_status sara_scan_more(sara_scan *scan, bool *more, bool first, char close);
-/* A string without NUL of at most `longest` bytes, into text and length. */
+/* A string without NUL of at most `longest` bytes, into text. */
 SARA_NODISCARD sara_status sara_scan_string(sara_scan *scan, size_t longest);
 SARA_NODISCARD sara_status sara_scan_integer(sara_scan *scan, uint64_t *out);
 /* Nothing but white space is left. */

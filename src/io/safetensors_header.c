@@ -27,10 +27,10 @@ static sara_status read_metadata(sara_scan *scan, sara_safetensors *file)
         if (file->metadata_count == MOST_METADATA)
             return sara_scan_fail(scan, "more than %d entries", MOST_METADATA);
         TRY(sara_scan_string(scan, LONGEST_NAME));
-        TRY(sara_arena_strdup(&file->arena, &entry.key, scan->text));
+        TRY(sara_arena_strdup(&file->arena, &entry.key, scan->text.data));
         TRY(sara_scan_expect(scan, ':'));
         TRY(sara_scan_string(scan, SARA_SAFETENSORS_LONGEST_HEADER));
-        TRY(sara_arena_strdup(&file->arena, &entry.value, scan->text));
+        TRY(sara_arena_strdup(&file->arena, &entry.value, scan->text.data));
         TRY(sara_grow(file->ctx, &file->metadata, &file->metadata_capacity,
                       file->metadata_count + 1, sizeof(*file->metadata)));
         file->metadata[file->metadata_count++] = entry;
@@ -46,7 +46,7 @@ static sara_status read_dtype(sara_scan *scan, sara_tensor_info *info)
     sara_status status;
     TRY(sara_scan_string(scan, LONGEST_DTYPE));
     for (int i = 0; i < SARA_DTYPE_COUNT; i++) {
-        if (strcmp(scan->text, sara_dtype_name((sara_dtype)i)) == 0) {
+        if (strcmp(scan->text.data, sara_dtype_name((sara_dtype)i)) == 0) {
             info->dtype = (sara_dtype)i;
             return SARA_OK;
         }
@@ -54,7 +54,7 @@ static sara_status read_dtype(sara_scan *scan, sara_tensor_info *info)
     status = sara_scan_fail(scan,
                             "\"%s\" is not supported, expected F64, F32, F16, BF16, C64, F8_*, "
                             "I*, U* or BOOL",
-                            scan->text);
+                            scan->text.data);
 done:
     return status;
 }
@@ -132,11 +132,11 @@ static sara_status read_tensor(sara_scan *scan, sara_tensor_info *info, uint64_t
         if (!more)
             break;
         TRY(sara_scan_string(scan, LONGEST_NAME));
-        while (which < 3 && strcmp(scan->text, fields[which]) != 0)
+        while (which < 3 && strcmp(scan->text.data, fields[which]) != 0)
             which++;
         if (which == 3 || seen[which])
             return sara_scan_fail(scan, "%s field \"%.100s\"", which == 3 ? "unknown" : "duplicate",
-                                  scan->text);
+                                  scan->text.data);
         seen[which] = true;
         TRY(sara_scan_expect(scan, ':'));
         scan->field = fields[which];
@@ -164,13 +164,13 @@ static sara_status read_members(sara_scan *scan, sara_safetensors *file)
         if (!more)
             break;
         TRY(sara_scan_string(scan, LONGEST_NAME));
-        bool special = strcmp(scan->text, "__metadata__") == 0;
+        bool special = strcmp(scan->text.data, "__metadata__") == 0;
         if (special && metadata)
             return sara_scan_fail(scan, "duplicate __metadata__");
         if (!special && file->count == MOST_TENSORS)
             return sara_scan_fail(scan, "more than %d tensors", MOST_TENSORS);
         if (!special)
-            TRY(sara_arena_strdup(&file->arena, &info.name, scan->text));
+            TRY(sara_arena_strdup(&file->arena, &info.name, scan->text.data));
         TRY(sara_scan_expect(scan, ':'));
         if (special) {
             TRY(read_metadata(scan, file));

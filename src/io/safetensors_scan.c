@@ -9,7 +9,7 @@
 sara_status sara_scan_open(sara_scan *scan, const sara_safetensors *file)
 {
     memset(scan, 0, sizeof(*scan));
-    scan->ctx = file->ctx;
+    scan->ctx = scan->text.ctx = file->ctx;
     scan->path = file->path;
     scan->fd = file->fd;
     scan->next = SARA_SAFETENSORS_PREAMBLE;
@@ -20,7 +20,7 @@ sara_status sara_scan_open(sara_scan *scan, const sara_safetensors *file)
 void sara_scan_close(sara_scan *scan)
 {
     sara_free(scan->ctx, scan->window);
-    sara_free(scan->ctx, scan->text);
+    sara_buffer_free(&scan->text);
 }
 
 sara_status sara_scan_fail(sara_scan *scan, const char *format, ...)
@@ -131,14 +131,9 @@ done:
 
 static sara_status scan_put(sara_scan *scan, int byte, size_t longest)
 {
-    sara_status status = SARA_OK;
-    if (scan->length >= longest)
+    if (scan->text.length >= longest)
         return sara_scan_fail(scan, "a string of more than %zu bytes", longest);
-    if (scan->length + 1 >= scan->capacity) /* room for the NUL as well */
-        TRY(sara_grow(scan->ctx, &scan->text, &scan->capacity, scan->length + 2, 1));
-    scan->text[scan->length++] = (char)byte;
-done:
-    return status;
+    return sara_buffer_put_char(&scan->text, (char)byte);
 }
 
 static sara_status take_hex4(sara_scan *scan, utf8proc_int32_t *out)
@@ -202,9 +197,9 @@ static sara_status take_escape(sara_scan *scan, size_t longest)
 sara_status sara_scan_string(sara_scan *scan, size_t longest)
 {
     sara_status status;
-    scan->length = 0;
+    sara_buffer_clear(&scan->text);
     TRY(sara_scan_expect(scan, '"'));
-    TRY(sara_grow(scan->ctx, &scan->text, &scan->capacity, 1, 1));
+    TRY(sara_buffer_put(&scan->text, "")); /* no NULL, empty as it may be */
     for (int c = take(scan); c != '"'; c = take(scan)) {
         if (c < 0)
             return sara_scan_fail(scan, "a string that does not end");
@@ -215,8 +210,7 @@ sara_status sara_scan_string(sara_scan *scan, size_t longest)
         else
             TRY(scan_put(scan, c, longest));
     }
-    scan->text[scan->length] = '\0';
-    if (!sara_text_is_utf8(scan->text, scan->length))
+    if (!sara_text_is_utf8(scan->text.data, scan->text.length))
         status = sara_scan_fail(scan, "the string that ends here is not UTF-8");
 done:
     return status;

@@ -5,43 +5,21 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are written as they are");
 
-/* The header while it grows. */
-typedef struct text {
-    sara_context *ctx;
-    char *data;
-    size_t length, capacity;
-} text;
-
-static sara_status header_append(text *out, const char *data, size_t size)
-{
-    sara_status status;
-    TRY(sara_grow(out->ctx, &out->data, &out->capacity, out->length + size, 1));
-    memcpy(out->data + out->length, data, size);
-    out->length += size;
-done:
-    return status;
-}
-
-static sara_status append_text(text *out, const char *data)
-{
-    return header_append(out, data, strlen(data));
-}
-
-static sara_status append_number(text *out, uint64_t number)
+static sara_status append_number(sara_buffer *out, uint64_t number)
 {
     char digits[24];
     snprintf(digits, sizeof(digits), "%llu", (unsigned long long)number);
-    return append_text(out, digits);
+    return sara_buffer_put(out, digits);
 }
 
-static sara_status append_string(text *out, const char *string)
+static sara_status append_string(sara_buffer *out, const char *string)
 {
     static const char escaped[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
     char code[8];
     sara_status status;
     if (!sara_text_is_utf8(string, strlen(string)))
         return sara_fail(out->ctx, SARA_ERROR_USAGE, "\"%.200s\" is not UTF-8", string);
-    TRY(append_text(out, "\""));
+    TRY(sara_buffer_put(out, "\""));
     for (const char *at = string; *at; at++) {
         const char *found = strchr(escaped, *at);
         if (found)
@@ -50,27 +28,27 @@ static sara_status append_string(text *out, const char *string)
             snprintf(code, sizeof(code), "\\u%04x", (unsigned)*at);
         else
             snprintf(code, sizeof(code), "%c", *at);
-        TRY(append_text(out, code));
+        TRY(sara_buffer_put(out, code));
     }
-    TRY(append_text(out, "\""));
+    TRY(sara_buffer_put(out, "\""));
 done:
     return status;
 }
 
-static sara_status append_metadata(text *out, const sara_metadata **metadata, size_t count)
+static sara_status append_metadata(sara_buffer *out, const sara_metadata **metadata, size_t count)
 {
     sara_status status;
-    TRY(append_text(out, "\"__metadata__\":{"));
+    TRY(sara_buffer_put(out, "\"__metadata__\":{"));
     for (size_t i = 0; i < count; i++) {
         if (i > 0 && strcmp(metadata[i - 1]->key, metadata[i]->key) == 0)
             return sara_fail(out->ctx, SARA_ERROR_USAGE, "duplicate metadata key %.200s",
                              metadata[i]->key);
-        TRY(append_text(out, i > 0 ? "," : ""));
+        TRY(sara_buffer_put(out, i > 0 ? "," : ""));
         TRY(append_string(out, metadata[i]->key));
-        TRY(append_text(out, ":"));
+        TRY(sara_buffer_put(out, ":"));
         TRY(append_string(out, metadata[i]->value));
     }
-    TRY(append_text(out, "}"));
+    TRY(sara_buffer_put(out, "}"));
 done:
     return status;
 }
@@ -81,42 +59,43 @@ static size_t byte_size(const sara_tensor_source *tensor)
     return (size_t)sara_shape_count(&tensor->shape) * sara_dtype_size(tensor->dtype);
 }
 
-static sara_status append_tensor(text *out, const sara_tensor_source *tensor, uint64_t *offset)
+static sara_status append_tensor(sara_buffer *out, const sara_tensor_source *tensor,
+                                 uint64_t *offset)
 {
     sara_status status;
     TRY(append_string(out, tensor->name));
-    TRY(append_text(out, ":{\"dtype\":\""));
-    TRY(append_text(out, sara_dtype_name(tensor->dtype)));
-    TRY(append_text(out, "\",\"shape\":["));
+    TRY(sara_buffer_put(out, ":{\"dtype\":\""));
+    TRY(sara_buffer_put(out, sara_dtype_name(tensor->dtype)));
+    TRY(sara_buffer_put(out, "\",\"shape\":["));
     for (int i = 0; i < tensor->shape.rank; i++) {
-        TRY(append_text(out, i > 0 ? "," : ""));
+        TRY(sara_buffer_put(out, i > 0 ? "," : ""));
         TRY(append_number(out, (uint64_t)tensor->shape.dims[i]));
     }
-    TRY(append_text(out, "],\"data_offsets\":["));
+    TRY(sara_buffer_put(out, "],\"data_offsets\":["));
     TRY(append_number(out, *offset));
-    TRY(append_text(out, ","));
+    TRY(sara_buffer_put(out, ","));
     *offset += byte_size(tensor);
     TRY(append_number(out, *offset));
-    TRY(append_text(out, "]}"));
+    TRY(sara_buffer_put(out, "]}"));
 done:
     return status;
 }
 
-static sara_status build_header(text *out, const sara_tensor_source **tensors, size_t count,
+static sara_status build_header(sara_buffer *out, const sara_tensor_source **tensors, size_t count,
                                 const sara_metadata **metadata, size_t metadata_count)
 {
     uint64_t offset = 0;
     sara_status status;
-    TRY(append_text(out, "{"));
+    TRY(sara_buffer_put(out, "{"));
     if (metadata_count > 0)
         TRY(append_metadata(out, metadata, metadata_count));
     for (size_t i = 0; i < count; i++) {
-        TRY(append_text(out, i > 0 || metadata_count > 0 ? "," : ""));
+        TRY(sara_buffer_put(out, i > 0 || metadata_count > 0 ? "," : ""));
         TRY(append_tensor(out, tensors[i], &offset));
     }
-    TRY(append_text(out, "}"));
+    TRY(sara_buffer_put(out, "}"));
     while (out->length % 8 != 0)
-        TRY(append_text(out, " "));
+        TRY(sara_buffer_put(out, " "));
     if (out->length > SARA_SAFETENSORS_LONGEST_HEADER)
         status = sara_fail(out->ctx, SARA_ERROR_USAGE, "a header of %zu bytes, expected at most %d",
                            out->length, SARA_SAFETENSORS_LONGEST_HEADER);
@@ -229,7 +208,7 @@ done:
     return status;
 }
 
-static sara_status write_file(sara_context *ctx, const char *path, const text *header,
+static sara_status write_file(sara_context *ctx, const char *path, const sara_buffer *header,
                               const sara_tensor_source **tensors, size_t count, const maker *make)
 {
     sara_writer *writer = NULL;
@@ -254,7 +233,7 @@ sara_status sara_safetensors_save_made(sara_context *ctx, const char *path,
     const maker make = {tensors, fill, user};
     const sara_tensor_source **order = NULL;
     const sara_metadata **entries = NULL;
-    text header = {.ctx = ctx};
+    sara_buffer header = {.ctx = ctx};
     sara_status status;
     TRY(sort_tensors(ctx, &order, tensors, count));
     TRY(sort_metadata(ctx, &entries, metadata, metadata_count));
@@ -263,7 +242,7 @@ sara_status sara_safetensors_save_made(sara_context *ctx, const char *path,
 done:
     if (status == SARA_ERROR_USAGE)
         status = sara_fail_in(ctx, status, path);
-    sara_free(ctx, header.data);
+    sara_buffer_free(&header);
     sara_free(ctx, entries);
     sara_free(ctx, order);
     return status;

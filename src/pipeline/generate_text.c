@@ -6,26 +6,8 @@
 
 #define SHORT_HASH 10 /* digits, as A1111 shows a model's */
 
-/* A text that grows. */
-typedef struct text {
-    sara_context *ctx;
-    char *data;
-    size_t length, capacity;
-} text;
-
-static sara_status texts_append(text *out, const char *data, size_t size)
-{
-    sara_status status;
-    TRY(sara_grow(out->ctx, &out->data, &out->capacity, out->length + size + 1, 1));
-    memcpy(out->data + out->length, data, size);
-    out->length += size;
-    out->data[out->length] = '\0';
-done:
-    return status;
-}
-
 /* A name within quotes, as in JSON; what is no UTF-8 becomes question marks. */
-static sara_status append_escaped(text *out, const char *name)
+static sara_status append_escaped(sara_buffer *out, const char *name)
 {
     bool valid = sara_text_is_utf8(name, strlen(name));
     char code[8];
@@ -38,7 +20,7 @@ static sara_status append_escaped(text *out, const char *name)
             snprintf(code, sizeof(code), "\\u%04x", byte);
         else
             snprintf(code, sizeof(code), "%c", byte < 0x80 || valid ? *at : '?');
-        TRY(texts_append(out, code, strlen(code)));
+        TRY(sara_buffer_put(out, code));
     }
 done:
     return status;
@@ -75,7 +57,7 @@ done:
 static sara_status adapters_text(sara_context *ctx, char **out, const sara_model *model,
                                  const sara_generate_options *options)
 {
-    text line = {.ctx = ctx};
+    sara_buffer line = {.ctx = ctx};
     sara_prompts prompts = {0};
     sara_model_adapter *adapters = NULL;
     size_t count = 0;
@@ -83,18 +65,18 @@ static sara_status adapters_text(sara_context *ctx, char **out, const sara_model
     sara_status status;
     TRY(sara_prompts_read(ctx, &prompts, options));
     TRY(texts_collect(ctx, &adapters, &count, model, &prompts, options->lora_ignore));
-    TRY(texts_append(&line, ", Adapters: \"", count ? 13 : 0));
+    TRY(sara_buffer_put(&line, count ? ", Adapters: \"" : ""));
     for (size_t i = 0; i < count; i++) {
         const char *slash = strrchr(adapters[i].name, '/'); /* of a tag */
         TRY(append_escaped(&line, slash ? slash + 1 : adapters[i].name));
         sara_print(number, sizeof(number), ": %.9g%s", adapters[i].strength,
                    i + 1 < count ? ", " : "\"");
-        TRY(texts_append(&line, number, strlen(number)));
+        TRY(sara_buffer_put(&line, number));
     }
     *out = line.data;
     line.data = NULL;
 done:
-    sara_free(ctx, line.data);
+    sara_buffer_free(&line);
     sara_free(ctx, adapters);
     sara_prompts_free(ctx, &prompts);
     return status;
@@ -107,7 +89,7 @@ static sara_status name_text(sara_context *ctx, char **out, const char *path, bo
     const char *slash = strrchr(path, '/');
     const char *name = slash && slash[1] ? slash + 1 : path, *dot = strrchr(name, '.');
     bool quoted = false;
-    text line = {.ctx = ctx};
+    sara_buffer line = {.ctx = ctx};
     char *own = NULL;
     sara_status status;
     cut = cut && dot && dot > name;
@@ -115,14 +97,14 @@ static sara_status name_text(sara_context *ctx, char **out, const char *path, bo
     for (const char *at = own; *at; at++)
         quoted |= strchr(",:\"\\", *at) || (unsigned char)*at < 0x20 || *at == 0x7F;
     quoted |= !sara_text_is_utf8(own, strlen(own));
-    TRY(texts_append(&line, "\"", quoted));
+    TRY(sara_buffer_put(&line, quoted ? "\"" : ""));
     TRY(append_escaped(&line, own));
-    TRY(texts_append(&line, "\"", quoted));
+    TRY(sara_buffer_put(&line, quoted ? "\"" : ""));
     *out = line.data;
     line.data = NULL;
 done:
     sara_free(ctx, own);
-    sara_free(ctx, line.data);
+    sara_buffer_free(&line);
     return status;
 }
 

@@ -4,38 +4,6 @@
 
 #define LATENT_SIDE 64 /* of a model that does not say: SD1.x's */
 
-void sara_metadata_list_init(sara_metadata_list *list, sara_context *ctx)
-{
-    *list = (sara_metadata_list){.items = NULL};
-    sara_arena_init(&list->arena, ctx);
-}
-
-void sara_metadata_list_free(sara_metadata_list *list)
-{
-    sara_free(list->arena.ctx, list->items);
-    sara_arena_free(&list->arena);
-}
-
-sara_status sara_metadata_list_add(sara_metadata_list *list, const char *key, const char *format,
-                                   ...)
-{
-    sara_status status;
-    sara_metadata *item;
-    char value[1024];
-    va_list args;
-    va_start(args, format);
-    sara_print_args(value, sizeof(value), format, args);
-    va_end(args);
-    TRY(sara_grow(list->arena.ctx, &list->items, &list->capacity, list->count + 1,
-                  sizeof(*list->items)));
-    item = &list->items[list->count];
-    TRY(sara_arena_strdup(&list->arena, &item->key, key));
-    TRY(sara_arena_strdup(&list->arena, &item->value, value));
-    list->count++;
-done:
-    return status;
-}
-
 sara_status sara_metadata_list_add_model(sara_metadata_list *list, const sara_model *model,
                                          const char *kind, const char *title)
 {

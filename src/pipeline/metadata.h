@@ -4,16 +4,6 @@
 
 #include "pipeline/pipeline.h"
 
-typedef struct sara_metadata_list {
-    sara_arena arena; /* keys and values */
-    sara_metadata *items;
-    size_t count, capacity;
-} sara_metadata_list;
-void sara_metadata_list_init(sara_metadata_list *list, sara_context *ctx);
-void sara_metadata_list_free(sara_metadata_list *list);
-SARA_NODISCARD sara_status sara_metadata_list_add(sara_metadata_list *list, const char *key,
-                                                  const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
 /* modelspec.* (Stability AI's specification 1.0.0) but for a date. kind: "lora", "sara". */
 SARA_NODISCARD sara_status sara_metadata_list_add_model(sara_metadata_list *list,
                                                         const sara_model *model, const char *kind,

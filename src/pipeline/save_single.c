@@ -5,8 +5,6 @@
 
 #include <stdlib.h>
 
-#define CONFIG_COUNT 4
-
 static const char unet_prefix[] = "model.diffusion_model.";
 static const char ema_prefix[] = "model_ema.";
 static const char vae_prefix[] = "first_stage_model.";
@@ -18,9 +16,7 @@ typedef struct single {
     const sara_model *model;
     const sara_dtype *dtype;
     sara_save_list list;
-    char *texts[CONFIG_COUNT]; /* the metadata's values that are made here; free() */
-    sara_metadata *metadata;
-    size_t metadata_count, metadata_capacity;
+    sara_metadata_list metadata;
 } single;
 
 /* *out: sara_free(); "prefix" + the name in the file. Fails where there is none. */
@@ -259,30 +255,13 @@ done:
 
 /* ------------------------------------------------------------------------------------ metadata */
 
-static sara_status add_single_metadata(single *s, const char *key, const char *value)
-{
-    sara_status status;
-    for (size_t i = 0; i < s->metadata_count; i++)
-        if (strcmp(s->metadata[i].key, key) == 0) {
-            s->metadata[i].value = value;
-            return SARA_OK;
-        }
-    TRY(sara_grow(s->ctx, &s->metadata, &s->metadata_capacity, s->metadata_count + 1,
-                  sizeof(*s->metadata)));
-    s->metadata[s->metadata_count++] = (sara_metadata){key, value};
-done:
-    return status;
-}
-
 static sara_status add_config(single *s, const char *key, const json_t *config)
 {
-    char **slot = s->texts;
-    while (*slot)
-        slot++;
-    *slot = sara_json_dump(config, JSON_COMPACT | JSON_SORT_KEYS);
-    if (!*slot)
-        return sara_fail(s->ctx, SARA_ERROR_MEMORY, "out of memory: %s", key);
-    return add_single_metadata(s, key, *slot);
+    char *value = sara_json_dump(config, JSON_COMPACT | JSON_SORT_KEYS);
+    sara_status status = value ? sara_metadata_list_set(&s->metadata, key, value)
+                               : sara_fail(s->ctx, SARA_ERROR_MEMORY, "out of memory: %s", key);
+    free(value);
+    return status;
 }
 
 static sara_status add_component_config(single *s, const char *key, sara_module module)
@@ -314,7 +293,7 @@ static sara_status add_own_metadata(single *s)
     sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++)
         if (!is_hash(own[i].key))
-            TRY(add_single_metadata(s, own[i].key, own[i].value));
+            TRY(sara_metadata_list_set(&s->metadata, own[i].key, own[i].value));
 done:
     return status;
 }
@@ -324,9 +303,11 @@ static sara_status add_single_kind(single *s)
 {
     bool v = s->model->scheduler.prediction_type == SARA_PREDICT_V;
     sara_status status;
-    TRY(add_single_metadata(s, "modelspec.architecture", sara_model_architecture(s->model, v)));
+    TRY(sara_metadata_list_set(&s->metadata, "modelspec.architecture",
+                               sara_model_architecture(s->model, v)));
     if (sara_model_predicts(s->model))
-        TRY(add_single_metadata(s, "modelspec.prediction_type", sara_model_predicts(s->model)));
+        TRY(sara_metadata_list_set(&s->metadata, "modelspec.prediction_type",
+                                   sara_model_predicts(s->model)));
 done:
     return status;
 }
@@ -334,13 +315,13 @@ done:
 static sara_status make_metadata(single *s)
 {
     sara_status status;
-    TRY(add_single_metadata(s, "modelspec.sai_model_spec", "1.0.0"));
-    TRY(add_single_metadata(s, "modelspec.implementation", "sara"));
-    TRY(add_single_metadata(s, "modelspec.title", "Stable Diffusion"));
+    TRY(sara_metadata_list_set(&s->metadata, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(sara_metadata_list_set(&s->metadata, "modelspec.implementation", "sara"));
+    TRY(sara_metadata_list_set(&s->metadata, "modelspec.title", "Stable Diffusion"));
     if (s->model->single)
         TRY(add_own_metadata(s));
     TRY(add_single_kind(s));
-    TRY(add_single_metadata(s, "format", "pt"));
+    TRY(sara_metadata_list_set(&s->metadata, "format", "pt"));
     TRY(add_component_config(s, "sara.config.unet", SARA_MODULE_UNET));
     if (!s->model->unet_only) {
         TRY(add_component_config(s, "sara.config.vae", SARA_MODULE_VAE));
@@ -365,6 +346,7 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
 {
     single s = {.ctx = ctx, .model = model, .dtype = dtype};
     sara_status status;
+    sara_metadata_list_init(&s.metadata, ctx);
     sara_save_list_init(&s.list, ctx);
     TRY(add_unet(&s));
     TRY(sara_save_check_interrupted(ctx));
@@ -376,11 +358,10 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
         TRY(add_text(&s));
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
-    TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata, s.metadata_count));
+    TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata.items,
+                              s.metadata.count));
 done:
-    for (size_t i = 0; i < CONFIG_COUNT; i++)
-        free(s.texts[i]);
-    sara_free(ctx, s.metadata);
+    sara_metadata_list_free(&s.metadata);
     sara_save_list_free(&s.list);
     return status;
 }

@@ -87,17 +87,13 @@ done:
 }
 
 /* The caller's metadata with sara.format set. */
-static sara_status complete_metadata(sara_arena *arena, sara_metadata **out, size_t *out_count,
-                                     const sara_metadata *metadata, size_t count)
+static sara_status complete_metadata(sara_metadata_list *out, const sara_metadata *metadata,
+                                     size_t count)
 {
-    sara_status status;
-    size_t next = 0;
-    TRY(sara_arena_alloc(arena, out, count + 1, sizeof(**out)));
-    (*out)[next++] = (sara_metadata){"sara.format", SARA_ADAPTER_FORMAT};
+    sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++)
-        if (strcmp(metadata[i].key, "sara.format") != 0)
-            (*out)[next++] = metadata[i];
-    *out_count = next;
+        TRY(sara_metadata_list_set(out, metadata[i].key, metadata[i].value));
+    TRY(sara_metadata_list_set(out, "sara.format", SARA_ADAPTER_FORMAT));
 done:
     return status;
 }
@@ -108,15 +104,16 @@ static sara_status save_entries(sara_context *ctx, const char *path, saving *s,
     sara_status status;
     sara_arena arena;
     sara_tensor_source *tensors;
-    sara_metadata *all;
-    size_t kept = 0, all_count;
+    sara_metadata_list all;
+    size_t kept = 0;
     sara_arena_init(&arena, ctx);
+    sara_metadata_list_init(&all, ctx);
     if (s->dtype != SARA_F32 && s->dtype != SARA_F16 && s->dtype != SARA_BF16)
         return sara_fail(ctx, SARA_ERROR_USAGE, "%s: values as %s, expected F32, F16 or BF16", path,
                          sara_dtype_name(s->dtype));
     TRY(sara_adapter_check_metadata(ctx, path, SARA_ERROR_USAGE, metadata, metadata_count,
                                     s->entries, s->count));
-    TRY(complete_metadata(&arena, &all, &all_count, metadata, metadata_count));
+    TRY(complete_metadata(&all, metadata, metadata_count));
     TRY(sara_arena_alloc(&arena, &tensors, 2 * s->count, sizeof(*tensors)));
     TRY(sara_arena_alloc(&arena, &s->kept, s->count, sizeof(*s->kept)));
     for (size_t i = 0; i < s->count; i++)
@@ -124,8 +121,10 @@ static sara_status save_entries(sara_context *ctx, const char *path, saving *s,
             TRY(describe_entry(ctx, &arena, tensors + 2 * kept, s, i));
             s->kept[kept++] = i;
         }
-    TRY(sara_safetensors_save_made(ctx, path, tensors, 2 * kept, all, all_count, fill_tensor, s));
+    TRY(sara_safetensors_save_made(ctx, path, tensors, 2 * kept, all.items, all.count, fill_tensor,
+                                   s));
 done:
+    sara_metadata_list_free(&all);
     sara_arena_free(&arena);
     return status;
 }

@@ -186,7 +186,7 @@ static sara_status open_trainer(bench *b)
     sara_status status;
     t->steps = o->steps;
     t->progressive_iter = -1;
-    sara_arena_init(&t->arena, b->ctx);
+    sara_metadata_list_init(&t->metadata, b->ctx);
     sara_train_options_init(&t->options);
     t->options.trainable = is_method(b, "full") ? "100%" : o->trainable;
     t->options.lambda_rank = o->lambda_rank;

@@ -5,30 +5,18 @@
 #include <math.h>
 #include <stdio.h>
 
-static sara_status identity_add(trainer *t, const char *key, const char *value)
-{
-    const char *copies[2];
-    sara_status status;
-    TRY(sara_arena_strdup(&t->arena, &copies[0], key));
-    TRY(sara_arena_strdup(&t->arena, &copies[1], value));
-    t->metadata[t->metadata_count++] = (sara_metadata){copies[0], copies[1]};
-done:
-    return status;
-}
-
 static sara_status add_option(trainer *t, const char *name, const json_t *value)
 {
-    char key[96], number[40];
+    sara_metadata_list *list = &t->metadata;
+    char key[96];
     snprintf(key, sizeof(key), "sara.%s", name);
     if (json_is_string(value))
-        return identity_add(t, key, json_string_value(value));
+        return sara_metadata_list_set(list, key, json_string_value(value));
     if (json_is_boolean(value))
-        return identity_add(t, key, json_is_true(value) ? "true" : "false");
+        return sara_metadata_list_set(list, key, json_is_true(value) ? "true" : "false");
     if (json_is_integer(value))
-        snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
-    else
-        sara_print(number, sizeof(number), "%.17g", json_real_value(value));
-    return identity_add(t, key, number);
+        return sara_metadata_list_add(list, key, "%lld", (long long)json_integer_value(value));
+    return sara_metadata_list_add(list, key, "%.17g", json_real_value(value));
 }
 
 static sara_status add_fixed(trainer *t)
@@ -36,25 +24,25 @@ static sara_status add_fixed(trainer *t)
     const sara_batch *shape = sara_batches_shape(t->batches);
     int factor = t->model->vae ? sara_vae_info_of(t->model->vae)->factor : 8;
     bool v = t->objective.prediction == SARA_PREDICT_V;
-    char number[64];
+    sara_metadata_list *list = &t->metadata;
     sara_status status;
-    TRY(identity_add(t, "sara.format", "1"));
-    TRY(identity_add(t, "sara.target", "unet"));
-    TRY(identity_add(t, "sara.method", "sara"));
-    TRY(identity_add(t, "sara.base_sha256", t->model->base.sha256));
-    TRY(identity_add(t, "sara.base_precision", sara_precision_name(t->model->base.precision)));
-    snprintf(number, sizeof(number), "%lld", (long long)t->selected);
-    TRY(identity_add(t, "sara.selected", number));
-    TRY(identity_add(t, "modelspec.sai_model_spec", "1.0.0"));
-    snprintf(number, sizeof(number), "%s/sara", sara_model_architecture(t->model, v));
-    TRY(identity_add(t, "modelspec.architecture", number));
-    TRY(identity_add(t, "modelspec.implementation", "sara"));
-    TRY(identity_add(t, "modelspec.title", "SaRA adapter"));
-    TRY(identity_add(t, "modelspec.prediction_type",
-                     sara_prediction_name(t->objective.prediction)));
-    snprintf(number, sizeof(number), "%lldx%lld", (long long)shape->width * factor,
-             (long long)shape->height * factor);
-    TRY(identity_add(t, "modelspec.resolution", number));
+    TRY(sara_metadata_list_set(list, "sara.format", "1"));
+    TRY(sara_metadata_list_set(list, "sara.target", "unet"));
+    TRY(sara_metadata_list_set(list, "sara.method", "sara"));
+    TRY(sara_metadata_list_set(list, "sara.base_sha256", t->model->base.sha256));
+    TRY(sara_metadata_list_set(list, "sara.base_precision",
+                               sara_precision_name(t->model->base.precision)));
+    TRY(sara_metadata_list_add(list, "sara.selected", "%lld", (long long)t->selected));
+    TRY(sara_metadata_list_set(list, "modelspec.sai_model_spec", "1.0.0"));
+    TRY(sara_metadata_list_add(list, "modelspec.architecture", "%s/sara",
+                               sara_model_architecture(t->model, v)));
+    TRY(sara_metadata_list_set(list, "modelspec.implementation", "sara"));
+    TRY(sara_metadata_list_set(list, "modelspec.title", "SaRA adapter"));
+    TRY(sara_metadata_list_set(list, "modelspec.prediction_type",
+                               sara_prediction_name(t->objective.prediction)));
+    TRY(sara_metadata_list_add(list, "modelspec.resolution", "%lldx%lld",
+                               (long long)shape->width * factor,
+                               (long long)shape->height * factor));
 done:
     return status;
 }
@@ -151,8 +139,6 @@ sara_status sara_trainer_identify(trainer *t)
     sara_status status;
     TRY(sara_train_options_json(t->ctx, &t->identity, &t->options));
     TRY(identity_resolve(t, t->identity));
-    TRY(sara_arena_alloc(&t->arena, &t->metadata, json_object_size(t->identity) + 16,
-                         sizeof(*t->metadata)));
     json_object_foreach(t->identity, key, value) if (!json_is_null(value))
         TRY(add_option(t, key, value));
     TRY(add_fixed(t));

@@ -8,23 +8,6 @@
 #define CURVE_WIDTH  720.0
 #define CURVE_HEIGHT 220.0
 
-typedef struct page {
-    sara_context *ctx;
-    char *text;
-    size_t used, capacity;
-} page;
-
-static sara_status report_put(page *p, const char *text)
-{
-    size_t length = strlen(text);
-    sara_status status = sara_grow(p->ctx, &p->text, &p->capacity, p->used + length + 1, 1);
-    if (status == SARA_OK) {
-        memcpy(p->text + p->used, text, length + 1);
-        p->used += length;
-    }
-    return status;
-}
-
 /* C0, DEL, and the C1 controls that begin with this byte in UTF-8. */
 static bool report_is_control(const char *text)
 {
@@ -32,19 +15,19 @@ static bool report_is_control(const char *text)
     return byte[0] < 0x20 || byte[0] == 0x7F || (byte[0] == 0xC2 && byte[1] < 0xA0);
 }
 
-static sara_status put_escaped(page *p, const char *text)
+static sara_status put_escaped(sara_buffer *p, const char *text)
 {
     sara_status status = SARA_OK;
     for (; *text && status == SARA_OK; text++) {
         const char one[2] = {*text, '\0'};
         bool control = report_is_control(text);
-        status = report_put(p, control         ? " "
-                               : *text == '<'  ? "&lt;"
-                               : *text == '>'  ? "&gt;"
-                               : *text == '&'  ? "&amp;"
-                               : *text == '"'  ? "&quot;"
-                               : *text == '\'' ? "&#39;"
-                                               : one);
+        status = sara_buffer_put(p, control         ? " "
+                                    : *text == '<'  ? "&lt;"
+                                    : *text == '>'  ? "&gt;"
+                                    : *text == '&'  ? "&amp;"
+                                    : *text == '"'  ? "&quot;"
+                                    : *text == '\'' ? "&#39;"
+                                                    : one);
         if (control && (unsigned char)*text == 0xC2)
             text++;
     }
@@ -87,7 +70,7 @@ done:
 }
 
 /* Means over as many equal stretches as there are points: single losses are mostly noise. */
-static sara_status put_curve(page *p, const double *losses, size_t count)
+static sara_status put_curve(sara_buffer *p, const double *losses, size_t count)
 {
     size_t points = count < 120 ? count : 120;
     double means[120], low = INFINITY, high = -INFINITY;
@@ -102,35 +85,35 @@ static sara_status put_curve(page *p, const double *losses, size_t count)
         high = fmax(high, means[i]);
     }
     if (points < 2)
-        return report_put(p, "<p>Too few steps for a curve.</p>");
+        return sara_buffer_put(p, "<p>Too few steps for a curve.</p>");
     sara_print(text, sizeof(text),
                "<svg viewBox=\"0 0 %g %g\" role=\"img\"><title>loss</title><polyline fill=\"none\" "
                "stroke=\"#246\" stroke-width=\"2\" points=\"",
                CURVE_WIDTH, CURVE_HEIGHT);
-    TRY(report_put(p, text));
+    TRY(sara_buffer_put(p, text));
     for (size_t i = 0; i < points; i++) {
         double height = high > low ? (means[i] - low) / (high - low) : 0.5;
         sara_print(text, sizeof(text), "%.1f,%.1f ", CURVE_WIDTH * (double)i / (double)(points - 1),
                    (CURVE_HEIGHT - 10) * (1 - height) + 5);
-        TRY(report_put(p, text));
+        TRY(sara_buffer_put(p, text));
     }
     sara_print(
         text, sizeof(text),
         "\"/></svg><p>Loss over %zu steps, from %.4g down to %.4g (means of %zu stretches).</p>",
         count, high, low, points);
-    TRY(report_put(p, text));
+    TRY(sara_buffer_put(p, text));
 done:
     return status;
 }
 
 /* ------------------------------------------------------------------------------------- sections */
 
-static sara_status put_settings(page *p, const json_t *identity)
+static sara_status put_settings(sara_buffer *p, const json_t *identity)
 {
     const char *key;
     json_t *value;
     sara_status status;
-    TRY(report_put(p, "<h2>Settings</h2><table>"));
+    TRY(sara_buffer_put(p, "<h2>Settings</h2><table>"));
     json_object_foreach((json_t *)(uintptr_t)identity, key, value)
     {
         char *text = json_is_null(value)
@@ -138,20 +121,20 @@ static sara_status put_settings(page *p, const json_t *identity)
                          : sara_json_dump(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
         if (!text)
             continue;
-        status = report_put(p, "<tr><td>");
+        status = sara_buffer_put(p, "<tr><td>");
         if (status == SARA_OK)
             status = put_escaped(p, key);
         if (status == SARA_OK)
-            status = report_put(p, "</td><td>");
+            status = sara_buffer_put(p, "</td><td>");
         if (status == SARA_OK)
             status = put_escaped(p, json_is_string(value) ? json_string_value(value) : text);
         if (status == SARA_OK)
-            status = report_put(p, "</td></tr>");
+            status = sara_buffer_put(p, "</td></tr>");
         free(text);
         if (status != SARA_OK)
             goto done;
     }
-    TRY(report_put(p, "</table>"));
+    TRY(sara_buffer_put(p, "</table>"));
 done:
     return status;
 }
@@ -165,7 +148,7 @@ static bool is_sample(const char *name)
            strcmp(name + length - 4, ".png") == 0;
 }
 
-static sara_status put_samples(page *p, const sara_run *run)
+static sara_status put_samples(sara_buffer *p, const sara_run *run)
 {
     char *folder = NULL, **names = NULL;
     size_t count = 0;
@@ -174,15 +157,15 @@ static sara_status put_samples(page *p, const sara_run *run)
     if (!sara_path_is_directory(folder))
         goto done;
     TRY(sara_directory_list(run->ctx, &names, &count, folder));
-    TRY(report_put(p, "<h2>Samples</h2>"));
+    TRY(sara_buffer_put(p, "<h2>Samples</h2>"));
     for (size_t i = 0; i < count; i++) {
         if (!is_sample(names[i]))
             continue;
-        TRY(report_put(p, "<figure><img src=\"samples/"));
+        TRY(sara_buffer_put(p, "<figure><img src=\"samples/"));
         TRY(put_escaped(p, names[i]));
-        TRY(report_put(p, "\" alt=\"\"><figcaption>"));
+        TRY(sara_buffer_put(p, "\" alt=\"\"><figcaption>"));
         TRY(put_escaped(p, names[i]));
-        TRY(report_put(p, "</figcaption></figure>"));
+        TRY(sara_buffer_put(p, "</figcaption></figure>"));
     }
 done:
     sara_free(run->ctx, folder);
@@ -192,13 +175,13 @@ done:
 
 sara_status sara_run_report(sara_run *run, const json_t *identity)
 {
-    page p = {.ctx = run->ctx};
+    sara_buffer p = {.ctx = run->ctx};
     double *losses = NULL;
     char *path = NULL;
     size_t count = 0;
     sara_status status;
     TRY(read_losses(run, &losses, &count));
-    TRY(report_put(
+    TRY(sara_buffer_put(
         &p, "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src "
             "'self' file:; style-src 'unsafe-inline'\">"
@@ -210,12 +193,12 @@ sara_status sara_run_report(sara_run *run, const json_t *identity)
     TRY(put_curve(&p, losses, count));
     TRY(put_samples(&p, run));
     TRY(put_settings(&p, identity));
-    TRY(report_put(&p, "</body></html>\n"));
+    TRY(sara_buffer_put(&p, "</body></html>\n"));
     TRY(sara_path_join(run->ctx, &path, run->folder, "report.html"));
-    TRY(sara_file_write(run->ctx, path, p.text, p.used));
+    TRY(sara_file_write(run->ctx, path, p.data, p.length));
 done:
     sara_free(run->ctx, path);
     sara_free(run->ctx, losses);
-    sara_free(run->ctx, p.text);
+    sara_buffer_free(&p);
     return status;
 }

@@ -281,7 +281,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
 {
     sara_status status;
     t->saved_at = -1;
-    sara_arena_init(&t->arena, t->ctx);
+    sara_metadata_list_init(&t->metadata, t->ctx);
     TRY(sara_train_options_read(t->ctx, &t->options, options));
     TRY(sara_trainer_start(t));
     TRY(load_model(t));
@@ -308,7 +308,7 @@ void sara_trainer_close(trainer *t)
     json_decref(t->identity);
     sara_checkpoint_clear(t->ctx, &t->checkpoint);
     sara_adapter_free(&t->origin.adapter);
-    sara_arena_free(&t->arena);
+    sara_metadata_list_free(&t->metadata);
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);
     sara_tape_free(t->tape);

@@ -113,8 +113,8 @@ static sara_status save_checkpoint(trainer *t)
     sara_status status = SARA_OK;
     if (t->saved_at == t->state.micro_batches)
         return SARA_OK; /* the last step was just saved */
-    TRY(sara_checkpoint_save(&t->run, t->optimizer, &t->state, t->identity, t->metadata,
-                             t->metadata_count, t->options.checkpoints_total_limit));
+    TRY(sara_checkpoint_save(&t->run, t->optimizer, &t->state, t->identity, t->metadata.items,
+                             t->metadata.count, t->options.checkpoints_total_limit));
     t->saved_at = t->state.micro_batches;
 done:
     return status;
@@ -196,8 +196,8 @@ static sara_status finish(trainer *t)
     if (sara_optimizer_steps(t->optimizer) > t->started_at)
         TRY(save_checkpoint(t));
     TRY(sara_path_join(t->ctx, &path, t->run.folder, "adapter.safetensors"));
-    TRY(sara_optimizer_save_adapter(t->ctx, path, t->optimizer, t->metadata, t->metadata_count,
-                                    SARA_F32));
+    TRY(sara_optimizer_save_adapter(t->ctx, path, t->optimizer, t->metadata.items,
+                                    t->metadata.count, SARA_F32));
     TRY(sara_run_report(&t->run, t->identity));
 done:
     sara_free(t->ctx, path);

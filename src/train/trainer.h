@@ -31,9 +31,7 @@ typedef struct trainer {
     sara_run_state state;
     int64_t saved_at; /* micro-batches consumed at the last checkpoint; -1: none yet */
     json_t *identity; /* what a resumed run must match */
-    sara_arena arena; /* of the metadata's strings */
-    sara_metadata *metadata;
-    size_t metadata_count;
+    sara_metadata_list metadata;
     int64_t steps;            /* to do in all */
     int64_t progressive_iter; /* -1: never */
     bool reselection_moves;   /* a resumed run's, with the number of steps */
