@@ -183,8 +183,8 @@ static bool is_fixed_cause(const char *key)
     return is_cause(key) && strcmp(key, "progressive_iter") != 0;
 }
 
-/* The first of the keys that are of the kind whose value is another. What an earlier version has not
- * kept (and is no option, see sara_train_options_complete()) is not known to differ. */
+/* The first of the keys that are of the kind whose value is another. What an earlier version has
+ * not kept, and is no option (sara_train_options_complete()), is not known to differ. */
 static const char *find_difference(const json_t *saved, const json_t *now,
                                    bool (*is_kind)(const char *key))
 {
