@@ -1,6 +1,5 @@
 /* Loading a model folder. */
 #include "pipeline/pipeline.h"
-#include "sparse/magnitude.h"
 
 static sara_status missing_model(sara_context *ctx, const char *path)
 {

@@ -1,7 +1,7 @@
 /* Weights of a prompt's parts as A1111 reads them: (a) times 1.1, (a:1.4) times 1.4, [a] by 1.1;
  * \( \) \[ \] are brackets of the text. A bracket that is never closed reaches to the end, one that
  * was never opened is text. */
-#include "models/tokenizer/tokenizer.h"
+#include "models/unicode.h"
 #include "pipeline/pipeline.h"
 
 #include <math.h>

@@ -34,7 +34,4 @@ SARA_NODISCARD sara_status sara_magnitude_select(sara_context *ctx, uint32_t *ma
                                                  const sara_params *params, int64_t rank,
                                                  sara_block_fn block, const void *user);
 
-/* SARA_ERROR_INPUT with the name and place of the first NaN or infinity, if there is one. */
-SARA_NODISCARD sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param);
-
 #endif

@@ -2,7 +2,6 @@
  * the entries of A and [m][m] matrices are kept; A itself is spread out m columns at a time. */
 #include "sparse/rational.h"
 
-#include "nn/sampled.h"
 #include "nn/simd/simd.h"
 
 #include <math.h>

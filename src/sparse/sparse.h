@@ -29,6 +29,8 @@ typedef struct sara_selection {
     int64_t total;
     double threshold;     /* resolved; an entry is selected if |p| < (float)threshold */
 } sara_selection;
+/* SARA_ERROR_INPUT with the name and place of the first NaN or infinity, if there is one. */
+SARA_NODISCARD sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param);
 /* Over all tensors. A budget that selects nothing is SARA_ERROR_USAGE; NaN or Inf weights are
  * SARA_ERROR_INPUT with the name. */
 SARA_NODISCARD sara_status sara_select(sara_context *ctx, sara_selection *out,
