@@ -14,20 +14,17 @@ static double attention_flops(const sara_attention_shape *s)
 
 static sara_status attention_backward_node(sara_tape *tape, sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     float *dq, *dk, *dv;
     sara_status status;
-    if (!kernels->attention_backward)
-        return sara_kernel_missing(tape, node->op);
     TRY(wanted_grad(tape, &dq, node->in[0]));
     TRY(wanted_grad(tape, &dk, node->in[1]));
     TRY(wanted_grad(tape, &dv, node->in[2]));
     TRY(SARA_TRACED(env.ctx, "attention grad", 2.5 * attention_flops(node->attributes),
-                    kernels->attention_backward(&env, dq, dk, dv, node->out->grad,
-                                                node->saved[3]->data, node->saved[4]->data,
-                                                node->saved[0]->data, node->saved[1]->data,
-                                                node->saved[2]->data, node->attributes)));
+                    sara_kernel_attention_backward(&env, dq, dk, dv, node->out->grad,
+                                                   node->saved[3]->data, node->saved[4]->data,
+                                                   node->saved[0]->data, node->saved[1]->data,
+                                                   node->saved[2]->data, node->attributes)));
 done:
     return status;
 }
@@ -53,14 +50,11 @@ static sara_status attention_check(const sara_tape *tape, const sara_shape *q, c
 sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_var *k, sara_var *v,
                               int heads, bool causal)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     sara_var *out = NULL, *lse = NULL;
     sara_status status;
     *y = NULL;
     TRY(attention_check(tape, &q->shape, &k->shape, &v->shape, heads, causal));
-    if (!kernels->attention_forward)
-        return sara_kernel_missing(tape, "attention");
     sara_attention_shape shape = {.n = q->shape.dims[0],
                                   .t = q->shape.dims[1],
                                   .s = k->shape.dims[1],
@@ -70,9 +64,9 @@ sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_v
     const sara_shape lse_shape = sara_shape3(shape.n, heads, shape.t);
     TRY(sara_tape_var(tape, &out, &q->shape));
     TRY(sara_tape_var(tape, &lse, &lse_shape));
-    TRY(SARA_TRACED(
-        env.ctx, "attention", attention_flops(&shape),
-        kernels->attention_forward(&env, out->data, lse->data, q->data, k->data, v->data, &shape)));
+    TRY(SARA_TRACED(env.ctx, "attention", attention_flops(&shape),
+                    sara_kernel_attention_forward(&env, out->data, lse->data, q->data, k->data,
+                                                  v->data, &shape)));
     sara_node node = {.op = "attention",
                       .backward = attention_backward_node,
                       .in = {q, k, v},

@@ -43,9 +43,9 @@ static void attend_plain(real *y, real *lse, const real *q, const real *k, const
     }
 }
 
-static sara_status attention_forward_plain(const sara_kernel_env *env, real *y, real *lse,
-                                           const real *q, const real *k, const real *v,
-                                           const sara_attention_shape *shape)
+sara_status KERNEL(attention_forward)(const sara_kernel_env *env, real *y, real *lse, const real *q,
+                                      const real *k, const real *v,
+                                      const sara_attention_shape *shape)
 {
     int64_t rows = shape->n * shape->heads * shape->t;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
@@ -64,10 +64,10 @@ static void add_scaled(real *y, double factor, const real *x, int64_t count)
         y[i] += (real)(factor * x[i]);
 }
 
-static sara_status attention_backward_plain(const sara_kernel_env *env, real *dq, real *dk,
-                                            real *dv, const real *dy, const real *y,
-                                            const real *lse, const real *q, const real *k,
-                                            const real *v, const sara_attention_shape *shape)
+sara_status KERNEL(attention_backward)(const sara_kernel_env *env, real *dq, real *dk, real *dv,
+                                       const real *dy, const real *y, const real *lse,
+                                       const real *q, const real *k, const real *v,
+                                       const sara_attention_shape *shape)
 {
     int64_t dim = shape->dim;
     double scale = 1 / sqrt((double)dim);
@@ -91,10 +91,4 @@ static sara_status attention_backward_plain(const sara_kernel_env *env, real *dq
             }
         }
     return SARA_OK;
-}
-
-void KERNEL(attention_register)(sara_kernels *table)
-{
-    table->attention_forward = attention_forward_plain;
-    table->attention_backward = attention_backward_plain;
 }

@@ -119,11 +119,14 @@ static int64_t choose_span(const sara_attention_plan *plan, int threads)
     return span < 1 ? 1 : span;
 }
 
-static size_t attention_forward_need(const sara_attention_shape *shape, int threads)
+static sara_kernel_needs attention_forward_needs(const sara_kernel_case *c)
 {
-    forward_pass pass = {.plan = sara_attention_plan_make(shape)};
+    forward_pass pass = {.plan = sara_attention_plan_make(c->attention)};
+    forward_work work;
+    int threads = sara_threads(c->env->ctx);
     pass.span = choose_span(&pass.plan, threads);
-    return (size_t)(threads * attention_carve(&(forward_work){0}, NULL, &pass));
+    return (sara_kernel_needs){.scratch =
+                                   (size_t)(threads * attention_carve(&work, NULL, &pass))};
 }
 
 static sara_status attention_forward_fast(const sara_kernel_env *env, float *y, float *lse,
@@ -156,7 +159,7 @@ done:
 
 void sara_fast_attention_register(sara_kernels *table)
 {
-    table->needs.attention_forward = attention_forward_need;
-    table->attention_forward = attention_forward_fast;
+    SARA_KERNEL_ADD(table, attention_forward, NULL, attention_forward_needs,
+                    attention_forward_fast);
     sara_fast_attention_register_backward(table);
 }

@@ -180,16 +180,19 @@ static size_t parts_size(const backward_pass *pass)
     return (size_t)(pass->plan.heads * (pass->groups - 1) * shape->s * shape->dim);
 }
 
-static size_t attention_backward_need(const sara_attention_shape *shape, int threads)
+static bool has_queries(const sara_kernel_case *c)
 {
-    backward_pass pass = {.plan = sara_attention_plan_make(shape)};
+    return c->attention->n > 0 && c->attention->t > 0;
+}
+
+static sara_kernel_needs attention_backward_needs(const sara_kernel_case *c)
+{
+    backward_pass pass = {.plan = sara_attention_plan_make(c->attention)};
     backward_work work;
-    if (pass.plan.heads == 0 || shape->t == 0)
-        return 0;
     attention_backward_cut(&pass);
-    return (size_t)(threads * attention_backward_carve(&work, NULL, &pass) +
-                    pass.plan.heads * shape->t) +
-           2 * parts_size(&pass);
+    int64_t own = sara_threads(c->env->ctx) * attention_backward_carve(&work, NULL, &pass);
+    return (sara_kernel_needs){.scratch = (size_t)(own + pass.plan.heads * c->attention->t) +
+                                          2 * parts_size(&pass)};
 }
 
 static sara_status take_scratch(const sara_kernel_env *env, backward_pass *pass, int threads)
@@ -217,8 +220,6 @@ static sara_status attention_backward_fast(const sara_kernel_env *env, float *dq
     backward_pass pass = {.plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y};
     int threads = sara_threads(env->ctx);
     sara_status status;
-    if (pass.plan.heads == 0 || shape->t == 0)
-        return SARA_OK;
     pass.dy = dy;
     pass.lse = lse;
     pass.dq = dq;
@@ -252,6 +253,6 @@ done:
 
 void sara_fast_attention_register_backward(sara_kernels *table)
 {
-    table->needs.attention_backward = attention_backward_need;
-    table->attention_backward = attention_backward_fast;
+    SARA_KERNEL_ADD(table, attention_backward, has_queries, attention_backward_needs,
+                    attention_backward_fast);
 }

@@ -9,7 +9,5 @@
 const char *sara_bf16_lacks(void);
 /* count floats to bf16, rounded to nearest even; only where nothing is lacking. */
 void sara_bf16_narrow(uint16_t *out, const float *in, int64_t count, int threads);
-/* Replaces the kernels of linear layers and convolutions. */
-void sara_bf16_register(sara_kernels *table);
 
 #endif

@@ -75,24 +75,20 @@ static double conv_flops(const sara_conv_shape *s)
 static sara_status conv2d_weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
                                           const sara_var *x, const sara_conv_shape *shape)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     if (weight->want == SARA_GRAD_NONE)
         return SARA_OK;
-    if (!kernels->conv_dw || !kernels->conv_dw_sampled)
-        return sara_kernel_missing(tape, "conv2d");
     if (weight->want == SARA_GRAD_DENSE)
         return SARA_TRACED(env.ctx, "conv2d dw", conv_flops(shape),
-                           kernels->conv_dw(&env, weight->grad, dy, x->data, shape));
+                           sara_kernel_conv_dw(&env, weight->grad, dy, x->data, shape));
     return SARA_TRACED(env.ctx, "conv2d dw sampled",
                        2.0 * (double)weight->selected * (double)(shape->n * shape->oh * shape->ow),
-                       kernels->conv_dw_sampled(&env, weight->grad, dy, x->data, weight->positions,
-                                                weight->selected, shape));
+                       sara_kernel_conv_dw_sampled(&env, weight->grad, dy, x->data,
+                                                   weight->positions, weight->selected, shape));
 }
 
 static sara_status conv_backward(sara_tape *tape, sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     const sara_conv_shape *shape = node->attributes;
     sara_param *weight = node->params[0];
     sara_kernel_env env = sara_tape_env(tape);
@@ -102,11 +98,9 @@ static sara_status conv_backward(sara_tape *tape, sara_node *node)
     bool fresh;
     sara_status status = SARA_OK;
     if (node->in[0]->requires_grad) {
-        if (!kernels->conv_dx)
-            return sara_kernel_missing(tape, "conv2d");
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
         TRY(SARA_TRACED(env.ctx, "conv2d dx", conv_flops(shape),
-                        kernels->conv_dx(&env, dx, dy, &w, shape, !fresh)));
+                        sara_kernel_conv_dx(&env, dx, dy, &w, shape, !fresh)));
     }
     TRY(conv2d_weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->n * shape->oh * shape->ow,
@@ -118,21 +112,18 @@ done:
 sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
                            sara_param *bias, const sara_conv2d_options *options)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     const sara_weight_view w = sara_weight_of(weight);
     sara_conv_shape shape;
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    if (!kernels->conv_forward)
-        return sara_kernel_missing(tape, "conv2d");
     TRY(conv2d_check(env.ctx, &shape, &x->shape, weight, bias, options));
     sara_shape out_shape = sara_shape4(shape.n, shape.oh, shape.ow, shape.out);
     TRY(sara_tape_var(tape, &out, &out_shape));
     TRY(SARA_TRACED(env.ctx, "conv2d", conv_flops(&shape),
-                    kernels->conv_forward(&env, out->data, x->data, &w,
-                                          bias ? bias->value.data : NULL, &shape)));
+                    sara_kernel_conv_forward(&env, out->data, x->data, &w,
+                                             bias ? bias->value.data : NULL, &shape)));
     sara_node node = {.op = "conv2d",
                       .backward = conv_backward,
                       .in = {x},

@@ -24,9 +24,8 @@ static real output(const real *x, const sara_weight_view *w, real bias, const sa
     return (real)sum;
 }
 
-static sara_status conv_forward_plain(const sara_kernel_env *env, real *y, const real *x,
-                                      const sara_weight_view *w, const real *b,
-                                      const sara_conv_shape *s)
+sara_status KERNEL(conv_forward)(const sara_kernel_env *env, real *y, const real *x,
+                                 const sara_weight_view *w, const real *b, const sara_conv_shape *s)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t row = 0; row < s->n * s->oh; row++)
@@ -55,9 +54,8 @@ static double input_gradient(const real *dy, const sara_weight_view *w, const sa
     return sum;
 }
 
-static sara_status conv_dx_plain(const sara_kernel_env *env, real *dx, const real *dy,
-                                 const sara_weight_view *w, const sara_conv_shape *s,
-                                 bool accumulate)
+sara_status KERNEL(conv_dx)(const sara_kernel_env *env, real *dx, const real *dy,
+                            const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t row = 0; row < s->n * s->h; row++)
@@ -89,8 +87,8 @@ static real conv_entry_gradient(const real *dy, const real *x, const sara_conv_s
     return (real)sum;
 }
 
-static sara_status conv_dw_plain(const sara_kernel_env *env, real *dw, const real *dy,
-                                 const real *x, const sara_conv_shape *s)
+sara_status KERNEL(conv_dw)(const sara_kernel_env *env, real *dw, const real *dy, const real *x,
+                            const sara_conv_shape *s)
 {
     int64_t count = s->out * s->in * s->kh * s->kw;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
@@ -99,20 +97,12 @@ static sara_status conv_dw_plain(const sara_kernel_env *env, real *dw, const rea
     return SARA_OK;
 }
 
-static sara_status conv_dw_sampled_plain(const sara_kernel_env *env, real *dw, const real *dy,
-                                         const real *x, const uint32_t *positions, size_t count,
-                                         const sara_conv_shape *s)
+sara_status KERNEL(conv_dw_sampled)(const sara_kernel_env *env, real *dw, const real *dy,
+                                    const real *x, const uint32_t *positions, size_t count,
+                                    const sara_conv_shape *s)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (size_t k = 0; k < count; k++)
         dw[k] += conv_entry_gradient(dy, x, s, positions[k]);
     return SARA_OK;
-}
-
-void KERNEL(conv_register)(sara_kernels *table)
-{
-    table->conv_forward = conv_forward_plain;
-    table->conv_dx = conv_dx_plain;
-    table->conv_dw = conv_dw_plain;
-    table->conv_dw_sampled = conv_dw_sampled_plain;
 }

@@ -27,24 +27,20 @@ static const device_kind *find_kind(const char *name)
     return NULL;
 }
 
-static void register_plain(sara_kernels *table)
+static void register_kernels(sara_kernels *table, const device_kind *kind)
 {
-    KERNEL(linear_register)(table);
-    KERNEL(conv_register)(table);
-    KERNEL(norm_register)(table);
-    KERNEL(attention_register)(table);
-    KERNEL(pointwise_register)(table);
-    KERNEL(reshape_register)(table);
-}
-
-static void register_fast(sara_kernels *table)
-{
-    sara_fast_linear_register(table);
-    sara_fast_conv_register(table);
-    sara_fast_sampled_register(table);
-    sara_fast_norm_register(table);
-    sara_fast_attention_register(table);
-    sara_fast_pointwise_register(table);
+    if (kind->narrow)
+        sara_bf16_register(table);
+    if (kind->fast) {
+        sara_fast_linear_register(table);
+        sara_conv_linear_register(table);
+        sara_fast_conv_register(table);
+        sara_fast_sampled_register(table);
+        sara_fast_norm_register(table);
+        sara_fast_attention_register(table);
+        sara_fast_pointwise_register(table);
+    }
+    sara_plain_register(table);
 }
 
 static void cpu_close(sara_context *ctx, sara_device *device)
@@ -72,17 +68,11 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
     if (kind->fast)
         TRY(sara_simd_check(ctx));
     TRY(sara_alloc_zero(ctx, &cpu, 1, sizeof(*cpu)));
-    register_plain(&cpu->table);
-    if (kind->fast)
-        register_fast(&cpu->table);
-    if (kind->narrow)
-        sara_bf16_register(&cpu->table);
-    if (kind->dry) {
-        sara_dry_register(&cpu->table);
+    register_kernels(&cpu->table, kind);
+    if (kind->dry)
         TRY(sara_kept_new(ctx, &kept));
-    } else if (kind->fast) {
+    else if (kind->fast)
         TRY(sara_onednn_new(ctx, &state));
-    }
     cpu->device = (sara_device){.name = kind->name,
                                 .dry = kind->dry,
                                 .memory = kind->dry ? &sara_dry_memory : &sara_host_memory,
@@ -108,22 +98,11 @@ void sara_nn_device_close(sara_device *device)
         device->close(device->ctx, device);
 }
 
-const sara_kernels *sara_tape_kernels(const sara_tape *tape)
-{
-    return sara_tape_device(tape)->kernels;
-}
-
 sara_kernel_env sara_tape_env(sara_tape *tape)
 {
     return (sara_kernel_env){.ctx = sara_tape_context(tape),
                              .device = sara_tape_device(tape),
                              .tape = tape};
-}
-
-sara_status sara_kernel_missing(const sara_tape *tape, const char *op)
-{
-    return sara_fail(sara_tape_context(tape), SARA_ERROR_DEVICE, "%s: no kernel on device %s", op,
-                     sara_tape_device(tape)->name);
 }
 
 sara_status sara_scratch(const sara_kernel_env *env, float **out, size_t count)

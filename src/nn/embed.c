@@ -108,35 +108,36 @@ done:
 /* --------------------------------------------------------------------------------- positions */
 
 /* dy [n][size] to the first `size` entries of the table */
-static void add_rows_gradient(const sara_kernels *kernels, sara_param *table, const float *dy,
-                              int64_t n, int64_t size)
+static sara_status add_rows_gradient(const sara_kernel_env *env, sara_param *table, const float *dy,
+                                     int64_t n, int64_t size)
 {
+    sara_status status = SARA_OK;
     if (table->want == SARA_GRAD_DENSE)
         for (int64_t i = 0; i < n; i++)
-            kernels->accumulate(table->grad, dy + i * size, size);
+            TRY(sara_kernel_accumulate(env, table->grad, dy + i * size, size));
     else if (table->want == SARA_GRAD_SAMPLED)
         for (size_t k = 0; k < table->selected && table->positions[k] < size; k++)
             for (int64_t i = 0; i < n; i++)
                 table->grad[k] += dy[i * size + table->positions[k]];
+done:
+    return status;
 }
 
 static sara_status add_positions_backward(sara_tape *tape, sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     const int64_t *d = node->out->shape.dims;
     sara_status status;
-    if (!kernels->accumulate)
-        return sara_kernel_missing(tape, node->op);
     TRY(sara_op_pass(tape, node->in[0], node->out->grad));
     if (!sara_tape_is_dry(tape))
-        add_rows_gradient(kernels, node->params[0], node->out->grad, d[0], d[1] * d[2]);
+        TRY(add_rows_gradient(&env, node->params[0], node->out->grad, d[0], d[1] * d[2]));
 done:
     return status;
 }
 
 sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sara_param *table)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     const sara_shape *rows = &table->value.shape;
     const int64_t *d = x->shape.dims;
     const float *values = table->value.data;
@@ -149,8 +150,6 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "add_positions: %s: shape %s does not fit the input %s", table->name,
                          sara_shape_format(&a, rows), sara_shape_format(&b, &x->shape));
-    if (!kernels->add)
-        return sara_kernel_missing(tape, "add_positions");
     TRY(sara_tape_var(tape, &out, &x->shape));
     int64_t size = d[1] * d[2];
     if (table->value.dtype != SARA_F32) {
@@ -160,7 +159,7 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
         values = wide;
     }
     for (int64_t i = 0; i < d[0]; i++)
-        kernels->add(out->data + i * size, x->data + i * size, values, size);
+        TRY(sara_kernel_add(&env, out->data + i * size, x->data + i * size, values, size));
     sara_node node = {.op = "add_positions",
                       .backward = add_positions_backward,
                       .in = {x},

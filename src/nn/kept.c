@@ -3,9 +3,9 @@
 
 typedef struct kept_conv {
     struct kept_conv *next;
+    const char *kernel;
     const sara_param *param;
     sara_conv_shape shape;
-    bool backward;
 } kept_conv;
 
 struct sara_kept {
@@ -40,27 +40,26 @@ static bool same_shape(const sara_conv_shape *a, const sara_conv_shape *b)
            a->kh == b->kh && a->kw == b->kw && a->stride == b->stride;
 }
 
-sara_status sara_kept_conv(const sara_kernel_env *env, const sara_weight_view *w,
-                           const sara_conv_shape *shape, bool backward)
+sara_status sara_kept_add(sara_kept *kept, const char *kernel, const sara_kernel_case *c,
+                          const sara_kernel_needs *needs)
 {
-    const sara_kernel_needs *needs = &((const sara_kernels *)env->device->kernels)->needs;
-    sara_kept *kept = env->device->state;
-    bool known_weight = !w->param || w->param->want != SARA_GRAD_NONE, known_shape = false;
+    const sara_param *param = c->weight->param;
+    bool known_weight = !param || param->want != SARA_GRAD_NONE, known_shape = false;
     kept_conv *conv;
     sara_status status;
     for (conv = kept->convs; conv && !(known_weight && known_shape); conv = conv->next) {
-        known_weight |= conv->backward == backward && conv->param == w->param;
-        known_shape |= conv->backward == backward && same_shape(&conv->shape, shape);
+        known_weight |= conv->kernel == kernel && conv->param == param;
+        known_shape |= conv->kernel == kernel && same_shape(&conv->shape, c->conv);
     }
     if (known_weight && known_shape)
         return SARA_OK;
     TRY(sara_arena_alloc(&kept->arena, &conv, 1, sizeof(*conv)));
-    *conv = (kept_conv){kept->convs, w->param, *shape, backward};
+    *conv = (kept_conv){kept->convs, kernel, param, *c->conv};
     kept->convs = conv;
-    if (!known_weight && needs->conv_layout)
-        kept->weights += needs->conv_layout(shape);
-    if (!known_shape && needs->conv_primitive)
-        kept->primitives += needs->conv_primitive(shape, backward);
+    if (!known_weight)
+        kept->weights += needs->layout;
+    if (!known_shape)
+        kept->primitives += needs->primitive;
 done:
     return status;
 }

@@ -32,16 +32,13 @@ static double linear_flops(const sara_linear_shape *s)
 sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *dy, int64_t rows,
                                int64_t out)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     float *dense = NULL;
     sara_status status = SARA_OK;
     if (!bias || bias->want == SARA_GRAD_NONE)
         return SARA_OK;
-    if (!kernels->bias_grad)
-        return sara_kernel_missing(tape, "bias gradient");
     TRY(sara_op_param_start(tape, &dense, bias));
-    TRY(SARA_TRACED(env.ctx, "bias grad", 0, kernels->bias_grad(&env, dense, dy, rows, out)));
+    TRY(SARA_TRACED(env.ctx, "bias grad", 0, sara_kernel_bias_grad(&env, dense, dy, rows, out)));
 done:
     sara_op_param_finish(tape, bias, dense, status == SARA_OK);
     return status;
@@ -50,24 +47,20 @@ done:
 static sara_status linear_weight_backward(sara_tape *tape, sara_param *weight, const float *dy,
                                           const sara_var *x, const sara_linear_shape *shape)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     if (weight->want == SARA_GRAD_NONE)
         return SARA_OK;
-    if (!kernels->linear_dw || !kernels->linear_dw_sampled)
-        return sara_kernel_missing(tape, "linear");
     if (weight->want == SARA_GRAD_DENSE)
         return SARA_TRACED(env.ctx, "linear dw", linear_flops(shape),
-                           kernels->linear_dw(&env, weight->grad, dy, x->data, shape));
+                           sara_kernel_linear_dw(&env, weight->grad, dy, x->data, shape));
     return SARA_TRACED(env.ctx, "linear dw sampled",
                        2.0 * (double)weight->selected * (double)shape->rows,
-                       kernels->linear_dw_sampled(&env, weight->grad, dy, x->data,
-                                                  weight->positions, weight->selected, shape));
+                       sara_kernel_linear_dw_sampled(&env, weight->grad, dy, x->data,
+                                                     weight->positions, weight->selected, shape));
 }
 
 static sara_status linear_backward(sara_tape *tape, sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     const sara_linear_shape *shape = node->attributes;
     sara_param *weight = node->params[0];
     sara_kernel_env env = sara_tape_env(tape);
@@ -77,11 +70,9 @@ static sara_status linear_backward(sara_tape *tape, sara_node *node)
     bool fresh;
     sara_status status = SARA_OK;
     if (node->in[0]->requires_grad) {
-        if (!kernels->linear_dx)
-            return sara_kernel_missing(tape, "linear");
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
         TRY(SARA_TRACED(env.ctx, "linear dx", linear_flops(shape),
-                        kernels->linear_dx(&env, dx, dy, &w, shape, !fresh)));
+                        sara_kernel_linear_dx(&env, dx, dy, &w, shape, !fresh)));
     }
     TRY(linear_weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->rows, shape->out));
@@ -92,22 +83,19 @@ done:
 sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
                            sara_param *bias)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
     const sara_weight_view w = sara_weight_of(weight);
     sara_linear_shape shape;
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    if (!kernels->linear_forward)
-        return sara_kernel_missing(tape, "linear");
     TRY(linear_check(env.ctx, &shape, &x->shape, weight, bias));
     sara_shape out_shape = x->shape;
     out_shape.dims[out_shape.rank - 1] = shape.out;
     TRY(sara_tape_var(tape, &out, &out_shape));
     TRY(SARA_TRACED(env.ctx, "linear", linear_flops(&shape),
-                    kernels->linear_forward(&env, out->data, x->data, &w,
-                                            bias ? bias->value.data : NULL, &shape)));
+                    sara_kernel_linear_forward(&env, out->data, x->data, &w,
+                                               bias ? bias->value.data : NULL, &shape)));
     sara_node node = {.op = "linear",
                       .backward = linear_backward,
                       .in = {x},

@@ -24,9 +24,9 @@ static int64_t count_pieces(int64_t rows)
     return (rows + PIECE_ROWS - 1) / PIECE_ROWS;
 }
 
-static size_t bias_grad_need(int64_t rows, int64_t out)
+static sara_kernel_needs bias_grad_needs(const sara_kernel_case *c)
 {
-    return (size_t)(count_pieces(rows) * out);
+    return (sara_kernel_needs){.scratch = (size_t)(count_pieces(c->rows) * c->columns)};
 }
 
 static sara_status bias_grad_fast(const sara_kernel_env *env, float *db, const float *dy,
@@ -51,6 +51,5 @@ done:
 
 void sara_fast_bias_register(sara_kernels *table)
 {
-    table->needs.bias_grad = bias_grad_need;
-    table->bias_grad = bias_grad_fast;
+    SARA_KERNEL_ADD(table, bias_grad, NULL, bias_grad_needs, bias_grad_fast);
 }

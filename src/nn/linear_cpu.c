@@ -1,9 +1,9 @@
 /* Plain linear kernels; sums are in double. */
 #include "nn/kernels.h"
 
-static sara_status linear_forward_plain(const sara_kernel_env *env, real *y, const real *x,
-                                        const sara_weight_view *w, const real *b,
-                                        const sara_linear_shape *shape)
+sara_status KERNEL(linear_forward)(const sara_kernel_env *env, real *y, const real *x,
+                                   const sara_weight_view *w, const real *b,
+                                   const sara_linear_shape *shape)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < shape->rows; r++)
@@ -16,9 +16,9 @@ static sara_status linear_forward_plain(const sara_kernel_env *env, real *y, con
     return SARA_OK;
 }
 
-static sara_status linear_dx_plain(const sara_kernel_env *env, real *dx, const real *dy,
-                                   const sara_weight_view *w, const sara_linear_shape *shape,
-                                   bool accumulate)
+sara_status KERNEL(linear_dx)(const sara_kernel_env *env, real *dx, const real *dy,
+                              const sara_weight_view *w, const sara_linear_shape *shape,
+                              bool accumulate)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < shape->rows; r++)
@@ -40,8 +40,8 @@ static real linear_entry_gradient(const real *dy, const real *x, const sara_line
     return (real)sum;
 }
 
-static sara_status linear_dw_plain(const sara_kernel_env *env, real *dw, const real *dy,
-                                   const real *x, const sara_linear_shape *shape)
+sara_status KERNEL(linear_dw)(const sara_kernel_env *env, real *dw, const real *dy, const real *x,
+                              const sara_linear_shape *shape)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t o = 0; o < shape->out; o++)
@@ -50,9 +50,9 @@ static sara_status linear_dw_plain(const sara_kernel_env *env, real *dw, const r
     return SARA_OK;
 }
 
-static sara_status linear_dw_sampled_plain(const sara_kernel_env *env, real *dw, const real *dy,
-                                           const real *x, const uint32_t *positions, size_t count,
-                                           const sara_linear_shape *shape)
+sara_status KERNEL(linear_dw_sampled)(const sara_kernel_env *env, real *dw, const real *dy,
+                                      const real *x, const uint32_t *positions, size_t count,
+                                      const sara_linear_shape *shape)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (size_t k = 0; k < count; k++)
@@ -61,8 +61,8 @@ static sara_status linear_dw_sampled_plain(const sara_kernel_env *env, real *dw,
     return SARA_OK;
 }
 
-static sara_status bias_grad_plain(const sara_kernel_env *env, real *db, const real *dy,
-                                   int64_t rows, int64_t out)
+sara_status KERNEL(bias_grad)(const sara_kernel_env *env, real *db, const real *dy, int64_t rows,
+                              int64_t out)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t o = 0; o < out; o++) {
@@ -72,13 +72,4 @@ static sara_status bias_grad_plain(const sara_kernel_env *env, real *db, const r
         db[o] += (real)sum;
     }
     return SARA_OK;
-}
-
-void KERNEL(linear_register)(sara_kernels *table)
-{
-    table->linear_forward = linear_forward_plain;
-    table->linear_dx = linear_dx_plain;
-    table->linear_dw = linear_dw_plain;
-    table->linear_dw_sampled = linear_dw_sampled_plain;
-    table->bias_grad = bias_grad_plain;
 }

@@ -42,12 +42,9 @@ done:
 static sara_status group_kernel(sara_tape *tape, const sara_node *node, float *dx, float *dw,
                                 float *db, bool accumulate)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
-    if (!kernels->group_norm_backward)
-        return sara_kernel_missing(tape, node->op);
     return SARA_TRACED(env.ctx, "group_norm grad", 0,
-                       kernels->group_norm_backward(
+                       sara_kernel_group_norm_backward(
                            &env, dx, dw, db, node->out->grad, node->saved[0]->data,
                            node->saved[1]->data, node->saved[2]->data, node->params[0]->value.data,
                            node->params[1]->value.data, node->attributes, accumulate));
@@ -78,12 +75,9 @@ static sara_status check_group_norm(const sara_tape *tape, const sara_shape *x,
 /* Again: mean and rstd come out with the same bits. */
 static sara_status group_norm_make(sara_tape *tape, const sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     sara_kernel_env env = sara_tape_env(tape);
-    if (!kernels->group_norm_forward)
-        return sara_kernel_missing(tape, node->op);
     return SARA_TRACED(env.ctx, "group_norm", 0,
-                       kernels->group_norm_forward(
+                       sara_kernel_group_norm_forward(
                            &env, node->out->data, node->saved[1]->data, node->saved[2]->data,
                            node->saved[0]->data, node->params[0]->value.data,
                            node->params[1]->value.data, node->attributes));
@@ -127,16 +121,13 @@ done:
 static sara_status layer_kernel(sara_tape *tape, const sara_node *node, float *dx, float *dw,
                                 float *db, bool accumulate)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     const layer_attributes *a = node->attributes;
     sara_kernel_env env = sara_tape_env(tape);
-    if (!kernels->layer_norm_backward)
-        return sara_kernel_missing(tape, node->op);
     return SARA_TRACED(
         env.ctx, "layer_norm grad", 0,
-        kernels->layer_norm_backward(&env, dx, dw, db, node->out->grad, node->saved[0]->data,
-                                     node->saved[1]->data, node->saved[2]->data,
-                                     node->params[0]->value.data, a->rows, a->c, accumulate));
+        sara_kernel_layer_norm_backward(&env, dx, dw, db, node->out->grad, node->saved[0]->data,
+                                        node->saved[1]->data, node->saved[2]->data,
+                                        node->params[0]->value.data, a->rows, a->c, accumulate));
 }
 
 static sara_status layer_norm_backward_node(sara_tape *tape, sara_node *node)
@@ -146,13 +137,10 @@ static sara_status layer_norm_backward_node(sara_tape *tape, sara_node *node)
 
 static sara_status layer_norm_make(sara_tape *tape, const sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
     const layer_attributes *a = node->attributes;
     sara_kernel_env env = sara_tape_env(tape);
-    if (!kernels->layer_norm_forward)
-        return sara_kernel_missing(tape, node->op);
     return SARA_TRACED(env.ctx, "layer_norm", 0,
-                       kernels->layer_norm_forward(
+                       sara_kernel_layer_norm_forward(
                            &env, node->out->data, node->saved[1]->data, node->saved[2]->data,
                            node->saved[0]->data, node->params[0]->value.data,
                            node->params[1]->value.data, a->rows, a->c, a->eps));

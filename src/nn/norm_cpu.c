@@ -42,9 +42,9 @@ static double silu_grad(double x)
     return s * (1 + x * (1 - s));
 }
 
-static sara_status group_norm_forward_plain(const sara_kernel_env *env, real *y, real *mean,
-                                            real *rstd, const real *x, const real *w, const real *b,
-                                            const sara_group_norm_shape *shape)
+sara_status KERNEL(group_norm_forward)(const sara_kernel_env *env, real *y, real *mean, real *rstd,
+                                       const real *x, const real *w, const real *b,
+                                       const sara_group_norm_shape *shape)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t k = 0; k < shape->n * shape->groups; k++) {
@@ -93,11 +93,10 @@ static void group_dx(real *dx, const norm_inputs *in, int64_t k, bool accumulate
         }
 }
 
-static sara_status group_norm_backward_plain(const sara_kernel_env *env, real *dx, real *dw,
-                                             real *db, const real *dy, const real *x,
-                                             const real *mean, const real *rstd, const real *w,
-                                             const real *b, const sara_group_norm_shape *shape,
-                                             bool accumulate)
+sara_status KERNEL(group_norm_backward)(const sara_kernel_env *env, real *dx, real *dw, real *db,
+                                        const real *dy, const real *x, const real *mean,
+                                        const real *rstd, const real *w, const real *b,
+                                        const sara_group_norm_shape *shape, bool accumulate)
 {
     const norm_inputs in = {dy, x, mean, rstd, w, b, shape};
     int64_t width = shape->c / shape->groups;
@@ -124,9 +123,9 @@ static sara_status group_norm_backward_plain(const sara_kernel_env *env, real *d
     return SARA_OK;
 }
 
-static sara_status layer_norm_forward_plain(const sara_kernel_env *env, real *y, real *mean,
-                                            real *rstd, const real *x, const real *w, const real *b,
-                                            int64_t rows, int64_t c, real eps)
+sara_status KERNEL(layer_norm_forward)(const sara_kernel_env *env, real *y, real *mean, real *rstd,
+                                       const real *x, const real *w, const real *b, int64_t rows,
+                                       int64_t c, real eps)
 {
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
@@ -153,10 +152,10 @@ static void row_dx(real *dx, const real *dy, const real *x, double mean, double 
     }
 }
 
-static sara_status layer_norm_backward_plain(const sara_kernel_env *env, real *dx, real *dw,
-                                             real *db, const real *dy, const real *x,
-                                             const real *mean, const real *rstd, const real *w,
-                                             int64_t rows, int64_t c, bool accumulate)
+sara_status KERNEL(layer_norm_backward)(const sara_kernel_env *env, real *dx, real *dw, real *db,
+                                        const real *dy, const real *x, const real *mean,
+                                        const real *rstd, const real *w, int64_t rows, int64_t c,
+                                        bool accumulate)
 {
 #pragma omp parallel num_threads(sara_threads(env->ctx))
     {
@@ -177,12 +176,4 @@ static sara_status layer_norm_backward_plain(const sara_kernel_env *env, real *d
         }
     }
     return SARA_OK;
-}
-
-void KERNEL(norm_register)(sara_kernels *table)
-{
-    table->group_norm_forward = group_norm_forward_plain;
-    table->group_norm_backward = group_norm_backward_plain;
-    table->layer_norm_forward = layer_norm_forward_plain;
-    table->layer_norm_backward = layer_norm_backward_plain;
 }

@@ -254,22 +254,23 @@ done:
 }
 
 /* The backward pass's, which takes more. */
-static size_t group_norm_need(const sara_group_norm_shape *shape)
+static sara_kernel_needs group_norm_needs(const sara_kernel_case *c)
 {
-    return (size_t)(2 * norm_cut(shape).count * shape->c + 6 * shape->n * shape->c);
+    const sara_group_norm_shape *s = c->group_norm;
+    return (sara_kernel_needs){.scratch = (size_t)(2 * norm_cut(s).count * s->c + 6 * s->n * s->c)};
 }
 
-static size_t layer_norm_backward_need(int64_t rows, int64_t c)
+static sara_kernel_needs layer_norm_backward_needs(const sara_kernel_case *c)
 {
-    return (size_t)(2 * ((rows + BLOCK_ROWS - 1) / BLOCK_ROWS) * c);
+    int64_t blocks_count = (c->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    return (sara_kernel_needs){.scratch = (size_t)(2 * blocks_count * c->columns)};
 }
 
 void sara_fast_norm_register(sara_kernels *table)
 {
-    table->needs.group_norm = group_norm_need;
-    table->needs.layer_norm_backward = layer_norm_backward_need;
-    table->group_norm_forward = group_norm_forward_fast;
-    table->group_norm_backward = group_norm_backward_fast;
-    table->layer_norm_forward = layer_norm_forward_fast;
-    table->layer_norm_backward = layer_norm_backward_fast;
+    SARA_KERNEL_ADD(table, group_norm_forward, NULL, group_norm_needs, group_norm_forward_fast);
+    SARA_KERNEL_ADD(table, group_norm_backward, NULL, group_norm_needs, group_norm_backward_fast);
+    SARA_KERNEL_ADD(table, layer_norm_forward, .run = layer_norm_forward_fast);
+    SARA_KERNEL_ADD(table, layer_norm_backward, NULL, layer_norm_backward_needs,
+                    layer_norm_backward_fast);
 }

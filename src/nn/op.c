@@ -35,19 +35,17 @@ sara_status sara_op_expect(const sara_tape *tape, const char *op, const char *na
 
 sara_status sara_op_pass(sara_tape *tape, sara_var *var, const float *dy)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     float *dx;
     bool fresh;
     sara_status status = SARA_OK;
     if (!var->requires_grad)
         return SARA_OK;
-    if (!kernels->copy_columns)
-        return sara_kernel_missing(tape, "copy");
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, var));
     int64_t width = sara_shape_last(&var->shape);
-    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "copy",
-                         kernels->copy_columns(dx, width, 0, dy, width, 0,
-                                               sara_shape_rows(&var->shape), width, !fresh)));
+    TRY(SARA_TRACED(env.ctx, "copy", 0,
+                    sara_kernel_copy_columns(&env, dx, width, 0, dy, width, 0,
+                                             sara_shape_rows(&var->shape), width, !fresh)));
 done:
     return status;
 }

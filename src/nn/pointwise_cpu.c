@@ -52,34 +52,39 @@ static void pointwise_put(real *to, double value, bool accumulate)
     *to = (real)(accumulate ? *to + value : value);
 }
 
-static void activate_forward_plain(real *y, const real *x, int64_t count,
-                                   sara_activation activation)
+sara_status KERNEL(activate_forward)(const sara_kernel_env *env, real *y, const real *x,
+                                     int64_t count, sara_activation activation)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t i = 0; i < count; i++)
         y[i] = (real)activate(x[i], activation);
+    return SARA_OK;
 }
 
-static void activate_backward_plain(real *dx, const real *dy, const real *x, int64_t count,
-                                    sara_activation activation, bool accumulate)
+sara_status KERNEL(activate_backward)(const sara_kernel_env *env, real *dx, const real *dy,
+                                      const real *x, int64_t count, sara_activation activation,
+                                      bool accumulate)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t i = 0; i < count; i++)
         pointwise_put(&dx[i], dy[i] * activate_grad(x[i], activation), accumulate);
+    return SARA_OK;
 }
 
-static void geglu_forward_plain(real *y, const real *x, int64_t rows, int64_t c)
+sara_status KERNEL(geglu_forward)(const sara_kernel_env *env, real *y, const real *x, int64_t rows,
+                                  int64_t c)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < c; i++)
             y[r * c + i] = (real)(x[2 * r * c + i] * activate(x[(2 * r + 1) * c + i], SARA_GELU));
+    return SARA_OK;
 }
 
-static void geglu_backward_plain(real *dx, const real *dy, const real *x, int64_t rows, int64_t c,
-                                 bool accumulate)
+sara_status KERNEL(geglu_backward)(const sara_kernel_env *env, real *dx, const real *dy,
+                                   const real *x, int64_t rows, int64_t c, bool accumulate)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < c; i++) {
             int64_t value = 2 * r * c + i, gate = value + c;
@@ -88,48 +93,42 @@ static void geglu_backward_plain(real *dx, const real *dy, const real *x, int64_
             pointwise_put(&dx[value], dvalue, accumulate);
             pointwise_put(&dx[gate], dgate, accumulate);
         }
+    return SARA_OK;
 }
 
-static void add_plain(real *y, const real *a, const real *b, int64_t count)
+sara_status KERNEL(add)(const sara_kernel_env *env, real *y, const real *a, const real *b,
+                        int64_t count)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t i = 0; i < count; i++)
         y[i] = a[i] + b[i];
+    return SARA_OK;
 }
 
-static void accumulate_into_plain(real *y, const real *x, int64_t count)
+sara_status KERNEL(accumulate)(const sara_kernel_env *env, real *y, const real *x, int64_t count)
 {
-    add_plain(y, y, x, count);
+    return KERNEL(add)(env, y, y, x, count);
 }
 
-static void add_per_sample_plain(real *y, const real *x, const real *e, int64_t n, int64_t inner,
-                                 int64_t c)
+sara_status KERNEL(add_per_sample)(const sara_kernel_env *env, real *y, const real *x,
+                                   const real *e, int64_t n, int64_t inner, int64_t c)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t r = 0; r < n * inner; r++)
         for (int64_t i = 0; i < c; i++)
             y[r * c + i] = x[r * c + i] + e[r / inner * c + i];
+    return SARA_OK;
 }
 
-static void add_per_sample_de_plain(real *de, const real *dy, int64_t n, int64_t inner, int64_t c)
+sara_status KERNEL(add_per_sample_de)(const sara_kernel_env *env, real *de, const real *dy,
+                                      int64_t n, int64_t inner, int64_t c)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t i = 0; i < n * c; i++) {
         double sum = 0;
         for (int64_t r = 0; r < inner; r++)
             sum += dy[(i / c * inner + r) * c + i % c];
         de[i] += (real)sum;
     }
-}
-
-void KERNEL(pointwise_register)(sara_kernels *table)
-{
-    table->activate_forward = activate_forward_plain;
-    table->activate_backward = activate_backward_plain;
-    table->geglu_forward = geglu_forward_plain;
-    table->geglu_backward = geglu_backward_plain;
-    table->add = add_plain;
-    table->accumulate = accumulate_into_plain;
-    table->add_per_sample = add_per_sample_plain;
-    table->add_per_sample_de = add_per_sample_de_plain;
+    return SARA_OK;
 }

@@ -6,7 +6,7 @@
 static sara_status pass_columns(sara_tape *tape, sara_var *var, const float *dy, int64_t width,
                                 int64_t at)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     int64_t own = sara_shape_last(&var->shape);
     float *dx;
     bool fresh;
@@ -14,9 +14,9 @@ static sara_status pass_columns(sara_tape *tape, sara_var *var, const float *dy,
     if (!var->requires_grad)
         return SARA_OK;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, var));
-    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "copy",
-                         kernels->copy_columns(dx, own, 0, dy, width, at,
-                                               sara_shape_rows(&var->shape), own, !fresh)));
+    TRY(SARA_TRACED(env.ctx, "copy", 0,
+                    sara_kernel_copy_columns(&env, dx, own, 0, dy, width, at,
+                                             sara_shape_rows(&var->shape), own, !fresh)));
 done:
     return status;
 }
@@ -45,20 +45,18 @@ static sara_status check_concat(const sara_tape *tape, const sara_shape *a, cons
 
 static sara_status concat_make(sara_tape *tape, const sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
-    sara_context *ctx = sara_tape_context(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     const sara_var *a = node->in[0], *b = node->in[1];
     int64_t rows = sara_shape_rows(&a->shape), both = sara_shape_last(&node->out->shape);
     int64_t width = sara_shape_last(&a->shape), b_width = both - width;
     float *y = node->out->data;
     sara_status status;
-    if (!kernels->copy_columns)
-        return sara_kernel_missing(tape, node->op);
-    TRY(SARA_TRACED_VOID(
-        ctx, "copy", kernels->copy_columns(y, both, 0, a->data, width, 0, rows, width, false)));
-    TRY(SARA_TRACED_VOID(ctx, "copy",
-                         kernels->copy_columns(y, both, width, b->data, b_width, 0, rows, b_width,
-                                               false)));
+    TRY(SARA_TRACED(
+        env.ctx, "copy", 0,
+        sara_kernel_copy_columns(&env, y, both, 0, a->data, width, 0, rows, width, false)));
+    TRY(SARA_TRACED(
+        env.ctx, "copy", 0,
+        sara_kernel_copy_columns(&env, y, both, width, b->data, b_width, 0, rows, b_width, false)));
 done:
     return status;
 }
@@ -89,29 +87,25 @@ done:
 
 static sara_status upsample_backward(sara_tape *tape, sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     const int64_t *in = node->in[0]->shape.dims, *out = node->out->shape.dims;
     float *dx;
     sara_status status;
-    if (!kernels->upsample_dx)
-        return sara_kernel_missing(tape, node->op);
     TRY(sara_tape_grad(tape, &dx, node->in[0]));
-    TRY(SARA_TRACED_VOID(
-        sara_tape_context(tape), "upsample grad",
-        kernels->upsample_dx(dx, node->out->grad, in[0], in[1], in[2], out[1], out[2], in[3])));
+    TRY(SARA_TRACED(env.ctx, "upsample grad", 0,
+                    sara_kernel_upsample_dx(&env, dx, node->out->grad, in[0], in[1], in[2], out[1],
+                                            out[2], in[3])));
 done:
     return status;
 }
 
 static sara_status upsample_make(sara_tape *tape, const sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     const int64_t *in = node->in[0]->shape.dims, *out = node->out->shape.dims;
-    if (!kernels->upsample_forward)
-        return sara_kernel_missing(tape, node->op);
-    return SARA_TRACED_VOID(sara_tape_context(tape), "upsample",
-                            kernels->upsample_forward(node->out->data, node->in[0]->data, in[0],
-                                                      in[1], in[2], out[1], out[2], in[3]));
+    return SARA_TRACED(env.ctx, "upsample", 0,
+                       sara_kernel_upsample_forward(&env, node->out->data, node->in[0]->data, in[0],
+                                                    in[1], in[2], out[1], out[2], in[3]));
 }
 
 sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x, int64_t height,
@@ -150,14 +144,14 @@ typedef struct swap {
 
 static sara_status swap_backward(sara_tape *tape, sara_node *node)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     const swap *s = node->attributes;
     float *dx;
     bool fresh;
     sara_status status;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "layout",
-                         kernels->swap_axes(dx, node->out->grad, s->n, s->b, s->a, 1, !fresh)));
+    TRY(SARA_TRACED(env.ctx, "layout", 0,
+                    sara_kernel_swap_axes(&env, dx, node->out->grad, s->n, s->b, s->a, 1, !fresh)));
 done:
     return status;
 }
@@ -165,14 +159,12 @@ done:
 static sara_status swap_forward(sara_tape *tape, sara_var **y, const char *op, sara_var *x,
                                 const sara_shape *shape, swap *s)
 {
-    const sara_kernels *kernels = sara_tape_kernels(tape);
+    sara_kernel_env env = sara_tape_env(tape);
     sara_var *out = NULL;
     sara_status status;
-    if (!kernels->swap_axes)
-        return sara_kernel_missing(tape, op);
     TRY(sara_tape_var(tape, &out, shape));
-    TRY(SARA_TRACED_VOID(sara_tape_context(tape), "layout",
-                         kernels->swap_axes(out->data, x->data, s->n, s->a, s->b, 1, false)));
+    TRY(SARA_TRACED(env.ctx, "layout", 0,
+                    sara_kernel_swap_axes(&env, out->data, x->data, s->n, s->a, s->b, 1, false)));
     sara_node node = {.op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, sizeof(*s)));

@@ -243,13 +243,12 @@ sara_status sara_sampled_by_dense(const sara_kernel_env *env, float *dw, const f
                                   const float *x, const uint32_t *positions, size_t count,
                                   const sara_conv_shape *shape)
 {
-    const sara_kernels *kernels = env->device->kernels;
     size_t entries = (size_t)(shape->out * shape->in * sampled_taps_of(shape));
     float *dense = NULL;
     sara_status status;
     TRY(sara_scratch(env, &dense, entries));
     memset(dense, 0, entries * sizeof(*dense));
-    TRY(kernels->conv_dw(env, dense, dy, x, shape));
+    TRY(sara_kernel_conv_dw(env, dense, dy, x, shape));
     for (size_t e = 0; e < count; e++)
         dw[e] += dense[positions[e]];
 done:
@@ -275,15 +274,30 @@ bool sara_sampled_is_worth_it(const sara_conv_shape *s, size_t count)
     return chunks * (dots + 0.35 * floats) <= dense;
 }
 
-static sara_status image_dw_sampled(const sara_kernel_env *env, float *dw, const float *dy,
-                                    const float *x, const uint32_t *positions, size_t count,
-                                    const sara_conv_shape *shape)
+static bool dense_supports(const sara_kernel_case *c)
 {
-    if (count == 0 || shape->n == 0 || shape->w == 0)
-        return SARA_OK;
-    if (!sara_sampled_is_worth_it(shape, count))
-        return sara_sampled_by_dense(env, dw, dy, x, positions, count, shape);
-    return sara_sampled_by_planes(env, dw, dy, x, positions, count, shape);
+    return c->selected > 0 && c->conv->n > 0 && c->conv->w > 0;
+}
+
+static bool planes_support(const sara_kernel_case *c)
+{
+    return dense_supports(c) && sara_sampled_is_worth_it(c->conv, c->selected);
+}
+
+static sara_kernel_needs planes_needs(const sara_kernel_case *c)
+{
+    sampled_job job = {.shape = c->conv, .count = c->selected};
+    sampled_choose_sizes(&job);
+    job_sizes sizes = sizes_of(&job);
+    return (sara_kernel_needs){
+        .scratch = (size_t)(sizes.x + sizes.dy + sizes.zeros + sizes.rows + sizes.numbers)};
+}
+
+/* The dense gradient and what makes it. */
+static sara_kernel_needs dense_needs(const sara_kernel_case *c)
+{
+    const sara_conv_shape *s = c->conv;
+    return (sara_kernel_needs){.scratch = (size_t)(3 * s->out * s->in * sampled_taps_of(s))};
 }
 
 /* A linear layer is a convolution of an image of one line, whose pixels are the rows. */
@@ -301,52 +315,50 @@ static sara_conv_shape line_of(const sara_linear_shape *shape)
                              .stride = 1};
 }
 
-static sara_status linear_dw_sampled_fast(const sara_kernel_env *env, float *dw, const float *dy,
-                                          const float *x, const uint32_t *positions, size_t count,
-                                          const sara_linear_shape *shape)
+static bool line_planes_support(const sara_kernel_case *c)
+{
+    const sara_conv_shape line = line_of(c->linear);
+    return planes_support(&(sara_kernel_case){.conv = &line, .selected = c->selected});
+}
+
+static sara_kernel_needs line_planes_needs(const sara_kernel_case *c)
+{
+    const sara_conv_shape line = line_of(c->linear);
+    return planes_needs(&(sara_kernel_case){.conv = &line, .selected = c->selected});
+}
+
+static sara_status line_by_planes(const sara_kernel_env *env, float *dw, const float *dy,
+                                  const float *x, const uint32_t *positions, size_t count,
+                                  const sara_linear_shape *shape)
 {
     const sara_conv_shape line = line_of(shape);
-    return image_dw_sampled(env, dw, dy, x, positions, count, &line);
+    return sara_sampled_by_planes(env, dw, dy, x, positions, count, &line);
 }
 
-static sara_status conv_dw_sampled_fast(const sara_kernel_env *env, float *dw, const float *dy,
-                                        const float *x, const uint32_t *positions, size_t count,
-                                        const sara_conv_shape *shape)
+static bool line_dense_supports(const sara_kernel_case *c)
 {
-    sara_linear_shape linear;
-    if (sara_conv_is_linear(&linear, shape))
-        return linear_dw_sampled_fast(env, dw, dy, x, positions, count, &linear);
-    return image_dw_sampled(env, dw, dy, x, positions, count, shape);
+    return c->selected > 0 && c->linear->rows > 0;
 }
 
-/* Planes, or the dense gradient and what makes it. */
-static size_t image_need(const sara_conv_shape *shape, size_t count)
+static sara_kernel_needs line_dense_needs(const sara_kernel_case *c)
 {
-    sampled_job job = {.shape = shape, .count = count};
-    if (count == 0 || shape->n == 0 || shape->w == 0)
-        return 0;
-    if (!sara_sampled_is_worth_it(shape, count))
-        return (size_t)(3 * shape->out * shape->in * sampled_taps_of(shape));
-    sampled_choose_sizes(&job);
-    job_sizes sizes = sizes_of(&job);
-    return (size_t)(sizes.x + sizes.dy + sizes.zeros + sizes.rows + sizes.numbers);
+    const sara_conv_shape line = line_of(c->linear);
+    return dense_needs(&(sara_kernel_case){.conv = &line});
 }
 
-static size_t linear_dw_sampled_need(const sara_linear_shape *shape, size_t count)
+static sara_status line_by_dense(const sara_kernel_env *env, float *dw, const float *dy,
+                                 const float *x, const uint32_t *positions, size_t count,
+                                 const sara_linear_shape *shape)
 {
     const sara_conv_shape line = line_of(shape);
-    return image_need(&line, count);
-}
-
-static size_t conv_dw_sampled_need(const sara_conv_shape *shape, size_t count)
-{
-    return image_need(shape, count);
+    return sara_sampled_by_dense(env, dw, dy, x, positions, count, &line);
 }
 
 void sara_fast_sampled_register(sara_kernels *table)
 {
-    table->needs.linear_dw_sampled = linear_dw_sampled_need;
-    table->needs.conv_dw_sampled = conv_dw_sampled_need;
-    table->linear_dw_sampled = linear_dw_sampled_fast;
-    table->conv_dw_sampled = conv_dw_sampled_fast;
+    SARA_KERNEL_ADD(table, linear_dw_sampled, line_planes_support, line_planes_needs,
+                    line_by_planes);
+    SARA_KERNEL_ADD(table, linear_dw_sampled, line_dense_supports, line_dense_needs, line_by_dense);
+    SARA_KERNEL_ADD(table, conv_dw_sampled, planes_support, planes_needs, sara_sampled_by_planes);
+    SARA_KERNEL_ADD(table, conv_dw_sampled, dense_supports, dense_needs, sara_sampled_by_dense);
 }

@@ -21,8 +21,6 @@ void test_nn_close(test_nn *nn)
 test_pair test_pair_open(void)
 {
     test_pair pair = {.fast = test_nn_open("cpu"), .plain = test_nn_open("cpu-plain")};
-    pair.f = sara_tape_kernels(pair.fast.tape);
-    pair.p = sara_tape_kernels(pair.plain.tape);
     pair.fe = sara_tape_env(pair.fast.tape);
     pair.pe = sara_tape_env(pair.plain.tape);
     return pair;

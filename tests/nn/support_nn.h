@@ -15,10 +15,9 @@ typedef struct test_nn {
 test_nn test_nn_open(const char *device);
 void test_nn_close(test_nn *nn);
 
-/* Both devices with their tables. */
+/* Both devices with their environments. */
 typedef struct test_pair {
     test_nn fast, plain;
-    const sara_kernels *f, *p;
     sara_kernel_env fe, pe;
 } test_pair;
 test_pair test_pair_open(void);

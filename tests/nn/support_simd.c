@@ -20,10 +20,12 @@ sara_kernel_env test_simd_env(int threads)
     const sara_context_options options = {.threads = threads};
     sara_kernel_env env = {0};
     assert_ok(env.ctx, sara_context_new(&env.ctx, &options));
+    assert_ok(env.ctx, sara_nn_device_open(env.ctx, &env.device, "cpu"));
     return env;
 }
 
 void test_simd_env_free(sara_kernel_env *env)
 {
+    sara_nn_device_close(env->device);
     sara_context_free(env->ctx);
 }

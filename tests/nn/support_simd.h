@@ -5,7 +5,7 @@
 #include "nn/support_nn.h"
 
 void test_simd_each(void (*check)(void *argument), void *argument);
-/* An environment without a tape, of so many threads; test_simd_env_free(). */
+/* An environment on "cpu" without a tape, of so many threads; test_simd_env_free(). */
 sara_kernel_env test_simd_env(int threads);
 void test_simd_env_free(sara_kernel_env *env);
 

@@ -7,7 +7,6 @@
 #include "nn/kernels.h"
 
 typedef struct problem {
-    sara_kernels table;
     sara_kernel_env env;
     sara_attention_shape shape;
     double *q, *k, *v, *lse;
@@ -17,7 +16,7 @@ static void forward(void *data, double *y)
 {
     problem *p = data;
     assert_ok(p->env.ctx,
-              p->table.attention_forward(&p->env, y, p->lse, p->q, p->k, p->v, &p->shape));
+              KERNEL(attention_forward)(&p->env, y, p->lse, p->q, p->k, p->v, &p->shape));
 }
 
 static size_t count_of(const sara_attention_shape *s, int64_t length)
@@ -28,7 +27,6 @@ static size_t count_of(const sara_attention_shape *s, int64_t length)
 static problem start(const sara_attention_shape *shape)
 {
     problem p = {.env = {.ctx = test_context()}, .shape = *shape};
-    KERNEL(attention_register)(&p.table);
     p.q = test_fd_random(count_of(shape, shape->t), 1);
     p.k = test_fd_random(count_of(shape, shape->s), 2);
     p.v = test_fd_random(count_of(shape, shape->s), 3);
@@ -53,8 +51,8 @@ static void check(const sara_attention_shape *shape)
     double *dk = test_fd_zeros(nk), *dv = test_fd_zeros(nk), *only = test_fd_zeros(nk);
     forward(&p, y);
     assert_ok(p.env.ctx,
-              p.table.attention_backward(&p.env, dq, dk, dv, dy, y, p.lse, p.q, p.k, p.v, shape));
-    assert_ok(p.env.ctx, p.table.attention_backward(&p.env, NULL, only, NULL, dy, y, p.lse, p.q,
+              KERNEL(attention_backward)(&p.env, dq, dk, dv, dy, y, p.lse, p.q, p.k, p.v, shape));
+    assert_ok(p.env.ctx, KERNEL(attention_backward)(&p.env, NULL, only, NULL, dy, y, p.lse, p.q,
                                                     p.k, p.v, shape));
     assert_memory_equal(only, dk, nk * sizeof(*dk));
     const test_fd_input inputs[] = {{"q", p.q, dq, nq}, {"k", p.k, dk, nk}, {"v", p.v, dv, nk}};

@@ -38,23 +38,24 @@ static void finish(problem *p)
         free(all[i]);
 }
 
-static void run(const sara_kernels *k, const sara_kernel_env *env, problem *p)
+static void run(const sara_kernel_env *env, problem *p)
 {
-    assert_ok(env->ctx, k->attention_forward(env, p->y, p->lse, p->q, p->k, p->v, &p->shape));
-    assert_ok(env->ctx, k->attention_backward(env, p->dq, p->dk, p->dv, p->dy, p->y, p->lse, p->q,
-                                              p->k, p->v, &p->shape));
+    assert_ok(env->ctx,
+              sara_kernel_attention_forward(env, p->y, p->lse, p->q, p->k, p->v, &p->shape));
+    assert_ok(env->ctx, sara_kernel_attention_backward(env, p->dq, p->dk, p->dv, p->dy, p->y,
+                                                       p->lse, p->q, p->k, p->v, &p->shape));
 }
 
 /* Each gradient alone gives what all together give. */
-static void check_parts(const sara_kernels *k, const sara_kernel_env *env, const problem *p)
+static void check_parts(const sara_kernel_env *env, const problem *p)
 {
     float *dq = test_nn_random(p->nq, 5), *dk = test_nn_random(p->nk, 6);
     float *dv = test_nn_random(p->nk, 7);
     float *const wanted[3][3] = {{dq, NULL, NULL}, {NULL, dk, NULL}, {NULL, NULL, dv}};
     for (int i = 0; i < 3; i++)
         assert_ok(env->ctx,
-                  k->attention_backward(env, wanted[i][0], wanted[i][1], wanted[i][2], p->dy, p->y,
-                                        p->lse, p->q, p->k, p->v, &p->shape));
+                  sara_kernel_attention_backward(env, wanted[i][0], wanted[i][1], wanted[i][2],
+                                                 p->dy, p->y, p->lse, p->q, p->k, p->v, &p->shape));
     assert_memory_equal(dq, p->dq, p->nq * sizeof(float));
     assert_memory_equal(dk, p->dk, p->nk * sizeof(float));
     assert_memory_equal(dv, p->dv, p->nk * sizeof(float));
@@ -71,13 +72,13 @@ static void check_fast(void *argument)
     sara_kernel_env env = sara_tape_env(nn.tape);
     memcpy(p.q, expected->q, p.nq * sizeof(float));
     memcpy(p.k, expected->k, p.nk * sizeof(float));
-    run(sara_tape_kernels(nn.tape), &env, &p);
+    run(&env, &p);
     assert_close(test_relative_l2(p.y, expected->y, p.nq), TOLERANCE, "y");
     assert_close(test_relative_l2(p.lse, expected->lse, p.nl), TOLERANCE, "lse");
     assert_close(test_relative_l2(p.dq, expected->dq, p.nq), TOLERANCE, "dq");
     assert_close(test_relative_l2(p.dk, expected->dk, p.nk), TOLERANCE, "dk");
     assert_close(test_relative_l2(p.dv, expected->dv, p.nk), TOLERANCE, "dv");
-    check_parts(sara_tape_kernels(nn.tape), &env, &p);
+    check_parts(&env, &p);
     test_nn_close(&nn);
     finish(&p);
 }
@@ -86,7 +87,7 @@ static void check_problem(problem *p)
 {
     test_nn nn = test_nn_open("cpu-plain");
     sara_kernel_env env = sara_tape_env(nn.tape);
-    run(sara_tape_kernels(nn.tape), &env, p);
+    run(&env, p);
     test_simd_each(check_fast, p);
     test_nn_close(&nn);
 }
@@ -158,7 +159,7 @@ static void check_head(void *argument)
     memset(p->dq, 0, p->nq * sizeof(float));
     memset(p->dk, 0, p->nk * sizeof(float));
     memset(p->dv, 0, p->nk * sizeof(float));
-    run(sara_tape_kernels(nn.tape), &env, p);
+    run(&env, p);
     compare_head(p->y, h->one.y, s->t, s, h->head, "a head's y");
     compare_head(p->dq, h->one.dq, s->t, s, h->head, "a head's dq");
     compare_head(p->dk, h->one.dk, s->s, s, h->head, "a head's dk");
@@ -186,7 +187,7 @@ static void check_one_head(const sara_attention_shape *s, int head)
     memset(h.one.dv, 0, h.one.nk * sizeof(float));
     test_nn plain = test_nn_open("cpu-plain");
     sara_kernel_env env = sara_tape_env(plain.tape);
-    run(sara_tape_kernels(plain.tape), &env, &h.one);
+    run(&env, &h.one);
     test_simd_each(check_head, &h);
     test_nn_close(&plain);
     finish(&h.one);
@@ -242,8 +243,8 @@ static void check_nan(void *argument)
     problem *p = argument;
     test_nn nn = test_nn_open("cpu");
     sara_kernel_env env = sara_tape_env(nn.tape);
-    assert_ok(env.ctx, sara_tape_kernels(nn.tape)->attention_forward(&env, p->y, p->lse, p->q, p->k,
-                                                                     p->v, &p->shape));
+    assert_ok(env.ctx,
+              sara_kernel_attention_forward(&env, p->y, p->lse, p->q, p->k, p->v, &p->shape));
     for (size_t i = 0; i < p->nq; i++)
         assert_true(isnan(p->y[i]) == (i / 6 == 3));
     assert_true(isnan(p->lse[3]));
@@ -266,10 +267,8 @@ static void test_threads(void **state)
     const sara_attention_shape shape = {1, 300, 200, 3, 12, false};
     problem a = start(&shape), b = start(&shape);
     sara_kernel_env one = test_simd_env(1), two = test_simd_env(2);
-    sara_kernels table = {0};
-    sara_fast_attention_register(&table);
-    run(&table, &one, &a);
-    run(&table, &two, &b);
+    run(&one, &a);
+    run(&two, &b);
     assert_memory_equal(a.y, b.y, a.nq * sizeof(float));
     assert_memory_equal(a.dq, b.dq, a.nq * sizeof(float));
     assert_memory_equal(a.dk, b.dk, a.nk * sizeof(float));

@@ -17,18 +17,17 @@ static answer expect(const float *x, const sara_param *w, const sara_param *b, c
     static const int ones[4] = {1, 1, 1, 1};
     const sara_conv_shape s = test_conv_shape(N, H, W, C, C, 3, 1, ones);
     test_nn nn = test_nn_open("cpu-plain");
-    const sara_kernels *k = sara_tape_kernels(nn.tape);
     sara_kernel_env env = sara_tape_env(nn.tape);
     float h[PIXELS], dh[PIXELS];
     answer result = {.dw = {0}};
     const sara_weight_view view = sara_weight_of(w);
-    assert_ok(nn.ctx, k->conv_forward(&env, h, x, &view, b->value.data, &s));
-    assert_ok(nn.ctx, k->conv_dx(&env, dh, weights, &view, &s, false));
-    assert_ok(nn.ctx, k->conv_dx(&env, result.dx, dh, &view, &s, false));
-    assert_ok(nn.ctx, k->conv_dw(&env, result.dw, weights, h, &s));
-    assert_ok(nn.ctx, k->conv_dw(&env, result.dw, dh, x, &s));
-    assert_ok(nn.ctx, k->bias_grad(&env, result.db, weights, N * H * W, C));
-    assert_ok(nn.ctx, k->bias_grad(&env, result.db, dh, N * H * W, C));
+    assert_ok(nn.ctx, sara_kernel_conv_forward(&env, h, x, &view, b->value.data, &s));
+    assert_ok(nn.ctx, sara_kernel_conv_dx(&env, dh, weights, &view, &s, false));
+    assert_ok(nn.ctx, sara_kernel_conv_dx(&env, result.dx, dh, &view, &s, false));
+    assert_ok(nn.ctx, sara_kernel_conv_dw(&env, result.dw, weights, h, &s));
+    assert_ok(nn.ctx, sara_kernel_conv_dw(&env, result.dw, dh, x, &s));
+    assert_ok(nn.ctx, sara_kernel_bias_grad(&env, result.db, weights, N * H * W, C));
+    assert_ok(nn.ctx, sara_kernel_bias_grad(&env, result.db, dh, N * H * W, C));
     test_nn_close(&nn);
     return result;
 }

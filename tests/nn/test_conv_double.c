@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 typedef struct problem {
-    sara_kernels table;
     sara_kernel_env env;
     sara_conv_shape shape;
     double *x, *w, *b;
@@ -18,7 +17,7 @@ static void forward(void *data, double *y)
     problem *p = data;
     const sara_weight_view w = {p->w, SARA_F64, NULL};
     assert_ok(p->env.ctx,
-              p->table.conv_forward(&p->env, y, p->x, &w, p->b, &p->shape));
+              KERNEL(conv_forward)(&p->env, y, p->x, &w, p->b, &p->shape));
 }
 
 /* pads: top, left, bottom, right */
@@ -34,7 +33,6 @@ static problem problem_new(int64_t n, int64_t h, int64_t w, int64_t in, int64_t 
     p.nx = (size_t)(n * h * w * in);
     p.nw = (size_t)(out * in * k * k);
     p.ny = (size_t)(n * p.shape.oh * p.shape.ow * out);
-    KERNEL(conv_register)(&p.table);
     p.x = test_fd_random(p.nx, 1);
     p.w = test_fd_random(p.nw, 2);
     p.b = test_fd_random((size_t)out, 3);
@@ -55,8 +53,8 @@ static void check(int64_t n, int64_t h, int64_t width, int64_t in, int64_t out, 
     problem p = problem_new(n, h, width, in, out, k, stride, pads);
     double *dy = test_fd_random(p.ny, 4), *dx = test_fd_random(p.nx, 5), *dw = test_fd_zeros(p.nw);
     const sara_weight_view w = {p.w, SARA_F64, NULL};
-    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, dx, dy, &w, &p.shape, false));
-    assert_ok(p.env.ctx, p.table.conv_dw(&p.env, dw, dy, p.x, &p.shape));
+    assert_ok(p.env.ctx, KERNEL(conv_dx)(&p.env, dx, dy, &w, &p.shape, false));
+    assert_ok(p.env.ctx, KERNEL(conv_dw)(&p.env, dw, dy, p.x, &p.shape));
     const test_fd_input inputs[] = {{"x", p.x, dx, p.nx}, {"w", p.w, dw, p.nw}};
     test_fd_check(forward, &p, p.ny, dy, inputs, 2);
     free(dy);
@@ -104,14 +102,14 @@ static void test_accumulate_and_sampled(void **state)
     double sampled[4] = {10, 20, 30, 40}, *dw = test_fd_zeros(p.nw);
     double *dy = test_fd_random(p.ny, 4), *dx = test_fd_zeros(p.nx), *twice = test_fd_zeros(p.nx);
     const sara_weight_view w = {p.w, SARA_F64, NULL};
-    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, dx, dy, &w, &p.shape, false));
+    assert_ok(p.env.ctx, KERNEL(conv_dx)(&p.env, dx, dy, &w, &p.shape, false));
     memcpy(twice, dx, p.nx * sizeof(*dx));
-    assert_ok(p.env.ctx, p.table.conv_dx(&p.env, twice, dy, &w, &p.shape, true));
+    assert_ok(p.env.ctx, KERNEL(conv_dx)(&p.env, twice, dy, &w, &p.shape, true));
     for (size_t i = 0; i < p.nx; i++)
         assert_close(fabs(twice[i] - 2 * dx[i]), 1e-12, "accumulated dx");
-    assert_ok(p.env.ctx, p.table.conv_dw(&p.env, dw, dy, p.x, &p.shape));
+    assert_ok(p.env.ctx, KERNEL(conv_dw)(&p.env, dw, dy, p.x, &p.shape));
     assert_ok(p.env.ctx,
-              p.table.conv_dw_sampled(&p.env, sampled, dy, p.x, positions, 4, &p.shape));
+              KERNEL(conv_dw_sampled)(&p.env, sampled, dy, p.x, positions, 4, &p.shape));
     for (int i = 0; i < 4; i++)
         assert_true(sampled[i] == 10.0 * (i + 1) + dw[positions[i]]);
     free(dw);

@@ -12,8 +12,9 @@ static void check_forward(test_pair *b, const sara_linear_shape *s, bool biased)
     float *w = test_nn_random((size_t)(s->out * s->in), 2), *c = test_nn_random((size_t)s->out, 3);
     float *y = test_nn_random(ny, 4), *expected = test_nn_random(ny, 5);
     const sara_weight_view view = {w, SARA_F32, NULL};
-    assert_ok(b->fe.ctx, b->f->linear_forward(&b->fe, y, x, &view, biased ? c : NULL, s));
-    assert_ok(b->pe.ctx, b->p->linear_forward(&b->pe, expected, x, &view, biased ? c : NULL, s));
+    assert_ok(b->fe.ctx, sara_kernel_linear_forward(&b->fe, y, x, &view, biased ? c : NULL, s));
+    assert_ok(b->pe.ctx,
+              sara_kernel_linear_forward(&b->pe, expected, x, &view, biased ? c : NULL, s));
     assert_close(test_relative_l2(y, expected, ny), TOLERANCE, "forward");
     free(x);
     free(w);
@@ -29,8 +30,8 @@ static void check_dx(test_pair *b, const sara_linear_shape *s, bool accumulate)
     float *w = test_nn_random((size_t)(s->out * s->in), 2);
     float *dx = test_nn_random(nx, 3), *expected = test_nn_random(nx, 3);
     const sara_weight_view view = {w, SARA_F32, NULL};
-    assert_ok(b->fe.ctx, b->f->linear_dx(&b->fe, dx, dy, &view, s, accumulate));
-    assert_ok(b->pe.ctx, b->p->linear_dx(&b->pe, expected, dy, &view, s, accumulate));
+    assert_ok(b->fe.ctx, sara_kernel_linear_dx(&b->fe, dx, dy, &view, s, accumulate));
+    assert_ok(b->pe.ctx, sara_kernel_linear_dx(&b->pe, expected, dy, &view, s, accumulate));
     assert_close(test_relative_l2(dx, expected, nx), TOLERANCE, "dx");
     free(dy);
     free(w);
@@ -45,11 +46,11 @@ static void check_dw(test_pair *b, const sara_linear_shape *s)
     float *x = test_nn_random((size_t)(s->rows * s->in), 2);
     float *dw = test_nn_random(nw, 3), *expected = test_nn_random(nw, 3);
     float *db = test_nn_random(n, 4), *expected_db = test_nn_random(n, 4);
-    assert_ok(b->fe.ctx, b->f->linear_dw(&b->fe, dw, dy, x, s));
-    assert_ok(b->pe.ctx, b->p->linear_dw(&b->pe, expected, dy, x, s));
+    assert_ok(b->fe.ctx, sara_kernel_linear_dw(&b->fe, dw, dy, x, s));
+    assert_ok(b->pe.ctx, sara_kernel_linear_dw(&b->pe, expected, dy, x, s));
     assert_close(test_relative_l2(dw, expected, nw), TOLERANCE, "dw");
-    assert_ok(b->fe.ctx, b->f->bias_grad(&b->fe, db, dy, s->rows, s->out));
-    assert_ok(b->pe.ctx, b->p->bias_grad(&b->pe, expected_db, dy, s->rows, s->out));
+    assert_ok(b->fe.ctx, sara_kernel_bias_grad(&b->fe, db, dy, s->rows, s->out));
+    assert_ok(b->pe.ctx, sara_kernel_bias_grad(&b->pe, expected_db, dy, s->rows, s->out));
     assert_close(test_relative_l2(db, expected_db, n), TOLERANCE, "db");
     free(dy);
     free(x);
@@ -85,8 +86,8 @@ static void test_repeats(void **state)
     test_pair b = test_pair_open();
     float *x = test_nn_random(300 * 96, 1), *dy = test_nn_random(300 * 64, 2);
     float *first = test_nn_zeros(96 * 64), *second = test_nn_zeros(96 * 64);
-    assert_ok(b.fe.ctx, b.f->linear_dw(&b.fe, first, dy, x, &s));
-    assert_ok(b.fe.ctx, b.f->linear_dw(&b.fe, second, dy, x, &s));
+    assert_ok(b.fe.ctx, sara_kernel_linear_dw(&b.fe, first, dy, x, &s));
+    assert_ok(b.fe.ctx, sara_kernel_linear_dw(&b.fe, second, dy, x, &s));
     assert_memory_equal(first, second, 96 * 64 * sizeof(float));
     free(x);
     free(dy);

@@ -16,13 +16,12 @@ static const int uneven[4] = {2, 0, 1, 3}, wide[4] = {4, 4, 4, 4};
 static void compare(test_nn *nn, const sara_conv_shape *s, const float *dense, const float *dy,
                     const float *x, const uint32_t *positions, size_t count)
 {
-    const sara_kernels *kernels = sara_tape_kernels(nn->tape);
     sara_kernel_env env = sara_tape_env(nn->tape);
     float *start = test_nn_random(count, 9), *got = test_nn_copy(start, count);
     float *expected = test_nn_zeros(count);
     for (size_t e = 0; e < count; e++)
         expected[e] = start[e] + dense[positions[e]];
-    assert_ok(nn->ctx, kernels->conv_dw_sampled(&env, got, dy, x, positions, count, s));
+    assert_ok(nn->ctx, sara_kernel_conv_dw_sampled(&env, got, dy, x, positions, count, s));
     assert_close(test_relative_l2(got, expected, count), TOLERANCE, "sampled dw");
     if (count > 0) { /* also where the kernel would have chosen the dense gradient */
         memcpy(got, start, count * sizeof(*got));
@@ -37,13 +36,12 @@ static void compare(test_nn *nn, const sara_conv_shape *s, const float *dense, c
 static void check(test_nn *fast, test_nn *plain, sara_conv_shape s)
 {
     static const double densities[] = {0.001, 0.006, 0.058, 0.2, 0.29, 0.31, 0.7, 1.1};
-    const sara_kernels *kernels = sara_tape_kernels(plain->tape);
     sara_kernel_env env = sara_tape_env(plain->tape);
     size_t entries = (size_t)(s.out * s.in * s.kh * s.kw), count;
     float *x = test_nn_random((size_t)(s.n * s.h * s.w * s.in), 1);
     float *dy = test_nn_random((size_t)(s.n * s.oh * s.ow * s.out), 2);
     float *dense = test_nn_zeros(entries);
-    assert_ok(plain->ctx, kernels->conv_dw(&env, dense, dy, x, &s));
+    assert_ok(plain->ctx, sara_kernel_conv_dw(&env, dense, dy, x, &s));
     for (size_t i = 0; i < sizeof(densities) / sizeof(*densities); i++) {
         uint32_t *positions = test_nn_positions(&count, entries, densities[i], i);
         compare(fast, &s, dense, dy, x, positions, count);
@@ -88,7 +86,6 @@ static void test_passes(void **state)
     (void)state;
     test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
     const sara_conv_shape s = test_conv_shape(7, 30, 30, 400, 300, 3, 1, same);
-    const sara_kernels *f = sara_tape_kernels(fast.tape), *p = sara_tape_kernels(plain.tape);
     sara_kernel_env fe = sara_tape_env(fast.tape), pe = sara_tape_env(plain.tape);
     uint32_t positions[500];
     float *x = test_nn_random((size_t)(s.n * s.h * s.w * s.in), 1);
@@ -96,8 +93,8 @@ static void test_passes(void **state)
     float got[500] = {0}, expected[500] = {0};
     for (uint32_t e = 0; e < 500; e++)
         positions[e] = e * 2159 + e % 7;
-    assert_ok(fast.ctx, f->conv_dw_sampled(&fe, got, dy, x, positions, 500, &s));
-    assert_ok(plain.ctx, p->conv_dw_sampled(&pe, expected, dy, x, positions, 500, &s));
+    assert_ok(fast.ctx, sara_kernel_conv_dw_sampled(&fe, got, dy, x, positions, 500, &s));
+    assert_ok(plain.ctx, sara_kernel_conv_dw_sampled(&pe, expected, dy, x, positions, 500, &s));
     assert_close(test_relative_l2(got, expected, 500), TOLERANCE, "sampled dw in passes");
     free(x);
     free(dy);
@@ -107,15 +104,15 @@ static void test_passes(void **state)
 
 static void check_linear(test_nn *fast, test_nn *plain, sara_linear_shape s, double density)
 {
-    const sara_kernels *f = sara_tape_kernels(fast->tape), *p = sara_tape_kernels(plain->tape);
     sara_kernel_env fe = sara_tape_env(fast->tape), pe = sara_tape_env(plain->tape);
     size_t count;
     uint32_t *positions = test_nn_positions(&count, (size_t)(s.out * s.in), density, 3);
     float *x = test_nn_random((size_t)(s.rows * s.in), 1);
     float *dy = test_nn_random((size_t)(s.rows * s.out), 2);
     float *got = test_nn_random(count, 4), *expected = test_nn_random(count, 4);
-    assert_ok(fast->ctx, f->linear_dw_sampled(&fe, got, dy, x, positions, count, &s));
-    assert_ok(plain->ctx, p->linear_dw_sampled(&pe, expected, dy, x, positions, count, &s));
+    assert_ok(fast->ctx, sara_kernel_linear_dw_sampled(&fe, got, dy, x, positions, count, &s));
+    assert_ok(plain->ctx,
+              sara_kernel_linear_dw_sampled(&pe, expected, dy, x, positions, count, &s));
     assert_close(test_relative_l2(got, expected, count), TOLERANCE, "sampled linear dw");
     free(positions);
     free(x);
@@ -145,14 +142,13 @@ static void test_linear(void **state)
 /* By the kernel's choice and by planes; the plain kernel takes every so many of the entries. */
 static void check_real(test_nn *fast, test_nn *plain, const sara_conv_shape *s, double density)
 {
-    const sara_kernels *f = sara_tape_kernels(fast->tape), *p = sara_tape_kernels(plain->tape);
     sara_kernel_env fe = sara_tape_env(fast->tape), pe = sara_tape_env(plain->tape);
     size_t count, some, most = (size_t)(CHECKED / (s->oh * s->ow));
     uint32_t *positions = test_nn_positions(&count, test_conv_w(s), density, 3);
     size_t step = count / most + 1;
     float *x = test_nn_random(test_conv_x(s), 1), *dy = test_nn_random(test_conv_y(s), 2);
     float *chosen = test_nn_zeros(count), *planes = test_nn_zeros(count);
-    assert_ok(fast->ctx, f->conv_dw_sampled(&fe, chosen, dy, x, positions, count, s));
+    assert_ok(fast->ctx, sara_kernel_conv_dw_sampled(&fe, chosen, dy, x, positions, count, s));
     assert_ok(fast->ctx, sara_sampled_by_planes(&fe, planes, dy, x, positions, count, s));
     some = (count + step - 1) / step;
     float *expected = test_nn_zeros(some);
@@ -161,7 +157,7 @@ static void check_real(test_nn *fast, test_nn *plain, const sara_conv_shape *s, 
         chosen[e] = chosen[e * step];
         planes[e] = planes[e * step];
     }
-    assert_ok(plain->ctx, p->conv_dw_sampled(&pe, expected, dy, x, positions, some, s));
+    assert_ok(plain->ctx, sara_kernel_conv_dw_sampled(&pe, expected, dy, x, positions, some, s));
     assert_close(test_relative_l2(chosen, expected, some), TOLERANCE, "sampled dw");
     assert_close(test_relative_l2(planes, expected, some), TOLERANCE, "dw by planes");
     free(positions);
@@ -212,12 +208,11 @@ static void test_uneven_rows(void **state)
     (void)state;
     test_nn fast = test_nn_open("cpu"), plain = test_nn_open("cpu-plain");
     const sara_conv_shape s = test_conv_shape(1, 6, 6, 20, 30, 3, 1, same);
-    const sara_kernels *kernels = sara_tape_kernels(plain.tape);
     sara_kernel_env env = sara_tape_env(plain.tape);
     uint32_t row[180], last[] = {5399};
     float *x = test_nn_random(36 * 20, 1), *dy = test_nn_random(36 * 30, 2);
     float *dense = test_nn_zeros(5400);
-    assert_ok(plain.ctx, kernels->conv_dw(&env, dense, dy, x, &s));
+    assert_ok(plain.ctx, sara_kernel_conv_dw(&env, dense, dy, x, &s));
     for (uint32_t e = 0; e < 180; e++)
         row[e] = 17 * 180 + e;
     compare(&fast, &s, dense, dy, x, row, 180);
@@ -238,9 +233,8 @@ static void run_with_threads(int threads, float *dw, const float *dy, const floa
     const sara_context_options options = {.threads = threads};
     assert_ok(ctx, sara_context_new(&ctx, &options));
     assert_ok(ctx, sara_nn_device_open(ctx, &device, "cpu"));
-    const sara_kernels *kernels = device->kernels;
     const sara_kernel_env env = {.ctx = ctx, .device = device};
-    assert_ok(ctx, kernels->conv_dw_sampled(&env, dw, dy, x, positions, count, s));
+    assert_ok(ctx, sara_kernel_conv_dw_sampled(&env, dw, dy, x, positions, count, s));
     sara_nn_device_close(device);
     sara_context_free(ctx);
 }

@@ -7,7 +7,6 @@
 #include "nn/kernels.h"
 
 typedef struct problem {
-    sara_kernels table;
     sara_kernel_env env;
     sara_group_norm_shape shape; /* groups 0: layer norm of n rows */
     double *x, *w, *b, *mean, *rstd;
@@ -19,10 +18,10 @@ static void forward(void *data, double *y)
     const sara_group_norm_shape *s = &p->shape;
     if (s->groups > 0)
         assert_ok(p->env.ctx,
-                  p->table.group_norm_forward(&p->env, y, p->mean, p->rstd, p->x, p->w, p->b, s));
+                  KERNEL(group_norm_forward)(&p->env, y, p->mean, p->rstd, p->x, p->w, p->b, s));
     else
-        assert_ok(p->env.ctx, p->table.layer_norm_forward(&p->env, y, p->mean, p->rstd, p->x, p->w,
-                                                          p->b, s->n, s->c, s->eps));
+        assert_ok(p->env.ctx, KERNEL(layer_norm_forward)(&p->env, y, p->mean, p->rstd, p->x, p->w,
+                                                         p->b, s->n, s->c, s->eps));
 }
 
 static void backward(problem *p, double *dx, double *dw, double *db, const double *dy,
@@ -30,11 +29,11 @@ static void backward(problem *p, double *dx, double *dw, double *db, const doubl
 {
     const sara_group_norm_shape *s = &p->shape;
     if (s->groups > 0)
-        assert_ok(p->env.ctx, p->table.group_norm_backward(&p->env, dx, dw, db, dy, p->x, p->mean,
-                                                           p->rstd, p->w, p->b, s, accumulate));
+        assert_ok(p->env.ctx, KERNEL(group_norm_backward)(&p->env, dx, dw, db, dy, p->x, p->mean,
+                                                          p->rstd, p->w, p->b, s, accumulate));
     else
-        assert_ok(p->env.ctx, p->table.layer_norm_backward(&p->env, dx, dw, db, dy, p->x, p->mean,
-                                                           p->rstd, p->w, s->n, s->c, accumulate));
+        assert_ok(p->env.ctx, KERNEL(layer_norm_backward)(&p->env, dx, dw, db, dy, p->x, p->mean,
+                                                          p->rstd, p->w, s->n, s->c, accumulate));
 }
 
 /* Adding gives twice what assigning gave; gradients that are not wanted are not written. */
@@ -56,7 +55,6 @@ static void check(int64_t n, int64_t inner, int64_t c, int groups, bool silu)
 {
     problem p = {.env = {.ctx = test_context()}, .shape = {n, inner, c, groups, 1e-5, silu}};
     size_t nx = (size_t)(n * inner * c), nc = (size_t)c;
-    KERNEL(norm_register)(&p.table);
     p.x = test_fd_random(nx, 1);
     p.w = test_fd_random(nc, 2);
     p.b = test_fd_random(nc, 3);

@@ -14,27 +14,28 @@ typedef struct problem {
     float *y, *mean, *rstd, *dx, *dw, *db; /* what the plain kernels give */
 } problem;
 
-static void forward(const sara_kernels *k, const sara_kernel_env *env, const problem *p, float *y,
-                    float *mean, float *rstd)
+static void forward(const sara_kernel_env *env, const problem *p, float *y, float *mean,
+                    float *rstd)
 {
     const sara_group_norm_shape *s = &p->shape;
     if (s->groups > 0)
-        assert_ok(env->ctx, k->group_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s));
-    else
         assert_ok(env->ctx,
-                  k->layer_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s->n, s->c, s->eps));
+                  sara_kernel_group_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s));
+    else
+        assert_ok(env->ctx, sara_kernel_layer_norm_forward(env, y, mean, rstd, p->x, p->w, p->b,
+                                                           s->n, s->c, s->eps));
 }
 
-static void backward(const sara_kernels *k, const sara_kernel_env *env, const problem *p, float *dx,
-                     float *dw, float *db, bool accumulate)
+static void backward(const sara_kernel_env *env, const problem *p, float *dx, float *dw, float *db,
+                     bool accumulate)
 {
     const sara_group_norm_shape *s = &p->shape;
     if (s->groups > 0)
-        assert_ok(env->ctx, k->group_norm_backward(env, dx, dw, db, p->dy, p->x, p->mean, p->rstd,
-                                                   p->w, p->b, s, accumulate));
+        assert_ok(env->ctx, sara_kernel_group_norm_backward(env, dx, dw, db, p->dy, p->x, p->mean,
+                                                            p->rstd, p->w, p->b, s, accumulate));
     else
-        assert_ok(env->ctx, k->layer_norm_backward(env, dx, dw, db, p->dy, p->x, p->mean, p->rstd,
-                                                   p->w, s->n, s->c, accumulate));
+        assert_ok(env->ctx, sara_kernel_layer_norm_backward(env, dx, dw, db, p->dy, p->x, p->mean,
+                                                            p->rstd, p->w, s->n, s->c, accumulate));
 }
 
 static problem start(const sara_group_norm_shape *shape, float offset)
@@ -72,7 +73,7 @@ static void check_forward(void *argument)
     test_nn nn = test_nn_open("cpu");
     sara_kernel_env env = sara_tape_env(nn.tape);
     float *y = test_nn_zeros(p->nx), *mean = test_nn_zeros(p->ns), *rstd = test_nn_zeros(p->ns);
-    forward(sara_tape_kernels(nn.tape), &env, p, y, mean, rstd);
+    forward(&env, p, y, mean, rstd);
     assert_close(test_relative_l2(y, p->y, p->nx), TOLERANCE, "y");
     assert_close(test_relative_l2(mean, p->mean, p->ns), TOLERANCE, "mean");
     assert_close(test_relative_l2(rstd, p->rstd, p->ns), TOLERANCE, "rstd");
@@ -86,20 +87,19 @@ static void check_backward(void *argument)
 {
     const problem *p = argument;
     test_nn nn = test_nn_open("cpu");
-    const sara_kernels *k = sara_tape_kernels(nn.tape);
     sara_kernel_env env = sara_tape_env(nn.tape);
     float *dx = test_nn_copy(p->start, p->nx), *dw = test_nn_random(p->nc, 6);
     float *db = test_nn_random(p->nc, 7), *assigned = test_nn_random(p->nx, 8);
-    backward(k, &env, p, dx, dw, db, true);
+    backward(&env, p, dx, dw, db, true);
     assert_close(test_relative_l2(dx, p->dx, p->nx), TOLERANCE, "dx");
     assert_close(test_relative_l2(dw, p->dw, p->nc), TOLERANCE, "dw");
     assert_close(test_relative_l2(db, p->db, p->nc), TOLERANCE, "db");
-    backward(k, &env, p, assigned, NULL, NULL, false);
+    backward(&env, p, assigned, NULL, NULL, false);
     for (size_t i = 0; i < p->nx; i++)
         assigned[i] += p->start[i];
     assert_close(test_relative_l2(assigned, p->dx, p->nx), TOLERANCE, "assigned dx");
     sara_draw_normal(dw, p->nc, 6, SARA_DRAW_TEST, 0);
-    backward(k, &env, p, NULL, dw, NULL, false);
+    backward(&env, p, NULL, dw, NULL, false);
     assert_close(test_relative_l2(dw, p->dw, p->nc), TOLERANCE, "dw alone");
     free(dx);
     free(dw);
@@ -112,10 +112,9 @@ static void check(const sara_group_norm_shape *shape, float offset)
 {
     problem p = start(shape, offset);
     test_nn nn = test_nn_open("cpu-plain");
-    const sara_kernels *k = sara_tape_kernels(nn.tape);
     sara_kernel_env env = sara_tape_env(nn.tape);
-    forward(k, &env, &p, p.y, p.mean, p.rstd);
-    backward(k, &env, &p, p.dx, p.dw, p.db, true);
+    forward(&env, &p, p.y, p.mean, p.rstd);
+    backward(&env, &p, p.dx, p.dw, p.db, true);
     test_simd_each(check_forward, &p);
     test_simd_each(check_backward, &p);
     test_nn_close(&nn);
@@ -175,12 +174,11 @@ static void check_constant(void *argument)
 {
     problem *p = argument;
     test_nn nn = test_nn_open("cpu");
-    const sara_kernels *k = sara_tape_kernels(nn.tape);
     sara_kernel_env env = sara_tape_env(nn.tape);
-    forward(k, &env, p, p->y, p->mean, p->rstd);
+    forward(&env, p, p->y, p->mean, p->rstd);
     for (size_t i = 0; i < p->nx; i++)
         assert_true(p->y[i] == p->b[i % p->nc]);
-    backward(k, &env, p, p->dx, p->dw, p->db, false);
+    backward(&env, p, p->dx, p->dw, p->db, false);
     for (size_t i = 0; i < p->nx; i++)
         assert_true(isfinite(p->dx[i]));
     for (size_t i = 0; i < p->nc; i++)
@@ -208,15 +206,13 @@ static void test_threads(void **state)
     (void)state;
     const sara_group_norm_shape shapes[] = {{2, 200, 40, 8, 1e-5f, true},
                                             {150, 1, 37, 0, 1e-5f, false}};
-    sara_kernels table = {0};
-    sara_fast_norm_register(&table);
     for (int i = 0; i < 2; i++) {
         problem a = start(&shapes[i], 0), b = start(&shapes[i], 0);
         sara_kernel_env one = test_simd_env(1), two = test_simd_env(2);
-        forward(&table, &one, &a, a.y, a.mean, a.rstd);
-        backward(&table, &one, &a, a.dx, a.dw, a.db, true);
-        forward(&table, &two, &b, b.y, b.mean, b.rstd);
-        backward(&table, &two, &b, b.dx, b.dw, b.db, true);
+        forward(&one, &a, a.y, a.mean, a.rstd);
+        backward(&one, &a, a.dx, a.dw, a.db, true);
+        forward(&two, &b, b.y, b.mean, b.rstd);
+        backward(&two, &b, b.dx, b.dw, b.db, true);
         assert_memory_equal(a.y, b.y, a.nx * sizeof(float));
         assert_memory_equal(a.dx, b.dx, a.nx * sizeof(float));
         assert_memory_equal(a.dw, b.dw, a.nc * sizeof(float));

@@ -7,7 +7,7 @@
 #include "nn/kernels.h"
 
 typedef struct problem {
-    sara_kernels table;
+    sara_kernel_env env;
     sara_activation activation;
     int64_t n, inner, c; /* of x, or of what x is made of */
     double *x, *e;
@@ -15,9 +15,7 @@ typedef struct problem {
 
 static problem start(void)
 {
-    problem p = {.n = 2, .inner = 3, .c = 5};
-    KERNEL(pointwise_register)(&p.table);
-    KERNEL(reshape_register)(&p.table);
+    problem p = {.env = {.ctx = test_context()}, .n = 2, .inner = 3, .c = 5};
     p.x = test_fd_random(60, 1);
     p.e = test_fd_random(10, 2);
     return p;
@@ -27,12 +25,13 @@ static void finish(problem *p)
 {
     free(p->x);
     free(p->e);
+    sara_context_free(p->env.ctx);
 }
 
 static void activate(void *data, double *y)
 {
     problem *p = data;
-    p->table.activate_forward(y, p->x, 60, p->activation);
+    assert_ok(p->env.ctx, KERNEL(activate_forward)(&p->env, y, p->x, 60, p->activation));
 }
 
 static void test_activations(void **state)
@@ -43,9 +42,9 @@ static void test_activations(void **state)
         problem p = start();
         double *dy = test_fd_random(60, 3), *dx = test_fd_random(60, 4), twice[60];
         p.activation = all[i];
-        p.table.activate_backward(dx, dy, p.x, 60, all[i], false);
+        assert_ok(p.env.ctx, KERNEL(activate_backward)(&p.env, dx, dy, p.x, 60, all[i], false));
         memcpy(twice, dx, sizeof(twice));
-        p.table.activate_backward(twice, dy, p.x, 60, all[i], true);
+        assert_ok(p.env.ctx, KERNEL(activate_backward)(&p.env, twice, dy, p.x, 60, all[i], true));
         for (int j = 0; j < 60; j++)
             assert_close(fabs(twice[j] - 2 * dx[j]), 1e-13, "accumulated dx");
         const test_fd_input input = {"x", p.x, dx, 60};
@@ -69,7 +68,8 @@ static void test_values(void **state)
     };
     for (int i = 0; i < 3; i++) {
         double y[5];
-        p.table.activate_forward(y, x, 5, SARA_SILU + (sara_activation)i);
+        assert_ok(p.env.ctx,
+                  KERNEL(activate_forward)(&p.env, y, x, 5, SARA_SILU + (sara_activation)i));
         for (int j = 0; j < 5; j++)
             assert_close(fabs(y[j] - expected[i][j]), 1e-13, "activation");
     }
@@ -79,7 +79,7 @@ static void test_values(void **state)
 static void geglu(void *data, double *y)
 {
     problem *p = data;
-    p->table.geglu_forward(y, p->x, 6, 5);
+    assert_ok(p->env.ctx, KERNEL(geglu_forward)(&p->env, y, p->x, 6, 5));
 }
 
 static void test_geglu(void **state)
@@ -87,9 +87,9 @@ static void test_geglu(void **state)
     (void)state;
     problem p = start();
     double *dy = test_fd_random(30, 3), *dx = test_fd_random(60, 4), twice[60];
-    p.table.geglu_backward(dx, dy, p.x, 6, 5, false);
+    assert_ok(p.env.ctx, KERNEL(geglu_backward)(&p.env, dx, dy, p.x, 6, 5, false));
     memcpy(twice, dx, sizeof(twice));
-    p.table.geglu_backward(twice, dy, p.x, 6, 5, true);
+    assert_ok(p.env.ctx, KERNEL(geglu_backward)(&p.env, twice, dy, p.x, 6, 5, true));
     for (int j = 0; j < 60; j++)
         assert_close(fabs(twice[j] - 2 * dx[j]), 1e-13, "accumulated dx");
     const test_fd_input input = {"x", p.x, dx, 60};
@@ -102,7 +102,7 @@ static void test_geglu(void **state)
 static void add_per_sample(void *data, double *y)
 {
     problem *p = data;
-    p->table.add_per_sample(y, p->x, p->e, p->n, p->inner, p->c);
+    assert_ok(p->env.ctx, KERNEL(add_per_sample)(&p->env, y, p->x, p->e, p->n, p->inner, p->c));
 }
 
 static void test_add_per_sample(void **state)
@@ -110,7 +110,7 @@ static void test_add_per_sample(void **state)
     (void)state;
     problem p = start();
     double *dy = test_fd_random(30, 3), de[10] = {0};
-    p.table.add_per_sample_de(de, dy, p.n, p.inner, p.c);
+    assert_ok(p.env.ctx, KERNEL(add_per_sample_de)(&p.env, de, dy, p.n, p.inner, p.c));
     const test_fd_input inputs[] = {{"x", p.x, dy, 30}, {"e", p.e, de, 10}};
     test_fd_check(add_per_sample, &p, 30, dy, inputs, 2);
     free(dy);
@@ -120,7 +120,7 @@ static void test_add_per_sample(void **state)
 static void upsample(void *data, double *y)
 {
     problem *p = data;
-    p->table.upsample_forward(y, p->x, 2, 2, 3, 3, 7, 5);
+    assert_ok(p->env.ctx, KERNEL(upsample_forward)(&p->env, y, p->x, 2, 2, 3, 3, 7, 5));
 }
 
 static void test_upsample(void **state)
@@ -128,7 +128,7 @@ static void test_upsample(void **state)
     (void)state;
     problem p = start();
     double *dy = test_fd_random(2 * 3 * 7 * 5, 3), dx[60] = {0};
-    p.table.upsample_dx(dx, dy, 2, 2, 3, 3, 7, 5);
+    assert_ok(p.env.ctx, KERNEL(upsample_dx)(&p.env, dx, dy, 2, 2, 3, 3, 7, 5));
     const test_fd_input input = {"x", p.x, dx, 60};
     test_fd_check(upsample, &p, 2 * 3 * 7 * 5, dy, &input, 1);
     free(dy);
@@ -141,20 +141,20 @@ static void test_moves(void **state)
     (void)state;
     problem p = start();
     double swapped[60], back[60], columns[4 * 7];
-    p.table.swap_axes(swapped, p.x, 2, 3, 5, 2, false);
+    assert_ok(p.env.ctx, KERNEL(swap_axes)(&p.env, swapped, p.x, 2, 3, 5, 2, false));
     for (int n = 0; n < 2; n++)
         for (int a = 0; a < 3; a++)
             for (int b = 0; b < 5; b++)
                 assert_memory_equal(swapped + ((n * 5 + b) * 3 + a) * 2,
                                     p.x + ((n * 3 + a) * 5 + b) * 2, 2 * sizeof(double));
     memcpy(back, p.x, sizeof(back));
-    p.table.swap_axes(back, swapped, 2, 5, 3, 2, true);
+    assert_ok(p.env.ctx, KERNEL(swap_axes)(&p.env, back, swapped, 2, 5, 3, 2, true));
     for (int i = 0; i < 60; i++) {
         assert_true(back[i] == 2 * p.x[i]);
         columns[i % 28] = 1;
     }
-    p.table.copy_columns(columns, 7, 2, p.x, 5, 1, 4, 3, false);
-    p.table.copy_columns(columns, 7, 2, p.x, 5, 1, 4, 3, true);
+    assert_ok(p.env.ctx, KERNEL(copy_columns)(&p.env, columns, 7, 2, p.x, 5, 1, 4, 3, false));
+    assert_ok(p.env.ctx, KERNEL(copy_columns)(&p.env, columns, 7, 2, p.x, 5, 1, 4, 3, true));
     for (int i = 0; i < 28; i++) {
         bool inside = i % 7 >= 2 && i % 7 < 5;
         assert_true(columns[i] == (inside ? 2 * p.x[i / 7 * 5 + 1 + i % 7 - 2] : 1));

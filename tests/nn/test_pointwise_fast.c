@@ -26,14 +26,20 @@ static void check_activations(void *argument)
         float *x = test_nn_random(n, 1), *dy = test_nn_random(n, 2), *y = test_nn_zeros(n);
         float *expected = test_nn_zeros(n);
         for (int a = 0; a < 4; a++) {
-            pair->f->activate_forward(y, x, (int64_t)n, all[a]);
-            pair->p->activate_forward(expected, x, (int64_t)n, all[a]);
+            assert_ok(pair->fe.ctx,
+                      sara_kernel_activate_forward(&pair->fe, y, x, (int64_t)n, all[a]));
+            assert_ok(pair->pe.ctx,
+                      sara_kernel_activate_forward(&pair->pe, expected, x, (int64_t)n, all[a]));
             assert_each(y, expected, n, "y");
-            pair->f->activate_backward(y, dy, x, (int64_t)n, all[a], false);
-            pair->p->activate_backward(expected, dy, x, (int64_t)n, all[a], false);
+            assert_ok(pair->fe.ctx, sara_kernel_activate_backward(&pair->fe, y, dy, x, (int64_t)n,
+                                                                  all[a], false));
+            assert_ok(pair->pe.ctx, sara_kernel_activate_backward(&pair->pe, expected, dy, x,
+                                                                  (int64_t)n, all[a], false));
             assert_close(test_relative_l2(y, expected, n), TOLERANCE, "dx");
-            pair->f->activate_backward(y, dy, x, (int64_t)n, all[a], true);
-            pair->p->activate_backward(expected, dy, x, (int64_t)n, all[a], true);
+            assert_ok(pair->fe.ctx,
+                      sara_kernel_activate_backward(&pair->fe, y, dy, x, (int64_t)n, all[a], true));
+            assert_ok(pair->pe.ctx, sara_kernel_activate_backward(&pair->pe, expected, dy, x,
+                                                                  (int64_t)n, all[a], true));
             assert_close(test_relative_l2(y, expected, n), TOLERANCE, "accumulated dx");
         }
         free(x);
@@ -56,18 +62,21 @@ static void check_range(void *argument)
         ones[i] = 1;
     }
     for (int a = 0; a < 4; a++) {
-        pair->f->activate_forward(y, x, STEPS, all[a]);
-        pair->p->activate_forward(expected, x, STEPS, all[a]);
+        assert_ok(pair->fe.ctx, sara_kernel_activate_forward(&pair->fe, y, x, STEPS, all[a]));
+        assert_ok(pair->pe.ctx,
+                  sara_kernel_activate_forward(&pair->pe, expected, x, STEPS, all[a]));
         assert_each(y, expected, STEPS, "y");
-        pair->f->activate_backward(y, ones, x, STEPS, all[a], false);
-        pair->p->activate_backward(expected, ones, x, STEPS, all[a], false);
+        assert_ok(pair->fe.ctx,
+                  sara_kernel_activate_backward(&pair->fe, y, ones, x, STEPS, all[a], false));
+        assert_ok(pair->pe.ctx, sara_kernel_activate_backward(&pair->pe, expected, ones, x, STEPS,
+                                                              all[a], false));
         for (int i = 0; i < STEPS; i++)
             assert_close(fabs((double)y[i] - expected[i]), 1e-6, "derivative");
-        pair->f->activate_forward(edge, beyond, 7, all[a]);
+        assert_ok(pair->fe.ctx, sara_kernel_activate_forward(&pair->fe, edge, beyond, 7, all[a]));
         for (int i = 0; i < 7; i++)
             assert_true(isfinite(edge[i]));
         edge[0] = NAN;
-        pair->f->activate_forward(edge, edge, 1, all[a]);
+        assert_ok(pair->fe.ctx, sara_kernel_activate_forward(&pair->fe, edge, edge, 1, all[a]));
         assert_true(isnan(edge[0]));
     }
     free(x);
@@ -86,12 +95,14 @@ static void check_geglu(void *argument)
         float *x = test_nn_random(2 * n, 1), *dy = test_nn_random(n, 2), *y = test_nn_zeros(n);
         float *expected = test_nn_zeros(n), *dx = test_nn_zeros(2 * n),
               *want = test_nn_zeros(2 * n);
-        pair->f->geglu_forward(y, x, r, c);
-        pair->p->geglu_forward(expected, x, r, c);
+        assert_ok(pair->fe.ctx, sara_kernel_geglu_forward(&pair->fe, y, x, r, c));
+        assert_ok(pair->pe.ctx, sara_kernel_geglu_forward(&pair->pe, expected, x, r, c));
         assert_close(test_relative_l2(y, expected, n), TOLERANCE, "geglu");
         for (int accumulate = 0; accumulate < 2; accumulate++) {
-            pair->f->geglu_backward(dx, dy, x, r, c, accumulate);
-            pair->p->geglu_backward(want, dy, x, r, c, accumulate);
+            assert_ok(pair->fe.ctx,
+                      sara_kernel_geglu_backward(&pair->fe, dx, dy, x, r, c, accumulate));
+            assert_ok(pair->pe.ctx,
+                      sara_kernel_geglu_backward(&pair->pe, want, dy, x, r, c, accumulate));
             assert_close(test_relative_l2(dx, want, 2 * n), TOLERANCE, "geglu's dx");
         }
         free(x);
@@ -113,17 +124,17 @@ static void check_additions(void *argument)
         float *x = test_nn_random(nx, 1), *e = test_nn_random(ne, 2), *y = test_nn_zeros(nx);
         float *expected = test_nn_zeros(nx), *de = test_nn_random(ne, 3);
         float *want = test_nn_random(ne, 3);
-        pair->f->add_per_sample(y, x, e, n, inner, c);
-        pair->p->add_per_sample(expected, x, e, n, inner, c);
+        assert_ok(pair->fe.ctx, sara_kernel_add_per_sample(&pair->fe, y, x, e, n, inner, c));
+        assert_ok(pair->pe.ctx, sara_kernel_add_per_sample(&pair->pe, expected, x, e, n, inner, c));
         assert_memory_equal(y, expected, nx * sizeof(float));
-        pair->f->add(y, y, x, count);
-        pair->p->add(expected, expected, x, count);
+        assert_ok(pair->fe.ctx, sara_kernel_add(&pair->fe, y, y, x, count));
+        assert_ok(pair->pe.ctx, sara_kernel_add(&pair->pe, expected, expected, x, count));
         assert_memory_equal(y, expected, nx * sizeof(float));
-        pair->f->accumulate(y, x, count);
-        pair->p->accumulate(expected, x, count);
+        assert_ok(pair->fe.ctx, sara_kernel_accumulate(&pair->fe, y, x, count));
+        assert_ok(pair->pe.ctx, sara_kernel_accumulate(&pair->pe, expected, x, count));
         assert_memory_equal(y, expected, nx * sizeof(float));
-        pair->f->add_per_sample_de(de, x, n, inner, c);
-        pair->p->add_per_sample_de(want, x, n, inner, c);
+        assert_ok(pair->fe.ctx, sara_kernel_add_per_sample_de(&pair->fe, de, x, n, inner, c));
+        assert_ok(pair->pe.ctx, sara_kernel_add_per_sample_de(&pair->pe, want, x, n, inner, c));
         assert_close(test_relative_l2(de, want, ne), TOLERANCE, "de");
         free(x);
         free(e);
@@ -145,18 +156,18 @@ enum { ROWS = 4096, WIDTH = 1280, COUNT = ROWS * WIDTH };
 static void check_layer(void *argument)
 {
     const layer *l = argument;
-    const sara_kernels *f = l->pair->f;
+    const sara_kernel_env *env = &l->pair->fe;
     float *y = test_nn_zeros(COUNT), *dx = test_nn_zeros(2 * COUNT), *de = test_nn_zeros(WIDTH);
-    f->geglu_forward(y, l->x, ROWS, WIDTH);
+    assert_ok(env->ctx, sara_kernel_geglu_forward(env, y, l->x, ROWS, WIDTH));
     assert_close(test_relative_l2(y, l->y, COUNT), TOLERANCE, "geglu");
-    f->geglu_backward(dx, l->dy, l->x, ROWS, WIDTH, false);
-    f->geglu_backward(dx, l->dy, l->x, ROWS, WIDTH, true);
+    assert_ok(env->ctx, sara_kernel_geglu_backward(env, dx, l->dy, l->x, ROWS, WIDTH, false));
+    assert_ok(env->ctx, sara_kernel_geglu_backward(env, dx, l->dy, l->x, ROWS, WIDTH, true));
     assert_close(test_relative_l2(dx, l->dx, 2 * COUNT), TOLERANCE, "geglu's dx");
-    f->add(y, l->y, l->dy, COUNT);
+    assert_ok(env->ctx, sara_kernel_add(env, y, l->y, l->dy, COUNT));
     assert_memory_equal(y, l->sum, COUNT * sizeof(float));
-    f->add_per_sample(y, l->dy, l->x, 1, ROWS, WIDTH);
+    assert_ok(env->ctx, sara_kernel_add_per_sample(env, y, l->dy, l->x, 1, ROWS, WIDTH));
     assert_memory_equal(y, l->added, COUNT * sizeof(float));
-    f->add_per_sample_de(de, l->dy, 1, ROWS, WIDTH);
+    assert_ok(env->ctx, sara_kernel_add_per_sample_de(env, de, l->dy, 1, ROWS, WIDTH));
     assert_close(test_relative_l2(de, l->de, WIDTH), TOLERANCE, "de");
     free(y);
     free(dx);
@@ -171,12 +182,14 @@ static void test_real_shapes(void **state)
                test_nn_zeros(COUNT),         test_nn_zeros(2 * COUNT),
                test_nn_zeros(COUNT),         test_nn_zeros(COUNT),
                test_nn_zeros(WIDTH),         &pair};
-    pair.p->geglu_forward(l.y, l.x, ROWS, WIDTH);
-    pair.p->geglu_backward(l.dx, l.dy, l.x, ROWS, WIDTH, false);
-    pair.p->accumulate(l.dx, l.dx, 2 * COUNT);
-    pair.p->add(l.sum, l.y, l.dy, COUNT);
-    pair.p->add_per_sample(l.added, l.dy, l.x, 1, ROWS, WIDTH);
-    pair.p->add_per_sample_de(l.de, l.dy, 1, ROWS, WIDTH);
+    assert_ok(pair.pe.ctx, sara_kernel_geglu_forward(&pair.pe, l.y, l.x, ROWS, WIDTH));
+    assert_ok(pair.pe.ctx,
+              sara_kernel_geglu_backward(&pair.pe, l.dx, l.dy, l.x, ROWS, WIDTH, false));
+    assert_ok(pair.pe.ctx, sara_kernel_accumulate(&pair.pe, l.dx, l.dx, 2 * COUNT));
+    assert_ok(pair.pe.ctx, sara_kernel_add(&pair.pe, l.sum, l.y, l.dy, COUNT));
+    assert_ok(pair.pe.ctx,
+              sara_kernel_add_per_sample(&pair.pe, l.added, l.dy, l.x, 1, ROWS, WIDTH));
+    assert_ok(pair.pe.ctx, sara_kernel_add_per_sample_de(&pair.pe, l.de, l.dy, 1, ROWS, WIDTH));
     test_simd_each(check_layer, &l);
     float *all_of[] = {l.x, l.dy, l.y, l.dx, l.added, l.sum, l.de};
     for (size_t i = 0; i < sizeof(all_of) / sizeof(*all_of); i++)

@@ -86,20 +86,20 @@ static sara_linear_shape linear_of(const sara_conv_shape *s)
     return (sara_linear_shape){s->h, s->in, s->out};
 }
 
-static void forward(const sara_kernels *k, const sara_kernel_env *env, float *y, const float *x,
-                    const sara_weight_view *w, const float *b, const sara_conv_shape *s)
+static void forward(const sara_kernel_env *env, float *y, const float *x, const sara_weight_view *w,
+                    const float *b, const sara_conv_shape *s)
 {
     const sara_linear_shape linear = linear_of(s);
-    assert_ok(env->ctx, is_linear(s) ? k->linear_forward(env, y, x, w, b, &linear)
-                                     : k->conv_forward(env, y, x, w, b, s));
+    assert_ok(env->ctx, is_linear(s) ? sara_kernel_linear_forward(env, y, x, w, b, &linear)
+                                     : sara_kernel_conv_forward(env, y, x, w, b, s));
 }
 
-static void backward(const sara_kernels *k, const sara_kernel_env *env, float *dx, const float *dy,
+static void backward(const sara_kernel_env *env, float *dx, const float *dy,
                      const sara_weight_view *w, const sara_conv_shape *s, bool accumulate)
 {
     const sara_linear_shape linear = linear_of(s);
-    assert_ok(env->ctx, is_linear(s) ? k->linear_dx(env, dx, dy, w, &linear, accumulate)
-                                     : k->conv_dx(env, dx, dy, w, s, accumulate));
+    assert_ok(env->ctx, is_linear(s) ? sara_kernel_linear_dx(env, dx, dy, w, &linear, accumulate)
+                                     : sara_kernel_conv_dx(env, dx, dy, w, s, accumulate));
 }
 
 /* ---------------------------------------------------------------------------------------- parts */
@@ -117,8 +117,7 @@ static void make_y(const problem *p, const test_nn *plain, test_part *to)
     const float *weights = p->w + to->channels.first * s->in * s->kh * s->kw;
     const sara_weight_view w = {weights, SARA_F32, NULL};
     to->expected = test_nn_zeros(test_conv_y(&t));
-    forward(sara_tape_kernels(plain->tape), &env, to->expected, x, &w, p->b + to->channels.first,
-            &t);
+    forward(&env, to->expected, x, &w, p->b + to->channels.first, &t);
     free(x);
 }
 
@@ -137,7 +136,7 @@ static void make_dx(const problem *p, const test_nn *plain, test_part *to)
         test_columns(p->w, s->out, s->in * taps, to->channels.first * taps, t.in * taps);
     const sara_weight_view w = {weights, SARA_F32, NULL};
     to->expected = test_nn_zeros(test_conv_x(&t));
-    backward(sara_tape_kernels(plain->tape), &env, to->expected, dy, &w, &t, false);
+    backward(&env, to->expected, dy, &w, &t, false);
     free(dy);
     free(weights);
 }
@@ -170,15 +169,14 @@ static void check_fast(void *argument)
     const problem *p = argument;
     const sara_conv_shape *s = &p->shape;
     test_nn nn = test_nn_open(p->device);
-    const sara_kernels *k = sara_tape_kernels(nn.tape);
     const sara_kernel_env env = sara_tape_env(nn.tape);
     float *y = nans(test_conv_y(s)), *dx = nans(test_conv_x(s));
-    forward(k, &env, y, p->x, &p->view, p->b, s);
+    forward(&env, y, p->x, &p->view, p->b, s);
     test_part_compare(p->y, y, NULL, s->ow, s->out, TOLERANCE, "forward");
-    backward(k, &env, dx, p->dy, &p->view, s, false);
+    backward(&env, dx, p->dy, &p->view, s, false);
     test_part_compare(p->dx, dx, NULL, s->w, s->in, TOLERANCE, "dx");
     memcpy(dx, p->x, test_conv_x(s) * sizeof(*dx));
-    backward(k, &env, dx, p->dy, &p->view, s, true);
+    backward(&env, dx, p->dy, &p->view, s, true);
     test_part_compare(p->dx, dx, p->x, s->w, s->in, TOLERANCE, "accumulated dx");
     free(y);
     free(dx);
@@ -191,7 +189,6 @@ static void check_dw(const problem *p, const test_nn *plain)
     const sara_conv_shape *s = &p->shape;
     const sara_linear_shape linear = linear_of(s);
     test_nn nn = test_nn_open(p->device);
-    const sara_kernels *f = sara_tape_kernels(nn.tape), *k = sara_tape_kernels(plain->tape);
     const sara_kernel_env fe = sara_tape_env(nn.tape), pe = sara_tape_env(plain->tape);
     size_t entries = test_conv_w(s), count = (size_t)(PART_DW / (s->oh * s->ow));
     count = count < entries / 10 ? count : entries / 10;
@@ -204,12 +201,12 @@ static void check_dw(const problem *p, const test_nn *plain)
         positions[i] = (uint32_t)(i * step + i * 7 % step);
         expected[i] = dw[positions[i]];
     }
-    assert_ok(nn.ctx, is_linear(s) ? f->linear_dw(&fe, dw, p->dy, p->x, &linear)
-                                   : f->conv_dw(&fe, dw, p->dy, p->x, s));
-    assert_ok(plain->ctx,
-              is_linear(s)
-                  ? k->linear_dw_sampled(&pe, expected, p->dy, p->x, positions, count, &linear)
-                  : k->conv_dw_sampled(&pe, expected, p->dy, p->x, positions, count, s));
+    assert_ok(nn.ctx, is_linear(s) ? sara_kernel_linear_dw(&fe, dw, p->dy, p->x, &linear)
+                                   : sara_kernel_conv_dw(&fe, dw, p->dy, p->x, s));
+    assert_ok(plain->ctx, is_linear(s) ? sara_kernel_linear_dw_sampled(&pe, expected, p->dy, p->x,
+                                                                       positions, count, &linear)
+                                       : sara_kernel_conv_dw_sampled(&pe, expected, p->dy, p->x,
+                                                                     positions, count, s));
     for (size_t i = 0; i < count; i++)
         got[i] = dw[positions[i]];
     assert_close(test_relative_l2(got, expected, count), TOLERANCE, "dw");
@@ -227,10 +224,8 @@ static void check_bias(const problem *p, const test_nn *plain)
     const sara_kernel_env fe = sara_tape_env(nn.tape), pe = sara_tape_env(plain->tape);
     size_t out = (size_t)s->out;
     float *db = test_nn_random(out, 5), *expected = test_nn_random(out, 5);
-    assert_ok(nn.ctx, sara_tape_kernels(nn.tape)->bias_grad(&fe, db, p->dy, s->oh * s->ow, s->out));
-    assert_ok(
-        plain->ctx,
-        sara_tape_kernels(plain->tape)->bias_grad(&pe, expected, p->dy, s->oh * s->ow, s->out));
+    assert_ok(nn.ctx, sara_kernel_bias_grad(&fe, db, p->dy, s->oh * s->ow, s->out));
+    assert_ok(plain->ctx, sara_kernel_bias_grad(&pe, expected, p->dy, s->oh * s->ow, s->out));
     assert_close(test_relative_l2(db, expected, out), TOLERANCE, "db");
     free(db);
     free(expected);

@@ -80,11 +80,11 @@ static void check_linear(test_pair *b, const sara_linear_shape *s, sara_dtype dt
     float *c = test_nn_random((size_t)s->out, 3), *bias = option ? c : NULL;
     float *y = test_nn_zeros(ny), *expected = test_nn_zeros(ny);
     float *dx = test_nn_random(nx, 5), *expected_dx = test_nn_random(nx, 5);
-    assert_ok(b->fe.ctx, b->f->linear_forward(&b->fe, y, x, &w.narrow, bias, s));
-    assert_ok(b->fe.ctx, b->f->linear_forward(&b->fe, expected, x, &w.wide, bias, s));
+    assert_ok(b->fe.ctx, sara_kernel_linear_forward(&b->fe, y, x, &w.narrow, bias, s));
+    assert_ok(b->fe.ctx, sara_kernel_linear_forward(&b->fe, expected, x, &w.wide, bias, s));
     assert_close(test_relative_l2(y, expected, ny), SUMS, "forward");
-    assert_ok(b->fe.ctx, b->f->linear_dx(&b->fe, dx, dy, &w.narrow, s, option));
-    assert_ok(b->fe.ctx, b->f->linear_dx(&b->fe, expected_dx, dy, &w.wide, s, option));
+    assert_ok(b->fe.ctx, sara_kernel_linear_dx(&b->fe, dx, dy, &w.narrow, s, option));
+    assert_ok(b->fe.ctx, sara_kernel_linear_dx(&b->fe, expected_dx, dy, &w.wide, s, option));
     assert_close(test_relative_l2(dx, expected_dx, nx), SUMS, "dx");
     free(x);
     free(dy);
@@ -127,11 +127,11 @@ static void check_conv(test_pair *b, const sara_conv_shape *s, sara_dtype dtype,
     float *c = test_nn_random((size_t)s->out, 3), *bias = option ? c : NULL;
     float *y = test_nn_zeros(ny), *expected = test_nn_zeros(ny);
     float *dx = test_nn_random(nx, 5), *expected_dx = test_nn_random(nx, 5);
-    assert_ok(b->fe.ctx, b->f->conv_forward(&b->fe, y, x, &w.narrow, bias, s));
-    assert_ok(b->fe.ctx, b->f->conv_forward(&b->fe, expected, x, &w.wide, bias, s));
+    assert_ok(b->fe.ctx, sara_kernel_conv_forward(&b->fe, y, x, &w.narrow, bias, s));
+    assert_ok(b->fe.ctx, sara_kernel_conv_forward(&b->fe, expected, x, &w.wide, bias, s));
     assert_memory_equal(y, expected, ny * sizeof(*y));
-    assert_ok(b->fe.ctx, b->f->conv_dx(&b->fe, dx, dy, &w.narrow, s, option));
-    assert_ok(b->fe.ctx, b->f->conv_dx(&b->fe, expected_dx, dy, &w.wide, s, option));
+    assert_ok(b->fe.ctx, sara_kernel_conv_dx(&b->fe, dx, dy, &w.narrow, s, option));
+    assert_ok(b->fe.ctx, sara_kernel_conv_dx(&b->fe, expected_dx, dy, &w.wide, s, option));
     assert_memory_equal(dx, expected_dx, nx * sizeof(*dx));
     free(x);
     free(dy);
@@ -193,18 +193,18 @@ static void check_plain(test_pair *b, const sara_conv_shape *s, sara_dtype dtype
     for (int wide = 0; wide < 2; wide++) { /* the plain kernels give the same bits for both */
         const sara_weight_view *view = wide ? &w.wide : &w.narrow;
         float *to = wide ? expected : y, *to_dx = wide ? expected_dx : dx;
-        assert_ok(b->pe.ctx, b->p->conv_forward(&b->pe, to, x, view, NULL, s));
-        assert_ok(b->pe.ctx, b->p->conv_dx(&b->pe, to_dx, to, view, s, false));
+        assert_ok(b->pe.ctx, sara_kernel_conv_forward(&b->pe, to, x, view, NULL, s));
+        assert_ok(b->pe.ctx, sara_kernel_conv_dx(&b->pe, to_dx, to, view, s, false));
     }
     assert_memory_equal(y, expected, ny * sizeof(*y));
     assert_memory_equal(dx, expected_dx, nx * sizeof(*dx));
-    assert_ok(b->fe.ctx, b->f->conv_forward(&b->fe, y, x, &w.narrow, NULL, s));
+    assert_ok(b->fe.ctx, sara_kernel_conv_forward(&b->fe, y, x, &w.narrow, NULL, s));
     assert_close(test_relative_l2(y, expected, ny), TOLERANCE, "forward");
-    assert_ok(b->fe.ctx, b->f->conv_dx(&b->fe, dx, expected, &w.narrow, s, false));
+    assert_ok(b->fe.ctx, sara_kernel_conv_dx(&b->fe, dx, expected, &w.narrow, s, false));
     assert_close(test_relative_l2(dx, expected_dx, nx), TOLERANCE, "dx");
     if (s->kh == 1) {
-        assert_ok(b->pe.ctx, b->p->linear_forward(&b->pe, y, x, &w.narrow, NULL, &l));
-        assert_ok(b->pe.ctx, b->p->linear_dx(&b->pe, dx, y, &w.narrow, &l, false));
+        assert_ok(b->pe.ctx, sara_kernel_linear_forward(&b->pe, y, x, &w.narrow, NULL, &l));
+        assert_ok(b->pe.ctx, sara_kernel_linear_dx(&b->pe, dx, y, &w.narrow, &l, false));
         assert_close(test_relative_l2(y, expected, ny), TOLERANCE, "linear forward");
         assert_close(test_relative_l2(dx, expected_dx, nx), TOLERANCE, "linear dx");
     }
@@ -232,7 +232,6 @@ static void test_plain(void **state)
 /* A frozen parameter's copy in oneDNN's layout follows its version. */
 static void check_versions(test_nn *nn, sara_dtype dtype)
 {
-    const sara_kernels *f = sara_tape_kernels(nn->tape);
     const sara_kernel_env env = sara_tape_env(nn->tape);
     const sara_conv_shape s = test_conv_shape(1, 8, 8, 32, 16, 3, 2, same);
     sara_param param = narrow_param(nn, sara_shape4(16, 32, 3, 3), dtype);
@@ -240,9 +239,9 @@ static void check_versions(test_nn *nn, sara_dtype dtype)
     float *cached = test_nn_zeros(test_conv_y(&s));
     for (int i = 0; i < 4; i++) {
         sara_weight_view w = sara_weight_of(&param);
-        assert_ok(nn->ctx, f->conv_forward(&env, cached, x, &w, NULL, &s));
+        assert_ok(nn->ctx, sara_kernel_conv_forward(&env, cached, x, &w, NULL, &s));
         w.param = NULL;
-        assert_ok(nn->ctx, f->conv_forward(&env, bare, x, &w, NULL, &s));
+        assert_ok(nn->ctx, sara_kernel_conv_forward(&env, bare, x, &w, NULL, &s));
         assert_memory_equal(cached, bare, test_conv_y(&s) * sizeof(*bare));
         if (i == 1) {
             sara_param_set(&param, 100, 50);

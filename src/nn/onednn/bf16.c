@@ -55,8 +55,7 @@ static sara_status linear_forward_bf16(const sara_kernel_env *env, float *y, con
                                        const sara_linear_shape *s)
 {
     const sara_matmul_shape product = {.m = s->rows, .n = s->out, .k = s->in, .transpose_b = true};
-    return s->rows ? multiply_bf16(env, y, x, s->rows * s->in, w, s->in * s->out, b, &product)
-                   : SARA_OK;
+    return multiply_bf16(env, y, x, s->rows * s->in, w, s->in * s->out, b, &product);
 }
 
 static sara_status linear_dx_bf16(const sara_kernel_env *env, float *dx, const float *dy,
@@ -65,17 +64,23 @@ static sara_status linear_dx_bf16(const sara_kernel_env *env, float *dx, const f
 {
     const sara_matmul_shape product = {
         .m = s->rows, .n = s->in, .k = s->out, .accumulate = accumulate};
-    return s->rows ? multiply_bf16(env, dx, dy, s->rows * s->out, w, s->in * s->out, NULL, &product)
-                   : SARA_OK;
+    return multiply_bf16(env, dx, dy, s->rows * s->out, w, s->in * s->out, NULL, &product);
+}
+
+static bool linear_bf16_supports(const sara_kernel_case *c)
+{
+    return c->linear->rows > 0;
 }
 
 /* The first and the last layer of a network have a handful of channels on one side: little work,
  * and oneDNN lacks some of these primitives. */
 #define MIN_CHANNELS 16
 
-static bool is_narrow(const sara_conv_shape *s)
+static bool conv_bf16_supports(const sara_kernel_case *c)
 {
-    return s->in < MIN_CHANNELS || s->out < MIN_CHANNELS;
+    const sara_conv_shape *s = c->conv;
+    sara_linear_shape linear;
+    return s->in >= MIN_CHANNELS && s->out >= MIN_CHANNELS && !sara_conv_is_linear(&linear, s);
 }
 
 static sara_status conv_forward_bf16(const sara_kernel_env *env, float *y, const float *x,
@@ -83,13 +88,8 @@ static sara_status conv_forward_bf16(const sara_kernel_env *env, float *y, const
                                      const sara_conv_shape *s)
 {
     const uint16_t *narrow_x;
-    sara_linear_shape linear;
     float *scratch = NULL;
     sara_status status;
-    if (sara_conv_is_linear(&linear, s))
-        return linear_forward_bf16(env, y, x, w, b, &linear);
-    if (is_narrow(s))
-        return sara_onednn_conv_forward(env, y, x, w, b, s);
     TRY(narrow_matrix_bf16(env, &narrow_x, &scratch, x, s->n * s->h * s->w * s->in));
     TRY(sara_onednn_conv_forward_bf16(env, y, narrow_x, w, b, s));
 done:
@@ -101,24 +101,16 @@ static sara_status conv_dx_bf16(const sara_kernel_env *env, float *dx, const flo
                                 const sara_weight_view *w, const sara_conv_shape *s,
                                 bool accumulate)
 {
-    const sara_kernels *kernels = env->device->kernels;
     int64_t count = s->n * s->h * s->w * s->in;
     const uint16_t *narrow_dy;
-    sara_linear_shape linear;
     float *scratch = NULL, *fresh = NULL;
     sara_status status;
-    if (sara_conv_is_linear(&linear, s))
-        return linear_dx_bf16(env, dx, dy, w, &linear, accumulate);
     if (accumulate)
         TRY(sara_scratch(env, &fresh, (size_t)count));
-    if (is_narrow(s)) {
-        TRY(sara_onednn_conv_dx(env, accumulate ? fresh : dx, dy, w, s));
-    } else {
-        TRY(narrow_matrix_bf16(env, &narrow_dy, &scratch, dy, s->n * s->oh * s->ow * s->out));
-        TRY(sara_onednn_conv_dx_bf16(env, accumulate ? fresh : dx, narrow_dy, w, s));
-    }
+    TRY(narrow_matrix_bf16(env, &narrow_dy, &scratch, dy, s->n * s->oh * s->ow * s->out));
+    TRY(sara_onednn_conv_dx_bf16(env, accumulate ? fresh : dx, narrow_dy, w, s));
     if (accumulate)
-        kernels->accumulate(dx, fresh, count);
+        TRY(sara_kernel_accumulate(env, dx, fresh, count));
 done:
     sara_unscratch(env, fresh);
     sara_unscratch(env, scratch);
@@ -134,62 +126,58 @@ static size_t narrow_need(int64_t count, int64_t weights, sara_dtype weight)
     return weight == SARA_F16 ? need + (size_t)weights : need;
 }
 
-static size_t linear_need_bf16(const sara_linear_shape *s, sara_dtype weight)
+static sara_kernel_needs linear_bf16_needs(const sara_kernel_case *c)
 {
-    return narrow_need(s->rows * (s->in > s->out ? s->in : s->out), s->in * s->out, weight);
+    const sara_linear_shape *s = c->linear;
+    int64_t operand = s->rows * (s->in > s->out ? s->in : s->out);
+    return (sara_kernel_needs){.scratch = narrow_need(operand, s->in * s->out, c->weight->dtype)};
 }
 
-/* oneDNN's layout of the weight, from floats. */
-static size_t conv_need(const sara_conv_shape *s, int64_t operand, sara_dtype weight)
+/* oneDNN's layout of the weight, from floats; what stays of it has channels in whole tiles. */
+static sara_kernel_needs conv_bf16_needs(const sara_kernel_case *c, int64_t operand)
 {
+    const sara_conv_shape *s = c->conv;
     int64_t weights = s->out * s->in * s->kh * s->kw;
-    return narrow_need(operand, 2 * weights, SARA_F32) +
-           (weight == SARA_F32 ? 0 : (size_t)weights);
-}
-
-static size_t conv_forward_need_bf16(const sara_conv_shape *s, sara_dtype weight, int threads)
-{
-    (void)threads;
-    return conv_need(s, s->n * s->h * s->w * s->in, weight);
-}
-
-static size_t conv_dx_need_bf16(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
-                                int threads)
-{
-    (void)threads;
-    return conv_need(s, s->n * s->oh * s->ow * s->out, weight) +
-           (accumulate ? (size_t)(s->n * s->h * s->w * s->in) : 0);
-}
-
-/* Channels in whole tiles, or floats in whole vectors. */
-static size_t conv_layout_bf16(const sara_conv_shape *s)
-{
-    int64_t unit = is_narrow(s) ? 16 : 32;
-    int64_t in = (s->in + unit - 1) / unit * unit, out = (s->out + unit - 1) / unit * unit;
-    return (size_t)(in * out * s->kh * s->kw) * (is_narrow(s) ? sizeof(float) : sizeof(uint16_t));
+    int64_t in = (s->in + 31) / 32 * 32, out = (s->out + 31) / 32 * 32;
+    size_t wide = c->weight->dtype == SARA_F32 ? 0 : (size_t)weights;
+    return (sara_kernel_needs){.scratch = narrow_need(operand, 2 * weights, SARA_F32) + wide,
+                               .layout = (size_t)(in * out * s->kh * s->kw) * sizeof(uint16_t)};
 }
 
 /* What oneDNN 2.6's convolutions by AMX tiles keep, whatever the batch: with 128 input channels and
  * more 0.6 to 0.9 MiB for 16x16 pixels, 2 to 2.8 for 32x32, 2.8 to 4.2 for 64x64; with fewer up to
  * 0.8. Without the tiles, or backward, it is little. */
-static size_t conv_primitive(const sara_conv_shape *s, bool backward)
+static size_t kept_primitive(const sara_conv_shape *s)
 {
     size_t pixels = (size_t)(s->oh * s->ow), bytes = pixels * (s->in < 128 ? 1024 : 2560);
     size_t most = s->in < 128 ? (size_t)1 << 19 : (size_t)7 << 19;
-    if (backward || is_narrow(s) || !sara_onednn_has_amx())
+    if (!sara_onednn_has_amx())
         return 0;
     return bytes < most ? bytes : most;
 }
 
+static sara_kernel_needs conv_forward_bf16_needs(const sara_kernel_case *c)
+{
+    const sara_conv_shape *s = c->conv;
+    sara_kernel_needs needs = conv_bf16_needs(c, s->n * s->h * s->w * s->in);
+    needs.primitive = kept_primitive(s);
+    return needs;
+}
+
+static sara_kernel_needs conv_dx_bf16_needs(const sara_kernel_case *c)
+{
+    const sara_conv_shape *s = c->conv;
+    sara_kernel_needs needs = conv_bf16_needs(c, s->n * s->oh * s->ow * s->out);
+    needs.scratch += c->accumulate ? (size_t)(s->n * s->h * s->w * s->in) : 0;
+    return needs;
+}
+
 void sara_bf16_register(sara_kernels *table)
 {
-    table->needs.linear = linear_need_bf16;
-    table->needs.conv_forward = conv_forward_need_bf16;
-    table->needs.conv_dx = conv_dx_need_bf16;
-    table->needs.conv_layout = conv_layout_bf16;
-    table->needs.conv_primitive = conv_primitive;
-    table->linear_forward = linear_forward_bf16;
-    table->linear_dx = linear_dx_bf16;
-    table->conv_forward = conv_forward_bf16;
-    table->conv_dx = conv_dx_bf16;
+    SARA_KERNEL_ADD(table, linear_forward, linear_bf16_supports, linear_bf16_needs,
+                    linear_forward_bf16);
+    SARA_KERNEL_ADD(table, linear_dx, linear_bf16_supports, linear_bf16_needs, linear_dx_bf16);
+    SARA_KERNEL_ADD(table, conv_forward, conv_bf16_supports, conv_forward_bf16_needs,
+                    conv_forward_bf16);
+    SARA_KERNEL_ADD(table, conv_dx, conv_bf16_supports, conv_dx_bf16_needs, conv_dx_bf16);
 }

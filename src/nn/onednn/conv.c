@@ -1,106 +1,171 @@
+#include "nn/onednn/api.h"
 #include "nn/onednn/onednn.h"
 #include "nn/winograd.h"
 
-bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *s)
+/* A weight in the primitive's layout, channels in whole vectors. */
+static size_t layout_floats(const sara_conv_shape *s)
 {
-    *out = (sara_linear_shape){s->n * s->h * s->w, s->in, s->out};
-    return s->kh == 1 && s->kw == 1 && s->stride == 1 && s->pad_top == 0 && s->pad_left == 0 &&
-           s->pad_bottom == 0 && s->pad_right == 0;
+    return (size_t)((s->out + 15) / 16 * ((s->in + 15) / 16) * 256 * s->kh * s->kw);
 }
 
-static sara_status conv_forward_onednn(const sara_kernel_env *env, float *y, const float *x,
-                                       const sara_weight_view *w, const float *b,
-                                       const sara_conv_shape *shape)
+/* A trained weight in the primitive's layout, and what it is made of: floats of 16-bit values. */
+static size_t weight_need(const sara_conv_shape *s, sara_dtype weight)
 {
-    const sara_kernels *kernels = env->device->kernels;
-    sara_linear_shape linear;
-    if (sara_conv_is_linear(&linear, shape))
-        return kernels->linear_forward(env, y, x, w, b, &linear);
-    if (sara_winograd_fits(shape))
-        return sara_winograd_forward(env, y, x, w, b, shape);
-    return sara_onednn_conv_forward(env, y, x, w, b, shape);
+    return layout_floats(s) + (weight == SARA_F32 ? 0 : (size_t)(s->out * s->in * s->kh * s->kw));
+}
+
+/* ---------------------------------------------------------------------------------- by Winograd */
+
+static bool winograd_supports(const sara_kernel_case *c)
+{
+    return sara_winograd_fits(c->conv);
+}
+
+static sara_kernel_needs winograd_forward_needs(const sara_kernel_case *c)
+{
+    int threads = sara_threads(c->env->ctx);
+    return (sara_kernel_needs){.scratch = sara_winograd_need(c->conv, false, threads)};
+}
+
+static sara_kernel_needs winograd_dx_needs(const sara_kernel_case *c)
+{
+    int threads = sara_threads(c->env->ctx);
+    return (sara_kernel_needs){.scratch = sara_winograd_need(c->conv, true, threads)};
+}
+
+/* ----------------------------------------------------------------------- by oneDNN's primitives */
+
+static sara_kernel_needs onednn_forward_needs(const sara_kernel_case *c)
+{
+    return (sara_kernel_needs){.scratch = weight_need(c->conv, c->weight->dtype),
+                               .layout = layout_floats(c->conv) * sizeof(float)};
+}
+
+/* The weight also turned around, and the gradient before it is added. */
+static sara_kernel_needs onednn_dx_needs(const sara_kernel_case *c)
+{
+    const sara_conv_shape *s = c->conv;
+    size_t added = c->accumulate ? (size_t)(s->n * s->h * s->w * s->in) : 0;
+    return (sara_kernel_needs){.scratch = 2 * weight_need(s, c->weight->dtype) + added,
+                               .layout = layout_floats(s) * sizeof(float)};
+}
+
+typedef sara_status (*assign_dx)(const sara_kernel_env *env, float *dx, const float *dy,
+                                 const sara_weight_view *w, const sara_conv_shape *shape);
+
+static sara_status add_dx(const sara_kernel_env *env, float *dx, const float *dy,
+                          const sara_weight_view *w, const sara_conv_shape *shape, bool accumulate,
+                          assign_dx assign)
+{
+    int64_t count = shape->n * shape->h * shape->w * shape->in;
+    float *fresh = NULL;
+    sara_status status;
+    if (!accumulate)
+        return assign(env, dx, dy, w, shape);
+    TRY(sara_scratch(env, &fresh, (size_t)count));
+    TRY(assign(env, fresh, dy, w, shape));
+    TRY(sara_kernel_accumulate(env, dx, fresh, count));
+done:
+    sara_unscratch(env, fresh);
+    return status;
 }
 
 static sara_status conv_dx_onednn(const sara_kernel_env *env, float *dx, const float *dy,
                                   const sara_weight_view *w, const sara_conv_shape *shape,
                                   bool accumulate)
 {
-    const sara_kernels *kernels = env->device->kernels;
-    int64_t count = shape->n * shape->h * shape->w * shape->in;
-    sara_linear_shape linear;
-    float *fresh = NULL;
+    return add_dx(env, dx, dy, w, shape, accumulate, sara_onednn_conv_dx);
+}
+
+/* ------------------------------------------------------ backward by oneDNN's forward primitives */
+
+/* Few positions would not pay for turning the weights. */
+#define FORWARD_DX_POSITIONS 1024
+
+static bool dx_by_forward_supports(const sara_kernel_case *c)
+{
+    const sara_conv_shape *s = c->conv;
+    return sara_conv_dx_is_slow() && s->stride == 1 && s->pad_top < s->kh &&
+           s->pad_bottom < s->kh && s->pad_left < s->kw && s->pad_right < s->kw &&
+           s->n * s->oh * s->ow >= FORWARD_DX_POSITIONS;
+}
+
+/* flipped [in][out][kh][kw], taps in reverse order */
+static void flip(float *flipped, const sara_weight_view *w, const sara_conv_shape *s, int threads)
+{
+    int64_t taps = s->kh * s->kw;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < s->in; i++)
+        for (int64_t o = 0; o < s->out; o++)
+            for (int64_t t = 0; t < taps; t++)
+                flipped[(i * s->out + o) * taps + taps - 1 - t] =
+                    sara_weight_at(w, (o * s->in + i) * taps + t);
+}
+
+/* The gradient of a convolution's input is a convolution of dy with the flipped weights. */
+static sara_status dx_by_forward(const sara_kernel_env *env, float *dx, const float *dy,
+                                 const sara_weight_view *w, const sara_conv_shape *s)
+{
+    const sara_conv_shape back = {.n = s->n,
+                                  .h = s->oh,
+                                  .w = s->ow,
+                                  .in = s->out,
+                                  .oh = s->h,
+                                  .ow = s->w,
+                                  .out = s->in,
+                                  .kh = s->kh,
+                                  .kw = s->kw,
+                                  .stride = 1,
+                                  .pad_top = (int)s->kh - 1 - s->pad_top,
+                                  .pad_left = (int)s->kw - 1 - s->pad_left,
+                                  .pad_bottom = (int)s->kh - 1 - s->pad_bottom,
+                                  .pad_right = (int)s->kw - 1 - s->pad_right};
+    float *flipped = NULL;
     sara_status status;
-    if (sara_conv_is_linear(&linear, shape))
-        return kernels->linear_dx(env, dx, dy, w, &linear, accumulate);
-    if (sara_winograd_fits(shape))
-        return sara_winograd_dx(env, dx, dy, w, shape, accumulate);
-    if (!accumulate)
-        return sara_onednn_conv_dx(env, dx, dy, w, shape);
-    TRY(sara_scratch(env, &fresh, (size_t)count));
-    TRY(sara_onednn_conv_dx(env, fresh, dy, w, shape));
-    kernels->accumulate(dx, fresh, count);
+    TRY(sara_scratch(env, &flipped, (size_t)(s->out * s->in * s->kh * s->kw)));
+    TRY(SARA_TRACED_VOID(env->ctx, "weight layout", flip(flipped, w, s, sara_threads(env->ctx))));
+    const sara_weight_view turned = {flipped, SARA_F32, NULL};
+    TRY(sara_onednn_conv_forward(env, dx, dy, &turned, NULL, &back));
 done:
-    sara_unscratch(env, fresh);
+    sara_unscratch(env, flipped);
     return status;
+}
+
+static sara_status conv_dx_by_forward(const sara_kernel_env *env, float *dx, const float *dy,
+                                      const sara_weight_view *w, const sara_conv_shape *shape,
+                                      bool accumulate)
+{
+    return add_dx(env, dx, dy, w, shape, accumulate, dx_by_forward);
+}
+
+/* ------------------------------------------------------------------------------- of the weights */
+
+static sara_kernel_needs onednn_dw_needs(const sara_kernel_case *c)
+{
+    return (sara_kernel_needs){.scratch = 2 * layout_floats(c->conv)};
 }
 
 static sara_status conv_dw_onednn(const sara_kernel_env *env, float *dw, const float *dy,
                                   const float *x, const sara_conv_shape *shape)
 {
-    const sara_kernels *kernels = env->device->kernels;
     int64_t count = shape->out * shape->in * shape->kh * shape->kw;
-    sara_linear_shape linear;
     float *fresh = NULL;
     sara_status status;
-    if (sara_conv_is_linear(&linear, shape))
-        return kernels->linear_dw(env, dw, dy, x, &linear);
     TRY(sara_scratch(env, &fresh, (size_t)count));
     TRY(sara_onednn_conv_dw(env, fresh, dy, x, shape));
-    kernels->accumulate(dw, fresh, count);
+    TRY(sara_kernel_accumulate(env, dw, fresh, count));
 done:
     sara_unscratch(env, fresh);
     return status;
 }
 
-/* A trained weight in the primitive's layout, channels in whole vectors, and what it is made of:
- * floats of 16-bit values. */
-static size_t weight_need(const sara_conv_shape *s, sara_dtype weight)
-{
-    size_t vectors = (size_t)((s->out + 15) / 16 * ((s->in + 15) / 16) * 256 * s->kh * s->kw);
-    return vectors + (weight == SARA_F32 ? 0 : (size_t)(s->out * s->in * s->kh * s->kw));
-}
-
-static size_t conv_forward_need_onednn(const sara_conv_shape *s, sara_dtype weight, int threads)
-{
-    return sara_winograd_fits(s) ? sara_winograd_need(s, false, threads) : weight_need(s, weight);
-}
-
-/* The weight also turned around, and the gradient before it is added. */
-static size_t conv_dx_need_onednn(const sara_conv_shape *s, sara_dtype weight, bool accumulate,
-                                  int threads)
-{
-    if (sara_winograd_fits(s))
-        return sara_winograd_need(s, true, threads);
-    return 2 * weight_need(s, weight) + (accumulate ? (size_t)(s->n * s->h * s->w * s->in) : 0);
-}
-
-static size_t conv_dw_need(const sara_conv_shape *s)
-{
-    return 2 * weight_need(s, SARA_F32);
-}
-
-static size_t conv_layout_onednn(const sara_conv_shape *s)
-{
-    return sara_winograd_fits(s) ? 0 : weight_need(s, SARA_F32) * sizeof(float);
-}
-
 void sara_fast_conv_register(sara_kernels *table)
 {
-    table->needs.conv_forward = conv_forward_need_onednn;
-    table->needs.conv_dx = conv_dx_need_onednn;
-    table->needs.conv_layout = conv_layout_onednn;
-    table->needs.conv_dw = conv_dw_need;
-    table->conv_forward = conv_forward_onednn;
-    table->conv_dx = conv_dx_onednn;
-    table->conv_dw = conv_dw_onednn;
+    SARA_KERNEL_ADD(table, conv_forward, winograd_supports, winograd_forward_needs,
+                    sara_winograd_forward);
+    SARA_KERNEL_ADD(table, conv_forward, NULL, onednn_forward_needs, sara_onednn_conv_forward);
+    SARA_KERNEL_ADD(table, conv_dx, winograd_supports, winograd_dx_needs, sara_winograd_dx);
+    SARA_KERNEL_ADD(table, conv_dx, dx_by_forward_supports, onednn_dx_needs, conv_dx_by_forward);
+    SARA_KERNEL_ADD(table, conv_dx, NULL, onednn_dx_needs, conv_dx_onednn);
+    SARA_KERNEL_ADD(table, conv_dw, NULL, onednn_dw_needs, conv_dw_onednn);
 }

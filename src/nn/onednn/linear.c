@@ -41,10 +41,6 @@ static sara_status linear_forward_onednn(const sara_kernel_env *env, float *y, c
 {
     const sara_matmul_shape product = {
         .m = shape->rows, .n = shape->out, .k = shape->in, .transpose_b = true};
-    if (shape->rows == 0)
-        return SARA_OK;
-    if (w->dtype != SARA_F32)
-        return forward_wide(env, y, x, w, b, shape);
     return sara_onednn_matmul(env, y, x, w->data, b, &product);
 }
 
@@ -74,10 +70,6 @@ static sara_status linear_dx_onednn(const sara_kernel_env *env, float *dx, const
 {
     const sara_matmul_shape product = {
         .m = shape->rows, .n = shape->in, .k = shape->out, .accumulate = accumulate};
-    if (shape->rows == 0)
-        return SARA_OK;
-    if (w->dtype != SARA_F32)
-        return dx_wide(env, dx, dy, w, shape, accumulate);
     return sara_onednn_matmul(env, dx, dy, w->data, NULL, &product);
 }
 
@@ -86,19 +78,30 @@ static sara_status linear_dw_onednn(const sara_kernel_env *env, float *dw, const
 {
     const sara_matmul_shape product = {.m = shape->out, .n = shape->in, .k = shape->rows,
                                        .transpose_a = true, .accumulate = true};
-    return shape->rows ? sara_onednn_matmul(env, dw, dy, x, NULL, &product) : SARA_OK;
+    return sara_onednn_matmul(env, dw, dy, x, NULL, &product);
 }
 
-static size_t linear_need_onednn(const sara_linear_shape *s, sara_dtype weight)
+static bool has_rows(const sara_kernel_case *c)
 {
-    return weight == SARA_F32 ? 0 : (size_t)(block_outputs(s) * s->in);
+    return c->linear->rows > 0;
+}
+
+static bool is_wide(const sara_kernel_case *c)
+{
+    return c->linear->rows > 0 && c->weight->dtype != SARA_F32;
+}
+
+static sara_kernel_needs wide_needs(const sara_kernel_case *c)
+{
+    return (sara_kernel_needs){.scratch = (size_t)(block_outputs(c->linear) * c->linear->in)};
 }
 
 void sara_fast_linear_register(sara_kernels *table)
 {
-    table->needs.linear = linear_need_onednn;
-    table->linear_forward = linear_forward_onednn;
-    table->linear_dx = linear_dx_onednn;
-    table->linear_dw = linear_dw_onednn;
+    SARA_KERNEL_ADD(table, linear_forward, is_wide, wide_needs, forward_wide);
+    SARA_KERNEL_ADD(table, linear_forward, has_rows, NULL, linear_forward_onednn);
+    SARA_KERNEL_ADD(table, linear_dx, is_wide, wide_needs, dx_wide);
+    SARA_KERNEL_ADD(table, linear_dx, has_rows, NULL, linear_dx_onednn);
+    SARA_KERNEL_ADD(table, linear_dw, has_rows, NULL, linear_dw_onednn);
     sara_fast_bias_register(table);
 }

@@ -262,54 +262,10 @@ sara_status sara_onednn_conv_dx_bf16(const sara_kernel_env *env, float *dx, cons
     return conv(env, &key, dx, dy, w, NULL);
 }
 
-/* Few positions would not pay for turning the weights. */
-#define FORWARD_DX_POSITIONS 1024
-
-static bool is_dx_by_forward(const sara_conv_shape *s)
-{
-    return sara_conv_dx_is_slow() && s->stride == 1 && s->pad_top < s->kh &&
-           s->pad_bottom < s->kh && s->pad_left < s->kw && s->pad_right < s->kw &&
-           s->n * s->oh * s->ow >= FORWARD_DX_POSITIONS;
-}
-
-/* flipped [in][out][kh][kw], taps in reverse order */
-static void flip(float *flipped, const sara_weight_view *w, const sara_conv_shape *s, int threads)
-{
-    int64_t taps = s->kh * s->kw;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < s->in; i++)
-        for (int64_t o = 0; o < s->out; o++)
-            for (int64_t t = 0; t < taps; t++)
-                flipped[(i * s->out + o) * taps + taps - 1 - t] =
-                    sara_weight_at(w, (o * s->in + i) * taps + t);
-}
-
-/* The gradient of a convolution's input is a convolution of dy with the flipped weights. */
-static sara_status dx_by_forward(const sara_kernel_env *env, float *dx, const float *dy,
-                                 const sara_weight_view *w, const sara_conv_shape *s)
-{
-    const sara_conv_shape back = {
-        .n = s->n, .h = s->oh, .w = s->ow, .in = s->out, .oh = s->h, .ow = s->w, .out = s->in,
-        .kh = s->kh, .kw = s->kw, .stride = 1,
-        .pad_top = (int)s->kh - 1 - s->pad_top, .pad_left = (int)s->kw - 1 - s->pad_left,
-        .pad_bottom = (int)s->kh - 1 - s->pad_bottom, .pad_right = (int)s->kw - 1 - s->pad_right};
-    float *flipped = NULL;
-    sara_status status;
-    TRY(sara_scratch(env, &flipped, (size_t)(s->out * s->in * s->kh * s->kw)));
-    TRY(SARA_TRACED_VOID(env->ctx, "weight layout", flip(flipped, w, s, sara_threads(env->ctx))));
-    const sara_weight_view turned = {flipped, SARA_F32, NULL};
-    TRY(sara_onednn_conv_forward(env, dx, dy, &turned, NULL, &back));
-done:
-    sara_unscratch(env, flipped);
-    return status;
-}
-
 sara_status sara_onednn_conv_dx(const sara_kernel_env *env, float *dx, const float *dy,
                                 const sara_weight_view *w, const sara_conv_shape *shape)
 {
     sara_primitive_key key = conv_key(SARA_PRIMITIVE_CONV_DX, false, false, shape);
-    if (is_dx_by_forward(shape))
-        return dx_by_forward(env, dx, dy, w, shape);
     return conv(env, &key, dx, dy, w, NULL);
 }
 

@@ -1,0 +1,130 @@
+/* All kernels, in one list. What follows from it: the types of the implementations and the table
+ * (nn/kernels.h), the functions that everyone calls, the error where a device has none and what a
+ * dry device counts (nn/dispatch.c), and the plain kernels' names and registration.
+ *
+ * X(name, parameters, arguments, ...) where ... is what the choice of an implementation and its
+ * needs may depend on: members of a sara_kernel_case.
+ *
+ * Layouts: images [n][h][w][c], tokens [n][t][c], matrices row-major. `d` + name is a gradient.
+ * Gradients of activations: accumulate tells whether to add to or to assign them. Gradients of
+ * parameters are always added. Pointers to reals, weights and positions are memory of the device;
+ * shapes are the host's.
+ */
+#ifndef SARA_NN_KERNEL_LIST_H
+#define SARA_NN_KERNEL_LIST_H
+
+#define SARA_KERNEL_LIST(X)                                                                        \
+    SARA_PRODUCT_KERNELS(X)                                                                        \
+    SARA_LAYER_KERNELS(X)                                                                          \
+    SARA_POINTWISE_KERNELS(X)                                                                      \
+    SARA_RESHAPE_KERNELS(X)
+
+/* Linear layers and convolutions. b may be NULL. dw_sampled adds to dw[i] the gradient of entry
+ * positions[i]. bias_grad: db [out] += sum over rows of dy [rows][out], of both. */
+#define SARA_PRODUCT_KERNELS(X)                                                                    \
+    X(linear_forward,                                                                              \
+      (real *y, const real *x, const sara_weight_view *w, const real *b,                           \
+       const sara_linear_shape *shape),                                                            \
+      (y, x, w, b, shape), .linear = shape, .weight = w)                                           \
+    X(linear_dx,                                                                                   \
+      (real *dx, const real *dy, const sara_weight_view *w, const sara_linear_shape *shape,        \
+       bool accumulate),                                                                           \
+      (dx, dy, w, shape, accumulate), .linear = shape, .weight = w, .accumulate = accumulate)      \
+    X(linear_dw, (real *dw, const real *dy, const real *x, const sara_linear_shape *shape),        \
+      (dw, dy, x, shape), .linear = shape)                                                         \
+    X(linear_dw_sampled,                                                                           \
+      (real *dw, const real *dy, const real *x, const uint32_t *positions, size_t count,           \
+       const sara_linear_shape *shape),                                                            \
+      (dw, dy, x, positions, count, shape), .linear = shape, .selected = count)                    \
+    X(conv_forward,                                                                                \
+      (real *y, const real *x, const sara_weight_view *w, const real *b,                           \
+       const sara_conv_shape *shape),                                                              \
+      (y, x, w, b, shape), .conv = shape, .weight = w)                                             \
+    X(conv_dx,                                                                                     \
+      (real *dx, const real *dy, const sara_weight_view *w, const sara_conv_shape *shape,          \
+       bool accumulate),                                                                           \
+      (dx, dy, w, shape, accumulate), .conv = shape, .weight = w, .accumulate = accumulate)        \
+    X(conv_dw, (real *dw, const real *dy, const real *x, const sara_conv_shape *shape),            \
+      (dw, dy, x, shape), .conv = shape)                                                           \
+    X(conv_dw_sampled,                                                                             \
+      (real *dw, const real *dy, const real *x, const uint32_t *positions, size_t count,           \
+       const sara_conv_shape *shape),                                                              \
+      (dw, dy, x, positions, count, shape), .conv = shape, .selected = count)                      \
+    X(bias_grad, (real *db, const real *dy, int64_t rows, int64_t out), (db, dy, rows, out),       \
+      .rows = rows, .columns = out)
+
+/* Norms: mean, rstd [n][groups] or [rows] are kept for backward; dw, db [c], either may be NULL, as
+ * may dx. Attention: lse [n][heads][t] is the log-sum-exp of each row's scores, for backward; any
+ * of dq, dk, dv may be NULL, and all three are added to. */
+#define SARA_LAYER_KERNELS(X)                                                                      \
+    X(group_norm_forward,                                                                          \
+      (real *y, real *mean, real *rstd, const real *x, const real *w, const real *b,               \
+       const sara_group_norm_shape *shape),                                                        \
+      (y, mean, rstd, x, w, b, shape), .group_norm = shape)                                        \
+    X(group_norm_backward,                                                                         \
+      (real *dx, real *dw, real *db, const real *dy, const real *x, const real *mean,              \
+       const real *rstd, const real *w, const real *b, const sara_group_norm_shape *shape,         \
+       bool accumulate),                                                                           \
+      (dx, dw, db, dy, x, mean, rstd, w, b, shape, accumulate), .group_norm = shape)               \
+    X(layer_norm_forward,                                                                          \
+      (real *y, real *mean, real *rstd, const real *x, const real *w, const real *b,               \
+       int64_t rows, int64_t c, real eps),                                                         \
+      (y, mean, rstd, x, w, b, rows, c, eps), .rows = rows, .columns = c)                          \
+    X(layer_norm_backward,                                                                         \
+      (real *dx, real *dw, real *db, const real *dy, const real *x, const real *mean,              \
+       const real *rstd, const real *w, int64_t rows, int64_t c, bool accumulate),                 \
+      (dx, dw, db, dy, x, mean, rstd, w, rows, c, accumulate), .rows = rows, .columns = c)         \
+    X(attention_forward,                                                                           \
+      (real *y, real *lse, const real *q, const real *k, const real *v,                            \
+       const sara_attention_shape *shape),                                                         \
+      (y, lse, q, k, v, shape), .attention = shape)                                                \
+    X(attention_backward,                                                                          \
+      (real *dq, real *dk, real *dv, const real *dy, const real *y, const real *lse,               \
+       const real *q, const real *k, const real *v, const sara_attention_shape *shape),            \
+      (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
+
+/* geglu: x [rows][2c], y [rows][c]. accumulate: y += x. add_per_sample: y [n][inner][c] = x +
+ * e [n][c]; de [n][c] is added to. */
+#define SARA_POINTWISE_KERNELS(X)                                                                  \
+    X(activate_forward, (real *y, const real *x, int64_t count, sara_activation activation),       \
+      (y, x, count, activation), .rows = count)                                                    \
+    X(activate_backward,                                                                           \
+      (real *dx, const real *dy, const real *x, int64_t count, sara_activation activation,         \
+       bool accumulate),                                                                           \
+      (dx, dy, x, count, activation, accumulate), .rows = count)                                   \
+    X(geglu_forward, (real *y, const real *x, int64_t rows, int64_t c), (y, x, rows, c),           \
+      .rows = rows, .columns = c)                                                                  \
+    X(geglu_backward,                                                                              \
+      (real *dx, const real *dy, const real *x, int64_t rows, int64_t c, bool accumulate),         \
+      (dx, dy, x, rows, c, accumulate), .rows = rows, .columns = c)                                \
+    X(add, (real *y, const real *a, const real *b, int64_t count), (y, a, b, count),               \
+      .rows = count)                                                                               \
+    X(accumulate, (real *y, const real *x, int64_t count), (y, x, count), .rows = count)           \
+    X(add_per_sample,                                                                              \
+      (real *y, const real *x, const real *e, int64_t n, int64_t inner, int64_t c),                \
+      (y, x, e, n, inner, c), .rows = n * inner, .columns = c)                                     \
+    X(add_per_sample_de, (real *de, const real *dy, int64_t n, int64_t inner, int64_t c),          \
+      (de, dy, n, inner, c), .rows = n * inner, .columns = c)
+
+/* upsample: y [n][oh][ow][c] nearest; dx is added to. swap_axes: y [n][b][a][c] = x [n][a][b][c],
+ * so NCHW -> NHWC with a = C, b = HW, c = 1. copy_columns: `width` columns of x [rows][x_width]
+ * from x_at to those of y [rows][y_width] from y_at. */
+#define SARA_RESHAPE_KERNELS(X)                                                                    \
+    X(upsample_forward,                                                                            \
+      (real *y, const real *x, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,            \
+       int64_t c),                                                                                 \
+      (y, x, n, h, w, oh, ow, c), .rows = n * oh * ow, .columns = c)                               \
+    X(upsample_dx,                                                                                 \
+      (real *dx, const real *dy, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,          \
+       int64_t c),                                                                                 \
+      (dx, dy, n, h, w, oh, ow, c), .rows = n * oh * ow, .columns = c)                             \
+    X(swap_axes,                                                                                   \
+      (real *y, const real *x, int64_t n, int64_t a, int64_t b, int64_t c, bool accumulate),       \
+      (y, x, n, a, b, c, accumulate), .rows = n * a * b, .columns = c)                             \
+    X(copy_columns,                                                                                \
+      (real *y, int64_t y_width, int64_t y_at, const real *x, int64_t x_width, int64_t x_at,       \
+       int64_t rows, int64_t width, bool accumulate),                                              \
+      (y, y_width, y_at, x, x_width, x_at, rows, width, accumulate), .rows = rows,                 \
+      .columns = width)
+
+#endif
