@@ -14,7 +14,7 @@ void sara_metadata_list_free(sara_metadata_list *list)
     sara_arena_free(&list->arena);
 }
 
-static sara_metadata *find_item(const sara_metadata_list *list, const char *key)
+static sara_metadata *metadata_find(const sara_metadata_list *list, const char *key)
 {
     for (size_t i = 0; i < list->count; i++)
         if (strcmp(list->items[i].key, key) == 0)
@@ -24,7 +24,7 @@ static sara_metadata *find_item(const sara_metadata_list *list, const char *key)
 
 sara_status sara_metadata_list_set(sara_metadata_list *list, const char *key, const char *value)
 {
-    sara_metadata *item = find_item(list, key);
+    sara_metadata *item = metadata_find(list, key);
     sara_metadata fresh;
     sara_status status;
     TRY(sara_arena_strdup(&list->arena, &fresh.value, value));
