@@ -113,10 +113,11 @@ SARA_NODISCARD sara_status sara_objective_new(sara_context *ctx, sara_objective 
                                               const sara_scheduler_config *config);
 void sara_objective_free(sara_objective *objective);
 /* noisy and target from latents and noise, all [batch][count]; timesteps [batch], of flow sigma
- * times num_train_timesteps. A timestep out of range is SARA_ERROR_INPUT. */
+ * times num_train_timesteps, else whole numbers. Others, and what is out of range, are
+ * SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_objective_apply(const sara_objective *objective, float *noisy,
                                                 float *target, const float *latents,
-                                                const float *noise, const int64_t *timesteps,
+                                                const float *noise, const double *timesteps,
                                                 int64_t batch, int64_t count);
 
 /* One trajectory of `steps` model evaluations or more (PNDM repeats one; DPM++ with

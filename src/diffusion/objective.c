@@ -38,11 +38,11 @@ static void mix(float *out, const float *x0, const float *noise, float signal, f
 }
 
 static void apply_one(const sara_objective *objective, float *noisy, float *target, const float *x0,
-                      const float *noise, int64_t timestep, int64_t count)
+                      const float *noise, double timestep, int64_t count)
 {
     float signal, deviation;
     if (objective->alphas_cumprod) {
-        float alpha = (float)objective->alphas_cumprod[timestep];
+        float alpha = (float)objective->alphas_cumprod[(int64_t)timestep];
         signal = sqrtf(alpha);
         deviation = sqrtf(1.0f - alpha);
     } else {
@@ -67,16 +67,18 @@ static void apply_one(const sara_objective *objective, float *noisy, float *targ
 }
 
 sara_status sara_objective_apply(const sara_objective *objective, float *noisy, float *target,
-                                 const float *latents, const float *noise, const int64_t *timesteps,
+                                 const float *latents, const float *noise, const double *timesteps,
                                  int64_t batch, int64_t count)
 {
     /* Flow's sigma is t / N up to and with 1. */
-    int64_t last = objective->num_train_timesteps - (objective->alphas_cumprod ? 1 : 0);
-    for (int64_t b = 0; b < batch; b++)
-        if (timesteps[b] < 0 || timesteps[b] > last)
+    bool whole = objective->alphas_cumprod != NULL;
+    int last = objective->num_train_timesteps - (whole ? 1 : 0);
+    for (int64_t b = 0; b < batch; b++) {
+        double t = timesteps[b];
+        if (!(t >= 0 && t <= last) || (whole && t != floor(t)))
             return sara_fail(objective->ctx, SARA_ERROR_INPUT,
-                             "timestep %" PRId64 " of sample %" PRId64 ", expected 0..%" PRId64,
-                             timesteps[b], b, last);
+                             "timestep %.15g of sample %" PRId64 ", expected 0..%d", t, b, last);
+    }
     for (int64_t b = 0; b < batch; b++)
         apply_one(objective, noisy + b * count, target + b * count, latents + b * count,
                   noise + b * count, timesteps[b], count);

@@ -110,102 +110,11 @@ const sara_ldm_shape *sara_single_file_shape(const sara_single_file *single, sar
 const char *sara_single_file_metadata(const sara_single_file *single, const char *key);
 const sara_metadata *sara_single_file_metadata_all(const sara_single_file *single, size_t *count);
 
-/* --------------------------------------------------------------------------------------- unet */
-
-#define SARA_MAX_LEVELS 8 /* resolutions that a U-Net may have */
+#define SARA_MAX_LEVELS 8 /* resolutions that a network may have */
 
 /* Width of the text states of SD1.x (CLIP) and SD2.x (OpenCLIP). */
 #define SARA_SD1_CROSS_ATTENTION 768
 #define SARA_SD2_CROSS_ATTENTION 1024
-
-/* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E). */
-typedef struct sara_unet sara_unet;
-/* folder: unet/. A config option that is not supported is refused by name and value. */
-SARA_NODISCARD sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
-                                          const char *variant, sara_storage storage);
-SARA_NODISCARD sara_status sara_unet_open(sara_context *ctx, sara_unet **out,
-                                          const sara_component *component, sara_storage storage);
-/* One of a published shape with random weights, for timing. shape: "sd15", "sd21" or "tiny";
- * another is SARA_ERROR_USAGE. */
-SARA_NODISCARD sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out,
-                                                const char *shape, uint64_t seed,
-                                                sara_storage storage);
-void sara_unet_free(sara_unet *unet);
-/* What decides the network's values beside its weights, and their shapes do not tell; as an object,
- * json_decref(). NULL: out of memory. */
-json_t *sara_unet_settings(const sara_unet *unet);
-sara_params *sara_unet_params(sara_unet *unet);
-typedef struct sara_unet_info {
-    int in_channels, out_channels;
-    int sample_height, sample_width; /* 0 if the config has none */
-    int cross_attention_dim;
-    int factor;                      /* latents' sides that are multiples of it are halved evenly */
-    int least_side;                  /* of latents */
-    int levels;                      /* resolutions */
-} sara_unet_info;
-const sara_unet_info *sara_unet_info_of(const sara_unet *unet);
-/* Where the config does not tell it: the latents' sides that the model was trained on. */
-void sara_unet_set_sample_size(sara_unet *unet, int side);
-/* SARA_ERROR_INPUT where the layout of single files has no names for such a network. */
-SARA_NODISCARD sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out);
-/* The blocks of so many resolutions, the largest first, are recomputed in backward; gradients are
- * the same to the bit. 0, as at first: none; more than there are: all. */
-void sara_unet_checkpointing(sara_unet *unet, int levels);
-/* output, sample [N,C,H,W]; timesteps [N] host; encoder_hidden_states [N,T,cross_attention_dim]. */
-SARA_NODISCARD sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *unet,
-                                             sara_var *sample, const double *timesteps,
-                                             sara_var *encoder_hidden_states);
-
-/* ---------------------------------------------------------------------------------------- vae */
-
-/* AutoencoderKL. Inference only: the tape need not record. */
-typedef struct sara_vae sara_vae;
-SARA_NODISCARD sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
-                                         const char *variant);
-SARA_NODISCARD sara_status sara_vae_open(sara_context *ctx, sara_vae **out,
-                                         const sara_component *component);
-void sara_vae_free(sara_vae *vae);
-json_t *sara_vae_settings(const sara_vae *vae); /* as sara_unet_settings() */
-sara_params *sara_vae_params(sara_vae *vae);
-typedef struct sara_vae_info {
-    int latent_channels, factor, sample_size;
-    double scaling_factor, shift_factor; /* 0.18215 and 0 if missing */
-} sara_vae_info;
-const sara_vae_info *sara_vae_info_of(const sara_vae *vae);
-/* The name that a layer of the attention has before diffusers 0.18 where `name` is the newer, and
- * the other way round; false: it is none. */
-bool sara_vae_other_name(sara_name *out, const char *name);
-void sara_vae_ldm_shape(const sara_vae *vae, sara_ldm_shape *out);
-/* image [N,3,H,W] in [-1,1]; mean and log-variance (clamped to [-30,20]) [N,C,h,w]. */
-SARA_NODISCARD sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,
-                                           sara_vae *vae, sara_var *image);
-/* latent [N,C,h,w] already divided by scaling_factor; image [N,3,H,W]. */
-SARA_NODISCARD sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_vae *vae,
-                                           sara_var *latent);
-
-/* ------------------------------------------------------------------------------- text encoder */
-
-/* CLIPTextModel. */
-typedef struct sara_clip_text sara_clip_text;
-SARA_NODISCARD sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out,
-                                               const char *folder, const char *variant);
-SARA_NODISCARD sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
-                                               const sara_component *component);
-void sara_clip_text_free(sara_clip_text *text);
-json_t *sara_clip_text_settings(const sara_clip_text *text); /* as sara_unet_settings() */
-sara_params *sara_clip_text_params(sara_clip_text *text);
-typedef struct sara_clip_text_info {
-    int vocab_size, hidden_size, max_positions, eos_token_id;
-} sara_clip_text_info;
-const sara_clip_text_info *sara_clip_text_info_of(const sara_clip_text *text);
-/* OpenCLIP's layout where the activation is OpenCLIP's. */
-void sara_clip_text_ldm_shape(const sara_clip_text *text, sara_ldm_shape *out);
-/* ids [batch][count]; last_hidden_state [batch,count,hidden]; pooled [batch,hidden] or NULL (the
- * state at the first eos, or where eos_token_id == 2 at the largest id, as transformers does). */
-SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state,
-                                                  sara_var **pooled, sara_clip_text *text,
-                                                  const int32_t *ids, int64_t batch,
-                                                  int64_t count);
 
 /* ---------------------------------------------------------------------------------- tokenizer */
 

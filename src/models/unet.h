@@ -1,40 +1,9 @@
-/* The U-Net's parts, for unet.c (loading) and unet_forward.c. */
+/* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E). */
 #ifndef SARA_MODELS_UNET_H
 #define SARA_MODELS_UNET_H
 
-#include "models/transformer.h"
-#include "models/unet_config.h"
+#include "models/network.h"
 
-/* A residual block and, at levels with attention, the transformer after it. */
-typedef struct sara_unet_layer {
-    sara_resnet resnet;
-    sara_transformer *transformer; /* NULL: none */
-} sara_unet_layer;
-
-/* One resolution: its layers on the way down and on the way up, and the ways to and from the next
- * level, which the deepest lacks. */
-typedef struct sara_unet_level {
-    int layers;
-    sara_unet_layer *down; /* [layers] */
-    sara_unet_layer *up;   /* [layers + 1] */
-    sara_layer downsample, upsample;
-} sara_unet_level;
-
-struct sara_unet {
-    sara_context *ctx;
-    sara_arena arena; /* the layers */
-    sara_params params;
-    sara_unet_config config;
-    sara_unet_info info;
-    int checkpoint_levels; /* the first levels, whose layers are recomputed in backward */
-    sara_layer time_1, time_2; /* time_embedding.linear_1, linear_2 */
-    sara_layer conv_in;
-    sara_unet_level level[SARA_MAX_LEVELS];
-    sara_unet_layer mid[2];
-    sara_layer norm_out, conv_out;
-};
-
-/* Wants every parameter of unet->config's network. */
-SARA_NODISCARD sara_status sara_unet_bind(sara_unet *unet, sara_binder *binder);
+extern const sara_network_class sara_unet_class; /* shapes: "sd15", "sd21" and "tiny" */
 
 #endif

@@ -1,48 +1,19 @@
-/* The autoencoder's parts, for vae.c (loading) and vae_forward.c. */
+/* AutoencoderKL. Inference only: the tape need not record. */
 #ifndef SARA_MODELS_VAE_H
 #define SARA_MODELS_VAE_H
 
-#include "models/layers.h"
+#include "models/network.h"
 
-#define SARA_VAE_MAX_STAGES 8
+extern const sara_network_class sara_vae_class;
 
-/* Residual blocks of one resolution, then a change of resolution unless it is the last stage. */
-typedef struct sara_vae_stage {
-    sara_resnet *resnets; /* [count] */
-    int count;
-    sara_layer resample;
-} sara_vae_stage;
-
-/* Two residual blocks and between them, if any, attention among the pixels, of one head. */
-typedef struct sara_vae_mid {
-    sara_resnet resnets[2];
-    sara_layer norm;
-    sara_attention attention;
-} sara_vae_mid;
-
-/* The encoder or the decoder. */
-typedef struct sara_vae_half {
-    sara_layer conv_in, norm_out, conv_out;
-    sara_vae_mid mid;
-    sara_vae_stage stages[SARA_VAE_MAX_STAGES]; /* in the order they run in */
-} sara_vae_half;
-
-typedef struct sara_vae_config {
-    int stages, layers;
-    int64_t channels[SARA_VAE_MAX_STAGES];
-    int64_t in_channels, out_channels, latent_channels;
-    sara_groups groups;
-    bool mid_attention, quant_conv, post_quant_conv;
-} sara_vae_config;
-
-struct sara_vae {
-    sara_context *ctx;
-    sara_arena arena; /* the residual blocks */
-    sara_params params;
-    sara_vae_config config;
-    sara_vae_info info;
-    sara_vae_half encoder, decoder;
-    sara_layer quant_conv, post_quant_conv;
-};
+/* The name that a layer of the attention has before diffusers 0.18 where `name` is the newer, and
+ * the other way round; false: it is none. */
+bool sara_vae_other_name(sara_name *out, const char *name);
+/* image [N,3,H,W] in [-1,1]; mean and log-variance (clamped to [-30,20]) [N,C,h,w]. */
+SARA_NODISCARD sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,
+                                           sara_network *vae, sara_var *image);
+/* latent [N,C,h,w] already divided by scaling_factor; image [N,3,H,W]. */
+SARA_NODISCARD sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_network *vae,
+                                           sara_var *latent);
 
 #endif

@@ -49,7 +49,7 @@ done:
 sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model, const char *adapter_path,
                                      bool force)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     sara_adapter adapter = {0};
     const sara_base *base;
     sara_status status;
@@ -73,7 +73,7 @@ sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *a
     TRY(sara_model_read_adapter(ctx, &adapter, adapter_path));
     if (!model->applied) {
         TRY(sara_model_base(ctx, &base, model));
-        TRY(sara_applied_new(ctx, &model->applied, sara_unet_params(model->unet), base));
+        TRY(sara_applied_new(ctx, &model->applied, &model->denoiser->params, base));
     }
     TRY(sara_adapter_name(ctx, &name, adapter_path));
     TRY(sara_grow(ctx, &model->adapters, &model->adapter_capacity, model->adapter_count + 1,

@@ -3,7 +3,7 @@
 
 bool sara_model_is_rounded(const sara_model *model)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     for (size_t i = 0; i < params->count; i++)
         if (sara_param_is_rounded(&params->items[i]))
             return true;
@@ -32,7 +32,7 @@ static sara_status base_read_values(void *user, float *out, const sara_param *pa
 
 sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_model *model)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     base_file file = {ctx, NULL};
     sara_component component;
     sara_status status;

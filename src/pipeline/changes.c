@@ -79,7 +79,7 @@ sara_status sara_changes_new(sara_context *ctx, sara_changes *out, const sara_mo
 {
     sara_status status;
     sara_changes result = {.items = NULL};
-    gathering g = {.changes = &result, .params = sara_unet_params(model->unet), .dtype = dtype};
+    gathering g = {.changes = &result, .params = &model->denoiser->params, .dtype = dtype};
     memset(out, 0, sizeof(*out));
     sara_arena_init(&result.arena, ctx);
     TRY(sara_arena_alloc(&result.arena, &g.all, g.params->count, sizeof(*g.all)));

@@ -96,5 +96,6 @@ void sara_model_correct_unet(sara_model *model, const sara_component *component)
     if (!outdated)
         return;
     tell_correction(model, component->source, "sample_size", was, "64");
-    sara_unet_set_sample_size(model->unet, SAMPLE_SIZE);
+    model->denoiser->info.denoiser.sample_height = SAMPLE_SIZE;
+    model->denoiser->info.denoiser.sample_width = SAMPLE_SIZE;
 }

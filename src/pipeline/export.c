@@ -90,7 +90,7 @@ done:
 /* 16-bit weights would have rounded what the adapters made of them. */
 static sara_status export_check_stored(sara_context *ctx, const sara_model *model)
 {
-    const char *name = sara_storage_name(sara_unet_params(model->unet));
+    const char *name = sara_storage_name(&model->denoiser->params);
     if (strcmp(name, "fp32") == 0)
         return SARA_OK;
     return sara_fail(

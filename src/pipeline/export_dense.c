@@ -47,7 +47,7 @@ static sara_status add_zero(dense *d, const char *name, const char *layer, size_
     for (size_t i = next; i < changes->count; i++)
         if (strcmp(changes->items[i].param->name, key) == 0)
             goto done;
-    weight = sara_params_find(sara_unet_params(d->e->model->unet), key);
+    weight = sara_params_find(&d->e->model->denoiser->params, key);
     if (weight)
         TRY(dense_add(d, name, ".diff", &weight->value.shape, NULL));
 done:
@@ -64,7 +64,7 @@ static sara_status list_tensors(dense *d, int64_t *layers)
     bool is_bias, comfyui = d->e->format == SARA_EXPORT_COMFYUI;
     sara_status status;
     if (comfyui)
-        TRY(sara_unet_ldm_shape(d->e->model->unet, &shape));
+        TRY(sara_network_ldm_shape(d->e->model->denoiser, &shape));
     TRY(sara_arena_alloc(&d->arena, &d->tensors, 2 * changes->count, sizeof(*d->tensors)));
     TRY(sara_arena_alloc(&d->arena, &d->changes, 2 * changes->count, sizeof(sara_change *)));
     for (size_t i = 0; i < changes->count; i++) {

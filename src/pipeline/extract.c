@@ -62,7 +62,7 @@ static sara_status check_models(sara_context *ctx, const sara_model *base, const
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: was loaded with weight_dtype %s, which rounded its weights; load it "
                          "with fp32 or auto",
-                         rounded->path, sara_storage_name(sara_unet_params(rounded->unet)));
+                         rounded->path, sara_storage_name(&rounded->denoiser->params));
     if (sara_model_is_changed(base))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: adapters are applied to it; the base has to be without", base->path);
@@ -141,7 +141,7 @@ sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *rep
                                      const char *path, const sara_extract_options *given)
 {
     sara_extract_options own, *options = &own;
-    const sara_params *from = sara_unet_params(base->unet), *to = sara_unet_params(tuned->unet);
+    const sara_params *from = &base->denoiser->params, *to = &tuned->denoiser->params;
     int64_t entries = sara_params_entries(from);
     sara_difference difference = {NULL, 0, 0, 0};
     sara_difference_size size;

@@ -1,5 +1,6 @@
 /* What an adapter between two models does not hold: their VAEs and text encoders, and what they
  * predict. */
+#include "models/vae.h"
 #include "pipeline/metadata.h"
 
 #include <math.h>

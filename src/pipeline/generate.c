@@ -2,6 +2,7 @@
 #include "pipeline/pipeline.h"
 
 #include "core/trace.h"
+#include "models/vae.h"
 #include "pipeline/save.h"
 
 #include <math.h>
@@ -168,7 +169,7 @@ static sara_status read_start(generation *g)
     TRY(sara_safetensors_open(g->ctx, &file, path));
     TRY(sara_safetensors_load(file, &tensor, "latents", SARA_F32, &any));
     const int64_t *dims = tensor.shape.dims;
-    int factor = sara_vae_info_of(g->model->vae)->factor;
+    int factor = g->model->vae->info.vae.factor;
     if (dims[0] < 1 || dims[0] > SARA_MAX_START_LATENTS || dims[2] > 16384 || dims[3] > 16384) {
         sara_shape_text text;
         status = sara_fail(g->ctx, SARA_ERROR_INPUT, "%s: latents: shape %s is empty or too large",
@@ -204,8 +205,8 @@ done:
 
 static sara_status draw_start(generation *g)
 {
-    int factor = sara_vae_info_of(g->model->vae)->factor;
-    const sara_unet_info *info = sara_unet_info_of(g->model->unet);
+    int factor = g->model->vae->info.vae.factor;
+    const sara_denoiser_info *info = &g->model->denoiser->info.denoiser;
     int width = g->options->width ? g->options->width : info->sample_width * factor;
     int height = g->options->height ? g->options->height : info->sample_height * factor;
     sara_status status;
@@ -229,7 +230,7 @@ static sara_status choose_generation(generation *g)
 {
     sara_status status;
     g->guided = g->options->guidance_scale > 1.0;
-    g->channels = sara_unet_info_of(g->model->unet)->in_channels;
+    g->channels = g->model->denoiser->info.denoiser.in_channels;
     TRY(sara_generate_scheduler(g->ctx, &g->scheduler, g->model, g->options));
     if (g->options->init_latents)
         TRY(read_start(g));
@@ -264,11 +265,12 @@ static sara_status forward(generation *g, int64_t first, int64_t copies, double 
     sara_shape shape = sara_shape4(copies, g->channels, g->height, g->width);
     sara_shape state_shape = sara_shape3(copies, length, hidden);
     float *data = g->states.data + (first > 0 ? g->states.lengths[0] * hidden : 0);
-    sara_var *sample, *states, *out;
+    sara_var *sample, *out;
+    sara_condition condition = {NULL, NULL};
     sara_status status;
     TRY(sara_tape_leaf(g->tape, &sample, &shape, g->input, false));
-    TRY(sara_tape_leaf(g->tape, &states, &state_shape, data, false));
-    TRY(sara_unet_forward(g->tape, &out, g->model->unet, sample, timesteps, states));
+    TRY(sara_tape_leaf(g->tape, &condition.encoder_hidden_states, &state_shape, data, false));
+    TRY(sara_denoiser_forward(g->tape, &out, g->model->denoiser, sample, timesteps, &condition));
     memcpy(g->output + first * g->size, out->data, (size_t)(copies * g->size) * sizeof(float));
 done:
     sara_tape_reset(g->tape);
@@ -340,7 +342,7 @@ done:
 
 static sara_status generate_decode(generation *g, sara_image *out, int image)
 {
-    const sara_vae_info *info = sara_vae_info_of(g->model->vae);
+    const sara_vae_info *info = &g->model->vae->info.vae;
     const float *latent = g->latents + image * g->size;
     sara_shape shape = sara_shape4(1, g->channels, g->height, g->width);
     sara_var *leaf, *pixels;

@@ -25,13 +25,13 @@ static void inspect_describe(sara_component_report *out, const char *name, const
 static void add_components(sara_model_report *report, const sara_model *model)
 {
     inspect_describe(&report->components[report->component_count++], "unet", "UNet2DConditionModel",
-                     sara_unet_params(model->unet));
+                     &model->denoiser->params);
     if (model->vae)
         inspect_describe(&report->components[report->component_count++], "vae", "AutoencoderKL",
-                         sara_vae_params(model->vae));
+                         &model->vae->params);
     if (model->text)
         inspect_describe(&report->components[report->component_count++], "text_encoder",
-                         "CLIPTextModel", sara_clip_text_params(model->text));
+                         "CLIPTextModel", &model->text->params);
 }
 
 static void inspect_add_kind(sara_model_report *report, const sara_model *model)
@@ -90,7 +90,7 @@ sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *repor
     /* The paper's thresholds (its table 8), and those of its budgets (5M, 20M, 50M of 860M). */
     static const double round_values[] = {2e-4, 8e-4, 2e-3, 5e-3, 1e-2, 5e-2, 1e-1};
     static const double fractions[] = {0.006, 0.023, 0.058, 0.10, 0.20, 0.50};
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     sara_model_report result = {0};
     sara_base base;
     sara_status status;

@@ -117,7 +117,7 @@ static sara_status adapter_check_base(sara_context *ctx, const sara_adapter *ada
                          "%s is compared with it",
                          base->path, path);
     TRY(sara_model_base(ctx, &own, base));
-    status = sara_adapter_check(ctx, adapter, sara_unet_params(base->unet), own, force);
+    status = sara_adapter_check(ctx, adapter, &base->denoiser->params, own, force);
     if (status != SARA_OK)
         sara_fail_in(ctx, status, path);
 done:
@@ -136,7 +136,7 @@ sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, c
     if (base)
         TRY(adapter_check_base(ctx, &result->adapter, base, force, path));
     adapter_describe(&result->shown, &result->adapter);
-    adapter_add_up(&result->shown, &result->adapter, base ? sara_unet_params(base->unet) : NULL);
+    adapter_add_up(&result->shown, &result->adapter, base ? &base->denoiser->params : NULL);
     *out = &result->shown;
     result = NULL;
 done:

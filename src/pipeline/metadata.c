@@ -7,8 +7,8 @@
 sara_status sara_metadata_list_add_model(sara_metadata_list *list, const sara_model *model,
                                          const char *kind, const char *title)
 {
-    const sara_unet_info *info = sara_unet_info_of(model->unet);
-    int factor = model->vae ? sara_vae_info_of(model->vae)->factor : 8;
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    int factor = model->vae ? model->vae->info.vae.factor : 8;
     int width = info->sample_width ? info->sample_width : LATENT_SIDE;
     int height = info->sample_height ? info->sample_height : LATENT_SIDE;
     bool v = model->scheduler.prediction_type == SARA_PREDICT_V;
@@ -37,7 +37,7 @@ const char *sara_model_predicts(const sara_model *model)
 
 const char *sara_model_architecture(const sara_model *model, bool predicts_v)
 {
-    switch (sara_unet_info_of(model->unet)->cross_attention_dim) {
+    switch (model->denoiser->info.denoiser.state_width) {
     case SARA_SD1_CROSS_ATTENTION:
         return "stable-diffusion-v1";
     case SARA_SD2_CROSS_ATTENTION:

@@ -1,6 +1,10 @@
 /* Loading a model folder. */
 #include "pipeline/pipeline.h"
 
+#include "models/clip.h"
+#include "models/unet.h"
+#include "models/vae.h"
+
 static sara_status missing_model(sara_context *ctx, const char *path)
 {
     return sara_fail(ctx, SARA_ERROR_IO,
@@ -75,8 +79,8 @@ done:
 
 static sara_status check_text(const sara_model *model)
 {
-    const sara_clip_text_info *info = sara_clip_text_info_of(model->text);
-    int width = sara_unet_info_of(model->unet)->cross_attention_dim;
+    const sara_text_info *info = &model->text->info.text;
+    int width = model->denoiser->info.denoiser.state_width;
     int ids = sara_tokenizer_vocab_size(model->tokenizer);
     if (info->hidden_size != width)
         return sara_fail(
@@ -110,7 +114,7 @@ static sara_status find_tokenizer(sara_model *model, const sara_model_options *o
 
 static sara_status load_tokenizer(sara_model *model, const sara_model_options *options)
 {
-    int length = sara_clip_text_info_of(model->text)->max_positions;
+    int length = model->text->info.text.max_positions;
     sara_status status;
     TRY(find_tokenizer(model, options));
     if (model->tokenizer_path)
@@ -128,7 +132,7 @@ static sara_status load_text(sara_model *model, const sara_model_options *option
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_TEXT));
-    TRY(sara_clip_text_open(ctx, &model->text, &component));
+    TRY(sara_network_open(ctx, &model->text, &sara_clip_text_class, &component, SARA_STORE_F32));
     TRY(load_tokenizer(model, options));
     TRY(check_text(model));
 done:
@@ -142,7 +146,7 @@ static sara_status load_vae(sara_model *model)
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_VAE));
-    TRY(sara_vae_open(ctx, &model->vae, &component));
+    TRY(sara_network_open(ctx, &model->vae, &sara_vae_class, &component, SARA_STORE_F32));
     TRY(sara_model_check_vae(model));
 done:
     sara_component_close(&component);
@@ -154,7 +158,8 @@ static sara_status load_unet(sara_model *model)
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
-    TRY(sara_unet_open(model->ctx, &model->unet, &component, model->storage));
+    TRY(sara_network_open(model->ctx, &model->denoiser, &sara_unet_class, &component,
+                          model->storage));
     if (!model->unet_only)
         sara_model_correct_unet(model, &component);
 done:
@@ -258,11 +263,10 @@ static void warn_of_doubles(const sara_model *model)
         const sara_params *params;
         const char *elsewhere;
     } parts[] = {
-        {sara_unet_params(model->unet), NULL},
-        {model->vae ? sara_vae_params(model->vae) : NULL,
+        {&model->denoiser->params, NULL},
+        {model->vae ? &model->vae->params : NULL,
          model->vae_path ? model->vae_path : model->elsewhere[SARA_MODULE_VAE]},
-        {model->text ? sara_clip_text_params(model->text) : NULL,
-         model->elsewhere[SARA_MODULE_TEXT]},
+        {model->text ? &model->text->params : NULL, model->elsewhere[SARA_MODULE_TEXT]},
     };
     size_t own = 0;
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
@@ -334,9 +338,14 @@ done:
 sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const char *shape,
                                   uint64_t seed, const char *weight_dtype)
 {
+    sara_component component;
     sara_model *model = NULL;
     sara_status status;
     *out = NULL;
+    status = sara_network_shape_of(ctx, &component, &sara_unet_class, shape);
+    if (status == SARA_ERROR_USAGE)
+        return sara_fail(ctx, status, "--shape %.100s: expected sd15, sd21 or tiny", shape);
+    TRY(status);
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;
     model->unet_only = true;
@@ -344,10 +353,12 @@ sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const cha
     TRY(sara_strdup(ctx, &model->path, shape));
     TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
     TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
-    TRY(sara_unet_new_random(ctx, &model->unet, shape, seed, model->storage));
+    TRY(sara_network_draw(ctx, &model->denoiser, &sara_unet_class, &component, seed,
+                          model->storage));
     *out = model;
-    return SARA_OK;
+    model = NULL;
 done:
+    sara_component_close(&component);
     sara_model_free(model);
     return status;
 }
@@ -361,9 +372,9 @@ void sara_model_free(sara_model *model)
     sara_applied_free(model->applied);
     sara_free(model->ctx, model->adapters);
     sara_tokenizer_free(model->tokenizer);
-    sara_clip_text_free(model->text);
-    sara_vae_free(model->vae);
-    sara_unet_free(model->unet);
+    sara_network_free(model->text);
+    sara_network_free(model->vae);
+    sara_network_free(model->denoiser);
     sara_nn_device_close(model->device);
     sara_single_file_close(model->single);
     sara_single_file_close(model->vae_file);
@@ -385,7 +396,7 @@ static sara_status model_check_finite(const sara_model *model, const sara_param 
     char *ldm = NULL, *name = NULL;
     sara_status status = SARA_OK;
     if (model->single) {
-        TRY(sara_unet_ldm_shape(model->unet, &shape));
+        TRY(sara_network_ldm_shape(model->denoiser, &shape));
         shape.flat = sara_single_file_shape(model->single, SARA_MODULE_UNET)->flat;
         TRY(sara_ldm_from_diffusers(model->ctx, &ldm, &shape, param->name));
         TRY(sara_format(model->ctx, &name, "%s%s",
@@ -402,7 +413,7 @@ done:
 
 sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     for (size_t i = 0; status == SARA_ERROR_INPUT && i < params->count; i++)
         if (model_check_finite(model, &params->items[i]) != SARA_OK)
             return sara_fail_in(model->ctx, SARA_ERROR_INPUT, model->path);

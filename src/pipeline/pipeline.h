@@ -4,7 +4,7 @@
 #define SARA_PIPELINE_H
 
 #include "diffusion/diffusion.h"
-#include "models/models.h"
+#include "models/network.h"
 #include "sparse/sparse.h"
 
 /* An adapter on a model, as pictures name it. */
@@ -26,9 +26,9 @@ struct sara_model {
     bool unet_only;
     sara_storage storage; /* of the U-Net's weights */
     sara_device *device;
-    sara_unet *unet;
-    sara_vae *vae; /* this and what follows: NULL where unet_only */
-    sara_clip_text *text;
+    sara_network *denoiser;
+    sara_network *vae; /* this and what follows: NULL where unet_only */
+    sara_network *text;
     sara_tokenizer *tokenizer;
     sara_scheduler_config scheduler;
     bool has_scheduler;    /* false: sara's default training schedule */
@@ -44,7 +44,7 @@ struct sara_model {
     size_t adapter_count, adapter_capacity;
 };
 
-/* A U-Net alone, of a named shape (sara_unet_new_random()) with random weights, for timing. */
+/* A denoiser alone, of a named shape with random weights, for timing. */
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
                                                  const char *shape, uint64_t seed,
                                                  const char *weight_dtype);

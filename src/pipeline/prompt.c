@@ -1,4 +1,5 @@
 /* Prompts to encoder hidden states. */
+#include "models/clip.h"
 #include "pipeline/pipeline.h"
 
 #include <math.h>
@@ -55,7 +56,7 @@ sara_status sara_model_encode_prompts(sara_context *ctx, float **states, int64_t
     *states = NULL;
     TRY(needs_text(ctx, model));
     *length = sara_tokenizer_length(model->tokenizer);
-    *hidden = sara_clip_text_info_of(model->text)->hidden_size;
+    *hidden = model->text->info.text.hidden_size;
     size_t size = (size_t)(*length * *hidden);
     TRY(sara_alloc(ctx, &ids, (size_t)*length, sizeof(*ids)));
     TRY(sara_alloc(ctx, &result, count, size * sizeof(*result)));
@@ -185,7 +186,7 @@ sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, cons
     int first = guided ? 0 : 1;
     memset(out, 0, sizeof(*out));
     TRY(needs_text(ctx, model));
-    out->hidden = sara_clip_text_info_of(model->text)->hidden_size;
+    out->hidden = model->text->info.text.hidden_size;
     for (int i = first; i < 2; i++) {
         TRY(make_chunks(ctx, &chunks[i], model, each[i], names[i], long_prompt));
         out->lengths[i - first] = (int64_t)(chunks[i].count * chunks[i].length);

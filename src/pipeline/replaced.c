@@ -175,8 +175,8 @@ static sara_status compare_with_own(const sara_model *model, const sara_vae_info
 
 sara_status sara_model_check_vae(const sara_model *model)
 {
-    const sara_vae_info *info = sara_vae_info_of(model->vae);
-    int wanted = sara_unet_info_of(model->unet)->in_channels;
+    const sara_vae_info *info = &model->vae->info.vae;
+    int wanted = model->denoiser->info.denoiser.in_channels;
     json_t *own = NULL;
     sara_status status = SARA_OK;
     if (info->latent_channels != wanted)

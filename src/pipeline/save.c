@@ -203,7 +203,7 @@ static sara_status check_rounded(sara_context *ctx, const sara_model *model)
     return sara_fail(ctx, SARA_ERROR_USAGE,
                      "%s: was loaded with weight_dtype %s, which rounded its weights; load it with "
                      "fp32 or auto to save it",
-                     model->path, sara_storage_name(sara_unet_params(model->unet)));
+                     model->path, sara_storage_name(&model->denoiser->params));
 }
 
 static sara_status save_to_folder(sara_context *ctx, const char *target, const sara_model *model,

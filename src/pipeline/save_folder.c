@@ -273,7 +273,7 @@ static sara_status save_unet_alone(sara_context *ctx, const char *to, const sara
                               sara_single_file_config(model->single, SARA_MODULE_UNET)));
     else
         TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
-    TRY(save_params(ctx, to, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
+    TRY(save_params(ctx, to, SARA_DIFFUSERS_STEM, &model->denoiser->params, dtype));
 done:
     return status;
 }
@@ -294,7 +294,7 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
     if (model->scheduler_changed)
         TRY(write_scheduler(ctx, to, model));
     TRY(sara_path_join(ctx, &unet, to, "unet"));
-    TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, sara_unet_params(model->unet), dtype));
+    TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, &model->denoiser->params, dtype));
     TRY(save_component(ctx, to, model, SARA_MODULE_VAE, dtype));
     TRY(save_component(ctx, to, model, SARA_MODULE_TEXT, dtype));
 done:

@@ -42,7 +42,7 @@ done:
 
 static sara_status add_unet(single *s)
 {
-    const sara_params *params = sara_unet_params(s->model->unet);
+    const sara_params *params = &s->model->denoiser->params;
     const sara_single_file *source = s->model->single;
     const char *prefix = source ? sara_single_file_prefix(source, SARA_MODULE_UNET) : unet_prefix;
     if (strncmp(prefix, ema_prefix, strlen(ema_prefix)) == 0)
@@ -52,7 +52,7 @@ static sara_status add_unet(single *s)
     sara_ldm_shape shape;
     char *name = NULL;
     sara_status status;
-    TRY(sara_unet_ldm_shape(s->model->unet, &shape));
+    TRY(sara_network_ldm_shape(s->model->denoiser, &shape));
     for (size_t i = 0; i < params->count; i++) {
         TRY(name_in_file(s->ctx, &name, prefix, &shape, params->items[i].name));
         TRY(sara_save_list_param(&s->list, name, NULL, &params->items[i], s->dtype));
@@ -82,7 +82,7 @@ static sara_status add_vae(single *s)
     sara_status status;
     TRY(sara_model_component(s->model, &component, SARA_MODULE_VAE));
     TRY(sara_component_weights(&component, &weights));
-    sara_vae_ldm_shape(s->model->vae, &shape);
+    TRY(sara_network_ldm_shape(s->model->vae, &shape));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
         TRY(name_in_file(s->ctx, &name, vae_prefix, &shape, info->name));
@@ -202,7 +202,7 @@ static sara_status add_text(single *s)
     TRY(sara_model_component(s->model, &component, SARA_MODULE_TEXT));
     TRY(sara_component_weights(&component, &weights));
     t.weights = weights;
-    sara_clip_text_ldm_shape(s->model->text, &t.shape);
+    TRY(sara_network_ldm_shape(s->model->text, &t.shape));
     t.prefix = t.shape.part == SARA_LDM_OPEN_CLIP ? open_clip_prefix : clip_prefix;
     for (size_t i = 0; i < sara_weights_count(weights); i++)
         TRY(add_text_tensor(&t, sara_weights_at(weights, i)));

@@ -52,16 +52,17 @@ done:
 static sara_status test_forward(double *mean, const sara_model *model)
 {
     sara_context *ctx = model->ctx;
-    const sara_unet_info *info = sara_unet_info_of(model->unet);
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
     const double timestep = 999;
     const sara_shape shape = sara_shape4(1, info->in_channels, info->factor, info->factor);
-    const sara_shape state_shape = sara_shape3(1, 2, info->cross_attention_dim);
+    const sara_shape state_shape = sara_shape3(1, 2, info->state_width);
     size_t count = (size_t)sara_shape_count(&shape);
     size_t states = (size_t)sara_shape_count(&state_shape);
     size_t most = count > states ? count : states;
     sara_tape *tape = NULL;
     float *halves = NULL;
-    sara_var *sample, *context, *out;
+    sara_var *sample, *out;
+    sara_condition condition = {NULL, NULL};
     sara_status status;
     TRY(sara_tape_new(ctx, &tape, model->device));
     TRY(sara_alloc(ctx, &halves, most, sizeof(*halves)));
@@ -69,8 +70,8 @@ static sara_status test_forward(double *mean, const sara_model *model)
         halves[i] = 0.5f;
     sara_tape_record(tape, false);
     TRY(sara_tape_leaf(tape, &sample, &shape, halves, false));
-    TRY(sara_tape_leaf(tape, &context, &state_shape, halves, false));
-    TRY(sara_unet_forward(tape, &out, model->unet, sample, &timestep, context));
+    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, halves, false));
+    TRY(sara_denoiser_forward(tape, &out, model->denoiser, sample, &timestep, &condition));
     *mean = 0;
     for (size_t i = 0; i < count; i++)
         *mean += ((double)out->data[i] - 0.5) / (double)count;
@@ -106,8 +107,7 @@ done:
 
 bool sara_model_is_second(const sara_model *model)
 {
-    return sara_unet_info_of(model->unet)->cross_attention_dim ==
-           SARA_SD2_CROSS_ATTENTION;
+    return model->denoiser->info.denoiser.state_width == SARA_SD2_CROSS_ATTENTION;
 }
 
 static sara_status single_choose_prediction(sara_model *model, const sara_model_options *options)
@@ -142,7 +142,8 @@ sara_status sara_single_prediction(sara_model *model, const sara_model_options *
     TRY(single_choose_prediction(model, options));
     if (derived && sara_model_is_second(model) &&
         model->scheduler.prediction_type == SARA_PREDICT_V) {
-        sara_unet_set_sample_size(model->unet, SD2_V_SAMPLE_SIZE);
+        sara_denoiser_info *info = &model->denoiser->info.denoiser;
+        info->sample_height = info->sample_width = SD2_V_SAMPLE_SIZE;
         json_object_set_new(sara_single_file_config(model->single, SARA_MODULE_UNET),
                             "sample_size", json_integer(SD2_V_SAMPLE_SIZE));
     }

@@ -13,8 +13,8 @@ static int nearest_side(int side, int unit, int least, bool above)
 sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, int width, int height,
                                   const char *what)
 {
-    const int unit = model->vae ? sara_vae_info_of(model->vae)->factor : 1;
-    const int least = unit * sara_unet_info_of(model->unet)->least_side;
+    const int unit = model->vae ? model->vae->info.vae.factor : 1;
+    const int least = unit * model->denoiser->info.denoiser.least_side;
     bool whole = width % unit == 0 && height % unit == 0;
     if (width < 1 || height < 1 || width > LARGEST || height > LARGEST ||
         (whole && (width < least || height < least)))
@@ -34,7 +34,7 @@ sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, in
 sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *model,
                                          const char *instead)
 {
-    if (sara_unet_info_of(model->unet)->sample_width > 0)
+    if (model->denoiser->info.denoiser.sample_width > 0)
         return SARA_OK;
     return sara_fail(ctx, SARA_ERROR_USAGE,
                      "%s: the U-Net's config has no sample_size, the size of its pictures; give %s",

@@ -11,7 +11,8 @@ struct sara_batches {
     sara_batch shape; /* without the arrays */
     /* All micro-batches of a replay; else the present one, from the first that is asked for. */
     float *latents, *noise, *states;
-    int64_t *timesteps, *elements;
+    double *timesteps;
+    int64_t *elements;
     json_t *rank_names; /* NULL: none */
     char sha256[65];
 };
@@ -83,7 +84,8 @@ static void free_arrays(sara_batches *batches)
     sara_free(batches->ctx, batches->timesteps);
     sara_free(batches->ctx, batches->elements);
     batches->latents = batches->noise = batches->states = NULL;
-    batches->timesteps = batches->elements = NULL;
+    batches->timesteps = NULL;
+    batches->elements = NULL;
 }
 
 void sara_batches_free(sara_batches *batches)
@@ -132,10 +134,25 @@ static sara_status load_array(const sara_safetensors *file, void *out, sara_shap
     return status;
 }
 
+static sara_status load_timesteps(sara_batches *batches, const sara_safetensors *file,
+                                  sara_shape *shape)
+{
+    int64_t *numbers = NULL, count;
+    sara_status status;
+    TRY(load_array(file, &numbers, shape, "timesteps", SARA_I64));
+    count = sara_shape_count(shape);
+    TRY(sara_alloc(batches->ctx, &batches->timesteps, (size_t)count, sizeof(double)));
+    for (int64_t i = 0; i < count; i++)
+        batches->timesteps[i] = (double)numbers[i];
+done:
+    sara_free(batches->ctx, numbers);
+    return status;
+}
+
 static sara_status check_replay(const sara_batches *batches, const sara_model *model,
                                 const char *path)
 {
-    const sara_unet_info *info = sara_unet_info_of(model->unet);
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
     const sara_batch *b = &batches->shape;
     if (b->size < 1 || b->height < 1 || b->width < 1 || b->length < 1)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
@@ -148,15 +165,15 @@ static sara_status check_replay(const sara_batches *batches, const sara_model *m
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
                          "%s: latents: %lldx%lld, the U-Net takes %d or more", path,
                          (long long)b->height, (long long)b->width, info->least_side);
-    if (b->hidden != info->cross_attention_dim)
+    if (b->hidden != info->state_width)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
                          "%s: encoder_hidden_states: width %lld, the U-Net takes %d", path,
-                         (long long)b->hidden, info->cross_attention_dim);
+                         (long long)b->hidden, info->state_width);
     for (int64_t i = 0; i < batches->items * b->size; i++)
         if (batches->timesteps[i] < 0 || batches->timesteps[i] >= batches->num_train_timesteps)
             return sara_fail(batches->ctx, SARA_ERROR_INPUT,
-                             "%s: timesteps[%lld] is %lld, expected 0 to %d", path, (long long)i,
-                             (long long)batches->timesteps[i], batches->num_train_timesteps - 1);
+                             "%s: timesteps[%lld] is %.15g, expected 0 to %d", path, (long long)i,
+                             batches->timesteps[i], batches->num_train_timesteps - 1);
     return SARA_OK;
 }
 
@@ -169,7 +186,7 @@ static sara_status open_replay(sara_batches *batches, const sara_model *model, c
     TRY(load_array(file, &batches->latents, &latents, "latents", SARA_F32));
     TRY(load_array(file, &batches->noise, &latents, "noise", SARA_F32));
     timesteps = sara_shape2(latents.dims[0], latents.dims[1]);
-    TRY(load_array(file, &batches->timesteps, &timesteps, "timesteps", SARA_I64));
+    TRY(load_timesteps(batches, file, &timesteps));
     states.dims[0] = latents.dims[0];
     states.dims[1] = latents.dims[1];
     TRY(load_array(file, &batches->states, &states, "encoder_hidden_states", SARA_F32));
@@ -218,7 +235,7 @@ static sara_status make_arrays(sara_batches *batches)
     TRY(sara_alloc(ctx, &batches->latents, size, latent * sizeof(float)));
     TRY(sara_alloc(ctx, &batches->noise, size, latent * sizeof(float)));
     TRY(sara_alloc(ctx, &batches->states, size, (size_t)(s->length * s->hidden) * sizeof(float)));
-    TRY(sara_alloc(ctx, &batches->timesteps, size, sizeof(int64_t)));
+    TRY(sara_alloc(ctx, &batches->timesteps, size, sizeof(double)));
     TRY(sara_alloc(ctx, &batches->elements, size, sizeof(int64_t)));
 done:
     if (status != SARA_OK)
@@ -266,8 +283,8 @@ static sara_status get_random(sara_batches *batches, sara_batch *out, int64_t in
                      SARA_DRAW_STATE, number);
     for (int64_t i = 0; i < s->size; i++)
         batches->timesteps[i] =
-            (int64_t)sara_draw_below((uint64_t)batches->num_train_timesteps, seed,
-                                     SARA_DRAW_TIMESTEP, (uint64_t)(index * s->size + i), 0);
+            (double)sara_draw_below((uint64_t)batches->num_train_timesteps, seed,
+                                    SARA_DRAW_TIMESTEP, (uint64_t)(index * s->size + i), 0);
     batches_publish(batches, out);
 done:
     return status;
@@ -297,7 +314,7 @@ static sara_status get_images(sara_batches *batches, sara_batch *out, int64_t in
     for (int64_t i = 0; i < s->size; i++) {
         uint64_t element = (uint64_t)(index * s->size + i);
         batches->elements[i] = (int64_t)element;
-        batches->timesteps[i] = (int64_t)sara_draw_below(
+        batches->timesteps[i] = (double)sara_draw_below(
             (uint64_t)batches->num_train_timesteps, batches->seed, SARA_DRAW_TIMESTEP, element, 0);
         sara_draw_normal(batches->noise + i * latent, (size_t)latent, batches->seed,
                          SARA_DRAW_NOISE, element);

@@ -164,13 +164,13 @@ done:
 static sara_status make_batches(bench *b)
 {
     const sara_bench_options *o = b->options;
-    const sara_unet_info *info = sara_unet_info_of(b->t.model->unet);
+    const sara_denoiser_info *info = &b->t.model->denoiser->info.denoiser;
     const sara_batch shape = {.size = o->batch,
                               .channels = info->in_channels,
                               .height = o->latent,
                               .width = o->latent,
                               .length = TEXT_LENGTH,
-                              .hidden = info->cross_attention_dim};
+                              .hidden = info->state_width};
     if (o->latent < info->least_side)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the U-Net takes %d or more",
                          o->latent, info->least_side);

@@ -90,7 +90,7 @@ static json_t *kinds_json(const kinds *all)
 
 static json_t *memory_json(const bench *b)
 {
-    int64_t weights = sara_params_bytes(sara_unet_params(b->t.model->unet)), optimizer = 0;
+    int64_t weights = sara_params_bytes(&b->t.model->denoiser->params), optimizer = 0;
     if (b->t.optimizer)
         optimizer = (int64_t)sara_optimizer_bytes(b->t.optimizer);
     int64_t activations = (int64_t)sara_tape_peak(b->t.tape);
@@ -113,10 +113,10 @@ static json_t *bench_report_json(bench *b)
     json_t *root = json_pack(
         "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:i,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}",
         "model", b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
-        "weight_dtype", sara_storage_name(sara_unet_params(b->t.model->unet)), "latent", o->latent,
+        "weight_dtype", sara_storage_name(&b->t.model->denoiser->params), "latent", o->latent,
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
         b->t.checkpoint_levels > 0, "checkpointing_levels", b->t.checkpoint_levels, "parameters",
-        (json_int_t)sara_params_entries(sara_unet_params(b->t.model->unet)), "trainable",
+        (json_int_t)sara_params_entries(&b->t.model->denoiser->params), "trainable",
         (json_int_t)b->t.selected, "seconds", list, "best", bench_rounded(best, 1e3),
         "load_seconds", bench_rounded(b->load_seconds, 1e3), "flops_per_second",
         bench_rounded(flops / best, 1e-6), "peak_flops_per_second",

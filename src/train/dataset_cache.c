@@ -3,6 +3,7 @@
 #include "train/train.h"
 
 #include "core/trace.h"
+#include "models/vae.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -287,8 +288,8 @@ done:
 static sara_status choose_resolution(sara_dataset_cache *cache,
                                      const sara_train_options *options)
 {
-    const sara_unet_info *unet = sara_unet_info_of(cache->model->unet);
-    int factor = sara_vae_info_of(cache->model->vae)->factor;
+    const sara_denoiser_info *unet = &cache->model->denoiser->info.denoiser;
+    int factor = cache->model->vae->info.vae.factor;
     int sample =
         unet->sample_height > unet->sample_width ? unet->sample_height : unet->sample_width;
     sara_status status = SARA_OK;
@@ -352,7 +353,7 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     cache->random_flip = options->random_flip;
     cache->seed = options->seed;
     cache->length = sara_tokenizer_length(model->tokenizer);
-    cache->hidden = sara_clip_text_info_of(model->text)->hidden_size;
+    cache->hidden = model->text->info.text.hidden_size;
     TRY(open_dataset(cache, options));
     *out = cache;
     return SARA_OK;
@@ -407,7 +408,7 @@ static bool draws_flip(const sara_dataset_cache *cache, int64_t element)
  */
 static void sample_posterior(const sara_dataset_cache *cache, float *latents, const float *moments)
 {
-    const sara_vae_info *info = sara_vae_info_of(cache->model->vae);
+    const sara_vae_info *info = &cache->model->vae->info.vae;
     for (int64_t i = 0; i < cache->size; i++) {
         float deviation = expf(0.5f * moments[cache->size + i]);
         float sample = moments[i] + deviation * latents[i];

@@ -22,7 +22,7 @@ static sara_status add_option(trainer *t, const char *name, const json_t *value)
 static sara_status add_fixed(trainer *t)
 {
     const sara_batch *shape = sara_batches_shape(t->batches);
-    int factor = t->model->vae ? sara_vae_info_of(t->model->vae)->factor : 8;
+    int factor = t->model->vae ? t->model->vae->info.vae.factor : 8;
     bool v = t->objective.prediction == SARA_PREDICT_V;
     sara_metadata_list *list = &t->metadata;
     sara_status status;
@@ -59,7 +59,7 @@ static json_t *identity_threshold_json(double threshold)
 static sara_status identity_resolve(trainer *t, json_t *object)
 {
     const char *prediction = sara_prediction_name(t->objective.prediction);
-    const char *weights = sara_storage_name(sara_unet_params(t->model->unet));
+    const char *weights = sara_storage_name(&t->model->denoiser->params);
     int failed =
         json_object_set_new(object, "threshold", identity_threshold_json(t->threshold)) |
         json_object_set_new(object, "learning_rate", json_real(t->learning_rate)) |
@@ -83,8 +83,8 @@ static sara_status add_encoders(trainer *t)
     const struct {
         const char *key;
         const sara_params *params;
-    } encoders[] = {{"vae_sha256", sara_vae_params(t->model->vae)},
-                    {"text_encoder_sha256", sara_clip_text_params(t->model->text)}};
+    } encoders[] = {{"vae_sha256", &t->model->vae->params},
+                    {"text_encoder_sha256", &t->model->text->params}};
     sara_base base;
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sizeof(encoders) / sizeof(*encoders); i++) {
@@ -119,12 +119,13 @@ static json_t *noise_settings(const sara_objective *objective)
 static sara_status add_settings(trainer *t)
 {
     const sara_model *model = t->model;
-    int failed =
-        json_object_set_new(t->identity, "unet_settings", sara_unet_settings(model->unet)) |
-        json_object_set_new(t->identity, "noise_settings", noise_settings(&t->objective));
+    int failed = json_object_set_new(t->identity, "unet_settings",
+                                     model->denoiser->class->settings(model->denoiser)) |
+                 json_object_set_new(t->identity, "noise_settings", noise_settings(&t->objective));
     if (!sara_batches_is_replay(t->batches)) {
         const char *tokens = sara_batches_tokens_sha256(t->batches);
-        json_t *vae = sara_vae_settings(model->vae), *text = sara_clip_text_settings(model->text);
+        json_t *vae = model->vae->class->settings(model->vae),
+               *text = model->text->class->settings(model->text);
         failed |= json_object_set_new(t->identity, "vae_settings", vae) |
                   json_object_set_new(t->identity, "text_encoder_settings", text) |
                   json_object_set_new(t->identity, "tokens_sha256", json_string(tokens));

@@ -1,4 +1,5 @@
 /* The plan of memory: what a run will need, known before its first step. */
+#include "models/vae.h"
 #include "train/memory.h"
 
 #include <math.h>
@@ -14,15 +15,15 @@ static bool may_narrow(const sara_param *param)
 
 size_t sara_memory_weights(const sara_model *model, bool narrow)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     int64_t bytes = sara_params_bytes(params);
     for (size_t i = 0; narrow && i < params->count; i++)
         if (may_narrow(&params->items[i]))
             bytes -= 2 * sara_shape_count(&params->items[i].value.shape);
     if (model->vae)
-        bytes += sara_params_bytes(sara_vae_params(model->vae));
+        bytes += sara_params_bytes(&model->vae->params);
     if (model->text)
-        bytes += sara_params_bytes(sara_clip_text_params(model->text));
+        bytes += sara_params_bytes(&model->text->params);
     return (size_t)bytes;
 }
 
@@ -46,12 +47,13 @@ static sara_status pass(const trainer *t, sara_tape *tape, const sara_memory_set
         sara_shape4(s->size, batch->channels, s->side ? s->side : batch->height,
                     s->side ? s->side : batch->width);
     const sara_shape state_shape = sara_shape3(s->size, batch->length, batch->hidden);
-    sara_var *sample, *states, *prediction, *loss;
+    sara_var *sample, *prediction, *loss;
+    sara_condition condition = {NULL, NULL};
     sara_status status;
     sara_tape_record(tape, t->optimizer != NULL);
     TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
-    TRY(sara_tape_leaf(tape, &states, &state_shape, NULL, false));
-    TRY(sara_unet_forward(tape, &prediction, t->model->unet, sample, NULL, states));
+    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, NULL, false));
+    TRY(sara_denoiser_forward(tape, &prediction, t->model->denoiser, sample, NULL, &condition));
     TRY(sara_nn_mse_loss(tape, &loss, prediction, NULL));
     if (t->optimizer)
         TRY(sara_tape_backward(tape, loss, 1));
@@ -69,7 +71,7 @@ typedef struct real {
  * not notice. */
 static sara_status pretend(const trainer *t, real **was, const sara_memory_setting *s)
 {
-    sara_params *params = sara_unet_params(t->model->unet);
+    sara_params *params = &t->model->denoiser->params;
     sara_status status;
     TRY(sara_alloc(t->ctx, was, params->count, sizeof(**was)));
     for (size_t i = 0; i < params->count; i++) {
@@ -86,7 +88,7 @@ done:
 
 static void plan_restore(const trainer *t, real *was)
 {
-    sara_params *params = sara_unet_params(t->model->unet);
+    sara_params *params = &t->model->denoiser->params;
     for (size_t i = 0; was && i < params->count; i++) {
         params->items[i].value.dtype = was[i].dtype;
         params->items[i].selected = was[i].selected;
@@ -109,14 +111,14 @@ static sara_status activations(const trainer *t, size_t *out, size_t *kept,
     sara_status status;
     TRY(sara_nn_device_open(t->ctx, &device, is_bf16(t) ? "dry-bf16" : "dry"));
     TRY(sara_tape_new(t->ctx, &tape, device));
-    sara_unet_checkpointing(t->model->unet, s->levels);
+    t->model->denoiser->checkpoint_levels = s->levels;
     TRY(pretend(t, &was, s));
     TRY(pass(t, tape, s));
     *out = sara_tape_reached(tape);
     *kept = sara_nn_device_kept(device);
 done:
     plan_restore(t, was);
-    sara_unet_checkpointing(t->model->unet, t->checkpoint_levels);
+    t->model->denoiser->checkpoint_levels = t->checkpoint_levels;
     sara_tape_free(tape);
     sara_nn_device_close(device);
     return status;
@@ -127,11 +129,12 @@ static sara_status draw_step(const trainer *t, sara_tape *tape, const sara_shape
 {
     const sara_shape state_shape =
         sara_shape3(shape->dims[0], length, sara_batches_shape(t->batches)->hidden);
-    sara_var *sample, *states, *out;
+    sara_var *sample, *out;
+    sara_condition condition = {NULL, NULL};
     sara_status status;
     TRY(sara_tape_leaf(tape, &sample, shape, NULL, false));
-    TRY(sara_tape_leaf(tape, &states, &state_shape, NULL, false));
-    TRY(sara_unet_forward(tape, &out, t->model->unet, sample, NULL, states));
+    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, NULL, false));
+    TRY(sara_denoiser_forward(tape, &out, t->model->denoiser, sample, NULL, &condition));
 done:
     sara_tape_reset(tape);
     return status;
@@ -141,13 +144,12 @@ done:
 static sara_status plan_draw(const trainer *t, sara_tape *tape)
 {
     const sara_batch *batch = sara_batches_shape(t->batches);
-    const sara_unet_info *info = sara_unet_info_of(t->model->unet);
+    const sara_denoiser_info *info = &t->model->denoiser->info.denoiser;
     sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
     sara_var *sample, *out;
     sara_status status;
     if (!info->sample_width)
-        shape.dims[2] = shape.dims[3] =
-            t->options.resolution / sara_vae_info_of(t->model->vae)->factor;
+        shape.dims[2] = shape.dims[3] = t->options.resolution / t->model->vae->info.vae.factor;
     sara_tape_record(tape, false);
     TRY(draw_step(t, tape, &shape, batch->length));
     shape.dims[0] = 1;
@@ -190,7 +192,7 @@ static sara_status encoder(const trainer *t, size_t *out, const sara_memory_sett
     if (side == 0)
         return SARA_OK;
     if (s->side)
-        side = (int)s->side * sara_vae_info_of(t->model->vae)->factor;
+        side = (int)s->side * t->model->vae->info.vae.factor;
     const sara_shape shape = sara_shape4(1, 3, side, side);
     TRY(sara_nn_device_open(t->ctx, &device, "dry"));
     TRY(sara_tape_new(t->ctx, &tape, device));

@@ -32,7 +32,7 @@ static double percent_of(const trainer *t, double share)
 static void flags_to(const advice *a, char *out, size_t size, const sara_memory_setting *s)
 {
     const trainer *t = a->t;
-    int levels = sara_unet_info_of(t->model->unet)->levels;
+    int levels = t->model->denoiser->info.denoiser.levels;
     size_t used = 0;
     *out = '\0';
     if (s->narrow != a->now.narrow)
@@ -120,7 +120,7 @@ done:
 /* The largest of 3/4, 1/2, 3/8, ... of the side with which the run fits. */
 static sara_status suggest_side(advice *a, bool *fits, sara_memory_setting s)
 {
-    const int64_t factor = sara_unet_info_of(a->t->model->unet)->factor, whole = s.side;
+    const int64_t factor = a->t->model->denoiser->info.denoiser.factor, whole = s.side;
     sara_status status = SARA_OK;
     *fits = false;
     if (is_resumed(a) || !a->t->flags.side)
@@ -161,8 +161,8 @@ done:
  * if none does, all of them together, then the side or the entries too. */
 static sara_status suggest_flags(advice *a)
 {
-    const int64_t factor = sara_unet_info_of(a->t->model->unet)->factor;
-    int levels = sara_unet_info_of(a->t->model->unet)->levels;
+    const int64_t factor = a->t->model->denoiser->info.denoiser.factor;
+    int levels = a->t->model->denoiser->info.denoiser.levels;
     bool wide = !is_resumed(a) &&
                 sara_memory_weights(a->t->model, true) != sara_memory_weights(a->t->model, false);
     bool fits = false;

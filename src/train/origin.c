@@ -138,7 +138,7 @@ done:
 
 sara_status sara_trainer_check_origin(const trainer *t)
 {
-    const sara_params *params = sara_unet_params(t->model->unet);
+    const sara_params *params = &t->model->denoiser->params;
     bool resumed = t->checkpoint.folder != NULL; /* the base is compared with the run's */
     sara_status status;
     if (!t->origin.is)

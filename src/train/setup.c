@@ -7,7 +7,7 @@
 sara_status sara_trainer_set_checkpointing(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    int levels = sara_unet_info_of(t->model->unet)->levels;
+    int levels = t->model->denoiser->info.denoiser.levels;
     if (o->gradient_checkpointing_levels > levels)
         return sara_fail(t->ctx, SARA_ERROR_USAGE,
                          "--gradient_checkpointing_levels %d: the U-Net has %d resolutions",
@@ -15,7 +15,7 @@ sara_status sara_trainer_set_checkpointing(trainer *t)
     t->checkpoint_levels = o->gradient_checkpointing ? levels : 0;
     if (o->gradient_checkpointing_levels)
         t->checkpoint_levels = o->gradient_checkpointing_levels;
-    sara_unet_checkpointing(t->model->unet, t->checkpoint_levels);
+    t->model->denoiser->checkpoint_levels = t->checkpoint_levels;
     return SARA_OK;
 }
 
@@ -24,7 +24,7 @@ static sara_status check_validation(const trainer *t)
     int side = t->options.resolution;
     sara_status status;
     TRY(sara_scheduler_config_check_sampling(t->ctx, &t->model->scheduler, "--validation_prompt"));
-    if (side && !sara_unet_info_of(t->model->unet)->sample_width)
+    if (side && !t->model->denoiser->info.denoiser.sample_width)
         TRY(sara_model_check_size(t->ctx, t->model, side, side, "--resolution"));
     else
         TRY(sara_model_check_sample_size(t->ctx, t->model, "--resolution"));
@@ -72,7 +72,7 @@ static sara_status default_learning_rate(trainer *t)
 sara_status sara_trainer_make_optimizer(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    sara_params *params = sara_unet_params(t->model->unet);
+    sara_params *params = &t->model->denoiser->params;
     sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
     sara_selection selection = {0};
     double factor;
@@ -192,7 +192,6 @@ sara_status sara_trainer_make_buffers(trainer *t)
     sara_status status;
     TRY(sara_alloc(t->ctx, &t->noisy, count, sizeof(float)));
     TRY(sara_alloc(t->ctx, &t->target, count, sizeof(float)));
-    TRY(sara_alloc(t->ctx, &t->timesteps, (size_t)shape->size, sizeof(double)));
     TRY(sara_tape_new(t->ctx, &t->tape, sara_trainer_device(t)));
     TRY(sara_tape_reserve(t->tape, t->activations));
 done:
@@ -271,7 +270,7 @@ static sara_status open_batches(trainer *t)
     if (!sara_batches_is_replay(t->batches)) {
         t->flags.size = "train_batch_size";
         t->flags.side = "resolution";
-        t->flags.pixels = sara_vae_info_of(t->model->vae)->factor;
+        t->flags.pixels = t->model->vae->info.vae.factor;
     }
 done:
     return status;
@@ -319,7 +318,6 @@ void sara_trainer_close(trainer *t)
     sara_nn_device_close(t->device);
     sara_free(t->ctx, t->noisy);
     sara_free(t->ctx, t->target);
-    sara_free(t->ctx, t->timesteps);
     if (t->run_open)
         sara_run_close(&t->run);
 }

@@ -36,7 +36,7 @@ typedef struct sara_batches sara_batches;
 typedef struct sara_batch {
     int64_t size, channels, height, width, length, hidden;
     const float *latents, *noise; /* [size][channels][height][width], latents already scaled */
-    const int64_t *timesteps;     /* [size] */
+    const double *timesteps;      /* [size] */
     const float *states;          /* [size][length][hidden] */
 } sara_batch;
 /* Scans the folder, or reads the replay, and tells all that is wrong with it before hours of

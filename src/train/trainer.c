@@ -10,20 +10,21 @@
 sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
     sara_batch batch;
-    sara_var *sample, *states, *prediction, *value;
+    sara_var *sample, *prediction, *value;
+    sara_condition condition = {NULL, NULL};
     sara_status status;
     TRY(sara_batches_get(t->batches, &batch, t->state.micro_batches));
     int64_t count = batch.channels * batch.height * batch.width;
     sara_shape shape = sara_shape4(batch.size, batch.channels, batch.height, batch.width);
     sara_shape state_shape = sara_shape3(batch.size, batch.length, batch.hidden);
-    for (int64_t i = 0; i < batch.size; i++)
-        t->timesteps[i] = (double)batch.timesteps[i];
     TRY(sara_objective_apply(&t->objective, t->noisy, t->target, batch.latents, batch.noise,
                              batch.timesteps, batch.size, count));
     sara_tape_record(t->tape, t->optimizer != NULL);
     TRY(sara_tape_leaf(t->tape, &sample, &shape, t->noisy, false));
-    TRY(sara_tape_leaf(t->tape, &states, &state_shape, (float *)(uintptr_t)batch.states, false));
-    TRY(sara_unet_forward(t->tape, &prediction, t->model->unet, sample, t->timesteps, states));
+    TRY(sara_tape_leaf(t->tape, &condition.encoder_hidden_states, &state_shape,
+                       (float *)(uintptr_t)batch.states, false));
+    TRY(sara_denoiser_forward(t->tape, &prediction, t->model->denoiser, sample, batch.timesteps,
+                              &condition));
     TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
     *loss = value->data[0];
     if (t->optimizer && isfinite(*loss))

@@ -38,7 +38,6 @@ typedef struct trainer {
     double threshold, learning_rate;
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
-    double *timesteps;     /* of its samples */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
     int64_t prompt_length; /* states of the longest validation prompt; 0: there is none */
     struct {

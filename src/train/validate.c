@@ -17,7 +17,7 @@ static void use_options(sara_generate_options *generate, const sara_train_option
 static void use_size(sara_generate_options *generate, const sara_model *model,
                      const sara_train_options *options)
 {
-    if (!sara_unet_info_of(model->unet)->sample_width)
+    if (!model->denoiser->info.denoiser.sample_width)
         generate->width = generate->height = options->resolution;
 }
 

@@ -12,7 +12,7 @@ static void check_objective(sara_context *ctx, const sara_safetensors *file, con
     enum { BATCH = 5, SIZE = 12, ALL = BATCH * SIZE };
     char text[256];
     float noisy[ALL], target[ALL];
-    int64_t timesteps[BATCH];
+    double timesteps[BATCH];
     size_t count = 0;
     sara_scheduler_config config;
     sara_objective objective;
@@ -23,7 +23,7 @@ static void check_objective(sara_context *ctx, const sara_safetensors *file, con
     float *velocity = test_load_named(ctx, file, prefix, ".velocity", &count);
     assert_int_equal(count, ALL);
     for (int i = 0; i < BATCH; i++)
-        timesteps[i] = (int64_t)t[i];
+        timesteps[i] = t[i];
     for (int p = SARA_PREDICT_EPSILON; p <= SARA_PREDICT_SAMPLE; p++) {
         snprintf(text, sizeof(text),
                  "{\"_class_name\": \"DDPMScheduler\", \"beta_schedule\": \"scaled_linear\","
@@ -62,7 +62,7 @@ static void test_objective(void **state)
 /* add_noise and get_velocity of the golden DDIM, one latent under three timesteps. */
 static void test_objective_golden(void **state)
 {
-    static const int64_t timesteps[3] = {3, 500, 999};
+    static const double timesteps[3] = {3, 500, 999};
     sara_context *ctx = test_context();
     sara_scheduler_config config;
     sara_objective objective;
@@ -98,7 +98,7 @@ static void test_objective_golden(void **state)
 static void test_objective_flow(void **state)
 {
     const float x[4] = {1, -2, 3, 0.5f}, noise[4] = {0.5f, 1, -1, 2};
-    const int64_t timesteps[2] = {250, 1000}, wrong[2] = {0, 1001};
+    const double timesteps[2] = {62.5, 1000}, wrong[2] = {0, 1001};
     float noisy[4], target[4];
     sara_context *ctx = test_context();
     sara_scheduler_config config;
@@ -109,7 +109,7 @@ static void test_objective_flow(void **state)
     assert_ok(ctx, sara_objective_new(ctx, &objective, &config));
     assert_ok(ctx, sara_objective_apply(&objective, noisy, target, x, noise, timesteps, 2, 2));
     for (int i = 0; i < 4; i++) {
-        double s = i < 2 ? 0.25 : 1;
+        double s = i < 2 ? 0.0625 : 1;
         assert_close(fabs(noisy[i] - ((1 - s) * x[i] + s * noise[i])), 1e-7, "noisy");
         assert_close(fabs(target[i] - (noise[i] - x[i])), 0, "target");
     }
@@ -125,7 +125,7 @@ static void test_objective_flow(void **state)
 static void test_objective_range(void **state)
 {
     const float x[2] = {1, 2};
-    const int64_t low[1] = {-1}, high[1] = {1000};
+    const double low[1] = {-1}, high[1] = {1000}, between[1] = {3.5}, none[1] = {NAN};
     float noisy[2] = {7, 7}, target[2];
     sara_context *ctx = test_context();
     sara_scheduler_config config;
@@ -137,6 +137,10 @@ static void test_objective_range(void **state)
                    sara_objective_apply(&objective, noisy, target, x, x, low, 1, 2));
     assert_refused(ctx, SARA_ERROR_INPUT, "timestep 1000 of sample 0, expected 0..999",
                    sara_objective_apply(&objective, noisy, target, x, x, high, 1, 2));
+    assert_refused(ctx, SARA_ERROR_INPUT, "timestep 3.5 of sample 0, expected 0..999",
+                   sara_objective_apply(&objective, noisy, target, x, x, between, 1, 2));
+    assert_refused(ctx, SARA_ERROR_INPUT, "timestep nan of sample 0, expected 0..999",
+                   sara_objective_apply(&objective, noisy, target, x, x, none, 1, 2));
     assert_true(noisy[0] == 7);
     sara_objective_free(&objective);
     sara_context_free(ctx);

@@ -2,8 +2,9 @@
 #include "fuzz/fuzz.h"
 
 #include "diffusion/diffusion.h"
-#include "models/models.h"
-#include "models/unet_config.h"
+#include "models/clip.h"
+#include "models/unet/config.h"
+#include "models/vae.h"
 
 #include <math.h>
 
@@ -49,11 +50,14 @@ static sara_status read_scheduler(sara_context *ctx, const char *path)
 static sara_status read_unet(sara_context *ctx)
 {
     sara_unet_config config = {0};
+    const sara_network_class *class = &sara_unet_class;
+    sara_model_config file;
     sara_component component;
-    sara_status status =
-        sara_component_open(ctx, &component, fuzz_folder(), SARA_DIFFUSERS_STEM, NULL);
+    sara_status status = sara_component_open(ctx, &component, fuzz_folder(), class->stem, NULL);
     if (status == SARA_OK)
-        status = sara_unet_config_read(ctx, &config, &component);
+        status = sara_model_config_of(ctx, &file, &component, class->key, class->value);
+    if (status == SARA_OK)
+        status = sara_unet_config_read(&file, &config);
     sara_component_close(&component);
     if (status == SARA_OK)
         fuzz_assert(config.levels >= 1 && config.levels <= SARA_MAX_LEVELS && config.groups >= 1);
@@ -63,17 +67,19 @@ static sara_status read_unet(sara_context *ctx)
 /* There are no weights: the config is all that can be read. */
 static sara_status read_vae(sara_context *ctx)
 {
-    sara_vae *vae = NULL;
-    sara_status status = sara_vae_load(ctx, &vae, fuzz_folder(), NULL);
-    sara_vae_free(vae);
+    sara_network *vae = NULL;
+    sara_status status =
+        sara_network_load(ctx, &vae, &sara_vae_class, fuzz_folder(), NULL, SARA_STORE_F32);
+    sara_network_free(vae);
     return status;
 }
 
 static sara_status read_text(sara_context *ctx)
 {
-    sara_clip_text *text = NULL;
-    sara_status status = sara_clip_text_load(ctx, &text, fuzz_folder(), NULL);
-    sara_clip_text_free(text);
+    sara_network *text = NULL;
+    sara_status status =
+        sara_network_load(ctx, &text, &sara_clip_text_class, fuzz_folder(), NULL, SARA_STORE_F32);
+    sara_network_free(text);
     return status;
 }
 

@@ -3,7 +3,7 @@
 #ifndef SARA_TEST_SUPPORT_MODELS_H
 #define SARA_TEST_SUPPORT_MODELS_H
 
-#include "models/models.h"
+#include "models/network.h"
 #include "support/support.h"
 
 #define VARIANTS SARA_TEST_GOLDEN "/variants"

@@ -22,8 +22,8 @@ unet_run unet_run_open_stored(const char *folder, const char *device, sara_stora
     size_t count;
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, folder, NULL, storage));
-    r.params = sara_unet_params(r.unet);
+    assert_ok(r.ctx, sara_network_load(r.ctx, &r.unet, &sara_unet_class, folder, NULL, storage));
+    r.params = &r.unet->params;
     assert_ok(r.ctx, sara_path_join(r.ctx, &path, folder, "golden.safetensors"));
     r.golden = test_open(r.ctx, path);
     sara_free(r.ctx, path);
@@ -47,7 +47,7 @@ void unet_run_close(unet_run *r)
     sara_free(r->ctx, r->context);
     sara_free(r->ctx, r->target);
     sara_safetensors_close(r->golden);
-    sara_unet_free(r->unet);
+    sara_network_free(r->unet);
     sara_tape_free(r->tape);
     sara_nn_device_close(r->device);
     sara_context_free(r->ctx);
@@ -65,16 +65,17 @@ void unet_run_want_dense(unet_run *r)
 
 void unet_run_forward(unet_run *r)
 {
-    sara_var *sample, *context;
+    sara_condition condition = {NULL, NULL};
+    sara_var *sample;
     assert_ok(r->ctx,
               sara_tape_leaf(r->tape, &sample, &sara_safetensors_find(r->golden, "sample")->shape,
                              r->sample, false));
     assert_ok(r->ctx,
-              sara_tape_leaf(r->tape, &context,
+              sara_tape_leaf(r->tape, &condition.encoder_hidden_states,
                              &sara_safetensors_find(r->golden, "encoder_hidden_states")->shape,
                              r->context, false));
-    assert_ok(r->ctx,
-              sara_unet_forward(r->tape, &r->output, r->unet, sample, r->timesteps, context));
+    assert_ok(r->ctx, sara_denoiser_forward(r->tape, &r->output, r->unet, sample, r->timesteps,
+                                            &condition));
 }
 
 void unet_run_step(unet_run *r)

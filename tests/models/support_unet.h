@@ -4,6 +4,8 @@
 
 #include "support_models.h"
 
+#include "models/unet.h"
+
 #define SD1      SARA_TEST_GOLDEN "/unet_sd1"
 #define SD2      SARA_TEST_GOLDEN "/unet_sd2"
 #define PIPELINE SARA_TEST_GOLDEN "/pipeline" /* SD1.x's shape at 18x22, 9x11 and 5x6 */
@@ -12,7 +14,7 @@ typedef struct unet_run {
     sara_context *ctx;
     sara_device *device;
     sara_tape *tape;
-    sara_unet *unet;
+    sara_network *unet;
     sara_params *params;
     sara_safetensors *golden;
     float *sample, *context, *target;

@@ -2,6 +2,9 @@
  * as they may be: none is read here. */
 #include "support_models.h"
 
+#include "models/clip.h"
+#include "models/vae.h"
+
 #include <stdlib.h>
 
 #define UNET "model.diffusion_model."
@@ -286,13 +289,13 @@ static void test_heads(void **state)
 static void refuse_part(fixture *f, sara_module module, const char *error)
 {
     sara_component component;
-    sara_vae *vae = NULL;
-    sara_clip_text *text = NULL;
+    const sara_network_class *class =
+        module == SARA_MODULE_VAE ? &sara_vae_class : &sara_clip_text_class;
+    sara_network *network = NULL;
     open_file(f);
     assert_ok(f->ctx, sara_single_file_component(f->single, &component, module));
     assert_refused(f->ctx, SARA_ERROR_INPUT, error,
-                   module == SARA_MODULE_VAE ? sara_vae_open(f->ctx, &vae, &component)
-                                             : sara_clip_text_open(f->ctx, &text, &component));
+                   sara_network_open(f->ctx, &network, class, &component, SARA_STORE_F32));
     sara_component_close(&component);
     teardown(f);
 }

@@ -1,6 +1,8 @@
 /* What a U-Net's weights are in memory: dtypes, values bit for bit, what fp16 cannot hold. */
 #include "support_models.h"
 
+#include "models/unet.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -180,19 +182,19 @@ static void check_param(const sara_param *param, const sara_tensor_info *info, c
     }
 }
 
-static sara_status load(sara_context **ctx, sara_unet **unet, const char *folder, int threads,
+static sara_status load(sara_context **ctx, sara_network **unet, const char *folder, int threads,
                         sara_storage storage)
 {
     const sara_context_options options = {.threads = threads};
     *unet = NULL;
     assert_ok(*ctx, sara_context_new(ctx, &options));
-    return sara_unet_load(*ctx, unet, folder, NULL, storage);
+    return sara_network_load(*ctx, unet, &sara_unet_class, folder, NULL, storage);
 }
 
 static void check_load(const char *folder, int threads, sara_storage storage)
 {
     sara_context *ctx = NULL;
-    sara_unet *unet;
+    sara_network *unet;
     char *path, *bytes;
     size_t size;
     sara_status status = load(&ctx, &unet, folder, threads, storage);
@@ -200,14 +202,14 @@ static void check_load(const char *folder, int threads, sara_storage storage)
     assert_ok(ctx, sara_path_join(ctx, &path, folder, STEM ".safetensors"));
     sara_safetensors *file = test_open(ctx, path);
     assert_ok(ctx, sara_file_read(ctx, &bytes, &size, path, (size_t)1 << 28));
-    const sara_params *params = sara_unet_params(unet);
+    const sara_params *params = &unet->params;
     assert_int_equal(params->count, sara_safetensors_count(file));
     for (size_t i = 0; i < params->count; i++)
         check_param(&params->items[i], sara_safetensors_at(file, i), bytes, storage);
     sara_safetensors_close(file);
     sara_free(ctx, bytes);
     sara_free(ctx, path);
-    sara_unet_free(unet);
+    sara_network_free(unet);
     sara_context_free(ctx);
 }
 
@@ -235,12 +237,12 @@ static void test_mixed_file(void **state)
     (void)state;
     char *folder = write_unet(SD1, SARA_BF16, true, NULL, 0);
     sara_context *ctx = NULL;
-    sara_unet *unet;
+    sara_network *unet;
     check_loads(folder);
     sara_status status = load(&ctx, &unet, folder, 2, SARA_STORE_AUTO);
     assert_ok(ctx, status);
-    assert_string_equal(sara_storage_name(sara_unet_params(unet)), "auto");
-    sara_unet_free(unet);
+    assert_string_equal(sara_storage_name(&unet->params), "auto");
+    sara_network_free(unet);
     sara_context_free(ctx);
     test_folder_remove(folder);
 }
@@ -258,7 +260,7 @@ static void check_beyond(sara_dtype dtype, const put *wrong)
              wrong->name);
     for (int threads = 1; threads < 4; threads += 2) {
         sara_context *ctx = NULL;
-        sara_unet *unet;
+        sara_network *unet;
         sara_status status = load(&ctx, &unet, folder, threads, SARA_STORE_F16);
         assert_refused(ctx, SARA_ERROR_INPUT, line, status);
         assert_null(unet);
@@ -297,9 +299,10 @@ static void test_fp16_holds(void **state)
 
 static sara_status load_narrow(sara_context *ctx)
 {
-    sara_unet *unet = NULL;
-    sara_status status = sara_unet_load(ctx, &unet, VARIANTS "/unet_tiny", NULL, SARA_STORE_BF16);
-    sara_unet_free(unet);
+    sara_network *unet = NULL;
+    sara_status status = sara_network_load(ctx, &unet, &sara_unet_class, VARIANTS "/unet_tiny",
+                                           NULL, SARA_STORE_BF16);
+    sara_network_free(unet);
     return status;
 }
 

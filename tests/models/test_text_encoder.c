@@ -1,5 +1,7 @@
 #include "support_models.h"
 
+#include "models/clip.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -9,7 +11,7 @@ typedef struct run {
     sara_context *ctx;
     sara_device *device;
     sara_tape *tape;
-    sara_clip_text *text;
+    sara_network *text;
     int32_t *ids;
     int64_t batch, count;
 } run;
@@ -19,14 +21,15 @@ static run run_open(const char *folder, const char *device)
     run r = {.ctx = test_context()};
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_clip_text_load(r.ctx, &r.text, folder, NULL));
+    assert_ok(r.ctx, sara_network_load(r.ctx, &r.text, &sara_clip_text_class, folder, NULL,
+                                       SARA_STORE_F32));
     return r;
 }
 
 static void run_close(run *r)
 {
     sara_free(r->ctx, r->ids);
-    sara_clip_text_free(r->text);
+    sara_network_free(r->text);
     sara_tape_free(r->tape);
     sara_nn_device_close(r->device);
     sara_context_free(r->ctx);
@@ -87,14 +90,15 @@ static void test_defaults(void **state)
     sara_safetensors *golden = open_golden(&r, folder);
     sara_component component;
     sara_var *states;
-    sara_clip_text_free(r.text);
+    sara_network_free(r.text);
     assert_ok(r.ctx, sara_component_open(r.ctx, &component, folder, SARA_TRANSFORMERS_STEM, NULL));
     assert_int_equal(json_object_del(component.config, "hidden_act"), 0);
     assert_int_equal(json_object_del(component.config, "layer_norm_eps"), 0);
     assert_int_equal(json_object_del(component.config, "max_position_embeddings"), 0);
     assert_int_equal(json_object_del(component.config, "eos_token_id"), 0);
-    assert_ok(r.ctx, sara_clip_text_open(r.ctx, &r.text, &component));
-    assert_int_equal(sara_clip_text_info_of(r.text)->eos_token_id, 49407);
+    assert_ok(r.ctx,
+              sara_network_open(r.ctx, &r.text, &sara_clip_text_class, &component, SARA_STORE_F32));
+    assert_int_equal(r.text->info.text.eos_token_id, 49407);
     assert_ok(r.ctx,
               sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));
     assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
@@ -122,12 +126,13 @@ static void test_default_sizes(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         json_t *set = json_loads(cases[i].set, 0, NULL);
         sara_component component;
-        sara_clip_text *text = NULL;
+        sara_network *text = NULL;
         assert_ok(ctx, sara_component_open(ctx, &component, folder, SARA_TRANSFORMERS_STEM, NULL));
         assert_int_equal(json_object_del(component.config, cases[i].left_out), 0);
         assert_int_equal(json_object_update(component.config, set), 0);
-        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_clip_text_open(ctx, &text, &component));
+        assert_refused(
+            ctx, SARA_ERROR_INPUT, cases[i].error,
+            sara_network_open(ctx, &text, &sara_clip_text_class, &component, SARA_STORE_F32));
         json_decref(set);
         sara_component_close(&component);
     }
@@ -188,7 +193,7 @@ static void test_pooled_gradients(void **state)
     static const size_t entries[] = {5 * 64 + 3, 7, 11};
     run r = run_open(GELU, "cpu-plain");
     for (size_t i = 0; i < 3; i++) {
-        sara_param *p = sara_params_find(sara_clip_text_params(r.text), names[i]);
+        sara_param *p = sara_params_find(&r.text->params, names[i]);
         float *value = (float *)p->value.data + entries[i], before = *value;
         const float h = 1e-2f;
         p->want = SARA_GRAD_DENSE;
@@ -230,15 +235,15 @@ static void test_published_model(void **state)
 {
     (void)state;
     run r = run_open(SARA_TEST_EMOJI "/base/text_encoder", "cpu");
-    const sara_clip_text_info *info = sara_clip_text_info_of(r.text);
+    const sara_text_info *info = &r.text->info.text;
     int32_t ids[32];
     sara_var *states, *pooled;
     assert_int_equal(info->vocab_size, 3208);
     assert_int_equal(info->hidden_size, 128);
     assert_int_equal(info->max_positions, 32);
     assert_int_equal(info->eos_token_id, 3207);
-    sara_param *tokens = sara_params_find(sara_clip_text_params(r.text),
-                                          "text_model.embeddings.token_embedding.weight");
+    sara_param *tokens =
+        sara_params_find(&r.text->params, "text_model.embeddings.token_embedding.weight");
     assert_non_null(tokens);
     assert_int_equal(tokens->stored, SARA_F16);
     for (int i = 0; i < 32; i++)
@@ -269,9 +274,10 @@ static void test_unsupported_options_are_refused(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         char *folder = test_model_copy(GELU, refused[i].edits, false);
-        sara_clip_text *text = NULL;
-        assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
-                       sara_clip_text_load(ctx, &text, folder, NULL));
+        sara_network *text = NULL;
+        assert_refused(
+            ctx, SARA_ERROR_INPUT, refused[i].error,
+            sara_network_load(ctx, &text, &sara_clip_text_class, folder, NULL, SARA_STORE_F32));
         assert_null(text);
         test_folder_remove(folder);
     }
@@ -308,9 +314,10 @@ static void test_weights_of_another_config_are_refused(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *folder = test_model_copy(GELU, cases[i].edits, true);
-        sara_clip_text *text = NULL;
-        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_clip_text_load(ctx, &text, folder, NULL));
+        sara_network *text = NULL;
+        assert_refused(
+            ctx, SARA_ERROR_INPUT, cases[i].error,
+            sara_network_load(ctx, &text, &sara_clip_text_class, folder, NULL, SARA_STORE_F32));
         test_folder_remove(folder);
     }
     sara_context_free(ctx);
@@ -321,15 +328,15 @@ static sara_status load_and_run(sara_context *ctx)
     static const int32_t ids[] = {298, 5, 299};
     sara_device *device = NULL;
     sara_tape *tape = NULL;
-    sara_clip_text *text = NULL;
+    sara_network *text = NULL;
     sara_var *states, *pooled;
     sara_status status;
     TRY(sara_nn_device_open(ctx, &device, "cpu-plain"));
     TRY(sara_tape_new(ctx, &tape, device));
-    TRY(sara_clip_text_load(ctx, &text, GELU, NULL));
+    TRY(sara_network_load(ctx, &text, &sara_clip_text_class, GELU, NULL, SARA_STORE_F32));
     TRY(sara_clip_text_forward(tape, &states, &pooled, text, ids, 1, 3));
 done:
-    sara_clip_text_free(text);
+    sara_network_free(text);
     sara_tape_free(tape);
     if (device)
         sara_nn_device_close(device);

@@ -9,7 +9,7 @@ static void check_golden(const char *folder, const char *device, int levels)
     size_t count;
     float *loss = test_load_f32(r.ctx, r.golden, "loss", &count);
     unet_run_want_dense(&r);
-    sara_unet_checkpointing(r.unet, levels);
+    r.unet->checkpoint_levels = levels;
     unet_run_step(&r);
     assert_close(test_var_error(r.ctx, r.output, r.golden, "output"), 1e-4, "output");
     assert_close(fabs((double)r.loss->data[0] - loss[0]), 1e-5 * fabs((double)loss[0]), "loss");
@@ -44,10 +44,10 @@ static void test_checkpointing_gives_the_same(void **state)
         size_t most = SIZE_MAX;
         unet_run_want_dense(&kept);
         unet_run_step(&kept);
-        for (int levels = 0; levels <= sara_unet_info_of(kept.unet)->levels; levels++) {
+        for (int levels = 0; levels <= kept.unet->info.denoiser.levels; levels++) {
             unet_run again = unet_run_open(folders[f], "cpu");
             unet_run_want_dense(&again);
-            sara_unet_checkpointing(again.unet, levels);
+            again.unet->checkpoint_levels = levels;
             unet_run_step(&again);
             unet_run_check_gradients(&again);
             for (size_t i = 0; i < kept.params->count; i++) {
@@ -102,9 +102,10 @@ static void test_one_model_after_another(void **state)
     (void)state;
     unet_run r = unet_run_open(SD2, "cpu");
     for (int i = 0; i < 2; i++) {
-        sara_unet_free(r.unet);
-        assert_ok(r.ctx, sara_unet_load(r.ctx, &r.unet, i ? SD2 : SD1, NULL, SARA_STORE_F32));
-        r.params = sara_unet_params(r.unet);
+        sara_network_free(r.unet);
+        assert_ok(r.ctx, sara_network_load(r.ctx, &r.unet, &sara_unet_class, i ? SD2 : SD1, NULL,
+                                           SARA_STORE_F32));
+        r.params = &r.unet->params;
         unet_run_forward(&r);
         double error = test_var_error(r.ctx, r.output, r.golden, "output");
         if (i)
@@ -132,11 +133,14 @@ static void test_inputs_of_other_shapes_are_refused(void **state)
     };
     assert_true(sara_shape_count(&latents) == 128 && sara_shape_count(&context) == 12);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        sara_var *sample, *states, *output = NULL;
+        sara_var *sample, *output = NULL;
+        sara_condition condition = {NULL, NULL};
         assert_ok(r.ctx, sara_tape_leaf(r.tape, &sample, &cases[i].sample, r.sample, false));
-        assert_ok(r.ctx, sara_tape_leaf(r.tape, &states, &cases[i].context, r.context, false));
-        assert_refused(r.ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_unet_forward(r.tape, &output, r.unet, sample, r.timesteps, states));
+        assert_ok(r.ctx, sara_tape_leaf(r.tape, &condition.encoder_hidden_states, &cases[i].context,
+                                        r.context, false));
+        assert_refused(
+            r.ctx, SARA_ERROR_INPUT, cases[i].error,
+            sara_denoiser_forward(r.tape, &output, r.unet, sample, r.timesteps, &condition));
         sara_tape_reset(r.tape);
     }
     unet_run_close(&r);
@@ -144,13 +148,14 @@ static void test_inputs_of_other_shapes_are_refused(void **state)
 
 /* ---------------------------------------------------------------------------------- allocations */
 
-static sara_status train_once(sara_context *ctx, sara_tape *tape, sara_unet *unet)
+static sara_status train_once(sara_context *ctx, sara_tape *tape, sara_network *unet)
 {
     static float latents[64], text[6], target[64];
     static const double timesteps[] = {500};
     sara_shape shape = sara_shape4(1, 4, 4, 4), context_shape = sara_shape3(1, 2, 3);
-    sara_params *params = sara_unet_params(unet);
-    sara_var *sample, *context, *output, *loss;
+    sara_params *params = &unet->params;
+    sara_var *sample, *output, *loss;
+    sara_condition condition = {NULL, NULL};
     float *grads = NULL, *next;
     sara_status status;
     TRY(sara_alloc_zero(ctx, &grads, (size_t)sara_params_entries(params), sizeof(*grads)));
@@ -162,8 +167,8 @@ static sara_status train_once(sara_context *ctx, sara_tape *tape, sara_unet *une
     }
     sara_tape_record(tape, true);
     TRY(sara_tape_leaf(tape, &sample, &shape, latents, false));
-    TRY(sara_tape_leaf(tape, &context, &context_shape, text, false));
-    TRY(sara_unet_forward(tape, &output, unet, sample, timesteps, context));
+    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &context_shape, text, false));
+    TRY(sara_denoiser_forward(tape, &output, unet, sample, timesteps, &condition));
     TRY(sara_nn_mse_loss(tape, &loss, output, target));
     TRY(sara_tape_backward(tape, loss, 1));
 done:
@@ -176,16 +181,17 @@ static sara_status load_and_train_on(sara_context *ctx, const char *name)
 {
     sara_device *device = NULL;
     sara_tape *tape = NULL;
-    sara_unet *unet = NULL;
+    sara_network *unet = NULL;
     sara_status status;
     TRY(sara_nn_device_open(ctx, &device, name));
     TRY(sara_tape_new(ctx, &tape, device));
-    TRY(sara_unet_load(ctx, &unet, VARIANTS "/unet_tiny", NULL, SARA_STORE_F32));
+    TRY(sara_network_load(ctx, &unet, &sara_unet_class, VARIANTS "/unet_tiny", NULL,
+                          SARA_STORE_F32));
     TRY(train_once(ctx, tape, unet));
-    sara_unet_checkpointing(unet, SARA_MAX_LEVELS);
+    unet->checkpoint_levels = SARA_MAX_LEVELS;
     TRY(train_once(ctx, tape, unet));
 done:
-    sara_unet_free(unet);
+    sara_network_free(unet);
     sara_tape_free(tape);
     if (device)
         sara_nn_device_close(device);

@@ -1,6 +1,6 @@
 #include "support_models.h"
 
-#include "models/unet_config.h"
+#include "models/unet/config.h"
 
 #include <stdlib.h>
 
@@ -10,16 +10,17 @@ static void test_published_model_loads(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    sara_unet *unet = NULL;
-    assert_ok(ctx, sara_unet_load(ctx, &unet, SARA_TEST_EMOJI "/base/unet", NULL, SARA_STORE_F32));
-    const sara_unet_info *info = sara_unet_info_of(unet);
+    sara_network *unet = NULL;
+    assert_ok(ctx, sara_network_load(ctx, &unet, &sara_unet_class, SARA_TEST_EMOJI "/base/unet",
+                                     NULL, SARA_STORE_F32));
+    const sara_denoiser_info *info = &unet->info.denoiser;
     assert_int_equal(info->in_channels, 4);
     assert_int_equal(info->out_channels, 4);
     assert_int_equal(info->sample_height, 16);
     assert_int_equal(info->sample_width, 16);
-    assert_int_equal(info->cross_attention_dim, 128);
+    assert_int_equal(info->state_width, 128);
     assert_int_equal(info->factor, 4);
-    sara_params *params = sara_unet_params(unet);
+    sara_params *params = &unet->params;
     assert_true(params->count > 200 && sara_params_entries(params) > 1000000);
     for (size_t i = 0; i < params->count; i++) {
         assert_int_equal(params->items[i].stored, SARA_F16);
@@ -29,7 +30,7 @@ static void test_published_model_loads(void **state)
     sara_param *conv_in = sara_params_find(params, "conv_in.weight");
     assert_non_null(conv_in);
     assert_int_equal(conv_in->value.shape.dims[0], 64);
-    sara_unet_free(unet);
+    sara_network_free(unet);
     sara_context_free(ctx);
 }
 
@@ -44,10 +45,13 @@ static void test_defaults(void **state)
     char source[] = "test";
     sara_context *ctx = test_context();
     sara_component component = {.ctx = ctx, .source = source};
+    sara_model_config file;
     sara_unet_config config;
     (void)state;
     assert_ok(ctx, sara_json_parse(ctx, &component.config, text, strlen(text), source, true));
-    assert_ok(ctx, sara_unet_config_read(ctx, &config, &component));
+    assert_ok(ctx,
+              sara_model_config_of(ctx, &file, &component, "_class_name", "UNet2DConditionModel"));
+    assert_ok(ctx, sara_unet_config_read(&file, &config));
     json_decref(component.config);
     assert_int_equal(config.levels, 4);
     for (int i = 0; i < 4; i++) {
@@ -71,12 +75,13 @@ static void test_sample_size_may_be_a_pair(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    sara_unet *unet = NULL;
-    assert_ok(ctx, sara_unet_load(ctx, &unet, VARIANTS "/unet_lists", NULL, SARA_STORE_F32));
-    assert_int_equal(sara_unet_info_of(unet)->sample_height, 13);
-    assert_int_equal(sara_unet_info_of(unet)->sample_width, 9);
-    assert_int_equal(sara_unet_info_of(unet)->factor, 8);
-    sara_unet_free(unet);
+    sara_network *unet = NULL;
+    assert_ok(ctx, sara_network_load(ctx, &unet, &sara_unet_class, VARIANTS "/unet_lists", NULL,
+                                     SARA_STORE_F32));
+    assert_int_equal(unet->info.denoiser.sample_height, 13);
+    assert_int_equal(unet->info.denoiser.sample_width, 9);
+    assert_int_equal(unet->info.denoiser.factor, 8);
+    sara_network_free(unet);
     sara_context_free(ctx);
 }
 
@@ -161,9 +166,10 @@ static void test_unsupported_options_are_refused(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         char *folder = test_model_copy(SD1, refused[i].edits, false);
-        sara_unet *unet = NULL;
-        assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
-                       sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
+        sara_network *unet = NULL;
+        assert_refused(
+            ctx, SARA_ERROR_INPUT, refused[i].error,
+            sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
         assert_null(unet);
         test_assert_contains(sara_context_error(ctx), "config.json", __FILE__, __LINE__);
         test_folder_remove(folder);
@@ -183,9 +189,10 @@ static void test_harmless_options_are_accepted(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
         char *folder = test_model_copy(SD1, edits[i], true);
-        sara_unet *unet = NULL;
-        assert_ok(ctx, sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
-        sara_unet_free(unet);
+        sara_network *unet = NULL;
+        assert_ok(ctx,
+                  sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+        sara_network_free(unet);
         test_folder_remove(folder);
     }
     sara_context_free(ctx);
@@ -208,9 +215,10 @@ static void test_weights_of_another_config_are_refused(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *folder = test_model_copy(SD1, cases[i].edits, true);
-        sara_unet *unet = NULL;
-        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
+        sara_network *unet = NULL;
+        assert_refused(
+            ctx, SARA_ERROR_INPUT, cases[i].error,
+            sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
         assert_null(unet);
         test_folder_remove(folder);
     }
@@ -221,14 +229,16 @@ static void test_missing_files(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    sara_unet *unet = NULL;
+    sara_network *unet = NULL;
     char *folder = test_folder(), *only_config = test_model_copy(SD1, "{}", false);
     assert_refused(ctx, SARA_ERROR_IO, "config.json",
-                   sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
+                   sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
     free(test_file(folder, "config.json", "[1]", 3));
     assert_refused(ctx, SARA_ERROR_INPUT, "not a JSON object",
-                   sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
-    assert_int_not_equal(sara_unet_load(ctx, &unet, only_config, NULL, SARA_STORE_F32), SARA_OK);
+                   sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+    assert_int_not_equal(
+        sara_network_load(ctx, &unet, &sara_unet_class, only_config, NULL, SARA_STORE_F32),
+        SARA_OK);
     test_assert_contains(sara_context_error(ctx), "diffusion_pytorch_model", __FILE__, __LINE__);
     assert_null(unet);
     test_folder_remove(folder);
@@ -247,11 +257,10 @@ static void test_default_does_not_fit(void **state)
     (void)state;
     sara_context *ctx = test_context();
     char *folder = test_folder();
-    sara_unet *unet = NULL;
+    sara_network *unet = NULL;
     free(test_file(folder, "config.json", config, strlen(config)));
-    assert_refused(ctx, SARA_ERROR_INPUT,
-                   "attention_head_dim: not given: more heads than channels",
-                   sara_unet_load(ctx, &unet, folder, NULL, SARA_STORE_F32));
+    assert_refused(ctx, SARA_ERROR_INPUT, "attention_head_dim: not given: more heads than channels",
+                   sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
     assert_null(unet);
     test_folder_remove(folder);
     sara_context_free(ctx);

@@ -1,7 +1,7 @@
 /* U-Nets of named shapes with random weights. */
 #include "support_models.h"
 
-#include "models/unet.h"
+#include "models/unet/parts.h"
 
 #include <math.h>
 
@@ -17,12 +17,18 @@ static void test_published_sizes(void **state)
                  {"sd21", 865910724, {5, 10, 20}, 8, 1024, 96}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         sara_context *ctx = test_context();
-        sara_unet unet = {.ctx = ctx}; /* bound only: the values would take gigabytes */
+        const sara_network_class *class = &sara_unet_class;
+        sara_unet unet = {
+            .network = {.ctx = ctx}}; /* bound only: the values would take gigabytes */
+        sara_component component;
+        sara_model_config file;
         sara_binder *binder = NULL;
-        sara_arena_init(&unet.arena, ctx);
-        assert_ok(ctx, sara_unet_config_of_shape(ctx, &unet.config, cases[i].shape));
+        sara_arena_init(&unet.network.arena, ctx);
+        assert_ok(ctx, sara_network_shape_of(ctx, &component, class, cases[i].shape));
+        assert_ok(ctx, sara_model_config_of(ctx, &file, &component, class->key, class->value));
+        assert_ok(ctx, class->read_config(&unet.network, &file));
         assert_ok(ctx, sara_binder_new(ctx, &binder));
-        assert_ok(ctx, sara_unet_bind(&unet, binder));
+        assert_ok(ctx, class->bind(&unet.network, binder, NULL));
         assert_int_equal(sara_binder_entries(binder), cases[i].entries);
         assert_int_equal(unet.config.cross_attention_dim, cases[i].cross_attention_dim);
         assert_int_equal(unet.config.sample_size[0], cases[i].sample_size);
@@ -30,7 +36,8 @@ static void test_published_sizes(void **state)
         for (int level = 0; level < 3; level++)
             assert_int_equal(unet.config.level[level].heads, cases[i].heads[level]);
         sara_binder_free(binder);
-        sara_arena_free(&unet.arena);
+        sara_component_close(&component);
+        sara_arena_free(&unet.network.arena);
         sara_context_free(ctx);
     }
 }
@@ -62,13 +69,26 @@ static void check_values(const sara_param *param)
     assert_close(fabs(squares / (double)count * inputs - 1), 2 * spread, param->name);
 }
 
+static sara_status new_random(sara_context *ctx, sara_network **out, uint64_t seed,
+                              sara_storage storage)
+{
+    sara_component component;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_network_shape_of(ctx, &component, &sara_unet_class, "tiny"));
+    TRY(sara_network_draw(ctx, out, &sara_unet_class, &component, seed, storage));
+done:
+    sara_component_close(&component);
+    return status;
+}
+
 static void test_values(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    sara_unet *unet = NULL;
-    assert_ok(ctx, sara_unet_new_random(ctx, &unet, "tiny", 1, SARA_STORE_F32));
-    sara_params *params = sara_unet_params(unet);
+    sara_network *unet = NULL;
+    assert_ok(ctx, new_random(ctx, &unet, 1, SARA_STORE_F32));
+    sara_params *params = &unet->params;
     assert_true(params->count > 100);
     for (size_t i = 0; i < params->count; i++) {
         check_values(&params->items[i]);
@@ -80,23 +100,23 @@ static void test_values(void **state)
     sara_shape shape = sara_shape4(32, 4, 3, 3);
     assert_non_null(conv_in);
     assert_true(sara_shape_equal(&conv_in->value.shape, &shape));
-    sara_unet_free(unet);
+    sara_network_free(unet);
     sara_context_free(ctx);
 }
 
-static sara_unet *draw(sara_context **ctx, int threads, uint64_t seed)
+static sara_network *draw(sara_context **ctx, int threads, uint64_t seed)
 {
     const sara_context_options options = {.threads = threads};
-    sara_unet *unet = NULL;
+    sara_network *unet = NULL;
     assert_ok(*ctx, sara_context_new(ctx, &options));
-    assert_ok(*ctx, sara_unet_new_random(*ctx, &unet, "tiny", seed, SARA_STORE_F32));
+    assert_ok(*ctx, new_random(*ctx, &unet, seed, SARA_STORE_F32));
     return unet;
 }
 
-static bool same_values(sara_unet *a, sara_unet *b, const char *name)
+static bool same_values(sara_network *a, sara_network *b, const char *name)
 {
-    const sara_param *x = sara_params_find(sara_unet_params(a), name);
-    const sara_param *y = sara_params_find(sara_unet_params(b), name);
+    const sara_param *x = sara_params_find((&a->params), name);
+    const sara_param *y = sara_params_find((&b->params), name);
     size_t bytes = (size_t)sara_shape_count(&x->value.shape) * sizeof(float);
     return memcmp(x->value.data, y->value.data, bytes) == 0;
 }
@@ -105,8 +125,9 @@ static void test_seeds(void **state)
 {
     (void)state;
     sara_context *ctx[3] = {NULL};
-    sara_unet *one = draw(&ctx[0], 1, 5), *two = draw(&ctx[1], 2, 5), *other = draw(&ctx[2], 2, 6);
-    sara_params *params = sara_unet_params(one);
+    sara_network *one = draw(&ctx[0], 1, 5), *two = draw(&ctx[1], 2, 5),
+                 *other = draw(&ctx[2], 2, 6);
+    sara_params *params = (&one->params);
     for (size_t i = 0; i < params->count; i++) {
         const sara_param *param = &params->items[i];
         assert_true(same_values(one, two, param->name));
@@ -119,9 +140,9 @@ static void test_seeds(void **state)
     const sara_param *k = sara_params_find(
         params, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight");
     assert_memory_not_equal(q->value.data, k->value.data, 32 * 32 * sizeof(float));
-    sara_unet_free(one);
-    sara_unet_free(two);
-    sara_unet_free(other);
+    sara_network_free(one);
+    sara_network_free(two);
+    sara_network_free(other);
     for (int i = 0; i < 3; i++)
         sara_context_free(ctx[i]);
 }
@@ -130,9 +151,9 @@ static void test_seeds(void **state)
 static void check_drawn_narrow(sara_storage storage, sara_dtype dtype)
 {
     sara_context *ctx[2] = {NULL, test_context()};
-    sara_unet *wide = draw(&ctx[0], 1, 5), *narrow = NULL;
-    assert_ok(ctx[1], sara_unet_new_random(ctx[1], &narrow, "tiny", 5, storage));
-    const sara_params *floats = sara_unet_params(wide), *params = sara_unet_params(narrow);
+    sara_network *wide = draw(&ctx[0], 1, 5), *narrow = NULL;
+    assert_ok(ctx[1], new_random(ctx[1], &narrow, 5, storage));
+    const sara_params *floats = (&wide->params), *params = (&narrow->params);
     for (size_t i = 0; i < params->count; i++) {
         const sara_param *a = &params->items[i], *b = &floats->items[i];
         size_t count = (size_t)sara_shape_count(&a->value.shape);
@@ -148,8 +169,8 @@ static void check_drawn_narrow(sara_storage storage, sara_dtype dtype)
             assert_true(sara_param_get(a, j) == expected);
         }
     }
-    sara_unet_free(wide);
-    sara_unet_free(narrow);
+    sara_network_free(wide);
+    sara_network_free(narrow);
     for (int i = 0; i < 2; i++)
         sara_context_free(ctx[i]);
 }
@@ -166,26 +187,26 @@ static void test_unknown_shape(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
-    sara_unet *unet = NULL;
-    assert_refused(ctx, SARA_ERROR_USAGE, "--shape sd3: expected sd15, sd21 or tiny",
-                   sara_unet_new_random(ctx, &unet, "sd3", 1, SARA_STORE_F32));
-    assert_null(unet);
+    sara_component component;
+    assert_refused(ctx, SARA_ERROR_USAGE, "sd3: no shape of UNet2DConditionModel",
+                   sara_network_shape_of(ctx, &component, &sara_unet_class, "sd3"));
+    assert_null(component.config);
     sara_context_free(ctx);
 }
 
 static sara_status draw_tiny(sara_context *ctx)
 {
-    sara_unet *unet = NULL;
-    sara_status status = sara_unet_new_random(ctx, &unet, "tiny", 1, SARA_STORE_F32);
-    sara_unet_free(unet);
+    sara_network *unet = NULL;
+    sara_status status = new_random(ctx, &unet, 1, SARA_STORE_F32);
+    sara_network_free(unet);
     return status;
 }
 
 static sara_status draw_narrow(sara_context *ctx)
 {
-    sara_unet *unet = NULL;
-    sara_status status = sara_unet_new_random(ctx, &unet, "tiny", 1, SARA_STORE_BF16);
-    sara_unet_free(unet);
+    sara_network *unet = NULL;
+    sara_status status = new_random(ctx, &unet, 1, SARA_STORE_BF16);
+    sara_network_free(unet);
     return status;
 }
 

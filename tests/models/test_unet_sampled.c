@@ -13,7 +13,7 @@ static void sampled_equals_dense(const char *folder, const char *device, int lev
               sara_alloc(sampled.ctx, &positions, sampled.params->count, sizeof(*positions)));
     unet_run_want_dense(&dense);
     unet_run_want_sampled(&sampled, positions);
-    sara_unet_checkpointing(sampled.unet, levels);
+    sampled.unet->checkpoint_levels = levels;
     unet_run_step(&dense);
     unet_run_step(&sampled);
     double all = unet_run_norm(&dense);
@@ -49,7 +49,7 @@ static void check_dry(const char *folder, int levels, const char *device, const 
         uint32_t **positions;
         assert_ok(r->ctx, sara_alloc(r->ctx, &positions, r->params->count, sizeof(*positions)));
         unet_run_want_sampled(r, positions);
-        sara_unet_checkpointing(r->unet, levels);
+        r->unet->checkpoint_levels = levels;
         assert_ok(r->ctx, sara_tape_reserve(r->tape, (size_t)256 << 20));
         unet_run_step(r);
         reached[k] = (double)sara_tape_reached(r->tape);

@@ -1,5 +1,7 @@
 #include "support_models.h"
 
+#include "models/vae.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -7,7 +9,7 @@ typedef struct run {
     sara_context *ctx;
     sara_device *device;
     sara_tape *tape;
-    sara_vae *vae;
+    sara_network *vae;
 } run;
 
 static run run_open(const char *folder, const char *device)
@@ -15,13 +17,14 @@ static run run_open(const char *folder, const char *device)
     run r = {.ctx = test_context()};
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_vae_load(r.ctx, &r.vae, folder, NULL));
+    assert_ok(r.ctx,
+              sara_network_load(r.ctx, &r.vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
     return r;
 }
 
 static void run_close(run *r)
 {
-    sara_vae_free(r->vae);
+    sara_network_free(r->vae);
     sara_tape_free(r->tape);
     sara_nn_device_close(r->device);
     sara_context_free(r->ctx);
@@ -66,23 +69,23 @@ static void test_info(void **state)
 {
     (void)state;
     run r = run_open(SARA_TEST_GOLDEN "/vae", "cpu");
-    const sara_vae_info *info = sara_vae_info_of(r.vae);
+    const sara_vae_info *info = &r.vae->info.vae;
     assert_int_equal(info->latent_channels, 4);
     assert_int_equal(info->factor, 2);
     assert_int_equal(info->sample_size, 32);
     run_close(&r);
     /* Without scaling_factor, under the old names, which a saved model must have again. */
     r = run_open(VARIANTS "/vae_old", "cpu");
-    info = sara_vae_info_of(r.vae);
+    info = &r.vae->info.vae;
     assert_true(info->scaling_factor == 0.18215 && info->shift_factor == 0);
     assert_int_equal(info->factor, 4);
     sara_param *query =
-        sara_params_find(sara_vae_params(r.vae), "decoder.mid_block.attentions.0.query.weight");
+        sara_params_find(&r.vae->params, "decoder.mid_block.attentions.0.query.weight");
     assert_non_null(query);
     assert_int_equal(query->value.shape.rank, 4);
     run_close(&r);
     r = run_open(VARIANTS "/vae_bare", "cpu");
-    info = sara_vae_info_of(r.vae);
+    info = &r.vae->info.vae;
     assert_true(info->scaling_factor == 0.5 && info->shift_factor == 0.25);
     assert_int_equal(info->factor, 1);
     run_close(&r);
@@ -121,21 +124,21 @@ static void test_defaults(void **state)
     static const char *const groups[] = {"norm_num_groups", NULL};
     sara_context *ctx = test_context();
     sara_component component = opened_without(ctx, same, "{}");
-    sara_vae *vae = NULL;
-    assert_ok(ctx, sara_vae_open(ctx, &vae, &component));
-    const sara_vae_info *info = sara_vae_info_of(vae);
+    sara_network *vae = NULL;
+    assert_ok(ctx, sara_network_open(ctx, &vae, &sara_vae_class, &component, SARA_STORE_F32));
+    const sara_vae_info *info = &vae->info.vae;
     assert_int_equal(info->latent_channels, 4);
     assert_int_equal(info->sample_size, 32);
     assert_true(info->scaling_factor == 0.18215 && info->shift_factor == 0);
-    sara_vae_free(vae);
+    sara_network_free(vae);
     sara_component_close(&component);
     component = opened_without(ctx, channels, one_stage);
     assert_refused(ctx, SARA_ERROR_INPUT, "decoder.conv_in.bias: shape [32], expected [64]",
-                   sara_vae_open(ctx, &vae, &component));
+                   sara_network_open(ctx, &vae, &sara_vae_class, &component, SARA_STORE_F32));
     sara_component_close(&component);
     component = opened_without(ctx, groups, "{\"block_out_channels\": [48, 64]}");
     assert_refused(ctx, SARA_ERROR_INPUT, "48 is not a multiple of norm_num_groups 32",
-                   sara_vae_open(ctx, &vae, &component));
+                   sara_network_open(ctx, &vae, &sara_vae_class, &component, SARA_STORE_F32));
     sara_component_close(&component);
     sara_context_free(ctx);
 }
@@ -146,7 +149,7 @@ static void test_logvar_is_clamped(void **state)
     run r = run_open(VARIANTS "/vae_bare", "cpu");
     sara_shape shape = sara_shape4(1, 3, 4, 4);
     float image[48] = {0};
-    sara_param *bias = sara_params_find(sara_vae_params(r.vae), "encoder.conv_out.bias");
+    sara_param *bias = sara_params_find(&r.vae->params, "encoder.conv_out.bias");
     sara_var *leaf, *mean, *logvar;
     float *b = bias->value.data; /* [mean 2, log-variance 2] */
     b[1] = 1000;
@@ -169,11 +172,11 @@ static void test_published_model(void **state)
     sara_image picture;
     float *image;
     sara_var *leaf, *mean, *logvar, *decoded;
-    const sara_vae_info *info = sara_vae_info_of(r.vae);
+    const sara_vae_info *info = &r.vae->info.vae;
     assert_int_equal(info->factor, 4);
     assert_int_equal(info->sample_size, 64);
     assert_true(info->scaling_factor > 0.87 && info->scaling_factor < 0.88);
-    assert_int_equal(sara_vae_params(r.vae)->items[0].stored, SARA_F16);
+    assert_int_equal(r.vae->params.items[0].stored, SARA_F16);
     assert_ok(r.ctx,
               sara_image_read(r.ctx, &picture, SARA_TEST_EMOJI "/noto-reference/u1f004.png"));
     assert_ok(r.ctx, sara_alloc(r.ctx, &image, 3 * 64 * 64, sizeof(*image)));
@@ -224,9 +227,9 @@ static void test_unsupported_options_are_refused(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         char *folder = test_model_copy(SARA_TEST_GOLDEN "/vae", refused[i].edits, false);
-        sara_vae *vae = NULL;
+        sara_network *vae = NULL;
         assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
-                       sara_vae_load(ctx, &vae, folder, NULL));
+                       sara_network_load(ctx, &vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
         assert_null(vae);
         test_folder_remove(folder);
     }
@@ -249,9 +252,9 @@ static void test_weights_of_another_config_are_refused(void **state)
     sara_context *ctx = test_context();
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *folder = test_model_copy(SARA_TEST_GOLDEN "/vae", cases[i].edits, true);
-        sara_vae *vae = NULL;
+        sara_network *vae = NULL;
         assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_vae_load(ctx, &vae, folder, NULL));
+                       sara_network_load(ctx, &vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
         test_folder_remove(folder);
     }
     sara_context_free(ctx);
@@ -278,18 +281,18 @@ static sara_status load_and_run(sara_context *ctx)
     sara_shape image = sara_shape4(1, 3, 4, 4), latent = sara_shape4(1, 2, 4, 4);
     sara_device *device = NULL;
     sara_tape *tape = NULL;
-    sara_vae *vae = NULL;
+    sara_network *vae = NULL;
     sara_var *leaf, *a, *b;
     sara_status status;
     TRY(sara_nn_device_open(ctx, &device, "cpu-plain"));
     TRY(sara_tape_new(ctx, &tape, device));
-    TRY(sara_vae_load(ctx, &vae, VARIANTS "/vae_bare", NULL));
+    TRY(sara_network_load(ctx, &vae, &sara_vae_class, VARIANTS "/vae_bare", NULL, SARA_STORE_F32));
     TRY(sara_tape_leaf(tape, &leaf, &image, data, false));
     TRY(sara_vae_encode(tape, &a, &b, vae, leaf));
     TRY(sara_tape_leaf(tape, &leaf, &latent, data, false));
     TRY(sara_vae_decode(tape, &a, vae, leaf));
 done:
-    sara_vae_free(vae);
+    sara_network_free(vae);
     sara_tape_free(tape);
     if (device)
         sara_nn_device_close(device);

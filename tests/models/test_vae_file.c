@@ -1,6 +1,8 @@
 /* A VAE that is a file: where its config comes from, and that its tensors are the folder's. */
 #include "support_models.h"
 
+#include "models/vae.h"
+
 #include "support/memory.h"
 
 #include <stdlib.h>
@@ -38,7 +40,7 @@ static int teardown(void **state)
     return 0;
 }
 
-static sara_status load(sara_context *ctx, sara_vae **out, const char *path, const json_t *like)
+static sara_status load(sara_context *ctx, sara_network **out, const char *path, const json_t *like)
 {
     sara_single_file *file = NULL;
     sara_component component = {.ctx = ctx};
@@ -46,7 +48,7 @@ static sara_status load(sara_context *ctx, sara_vae **out, const char *path, con
     *out = NULL;
     TRY(sara_single_file_open_vae(ctx, &file, path, like));
     TRY(sara_single_file_component(file, &component, SARA_MODULE_VAE));
-    TRY(sara_vae_open(ctx, out, &component));
+    TRY(sara_network_open(ctx, out, &sara_vae_class, &component, SARA_STORE_F32));
 done:
     sara_component_close(&component);
     sara_single_file_close(file);
@@ -55,10 +57,11 @@ done:
 
 static void assert_is_golden(fixture *f, const char *path, const json_t *like)
 {
-    sara_vae *vae = NULL, *golden = NULL;
-    assert_ok(f->ctx, sara_vae_load(f->ctx, &golden, FOLDER, NULL));
+    sara_network *vae = NULL, *golden = NULL;
+    assert_ok(f->ctx,
+              sara_network_load(f->ctx, &golden, &sara_vae_class, FOLDER, NULL, SARA_STORE_F32));
     assert_ok(f->ctx, load(f->ctx, &vae, path, like));
-    const sara_params *a = sara_vae_params(vae), *b = sara_vae_params(golden);
+    const sara_params *a = &vae->params, *b = &golden->params;
     assert_int_equal(a->count, b->count);
     for (size_t i = 0; i < a->count; i++) {
         assert_string_equal(a->items[i].name, b->items[i].name);
@@ -66,12 +69,12 @@ static void assert_is_golden(fixture *f, const char *path, const json_t *like)
         assert_memory_equal(a->items[i].value.data, b->items[i].value.data,
                             (size_t)sara_shape_count(&a->items[i].value.shape) * sizeof(float));
     }
-    const sara_vae_info *info = sara_vae_info_of(vae), *wanted = sara_vae_info_of(golden);
+    const sara_vae_info *info = &vae->info.vae, *wanted = &golden->info.vae;
     assert_int_equal(info->factor, wanted->factor);
     assert_int_equal(info->latent_channels, wanted->latent_channels);
     assert_true(info->scaling_factor == wanted->scaling_factor);
-    sara_vae_free(vae);
-    sara_vae_free(golden);
+    sara_network_free(vae);
+    sara_network_free(golden);
 }
 
 /* Beside the file; the names are diffusers'. */
@@ -116,9 +119,9 @@ static const json_t *like_this; /* of the next function */
 
 static sara_status load_once(sara_context *ctx, const char *path)
 {
-    sara_vae *vae = NULL;
+    sara_network *vae = NULL;
     sara_status status = load(ctx, &vae, path, like_this);
-    sara_vae_free(vae);
+    sara_network_free(vae);
     return status;
 }
 

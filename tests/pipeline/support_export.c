@@ -22,7 +22,7 @@ test_adapted test_adapt(test_pipe *pipe, const char *path, bool unet_only, size_
 test_adapted test_adapt_zeros(test_pipe *pipe, float shift)
 {
     test_adapted a = {.model = test_model(pipe, TEST_TINY, true)};
-    sara_params *params = sara_unet_params(a.model->unet);
+    sara_params *params = &a.model->denoiser->params;
     for (size_t i = 0; i < params->count; i++)
         memset(params->items[i].value.data, 0,
                (size_t)sara_shape_count(&params->items[i].value.shape) * sizeof(float));

@@ -131,7 +131,7 @@ const char *test_adapter(test_pipe *pipe, const char *name, sara_model *model, s
                          float shift)
 {
     const char *path = test_path(pipe, name), *base = NULL;
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     sara_adapter_entry *entries = NULL;
     assert_ok(pipe->ctx, sara_model_base_sha256(pipe->ctx, &base, model));
     const sara_metadata metadata[] = {{"sara.base_sha256", base}, {"sara.target", "unet"}};
@@ -146,7 +146,7 @@ const char *test_adapter(test_pipe *pipe, const char *name, sara_model *model, s
 
 float *test_values(test_pipe *pipe, const sara_model *model, size_t *count)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     float *all = NULL;
     size_t used = 0;
     *count = (size_t)sara_params_entries(params);

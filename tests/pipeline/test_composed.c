@@ -25,7 +25,7 @@ static several make(test_pipe *pipe)
 /* A byte for byte copy of the weights as they are stored. */
 static const char *bits(test_pipe *pipe, const sara_model *model, size_t *size)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     char *all = NULL;
     size_t used = 0;
     *size = (size_t)sara_params_entries(params) * sizeof(float);
@@ -78,14 +78,14 @@ static void test_sums(void **state)
     sara_model *model = test_model_stored(pipe, TEST_TINY, true, "bf16");
     sara_adapter adapters[FILES] = {0};
     size_t count, overlaps = 0;
-    sara_param *param = sara_params_find(sara_unet_params(model->unet), "conv_in.weight");
+    sara_param *param = sara_params_find(&model->denoiser->params, "conv_in.weight");
     const float *base = test_values(pipe, model, &count);
     for (int i = 0; i < FILES; i++) {
         assert_ok(pipe->ctx, sara_adapter_load(pipe->ctx, &adapters[i], s.paths[i]));
         assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, s.paths[i], s.strengths[i], false));
     }
-    size_t first = (size_t)sara_shape_count(&sara_unet_params(model->unet)->items[0].value.shape);
-    assert_string_equal(sara_unet_params(model->unet)->items[1].name, "conv_in.weight");
+    size_t first = (size_t)sara_shape_count(&model->denoiser->params.items[0].value.shape);
+    assert_string_equal(model->denoiser->params.items[1].name, "conv_in.weight");
     for (size_t at = 0; at < (size_t)sara_shape_count(&param->value.shape); at++) {
         double p0 = base[first + at], sum = 0;
         int covering = 0;

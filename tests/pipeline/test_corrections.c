@@ -52,7 +52,7 @@ static void test_sample_size(void **state)
                                                "DDIMScheduler", scheduler, config);
         clear_log(pipe);
         sara_model *model = test_model(pipe, folder, false);
-        const sara_unet_info *info = sara_unet_info_of(model->unet);
+        const sara_denoiser_info *info = &model->denoiser->info.denoiser;
         int height = (int)json_integer_value(json_is_array(is) ? json_array_get(is, 0) : is);
         int width = (int)json_integer_value(json_is_array(is) ? json_array_get(is, 1) : is);
         assert_int_equal(info->sample_height, height);
@@ -85,7 +85,7 @@ static void test_sample_size_kept(void **state)
                                                scheduler, config);
         clear_log(pipe);
         sara_model *model = test_model(pipe, folder, false);
-        assert_int_equal(sara_unet_info_of(model->unet)->sample_width, 32);
+        assert_int_equal(model->denoiser->info.denoiser.sample_width, 32);
         check_line(pipe, "is no version; sample_size 32 is taken as it is", true);
         sara_model_free(model);
         json_decref(config);
@@ -95,7 +95,7 @@ static void test_sample_size_kept(void **state)
     const char *folder = test_golden_model(pipe, "alone", "DDIMScheduler", scheduler, config);
     clear_log(pipe);
     sara_model *model = test_model(pipe, test_text(pipe, "%s/unet", folder), true);
-    assert_int_equal(sara_unet_info_of(model->unet)->sample_width, 32);
+    assert_int_equal(model->denoiser->info.denoiser.sample_width, 32);
     assert_null(pipe->log);
     sara_model_free(model);
     json_decref(config);
@@ -225,7 +225,7 @@ static void pass_on(test_pipe *pipe, const char *from, const char *to, const cha
     check_line(pipe, ": sample_size 8 (_diffusers_version 0.6.0, before 0.9): the config", true);
     assert_int_equal(model->scheduler.steps_offset, 1);
     assert_false(model->scheduler.clip_sample);
-    assert_int_equal(sara_unet_info_of(model->unet)->sample_width, 64);
+    assert_int_equal(model->denoiser->info.denoiser.sample_width, 64);
     assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, to, NULL));
     sara_model_free(model);
 }

@@ -213,7 +213,7 @@ static void test_tokenize(void **state)
     size_t count;
     assert_ok(pipe->ctx, sara_model_tokenize(pipe->ctx, &ids, &count, model, "Cat Face"));
     assert_ok(pipe->ctx, sara_model_tokenize(pipe->ctx, &same, &count, model, "cat  face"));
-    assert_int_equal(count, sara_clip_text_info_of(model->text)->max_positions);
+    assert_int_equal(count, model->text->info.text.max_positions);
     assert_memory_equal(ids, same, count * sizeof(*ids));
     sara_free(pipe->ctx, ids);
     sara_free(pipe->ctx, same);

@@ -9,7 +9,7 @@ static const char *ldm_key_of(test_pipe *pipe, const sara_model *model, const ch
 {
     sara_ldm_shape shape;
     char *ldm = NULL;
-    assert_ok(pipe->ctx, sara_unet_ldm_shape(model->unet, &shape));
+    assert_ok(pipe->ctx, sara_network_ldm_shape(model->denoiser, &shape));
     assert_ok(pipe->ctx, sara_ldm_from_diffusers(pipe->ctx, &ldm, &shape, name));
     char *end = strrchr(ldm, '.');
     bool is_bias = strcmp(end, ".bias") == 0;
@@ -24,7 +24,7 @@ static const char *ldm_key_of(test_pipe *pipe, const sara_model *model, const ch
 static void check_sums(test_pipe *pipe, const test_adapted *a, const char *path, bool exact,
                        bool ldm)
 {
-    const sara_params *params = sara_unet_params(a->model->unet);
+    const sara_params *params = &a->model->denoiser->params;
     sara_safetensors *file = test_open(pipe->ctx, path);
     size_t at = 0, found = 0, count;
     for (size_t i = 0; i < params->count; i++) {
@@ -86,7 +86,7 @@ static void test_beyond_reach(void **state)
 {
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_TINY, true);
-    float *values = sara_params_find(sara_unet_params(model->unet), "conv_in.bias")->value.data;
+    float *values = sara_params_find(&model->denoiser->params, "conv_in.bias")->value.data;
     const float new_values[] = {1.1e-8f, 0.75f};
     uint32_t positions[] = {1, 2};
     const char *base, *path = test_path(pipe, "a.safetensors"),

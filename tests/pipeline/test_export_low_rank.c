@@ -45,7 +45,7 @@ static double lacking2(test_pipe *pipe, const sara_safetensors *file, const sara
 typedef void (*names_fn)(test_pipe *pipe, const char *param, const char **down, const char **up);
 static double lacking(test_pipe *pipe, const test_adapted *a, const char *path, names_fn names)
 {
-    const sara_params *params = sara_unet_params(a->model->unet);
+    const sara_params *params = &a->model->denoiser->params;
     sara_safetensors *file = test_open(pipe->ctx, path);
     double sum = 0, change = 0;
     for (size_t i = 0, at = 0; i < params->count; i++) {
@@ -86,7 +86,7 @@ static void peft_names(test_pipe *pipe, const char *param, const char **down, co
 static void check_report(const test_adapted *a, const sara_export_report *report, double lack)
 {
     int64_t changed = 0, vectors = 0;
-    const sara_params *params = sara_unet_params(a->model->unet);
+    const sara_params *params = &a->model->denoiser->params;
     for (size_t i = 0, at = 0; i < params->count; i++)
         for (int64_t j = 0; j < sara_shape_count(&params->items[i].value.shape); j++, at++) {
             changed += a->before[at] != a->after[at];
@@ -230,7 +230,7 @@ static void test_peft_config(void **state)
     assert_true(json_equal(ranks, json_object_get(config, "alpha_pattern")));
     assert_null(json_object_get(ranks, "conv_in"));
     size_t matrices = 0;
-    const sara_params *params = sara_unet_params(a.model->unet);
+    const sara_params *params = &a.model->denoiser->params;
     for (size_t i = 0; i < params->count; i++)
         matrices += params->items[i].value.shape.rank > 1;
     assert_int_equal(json_array_size(json_object_get(config, "target_modules")), matrices);

@@ -81,7 +81,7 @@ static void test_merged(void **state)
     sara_adapter made;
     assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, &report, m.base, m.tuned, path, &all));
     assert_same_entries(pipe, path, adapter);
-    assert_int_equal(report.parameters, sara_params_entries(sara_unet_params(m.base->unet)));
+    assert_int_equal(report.parameters, sara_params_entries(&m.base->denoiser->params));
     assert_int_equal(report.differing, report.kept);
     assert_true(report.left_out == 0);
     assert_close(fabs(report.change_norm / (0.25 * sqrt((double)report.kept)) - 1), 1e-6, "norm");
@@ -179,7 +179,7 @@ static void test_parts(void **state)
     two m = load_two(pipe, TEST_TINY, TEST_TINY, true, NULL);
     const char *a = test_adapter(pipe, "a.safetensors", m.base, 2, 0.25f);
     const char *b = test_adapter(pipe, "b.safetensors", m.base, 3, 0.0625f);
-    int64_t entries = sara_params_entries(sara_unet_params(m.base->unet));
+    int64_t entries = sara_params_entries(&m.base->denoiser->params);
     sara_extract_options options = all;
     assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, m.tuned, a, 1, false));
     assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, m.tuned, b, 1, false));
@@ -245,7 +245,7 @@ static void test_half_differs(void **state)
     test_pipe *pipe = *state;
     two m = load_two(pipe, TEST_TINY, TEST_TINY, true, NULL);
     const char *adapter = test_adapter(pipe, "half.safetensors", m.base, 2, 0.25f);
-    const sara_params *params = sara_unet_params(m.tuned->unet);
+    const sara_params *params = &m.tuned->denoiser->params;
     int64_t half = sara_params_entries(params) / 2;
     sara_extract_report report;
     assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, m.tuned, adapter, 1, false));

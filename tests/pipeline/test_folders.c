@@ -215,7 +215,7 @@ static void test_bf16(void **state)
     sara_model *model = load_tiny(f, TINY);
     assert_ok(f->ctx, sara_model_save(f->ctx, NULL, model, in(f, "saved"), "bf16"));
     sara_model *again = load_tiny(f, in(f, "saved"));
-    const sara_params *a = sara_unet_params(model->unet), *b = sara_unet_params(again->unet);
+    const sara_params *a = &model->denoiser->params, *b = &again->denoiser->params;
     for (size_t i = 0; i < a->count; i++) {
         assert_int_equal(b->items[i].stored, SARA_BF16);
         for (int64_t j = 0; j < sara_shape_count(&a->items[i].value.shape); j++) {
@@ -234,7 +234,7 @@ static void test_value_beyond_f16(void **state)
 {
     fixture *f = *state;
     sara_model *model = load_tiny(f, TINY);
-    float *value = sara_params_find(sara_unet_params(model->unet), "conv_out.bias")->value.data;
+    float *value = sara_params_find(&model->denoiser->params, "conv_out.bias")->value.data;
     value[0] = 1e6f;
     assert_refused(f->ctx, SARA_ERROR_USAGE, "conv_out.bias: entry 0 is 1e+06",
                    sara_model_save(f->ctx, NULL, model, in(f, "saved"), "fp16"));

@@ -192,7 +192,7 @@ static void test_forced(void **state)
     sara_model *model = test_model(pipe, TEST_TINY, true);
     const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
     sara_adapter_report *report = NULL;
-    ((float *)sara_unet_params(model->unet)->items[0].value.data)[0] += 3;
+    ((float *)model->denoiser->params.items[0].value.data)[0] += 3;
     model->base.sha256[0] = '\0'; /* as if that had been loaded */
     assert_refused(pipe->ctx, SARA_ERROR_INPUT, "made for the base",
                    sara_adapter_inspect(pipe->ctx, &report, path, model, false));

@@ -33,7 +33,7 @@ static void write_adapter(fixture *f, const char *base_sha256)
                                       {"sara.method", "sara"},           {"sara.selected", "338"},
                                       {"sara.target", "unet"},           {"sara.threshold", "1"}};
     for (int e = 0; e < 2; e++) {
-        const sara_param *param = sara_params_find(sara_unet_params(f->model->unet), names[e]);
+        const sara_param *param = sara_params_find(&f->model->denoiser->params, names[e]);
         size_t count = (size_t)sara_shape_count(&param->value.shape) / 7;
         entries[e] = (sara_adapter_entry){names[e], NULL, NULL, count};
         assert_ok(f->ctx, sara_alloc(f->ctx, &entries[e].positions, count, sizeof(uint32_t)));
@@ -59,7 +59,7 @@ static int setup(void **state)
     f->folder = test_folder();
     f->adapter = in_folder(f, "adapter.safetensors");
     assert_ok(f->ctx, sara_model_load(f->ctx, &f->model, BASE, NULL));
-    const sara_params *params = sara_unet_params(f->model->unet);
+    const sara_params *params = &f->model->denoiser->params;
     f->original = calloc(params->count, sizeof(*f->original));
     for (size_t i = 0; i < params->count; i++) {
         size_t bytes = (size_t)sara_shape_count(&params->items[i].value.shape) * sizeof(float);
@@ -75,7 +75,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     fixture *f = *state;
-    for (size_t i = 0; i < sara_unet_params(f->model->unet)->count; i++)
+    for (size_t i = 0; i < f->model->denoiser->params.count; i++)
         free(f->original[i]);
     free(f->original);
     free(f->adapter);
@@ -89,7 +89,7 @@ static int teardown(void **state)
 /* Entries of the model's U-Net that differ in a bit from the values given. */
 static size_t differing(const sara_model *model, float *const *values)
 {
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     size_t count = 0;
     for (size_t i = 0; i < params->count; i++) {
         const float *now = params->items[i].value.data;
@@ -121,8 +121,8 @@ static void test_apply_and_remove(void **state)
     assert_int_equal(differing(f->model, f->original), 0);
     sara_model_remove(f->model);
     assert_ok(f->ctx, sara_model_apply(f->ctx, f->model, f->adapter, 0.5, false));
-    const sara_param *param = sara_params_find(sara_unet_params(f->model->unet), "conv_in.weight");
-    size_t index = (size_t)(param - sara_unet_params(f->model->unet)->items);
+    const sara_param *param = sara_params_find(&f->model->denoiser->params, "conv_in.weight");
+    size_t index = (size_t)(param - f->model->denoiser->params.items);
     float change = ((const float *)param->value.data)[7] - f->original[index][7];
     assert_close(fabs(change - 0.005), 1e-6, "half the change");
     assert_refused(f->ctx, SARA_ERROR_IO, "none.safetensors",
@@ -153,12 +153,12 @@ static void test_save_in_f32(void **state)
     assert_int_equal(report.rounded_away, 0);
     assert_true(report.rounding_error == 0);
     assert_ok(f->ctx, sara_model_load(f->ctx, &again, out, NULL));
-    const sara_params *params = sara_unet_params(f->model->unet);
+    const sara_params *params = &f->model->denoiser->params;
     for (size_t i = 0; i < params->count; i++)
         memcpy(f->original[i], params->items[i].value.data,
                (size_t)sara_shape_count(&params->items[i].value.shape) * sizeof(float));
     assert_int_equal(differing(again, f->original), 0);
-    assert_int_equal(sara_unet_params(again->unet)->items[0].stored, SARA_F32);
+    assert_int_equal(again->denoiser->params.items[0].stored, SARA_F32);
     sara_model_free(again);
     assert_refused(f->ctx, SARA_ERROR_USAGE, "name a new folder",
                    sara_model_save(f->ctx, NULL, f->model, out, NULL));
@@ -178,7 +178,7 @@ static void test_save_rounds(void **state)
     assert_int_equal(report.rounded_away, 1);
     assert_true(report.rounding_error > 1e-6 && report.rounding_error < 1e-2);
     assert_ok(f->ctx, sara_model_load(f->ctx, &again, out, NULL));
-    assert_int_equal(sara_unet_params(again->unet)->items[0].stored, SARA_F16);
+    assert_int_equal(again->denoiser->params.items[0].stored, SARA_F16);
     assert_int_equal(differing(again, f->original), selected(f) - 1);
     sara_model_free(again);
     assert_refused(f->ctx, SARA_ERROR_USAGE, "fp8",
@@ -251,7 +251,7 @@ static void test_inspect_counts(void **state)
         entries += report.histogram[i];
     assert_int_equal(entries, 8788228);
     for (int t = 0; t < report.threshold_count; t++) {
-        const sara_params *params = sara_unet_params(f->model->unet);
+        const sara_params *params = &f->model->denoiser->params;
         int64_t below = 0;
         for (size_t i = 0; i < params->count; i++)
             for (int64_t j = 0; j < sara_shape_count(&params->items[i].value.shape); j++)
@@ -264,7 +264,7 @@ static void test_inspect_counts(void **state)
 static void test_inspect_histogram(void **state)
 {
     fixture *f = *state;
-    const sara_params *params = sara_unet_params(f->model->unet);
+    const sara_params *params = &f->model->denoiser->params;
     float *values = params->items[0].value.data;
     const float ends[] = {10.0f, 11.0f, 1e30f, 1e-30f, 0.0f};
     int64_t expected[SARA_HISTOGRAM_BINS] = {0};

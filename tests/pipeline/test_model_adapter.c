@@ -77,7 +77,7 @@ static void test_other_base(void **state)
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_TINY, true);
     const char *path = test_adapter(pipe, "a.safetensors", model, 7, 0.25f);
-    sara_params *params = sara_unet_params(model->unet);
+    sara_params *params = &model->denoiser->params;
     ((float *)params->items[0].value.data)[0] += 1;
     model->base.sha256[0] = '\0'; /* as if that had been loaded */
     size_t count;

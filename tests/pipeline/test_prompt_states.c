@@ -152,7 +152,7 @@ static void test_no_mean(void **state)
 {
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_BASE, false);
-    sara_params *params = sara_clip_text_params(model->text);
+    sara_params *params = &model->text->params;
     sara_generate_options options;
     for (size_t i = 0; i < params->count; i++)
         if (strstr(params->items[i].name, "final_layer_norm"))

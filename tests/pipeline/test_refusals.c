@@ -138,7 +138,7 @@ static void test_ends(void **state)
 static void test_not_finite(void **state)
 {
     fixture *f = *state;
-    float *bias = sara_params_find(sara_unet_params(f->model->unet), "conv_out.bias")->value.data;
+    float *bias = sara_params_find(&f->model->denoiser->params, "conv_out.bias")->value.data;
     bias[0] = NAN;
     refused(f, SARA_ERROR_INPUT, "not finite", &f->options);
 }

@@ -45,12 +45,12 @@ static void test_hash(void **state)
     check_hashes(pipe, TEST_BASE, false);
     sara_model *model = test_model_stored(pipe, TEST_TINY, true, "bf16");
     assert_true(sara_model_is_rounded(model));
-    assert_ok(pipe->ctx, sara_params_base(pipe->ctx, &in_memory, sara_unet_params(model->unet)));
+    assert_ok(pipe->ctx, sara_params_base(pipe->ctx, &in_memory, &model->denoiser->params));
     assert_string_not_equal(in_memory.sha256, hash_of(pipe, model));
     sara_model_free(model);
     model = test_model_stored(pipe, TEST_BASE, false, "auto");
     assert_false(sara_model_is_rounded(model));
-    assert_string_equal(sara_storage_name(sara_unet_params(model->unet)), "fp16");
+    assert_string_equal(sara_storage_name(&model->denoiser->params), "fp16");
     sara_model_free(model);
 }
 
@@ -96,7 +96,7 @@ static void test_adapter_applies(void **state)
     sara_model *wide = test_model(pipe, TEST_TINY, true);
     sara_model *narrow = test_model_stored(pipe, TEST_TINY, true, "bf16");
     const char *path = test_adapter(pipe, "a.safetensors", wide, 7, 0.25f);
-    const sara_params *params = sara_unet_params(narrow->unet);
+    const sara_params *params = &narrow->denoiser->params;
     size_t count, at = 0, changed = 0;
     const float *before = test_values(pipe, narrow, &count);
     assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, wide, path, 1, false));

@@ -481,7 +481,7 @@ static void test_what_the_file_does_not_hold(void **state)
     sara_model *model = NULL, *folder = test_model(pipe, TEST_BASE, false);
     assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, bare, &configured));
     assert_same_base(pipe, model, folder);
-    assert_int_equal(sara_unet_info_of(model->unet)->sample_width, 16);
+    assert_int_equal(model->denoiser->info.denoiser.sample_width, 16);
     sara_model_free(model);
     sara_model_free(folder);
     model = NULL;

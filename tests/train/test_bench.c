@@ -125,25 +125,25 @@ static void test_report(void **state)
 static void test_trainable(void **state)
 {
     fixture *f = *state;
-    sara_unet *unet = NULL;
+    sara_model *model = NULL;
     sara_selection selection;
     sara_budget budget = {SARA_BUDGET_FRACTION, 0.02};
     f->options.trainable = "2%";
     f->options.seed = 9;
     json_t *report = bench(f);
-    assert_ok(f->ctx, sara_unet_new_random(f->ctx, &unet, "tiny", 9, SARA_STORE_F32));
-    assert_ok(f->ctx, sara_select(f->ctx, &selection, sara_unet_params(unet), &budget));
+    assert_ok(f->ctx, sara_model_new_random(f->ctx, &model, "tiny", 9, NULL));
+    assert_ok(f->ctx, sara_select(f->ctx, &selection, &model->denoiser->params, &budget));
     assert_true(selection.total > 10000);
     assert_true(number(report, "trainable") == (double)selection.total);
     assert_true(number_in(report, "memory", "optimizer") == 16.0 * (double)selection.total);
-    double parameters = (double)sara_params_entries(sara_unet_params(unet));
+    double parameters = (double)sara_params_entries(&model->denoiser->params);
     assert_true(number(report, "parameters") == parameters);
     assert_true(number_in(report, "memory", "weights") == 4 * parameters);
     assert_true(number_in(report, "memory", "activations") > 0);
     assert_true(number_in(report, "memory", "other") >= 0);
     assert_null(json_object_get(report, "rank_seconds"));
     sara_selection_free(f->ctx, &selection);
-    sara_unet_free(unet);
+    sara_model_free(model);
     json_decref(report);
 }
 

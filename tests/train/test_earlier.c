@@ -62,7 +62,7 @@ static void assert_near(test_run *run, const sara_adapter *a, const sara_adapter
     assert_int_equal(a->count, b->count);
     for (size_t i = 0; i < a->count; i++) {
         const sara_adapter_entry *x = &a->entries[i], *y = &b->entries[i];
-        const sara_param *param = sara_params_find(sara_unet_params(base->unet), x->name);
+        const sara_param *param = sara_params_find(&base->denoiser->params, x->name);
         assert_string_equal(x->name, y->name);
         assert_int_equal(x->count, y->count);
         assert_memory_equal(x->positions, y->positions, x->count * sizeof(*x->positions));

@@ -156,7 +156,7 @@ static void test_base_with_nan(void **state)
     sara_model *model = NULL;
     const sara_model_options options = {.unet_only = true};
     assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
-    float *value = sara_params_find(sara_unet_params(model->unet), "conv_in.bias")->value.data;
+    float *value = sara_params_find(&model->denoiser->params, "conv_in.bias")->value.data;
     value[1] = NAN;
     run->options.unet_only = test_text(run, "%s/base", run->folder);
     assert_ok(run->ctx, sara_model_save(run->ctx, NULL, model, run->options.unet_only, NULL));

@@ -100,7 +100,7 @@ static sara_model *load_base(test_run *run)
 static void compare_adapter(test_run *run, const sara_safetensors *file)
 {
     sara_model *model = load_base(run);
-    const sara_params *params = sara_unet_params(model->unet);
+    const sara_params *params = &model->denoiser->params;
     sara_adapter adapter = {0};
     change sum = {0};
     assert_ok(run->ctx, sara_adapter_load(run->ctx, &adapter,
@@ -121,7 +121,7 @@ static void compare_adapter(test_run *run, const sara_safetensors *file)
 static void check_unselected(test_run *run)
 {
     sara_model *model = load_base(run), *base = load_base(run);
-    const sara_params *now = sara_unet_params(model->unet), *before = sara_unet_params(base->unet);
+    const sara_params *now = &model->denoiser->params, *before = &base->denoiser->params;
     float threshold = (float)run->options.threshold;
     int64_t changed = 0;
     assert_ok(run->ctx,
@@ -234,8 +234,8 @@ static void check_near(const sara_adapter *narrow, const sara_model *narrow_base
         const sara_adapter_entry *entry = find_entry(narrow, name);
         if (entry)
             compare_changes(&sum, entry, &wide->entries[i],
-                            sara_params_find(sara_unet_params(narrow_base->unet), name),
-                            sara_params_find(sara_unet_params(wide_base->unet), name));
+                            sara_params_find(&narrow_base->denoiser->params, name),
+                            sara_params_find(&wide_base->denoiser->params, name));
     }
     assert_true(sum.selected > 50000);
     assert_close(sqrt(sum.error / sum.change), 2 * sqrt(roundoff), "change on rounded weights");

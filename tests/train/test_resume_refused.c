@@ -188,7 +188,7 @@ static void test_changed_base(void **state)
     const sara_model_options options = {.unet_only = true};
     stop_at_six(run, "run");
     assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
-    float *value = sara_params_find(sara_unet_params(model->unet), "conv_in.weight")->value.data;
+    float *value = sara_params_find(&model->denoiser->params, "conv_in.weight")->value.data;
     value[0] = value[0] > 0 ? value[0] + 1 : value[0] - 1;
     const char *changed = test_text(run, "%s/base", run->folder);
     assert_ok(run->ctx, sara_model_save(run->ctx, NULL, model, changed, NULL));

@@ -1,7 +1,7 @@
 /* The spatial transformer of the U-Net (Rombach et al. 2022, appendix E.2.2; diffusers'
  * Transformer2DModel and BasicTransformerBlock). */
-#ifndef SARA_MODELS_TRANSFORMER_H
-#define SARA_MODELS_TRANSFORMER_H
+#ifndef SARA_MODELS_UNET_TRANSFORMER_H
+#define SARA_MODELS_UNET_TRANSFORMER_H
 
 #include "models/layers.h"
 

@@ -1,6 +1,4 @@
-#include "models/unet_config.h"
-
-#include "models/config.h"
+#include "models/unet/config.h"
 
 /* Options of UNet2DConditionModel that this network has only one way of. */
 static const sara_supported supported[] = {
@@ -152,7 +150,7 @@ done:
     return status;
 }
 
-static sara_status read_fields(const sara_model_config *file, sara_unet_config *out)
+sara_status sara_unet_config_read(const sara_model_config *file, sara_unet_config *out)
 {
     int64_t number;
     int count;
@@ -170,19 +168,6 @@ static sara_status read_fields(const sara_model_config *file, sara_unet_config *
     out->downsample_padding = (int)number;
     TRY(sara_config_bool(&file->fields, &out->linear_projection, "use_linear_projection", false));
     TRY(sara_config_bool(&file->fields, &out->center_input_sample, "center_input_sample", false));
-done:
-    return status;
-}
-
-sara_status sara_unet_config_read(sara_context *ctx, sara_unet_config *out,
-                                  const sara_component *component)
-{
-    sara_model_config file;
-    sara_unet_config config = {0};
-    sara_status status;
-    TRY(sara_model_config_of(ctx, &file, component, "_class_name", "UNet2DConditionModel"));
-    TRY(read_fields(&file, &config));
-    *out = config;
 done:
     return status;
 }

@@ -2,7 +2,7 @@
 #ifndef SARA_MODELS_UNET_CONFIG_H
 #define SARA_MODELS_UNET_CONFIG_H
 
-#include "models/models.h"
+#include "models/unet.h"
 
 #define SARA_MAX_LAYERS 16
 
@@ -24,10 +24,7 @@ typedef struct sara_unet_config {
     bool linear_projection, flip_sin_to_cos, center_input_sample;
 } sara_unet_config;
 
-SARA_NODISCARD sara_status sara_unet_config_read(sara_context *ctx, sara_unet_config *out,
-                                                 const sara_component *component);
-/* Of a published shape, see sara_unet_new_random(). */
-SARA_NODISCARD sara_status sara_unet_config_of_shape(sara_context *ctx, sara_unet_config *out,
-                                                     const char *shape);
+SARA_NODISCARD sara_status sara_unet_config_read(const sara_model_config *file,
+                                                 sara_unet_config *out);
 
 #endif

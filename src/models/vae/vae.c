@@ -1,6 +1,4 @@
-#include "models/vae.h"
-
-#include "models/config.h"
+#include "models/vae/parts.h"
 
 /* ----------------------------------------------------------------------------------- config */
 
@@ -36,9 +34,10 @@ done:
     return status;
 }
 
-static sara_status vae_read_config(const sara_model_config *file, sara_vae_config *out,
-                                   sara_vae_info *info)
+static sara_status vae_read_config(sara_network *network, const sara_model_config *file)
 {
+    sara_vae_config *out = &((sara_vae *)network)->config;
+    sara_vae_info *info = &network->info.vae;
     const sara_config *fields = &file->fields;
     int64_t layers, sample_size[2] = {32, 32};
     int count;
@@ -59,16 +58,6 @@ static sara_status vae_read_config(const sara_model_config *file, sara_vae_confi
     info->latent_channels = (int)out->latent_channels;
     info->factor = 1 << (out->stages - 1);
     info->sample_size = (int)sample_size[0];
-done:
-    return status;
-}
-
-static sara_status vae_load_config(sara_vae *vae, const sara_component *component)
-{
-    sara_model_config file;
-    sara_status status;
-    TRY(sara_model_config_of(vae->ctx, &file, component, "_class_name", "AutoencoderKL"));
-    TRY(vae_read_config(&file, &vae->config, &vae->info));
 done:
     return status;
 }
@@ -140,7 +129,7 @@ static sara_status bind_stage(sara_vae *vae, sara_binder *binder, sara_vae_stage
 {
     size_t bytes = (size_t)count * sizeof(*stage->resnets);
     sara_status status;
-    TRY(sara_arena_alloc(&vae->arena, &stage->resnets, 1, bytes));
+    TRY(sara_arena_alloc(&vae->network.arena, &stage->resnets, 1, bytes));
     memset(stage->resnets, 0, bytes);
     stage->count = count;
     for (int i = 0; i < count; i++)
@@ -197,10 +186,12 @@ done:
     return status;
 }
 
-static sara_status bind_vae(sara_vae *vae, sara_binder *binder)
+static sara_status vae_bind(sara_network *network, sara_binder *binder, const sara_weights *weights)
 {
+    sara_vae *vae = (sara_vae *)network;
     int64_t latent = vae->config.latent_channels;
     sara_status status;
+    (void)weights;
     TRY(bind_encoder(vae, binder));
     TRY(bind_decoder(vae, binder));
     if (vae->config.quant_conv)
@@ -211,83 +202,33 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------ loading */
+/* ----------------------------------------------------------------------------------- the class */
 
-/* What the names of a single file stand for is the network's to say. */
-static sara_status vae_open_weights(const sara_vae *vae, sara_weights **out,
-                                    const sara_component *component)
+static sara_status vae_ldm_shape(const sara_network *network, sara_ldm_shape *out)
 {
-    sara_component as = *component;
-    sara_vae_ldm_shape(vae, &as.shape);
-    return sara_component_weights(&as, out);
+    const sara_vae_config *config = &((const sara_vae *)network)->config;
+    *out =
+        (sara_ldm_shape){.part = SARA_LDM_VAE, .levels = config->stages, .layers = config->layers};
+    return SARA_OK;
 }
 
-sara_status sara_vae_open(sara_context *ctx, sara_vae **out, const sara_component *component)
-{
-    sara_vae *vae = NULL;
-    sara_binder *binder = NULL;
-    sara_weights *weights = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(sara_alloc_zero(ctx, &vae, 1, sizeof(*vae)));
-    vae->ctx = ctx;
-    sara_arena_init(&vae->arena, ctx);
-    TRY(vae_load_config(vae, component));
-    TRY(sara_binder_new(ctx, &binder));
-    TRY(bind_vae(vae, binder));
-    TRY(vae_open_weights(vae, &weights, component));
-    TRY(sara_binder_load(binder, &vae->params, weights));
-    *out = vae;
-    vae = NULL;
-done:
-    sara_weights_close(weights);
-    sara_binder_free(binder);
-    sara_vae_free(vae);
-    return status;
-}
-
-sara_status sara_vae_load(sara_context *ctx, sara_vae **out, const char *folder,
-                          const char *variant)
-{
-    sara_component component = {.ctx = ctx};
-    sara_status status;
-    *out = NULL;
-    TRY(sara_component_open(ctx, &component, folder, SARA_DIFFUSERS_STEM, variant));
-    TRY(sara_vae_open(ctx, out, &component));
-done:
-    sara_component_close(&component);
-    return status;
-}
-
-void sara_vae_free(sara_vae *vae)
-{
-    if (!vae)
-        return;
-    sara_params_free(vae->ctx, &vae->params);
-    sara_arena_free(&vae->arena);
-    sara_free(vae->ctx, vae);
-}
-
-sara_params *sara_vae_params(sara_vae *vae)
-{
-    return &vae->params;
-}
-
-const sara_vae_info *sara_vae_info_of(const sara_vae *vae)
-{
-    return &vae->info;
-}
-
-void sara_vae_ldm_shape(const sara_vae *vae, sara_ldm_shape *out)
-{
-    *out = (sara_ldm_shape){
-        .part = SARA_LDM_VAE, .levels = vae->config.stages, .layers = vae->config.layers};
-}
-
-json_t *sara_vae_settings(const sara_vae *vae)
+static json_t *vae_settings(const sara_network *network)
 {
     /* As floats: the metadata of files keep fewer digits than a folder's config. */
-    const double scale = (float)vae->info.scaling_factor, shift = (float)vae->info.shift_factor;
+    const double scale = (float)network->info.vae.scaling_factor;
+    const double shift = (float)network->info.vae.shift_factor;
     return json_pack("{s:f,s:f,s:i}", "scaling_factor", scale, "shift_factor", shift, "groups",
-                     vae->config.groups.groups);
+                     ((const sara_vae *)network)->config.groups.groups);
 }
+
+const sara_network_class sara_vae_class = {.library = "diffusers",
+                                           .name = "AutoencoderKL",
+                                           .key = "_class_name",
+                                           .value = "AutoencoderKL",
+                                           .stem = SARA_DIFFUSERS_STEM,
+                                           .title = "VAE",
+                                           .size = sizeof(sara_vae),
+                                           .read_config = vae_read_config,
+                                           .bind = vae_bind,
+                                           .ldm_shape = vae_ldm_shape,
+                                           .settings = vae_settings};

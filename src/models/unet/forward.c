@@ -1,4 +1,4 @@
-#include "models/unet.h"
+#include "models/unet/parts.h"
 
 #include <math.h>
 
@@ -88,7 +88,7 @@ static sara_status run_transformer(sara_tape *tape, sara_var **y, sara_var *cons
 static sara_status unet_layer_forward(sara_tape *tape, sara_var **y, const pass *p, int level,
                                       const sara_unet_layer *layer, sara_var *x, sara_var *skip)
 {
-    bool again = level < p->unet->checkpoint_levels;
+    bool again = level < p->unet->network.checkpoint_levels;
     sara_var *resnet_in[] = {x, p->time, skip}, *h;
     int count = skip ? 3 : 2;
     const region r = {layer, skip != NULL};
@@ -150,10 +150,11 @@ static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
     const sara_shape *s = &sample->shape, *c = &context->shape;
     sara_shape_text text;
     if (s->rank != 4 || s->dims[1] != config->in_channels)
-        return sara_fail(unet->ctx, SARA_ERROR_INPUT, "unet: sample %s, expected [N,%lld,H,W]",
-                         sara_shape_format(&text, s), (long long)config->in_channels);
+        return sara_fail(unet->network.ctx, SARA_ERROR_INPUT,
+                         "unet: sample %s, expected [N,%lld,H,W]", sara_shape_format(&text, s),
+                         (long long)config->in_channels);
     if (c->rank != 3 || c->dims[0] != s->dims[0] || c->dims[2] != config->cross_attention_dim)
-        return sara_fail(unet->ctx, SARA_ERROR_INPUT,
+        return sara_fail(unet->network.ctx, SARA_ERROR_INPUT,
                          "unet: encoder_hidden_states %s, expected [%lld,T,%lld]",
                          sara_shape_format(&text, c), (long long)s->dims[0],
                          (long long)config->cross_attention_dim);
@@ -175,16 +176,18 @@ done:
     return status;
 }
 
-sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *unet, sara_var *sample,
-                              const double *timesteps, sara_var *encoder_hidden_states)
+sara_status sara_unet_forward(sara_tape *tape, sara_var **out, sara_network *network,
+                              sara_var *sample, const double *timesteps,
+                              const sara_condition *condition)
 {
+    sara_unet *unet = (sara_unet *)network;
     const sara_unet_config *config = &unet->config;
     sara_groups groups = {config->groups, (float)config->norm_eps};
-    pass p = {.unet = unet, .context = encoder_hidden_states};
+    pass p = {.unet = unet, .context = condition->encoder_hidden_states};
     size_t scope = sara_tape_open(tape);
     sara_var *h = sample;
     sara_status status;
-    TRY(check_inputs(unet, sample, encoder_hidden_states));
+    TRY(check_inputs(unet, sample, p.context));
     TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0]));
     if (config->center_input_sample)
         TRY(unet_center(tape, &h, h));
@@ -192,8 +195,8 @@ sara_status sara_unet_forward(sara_tape *tape, sara_var **output, sara_unet *une
     TRY(sara_conv3x3_forward(tape, &h, &unet->conv_in, h));
     TRY(level_forward(tape, &h, &p, 0, h));
     TRY(sara_norm_conv_forward(tape, &h, &unet->norm_out, &unet->conv_out, &groups, h));
-    TRY(sara_nn_to_channels_first(tape, output, h));
-    sara_tape_close(tape, scope, output, 1);
+    TRY(sara_nn_to_channels_first(tape, out, h));
+    sara_tape_close(tape, scope, out, 1);
 done:
     return status;
 }

@@ -1,4 +1,4 @@
-#include "models/vae.h"
+#include "models/vae/parts.h"
 
 /* y = x + attention(norm(x)) among the pixels; y, x [N,H,W,C] */
 static sara_status vae_attend(sara_tape *tape, sara_var **y, const sara_vae_mid *mid,
@@ -86,7 +86,7 @@ static sara_status check_input(const sara_vae *vae, const sara_var *x, const cha
     sara_shape_text text;
     if (x->shape.rank == 4 && x->shape.dims[1] == channels)
         return SARA_OK;
-    return sara_fail(vae->ctx, SARA_ERROR_INPUT, "vae: %s %s, expected [N,%lld,H,W]", what,
+    return sara_fail(vae->network.ctx, SARA_ERROR_INPUT, "vae: %s %s, expected [N,%lld,H,W]", what,
                      sara_shape_format(&text, &x->shape), (long long)channels);
 }
 
@@ -112,9 +112,10 @@ done:
     return status;
 }
 
-sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar, sara_vae *vae,
-                            sara_var *image)
+sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,
+                            sara_network *network, sara_var *image)
 {
+    sara_vae *vae = (sara_vae *)network;
     bool recording = sara_tape_record(tape, false);
     size_t scope = sara_tape_open(tape);
     sara_var *h, *keep[2];
@@ -134,8 +135,10 @@ done:
     return status;
 }
 
-sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_vae *vae, sara_var *latent)
+sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_network *network,
+                            sara_var *latent)
 {
+    sara_vae *vae = (sara_vae *)network;
     bool recording = sara_tape_record(tape, false);
     size_t scope = sara_tape_open(tape);
     sara_var *h;

@@ -1,4 +1,4 @@
-#include "models/transformer.h"
+#include "models/unet/transformer.h"
 
 static const float layer_norm_eps = 1e-5f, group_norm_eps = 1e-6f;
 

@@ -1,4 +1,4 @@
-#include "models/config.h"
+#include "models/clip.h"
 #include "models/layers.h"
 
 /* A transformer layer with the norms first (Radford et al. 2021). */
@@ -7,11 +7,8 @@ typedef struct text_layer {
     sara_attention attention;
 } text_layer;
 
-struct sara_clip_text {
-    sara_context *ctx;
-    sara_arena arena; /* the layers */
-    sara_params params;
-    sara_clip_text_info info;
+typedef struct clip_text {
+    sara_network network;
     int64_t inner; /* width of the feed-forward part */
     int heads, count;
     float eps;
@@ -19,11 +16,11 @@ struct sara_clip_text {
     sara_param *tokens, *positions; /* embeddings */
     text_layer *layers;             /* [count] */
     sara_layer final_norm;
-};
+} clip_text;
 
 /* ------------------------------------------------------------------------------------- config */
 
-static sara_status read_sizes(const sara_model_config *file, sara_clip_text *out)
+static sara_status read_sizes(const sara_model_config *file, clip_text *out)
 {
     const sara_config *fields = &file->fields;
     int64_t vocab, hidden, positions, eos, heads, layers;
@@ -39,15 +36,16 @@ static sara_status read_sizes(const sara_model_config *file, sara_clip_text *out
         status = sara_fail(fields->ctx, SARA_ERROR_INPUT,
                            "%s: hidden_size %lld is not a multiple of num_attention_heads %lld",
                            file->path, (long long)hidden, (long long)heads);
-    out->info = (sara_clip_text_info){(int)vocab, (int)hidden, (int)positions, (int)eos};
+    out->network.info.text = (sara_text_info){(int)vocab, (int)hidden, (int)positions, (int)eos};
     out->heads = (int)heads;
     out->count = (int)layers;
 done:
     return status;
 }
 
-static sara_status clip_read_config(const sara_model_config *file, sara_clip_text *out)
+static sara_status clip_read_config(sara_network *network, const sara_model_config *file)
 {
+    clip_text *out = (clip_text *)network;
     const char *activation;
     double eps;
     sara_status status;
@@ -66,23 +64,13 @@ done:
     return status;
 }
 
-static sara_status clip_load_config(sara_clip_text *text, const sara_component *component)
-{
-    sara_model_config file;
-    sara_status status;
-    TRY(sara_model_config_of(text->ctx, &file, component, "model_type", "clip_text_model"));
-    TRY(clip_read_config(&file, text));
-done:
-    return status;
-}
-
 /* ------------------------------------------------------------------------------------ binding */
 
 static sara_status bind_clip_layer(sara_binder *binder, text_layer *layer, const char *name,
-                                   const sara_clip_text *text)
+                                   const clip_text *text)
 {
     static const sara_attention_names names = {"q_proj", "k_proj", "v_proj", "out_proj"};
-    int64_t hidden = text->info.hidden_size;
+    int64_t hidden = text->network.info.text.hidden_size;
     sara_status status;
     layer->attention.heads = text->heads;
     TRY(sara_norm_bind(binder, &layer->norm1, sara_name_of("%s.layer_norm1", name).text, hidden));
@@ -101,21 +89,23 @@ done:
 static const char *prefix_of(const sara_weights *weights)
 {
     static const char published[] = "text_model.";
-    for (size_t i = 0; i < sara_weights_count(weights); i++)
+    for (size_t i = 0; weights && i < sara_weights_count(weights); i++)
         if (strncmp(sara_weights_at(weights, i)->name, published, strlen(published)) == 0)
             return published;
     return "";
 }
 
-/* prefix: of all names */
-static sara_status bind_text(sara_clip_text *text, sara_binder *binder, const char *prefix)
+static sara_status clip_bind(sara_network *network, sara_binder *binder,
+                             const sara_weights *weights)
 {
-    const sara_clip_text_info *info = &text->info;
+    clip_text *text = (clip_text *)network;
+    const char *prefix = prefix_of(weights); /* of all names */
+    const sara_text_info *info = &network->info.text;
     sara_shape tokens = sara_shape2(info->vocab_size, info->hidden_size);
     sara_shape positions = sara_shape2(info->max_positions, info->hidden_size);
     size_t bytes = (size_t)text->count * sizeof(*text->layers);
     sara_status status;
-    TRY(sara_arena_alloc(&text->arena, &text->layers, 1, bytes));
+    TRY(sara_arena_alloc(&network->arena, &text->layers, 1, bytes));
     memset(text->layers, 0, bytes);
     TRY(sara_binder_want(binder, &text->tokens, &tokens, "%sembeddings.token_embedding.weight",
                          prefix));
@@ -134,76 +124,10 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------ loading */
-
-sara_status sara_clip_text_open(sara_context *ctx, sara_clip_text **out,
-                                const sara_component *component)
-{
-    sara_clip_text *text = NULL;
-    sara_binder *binder = NULL;
-    sara_weights *weights = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(sara_alloc_zero(ctx, &text, 1, sizeof(*text)));
-    text->ctx = ctx;
-    sara_arena_init(&text->arena, ctx);
-    TRY(clip_load_config(text, component));
-    TRY(sara_component_weights(component, &weights));
-    TRY(sara_binder_new(ctx, &binder));
-    TRY(bind_text(text, binder, prefix_of(weights)));
-    TRY(sara_binder_load(binder, &text->params, weights));
-    *out = text;
-    text = NULL;
-done:
-    sara_weights_close(weights);
-    sara_binder_free(binder);
-    sara_clip_text_free(text);
-    return status;
-}
-
-sara_status sara_clip_text_load(sara_context *ctx, sara_clip_text **out, const char *folder,
-                                const char *variant)
-{
-    sara_component component = {.ctx = ctx};
-    sara_status status;
-    *out = NULL;
-    TRY(sara_component_open(ctx, &component, folder, SARA_TRANSFORMERS_STEM, variant));
-    TRY(sara_clip_text_open(ctx, out, &component));
-done:
-    sara_component_close(&component);
-    return status;
-}
-
-void sara_clip_text_free(sara_clip_text *text)
-{
-    if (!text)
-        return;
-    sara_params_free(text->ctx, &text->params);
-    sara_arena_free(&text->arena);
-    sara_free(text->ctx, text);
-}
-
-sara_params *sara_clip_text_params(sara_clip_text *text)
-{
-    return &text->params;
-}
-
-const sara_clip_text_info *sara_clip_text_info_of(const sara_clip_text *text)
-{
-    return &text->info;
-}
-
-void sara_clip_text_ldm_shape(const sara_clip_text *text, sara_ldm_shape *out)
-{
-    bool open = text->activation == SARA_GELU;
-    *out = (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP,
-                            .layers = text->count};
-}
-
 /* ------------------------------------------------------------------------------------ forward */
 
 /* h = x + attention(norm1(x)); y = h + fc2(activation(fc1(norm2(h)))) */
-static sara_status clip_layer_forward(sara_tape *tape, sara_var **y, const sara_clip_text *text,
+static sara_status clip_layer_forward(sara_tape *tape, sara_var **y, const clip_text *text,
                                       const text_layer *layer, sara_var *x)
 {
     size_t scope = sara_tape_open(tape);
@@ -250,17 +174,17 @@ static sara_status pool_backward(sara_tape *tape, sara_node *node)
 }
 
 /* pooled [N,C]: the state x [N,T,C] at the end of each text */
-static sara_status pool(sara_tape *tape, sara_var **pooled, const sara_clip_text *text, sara_var *x,
+static sara_status pool(sara_tape *tape, sara_var **pooled, const clip_text *text, sara_var *x,
                         const int32_t *ids)
 {
     int64_t batch = x->shape.dims[0], count = x->shape.dims[1], width = x->shape.dims[2];
     sara_shape shape = sara_shape2(batch, width);
     int64_t *rows = NULL;
     sara_status status;
-    TRY(sara_alloc(text->ctx, &rows, (size_t)batch, sizeof(*rows)));
+    TRY(sara_alloc(text->network.ctx, &rows, (size_t)batch, sizeof(*rows)));
     TRY(sara_tape_var(tape, pooled, &shape));
     for (int64_t n = 0; n < batch; n++) {
-        rows[n] = n * count + end_of(ids + n * count, count, text->info.eos_token_id);
+        rows[n] = n * count + end_of(ids + n * count, count, text->network.info.text.eos_token_id);
         memcpy((*pooled)->data + n * width, x->data + rows[n] * width,
                (size_t)width * sizeof(float));
     }
@@ -269,22 +193,23 @@ static sara_status pool(sara_tape *tape, sara_var **pooled, const sara_clip_text
     if (sara_tape_wants(tape, &x, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, (size_t)batch * sizeof(*rows)));
 done:
-    sara_free(text->ctx, rows);
+    sara_free(text->network.ctx, rows);
     return status;
 }
 
 sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state, sara_var **pooled,
-                                   sara_clip_text *text, const int32_t *ids, int64_t batch,
+                                   sara_network *network, const int32_t *ids, int64_t batch,
                                    int64_t count)
 {
-    sara_shape shape = sara_shape3(batch, count, text->info.hidden_size);
+    clip_text *text = (clip_text *)network;
+    sara_shape shape = sara_shape3(batch, count, text->network.info.text.hidden_size);
     size_t scope = sara_tape_open(tape);
     sara_var *h, *keep[2] = {NULL, NULL};
     sara_status status;
-    if (batch < 1 || count < 1 || count > text->info.max_positions)
-        return sara_fail(text->ctx, SARA_ERROR_INPUT,
+    if (batch < 1 || count < 1 || count > text->network.info.text.max_positions)
+        return sara_fail(text->network.ctx, SARA_ERROR_INPUT,
                          "text encoder: %lld texts of %lld ids, expected 1 to %d ids",
-                         (long long)batch, (long long)count, text->info.max_positions);
+                         (long long)batch, (long long)count, text->network.info.text.max_positions);
     TRY(sara_nn_embed(tape, &h, text->tokens, ids, batch * count));
     TRY(sara_tape_view(tape, &h, h, &shape));
     TRY(sara_nn_add_positions(tape, &h, h, text->positions));
@@ -304,8 +229,33 @@ done:
     return status;
 }
 
-json_t *sara_clip_text_settings(const sara_clip_text *text)
+/* ----------------------------------------------------------------------------------- the class */
+
+/* OpenCLIP's layout where the activation is OpenCLIP's. */
+static sara_status clip_ldm_shape(const sara_network *network, sara_ldm_shape *out)
 {
+    const clip_text *text = (const clip_text *)network;
+    bool open = text->activation == SARA_GELU;
+    *out =
+        (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP, .layers = text->count};
+    return SARA_OK;
+}
+
+static json_t *clip_settings(const sara_network *network)
+{
+    const clip_text *text = (const clip_text *)network;
     return json_pack("{s:i,s:f,s:s}", "heads", text->heads, "eps", (double)text->eps, "activation",
                      text->activation == SARA_QUICK_GELU ? "quick_gelu" : "gelu");
 }
+
+const sara_network_class sara_clip_text_class = {.library = "transformers",
+                                                 .name = "CLIPTextModel",
+                                                 .key = "model_type",
+                                                 .value = "clip_text_model",
+                                                 .stem = SARA_TRANSFORMERS_STEM,
+                                                 .title = "text encoder",
+                                                 .size = sizeof(clip_text),
+                                                 .read_config = clip_read_config,
+                                                 .bind = clip_bind,
+                                                 .ldm_shape = clip_ldm_shape,
+                                                 .settings = clip_settings};

@@ -1,4 +1,4 @@
-#include "models/unet.h"
+#include "models/unet/parts.h"
 
 /* ------------------------------------------------------------------------------------ binding */
 
@@ -26,7 +26,7 @@ static sara_status bind_unet_layer(const binding *b, sara_unet_layer *layer, con
     TRY(sara_resnet_bind(b->binder, &layer->resnet, sara_name_of("%s.resnets.%d", name, index).text,
                          in, b->level->channels, b->time_channels, &b->groups));
     if (attention)
-        TRY(sara_transformer_bind(b->binder, &layer->transformer, &b->unet->arena,
+        TRY(sara_transformer_bind(b->binder, &layer->transformer, &b->unet->network.arena,
                                   sara_name_of("%s.attentions.%d", name, index).text, &size));
 done:
     return status;
@@ -93,8 +93,8 @@ static sara_status bind_levels(sara_unet *unet, sara_binder *binder)
         sara_unet_level *level = &unet->level[i];
         b.level = &config->level[i];
         level->layers = b.level->layers;
-        TRY(new_layers(&unet->arena, &level->down, level->layers));
-        TRY(new_layers(&unet->arena, &level->up, level->layers + 1));
+        TRY(new_layers(&unet->network.arena, &level->down, level->layers));
+        TRY(new_layers(&unet->network.arena, &level->up, level->layers + 1));
         TRY(bind_down(&b, i));
         TRY(bind_up(&b, i));
     }
@@ -105,11 +105,14 @@ done:
     return status;
 }
 
-sara_status sara_unet_bind(sara_unet *unet, sara_binder *binder)
+static sara_status unet_bind(sara_network *network, sara_binder *binder,
+                             const sara_weights *weights)
 {
+    sara_unet *unet = (sara_unet *)network;
     const sara_unet_config *config = &unet->config;
     int64_t width = config->level[0].channels;
     sara_status status;
+    (void)weights;
     TRY(sara_linear_bind(binder, &unet->time_1, "time_embedding.linear_1", 4 * width, width, true));
     TRY(sara_linear_bind(binder, &unet->time_2, "time_embedding.linear_2", 4 * width, 4 * width,
                          true));
@@ -121,143 +124,39 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------ loading */
+/* ----------------------------------------------------------------------------------- the class */
 
-static sara_unet_info info_of(const sara_unet_config *config)
+static sara_denoiser_info info_of(const sara_unet_config *config)
 {
-    return (sara_unet_info){.in_channels = (int)config->in_channels,
-                            .out_channels = (int)config->out_channels,
-                            .sample_height = (int)config->sample_size[0],
-                            .sample_width = (int)config->sample_size[1],
-                            .cross_attention_dim = (int)config->cross_attention_dim,
-                            .factor = 1 << (config->levels - 1),
-                            .least_side =
-                                config->downsample_padding ? 1 : 1 << (config->levels - 1),
-                            .levels = config->levels};
+    return (sara_denoiser_info){.in_channels = (int)config->in_channels,
+                                .out_channels = (int)config->out_channels,
+                                .sample_height = (int)config->sample_size[0],
+                                .sample_width = (int)config->sample_size[1],
+                                .state_width = (int)config->cross_attention_dim,
+                                .factor = 1 << (config->levels - 1),
+                                .least_side =
+                                    config->downsample_padding ? 1 : 1 << (config->levels - 1),
+                                .levels = config->levels};
 }
 
-static sara_status new_unet(sara_context *ctx, sara_unet **out)
+static sara_status unet_read_config(sara_network *network, const sara_model_config *file)
 {
-    sara_status status = sara_alloc_zero(ctx, out, 1, sizeof(**out));
-    if (status == SARA_OK) {
-        (*out)->ctx = ctx;
-        sara_arena_init(&(*out)->arena, ctx);
-    }
+    sara_unet *unet = (sara_unet *)network;
+    sara_status status = sara_unet_config_read(file, &unet->config);
+    if (status == SARA_OK)
+        network->info.denoiser = info_of(&unet->config);
     return status;
 }
 
-/* What the names of a single file stand for is the network's to say. */
-static sara_status unet_open_weights(const sara_unet *unet, sara_weights **out,
-                                     const sara_component *component)
+static sara_status unet_ldm_shape(const sara_network *network, sara_ldm_shape *out)
 {
-    sara_component as = *component;
-    sara_status status = SARA_OK;
-    if (!component->stem && sara_unet_ldm_shape(unet, &as.shape) != SARA_OK)
-        return sara_fail_in(unet->ctx, SARA_ERROR_INPUT, component->source);
-    as.shape.flat = component->shape.flat;
-    TRY(sara_component_weights(&as, out));
-done:
-    return status;
-}
-
-sara_status sara_unet_open(sara_context *ctx, sara_unet **out, const sara_component *component,
-                           sara_storage storage)
-{
-    sara_unet *unet = NULL;
-    sara_binder *binder = NULL;
-    sara_weights *weights = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(new_unet(ctx, &unet));
-    TRY(sara_unet_config_read(ctx, &unet->config, component));
-    unet->info = info_of(&unet->config);
-    TRY(sara_binder_new(ctx, &binder));
-    sara_binder_store(binder, storage);
-    TRY(sara_unet_bind(unet, binder));
-    TRY(unet_open_weights(unet, &weights, component));
-    TRY(sara_binder_load(binder, &unet->params, weights));
-    *out = unet;
-    unet = NULL;
-done:
-    sara_weights_close(weights);
-    sara_binder_free(binder);
-    sara_unet_free(unet);
-    return status;
-}
-
-sara_status sara_unet_load(sara_context *ctx, sara_unet **out, const char *folder,
-                           const char *variant, sara_storage storage)
-{
-    sara_component component = {.ctx = ctx};
-    sara_status status;
-    *out = NULL;
-    TRY(sara_component_open(ctx, &component, folder, SARA_DIFFUSERS_STEM, variant));
-    TRY(sara_unet_open(ctx, out, &component, storage));
-done:
-    sara_component_close(&component);
-    return status;
-}
-
-sara_status sara_unet_new_random(sara_context *ctx, sara_unet **out, const char *shape,
-                                 uint64_t seed, sara_storage storage)
-{
-    sara_unet *unet = NULL;
-    sara_binder *binder = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(new_unet(ctx, &unet));
-    TRY(sara_unet_config_of_shape(ctx, &unet->config, shape));
-    unet->info = info_of(&unet->config);
-    TRY(sara_binder_new(ctx, &binder));
-    sara_binder_store(binder, storage);
-    TRY(sara_unet_bind(unet, binder));
-    TRY(sara_binder_draw(binder, &unet->params, seed));
-    *out = unet;
-    unet = NULL;
-done:
-    sara_binder_free(binder);
-    sara_unet_free(unet);
-    return status;
-}
-
-void sara_unet_free(sara_unet *unet)
-{
-    if (!unet)
-        return;
-    sara_params_free(unet->ctx, &unet->params);
-    sara_arena_free(&unet->arena);
-    sara_free(unet->ctx, unet);
-}
-
-sara_params *sara_unet_params(sara_unet *unet)
-{
-    return &unet->params;
-}
-
-const sara_unet_info *sara_unet_info_of(const sara_unet *unet)
-{
-    return &unet->info;
-}
-
-void sara_unet_checkpointing(sara_unet *unet, int levels)
-{
-    unet->checkpoint_levels = levels;
-}
-
-void sara_unet_set_sample_size(sara_unet *unet, int side)
-{
-    unet->info.sample_height = unet->info.sample_width = side;
-}
-
-sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out)
-{
-    const sara_unet_config *config = &unet->config;
+    const sara_unet_config *config = &((const sara_unet *)network)->config;
     *out = (sara_ldm_shape){.part = SARA_LDM_UNET, .levels = config->levels};
     out->layers = config->level[0].layers;
     for (int i = 0; i < config->levels; i++) {
         const sara_unet_level_config *level = &config->level[i];
         if (level->layers != out->layers || level->down_attention != level->up_attention)
-            return sara_fail(unet->ctx, SARA_ERROR_INPUT,
+            return sara_fail(network->ctx, SARA_ERROR_INPUT,
                              "level %d of the U-Net: single-file checkpoints have no names for "
                              "levels that differ in their layers, or on the way down and up",
                              i);
@@ -266,9 +165,9 @@ sara_status sara_unet_ldm_shape(const sara_unet *unet, sara_ldm_shape *out)
     return SARA_OK;
 }
 
-json_t *sara_unet_settings(const sara_unet *unet)
+static json_t *unet_settings(const sara_network *network)
 {
-    const sara_unet_config *c = &unet->config;
+    const sara_unet_config *c = &((const sara_unet *)network)->config;
     json_t *heads = json_array();
     int failed = !heads;
     for (int i = 0; i < c->levels; i++)
@@ -282,3 +181,17 @@ json_t *sara_unet_settings(const sara_unet *unet)
                      "downsample_padding", c->downsample_padding, "flip_sin_to_cos",
                      c->flip_sin_to_cos, "center_input_sample", c->center_input_sample);
 }
+
+const sara_network_class sara_unet_class = {.library = "diffusers",
+                                            .name = "UNet2DConditionModel",
+                                            .key = "_class_name",
+                                            .value = "UNet2DConditionModel",
+                                            .stem = SARA_DIFFUSERS_STEM,
+                                            .title = "U-Net",
+                                            .size = sizeof(sara_unet),
+                                            .read_config = unet_read_config,
+                                            .bind = unet_bind,
+                                            .ldm_shape = unet_ldm_shape,
+                                            .settings = unet_settings,
+                                            .forward = sara_unet_forward,
+                                            .shapes = sara_unet_shapes};

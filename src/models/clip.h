@@ -1,0 +1,15 @@
+/* CLIPTextModel. */
+#ifndef SARA_MODELS_CLIP_H
+#define SARA_MODELS_CLIP_H
+
+#include "models/network.h"
+
+extern const sara_network_class sara_clip_text_class;
+
+/* ids [batch][count]; last_hidden_state [batch,count,hidden]; pooled [batch,hidden] or NULL (the
+ * state at the first eos, or where eos_token_id == 2 at the largest id, as transformers does). */
+SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state,
+                                                  sara_var **pooled, sara_network *text,
+                                                  const int32_t *ids, int64_t batch, int64_t count);
+
+#endif

@@ -1,0 +1,136 @@
+#include "models/network.h"
+
+static sara_status configure_network(sara_context *ctx, sara_network **out,
+                                     const sara_network_class *class,
+                                     const sara_component *component)
+{
+    sara_network *network = NULL;
+    sara_model_config file;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &network, 1, class->size));
+    network->class = class;
+    network->ctx = ctx;
+    sara_arena_init(&network->arena, ctx);
+    TRY(sara_model_config_of(ctx, &file, component, class->key, class->value));
+    TRY(class->read_config(network, &file));
+    *out = network;
+    network = NULL;
+done:
+    sara_network_free(network);
+    return status;
+}
+
+/* What the names of a single file stand for is the network's to say; which of its layouts they are
+ * in, the file's. */
+static sara_status open_network_weights(const sara_network *network, sara_weights **out,
+                                        const sara_component *component)
+{
+    sara_component as = *component;
+    if (component->prefix && sara_network_ldm_shape(network, &as.shape) != SARA_OK)
+        return sara_fail_in(network->ctx, SARA_ERROR_INPUT, component->source);
+    as.shape.part = component->shape.part;
+    as.shape.flat = component->shape.flat;
+    return sara_component_weights(&as, out);
+}
+
+sara_status sara_network_open(sara_context *ctx, sara_network **out,
+                              const sara_network_class *class, const sara_component *component,
+                              sara_storage storage)
+{
+    sara_network *network = NULL;
+    sara_binder *binder = NULL;
+    sara_weights *weights = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(configure_network(ctx, &network, class, component));
+    TRY(open_network_weights(network, &weights, component));
+    TRY(sara_binder_new(ctx, &binder));
+    sara_binder_store(binder, storage);
+    TRY(class->bind(network, binder, weights));
+    TRY(sara_binder_load(binder, &network->params, weights));
+    *out = network;
+    network = NULL;
+done:
+    sara_weights_close(weights);
+    sara_binder_free(binder);
+    sara_network_free(network);
+    return status;
+}
+
+sara_status sara_network_load(sara_context *ctx, sara_network **out,
+                              const sara_network_class *class, const char *folder,
+                              const char *variant, sara_storage storage)
+{
+    sara_component component;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_component_open(ctx, &component, folder, class->stem, variant));
+    TRY(sara_network_open(ctx, out, class, &component, storage));
+done:
+    sara_component_close(&component);
+    return status;
+}
+
+sara_status sara_network_draw(sara_context *ctx, sara_network **out,
+                              const sara_network_class *class, const sara_component *component,
+                              uint64_t seed, sara_storage storage)
+{
+    sara_network *network = NULL;
+    sara_binder *binder = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(configure_network(ctx, &network, class, component));
+    TRY(sara_binder_new(ctx, &binder));
+    sara_binder_store(binder, storage);
+    TRY(class->bind(network, binder, NULL));
+    TRY(sara_binder_draw(binder, &network->params, seed));
+    *out = network;
+    network = NULL;
+done:
+    sara_binder_free(binder);
+    sara_network_free(network);
+    return status;
+}
+
+sara_status sara_network_shape_of(sara_context *ctx, sara_component *out,
+                                  const sara_network_class *class, const char *name)
+{
+    const sara_network_shape *shape = class->shapes;
+    sara_status status;
+    *out = (sara_component){.ctx = ctx};
+    while (shape && shape->name && strcmp(shape->name, name) != 0)
+        shape++;
+    if (!shape || !shape->name)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%.100s: no shape of %s", name, class->name);
+    TRY(sara_strdup(ctx, &out->source, name));
+    TRY(sara_json_parse(ctx, &out->config, shape->config, strlen(shape->config), name, false));
+done:
+    if (status != SARA_OK)
+        sara_component_close(out);
+    return status;
+}
+
+void sara_network_free(sara_network *network)
+{
+    if (!network)
+        return;
+    sara_params_free(network->ctx, &network->params);
+    sara_arena_free(&network->arena);
+    sara_free(network->ctx, network);
+}
+
+sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out, sara_network *denoiser,
+                                  sara_var *sample, const double *timesteps,
+                                  const sara_condition *condition)
+{
+    return denoiser->class->forward(tape, out, denoiser, sample, timesteps, condition);
+}
+
+sara_status sara_network_ldm_shape(const sara_network *network, sara_ldm_shape *out)
+{
+    if (network->class->ldm_shape)
+        return network->class->ldm_shape(network, out);
+    return sara_fail(network->ctx, SARA_ERROR_INPUT,
+                     "%s: single-file checkpoints have no names for it", network->class->name);
+}

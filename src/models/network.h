@@ -1,0 +1,107 @@
+/* What denoisers, autoencoders and text encoders have in common: one struct that each begins with,
+ * and one record for each class. */
+#ifndef SARA_MODELS_NETWORK_H
+#define SARA_MODELS_NETWORK_H
+
+#include "models/config.h"
+
+typedef struct sara_network_class sara_network_class;
+
+typedef struct sara_denoiser_info {
+    int in_channels, out_channels;
+    int sample_height, sample_width; /* of the latents it was trained on; 0: its config has none */
+    int state_width;                 /* of the condition's encoder_hidden_states */
+    int pooled_width;                /* of its pooled states; 0: it takes none */
+    int factor;                      /* latents' sides that are multiples of it are halved evenly */
+    int least_side;                  /* of latents */
+    int levels;                      /* parts that can be recomputed in backward */
+} sara_denoiser_info;
+
+typedef struct sara_vae_info {
+    int latent_channels, factor, sample_size;
+    double scaling_factor, shift_factor; /* 0.18215 and 0 if missing */
+} sara_vae_info;
+
+typedef struct sara_text_info {
+    int vocab_size, hidden_size, max_positions, eos_token_id;
+} sara_text_info;
+
+/* A network's own struct begins with it. */
+typedef struct sara_network {
+    const sara_network_class *class;
+    sara_context *ctx;
+    sara_arena arena; /* the layers */
+    sara_params params;
+    /* Of a denoiser: so many levels, the largest first, are recomputed in backward; gradients are
+     * the same to the bit. 0, as at first: none; more than there are: all. */
+    int checkpoint_levels;
+    union { /* what the class's kind has; from its config */
+        sara_denoiser_info denoiser;
+        sara_vae_info vae;
+        sara_text_info text;
+    } info;
+} sara_network;
+
+/* What a denoiser is told beside the sample and its timesteps. */
+typedef struct sara_condition {
+    sara_var *encoder_hidden_states; /* [N,T,state_width] */
+    sara_var *pooled;                /* [N,pooled_width]; NULL where it takes none */
+} sara_condition;
+
+/* out, sample [N,C,H,W]; timesteps [N] host, NULL on a dry device. */
+typedef sara_status (*sara_denoiser_fn)(sara_tape *tape, sara_var **out, sara_network *denoiser,
+                                        sara_var *sample, const double *timesteps,
+                                        const sara_condition *condition);
+
+/* A published size, of which networks with random values are made. */
+typedef struct sara_network_shape {
+    const char *name;   /* "sd15"; NULL ends a table */
+    const char *config; /* as config.json */
+} sara_network_shape;
+
+struct sara_network_class {
+    const char *library, *name; /* in model_index.json: "diffusers", "UNet2DConditionModel" */
+    const char *key, *value;    /* what config.json calls it: "_class_name", "..." */
+    const char *stem;           /* of its weight files' names */
+    const char *title;          /* "U-Net", in messages */
+    size_t size;                /* of the network's own struct */
+    SARA_NODISCARD sara_status (*read_config)(sara_network *network, const sara_model_config *file);
+    /* Wants every parameter. weights: where they will be read from; NULL: they are drawn. */
+    SARA_NODISCARD sara_status (*bind)(sara_network *network, sara_binder *binder,
+                                       const sara_weights *weights);
+    /* What its names in single files depend on; SARA_ERROR_INPUT where they have none for such a
+     * network. NULL: for none of the class. */
+    SARA_NODISCARD sara_status (*ldm_shape)(const sara_network *network, sara_ldm_shape *out);
+    /* What decides its values beside its weights, and their shapes do not tell; json_decref().
+     * NULL: out of memory. */
+    json_t *(*settings)(const sara_network *network);
+    sara_denoiser_fn forward;         /* NULL: it is no denoiser */
+    const sara_network_shape *shapes; /* NULL: none are named */
+};
+
+/* A config option that is not supported is refused by name and value. *out: sara_network_free(). */
+SARA_NODISCARD sara_status sara_network_open(sara_context *ctx, sara_network **out,
+                                             const sara_network_class *class,
+                                             const sara_component *component, sara_storage storage);
+/* Of a folder with config.json and weights; variant NULL: the plain files. */
+SARA_NODISCARD sara_status sara_network_load(sara_context *ctx, sara_network **out,
+                                             const sara_network_class *class, const char *folder,
+                                             const char *variant, sara_storage storage);
+/* With random weights, for timing. */
+SARA_NODISCARD sara_status sara_network_draw(sara_context *ctx, sara_network **out,
+                                             const sara_network_class *class,
+                                             const sara_component *component, uint64_t seed,
+                                             sara_storage storage);
+/* A config alone, of the class's shape of this name; SARA_ERROR_USAGE: there is none. *out:
+ * sara_component_close(). */
+SARA_NODISCARD sara_status sara_network_shape_of(sara_context *ctx, sara_component *out,
+                                                 const sara_network_class *class, const char *name);
+void sara_network_free(sara_network *network);
+SARA_NODISCARD sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out,
+                                                 sara_network *denoiser, sara_var *sample,
+                                                 const double *timesteps,
+                                                 const sara_condition *condition);
+/* As class->ldm_shape; SARA_ERROR_INPUT too where the class has none. */
+SARA_NODISCARD sara_status sara_network_ldm_shape(const sara_network *network, sara_ldm_shape *out);
+
+#endif

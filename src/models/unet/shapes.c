@@ -1,0 +1,23 @@
+/* The published shapes, as their config.json has them; the deepest level has no attention. */
+#include "models/unet/parts.h"
+
+#define COMMON "\"_class_name\": \"UNet2DConditionModel\""
+#define FOUR_LEVELS                                                                                \
+    COMMON ", \"block_out_channels\": [320, 640, 1280, 1280], "                                    \
+           "\"down_block_types\": [\"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\", "           \
+           "\"CrossAttnDownBlock2D\", \"DownBlock2D\"], \"up_block_types\": [\"UpBlock2D\", "      \
+           "\"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\"]"
+
+const sara_network_shape sara_unet_shapes[] = {
+    {"sd15", "{" FOUR_LEVELS ", \"attention_head_dim\": 8, \"cross_attention_dim\": 768, "
+             "\"sample_size\": 64}"},
+    {"sd21", "{" FOUR_LEVELS ", \"attention_head_dim\": [5, 10, 20, 20], "
+             "\"cross_attention_dim\": 1024, \"sample_size\": 96, "
+             "\"use_linear_projection\": true}"},
+    {"tiny", "{" COMMON ", \"block_out_channels\": [32, 64], "
+             "\"down_block_types\": [\"CrossAttnDownBlock2D\", \"DownBlock2D\"], "
+             "\"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\"], "
+             "\"attention_head_dim\": 4, \"cross_attention_dim\": 32, \"layers_per_block\": 1, "
+             "\"sample_size\": 16}"},
+    {NULL, NULL},
+};
