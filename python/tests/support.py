@@ -14,6 +14,13 @@ import reference
 import sara
 
 THRESHOLD = 0.01  # of Net's weights, normal with deviation 0.02, 38 % are below it
+# Steps that are clipped, with a low-rank term and a reselection.
+OPTIONS = dict(threshold=THRESHOLD, lr=2e-3, eps=1e-4, max_grad_norm=0.05, lambda_rank=0.02,
+               progressive_iter=3)
+# An eps of the gradients' size: with AdamW's usual one an entry whose gradient and low-rank term
+# cancel moves by the rounding of both.
+RANKED = dict(threshold=THRESHOLD, lr=1e-3, lambda_rank=0.02, betas=(0.8, 0.95), eps=1e-4,
+              weight_decay=0.1)
 
 
 class Net(nn.Module):
@@ -76,6 +83,13 @@ def train(model, optimizer, steps, first=0):
         loss_of(model, batch(step)).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def plain_run(steps=6, build=Net, **options):
+    model = build()
+    optimizer = sara.adamw(model, **(options or OPTIONS))
+    train(model, optimizer, steps)
+    return model, optimizer
 
 
 def weights(model):

@@ -1,36 +1,20 @@
-"""Two processes (gloo) against one process with the batches of both. A test that hangs fails by its
-time limit."""
+"""Two processes (gloo) against one process with the batches of both."""
 import contextlib
-import datetime
-import glob
 import importlib.util
 import math
-import multiprocessing
 import os
-import pathlib
-import shutil
-import tempfile
-import time
-import traceback
 import unittest
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import sara
+from processes import CLOSE, run, same
 
-LIMIT = 150          # seconds for two processes, most of a second of which is used
 STEPS, ROWS = 5, 4   # optimiser steps; rows of a micro-batch in each process
-CLOSE = 1e-5         # of the change: one process sums its gradients in another order
 OPTIONS = dict(fraction=0.2, lr=1e-3, lambda_rank=0.05, max_grad_norm=0.02)
-
-# Children of a server that has imported torch: a pair of them starts in no time.
-processes = multiprocessing.get_context("forkserver")
-# the first is what an optimiser imports when it is made
-processes.set_forkserver_preload(["torch._dynamo", "torch.distributed", "sara"])
 
 
 class Small(nn.Module):
@@ -181,59 +165,6 @@ def train_accelerated(rank, world):
                 weights={n: p.detach().clone() for n, p in model.named_parameters()})
 
 
-def _child(rank, world, folder, body, options):
-    try:
-        torch.set_num_threads(1)
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
-                                world_size=world, timeout=datetime.timedelta(seconds=LIMIT / 3))
-        torch.save(body(rank, world, **options), f"{folder}/result-{rank}")
-        dist.destroy_process_group()
-    except BaseException:
-        with open(f"{folder}/error-{rank}", "w") as f:
-            traceback.print_exc(file=f)
-        os._exit(1)
-
-
-def run(world, body, **options):
-    """body(rank, world, ...) in as many processes; what each returned."""
-    folder = tempfile.mkdtemp()
-    children = [processes.Process(target=_child, args=(rank, world, folder, body, options),
-                                  daemon=True) for rank in range(world)]
-    try:
-        for child in children:
-            child.start()
-        end = time.monotonic() + LIMIT
-        for child in children:
-            child.join(max(0.0, end - time.monotonic()))
-        hung = [rank for rank, child in enumerate(children) if child.is_alive()]
-        errors = [pathlib.Path(path).read_text() for path in sorted(glob.glob(f"{folder}/error-*"))]
-        if hung or errors or any(child.exitcode for child in children):
-            codes = [child.exitcode for child in children]
-            raise AssertionError("\n".join([f"hung: {hung}, exit codes {codes}", *errors]))
-        return [torch.load(f"{folder}/result-{rank}", weights_only=False) for rank in range(world)]
-    finally:
-        for child in children:
-            if child.is_alive():
-                child.kill()
-        shutil.rmtree(folder)
-
-
-def run_two(body, **options):
-    return run(2, body, **options)
-
-
-def same(a, b):
-    """Equal to the bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
 figures = []  # relative errors of the change
 
 
@@ -273,7 +204,7 @@ class TwoProcesses(unittest.TestCase):
             self.assertEqual(ours[0]["log"][i][3], active)
 
     def check_way(self, how, late=False, **options):
-        self.check(run_two(train, **how, **options), late, **options)
+        self.check(run(2, train, **how, **options), late, **options)
 
     def test_not_wrapped(self):
         self.check_way({})
@@ -327,7 +258,7 @@ class TwoProcesses(unittest.TestCase):
     def test_reselection(self):
         for wrap in (None, "before", "after"):
             with self.subTest(wrap=wrap):
-                ours = run_two(train, wrap=wrap, progressive_iter=2, lr=2e-2)
+                ours = run(2, train, wrap=wrap, progressive_iter=2, lr=2e-2)
                 self.check(ours, progressive_iter=2, lr=2e-2)
                 self.assertLess(ours[0]["log"][2][3], ours[0]["log"][1][3])
                 emptied = [n for n, s in zip(ours[0]["packed"]["param_groups"][0]["names"],
@@ -340,9 +271,9 @@ class TwoProcesses(unittest.TestCase):
         options = dict(progressive_iter=2, lr=2e-2)
         for wrap in (None, "before", "after"):
             with self.subTest(wrap=wrap):
-                half = run_two(train, wrap=wrap, steps=3, **options)
-                ours = run_two(train, wrap=wrap, resume=half[0]["packed"], **options)
-                whole = run_two(train, wrap=wrap, **options)
+                half = run(2, train, wrap=wrap, steps=3, **options)
+                ours = run(2, train, wrap=wrap, resume=half[0]["packed"], **options)
+                whole = run(2, train, wrap=wrap, **options)
                 self.assertTrue(same([r["weights"] for r in ours], [r["weights"] for r in whole]))
                 self.assertTrue(same([r["state"] for r in ours], [r["state"] for r in whole]))
 
@@ -358,7 +289,7 @@ class TwoProcesses(unittest.TestCase):
         for wrap in (None, "before", "after"):
             for unscale in (False, True):
                 with self.subTest(wrap=wrap, unscale=unscale):
-                    ours = run_two(train_scaled, wrap=wrap, unscale=unscale)
+                    ours = run(2, train_scaled, wrap=wrap, unscale=unscale)
                     one = train_scaled(0, 1, unscale=unscale)
                     for result in (*ours, one):
                         self.assertTrue(same(result["before"], result["after"]),
@@ -373,18 +304,18 @@ class TwoProcesses(unittest.TestCase):
         for wrap, ways in ((None, ("seed", "budget", "frozen")), ("after", ("budget",))):
             for how in ways:
                 with self.subTest(wrap=wrap, how=how):
-                    for message in run_two(train_differing, wrap=wrap, how=how):
+                    for message in run(2, train_differing, wrap=wrap, how=how):
                         self.assertIn("the processes' models or their selected entries differ",
                                       message)
 
     def test_rank_0s_model_for_all(self):
         """Wrapped after the optimiser was made, entries are selected anew of rank 0's weights."""
         for wrap, how in (("before", "seed"), ("after", "halved")):
-            self.assertEqual(run_two(train_differing, wrap=wrap, how=how), ["trained"] * 2)
+            self.assertEqual(run(2, train_differing, wrap=wrap, how=how), ["trained"] * 2)
 
     @unittest.skipUnless(importlib.util.find_spec("accelerate"), "needs accelerate")
     def test_accelerate(self):
-        ours, one = run_two(train_accelerated), train(0, 1, parts=2, decay=0.5)
+        ours, one = run(2, train_accelerated), train(0, 1, parts=2, decay=0.5)
         self.assertEqual([r["kind"] for r in ours], ["MULTI_CPU"] * 2)
         self.assertEqual([r["left"] for r in ours], [0, 0])
         self.assertTrue(same(ours[0]["weights"], ours[1]["weights"]))

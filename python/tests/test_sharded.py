@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import sara
+from processes import CLOSE, run, same
 from support import torch_path
-from test_distributed import CLOSE, run, same
 
 STEPS, ROWS = 5, 4
 OPTIONS = dict(fraction=0.2, lr=1e-3, lambda_rank=0.05, max_grad_norm=0.02)
