@@ -11,6 +11,7 @@ METHOD is one of
     forward   the U-Net alone, no gradients
     lora16    PEFT LoRA of rank 16 on the attention projections
     full      AdamW on everything
+    full-fused  the same with AdamW(fused=True)
     masked    dense gradients, gathered at the mask, AdamW on the selected entries: what a selective
               method costs in PyTorch without unstructural backpropagation
 Without --model the U-Net has SD1.5's shape and random weights.
@@ -54,7 +55,8 @@ def parse_arguments():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument(
         "method",
-        choices=("forward", "lora16", "full", "masked", "generate", "save", "save-pipeline"))
+        choices=("forward", "lora16", "full", "full-fused", "masked", "generate", "save",
+                 "save-pipeline"))
     a.add_argument("--model",
                    help="a bare unet/ folder; a pipeline folder for generate and save-pipeline")
     a.add_argument("--latent", type=int, default=64)
@@ -130,8 +132,8 @@ def load_unet(a):
 def prepare(model, a):
     """Makes the method's parameters trainable. The optimizer (None for forward) and how many
     entries it trains."""
-    if a.method == "full":
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    if a.method in ("full", "full-fused"):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=a.method == "full-fused")
         return optimizer, sum(p.numel() for p in model.parameters())
     if a.method == "lora16":
         from peft import LoraConfig

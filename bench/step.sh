@@ -2,10 +2,14 @@
 # Times sara against its peers on this machine, alternately, and prints tables. README.md tells what
 # the numbers mean.
 #   bench/step.sh [--quick] [--only PART,...] [--append]
+#   bench/step.sh [--quick] --against BINARY
 #     --quick    one round, 32x32 latents at batch 1; without --only: time, memory, weights16
-#     --only     some of: time memory weights16 checkpointing budgets threads generate load
+#     --only     some of: time memory weights16 checkpointing budgets threads full generate load
 #     --append   to the results of earlier calls, instead of anew
+#     --against  a step of this build beside one of another build of sara, in alternating pairs;
+#                exit code 1 if it takes more than 3 % more time or 1 % more memory
 #   ROUNDS=3, STEPS=3            rounds, and steps of a run
+#   PAIRS=8                      of --against, for each shape
 #   OMP_NUM_THREADS              threads of both sides (all processors)
 #   SARA                         a built program, instead of building one
 #   SARA_BENCH_VENV              the peers' virtual environment (bench/.venv)
@@ -13,11 +17,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts="time memory weights16 checkpointing budgets threads generate load"
+parts="time memory weights16 checkpointing budgets threads full generate load"
 quick_parts="time memory weights16"
 configs=("64 1" "32 1" "32 4") # latents, batch
 rounds=${ROUNDS:-3}
 steps=${STEPS:-3}
+pairs=${PAIRS:-8}
+against=
 budget=5.8
 threads=${OMP_NUM_THREADS:-$(nproc)}
 venv=${SARA_BENCH_VENV:-bench/.venv}
@@ -54,6 +60,11 @@ parse_arguments() {
             shift
             ;;
         --append) append=true ;;
+        --against)
+            [ $# -gt 1 ] && [ -x "$2" ] || fail "--against needs a built program"
+            against=$2
+            shift
+            ;;
         -h | --help)
             usage
             exit 0
@@ -142,6 +153,15 @@ plan_threads() { # the first configuration
     done
 }
 
+plan_full() {
+    local config
+    for config in "64 1" "32 1"; do
+        case " ${configs[*]} " in *" $config "*) ;; *) continue ;; esac
+        echo "full-fused $config $budget $threads"
+        echo "full $config $budget $threads"
+    done
+}
+
 plan_generate() {
     echo "diffusers-images 64 1 $budget $threads"
     echo "sara-images 64 1 $budget $threads"
@@ -171,9 +191,10 @@ set_command() { # RUN LATENTS BATCH BUDGET
     local theirs=("$python" bench/peer_step.py "$1" --model "$model/unet" "${size[@]}")
     local selective=("${ours[@]}" --method sara --trainable "$fraction")
     case $1 in
-    lora16) command=("${theirs[@]}") ;;
+    lora16 | full-fused) command=("${theirs[@]}") ;;
     masked) command=("${theirs[@]}" --fraction "$fraction") ;;
     sara) command=("${selective[@]}" "${size[@]}") ;;
+    full) command=("${ours[@]}" --method full "${size[@]}") ;;
     sara-16bit) command=("${selective[@]}" "${size[@]}" --weight_dtype bf16) ;;
     sara-16bit-checkpointing)
         command=("${selective[@]}" "${size[@]}" --weight_dtype bf16 --gradient_checkpointing)
@@ -187,15 +208,19 @@ set_command() { # RUN LATENTS BATCH BUDGET
     esac
 }
 
+measured() { # COMMAND...: of measure.py; tells what went wrong
+    python3 bench/measure.py "$@" 2>"$work/stderr" </dev/null && return
+    tail -n 5 "$work/stderr" >&2
+    failures=$((failures + 1))
+}
+
 run() { # ROUND RUN LATENTS BATCH BUDGET THREADS
     local command
     set_command "$2" "$3" "$4" "$5"
     echo "round $1 of $rounds: $2, latents $3, batch $4, budget $5 %, threads $6" >&2
     case $2 in read* | load) cat "$weights" >/dev/null ;; esac # into the page cache
-    OMP_NUM_THREADS=$6 python3 bench/measure.py "$results" round="$1" run="$2" latent="$3" \
-        batch="$4" budget="$5" threads="$6" -- "${command[@]}" 2>"$work/stderr" </dev/null && return
-    tail -n 5 "$work/stderr" >&2
-    failures=$((failures + 1))
+    OMP_NUM_THREADS=$6 measured "$results" round="$1" run="$2" latent="$3" batch="$4" budget="$5" \
+        threads="$6" -- "${command[@]}"
 }
 
 run_all() {
@@ -208,8 +233,35 @@ run_all() {
     done
 }
 
+# The same shape and random weights on both sides; which of them comes first alternates.
+run_against() {
+    local results=$work/against.jsonl config pair side sides program
+    rm -f "$results"
+    for config in "${configs[@]}"; do
+        for pair in $(seq "$pairs"); do
+            sides=(this other)
+            [ $((pair % 2)) -eq 1 ] || sides=(other this)
+            echo "pair $pair of $pairs: latents and batch $config" >&2
+            for side in "${sides[@]}"; do
+                program=$sara
+                [ "$side" = this ] || program=$against
+                OMP_NUM_THREADS=$threads measured "$results" run="$side" latent="${config% *}" \
+                    batch="${config#* }" pair="$pair" -- "$program" bench --shape sd15 --json \
+                    --latent "${config% *}" --batch "${config#* }" --steps "$steps"
+            done
+        done
+    done
+    [ "$failures" -eq 0 ] || fail "$failures runs failed"
+    python3 bench/against.py "$results"
+}
+
 parse_arguments "$@"
 mkdir -p "$work"
+if [ -n "$against" ]; then
+    prepare_sara
+    run_against
+    exit
+fi
 prepare_python
 prepare_sara
 prepare_model

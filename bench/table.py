@@ -101,10 +101,14 @@ def step_bars(latent, batch, time, masked, memory, memory16, checkpointing, shar
     ]
 
 
+FULL, FUSED = "full", "full-fused"
 BARS = [
     *step_bars(64, 1, (1.0, 0.75), (0.55, 0.40), (0.90, 0.80), (0.65, 0.55), 0.50, 0.03),
     *step_bars(32, 1, (1.0, 0.80), (0.50, 0.40), (1.00, 0.90), (0.70, 0.60), None, 0.08),
     *step_bars(32, 4, (1.0, 0.75), (0.55, 0.45), (0.90, 0.80), (0.65, 0.55), 0.45, 0.04),
+    *(Bar("time of a full step / PyTorch, fused", f"{latent}x{latent}, batch 1",
+          lambda r, latent=latent: r.time(FULL, FUSED, latent, 1), must, None, False)
+      for latent, must in ((64, 0.75), (32, 0.9))),
     Bar("time of an image / diffusers", "512x512 pixels",
         lambda r: r.time("sara-images", "diffusers-images", 64, 1), 1.0, 0.9, False),
     Bar("loading / read in pieces", "U-Net, fp32", lambda r: r.time("load", "read", 0, 0), 1.5,
@@ -140,13 +144,14 @@ def bar_line(bar, results):
 def step_line(key, row, results):
     lora = results.peer(key, "lora16")
     masked = results.peer(key, "masked") if key.budget == results.host["budget"] else None
+    fused = results.peer(key, FUSED)
     trained = row.result.get("trainable")
     return [f"{key.latent}x{key.latent}", str(key.batch), key.run,
-            f"{key.budget:g} %" if key.run != "lora16" else "-",
+            f"{key.budget:g} %" if key.run not in ("lora16", FULL, FUSED) else "-",
             f"{trained / 1e6:.1f}" if trained is not None else "-", str(key.threads),
             number(row.best), number(row.spread, True), number(ratio(row, lora, "best")),
-            number(ratio(row, masked, "best")), number(row.peak),
-            number(ratio(row, lora, "peak"))]
+            number(ratio(row, masked, "best")), number(ratio(row, fused, "best")),
+            number(row.peak), number(ratio(row, lora, "peak")), number(ratio(row, fused, "peak"))]
 
 
 def other_line(key, row, results):
@@ -156,7 +161,7 @@ def other_line(key, row, results):
 
 
 def is_step(key):
-    return key.run in ("sara", "lora16", "masked", SIXTEEN_BIT, CHECKPOINTING)
+    return key.run in ("sara", "lora16", "masked", SIXTEEN_BIT, CHECKPOINTING, FULL, FUSED)
 
 
 def markdown(header, lines):
@@ -173,7 +178,7 @@ def sections(results):
     others = [item for item in results.rows.items() if not is_step(item[0])]
     yield markdown([
         "latents", "batch", "run", "budget", "M trained", "threads", "s / step", "spread",
-        "/ lora16", "/ masked", "GiB", "/ lora16"
+        "/ lora16", "/ masked", "/ full-fused", "GiB", "/ lora16", "/ full-fused"
     ], [step_line(key, row, results) for key, row in steps])
     yield markdown(["run", "seconds", "spread", "/ peer", "GiB"],
                    [other_line(key, row, results) for key, row in others])

@@ -1,6 +1,7 @@
-"""Tests of table.py with made-up results: python3 bench/test_table.py"""
+"""Tests of table.py and against.py with made-up results: python3 bench/test_table.py"""
 import unittest
 
+import against
 import table
 
 
@@ -60,6 +61,37 @@ class TableTest(unittest.TestCase):
         found = verdicts(plain, whole, {**line("load", 3.2, 4), "latent": 0, "batch": 0})
         self.assertEqual(found, {("U-Net, fp32", "loading / read in pieces"): ("1.60", "MISSED"),
                                  ("U-Net, fp32", "loading / read into memory"): ("0.80", "met")})
+
+    def test_full_steps(self):
+        for best, expected in ((7.5, "met"), (7.6, "MISSED")):
+            found = verdicts(line("full-fused", 10, 20), line("full", best, 15))
+            self.assertEqual(found, {
+                (self.where, "time of a full step / PyTorch, fused"): (f"{best / 10:.2f}",
+                                                                       expected)})
+        lines = (line("full-fused", 10, 20), line("full", 5, 15))
+        results = table.Results([dict(run="host", threads=2, budget=5.8), *lines])
+        rows = [row.split(" | ") for row in next(table.sections(results)).splitlines()[2:]]
+        self.assertEqual([(row[3], row[10], row[13]) for row in rows],
+                         [("-", "1.00", "1.00 |"), ("-", "0.50", "0.75 |")])
+
+
+class AgainstTest(unittest.TestCase):
+    def verdicts(self, *lines):
+        return [f"{row[-2]} {row[-1]}" for row in against.compare(lines)]
+
+    def test_best_of_each_side(self):
+        other = [line("other", 10, 4), line("other", 12, 4.5)]
+        for best, peak, expected in ((10.3, 4.04, ["1.03 met", "1.01 met"]),
+                                     (10.4, 4.05, ["1.03 MISSED", "1.01 MISSED"])):
+            found = self.verdicts(line("this", best, 5), *other, line("this", 99, peak))
+            self.assertEqual(found, expected)
+
+    def test_each_shape_for_itself(self):
+        small = [{**line(run, 1, 1), "latent": 32} for run in ("this", "other")]
+        rows = against.compare([line("this", 9, 1), line("other", 10, 1), *small])
+        self.assertEqual([(row[0], row[4]) for row in rows],
+                         [("64x64, batch 1", "0.900"), ("32x32, batch 1", "1.000"),
+                          ("64x64, batch 1", "1.000"), ("32x32, batch 1", "1.000")])
 
 
 if __name__ == "__main__":
