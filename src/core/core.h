@@ -64,6 +64,8 @@ typedef struct sara_bytes_text {
     char text[32];
 } sara_bytes_text;
 const char *sara_bytes_format(sara_bytes_text *buffer, uint64_t bytes);
+/* FNV-1a, for tables in memory. */
+uint64_t sara_hash_bytes(const void *data, size_t size);
 
 /* A text that grows: {.ctx = ctx}, then sara_buffer_free(). data ends with a NUL, and is NULL until
  * something was added. */

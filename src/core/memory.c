@@ -106,3 +106,12 @@ sara_status sara_path_join(sara_context *ctx, char **out, const char *directory,
     const char *slash = length > 0 && directory[length - 1] == '/' ? "" : "/";
     return sara_format(ctx, out, "%s%s%s", directory, slash, name);
 }
+
+uint64_t sara_hash_bytes(const void *data, size_t size)
+{
+    const unsigned char *bytes = data;
+    uint64_t h = 14695981039346656037u;
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ bytes[i]) * 1099511628211u;
+    return h;
+}

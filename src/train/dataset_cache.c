@@ -8,18 +8,16 @@
 #include <math.h>
 #include <stdio.h>
 
-typedef struct cached_item {
-    float *moments; /* [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped */
-    size_t text;    /* of its caption */
-} cached_item;
-
 struct sara_dataset_cache {
     sara_context *ctx;
     const sara_model *model;
     sara_dataset dataset;
-    cached_item *items;
+    /* Of each image [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped. NULL:
+     * drawn anew. */
+    float **moments;
     int64_t *ends; /* of an item's elements in an epoch, counted from its start */
-    const char **captions; /* the distinct ones */
+    const char **captions; /* the distinct ones; text_of: which of them an image has */
+    size_t *text_of;
     float **texts;         /* their states */
     size_t text_count;
     bool *square; /* of each image: its crop is no choice */
@@ -93,14 +91,15 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
 {
     if (!cache)
         return;
-    for (size_t i = 0; cache->items && i < cache->dataset.count; i++)
-        sara_free(cache->ctx, cache->items[i].moments);
+    for (size_t i = 0; cache->moments && i < cache->dataset.count; i++)
+        sara_free(cache->ctx, cache->moments[i]);
     for (size_t i = 0; cache->texts && i < cache->text_count; i++)
         sara_free(cache->ctx, cache->texts[i]);
-    sara_free(cache->ctx, cache->items);
+    sara_free(cache->ctx, cache->moments);
     sara_free(cache->ctx, cache->ends);
     sara_free(cache->ctx, cache->square);
     sara_free(cache->ctx, cache->captions);
+    sara_free(cache->ctx, cache->text_of);
     sara_free(cache->ctx, cache->texts);
     sara_free(cache->ctx, cache->pixels);
     sara_free(cache->ctx, cache->fresh);
@@ -182,7 +181,7 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index)
              cache_center(image.height, cache->resolution), flip != 0);
         TRY(encode_pixels(cache, moments + flip * 2 * cache->size));
     }
-    cache->items[index].moments = moments;
+    cache->moments[index] = moments;
     moments = NULL;
 done:
     sara_free(cache->ctx, moments);
@@ -230,20 +229,6 @@ done:
 }
 
 /* ---------------------------------------------------------------------------------------- text */
-
-/* Finds the distinct captions. */
-static void number_texts(sara_dataset_cache *cache)
-{
-    for (size_t i = 0; i < cache->dataset.count; i++) {
-        const char *caption = cache->dataset.items[i].caption;
-        size_t text = 0;
-        while (text < cache->text_count && strcmp(cache->captions[text], caption) != 0)
-            text++;
-        if (text == cache->text_count)
-            cache->captions[cache->text_count++] = caption;
-        cache->items[i].text = text;
-    }
-}
 
 /* Known without the text encoder: their hash, and how many are cut. */
 static sara_status read_tokens(sara_dataset_cache *cache)
@@ -324,16 +309,19 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
                                          .caption_extension = options->caption_extension,
                                          .instance_prompt = options->instance_prompt,
                                          .output_dir = options->output_dir};
+    size_t count;
     sara_status status;
     TRY(choose_resolution(cache, options));
     TRY(sara_dataset_scan(cache->ctx, &cache->dataset, &source));
+    count = cache->dataset.count;
     TRY(count_elements(cache));
-    TRY(sara_alloc(cache->ctx, &cache->square, cache->dataset.count, sizeof(*cache->square)));
+    TRY(sara_alloc(cache->ctx, &cache->square, count, sizeof(*cache->square)));
     TRY(sara_dataset_check_images(cache->ctx, cache->square, &cache->dataset, cache->resolution));
-    TRY(sara_alloc_zero(cache->ctx, &cache->items, cache->dataset.count, sizeof(*cache->items)));
-    TRY(sara_alloc_zero(cache->ctx, &cache->captions, cache->dataset.count,
-                        sizeof(*cache->captions)));
-    number_texts(cache);
+    TRY(sara_alloc_zero(cache->ctx, &cache->moments, count, sizeof(*cache->moments)));
+    TRY(sara_alloc(cache->ctx, &cache->captions, count, sizeof(*cache->captions)));
+    TRY(sara_alloc(cache->ctx, &cache->text_of, count, sizeof(*cache->text_of)));
+    TRY(sara_captions_number(cache->ctx, cache->text_of, cache->captions, &cache->text_count,
+                             &cache->dataset));
     TRY(read_tokens(cache));
     TRY(sara_dataset_hash(cache->ctx, cache->sha256, &cache->dataset));
 done:
@@ -423,17 +411,16 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, fl
     sara_status status = SARA_OK;
     for (int64_t i = 0; i < size; i++) {
         size_t index = image_of(cache, elements[i]);
-        const cached_item *item = &cache->items[index];
         bool flip = draws_flip(cache, elements[i]);
         const float *moments = cache->fresh;
-        if (item->moments)
-            moments = item->moments + (flip ? 2 * cache->size : 0);
+        if (cache->moments[index])
+            moments = cache->moments[index] + (flip ? 2 * cache->size : 0);
         else
             TRY(encode_fresh(cache, index, elements[i], flip));
         sara_draw_normal(latents + i * cache->size, (size_t)cache->size, cache->seed,
                          SARA_DRAW_POSTERIOR, (uint64_t)elements[i]);
         sample_posterior(cache, latents + i * cache->size, moments);
-        memcpy(states + (size_t)i * state_size, cache->texts[item->text],
+        memcpy(states + (size_t)i * state_size, cache->texts[cache->text_of[index]],
                state_size * sizeof(*states));
     }
 done:

@@ -80,10 +80,7 @@ bool sara_onednn_has_amx(void)
 
 static size_t hash(const sara_primitive_key *key)
 {
-    const unsigned char *bytes = (const unsigned char *)key;
-    uint64_t h = 14695981039346656037u; /* FNV-1a */
-    for (size_t i = 0; i < sizeof(*key); i++)
-        h = (h ^ bytes[i]) * 1099511628211u;
+    uint64_t h = sara_hash_bytes(key, sizeof(*key));
     return (size_t)(h ^ (h >> 32)) % SARA_ONEDNN_BUCKETS;
 }
 
