@@ -74,12 +74,14 @@ TRAINING = {
     "emoji-from-adapter": EMOJI.replace("--trainable 10%", "") + "--adapter {emojia}:0.8",
 }
 
-# Checkpoints after three and six steps; the run goes on from the first.
-SIX = "--max_train_steps 6 --checkpointing_steps 3 "
+# Checkpoints after three and six steps; the run goes on from the first. The moments that it holds
+# count, since the reselection was before.
+SIX = "--max_train_steps 6 --checkpointing_steps 3 --progressive_iter 2 "
 RESUMED = {
     "sd1": SD1 + SIX + "--random_flip --validation_prompt fox --validation_steps 2",
     "sd1-crops": RUN + "-m {sd1} --train_data_dir {odd} " + SIX + "--gradient_accumulation_steps 2",
-    "sd1-reselected": SD1 + SIX + "--progressive_iter 2",
+    "sd1-reselected-then": SD1 + SIX + "--progressive_iter 3",
+    "sd1-reselected-later": SD1 + SIX + "--progressive_iter 4",
     "sd1-fp16-weights": SD1 + SIX + "--weight_dtype fp16",
     "sd1-bf16-weights": SD1 + SIX + "--weight_dtype bf16 --gradient_checkpointing",
     "sd1-from-adapter": SD1.replace("--trainable 10%", "") + SIX + "--adapter {sd1a}:0.5",
@@ -112,10 +114,10 @@ DRAWING = {
     "sd1-prompts": DRAW_MANY + "-p 'a fox' -p snow -b 2",
     "sd1-compare": DRAW_MANY + "-p 'a fox' -p snow --compare "
                    "--adapter {sd1a}:0.7 --adapter {sd1b}",
-    "sd1-tags": DRAW_MANY + "-p 'a fox <lora:sd1a:0.8>' "
-                "-p 'snow <lora:sd1b:0.5> <lora:sd1a:0.2>' --lora-model-dir {adapters}",
-    "sd1-tags-over-adapter": DRAW + "-m {sd1} -p 'a fox <lora:sd1b:0.8>' --lora-model-dir {adapters} "
-                             "--adapter {sd1a}",
+    "sd1-tags": DRAW_MANY + "-p 'a fox <lora:sd1a:0.8>' -p 'snow <lora:sd1b:0.5> "
+                "<lora:sd1a:0.2>' --lora-model-dir {adapters}",
+    "sd1-tags-over-adapter": DRAW + "-m {sd1} -p 'a fox <lora:sd1b:0.8>' --adapter {sd1a} "
+                             "--lora-model-dir {adapters}",
     "sd1-f16": DRAW1 + "--type f16 --adapter {sd1a}",
     "sd1-bf16": DRAW1 + "--type bf16 --adapter {sd1a}",
     "sd1-auto": DRAW + "-m {sd1_half} -p fox --type auto",

@@ -47,9 +47,8 @@ def go_back(run_folder, from_folder):
 class Comparison:
     def __init__(self, programs, folder):
         self.programs, self.folder, self.failures = programs, folder, 0
-        os.makedirs(os.path.join(folder, "inputs"))
-        self.inputs = inputs.make(os.path.join(folder, "inputs"),
-                                  lambda *args: run(programs[0], args, folder))
+        self.inputs = inputs.Inputs(os.path.join(folder, "inputs"),
+                                    lambda *args: run(programs[0], args, folder))
         self.new_keys = set()
 
     def report(self, word, name, *what):
@@ -59,7 +58,7 @@ class Comparison:
 
     def missing(self, command):
         """Why a case cannot be run on this machine by any program; None: it can."""
-        if "{emoji" in command and "emoji" not in self.inputs:
+        if "{emoji" in command and not os.path.exists(inputs.EMOJI):
             return f"{inputs.EMOJI} is not there"
         if "--mixed_precision" in command and not has_bf16():
             return "this processor has no AVX512-BF16"
@@ -87,7 +86,10 @@ class Comparison:
 
     def run_sides(self, command, folders, resume):
         """Messages of the sides that failed. Both run at once where they can."""
-        args = shlex.split(command.format(**self.inputs))
+        try:
+            args = shlex.split(command.format_map(self.inputs))
+        except (Failed, subprocess.TimeoutExpired) as error:
+            return [f"before: {error}", "after: was not run"]
         with ThreadPoolExecutor(1 if resume == "before" else 2) as pool:
             failed = pool.map(lambda side: self.run_side(side, args, folders, resume), (0, 1))
             return [why for why in failed if why]

@@ -71,6 +71,7 @@ def compare_tensor(found, what, before, after):
 
 
 def compare_safetensors(found, what, before, after):
+    """Whether the files should have equal bytes; likewise for pictures."""
     (before, before_metadata), (after, after_metadata) = map(read_safetensors, (before, after))
     compare_keys(found, what + ": metadata", before_metadata, after_metadata, VERSION_KEYS)
     if list(before) != list(after):
@@ -79,6 +80,7 @@ def compare_safetensors(found, what, before, after):
     for name in before:
         if name in after:
             compare_tensor(found, f"{what}: {name}", before[name], after[name])
+    return before_metadata == after_metadata
 
 
 def compare_png(found, what, before, after):
@@ -94,11 +96,20 @@ def compare_png(found, what, before, after):
              for side in (before, after)]
     if texts[0] != texts[1]:
         found.differ(f"{what}: texts", *texts)
+    return before[3] == after[3]
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def read_json(text):
-    """Numbers as they are written."""
-    return json.loads(text, parse_float=str, parse_int=str)
+    """An object; its numbers as they are written."""
+    value = json.loads(text, parse_float=str, parse_int=str)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value
 
 
 def compare_log(found, what, before, after):
@@ -130,34 +141,24 @@ def apart_at(before, after):
 
 def compare_text(found, what, before, after):
     """What a command printed; JSON may have further keys."""
-    if before != after:
-        try:
-            sides = read_json(before), read_json(after)
-        except ValueError:
-            sides = None, None
-        if all(isinstance(side, dict) for side in sides):
-            compare_keys(found, what, *sides)
-        else:
-            found.differ(what, *apart_at(before, after))
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
+    before, after = read(before).decode(), read(after).decode()
+    try:
+        compare_keys(found, what, read_json(before), read_json(after))
+    except ValueError:
+        found.differ(what, *apart_at(before, after))
 
 
 def compare_file(found, what, before, after):
-    if read(before) == read(after):
+    contents = read(before), read(after)
+    if contents[0] == contents[1]:
         return
-    name = os.path.basename(what)
-    kinds = {"log.jsonl": compare_log, "manifest.json": compare_manifest,
+    name, known = os.path.basename(what), len(found.differences)
+    kinds = {"stdout": compare_text, "log.jsonl": compare_log, "manifest.json": compare_manifest,
              "report.html": compare_report, ".safetensors": compare_safetensors,
-             ".png": compare_png}
+             ".latents": compare_safetensors, ".png": compare_png}
     kind = kinds.get(name) or kinds.get(os.path.splitext(name)[1])
-    if kind:
-        kind(found, what, before, after)
-    else:
-        found.differ(what, *apart_at(repr(read(before)), repr(read(after))))
+    if not kind or (kind(found, what, before, after) and len(found.differences) == known):
+        found.differ(f"{what}: bytes", *apart_at(*map(repr, contents)))
 
 
 def compare_folders(found, before, after):

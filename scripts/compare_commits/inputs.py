@@ -139,64 +139,80 @@ def make_latents(path, count, side):
     write_safetensors(path, {"latents": noise(random.Random(path), "F32", [count, 4, side, side])})
 
 
+ADAPTERS = {"sd1a": ("sd1", "10%"), "sd1b": ("sd1", "4%"), "sd2a": ("sd2", "10%"),
+            "emojia": ("emoji", "10%"), "emojib": ("emoji", "2%")}
 TUNING = ("--learning_rate 1e-2 --lambda_rank 0.05 --max_train_steps 2 --train_batch_size 2 "
-          "--trainable {budget} --seed {seed}").format
+          "--trainable").split()
+PIPELINE = os.path.join(GOLDEN, "pipeline")
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
-def make_with_program(paths, sara):
-    """Adapters, single files and tuned models. sara: runs the commit before"""
-    adapters, made = paths["adapters"], {}
-    os.mkdir(adapters)
-    for name, model, budget, seed in (("sd1a", "sd1", "10%", 1), ("sd1b", "sd1", "4%", 2),
-                                      ("sd2a", "sd2", "10%", 3), ("emojia", "emoji", "10%", 4),
-                                      ("emojib", "emoji", "2%", 5)):
-        if model not in paths:
-            continue
-        run = os.path.join(adapters, name + "-run")
-        sara("train", "-m", paths[model], "--train_data_dir", paths["squares"], "-o", run,
-             *TUNING(budget=budget, seed=seed).split())
-        made[name] = os.path.join(adapters, name + ".safetensors")
-        os.rename(os.path.join(run, "adapter.safetensors"), made[name])
-        shutil.rmtree(run)
-    for model in ("sd1", "sd2", "emoji"):
-        if model in paths:
-            made[model + "_file"] = paths[model + "_folder"] + ".safetensors"
-            made[model + "_tuned"] = paths[model + "_folder"] + "-tuned"
-            sara("merge", "-m", paths[model], "-o", made[model + "_file"])
-            sara("merge", "-m", paths[model], "--adapter", made[model + "a"], "-o",
-                 made[model + "_tuned"])
-    made["sd1_half"] = paths["sd1"] + "-half"
-    sara("merge", "-m", paths["sd1"], "--dtype", "bf16", "-o", made["sd1_half"])
-    return made
+def make_flow(path):
+    name = "FlowMatchEulerDiscreteScheduler"
+    make_variant(path, PIPELINE, **{"model_index.json": {"scheduler": ["diffusers", name]}})
+    write_json({"_class_name": name, "num_train_timesteps": 1000, "shift": 3.0}, path, SCHEDULER)
 
 
-def make(folder, sara):
-    """What cases name in braces: a path each. sara: runs the commit before"""
-    paths = {name: os.path.join(folder, name) for name in (
-        "sd1", "sd2", "old", "zero_snr", "flow", "squares", "odd", "csv", "folders", "latents",
-        "adapters")}
-    make_model(paths["sd1"], "unet_sd1", 768, "F16", {
-        "_class_name": "PNDMScheduler", "prediction_type": "epsilon", "skip_prk_steps": True})
-    make_model(paths["sd2"], "unet_sd2", 1024, "BF16", {
-        "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, hidden_act="gelu")
-    pipeline = os.path.join(GOLDEN, "pipeline")
-    make_variant(paths["old"], pipeline, **{"unet/config.json": {"_diffusers_version": "0.6.0"}})
-    make_variant(paths["zero_snr"], pipeline, **{"scheduler/scheduler_config.json": {
+MAKERS = {
+    "sd1": lambda path: make_model(path, "unet_sd1", 768, "F16", {
+        "_class_name": "PNDMScheduler", "prediction_type": "epsilon", "skip_prk_steps": True}),
+    "sd2": lambda path: make_model(path, "unet_sd2", 1024, "BF16", {
+        "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, hidden_act="gelu"),
+    "old": lambda path: make_variant(path, PIPELINE, **{
+        "unet/config.json": {"_diffusers_version": "0.6.0"}}),
+    "zero_snr": lambda path: make_variant(path, PIPELINE, **{SCHEDULER: {
         "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 1,
-        "prediction_type": "v_prediction"}})
-    make_variant(paths["flow"], pipeline, **{
-        "model_index.json": {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}})
-    write_json({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000,
-                "shift": 3.0}, paths["flow"], "scheduler", "scheduler_config.json")
-    make_pictures(paths["squares"], [(64, 64)] * 6, "metadata")
-    make_pictures(paths["odd"], [(96, 64), (64, 80), (100, 100), (64, 64), (71, 130)], "files")
-    make_pictures(paths["csv"], [(80, 80)] * 4, "csv")
-    make_pictures(paths["folders"], [(64, 64), (64, 96)], "folder")
-    make_latents(paths["latents"], 2, 16)
-    paths |= {"pipeline": pipeline, "golden": GOLDEN}
-    paths["tokenizer"] = os.path.join(pipeline, "tokenizer")
-    if os.path.exists(EMOJI):
-        paths |= {"emoji": os.path.join(EMOJI, "base"), "ink": os.path.join(EMOJI, "ink")}
-    for model in ("sd1", "sd2", "emoji"):
-        paths[model + "_folder"] = os.path.join(folder, model)
-    return paths | make_with_program(paths, sara)
+        "prediction_type": "v_prediction"}}),
+    "flow": make_flow,
+    "squares": lambda path: make_pictures(path, [(64, 64)] * 6, "metadata"),
+    "odd": lambda path: make_pictures(
+        path, [(96, 64), (64, 80), (100, 100), (64, 64), (71, 130)], "files"),
+    "csv": lambda path: make_pictures(path, [(80, 80)] * 4, "csv"),
+    "folders": lambda path: make_pictures(path, [(64, 64), (64, 96)], "folder"),
+    "latents": lambda path: make_latents(path, 2, 16),
+}
+
+
+class Inputs:
+    """The paths of what cases name in braces; each is made when it is first asked for."""
+
+    def __init__(self, folder, sara):
+        """sara: runs the commit before"""
+        self.folder, self.sara = folder, sara
+        self.paths = {"golden": GOLDEN, "pipeline": PIPELINE,
+                      "tokenizer": os.path.join(PIPELINE, "tokenizer"),
+                      "emoji": os.path.join(EMOJI, "base"), "ink": os.path.join(EMOJI, "ink")}
+        os.makedirs(folder)
+
+    def __getitem__(self, name):
+        if name not in self.paths:
+            path = os.path.join(self.folder, name)
+            self.paths[name] = self.make(name, path) or path
+        return self.paths[name]
+
+    def make(self, name, path):
+        """Where it lies, if not at the path."""
+        model, _, kind = name.partition("_")
+        if name in MAKERS:
+            MAKERS[name](path)
+        elif name in ADAPTERS:
+            return self.make_adapter(name, path)
+        elif name == "adapters":  # the folder that has both of SD1's
+            return os.path.commonpath([self["sd1a"], self["sd1b"]])
+        elif kind == "file":
+            self.sara("merge", "-m", self[model], "-o", path + ".safetensors")
+            return path + ".safetensors"
+        elif kind == "tuned":
+            self.sara("merge", "-m", self[model], "--adapter", self[model + "a"], "-o", path)
+        elif kind == "half":
+            self.sara("merge", "-m", self[model], "--dtype", "bf16", "-o", path)
+        else:
+            raise KeyError(name)
+        return None
+
+    def make_adapter(self, name, path):
+        model, budget = ADAPTERS[name]
+        self.sara("train", "-m", self[model], "--train_data_dir", self["squares"], "-o", path,
+                  *TUNING, budget, "--seed", str(list(ADAPTERS).index(name)))
+        os.rename(os.path.join(path, "adapter.safetensors"), path + ".safetensors")
+        return path + ".safetensors"

@@ -36,6 +36,12 @@ foreach(source ${cli_tests})
         "${cli_environment}")
 endforeach()
 
+# Two versions of the program side by side: here with itself, and with one that alters a result.
+add_test(NAME scripts/test_compare_commits COMMAND ${Python3_EXECUTABLE}
+         ${CMAKE_CURRENT_SOURCE_DIR}/scripts/test_compare_commits.py)
+set_tests_properties(scripts/test_compare_commits PROPERTIES TIMEOUT 600 ENVIRONMENT
+    "${cli_environment}")
+
 # A host program that has set a locale, as programs with a user interface do.
 add_executable(test_locale_host ${CMAKE_CURRENT_SOURCE_DIR}/cli/locale_host.c)
 target_link_libraries(test_locale_host PRIVATE sara)
