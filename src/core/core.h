@@ -10,6 +10,15 @@
 
 /* ------------------------------------------------------------------------------------ status */
 
+/* What holds unless the library itself is wrong, whatever it is given. Builds with sanitizers and
+ * for fuzzing look (SARA_ASSERTIONS); a library in use never ends the process. */
+#ifdef SARA_ASSERTIONS
+#include <assert.h>
+#define SARA_ASSERT(condition) assert(condition)
+#else
+#define SARA_ASSERT(condition) ((void)sizeof(condition))
+#endif
+
 /* Leaves with the status of a failed call; the function has a `done:` label and a `status`. */
 #define TRY(call)                                                                                  \
     do {                                                                                           \

@@ -10,8 +10,6 @@
 #include "nn/nn.h"
 #include "nn/real.h"
 
-#include <assert.h>
-
 /* What a kernel may need beyond its arrays. */
 typedef struct sara_kernel_env {
     sara_context *ctx;
@@ -114,7 +112,7 @@ typedef struct sara_kernels {
         sara_##name##_impl *sara_at = (table)->name;                                               \
         while (sara_at->run)                                                                       \
             sara_at++;                                                                             \
-        assert(sara_at < (table)->name + SARA_KERNEL_IMPLS);                                       \
+        SARA_ASSERT(sara_at < (table)->name + SARA_KERNEL_IMPLS);                                       \
         *sara_at = (sara_##name##_impl){__VA_ARGS__};                                              \
     } while (0)
 
