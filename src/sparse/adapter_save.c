@@ -1,5 +1,5 @@
+#include "sparse/adaptation.h"
 #include "sparse/adapter.h"
-
 #include "sparse/varint.h"
 
 #include <math.h>
@@ -138,27 +138,28 @@ sara_status sara_adapter_save(sara_context *ctx, const char *path,
     return save_entries(ctx, path, &s, metadata, metadata_count);
 }
 
-sara_status sara_optimizer_save_adapter(sara_context *ctx, const char *path,
-                                        sara_optimizer *optimizer, const sara_metadata *metadata,
-                                        size_t metadata_count, sara_dtype values_dtype)
+sara_status sara_adaptation_save(sara_adaptation *a, const char *path,
+                                 const sara_metadata *metadata, size_t metadata_count,
+                                 sara_dtype values_dtype)
 {
-    size_t count = sara_optimizer_count(optimizer);
+    const sara_trainables *t = &a->optimizer->trainables;
     sara_adapter_entry *entries = NULL;
     const float **dense = NULL;
     sara_status status;
-    TRY(sara_alloc(ctx, &entries, count, sizeof(*entries)));
-    TRY(sara_alloc(ctx, &dense, count, sizeof(const float *)));
-    for (size_t i = 0; i < count; i++) {
-        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
-        uint32_t *positions = (uint32_t *)(uintptr_t)item->all_positions;
-        entries[i] =
-            (sara_adapter_entry){item->param->name, positions, item->masters, item->all_count};
-        dense[i] = item->param->value.data; /* read where there are no masters: float32 */
+    TRY(sara_alloc(a->ctx, &entries, t->count, sizeof(*entries)));
+    TRY(sara_alloc(a->ctx, &dense, t->count, sizeof(const float *)));
+    sara_adaptation_note_masters(a);
+    for (size_t i = 0; i < t->count; i++) {
+        const sara_mask mask = sara_adaptation_mask(a, i);
+        uint32_t *positions = (uint32_t *)(uintptr_t)mask.positions;
+        entries[i] = (sara_adapter_entry){t->items[i].param->name, positions, mask.masters,
+                                          mask.count};
+        dense[i] = t->items[i].param->value.data; /* read where there are no masters: float32 */
     }
-    saving s = {.entries = entries, .dense = dense, .count = count, .dtype = values_dtype};
-    TRY(save_entries(ctx, path, &s, metadata, metadata_count));
+    saving s = {.entries = entries, .dense = dense, .count = t->count, .dtype = values_dtype};
+    TRY(save_entries(a->ctx, path, &s, metadata, metadata_count));
 done:
-    sara_free(ctx, dense);
-    sara_free(ctx, entries);
+    sara_free(a->ctx, dense);
+    sara_free(a->ctx, entries);
     return status;
 }

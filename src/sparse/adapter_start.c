@@ -1,5 +1,5 @@
 /* Training that starts from an adapter: its positions, and its values at a strength. */
-#include "sparse/optimizer.h"
+#include "sparse/magnitude.h"
 
 #include <math.h>
 
@@ -9,6 +9,17 @@ float sara_adapter_value(float original, float value, double strength)
         return value;
     float changed = (float)((double)original + strength * ((double)value - (double)original));
     return strength == 0 || changed == original ? original : changed; /* -0 stays */
+}
+
+/* The entry of a parameter, of which *next is the first that may be it; NULL: there is none. */
+static const sara_adapter_entry *next_entry(const sara_adapter *adapter, size_t *next,
+                                            const sara_param *param)
+{
+    const sara_adapter_entry *entry = &adapter->entries[*next];
+    if (*next == adapter->count || strcmp(entry->name, param->name) != 0)
+        return NULL;
+    ++*next;
+    return entry;
 }
 
 sara_status sara_select_adapter(sara_context *ctx, sara_selection *out, const sara_params *params,
@@ -22,17 +33,19 @@ sara_status sara_select_adapter(sara_context *ctx, sara_selection *out, const sa
     result.item_count = params->count;
     for (size_t i = 0; i < params->count; i++) {
         sara_selected *item = &result.items[i];
-        const sara_adapter_entry *entry = &adapter->entries[next];
         TRY(sara_param_check_finite(ctx, &params->items[i]));
         item->param = &params->items[i];
-        if (next == adapter->count || strcmp(entry->name, item->param->name) != 0)
-            continue;
-        next++;
-        TRY(sara_alloc(ctx, &item->positions, entry->count, sizeof(*item->positions)));
-        if (entry->count > 0)
+        const sara_adapter_entry *entry = next_entry(adapter, &next, item->param);
+        item->count = entry ? entry->count : 0;
+        result.total += (int64_t)item->count;
+    }
+    TRY(sara_selection_alloc(ctx, &result));
+    next = 0;
+    for (size_t i = 0; i < params->count; i++) {
+        sara_selected *item = &result.items[i];
+        const sara_adapter_entry *entry = next_entry(adapter, &next, item->param);
+        if (item->count > 0)
             memcpy(item->positions, entry->positions, entry->count * sizeof(*item->positions));
-        item->count = entry->count;
-        result.total += (int64_t)entry->count;
     }
     *out = result;
     memset(&result, 0, sizeof(result));
@@ -43,7 +56,7 @@ done:
 
 /* The entry of the item, which follows those before it. */
 static const sara_adapter_entry *find_entry(const sara_adapter *adapter, size_t *next,
-                                            const sara_optimizer_item *item)
+                                            const sara_trainable *item)
 {
     while (*next < adapter->count &&
            strcmp(adapter->entries[*next].name, item->param->name) != 0)
@@ -51,22 +64,23 @@ static const sara_adapter_entry *find_entry(const sara_adapter *adapter, size_t 
     return &adapter->entries[*next];
 }
 
-sara_status sara_optimizer_start(sara_optimizer *optimizer, const sara_adapter *adapter,
-                                 double strength)
+sara_status sara_trainables_start(sara_trainables *trainables, const sara_adapter *adapter,
+                                  double strength)
 {
     size_t next = 0;
-    for (size_t i = 0; i < optimizer->count; i++) {
-        sara_optimizer_item *item = &optimizer->parts[i].item;
+    for (size_t i = 0; i < trainables->count; i++) {
+        const sara_trainable *item = &trainables->items[i];
         const sara_adapter_entry *entry = find_entry(adapter, &next, item);
-        for (size_t k = 0; k < item->all_count; k++) {
-            float value = sara_adapter_value(sara_optimizer_master(item, k), entry->values[k],
-                                             strength);
+        for (size_t k = 0; k < item->count; k++) {
+            float value =
+                sara_adapter_value(*sara_trainable_at(item, k), entry->values[k], strength);
             if (!isfinite(value))
-                return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
+                return sara_fail(trainables->ctx, SARA_ERROR_INPUT,
                                  "%s: entry %lld is beyond float32 at strength %g",
-                                 item->param->name, (long long)item->all_positions[k], strength);
-            sara_optimizer_set_master(item, k, value);
+                                 item->param->name, (long long)item->positions[k], strength);
+            sara_trainable_set(item, k, value);
         }
+        item->param->version++;
     }
-    return sara_optimizer_restore(optimizer, 0, 0);
+    return SARA_OK;
 }

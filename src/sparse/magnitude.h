@@ -34,4 +34,7 @@ SARA_NODISCARD sara_status sara_magnitude_select(sara_context *ctx, uint32_t *ma
                                                  const sara_params *params, int64_t rank,
                                                  sara_block_fn block, const void *user);
 
+/* The memory of the positions of all items, whose counts add up to the total. */
+SARA_NODISCARD sara_status sara_selection_alloc(sara_context *ctx, sara_selection *selection);
+
 #endif

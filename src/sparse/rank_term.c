@@ -1,130 +1,149 @@
-#include "sparse/optimizer.h"
+#include "sparse/adaptation.h"
 
 #define MIN_SIDE    64  /* both sides of a candidate are over this */
-#define MIN_ENTRIES 100 /* and it has more active entries than this */
+#define MIN_ENTRIES 100 /* and it has more live entries than this */
 
-static bool is_candidate(const sara_optimizer_item *item, uint32_t limit)
+static bool is_large_matrix(const sara_shape *shape)
 {
-    const sara_shape *shape = &item->param->value.shape;
-    return shape->rank == 2 && shape->dims[0] > MIN_SIDE && shape->dims[1] > MIN_SIDE &&
-           sara_item_count_live(item, limit) > MIN_ENTRIES;
+    return shape->rank == 2 && shape->dims[0] > MIN_SIDE && shape->dims[1] > MIN_SIDE;
 }
 
-size_t sara_optimizer_step_bytes(const sara_optimizer *optimizer)
+static bool is_candidate(const sara_trainable *item, uint32_t limit)
 {
+    return is_large_matrix(&item->param->value.shape) && sara_count_live(item, limit) > MIN_ENTRIES;
+}
+
+size_t sara_adaptation_step_bytes(const sara_adaptation *a)
+{
+    const sara_trainables *t = &a->optimizer->trainables;
     size_t most = 0;
-    for (size_t i = 0; optimizer->options.lambda_rank > 0 && i < optimizer->count; i++) {
-        const sara_optimizer_item *item = &optimizer->parts[i].item;
+    for (size_t i = 0; a->options.lambda_rank > 0 && i < t->count; i++) {
+        const sara_trainable *item = &t->items[i];
         const int64_t *dims = item->param->value.shape.dims;
         if (!is_candidate(item, UINT32_MAX))
             continue;
-        size_t bytes = sara_nuclear_norm_bytes(dims[0], dims[1], item->active_count) +
-                       item->active_count * (sizeof(uint32_t) + 2 * sizeof(float));
+        size_t bytes = sara_nuclear_norm_bytes(dims[0], dims[1], item->count) +
+                       item->count * (sizeof(uint32_t) + 2 * sizeof(float));
         most = bytes > most ? bytes : most;
     }
     return most;
 }
 
-static sara_optimizer_item *rank_term_draw(sara_optimizer *optimizer, uint32_t limit)
+static const sara_trainable *rank_term_draw(const sara_adaptation *a, uint32_t limit)
 {
+    const sara_trainables *t = &a->optimizer->trainables;
     size_t candidates = 0;
-    for (size_t i = 0; i < optimizer->count; i++)
-        candidates += is_candidate(&optimizer->parts[i].item, limit);
+    for (size_t i = 0; i < t->count; i++)
+        candidates += is_candidate(&t->items[i], limit);
     if (candidates == 0)
         return NULL;
-    uint64_t chosen = sara_draw_below(candidates, optimizer->options.seed, SARA_DRAW_RANK,
-                                      (uint64_t)optimizer->steps, 0);
+    uint64_t chosen = sara_draw_below(candidates, a->options.seed, SARA_DRAW_RANK,
+                                      (uint64_t)a->optimizer->steps, 0);
     for (size_t i = 0;; i++)
-        if (is_candidate(&optimizer->parts[i].item, limit) && chosen-- == 0)
-            return &optimizer->parts[i].item;
+        if (is_candidate(&t->items[i], limit) && chosen-- == 0)
+            return &t->items[i];
 }
 
 /* A matrix that was named need not be one that would be drawn: who recorded the name may have drawn
  * it before a reselection that left it few entries. */
-static sara_status rank_term_find(sara_optimizer *optimizer, sara_optimizer_item **out,
+static sara_status rank_term_find(const sara_adaptation *a, const sara_trainable **out,
                                   const char *name)
 {
+    const sara_trainables *t = &a->optimizer->trainables;
     sara_shape_text text;
-    for (size_t i = 0; i < optimizer->count; i++) {
-        sara_optimizer_item *item = &optimizer->parts[i].item;
-        const sara_shape *shape = &item->param->value.shape;
-        if (strcmp(item->param->name, name) != 0)
+    for (size_t i = 0; i < t->count; i++) {
+        const sara_shape *shape = &t->items[i].param->value.shape;
+        if (strcmp(t->items[i].param->name, name) != 0)
             continue;
-        *out = item;
-        if (shape->rank == 2 && shape->dims[0] > MIN_SIDE && shape->dims[1] > MIN_SIDE)
+        *out = &t->items[i];
+        if (is_large_matrix(shape))
             return SARA_OK;
-        return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
+        return sara_fail(a->ctx, SARA_ERROR_INPUT,
                          "low-rank term of %s: shape %s; expected a matrix with both sides over %d",
                          name, sara_shape_format(&text, shape), MIN_SIDE);
     }
-    return sara_fail(optimizer->ctx, SARA_ERROR_INPUT,
-                     "low-rank term of %s: no such parameter is trained", name);
+    return sara_fail(a->ctx, SARA_ERROR_INPUT, "low-rank term of %s: no such parameter is trained",
+                     name);
 }
 
-sara_status sara_optimizer_check_rank_name(sara_optimizer *optimizer, const char *name)
+sara_status sara_adaptation_check_matrix(sara_adaptation *a, const char *matrix)
 {
-    sara_optimizer_item *item;
-    return rank_term_find(optimizer, &item, name);
+    const sara_trainable *item;
+    return rank_term_find(a, &item, matrix);
 }
 
 /* For whatever matrix the steps may draw, so that only the first of them takes memory. */
-static sara_status rank_term_reserve(sara_optimizer *optimizer)
+static sara_status rank_term_reserve(sara_adaptation *a)
 {
     sara_status status = SARA_OK;
-    if (!optimizer->reserved)
-        TRY(sara_arena_reserve(&optimizer->work, sara_optimizer_step_bytes(optimizer)));
-    optimizer->reserved = true;
+    if (!a->reserved)
+        TRY(sara_arena_reserve(&a->work, sara_adaptation_step_bytes(a)));
+    a->reserved = true;
 done:
     return status;
 }
 
-static sara_status compute(sara_optimizer *optimizer, sara_rank_term *term, uint32_t limit)
+static sara_status compute(sara_adaptation *a, sara_step_term *term, const sara_trainable *item,
+                           uint32_t limit)
 {
     sara_status status;
-    sara_arena *work = &optimizer->work;
-    const sara_optimizer_item *item = term->item;
+    sara_arena *work = &a->work;
     const int64_t *dims = item->param->value.shape.dims;
-    size_t live = sara_item_count_live(item, limit), next = 0;
+    size_t live = sara_count_live(item, limit), next = 0;
     uint32_t *positions = NULL;
-    float *values = NULL;
-    TRY(rank_term_reserve(optimizer));
+    float *values = NULL, *gradient = NULL;
+    TRY(rank_term_reserve(a));
     TRY(sara_arena_alloc(work, &positions, live, sizeof(*positions)));
     TRY(sara_arena_alloc(work, &values, live, sizeof(*values)));
-    TRY(sara_arena_alloc(work, &term->gradient, live, sizeof(*term->gradient)));
-    for (size_t i = 0; i < item->active_count; i++) {
-        if (!sara_item_live(item, i, limit))
+    TRY(sara_arena_alloc(work, &gradient, live, sizeof(*gradient)));
+    for (size_t i = 0; i < item->count; i++) {
+        if (!sara_entry_is_live(item, i, limit))
             continue;
-        positions[next] = item->all_positions[sara_item_index(item, i)];
-        values[next++] = *sara_item_master(item, sara_item_index(item, i));
+        positions[next] = item->positions[i];
+        values[next++] = *sara_trainable_at(item, i);
     }
-    TRY(sara_nuclear_norm_in(optimizer->ctx, work, &term->loss, term->gradient, dims[0], dims[1],
-                             positions, values, live));
-    term->loss *= optimizer->options.lambda_rank;
+    TRY(sara_nuclear_norm_in(a->ctx, work, &term->loss, gradient, dims[0], dims[1], positions,
+                             values, live));
+    term->loss *= a->options.lambda_rank;
     for (size_t i = 0; i < live; i++)
-        term->gradient[i] = (float)(optimizer->options.lambda_rank * (double)term->gradient[i]);
+        gradient[i] = (float)(a->options.lambda_rank * (double)gradient[i]);
+    term->item = item;
+    term->gradient = gradient;
 done:
     return status;
 }
 
-sara_status sara_rank_term_compute(sara_optimizer *optimizer, sara_rank_term *out, const char *name,
-                                   uint32_t limit)
+sara_status sara_rank_term_compute(sara_adaptation *a, sara_step_term *out, uint32_t limit)
 {
     sara_status status = SARA_OK;
-    sara_rank_term term = {NULL, NULL, 0};
-    if (optimizer->options.lambda_rank > 0) {
-        if (!name)
-            term.item = rank_term_draw(optimizer, limit);
-        else if (*name)
-            TRY(rank_term_find(optimizer, &term.item, name));
+    sara_step_term term = {0};
+    const sara_trainable *item = NULL;
+    if (a->options.lambda_rank > 0) {
+        if (!a->matrix)
+            item = rank_term_draw(a, limit);
+        else if (*a->matrix)
+            TRY(rank_term_find(a, &item, a->matrix));
     }
-    if (term.item)
-        TRY(compute(optimizer, &term, limit));
+    if (item)
+        TRY(compute(a, &term, item, limit));
     *out = term;
 done:
     return status;
 }
 
-bool sara_rank_term_is_candidate(const sara_optimizer_item *item)
+sara_status sara_adaptation_try_terms(sara_adaptation *a, int *terms)
 {
-    return is_candidate(item, UINT32_MAX);
+    const sara_trainables *t = &a->optimizer->trainables;
+    sara_status status = SARA_OK;
+    *terms = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        sara_step_term term;
+        if (!is_candidate(&t->items[i], UINT32_MAX))
+            continue;
+        TRY(compute(a, &term, &t->items[i], UINT32_MAX));
+        sara_arena_reset(&a->work);
+        ++*terms;
+    }
+done:
+    return status;
 }

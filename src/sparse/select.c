@@ -126,15 +126,27 @@ static sara_status select_fill(sara_context *ctx, sara_selection *result, const 
         scans[i] = scan_param(&params->items[i], limit);
     TRY(check_scans(ctx, scans, params, result->threshold));
     for (size_t i = 0; i < params->count; i++) {
-        sara_selected *item = &result->items[i];
-        item->param = &params->items[i];
-        item->count = scans[i].below;
-        result->total += (int64_t)item->count;
-        TRY(sara_alloc(ctx, &item->positions, item->count, sizeof(*item->positions)));
+        result->items[i] = (sara_selected){&params->items[i], NULL, scans[i].below};
+        result->total += (int64_t)scans[i].below;
     }
+    TRY(sara_selection_alloc(ctx, result));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < params->count; i++)
         select_collect(&result->items[i], limit);
+done:
+    return status;
+}
+
+sara_status sara_selection_alloc(sara_context *ctx, sara_selection *selection)
+{
+    size_t total = (size_t)selection->total, next = 0;
+    sara_status status;
+    TRY(sara_alloc(ctx, &selection->positions, total, sizeof(*selection->positions)));
+    for (size_t i = 0; i < selection->item_count; i++) {
+        sara_selected *item = &selection->items[i];
+        item->positions = item->count > 0 ? selection->positions + next : NULL;
+        next += item->count;
+    }
 done:
     return status;
 }
@@ -143,7 +155,7 @@ sara_status sara_select(sara_context *ctx, sara_selection *out, const sara_param
                         const sara_budget *budget)
 {
     sara_status status;
-    sara_selection result = {NULL, 0, 0, 0};
+    sara_selection result = {0};
     scan *scans = NULL;
     memset(out, 0, sizeof(*out));
     TRY(check_sizes(ctx, params));
@@ -162,8 +174,7 @@ done:
 
 void sara_selection_free(sara_context *ctx, sara_selection *selection)
 {
-    for (size_t i = 0; i < selection->item_count; i++)
-        sara_free(ctx, selection->items[i].positions);
+    sara_free(ctx, selection->positions);
     sara_free(ctx, selection->items);
     memset(selection, 0, sizeof(*selection));
 }

@@ -1,5 +1,5 @@
-/* The SaRA method (arXiv 2409.06633, sections 4.1-4.4): selection, sparse AdamW with float32
- * masters, the low-rank term, progressive reselection, adapter files. Works on a set of parameters
+/* The SaRA method (arXiv 2409.06633, sections 4.1-4.4): selection, the low-rank term, progressive
+ * reselection, adapter files; sparse/optimizer.h is the AdamW that it adapts. Works on a set of parameters
  * and knows no model. */
 #ifndef SARA_SPARSE_H
 #define SARA_SPARSE_H
@@ -7,6 +7,7 @@
 #include "sara_tensors.h"
 
 #include "io/io.h"
+#include "sparse/optimizer.h"
 
 /* ---------------------------------------------------------------------------------- selection */
 
@@ -20,7 +21,7 @@ SARA_NODISCARD sara_status sara_budget_parse(sara_context *ctx, sara_budget *out
 /* The selected entries of one parameter; positions ascending row-major. */
 typedef struct sara_selected {
     sara_param *param;
-    uint32_t *positions;
+    uint32_t *positions; /* part of the selection's */
     size_t count;
 } sara_selected;
 typedef struct sara_selection {
@@ -28,6 +29,7 @@ typedef struct sara_selection {
     size_t item_count;
     int64_t total;
     double threshold;     /* resolved; an entry is selected if |p| < (float)threshold */
+    uint32_t *positions;  /* [total] of all items, one after the other */
 } sara_selection;
 /* SARA_ERROR_INPUT with the name and place of the first NaN or infinity, if there is one. */
 SARA_NODISCARD sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param);
@@ -53,78 +55,57 @@ SARA_NODISCARD sara_status sara_nuclear_norm(sara_context *ctx, double *value, f
 /* Memory that it takes meanwhile, at most. */
 size_t sara_nuclear_norm_bytes(int64_t rows, int64_t cols, size_t count);
 
-/* -------------------------------------------------------------------------------- optimiser */
+/* ------------------------------------------------------------------------------- adaptation */
 
-typedef struct sara_optimizer_options {
-    double beta1, beta2, epsilon, weight_decay; /* 0.9, 0.999, 1e-8, 1e-2 */
-    double max_grad_norm;                       /* 1.0; 0: none */
+/* The selection's entries as trainables; other parameters of the set ask for nothing. On success
+ * the selection is taken over and *selection is empty. */
+SARA_NODISCARD sara_status sara_trainables_select(sara_context *ctx, sara_trainables *out,
+                                                  sara_selection *selection);
+
+/* What SaRA adds to an optimiser of selected entries: the low-rank term and the reselection. */
+typedef struct sara_adaptation sara_adaptation;
+typedef struct sara_adaptation_options {
+    double threshold; /* below which a reselection keeps entries; NaN: none will be due */
     double lambda_rank;
-    int64_t progressive_iter;                   /* reselect before this step (from 0); -1: never */
-    uint64_t seed;                              /* of the low-rank term's draws */
-} sara_optimizer_options;
+    int64_t progressive_iter; /* reselect before this step (from 0); -1: never */
+    uint64_t seed;            /* of the low-rank term's draws */
+} sara_adaptation_options;
+/* The optimiser must outlive it. */
+SARA_NODISCARD sara_status sara_adaptation_new(sara_context *ctx, sara_adaptation **out,
+                                               sara_optimizer *optimizer,
+                                               const sara_adaptation_options *options);
+void sara_adaptation_free(sara_adaptation *adaptation);
+/* For sara_optimizer_step(). matrix: the one of the low-rank term; NULL: drawn by seed and step
+ * among the candidates, "" for none. A name that is no trained matrix is SARA_ERROR_INPUT. Order as
+ * in the reference: reselect, clip, low-rank term, AdamW. */
+sara_step_hooks sara_adaptation_hooks(sara_adaptation *adaptation, const char *matrix);
+/* SARA_ERROR_INPUT as for that name. */
+SARA_NODISCARD sara_status sara_adaptation_check_matrix(sara_adaptation *adaptation,
+                                                        const char *matrix);
+/* Computes the term of every matrix that it is drawn from, for timing; *terms: how many. */
+SARA_NODISCARD sara_status sara_adaptation_try_terms(sara_adaptation *adaptation, int *terms);
+/* Memory beside the optimiser's that it may take once it has reselected, and within a step: for the
+ * low-rank term of the largest matrix. */
+size_t sara_adaptation_bytes(const sara_adaptation *adaptation);
+size_t sara_adaptation_step_bytes(const sara_adaptation *adaptation);
 
-/* Masters, moments and gradients of the selected entries. Sets want, positions and grad of the
- * parameters it trains; parameters without selected entries want nothing. On success the selection
- * is taken over and *selection is empty. */
-typedef struct sara_optimizer sara_optimizer;
-SARA_NODISCARD sara_status sara_optimizer_new(sara_context *ctx, sara_optimizer **out,
-                                              sara_params *params, sara_selection *selection,
-                                              const sara_optimizer_options *options);
-void sara_optimizer_free(sara_optimizer *optimizer); /* parameters want nothing again */
-/* Where a resumed run stands, for saving; arrays are the optimiser's own. */
-typedef struct sara_optimizer_item {
-    sara_param *param;
-    const uint32_t *all_positions; /* of the first mask */
-    size_t all_count;
-    float *masters; /* [all_count], frozen ones too; NULL: the float32 parameter holds them */
-    uint32_t *active;              /* [active_count] indices into all_positions; NULL: all */
-    size_t active_count;
-    float *moment1, *moment2, *grad; /* [active_count] */
-} sara_optimizer_item;
-/* The master of an entry of all_positions. Setting leaves a 16-bit parameter as it is, until
- * sara_optimizer_restore(). */
-float sara_optimizer_master(const sara_optimizer_item *item, size_t index);
-void sara_optimizer_set_master(sara_optimizer_item *item, size_t index, float value);
-/* Memory that it takes, or may take once it has reselected. */
-size_t sara_optimizer_bytes(const sara_optimizer *optimizer);
-/* What a step takes beyond that, at most: the low-rank term of the largest matrix. */
-size_t sara_optimizer_step_bytes(const sara_optimizer *optimizer);
-size_t sara_optimizer_count(const sara_optimizer *optimizer);
-sara_optimizer_item *sara_optimizer_at(sara_optimizer *optimizer, size_t index);
-int64_t sara_optimizer_steps(const sara_optimizer *optimizer); /* done */
-/* Since the moments restarted. */
-int64_t sara_optimizer_adam_steps(const sara_optimizer *optimizer);
-/* Resuming: set_active where a reselection had been done, fill the items' masters and moments from
- * the checkpoint, then restore. */
-/* Makes the given indices into all_positions (ascending, copied) the active set of one item, with
- * moments and gradients zero. */
-SARA_NODISCARD sara_status sara_optimizer_set_active(sara_optimizer *optimizer, size_t index,
-                                                     const uint32_t *active, size_t active_count);
-/* Takes the counters and writes the masters into the parameters. */
-SARA_NODISCARD sara_status sara_optimizer_restore(sara_optimizer *optimizer, int64_t steps,
-                                                  int64_t adam_steps);
-/* Shrinks the active set of every item to entries with |master| < threshold; moments zero, Adam
- * steps from 0; gradients stay with their entries. */
-SARA_NODISCARD sara_status sara_optimizer_reselect(sara_optimizer *optimizer);
-
-typedef struct sara_step_report {
-    double grad_norm; /* before clipping, over the active entries, gradients times grad_scale */
-    double rank_loss; /* with lambda */
-    const char *rank_name; /* "" if none */
-    bool skipped;     /* not finite: nothing was changed, counters neither; gradients zeroed */
-    bool reselected;
-    int64_t active;
-} sara_step_report;
-/* One update. grad_scale multiplies the accumulated gradients (1/accumulation). loss_finite false
- * forces a skip. rank_name: the matrix of the low-rank term; NULL: drawn by seed and step among the
- * candidates, "" for none. A name that is no trained matrix is SARA_ERROR_INPUT. Order as in the
- * reference: reselect, clip, low-rank term, AdamW. Gradients are zero afterwards. */
-SARA_NODISCARD sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *report,
-                                               double learning_rate, double grad_scale,
-                                               const char *rank_name, bool loss_finite);
-/* SARA_ERROR_INPUT as for rank_name. */
-SARA_NODISCARD sara_status sara_optimizer_check_rank_name(sara_optimizer *optimizer,
-                                                          const char *name);
+/* The entries that a trainable began with; those it has now are among them. */
+typedef struct sara_mask {
+    const uint32_t *positions; /* [count] */
+    float *masters;            /* [count]; NULL: the float32 parameter holds them */
+    size_t count;
+} sara_mask;
+sara_mask sara_adaptation_mask(const sara_adaptation *adaptation, size_t index);
+bool sara_adaptation_has_reselected(const sara_adaptation *adaptation);
+/* Indices into the mask's positions of the entries that the trainable has: out [its count]. */
+void sara_adaptation_active(const sara_adaptation *adaptation, uint32_t *out, size_t index);
+/* Shrinks every trainable to entries with |master| < threshold; moments zero, Adam steps from 0;
+ * gradients stay with their entries. */
+SARA_NODISCARD sara_status sara_adaptation_reselect(sara_adaptation *adaptation);
+/* The same to given entries, for resuming: kept and counts as of sara_trainables_keep(), which a
+ * checkpoint may have wrong: SARA_ERROR_INPUT. Consumes kept on success. */
+SARA_NODISCARD sara_status sara_adaptation_keep(sara_adaptation *adaptation, uint32_t *kept,
+                                                const size_t *counts);
 
 /* ---------------------------------------------------------------------------------- adapters */
 
@@ -171,9 +152,8 @@ SARA_NODISCARD sara_status sara_select_adapter(sara_context *ctx, sara_selection
                                                double threshold);
 /* Masters and parameters of that selection, before the first step: original + strength (value -
  * original). */
-SARA_NODISCARD sara_status sara_optimizer_start(sara_optimizer *optimizer,
-                                                const sara_adapter *adapter,
-                                                double strength);
+SARA_NODISCARD sara_status sara_trainables_start(sara_trainables *trainables,
+                                                 const sara_adapter *adapter, double strength);
 const char *sara_adapter_metadata(const sara_adapter *adapter, const char *key); /* NULL: absent */
 /* values_dtype: F32, F16 or BF16. Deterministic bytes. sara.format is added; the metadata must hold
  * sara.target and sara.base_sha256; sara.selected, if given, must be the number of entries, and
@@ -183,12 +163,10 @@ SARA_NODISCARD sara_status sara_adapter_save(sara_context *ctx, const char *path
                                              const sara_metadata *metadata, size_t metadata_count,
                                              sara_dtype values_dtype);
 
-/* The adapter of everything that the optimiser trains. */
-SARA_NODISCARD sara_status sara_optimizer_save_adapter(sara_context *ctx, const char *path,
-                                                       sara_optimizer *optimizer,
-                                                       const sara_metadata *metadata,
-                                                       size_t metadata_count,
-                                                       sara_dtype values_dtype);
+/* The adapter of everything that is or was trained. */
+SARA_NODISCARD sara_status sara_adaptation_save(sara_adaptation *adaptation, const char *path,
+                                                const sara_metadata *metadata,
+                                                size_t metadata_count, sara_dtype values_dtype);
 
 /* Of the parameters' values. */
 SARA_NODISCARD sara_status sara_params_base(sara_context *ctx, sara_base *out,

@@ -1,5 +1,4 @@
 /* Timing: the trainer's own steps on random micro-batches. */
-#include "sparse/optimizer.h"
 #include "train/bench.h"
 #include "train/profile.h"
 
@@ -260,19 +259,10 @@ done:
 /* Mean over all matrices that the term is drawn from. */
 static sara_status time_rank_terms(bench *b)
 {
-    sara_optimizer *optimizer = b->t.optimizer;
     double begun = sara_clock();
-    int terms = 0;
-    sara_status status = SARA_OK;
-    for (size_t i = 0; i < sara_optimizer_count(optimizer); i++) {
-        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
-        sara_rank_term term;
-        if (!sara_rank_term_is_candidate(item))
-            continue;
-        TRY(sara_rank_term_compute(optimizer, &term, item->param->name, UINT32_MAX));
-        sara_arena_reset(&optimizer->work);
-        terms++;
-    }
+    int terms;
+    sara_status status;
+    TRY(sara_adaptation_try_terms(b->t.adaptation, &terms));
     b->rank_seconds = terms ? (sara_clock() - begun) / terms : 0;
 done:
     return status;

@@ -92,7 +92,7 @@ static json_t *memory_json(const bench *b)
 {
     int64_t weights = sara_params_bytes(&b->t.model->denoiser->params), optimizer = 0;
     if (b->t.optimizer)
-        optimizer = (int64_t)sara_optimizer_bytes(b->t.optimizer);
+        optimizer = (int64_t)sara_trainables_bytes(&b->t.optimizer->trainables);
     int64_t activations = (int64_t)sara_tape_peak(b->t.tape);
     int64_t other = b->peak_bytes - weights - optimizer - activations;
     return json_pack("{s:I,s:I,s:I,s:I}", "weights", (json_int_t)weights, "optimizer",

@@ -89,17 +89,16 @@ done:
 }
 
 static sara_status write_files(sara_run *run, const char *folder, json_t **manifest,
-                               sara_optimizer *optimizer, const sara_run_state *state,
-                               const json_t *identity, const sara_metadata *metadata,
-                               size_t metadata_count)
+                               const sara_optimizer *optimizer, sara_adaptation *adaptation,
+                               const sara_run_state *state, const json_t *identity,
+                               const sara_metadata *metadata, size_t metadata_count)
 {
     char *adapter = NULL;
     sara_status status;
     TRY(sara_directory_make(run->ctx, folder));
     TRY(sara_path_join(run->ctx, &adapter, folder, SARA_CHECKPOINT_ADAPTER));
-    TRY(sara_optimizer_save_adapter(run->ctx, adapter, optimizer, metadata, metadata_count,
-                                    SARA_F32));
-    TRY(sara_state_save(run->ctx, folder, optimizer));
+    TRY(sara_adaptation_save(adaptation, adapter, metadata, metadata_count, SARA_F32));
+    TRY(sara_state_save(run->ctx, folder, optimizer, adaptation));
     TRY(sara_manifest_write(run->ctx, manifest, folder, optimizer, state, identity));
 done:
     sara_free(run->ctx, adapter);
@@ -132,17 +131,19 @@ done:
     return status;
 }
 
-sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *optimizer,
-                                 const sara_run_state *state, const json_t *identity,
-                                 const sara_metadata *metadata, size_t metadata_count, int limit)
+sara_status sara_checkpoint_save(sara_run *run, const sara_optimizer *optimizer,
+                                 sara_adaptation *adaptation, const sara_run_state *state,
+                                 const json_t *identity, const sara_metadata *metadata,
+                                 size_t metadata_count, int limit)
 {
-    int64_t number = sara_optimizer_steps(optimizer);
+    int64_t number = optimizer->steps;
     json_t *manifest = NULL;
     char *partial = NULL;
     sara_status status;
     TRY(checkpoint_path(run, &partial, number, ".", ".partial"));
     TRY(sara_run_log_sync(run));
-    TRY(write_files(run, partial, &manifest, optimizer, state, identity, metadata, metadata_count));
+    TRY(write_files(run, partial, &manifest, optimizer, adaptation, state, identity, metadata,
+                    metadata_count));
     TRY(checkpoint_publish(run, partial, number, manifest));
     TRY(prune(run, number, limit));
 done:
@@ -244,7 +245,8 @@ void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint)
 }
 
 sara_status sara_checkpoint_take(sara_context *ctx, const sara_checkpoint *checkpoint,
-                                 sara_optimizer *optimizer, sara_run_state *state)
+                                 sara_optimizer *optimizer, sara_adaptation *adaptation,
+                                 sara_run_state *state)
 {
     const sara_config config = {ctx, checkpoint->manifest, checkpoint->folder};
     sara_run_state taken;
@@ -255,7 +257,7 @@ sara_status sara_checkpoint_take(sara_context *ctx, const sara_checkpoint *check
     TRY(sara_config_int(&config, &taken.micro_batches, "micro_batches", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped, "skipped", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped_in_row, "skipped_in_row", 0, 0, INT64_MAX));
-    TRY(sara_state_load(ctx, checkpoint->folder, optimizer));
+    TRY(sara_state_load(ctx, checkpoint->folder, optimizer, adaptation));
     TRY(sara_optimizer_restore(optimizer, steps, adam_steps));
     *state = taken;
 done:

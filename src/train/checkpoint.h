@@ -11,9 +11,11 @@
 
 /* state.c. Loading leaves the counters to sara_optimizer_restore(). */
 SARA_NODISCARD sara_status sara_state_save(sara_context *ctx, const char *folder,
-                                           sara_optimizer *optimizer);
+                                           const sara_optimizer *optimizer,
+                                           const sara_adaptation *adaptation);
 SARA_NODISCARD sara_status sara_state_load(sara_context *ctx, const char *folder,
-                                           sara_optimizer *optimizer);
+                                           sara_optimizer *optimizer,
+                                           sara_adaptation *adaptation);
 
 /* manifest.c. The manifest of the files in the folder, also written there; json_decref(). */
 SARA_NODISCARD sara_status sara_manifest_write(sara_context *ctx, json_t **out, const char *folder,

@@ -78,8 +78,8 @@ sara_status sara_manifest_write(sara_context *ctx, json_t **out, const char *fol
     sara_status status;
     json_t *manifest =
         json_pack("{s:i,s:I,s:I,s:I,s:I,s:I,s:O,s:{}}", "version", MANIFEST_VERSION, "steps",
-                  (json_int_t)sara_optimizer_steps(optimizer), "adam_steps",
-                  (json_int_t)sara_optimizer_adam_steps(optimizer), "micro_batches",
+                  (json_int_t)optimizer->steps, "adam_steps",
+                  (json_int_t)optimizer->adam_steps, "micro_batches",
                   (json_int_t)state->micro_batches, "skipped", (json_int_t)state->skipped,
                   "skipped_in_row", (json_int_t)state->skipped_in_row, "run", identity, "files");
     *out = NULL;

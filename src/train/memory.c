@@ -28,12 +28,13 @@ size_t sara_memory_weights(const sara_model *model, bool narrow)
 }
 
 /* 16-bit weights need masters of their own. */
-static size_t optimizer_bytes(sara_optimizer *optimizer, const sara_memory_setting *s)
+static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 {
-    size_t bytes = sara_optimizer_bytes(optimizer);
-    for (size_t i = 0; s->narrow && i < sara_optimizer_count(optimizer); i++) {
-        const sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
-        bytes += may_narrow(item->param) ? item->all_count * sizeof(float) : 0;
+    const sara_trainables *trainables = &t->optimizer->trainables;
+    size_t bytes = sara_trainables_bytes(trainables) + sara_adaptation_bytes(t->adaptation);
+    for (size_t i = 0; s->narrow && i < trainables->count; i++) {
+        const sara_trainable *item = &trainables->items[i];
+        bytes += may_narrow(item->param) ? item->count * sizeof(float) : 0;
     }
     return s->share < 1 ? (size_t)((double)bytes * s->share) : bytes;
 }
@@ -218,8 +219,8 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     size_t kept = 0;
     sara_status status;
     if (t->optimizer) {
-        p.optimizer = optimizer_bytes(t->optimizer, s);
-        p.other += GRADIENT_BYTES + sara_optimizer_step_bytes(t->optimizer);
+        p.optimizer = optimizer_bytes(t, s);
+        p.other += GRADIENT_BYTES + sara_adaptation_step_bytes(t->adaptation);
     }
     TRY(activations(t, &p.activations, &kept, s));
     p.other += kept;

@@ -75,6 +75,7 @@ sara_status sara_trainer_make_optimizer(trainer *t)
     sara_params *params = &t->model->denoiser->params;
     sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
     sara_selection selection = {0};
+    sara_trainables trainables = {.ctx = t->ctx};
     double factor;
     sara_status status;
     if (o->threshold <= 0)
@@ -95,15 +96,19 @@ sara_status sara_trainer_make_optimizer(trainer *t)
                                             .beta2 = o->adam_beta2,
                                             .epsilon = o->adam_epsilon,
                                             .weight_decay = o->adam_weight_decay,
-                                            .max_grad_norm = o->max_grad_norm,
-                                            .lambda_rank = o->lambda_rank,
-                                            .progressive_iter = t->progressive_iter,
-                                            .seed = o->seed};
-    TRY(sara_optimizer_new(t->ctx, &t->optimizer, params, &selection, &options));
+                                            .max_grad_norm = o->max_grad_norm};
+    const sara_adaptation_options adaptation = {.threshold = t->threshold,
+                                                .lambda_rank = o->lambda_rank,
+                                                .progressive_iter = t->progressive_iter,
+                                                .seed = o->seed};
+    TRY(sara_trainables_select(t->ctx, &trainables, &selection));
     if (t->origin.is)
-        TRY(sara_optimizer_start(t->optimizer, &t->origin.adapter, t->origin.strength));
+        TRY(sara_trainables_start(&trainables, &t->origin.adapter, t->origin.strength));
+    TRY(sara_optimizer_new(t->ctx, &t->optimizer, &trainables, &options));
+    TRY(sara_adaptation_new(t->ctx, &t->adaptation, t->optimizer, &adaptation));
     sara_adapter_free(&t->origin.adapter);
 done:
+    sara_trainables_free(&trainables);
     sara_selection_free(t->ctx, &selection);
     return status;
 }
@@ -205,7 +210,7 @@ static sara_status check_rank_names(const trainer *t)
     for (int64_t step = 0; t->options.lambda_rank > 0 && step < t->steps; step++) {
         const char *name = sara_batches_rank_name(t->batches, step);
         if (name && *name)
-            status = sara_optimizer_check_rank_name(t->optimizer, name);
+            status = sara_adaptation_check_matrix(t->adaptation, name);
         if (status != SARA_OK)
             return sara_fail_in(t->ctx, status, t->options.replay);
     }
@@ -218,9 +223,10 @@ static sara_status resume(trainer *t)
     if (t->checkpoint.folder) {
         TRY(sara_checkpoint_check_run(t->ctx, &t->checkpoint, t->identity,
                                       t->reselection_moves));
-        TRY(sara_checkpoint_take(t->ctx, &t->checkpoint, t->optimizer, &t->state));
+        TRY(sara_checkpoint_take(t->ctx, &t->checkpoint, t->optimizer, t->adaptation,
+                                 &t->state));
     }
-    t->started_at = sara_optimizer_steps(t->optimizer);
+    t->started_at = t->optimizer->steps;
     if (t->checkpoint.folder)
         sara_log(t->ctx, SARA_LOG_INFO, "resuming after step %lld of %lld",
                  (long long)t->started_at, (long long)t->steps);
@@ -311,6 +317,7 @@ void sara_trainer_close(trainer *t)
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);
     sara_tape_free(t->tape);
+    sara_adaptation_free(t->adaptation);
     sara_optimizer_free(t->optimizer);
     sara_batches_free(t->batches);
     sara_objective_free(&t->objective);

@@ -154,7 +154,8 @@ typedef struct sara_run_state {
 int64_t sara_checkpoint_number(const char *name);
 /* Writes checkpoint-N (N: optimiser steps), then prunes to the limit. identity: the object that a
  * resumed run must match. */
-SARA_NODISCARD sara_status sara_checkpoint_save(sara_run *run, sara_optimizer *optimizer,
+SARA_NODISCARD sara_status sara_checkpoint_save(sara_run *run, const sara_optimizer *optimizer,
+                                                sara_adaptation *adaptation,
                                                 const sara_run_state *state, const json_t *identity,
                                                 const sara_metadata *metadata,
                                                 size_t metadata_count, int limit);
@@ -183,7 +184,9 @@ SARA_NODISCARD sara_status sara_checkpoint_check_run(sara_context *ctx,
 /* Puts the optimiser and the counters where they were. */
 SARA_NODISCARD sara_status sara_checkpoint_take(sara_context *ctx,
                                                 const sara_checkpoint *checkpoint,
-                                                sara_optimizer *optimizer, sara_run_state *state);
+                                                sara_optimizer *optimizer,
+                                                sara_adaptation *adaptation,
+                                                sara_run_state *state);
 /* report.html: settings, loss curve, samples. */
 SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
 /* Before hours of training: what drawing the validation prompts would refuse. */

@@ -36,7 +36,7 @@ done:
 
 sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report, double *lr)
 {
-    int64_t step = sara_optimizer_steps(t->optimizer);
+    int64_t step = t->optimizer->steps;
     int parts = t->options.gradient_accumulation_steps;
     double factor;
     sara_status status;
@@ -49,9 +49,9 @@ sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report
     }
     TRY(sara_lr_factor(t->ctx, &factor, &t->options, t->learning_rate, step, t->steps));
     *lr = t->learning_rate * factor;
-    const char *rank_name =
-        t->options.lambda_rank > 0 ? sara_batches_rank_name(t->batches, step) : "";
-    TRY(sara_optimizer_step(t->optimizer, report, *lr, 1.0 / parts, rank_name, isfinite(*loss)));
+    const sara_step_hooks hooks =
+        sara_adaptation_hooks(t->adaptation, sara_batches_rank_name(t->batches, step));
+    TRY(sara_optimizer_step(t->optimizer, report, *lr, 1.0 / parts, isfinite(*loss), &hooks));
 done:
     return status;
 }
@@ -59,14 +59,14 @@ done:
 static sara_status log_step(trainer *t, double loss, const sara_step_report *report, double lr,
                             double seconds)
 {
-    json_int_t step = sara_optimizer_steps(t->optimizer);
+    json_int_t step = t->optimizer->steps;
     sara_status status = SARA_OK;
     if (report->reselected)
         TRY(sara_run_log(&t->run, json_pack("{s:s,s:I,s:I}", "event", "reselect", "before_step",
                                             step, "active", (json_int_t)report->active)));
     TRY(sara_run_log(&t->run, json_pack("{s:I,s:f,s:f,s:f,s:f,s:f}", "step", step, "loss", loss,
                                         "grad_norm", report->grad_norm, "rank_loss",
-                                        report->rank_loss, "lr", lr, "seconds", seconds)));
+                                        report->term_loss, "lr", lr, "seconds", seconds)));
 done:
     return status;
 }
@@ -74,7 +74,7 @@ done:
 /* A step that was not finite changed nothing; ten in a row and the run is lost. */
 static sara_status note_skip(trainer *t)
 {
-    int64_t step = sara_optimizer_steps(t->optimizer);
+    int64_t step = t->optimizer->steps;
     sara_status status;
     t->state.skipped++;
     t->state.skipped_in_row++;
@@ -102,7 +102,7 @@ static void note_loss(trainer *t, double loss)
 
 static void trainer_report_progress(const trainer *t, double loss, double lr)
 {
-    int64_t step = sara_optimizer_steps(t->optimizer);
+    int64_t step = t->optimizer->steps;
     double rate = (double)(step - t->started_at) / (sara_clock() - t->started + 1e-9);
     sara_progress progress = {
         "train", step, t->steps, loss, lr, rate, rate > 0 ? (double)(t->steps - step) / rate : 0};
@@ -114,8 +114,9 @@ static sara_status save_checkpoint(trainer *t)
     sara_status status = SARA_OK;
     if (t->saved_at == t->state.micro_batches)
         return SARA_OK; /* the last step was just saved */
-    TRY(sara_checkpoint_save(&t->run, t->optimizer, &t->state, t->identity, t->metadata.items,
-                             t->metadata.count, t->options.checkpoints_total_limit));
+    TRY(sara_checkpoint_save(&t->run, t->optimizer, t->adaptation, &t->state, t->identity,
+                             t->metadata.items, t->metadata.count,
+                             t->options.checkpoints_total_limit));
     t->saved_at = t->state.micro_batches;
 done:
     return status;
@@ -158,7 +159,7 @@ static sara_status trainer_advance(trainer *t)
     note_loss(t, loss);
     TRY(log_step(t, loss, &report, lr, sara_clock() - begun));
     trainer_report_progress(t, loss, lr);
-    int64_t step = sara_optimizer_steps(t->optimizer);
+    int64_t step = t->optimizer->steps;
     if (step % t->options.checkpointing_steps == 0)
         TRY(save_checkpoint(t));
     if (t->options.validation_prompt_count &&
@@ -174,12 +175,12 @@ static bool is_done(const trainer *t)
     bool used_up = sara_batches_is_replay(t->batches) &&
                    t->state.micro_batches + t->options.gradient_accumulation_steps >
                        sara_batches_items(t->batches);
-    return sara_optimizer_steps(t->optimizer) >= t->steps || used_up;
+    return t->optimizer->steps >= t->steps || used_up;
 }
 
 static sara_status stop_saved(trainer *t)
 {
-    int64_t step = sara_optimizer_steps(t->optimizer);
+    int64_t step = t->optimizer->steps;
     sara_status status;
     TRY(save_checkpoint(t));
     status = sara_fail(t->ctx, SARA_INTERRUPTED,
@@ -194,11 +195,10 @@ static sara_status finish(trainer *t)
 {
     char *path = NULL;
     sara_status status;
-    if (sara_optimizer_steps(t->optimizer) > t->started_at)
+    if (t->optimizer->steps > t->started_at)
         TRY(save_checkpoint(t));
     TRY(sara_path_join(t->ctx, &path, t->run.folder, "adapter.safetensors"));
-    TRY(sara_optimizer_save_adapter(t->ctx, path, t->optimizer, t->metadata.items,
-                                    t->metadata.count, SARA_F32));
+    TRY(sara_adaptation_save(t->adaptation, path, t->metadata.items, t->metadata.count, SARA_F32));
     TRY(sara_run_report(&t->run, t->identity));
 done:
     sara_free(t->ctx, path);
@@ -216,7 +216,7 @@ static double mean(const double *values, int64_t count)
 
 static void fill_result(sara_train_result *result, const trainer *t)
 {
-    *result = (sara_train_result){.steps = sara_optimizer_steps(t->optimizer),
+    *result = (sara_train_result){.steps = t->optimizer->steps,
                                   .skipped = t->state.skipped,
                                   .parameters = t->parameters,
                                   .selected = t->selected,

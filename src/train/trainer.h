@@ -15,7 +15,8 @@ typedef struct trainer {
     sara_device *device; /* of the training steps, where it is not the model's; else NULL */
     sara_batches *batches;
     sara_objective objective;
-    sara_optimizer *optimizer;
+    sara_optimizer *optimizer;   /* NULL: forward passes alone are timed */
+    sara_adaptation *adaptation; /* of the optimiser's trainables */
     sara_tape *tape;
     sara_run run;
     bool run_open;

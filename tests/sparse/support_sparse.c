@@ -77,16 +77,34 @@ void test_add_gradients(sara_params *params, uint32_t step)
     }
 }
 
-sara_optimizer *test_optimizer(sara_context *ctx, sara_params *params, double threshold,
-                               const sara_optimizer_options *options)
+test_training test_train(sara_context *ctx, sara_params *params, const test_options *options)
 {
-    sara_budget budget = {SARA_BUDGET_THRESHOLD, threshold};
+    sara_budget budget = {SARA_BUDGET_THRESHOLD, options->adaptation.threshold};
     sara_selection selection;
-    sara_optimizer *optimizer = NULL;
+    sara_trainables trainables;
+    test_training training;
     assert_ok(ctx, sara_select(ctx, &selection, params, &budget));
-    assert_ok(ctx, sara_optimizer_new(ctx, &optimizer, params, &selection, options));
+    assert_ok(ctx, sara_trainables_select(ctx, &trainables, &selection));
     assert_null(selection.items);
-    return optimizer;
+    assert_ok(ctx, sara_optimizer_new(ctx, &training.optimizer, &trainables, &options->optimizer));
+    assert_null(trainables.items);
+    assert_ok(ctx, sara_adaptation_new(ctx, &training.adaptation, training.optimizer,
+                                       &options->adaptation));
+    return training;
+}
+
+void test_train_free(test_training *training)
+{
+    sara_adaptation_free(training->adaptation);
+    sara_optimizer_free(training->optimizer);
+}
+
+sara_status test_step(test_training *training, sara_step_report *report, double learning_rate,
+                      double grad_scale, const char *matrix, bool loss_finite)
+{
+    const sara_step_hooks hooks = sara_adaptation_hooks(training->adaptation, matrix);
+    return sara_optimizer_step(training->optimizer, report, learning_rate, grad_scale, loss_finite,
+                               &hooks);
 }
 
 typedef struct failing {

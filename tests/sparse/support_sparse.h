@@ -22,9 +22,21 @@ void test_assert_snapshot(const sara_params *params, const float *snapshot);
 #define TEST_MICRO_BATCHES 2
 /* Adds the gradients of a step's micro-batches as backward would: make_reference.py's. */
 void test_add_gradients(sara_params *params, uint32_t step);
-/* Selects by a threshold. */
-sara_optimizer *test_optimizer(sara_context *ctx, sara_params *params, double threshold,
-                               const sara_optimizer_options *options);
+
+/* SaRA on the entries below a threshold. */
+typedef struct test_options {
+    sara_optimizer_options optimizer;
+    sara_adaptation_options adaptation;
+} test_options;
+typedef struct test_training {
+    sara_optimizer *optimizer;
+    sara_adaptation *adaptation;
+} test_training;
+test_training test_train(sara_context *ctx, sara_params *params, const test_options *options);
+void test_train_free(test_training *training);
+/* sara_optimizer_step() with the adaptation's hooks. */
+sara_status test_step(test_training *training, sara_step_report *report, double learning_rate,
+                      double grad_scale, const char *matrix, bool loss_finite);
 
 /* Runs fn in contexts whose n-th allocation fails, for n = 0, 1, ... until it succeeds. Each
  * failure must be SARA_ERROR_MEMORY and leave nothing allocated. Returns how many there were. */

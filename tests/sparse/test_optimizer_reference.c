@@ -74,7 +74,7 @@ static double change_error(const sara_params *start, const sara_params *got,
 }
 
 static void run_reference(const char *run, double learning_rate,
-                          const sara_optimizer_options *options)
+                          const test_options *options)
 {
     static const char *const rank_names[] = {"to_q.weight", "to_v.weight", "", "to_v.weight"};
     sara_context *ctx = test_context();
@@ -82,21 +82,21 @@ static void run_reference(const char *run, double learning_rate,
     sara_params start = load_params(ctx, r.file, "start");
     sara_params params = load_params(ctx, r.file, "start");
     sara_params end = load_params(ctx, r.file, run);
-    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, options);
+    test_training training = test_train(ctx, &params, options);
     for (uint32_t step = 0; step < STEPS; step++) {
         sara_step_report report;
         test_add_gradients(&params, step);
-        assert_ok(ctx, sara_optimizer_step(optimizer, &report, learning_rate * r.scales[step],
-                                           1.0 / TEST_MICRO_BATCHES, rank_names[step % 4], true));
+        assert_ok(ctx, test_step(&training, &report, learning_rate * r.scales[step],
+                                 1.0 / TEST_MICRO_BATCHES, rank_names[step % 4], true));
         assert_close(fabs(report.grad_norm / r.norms[step] - 1), 1e-6, "gradient norm");
-        assert_close(fabs(report.rank_loss - r.ranks[step]), 1e-4 * r.ranks[step], "rank loss");
+        assert_close(fabs(report.term_loss - r.ranks[step]), 1e-4 * r.ranks[step], "rank loss");
         assert_int_equal(report.active, r.active[step]);
-        assert_int_equal(report.reselected, (int64_t)step == options->progressive_iter);
+        assert_int_equal(report.reselected, (int64_t)step == options->adaptation.progressive_iter);
         assert_false(report.skipped);
     }
-    assert_int_equal(sara_optimizer_steps(optimizer), STEPS);
+    assert_int_equal(training.optimizer->steps, STEPS);
     assert_close(change_error(&start, &params, &end), 1e-5, run);
-    sara_optimizer_free(optimizer);
+    test_train_free(&training);
     sara_params_free(ctx, &start);
     sara_params_free(ctx, &params);
     sara_params_free(ctx, &end);
@@ -106,14 +106,14 @@ static void run_reference(const char *run, double learning_rate,
 
 static void reference_with_all_parts(void **state)
 {
-    const sara_optimizer_options options = {0.9, 0.999, 1e-8, 1e-2, 0.25, 0.02, 5, 42};
+    const test_options options = {{0.9, 0.999, 1e-8, 1e-2, 0.25}, {THRESHOLD, 0.02, 5, 42}};
     (void)state;
     run_reference("clipped", 8e-4, &options);
 }
 
 static void reference_without_clipping(void **state)
 {
-    const sara_optimizer_options options = {0.8, 0.95, 1e-6, 0.1, 0, 0, -1, 42};
+    const test_options options = {{0.8, 0.95, 1e-6, 0.1, 0}, {THRESHOLD, 0, -1, 42}};
     (void)state;
     run_reference("free", 3e-4, &options);
 }

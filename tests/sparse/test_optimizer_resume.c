@@ -3,73 +3,109 @@
 
 #define THRESHOLD 0.01
 
-static const sara_optimizer_options usual = {0.9, 0.999, 1e-8, 1e-2, 1.0, 0, -1, 42};
+static const test_options usual = {{0.9, 0.999, 1e-8, 1e-2, 1.0}, {THRESHOLD, 0, -1, 42}};
 
 static const test_tensor some_tensors[] = {
     {"a.weight", 70, 90, NULL}, {"b.weight", 100, 66, NULL}, {"c.bias", 40, 0, NULL}};
 
-static void train(sara_context *ctx, sara_params *params, sara_optimizer *optimizer, uint32_t from,
+static void train(sara_context *ctx, sara_params *params, test_training *training, uint32_t from,
                   uint32_t to)
 {
     for (uint32_t step = from; step < to; step++) {
         sara_step_report report;
         test_add_gradients(params, step);
-        assert_ok(ctx, sara_optimizer_step(optimizer, &report, 3e-3, 0.5, NULL, true));
+        assert_ok(ctx, test_step(training, &report, 3e-3, 0.5, NULL, true));
     }
 }
 
-/* What a checkpoint holds, given to a new optimiser on the base weights. */
-static sara_optimizer *resume(sara_context *ctx, sara_params *params, sara_optimizer *from,
-                              const sara_optimizer_options *options)
+/* The masters of the first mask, those that are trained no longer too. */
+static void copy_masters(const sara_adaptation *from, const test_training *to, size_t index,
+                         const sara_param *param)
 {
-    sara_optimizer *optimizer = test_optimizer(ctx, params, THRESHOLD, options);
-    for (size_t i = 0; i < sara_optimizer_count(optimizer); i++) {
-        const sara_optimizer_item *old = sara_optimizer_at(from, i);
-        sara_optimizer_item *item = sara_optimizer_at(optimizer, i);
-        if (old->active)
-            assert_ok(ctx, sara_optimizer_set_active(optimizer, i, old->active, old->active_count));
-        assert_int_equal(item->all_count, old->all_count);
-        for (size_t k = 0; k < old->all_count; k++)
-            sara_optimizer_set_master(item, k, sara_optimizer_master(old, k));
-        memcpy(item->moment1, old->moment1, old->active_count * sizeof(float));
-        memcpy(item->moment2, old->moment2, old->active_count * sizeof(float));
+    const sara_mask old = sara_adaptation_mask(from, index);
+    const sara_trainable *item = &to->optimizer->trainables.items[index];
+    assert_int_equal(item->count, old.count);
+    for (size_t k = 0; k < old.count; k++)
+        sara_trainable_set(item, k, sara_param_get(param, old.positions[k]));
+    item->param->version++;
+}
+
+static void copy_active(sara_context *ctx, const test_training *from, const test_training *to)
+{
+    const sara_trainables *t = &from->optimizer->trainables;
+    size_t counts[3], total = (size_t)sara_trainables_total(t), next = 0;
+    uint32_t *kept = NULL;
+    assert_ok(ctx, sara_alloc(ctx, &kept, total, sizeof(*kept)));
+    for (size_t i = 0; i < t->count; next += counts[i++]) {
+        counts[i] = t->items[i].count;
+        sara_adaptation_active(from->adaptation, kept + next, i);
     }
-    uint64_t version = params->items[0].version; /* a device may keep weights by it */
-    assert_ok(ctx, sara_optimizer_restore(optimizer, sara_optimizer_steps(from),
-                                          sara_optimizer_adam_steps(from)));
-    assert_true(params->items[0].version > version);
-    return optimizer;
+    assert_ok(ctx, sara_adaptation_keep(to->adaptation, kept, counts));
+}
+
+/* What a checkpoint holds, given to a new optimiser on the base weights. */
+static test_training resume(sara_context *ctx, sara_params *params, const test_training *from,
+                            const test_options *options)
+{
+    test_training training = test_train(ctx, params, options);
+    const sara_trainables *old = &from->optimizer->trainables;
+    const sara_trainables *t = &training.optimizer->trainables;
+    for (size_t i = 0; i < t->count; i++)
+        copy_masters(from->adaptation, &training, i, old->items[i].param);
+    if (sara_adaptation_has_reselected(from->adaptation))
+        copy_active(ctx, from, &training);
+    for (size_t i = 0; i < t->count; i++) {
+        assert_int_equal(t->items[i].count, old->items[i].count);
+        memcpy(t->items[i].moment1, old->items[i].moment1, old->items[i].count * sizeof(float));
+        memcpy(t->items[i].moment2, old->items[i].moment2, old->items[i].count * sizeof(float));
+    }
+    assert_ok(ctx, sara_optimizer_restore(training.optimizer, from->optimizer->steps,
+                                          from->optimizer->adam_steps));
+    return training;
 }
 
 static void resumed_runs_are_equal(void **state)
 {
-    sara_optimizer_options options = usual;
+    test_options options = usual;
     (void)state;
     sara_context *ctx = test_context();
-    options.lambda_rank = 1e-2;
-    options.progressive_iter = 4;
+    options.adaptation.lambda_rank = 1e-2;
+    options.adaptation.progressive_iter = 4;
     sara_params whole = test_params(ctx, some_tensors, 3);
-    sara_optimizer *straight = test_optimizer(ctx, &whole, THRESHOLD, &options);
-    train(ctx, &whole, straight, 0, 9);
+    test_training straight = test_train(ctx, &whole, &options);
+    train(ctx, &whole, &straight, 0, 9);
     size_t count;
     float *expected = test_snapshot(ctx, &whole, &count);
     for (uint32_t cut = 1; cut < 9; cut++) {
         sara_params params = test_params(ctx, some_tensors, 3);
         sara_params again = test_params(ctx, some_tensors, 3);
-        sara_optimizer *first = test_optimizer(ctx, &params, THRESHOLD, &options);
-        train(ctx, &params, first, 0, cut);
-        sara_optimizer *second = resume(ctx, &again, first, &options);
-        train(ctx, &again, second, cut, 9);
+        test_training first = test_train(ctx, &params, &options);
+        train(ctx, &params, &first, 0, cut);
+        test_training second = resume(ctx, &again, &first, &options);
+        train(ctx, &again, &second, cut, 9);
         test_assert_snapshot(&again, expected);
-        sara_optimizer_free(first);
-        sara_optimizer_free(second);
+        test_train_free(&first);
+        test_train_free(&second);
         sara_params_free(ctx, &params);
         sara_params_free(ctx, &again);
     }
     sara_free(ctx, expected);
-    sara_optimizer_free(straight);
+    test_train_free(&straight);
     sara_params_free(ctx, &whole);
     sara_context_free(ctx);
+}
+
+/* Of the first item; the others keep nothing. */
+static void refuse_active(sara_context *ctx, const test_training *training, const uint32_t *active,
+                          size_t count, const char *message)
+{
+    const size_t counts[3] = {count, 0, 0};
+    uint32_t *kept = NULL;
+    assert_ok(ctx, sara_alloc(ctx, &kept, count, sizeof(*kept)));
+    memcpy(kept, active, count * sizeof(*kept));
+    assert_refused(ctx, SARA_ERROR_INPUT, message,
+                   sara_adaptation_keep(training->adaptation, kept, counts));
+    sara_free(ctx, kept); /* still the caller's */
 }
 
 static void bad_active_sets_are_refused(void **state)
@@ -79,16 +115,13 @@ static void bad_active_sets_are_refused(void **state)
     (void)state;
     sara_context *ctx = test_context();
     sara_params params = test_params(ctx, some_tensors, 3);
-    sara_optimizer *optimizer = test_optimizer(ctx, &params, THRESHOLD, &usual);
-    assert_refused(ctx, SARA_ERROR_INPUT, "a.weight: active entry 1 is 1,",
-                   sara_optimizer_set_active(optimizer, 0, twice, 2));
-    assert_refused(ctx, SARA_ERROR_INPUT, "a.weight: active entry 1 is 1000000,",
-                   sara_optimizer_set_active(optimizer, 0, beyond, 2));
-    first_beyond = (uint32_t)sara_optimizer_at(optimizer, 0)->all_count;
-    assert_refused(ctx, SARA_ERROR_INPUT, "a.weight: active entry 0 is ",
-                   sara_optimizer_set_active(optimizer, 0, &first_beyond, 1));
-    assert_null(sara_optimizer_at(optimizer, 0)->active);
-    sara_optimizer_free(optimizer);
+    test_training training = test_train(ctx, &params, &usual);
+    refuse_active(ctx, &training, twice, 2, "a.weight: active entry 1 is 1,");
+    refuse_active(ctx, &training, beyond, 2, "a.weight: active entry 1 is 1000000,");
+    first_beyond = (uint32_t)training.optimizer->trainables.items[0].count;
+    refuse_active(ctx, &training, &first_beyond, 1, "a.weight: active entry 0 is ");
+    assert_false(sara_adaptation_has_reselected(training.adaptation));
+    test_train_free(&training);
     sara_params_free(ctx, &params);
     sara_context_free(ctx);
 }
@@ -105,10 +138,10 @@ static void threads_do_not_matter(void **state)
         sara_context_options threads = {.threads = i + 1};
         assert_ok(run, sara_context_new(&run, &threads));
         sara_params params = test_params(run, some_tensors, 3);
-        sara_optimizer *optimizer = test_optimizer(run, &params, THRESHOLD, &usual);
-        train(run, &params, optimizer, 0, 4);
+        test_training training = test_train(run, &params, &usual);
+        train(run, &params, &training, 0, 4);
         results[i] = test_snapshot(ctx, &params, &count);
-        sara_optimizer_free(optimizer);
+        test_train_free(&training);
         sara_params_free(run, &params);
         sara_context_free(run);
     }

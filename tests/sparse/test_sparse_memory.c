@@ -13,29 +13,33 @@ static void new_gradients(sara_params *params)
             params->items[p].grad[i] = (float)(i % 5) - 2;
 }
 
-static sara_status train(sara_context *ctx, sara_optimizer **optimizer, sara_params *params)
+static sara_status train(sara_context *ctx, test_training *training, sara_params *params)
 {
     sara_status status;
-    const sara_optimizer_options options = {0.9, 0.999, 1e-8, 1e-2, 1, 1e-3, 1, 42};
+    const sara_optimizer_options options = {0.9, 0.999, 1e-8, 1e-2, 1};
     const sara_budget budget = {SARA_BUDGET_FRACTION, 0.3};
-    sara_selection selection = {NULL, 0, 0, 0};
+    sara_selection selection = {0};
+    sara_trainables trainables = {.ctx = ctx};
     TRY(sara_select(ctx, &selection, params, &budget));
-    TRY(sara_optimizer_new(ctx, optimizer, params, &selection, &options));
+    const sara_adaptation_options adaptation = {selection.threshold, 1e-3, 1, 42};
+    TRY(sara_trainables_select(ctx, &trainables, &selection));
+    TRY(sara_optimizer_new(ctx, &training->optimizer, &trainables, &options));
+    TRY(sara_adaptation_new(ctx, &training->adaptation, training->optimizer, &adaptation));
     for (int step = 0; step < 2; step++) {
         sara_step_report report;
         new_gradients(params);
-        TRY(sara_optimizer_step(*optimizer, &report, 1e-3, 1, NULL, true));
+        TRY(test_step(training, &report, 1e-3, 1, NULL, true));
     }
 done:
+    sara_trainables_free(&trainables);
     sara_selection_free(ctx, &selection);
     return status;
 }
 
-static sara_status save(sara_context *ctx, sara_optimizer *optimizer, const char *base,
-                        const char *path)
+static sara_status save(sara_adaptation *adaptation, const char *base, const char *path)
 {
     const sara_metadata metadata[] = {{"sara.target", "unet"}, {"sara.base_sha256", base}};
-    return sara_optimizer_save_adapter(ctx, path, optimizer, metadata, 2, SARA_BF16);
+    return sara_adaptation_save(adaptation, path, metadata, 2, SARA_BF16);
 }
 
 static sara_status apply(sara_context *ctx, sara_params *params, const sara_base *base,
@@ -75,16 +79,16 @@ static sara_status everything(sara_context *ctx, void *user)
 {
     sara_status status;
     const plan *p = user;
-    sara_optimizer *optimizer = NULL;
+    test_training training = {NULL, NULL};
     sara_base base;
     put_back(p);
     TRY(sara_params_base(ctx, &base, p->params));
-    TRY(train(ctx, &optimizer, p->params));
-    TRY(save(ctx, optimizer, base.sha256, p->path));
+    TRY(train(ctx, &training, p->params));
+    TRY(save(training.adaptation, base.sha256, p->path));
     put_back(p);
     TRY(apply(ctx, p->params, &base, p->path));
 done:
-    sara_optimizer_free(optimizer);
+    test_train_free(&training);
     return status;
 }
 

@@ -192,11 +192,20 @@ static void pair_new(sara_context *ctx, pair *p, const char *dtype)
     }
 }
 
-static void pair_select(sara_context *ctx, pair *p, sara_optimizer **optimizer,
-                        const sara_optimizer_options *options, double threshold)
+/* What the trainer has beside the parameters. */
+typedef struct training {
+    sara_optimizer *optimizer;
+    sara_adaptation *adaptation;
+} training;
+
+static training pair_select(sara_context *ctx, pair *p, const sara_optimizer_options *options,
+                            const sara_adaptation_options *adaptation)
 {
+    const double threshold = adaptation->threshold;
     const sara_budget budget = {SARA_BUDGET_THRESHOLD, threshold};
     sara_selection theirs;
+    sara_trainables trainables;
+    training result;
     sara_tensor_selection *selection = NULL;
     double resolved;
     assert_ok(ctx, sara_select(ctx, &theirs, &p->params, &budget));
@@ -224,7 +233,10 @@ static void pair_select(sara_context *ctx, pair *p, sara_optimizer **optimizer,
             p->items[t].values[i] = test_value(p->dtype, p->views[t].data, copy[i]);
     }
     sara_tensors_selection_free(ctx, selection);
-    assert_ok(ctx, sara_optimizer_new(ctx, optimizer, &p->params, &theirs, options));
+    assert_ok(ctx, sara_trainables_select(ctx, &trainables, &theirs));
+    assert_ok(ctx, sara_optimizer_new(ctx, &result.optimizer, &trainables, options));
+    assert_ok(ctx, sara_adaptation_new(ctx, &result.adaptation, result.optimizer, adaptation));
+    return result;
 }
 
 /* Two micro-batches' gradients to both. */
@@ -247,19 +259,21 @@ static void pair_gather(sara_context *ctx, pair *p, uint64_t step)
 }
 
 /* One step in pieces; the report tells what the trainer's optimiser did. */
-static void pair_step(sara_context *ctx, pair *p, const sara_optimizer_options *o, int64_t step,
+static void pair_step(sara_context *ctx, pair *p, const sara_optimizer_options *o,
+                      const sara_adaptation_options *adaptation, int64_t step,
                       const sara_step_report *report)
 {
     static const size_t matrices[] = {0, 1, 3};
     double norm = report->grad_norm, value;
-    sara_tensor_entries *drawn = &p->items[matrices[sara_tensors_draw(3, o->seed, (uint64_t)step)]];
+    size_t draw = sara_tensors_draw(3, adaptation->seed, (uint64_t)step);
+    sara_tensor_entries *drawn = &p->items[matrices[draw]];
     float *rank = test_memory(drawn->count, sizeof(*rank));
-    assert_string_equal(drawn->tensor.name, report->rank_name);
+    assert_string_equal(drawn->tensor.name, report->term_name);
     assert_ok(ctx, sara_tensors_nuclear_norm(ctx, &value, rank, SIDE, 80, drawn->positions,
                                              drawn->values, drawn->count));
-    assert_true(value * o->lambda_rank == report->rank_loss);
+    assert_true(value * adaptation->lambda_rank == report->term_loss);
     for (size_t i = 0; i < drawn->count; i++)
-        rank[i] = (float)(o->lambda_rank * (double)rank[i]);
+        rank[i] = (float)(adaptation->lambda_rank * (double)rank[i]);
     drawn->rank = rank;
     const sara_adamw_options options = {1e-3,
                                         o->beta1,
@@ -290,24 +304,26 @@ static void pair_free(sara_context *ctx, pair *p)
 static void steps_are_the_trainers_bit_for_bit(void **state)
 {
     static const char *const dtypes[] = {"F32", "BF16"};
-    const sara_optimizer_options options = {0.9, 0.999, 1e-8, 1e-2, 0.5, 2e-3, -1, 7};
+    const sara_optimizer_options options = {0.9, 0.999, 1e-8, 1e-2, 0.5};
+    const sara_adaptation_options adaptation = {5e-3, 2e-3, -1, 7};
     (void)state;
     sara_context *ctx = test_context();
     for (size_t k = 0; k < 2; k++) {
         pair p;
-        sara_optimizer *optimizer = NULL;
         size_t bytes = ENTRIES * (k == 0 ? 4 : 2);
         pair_new(ctx, &p, dtypes[k]);
-        pair_select(ctx, &p, &optimizer, &options, 5e-3);
+        training trained = pair_select(ctx, &p, &options, &adaptation);
         for (int64_t step = 0; step < STEPS; step++) {
             sara_step_report report;
             pair_gather(ctx, &p, (uint64_t)step);
-            assert_ok(ctx, sara_optimizer_step(optimizer, &report, 1e-3, 0.5, NULL, true));
-            pair_step(ctx, &p, &options, step, &report);
+            const sara_step_hooks hooks = sara_adaptation_hooks(trained.adaptation, NULL);
+            assert_ok(ctx, sara_optimizer_step(trained.optimizer, &report, 1e-3, 0.5, true, &hooks));
+            pair_step(ctx, &p, &options, &adaptation, step, &report);
             for (size_t t = 0; t < TENSORS; t++)
                 assert_memory_equal(p.views[t].data, p.params.items[t].value.data, bytes);
         }
-        sara_optimizer_free(optimizer);
+        sara_adaptation_free(trained.adaptation);
+        sara_optimizer_free(trained.optimizer);
         pair_free(ctx, &p);
     }
     sara_context_free(ctx);

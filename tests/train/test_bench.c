@@ -404,7 +404,7 @@ static void test_memory(void **state)
         sara_free(ctx, report);
         assert_int_equal(allocator.alive, before);
     }
-    assert_true(n > 700);
+    assert_true(n > 500);
     assert_ok(ctx, sara_directory_list(ctx, &names, &count, f->folder));
     assert_int_equal(count, 1); /* the trace of the last */
     sara_directory_free(ctx, names, count);

@@ -154,6 +154,7 @@ static void check_kept(test_run *run, taken *memory, const char *name)
     trainer t = {.ctx = ctx};
     test_run_output(run, name);
     assert_ok(ctx, sara_trainer_open(&t, &run->options));
+    sara_adaptation_free(t.adaptation);
     sara_optimizer_free(t.optimizer);
     before = memory->now;
     assert_ok(ctx, sara_trainer_make_optimizer(&t));

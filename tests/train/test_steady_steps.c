@@ -40,7 +40,7 @@ static void step(fixture *f)
     double loss, lr;
     assert_ok(f->ctx, sara_trainer_step(&f->t, &loss, &report, &lr));
     assert_false(report.skipped);
-    assert_true(report.rank_loss > 0);
+    assert_true(report.term_loss > 0);
 }
 
 static void check_allocations(fixture *f)

@@ -1,0 +1,71 @@
+/* What an optimiser updates: parameters of any sets, wholly or at positions. Why these are trained
+ * is the method's affair. */
+#ifndef SARA_SPARSE_TRAINABLE_H
+#define SARA_SPARSE_TRAINABLE_H
+
+#include "core/core.h"
+
+/* A parameter that is trained. Arrays are parts of those of all trainables. */
+typedef struct sara_trainable {
+    sara_param *param;
+    const uint32_t *positions; /* [count] ascending row-major; NULL: all entries, in their order */
+    size_t count;
+    float *masters; /* [count]; NULL: the float32 parameter holds them */
+    float *gradient, *moment1, *moment2; /* [count] */
+} sara_trainable;
+
+/* All that one optimiser trains. Gradients, then moment1, then moment2 of all items lie in one
+ * piece of memory, so that what concerns all of them is one pass over an array. Whole parameters
+ * begin at a cache line; what lies between is zero. */
+typedef struct sara_trainables {
+    sara_context *ctx;
+    sara_trainable *items;
+    size_t count;
+    size_t entries, capacity; /* of gradients, moment1 and moment2 each; as there is memory for */
+    float *gradients, *moment1, *moment2;
+    float *masters;      /* of the items of 16-bit parameters, one after the other */
+    uint32_t *positions; /* of the items that have some, one after the other */
+} sara_trainables;
+
+/* The items have param, count and positions, which lie in `positions` (NULL: none has any). Moments
+ * and gradients are zero, masters the parameters' values; parameters ask the ops for the gradients.
+ * On success items and positions, both of the context's allocator, are taken over. */
+SARA_NODISCARD sara_status sara_trainables_init(sara_trainables *out, sara_context *ctx,
+                                                sara_trainable *items, size_t count,
+                                                uint32_t *positions);
+/* Parameters ask for nothing again. */
+void sara_trainables_free(sara_trainables *trainables);
+int64_t sara_trainables_total(const sara_trainables *trainables); /* trained entries */
+size_t sara_trainables_bytes(const sara_trainables *trainables);  /* of all arrays */
+
+/* What was kept no longer, in the order of the items as it was. */
+typedef struct sara_trainables_rest {
+    float *masters;
+    uint32_t *positions;
+} sara_trainables_rest;
+/* Keeps of each item the entries with the indices kept [counts[i]], ascending, one item's after the
+ * other's. What is kept begins anew: moments are zero; gradients stay with their entries. On
+ * success `kept`, of the context's allocator, is taken over, and the memory of all masters and
+ * positions as they were before is the caller's, by sara_free(). Nothing is changed by an error. */
+SARA_NODISCARD sara_status sara_trainables_keep(sara_trainables *trainables, uint32_t *kept,
+                                                const size_t *counts, sara_trainables_rest *before);
+
+/* The position of an entry in its parameter. */
+static inline size_t sara_trainable_position(const sara_trainable *item, size_t index)
+{
+    return item->positions ? item->positions[index] : index;
+}
+
+/* Where the float32 value of an entry lies. */
+static inline float *sara_trainable_at(const sara_trainable *item, size_t index)
+{
+    float *values = item->param->value.data;
+    return item->masters ? &item->masters[index] : &values[sara_trainable_position(item, index)];
+}
+
+void sara_trainable_ask_nothing(sara_param *param);
+
+/* Of master and parameter, which rounds it; the caller counts the parameter's version up. */
+void sara_trainable_set(const sara_trainable *item, size_t index, float value);
+
+#endif
