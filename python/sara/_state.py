@@ -136,7 +136,6 @@ def _load_group(t: "Training", group: Group, saved: Mapping[str, Any]) -> None:
 
 def save(t: "Training", path: str, dtype: str, target: str | None,
          metadata: Mapping[str, str] | None) -> None:
-    t.read_count()
     parts = {}
     for name, state in entries(t).items():
         both = torch.cat([state["positions"], state["frozen_positions"]]).cpu()

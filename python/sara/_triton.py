@@ -164,7 +164,7 @@ def adamw(flat: "Flat", part: "Part", parameters: Sequence[Tensor], trained: Seq
     done = len(marks) == 0 or _launch(
         "adamw", len(marks), *(flat.tensors[key][part.entries] for key in keys), marks, *places,
         flat.steps, None if skipped is None else skipped.to(device),
-        clip.to(device) if isinstance(clip, Tensor) else None,
+        clip if isinstance(clip, Tensor) else None,
         gradient, first, 0 if gradient is None else len(gradient), weight,
         1.0 if isinstance(clip, Tensor) else clip, *_numbers(numbers),
         T=_type(part.dtype), BLOCK=BLOCK)

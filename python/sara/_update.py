@@ -241,6 +241,7 @@ def _native(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor
 def _torch(t: "Training", flat: Flat, part: Part, clip: Number, skipped: Tensor | None, drawn: str,
            rank: Tensor | None) -> None:
     """By Triton's kernel or torch's operations."""
+    clip = clip.to(flat.device) if isinstance(clip, Tensor) else clip  # which lies with the first
     if skipped is None:
         flat.steps.fill_(t.adam_step)
     elif part.first == 0:

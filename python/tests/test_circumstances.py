@@ -268,7 +268,7 @@ class Thawed(TestCase):
 
 class States(TestCase):
     def test_of_two_dtypes_after_a_write(self):
-        """What was written to the optimiser's tensors is saved, whichever dtype the parameter has."""
+        """What was written to the optimiser's tensors is saved, whatever dtype a parameter has."""
         for path in PATHS:
             with path():
                 model = nn.Sequential(nn.Linear(80, 80).bfloat16(), nn.Linear(80, 80))

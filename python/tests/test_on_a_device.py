@@ -2,10 +2,15 @@
 GradScaler): what is skipped is decided and counted there."""
 import contextlib
 import unittest
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sara
+from sara import _update
+from sara._flat import Part
 from support import THRESHOLD, Net, TestCase, batch, leaves, loss_of, snapshot, torch_path, train
 
 INF = float("inf")
@@ -95,6 +100,19 @@ class Changing(TestCase):
             runs.append((model, optimizer))
         for (a, _), (b, _) in zip(leaves(runs[0][1]).values(), leaves(runs[1][1]).values()):
             self.assertLessEqual(float((a - b).detach().norm()), 1e-6)
+
+    def test_several_devices(self):
+        """What is decided on the first reaches the others."""
+        with FakeTensorMode(), mock.patch.object(_update, "_operations") as operations, \
+                mock.patch.object(_update.fast, "adamw", lambda *arguments: False), \
+                mock.patch.object(_update, "_numbers"):
+            gradient = torch.ones(256, device="cuda:1")
+            flat = SimpleNamespace(device=gradient.device, tensors={"gradient": gradient},
+                                   steps=torch.zeros((), device="cuda:1"))
+            part = Part(False, torch.float32, [], 0, slice(0, 256), slice(0, 1))
+            clip, skipped = torch.ones(2, device="cuda:0").unbind()
+            _update._torch(SimpleNamespace(chosen={}), flat, part, clip, skipped, "", None)
+        self.assertEqual(operations.call_args.args[3].device, gradient.device)
 
 
 if __name__ == "__main__":

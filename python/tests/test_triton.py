@@ -1,5 +1,6 @@
-"""Triton's kernels: their results, in a process of its own by Triton's interpreter, and on a GPU if
-there is one (triton_checks.py); that they compile; and when torch's operations are taken."""
+"""Triton's kernels: what they compute, by Triton's interpreter in processes of their own and on a
+GPU if there is one (triton_checks.py, triton_training.py); that they compile; when torch's are
+taken."""
 import os
 import pathlib
 import subprocess
@@ -36,9 +37,10 @@ def run(arguments, **environment):
 
 class Results(unittest.TestCase):
     def check(self, **environment):
-        result = run([str(TESTS / "triton_checks.py")], **environment)
-        self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertRegex(result.stderr, r"Ran [1-9]\d* tests")
+        for file in ("triton_checks.py", "triton_training.py"):
+            result = run([str(TESTS / file)], **environment)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertRegex(result.stderr, r"Ran [1-9]\d* tests")
 
     def test_by_the_interpreter(self):
         self.check(TRITON_INTERPRET="1")
