@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from ctypes import (POINTER, Structure, byref, c_char_p, c_double, c_int, c_int64, c_size_t,
-                    c_uint64, c_void_p)
+                    c_uint64, c_void_p, sizeof)
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ AdamW = _structure("sara_adamw_options", learning_rate=c_double, beta1=c_double,
 Part = _structure("sara_adapter_part", name=c_char_p, positions=c_void_p, values=c_void_p,
                   count=c_size_t)
 Metadata = _structure("sara_metadata", key=c_char_p, value=c_char_p)
-_ContextOptions = _structure("sara_context_options", allocator=c_void_p, threads=c_int,
-                             log=c_void_p, progress=c_void_p, user=c_void_p, memory_limit=c_uint64)
+_ContextOptions = _structure("sara_context_options", size=c_size_t, allocator=c_void_p,
+                             threads=c_int, log=c_void_p, progress=c_void_p, user=c_void_p,
+                             memory_limit=c_uint64)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "sara_context_new": (c_int, [POINTER(c_void_p), POINTER(_ContextOptions)]),
     "sara_context_error": (c_char_p, [c_void_p]),
@@ -63,7 +64,8 @@ def context() -> c_void_p:
     threads = torch.get_num_threads()
     if threads not in contexts:
         pointer = c_void_p()
-        if library.sara_context_new(byref(pointer), byref(_ContextOptions(threads=threads))):
+        options = _ContextOptions(size=sizeof(_ContextOptions), threads=threads)
+        if library.sara_context_new(byref(pointer), byref(options)):
             raise MemoryError(f"libsara: {library.sara_context_error(pointer).decode()}")
         contexts[threads] = pointer
     return contexts[threads]
