@@ -5,7 +5,7 @@ TRAIN = ("--learning_rate 1e-3 --lambda_rank 0.05 --max_train_steps 4 --trainabl
 RUN = f"train -o run {TRAIN}"
 SD1 = RUN + "-m {sd1} --train_data_dir {squares} "
 SD2 = RUN + "-m {sd2} --train_data_dir {squares} "
-EMOJI = RUN + "-m {emoji} --train_data_dir {ink} --instance_prompt ink "
+EMOJI = RUN + "-m {emoji} --train_data_dir {ink} --caption_prefix 'ink, ' "
 TINY = RUN + "-m {pipeline} --train_data_dir {squares} "
 REPLAY1 = RUN + "--unet-only {golden}/unet_sd1 --replay {golden}/train_sd1.safetensors "
 REPLAY2 = RUN + "--unet-only {golden}/unet_sd2 --replay {golden}/train_sd2.safetensors "
@@ -28,6 +28,7 @@ TRAINING = {
     "sd1-many": RUN + "-m {sd1} --train_data_dir {odd} --weight_dtype bf16 " + MANY,
     "sd1-csv": RUN + "-m {sd1} --train_data_dir {csv} --caption_column caption",
     "sd1-folders": RUN + "-m {sd1} --train_data_dir {folders}",
+    "sd1-one-thread": SD1 + "-t 1",
     "sd1-batch-1": SD1 + "--train_batch_size 1",
     "sd1-batch-5": SD1 + "--train_batch_size 5 --instance_prompt 'a fox'",
     "sd1-no-low-rank": SD1 + "--lambda_rank 0",
@@ -59,6 +60,9 @@ TRAINING = {
            "--validation_steps 4",
     "zero-snr": TINY.replace("{pipeline}", "{zero_snr}"),
     "flow": TINY.replace("{pipeline}", "{flow}") + "--validation_prompt fox --validation_steps 4",
+    "variant": TINY.replace("{pipeline}", "{variant}") + "--variant fp16",
+    "averages": TINY.replace("{pipeline}", "{sd1_averaged}") + "--tokenizer {tokenizer} "
+                "--use_ema_weights --max_train_steps 2",
     "tiny": TINY + "--train_batch_size 4 --validation_prompt fox --validation_steps 2",
     "replay-sd1": REPLAY1 + "--max_train_steps 10 --progressive_iter 6 --checkpointing_steps 5",
     "replay-sd1-fp16": REPLAY1 + "--weight_dtype fp16 --gradient_checkpointing",
@@ -130,6 +134,8 @@ DRAWING = {
     "sd2-bf16": DRAW2 + "--type bf16",
     "sd2-epsilon": DRAW2 + "--prediction_type epsilon",
     "old": DRAW + "-m {old} -p fox",
+    "variant": DRAW + "-m {variant} -p fox --variant fp16",
+    "averages": DRAW + "-m {sd1_averaged} --tokenizer {tokenizer} --use_ema_weights -p fox",
     "zero-snr": DRAW + "-m {zero_snr} -p fox",
     "flow": DRAW + "-m {flow} -p fox",
     "tiny": DRAW + "-m {pipeline} -p fox -n red",
@@ -164,6 +170,11 @@ def merging():
                                "-o merged.safetensors")
     cases["sd1-other-vae"] = "merge -m {sd1} --vae {golden}/shifted -o merged"
     cases["old"] = "merge -m {old} -o merged"
+    cases["averages"] = ("merge -m {sd1_averaged} --tokenizer {tokenizer} --use_ema_weights "
+                         "--adapter {sd1a} --force -o merged")
+    cases["model-config"] = "merge -m {emoji_file} --model_config {emoji} -o merged"
+    cases["variant"] = "merge -m {variant} --variant fp16 -o merged.safetensors"
+    cases["forced"] = "merge -m {sd1_half} --adapter {sd1a} --force -o merged"
     return cases
 
 

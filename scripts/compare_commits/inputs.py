@@ -153,6 +153,25 @@ def make_flow(path):
     write_json({"_class_name": name, "num_train_timesteps": 1000, "shift": 3.0}, path, SCHEDULER)
 
 
+def make_named_variant(path):
+    """The weights of two parts have the variant's name, others are plain."""
+    shutil.copytree(PIPELINE, path)
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        os.rename(os.path.join(path, part, stem + ".safetensors"),
+                  os.path.join(path, part, stem + ".fp16.safetensors"))
+
+
+def add_averages(path, source):
+    """A single file with averages of the U-Net's weights, as LDM's training leaves them."""
+    tensors, metadata = read_safetensors(source)
+    rng, start = random.Random("averages"), "model.diffusion_model."
+    for name, (dtype, shape, _) in list(tensors.items()):
+        if name.startswith(start):
+            averaged = "model_ema." + name[len("model."):].replace(".", "")
+            tensors[averaged] = noise(rng, dtype, shape)
+    write_safetensors(path, tensors, metadata)
+
+
 MAKERS = {
     "sd1": lambda path: make_model(path, "unet_sd1", 768, "F16", {
         "_class_name": "PNDMScheduler", "prediction_type": "epsilon", "skip_prk_steps": True}),
@@ -164,6 +183,7 @@ MAKERS = {
         "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 1,
         "prediction_type": "v_prediction"}}),
     "flow": make_flow,
+    "variant": make_named_variant,
     "squares": lambda path: make_pictures(path, [(64, 64)] * 6, "metadata"),
     "odd": lambda path: make_pictures(
         path, [(96, 64), (64, 80), (100, 100), (64, 64), (71, 130)], "files"),
@@ -201,6 +221,9 @@ class Inputs:
             return os.path.commonpath([self["sd1a"], self["sd1b"]])
         elif kind == "file":
             self.sara("merge", "-m", self[model], "-o", path + ".safetensors")
+            return path + ".safetensors"
+        elif kind == "averaged":
+            add_averages(path + ".safetensors", self[model + "_file"])
             return path + ".safetensors"
         elif kind == "tuned":
             self.sara("merge", "-m", self[model], "--adapter", self[model + "a"], "-o", path)
