@@ -223,8 +223,9 @@ SARA_NODISCARD sara_status sara_model_apply(sara_context *ctx, sara_model *model
 /* Reads the adapter and checks all that sara_model_apply() would refuse; changes nothing. */
 SARA_NODISCARD sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model,
                                                     const char *adapter_path, bool force);
-/* Takes every adapter off again, bit-exactly. */
-void sara_model_remove(sara_model *model);
+/* Takes every adapter off again, bit-exactly. It fails only where a device with memory of its own
+ * does. */
+sara_status sara_model_remove(sara_model *model);
 
 typedef struct sara_metadata {
     const char *key, *value;

@@ -178,12 +178,10 @@ static int generate(const cli *c, generate_request *r)
         code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
     if (code == 0)
         code = check_drawing(c, model, r);
-    if (code == 0 && r->compare) {
-        sara_model_remove(model);
-        code = generate_compare(c, model, r);
-    } else if (code == 0) {
-        code = generate_each(c, model, r);
-    }
+    if (code == 0 && r->compare && sara_model_remove(model) != SARA_OK)
+        code = cli_fail_context(c, SARA_ERROR_DEVICE);
+    if (code == 0)
+        code = r->compare ? generate_compare(c, model, r) : generate_each(c, model, r);
     sara_model_free(model);
     return code;
 }

@@ -29,6 +29,10 @@ SARA_NODISCARD sara_status sara_check_addresses(sara_context *ctx);
 /* The system's limit by the /proc and /sys/fs/cgroup in the folder root: "", but for tests. */
 uint64_t sara_memory_limit_below(const sara_context *ctx, const char *root);
 
+/* sara_shape_count() of a shape from outside; SARA_ERROR_MEMORY if it is too large. */
+SARA_NODISCARD sara_status sara_shape_elements(sara_context *ctx, size_t *out,
+                                               const sara_shape *shape);
+
 /* Copies text, escaping control bytes and invalid UTF-8 as \xNN; always terminates. */
 void sara_text_escape(char *out, size_t size, const char *text);
 

@@ -225,6 +225,7 @@ typedef enum sara_grad_kind {
 
 typedef struct sara_param {
     const char *name;    /* the checkpoint key; owned by the set */
+    sara_device *device; /* where value, positions and grad lie; NULL: in the host's memory */
     sara_tensor value;   /* F32, or F16 or BF16 if its rank is more than 1 */
     sara_dtype stored;   /* dtype in the file it came from */
     sara_grad_kind want;
@@ -242,14 +243,31 @@ typedef struct sara_params {
     size_t count;
 } sara_params;
 SARA_NODISCARD sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count);
-void sara_params_free(sara_context *ctx, sara_params *params); /* names and values too */
+/* Names and values too; the parameters' device must still be open. */
+void sara_params_free(sara_context *ctx, sara_params *params);
+/* Gives a parameter its value, uninitialised, in memory of the device. */
+SARA_NODISCARD sara_status sara_param_alloc(sara_param *param, sara_device *device,
+                                            sara_dtype dtype, const sara_shape *shape);
 sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
 int64_t sara_params_entries(const sara_params *params);
 int64_t sara_params_bytes(const sara_params *params); /* of their values in memory */
 /* Whether value holds less than the file it came from. */
 bool sara_param_is_rounded(const sara_param *param);
-/* Values are float32 for whoever asks, whatever their dtype. set rounds to it; the caller counts
- * the version up. */
+/* What the host reads of a parameter or a set, and may write: themselves where their memory is the
+ * host's, else copies, with which they share all but the values and the device. stage is as read,
+ * but a copy's values are uninitialised. write gives a parameter the values of its copy; the caller
+ * counts the version up. end gives copies back. */
+SARA_NODISCARD sara_status sara_param_stage(sara_context *ctx, sara_param *copy,
+                                            const sara_param *param);
+SARA_NODISCARD sara_status sara_param_read(sara_context *ctx, sara_param *copy,
+                                           const sara_param *param);
+void sara_param_read_end(sara_context *ctx, sara_param *copy, const sara_param *param);
+SARA_NODISCARD sara_status sara_param_write(sara_param *param, const sara_param *copy);
+SARA_NODISCARD sara_status sara_params_read(sara_context *ctx, sara_params *copy,
+                                            const sara_params *params);
+void sara_params_read_end(sara_context *ctx, sara_params *copy, const sara_params *params);
+/* Of a parameter in the host's memory. Values are float32 for whoever asks, whatever their dtype.
+ * set rounds to it; the caller counts the version up. */
 float sara_param_get(const sara_param *param, size_t index);
 void sara_param_set(sara_param *param, size_t index, float value);
 /* Entries first .. first + count - 1, at most SARA_PARAM_BLOCK of them: where they lie, or
@@ -262,7 +280,5 @@ static inline size_t sara_param_part(size_t entries, size_t first)
 {
     return entries - first < SARA_PARAM_BLOCK ? entries - first : SARA_PARAM_BLOCK;
 }
-/* Adds a gradient of the parameter's shape to grad as want says: all of it, or gathered. */
-void sara_param_add_dense(sara_param *param, const float *gradient);
 
 #endif

@@ -10,15 +10,38 @@ sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count)
     return status;
 }
 
+static void free_value(sara_context *ctx, sara_param *param)
+{
+    if (param->device)
+        sara_device_free(param->device, param->value.data);
+    else
+        sara_free(ctx, param->value.data);
+    memset(&param->value, 0, sizeof(param->value));
+}
+
 void sara_params_free(sara_context *ctx, sara_params *params)
 {
     for (size_t i = 0; i < params->count; i++) {
         sara_free(ctx, (void *)(uintptr_t)params->items[i].name);
-        sara_tensor_free(ctx, &params->items[i].value);
+        free_value(ctx, &params->items[i]);
     }
     sara_free(ctx, params->items);
     params->items = NULL;
     params->count = 0;
+}
+
+sara_status sara_param_alloc(sara_param *param, sara_device *device, sara_dtype dtype,
+                             const sara_shape *shape)
+{
+    size_t count;
+    sara_status status;
+    TRY(sara_shape_elements(device->ctx, &count, shape));
+    TRY(sara_device_alloc(device, &param->value.data, count, sara_dtype_size(dtype)));
+    param->value.dtype = dtype;
+    param->value.shape = *shape;
+    param->device = device;
+done:
+    return status;
 }
 
 sara_param *sara_params_find(const sara_params *params, const char *name)
@@ -61,10 +84,84 @@ bool sara_param_is_rounded(const sara_param *param)
            param->value.dtype != sara_dtype_widened(param->stored);
 }
 
+/* -------------------------------------------------------------------------- read by the host */
+
+static size_t value_bytes(const sara_param *param)
+{
+    return (size_t)sara_shape_count(&param->value.shape) * sara_dtype_size(param->value.dtype);
+}
+
+sara_status sara_param_stage(sara_context *ctx, sara_param *copy, const sara_param *param)
+{
+    *copy = *param;
+    if (sara_device_is_host(param->device))
+        return SARA_OK;
+    copy->device = NULL;
+    return sara_alloc(ctx, &copy->value.data, value_bytes(param), 1);
+}
+
+sara_status sara_param_read(sara_context *ctx, sara_param *copy, const sara_param *param)
+{
+    sara_status status;
+    TRY(sara_param_stage(ctx, copy, param));
+    if (copy->value.data != param->value.data)
+        TRY(sara_device_copy_out(param->device, copy->value.data, param->value.data,
+                                 value_bytes(param)));
+done:
+    if (status != SARA_OK)
+        sara_param_read_end(ctx, copy, param);
+    return status;
+}
+
+void sara_param_read_end(sara_context *ctx, sara_param *copy, const sara_param *param)
+{
+    if (copy->value.data != param->value.data)
+        sara_free(ctx, copy->value.data);
+    memset(copy, 0, sizeof(*copy));
+}
+
+sara_status sara_param_write(sara_param *param, const sara_param *copy)
+{
+    if (copy->value.data == param->value.data)
+        return SARA_OK;
+    return sara_device_copy_in(param->device, param->value.data, copy->value.data,
+                               value_bytes(param));
+}
+
+sara_status sara_params_read(sara_context *ctx, sara_params *copy, const sara_params *params)
+{
+    bool host = true;
+    sara_status status = SARA_OK;
+    *copy = *params;
+    for (size_t i = 0; i < params->count; i++)
+        host &= sara_device_is_host(params->items[i].device);
+    if (host)
+        return SARA_OK;
+    copy->count = 0;
+    TRY(sara_alloc(ctx, &copy->items, params->count, sizeof(*copy->items)));
+    for (; copy->count < params->count; copy->count++)
+        TRY(sara_param_read(ctx, &copy->items[copy->count], &params->items[copy->count]));
+done:
+    if (status != SARA_OK)
+        sara_params_read_end(ctx, copy, params);
+    return status;
+}
+
+void sara_params_read_end(sara_context *ctx, sara_params *copy, const sara_params *params)
+{
+    if (copy->items != params->items) {
+        for (size_t i = 0; i < copy->count; i++)
+            sara_param_read_end(ctx, &copy->items[i], &params->items[i]);
+        sara_free(ctx, copy->items);
+    }
+    memset(copy, 0, sizeof(*copy));
+}
+
 float sara_param_get(const sara_param *param, size_t index)
 {
     const uint16_t *halves = param->value.data;
     const float *floats = param->value.data;
+    SARA_ASSERT(sara_device_is_host(param->device));
     switch (param->value.dtype) {
     case SARA_F16:
         return sara_f16_to_f32(halves[index]);
@@ -79,6 +176,7 @@ void sara_param_set(sara_param *param, size_t index, float value)
 {
     uint16_t *halves = param->value.data;
     float *floats = param->value.data;
+    SARA_ASSERT(sara_device_is_host(param->device));
     switch (param->value.dtype) {
     case SARA_F16:
         halves[index] = sara_f32_to_f16(value);
@@ -92,25 +190,14 @@ void sara_param_set(sara_param *param, size_t index, float value)
     }
 }
 
-const float *sara_param_block(const sara_param *param, float buffer[SARA_PARAM_BLOCK],
-                              size_t first, size_t count)
+const float *sara_param_block(const sara_param *param, float buffer[SARA_PARAM_BLOCK], size_t first,
+                              size_t count)
 {
     const char *data = param->value.data;
+    SARA_ASSERT(sara_device_is_host(param->device));
     if (param->value.dtype == SARA_F32)
         return (const float *)param->value.data + first;
     sara_convert_to_f32(buffer, data + first * sara_dtype_size(param->value.dtype),
                         param->value.dtype, count);
     return buffer;
-}
-
-void sara_param_add_dense(sara_param *param, const float *gradient)
-{
-    if (param->want == SARA_GRAD_DENSE) {
-        int64_t count = sara_shape_count(&param->value.shape);
-        for (int64_t i = 0; i < count; i++)
-            param->grad[i] += gradient[i];
-    } else if (param->want == SARA_GRAD_SAMPLED) {
-        for (size_t i = 0; i < param->selected; i++)
-            param->grad[i] += gradient[param->positions[i]];
-    }
 }

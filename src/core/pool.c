@@ -2,7 +2,6 @@
 
 #define LINE      ((size_t)64) /* sizes are multiples of it */
 #define CHUNK_MIN ((size_t)4096)
-#define DRY_START ((uintptr_t)4096)
 
 /* A piece of a chunk, between its neighbours; described outside of the memory itself. */
 typedef struct sara_pool_block {
@@ -17,24 +16,23 @@ typedef struct sara_pool_block {
 /* Blocks lie from start up to top without gaps; the topmost is taken. */
 typedef struct sara_pool_chunk {
     struct sara_pool_chunk *next;
-    void *memory; /* NULL if dry */
+    void *memory;
     uintptr_t start;
     size_t bytes, top, reached;
     block *last;
 } chunk;
 
-void sara_pool_init(sara_pool *pool, sara_context *ctx, bool dry)
+void sara_pool_init(sara_pool *pool, sara_device *device)
 {
     memset(pool, 0, sizeof(*pool));
-    pool->ctx = ctx;
-    pool->dry = dry;
-    sara_arena_init(&pool->structs, ctx);
+    pool->device = device;
+    sara_arena_init(&pool->structs, device->ctx);
 }
 
 static void free_chunk(sara_pool *pool, chunk *c)
 {
-    sara_free(pool->ctx, c->memory);
-    sara_free(pool->ctx, c);
+    sara_device_free(pool->device, c->memory);
+    sara_free(pool->device->ctx, c);
 }
 
 void sara_pool_free(sara_pool *pool)
@@ -54,17 +52,16 @@ static sara_status add_chunk(sara_pool *pool, size_t bytes)
 {
     chunk *c = NULL, **at = &pool->chunks;
     sara_status status;
-    TRY(sara_alloc_zero(pool->ctx, &c, 1, sizeof(*c)));
-    if (!pool->dry)
-        TRY(sara_alloc(pool->ctx, &c->memory, bytes, 1));
-    c->start = pool->dry ? DRY_START : (uintptr_t)c->memory;
+    TRY(sara_alloc_zero(pool->device->ctx, &c, 1, sizeof(*c)));
+    TRY(sara_device_alloc(pool->device, &c->memory, bytes, 1));
+    c->start = (uintptr_t)c->memory;
     c->bytes = bytes;
     while (*at)
         at = &(*at)->next;
     *at = c;
     c = NULL;
 done:
-    sara_free(pool->ctx, c);
+    sara_free(pool->device->ctx, c);
     return status;
 }
 
@@ -87,7 +84,7 @@ static sara_status grow(sara_pool *pool, size_t bytes)
 {
     size_t wanted = CHUNK_MIN;
     sara_status status;
-    if (pool->dry)
+    if (pool->device->dry)
         return add_chunk(pool, SIZE_MAX / 2);
     for (const chunk *c = pool->chunks; c; c = c->next)
         wanted += c->bytes;
@@ -110,7 +107,7 @@ static chunk *find_room(const sara_pool *pool, size_t bytes)
 sara_status sara_pool_reserve(sara_pool *pool, size_t bytes)
 {
     bytes = (bytes + LINE - 1) / LINE * LINE;
-    return pool->dry || find_room(pool, bytes) ? SARA_OK : add_chunk(pool, bytes);
+    return pool->device->dry || find_room(pool, bytes) ? SARA_OK : add_chunk(pool, bytes);
 }
 
 /* ------------------------------------------------------------------------------------- blocks */
@@ -227,7 +224,7 @@ sara_status sara_pool_take(sara_pool *pool, float **out, size_t count)
     sara_status status;
     *out = NULL;
     if (count > (SIZE_MAX / 4) / sizeof(float))
-        return sara_fail(pool->ctx, SARA_ERROR_MEMORY, "out of memory: %zu floats", count);
+        return sara_fail(pool->device->ctx, SARA_ERROR_MEMORY, "out of memory: %zu floats", count);
     size_t bytes = (count * sizeof(float) + LINE - 1) / LINE * LINE;
     bytes = bytes ? bytes : LINE;
     TRY(make_spares(pool));

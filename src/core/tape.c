@@ -6,9 +6,9 @@ sara_status sara_tape_new(sara_context *ctx, sara_tape **out, sara_device *devic
     if (status != SARA_OK)
         return status;
     (*out)->ctx = ctx;
-    (*out)->device = device;
+    (*out)->device = device ? device : sara_host_device(ctx);
     sara_arena_init(&(*out)->arena, ctx);
-    sara_pool_init(&(*out)->pool, ctx, device && device->dry);
+    sara_pool_init(&(*out)->pool, (*out)->device);
     return SARA_OK;
 }
 
@@ -82,7 +82,7 @@ void sara_tape_trim(sara_tape *tape)
 
 bool sara_tape_is_dry(const sara_tape *tape)
 {
-    return tape->pool.dry;
+    return tape->device->dry;
 }
 
 /* --------------------------------------------------------------------------------- variables */
@@ -114,8 +114,8 @@ done:
     return status;
 }
 
-sara_status sara_tape_leaf(sara_tape *tape, sara_var **out, const sara_shape *shape, float *data,
-                           bool requires_grad)
+sara_status sara_tape_borrow(sara_tape *tape, sara_var **out, const sara_shape *shape, float *data,
+                             bool requires_grad)
 {
     sara_status status = new_var(tape, out, shape);
     if (status == SARA_OK) {
@@ -124,6 +124,41 @@ sara_status sara_tape_leaf(sara_tape *tape, sara_var **out, const sara_shape *sh
         (*out)->requires_grad = requires_grad;
     }
     return status;
+}
+
+/* A dry device stands for one that borrows. */
+sara_status sara_tape_leaf(sara_tape *tape, sara_var **out, const sara_shape *shape,
+                           const float *data, bool requires_grad)
+{
+    sara_status status;
+    if (tape->device->dry || sara_device_is_host(tape->device))
+        return sara_tape_borrow(tape, out, shape, (float *)(uintptr_t)data, requires_grad);
+    TRY(sara_tape_var(tape, out, shape));
+    (*out)->requires_grad = requires_grad;
+    TRY(sara_device_copy_in(tape->device, (*out)->data, data,
+                            (size_t)sara_shape_count(shape) * sizeof(*data)));
+done:
+    return status;
+}
+
+sara_status sara_tape_read(sara_tape *tape, const float **out, const sara_var *var)
+{
+    size_t count = (size_t)sara_shape_count(&var->shape);
+    float *copy;
+    sara_status status;
+    *out = var->data;
+    if (sara_device_is_host(tape->device))
+        return SARA_OK;
+    TRY(sara_tape_memory(tape, &copy, count, sizeof(*copy)));
+    TRY(sara_device_copy_out(tape->device, copy, var->data, count * sizeof(*copy)));
+    *out = copy;
+done:
+    return status;
+}
+
+sara_status sara_tape_memory(sara_tape *tape, void *out, size_t count, size_t size)
+{
+    return sara_arena_alloc(&tape->arena, out, count, size);
 }
 
 sara_status sara_tape_view(sara_tape *tape, sara_var **out, sara_var *x, const sara_shape *shape)
@@ -189,8 +224,9 @@ sara_status sara_tape_grad(sara_tape *tape, float **out, sara_var *var)
 {
     bool fresh;
     sara_status status = sara_tape_grad_fresh(tape, out, &fresh, var);
-    if (status == SARA_OK && fresh && !tape->pool.dry)
-        memset(*out, 0, (size_t)sara_shape_count(&var->shape) * sizeof(**out));
+    if (status == SARA_OK && fresh)
+        status = sara_device_fill(tape->device, *out, 0,
+                                  (size_t)sara_shape_count(&var->shape) * sizeof(**out));
     return status;
 }
 
@@ -206,18 +242,16 @@ void sara_tape_unscratch(sara_tape *tape, float *scratch)
 
 /* ------------------------------------------------------------------------------------- nodes */
 
-bool sara_tape_wants(const sara_tape *tape, sara_var *const *in, int in_count,
-                     sara_param *const *params, int param_count)
+bool sara_tape_wants(sara_tape *tape, sara_var *const *in, int in_count, sara_param *const *params,
+                     int param_count)
 {
-    if (!tape->recording)
-        return false;
+    bool wants = false;
     for (int i = 0; i < in_count; i++)
-        if (in[i] && in[i]->requires_grad)
-            return true;
+        wants |= in[i] && in[i]->requires_grad;
     for (int i = 0; i < param_count; i++)
-        if (params[i] && params[i]->want != SARA_GRAD_NONE)
-            return true;
-    return false;
+        wants |= params[i] && params[i]->want != SARA_GRAD_NONE;
+    tape->wanted |= wants;
+    return tape->recording && wants;
 }
 
 sara_status sara_tape_add(sara_tape *tape, const sara_node *node, size_t attribute_size)
@@ -270,9 +304,10 @@ sara_status sara_tape_backward(sara_tape *tape, sara_var *loss, float seed)
         return sara_fail(tape->ctx, SARA_ERROR_INPUT,
                          "backward: the loss has shape %s, expected [1]",
                          sara_shape_format(&text, &loss->shape));
-    TRY(sara_tape_grad(tape, &grad, loss));
-    if (!tape->pool.dry)
-        grad[0] += seed;
+    bool fresh;
+    TRY(sara_tape_grad_fresh(tape, &grad, &fresh, loss));
+    SARA_ASSERT(fresh); /* nothing can have been added to it yet */
+    TRY(sara_device_copy_in(tape->device, grad, &seed, sizeof(seed)));
     bool was = sara_tape_record(tape, false);
     status = sara_tape_run_backward(tape, 0);
     sara_tape_record(tape, was);

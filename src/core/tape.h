@@ -57,6 +57,7 @@ struct sara_node {
     void *attributes;                 /* a copy, owned by the tape */
 };
 
+/* device NULL: the host's memory, and no kernels. */
 SARA_NODISCARD sara_status sara_tape_new(sara_context *ctx, sara_tape **out, sara_device *device);
 void sara_tape_free(sara_tape *tape);
 /* Forgets all variables and nodes; keeps the memory for the next pass. */
@@ -72,9 +73,15 @@ void sara_tape_remaking(sara_tape *tape, bool on);
 
 /* A variable of the current scope, data uninitialised. */
 SARA_NODISCARD sara_status sara_tape_var(sara_tape *tape, sara_var **out, const sara_shape *shape);
-/* A leaf on the caller's data, which must outlive the pass. */
+/* A leaf on the caller's data in the host's memory, which must outlive the pass: where the device
+ * has memory of its own, a copy. A dry device does not ask for data. */
 SARA_NODISCARD sara_status sara_tape_leaf(sara_tape *tape, sara_var **out, const sara_shape *shape,
-                                          float *data, bool requires_grad);
+                                          const float *data, bool requires_grad);
+/* var's data for the host to read, until the tape is reset or var's scope ends: themselves where
+ * the memory is the host's, else a copy. Zeros on a dry device. */
+SARA_NODISCARD sara_status sara_tape_read(sara_tape *tape, const float **out, const sara_var *var);
+/* count * size bytes of the host, uninitialised, until the tape is reset: for what leaves hold. */
+SARA_NODISCARD sara_status sara_tape_memory(sara_tape *tape, void *out, size_t count, size_t size);
 /* The same data with another shape of as many elements; gradients pass through. */
 SARA_NODISCARD sara_status sara_tape_view(sara_tape *tape, sara_var **out, sara_var *x,
                                           const sara_shape *shape);
@@ -83,8 +90,8 @@ void sara_tape_close(sara_tape *tape, size_t scope, sara_var **keep, int count);
 
 /* True if a node must be recorded: recording is on and an input requires a gradient or a
  * parameter wants one. NULL entries are skipped. */
-bool sara_tape_wants(const sara_tape *tape, sara_var *const *in, int in_count,
-                     sara_param *const *params, int param_count);
+bool sara_tape_wants(sara_tape *tape, sara_var *const *in, int in_count, sara_param *const *params,
+                     int param_count);
 /* Records *node (copied, with attribute_size bytes of attributes); out then requires a gradient. */
 SARA_NODISCARD sara_status sara_tape_add(sara_tape *tape, const sara_node *node,
                                          size_t attribute_size);
@@ -121,8 +128,7 @@ size_t sara_tape_reached(const sara_tape *tape);
 SARA_NODISCARD sara_status sara_tape_reserve(sara_tape *tape, size_t bytes);
 /* As reset, but the memory goes back to the allocator. */
 void sara_tape_trim(sara_tape *tape);
-/* On a dry device variables have no data: a pass counts memory and computes nothing. Code that
- * reads or writes data other than by the device's kernels asks this first. */
+/* On a dry device variables have no data: a pass counts memory and computes nothing. */
 bool sara_tape_is_dry(const sara_tape *tape);
 
 #endif

@@ -16,20 +16,23 @@ static void lend(sara_var *leaf, sara_var *in)
     owner->grad = NULL;
 }
 
-static void take_back(sara_tape *tape, sara_var *in, sara_var *leaf)
+static void take_back(sara_var *in, sara_var *leaf)
 {
     sara_var *owner = sara_var_root(in);
-    if (!leaf->grad)
-        return;
-    if (!owner->grad) {
-        owner->grad = leaf->grad;
-    } else { /* two inputs are views of one variable */
-        int64_t count = sara_shape_count(&in->shape);
-        for (int64_t i = 0; !tape->pool.dry && i < count; i++)
-            owner->grad[i] += leaf->grad[i];
-        sara_pool_give(&tape->pool, leaf->grad);
-    }
+    SARA_ASSERT(!owner->grad);
+    owner->grad = leaf->grad;
     leaf->grad = NULL;
+}
+
+/* What stands for input i of a node. Of inputs that are views of one variable the later ones are
+ * views of the first one's leaf, so that there is one gradient. */
+static sara_status stand_in(sara_tape *tape, sara_var **leaves, const sara_node *node, int i)
+{
+    sara_var *in = node->in[i];
+    for (int k = 0; k < i; k++)
+        if (sara_var_root(node->in[k]) == sara_var_root(in))
+            return sara_tape_view(tape, &leaves[i], leaves[k], &in->shape);
+    return sara_tape_borrow(tape, &leaves[i], &in->shape, in->data, in->requires_grad);
 }
 
 static sara_status checkpoint_backward(sara_tape *tape, sara_node *node)
@@ -39,19 +42,20 @@ static sara_status checkpoint_backward(sara_tape *tape, sara_node *node)
     size_t scope = sara_tape_open(tape), first = tape->node_count;
     sara_status status;
     for (int i = 0; i < r->in_count; i++)
-        TRY(sara_tape_leaf(tape, &leaves[i], &node->in[i]->shape, node->in[i]->data,
-                           node->in[i]->requires_grad));
+        TRY(stand_in(tape, leaves, node, i));
     sara_tape_record(tape, true);
     status = r->run(tape, &out, leaves, r->argument);
     sara_tape_record(tape, false);
     if (status != SARA_OK)
         goto done;
     for (int i = 0; i < r->in_count; i++)
-        lend(leaves[i], node->in[i]);
+        if (!leaves[i]->base)
+            lend(leaves[i], node->in[i]);
     lend(sara_var_root(out), node->out);
     TRY(sara_tape_run_backward(tape, first));
     for (int i = 0; i < r->in_count; i++)
-        take_back(tape, node->in[i], leaves[i]);
+        if (!leaves[i]->base)
+            take_back(node->in[i], leaves[i]);
     sara_tape_close(tape, scope, NULL, 0);
 done:
     return status;
@@ -71,17 +75,20 @@ sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out, sara_region_fn
         memcpy(attributes.argument, argument, argument_size);
     size_t scope = sara_tape_open(tape);
     sara_tape_record(tape, false);
+    tape->wanted = false;
     status = run(tape, &result, in, argument);
     sara_tape_record(tape, true);
     if (status != SARA_OK)
         goto done;
     sara_tape_close(tape, scope, &result, 1);
+    *out = result;
+    if (!tape->wanted) /* no gradient comes from it or passes through it */
+        return SARA_OK;
     sara_node node = {.op = "checkpoint", .backward = checkpoint_backward, .out = result,
                       .attributes = &attributes};
     for (int i = 0; i < in_count; i++)
         node.in[i] = node.saved[i] = in[i];
     TRY(sara_tape_add(tape, &node, sizeof(attributes)));
-    *out = result;
 done:
     return status;
 }

@@ -9,6 +9,7 @@ struct sara_tape {
     sara_context *ctx;
     sara_device *device;
     bool recording, keeping; /* keeping: nothing is remade */
+    bool wanted; /* by an op, since a checkpointed region that records nothing cleared it */
     sara_arena arena;  /* structs of variables, attributes of nodes */
     sara_pool pool;    /* data, gradients, scratch */
     sara_var **scoped; /* variables that an open scope holds, in order of their scopes */
@@ -22,6 +23,11 @@ static inline sara_var *sara_var_root(sara_var *var)
 {
     return var->base ? var->base : var;
 }
+
+/* A leaf on memory of the device, which must outlive the pass. */
+SARA_NODISCARD sara_status sara_tape_borrow(sara_tape *tape, sara_var **out,
+                                            const sara_shape *shape, float *data,
+                                            bool requires_grad);
 
 /* Runs the nodes from the last down to `first` and takes them off the tape. */
 SARA_NODISCARD sara_status sara_tape_run_backward(sara_tape *tape, size_t first);

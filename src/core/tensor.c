@@ -1,4 +1,4 @@
-#include "core/core.h"
+#include "core/context.h"
 
 #include <stdio.h>
 
@@ -104,21 +104,29 @@ const char *sara_shape_format(sara_shape_text *buffer, const sara_shape *shape)
     return buffer->text;
 }
 
-sara_status sara_tensor_new(sara_context *ctx, sara_tensor *out, sara_dtype dtype,
-                            const sara_shape *shape)
+sara_status sara_shape_elements(sara_context *ctx, size_t *out, const sara_shape *shape)
 {
     int64_t count = 1;
     sara_shape_text text;
-    memset(out, 0, sizeof(*out));
     for (int i = 0; i < shape->rank; i++)
         if (shape->dims[i] < 0 || __builtin_mul_overflow(count, shape->dims[i], &count))
             return sara_fail(ctx, SARA_ERROR_MEMORY, "a tensor of shape %s is too large",
                              sara_shape_format(&text, shape));
-    sara_status status = sara_alloc(ctx, &out->data, (size_t)count, sara_dtype_size(dtype));
-    if (status == SARA_OK) {
-        out->dtype = dtype;
-        out->shape = *shape;
-    }
+    *out = (size_t)count;
+    return SARA_OK;
+}
+
+sara_status sara_tensor_new(sara_context *ctx, sara_tensor *out, sara_dtype dtype,
+                            const sara_shape *shape)
+{
+    size_t count;
+    sara_status status;
+    memset(out, 0, sizeof(*out));
+    TRY(sara_shape_elements(ctx, &count, shape));
+    TRY(sara_alloc(ctx, &out->data, count, sara_dtype_size(dtype)));
+    out->dtype = dtype;
+    out->shape = *shape;
+done:
     return status;
 }
 

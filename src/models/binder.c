@@ -18,6 +18,7 @@ typedef struct want {
 
 struct sara_binder {
     sara_context *ctx;
+    sara_device *device;
     sara_arena arena; /* names */
     want *wants;
     size_t count, capacity;
@@ -26,12 +27,13 @@ struct sara_binder {
     sara_storage storage;
 };
 
-sara_status sara_binder_new(sara_context *ctx, sara_binder **out)
+sara_status sara_binder_new(sara_device *device, sara_binder **out)
 {
-    sara_status status = sara_alloc_zero(ctx, out, 1, sizeof(**out));
+    sara_status status = sara_alloc_zero(device->ctx, out, 1, sizeof(**out));
     if (status == SARA_OK) {
-        (*out)->ctx = ctx;
-        sara_arena_init(&(*out)->arena, ctx);
+        (*out)->ctx = device->ctx;
+        (*out)->device = device;
+        sara_arena_init(&(*out)->arena, device->ctx);
     }
     return status;
 }
@@ -291,14 +293,18 @@ static sara_status load_param(const sara_binder *binder, sara_param *param,
 {
     sara_context *ctx = binder->ctx;
     sara_dtype dtype = dtype_in_memory(binder, info->dtype, &info->shape);
+    sara_param copy = {0};
     char *name = NULL;
     sara_status status;
     TRY(sara_strdup(ctx, &name, info->name));
     param->name = name;
     param->stored = info->dtype;
-    TRY(sara_tensor_new(ctx, &param->value, dtype, &info->shape));
-    TRY(sara_weights_read_as(weights, param->value.data, dtype, info));
+    TRY(sara_param_alloc(param, binder->device, dtype, &info->shape));
+    TRY(sara_param_stage(ctx, &copy, param));
+    TRY(sara_weights_read_as(weights, copy.value.data, dtype, info));
+    TRY(sara_param_write(param, &copy));
 done:
+    sara_param_read_end(ctx, &copy, param);
     return status;
 }
 
@@ -366,7 +372,7 @@ static sara_status new_param(const sara_binder *binder, sara_param *param, const
     TRY(sara_strdup(ctx, &name, wanted->name));
     param->name = name;
     param->stored = dtype_in_memory(binder, SARA_F32, &wanted->shape);
-    TRY(sara_tensor_new(ctx, &param->value, param->stored, &wanted->shape));
+    TRY(sara_param_alloc(param, binder->device, param->stored, &wanted->shape));
 done:
     return status;
 }
@@ -405,7 +411,7 @@ static size_t largest_converted(const sara_params *params)
 sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t seed)
 {
     sara_context *ctx = binder->ctx;
-    sara_params drawn = {0};
+    sara_params drawn = {0}, copy = {0};
     want **order = NULL;
     float *spares = NULL; /* one for each thread */
     int threads = sara_threads(ctx);
@@ -418,16 +424,21 @@ sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t 
     TRY(sara_params_new(ctx, &drawn, binder->count));
     for (size_t i = 0; i < drawn.count; i++)
         TRY(new_param(binder, &drawn.items[i], order[i]));
+    TRY(sara_params_read(ctx, &copy, &drawn));
     size_t spare = largest_converted(&drawn);
     TRY(sara_alloc(ctx, &spares, (size_t)threads, spare * sizeof(*spares)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < drawn.count; i++)
-        draw_param(&drawn.items[i], spares + (size_t)omp_get_thread_num() * spare, seed, i);
-    for (size_t i = 0; i < drawn.count; i++)
+        draw_param(&copy.items[i], spares + (size_t)omp_get_thread_num() * spare, seed, i);
+    for (size_t i = 0; i < drawn.count; i++) {
+        TRY(sara_param_write(&drawn.items[i], &copy.items[i]));
         *order[i]->slot = &drawn.items[i];
+    }
+    sara_params_read_end(ctx, &copy, &drawn);
     *params = drawn;
     drawn = (sara_params){0};
 done:
+    sara_params_read_end(ctx, &copy, &drawn);
     sara_params_free(ctx, &drawn);
     sara_free(ctx, spares);
     sara_free(ctx, order);

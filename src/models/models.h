@@ -24,10 +24,11 @@ const char *sara_storage_name(const sara_params *params);
 
 /* ------------------------------------------------------------------------------------- module */
 
-/* Collects what parameters a network expects, then loads them all and fills the slots. Missing,
+/* Collects what parameters a network expects, then loads them all into memory of the device and
+ * fills the slots. Missing,
  * misshapen and extra tensors are SARA_ERROR_INPUT listing the first five of each. */
 typedef struct sara_binder sara_binder;
-SARA_NODISCARD sara_status sara_binder_new(sara_context *ctx, sara_binder **out);
+SARA_NODISCARD sara_status sara_binder_new(sara_device *device, sara_binder **out);
 void sara_binder_free(sara_binder *binder);
 /* *slot is filled by load; name is copied. */
 SARA_NODISCARD sara_status sara_binder_want(sara_binder *binder, sara_param **slot,

@@ -1,9 +1,10 @@
 #include "models/network.h"
 
-static sara_status configure_network(sara_context *ctx, sara_network **out,
+static sara_status configure_network(sara_device *device, sara_network **out,
                                      const sara_network_class *class,
                                      const sara_component *component)
 {
+    sara_context *ctx = device->ctx;
     sara_network *network = NULL;
     sara_model_config file;
     sara_status status;
@@ -11,6 +12,7 @@ static sara_status configure_network(sara_context *ctx, sara_network **out,
     TRY(sara_alloc_zero(ctx, &network, 1, class->size));
     network->class = class;
     network->ctx = ctx;
+    network->device = device;
     sara_arena_init(&network->arena, ctx);
     TRY(sara_model_config_of(ctx, &file, component, class->key, class->value));
     TRY(class->read_config(network, &file));
@@ -34,7 +36,7 @@ static sara_status open_network_weights(const sara_network *network, sara_weight
     return sara_component_weights(&as, out);
 }
 
-sara_status sara_network_open(sara_context *ctx, sara_network **out,
+sara_status sara_network_open(sara_device *device, sara_network **out,
                               const sara_network_class *class, const sara_component *component,
                               sara_storage storage)
 {
@@ -43,9 +45,9 @@ sara_status sara_network_open(sara_context *ctx, sara_network **out,
     sara_weights *weights = NULL;
     sara_status status;
     *out = NULL;
-    TRY(configure_network(ctx, &network, class, component));
+    TRY(configure_network(device, &network, class, component));
     TRY(open_network_weights(network, &weights, component));
-    TRY(sara_binder_new(ctx, &binder));
+    TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
     TRY(class->bind(network, binder, weights));
     TRY(sara_binder_load(binder, &network->params, weights));
@@ -58,21 +60,21 @@ done:
     return status;
 }
 
-sara_status sara_network_load(sara_context *ctx, sara_network **out,
+sara_status sara_network_load(sara_device *device, sara_network **out,
                               const sara_network_class *class, const char *folder,
                               const char *variant, sara_storage storage)
 {
     sara_component component;
     sara_status status;
     *out = NULL;
-    TRY(sara_component_open(ctx, &component, folder, class->stem, variant));
-    TRY(sara_network_open(ctx, out, class, &component, storage));
+    TRY(sara_component_open(device->ctx, &component, folder, class->stem, variant));
+    TRY(sara_network_open(device, out, class, &component, storage));
 done:
     sara_component_close(&component);
     return status;
 }
 
-sara_status sara_network_draw(sara_context *ctx, sara_network **out,
+sara_status sara_network_draw(sara_device *device, sara_network **out,
                               const sara_network_class *class, const sara_component *component,
                               uint64_t seed, sara_storage storage)
 {
@@ -80,8 +82,8 @@ sara_status sara_network_draw(sara_context *ctx, sara_network **out,
     sara_binder *binder = NULL;
     sara_status status;
     *out = NULL;
-    TRY(configure_network(ctx, &network, class, component));
-    TRY(sara_binder_new(ctx, &binder));
+    TRY(configure_network(device, &network, class, component));
+    TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
     TRY(class->bind(network, binder, NULL));
     TRY(sara_binder_draw(binder, &network->params, seed));

@@ -30,7 +30,8 @@ typedef struct sara_text_info {
 typedef struct sara_network {
     const sara_network_class *class;
     sara_context *ctx;
-    sara_arena arena; /* the layers */
+    sara_device *device; /* where its parameters lie */
+    sara_arena arena;    /* the layers */
     sara_params params;
     /* Of a denoiser: so many levels, the largest first, are recomputed in backward; gradients are
      * the same to the bit. 0, as at first: none; more than there are: all. */
@@ -79,16 +80,17 @@ struct sara_network_class {
     const sara_network_shape *shapes; /* NULL: none are named */
 };
 
-/* A config option that is not supported is refused by name and value. *out: sara_network_free(). */
-SARA_NODISCARD sara_status sara_network_open(sara_context *ctx, sara_network **out,
+/* A config option that is not supported is refused by name and value. device: where the parameters
+ * will lie; it outlives the network. *out: sara_network_free(). */
+SARA_NODISCARD sara_status sara_network_open(sara_device *device, sara_network **out,
                                              const sara_network_class *class,
                                              const sara_component *component, sara_storage storage);
 /* Of a folder with config.json and weights; variant NULL: the plain files. */
-SARA_NODISCARD sara_status sara_network_load(sara_context *ctx, sara_network **out,
+SARA_NODISCARD sara_status sara_network_load(sara_device *device, sara_network **out,
                                              const sara_network_class *class, const char *folder,
                                              const char *variant, sara_storage storage);
 /* With random weights, for timing. */
-SARA_NODISCARD sara_status sara_network_draw(sara_context *ctx, sara_network **out,
+SARA_NODISCARD sara_status sara_network_draw(sara_device *device, sara_network **out,
                                              const sara_network_class *class,
                                              const sara_component *component, uint64_t seed,
                                              sara_storage storage);

@@ -7,46 +7,16 @@ typedef struct lookup {
     int32_t ids[];
 } lookup;
 
-/* First of the ascending positions that is not below `row * c`. */
-static size_t first_of_row(const sara_param *table, int64_t row, int64_t c)
-{
-    size_t low = 0, high = table->selected;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if ((int64_t)table->positions[middle] < row * c)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static void add_sampled_row(sara_param *table, int64_t row, const float *dy, int64_t c)
-{
-    for (size_t i = first_of_row(table, row, c);
-         i < table->selected && (int64_t)table->positions[i] < (row + 1) * c; i++)
-        table->grad[i] += dy[table->positions[i] - row * c];
-}
-
-static void add_dense_row(sara_param *table, int64_t row, const float *dy, int64_t c)
-{
-    for (int64_t j = 0; j < c; j++)
-        table->grad[row * c + j] += dy[j];
-}
-
 static sara_status embed_backward(sara_tape *tape, sara_node *node)
 {
+    sara_kernel_env env = sara_tape_env(tape);
     sara_param *table = node->params[0];
     const lookup *rows = node->attributes;
     int64_t c = table->value.shape.dims[1];
-    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < rows->count; i++) {
-        const float *dy = node->out->grad + i * c;
-        if (table->want == SARA_GRAD_DENSE)
-            add_dense_row(table, rows->ids[i], dy, c);
-        else if (table->want == SARA_GRAD_SAMPLED)
-            add_sampled_row(table, rows->ids[i], dy, c);
-    }
-    return SARA_OK;
+    if (table->want == SARA_GRAD_DENSE)
+        return sara_kernel_embed_dw(&env, table->grad, node->out->grad, rows->ids, rows->count, c);
+    return sara_kernel_embed_dw_sampled(&env, table->grad, node->out->grad, rows->ids, rows->count,
+                                        c, table->positions, table->selected);
 }
 
 static sara_status check_embed(sara_context *ctx, const sara_param *table, const int32_t *ids,
@@ -88,6 +58,8 @@ done:
 sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, const int32_t *ids,
                           int64_t count)
 {
+    sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view rows = sara_weight_of(table);
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
@@ -95,9 +67,7 @@ sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, cons
     int64_t c = table->value.shape.dims[1];
     const sara_shape shape = sara_shape2(count, c);
     TRY(sara_tape_var(tape, &out, &shape));
-    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++)
-        for (int64_t j = 0; j < c; j++)
-            out->data[i * c + j] = sara_param_get(table, (size_t)(ids[i] * c + j));
+    TRY(sara_kernel_embed_forward(&env, out->data, &rows, ids, count, c));
     if (sara_tape_wants(tape, NULL, 0, &table, 1))
         TRY(record_embed(tape, out, table, ids, count));
     *y = out;
@@ -112,13 +82,11 @@ static sara_status add_rows_gradient(const sara_kernel_env *env, sara_param *tab
                                      int64_t n, int64_t size)
 {
     sara_status status = SARA_OK;
-    if (table->want == SARA_GRAD_DENSE)
-        for (int64_t i = 0; i < n; i++)
-            TRY(sara_kernel_accumulate(env, table->grad, dy + i * size, size));
-    else if (table->want == SARA_GRAD_SAMPLED)
-        for (size_t k = 0; k < table->selected && table->positions[k] < size; k++)
-            for (int64_t i = 0; i < n; i++)
-                table->grad[k] += dy[i * size + table->positions[k]];
+    for (int64_t i = 0; i < n && table->want == SARA_GRAD_DENSE; i++)
+        TRY(sara_kernel_accumulate(env, table->grad, dy + i * size, size));
+    for (int64_t i = 0; i < n && table->want == SARA_GRAD_SAMPLED; i++)
+        TRY(sara_kernel_gather_add(env, table->grad, dy + i * size, (size_t)size, table->positions,
+                                   table->selected));
 done:
     return status;
 }
@@ -129,8 +97,7 @@ static sara_status add_positions_backward(sara_tape *tape, sara_node *node)
     const int64_t *d = node->out->shape.dims;
     sara_status status;
     TRY(sara_op_pass(tape, node->in[0], node->out->grad));
-    if (!sara_tape_is_dry(tape))
-        TRY(add_rows_gradient(&env, node->params[0], node->out->grad, d[0], d[1] * d[2]));
+    TRY(add_rows_gradient(&env, node->params[0], node->out->grad, d[0], d[1] * d[2]));
 done:
     return status;
 }
@@ -140,6 +107,7 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
     sara_kernel_env env = sara_tape_env(tape);
     const sara_shape *rows = &table->value.shape;
     const int64_t *d = x->shape.dims;
+    const sara_weight_view view = sara_weight_of(table);
     const float *values = table->value.data;
     float *wide = NULL;
     sara_shape_text a, b;
@@ -154,8 +122,7 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
     int64_t size = d[1] * d[2];
     if (table->value.dtype != SARA_F32) {
         TRY(sara_tape_scratch(tape, &wide, (size_t)size));
-        if (!sara_tape_is_dry(tape))
-            sara_convert_to_f32(wide, table->value.data, table->value.dtype, (size_t)size);
+        TRY(sara_kernel_widen(&env, wide, &view, size));
         values = wide;
     }
     for (int64_t i = 0; i < d[0]; i++)

@@ -17,7 +17,9 @@
     SARA_PRODUCT_KERNELS(X)                                                                        \
     SARA_LAYER_KERNELS(X)                                                                          \
     SARA_POINTWISE_KERNELS(X)                                                                      \
-    SARA_RESHAPE_KERNELS(X)
+    SARA_RESHAPE_KERNELS(X)                                                                        \
+    SARA_LOOKUP_KERNELS(X)                                                                         \
+    SARA_LOSS_KERNELS(X)
 
 /* Linear layers and convolutions. b may be NULL. dw_sampled adds to dw[i] the gradient of entry
  * positions[i]. bias_grad: db [out] += sum over rows of dy [rows][out], of both. */
@@ -84,7 +86,8 @@
       (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
 
 /* geglu: x [rows][2c], y [rows][c]. accumulate: y += x. add_per_sample: y [n][inner][c] = x +
- * e [n][c]; de [n][c] is added to. */
+ * e [n][c]; de [n][c] is added to. clamp: NaN stays; dx is added to, where x lies
+ * within. widen: y [count] = the first entries of w. */
 #define SARA_POINTWISE_KERNELS(X)                                                                  \
     X(activate_forward, (real *y, const real *x, int64_t count, sara_activation activation),       \
       (y, x, count, activation), .rows = count)                                                    \
@@ -104,7 +107,13 @@
       (real *y, const real *x, const real *e, int64_t n, int64_t inner, int64_t c),                \
       (y, x, e, n, inner, c), .rows = n * inner, .columns = c)                                     \
     X(add_per_sample_de, (real *de, const real *dy, int64_t n, int64_t inner, int64_t c),          \
-      (de, dy, n, inner, c), .rows = n * inner, .columns = c)
+      (de, dy, n, inner, c), .rows = n * inner, .columns = c)                                      \
+    X(clamp_forward, (real *y, const real *x, int64_t count, real low, real high),                 \
+      (y, x, count, low, high), .rows = count)                                                     \
+    X(clamp_dx, (real *dx, const real *dy, const real *x, int64_t count, real low, real high),     \
+      (dx, dy, x, count, low, high), .rows = count)                                                \
+    X(widen, (real *y, const sara_weight_view *w, int64_t count), (y, w, count), .rows = count,    \
+      .weight = w)
 
 /* upsample: y [n][oh][ow][c] nearest; dx is added to. swap_axes: y [n][b][a][c] = x [n][a][b][c],
  * so NCHW -> NHWC with a = C, b = HW, c = 1. copy_columns: `width` columns of x [rows][x_width]
@@ -126,5 +135,32 @@
        int64_t rows, int64_t width, bool accumulate),                                              \
       (y, y_width, y_at, x, x_width, x_at, rows, width, accumulate), .rows = rows,                 \
       .columns = width)
+
+/* ids [count] are the host's. embed: y [count][c] = rows of the table at ids; dw is added to, whole
+ * or [selected] at ascending positions. gather_add: y[i] += x[positions[i]] where that is below
+ * x_count. */
+#define SARA_LOOKUP_KERNELS(X)                                                                     \
+    X(embed_forward,                                                                               \
+      (real *y, const sara_weight_view *table, const int32_t *ids, int64_t count, int64_t c),      \
+      (y, table, ids, count, c), .weight = table, .rows = count, .columns = c)                     \
+    X(embed_dw, (real *dw, const real *dy, const int32_t *ids, int64_t count, int64_t c),          \
+      (dw, dy, ids, count, c), .rows = count, .columns = c)                                        \
+    X(embed_dw_sampled,                                                                            \
+      (real *dw, const real *dy, const int32_t *ids, int64_t count, int64_t c,                     \
+       const uint32_t *positions, size_t selected),                                                \
+      (dw, dy, ids, count, c, positions, selected), .rows = count, .columns = c,                   \
+      .selected = selected)                                                                        \
+    X(gather_add,                                                                                  \
+      (real *y, const real *x, size_t x_count, const uint32_t *positions, size_t count),           \
+      (y, x, x_count, positions, count), .selected = count)
+
+/* loss [1] = mean((prediction - target)^2), summed in double; dx = dloss [1] times its gradient. */
+#define SARA_LOSS_KERNELS(X)                                                                       \
+    X(mse_forward, (real *loss, const real *prediction, const real *target, int64_t count),        \
+      (loss, prediction, target, count), .rows = count)                                            \
+    X(mse_backward,                                                                                \
+      (real *dx, const real *dloss, const real *prediction, const real *target, int64_t count,     \
+       bool accumulate),                                                                           \
+      (dx, dloss, prediction, target, count, accumulate), .rows = count)
 
 #endif

@@ -40,8 +40,7 @@ sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *d
     TRY(sara_op_param_start(tape, &dense, bias));
     TRY(SARA_TRACED(env.ctx, "bias grad", 0, sara_kernel_bias_grad(&env, dense, dy, rows, out)));
 done:
-    sara_op_param_finish(tape, bias, dense, status == SARA_OK);
-    return status;
+    return sara_op_param_finish(tape, bias, dense, status);
 }
 
 static sara_status linear_weight_backward(sara_tape *tape, sara_param *weight, const float *dy,

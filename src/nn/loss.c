@@ -1,23 +1,15 @@
 #include "nn/op.h"
 
-typedef struct mse {
-    const float *target;
-} mse;
-
-static sara_status mse_backward(sara_tape *tape, sara_node *node)
+static sara_status mse_backward_node(sara_tape *tape, sara_node *node)
 {
-    const mse *attributes = node->attributes;
-    const sara_var *prediction = node->saved[0];
-    int64_t count = sara_shape_count(&prediction->shape);
+    sara_kernel_env env = sara_tape_env(tape);
+    const sara_var *prediction = node->saved[0], *target = node->saved[1];
     float *dx;
     bool fresh;
     sara_status status;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    double factor = sara_tape_is_dry(tape) ? 0 : 2.0 * node->out->grad[0] / (double)count;
-    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++) {
-        double d = factor * ((double)prediction->data[i] - attributes->target[i]);
-        dx[i] = (float)(fresh ? d : dx[i] + d);
-    }
+    TRY(sara_kernel_mse_backward(&env, dx, node->out->grad, prediction->data, target->data,
+                                 sara_shape_count(&prediction->shape), !fresh));
 done:
     return status;
 }
@@ -25,33 +17,27 @@ done:
 sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *prediction,
                              const float *target)
 {
+    sara_kernel_env env = sara_tape_env(tape);
     const sara_shape scalar = sara_shape1(1);
     int64_t count = sara_shape_count(&prediction->shape);
     sara_shape_text text;
-    sara_var *out = NULL;
-    double sum = 0;
+    sara_var *out = NULL, *expected;
     sara_status status;
     *loss = NULL;
     if (count == 0)
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "mse_loss: prediction: shape %s, expected at least one element",
                          sara_shape_format(&text, &prediction->shape));
+    TRY(sara_tape_leaf(tape, &expected, &prediction->shape, target, false));
     TRY(sara_tape_var(tape, &out, &scalar));
-    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++) {
-        double d = (double)prediction->data[i] - target[i];
-        sum += d * d;
-    }
-    if (!sara_tape_is_dry(tape))
-        out->data[0] = (float)(sum / (double)count);
-    mse attributes = {target};
+    TRY(sara_kernel_mse_forward(&env, out->data, prediction->data, expected->data, count));
     sara_node node = {.op = "mse_loss",
-                      .backward = mse_backward,
+                      .backward = mse_backward_node,
                       .in = {prediction},
-                      .saved = {prediction},
-                      .out = out,
-                      .attributes = &attributes};
+                      .saved = {prediction, expected},
+                      .out = out};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, sizeof(attributes)));
+        TRY(sara_tape_add(tape, &node, 0));
     *loss = out;
 done:
     return status;

@@ -71,6 +71,16 @@ SARA_NODISCARD sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y,
                                                   sara_var *e);
 /* Along the last axis. */
 SARA_NODISCARD sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
+/* y [...,count] = x [...,first .. first + count - 1]. */
+SARA_NODISCARD sara_status sara_nn_slice(sara_tape *tape, sara_var **y, sara_var *x, int64_t first,
+                                         int64_t count);
+/* y [count,C] = the given rows of x [...,C], the axes before the last counted through; rows [count]
+ * are the host's, copied. */
+SARA_NODISCARD sara_status sara_nn_take_rows(sara_tape *tape, sara_var **y, sara_var *x,
+                                             const int64_t *rows, int64_t count);
+/* y = x held to low .. high; NaN stays. No gradient where it is held. */
+SARA_NODISCARD sara_status sara_nn_clamp(sara_tape *tape, sara_var **y, sara_var *x, float low,
+                                         float high);
 /* Nearest neighbour to [N,height,width,C], as torch's interpolate(mode="nearest"). */
 SARA_NODISCARD sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x,
                                             int64_t height, int64_t width);

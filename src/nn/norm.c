@@ -32,9 +32,8 @@ static sara_status norm_backward(sara_tape *tape, sara_node *node, norm_kernel k
     TRY(sara_op_param_start(tape, &db, bias));
     TRY(kernel(tape, node, dx, dw, db, !fresh));
 done:
-    sara_op_param_finish(tape, bias, db, status == SARA_OK);
-    sara_op_param_finish(tape, weight, dw, status == SARA_OK);
-    return status;
+    status = sara_op_param_finish(tape, bias, db, status);
+    return sara_op_param_finish(tape, weight, dw, status);
 }
 
 /* -------------------------------------------------------------------------------- group norm */

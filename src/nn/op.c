@@ -57,18 +57,22 @@ sara_status sara_op_param_start(sara_tape *tape, float **out, sara_param *param)
     *out = param->want == SARA_GRAD_DENSE ? param->grad : NULL;
     if (param->want == SARA_GRAD_SAMPLED) {
         TRY(sara_tape_scratch(tape, out, count));
-        if (!sara_tape_is_dry(tape))
-            memset(*out, 0, count * sizeof(**out));
+        TRY(sara_device_fill(sara_tape_device(tape), *out, 0, count * sizeof(**out)));
     }
 done:
     return status;
 }
 
-void sara_op_param_finish(sara_tape *tape, sara_param *param, float *gradient, bool add)
+sara_status sara_op_param_finish(sara_tape *tape, sara_param *param, float *gradient,
+                                 sara_status status)
 {
+    sara_kernel_env env = sara_tape_env(tape);
     if (param->want != SARA_GRAD_SAMPLED)
-        return;
-    if (add && !sara_tape_is_dry(tape))
-        sara_param_add_dense(param, gradient);
+        return status;
+    if (status == SARA_OK)
+        status = sara_kernel_gather_add(&env, param->grad, gradient,
+                                        (size_t)sara_shape_count(&param->value.shape),
+                                        param->positions, param->selected);
     sara_tape_unscratch(tape, gradient);
+    return status;
 }

@@ -15,8 +15,10 @@ SARA_NODISCARD sara_status sara_op_expect(const sara_tape *tape, const char *op,
 SARA_NODISCARD sara_status sara_op_pass(sara_tape *tape, sara_var *var, const float *dy);
 
 /* Where a kernel may add the whole gradient of a parameter: its own grad, zeroed scratch if it is
- * sampled, NULL if it wants none. Finish gathers from the scratch and gives it back. */
+ * sampled, NULL if it wants none. Finish gathers from the scratch, unless status is an error, and
+ * gives it back; it returns that error or its own. */
 SARA_NODISCARD sara_status sara_op_param_start(sara_tape *tape, float **out, sara_param *param);
-void sara_op_param_finish(sara_tape *tape, sara_param *param, float *gradient, bool add);
+SARA_NODISCARD sara_status sara_op_param_finish(sara_tape *tape, sara_param *param,
+                                                float *gradient, sara_status status);
 
 #endif

@@ -176,3 +176,48 @@ sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x, s
 done:
     return status;
 }
+
+/* ------------------------------------------------------------------------------------- clamp */
+
+typedef struct bounds {
+    float low, high;
+} bounds;
+
+static sara_status clamp_backward(sara_tape *tape, sara_node *node)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    const bounds *b = node->attributes;
+    const sara_var *x = node->saved[0];
+    float *dx;
+    sara_status status;
+    TRY(sara_tape_grad(tape, &dx, node->in[0]));
+    TRY(SARA_TRACED(env.ctx, "clamp grad", 0,
+                    sara_kernel_clamp_dx(&env, dx, node->out->grad, x->data,
+                                         sara_shape_count(&x->shape), b->low, b->high)));
+done:
+    return status;
+}
+
+sara_status sara_nn_clamp(sara_tape *tape, sara_var **y, sara_var *x, float low, float high)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    bounds b = {low, high};
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(sara_tape_var(tape, &out, &x->shape));
+    TRY(SARA_TRACED(env.ctx, "clamp", 0,
+                    sara_kernel_clamp_forward(&env, out->data, x->data, sara_shape_count(&x->shape),
+                                              low, high)));
+    sara_node node = {.op = "clamp",
+                      .backward = clamp_backward,
+                      .in = {x},
+                      .saved = {x},
+                      .out = out,
+                      .attributes = &b};
+    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
+        TRY(sara_tape_add(tape, &node, sizeof(b)));
+    *y = out;
+done:
+    return status;
+}

@@ -132,3 +132,31 @@ sara_status KERNEL(add_per_sample_de)(const sara_kernel_env *env, real *de, cons
     }
     return SARA_OK;
 }
+
+sara_status KERNEL(clamp_forward)(const sara_kernel_env *env, real *y, const real *x, int64_t count,
+                                  real low, real high)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        y[i] = x[i] < low ? low : x[i] > high ? high : x[i];
+    return SARA_OK;
+}
+
+sara_status KERNEL(clamp_dx)(const sara_kernel_env *env, real *dx, const real *dy, const real *x,
+                             int64_t count, real low, real high)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        if (x[i] >= low && x[i] <= high)
+            dx[i] += dy[i];
+    return SARA_OK;
+}
+
+sara_status KERNEL(widen)(const sara_kernel_env *env, real *y, const sara_weight_view *w,
+                          int64_t count)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        y[i] = sara_weight_at(w, i);
+    return SARA_OK;
+}

@@ -83,6 +83,98 @@ done:
     return status;
 }
 
+/* ------------------------------------------------------------------------------------- parts */
+
+/* Of the last axis. */
+typedef struct slice {
+    int64_t first, count, width; /* width: of x */
+} slice;
+
+static sara_status slice_backward(sara_tape *tape, sara_node *node)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    const slice *s = node->attributes;
+    float *dx;
+    sara_status status;
+    TRY(sara_tape_grad(tape, &dx, node->in[0]));
+    TRY(SARA_TRACED(env.ctx, "copy", 0,
+                    sara_kernel_copy_columns(&env, dx, s->width, s->first, node->out->grad,
+                                             s->count, 0, sara_shape_rows(&node->out->shape),
+                                             s->count, true)));
+done:
+    return status;
+}
+
+sara_status sara_nn_slice(sara_tape *tape, sara_var **y, sara_var *x, int64_t first, int64_t count)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    slice s = {first, count, sara_shape_last(&x->shape)};
+    sara_shape shape = x->shape;
+    sara_shape_text text;
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    if (shape.rank < 1 || first < 0 || count < 1 || count > s.width - first)
+        return sara_fail(env.ctx, SARA_ERROR_INPUT, "slice: %lld .. %lld of shape %s",
+                         (long long)first, (long long)(first + count - 1),
+                         sara_shape_format(&text, &shape));
+    shape.dims[shape.rank - 1] = count;
+    TRY(sara_tape_var(tape, &out, &shape));
+    TRY(SARA_TRACED(env.ctx, "copy", 0,
+                    sara_kernel_copy_columns(&env, out->data, count, 0, x->data, s.width, first,
+                                             sara_shape_rows(&shape), count, false)));
+    sara_node node = {
+        .op = "slice", .backward = slice_backward, .in = {x}, .out = out, .attributes = &s};
+    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
+        TRY(sara_tape_add(tape, &node, sizeof(s)));
+    *y = out;
+done:
+    return status;
+}
+
+/* Attributes: which rows of in. */
+static sara_status take_rows_backward(sara_tape *tape, sara_node *node)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    const int64_t *rows = node->attributes, *d = node->out->shape.dims;
+    float *dx;
+    sara_status status;
+    TRY(sara_tape_grad(tape, &dx, node->in[0]));
+    for (int64_t i = 0; i < d[0]; i++)
+        TRY(sara_kernel_accumulate(&env, dx + rows[i] * d[1], node->out->grad + i * d[1], d[1]));
+done:
+    return status;
+}
+
+sara_status sara_nn_take_rows(sara_tape *tape, sara_var **y, sara_var *x, const int64_t *rows,
+                              int64_t count)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    int64_t all = sara_shape_rows(&x->shape), width = sara_shape_last(&x->shape);
+    const sara_shape shape = sara_shape2(count, width);
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    for (int64_t i = 0; i < count; i++)
+        if (rows[i] < 0 || rows[i] >= all)
+            return sara_fail(env.ctx, SARA_ERROR_INPUT, "take_rows: row %lld, expected 0..%lld",
+                             (long long)rows[i], (long long)all - 1);
+    TRY(sara_tape_var(tape, &out, &shape));
+    for (int64_t i = 0; i < count; i++)
+        TRY(sara_kernel_copy_columns(&env, out->data + i * width, width, 0,
+                                     x->data + rows[i] * width, width, 0, 1, width, false));
+    sara_node node = {.op = "take_rows",
+                      .backward = take_rows_backward,
+                      .in = {x},
+                      .out = out,
+                      .attributes = (void *)(uintptr_t)rows};
+    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
+        TRY(sara_tape_add(tape, &node, (size_t)count * sizeof(*rows)));
+    *y = out;
+done:
+    return status;
+}
+
 /* ---------------------------------------------------------------------------------- upsample */
 
 static sara_status upsample_backward(sara_tape *tape, sara_node *node)

@@ -91,15 +91,17 @@ done:
     return status;
 }
 
-void sara_model_truncate(sara_model *model, size_t count)
+sara_status sara_model_truncate(sara_model *model, size_t count)
 {
+    sara_status status = SARA_OK;
     if (model->applied)
-        sara_applied_truncate(model->applied, count);
+        status = sara_applied_truncate(model->applied, count);
     while (model->adapter_count > count)
         sara_free(model->ctx, model->adapters[--model->adapter_count].name);
+    return status;
 }
 
-void sara_model_remove(sara_model *model)
+sara_status sara_model_remove(sara_model *model)
 {
-    sara_model_truncate(model, 0);
+    return sara_model_truncate(model, 0);
 }

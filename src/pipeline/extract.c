@@ -58,15 +58,20 @@ static sara_status check_models(sara_context *ctx, const sara_model *base, const
     const sara_model *rounded = sara_model_is_rounded(base)    ? base
                                 : sara_model_is_rounded(tuned) ? tuned
                                                                : NULL;
+    bool changed;
+    sara_status status;
     if (rounded)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "%s: was loaded with weight_dtype %s, which rounded its weights; load it "
                          "with fp32 or auto",
                          rounded->path, sara_storage_name(&rounded->denoiser->params));
-    if (sara_model_is_changed(base))
-        return sara_fail(ctx, SARA_ERROR_USAGE,
-                         "%s: adapters are applied to it; the base has to be without", base->path);
-    return SARA_OK;
+    TRY(sara_model_is_changed(base, &changed));
+    if (changed)
+        status =
+            sara_fail(ctx, SARA_ERROR_USAGE,
+                      "%s: adapters are applied to it; the base has to be without", base->path);
+done:
+    return status;
 }
 
 /* What the rule keeps of so many differing entries of all. */

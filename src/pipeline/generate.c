@@ -265,13 +265,15 @@ static sara_status forward(generation *g, int64_t first, int64_t copies, double 
     sara_shape shape = sara_shape4(copies, g->channels, g->height, g->width);
     sara_shape state_shape = sara_shape3(copies, length, hidden);
     float *data = g->states.data + (first > 0 ? g->states.lengths[0] * hidden : 0);
+    const float *values;
     sara_var *sample, *out;
     sara_condition condition = {NULL, NULL};
     sara_status status;
     TRY(sara_tape_leaf(g->tape, &sample, &shape, g->input, false));
     TRY(sara_tape_leaf(g->tape, &condition.encoder_hidden_states, &state_shape, data, false));
     TRY(sara_denoiser_forward(g->tape, &out, g->model->denoiser, sample, timesteps, &condition));
-    memcpy(g->output + first * g->size, out->data, (size_t)(copies * g->size) * sizeof(float));
+    TRY(sara_tape_read(g->tape, &values, out));
+    memcpy(g->output + first * g->size, values, (size_t)(copies * g->size) * sizeof(*values));
 done:
     sara_tape_reset(g->tape);
     return status;
@@ -345,6 +347,7 @@ static sara_status generate_decode(generation *g, sara_image *out, int image)
     const sara_vae_info *info = &g->model->vae->info.vae;
     const float *latent = g->latents + image * g->size;
     sara_shape shape = sara_shape4(1, g->channels, g->height, g->width);
+    const float *values;
     sara_var *leaf, *pixels;
     sara_status status;
     for (int64_t i = 0; i < g->size; i++) {
@@ -357,7 +360,8 @@ static sara_status generate_decode(generation *g, sara_image *out, int image)
     }
     TRY(sara_tape_leaf(g->tape, &leaf, &shape, g->input, false));
     TRY(sara_vae_decode(g->tape, &pixels, g->model->vae, leaf));
-    TRY(sara_floats_to_image(g->ctx, out, pixels->data, (int)g->width * info->factor,
+    TRY(sara_tape_read(g->tape, &values, pixels));
+    TRY(sara_floats_to_image(g->ctx, out, values, (int)g->width * info->factor,
                              (int)g->height * info->factor));
 done:
     sara_tape_reset(g->tape);
@@ -437,13 +441,15 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     }
     if (options->save_latents)
         TRY(save_latents(&g));
+    TRY(sara_model_truncate(model, applied));
     *images = result;
     *count = g.count;
     result = NULL;
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);
-    sara_model_truncate(model, applied);
+    if (status != SARA_OK && sara_model_truncate(model, applied) != SARA_OK)
+        sara_log(ctx, SARA_LOG_WARNING, "the prompt's adapters are still on the model");
     sara_prompts_free(ctx, &g.prompts);
     sara_images_free(ctx, result, g.count);
     sara_tape_free(g.tape);

@@ -65,17 +65,24 @@ static void inspect_count_block(sara_model_report *report, const float *values, 
     }
 }
 
-static void count_entries(sara_model_report *report, const sara_params *params)
+static sara_status count_entries(sara_context *ctx, sara_model_report *report,
+                                 const sara_params *params)
 {
     float buffer[SARA_PARAM_BLOCK];
+    sara_status status = SARA_OK;
     for (size_t i = 0; i < params->count; i++) {
         const sara_param *param = &params->items[i];
         size_t count = (size_t)sara_shape_count(&param->value.shape);
+        sara_param copy;
+        TRY(sara_param_read(ctx, &copy, param));
         for (size_t at = 0, part; at < count; at += part) {
             part = sara_param_part(count, at);
-            inspect_count_block(report, sara_param_block(param, buffer, at, part), part);
+            inspect_count_block(report, sara_param_block(&copy, buffer, at, part), part);
         }
+        sara_param_read_end(ctx, &copy, param);
     }
+done:
+    return status;
 }
 
 static int by_value(const void *a, const void *b)
@@ -106,7 +113,7 @@ sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *repor
         result.threshold_count++;
     }
     qsort(result.thresholds, (size_t)result.threshold_count, sizeof(double), by_value);
-    count_entries(&result, params);
+    TRY(count_entries(ctx, &result, params));
     base = model->base;
     if (!base.sha256[0]) /* else taken before any adapter was applied */
         TRY(sara_model_read_base(ctx, &base, model));

@@ -51,25 +51,34 @@ static void name_place(char *out, size_t size, int place)
 }
 
 /* The square of the L2 norm of values minus the parameter's. */
-static double change_of(const sara_adapter_entry *entry, const sara_param *param)
+static sara_status change_of(sara_context *ctx, double *out, const sara_adapter_entry *entry,
+                             const sara_param *param)
 {
-    double sum = 0;
+    sara_param copy;
+    sara_status status;
+    *out = 0;
+    TRY(sara_param_read(ctx, &copy, param));
     for (size_t i = 0; i < entry->count; i++) {
-        double change = (double)entry->values[i] - sara_param_get(param, entry->positions[i]);
-        sum += change * change;
+        double change = (double)entry->values[i] - sara_param_get(&copy, entry->positions[i]);
+        *out += change * change;
     }
-    return sum;
+    sara_param_read_end(ctx, &copy, param);
+done:
+    return status;
 }
 
-static void adapter_add_up(sara_adapter_report *out, const sara_adapter *adapter,
-                           const sara_params *params)
+static sara_status adapter_add_up(sara_context *ctx, sara_adapter_report *out,
+                                  const sara_adapter *adapter, const sara_params *params)
 {
     sara_adapter_block blocks[PLACES] = {0};
     double total = 0;
+    sara_status status = SARA_OK;
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
         sara_adapter_block *block = &blocks[adapter_place_of(entry->name)];
-        double change = params ? change_of(entry, sara_params_find(params, entry->name)) : 0;
+        double change = 0;
+        if (params)
+            TRY(change_of(ctx, &change, entry, sara_params_find(params, entry->name)));
         block->tensors++;
         block->entries += (int64_t)entry->count;
         block->change_norm += change;
@@ -85,6 +94,8 @@ static void adapter_add_up(sara_adapter_report *out, const sara_adapter *adapter
         out->blocks[out->block_count++] = *block;
     }
     out->change_norm = params ? sqrt(total) : (double)NAN;
+done:
+    return status;
 }
 
 static void adapter_describe(sara_adapter_report *out, const sara_adapter *adapter)
@@ -136,7 +147,8 @@ sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, c
     if (base)
         TRY(adapter_check_base(ctx, &result->adapter, base, force, path));
     adapter_describe(&result->shown, &result->adapter);
-    adapter_add_up(&result->shown, &result->adapter, base ? &base->denoiser->params : NULL);
+    TRY(adapter_add_up(ctx, &result->shown, &result->adapter,
+                       base ? &base->denoiser->params : NULL));
     *out = &result->shown;
     result = NULL;
 done:

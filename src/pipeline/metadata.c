@@ -68,10 +68,8 @@ static void note_change(void *user, const sara_param *param, uint32_t position, 
     *changed |= memcmp(&original, &current, sizeof(original)) != 0;
 }
 
-bool sara_model_is_changed(const sara_model *model)
+sara_status sara_model_is_changed(const sara_model *model, bool *changed)
 {
-    bool changed = false;
-    if (model->applied)
-        sara_applied_visit(model->applied, note_change, &changed);
-    return changed;
+    *changed = false;
+    return model->applied ? sara_applied_visit(model->applied, note_change, changed) : SARA_OK;
 }

@@ -13,7 +13,7 @@ SARA_NODISCARD sara_status sara_metadata_list_add_model(sara_metadata_list *list
  * being written there. */
 SARA_NODISCARD sara_status sara_check_new_file(sara_context *ctx, const char *path);
 /* Whether any entry is another than the base's. */
-bool sara_model_is_changed(const sara_model *model);
+SARA_NODISCARD sara_status sara_model_is_changed(const sara_model *model, bool *changed);
 /* extract_others.c: logs a warning for each of text encoder and VAE, where both models have it,
  * that is not the same in both. */
 SARA_NODISCARD sara_status sara_extract_warn(sara_context *ctx, const sara_model *base,

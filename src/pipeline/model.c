@@ -128,11 +128,11 @@ done:
 
 static sara_status load_text(sara_model *model, const sara_model_options *options)
 {
-    sara_context *ctx = model->ctx;
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_TEXT));
-    TRY(sara_network_open(ctx, &model->text, &sara_clip_text_class, &component, SARA_STORE_F32));
+    TRY(sara_network_open(model->device, &model->text, &sara_clip_text_class, &component,
+                          SARA_STORE_F32));
     TRY(load_tokenizer(model, options));
     TRY(check_text(model));
 done:
@@ -142,11 +142,10 @@ done:
 
 static sara_status load_vae(sara_model *model)
 {
-    sara_context *ctx = model->ctx;
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_VAE));
-    TRY(sara_network_open(ctx, &model->vae, &sara_vae_class, &component, SARA_STORE_F32));
+    TRY(sara_network_open(model->device, &model->vae, &sara_vae_class, &component, SARA_STORE_F32));
     TRY(sara_model_check_vae(model));
 done:
     sara_component_close(&component);
@@ -158,7 +157,7 @@ static sara_status load_unet(sara_model *model)
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
-    TRY(sara_network_open(model->ctx, &model->denoiser, &sara_unet_class, &component,
+    TRY(sara_network_open(model->device, &model->denoiser, &sara_unet_class, &component,
                           model->storage));
     if (!model->unet_only)
         sara_model_correct_unet(model, &component);
@@ -353,7 +352,7 @@ sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const cha
     TRY(sara_strdup(ctx, &model->path, shape));
     TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
     TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
-    TRY(sara_network_draw(ctx, &model->denoiser, &sara_unet_class, &component, seed,
+    TRY(sara_network_draw(model->device, &model->denoiser, &sara_unet_class, &component, seed,
                           model->storage));
     *out = model;
     model = NULL;

@@ -103,7 +103,7 @@ bool sara_model_is_rounded(const sara_model *model);
 SARA_NODISCARD sara_status sara_model_read_adapter(sara_context *ctx, sara_adapter *out,
                                                    const char *path);
 /* Takes off those that were applied after the first `count`. */
-void sara_model_truncate(sara_model *model, size_t count);
+SARA_NODISCARD sara_status sara_model_truncate(sara_model *model, size_t count);
 /* The file's name without its folder and .safetensors; sara_free(). */
 SARA_NODISCARD sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path);
 

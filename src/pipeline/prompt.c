@@ -36,10 +36,12 @@ done:
 static sara_status prompt_encode(sara_tape *tape, float *state, const sara_model *model,
                                  const int32_t *ids, int64_t length)
 {
+    const float *values;
     sara_var *out;
     sara_status status;
     TRY(sara_clip_text_forward(tape, &out, NULL, model->text, ids, 1, length));
-    memcpy(state, out->data, (size_t)sara_shape_count(&out->shape) * sizeof(*state));
+    TRY(sara_tape_read(tape, &values, out));
+    memcpy(state, values, (size_t)sara_shape_count(&out->shape) * sizeof(*state));
 done:
     sara_tape_reset(tape);
     return status;

@@ -64,14 +64,17 @@ static void count_loss(void *user, const sara_param *param, uint32_t position, f
     sum->error += (kept - change) * (kept - change);
 }
 
-static void save_fill_report(sara_save_report *report, const sara_model *model,
-                             const sara_dtype *dtype)
+static sara_status save_fill_report(sara_save_report *report, const sara_model *model,
+                                    const sara_dtype *dtype)
 {
     loss sum = {.dtype = dtype};
+    sara_status status = SARA_OK;
     if (model->applied)
-        sara_applied_visit(model->applied, count_loss, &sum);
+        TRY(sara_applied_visit(model->applied, count_loss, &sum));
     *report = (sara_save_report){sum.changed, sum.rounded_away, sqrt(sum.change),
                                  sum.change > 0 ? sqrt(sum.error / sum.change) : 0};
+done:
+    return status;
 }
 
 /* The folder that out_dir will be in, or the nearest above that exists already; free(). */
@@ -271,13 +274,15 @@ static void find_beyond(void *user, const sara_param *param, uint32_t position, 
 static sara_status save_check_finite(sara_context *ctx, const sara_model *model)
 {
     beyond found = {0};
+    sara_status status = SARA_OK;
     if (model->applied)
-        sara_applied_visit(model->applied, find_beyond, &found);
-    if (!found.param)
-        return SARA_OK;
-    return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "%s: entry %u becomes %g with the adapters; lower their strengths",
-                     found.param->name, found.position, (double)found.value);
+        TRY(sara_applied_visit(model->applied, find_beyond, &found));
+    if (found.param)
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "%s: entry %u becomes %g with the adapters; lower their strengths",
+                           found.param->name, found.position, (double)found.value);
+done:
+    return status;
 }
 
 /* An option may have chosen a prediction type that the scheduler's class does not have: what is
@@ -312,7 +317,7 @@ sara_status sara_model_save_sized(sara_context *ctx, sara_save_report *report, s
                                                  : save_to_folder(ctx, target, model, wanted));
     if (report) {
         sara_save_report full;
-        save_fill_report(&full, model, wanted);
+        TRY(save_fill_report(&full, model, wanted));
         sara_sized_write(report, report_size, &full, sizeof(full));
     }
 done:

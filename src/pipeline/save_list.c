@@ -67,13 +67,16 @@ static sara_status store_param(sara_context *ctx, void *out, sara_dtype dtype,
 {
     size_t count = (size_t)sara_shape_count(&param->value.shape);
     float buffer[SARA_PARAM_BLOCK];
-    sara_status status = SARA_OK;
+    sara_param copy = {0};
+    sara_status status;
+    TRY(sara_param_read(ctx, &copy, param));
     for (size_t at = 0, part; at < count; at += part) {
         part = sara_param_part(count, at);
-        TRY(store(ctx, out, dtype, sara_param_block(param, buffer, at, part), at, part,
+        TRY(store(ctx, out, dtype, sara_param_block(&copy, buffer, at, part), at, part,
                   param->name));
     }
 done:
+    sara_param_read_end(ctx, &copy, param);
     return status;
 }
 
@@ -87,6 +90,10 @@ sara_status sara_save_list_param(sara_save_list *list, const char *name, const s
     if (wanted != param->value.dtype) {
         TRY(sara_save_list_own(list, &data, count * sara_dtype_size(wanted)));
         TRY(store_param(list->ctx, data, wanted, param));
+    } else if (!sara_device_is_host(param->device)) {
+        TRY(sara_save_list_own(list, &data, count * sara_dtype_size(wanted)));
+        TRY(sara_device_copy_out(param->device, data, param->value.data,
+                                 count * sara_dtype_size(wanted)));
     }
     TRY(sara_save_list_add(list, name ? name : param->name, wanted,
                            shape ? shape : &param->value.shape, data));

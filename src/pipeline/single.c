@@ -61,6 +61,7 @@ static sara_status test_forward(double *mean, const sara_model *model)
     size_t most = count > states ? count : states;
     sara_tape *tape = NULL;
     float *halves = NULL;
+    const float *values;
     sara_var *sample, *out;
     sara_condition condition = {NULL, NULL};
     sara_status status;
@@ -72,9 +73,10 @@ static sara_status test_forward(double *mean, const sara_model *model)
     TRY(sara_tape_leaf(tape, &sample, &shape, halves, false));
     TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, halves, false));
     TRY(sara_denoiser_forward(tape, &out, model->denoiser, sample, &timestep, &condition));
+    TRY(sara_tape_read(tape, &values, out));
     *mean = 0;
     for (size_t i = 0; i < count; i++)
-        *mean += ((double)out->data[i] - 0.5) / (double)count;
+        *mean += ((double)values[i] - 0.5) / (double)count;
 done:
     sara_tape_free(tape);
     sara_free(ctx, halves);

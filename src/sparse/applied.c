@@ -30,11 +30,15 @@ static void cover_free(sara_context *ctx, sara_cover *cover)
     memset(cover, 0, sizeof(*cover));
 }
 
-static void forget_all(sara_applied *applied)
+static void forget_layers(sara_applied *applied)
 {
     for (size_t i = 0; i < applied->count; i++)
         sara_applied_layer_free(&applied->layers[i]);
     applied->count = 0;
+}
+
+static void forget_covers(sara_applied *applied)
+{
     for (size_t i = 0; applied->covers && i < applied->params->count; i++)
         cover_free(applied->ctx, &applied->covers[i]);
 }
@@ -44,7 +48,8 @@ void sara_applied_free(sara_applied *applied)
     if (!applied)
         return;
     sara_context *ctx = applied->ctx;
-    forget_all(applied);
+    forget_layers(applied);
+    forget_covers(applied);
     sara_free(ctx, applied->layers);
     sara_free(ctx, applied->cursors);
     sara_free(ctx, applied->covers);
@@ -72,8 +77,10 @@ static size_t count_union(const sara_cover *cover, const sara_applied_entry *ent
 static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_cover *cover,
                                 const sara_applied_entry *entry, const sara_param *param)
 {
+    sara_param copy = {0};
     sara_status status;
     size_t a = 0, b = 0;
+    TRY(sara_param_read(ctx, &copy, param));
     out->count = count_union(cover, entry);
     TRY(sara_alloc(ctx, &out->positions, out->count, sizeof(*out->positions)));
     TRY(sara_alloc(ctx, &out->originals, out->count, sizeof(*out->originals)));
@@ -82,11 +89,12 @@ static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_c
                      (b == entry->count || cover->positions[a] <= entry->positions[b]);
         uint32_t position = known ? cover->positions[a] : entry->positions[b];
         out->positions[i] = position;
-        out->originals[i] = known ? cover->originals[a] : sara_param_get(param, position);
+        out->originals[i] = known ? cover->originals[a] : sara_param_get(&copy, position);
         a += known;
         b += b < entry->count && entry->positions[b] == position;
     }
 done:
+    sara_param_read_end(ctx, &copy, param);
     return status;
 }
 
@@ -127,30 +135,38 @@ static float combine(sara_applied_cursor *cursors, size_t count, uint32_t positi
     return *exact ? value : (float)((double)original + sum);
 }
 
-static void write_param(sara_applied *applied, size_t index)
+static sara_status write_param(sara_applied *applied, size_t index)
 {
-    sara_param *param = &applied->params->items[index];
+    sara_param *param = &applied->params->items[index], copy = {0};
     const sara_cover *cover = &applied->covers[index];
     size_t cursors = collect_cursors(applied, index);
+    sara_status status;
+    TRY(sara_param_read(applied->ctx, &copy, param));
     for (size_t i = 0; i < cover->count; i++) {
         uint32_t position = cover->positions[i];
         float original = cover->originals[i];
         bool exact;
-        sara_param_set(param, position,
+        sara_param_set(&copy, position,
                        combine(applied->cursors, cursors, position, original, &exact));
         /* A change that comes to nothing leaves a -0 as it is, as strength 0 does. */
-        if (!exact && sara_param_get(param, position) == original)
-            sara_param_set(param, position, original);
+        if (!exact && sara_param_get(&copy, position) == original)
+            sara_param_set(&copy, position, original);
     }
+    TRY(sara_param_write(param, &copy));
     param->version++;
+done:
+    sara_param_read_end(applied->ctx, &copy, param);
+    return status;
 }
 
 /* ------------------------------------------------------------------------------- add and remove */
 
-/* Takes the layer over; nothing here can fail. */
-static void install(sara_applied *applied, const sara_applied_layer *layer, sara_cover *covers)
+/* Takes the layer over. Only a device with memory of its own can fail. */
+static sara_status install(sara_applied *applied, const sara_applied_layer *layer,
+                           sara_cover *covers)
 {
     size_t number = applied->count, at = applied->count++;
+    sara_status status = SARA_OK;
     for (; at > 0 && sara_applied_layer_compare(layer, &applied->layers[at - 1]) < 0; at--)
         applied->layers[at] = applied->layers[at - 1];
     applied->layers[at] = *layer;
@@ -160,8 +176,11 @@ static void install(sara_applied *applied, const sara_applied_layer *layer, sara
         cover_free(applied->ctx, &applied->covers[param]);
         applied->covers[param] = covers[i];
         memset(&covers[i], 0, sizeof(covers[i]));
-        write_param(applied, param);
     }
+    for (size_t i = 0; i < layer->count; i++)
+        TRY(write_param(applied, layer->entries[i].param));
+done:
+    return status;
 }
 
 sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter, double strength,
@@ -186,7 +205,7 @@ sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
                   sizeof(*applied->layers)));
     TRY(sara_grow(ctx, &applied->cursors, &applied->cursor_capacity, applied->count + 1,
                   sizeof(*applied->cursors)));
-    install(applied, &layer, covers);
+    status = install(applied, &layer, covers);
     memset(&layer, 0, sizeof(layer));
 done:
     for (size_t i = 0; covers && i < layer.count; i++)
@@ -196,16 +215,25 @@ done:
     return status;
 }
 
-void sara_applied_remove(sara_applied *applied)
+/* Without layers what is written are the originals. */
+static sara_status write_covered(sara_applied *applied)
 {
-    for (size_t p = 0; p < applied->params->count; p++) {
-        const sara_cover *cover = &applied->covers[p];
-        sara_param *param = &applied->params->items[p];
-        for (size_t i = 0; i < cover->count; i++)
-            sara_param_set(param, cover->positions[i], cover->originals[i]);
-        param->version += cover->count > 0;
-    }
-    forget_all(applied);
+    sara_status status = SARA_OK;
+    for (size_t p = 0; p < applied->params->count; p++)
+        if (applied->covers[p].count > 0)
+            TRY(write_param(applied, p));
+done:
+    return status;
+}
+
+sara_status sara_applied_remove(sara_applied *applied)
+{
+    sara_status status;
+    forget_layers(applied);
+    TRY(write_covered(applied));
+    forget_covers(applied);
+done:
+    return status;
 }
 
 size_t sara_applied_count(const sara_applied *applied)
@@ -214,33 +242,37 @@ size_t sara_applied_count(const sara_applied *applied)
 }
 
 /* The covers stay as they are: what no layer covers any more gets its original value. */
-void sara_applied_truncate(sara_applied *applied, size_t count)
+sara_status sara_applied_truncate(sara_applied *applied, size_t count)
 {
     size_t kept = 0;
     if (count >= applied->count)
-        return;
-    if (count == 0) {
-        sara_applied_remove(applied);
-        return;
-    }
+        return SARA_OK;
+    if (count == 0)
+        return sara_applied_remove(applied);
     for (size_t i = 0; i < applied->count; i++)
         if (applied->layers[i].number < count)
             applied->layers[kept++] = applied->layers[i];
         else
             sara_applied_layer_free(&applied->layers[i]);
     applied->count = kept;
-    for (size_t p = 0; p < applied->params->count; p++)
-        if (applied->covers[p].count > 0)
-            write_param(applied, p);
+    return write_covered(applied);
 }
 
-void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user)
+sara_status sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user)
 {
+    sara_status status = SARA_OK;
     for (size_t p = 0; p < applied->params->count; p++) {
         const sara_cover *cover = &applied->covers[p];
         const sara_param *param = &applied->params->items[p];
+        sara_param copy;
+        if (cover->count == 0)
+            continue;
+        TRY(sara_param_read(applied->ctx, &copy, param));
         for (size_t i = 0; i < cover->count; i++)
             fn(user, param, cover->positions[i], cover->originals[i],
-               sara_param_get(param, cover->positions[i]));
+               sara_param_get(&copy, cover->positions[i]));
+        sara_param_read_end(applied->ctx, &copy, param);
     }
+done:
+    return status;
 }

@@ -207,6 +207,7 @@ sara_status sara_budget_resolve(sara_context *ctx, double *threshold, const sara
 {
     sara_status status;
     uint32_t magnitude = SARA_MAGNITUDE_INFINITY;
+    sara_params copy = {0};
     double total = (double)sara_params_entries(params);
     TRY(check_budget(ctx, budget));
     if (budget->kind == SARA_BUDGET_THRESHOLD) {
@@ -215,9 +216,12 @@ sara_status sara_budget_resolve(sara_context *ctx, double *threshold, const sara
     }
     double count = budget->kind == SARA_BUDGET_FRACTION ? rint(budget->value * total)
                                                         : budget->value;
-    if (count < total)
-        TRY(sara_magnitude_select(ctx, &magnitude, params, (int64_t)count, own_block, params));
+    if (count < total) {
+        TRY(sara_params_read(ctx, &copy, params));
+        TRY(sara_magnitude_select(ctx, &magnitude, &copy, (int64_t)count, own_block, &copy));
+    }
     *threshold = (double)sara_magnitude_value(magnitude);
 done:
+    sara_params_read_end(ctx, &copy, params);
     return status;
 }

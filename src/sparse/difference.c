@@ -93,16 +93,19 @@ sara_status sara_difference_measure(sara_context *ctx, sara_difference_size *out
 {
     sara_status status;
     sara_difference_size sum = {0, 0, 0};
+    sara_params a = {0}, b = {0};
     measure *parts = NULL;
     int threads = sara_threads(ctx);
     TRY(check_pair(ctx, base, tuned));
+    TRY(sara_params_read(ctx, &a, base));
+    TRY(sara_params_read(ctx, &b, tuned));
     TRY(sara_alloc(ctx, &parts, base->count, sizeof(*parts)));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < base->count; i++)
-        parts[i] = measure_param(&base->items[i], &tuned->items[i]);
+        parts[i] = measure_param(&a.items[i], &b.items[i]);
     for (size_t i = 0; i < base->count; i++) {
         if (!parts[i].finite)
-            TRY(fail_not_finite(ctx, &base->items[i], &tuned->items[i]));
+            TRY(fail_not_finite(ctx, &a.items[i], &b.items[i]));
         sum.differing += parts[i].size.differing;
         sum.sum2 += parts[i].size.sum2;
         sum.largest = fmaxf(sum.largest, parts[i].size.largest);
@@ -110,6 +113,8 @@ sara_status sara_difference_measure(sara_context *ctx, sara_difference_size *out
     *out = sum;
 done:
     sara_free(ctx, parts);
+    sara_params_read_end(ctx, &b, tuned);
+    sara_params_read_end(ctx, &a, base);
     return status;
 }
 
@@ -243,28 +248,33 @@ sara_status sara_difference_new(sara_context *ctx, sara_difference *out, const s
                                 const sara_params *tuned, const sara_difference_rule *rule)
 {
     sara_status status;
-    const pair p = {base, tuned};
+    sara_params a = {0}, b = {0};
+    const pair p = {&a, &b};
     sara_difference result = {NULL, 0, 0, 0};
     tally *tallies = NULL;
     test t;
     int threads = sara_threads(ctx);
     memset(out, 0, sizeof(*out));
+    TRY(sara_params_read(ctx, &a, base));
+    TRY(sara_params_read(ctx, &b, tuned));
     TRY(difference_resolve(ctx, &t, &p, rule));
     TRY(sara_alloc(ctx, &tallies, base->count, sizeof(*tallies)));
     TRY(sara_alloc_zero(ctx, &result.entries, base->count, sizeof(*result.entries)));
     result.count = base->count;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < base->count; i++)
-        tallies[i] = count_param(&t, &base->items[i], &tuned->items[i]);
+        tallies[i] = count_param(&t, &a.items[i], &b.items[i]);
     TRY(difference_reserve(ctx, &result, tallies, base, rule->most));
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (size_t i = 0; i < base->count; i++)
-        fill_param(&result.entries[i], &tallies[i], &t, &base->items[i], &tuned->items[i]);
+        fill_param(&result.entries[i], &tallies[i], &t, &a.items[i], &b.items[i]);
     for (size_t i = 0; i < base->count; i++)
         result.left_out2 += tallies[i].left_out2;
     *out = result;
     memset(&result, 0, sizeof(result));
 done:
+    sara_params_read_end(ctx, &b, tuned);
+    sara_params_read_end(ctx, &a, base);
     sara_free(ctx, tallies);
     sara_difference_free(ctx, &result);
     return status;

@@ -51,18 +51,22 @@ const char *sara_precision_name(sara_dtype precision)
 }
 
 /* The processors that sara runs on are little-endian, as the values in the hash are. */
-static sara_status add_own_values(sara_sha256 *hash, sixteen *s, const sara_param *param)
+static sara_status add_own_values(sara_context *ctx, sara_sha256 *hash, sixteen *s,
+                                  const sara_param *param)
 {
     size_t count = (size_t)sara_shape_count(&param->value.shape);
     float buffer[SARA_PARAM_BLOCK];
-    sara_status status = SARA_OK;
+    sara_param copy = {0};
+    sara_status status;
+    TRY(sara_param_read(ctx, &copy, param));
     for (size_t at = 0, part; at < count; at += part) {
         part = sara_param_part(count, at);
-        const float *values = sara_param_block(param, buffer, at, part);
+        const float *values = sara_param_block(&copy, buffer, at, part);
         hash_narrow(s, param->stored, values, part);
         TRY(sara_sha256_add(hash, values, part * sizeof(*values)));
     }
 done:
+    sara_param_read_end(ctx, &copy, param);
     return status;
 }
 
@@ -100,7 +104,7 @@ sara_status sara_values_base(sara_context *ctx, sara_base *out, const sara_param
             hash_narrow(&fits, param->stored, buffer, count);
             TRY(sara_sha256_add(hash, buffer, count * sizeof(*buffer)));
         } else {
-            TRY(add_own_values(hash, &fits, param));
+            TRY(add_own_values(ctx, hash, &fits, param));
         }
     }
     TRY(sara_sha256_end(&hash, out->sha256));

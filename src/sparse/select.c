@@ -32,15 +32,20 @@ static scan scan_param(const sara_param *param, uint32_t limit)
 sara_status sara_param_check_finite(sara_context *ctx, const sara_param *param)
 {
     int64_t count = sara_shape_count(&param->value.shape);
+    sara_param copy = {0};
+    sara_status status;
+    TRY(sara_param_read(ctx, &copy, param));
     for (int64_t i = 0; i < count; i++) {
-        float value = sara_param_get(param, (size_t)i);
+        float value = sara_param_get(&copy, (size_t)i);
         if (sara_magnitude(value) >= SARA_MAGNITUDE_INFINITY)
-            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: entry %lld is %s", param->name,
-                             (long long)i,
-                             sara_magnitude(value) > SARA_MAGNITUDE_INFINITY ? "NaN"
-                             : value > 0 ? "infinite" : "minus infinity");
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: entry %lld is %s", param->name, (long long)i,
+                          sara_magnitude(value) > SARA_MAGNITUDE_INFINITY ? "NaN"
+                          : value > 0                                     ? "infinite"
+                                                                          : "minus infinity"));
     }
-    return SARA_OK;
+done:
+    sara_param_read_end(ctx, &copy, param);
+    return status;
 }
 
 static int64_t count_of_magnitude(const sara_params *params, uint32_t magnitude)
@@ -156,17 +161,22 @@ sara_status sara_select(sara_context *ctx, sara_selection *out, const sara_param
 {
     sara_status status;
     sara_selection result = {0};
+    sara_params copy = {0};
     scan *scans = NULL;
     memset(out, 0, sizeof(*out));
     TRY(check_sizes(ctx, params));
-    TRY(sara_budget_resolve(ctx, &result.threshold, params, budget));
+    TRY(sara_params_read(ctx, &copy, params));
+    TRY(sara_budget_resolve(ctx, &result.threshold, &copy, budget));
     TRY(sara_alloc(ctx, &scans, params->count, sizeof(*scans)));
     TRY(sara_alloc_zero(ctx, &result.items, params->count, sizeof(*result.items)));
     result.item_count = params->count;
-    TRY(select_fill(ctx, &result, params, scans));
+    TRY(select_fill(ctx, &result, &copy, scans));
+    for (size_t i = 0; i < params->count; i++)
+        result.items[i].param = &params->items[i];
     *out = result;
     memset(&result, 0, sizeof(result));
 done:
+    sara_params_read_end(ctx, &copy, params);
     sara_free(ctx, scans);
     sara_selection_free(ctx, &result);
     return status;

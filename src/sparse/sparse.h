@@ -179,7 +179,8 @@ SARA_NODISCARD sara_status sara_values_base(sara_context *ctx, sara_base *out,
 /* "fp16", "bf16" and "fp32", as metadata has them. */
 const char *sara_precision_name(sara_dtype precision);
 
-/* Adapters on a set of parameters, with what is needed to take them off bit-exactly. */
+/* Adapters on a set of parameters, with what is needed to take them off bit-exactly, and visiting
+ * what they cover, which fails only where the parameters' memory is not the host's. */
 typedef struct sara_applied sara_applied;
 SARA_NODISCARD sara_status sara_applied_new(sara_context *ctx, sara_applied **out,
                                             sara_params *params, const sara_base *base);
@@ -188,14 +189,15 @@ void sara_applied_free(sara_applied *applied); /* does not take off */
  * changes, in any order to the same bits. */
 SARA_NODISCARD sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
                                             double strength, bool force);
-void sara_applied_remove(sara_applied *applied); /* all of them */
+SARA_NODISCARD sara_status sara_applied_remove(sara_applied *applied); /* all of them */
 size_t sara_applied_count(const sara_applied *applied);
 /* Takes off those that were added after the first `count`. */
-void sara_applied_truncate(sara_applied *applied, size_t count);
+SARA_NODISCARD sara_status sara_applied_truncate(sara_applied *applied, size_t count);
 /* Calls back for every entry that an adapter covers, or covered: original and current value. */
 typedef void (*sara_applied_fn)(void *user, const sara_param *param, uint32_t position,
                                 float original, float current);
-void sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user);
+SARA_NODISCARD sara_status sara_applied_visit(const sara_applied *applied, sara_applied_fn fn,
+                                              void *user);
 
 /* ------------------------------------------------------------------------------- differences */
 

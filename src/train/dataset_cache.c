@@ -138,13 +138,16 @@ static int cache_center(int whole, int side)
 static sara_status encode_pixels(const sara_dataset_cache *cache, float *out)
 {
     sara_shape shape = sara_shape4(1, 3, cache->resolution, cache->resolution);
+    const float *values;
     sara_var *image, *mean, *logvar;
     size_t bytes = (size_t)cache->size * sizeof(*out);
     sara_status status;
     TRY(sara_tape_leaf(cache->tape, &image, &shape, cache->pixels, false));
     TRY(sara_vae_encode(cache->tape, &mean, &logvar, cache->model->vae, image));
-    memcpy(out, mean->data, bytes);
-    memcpy(out + cache->size, logvar->data, bytes);
+    TRY(sara_tape_read(cache->tape, &values, mean));
+    memcpy(out, values, bytes);
+    TRY(sara_tape_read(cache->tape, &values, logvar));
+    memcpy(out + cache->size, values, bytes);
 done:
     sara_tape_reset(cache->tape);
     return status;

@@ -10,6 +10,7 @@
 sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
     sara_batch batch;
+    const float *result;
     sara_var *sample, *prediction, *value;
     sara_condition condition = {NULL, NULL};
     sara_status status;
@@ -26,7 +27,8 @@ sara_status sara_trainer_micro_batch(trainer *t, double *loss)
     TRY(sara_denoiser_forward(t->tape, &prediction, t->model->denoiser, sample, batch.timesteps,
                               &condition));
     TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
-    *loss = value->data[0];
+    TRY(sara_tape_read(t->tape, &result, value));
+    *loss = *result;
     if (t->optimizer && isfinite(*loss))
         TRY(sara_tape_backward(t->tape, value, 1.0f));
 done:

@@ -285,7 +285,7 @@ static void test_conversions_of_arrays(void **state)
     sara_context_free(ctx);
 }
 
-static void test_params_find_and_gather(void **state)
+static void test_params_find(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
@@ -304,21 +304,6 @@ static void test_params_find_and_gather(void **state)
     assert_null(sara_params_find(&params, "a"));
     assert_null(sara_params_find(&params, "c"));
     assert_int_equal(sara_params_entries(&params), 18);
-    const float gradient[6] = {1, 2, 3, 4, 5, 6};
-    const uint32_t positions[2] = {1, 5};
-    float sampled[2] = {10, 10}, dense[6] = {0};
-    params.items[0].want = SARA_GRAD_SAMPLED;
-    params.items[0].positions = positions;
-    params.items[0].selected = 2;
-    params.items[0].grad = sampled;
-    sara_param_add_dense(&params.items[0], gradient);
-    assert_true(sampled[0] == 12 && sampled[1] == 16);
-    params.items[1].want = SARA_GRAD_DENSE;
-    params.items[1].grad = dense;
-    sara_param_add_dense(&params.items[1], gradient);
-    sara_param_add_dense(&params.items[1], gradient);
-    for (int i = 0; i < 6; i++)
-        assert_true(dense[i] == 2 * gradient[i]);
     sara_params_free(ctx, &params);
     sara_context_free(ctx);
 }
@@ -336,7 +321,7 @@ int main(void)
         cmocka_unit_test(test_draws),
         cmocka_unit_test(test_conversions),
         cmocka_unit_test(test_conversions_of_arrays),
-        cmocka_unit_test(test_params_find_and_gather),
+        cmocka_unit_test(test_params_find),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

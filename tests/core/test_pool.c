@@ -29,7 +29,7 @@ static void move(sara_context *ctx, sara_pool *pool, slot *slots, uint64_t step)
 {
     slot *s = &slots[draw(SLOTS, step, 0)];
     if (s->data) {
-        for (size_t i = 0; !pool->dry && i < s->count; i++)
+        for (size_t i = 0; !pool->device->dry && i < s->count; i++)
             assert_true(s->data[i] == s->mark);
         sara_pool_give(pool, s->data);
         s->data = NULL;
@@ -39,7 +39,7 @@ static void move(sara_context *ctx, sara_pool *pool, slot *slots, uint64_t step)
     s->mark = (float)step;
     assert_ok(ctx, sara_pool_take(pool, &s->data, s->count));
     assert_true((uintptr_t)s->data % 64 == 0 && s->data != NULL);
-    for (size_t i = 0; !pool->dry && i < s->count; i++)
+    for (size_t i = 0; !pool->device->dry && i < s->count; i++)
         s->data[i] = s->mark;
     for (int i = 0; i < SLOTS; i++)
         assert_true(&slots[i] == s || !slots[i].data || !overlap(s, &slots[i]));
@@ -61,7 +61,7 @@ static void test_random_moves(void **state)
     slot slots[SLOTS] = {{0}};
     sara_pool pool;
     size_t peak = 0;
-    sara_pool_init(&pool, ctx, false);
+    sara_pool_init(&pool, sara_host_device(ctx));
     for (uint64_t i = 0; i < MOVES; i++) {
         move(ctx, &pool, slots, i);
         size_t bytes = taken_bytes(slots);
@@ -85,7 +85,7 @@ static void test_gaps_join(void **state)
     for (size_t k = 0; k < sizeof(orders) / sizeof(*orders); k++) {
         sara_pool pool;
         float *data[5], *again;
-        sara_pool_init(&pool, ctx, false);
+        sara_pool_init(&pool, sara_host_device(ctx));
         assert_ok(ctx, sara_pool_reserve(&pool, 5 * 1024 * sizeof(float)));
         for (int i = 0; i < 5; i++)
             assert_ok(ctx, sara_pool_take(&pool, &data[i], 1024));
@@ -125,11 +125,12 @@ static void test_dry_foretells(void **state)
     test_allocator allocator;
     sara_context *ctx = test_allocator_context(&allocator);
     slot imagined[SLOTS] = {{0}}, slots[SLOTS] = {{0}}, again[SLOTS] = {{0}};
+    sara_device nowhere = {.dry = true, .memory = &sara_dry_memory, .ctx = ctx};
     sara_pool dry, real;
-    sara_pool_init(&dry, ctx, true);
+    sara_pool_init(&dry, &nowhere);
     for (uint64_t i = 0; i < MOVES / 10; i++)
         move(ctx, &dry, imagined, i);
-    sara_pool_init(&real, ctx, false);
+    sara_pool_init(&real, sara_host_device(ctx));
     assert_ok(ctx, sara_pool_reserve(&real, dry.reached_bytes));
     for (uint64_t i = 0; i < MOVES / 10; i++)
         move(ctx, &real, slots, i);
@@ -164,7 +165,7 @@ static void test_gives_back_what_is_unused(void **state)
     sara_context *ctx = test_allocator_context(&allocator);
     sara_pool pool;
     float *data;
-    sara_pool_init(&pool, ctx, false);
+    sara_pool_init(&pool, sara_host_device(ctx));
     assert_ok(ctx, sara_pool_take(&pool, &data, 100000));
     sara_pool_give_all(&pool);
     long before = allocator.alive;
@@ -195,7 +196,7 @@ static void test_trim(void **state)
     sara_context *ctx = test_allocator_context(&allocator);
     sara_pool pool;
     float *kept, *data;
-    sara_pool_init(&pool, ctx, false);
+    sara_pool_init(&pool, sara_host_device(ctx));
     assert_ok(ctx, sara_pool_take(&pool, &kept, 1000));
     long before = allocator.alive;
     assert_ok(ctx, sara_pool_take(&pool, &data, 1000000));

@@ -181,6 +181,32 @@ static void test_checkpoint_of_two_views(void **state)
 }
 
 /* Without recording a scope gives everything back but what it keeps. */
+/* Of a region in which nothing wants a gradient nothing is recorded. */
+static void test_checkpoint_of_what_nothing_wants(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_tape *tape;
+    float x[1] = {3};
+    sara_shape shape = sara_shape1(1);
+    sara_var *leaf, *frozen, *trained, *y;
+    assert_ok(ctx, sara_tape_new(ctx, &tape, NULL));
+    sara_tape_record(tape, true);
+    assert_ok(ctx, sara_tape_leaf(tape, &leaf, &shape, x, false));
+    assert_ok(ctx, sara_tape_checkpoint(tape, &frozen, region, &leaf, 1, NULL, 0));
+    assert_false(frozen->requires_grad);
+    assert_true(frozen->data[0] == 90);
+    /* What comes after it is seen for itself. */
+    assert_ok(ctx, sara_tape_leaf(tape, &trained, &shape, x, true));
+    assert_ok(ctx, sara_tape_checkpoint(tape, &y, two_inputs, (sara_var *[]){trained, frozen}, 2,
+                                        NULL, 0));
+    assert_true(y->requires_grad && y->data[0] == 99);
+    assert_ok(ctx, sara_tape_backward(tape, y, 1));
+    assert_true(trained->grad[0] == 6 && !leaf->grad);
+    sara_tape_free(tape);
+    sara_context_free(ctx);
+}
+
 static void test_scopes_give_memory_back(void **state)
 {
     (void)state;
@@ -268,6 +294,7 @@ int main(void)
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_view_shares_data_and_gradient),
         cmocka_unit_test(test_checkpoint_of_two_views),
+        cmocka_unit_test(test_checkpoint_of_what_nothing_wants),
         cmocka_unit_test(test_scopes_give_memory_back),
         cmocka_unit_test(test_checkpoint_holds_less),
     };

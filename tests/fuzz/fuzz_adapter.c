@@ -61,8 +61,8 @@ static void apply(sara_context *ctx, const sara_adapter *adapter)
     for (int i = 0; i < 3; i++)
         if (sara_applied_add(applied, adapter, strengths[i], i > 0) != SARA_OK)
             fuzz_assert(i > 0 || is_as_before(&m));
-    sara_applied_truncate(applied, 1);
-    sara_applied_remove(applied);
+    fuzz_assert(sara_applied_truncate(applied, 1) == SARA_OK);
+    fuzz_assert(sara_applied_remove(applied) == SARA_OK);
     fuzz_assert(is_as_before(&m));
     sara_applied_free(applied);
     sara_params_free(ctx, &m.params);

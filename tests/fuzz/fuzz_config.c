@@ -68,8 +68,8 @@ static sara_status read_unet(sara_context *ctx)
 static sara_status read_vae(sara_context *ctx)
 {
     sara_network *vae = NULL;
-    sara_status status =
-        sara_network_load(ctx, &vae, &sara_vae_class, fuzz_folder(), NULL, SARA_STORE_F32);
+    sara_status status = sara_network_load(sara_host_device(ctx), &vae, &sara_vae_class,
+                                           fuzz_folder(), NULL, SARA_STORE_F32);
     sara_network_free(vae);
     return status;
 }
@@ -77,8 +77,8 @@ static sara_status read_vae(sara_context *ctx)
 static sara_status read_text(sara_context *ctx)
 {
     sara_network *text = NULL;
-    sara_status status =
-        sara_network_load(ctx, &text, &sara_clip_text_class, fuzz_folder(), NULL, SARA_STORE_F32);
+    sara_status status = sara_network_load(sara_host_device(ctx), &text, &sara_clip_text_class,
+                                           fuzz_folder(), NULL, SARA_STORE_F32);
     sara_network_free(text);
     return status;
 }

@@ -22,7 +22,7 @@ unet_run unet_run_open_stored(const char *folder, const char *device, sara_stora
     size_t count;
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_network_load(r.ctx, &r.unet, &sara_unet_class, folder, NULL, storage));
+    assert_ok(r.ctx, sara_network_load(r.device, &r.unet, &sara_unet_class, folder, NULL, storage));
     r.params = &r.unet->params;
     assert_ok(r.ctx, sara_path_join(r.ctx, &path, folder, "golden.safetensors"));
     r.golden = test_open(r.ctx, path);

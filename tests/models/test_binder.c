@@ -22,7 +22,7 @@ static void setup(fixture *f, const sara_tensor_source *tensors, size_t count)
     assert_ok(f->ctx, sara_path_join(f->ctx, &path, f->folder, "model.safetensors"));
     assert_ok(f->ctx, sara_safetensors_save(f->ctx, path, tensors, count, NULL, 0));
     assert_ok(f->ctx, sara_weights_open(f->ctx, &f->weights, f->folder, "model", NULL));
-    assert_ok(f->ctx, sara_binder_new(f->ctx, &f->binder));
+    assert_ok(f->ctx, sara_binder_new(sara_host_device(f->ctx), &f->binder));
     sara_free(f->ctx, path);
 }
 

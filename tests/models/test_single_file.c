@@ -294,8 +294,9 @@ static void refuse_part(fixture *f, sara_module module, const char *error)
     sara_network *network = NULL;
     open_file(f);
     assert_ok(f->ctx, sara_single_file_component(f->single, &component, module));
-    assert_refused(f->ctx, SARA_ERROR_INPUT, error,
-                   sara_network_open(f->ctx, &network, class, &component, SARA_STORE_F32));
+    assert_refused(
+        f->ctx, SARA_ERROR_INPUT, error,
+        sara_network_open(sara_host_device(f->ctx), &network, class, &component, SARA_STORE_F32));
     sara_component_close(&component);
     teardown(f);
 }

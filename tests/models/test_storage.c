@@ -188,7 +188,7 @@ static sara_status load(sara_context **ctx, sara_network **unet, const char *fol
     const sara_context_options options = {.threads = threads};
     *unet = NULL;
     assert_ok(*ctx, sara_context_new(ctx, &options));
-    return sara_network_load(*ctx, unet, &sara_unet_class, folder, NULL, storage);
+    return sara_network_load(sara_host_device(*ctx), unet, &sara_unet_class, folder, NULL, storage);
 }
 
 static void check_load(const char *folder, int threads, sara_storage storage)
@@ -300,8 +300,8 @@ static void test_fp16_holds(void **state)
 static sara_status load_narrow(sara_context *ctx)
 {
     sara_network *unet = NULL;
-    sara_status status = sara_network_load(ctx, &unet, &sara_unet_class, VARIANTS "/unet_tiny",
-                                           NULL, SARA_STORE_BF16);
+    sara_status status = sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class,
+                                           VARIANTS "/unet_tiny", NULL, SARA_STORE_BF16);
     sara_network_free(unet);
     return status;
 }

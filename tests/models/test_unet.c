@@ -64,6 +64,42 @@ static void test_checkpointing_gives_the_same(void **state)
     }
 }
 
+static size_t count_events(const sara_context *ctx, const char *kind)
+{
+    size_t count, found = 0;
+    const sara_trace_event *events = sara_trace_events(ctx, &count);
+    for (size_t i = 0; i < count; i++)
+        found += strcmp(events[i].kind, kind) == 0;
+    return found;
+}
+
+/* Where the last layer alone is trained, backward computes nothing in what lies before it, whether
+ * activations are recomputed or not. */
+static void test_checkpointing_leaves_what_is_frozen(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"conv2d",    "conv2d dx", "linear",
+                                        "linear dx", "attention", "attention grad"};
+    size_t counts[2][6];
+    for (int levels = 0; levels < 2; levels++) {
+        unet_run r = unet_run_open(VARIANTS "/unet_tiny", "cpu");
+        sara_param *last = sara_params_find(r.params, "conv_out.weight");
+        size_t count = (size_t)sara_shape_count(&last->value.shape);
+        r.unet->checkpoint_levels = levels ? r.unet->info.denoiser.levels : 0;
+        last->want = SARA_GRAD_DENSE;
+        assert_ok(r.ctx, sara_alloc_zero(r.ctx, &last->grad, count, sizeof(float)));
+        assert_ok(r.ctx, sara_trace_start(r.ctx));
+        unet_run_step(&r);
+        for (int k = 0; k < 6; k++)
+            counts[levels][k] = count_events(r.ctx, kinds[k]);
+        assert_int_equal(count_events(r.ctx, "conv2d dw"), 1);
+        unet_run_close(&r);
+    }
+    for (int k = 0; k < 6; k++)
+        assert_int_equal(counts[1][k], counts[0][k]);
+    assert_int_equal(counts[0][1], 0);
+}
+
 static void test_gradients_add_up_over_passes(void **state)
 {
     (void)state;
@@ -103,7 +139,7 @@ static void test_one_model_after_another(void **state)
     unet_run r = unet_run_open(SD2, "cpu");
     for (int i = 0; i < 2; i++) {
         sara_network_free(r.unet);
-        assert_ok(r.ctx, sara_network_load(r.ctx, &r.unet, &sara_unet_class, i ? SD2 : SD1, NULL,
+        assert_ok(r.ctx, sara_network_load(r.device, &r.unet, &sara_unet_class, i ? SD2 : SD1, NULL,
                                            SARA_STORE_F32));
         r.params = &r.unet->params;
         unet_run_forward(&r);
@@ -185,8 +221,8 @@ static sara_status load_and_train_on(sara_context *ctx, const char *name)
     sara_status status;
     TRY(sara_nn_device_open(ctx, &device, name));
     TRY(sara_tape_new(ctx, &tape, device));
-    TRY(sara_network_load(ctx, &unet, &sara_unet_class, VARIANTS "/unet_tiny", NULL,
-                          SARA_STORE_F32));
+    TRY(sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, VARIANTS "/unet_tiny",
+                          NULL, SARA_STORE_F32));
     TRY(train_once(ctx, tape, unet));
     unet->checkpoint_levels = SARA_MAX_LEVELS;
     TRY(train_once(ctx, tape, unet));
@@ -220,6 +256,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_diffusers),
         cmocka_unit_test(test_checkpointing_gives_the_same),
+        cmocka_unit_test(test_checkpointing_leaves_what_is_frozen),
         cmocka_unit_test(test_gradients_add_up_over_passes),
         cmocka_unit_test(test_inference),
         cmocka_unit_test(test_one_model_after_another),

@@ -11,8 +11,8 @@ static void test_published_model_loads(void **state)
     (void)state;
     sara_context *ctx = test_context();
     sara_network *unet = NULL;
-    assert_ok(ctx, sara_network_load(ctx, &unet, &sara_unet_class, SARA_TEST_EMOJI "/base/unet",
-                                     NULL, SARA_STORE_F32));
+    assert_ok(ctx, sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class,
+                                     SARA_TEST_EMOJI "/base/unet", NULL, SARA_STORE_F32));
     const sara_denoiser_info *info = &unet->info.denoiser;
     assert_int_equal(info->in_channels, 4);
     assert_int_equal(info->out_channels, 4);
@@ -76,8 +76,8 @@ static void test_sample_size_may_be_a_pair(void **state)
     (void)state;
     sara_context *ctx = test_context();
     sara_network *unet = NULL;
-    assert_ok(ctx, sara_network_load(ctx, &unet, &sara_unet_class, VARIANTS "/unet_lists", NULL,
-                                     SARA_STORE_F32));
+    assert_ok(ctx, sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class,
+                                     VARIANTS "/unet_lists", NULL, SARA_STORE_F32));
     assert_int_equal(unet->info.denoiser.sample_height, 13);
     assert_int_equal(unet->info.denoiser.sample_width, 9);
     assert_int_equal(unet->info.denoiser.factor, 8);
@@ -167,9 +167,9 @@ static void test_unsupported_options_are_refused(void **state)
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         char *folder = test_model_copy(SD1, refused[i].edits, false);
         sara_network *unet = NULL;
-        assert_refused(
-            ctx, SARA_ERROR_INPUT, refused[i].error,
-            sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+        assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
+                       sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, folder,
+                                         NULL, SARA_STORE_F32));
         assert_null(unet);
         test_assert_contains(sara_context_error(ctx), "config.json", __FILE__, __LINE__);
         test_folder_remove(folder);
@@ -190,8 +190,8 @@ static void test_harmless_options_are_accepted(void **state)
     for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
         char *folder = test_model_copy(SD1, edits[i], true);
         sara_network *unet = NULL;
-        assert_ok(ctx,
-                  sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+        assert_ok(ctx, sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, folder,
+                                         NULL, SARA_STORE_F32));
         sara_network_free(unet);
         test_folder_remove(folder);
     }
@@ -216,9 +216,9 @@ static void test_weights_of_another_config_are_refused(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         char *folder = test_model_copy(SD1, cases[i].edits, true);
         sara_network *unet = NULL;
-        assert_refused(
-            ctx, SARA_ERROR_INPUT, cases[i].error,
-            sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
+                       sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, folder,
+                                         NULL, SARA_STORE_F32));
         assert_null(unet);
         test_folder_remove(folder);
     }
@@ -232,13 +232,15 @@ static void test_missing_files(void **state)
     sara_network *unet = NULL;
     char *folder = test_folder(), *only_config = test_model_copy(SD1, "{}", false);
     assert_refused(ctx, SARA_ERROR_IO, "config.json",
-                   sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+                   sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, folder, NULL,
+                                     SARA_STORE_F32));
     free(test_file(folder, "config.json", "[1]", 3));
     assert_refused(ctx, SARA_ERROR_INPUT, "not a JSON object",
-                   sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
-    assert_int_not_equal(
-        sara_network_load(ctx, &unet, &sara_unet_class, only_config, NULL, SARA_STORE_F32),
-        SARA_OK);
+                   sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, folder, NULL,
+                                     SARA_STORE_F32));
+    assert_int_not_equal(sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class,
+                                           only_config, NULL, SARA_STORE_F32),
+                         SARA_OK);
     test_assert_contains(sara_context_error(ctx), "diffusion_pytorch_model", __FILE__, __LINE__);
     assert_null(unet);
     test_folder_remove(folder);
@@ -260,7 +262,8 @@ static void test_default_does_not_fit(void **state)
     sara_network *unet = NULL;
     free(test_file(folder, "config.json", config, strlen(config)));
     assert_refused(ctx, SARA_ERROR_INPUT, "attention_head_dim: not given: more heads than channels",
-                   sara_network_load(ctx, &unet, &sara_unet_class, folder, NULL, SARA_STORE_F32));
+                   sara_network_load(sara_host_device(ctx), &unet, &sara_unet_class, folder, NULL,
+                                     SARA_STORE_F32));
     assert_null(unet);
     test_folder_remove(folder);
     sara_context_free(ctx);

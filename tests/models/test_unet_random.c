@@ -27,7 +27,7 @@ static void test_published_sizes(void **state)
         assert_ok(ctx, sara_network_shape_of(ctx, &component, class, cases[i].shape));
         assert_ok(ctx, sara_model_config_of(ctx, &file, &component, class->key, class->value));
         assert_ok(ctx, class->read_config(&unet.network, &file));
-        assert_ok(ctx, sara_binder_new(ctx, &binder));
+        assert_ok(ctx, sara_binder_new(sara_host_device(ctx), &binder));
         assert_ok(ctx, class->bind(&unet.network, binder, NULL));
         assert_int_equal(sara_binder_entries(binder), cases[i].entries);
         assert_int_equal(unet.config.cross_attention_dim, cases[i].cross_attention_dim);
@@ -76,7 +76,7 @@ static sara_status new_random(sara_context *ctx, sara_network **out, uint64_t se
     sara_status status;
     *out = NULL;
     TRY(sara_network_shape_of(ctx, &component, &sara_unet_class, "tiny"));
-    TRY(sara_network_draw(ctx, out, &sara_unet_class, &component, seed, storage));
+    TRY(sara_network_draw(sara_host_device(ctx), out, &sara_unet_class, &component, seed, storage));
 done:
     sara_component_close(&component);
     return status;

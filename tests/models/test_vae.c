@@ -18,7 +18,7 @@ static run run_open(const char *folder, const char *device)
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
     assert_ok(r.ctx,
-              sara_network_load(r.ctx, &r.vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
+              sara_network_load(r.device, &r.vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
     return r;
 }
 
@@ -125,7 +125,8 @@ static void test_defaults(void **state)
     sara_context *ctx = test_context();
     sara_component component = opened_without(ctx, same, "{}");
     sara_network *vae = NULL;
-    assert_ok(ctx, sara_network_open(ctx, &vae, &sara_vae_class, &component, SARA_STORE_F32));
+    assert_ok(ctx, sara_network_open(sara_host_device(ctx), &vae, &sara_vae_class, &component,
+                                     SARA_STORE_F32));
     const sara_vae_info *info = &vae->info.vae;
     assert_int_equal(info->latent_channels, 4);
     assert_int_equal(info->sample_size, 32);
@@ -134,11 +135,13 @@ static void test_defaults(void **state)
     sara_component_close(&component);
     component = opened_without(ctx, channels, one_stage);
     assert_refused(ctx, SARA_ERROR_INPUT, "decoder.conv_in.bias: shape [32], expected [64]",
-                   sara_network_open(ctx, &vae, &sara_vae_class, &component, SARA_STORE_F32));
+                   sara_network_open(sara_host_device(ctx), &vae, &sara_vae_class, &component,
+                                     SARA_STORE_F32));
     sara_component_close(&component);
     component = opened_without(ctx, groups, "{\"block_out_channels\": [48, 64]}");
     assert_refused(ctx, SARA_ERROR_INPUT, "48 is not a multiple of norm_num_groups 32",
-                   sara_network_open(ctx, &vae, &sara_vae_class, &component, SARA_STORE_F32));
+                   sara_network_open(sara_host_device(ctx), &vae, &sara_vae_class, &component,
+                                     SARA_STORE_F32));
     sara_component_close(&component);
     sara_context_free(ctx);
 }
@@ -229,7 +232,8 @@ static void test_unsupported_options_are_refused(void **state)
         char *folder = test_model_copy(SARA_TEST_GOLDEN "/vae", refused[i].edits, false);
         sara_network *vae = NULL;
         assert_refused(ctx, SARA_ERROR_INPUT, refused[i].error,
-                       sara_network_load(ctx, &vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
+                       sara_network_load(sara_host_device(ctx), &vae, &sara_vae_class, folder, NULL,
+                                         SARA_STORE_F32));
         assert_null(vae);
         test_folder_remove(folder);
     }
@@ -254,7 +258,8 @@ static void test_weights_of_another_config_are_refused(void **state)
         char *folder = test_model_copy(SARA_TEST_GOLDEN "/vae", cases[i].edits, true);
         sara_network *vae = NULL;
         assert_refused(ctx, SARA_ERROR_INPUT, cases[i].error,
-                       sara_network_load(ctx, &vae, &sara_vae_class, folder, NULL, SARA_STORE_F32));
+                       sara_network_load(sara_host_device(ctx), &vae, &sara_vae_class, folder, NULL,
+                                         SARA_STORE_F32));
         test_folder_remove(folder);
     }
     sara_context_free(ctx);
@@ -286,7 +291,8 @@ static sara_status load_and_run(sara_context *ctx)
     sara_status status;
     TRY(sara_nn_device_open(ctx, &device, "cpu-plain"));
     TRY(sara_tape_new(ctx, &tape, device));
-    TRY(sara_network_load(ctx, &vae, &sara_vae_class, VARIANTS "/vae_bare", NULL, SARA_STORE_F32));
+    TRY(sara_network_load(sara_host_device(ctx), &vae, &sara_vae_class, VARIANTS "/vae_bare", NULL,
+                          SARA_STORE_F32));
     TRY(sara_tape_leaf(tape, &leaf, &image, data, false));
     TRY(sara_vae_encode(tape, &a, &b, vae, leaf));
     TRY(sara_tape_leaf(tape, &leaf, &latent, data, false));

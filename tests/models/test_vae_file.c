@@ -48,7 +48,7 @@ static sara_status load(sara_context *ctx, sara_network **out, const char *path,
     *out = NULL;
     TRY(sara_single_file_open_vae(ctx, &file, path, like));
     TRY(sara_single_file_component(file, &component, SARA_MODULE_VAE));
-    TRY(sara_network_open(ctx, out, &sara_vae_class, &component, SARA_STORE_F32));
+    TRY(sara_network_open(sara_host_device(ctx), out, &sara_vae_class, &component, SARA_STORE_F32));
 done:
     sara_component_close(&component);
     sara_single_file_close(file);
@@ -58,8 +58,8 @@ done:
 static void assert_is_golden(fixture *f, const char *path, const json_t *like)
 {
     sara_network *vae = NULL, *golden = NULL;
-    assert_ok(f->ctx,
-              sara_network_load(f->ctx, &golden, &sara_vae_class, FOLDER, NULL, SARA_STORE_F32));
+    assert_ok(f->ctx, sara_network_load(sara_host_device(f->ctx), &golden, &sara_vae_class, FOLDER,
+                                        NULL, SARA_STORE_F32));
     assert_ok(f->ctx, load(f->ctx, &vae, path, like));
     const sara_params *a = &vae->params, *b = &golden->params;
     assert_int_equal(a->count, b->count);

@@ -14,8 +14,18 @@ BUILD(build_twice, sara_nn_concat(tape, y, in[0], in[0]))
 BUILD(build_double_size, sara_nn_upsample(tape, y, in[0], 4, 6))
 BUILD(build_odd_size, sara_nn_upsample(tape, y, in[0], 5, 7))
 BUILD(build_smaller, sara_nn_upsample(tape, y, in[0], 1, 2))
+BUILD(build_slice, sara_nn_slice(tape, y, in[0], 1, 3))
 BUILD(build_last, sara_nn_to_channels_last(tape, y, in[0]))
 BUILD(build_first, sara_nn_to_channels_first(tape, y, in[0]))
+
+/* A row may be taken twice. */
+static sara_status build_rows(sara_tape *tape, sara_var **y, sara_var *const *in,
+                              sara_param *const *params)
+{
+    const int64_t rows[] = {4, 0, 4, 5, 11};
+    (void)params;
+    return sara_nn_take_rows(tape, y, in[0], rows, 5);
+}
 
 /* A gradient that comes twice is added to itself. */
 static sara_status build_last_twice(sara_tape *tape, sara_var **y, sara_var *const *in,
@@ -36,6 +46,8 @@ static void test_gradients(void **state)
     (void)state;
     const sara_shape image = sara_shape4(2, 2, 3, 5);
     const test_graph graphs[] = {
+        {.name = "slice", .build = build_slice, .in = {sara_shape3(2, 3, 5)}, .in_count = 1},
+        {.name = "take_rows", .build = build_rows, .in = {sara_shape3(4, 3, 5)}, .in_count = 1},
         {.name = "concat",
          .build = build_concat,
          .in = {image, sara_shape4(2, 2, 3, 1)},
@@ -99,6 +111,29 @@ static void test_nearest(void **state)
     }
 }
 
+static void test_parts(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu", "cpu-plain"};
+    const sara_shape shape = sara_shape3(2, 3, 5);
+    const int64_t rows[] = {5, 0, 5};
+    float data[30];
+    for (int i = 0; i < 30; i++)
+        data[i] = (float)i;
+    for (int d = 0; d < 2; d++) {
+        test_nn nn = test_nn_open(devices[d]);
+        sara_var *x, *y;
+        assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &x, &shape, data, false));
+        assert_ok(nn.ctx, sara_nn_slice(nn.tape, &y, x, 3, 2));
+        for (int i = 0; i < 12; i++)
+            assert_true(y->data[i] == data[i / 2 * 5 + 3 + i % 2]);
+        assert_ok(nn.ctx, sara_nn_take_rows(nn.tape, &y, x, rows, 3));
+        for (int i = 0; i < 15; i++)
+            assert_true(y->data[i] == data[rows[i / 5] * 5 + i % 5]);
+        test_nn_close(&nn);
+    }
+}
+
 /* Where the same function of torch, which multiplies by a rounded quotient, is one pixel short. */
 static void test_nearest_of_rounded_quotients(void **state)
 {
@@ -137,6 +172,13 @@ static void test_refusals(void **state)
     assert_null(y);
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "concat: a: shape [] has no last axis",
                    sara_nn_concat(nn.tape, &y, v[3], v[3]));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "slice: 3 .. 5 of shape [2,3,5]",
+                   sara_nn_slice(nn.tape, &y, v[0], 3, 3));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "slice: 1 .. 0 of shape [2,3,5]",
+                   sara_nn_slice(nn.tape, &y, v[0], 1, 0));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "take_rows: row 6, expected 0..5",
+                   sara_nn_take_rows(nn.tape, &y, v[0], (const int64_t[]){5, 6}, 2));
+    assert_null(y);
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "upsample: shape [2,3,5] cannot become [N,6,6,C]",
                    sara_nn_upsample(nn.tape, &y, v[0], 6, 6));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "upsample: shape [1,2,3,5] cannot become [N,0,6,C]",
@@ -153,7 +195,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_values),
         cmocka_unit_test(test_nearest),   cmocka_unit_test(test_nearest_of_rounded_quotients),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_parts),     cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

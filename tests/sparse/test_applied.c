@@ -70,7 +70,7 @@ static void strength_one_assigns_the_values(void **state)
     assert_true(f.params.items[1].version > version);
     assert_memory_equal(&values_of(&f, 0)[1], &f.originals[1], 2 * sizeof(float));
     version = f.params.items[1].version;
-    sara_applied_remove(f.applied);
+    assert_ok(f.ctx, sara_applied_remove(f.applied));
     test_assert_snapshot(&f.params, f.originals);
     assert_true(f.params.items[1].version > version);
     tear_down(&f);
@@ -93,7 +93,7 @@ static void strengths_scale_the_change(void **state)
         }
         if (strengths[k] == 0)
             test_assert_snapshot(&f.params, f.originals);
-        sara_applied_remove(f.applied);
+        assert_ok(f.ctx, sara_applied_remove(f.applied));
         test_assert_snapshot(&f.params, f.originals);
     }
     tear_down(&f);
@@ -124,13 +124,13 @@ static void nothing_changes_by_nothing(void **state)
         assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, false));
         assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, -1, false));
         assert_memory_equal(param->value.data, before, bytes);
-        sara_applied_remove(f.applied);
+        assert_ok(f.ctx, sara_applied_remove(f.applied));
         assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, dtypes[d] == SARA_F32 ? 1e-46 : 1e-9,
                                           false));
         float first = sara_param_get(param, 0);
         assert_true(dtypes[d] == SARA_BF16 ? first == sara_bf16_to_f32(sara_f32_to_bf16(1e-9f))
                                            : first == 0 && signbit(first));
-        sara_applied_remove(f.applied);
+        assert_ok(f.ctx, sara_applied_remove(f.applied));
         assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, false)); /* assigned as it is */
         assert_true(sara_param_get(param, 3) == 0 && !signbit(sara_param_get(param, 3)));
         param->value.dtype = SARA_F32;
@@ -154,7 +154,7 @@ static float apply_in_all_orders(fixture *f, const sara_adapter *adapters, const
             test_assert_snapshot(&f->params, expected);
         else
             expected = test_snapshot(f->ctx, &f->params, &count);
-        sara_applied_remove(f->applied);
+        assert_ok(f->ctx, sara_applied_remove(f->applied));
         test_assert_snapshot(&f->params, f->originals);
     }
     result = expected[position];
@@ -213,12 +213,12 @@ static void the_later_come_off(void **state)
                                               strengths[orders[o][i]], false));
         }
         uint64_t version = f.params.items[0].version;
-        sara_applied_truncate(f.applied, 3);
+        assert_ok(f.ctx, sara_applied_truncate(f.applied, 3));
         assert_int_equal(sara_applied_count(f.applied), 3);
         assert_int_equal(f.params.items[0].version, version);
         for (int i = 2; i >= 0; i--) {
             version = f.params.items[0].version;
-            sara_applied_truncate(f.applied, (size_t)i);
+            assert_ok(f.ctx, sara_applied_truncate(f.applied, (size_t)i));
             assert_int_equal(sara_applied_count(f.applied), i);
             assert_true(f.params.items[0].version > version);
             test_assert_snapshot(&f.params, steps[i]);
@@ -271,7 +271,7 @@ static void visits_cover_the_union(void **state)
     assert_ok(f.ctx, sara_applied_add(f.applied, &first, 0.5, false));
     assert_ok(f.ctx, sara_applied_add(f.applied, &second, 0.5, false));
     visits v = {&f, 0};
-    sara_applied_visit(f.applied, on_entry, &v);
+    assert_ok(f.ctx, sara_applied_visit(f.applied, on_entry, &v));
     assert_int_equal(v.count, 7);
     tear_down(&f);
 }
@@ -363,7 +363,7 @@ static void another_precision_is_named(void **state)
                            sara_applied_add(f.applied, &adapter, 1, false));
         assert_ok(f.ctx, sara_applied_add(f.applied, &adapter, 1, cases[i].message != NULL));
         assert_true(values_of(&f, 0)[0] == 0.1f);
-        sara_applied_remove(f.applied);
+        assert_ok(f.ctx, sara_applied_remove(f.applied));
     }
     tear_down(&f);
 }

@@ -160,40 +160,17 @@ static int64_t end_of(const int32_t *ids, int64_t count, int eos)
     return eos == 2 ? largest : 0;
 }
 
-/* rows (attributes) holds a row of in for each row of out. */
-static sara_status pool_backward(sara_tape *tape, sara_node *node)
-{
-    const int64_t *rows = node->attributes;
-    const int64_t *dims = node->out->shape.dims;
-    float *grad;
-    sara_status status = sara_tape_grad(tape, &grad, node->in[0]);
-    for (int64_t n = 0; status == SARA_OK && n < dims[0]; n++)
-        for (int64_t i = 0; i < dims[1]; i++)
-            grad[rows[n] * dims[1] + i] += node->out->grad[n * dims[1] + i];
-    return status;
-}
-
 /* pooled [N,C]: the state x [N,T,C] at the end of each text */
 static sara_status pool(sara_tape *tape, sara_var **pooled, const clip_text *text, sara_var *x,
                         const int32_t *ids)
 {
-    int64_t batch = x->shape.dims[0], count = x->shape.dims[1], width = x->shape.dims[2];
-    sara_shape shape = sara_shape2(batch, width);
-    int64_t *rows = NULL;
+    int64_t batch = x->shape.dims[0], count = x->shape.dims[1], *rows;
     sara_status status;
-    TRY(sara_alloc(text->network.ctx, &rows, (size_t)batch, sizeof(*rows)));
-    TRY(sara_tape_var(tape, pooled, &shape));
-    for (int64_t n = 0; n < batch; n++) {
+    TRY(sara_tape_memory(tape, &rows, (size_t)batch, sizeof(*rows)));
+    for (int64_t n = 0; n < batch; n++)
         rows[n] = n * count + end_of(ids + n * count, count, text->network.info.text.eos_token_id);
-        memcpy((*pooled)->data + n * width, x->data + rows[n] * width,
-               (size_t)width * sizeof(float));
-    }
-    sara_node node = {
-        .op = "pool", .backward = pool_backward, .in = {x}, .out = *pooled, .attributes = rows};
-    if (sara_tape_wants(tape, &x, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, (size_t)batch * sizeof(*rows)));
+    TRY(sara_nn_take_rows(tape, pooled, x, rows, batch));
 done:
-    sara_free(text->network.ctx, rows);
     return status;
 }
 

@@ -37,11 +37,13 @@ static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *un
     int64_t width = unet->config.level[0].channels;
     sara_shape shape = sara_shape2(batch, width);
     size_t scope = sara_tape_open(tape);
+    float *sinusoids; /* [N,width] */
     sara_var *h;
     sara_status status;
-    TRY(sara_tape_var(tape, &h, &shape));
-    for (int64_t n = 0; !sara_tape_is_dry(tape) && n < batch; n++)
-        embed_timestep(h->data + n * width, timesteps[n], width, &unet->config);
+    TRY(sara_tape_memory(tape, &sinusoids, (size_t)(batch * width), sizeof(*sinusoids)));
+    for (int64_t n = 0; timesteps && n < batch; n++)
+        embed_timestep(sinusoids + n * width, timesteps[n], width, &unet->config);
+    TRY(sara_tape_leaf(tape, &h, &shape, sinusoids, false));
     TRY(sara_linear_forward(tape, &h, &unet->time_1, h));
     TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
     TRY(sara_linear_forward(tape, &h, &unet->time_2, h));
@@ -164,12 +166,14 @@ static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
 /* y = 2 x - 1 */
 static sara_status unet_center(sara_tape *tape, sara_var **y, sara_var *x)
 {
-    int64_t count = sara_shape_count(&x->shape);
+    size_t count = (size_t)sara_shape_count(&x->shape);
+    float *values;
     sara_var *minus_one, *h;
     sara_status status;
-    TRY(sara_tape_var(tape, &minus_one, &x->shape));
-    for (int64_t i = 0; !sara_tape_is_dry(tape) && i < count; i++)
-        minus_one->data[i] = -1;
+    TRY(sara_tape_memory(tape, &values, count, sizeof(*values)));
+    for (size_t i = 0; i < count; i++)
+        values[i] = -1;
+    TRY(sara_tape_leaf(tape, &minus_one, &x->shape, values, false));
     TRY(sara_nn_add(tape, &h, x, minus_one));
     TRY(sara_nn_add(tape, y, h, x));
 done:

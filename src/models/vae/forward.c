@@ -92,22 +92,20 @@ static sara_status check_input(const sara_vae *vae, const sara_var *x, const cha
 
 /* mean, logvar [N,C,h,w] are the halves of moments [N,2C,h,w]. */
 static sara_status split_moments(sara_tape *tape, sara_var **mean, sara_var **logvar,
-                                 const sara_var *moments)
+                                 sara_var *moments)
 {
     sara_shape shape = moments->shape;
+    int64_t count = sara_shape_count(&shape) / shape.dims[0] / 2;
+    const sara_shape flat = sara_shape2(shape.dims[0], 2 * count);
+    sara_var *both;
     sara_status status;
     shape.dims[1] /= 2;
-    int64_t batch = shape.dims[0], count = sara_shape_count(&shape) / batch;
-    TRY(sara_tape_var(tape, mean, &shape));
-    TRY(sara_tape_var(tape, logvar, &shape));
-    for (int64_t n = 0; !sara_tape_is_dry(tape) && n < batch; n++) {
-        const float *in = moments->data + 2 * n * count;
-        memcpy((*mean)->data + n * count, in, (size_t)count * sizeof(float));
-        for (int64_t i = 0; i < count; i++) {
-            float v = in[count + i];
-            (*logvar)->data[n * count + i] = v < -30 ? -30 : v > 20 ? 20 : v;
-        }
-    }
+    TRY(sara_tape_view(tape, &both, moments, &flat));
+    TRY(sara_nn_slice(tape, mean, both, 0, count)); /* [N,C*h*w] */
+    TRY(sara_tape_view(tape, mean, *mean, &shape));
+    TRY(sara_nn_slice(tape, logvar, both, count, count));
+    TRY(sara_nn_clamp(tape, logvar, *logvar, -30, 20));
+    TRY(sara_tape_view(tape, logvar, *logvar, &shape));
 done:
     return status;
 }
