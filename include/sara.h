@@ -469,6 +469,8 @@ typedef struct sara_train_options {
     uint64_t seed;               /* 42 */
     bool draw_seed; /* a drawn seed instead, which is told; a resumed run keeps its own */
     const char *profile;         /* a file for the first steps' trace, in Chrome's format */
+    const char *method; /* "sara"; "full": all entries are trained, and the run folder gets the
+                           denoiser's component folder (unet/) instead of an adapter */
 } sara_train_options;
 
 typedef struct sara_train_result {
@@ -478,6 +480,7 @@ typedef struct sara_train_result {
     double threshold; /* NaN where the run's adapter has none */
     double learning_rate;
     double first_loss, last_loss; /* means over up to 20 steps */
+    char result[64]; /* in output_dir: "adapter.safetensors", or of the method "full" "unet" */
 } sara_train_result;
 
 void sara_train_options_init_sized(sara_train_options *options, size_t size);

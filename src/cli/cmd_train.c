@@ -29,8 +29,8 @@ static const cli_refusal refusals[] = {
      "SaRA trains entries of the model itself; its size is set by --trainable or --threshold"},
     {"network_dim", "SaRA trains entries of the model itself; its size is set by --trainable"},
     {"network_alpha", "use an adapter's strength when generating: --adapter FILE:0.8"},
-    {"network_module", "sara trains with SaRA alone"},
-    {"optimizer_type", "sara's optimiser is sparse AdamW"},
+    {"network_module", "--method names what is trained: sara or full"},
+    {"optimizer_type", "sara's optimiser is AdamW"},
     {"cache_latents", "latents are cached in memory anyway"},
     {"cache_latents_to_disk", "latents are cached in memory anyway"},
     {"enable_bucket", "images are resized and cropped to --resolution"},
@@ -120,6 +120,7 @@ static int set(cli *c, void *user, const char *name, const char *value)
 
 static void print_result(const sara_train_options *options, const sara_train_result *result)
 {
+    char file[sizeof(result->result) + 1];
     printf("%lld steps done", (long long)result->steps);
     if (result->skipped)
         printf(" (%lld more skipped)", (long long)result->skipped);
@@ -127,7 +128,9 @@ static void print_result(const sara_train_options *options, const sara_train_res
         printf(", loss %.4f -> %.4f", result->first_loss, result->last_loss);
     printf("\n%lld of %lld parameters trained\n", (long long)result->selected,
            (long long)result->parameters);
-    cli_print_path("adapter: ", options->output_dir, "/adapter.safetensors");
+    snprintf(file, sizeof(file), "/%s", result->result);
+    cli_print_path(strcmp(result->result, "adapter.safetensors") == 0 ? "adapter: " : "weights: ",
+                   options->output_dir, file);
     cli_print_path("report:  ", options->output_dir, "/report.html");
 }
 

@@ -69,6 +69,12 @@ SARA_NODISCARD sara_status sara_model_choose_variant(sara_model *model, const ch
 const char *sara_part_folder_name(sara_module module); /* "text_encoder" */
 const char *sara_part_stem(sara_module module);        /* of its weight files' names */
 bool sara_model_has_part(const sara_model *model, sara_module module);
+/* save_denoiser.c: a component folder, config.json and float32 weights, of the denoiser as it is
+ * trained: trainables in the order of its parameters, whose own values are taken where they have no
+ * masters. The folder is made, or written to as it is. */
+SARA_NODISCARD sara_status sara_model_save_denoiser(sara_context *ctx, const char *to,
+                                                    const sara_model *model,
+                                                    const sara_trainables *trainables);
 /* replaced.c. Finds another VAE and what the single file lacks, before anything is loaded; a part
  * that is nowhere is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_parts(sara_model *model,

@@ -145,7 +145,8 @@ static void take_rest(sara_adaptation *a, sara_mask *masks, const sara_trainable
     sara_free(a->ctx, rest->masters);
 }
 
-static sara_status check_active(const sara_adaptation *a, const uint32_t *kept, const size_t *counts)
+static sara_status check_active(const sara_adaptation *a, const uint32_t *kept,
+                                const size_t *counts)
 {
     const sara_trainables *t = &a->optimizer->trainables;
     for (size_t i = 0; i < t->count; kept += counts[i++])

@@ -1,6 +1,6 @@
 /* The SaRA method (arXiv 2409.06633, sections 4.1-4.4): selection, the low-rank term, progressive
- * reselection, adapter files; sparse/optimizer.h is the AdamW that it adapts. Works on a set of parameters
- * and knows no model. */
+ * reselection, adapter files; sparse/optimizer.h is the AdamW that it adapts. Works on a set of
+ * parameters and knows no model. */
 #ifndef SARA_SPARSE_H
 #define SARA_SPARSE_H
 

@@ -119,6 +119,12 @@ int64_t sara_trainables_total(const sara_trainables *t)
     return total;
 }
 
+size_t sara_trainable_entry_bytes(const sara_param *param, bool sampled)
+{
+    size_t floats = param->value.dtype == SARA_F32 ? 3 : 4;
+    return floats * sizeof(float) + (sampled ? sizeof(uint32_t) : 0);
+}
+
 size_t sara_trainables_bytes(const sara_trainables *t)
 {
     size_t bytes = 3 * t->capacity * sizeof(float);

@@ -50,6 +50,8 @@ typedef struct sara_trainables_rest {
 SARA_NODISCARD sara_status sara_trainables_keep(sara_trainables *trainables, uint32_t *kept,
                                                 const size_t *counts, sara_trainables_rest *before);
 
+/* What the arrays take for each entry of a parameter, at positions or whole. */
+size_t sara_trainable_entry_bytes(const sara_param *param, bool sampled);
 /* The position of an entry in its parameter. */
 static inline size_t sara_trainable_position(const sara_trainable *item, size_t index)
 {

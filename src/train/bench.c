@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #define TEXT_LENGTH 77
+#define FORWARD     "forward" /* no method: passes without gradients */
 
 static const sara_options_type bench_options_type = SARA_OPTIONS_TYPE(sara_bench_options, profile);
 static const sara_bench_options bench_defaults = {.method = "sara",
@@ -22,11 +23,6 @@ void sara_bench_options_init_sized(sara_bench_options *options, size_t size)
 }
 
 /* ------------------------------------------------------------------------------------ options */
-
-static bool is_method(const bench *b, const char *name)
-{
-    return strcmp(b->options->method, name) == 0;
-}
 
 static sara_status check_number(const bench *b, const char *name, int value, int high)
 {
@@ -56,26 +52,36 @@ static sara_status check_source(const bench *b)
     return SARA_OK;
 }
 
-static sara_status check_method(const bench *b)
+/* What the trainer's options check would find of those that a benchmark has. */
+static sara_status check_method(bench *b)
 {
     const sara_bench_options *o = b->options;
-    if (!o->method || (!is_method(b, "sara") && !is_method(b, "full") && !is_method(b, "forward")))
-        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--method %s: expected sara, full or forward",
-                         o->method ? o->method : "");
-    if (o->trainable && !is_method(b, "sara"))
-        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--trainable %s: goes with --method sara",
-                         o->trainable);
+    sara_train_options options;
+    const sara_method *method = NULL;
+    sara_status status = SARA_OK;
+    sara_train_options_init(&options);
+    options.trainable = o->trainable;
+    options.lambda_rank = o->lambda_rank;
     if (!(o->lambda_rank >= 0 && o->lambda_rank <= 1e6))
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--lambda_rank %g: expected a number, 0 to 1e6",
                          o->lambda_rank);
-    if (o->rank && (is_method(b, "forward") || o->lambda_rank == 0))
-        return sara_fail(b->ctx, SARA_ERROR_USAGE,
-                         "--rank: --method %s with --lambda_rank %g has no low-rank term",
-                         o->method, o->lambda_rank);
-    return SARA_OK;
+    if (!o->method || strcmp(o->method, FORWARD) != 0) {
+        TRY(sara_method_find(b->ctx, &method, o->method, FORWARD));
+        TRY(sara_method_check_options(b->ctx, method, &options));
+        TRY(sara_method_start(&b->t, method));
+    } else if (o->trainable) {
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--trainable %s: goes with --method sara",
+                         o->trainable);
+    }
+    if (o->rank && (!method || !method->time_term || o->lambda_rank == 0))
+        status = sara_fail(b->ctx, SARA_ERROR_USAGE,
+                           "--rank: --method %s with --lambda_rank %g has no low-rank term",
+                           o->method, o->lambda_rank);
+done:
+    return status;
 }
 
-static sara_status bench_check_options(const bench *b)
+static sara_status bench_check_options(bench *b)
 {
     const sara_bench_options *o = b->options;
     sara_storage storage;
@@ -184,10 +190,10 @@ static sara_status open_trainer(bench *b)
     trainer *t = &b->t;
     sara_status status;
     t->steps = o->steps;
-    t->progressive_iter = -1;
     sara_metadata_list_init(&t->metadata, b->ctx);
     sara_train_options_init(&t->options);
-    t->options.trainable = is_method(b, "full") ? "100%" : o->trainable;
+    t->options.trainable = o->trainable;
+    t->options.progressive_iter = 0; /* never */
     t->options.lambda_rank = o->lambda_rank;
     t->options.learning_rate = 1e-5; /* any; the formula has none for all entries */
     t->options.gradient_accumulation_steps = 1;
@@ -201,9 +207,8 @@ static sara_status open_trainer(bench *b)
     t->flags.size = "batch";
     t->flags.side = "latent";
     t->flags.pixels = 1;
-    t->flags.entries = is_method(b, "sara");
     TRY(make_batches(b));
-    if (!is_method(b, "forward"))
+    if (t->method)
         TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_plan_memory(t));
     TRY(sara_trainer_make_buffers(t));
@@ -256,18 +261,6 @@ done:
     return status;
 }
 
-/* Mean over all matrices that the term is drawn from. */
-static sara_status time_rank_terms(bench *b)
-{
-    double begun = sara_clock();
-    int terms;
-    sara_status status;
-    TRY(sara_adaptation_try_terms(b->t.adaptation, &terms));
-    b->rank_seconds = terms ? (sara_clock() - begun) / terms : 0;
-done:
-    return status;
-}
-
 static int64_t peak_bytes(void)
 {
     struct rusage usage;
@@ -287,7 +280,7 @@ static sara_status bench_run(bench *b)
     if (b->t.profile)
         TRY(sara_profile_save(b->ctx, &b->t.profile));
     if (b->options->rank)
-        TRY(time_rank_terms(b));
+        TRY(b->t.method->time_term(&b->t, &b->rank_seconds));
     b->peak_flops = sara_nn_peak_flops(b->ctx); /* of the processor as warm as the steps made it */
 done:
     return status;

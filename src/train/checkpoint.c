@@ -1,6 +1,7 @@
 /* checkpoint-N folders. One is written under a hidden name, synced, and renamed: it is whole or not
  * there. */
 #include "train/checkpoint.h"
+#include "train/trainer.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -88,20 +89,13 @@ done:
     return status;
 }
 
-static sara_status write_files(sara_run *run, const char *folder, json_t **manifest,
-                               const sara_optimizer *optimizer, sara_adaptation *adaptation,
-                               const sara_run_state *state, const json_t *identity,
-                               const sara_metadata *metadata, size_t metadata_count)
+static sara_status write_files(const trainer *t, const char *folder, json_t **manifest)
 {
-    char *adapter = NULL;
     sara_status status;
-    TRY(sara_directory_make(run->ctx, folder));
-    TRY(sara_path_join(run->ctx, &adapter, folder, SARA_CHECKPOINT_ADAPTER));
-    TRY(sara_adaptation_save(adaptation, adapter, metadata, metadata_count, SARA_F32));
-    TRY(sara_state_save(run->ctx, folder, optimizer, adaptation));
-    TRY(sara_manifest_write(run->ctx, manifest, folder, optimizer, state, identity));
+    TRY(sara_directory_make(t->ctx, folder));
+    TRY(t->method->save(t, folder));
+    TRY(sara_manifest_write(t, manifest, folder));
 done:
-    sara_free(run->ctx, adapter);
     return status;
 }
 
@@ -131,21 +125,18 @@ done:
     return status;
 }
 
-sara_status sara_checkpoint_save(sara_run *run, const sara_optimizer *optimizer,
-                                 sara_adaptation *adaptation, const sara_run_state *state,
-                                 const json_t *identity, const sara_metadata *metadata,
-                                 size_t metadata_count, int limit)
+sara_status sara_checkpoint_save(trainer *t)
 {
-    int64_t number = optimizer->steps;
+    const int64_t number = t->optimizer->steps;
+    sara_run *run = &t->run;
     json_t *manifest = NULL;
     char *partial = NULL;
     sara_status status;
     TRY(checkpoint_path(run, &partial, number, ".", ".partial"));
     TRY(sara_run_log_sync(run));
-    TRY(write_files(run, partial, &manifest, optimizer, adaptation, state, identity, metadata,
-                    metadata_count));
+    TRY(write_files(t, partial, &manifest));
     TRY(checkpoint_publish(run, partial, number, manifest));
-    TRY(prune(run, number, limit));
+    TRY(prune(run, number, t->options.checkpoints_total_limit));
 done:
     if (status != SARA_OK && partial)
         sara_directory_discard(run->ctx, partial);
@@ -244,11 +235,9 @@ void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint)
     *checkpoint = (sara_checkpoint){NULL, NULL};
 }
 
-sara_status sara_checkpoint_take(sara_context *ctx, const sara_checkpoint *checkpoint,
-                                 sara_optimizer *optimizer, sara_adaptation *adaptation,
-                                 sara_run_state *state)
+sara_status sara_checkpoint_take(trainer *t)
 {
-    const sara_config config = {ctx, checkpoint->manifest, checkpoint->folder};
+    const sara_config config = {t->ctx, t->checkpoint.manifest, t->checkpoint.folder};
     sara_run_state taken;
     int64_t steps, adam_steps;
     sara_status status;
@@ -257,9 +246,9 @@ sara_status sara_checkpoint_take(sara_context *ctx, const sara_checkpoint *check
     TRY(sara_config_int(&config, &taken.micro_batches, "micro_batches", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped, "skipped", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped_in_row, "skipped_in_row", 0, 0, INT64_MAX));
-    TRY(sara_state_load(ctx, checkpoint->folder, optimizer, adaptation));
-    TRY(sara_optimizer_restore(optimizer, steps, adam_steps));
-    *state = taken;
+    TRY(t->method->load(t, t->checkpoint.folder));
+    TRY(sara_optimizer_restore(t->optimizer, steps, adam_steps));
+    t->state = taken;
 done:
     return status;
 }

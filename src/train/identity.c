@@ -2,7 +2,6 @@
  * Nothing here depends on time, host or path, so that equal runs give equal files. */
 #include "train/trainer.h"
 
-#include <math.h>
 #include <stdio.h>
 
 static sara_status add_option(trainer *t, const char *name, const json_t *value)
@@ -28,16 +27,15 @@ static sara_status add_fixed(trainer *t)
     sara_status status;
     TRY(sara_metadata_list_set(list, "sara.format", "1"));
     TRY(sara_metadata_list_set(list, "sara.target", "unet"));
-    TRY(sara_metadata_list_set(list, "sara.method", "sara"));
     TRY(sara_metadata_list_set(list, "sara.base_sha256", t->model->base.sha256));
     TRY(sara_metadata_list_set(list, "sara.base_precision",
                                sara_precision_name(t->model->base.precision)));
     TRY(sara_metadata_list_add(list, "sara.selected", "%lld", (long long)t->selected));
     TRY(sara_metadata_list_set(list, "modelspec.sai_model_spec", "1.0.0"));
-    TRY(sara_metadata_list_add(list, "modelspec.architecture", "%s/sara",
-                               sara_model_architecture(t->model, v)));
+    TRY(sara_metadata_list_add(list, "modelspec.architecture", "%s/%s",
+                               sara_model_architecture(t->model, v), t->method->name));
     TRY(sara_metadata_list_set(list, "modelspec.implementation", "sara"));
-    TRY(sara_metadata_list_set(list, "modelspec.title", "SaRA adapter"));
+    TRY(sara_metadata_list_add(list, "modelspec.title", "%s adapter", t->method->title));
     TRY(sara_metadata_list_set(list, "modelspec.prediction_type",
                                sara_prediction_name(t->objective.prediction)));
     TRY(sara_metadata_list_add(list, "modelspec.resolution", "%lldx%lld",
@@ -47,34 +45,19 @@ done:
     return status;
 }
 
-/* JSON has no infinity, the threshold where all is trained, and no NaN, where there is none. */
-static json_t *identity_threshold_json(double threshold)
-{
-    if (isnan(threshold))
-        return json_null();
-    return isfinite(threshold) ? json_real(threshold) : json_string("inf");
-}
-
-/* The options as resolved, not as given: "5.8%" and the threshold it stands for are one run. */
+/* The options as resolved, not as given, and those alone that go with the method. */
 static sara_status identity_resolve(trainer *t, json_t *object)
 {
     const char *prediction = sara_prediction_name(t->objective.prediction);
     const char *weights = sara_storage_name(&t->model->denoiser->params);
-    int failed =
-        json_object_set_new(object, "threshold", identity_threshold_json(t->threshold)) |
-        json_object_set_new(object, "learning_rate", json_real(t->learning_rate)) |
+    sara_method_drop_options(t->method, object);
+    if (json_object_set_new(object, "learning_rate", json_real(t->learning_rate)) |
         json_object_set_new(object, "max_train_steps", json_integer(t->steps)) |
-        json_object_set_new(object, "progressive_iter", json_integer(t->progressive_iter)) |
         json_object_set_new(object, "prediction_type", json_string(prediction)) |
-        json_object_set_new(object, "weight_dtype", json_string(weights));
-    if (t->origin.is) {
-        json_t *strength = json_real(t->origin.told_strength);
-        failed |= json_object_set_new(object, "adapter_sha256", json_string(t->origin.sha256)) |
-                  json_object_set_new(object, "adapter_strength", strength);
-    }
-    json_object_del(object, "trainable");
+        json_object_set_new(object, "weight_dtype", json_string(weights)))
+        return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
     json_object_del(object, "num_train_epochs");
-    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
+    return t->method->resolve ? t->method->resolve(t, object) : SARA_OK;
 }
 
 /* What turns images and captions into what is trained on. */
@@ -147,10 +130,10 @@ sara_status sara_trainer_identify(trainer *t)
         json_object_set_new(t->identity, "data_sha256",
                             json_string(sara_batches_sha256(t->batches))) ||
         json_object_set_new(t->identity, "selected", json_integer(t->selected)) ||
-        json_object_set_new(t->identity, SARA_RESELECTION_KEY,
-                            json_boolean(t->options.progressive_iter < 0)) ||
         json_object_set_new(t->identity, "parameters", json_integer(t->parameters)))
         TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
+    if (t->method->note)
+        TRY(t->method->note(t, t->identity));
     if (!sara_batches_is_replay(t->batches))
         TRY(add_encoders(t));
     TRY(add_settings(t));

@@ -7,9 +7,6 @@
 #define MANIFEST_NAME    "manifest.json"
 #define MANIFEST_VERSION 1
 
-static const char *const listed_files[] = {SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE};
-#define FILE_COUNT (sizeof(listed_files) / sizeof(*listed_files))
-
 static sara_status no_memory(sara_context *ctx, const char *folder)
 {
     return sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: manifest of %s", folder);
@@ -54,14 +51,15 @@ done:
 
 /* ------------------------------------------------------------------------------------- writing */
 
-static sara_status add_hashes(sara_context *ctx, json_t *manifest, const char *folder)
+static sara_status add_hashes(sara_context *ctx, json_t *manifest, const char *folder,
+                              const char *const *names)
 {
     json_t *files = json_object_get(manifest, "files");
     char sha256[65];
     sara_status status;
-    for (size_t i = 0; i < FILE_COUNT; i++) {
-        TRY(hash_file(ctx, sha256, folder, listed_files[i]));
-        if (json_object_set_new(files, listed_files[i], json_string(sha256)) != 0)
+    for (; *names; names++) {
+        TRY(hash_file(ctx, sha256, folder, *names));
+        if (json_object_set_new(files, *names, json_string(sha256)) != 0)
             TRY(no_memory(ctx, folder));
     }
     TRY(hash_object(ctx, sha256, manifest, folder));
@@ -71,21 +69,20 @@ done:
     return status;
 }
 
-sara_status sara_manifest_write(sara_context *ctx, json_t **out, const char *folder,
-                                const sara_optimizer *optimizer, const sara_run_state *state,
-                                const json_t *identity)
+sara_status sara_manifest_write(const trainer *t, json_t **out, const char *folder)
 {
+    const sara_run_state *state = &t->state;
+    sara_context *ctx = t->ctx;
     sara_status status;
-    json_t *manifest =
-        json_pack("{s:i,s:I,s:I,s:I,s:I,s:I,s:O,s:{}}", "version", MANIFEST_VERSION, "steps",
-                  (json_int_t)optimizer->steps, "adam_steps",
-                  (json_int_t)optimizer->adam_steps, "micro_batches",
-                  (json_int_t)state->micro_batches, "skipped", (json_int_t)state->skipped,
-                  "skipped_in_row", (json_int_t)state->skipped_in_row, "run", identity, "files");
+    json_t *manifest = json_pack(
+        "{s:i,s:I,s:I,s:I,s:I,s:I,s:O,s:{}}", "version", MANIFEST_VERSION, "steps",
+        (json_int_t)t->optimizer->steps, "adam_steps", (json_int_t)t->optimizer->adam_steps,
+        "micro_batches", (json_int_t)state->micro_batches, "skipped", (json_int_t)state->skipped,
+        "skipped_in_row", (json_int_t)state->skipped_in_row, "run", t->identity, "files");
     *out = NULL;
     if (!manifest)
         return no_memory(ctx, folder);
-    TRY(add_hashes(ctx, manifest, folder));
+    TRY(add_hashes(ctx, manifest, folder, t->method->files));
     TRY(sara_json_save(ctx, folder, MANIFEST_NAME, manifest,
                        JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)));
     *out = manifest;
@@ -120,6 +117,26 @@ done:
     return status;
 }
 
+/* Of the run's method; a manifest that names none is of the first. */
+static sara_status check_files(sara_context *ctx, const json_t *manifest, const char *folder)
+{
+    const json_t *name = json_object_get(json_object_get(manifest, "run"), "method");
+    const json_t *stated = json_object_get(manifest, "files");
+    const sara_method *method = sara_method_at(0);
+    char sha256[65];
+    sara_status status = SARA_OK;
+    if (name)
+        status = sara_method_find(ctx, &method, json_string_value(name), NULL);
+    if (status != SARA_OK)
+        return sara_fail_in(ctx, status, folder);
+    for (const char *const *file = method->files; *file; file++) {
+        TRY(hash_file(ctx, sha256, folder, *file));
+        TRY(check_hash(ctx, folder, *file, sha256, json_object_get(stated, *file)));
+    }
+done:
+    return status;
+}
+
 sara_status sara_manifest_read(sara_context *ctx, json_t **out, const char *folder)
 {
     json_t *manifest = NULL;
@@ -131,12 +148,7 @@ sara_status sara_manifest_read(sara_context *ctx, json_t **out, const char *fold
     TRY(check_version(ctx, manifest, path));
     TRY(hash_object(ctx, sha256, manifest, folder));
     TRY(check_hash(ctx, folder, MANIFEST_NAME, sha256, json_object_get(manifest, "sha256")));
-    for (size_t i = 0; i < FILE_COUNT; i++) {
-        const json_t *files = json_object_get(manifest, "files");
-        TRY(hash_file(ctx, sha256, folder, listed_files[i]));
-        TRY(check_hash(ctx, folder, listed_files[i], sha256,
-                       json_object_get(files, listed_files[i])));
-    }
+    TRY(check_files(ctx, manifest, folder));
     *out = manifest;
     manifest = NULL;
 done:
@@ -173,27 +185,28 @@ static bool is_given(const char *key)
 /* The number of steps may change. */
 static bool is_cause(const char *key)
 {
-    return !is_derived(key) && strcmp(key, "max_train_steps") != 0 &&
-           strcmp(key, SARA_RESELECTION_KEY) != 0;
+    return !is_derived(key) && strcmp(key, "max_train_steps") != 0;
 }
 
-/* Where the reselection came from that number, it changes too. */
-static bool is_fixed_cause(const char *key)
+static bool is_among(const char *const *names, const char *key)
 {
-    return is_cause(key) && strcmp(key, "progressive_iter") != 0;
+    while (*names && strcmp(*names, key) != 0)
+        names++;
+    return *names != NULL;
 }
 
-/* The first of the keys that are of the kind whose value is another. What an earlier version has
- * not kept, and is no option (sara_train_options_complete()), is not known to differ. */
+/* The first of the keys that are of the kind and may not change whose value is another. What an
+ * earlier version has not kept, and is no option (sara_train_options_complete()), is not known to
+ * differ. */
 static const char *find_difference(const json_t *saved, const json_t *now,
-                                   bool (*is_kind)(const char *key))
+                                   bool (*is_kind)(const char *key), const char *const *changing)
 {
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)now, key, value)
     {
         const json_t *was = json_object_get(saved, key);
-        if (is_kind(key) && was && !json_equal(was, value))
+        if (is_kind(key) && !is_among(changing, key) && was && !json_equal(was, value))
             return key;
     }
     return NULL;
@@ -217,18 +230,18 @@ static sara_status refuse_difference(sara_context *ctx, const sara_checkpoint *c
 sara_status sara_checkpoint_check_options(sara_context *ctx, const sara_checkpoint *checkpoint,
                                           const json_t *options)
 {
+    static const char *const none[] = {NULL};
     const json_t *saved = json_object_get(checkpoint->manifest, "run");
-    const char *key = find_difference(saved, options, is_given);
+    const char *key = find_difference(saved, options, is_given, none);
     return key ? refuse_difference(ctx, checkpoint, options, key) : SARA_OK;
 }
 
 sara_status sara_checkpoint_check_run(sara_context *ctx, const sara_checkpoint *checkpoint,
-                                      const json_t *identity, bool reselection_moves)
+                                      const json_t *identity, const char *const *changing)
 {
     const json_t *saved = json_object_get(checkpoint->manifest, "run");
-    const char *key =
-        find_difference(saved, identity, reselection_moves ? is_fixed_cause : is_cause);
+    const char *key = find_difference(saved, identity, is_cause, changing);
     if (!key)
-        key = find_difference(saved, identity, is_derived);
+        key = find_difference(saved, identity, is_derived, changing);
     return key ? refuse_difference(ctx, checkpoint, identity, key) : SARA_OK;
 }

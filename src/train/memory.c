@@ -31,7 +31,8 @@ size_t sara_memory_weights(const sara_model *model, bool narrow)
 static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 {
     const sara_trainables *trainables = &t->optimizer->trainables;
-    size_t bytes = sara_trainables_bytes(trainables) + sara_adaptation_bytes(t->adaptation);
+    size_t bytes = sara_trainables_bytes(trainables);
+    bytes += t->method->bytes ? t->method->bytes(t) : 0;
     for (size_t i = 0; s->narrow && i < trainables->count; i++) {
         const sara_trainable *item = &trainables->items[i];
         bytes += may_narrow(item->param) ? item->count * sizeof(float) : 0;
@@ -220,7 +221,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     sara_status status;
     if (t->optimizer) {
         p.optimizer = optimizer_bytes(t, s);
-        p.other += GRADIENT_BYTES + sara_adaptation_step_bytes(t->adaptation);
+        p.other += GRADIENT_BYTES + (t->method->step_bytes ? t->method->step_bytes(t) : 0);
     }
     TRY(activations(t, &p.activations, &kept, s));
     p.other += kept;
@@ -237,27 +238,20 @@ done:
     return status;
 }
 
-/* Moments and gradients are zeroed, which takes their memory, before a plan can be made. */
-sara_status sara_trainer_check_selection(const trainer *t, const sara_selection *selection)
+sara_status sara_memory_check_trainables(const trainer *t, int64_t entries, uint64_t bytes)
 {
-    uint64_t need = sara_memory_weights(t->model, false), limit = sara_memory_limit(t->ctx);
-    bool wide = false;
+    const sara_params *params = &t->model->denoiser->params;
+    uint64_t need = sara_memory_weights(t->model, false) + bytes;
+    uint64_t limit = sara_memory_limit(t->ctx);
+    bool fewer = t->flags.entries && !t->options.resume_from_checkpoint, wide = false;
     sara_bytes_text needed, there;
-    for (size_t i = 0; i < selection->item_count; i++) {
-        const sara_selected *item = &selection->items[i];
-        bool masters = item->param->value.dtype != SARA_F32;
-        need += item->count * (sizeof(uint32_t) + (masters ? 4 : 3) * sizeof(float));
-        wide |= may_narrow(item->param);
-    }
-    for (size_t i = 0; i < t->origin.adapter.count; i++)
-        need += t->origin.adapter.entries[i].count * (sizeof(uint32_t) + sizeof(float));
     if (need <= limit)
         return SARA_OK;
-    bool fewer = t->flags.entries && !t->options.resume_from_checkpoint;
-    wide &= !t->options.resume_from_checkpoint;
+    for (size_t i = 0; i < params->count; i++)
+        wide |= may_narrow(&params->items[i]) && !t->options.resume_from_checkpoint;
     return sara_fail(t->ctx, SARA_ERROR_MEMORY,
                      "training %lld entries needs more than %s of memory, %s are available%s%s%s%s",
-                     (long long)selection->total, sara_bytes_format(&needed, need),
+                     (long long)entries, sara_bytes_format(&needed, need),
                      sara_bytes_format(&there, limit), fewer ? "; fewer entries (--trainable)" : "",
                      wide ? (fewer ? " or" : ";") : "", wide ? " --weight_dtype bf16" : "",
                      fewer || wide ? " need less" : "");

@@ -23,6 +23,10 @@ typedef struct sara_memory_plan {
 SARA_NODISCARD sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                                  const sara_memory_setting *setting);
 size_t sara_memory_weights(const sara_model *model, bool narrow);
+/* Before their arrays are made, which takes their memory: refuses so many trained entries where
+ * weights and the bytes that the entries take are more than there is. */
+SARA_NODISCARD sara_status sara_memory_check_trainables(const trainer *t, int64_t entries,
+                                                        uint64_t bytes);
 
 /* memory_advice.c: SARA_ERROR_MEMORY, with the flags that would make the run fit which needs `need`
  * bytes at `now`. */

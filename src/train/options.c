@@ -60,10 +60,12 @@ static const option options_table[] = {
            "side of the images, a multiple of 8 (the model's)"),
     SWITCH(center_crop, true, "crop the centre instead of a random place"),
     SWITCH(random_flip, true, "flip images left-right at random"),
+    TEXT(method, "NAME", true, "sara; full: all weights, written as a folder (sara)"),
     TEXT(adapter, "FILE[:X]", false, "train on from this adapter's entries, at strength X (1)"),
     NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, true, "train the entries with |p| below it"),
     TEXT(trainable, "BUDGET", true, "instead: 5.8%, 20M; 1, 1.0: one entry; 100%: all (5.8%)"),
-    NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, true, "(1e-3 exp(-350 threshold))"),
+    NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, true,
+           "(1e-3 exp(-350 threshold); full: 1e-5)"),
     NUMBER(OPTION_DOUBLE, lambda_rank, 0, 1e6, NAN, true, "weight of the low-rank term (5e-4)"),
     NUMBER(OPTION_INT64, max_train_steps, 1, LARGE, 0, true, "optimiser steps (5000)"),
     NUMBER(OPTION_INT64, num_train_epochs, 1, LARGE, 0, true, "passes over the images instead"),
@@ -116,6 +118,7 @@ static void set_defaults(sara_train_options *options)
     memset(options, 0, sizeof(*options));
     options->size = sizeof(*options);
     options->caption_column = "text";
+    options->method = "sara";
     options->lambda_rank = 5e-4;
     options->progressive_iter = -1;
     options->train_batch_size = 4;
@@ -315,6 +318,37 @@ static json_t *field_json(const sara_train_options *options, const option *o)
     }
 }
 
+/* A value as the command line takes it. */
+static sara_status value_text(sara_context *ctx, char **out, const json_t *value)
+{
+    char number[32];
+    if (json_is_string(value))
+        return sara_strdup(ctx, out, json_string_value(value));
+    if (json_is_boolean(value))
+        return sara_strdup(ctx, out, json_is_true(value) ? "true" : "false");
+    sara_print(number, sizeof(number), "%.9g", json_number_value(value));
+    return sara_strdup(ctx, out, number);
+}
+
+sara_status sara_train_option_given(sara_context *ctx, char **value,
+                                    const sara_train_options *options, const char *name)
+{
+    const option *o = find_option(name);
+    sara_train_options defaults;
+    sara_status status = SARA_OK;
+    set_defaults(&defaults);
+    json_t *now = field_json(options, o), *automatic = field_json(&defaults, o);
+    *value = NULL;
+    if (!now || !automatic)
+        TRY(sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options"));
+    if (!json_equal(now, automatic))
+        TRY(value_text(ctx, value, now));
+done:
+    json_decref(now);
+    json_decref(automatic);
+    return status;
+}
+
 sara_status sara_train_options_complete(sara_context *ctx, json_t *run)
 {
     sara_train_options defaults;
@@ -379,93 +413,14 @@ static sara_status check_texts(sara_context *ctx, const sara_train_options *opti
             return sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: is no valid UTF-8", o->info.name,
                              text);
     }
-    if (!options->caption_column || !options->lr_scheduler || !options->mixed_precision)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing",
-                         !options->caption_column ? "caption_column"
-                         : !options->lr_scheduler ? "lr_scheduler"
-                                                  : "mixed_precision");
-    if (options->validation_prompt_count < 0 || options->validation_prompt_count > SARA_MAX_PROMPTS)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "validation_prompt_count %d: expected 0 to %d",
-                         options->validation_prompt_count, SARA_MAX_PROMPTS);
-    for (int i = 0; i < options->validation_prompt_count; i++)
-        if (!options->validation_prompts[i])
-            return sara_fail(ctx, SARA_ERROR_USAGE, "--validation_prompt %d: a value is missing",
-                             i);
     return SARA_OK;
 }
 
-/* Values that have a grammar of their own, before any work begins. */
-static sara_status check_words(sara_context *ctx, const sara_train_options *o)
-{
-    sara_prediction prediction;
-    sara_storage storage;
-    sara_budget budget;
-    double factor;
-    sara_status status;
-    TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
-    TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
-    if (o->prediction_type)
-        TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));
-    if (o->trainable)
-        TRY(sara_budget_parse(ctx, &budget, o->trainable));
-done:
-    return status;
-}
-
-static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
-{
-    const sara_status status = SARA_ERROR_USAGE;
-    if (!o->pretrained_model_name_or_path && !o->unet_only)
-        return sara_fail(ctx, status,
-                         "--pretrained_model_name_or_path is missing: name the base, a diffusers "
-                         "folder");
-    if (o->pretrained_model_name_or_path && o->unet_only)
-        return sara_fail(ctx, status,
-                         "--unet-only %s: takes the place of --pretrained_model_name_or_path; give "
-                         "one of them",
-                         o->unet_only);
-    if (!o->output_dir || !*o->output_dir)
-        return sara_fail(ctx, status, "--output_dir is missing: name the run folder");
-    if (!o->train_data_dir && !o->replay && !o->unet_only)
-        return sara_fail(ctx, status,
-                         "--train_data_dir is missing: name the folder of training images");
-    if (o->train_data_dir && o->replay)
-        return sara_fail(ctx, status,
-                         "--replay %s: takes the place of --train_data_dir; give one of them",
-                         o->replay);
-    if (o->unet_only && !o->replay)
-        return sara_fail(ctx, status,
-                         "--unet-only %s: has no VAE or text encoder; give --replay FILE",
-                         o->unet_only);
-    if (o->unet_only && o->validation_prompt_count)
-        return sara_fail(ctx, status, "--validation_prompt %s: --unet-only cannot draw it",
-                         o->validation_prompts[0]);
-    return SARA_OK;
-}
-
-sara_status sara_train_options_check(sara_context *ctx, const sara_train_options *o)
+sara_status sara_train_options_check_values(sara_context *ctx, const sara_train_options *options)
 {
     sara_status status;
-    TRY(check_ranges(ctx, o));
-    TRY(check_texts(ctx, o));
-    TRY(check_sources(ctx, o));
-    TRY(check_words(ctx, o));
-    if (o->threshold > 0 && o->trainable)
-        status =
-            sara_fail(ctx, SARA_ERROR_USAGE, "--threshold %g and --trainable %s: give one of them",
-                      o->threshold, o->trainable);
-    else if (o->adapter && (o->threshold > 0 || o->trainable))
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "--adapter %s: its entries are trained; leave --%s out", o->adapter,
-                           o->trainable ? "trainable" : "threshold");
-    else if (o->max_train_steps > 0 && o->num_train_epochs > 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "--max_train_steps %lld and --num_train_epochs %lld: give one of them",
-                           (long long)o->max_train_steps, (long long)o->num_train_epochs);
-    else if (o->replay && o->num_train_epochs > 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "--num_train_epochs %lld: a replay is used once; give --max_train_steps",
-                           (long long)o->num_train_epochs);
+    TRY(check_ranges(ctx, options));
+    TRY(check_texts(ctx, options));
 done:
     return status;
 }

@@ -1,5 +1,5 @@
 /* The run folder: made, locked, cleared of what a killed run left half-written. */
-#include "train/train.h"
+#include "train/method.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,8 +102,7 @@ static void remove_made(sara_run *run)
     }
 }
 
-/* What stands at a place where the run will write a file only at its end. */
-static sara_status check_file(const sara_run *run, const char *name)
+sara_status sara_run_check_file(const sara_run *run, const char *name)
 {
     sara_writer *writer = NULL;
     char *path = NULL;
@@ -119,9 +118,8 @@ done:
 static sara_status check_places(const sara_run *run, const char *samples)
 {
     sara_status status;
-    TRY(check_file(run, "adapter.safetensors"));
-    TRY(check_file(run, "report.html"));
-    TRY(check_file(run, "log.jsonl"));
+    TRY(sara_run_check_file(run, "report.html"));
+    TRY(sara_run_check_file(run, "log.jsonl"));
     if (sara_path_exists(run->log_path) && access(run->log_path, W_OK) != 0)
         TRY(sara_fail_errno(run->ctx, run->log_path, "cannot write"));
     if (sara_path_exists(samples) && !sara_path_is_directory(samples))
@@ -170,10 +168,10 @@ void sara_run_close(sara_run *run)
     *run = (sara_run){.ctx = run->ctx, .lock = -1};
 }
 
-bool sara_run_has_adapter(const sara_run *run)
+bool sara_run_has(const sara_run *run, const char *name)
 {
     char *path = NULL;
-    bool has = sara_path_join(run->ctx, &path, run->folder, "adapter.safetensors") == SARA_OK &&
+    bool has = sara_path_join(run->ctx, &path, run->folder, name) == SARA_OK &&
                sara_path_exists(path);
     sara_free(run->ctx, path);
     return has;
@@ -185,7 +183,10 @@ static bool is_trace(const sara_run *run, const char *name)
     struct stat info;
     if (strcmp(name, "log.jsonl") == 0)
         return stat(run->log_path, &info) != 0 || info.st_size > 0;
-    return strcmp(name, "adapter.safetensors") == 0 || sara_checkpoint_number(name) >= 0;
+    for (size_t i = 0; sara_method_at(i); i++)
+        if (strcmp(name, sara_method_result(sara_method_at(i))) == 0)
+            return true;
+    return sara_checkpoint_number(name) >= 0;
 }
 
 sara_status sara_run_is_new(const sara_run *run, bool *out)

@@ -1,5 +1,5 @@
 /* Everything up to the first step, so that what is wrong is told before hours of encoding. */
-#include "train/profile.h"
+#include "train/checkpoint.h"
 #include "train/trainer.h"
 
 #include <math.h>
@@ -58,58 +58,28 @@ done:
     return status;
 }
 
-/* The formula is the paper's, for thresholds far below 0.1. */
-static sara_status default_learning_rate(trainer *t)
-{
-    t->learning_rate = sara_default_learning_rate(t->threshold);
-    if (t->learning_rate >= 1e-12)
-        return SARA_OK;
-    return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                     "--learning_rate is missing: the formula gives %.3g for a threshold of %.6g",
-                     t->learning_rate, t->threshold);
-}
-
-sara_status sara_trainer_make_optimizer(trainer *t)
+sara_status sara_trainer_use(trainer *t, sara_trainables *trainables)
 {
     const sara_train_options *o = &t->options;
-    sara_params *params = &t->model->denoiser->params;
-    sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
-    sara_selection selection = {0};
-    sara_trainables trainables = {.ctx = t->ctx};
-    double factor;
-    sara_status status;
-    if (o->threshold <= 0)
-        TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
-    status = t->origin.is ? sara_select_adapter(t->ctx, &selection, params, &t->origin.adapter,
-                                                t->origin.threshold)
-                          : sara_select(t->ctx, &selection, params, &budget);
-    TRY(sara_model_tell_not_finite(t->model, status));
-    TRY(sara_trainer_check_selection(t, &selection));
-    t->threshold = selection.threshold;
-    t->selected = selection.total;
-    t->parameters = sara_params_entries(params);
-    t->learning_rate = o->learning_rate;
-    if (t->learning_rate <= 0)
-        TRY(default_learning_rate(t));
-    TRY(sara_lr_factor(t->ctx, &factor, o, t->learning_rate, 0, t->steps));
     const sara_optimizer_options options = {.beta1 = o->adam_beta1,
                                             .beta2 = o->adam_beta2,
                                             .epsilon = o->adam_epsilon,
                                             .weight_decay = o->adam_weight_decay,
                                             .max_grad_norm = o->max_grad_norm};
-    const sara_adaptation_options adaptation = {.threshold = t->threshold,
-                                                .lambda_rank = o->lambda_rank,
-                                                .progressive_iter = t->progressive_iter,
-                                                .seed = o->seed};
-    TRY(sara_trainables_select(t->ctx, &trainables, &selection));
-    if (t->origin.is)
-        TRY(sara_trainables_start(&trainables, &t->origin.adapter, t->origin.strength));
-    TRY(sara_optimizer_new(t->ctx, &t->optimizer, &trainables, &options));
-    TRY(sara_adaptation_new(t->ctx, &t->adaptation, t->optimizer, &adaptation));
-    sara_adapter_free(&t->origin.adapter);
+    return sara_optimizer_new(t->ctx, &t->optimizer, trainables, &options);
+}
+
+sara_status sara_trainer_make_optimizer(trainer *t)
+{
+    double factor;
+    sara_status status;
+    t->threshold = NAN;
+    t->learning_rate = t->options.learning_rate;
+    TRY(t->method->prepare(t));
+    t->selected = sara_trainables_total(&t->optimizer->trainables);
+    t->parameters = sara_params_entries(&t->model->denoiser->params);
+    TRY(sara_lr_factor(t->ctx, &factor, &t->options, t->learning_rate, 0, t->steps));
 done:
-    sara_trainables_free(&trainables);
-    sara_selection_free(t->ctx, &selection);
     return status;
 }
 
@@ -162,12 +132,6 @@ static sara_status count_steps(trainer *t)
         t->steps = given_steps(t) ? given_steps(t) : 5000;
     TRY(sara_trainer_check_length(t, o->num_train_epochs ? "--num_train_epochs" : "the replay",
                                   t->steps));
-    t->progressive_iter = o->progressive_iter;
-    if (o->progressive_iter < 0)
-        t->progressive_iter = t->origin.is ? 0 : t->steps / 2;
-    if (t->progressive_iter == 0)
-        t->progressive_iter = -1;
-    sara_trainer_move_reselection(t);
 done:
     return status;
 }
@@ -203,28 +167,14 @@ done:
     return status;
 }
 
-/* Those of a replay's matrices for the low-rank term that the steps will take. */
-static sara_status check_rank_names(const trainer *t)
-{
-    sara_status status = SARA_OK;
-    for (int64_t step = 0; t->options.lambda_rank > 0 && step < t->steps; step++) {
-        const char *name = sara_batches_rank_name(t->batches, step);
-        if (name && *name)
-            status = sara_adaptation_check_matrix(t->adaptation, name);
-        if (status != SARA_OK)
-            return sara_fail_in(t->ctx, status, t->options.replay);
-    }
-    return status;
-}
-
 static sara_status resume(trainer *t)
 {
     sara_status status = SARA_OK;
     if (t->checkpoint.folder) {
-        TRY(sara_checkpoint_check_run(t->ctx, &t->checkpoint, t->identity,
-                                      t->reselection_moves));
-        TRY(sara_checkpoint_take(t->ctx, &t->checkpoint, t->optimizer, t->adaptation,
-                                 &t->state));
+        TRY(sara_checkpoint_check_run(
+            t->ctx, &t->checkpoint, t->identity,
+            t->method->changing ? t->method->changing(t) : (const char *const[]){NULL}));
+        TRY(sara_checkpoint_take(t));
     }
     t->started_at = t->optimizer->steps;
     if (t->checkpoint.folder)
@@ -241,29 +191,23 @@ done:
 static void setup_announce(const trainer *t)
 {
     const sara_train_options *o = &t->options;
-    char which[80];
-    if (t->origin.is)
-        sara_print(which, sizeof(which), "those of the adapter, from strength %g on",
-                   t->origin.told_strength);
-    else
-        sara_print(which, sizeof(which), "|p| < %.6g", t->threshold);
+    bool given = o->learning_rate > 0;
+    sara_method_text text = {"", "", NULL};
+    t->method->describe(t, &text);
     sara_log(t->ctx, SARA_LOG_INFO,
-             "training %lld of %lld parameters (%.2f %%), %s; learning rate %.3g%s",
+             "training %lld of %lld parameters (%.2f %%), %s; learning rate %.3g%s%s%s",
              (long long)t->selected, (long long)t->parameters,
-             100.0 * (double)t->selected / (double)t->parameters, which, t->learning_rate,
-             o->learning_rate > 0 ? "" : " (by the formula)");
-    char reselect[64] = "no reselection";
-    if (t->progressive_iter > 0)
-        snprintf(reselect, sizeof(reselect), "reselection after step %lld",
-                 (long long)t->progressive_iter);
+             100.0 * (double)t->selected / (double)t->parameters, text.entries, t->learning_rate,
+             given ? "" : " (", given ? "" : text.default_rate, given ? "" : ")");
     char repeats[64] = "";
     int64_t items = sara_batches_items(t->batches), images = sara_batches_images(t->batches);
     if (images && images != items)
         snprintf(repeats, sizeof(repeats), ", %lld with repeats", (long long)items);
-    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %lld x %d samples from %lld %s%s; %s",
+    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %lld x %d samples from %lld %s%s%s%s",
              (long long)t->steps, (long long)sara_batches_shape(t->batches)->size,
              o->gradient_accumulation_steps, (long long)(images ? images : items),
-             images ? "images" : "recorded micro-batches", repeats, reselect);
+             images ? "images" : "recorded micro-batches", repeats, *text.course ? "; " : "",
+             text.course);
 }
 
 /* What the steps train on; nothing is encoded yet. */
@@ -272,7 +216,6 @@ static sara_status open_batches(trainer *t)
     sara_status status;
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
                           t->objective.num_train_timesteps));
-    t->flags.entries = !t->origin.is;
     if (!sara_batches_is_replay(t->batches)) {
         t->flags.size = "train_batch_size";
         t->flags.side = "resolution";
@@ -291,11 +234,11 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_trainer_start(t));
     TRY(load_model(t));
     TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
-    TRY(sara_trainer_check_origin(t));
+    if (t->method->check)
+        TRY(t->method->check(t));
     TRY(open_batches(t));
     TRY(count_steps(t));
     TRY(sara_trainer_make_optimizer(t));
-    TRY(check_rank_names(t));
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
     setup_announce(t);
@@ -312,12 +255,11 @@ void sara_trainer_close(trainer *t)
 {
     json_decref(t->identity);
     sara_checkpoint_clear(t->ctx, &t->checkpoint);
-    sara_adapter_free(&t->origin.adapter);
     sara_metadata_list_free(&t->metadata);
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);
     sara_tape_free(t->tape);
-    sara_adaptation_free(t->adaptation);
+    sara_method_close(t);
     sara_optimizer_free(t->optimizer);
     sara_batches_free(t->batches);
     sara_objective_free(&t->objective);

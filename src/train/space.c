@@ -3,9 +3,7 @@
 
 #include <sys/statvfs.h>
 
-/* Bytes of an entry, at least: a value and its position in an adapter, two moments in a state. */
-#define ADAPTER_BYTES 5
-#define STATE_BYTES   8
+#define STATE_BYTES 8 /* of an entry: two moments */
 
 sara_status sara_run_check_space(const sara_run *run, uint64_t least, uint64_t most)
 {
@@ -23,7 +21,7 @@ sara_status sara_run_check_space(const sara_run *run, uint64_t least, uint64_t m
                          run->folder, sara_bytes_format(&needed, least), there.text);
     if (free_bytes < most)
         sara_log(run->ctx, SARA_LOG_WARNING,
-                 "%s: checkpoints and adapter will take at least %s, %s are free on the disk; "
+                 "%s: checkpoints and result will take at least %s, %s are free on the disk; "
                  "--checkpoints_total_limit keeps fewer",
                  run->folder, sara_bytes_format(&needed, most), there.text);
     return SARA_OK;
@@ -33,14 +31,14 @@ sara_status sara_trainer_check_space(const trainer *t)
 {
     const sara_train_options *o = &t->options;
     int64_t left = t->steps - t->started_at, limit = o->checkpoints_total_limit;
-    uint64_t adapter = (uint64_t)t->selected * ADAPTER_BYTES;
-    uint64_t checkpoint = adapter + (uint64_t)t->selected * STATE_BYTES;
+    uint64_t result = (uint64_t)t->selected * (uint64_t)t->method->entry_bytes;
+    uint64_t checkpoint = result + (uint64_t)t->selected * STATE_BYTES;
     if (left <= 0)
         return SARA_OK;
     int64_t count = (left - 1) / o->checkpointing_steps + 1;
     if (limit && count > limit + 1)
         count = limit + 1; /* the new one is written before the oldest is removed */
-    uint64_t most = adapter;
+    uint64_t most = result;
     for (int64_t i = 0; i < count && most < UINT64_MAX / 2; i++)
         most += checkpoint;
     return sara_run_check_space(&t->run, checkpoint, most);

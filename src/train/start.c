@@ -59,17 +59,43 @@ done:
     return status;
 }
 
+/* Of what the run will write only at its end. */
+static sara_status check_result_place(const trainer *t)
+{
+    char *path = NULL;
+    sara_status status;
+    if (t->method->result)
+        return sara_run_check_file(&t->run, t->method->result);
+    TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_result(t->method)));
+    if (sara_path_exists(path) && !sara_path_is_directory(path))
+        status = sara_fail(t->ctx, SARA_ERROR_IO, "%s: is no folder, and the result goes there",
+                           path);
+done:
+    sara_free(t->ctx, path);
+    return status;
+}
+
+static sara_status refuse_result(const trainer *t)
+{
+    const char *folder = t->run.folder, *result = sara_method_result(t->method);
+    if (!t->method->result)
+        return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                         "%s: holds %s/ and no checkpoint to go on from; name another --output_dir",
+                         folder, result);
+    return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                     "%s: holds an adapter and no checkpoint to go on from; start from it in "
+                     "another --output_dir with --adapter %s/%s",
+                     folder, folder, result);
+}
+
 /* The checkpoint is whole, and the options that need no model to compare are its run's. */
 static sara_status find_checkpoint(trainer *t)
 {
     json_t *options = NULL;
     sara_status status;
     TRY(sara_checkpoint_find(&t->run, &t->checkpoint, t->options.resume_from_checkpoint));
-    if (!t->checkpoint.folder && sara_run_has_adapter(&t->run))
-        TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
-                      "%s: holds an adapter and no checkpoint to go on from; start from it in "
-                      "another --output_dir with --adapter %s/adapter.safetensors",
-                      t->run.folder, t->run.folder));
+    if (!t->checkpoint.folder && sara_run_has(&t->run, sara_method_result(t->method)))
+        TRY(refuse_result(t));
     if (!t->checkpoint.folder)
         goto done;
     TRY(draw_seed(t));
@@ -84,20 +110,26 @@ done:
 
 sara_status sara_trainer_start(trainer *t)
 {
+    const sara_method *method;
     sara_status status;
     TRY(sara_train_options_check(t->ctx, &t->options));
+    TRY(sara_method_find(t->ctx, &method, t->options.method, NULL));
+    TRY(sara_method_check_options(t->ctx, method, &t->options));
+    TRY(sara_method_start(t, method));
     TRY(sara_run_check_prompts(t->ctx, &t->options));
     TRY(check_run_output(t));
     TRY(sara_trainer_open_device(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;
+    TRY(check_result_place(t));
     if (t->options.resume_from_checkpoint)
         TRY(find_checkpoint(t));
     else
         TRY(check_new(t));
     if (!t->checkpoint.folder)
         TRY(draw_seed(t));
-    TRY(sara_trainer_open_origin(t));
+    if (t->method->open)
+        TRY(t->method->open(t));
     TRY(open_profile(t));
 done:
     return status;

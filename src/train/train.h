@@ -12,9 +12,16 @@
 /* A caller's options, of whichever version, over the defaults. */
 SARA_NODISCARD sara_status sara_train_options_read(sara_context *ctx, sara_train_options *out,
                                                    const sara_train_options *given);
-/* Ranges, and what contradicts; SARA_ERROR_USAGE naming option and value. */
+/* Each option by itself: ranges and texts; SARA_ERROR_USAGE naming option and value. */
+SARA_NODISCARD sara_status sara_train_options_check_values(sara_context *ctx,
+                                                           const sara_train_options *options);
+/* And what contradicts or is missing. */
 SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
                                                     const sara_train_options *options);
+/* *value: of an option that is not at its default, as text, sara_free(); else NULL. */
+SARA_NODISCARD sara_status sara_train_option_given(sara_context *ctx, char **value,
+                                                   const sara_train_options *options,
+                                                   const char *name);
 /* The options that decide the result, as a JSON object; json_decref(). */
 SARA_NODISCARD sara_status sara_train_options_json(sara_context *ctx, json_t **out,
                                                    const sara_train_options *options);
@@ -129,13 +136,15 @@ typedef struct sara_run {
  * interrupted run left half-written, and refuses what stands where a run writes its files. Folders
  * that were made and stay empty are removed by sara_run_close(). */
 SARA_NODISCARD sara_status sara_run_open(sara_context *ctx, sara_run *run, const char *folder);
+/* SARA_ERROR_IO where no file of this name can be written, as only the end of a run would tell. */
+SARA_NODISCARD sara_status sara_run_check_file(const sara_run *run, const char *name);
 void sara_run_close(sara_run *run);
 /* SARA_ERROR_IO where the disk has less than `least` bytes free; a warning below `most`. */
 SARA_NODISCARD sara_status sara_run_check_space(const sara_run *run, uint64_t least,
                                                 uint64_t most);
-/* Whether the folder holds no run's log, checkpoints or adapter. */
+/* Whether the folder holds no run's log, checkpoints or result. */
 SARA_NODISCARD sara_status sara_run_is_new(const sara_run *run, bool *out);
-bool sara_run_has_adapter(const sara_run *run); /* the result */
+bool sara_run_has(const sara_run *run, const char *name);
 /* Opens the log for appending, after cutting it to the lines up to optimiser step `step` and the
  * events of `skips` skipped steps after it. */
 SARA_NODISCARD sara_status sara_run_log_open(sara_run *run, int64_t step, int64_t skips);
@@ -152,13 +161,6 @@ typedef struct sara_run_state {
 
 /* N of "checkpoint-N", -1 for another name. */
 int64_t sara_checkpoint_number(const char *name);
-/* Writes checkpoint-N (N: optimiser steps), then prunes to the limit. identity: the object that a
- * resumed run must match. */
-SARA_NODISCARD sara_status sara_checkpoint_save(sara_run *run, const sara_optimizer *optimizer,
-                                                sara_adaptation *adaptation,
-                                                const sara_run_state *state, const json_t *identity,
-                                                const sara_metadata *metadata,
-                                                size_t metadata_count, int limit);
 /* A checkpoint that is whole; sara_checkpoint_clear(). */
 typedef struct sara_checkpoint {
     char *folder; /* NULL: there is none at all */
@@ -175,18 +177,12 @@ void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint);
 SARA_NODISCARD sara_status sara_checkpoint_check_options(sara_context *ctx,
                                                          const sara_checkpoint *checkpoint,
                                                          const json_t *options);
-/* The same with all that the run is, the object that sara_checkpoint_save() was given, but for the
- * number of steps and, where it moves with that, the reselection. */
+/* The same with all that the run is, the manifest's "run", but for the number of steps and the keys
+ * that may be others, NULL ends them. */
 SARA_NODISCARD sara_status sara_checkpoint_check_run(sara_context *ctx,
                                                      const sara_checkpoint *checkpoint,
                                                      const json_t *identity,
-                                                     bool reselection_moves);
-/* Puts the optimiser and the counters where they were. */
-SARA_NODISCARD sara_status sara_checkpoint_take(sara_context *ctx,
-                                                const sara_checkpoint *checkpoint,
-                                                sara_optimizer *optimizer,
-                                                sara_adaptation *adaptation,
-                                                sara_run_state *state);
+                                                     const char *const *changing);
 /* report.html: settings, loss curve, samples. */
 SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
 /* Before hours of training: what drawing the validation prompts would refuse. */

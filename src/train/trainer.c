@@ -1,4 +1,5 @@
-/* The training loop: micro-batches through the U-Net, one SaRA update a step. */
+/* The training loop: micro-batches through the denoiser, one update a step. */
+#include "train/checkpoint.h"
 #include "train/trainer.h"
 
 #include "core/trace.h"
@@ -52,7 +53,7 @@ sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report
     TRY(sara_lr_factor(t->ctx, &factor, &t->options, t->learning_rate, step, t->steps));
     *lr = t->learning_rate * factor;
     const sara_step_hooks hooks =
-        sara_adaptation_hooks(t->adaptation, sara_batches_rank_name(t->batches, step));
+        t->method->hooks ? t->method->hooks(t) : (sara_step_hooks){0};
     TRY(sara_optimizer_step(t->optimizer, report, *lr, 1.0 / parts, isfinite(*loss), &hooks));
 done:
     return status;
@@ -116,9 +117,7 @@ static sara_status save_checkpoint(trainer *t)
     sara_status status = SARA_OK;
     if (t->saved_at == t->state.micro_batches)
         return SARA_OK; /* the last step was just saved */
-    TRY(sara_checkpoint_save(&t->run, t->optimizer, t->adaptation, &t->state, t->identity,
-                             t->metadata.items, t->metadata.count,
-                             t->options.checkpoints_total_limit));
+    TRY(sara_checkpoint_save(t));
     t->saved_at = t->state.micro_batches;
 done:
     return status;
@@ -195,15 +194,12 @@ done:
 
 static sara_status finish(trainer *t)
 {
-    char *path = NULL;
-    sara_status status;
+    sara_status status = SARA_OK;
     if (t->optimizer->steps > t->started_at)
         TRY(save_checkpoint(t));
-    TRY(sara_path_join(t->ctx, &path, t->run.folder, "adapter.safetensors"));
-    TRY(sara_adaptation_save(t->adaptation, path, t->metadata.items, t->metadata.count, SARA_F32));
+    TRY(t->method->finish(t));
     TRY(sara_run_report(&t->run, t->identity));
 done:
-    sara_free(t->ctx, path);
     return status;
 }
 
@@ -226,6 +222,7 @@ static void fill_result(sara_train_result *result, const trainer *t)
                                   .learning_rate = t->learning_rate,
                                   .first_loss = mean(t->first, t->losses),
                                   .last_loss = mean(t->last, t->losses)};
+    snprintf(result->result, sizeof(result->result), "%s", sara_method_result(t->method));
 }
 
 sara_status sara_train_sized(sara_context *ctx, sara_train_result *result, size_t result_size,

@@ -2,41 +2,33 @@
 #ifndef SARA_TRAIN_TRAINER_H
 #define SARA_TRAIN_TRAINER_H
 
-#include "train/train.h"
+#include "train/method.h"
 
 #define SARA_SKIPS_IN_ROW 10 /* steps that are not finite before the run stops */
 #define SARA_LOSS_WINDOW  20
 #define SARA_PROFILED     5 /* steps that --profile shows */
 
-typedef struct trainer {
+struct trainer {
     sara_context *ctx;
     sara_train_options options; /* automatic values resolved */
     sara_model *model;
     sara_device *device; /* of the training steps, where it is not the model's; else NULL */
     sara_batches *batches;
     sara_objective objective;
-    sara_optimizer *optimizer;   /* NULL: forward passes alone are timed */
-    sara_adaptation *adaptation; /* of the optimiser's trainables */
+    const sara_method *method; /* NULL: forward passes alone are timed, as with the optimiser */
+    void *method_state;
+    sara_optimizer *optimizer;
     sara_tape *tape;
     sara_run run;
     bool run_open;
     sara_checkpoint checkpoint; /* to go on from */
-    struct {
-        bool is;
-        sara_adapter adapter; /* until the optimiser has its values */
-        double strength;      /* at which they are taken */
-        double told_strength; /* that the run was given */
-        double threshold;     /* NaN: none */
-        char sha256[65];      /* of the file */
-    } origin;                 /* the adapter that the run starts, or started, from */
     sara_run_state state;
     int64_t saved_at; /* micro-batches consumed at the last checkpoint; -1: none yet */
     json_t *identity; /* what a resumed run must match */
     sara_metadata_list metadata;
-    int64_t steps;            /* to do in all */
-    int64_t progressive_iter; /* -1: never */
-    bool reselection_moves;   /* a resumed run's, with the number of steps */
-    double threshold, learning_rate;
+    int64_t steps;    /* to do in all */
+    double threshold; /* by which entries were selected; NaN: by none */
+    double learning_rate;
     int64_t parameters, selected;
     float *noisy, *target; /* one micro-batch */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
@@ -54,29 +46,26 @@ typedef struct trainer {
     int64_t profiled;     /* steps in the trace */
     double first[SARA_LOSS_WINDOW], last[SARA_LOSS_WINDOW];
     int64_t losses;
-} trainer;
+};
 
 /* start.c: all that can be told before the model is read; opens the run folder. */
 SARA_NODISCARD sara_status sara_trainer_start(trainer *t);
-/* origin.c: --adapter, or that of the checkpoint's run, with what it needs of the options; then
- * against the model. */
-SARA_NODISCARD sara_status sara_trainer_open_origin(trainer *t);
-SARA_NODISCARD sara_status sara_trainer_check_origin(const trainer *t);
-/* going_on.c: a checkpoint that is taken up with another number of steps. SARA_ERROR_USAGE where
+/* length.c: a checkpoint that is taken up with another number of steps. SARA_ERROR_USAGE where
  * more are done than the option `name` gives. */
 SARA_NODISCARD sara_status sara_trainer_check_length(const trainer *t, const char *name,
                                                      int64_t length);
+int64_t sara_trainer_past_steps(const trainer *t);  /* done; 0: no checkpoint */
 int64_t sara_trainer_past_length(const trainer *t); /* 0: no checkpoint */
-void sara_trainer_move_reselection(trainer *t);
 SARA_NODISCARD sara_status sara_trainer_tell_length(const trainer *t);
-/* Of the manifest's "run": whether progressive_iter came from the number of steps. */
-#define SARA_RESELECTION_KEY "progressive_iter_auto"
 /* setup.c: everything up to the first step. */
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
-/* Its parts, which need the model: the selection and its optimiser; once the plan of memory is
+/* Its parts, which need the model: what is trained, with its optimiser; once the plan of memory is
  * made, the tape with its memory and the buffers of the batches' shape. */
 SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
+/* For a method's prepare(): the optimiser of the trainables, which it takes over, as the options
+ * and t->learning_rate have it. */
+SARA_NODISCARD sara_status sara_trainer_use(trainer *t, sara_trainables *trainables);
 /* What --mixed_precision asks for; SARA_ERROR_DEVICE where the processor cannot. */
 SARA_NODISCARD sara_status sara_trainer_open_device(trainer *t);
 SARA_NODISCARD sara_status sara_trainer_make_buffers(trainer *t);
@@ -92,9 +81,6 @@ SARA_NODISCARD sara_status sara_trainer_step(trainer *t, double *loss, sara_step
 /* memory.c: says what the run will need, and refuses it with SARA_ERROR_MEMORY if that is more than
  * there is. */
 SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
-/* Refuses a selection whose optimiser and the weights alone are more than there is. */
-SARA_NODISCARD sara_status sara_trainer_check_selection(const trainer *t,
-                                                        const sara_selection *selection);
 /* space.c: refuses a run whose first checkpoint would find no place on the disk, and warns where
  * those that are kept would not. */
 SARA_NODISCARD sara_status sara_trainer_check_space(const trainer *t);

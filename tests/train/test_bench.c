@@ -165,8 +165,11 @@ static void test_methods(void **state)
     for (int i = 0; i < 2; i++) {
         assert_true(calls(reports[i], "conv2d dx") > 0);
         assert_true(calls(reports[i], "adamw") == 1);
-        assert_true(calls(reports[i], "low-rank term") == 1);
+        assert_true(calls(reports[i], "low-rank term") == (i == 0));
     }
+    double bytes = number_in(reports[1], "memory", "optimizer") / number(reports[1], "parameters");
+    assert_true(bytes >= 12 && bytes < 12.01); /* gradient and two moments */
+    assert_true(calls(reports[1], "conv2d dw") > 0 && calls(reports[1], "conv2d dw sampled") == 0);
     assert_true(calls(reports[2], "conv2d") == calls(reports[0], "conv2d"));
     assert_true(calls(reports[2], "conv2d dx") == 0);
     assert_true(calls(reports[2], "adamw") == 0);

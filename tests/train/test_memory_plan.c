@@ -154,8 +154,10 @@ static void check_kept(test_run *run, taken *memory, const char *name)
     trainer t = {.ctx = ctx};
     test_run_output(run, name);
     assert_ok(ctx, sara_trainer_open(&t, &run->options));
-    sara_adaptation_free(t.adaptation);
+    const sara_method *method = t.method;
+    sara_method_close(&t);
     sara_optimizer_free(t.optimizer);
+    assert_ok(ctx, sara_method_start(&t, method));
     before = memory->now;
     assert_ok(ctx, sara_trainer_make_optimizer(&t));
     size_t optimizer = memory->now - before;

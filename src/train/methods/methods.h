@@ -1,0 +1,9 @@
+/* The methods that there are. */
+#ifndef SARA_TRAIN_METHODS_H
+#define SARA_TRAIN_METHODS_H
+
+#include "train/method.h"
+
+extern const sara_method sara_method_sara, sara_method_full;
+
+#endif
