@@ -1,4 +1,5 @@
 /* The devices: a kernel table each, and for "cpu" the state of its fast kernels. */
+#include "nn/apart.h"
 #include "nn/bf16.h"
 #include "nn/kept.h"
 #include "nn/onednn/onednn.h"
@@ -59,9 +60,12 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
     sara_kept *kept = NULL;
     sara_status status;
     const device_kind *kind = find_kind(name);
+    if (strcmp(name, "cpu-apart") == 0)
+        return sara_apart_open(ctx, out);
     if (!kind)
         return sara_fail(ctx, SARA_ERROR_DEVICE,
-                         "device %s: unknown, expected cpu, cpu-bf16, cpu-plain, dry or dry-bf16",
+                         "device %s: unknown, expected cpu, cpu-bf16, cpu-plain, cpu-apart, dry or "
+                         "dry-bf16",
                          name);
     if (kind->narrow && !kind->dry && sara_bf16_lacks())
         return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: %s", name, sara_bf16_lacks());

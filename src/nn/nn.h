@@ -12,9 +12,10 @@
 #include "core/trace.h"
 
 /* Devices: "cpu" (fast kernels, plain ones where there is none), "cpu-bf16" (the same, but linear
- * layers and convolutions multiply bf16; the processor must have AVX512-BF16) "cpu-plain" (the
- * reference kernels alone, the oracle), or "dry" and "dry-bf16" (no arithmetic and no data: what a
- * pass on "cpu" or "cpu-bf16" will need, the kernels' scratch included, is what
+ * layers and convolutions multiply bf16; the processor must have AVX512-BF16), "cpu-plain" (the
+ * reference kernels alone, the oracle), "cpu-apart" (as "cpu", but with memory of its own that
+ * nobody else can touch: a test of everybody else), or "dry" and "dry-bf16" (no arithmetic and no
+ * data: what a pass on "cpu" or "cpu-bf16" will need, the kernels' scratch included, is what
  * sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor or
  * oneDNN cannot, also if the environment variable SARA_SIMD names what it does not run;
  * SARA_ERROR_USAGE if it names nothing. */

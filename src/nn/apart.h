@@ -1,0 +1,13 @@
+/* The device "cpu-apart", which proves that nobody but a device's kernels and its copies touch its
+ * memory. It computes as "cpu" does. All its memory lies in mapped regions of its own, which are
+ * inaccessible except while one of its kernels or copies runs; and its kernels refuse data that
+ * lies elsewhere, as its copies refuse the wrong side. */
+#ifndef SARA_NN_APART_H
+#define SARA_NN_APART_H
+
+#include "nn/kernels.h"
+
+/* *out: sara_nn_device_close(). Errors as of sara_nn_device_open(). */
+SARA_NODISCARD sara_status sara_apart_open(sara_context *ctx, sara_device **out);
+
+#endif
