@@ -181,6 +181,7 @@ typedef struct sara_model_report {
     char base_precision[8];   /* "fp16", "bf16" or "fp32": the first that holds all its values */
     char architecture[32];    /* as in modelspec.architecture: "stable-diffusion-v1" */
     char prediction_type[24]; /* "" of a bare unet/ folder, which has no scheduler */
+    char denoiser[24];        /* what messages call components[0]: "U-Net" */
 } sara_model_report;
 SARA_NODISCARD sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *report,
                                                     size_t report_size, const sara_model *model);
@@ -343,6 +344,9 @@ typedef struct sara_image {
     uint8_t *pixels; /* RGB, [height][width][3] */
 } sara_image;
 
+/* A number that stands for the model's own: the guidance of Stable Diffusion is 7.0. */
+#define SARA_OF_MODEL (-1e9)
+
 typedef struct sara_generate_options {
     size_t size; /* of this struct; 0: of its first version */
     const char *prompt;          /* required */
@@ -356,7 +360,7 @@ typedef struct sara_generate_options {
     int width, height;           /* multiples of the VAE's factor; 0: sample_size times that, or the
                                     given latents' */
     int steps;                   /* 20 */
-    double guidance_scale;       /* 7.0; at most 1 means no guidance */
+    double guidance_scale;       /* at most 1 means no guidance; SARA_OF_MODEL */
     uint64_t seed;               /* 42; image i uses seed + i; see sara_draw_seed() */
     int batch_count;             /* 1 */
     const char *sampling_method; /* NULL: the model's scheduler; see sara_sampling_methods() */
@@ -461,7 +465,7 @@ typedef struct sara_train_options {
     const char *validation_prompts[SARA_MAX_PROMPTS];
     int validation_prompt_count;
     int64_t validation_steps;    /* 500 */
-    double validation_guidance_scale; /* 7.0 */
+    double validation_guidance_scale;    /* SARA_OF_MODEL */
     bool no_prompt_weights, long_prompt; /* of the validation prompts; see sara_generate_options */
     int64_t checkpointing_steps; /* 500 */
     int checkpoints_total_limit; /* 3; 0: unlimited */

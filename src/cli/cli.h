@@ -112,7 +112,7 @@ int cli_read_config(cli *c, const cli_command *command, const char *path, cli_co
 int cli_apply(const cli *c, sara_model *model, const cli_list *adapters, bool force);
 /* Which model, and what its files do not tell. */
 typedef struct cli_model {
-    const char *model, *unet_only;
+    const char *model, *denoiser_only;
     sara_model_options options;
 } cli_model;
 #define CLI_MODEL_OPTIONS(m)                                                                       \
@@ -139,8 +139,8 @@ typedef struct cli_model {
     }
 /* Loads it. */
 int cli_load(const cli *c, sara_model **out, const cli_model *model);
-/* For what needs the U-Net alone: of a file no more is loaded. */
-int cli_load_unet(const cli *c, sara_model **out, const cli_model *model);
+/* For what needs the denoiser alone: of a file no more is loaded. */
+int cli_load_denoiser(const cli *c, sara_model **out, const cli_model *model);
 bool cli_is_folder(const char *path);
 /* Before the model is read: strengths, and that the files are there. */
 int cli_check_adapters(const cli *c, const cli_list *adapters);

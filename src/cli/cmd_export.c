@@ -51,7 +51,7 @@ static int export(const cli *c, const request *r)
     sara_model *model = NULL;
     int code = check_export_args(c, r);
     if (code == 0)
-        code = cli_load_unet(c, &model, &r->model);
+        code = cli_load_denoiser(c, &model, &r->model);
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->force);
     if (code == 0) {
@@ -88,7 +88,7 @@ int cmd_export(cli *c)
          "or without --adapter; at strength X (1); several are added up"},
         {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
          "the base: a diffusers folder or a .safetensors file"},
-        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR",
+        {"unet-only", 0, CLI_STRING, &r.model.denoiser_only, 0, 0, "DIR",
          "a bare unet/ folder instead"},
         {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH", "a new file; of peft a new folder"},
         {"format", 0, CLI_STRING, &r.export.format, 0, 0, "NAME",

@@ -5,7 +5,7 @@
 typedef struct request {
     const char *base, *tuned, *output;
     cli_model model; /* the options of both */
-    bool unet_only;
+    bool denoiser_only;
     sara_extract_options extract;
 } request;
 
@@ -43,9 +43,9 @@ static int is_others_variant(const cli *c, bool *out, const request *r, const ch
     *out = false;
     if (!variant || !*variant)
         return 0;
-    sara_status status = sara_model_has_variant(c->ctx, &own, path, r->unet_only, variant);
+    sara_status status = sara_model_has_variant(c->ctx, &own, path, r->denoiser_only, variant);
     if (status == SARA_OK)
-        status = sara_model_has_variant(c->ctx, &others, other, r->unet_only, variant);
+        status = sara_model_has_variant(c->ctx, &others, other, r->denoiser_only, variant);
     *out = !own && others;
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
@@ -76,13 +76,13 @@ static int extract_load(const cli *c, sara_model **out, const request *r, const 
         code = use_ema(c, &model.options.use_ema_weights, r, path, other);
     if (code != 0)
         return code;
-    *(r->unet_only ? &model.unet_only : &model.model) = path;
+    *(r->denoiser_only ? &model.denoiser_only : &model.model) = path;
     if (cli_is_folder(path) && !cli_is_folder(other))
         model.options.model_config = NULL;
     if (others || (!cli_is_folder(path) && cli_is_folder(other)))
         model.options.variant = NULL;
     model.options.weight_dtype = "auto";
-    return cli_load_unet(c, out, &model);
+    return cli_load_denoiser(c, out, &model);
 }
 
 static int extract(const cli *c, const request *r)
@@ -140,7 +140,7 @@ int cmd_extract(cli *c)
          "keep changes larger than T (all that differ)"},
         {"save_precision", 0, CLI_STRING, &r.extract.save_precision, 0, 0, "TYPE",
          "of the values: fp32, fp16 or bf16 (fp32)"},
-        {"unet-only", 0, CLI_SWITCH, &r.unet_only, 0, 0, NULL, "both are bare unet/ folders"},
+        {"unet-only", 0, CLI_SWITCH, &r.denoiser_only, 0, 0, NULL, "both are bare unet/ folders"},
         {"variant", 0, CLI_STRING, &r.model.options.variant, 0, 0, "NAME",
          "weight files' variant, e.g. fp16"},
         {"model_config", 0, CLI_STRING, &r.model.options.model_config, 0, 0, "DIR",

@@ -81,8 +81,8 @@ static void print_model_report(const sara_model_report *report)
     }
     printf("architecture  %s%s%s\n", report->architecture,
            *report->prediction_type ? ", predicts " : "", report->prediction_type);
-    printf("base_sha256   %s, in %s\n\nThe U-Net's parameters by |p|:\n", report->base_sha256,
-           report->base_precision);
+    printf("base_sha256   %s, in %s\n\nThe %s's parameters by |p|:\n", report->base_sha256,
+           report->base_precision, report->denoiser);
     for (int i = 0; i < SARA_HISTOGRAM_BINS; i++)
         most = report->histogram[i] > most ? report->histogram[i] : most;
     for (int i = 0; i < SARA_HISTOGRAM_BINS; i++) {
@@ -135,7 +135,7 @@ typedef struct request {
 
 static bool has_model(const request *r)
 {
-    return r->model.model || r->model.unet_only;
+    return r->model.model || r->model.denoiser_only;
 }
 
 /* Of an adapter alone, options for a model say nothing. */
@@ -184,7 +184,7 @@ int cmd_inspect(cli *c)
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
          "a diffusers folder or a .safetensors file"},
-        {"unet-only", 0, CLI_STRING, &r.model.unet_only, 0, 0, "DIR",
+        {"unet-only", 0, CLI_STRING, &r.model.denoiser_only, 0, 0, "DIR",
          "a bare unet/ folder instead"},
         {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
          "print the token ids of a prompt, padded and cut"},

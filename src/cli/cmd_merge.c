@@ -24,7 +24,7 @@ typedef struct request {
 
 static int check_merge_args(const cli *c, const request *r)
 {
-    const char *base = r->base.unet_only ? r->base.unet_only : r->base.model;
+    const char *base = r->base.denoiser_only ? r->base.denoiser_only : r->base.model;
     if (!r->output)
         return cli_fail(c, SARA_ERROR_USAGE,
                         "no output given: -o names a new folder or .safetensors file");
@@ -58,7 +58,8 @@ int cmd_merge(cli *c)
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &r.base.model, 0, 0, "PATH",
          "the base: a diffusers folder or a .safetensors file"},
-        {"unet-only", 0, CLI_STRING, &r.base.unet_only, 0, 0, "DIR", "a bare unet/ folder instead"},
+        {"unet-only", 0, CLI_STRING, &r.base.denoiser_only, 0, 0, "DIR",
+         "a bare unet/ folder instead"},
         {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
          "merge at strength X (1); repeatable"},
         {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH",

@@ -24,7 +24,7 @@ static const cli_refusal refusals[] = {
     {"snr_gamma", "leave it out; the loss is not weighted"},
     {"min_snr_gamma", "leave it out; the loss is not weighted"},
     {"noise_offset", "leave it out; noise is plain normal"},
-    {"train_text_encoder", "sara trains the U-Net"},
+    {"train_text_encoder", "sara trains the denoiser"},
     {"rank",
      "SaRA trains entries of the model itself; its size is set by --trainable or --threshold"},
     {"network_dim", "SaRA trains entries of the model itself; its size is set by --trainable"},

@@ -12,24 +12,24 @@ int cli_load(const cli *c, sara_model **out, const cli_model *m)
 {
     sara_model_options options = m->options;
     options.size = sizeof(options);
-    options.unet_only = m->unet_only != NULL;
-    if (!m->model && !m->unet_only)
+    options.unet_only = m->denoiser_only != NULL;
+    if (!m->model && !m->denoiser_only)
         return cli_fail(c, SARA_ERROR_USAGE,
                         "no model given: -m names a diffusers folder or a .safetensors file");
-    if (m->model && m->unet_only)
+    if (m->model && m->denoiser_only)
         return cli_fail(c, SARA_ERROR_USAGE, "--model %s and --unet-only %s: give one of them",
-                        m->model, m->unet_only);
+                        m->model, m->denoiser_only);
     sara_status status =
-        sara_model_load(c->ctx, out, m->unet_only ? m->unet_only : m->model, &options);
+        sara_model_load(c->ctx, out, m->denoiser_only ? m->denoiser_only : m->model, &options);
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
-int cli_load_unet(const cli *c, sara_model **out, const cli_model *m)
+int cli_load_denoiser(const cli *c, sara_model **out, const cli_model *m)
 {
     cli_model alone = *m;
     struct stat info;
-    if (m->model && !m->unet_only && stat(m->model, &info) == 0 && S_ISREG(info.st_mode)) {
-        alone.unet_only = m->model;
+    if (m->model && !m->denoiser_only && stat(m->model, &info) == 0 && S_ISREG(info.st_mode)) {
+        alone.denoiser_only = m->model;
         alone.model = NULL;
     }
     return cli_load(c, out, &alone);

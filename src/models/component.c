@@ -1,13 +1,5 @@
 #include "models/models.h"
 
-const char *sara_module_name(sara_module module)
-{
-    static const char *const names[SARA_MODULE_COUNT] = {[SARA_MODULE_UNET] = "U-Net",
-                                                         [SARA_MODULE_VAE] = "VAE",
-                                                         [SARA_MODULE_TEXT] = "text encoder"};
-    return names[module];
-}
-
 sara_status sara_component_open(sara_context *ctx, sara_component *out, const char *folder,
                                 const char *stem, const char *variant)
 {

@@ -58,10 +58,6 @@ int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted paramet
 
 /* ------------------------------------------------------------------------------------ sources */
 
-typedef enum sara_module { SARA_MODULE_UNET, SARA_MODULE_VAE, SARA_MODULE_TEXT } sara_module;
-#define SARA_MODULE_COUNT 3
-const char *sara_module_name(sara_module module); /* "text encoder" */
-
 /* A network's config, and where its weights are. */
 typedef struct sara_component {
     sara_context *ctx;
@@ -84,38 +80,7 @@ void sara_component_close(sara_component *component);
 #define SARA_DIFFUSERS_STEM    "diffusion_pytorch_model"
 #define SARA_TRANSFORMERS_STEM "model"
 
-/* A single-file checkpoint (.safetensors) of SD1.x or SD2.x: U-Net, VAE and text encoder, or a
- * U-Net alone. What its tensors' shapes do not tell (heads, ...) is from model_config (a diffusers
- * folder, NULL: none), else from the metadata sara.config.{unet,vae,text_encoder}, else as in the
- * published models. use_ema: the U-Net is the averages (model_ema.*) that LDM's training keeps.
- * Another architecture is SARA_ERROR_INPUT by its name. */
-typedef struct sara_single_file sara_single_file;
-SARA_NODISCARD sara_status sara_single_file_open(sara_context *ctx, sara_single_file **out,
-                                                 const char *path, const char *model_config,
-                                                 bool use_ema);
-/* Whether a file holds such averages. */
-SARA_NODISCARD sara_status sara_single_file_has_ema(sara_context *ctx, bool *out, const char *path);
-/* A file of which the VAE alone is wanted: a whole checkpoint or a VAE, under LDM's names, with
- * their prefix or without, or diffusers'. Its config is in the metadata or beside the file
- * (config.json), else what shapes tell, with the scaling factor and the norms' groups of the config
- * `like`, else (NULL) of the published models. */
-SARA_NODISCARD sara_status sara_single_file_open_vae(sara_context *ctx, sara_single_file **out,
-                                                     const char *path, const json_t *like);
-void sara_single_file_close(sara_single_file *single);
-SARA_NODISCARD sara_status sara_single_file_component(const sara_single_file *single,
-                                                      sara_component *out, sara_module module);
-/* Borrowed; NULL: the file does not hold the module. */
-json_t *sara_single_file_config(const sara_single_file *single, sara_module module);
-const char *sara_single_file_prefix(const sara_single_file *single, sara_module module);
-const sara_ldm_shape *sara_single_file_shape(const sara_single_file *single, sara_module module);
-const char *sara_single_file_metadata(const sara_single_file *single, const char *key);
-const sara_metadata *sara_single_file_metadata_all(const sara_single_file *single, size_t *count);
-
 #define SARA_MAX_LEVELS 8 /* resolutions that a network may have */
-
-/* Width of the text states of SD1.x (CLIP) and SD2.x (OpenCLIP). */
-#define SARA_SD1_CROSS_ATTENTION 768
-#define SARA_SD2_CROSS_ATTENTION 1024
 
 /* ---------------------------------------------------------------------------------- tokenizer */
 

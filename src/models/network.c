@@ -1,4 +1,4 @@
-#include "models/network.h"
+#include "models/single_file.h"
 
 static sara_status configure_network(sara_device *device, sara_network **out,
                                      const sara_network_class *class,
@@ -131,8 +131,8 @@ sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out, sara_network 
 
 sara_status sara_network_ldm_shape(const sara_network *network, sara_ldm_shape *out)
 {
-    if (network->class->ldm_shape)
-        return network->class->ldm_shape(network, out);
+    if (network->class->single)
+        return network->class->single->names_of(network, out);
     return sara_fail(network->ctx, SARA_ERROR_INPUT,
                      "%s: single-file checkpoints have no names for it", network->class->name);
 }

@@ -6,6 +6,7 @@
 #include "models/config.h"
 
 typedef struct sara_network_class sara_network_class;
+typedef struct sara_single_layout sara_single_layout; /* models/single_file.h */
 
 typedef struct sara_denoiser_info {
     int in_channels, out_channels;
@@ -60,6 +61,13 @@ typedef struct sara_network_shape {
     const char *config; /* as config.json */
 } sara_network_shape;
 
+/* Blocks with names "down_blocks.0.", ..., so many at most; 0: it is one block, "mid_block.". A
+ * network's lists come to less than SARA_MAX_BLOCKS. */
+typedef struct sara_block_list {
+    const char *name; /* NULL ends a table */
+    int count;
+} sara_block_list;
+
 struct sara_network_class {
     const char *library, *name; /* in model_index.json: "diffusers", "UNet2DConditionModel" */
     const char *key, *value;    /* what config.json calls it: "_class_name", "..." */
@@ -70,14 +78,13 @@ struct sara_network_class {
     /* Wants every parameter. weights: where they will be read from; NULL: they are drawn. */
     SARA_NODISCARD sara_status (*bind)(sara_network *network, sara_binder *binder,
                                        const sara_weights *weights);
-    /* What its names in single files depend on; SARA_ERROR_INPUT where they have none for such a
-     * network. NULL: for none of the class. */
-    SARA_NODISCARD sara_status (*ldm_shape)(const sara_network *network, sara_ldm_shape *out);
     /* What decides its values beside its weights, and their shapes do not tell; json_decref().
      * NULL: out of memory. */
     json_t *(*settings)(const sara_network *network);
+    const sara_single_layout *single; /* NULL: single files have no names for it */
     sara_denoiser_fn forward;         /* NULL: it is no denoiser */
     const sara_network_shape *shapes; /* NULL: none are named */
+    const sara_block_list *blocks;    /* as adapters are told of; NULL: none */
 };
 
 /* A config option that is not supported is refused by name and value. device: where the parameters
@@ -103,7 +110,7 @@ SARA_NODISCARD sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out
                                                  sara_network *denoiser, sara_var *sample,
                                                  const double *timesteps,
                                                  const sara_condition *condition);
-/* As class->ldm_shape; SARA_ERROR_INPUT too where the class has none. */
+/* What its names in single files depend on; SARA_ERROR_INPUT where they have none for it. */
 SARA_NODISCARD sara_status sara_network_ldm_shape(const sara_network *network, sara_ldm_shape *out);
 
 #endif

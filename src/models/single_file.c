@@ -1,274 +1,218 @@
 #include "models/single_file.h"
 
-/* -------------------------------------------------------------------------- what else it may be */
+#include <ctype.h>
+#include <stdlib.h>
 
-/* Files that people try, by a piece of a tensor's name. */
-static const struct {
-    const char *piece, *what;
-} others[] = {
-    {".positions", "an adapter of sara; give it with --adapter"},
-    {"lora_down", "a LoRA, not a checkpoint"},
-    {"lora_A", "a LoRA, not a checkpoint"},
-    {"conditioner.embedders.", "an SDXL checkpoint; SD1.x and SD2.x are supported"},
-    {".label_emb.", "a checkpoint with class embeddings (SDXL, unCLIP); SD1.x and SD2.x are "
-                    "supported"},
-    {"joint_blocks.", "an SD3 checkpoint; SD1.x and SD2.x are supported"},
-    {"double_blocks.", "a FLUX checkpoint; SD1.x and SD2.x are supported"},
-    {"motion_modules.", "an AnimateDiff module, not a checkpoint"},
-    {"control_model.", "a ControlNet, not a checkpoint"},
-    {"input_hint_block.", "a ControlNet, not a checkpoint"},
-    {"down_blocks.0.resnets.", "a module in diffusers' layout; put it into its folder with its "
-                               "config.json"},
-};
+#define MOST_NUMBER 1000 /* in names that are understood */
 
-/* vae: the VAE alone is wanted, for which diffusers' names do */
-static sara_status refuse_others(const sara_single_file *single, bool vae)
+/* ----------------------------------------------------------------------------------- its names */
+
+const char *sara_single_name(const sara_single_part *part, const char *name, sara_name *flat)
 {
-    for (size_t i = 0; i < sizeof(others) / sizeof(*others) - vae; i++)
-        for (size_t j = 0; j < sara_safetensors_count(single->file); j++) {
-            const char *name = sara_safetensors_at(single->file, j)->name;
-            if (strstr(name, others[i].piece))
-                return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: is %s (it holds %.200s)",
-                                 single->path, others[i].what, name);
-        }
+    size_t prefix = strlen(part->prefix), stem = strlen(part->stem);
+    bool inside =
+        strncmp(name, part->prefix, prefix) == 0 && strncmp(name + prefix, part->stem, stem) == 0;
+    if (!inside || !part->shape.flat)
+        return inside ? name + prefix + stem : NULL;
+    return sara_ldm_unflatten(flat, name + prefix) ? flat->text : NULL;
+}
+
+const sara_tensor_info *sara_single_find(const sara_single_file *single,
+                                         const sara_single_part *part, const char *name)
+{
+    const sara_name flat = sara_ldm_flatten(name);
+    const sara_name whole =
+        sara_name_of("%s%s%s", part->prefix, part->stem, part->shape.flat ? flat.text : name);
+    return sara_safetensors_find(single->file, whole.text);
+}
+
+int sara_single_count(const sara_single_file *single, const sara_single_part *part,
+                      const char *start)
+{
+    size_t length = strlen(start);
+    long most = 0;
+    sara_name flat;
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++) {
+        const char *name =
+            sara_single_name(part, sara_safetensors_at(single->file, i)->name, &flat);
+        char *end = NULL;
+        if (!name || strncmp(name, start, length) != 0 || !isdigit((unsigned char)name[length]))
+            continue;
+        long number = strtol(name + length, &end, 10);
+        if (*end == '.' && number >= most && number < MOST_NUMBER)
+            most = number + 1;
+    }
+    return (int)most;
+}
+
+bool sara_single_has(const sara_single_file *single, const sara_single_part *part,
+                     const char *start)
+{
+    sara_name flat;
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++) {
+        const char *name =
+            sara_single_name(part, sara_safetensors_at(single->file, i)->name, &flat);
+        if (name && strncmp(name, start, strlen(start)) == 0)
+            return true;
+    }
+    return false;
+}
+
+bool sara_single_find_place(const sara_single_file *single, sara_single_part *part,
+                            const sara_single_place *places)
+{
+    for (; places && places->prefix; places++) {
+        const char *const *starts = part->class->single->starts(places->names);
+        part->prefix = places->prefix;
+        part->stem = places->stem;
+        part->shape = (sara_ldm_shape){.part = places->names, .flat = places->flat};
+        if (sara_single_has(single, part, starts[0]) || sara_single_has(single, part, starts[1]))
+            return true;
+    }
+    part->prefix = NULL;
+    return false;
+}
+
+/* ------------------------------------------------------------------------- what shapes tell */
+
+sara_status sara_single_dim(const sara_single_file *single, const sara_single_part *part,
+                            int64_t *out, int rank, int index, sara_name name)
+{
+    static const char *const parts[] = {[SARA_LDM_UNET] = "U-Net",
+                                        [SARA_LDM_VAE] = "VAE",
+                                        [SARA_LDM_CLIP] = "CLIP text encoder",
+                                        [SARA_LDM_OPEN_CLIP] = "OpenCLIP text encoder"};
+    const sara_tensor_info *info = sara_single_find(single, part, name.text);
+    sara_shape_text shape;
+    if (!info)
+        return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: no tensor %s%s%s in its %s",
+                         single->path, part->prefix, part->stem, name.text,
+                         parts[part->shape.part]);
+    if (info->shape.rank != rank)
+        return sara_fail(single->ctx, SARA_ERROR_INPUT,
+                         "%s: tensor %s: shape %s, expected %d dimensions", single->path,
+                         info->name, sara_shape_format(&shape, &info->shape), rank);
+    *out = info->shape.dims[index];
     return SARA_OK;
 }
 
-/* ---------------------------------------------------------------------------------- the configs */
+sara_name sara_single_first(const sara_single_file *single, const sara_single_part *part,
+                            const char *start, int number, int count, const char *end)
+{
+    for (int i = 0; i < count; i++) {
+        const sara_name name = sara_name_of("%s%d%s", start, number + i, end);
+        if (sara_single_find(single, part, name.text))
+            return name;
+    }
+    return sara_name_of("%s%d%s", start, number, end);
+}
 
-/* From folder/config.json; from the file's metadata, where sara put it; or from the shapes. Without
- * the U-Net's there is nothing to do; another part that does not tell its own may not be wanted. */
-static sara_status choose_config(sara_single_file *single, sara_single_part *part, const char *name,
-                                 const char *model_config,
-                                 sara_status (*derive)(const sara_single_file *, json_t **))
+int sara_single_clamp(int count, int most)
+{
+    return count < 1 ? 1 : count > most ? most : count;
+}
+
+json_t *sara_single_integers(const int64_t *values, int count)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, json_integer(values[i]));
+    return list;
+}
+
+json_t *sara_single_kinds(const sara_ldm_shape *shape, const char *without, const char *with,
+                          bool reversed)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < shape->levels; i++) {
+        int level = reversed ? shape->levels - 1 - i : i;
+        json_array_append_new(list, json_string(shape->attention[level] ? with : without));
+    }
+    return list;
+}
+
+sara_status sara_single_made(const sara_single_file *single, json_t *made, json_t **out)
+{
+    *out = made;
+    return made ? SARA_OK
+                : sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config",
+                            single->path);
+}
+
+/* ----------------------------------------------------------------------------------- the config */
+
+sara_status sara_single_choose_config(sara_single_file *single, sara_single_part *part,
+                                      const char *model_config)
 {
     sara_context *ctx = single->ctx;
-    sara_name key = sara_name_of("sara.config.%s", name);
+    sara_name key = sara_name_of("sara.config.%s", part->name);
     const char *text = sara_safetensors_metadata(single->file, key.text);
     char *folder = NULL;
     sara_status status;
     if (model_config) {
-        TRY(sara_path_join(ctx, &folder, model_config, name));
+        TRY(sara_path_join(ctx, &folder, model_config, part->name));
         TRY(sara_path_join(ctx, &part->source, folder, "config.json"));
         TRY(sara_json_load(ctx, &part->config, part->source, true));
     } else if (text) {
         TRY(sara_format(ctx, &part->source, "%s: metadata %s", single->path, key.text));
         TRY(sara_json_parse(ctx, &part->config, text, strlen(text), part->source, true));
     } else {
-        TRY(sara_format(ctx, &part->source, "%s: %s", single->path, name));
-        status = derive(single, &part->config);
-        if (status == SARA_ERROR_INPUT && part != &single->unet)
+        TRY(sara_format(ctx, &part->source, "%s: %s", single->path, part->name));
+        status = part->class->single->derive(single, part, &part->config);
+        if (status == SARA_ERROR_INPUT && part != single->parts)
             status = sara_strdup(ctx, &part->fault, sara_context_error(ctx));
+        part->derived = part->config != NULL;
     }
 done:
     sara_free(ctx, folder);
     return status;
 }
 
-/* How many layers a text encoder has is its config's to say. */
-static sara_status count_text_layers(sara_single_file *single)
-{
-    const sara_config config = {single->ctx, single->text.config, single->text.source};
-    int64_t layers;
-    sara_status status =
-        sara_config_int(&config, &layers, "num_hidden_layers", single->text.shape.layers, 1, 256);
-    if (status == SARA_OK)
-        single->text.shape.layers = (int)layers;
-    return status;
-}
-
-static sara_status choose_configs(sara_single_file *single, const char *model_config)
-{
-    sara_status status;
-    TRY(choose_config(single, &single->unet, "unet", model_config, sara_single_unet_config));
-    TRY(sara_single_check_channels(
-        single, json_integer_value(json_object_get(single->unet.config, "in_channels"))));
-    if (single->vae.prefix && !single->vae.fault)
-        TRY(choose_config(single, &single->vae, "vae", model_config, sara_single_vae_config));
-    if (single->text.prefix) {
-        TRY(choose_config(single, &single->text, "text_encoder", model_config,
-                          sara_single_text_config));
-        if (!single->text.fault)
-            TRY(count_text_layers(single));
-    }
-done:
-    return status;
-}
-
 /* ------------------------------------------------------------------------------------ interface */
 
-/* vae: as refuse_others(). *out: sara_single_file_close(), even after an error */
-static sara_status open_file(sara_context *ctx, sara_single_file **out, const char *path, bool vae)
+sara_status sara_single_open(sara_context *ctx, sara_single_file **out, const char *path)
 {
-    sara_single_file *single;
+    sara_single_file *single = NULL;
     sara_status status;
-    TRY(sara_alloc_zero(ctx, out, 1, sizeof(**out)));
-    single = *out;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &single, 1, sizeof(*single)));
     single->ctx = ctx;
     TRY(sara_strdup(ctx, &single->path, path));
     TRY(sara_safetensors_open(ctx, &single->file, path));
-    TRY(refuse_others(single, vae));
-done:
-    return status;
-}
-
-sara_status sara_single_file_open(sara_context *ctx, sara_single_file **out, const char *path,
-                                  const char *model_config, bool use_ema)
-{
-    sara_single_file *single = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(open_file(ctx, &single, path, false));
-    TRY(sara_single_find_parts(single, use_ema));
-    TRY(choose_configs(single, model_config));
     *out = single;
     single = NULL;
 done:
-    sara_single_file_close(single);
+    sara_single_close(single);
     return status;
 }
 
-/* Beside the file, as a folder that was downloaded has it; *out NULL: there is none of a VAE. */
-static sara_status config_beside(const sara_single_file *single, json_t **out, char **source)
+void sara_single_part_clear(sara_context *ctx, sara_single_part *part)
 {
-    const char *slash = strrchr(single->path, '/');
-    json_t *config = NULL;
-    char *path = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(sara_format(single->ctx, &path, "%.*sconfig.json",
-                    slash ? (int)(slash + 1 - single->path) : 0, single->path));
-    if (!sara_path_exists(path))
-        goto done;
-    TRY(sara_json_load(single->ctx, &config, path, true));
-    const char *kind = json_string_value(json_object_get(config, "_class_name"));
-    if (kind && strcmp(kind, "AutoencoderKL") == 0) {
-        *out = json_incref(config);
-        *source = path;
-        path = NULL;
-    }
-done:
-    json_decref(config);
-    sara_free(single->ctx, path);
-    return status;
+    json_decref(part->config);
+    sara_free(ctx, part->source);
+    sara_free(ctx, part->fault);
+    *part = (sara_single_part){.name = NULL};
 }
 
-/* What shapes do not tell, the config of the VAE in whose place it is does. */
-static sara_status add_untold(sara_single_file *single, const json_t *like)
-{
-    static const char *const keys[] = {"scaling_factor", "norm_num_groups"};
-    for (size_t i = 0; like && single->vae.config && i < sizeof(keys) / sizeof(*keys); i++) {
-        json_t *value = json_object_get(like, keys[i]);
-        if (value && json_object_set(single->vae.config, keys[i], value) != 0)
-            return sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config",
-                             single->path);
-    }
-    return SARA_OK;
-}
-
-static sara_status choose_vae_config(sara_single_file *single, const json_t *like)
-{
-    bool told = sara_safetensors_metadata(single->file, "sara.config.vae") != NULL;
-    sara_single_part *vae = &single->vae;
-    sara_status status = SARA_OK;
-    if (vae->fault)
-        return SARA_OK;
-    if (!told)
-        TRY(config_beside(single, &vae->config, &vae->source));
-    if (vae->config)
-        return SARA_OK;
-    TRY(choose_config(single, vae, "vae", NULL, sara_single_vae_config));
-    if (!told)
-        TRY(add_untold(single, like));
-done:
-    return status;
-}
-
-sara_status sara_single_file_open_vae(sara_context *ctx, sara_single_file **out, const char *path,
-                                      const json_t *like)
-{
-    sara_single_file *single = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(open_file(ctx, &single, path, true));
-    TRY(sara_single_find_vae(single));
-    TRY(choose_vae_config(single, like));
-    *out = single;
-    single = NULL;
-done:
-    sara_single_file_close(single);
-    return status;
-}
-
-sara_status sara_single_file_has_ema(sara_context *ctx, bool *out, const char *path)
-{
-    sara_single_file single = {.ctx = ctx};
-    sara_status status;
-    *out = false;
-    TRY(sara_safetensors_open(ctx, &single.file, path));
-    *out = sara_single_has_averages(&single);
-done:
-    sara_safetensors_close(single.file);
-    return status;
-}
-
-void sara_single_file_close(sara_single_file *single)
+void sara_single_close(sara_single_file *single)
 {
     if (!single)
         return;
-    sara_context *ctx = single->ctx;
-    sara_single_part *parts[] = {&single->unet, &single->vae, &single->text};
-    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
-        json_decref(parts[i]->config);
-        sara_free(ctx, parts[i]->source);
-        sara_free(ctx, parts[i]->fault);
-    }
+    for (int i = 0; i < SARA_MOST_PARTS; i++)
+        sara_single_part_clear(single->ctx, &single->parts[i]);
     sara_safetensors_close(single->file);
-    sara_free(ctx, single->path);
-    sara_free(ctx, single);
+    sara_free(single->ctx, single->path);
+    sara_free(single->ctx, single);
 }
 
-static const sara_single_part *part_of(const sara_single_file *single, sara_module module)
+sara_status sara_single_component(const sara_single_file *single, sara_component *out, int index)
 {
-    return module == SARA_MODULE_UNET  ? &single->unet
-           : module == SARA_MODULE_VAE ? &single->vae
-                                       : &single->text;
-}
-
-json_t *sara_single_file_config(const sara_single_file *single, sara_module module)
-{
-    return part_of(single, module)->config;
-}
-
-const sara_ldm_shape *sara_single_file_shape(const sara_single_file *single, sara_module module)
-{
-    return &part_of(single, module)->shape;
-}
-
-const char *sara_single_file_prefix(const sara_single_file *single, sara_module module)
-{
-    return part_of(single, module)->prefix;
-}
-
-const sara_metadata *sara_single_file_metadata_all(const sara_single_file *single, size_t *count)
-{
-    return sara_safetensors_metadata_all(single->file, count);
-}
-
-const char *sara_single_file_metadata(const sara_single_file *single, const char *key)
-{
-    return sara_safetensors_metadata(single->file, key);
-}
-
-sara_status sara_single_file_component(const sara_single_file *single, sara_component *out,
-                                       sara_module module)
-{
-    const sara_single_part *part = part_of(single, module);
+    const sara_single_part *part = &single->parts[index];
     sara_status status;
     *out = (sara_component){.ctx = single->ctx};
     if (!part->prefix)
         return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: holds no %s", single->path,
-                         sara_module_name(module));
+                         part->class->title);
     if (part->source)
         TRY(sara_strdup(single->ctx, &out->source, part->source));
     if (part->fault)

@@ -32,17 +32,23 @@ sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path)
     return sara_format(ctx, out, "%.*s", (int)length, name);
 }
 
-sara_status sara_model_read_adapter(sara_context *ctx, sara_adapter *out, const char *path)
+sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out, const char *path,
+                                     const sara_family *family)
 {
+    char *targets = NULL;
     sara_status status;
     TRY(sara_adapter_load(ctx, out, path));
     const char *target = sara_adapter_metadata(out, "sara.target");
-    if (target && strcmp(target, "unet") != 0) {
-        status =
-            sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected unet", path, target);
+    if (target &&
+        !(family ? strcmp(target, family->target) == 0 : sara_family_of_target(target) != NULL)) {
+        status = sara_family_targets(ctx, &targets, family);
+        if (status == SARA_OK)
+            status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected %s", path,
+                               target, targets);
         sara_adapter_free(out);
     }
 done:
+    sara_free(ctx, targets);
     return status;
 }
 
@@ -53,7 +59,7 @@ sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model, const
     sara_adapter adapter = {0};
     const sara_base *base;
     sara_status status;
-    TRY(sara_model_read_adapter(ctx, &adapter, adapter_path));
+    TRY(sara_family_read_adapter(ctx, &adapter, adapter_path, model->family));
     TRY(sara_model_base(ctx, &base, model));
     status = sara_adapter_check(ctx, &adapter, params, base, force);
     if (status != SARA_OK)
@@ -70,7 +76,7 @@ sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *a
     char *name = NULL;
     const sara_base *base;
     sara_status status;
-    TRY(sara_model_read_adapter(ctx, &adapter, adapter_path));
+    TRY(sara_family_read_adapter(ctx, &adapter, adapter_path, model->family));
     if (!model->applied) {
         TRY(sara_model_base(ctx, &base, model));
         TRY(sara_applied_new(ctx, &model->applied, &model->denoiser->params, base));

@@ -38,7 +38,7 @@ sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_m
     sara_status status;
     if (!sara_model_is_rounded(model))
         return sara_params_base(ctx, out, params);
-    TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
+    TRY(sara_model_component(model, &component, 0));
     TRY(sara_component_weights(&component, &file.weights));
     TRY(sara_values_base(ctx, out, params, base_read_values, &file));
 done:

@@ -1,5 +1,5 @@
 /* What diffusers' StableDiffusionPipeline makes right in the configs of the parts that it is put
- * together from. Scheduler and U-Net read alone obey their configs, and what is saved keeps the
+ * together from. Scheduler and denoiser read alone obey their configs, and what is saved keeps the
  * files' own words. */
 #include "pipeline/pipeline.h"
 
@@ -76,7 +76,7 @@ static bool is_outdated(const char *version, bool *known)
     return *known && major == 0 && minor < SOUND_SAMPLE_SIZES;
 }
 
-void sara_model_correct_unet(sara_model *model, const sara_component *component)
+void sara_model_correct_denoiser(sara_model *model, const sara_component *component)
 {
     const json_t *size = json_object_get(component->config, "sample_size");
     const json_t *version = json_object_get(component->config, "_diffusers_version");

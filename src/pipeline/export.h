@@ -52,7 +52,7 @@ SARA_NODISCARD sara_status sara_export_low_rank(sara_export *e);
 /* export_names.c: "conv_in" of "conv_in.weight" and "conv_in.bias", both ends told apart. */
 SARA_NODISCARD sara_status sara_export_layer(sara_arena *arena, const char **out, bool *is_bias,
                                              const char *param_name);
-/* ComfyUI's name of a layer of the U-Net, and kohya's. */
+/* ComfyUI's name of a layer of the denoiser, and kohya's. */
 SARA_NODISCARD sara_status sara_export_ldm_name(sara_arena *arena, const char **out,
                                                 const char *layer, const sara_ldm_shape *shape);
 SARA_NODISCARD sara_status sara_export_kohya_name(sara_arena *arena, const char **out,

@@ -93,13 +93,13 @@ static sara_status add_date(sara_metadata_list *list, int64_t date)
 static sara_status add_kohya(sara_metadata_list *list, const sara_export *e, const char *module,
                              int rank, const char *args)
 {
-    bool second = sara_model_is_second(e->model);
+    const sara_family *family = e->model->family;
     bool v = e->model->scheduler.prediction_type == SARA_PREDICT_V;
     const char *stem, *base;
     int length = stem_of(&stem, e->out), base_length = stem_of(&base, e->model->path);
     sara_status status;
-    TRY(sara_metadata_list_add(list, "ss_v2", "%s", second ? "True" : "False"));
-    TRY(sara_metadata_list_add(list, "ss_base_model_version", "sd_%s%s", second ? "v2" : "v1",
+    TRY(sara_metadata_list_add(list, "ss_v2", "%s", family->kohya_v2 ? "True" : "False"));
+    TRY(sara_metadata_list_add(list, "ss_base_model_version", "%s%s", family->kohya,
                                v ? "_v" : ""));
     TRY(sara_metadata_list_add(list, "ss_network_module", "%s", module));
     TRY(sara_metadata_list_add(list, "ss_network_dim", "%d", rank));

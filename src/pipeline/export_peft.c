@@ -1,4 +1,4 @@
-/* A folder that PEFT's PeftModel.from_pretrained(unet, FOLDER) loads. */
+/* A folder that PEFT's PeftModel.from_pretrained(denoiser, FOLDER) loads. */
 #include "pipeline/export.h"
 
 #include <stdlib.h>

@@ -126,7 +126,7 @@ static sara_status extract_add_metadata(sara_metadata_list *list, sara_model *ba
     const sara_base *own;
     sara_status status;
     TRY(sara_model_base(list->arena.ctx, &own, base));
-    TRY(sara_metadata_list_add(list, "sara.target", "unet"));
+    TRY(sara_metadata_list_add(list, "sara.target", "%s", base->family->target));
     TRY(sara_metadata_list_add(list, "sara.method", "extract"));
     TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", own->sha256));
     TRY(sara_metadata_list_add(list, "sara.base_precision", "%s",

@@ -1,5 +1,4 @@
-/* What an adapter between two models does not hold: their VAEs and text encoders, and what they
- * predict. */
+/* What an adapter between two models does not hold: their other parts, and what they predict. */
 #include "models/vae.h"
 #include "pipeline/metadata.h"
 
@@ -70,33 +69,32 @@ done:
     return status;
 }
 
-static sara_status others_open_weights(sara_weights **out, const sara_model *model,
-                                       sara_module module)
+static sara_status others_open_weights(sara_weights **out, const sara_model *model, int part)
 {
     sara_component component;
     sara_status status;
-    TRY(sara_model_component(model, &component, module));
+    TRY(sara_model_component(model, &component, part));
     TRY(sara_component_weights(&component, out));
 done:
     sara_component_close(&component);
     return status;
 }
 
-static sara_status compare_module(sara_context *ctx, const sara_model *base,
-                                  const sara_model *tuned, sara_module module)
+static sara_status compare_part(sara_context *ctx, const sara_model *base, const sara_model *tuned,
+                                int part)
 {
     sara_weights *a = NULL, *b = NULL;
     sara_status status;
-    TRY(others_open_weights(&a, base, module));
-    TRY(others_open_weights(&b, tuned, module));
+    TRY(others_open_weights(&a, base, part));
+    TRY(others_open_weights(&b, tuned, part));
     comparison c = {.ctx = ctx, .base = a, .tuned = b};
     TRY(compare_tensors(&c));
     if (c.differing > 0)
         sara_log(ctx, SARA_LOG_WARNING,
                  "%s: its %s is another than the base's (%lld tensors, relative L2 %.3g); that is "
-                 "left out: an adapter holds the U-Net's change alone",
-                 tuned->path, sara_module_name(module), (long long)c.differing,
-                 sqrt(c.change2 / c.original2));
+                 "left out: an adapter holds the %s's change alone",
+                 tuned->path, base->family->parts[part].class->title, (long long)c.differing,
+                 sqrt(c.change2 / c.original2), base->family->parts[0].class->title);
 done:
     sara_weights_close(a);
     sara_weights_close(b);
@@ -105,7 +103,6 @@ done:
 
 sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const sara_model *tuned)
 {
-    static const sara_module others[] = {SARA_MODULE_TEXT, SARA_MODULE_VAE};
     const sara_prediction *from = &base->scheduler.prediction_type;
     const sara_prediction *to = &tuned->scheduler.prediction_type;
     sara_status status = SARA_OK;
@@ -115,9 +112,9 @@ sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const s
                  "--prediction_type %s",
                  tuned->path, sara_prediction_name(*to), sara_prediction_name(*from),
                  sara_prediction_name(*to));
-    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
-        if (sara_model_has_part(base, others[i]) && sara_model_has_part(tuned, others[i]))
-            TRY(compare_module(ctx, base, tuned, others[i]));
+    for (int i = base->family->part_count - 1; i > 0 && base->family == tuned->family; i--)
+        if (sara_model_has_part(base, i) && sara_model_has_part(tuned, i))
+            TRY(compare_part(ctx, base, tuned, i));
 done:
     return status;
 }

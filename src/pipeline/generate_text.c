@@ -141,7 +141,7 @@ sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
     sara_scheduler_config scheduler;
     char *adapters = NULL, *name = NULL, *vae = NULL;
     sara_status status;
-    TRY(sara_generate_options_read(ctx, options, given));
+    TRY(sara_generate_options_settle(ctx, options, given, model));
     negative = options->negative_prompt;
     bool has_negative = negative && *negative;
     TRY(sara_generate_scheduler(ctx, &scheduler, model, options));

@@ -5,13 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static void inspect_describe(sara_component_report *out, const char *name, const char *class_name,
+static void inspect_describe(sara_component_report *out, const sara_family_part *part,
                              const sara_params *params)
 {
     bool mixed = false;
     memset(out, 0, sizeof(*out));
-    snprintf(out->name, sizeof(out->name), "%s", name);
-    snprintf(out->class_name, sizeof(out->class_name), "%s", class_name);
+    snprintf(out->name, sizeof(out->name), "%s", part->folder);
+    snprintf(out->class_name, sizeof(out->class_name), "%s", part->class->name);
     out->tensors = (int64_t)params->count;
     out->parameters = sara_params_entries(params);
     for (size_t i = 0; i < params->count; i++)
@@ -24,19 +24,16 @@ static void inspect_describe(sara_component_report *out, const char *name, const
 
 static void add_components(sara_model_report *report, const sara_model *model)
 {
-    inspect_describe(&report->components[report->component_count++], "unet", "UNet2DConditionModel",
-                     &model->denoiser->params);
-    if (model->vae)
-        inspect_describe(&report->components[report->component_count++], "vae", "AutoencoderKL",
-                         &model->vae->params);
-    if (model->text)
-        inspect_describe(&report->components[report->component_count++], "text_encoder",
-                         "CLIPTextModel", &model->text->params);
+    for (int i = 0; i < model->family->part_count; i++)
+        if (model->parts[i].network)
+            inspect_describe(&report->components[report->component_count++],
+                             &model->family->parts[i], &model->parts[i].network->params);
 }
 
 static void inspect_add_kind(sara_model_report *report, const sara_model *model)
 {
     sara_prediction type = model->scheduler.prediction_type;
+    snprintf(report->denoiser, sizeof(report->denoiser), "%s", model->denoiser->class->title);
     snprintf(report->architecture, sizeof(report->architecture), "%s",
              sara_model_architecture(model, type == SARA_PREDICT_V));
     if (model->has_scheduler)

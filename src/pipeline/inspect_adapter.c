@@ -10,44 +10,37 @@ typedef struct report {
     sara_adapter adapter;
 } report;
 
-/* A place for every block that a U-Net may have; names with larger numbers are others. */
-#define SIDE   24
-#define MIDDLE SIDE
-#define OTHERS (2 * SIDE + 1)
-#define PLACES (2 * SIDE + 2)
-_Static_assert(PLACES <= SARA_MAX_BLOCKS, "the report must hold every block");
-
 /* The number in "down_blocks.12.", -1: none. */
-static int numbered(const char *name, const char *stem)
+static int numbered(const char *name, const sara_block_list *list)
 {
-    size_t length = strlen(stem), digits;
-    if (strncmp(name, stem, length) != 0)
+    size_t length = strlen(list->name), digits;
+    if (strncmp(name, list->name, length) != 0 || name[length] != '.')
         return -1;
-    name += length;
+    if (list->count == 0)
+        return 0;
+    name += length + 1;
     digits = strspn(name, "0123456789");
     if (digits < 1 || digits > 2 || name[digits] != '.' || (digits == 2 && name[0] == '0'))
         return -1;
     int number = digits == 1 ? name[0] - '0' : (name[0] - '0') * 10 + name[1] - '0';
-    return number < SIDE ? number : -1;
+    return number < list->count ? number : -1;
 }
 
-static int adapter_place_of(const char *name)
+/* A place for every block of the lists, in their order, then one for all others. label: the
+ * block's name. */
+static int adapter_place_of(const sara_block_list *list, const char *name, sara_name *label)
 {
-    int down = numbered(name, "down_blocks."), up = numbered(name, "up_blocks.");
-    return down >= 0                              ? down
-           : up >= 0                              ? MIDDLE + 1 + up
-           : strncmp(name, "mid_block.", 10) == 0 ? MIDDLE
-                                                  : OTHERS;
-}
-
-static void name_place(char *out, size_t size, int place)
-{
-    if (place == MIDDLE || place == OTHERS)
-        snprintf(out, size, "%s", place == MIDDLE ? "mid_block" : "others");
-    else if (place < MIDDLE)
-        snprintf(out, size, "down_blocks.%d", place);
-    else
-        snprintf(out, size, "up_blocks.%d", place - MIDDLE - 1);
+    int place = 0;
+    for (; list && list->name; list++) {
+        int number = numbered(name, list);
+        *label = list->count ? sara_name_of("%s.%d", list->name, number)
+                             : sara_name_of("%s", list->name);
+        if (number >= 0)
+            return place + number;
+        place += list->count ? list->count : 1;
+    }
+    *label = sara_name_of("others");
+    return place;
 }
 
 /* The square of the L2 norm of values minus the parameter's. */
@@ -68,15 +61,18 @@ done:
 }
 
 static sara_status adapter_add_up(sara_context *ctx, sara_adapter_report *out,
-                                  const sara_adapter *adapter, const sara_params *params)
+                                  const sara_adapter *adapter, const sara_block_list *lists,
+                                  const sara_params *params)
 {
-    sara_adapter_block blocks[PLACES] = {0};
+    sara_adapter_block blocks[SARA_MAX_BLOCKS] = {0};
     double total = 0;
     sara_status status = SARA_OK;
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
-        sara_adapter_block *block = &blocks[adapter_place_of(entry->name)];
+        sara_name label;
+        sara_adapter_block *block = &blocks[adapter_place_of(lists, entry->name, &label)];
         double change = 0;
+        snprintf(block->name, sizeof(block->name), "%.23s", label.text);
         if (params)
             TRY(change_of(ctx, &change, entry, sara_params_find(params, entry->name)));
         block->tensors++;
@@ -85,17 +81,24 @@ static sara_status adapter_add_up(sara_context *ctx, sara_adapter_report *out,
         out->entries += (int64_t)entry->count;
         total += change;
     }
-    for (int place = 0; place < PLACES; place++) {
+    for (int place = 0; place < SARA_MAX_BLOCKS; place++) {
         sara_adapter_block *block = &blocks[place];
         if (block->tensors == 0)
             continue;
-        name_place(block->name, sizeof(block->name), place);
         block->change_norm = params ? sqrt(block->change_norm) : (double)NAN;
         out->blocks[out->block_count++] = *block;
     }
     out->change_norm = params ? sqrt(total) : (double)NAN;
 done:
     return status;
+}
+
+/* Of the denoiser that it is for. */
+static const sara_block_list *blocks_of(const sara_adapter *adapter)
+{
+    const char *target = sara_adapter_metadata(adapter, "sara.target");
+    const sara_family *family = target ? sara_family_of_target(target) : sara_families[0];
+    return family->parts[0].class->blocks;
 }
 
 static void adapter_describe(sara_adapter_report *out, const sara_adapter *adapter)
@@ -143,11 +146,11 @@ sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, c
     *out = NULL;
     TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
     sara_arena_init(&result->adapter.arena, ctx);
-    TRY(sara_model_read_adapter(ctx, &result->adapter, path));
+    TRY(sara_family_read_adapter(ctx, &result->adapter, path, NULL));
     if (base)
         TRY(adapter_check_base(ctx, &result->adapter, base, force, path));
     adapter_describe(&result->shown, &result->adapter);
-    TRY(adapter_add_up(ctx, &result->shown, &result->adapter,
+    TRY(adapter_add_up(ctx, &result->shown, &result->adapter, blocks_of(&result->adapter),
                        base ? &base->denoiser->params : NULL));
     *out = &result->shown;
     result = NULL;

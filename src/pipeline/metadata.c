@@ -2,15 +2,13 @@
 
 #include <stdio.h>
 
-#define LATENT_SIDE 64 /* of a model that does not say: SD1.x's */
-
 sara_status sara_metadata_list_add_model(sara_metadata_list *list, const sara_model *model,
                                          const char *kind, const char *title)
 {
     const sara_denoiser_info *info = &model->denoiser->info.denoiser;
     int factor = model->vae ? model->vae->info.vae.factor : 8;
-    int width = info->sample_width ? info->sample_width : LATENT_SIDE;
-    int height = info->sample_height ? info->sample_height : LATENT_SIDE;
+    int width = info->sample_width ? info->sample_width : model->family->sample_size;
+    int height = info->sample_height ? info->sample_height : model->family->sample_size;
     bool v = model->scheduler.prediction_type == SARA_PREDICT_V;
     sara_status status;
     TRY(sara_metadata_list_add(list, "modelspec.sai_model_spec", "1.0.0"));
@@ -37,14 +35,7 @@ const char *sara_model_predicts(const sara_model *model)
 
 const char *sara_model_architecture(const sara_model *model, bool predicts_v)
 {
-    switch (model->denoiser->info.denoiser.state_width) {
-    case SARA_SD1_CROSS_ATTENTION:
-        return "stable-diffusion-v1";
-    case SARA_SD2_CROSS_ATTENTION:
-        return predicts_v ? "stable-diffusion-v2-768-v" : "stable-diffusion-v2-512";
-    default:
-        return "stable-diffusion";
-    }
+    return model->family->architecture[predicts_v];
 }
 
 sara_status sara_check_new_file(sara_context *ctx, const char *path)

@@ -1,80 +1,67 @@
 /* Where a model's parts are: in its folder, plain or in a variant, or in its file. */
 #include "pipeline/pipeline.h"
 
-static const struct {
-    const char *folder, *stem;
-} places[SARA_MODULE_COUNT] = {[SARA_MODULE_UNET] = {"unet", SARA_DIFFUSERS_STEM},
-                               [SARA_MODULE_VAE] = {"vae", SARA_DIFFUSERS_STEM},
-                               [SARA_MODULE_TEXT] = {"text_encoder", SARA_TRANSFORMERS_STEM}};
-
-const char *sara_part_folder_name(sara_module module)
+bool sara_model_is_vae(const sara_model *model, int part)
 {
-    return places[module].folder;
+    return (model->family->parts[part].stages & SARA_STAGE_DECODE) != 0;
 }
 
-const char *sara_part_stem(sara_module module)
+bool sara_model_has_part(const sara_model *model, int part)
 {
-    return places[module].stem;
-}
-
-bool sara_model_has_part(const sara_model *model, sara_module module)
-{
-    if (model->elsewhere[module] || (module == SARA_MODULE_VAE && model->vae_file))
+    if (model->parts[part].elsewhere || (sara_model_is_vae(model, part) && model->vae_file))
         return true;
-    return model->single ? sara_single_file_prefix(model->single, module) != NULL
-                         : module == SARA_MODULE_UNET || !model->unet_only;
+    return model->single ? model->single->parts[part].prefix != NULL
+                         : part == 0 || !model->denoiser_only;
 }
 
 /* *out: sara_free(); NULL: the part is in a file, or there is none */
-static sara_status part_folder(const sara_model *model, char **out, sara_module module)
+static sara_status part_folder(const sara_model *model, char **out, int part)
 {
     sara_context *ctx = model->ctx;
-    bool in_file = model->single || (module == SARA_MODULE_VAE && model->vae_file);
+    bool in_file = model->single || (sara_model_is_vae(model, part) && model->vae_file);
     *out = NULL;
-    if (model->elsewhere[module])
-        return sara_strdup(ctx, out, model->elsewhere[module]);
-    if (in_file || (model->unet_only && module != SARA_MODULE_UNET))
+    if (model->parts[part].elsewhere)
+        return sara_strdup(ctx, out, model->parts[part].elsewhere);
+    if (in_file || (model->denoiser_only && part > 0))
         return SARA_OK;
-    return model->unet_only ? sara_strdup(ctx, out, model->path)
-                            : sara_path_join(ctx, out, model->path, places[module].folder);
+    return model->denoiser_only
+               ? sara_strdup(ctx, out, model->path)
+               : sara_path_join(ctx, out, model->path, model->family->parts[part].folder);
 }
 
-sara_status sara_model_component(const sara_model *model, sara_component *out, sara_module module)
+sara_status sara_model_component(const sara_model *model, sara_component *out, int part)
 {
     const sara_single_file *file =
-        module == SARA_MODULE_VAE && model->vae_file ? model->vae_file : model->single;
+        sara_model_is_vae(model, part) && model->vae_file ? model->vae_file : model->single;
     char *folder = NULL;
     sara_status status;
     *out = (sara_component){.ctx = model->ctx};
-    TRY(part_folder(model, &folder, module));
-    TRY(folder ? sara_component_open(model->ctx, out, folder, places[module].stem,
-                                     model->has_variant[module] ? model->variant : NULL)
-               : sara_single_file_component(file, out, module));
+    TRY(part_folder(model, &folder, part));
+    TRY(folder
+            ? sara_component_open(model->ctx, out, folder, model->family->parts[part].class->stem,
+                                  model->parts[part].has_variant ? model->variant : NULL)
+            : sara_single_component(file, out, part));
 done:
     sara_free(model->ctx, folder);
     return status;
 }
 
-sara_status sara_model_has_ema_weights(sara_context *ctx, bool *out, const char *path)
-{
-    *out = false;
-    return sara_path_is_directory(path) ? SARA_OK : sara_single_file_has_ema(ctx, out, path);
-}
-
 /* ---------------------------------------------------------------------------------- the variant */
 
-/* has [SARA_MODULE_COUNT]; *any: of the parts that are in folders. */
-static sara_status find_variant(const sara_model *model, bool *has, bool *any, const char *variant)
+/* *any: whether any of the parts that are in folders has it. */
+static sara_status find_variant(sara_model *model, bool *any, const char *variant)
 {
     char *folder = NULL;
     sara_status status = SARA_OK;
     *any = false;
-    for (int i = 0; i < SARA_MODULE_COUNT; i++) {
-        TRY(part_folder(model, &folder, (sara_module)i));
-        has[i] = false;
+    for (int i = 0; i < model->family->part_count; i++) {
+        TRY(part_folder(model, &folder, i));
+        bool *has = &model->parts[i].has_variant;
+        *has = false;
         if (folder)
-            TRY(sara_weights_are_there(model->ctx, &has[i], folder, places[i].stem, variant));
-        *any |= has[i];
+            TRY(sara_weights_are_there(model->ctx, has, folder, model->family->parts[i].class->stem,
+                                       variant));
+        *any |= *has;
         sara_free(model->ctx, folder);
         folder = NULL;
     }
@@ -83,18 +70,19 @@ done:
     return status;
 }
 
-/* Appends "; unet: plain, fp16" to *text. */
-static sara_status describe_part(const sara_model *model, char **text, sara_module module)
+/* Appends "; vae: plain, fp16" to *text. */
+static sara_status describe_part(const sara_model *model, char **text, int part)
 {
+    const sara_family_part *record = &model->family->parts[part];
     sara_context *ctx = model->ctx;
     char *folder = NULL, *what = NULL, *longer;
     sara_status status;
-    TRY(part_folder(model, &folder, module));
+    TRY(part_folder(model, &folder, part));
     if (!folder)
         return SARA_OK;
-    TRY(sara_weights_describe(ctx, &what, folder, places[module].stem));
+    TRY(sara_weights_describe(ctx, &what, folder, record->class->stem));
     TRY(sara_format(ctx, &longer, "%s%s%s: %s", *text ? *text : "", *text ? "; " : "",
-                    places[module].folder, what));
+                    record->folder, what));
     sara_free(ctx, *text);
     *text = longer;
 done:
@@ -107,8 +95,8 @@ static sara_status refuse_variant(const sara_model *model)
 {
     char *text = NULL;
     sara_status status = SARA_OK;
-    for (int i = 0; i < SARA_MODULE_COUNT; i++)
-        TRY(describe_part(model, &text, (sara_module)i));
+    for (int i = 0; i < model->family->part_count; i++)
+        TRY(describe_part(model, &text, i));
     status = sara_fail(model->ctx, SARA_ERROR_INPUT,
                        "%s: no weight files of the variant %s; there are (%s)", model->path,
                        model->variant, text ? text : "none");
@@ -123,10 +111,11 @@ static sara_status tell_plain(const sara_model *model)
     int count = 0;
     char *folder = NULL;
     sara_status status = SARA_OK;
-    for (int i = 0; i < SARA_MODULE_COUNT; i++) {
-        TRY(part_folder(model, &folder, (sara_module)i));
-        if (folder && !model->has_variant[i])
-            plain = sara_name_of("%s%s%s", plain.text, count++ ? ", " : "", places[i].folder);
+    for (int i = 0; i < model->family->part_count; i++) {
+        TRY(part_folder(model, &folder, i));
+        if (folder && !model->parts[i].has_variant)
+            plain = sara_name_of("%s%s%s", plain.text, count++ ? ", " : "",
+                                 model->family->parts[i].folder);
         sara_free(model->ctx, folder);
         folder = NULL;
     }
@@ -145,7 +134,7 @@ sara_status sara_model_choose_variant(sara_model *model, const char *variant)
     if (!variant || !*variant)
         return SARA_OK;
     TRY(sara_strdup(model->ctx, &model->variant, variant));
-    TRY(find_variant(model, model->has_variant, &any, variant));
+    TRY(find_variant(model, &any, variant));
     if (!any)
         return refuse_variant(model);
     TRY(tell_plain(model));
@@ -153,11 +142,17 @@ done:
     return status;
 }
 
-sara_status sara_model_has_variant(sara_context *ctx, bool *out, const char *path, bool unet_only,
-                                   const char *variant)
+sara_status sara_model_has_variant(sara_context *ctx, bool *out, const char *path,
+                                   bool denoiser_only, const char *variant)
 {
-    const sara_model model = {.ctx = ctx, .path = (char *)(uintptr_t)path, .unet_only = unet_only};
-    bool has[SARA_MODULE_COUNT];
+    sara_model model = {
+        .ctx = ctx, .path = (char *)(uintptr_t)path, .denoiser_only = denoiser_only};
+    sara_status status = SARA_OK;
     *out = false;
-    return sara_path_is_directory(path) ? find_variant(&model, has, out, variant) : SARA_OK;
+    for (int i = 0; sara_families[i] && sara_path_is_directory(path) && !*out; i++) {
+        model.family = sara_families[i];
+        TRY(find_variant(&model, out, variant));
+    }
+done:
+    return status;
 }

@@ -3,8 +3,7 @@
 #ifndef SARA_PIPELINE_H
 #define SARA_PIPELINE_H
 
-#include "diffusion/diffusion.h"
-#include "models/network.h"
+#include "pipeline/family.h"
 #include "sparse/sparse.h"
 
 /* An adapter on a model, as pictures name it. */
@@ -13,30 +12,35 @@ typedef struct sara_model_adapter {
     double strength;
 } sara_model_adapter;
 
+typedef struct sara_model_part {
+    sara_network *network; /* NULL: of a denoiser alone, which is the others' case */
+    sara_tokenizer *tokenizer;
+    char *tokenizer_path; /* its folder; NULL: the built-in one */
+    bool has_variant;     /* of a part in a folder */
+    char *elsewhere;      /* a folder that is not the model's; NULL: it is the model's own */
+} sara_model_part;
+
 struct sara_model {
     sara_context *ctx;
+    const sara_family *family;
     char *path;
-    char *variant; /* NULL: none */
-    bool has_variant[SARA_MODULE_COUNT]; /* of parts in folders: whether they have it */
+    char *variant;            /* NULL: none */
     sara_single_file *single; /* NULL: path is a folder */
     char *vae_path; /* of another VAE than its own, that was asked for; NULL: none */
-    sara_single_file *vae_file;         /* NULL: vae_path is a folder */
-    char *elsewhere[SARA_MODULE_COUNT]; /* folders of parts that are not the model's; or NULL */
-    char *tokenizer_path;     /* its folder; NULL: the built-in one, or unet_only */
-    bool unet_only;
-    sara_storage storage; /* of the U-Net's weights */
+    sara_single_file *vae_file; /* NULL: vae_path is a folder */
+    bool denoiser_only;
+    sara_storage storage; /* of the denoiser's weights */
     sara_device *device;
-    sara_network *denoiser;
-    sara_network *vae; /* this and what follows: NULL where unet_only */
-    sara_network *text;
-    sara_tokenizer *tokenizer;
+    sara_model_part parts[SARA_MOST_PARTS]; /* as the family's */
+    sara_network *denoiser, *vae;           /* of the parts; vae NULL where denoiser_only */
     sara_scheduler_config scheduler;
+    char *scheduler_class; /* of the folder's index; NULL: it names none */
     bool has_scheduler;    /* false: sara's default training schedule */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     bool scheduler_changed; /* it is no longer as in the folder */
     char *scheduler_source; /* of its config, for messages; NULL: none */
     bool clip_untold;       /* clip_sample would be corrected for other classes alone */
-    sara_base base;         /* of the U-Net as loaded; sha256 "" until sara_model_base() */
+    sara_base base;         /* of the denoiser as loaded; sha256 "" until sara_model_base() */
     char file_sha256[65];  /* of the single file; "" until it is wanted */
     char vae_sha256[65];   /* of vae_file; likewise */
     sara_applied *applied; /* NULL until the first adapter */
@@ -44,31 +48,32 @@ struct sara_model {
     size_t adapter_count, adapter_capacity;
 };
 
+/* As sara_model_load() with its denoiser alone. */
+SARA_NODISCARD sara_status sara_model_load_denoiser(sara_context *ctx, sara_model **out,
+                                                    const char *path,
+                                                    const sara_model_options *options);
 /* A denoiser alone, of a named shape with random weights, for timing. */
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
                                                  const char *shape, uint64_t seed,
                                                  const char *weight_dtype);
 /* single.c: what a single file does not hold. The prediction type is the option's, else the
- * metadata's, else epsilon for SD1.x and for SD2.x what a forward pass tells (see docs/formats.md).
+ * metadata's, else what the family's are thought to be (see docs/formats.md).
  * Both log what they chose. */
 SARA_NODISCARD sara_status sara_single_scheduler(sara_model *model,
                                                  const sara_model_options *options);
 SARA_NODISCARD sara_status sara_single_prediction(sara_model *model,
                                                   const sara_model_options *options);
-/* corrections.c: as StableDiffusionPipeline, which a whole model is, corrects the configs of its
- * parts, with a line for each value that changes. The config's JSON stays as it is. */
+/* corrections.c: as StableDiffusionPipeline corrects the configs of its parts, with a line for each
+ * value that changes. The config's JSON stays as it is. */
 SARA_NODISCARD sara_status sara_model_correct_scheduler(sara_model *model, const char *source);
-void sara_model_correct_unet(sara_model *model, const sara_component *component);
+void sara_model_correct_denoiser(sara_model *model, const sara_component *component);
 /* The line on clip_sample where only another class, of kind, has it; once. */
 void sara_model_tell_clip(sara_model *model, sara_sampler_kind kind);
-/* Whether it is of SD2's kind: its cross attention takes states of OpenCLIP's width. */
-bool sara_model_is_second(const sara_model *model);
 /* parts.c. Of a folder, finds the parts that have the variant (NULL or "": none is asked for); the
  * plain files of the others serve, which is logged. One that no part has is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_variant(sara_model *model, const char *variant);
-const char *sara_part_folder_name(sara_module module); /* "text_encoder" */
-const char *sara_part_stem(sara_module module);        /* of its weight files' names */
-bool sara_model_has_part(const sara_model *model, sara_module module);
+bool sara_model_has_part(const sara_model *model, int part);
+bool sara_model_is_vae(const sara_model *model, int part);
 /* save_denoiser.c: a component folder, config.json and float32 weights, of the denoiser as it is
  * trained: trainables in the order of its parameters, whose own values are taken where they have no
  * masters. The folder is made, or written to as it is. */
@@ -79,11 +84,11 @@ SARA_NODISCARD sara_status sara_model_save_denoiser(sara_context *ctx, const cha
  * that is nowhere is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_parts(sara_model *model,
                                                    const sara_model_options *options);
-/* Whether the VAE fits the U-Net and, where it is another, what the model's own was. */
+/* Whether the VAE fits the denoiser and, where it is another, what the model's own was. */
 SARA_NODISCARD sara_status sara_model_check_vae(const sara_model *model);
 /* *out: sara_component_close(). */
 SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_component *out,
-                                                sara_module module);
+                                                int part);
 /* Of the base's file, from which it is read again where its weights were rounded in memory.
  * Computed at the first call; adapters must not be applied yet at that time. */
 SARA_NODISCARD sara_status sara_model_base(sara_context *ctx, const sara_base **out,
@@ -100,14 +105,14 @@ SARA_NODISCARD sara_status sara_model_vae_hash(sara_context *ctx, const char **o
 /* sara_model_base(), not kept. */
 SARA_NODISCARD sara_status sara_model_read_base(sara_context *ctx, sara_base *out,
                                                 const sara_model *model);
-/* Whether the file holds more than the U-Net in memory. */
+/* Whether the file holds more than the denoiser in memory. */
 bool sara_model_is_rounded(const sara_model *model);
 
 /* An adapter's strength, either way: beyond it only slips of the keyboard are to be expected. */
 #define SARA_STRONGEST 100.0
-/* Loads an adapter of a U-Net. */
-SARA_NODISCARD sara_status sara_model_read_adapter(sara_context *ctx, sara_adapter *out,
-                                                   const char *path);
+/* Loads an adapter of the family (NULL: of any). */
+SARA_NODISCARD sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out,
+                                                    const char *path, const sara_family *family);
 /* Takes off those that were applied after the first `count`. */
 SARA_NODISCARD sara_status sara_model_truncate(sara_model *model, size_t count);
 /* The file's name without its folder and .safetensors; sara_free(). */
@@ -180,19 +185,39 @@ void sara_prompts_tell(sara_context *ctx, const sara_prompts *prompts, bool brea
 /* A caller's options, of whichever version, over the defaults. */
 SARA_NODISCARD sara_status sara_generate_options_read(sara_context *ctx, sara_generate_options *out,
                                                       const sara_generate_options *given);
+/* As above, with the model's own where they leave it to that. */
+SARA_NODISCARD sara_status sara_generate_options_settle(sara_context *ctx,
+                                                        sara_generate_options *out,
+                                                        const sara_generate_options *given,
+                                                        const sara_model *model);
+/* Whether settled options go with the model, but for its sizes. */
+SARA_NODISCARD sara_status sara_generate_options_check(sara_context *ctx, const sara_model *model,
+                                                       const sara_generate_options *options);
 /* The scheduler that options and model agree on. */
 SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
                                                    const sara_model *model,
                                                    const sara_generate_options *options);
 
-/* The text encoder's states of a generation's prompts. */
+void sara_text_states_free(sara_context *ctx, sara_text_states *states);
+/* For families whose texts go through a CLIP text encoder, the part `text`, chunk by chunk. Each
+ * state is scaled by its id's weight, and the mean over each chunk stays as it was, as in A1111.
+ * pooled: that of the first chunk is wanted too. */
+SARA_NODISCARD sara_status sara_clip_measure(sara_context *ctx, int64_t *length,
+                                             const sara_model_part *text, const sara_prompt *prompt,
+                                             const sara_text_source *source);
+SARA_NODISCARD sara_status sara_clip_encode(sara_context *ctx, sara_text_states *out,
+                                            const sara_model *model, const sara_model_part *text,
+                                            const sara_prompt *prompt,
+                                            const sara_text_source *source, bool pooled);
+
+/* The states of a generation's prompts: negative prompt, prompt; or that alone. */
 typedef struct sara_prompt_states {
-    float *data; /* [lengths[0] + lengths[1]][hidden]: negative prompt, prompt; or that alone */
-    int64_t lengths[2], hidden;
+    float *data;   /* [lengths[0] + lengths[1]][width] */
+    float *pooled; /* [2][pooled_width]; NULL: none */
+    int64_t lengths[2], width, pooled_width;
 } sara_prompt_states;
-/* Each state is scaled by its id's weight, and the mean over each chunk stays as it was, as in
- * A1111. Without guided the prompt alone, and lengths[1] 0. Logs how many ids were cut off. *out's
- * data: sara_free(). */
+/* Without guided the prompt alone, and lengths[1] 0. Logs how many ids were cut off. *out's arrays:
+ * sara_free(). */
 SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out,
                                                const sara_model *model,
                                                const sara_prompts *prompts, bool guided,
@@ -201,21 +226,23 @@ SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_st
 SARA_NODISCARD sara_status sara_prompt_length(sara_context *ctx, int64_t *length,
                                               const sara_model *model,
                                               const sara_generate_options *options);
-/* states [count][length][hidden] of texts without weights, sara_free(); *cut counts ids left out in
- * all. */
-SARA_NODISCARD sara_status sara_model_encode_prompts(sara_context *ctx, float **states,
-                                                     int64_t *length, int64_t *hidden, size_t *cut,
-                                                     const sara_model *model,
-                                                     const char *const *prompts, size_t count);
+/* Of a text without weights. *out: sara_text_states_free(), even after an error. */
+SARA_NODISCARD sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out,
+                                                  const sara_model *model, const char *text);
+/* How many states that has, of any text. */
+SARA_NODISCARD sara_status sara_model_text_length(sara_context *ctx, int64_t *length,
+                                                  const sara_model *model);
+/* The first of its tokenizers; NULL: there is none. */
+const sara_tokenizer *sara_model_tokenizer(const sara_model *model);
 /* SARA_ERROR_USAGE unless width and height are positive multiples of the VAE's factor; what: the
  * option's name. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
                                                  int width, int height, const char *what);
-/* SARA_ERROR_USAGE where the U-Net's config does not tell the model's own size; instead: what
+/* SARA_ERROR_USAGE where the denoiser's config does not tell the model's own size; instead: what
  * does. */
 SARA_NODISCARD sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *model,
                                                         const char *instead);
-/* status, of something that failed; where weights of the U-Net are not finite the error tells of
+/* status, of something that failed; where weights of the denoiser are not finite the error tells of
  * the first under the file's name, with the path. */
 sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status);
 /* [-1,1] [3][height][width] to RGB, rounded as diffusers' numpy_to_pil; sara_image_clear(). */

@@ -6,11 +6,19 @@
 
 static sara_status needs_text(sara_context *ctx, const sara_model *model)
 {
-    if (model->text)
+    if (!model->denoiser_only)
         return SARA_OK;
     return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "%s: a bare unet/ folder has no text encoder; a whole model folder is needed",
-                     model->path);
+                     "%s: a bare %s/ folder has no text encoder; a whole model folder is needed",
+                     model->path, model->family->parts[0].folder);
+}
+
+const sara_tokenizer *sara_model_tokenizer(const sara_model *model)
+{
+    for (int i = 0; i < model->family->part_count; i++)
+        if (model->parts[i].tokenizer)
+            return model->parts[i].tokenizer;
+    return NULL;
 }
 
 sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,
@@ -21,9 +29,10 @@ sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,
     *ids = NULL;
     *count = 0;
     TRY(needs_text(ctx, model));
-    size_t length = (size_t)sara_tokenizer_length(model->tokenizer);
+    const sara_tokenizer *tokenizer = sara_model_tokenizer(model);
+    size_t length = (size_t)sara_tokenizer_length(tokenizer);
     TRY(sara_alloc(ctx, &result, length, sizeof(*result)));
-    TRY(sara_tokenizer_pad(model->tokenizer, result, NULL, text));
+    TRY(sara_tokenizer_pad(tokenizer, result, NULL, text));
     *ids = result;
     *count = length;
     result = NULL;
@@ -32,51 +41,11 @@ done:
     return status;
 }
 
-/* One prompt at a time: the text encoder is small, and its memory is given back each time. */
-static sara_status prompt_encode(sara_tape *tape, float *state, const sara_model *model,
-                                 const int32_t *ids, int64_t length)
+void sara_text_states_free(sara_context *ctx, sara_text_states *states)
 {
-    const float *values;
-    sara_var *out;
-    sara_status status;
-    TRY(sara_clip_text_forward(tape, &out, NULL, model->text, ids, 1, length));
-    TRY(sara_tape_read(tape, &values, out));
-    memcpy(state, values, (size_t)sara_shape_count(&out->shape) * sizeof(*state));
-done:
-    sara_tape_reset(tape);
-    return status;
-}
-
-sara_status sara_model_encode_prompts(sara_context *ctx, float **states, int64_t *length,
-                                      int64_t *hidden, size_t *cut, const sara_model *model,
-                                      const char *const *prompts, size_t count)
-{
-    int32_t *ids = NULL;
-    float *result = NULL;
-    sara_tape *tape = NULL;
-    sara_status status;
-    *states = NULL;
-    TRY(needs_text(ctx, model));
-    *length = sara_tokenizer_length(model->tokenizer);
-    *hidden = model->text->info.text.hidden_size;
-    size_t size = (size_t)(*length * *hidden);
-    TRY(sara_alloc(ctx, &ids, (size_t)*length, sizeof(*ids)));
-    TRY(sara_alloc(ctx, &result, count, size * sizeof(*result)));
-    TRY(sara_tape_new(ctx, &tape, model->device));
-    *cut = 0;
-    for (size_t i = 0; i < count; i++) {
-        size_t left_out;
-        TRY(sara_tokenizer_pad(model->tokenizer, ids, &left_out, prompts[i]));
-        TRY(prompt_encode(tape, result + i * size, model, ids, *length));
-        *cut += left_out;
-    }
-    *states = result;
-    result = NULL;
-done:
-    sara_tape_free(tape);
-    sara_free(ctx, ids);
-    sara_free(ctx, result);
-    return status;
+    sara_free(ctx, states->states);
+    sara_free(ctx, states->pooled);
+    *states = (sara_text_states){.states = NULL};
 }
 
 /* ------------------------------------------------------------------------------------- weighted */
@@ -124,22 +93,44 @@ static bool has_weights(const float *weights, int64_t length)
     return false;
 }
 
-static sara_status encode_chunks(sara_context *ctx, float *states, const sara_model *model,
-                                 const sara_prompt_chunks *chunks, int64_t hidden, const char *what)
+/* ------------------------------------------------------------------------------- CLIP's chunks */
+
+/* states [length][hidden], pooled [hidden] or NULL. One chunk at a time: the text encoder is small,
+ * and its memory is given back each time. */
+static sara_status clip_encode_chunk(sara_tape *tape, float *states, float *pooled,
+                                     sara_network *text, const int32_t *ids, int64_t length)
 {
-    int64_t length = (int64_t)chunks->length;
-    sara_tape *tape = NULL;
+    const float *values;
+    sara_var *out, *whole = NULL;
     sara_status status;
-    TRY(sara_tape_new(ctx, &tape, model->device));
+    TRY(sara_clip_text_forward(tape, &out, pooled ? &whole : NULL, text, ids, 1, length));
+    TRY(sara_tape_read(tape, &values, out));
+    memcpy(states, values, (size_t)sara_shape_count(&out->shape) * sizeof(*states));
+    if (pooled) {
+        TRY(sara_tape_read(tape, &values, whole));
+        memcpy(pooled, values, (size_t)sara_shape_count(&whole->shape) * sizeof(*pooled));
+    }
+done:
+    sara_tape_reset(tape);
+    return status;
+}
+
+static sara_status clip_encode_chunks(sara_context *ctx, const sara_text_states *out,
+                                      sara_tape *tape, sara_network *text,
+                                      const sara_prompt_chunks *chunks, const char *what)
+{
+    int64_t length = (int64_t)chunks->length, hidden = text->info.text.hidden_size;
+    float *states = out->states;
+    sara_status status = SARA_OK;
     for (size_t i = 0; i < chunks->count; i++) {
         const float *weights = chunks->weights + i * chunks->length;
-        TRY(prompt_encode(tape, states, model, chunks->ids + i * chunks->length, length));
+        TRY(clip_encode_chunk(tape, states, i ? NULL : out->pooled, text,
+                              chunks->ids + i * chunks->length, length));
         if (has_weights(weights, length))
             tell_factor(ctx, weigh_states(states, weights, length, hidden), what);
         states += length * hidden;
     }
 done:
-    sara_tape_free(tape);
     return status;
 }
 
@@ -154,53 +145,132 @@ static void tell_chunks(sara_context *ctx, const sara_prompt_chunks *chunks, con
                  chunks->count, chunks->length - 2);
 }
 
-/* what: for errors. *out: sara_prompt_chunks_free(), even after one. */
-static sara_status make_chunks(sara_context *ctx, sara_prompt_chunks *out, const sara_model *model,
-                               const sara_prompt *prompt, const char *what, bool long_prompt)
+/* *out: sara_prompt_chunks_free(), even after an error. */
+static sara_status make_chunks(sara_context *ctx, sara_prompt_chunks *out,
+                               const sara_model_part *text, const sara_prompt *prompt,
+                               const sara_text_source *source)
 {
-    sara_status status = sara_prompt_chunks_make(ctx, out, model->tokenizer, prompt, long_prompt);
-    return status == SARA_OK ? status : sara_fail_in(ctx, status, what);
+    sara_status status =
+        sara_prompt_chunks_make(ctx, out, text->tokenizer, prompt, source->long_prompt);
+    return status == SARA_OK || !source->name ? status : sara_fail_in(ctx, status, source->name);
+}
+
+sara_status sara_clip_measure(sara_context *ctx, int64_t *length, const sara_model_part *text,
+                              const sara_prompt *prompt, const sara_text_source *source)
+{
+    sara_prompt_chunks chunks = {0};
+    sara_status status = make_chunks(ctx, &chunks, text, prompt, source);
+    *length = (int64_t)(chunks.count * chunks.length);
+    sara_prompt_chunks_free(ctx, &chunks);
+    return status;
+}
+
+sara_status sara_clip_encode(sara_context *ctx, sara_text_states *out, const sara_model *model,
+                             const sara_model_part *text, const sara_prompt *prompt,
+                             const sara_text_source *source, bool pooled)
+{
+    size_t hidden = (size_t)text->network->info.text.hidden_size;
+    sara_prompt_chunks chunks = {0};
+    sara_tape *tape = NULL;
+    sara_status status;
+    TRY(make_chunks(ctx, &chunks, text, prompt, source));
+    if (source->name)
+        tell_chunks(ctx, &chunks, source->name);
+    out->cut = chunks.cut;
+    out->length = (int64_t)(chunks.count * chunks.length);
+    TRY(sara_alloc(ctx, &out->states, (size_t)out->length, hidden * sizeof(float)));
+    if (pooled)
+        TRY(sara_alloc(ctx, &out->pooled, hidden, sizeof(float)));
+    TRY(sara_tape_new(ctx, &tape, model->device));
+    TRY(clip_encode_chunks(ctx, out, tape, text->network, &chunks, source->name));
+done:
+    sara_tape_free(tape);
+    sara_prompt_chunks_free(ctx, &chunks);
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------- prompts */
+
+sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out,
+                                   const sara_model *model, const char *text)
+{
+    const sara_text_source source = {NULL, false};
+    sara_prompt prompt = {0};
+    sara_status status;
+    *out = (sara_text_states){.states = NULL};
+    TRY(needs_text(ctx, model));
+    TRY(sara_prompt_literal(ctx, &prompt, text));
+    TRY(model->family->encode(ctx, out, model, &prompt, &source));
+done:
+    sara_prompt_free(ctx, &prompt);
+    return status;
+}
+
+sara_status sara_model_text_length(sara_context *ctx, int64_t *length, const sara_model *model)
+{
+    const sara_text_source source = {NULL, false};
+    sara_prompt prompt = {0};
+    sara_status status;
+    TRY(sara_prompt_literal(ctx, &prompt, ""));
+    TRY(model->family->measure(ctx, length, model, &prompt, &source));
+done:
+    sara_prompt_free(ctx, &prompt);
+    return status;
 }
 
 sara_status sara_prompt_length(sara_context *ctx, int64_t *length, const sara_model *model,
                                const sara_generate_options *options)
 {
+    const sara_text_source source = {"prompt", options->long_prompt};
     sara_prompts prompts = {0};
-    sara_prompt_chunks chunks = {0};
     sara_status status;
     TRY(needs_text(ctx, model));
     TRY(sara_prompts_read(ctx, &prompts, options));
-    TRY(make_chunks(ctx, &chunks, model, &prompts.text, "prompt", options->long_prompt));
-    *length = (int64_t)(chunks.count * chunks.length);
+    TRY(model->family->measure(ctx, length, model, &prompts.text, &source));
 done:
-    sara_prompt_chunks_free(ctx, &chunks);
     sara_prompts_free(ctx, &prompts);
+    return status;
+}
+
+static sara_status join_states(sara_context *ctx, sara_prompt_states *out,
+                               const sara_text_states *each)
+{
+    size_t first = (size_t)(out->lengths[0] * out->width);
+    size_t second = (size_t)(out->lengths[1] * out->width);
+    size_t pooled = (size_t)out->pooled_width;
+    sara_status status;
+    TRY(sara_alloc(ctx, &out->data, first + second, sizeof(float)));
+    memcpy(out->data, each[0].states, first * sizeof(float));
+    if (second)
+        memcpy(out->data + first, each[1].states, second * sizeof(float));
+    if (pooled)
+        TRY(sara_alloc(ctx, &out->pooled, 2 * pooled, sizeof(float)));
+    for (size_t i = 0; pooled && i < (second ? 2 : 1); i++)
+        memcpy(out->pooled + i * pooled, each[i].pooled, pooled * sizeof(float));
+done:
     return status;
 }
 
 sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, const sara_model *model,
                                 const sara_prompts *prompts, bool guided, bool long_prompt)
 {
-    static const char *const names[2] = {"negative prompt", "prompt"};
-    const sara_prompt *each[2] = {&prompts->negative, &prompts->text};
-    sara_prompt_chunks chunks[2] = {{0}, {0}};
-    sara_status status;
+    const sara_text_source sources[2] = {{"negative prompt", long_prompt}, {"prompt", long_prompt}};
+    const sara_prompt *given[2] = {&prompts->negative, &prompts->text};
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    sara_text_states each[2] = {{.states = NULL}, {.states = NULL}};
     int first = guided ? 0 : 1;
+    sara_status status;
     memset(out, 0, sizeof(*out));
     TRY(needs_text(ctx, model));
-    out->hidden = model->text->info.text.hidden_size;
-    for (int i = first; i < 2; i++) {
-        TRY(make_chunks(ctx, &chunks[i], model, each[i], names[i], long_prompt));
-        out->lengths[i - first] = (int64_t)(chunks[i].count * chunks[i].length);
-        tell_chunks(ctx, &chunks[i], names[i]);
-    }
-    TRY(sara_alloc(ctx, &out->data, (size_t)(out->lengths[0] + out->lengths[1]),
-                   (size_t)out->hidden * sizeof(float)));
     for (int i = first; i < 2; i++)
-        TRY(encode_chunks(ctx, out->data + (i > first ? out->lengths[0] * out->hidden : 0), model,
-                          &chunks[i], out->hidden, names[i]));
+        TRY(model->family->encode(ctx, &each[i - first], model, given[i], &sources[i]));
+    out->lengths[0] = each[0].length;
+    out->lengths[1] = each[1].length;
+    out->width = info->state_width;
+    out->pooled_width = info->pooled_width;
+    TRY(join_states(ctx, out, each));
 done:
-    sara_prompt_chunks_free(ctx, &chunks[0]);
-    sara_prompt_chunks_free(ctx, &chunks[1]);
+    sara_text_states_free(ctx, &each[0]);
+    sara_text_states_free(ctx, &each[1]);
     return status;
 }

@@ -5,45 +5,46 @@
 #include <math.h>
 
 /* A folder of a VAE, or of a whole model. */
-static sara_status take_folder(sara_model *model, const char *path)
+static sara_status take_folder(sara_model *model, int part, const char *path)
 {
     char *inner = NULL;
     sara_status status;
-    TRY(sara_path_join(model->ctx, &inner, path, "vae"));
+    TRY(sara_path_join(model->ctx, &inner, path, model->family->parts[part].folder));
     if (sara_path_is_directory(inner)) {
-        model->elsewhere[SARA_MODULE_VAE] = inner;
+        model->parts[part].elsewhere = inner;
         return SARA_OK;
     }
-    TRY(sara_strdup(model->ctx, &model->elsewhere[SARA_MODULE_VAE], path));
+    TRY(sara_strdup(model->ctx, &model->parts[part].elsewhere, path));
 done:
     sara_free(model->ctx, inner);
     return status;
 }
 
 /* Of a file that lacks its VAE, as metadata may still tell it. *out: json_decref() */
-static sara_status config_of_lacking(const sara_model *model, json_t **out)
+static sara_status config_of_lacking(const sara_model *model, json_t **out, int part)
 {
-    static const char key[] = "sara.config.vae";
-    const char *text = sara_single_file_metadata(model->single, key);
-    return text ? sara_json_parse(model->ctx, out, text, strlen(text), key, true) : SARA_OK;
+    const sara_name key = sara_name_of("sara.config.%s", model->family->parts[part].folder);
+    const char *text = sara_safetensors_metadata(model->single->file, key.text);
+    return text ? sara_json_parse(model->ctx, out, text, strlen(text), key.text, true) : SARA_OK;
 }
 
 /* The config of the VAE that the model has itself; NULL: it is not known. *out: json_decref() */
-static sara_status own_config(const sara_model *model, json_t **out, const char *model_config)
+static sara_status own_config(const sara_model *model, json_t **out, int part,
+                              const char *model_config)
 {
     const char *folder = model->single ? model_config : model->path;
     char *path = NULL;
     sara_status status = SARA_OK;
-    *out =
-        model->single ? json_incref(sara_single_file_config(model->single, SARA_MODULE_VAE)) : NULL;
+    *out = model->single ? json_incref(model->single->parts[part].config) : NULL;
     if (*out)
         return SARA_OK;
     if (folder)
-        TRY(sara_format(model->ctx, &path, "%s/vae/config.json", folder));
+        TRY(sara_format(model->ctx, &path, "%s/%s/config.json", folder,
+                        model->family->parts[part].folder));
     if (path && sara_path_is_named(path))
         status = sara_json_load(model->ctx, out, path, true);
     else if (model->single)
-        status = config_of_lacking(model, out);
+        status = config_of_lacking(model, out, part);
     if (status != SARA_ERROR_MEMORY)
         status = SARA_OK; /* what is wrong with it is of no matter where another is read */
 done:
@@ -51,32 +52,42 @@ done:
     return status;
 }
 
-static sara_status take_file(sara_model *model, const char *path, const char *model_config)
+static sara_status take_file(sara_model *model, int part, const char *path,
+                             const char *model_config)
 {
     json_t *own = NULL;
     sara_status status;
-    TRY(own_config(model, &own, model_config));
-    TRY(sara_single_file_open_vae(model->ctx, &model->vae_file, path, own));
+    TRY(own_config(model, &own, part, model_config));
+    TRY(sara_family_open_vae(model->ctx, model->family, part, &model->vae_file, path, own));
 done:
     json_decref(own);
     return status;
 }
 
+static int vae_part(const sara_model *model)
+{
+    int part = 0;
+    while (!sara_model_is_vae(model, part))
+        part++;
+    return part;
+}
+
 static sara_status take_vae(sara_model *model, const sara_model_options *options)
 {
     const char *path = options->vae;
+    int part = vae_part(model);
     sara_status status;
-    if (model->unet_only)
+    if (model->denoiser_only)
         return sara_fail(model->ctx, SARA_ERROR_USAGE,
-                         "vae %s: of %s the U-Net alone is loaded, which needs none", path,
-                         model->path);
+                         "vae %s: of %s the %s alone is loaded, which needs none", path,
+                         model->path, model->family->parts[0].class->title);
     if (!sara_path_is_named(path))
         return sara_fail(model->ctx, SARA_ERROR_IO, "vae %s: no such file or folder", path);
     TRY(sara_strdup(model->ctx, &model->vae_path, path));
     for (size_t i = strlen(path); i > 1 && path[i - 1] == '/'; i--)
         model->vae_path[i - 1] = '\0'; /* the last part is its name in pictures */
-    TRY(sara_path_is_directory(path) ? take_folder(model, path)
-                                     : take_file(model, path, options->model_config));
+    TRY(sara_path_is_directory(path) ? take_folder(model, part, path)
+                                     : take_file(model, part, path, options->model_config));
 done:
     return status;
 }
@@ -92,34 +103,35 @@ static sara_status refuse_variants(const sara_model *model, const char *name, co
                      comma ? (int)(comma - there) : (int)strlen(there), there);
 }
 
-static sara_status refuse_missing_part(const sara_model *model, sara_module module,
-                                       const char *config, const char *folder, const char *there)
+static sara_status refuse_missing_part(const sara_model *model, int part, const char *config,
+                                       const char *folder, const char *there)
 {
-    const char *name = sara_module_name(module);
+    const char *name = model->family->parts[part].class->title;
     if (there && strcmp(there, "none") != 0)
         return refuse_variants(model, name, folder, there);
     return sara_fail(model->ctx, SARA_ERROR_INPUT,
                      "%s: holds no %s%s%s: %s--model_config DIR names a diffusers folder that has "
-                     "it (where the U-Net is enough, --unet-only)",
+                     "it (where the %s is enough, --unet-only)",
                      model->path, name, config ? ", nor does the folder " : "",
                      config ? config : "",
-                     module == SARA_MODULE_VAE ? "--vae PATH names one, or " : "");
+                     sara_model_is_vae(model, part) ? "--vae PATH names one, or " : "",
+                     model->family->parts[0].class->title);
 }
 
 /* A part that the single file lacks, from the folder of its configs. */
-static sara_status take_missing(sara_model *model, sara_module module,
-                                const sara_model_options *options)
+static sara_status take_missing(sara_model *model, int part, const sara_model_options *options)
 {
+    const sara_family_part *record = &model->family->parts[part];
     const char *config = options->model_config;
-    const char *stem = sara_part_stem(module);
+    const char *stem = record->class->stem;
     sara_context *ctx = model->ctx;
     bool plain = false, variant = false;
     char *folder = NULL, *there = NULL;
     sara_status status = SARA_OK;
-    if (sara_model_has_part(model, module))
+    if (sara_model_has_part(model, part))
         return SARA_OK;
     if (config) {
-        TRY(sara_path_join(ctx, &folder, config, sara_part_folder_name(module)));
+        TRY(sara_path_join(ctx, &folder, config, record->folder));
         TRY(sara_weights_are_there(ctx, &plain, folder, stem, NULL));
         if (options->variant && *options->variant)
             TRY(sara_weights_are_there(ctx, &variant, folder, stem, options->variant));
@@ -127,12 +139,12 @@ static sara_status take_missing(sara_model *model, sara_module module,
     if (!plain && !variant) {
         if (folder)
             TRY(sara_weights_describe(ctx, &there, folder, stem));
-        status = refuse_missing_part(model, module, config, folder, there);
+        status = refuse_missing_part(model, part, config, folder, there);
         goto done;
     }
     sara_log(ctx, SARA_LOG_INFO, "%s: holds no %s, which is read from %s", model->path,
-             sara_module_name(module), folder);
-    model->elsewhere[module] = folder;
+             record->class->title, folder);
+    model->parts[part].elsewhere = folder;
     folder = NULL;
 done:
     sara_free(ctx, there);
@@ -145,17 +157,15 @@ sara_status sara_model_choose_parts(sara_model *model, const sara_model_options 
     sara_status status = SARA_OK;
     if (options->vae)
         TRY(take_vae(model, options));
-    if (model->single && !model->unet_only) {
-        TRY(take_missing(model, SARA_MODULE_VAE, options));
-        TRY(take_missing(model, SARA_MODULE_TEXT, options));
-    }
+    for (int i = 1; i < model->family->part_count && model->single && !model->denoiser_only; i++)
+        TRY(take_missing(model, i, options));
 done:
     return status;
 }
 
 /* ----------------------------------------------------------------------------- whether it fits */
 
-/* The U-Net was trained on what the model's own VAE makes of images. */
+/* The denoiser was trained on what the model's own VAE makes of images. */
 static sara_status compare_with_own(const sara_model *model, const sara_vae_info *info,
                                     const json_t *own)
 {
@@ -181,12 +191,12 @@ sara_status sara_model_check_vae(const sara_model *model)
     sara_status status = SARA_OK;
     if (info->latent_channels != wanted)
         return sara_fail(model->ctx, SARA_ERROR_INPUT,
-                         "%s: vae latent_channels %d, unet in_channels %d: they must agree",
+                         "%s: vae latent_channels %d, %s in_channels %d: they must agree",
                          model->vae_path ? model->vae_path : model->path, info->latent_channels,
-                         wanted);
+                         model->family->parts[0].folder, wanted);
     if (!model->vae_path)
         return SARA_OK;
-    TRY(own_config(model, &own, NULL));
+    TRY(own_config(model, &own, vae_part(model), NULL));
     if (own)
         TRY(compare_with_own(model, info, own));
 done:

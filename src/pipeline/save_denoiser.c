@@ -41,7 +41,7 @@ sara_status sara_model_save_denoiser(sara_context *ctx, const char *to, const sa
     sara_component component;
     char *path = NULL;
     sara_status status;
-    TRY(sara_model_component(model, &component, SARA_MODULE_UNET));
+    TRY(sara_model_component(model, &component, 0));
     TRY(sara_directory_make(ctx, to));
     TRY(sara_path_join(ctx, &path, to, "config.json"));
     if (component.stem) /* as it is written there */

@@ -1,4 +1,4 @@
-/* Writing a diffusers folder: the U-Net from memory, everything else from the source. */
+/* Writing a diffusers folder: the denoiser from memory, everything else from the source. */
 #include "pipeline/save.h"
 
 #include <sys/stat.h>
@@ -21,15 +21,16 @@ done:
     return status;
 }
 
-static sara_status save_params(sara_context *ctx, const char *folder, const char *stem,
-                               const sara_params *params, const sara_dtype *dtype)
+static sara_status save_denoiser(sara_context *ctx, const char *folder, const sara_model *model,
+                                 const sara_dtype *dtype)
 {
+    sara_params *params = &model->denoiser->params;
     sara_save_list list;
     sara_status status = SARA_OK;
     sara_save_list_init(&list, ctx);
     for (size_t i = 0; i < params->count; i++)
         TRY(sara_save_list_param(&list, NULL, NULL, &params->items[i], dtype));
-    TRY(write_list(&list, folder, stem));
+    TRY(write_list(&list, folder, model->denoiser->class->stem));
 done:
     sara_save_list_free(&list);
     return status;
@@ -37,20 +38,21 @@ done:
 
 /* The component's own tensors, those that sara does not use among them, in one file. */
 static sara_status save_component(sara_context *ctx, const char *to, const sara_model *model,
-                                  sara_module module, const sara_dtype *dtype)
+                                  int part, const sara_dtype *dtype)
 {
+    const sara_family_part *record = &model->family->parts[part];
     sara_component component;
     sara_weights *weights = NULL;
     sara_save_list list;
     char *folder = NULL;
     sara_status status;
     sara_save_list_init(&list, ctx);
-    TRY(sara_model_component(model, &component, module));
+    TRY(sara_model_component(model, &component, part));
     TRY(sara_component_weights(&component, &weights));
     for (size_t i = 0; i < sara_weights_count(weights); i++)
         TRY(sara_save_list_weight(&list, NULL, NULL, weights, sara_weights_at(weights, i), dtype));
-    TRY(sara_path_join(ctx, &folder, to, sara_part_folder_name(module)));
-    TRY(write_list(&list, folder, sara_part_stem(module)));
+    TRY(sara_path_join(ctx, &folder, to, record->folder));
+    TRY(write_list(&list, folder, record->class->stem));
 done:
     sara_save_list_free(&list);
     sara_weights_close(weights);
@@ -74,10 +76,12 @@ static bool is_weights(const char *name)
 }
 
 /* What is written anew; the folders of others (safety checker, ...) keep their weights. */
-static bool is_component(const char *name)
+static bool is_component(const sara_family *family, const char *name)
 {
-    return strcmp(name, "unet") == 0 || strcmp(name, "vae") == 0 ||
-           strcmp(name, "text_encoder") == 0;
+    for (int i = 0; family && i < family->part_count; i++)
+        if (strcmp(name, family->parts[i].folder) == 0)
+            return true;
+    return false;
 }
 
 /* Not a link that leads nowhere, a FIFO or the like, of which the model needs none. */
@@ -126,6 +130,7 @@ done:
 
 typedef struct carrying {
     sara_context *ctx;
+    const sara_family *family; /* of a model's folder; NULL: of another */
     const char *variant; /* NULL: none */
 } carrying;
 
@@ -170,7 +175,7 @@ static sara_status carry_along(const carrying *c, const char *to, const char *fr
         TRY(sara_path_join(ctx, &target, to, names[i]));
         if (sara_path_is_directory(source)) {
             TRY(check_no_circle(ctx, source, from));
-            bool keep = depth > 0 ? keep_weights : !is_component(names[i]);
+            bool keep = depth > 0 ? keep_weights : !is_component(c->family, names[i]);
             TRY(carry_along(c, target, source, depth + 1, keep));
         } else {
             TRY(carry_file(c, to, from, names[i], keep_weights));
@@ -195,16 +200,32 @@ static sara_status folder_write_json(sara_context *ctx, const char *folder, cons
                           JSON_INDENT(2) | JSON_SORT_KEYS);
 }
 
-static sara_status write_index(sara_context *ctx, const char *to, const char *scheduler)
+/* index[name] = [library, class] */
+static int set_entry(json_t *index, const char *name, const char *library, const char *class)
 {
-    json_t *index = json_pack(
-        "{s:s,s:s,s:[n,n],s:[n,n],s:b,s:[s,s],s:[s,s],s:[s,s],s:[s,s],s:[s,s]}", "_class_name",
-        "StableDiffusionPipeline", "_diffusers_version", "0.27.0", "feature_extractor",
-        "safety_checker", "requires_safety_checker", 0, "scheduler", "diffusers", scheduler,
-        "text_encoder", "transformers", "CLIPTextModel", "tokenizer", "transformers",
-        "CLIPTokenizer", "unet", "diffusers", "UNet2DConditionModel", "vae", "diffusers",
-        "AutoencoderKL");
-    sara_status status = folder_write_json(ctx, to, "model_index.json", index);
+    return json_object_set_new(index, name, json_pack("[s,s]", library, class));
+}
+
+static sara_status write_index(sara_context *ctx, const char *to, const sara_model *model)
+{
+    const char *kind = json_string_value(json_object_get(model->scheduler_json, "_class_name"));
+    const sara_family *family = model->family;
+    const char *rest = family->index ? family->index : "{}";
+    json_t *index = NULL;
+    sara_status status;
+    TRY(sara_json_parse(ctx, &index, rest, strlen(rest), family->product, false));
+    int failed = json_object_set_new(index, "_class_name", json_string(family->pipeline)) |
+                 json_object_set_new(index, "_diffusers_version", json_string("0.27.0")) |
+                 set_entry(index, "scheduler", "diffusers", kind ? kind : "DDIMScheduler");
+    for (int i = 0; i < family->part_count; i++) {
+        const sara_family_part *part = &family->parts[i];
+        failed |= set_entry(index, part->folder, part->class->library, part->class->name);
+        if (part->tokenizer)
+            failed |= set_entry(index, part->tokenizer, "transformers", "CLIPTokenizer");
+    }
+    TRY(failed ? sara_fail(ctx, SARA_ERROR_MEMORY, "%s: out of memory: model_index.json", to)
+               : folder_write_json(ctx, to, "model_index.json", index));
+done:
     json_decref(index);
     return status;
 }
@@ -221,13 +242,13 @@ done:
 }
 
 static sara_status write_part_config(sara_context *ctx, const char *to, const sara_model *model,
-                                     sara_module module)
+                                     int part)
 {
     sara_component component;
     char *folder = NULL, *path = NULL;
     sara_status status;
-    TRY(sara_model_component(model, &component, module));
-    TRY(sara_path_join(ctx, &folder, to, sara_part_folder_name(module)));
+    TRY(sara_model_component(model, &component, part));
+    TRY(sara_path_join(ctx, &folder, to, model->family->parts[part].folder));
     if (component.stem) { /* as it is written there */
         TRY(sara_directory_make(ctx, folder));
         TRY(sara_path_join(ctx, &path, folder, "config.json"));
@@ -242,38 +263,49 @@ done:
     return status;
 }
 
-static sara_status write_configs(sara_context *ctx, const char *to, const sara_model *model)
+static sara_status write_tokenizer(sara_context *ctx, const char *to, const sara_model *model,
+                                   int part)
 {
-    const char *kind = json_string_value(json_object_get(model->scheduler_json, "_class_name"));
+    const char *name = model->family->parts[part].tokenizer;
+    const char *from = model->parts[part].tokenizer_path;
     char *folder = NULL;
     sara_status status = SARA_OK;
-    for (int i = 0; i < SARA_MODULE_COUNT; i++)
-        TRY(write_part_config(ctx, to, model, (sara_module)i));
-    TRY(write_scheduler(ctx, to, model));
-    TRY(sara_path_join(ctx, &folder, to, "tokenizer"));
-    if (model->tokenizer_path)
-        TRY(carry_along(&(carrying){ctx, NULL}, folder, model->tokenizer_path, 1, false));
+    if (!name)
+        return SARA_OK;
+    TRY(sara_path_join(ctx, &folder, to, name));
+    if (from)
+        TRY(carry_along(&(carrying){.ctx = ctx}, folder, from, 1, false));
     else
-        TRY(sara_tokenizer_save_builtin(ctx, folder, sara_model_is_second(model)));
-    TRY(write_index(ctx, to, kind ? kind : "DDIMScheduler"));
+        TRY(sara_tokenizer_save_builtin(ctx, folder, model->family->second_padding));
 done:
     sara_free(ctx, folder);
     return status;
 }
 
+static sara_status write_configs(sara_context *ctx, const char *to, const sara_model *model)
+{
+    sara_status status = SARA_OK;
+    for (int i = 0; i < model->family->part_count; i++) {
+        TRY(write_part_config(ctx, to, model, i));
+        TRY(write_tokenizer(ctx, to, model, i));
+    }
+    TRY(write_scheduler(ctx, to, model));
+    TRY(write_index(ctx, to, model));
+done:
+    return status;
+}
+
 /* ---------------------------------------------------------------------------------- the folder */
 
-/* A U-Net alone is written as a bare unet/ folder. */
-static sara_status save_unet_alone(sara_context *ctx, const char *to, const sara_model *model,
-                                   const sara_dtype *dtype)
+/* A denoiser alone is written as a bare folder of its own. */
+static sara_status save_alone(sara_context *ctx, const char *to, const sara_model *model,
+                              const sara_dtype *dtype)
 {
+    const carrying c = {ctx, model->family, model->variant};
     sara_status status;
-    if (model->single)
-        TRY(folder_write_json(ctx, to, "config.json",
-                              sara_single_file_config(model->single, SARA_MODULE_UNET)));
-    else
-        TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
-    TRY(save_params(ctx, to, SARA_DIFFUSERS_STEM, &model->denoiser->params, dtype));
+    TRY(model->single ? folder_write_json(ctx, to, "config.json", model->single->parts[0].config)
+                      : carry_along(&c, to, model->path, 0, false));
+    TRY(save_denoiser(ctx, to, model, dtype));
 done:
     return status;
 }
@@ -281,23 +313,22 @@ done:
 sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model *model,
                              const sara_dtype *dtype)
 {
-    char *unet = NULL;
+    const carrying c = {ctx, model->family, model->variant};
+    char *denoiser = NULL;
     sara_status status;
-    if (model->unet_only)
-        return save_unet_alone(ctx, to, model, dtype);
-    if (model->single)
-        TRY(write_configs(ctx, to, model));
-    else
-        TRY(carry_along(&(carrying){ctx, model->variant}, to, model->path, 0, false));
-    if (!model->single && model->vae_path)
-        TRY(write_part_config(ctx, to, model, SARA_MODULE_VAE));
+    if (model->denoiser_only)
+        return save_alone(ctx, to, model, dtype);
+    TRY(model->single ? write_configs(ctx, to, model) : carry_along(&c, to, model->path, 0, false));
+    for (int i = 1; i < model->family->part_count; i++)
+        if (!model->single && model->vae_path && sara_model_is_vae(model, i))
+            TRY(write_part_config(ctx, to, model, i));
     if (model->scheduler_changed)
         TRY(write_scheduler(ctx, to, model));
-    TRY(sara_path_join(ctx, &unet, to, "unet"));
-    TRY(save_params(ctx, unet, SARA_DIFFUSERS_STEM, &model->denoiser->params, dtype));
-    TRY(save_component(ctx, to, model, SARA_MODULE_VAE, dtype));
-    TRY(save_component(ctx, to, model, SARA_MODULE_TEXT, dtype));
+    TRY(sara_path_join(ctx, &denoiser, to, model->family->parts[0].folder));
+    TRY(save_denoiser(ctx, denoiser, model, dtype));
+    for (int i = 1; i < model->family->part_count; i++)
+        TRY(save_component(ctx, to, model, i, dtype));
 done:
-    sara_free(ctx, unet);
+    sara_free(ctx, denoiser);
     return status;
 }

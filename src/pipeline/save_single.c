@@ -1,15 +1,9 @@
-/* Writing a single-file checkpoint: the U-Net from memory, VAE and text encoder from the source,
+/* Writing a single-file checkpoint: the denoiser from memory, the other parts from the source, all
  * under the names of the LDM repository. What names and shapes do not tell goes into the
  * metadata. */
 #include "pipeline/save.h"
 
 #include <stdlib.h>
-
-static const char unet_prefix[] = "model.diffusion_model.";
-static const char ema_prefix[] = "model_ema.";
-static const char vae_prefix[] = "first_stage_model.";
-static const char clip_prefix[] = "cond_stage_model.transformer.";
-static const char open_clip_prefix[] = "cond_stage_model.model.";
 
 typedef struct single {
     sara_context *ctx;
@@ -38,21 +32,28 @@ done:
     return status;
 }
 
-/* -------------------------------------------------------------------------------- U-Net and VAE */
+/* -------------------------------------------------------------------------------- the denoiser */
 
-static sara_status add_unet(single *s)
+/* That of the source's tensors, if it is none of averages, whose place they take; beside the other
+ * parts it needs one. */
+static const char *denoiser_prefix(const single *s)
+{
+    const sara_single_place *places = s->model->family->parts[0].places;
+    const char *own = s->model->single ? s->model->single->parts[0].prefix : NULL;
+    for (const sara_single_place *place = places; own && place->prefix; place++)
+        if (strcmp(own, place->prefix) == 0 && (*own || s->model->denoiser_only))
+            return own;
+    return places->prefix;
+}
+
+static sara_status add_denoiser(single *s)
 {
     const sara_params *params = &s->model->denoiser->params;
-    const sara_single_file *source = s->model->single;
-    const char *prefix = source ? sara_single_file_prefix(source, SARA_MODULE_UNET) : unet_prefix;
-    if (strncmp(prefix, ema_prefix, strlen(ema_prefix)) == 0)
-        prefix = unet_prefix; /* averages take the place of what they are averages of */
-    if (!*prefix && !s->model->unet_only)
-        prefix = unet_prefix; /* beside the other parts it needs one */
     sara_ldm_shape shape;
     char *name = NULL;
     sara_status status;
     TRY(sara_network_ldm_shape(s->model->denoiser, &shape));
+    const char *prefix = denoiser_prefix(s);
     for (size_t i = 0; i < params->count; i++) {
         TRY(name_in_file(s->ctx, &name, prefix, &shape, params->items[i].name));
         TRY(sara_save_list_param(&s->list, name, NULL, &params->items[i], s->dtype));
@@ -64,48 +65,23 @@ done:
     return status;
 }
 
-/* Matrices of the attention are 1x1 convolutions there. */
-static sara_shape vae_shape(const char *name, const sara_tensor_info *info)
-{
-    sara_shape shape = info->shape;
-    if (strstr(name, ".attn_1.") && shape.rank == 2)
-        shape = sara_shape4(shape.dims[0], shape.dims[1], 1, 1);
-    return shape;
-}
+/* ------------------------------------------------------------------------------- another part */
 
-static sara_status add_vae(single *s)
-{
-    sara_component component;
-    sara_weights *weights = NULL;
-    char *name = NULL;
-    sara_ldm_shape shape;
-    sara_status status;
-    TRY(sara_model_component(s->model, &component, SARA_MODULE_VAE));
-    TRY(sara_component_weights(&component, &weights));
-    TRY(sara_network_ldm_shape(s->model->vae, &shape));
-    for (size_t i = 0; i < sara_weights_count(weights); i++) {
-        const sara_tensor_info *info = sara_weights_at(weights, i);
-        TRY(name_in_file(s->ctx, &name, vae_prefix, &shape, info->name));
-        const sara_shape as = vae_shape(name, info);
-        TRY(sara_save_list_weight(&s->list, name, &as, weights, info, s->dtype));
-        sara_free(s->ctx, name);
-        name = NULL;
-    }
-done:
-    sara_free(s->ctx, name);
-    sara_weights_close(weights);
-    sara_component_close(&component);
-    return status;
-}
-
-/* ---------------------------------------------------------------------------------------- text */
-
-typedef struct text {
+typedef struct written {
     single *s;
     const sara_weights *weights;
     const char *prefix;
     sara_ldm_shape shape;
-} text;
+} written;
+
+/* Matrices of a VAE's attention are 1x1 convolutions there. */
+static sara_shape shape_in_file(const written *w, const char *name, const sara_tensor_info *info)
+{
+    sara_shape shape = info->shape;
+    if (w->shape.part == SARA_LDM_VAE && strstr(name, ".attn_1.") && shape.rank == 2)
+        shape = sara_shape4(shape.dims[0], shape.dims[1], 1, 1);
+    return shape;
+}
 
 /* The narrowest that holds the values of both. */
 static sara_dtype common_dtype(sara_dtype a, sara_dtype b)
@@ -117,7 +93,7 @@ static sara_dtype common_dtype(sara_dtype a, sara_dtype b)
 }
 
 /* Query, key and value one below the other, in one dtype. info: the query's */
-static sara_status add_fused(const text *t, const char *name, const sara_tensor_info *info)
+static sara_status add_fused(const written *t, const char *name, const sara_tensor_info *info)
 {
     static const char *const thirds[] = {"q_proj", "k_proj", "v_proj"};
     const char *third = strstr(info->name, thirds[0]);
@@ -156,7 +132,7 @@ done:
 }
 
 /* Readers of SD2 files build a layer more than is used, and want its weights: the last one's. */
-static sara_status repeat_last_layer(const text *t)
+static sara_status repeat_last_layer(const written *t)
 {
     sara_name last = sara_name_of("%stransformer.resblocks.%d.", t->prefix, t->shape.layers - 1);
     size_t length = strlen(last.text), count = t->s->list.count;
@@ -174,58 +150,77 @@ done:
     return status;
 }
 
-static sara_status add_text_tensor(const text *t, const sara_tensor_info *info)
+/* What there are no names for, and what goes with the query. */
+static bool is_passed_over(const written *w, const char *name)
+{
+    bool open = w->shape.part == SARA_LDM_OPEN_CLIP;
+    if (w->shape.part != SARA_LDM_CLIP && !open)
+        return false;
+    return strstr(name, "text_projection.weight") ||
+           (open &&
+            (strstr(name, "position_ids") || strstr(name, ".k_proj.") || strstr(name, ".v_proj.")));
+}
+
+static sara_status add_tensor_of_part(const written *w, const sara_tensor_info *info)
 {
     char *name = NULL;
     sara_status status;
-    bool open = t->shape.part == SARA_LDM_OPEN_CLIP;
-    if (strstr(info->name, "text_projection.weight") ||
-        (open && (strstr(info->name, "position_ids") || strstr(info->name, ".k_proj.") ||
-                  strstr(info->name, ".v_proj."))))
+    if (is_passed_over(w, info->name))
         return SARA_OK;
-    TRY(name_in_file(t->s->ctx, &name, t->prefix, &t->shape, info->name));
-    if (open && strstr(info->name, ".q_proj."))
-        TRY(add_fused(t, name, info));
+    TRY(name_in_file(w->s->ctx, &name, w->prefix, &w->shape, info->name));
+    const sara_shape shape = shape_in_file(w, name, info);
+    if (w->shape.part == SARA_LDM_OPEN_CLIP && strstr(info->name, ".q_proj."))
+        TRY(add_fused(w, name, info));
     else
-        TRY(sara_save_list_weight(&t->s->list, name, NULL, t->weights, info, t->s->dtype));
+        TRY(sara_save_list_weight(&w->s->list, name, &shape, w->weights, info, w->s->dtype));
 done:
-    sara_free(t->s->ctx, name);
+    sara_free(w->s->ctx, name);
     return status;
 }
 
-static sara_status add_text(single *s)
+static sara_status add_other_part(single *s, int part)
 {
+    const sara_single_place *place = s->model->family->parts[part].places;
     sara_component component;
     sara_weights *weights = NULL;
-    text t = {.s = s};
+    written w = {.s = s};
     sara_status status;
-    TRY(sara_model_component(s->model, &component, SARA_MODULE_TEXT));
+    TRY(sara_model_component(s->model, &component, part));
     TRY(sara_component_weights(&component, &weights));
-    t.weights = weights;
-    TRY(sara_network_ldm_shape(s->model->text, &t.shape));
-    t.prefix = t.shape.part == SARA_LDM_OPEN_CLIP ? open_clip_prefix : clip_prefix;
+    TRY(sara_network_ldm_shape(s->model->parts[part].network, &w.shape));
+    while (place->prefix && place->names != w.shape.part)
+        place++;
+    w.weights = weights;
+    w.prefix = place->prefix;
     for (size_t i = 0; i < sara_weights_count(weights); i++)
-        TRY(add_text_tensor(&t, sara_weights_at(weights, i)));
-    if (t.shape.part == SARA_LDM_OPEN_CLIP)
-        TRY(repeat_last_layer(&t));
+        TRY(add_tensor_of_part(&w, sara_weights_at(weights, i)));
+    if (w.shape.part == SARA_LDM_OPEN_CLIP)
+        TRY(repeat_last_layer(&w));
 done:
     sara_weights_close(weights);
     sara_component_close(&component);
     return status;
 }
 
-/* The U-Net under its own prefix and as averages, which would be of other weights. */
-static bool is_of_unet(const single *s, const char *name)
+/* ------------------------------------------------------------------------ what is carried along */
+
+static bool begins_with(const char *name, const char *start, size_t length)
 {
-    const char *own = sara_single_file_prefix(s->model->single, SARA_MODULE_UNET);
-    const char *const prefixes[] = {own, unet_prefix, ema_prefix};
-    static const char *const bare[] = {"input_blocks.", "middle_block.", "output_blocks.",
-                                       "time_embed.", "out."};
-    for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++)
-        if (*prefixes[i] && strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
-            return true;
-    for (size_t i = 0; !*own && i < sizeof(bare) / sizeof(*bare); i++)
-        if (strncmp(name, bare[i], strlen(bare[i])) == 0)
+    return length > 0 && strncmp(name, start, length) == 0;
+}
+
+/* The denoiser under its own prefix and as averages, which would be of other weights. */
+static bool is_of_denoiser(const single *s, const char *name)
+{
+    const sara_family_part *record = &s->model->family->parts[0];
+    const char *own = s->model->single->parts[0].prefix, *first = record->places->prefix;
+    const char *averages = record->averages ? record->averages->prefix : "";
+    const char *const *bare = record->class->single->bare;
+    if (begins_with(name, own, strlen(own)) || begins_with(name, first, strlen(first)) ||
+        begins_with(name, averages, strcspn(averages, ".") + 1))
+        return true;
+    for (; !*own && *bare; bare++)
+        if (begins_with(name, *bare, strlen(*bare)))
             return true;
     return false;
 }
@@ -233,11 +228,15 @@ static bool is_of_unet(const single *s, const char *name)
 /* The VAE in whose place another was asked for. */
 static bool is_of_old_vae(const single *s, const char *name)
 {
-    const char *own = sara_single_file_prefix(s->model->single, SARA_MODULE_VAE);
-    return s->model->vae_path && own && strncmp(name, own, strlen(own)) == 0;
+    for (int i = 1; s->model->vae_path && i < s->model->family->part_count; i++) {
+        const char *own = s->model->single->parts[i].prefix;
+        if (sara_model_is_vae(s->model, i) && own)
+            return begins_with(name, own, strlen(own));
+    }
+    return false;
 }
 
-/* From a single file all but the U-Net and what is replaced is copied as it is. */
+/* From a single file all but the denoiser and what is replaced is copied as it is. */
 static sara_status add_others(single *s)
 {
     sara_weights *weights = NULL;
@@ -245,7 +244,7 @@ static sara_status add_others(single *s)
     TRY(sara_weights_open_file(s->ctx, &weights, s->model->path));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
-        if (!is_of_unet(s, info->name) && !is_of_old_vae(s, info->name))
+        if (!is_of_denoiser(s, info->name) && !is_of_old_vae(s, info->name))
             TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
     }
 done:
@@ -264,12 +263,13 @@ static sara_status add_config(single *s, const char *key, const json_t *config)
     return status;
 }
 
-static sara_status add_component_config(single *s, const char *key, sara_module module)
+static sara_status add_component_config(single *s, int part)
 {
     sara_component component;
     sara_status status;
-    TRY(sara_model_component(s->model, &component, module));
-    TRY(add_config(s, key, component.config));
+    TRY(sara_model_component(s->model, &component, part));
+    TRY(add_config(s, sara_name_of("sara.config.%s", s->model->family->parts[part].folder).text,
+                   component.config));
 done:
     sara_component_close(&component);
     return status;
@@ -289,7 +289,7 @@ static bool is_hash(const char *key)
 static sara_status add_own_metadata(single *s)
 {
     size_t count;
-    const sara_metadata *own = sara_single_file_metadata_all(s->model->single, &count);
+    const sara_metadata *own = sara_safetensors_metadata_all(s->model->single->file, &count);
     sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++)
         if (!is_hash(own[i].key))
@@ -317,16 +317,13 @@ static sara_status make_metadata(single *s)
     sara_status status;
     TRY(sara_metadata_list_set(&s->metadata, "modelspec.sai_model_spec", "1.0.0"));
     TRY(sara_metadata_list_set(&s->metadata, "modelspec.implementation", "sara"));
-    TRY(sara_metadata_list_set(&s->metadata, "modelspec.title", "Stable Diffusion"));
+    TRY(sara_metadata_list_set(&s->metadata, "modelspec.title", s->model->family->product));
     if (s->model->single)
         TRY(add_own_metadata(s));
     TRY(add_single_kind(s));
     TRY(sara_metadata_list_set(&s->metadata, "format", "pt"));
-    TRY(add_component_config(s, "sara.config.unet", SARA_MODULE_UNET));
-    if (!s->model->unet_only) {
-        TRY(add_component_config(s, "sara.config.vae", SARA_MODULE_VAE));
-        TRY(add_component_config(s, "sara.config.text_encoder", SARA_MODULE_TEXT));
-    }
+    for (int i = 0; i < (s->model->denoiser_only ? 1 : s->model->family->part_count); i++)
+        TRY(add_component_config(s, i));
     if (s->model->scheduler_json)
         TRY(add_config(s, "sara.config.scheduler", s->model->scheduler_json));
 done:
@@ -334,11 +331,10 @@ done:
 }
 
 /* Not copied with the rest of a single file. */
-static bool is_written_anew(const sara_model *model, sara_module module)
+static bool is_written_anew(const sara_model *model, int part)
 {
-    return !model->unet_only &&
-           (!model->single || model->elsewhere[module] ||
-            (module == SARA_MODULE_VAE && model->vae_file));
+    return !model->denoiser_only && (!model->single || model->parts[part].elsewhere ||
+                                     (sara_model_is_vae(model, part) && model->vae_file));
 }
 
 sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model *model,
@@ -348,14 +344,13 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
     sara_status status;
     sara_metadata_list_init(&s.metadata, ctx);
     sara_save_list_init(&s.list, ctx);
-    TRY(add_unet(&s));
+    TRY(add_denoiser(&s));
     TRY(sara_save_check_interrupted(ctx));
     if (model->single)
         TRY(add_others(&s));
-    if (is_written_anew(model, SARA_MODULE_VAE))
-        TRY(add_vae(&s));
-    if (is_written_anew(model, SARA_MODULE_TEXT))
-        TRY(add_text(&s));
+    for (int i = 1; i < model->family->part_count; i++)
+        if (is_written_anew(model, i))
+            TRY(add_other_part(&s, i));
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
     TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata.items,

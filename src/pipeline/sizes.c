@@ -37,8 +37,8 @@ sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *mo
     if (model->denoiser->info.denoiser.sample_width > 0)
         return SARA_OK;
     return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "%s: the U-Net's config has no sample_size, the size of its pictures; give %s",
-                     model->path, instead);
+                     "%s: the %s's config has no sample_size, the size of its pictures; give %s",
+                     model->path, model->family->parts[0].class->title, instead);
 }
 
 sara_status sara_generate_count(sara_context *ctx, int *out, const sara_generate_options *given)

@@ -4,13 +4,14 @@
 struct sara_batches {
     sara_context *ctx;
     sara_dataset_cache *cache; /* NULL for a replay and for random ones */
+    const sara_family *family;
+    const sara_objective *objective;
     uint64_t seed;
-    int num_train_timesteps;
     bool is_random;
     int64_t items;    /* of an epoch, or micro-batches of a replay */
     sara_batch shape; /* without the arrays */
     /* All micro-batches of a replay; else the present one, from the first that is asked for. */
-    float *latents, *noise, *states;
+    float *latents, *noise, *states, *pooled; /* pooled NULL: there are none */
     double *timesteps;
     int64_t *elements;
     json_t *rank_names; /* NULL: none */
@@ -31,7 +32,8 @@ size_t sara_batches_bytes(const sara_batches *batches)
 {
     const sara_batch *s = &batches->shape;
     int64_t kept = sara_batches_is_replay(batches) ? batches->items : 1;
-    int64_t floats = 2 * s->channels * s->height * s->width + s->length * s->hidden;
+    int64_t floats =
+        2 * s->channels * s->height * s->width + s->length * s->hidden + s->pooled_width;
     size_t own = (size_t)(kept * s->size * floats) * sizeof(float);
     return own + (batches->cache ? sara_dataset_cache_bytes(batches->cache) : 0);
 }
@@ -81,9 +83,10 @@ static void free_arrays(sara_batches *batches)
     sara_free(batches->ctx, batches->latents);
     sara_free(batches->ctx, batches->noise);
     sara_free(batches->ctx, batches->states);
+    sara_free(batches->ctx, batches->pooled);
     sara_free(batches->ctx, batches->timesteps);
     sara_free(batches->ctx, batches->elements);
-    batches->latents = batches->noise = batches->states = NULL;
+    batches->latents = batches->noise = batches->states = batches->pooled = NULL;
     batches->timesteps = NULL;
     batches->elements = NULL;
 }
@@ -153,34 +156,40 @@ static sara_status check_replay(const sara_batches *batches, const sara_model *m
                                 const char *path)
 {
     const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    const char *title = model->denoiser->class->title;
+    const int last = batches->objective->num_train_timesteps - 1;
     const sara_batch *b = &batches->shape;
     if (b->size < 1 || b->height < 1 || b->width < 1 || b->length < 1)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
                          "%s: latents or encoder_hidden_states are empty", path);
     if (b->channels != info->in_channels)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
-                         "%s: latents: %lld channels, the U-Net takes %d", path,
-                         (long long)b->channels, info->in_channels);
+                         "%s: latents: %lld channels, the %s takes %d", path,
+                         (long long)b->channels, title, info->in_channels);
     if (b->height < info->least_side || b->width < info->least_side)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
-                         "%s: latents: %lldx%lld, the U-Net takes %d or more", path,
-                         (long long)b->height, (long long)b->width, info->least_side);
+                         "%s: latents: %lldx%lld, the %s takes %d or more", path,
+                         (long long)b->height, (long long)b->width, title, info->least_side);
     if (b->hidden != info->state_width)
         return sara_fail(batches->ctx, SARA_ERROR_INPUT,
-                         "%s: encoder_hidden_states: width %lld, the U-Net takes %d", path,
-                         (long long)b->hidden, info->state_width);
+                         "%s: encoder_hidden_states: width %lld, the %s takes %d", path,
+                         (long long)b->hidden, title, info->state_width);
+    if (b->pooled_width != info->pooled_width)
+        return sara_fail(batches->ctx, SARA_ERROR_INPUT, "%s: pooled: width %lld, the %s takes %d",
+                         path, (long long)b->pooled_width, title, info->pooled_width);
     for (int64_t i = 0; i < batches->items * b->size; i++)
-        if (batches->timesteps[i] < 0 || batches->timesteps[i] >= batches->num_train_timesteps)
+        if (batches->timesteps[i] < 0 || batches->timesteps[i] > last)
             return sara_fail(batches->ctx, SARA_ERROR_INPUT,
                              "%s: timesteps[%lld] is %.15g, expected 0 to %d", path, (long long)i,
-                             batches->timesteps[i], batches->num_train_timesteps - 1);
+                             batches->timesteps[i], last);
     return SARA_OK;
 }
 
 static sara_status open_replay(sara_batches *batches, const sara_model *model, const char *path)
 {
     sara_safetensors *file = NULL;
-    sara_shape latents = {5, {-1, -1, -1, -1, -1}}, states = {4, {-1, -1, -1, -1}}, timesteps;
+    sara_shape latents = {5, {-1, -1, -1, -1, -1}}, states = {4, {-1, -1, -1, -1}}, timesteps,
+               pooled = {3, {-1, -1, 0}};
     sara_status status;
     TRY(sara_safetensors_open(batches->ctx, &file, path));
     TRY(load_array(file, &batches->latents, &latents, "latents", SARA_F32));
@@ -190,13 +199,18 @@ static sara_status open_replay(sara_batches *batches, const sara_model *model, c
     states.dims[0] = latents.dims[0];
     states.dims[1] = latents.dims[1];
     TRY(load_array(file, &batches->states, &states, "encoder_hidden_states", SARA_F32));
+    pooled.dims[0] = latents.dims[0];
+    pooled.dims[1] = latents.dims[1];
+    if (model->denoiser->info.denoiser.pooled_width)
+        TRY(load_array(file, &batches->pooled, &pooled, "pooled", SARA_F32));
     batches->items = latents.dims[0];
     batches->shape = (sara_batch){.size = latents.dims[1],
                                   .channels = latents.dims[2],
                                   .height = latents.dims[3],
                                   .width = latents.dims[4],
                                   .length = states.dims[2],
-                                  .hidden = states.dims[3]};
+                                  .hidden = states.dims[3],
+                                  .pooled_width = batches->pooled ? pooled.dims[2] : 0};
     TRY(check_replay(batches, model, path));
     TRY(read_rank_names(batches, file));
     TRY(sara_sha256_file(batches->ctx, batches->sha256, path));
@@ -218,6 +232,7 @@ static sara_status get_replayed(const sara_batches *batches, sara_batch *out, in
     out->noise = batches->noise + index * latent;
     out->timesteps = batches->timesteps + index * s->size;
     out->states = batches->states + index * s->size * s->length * s->hidden;
+    out->pooled = batches->pooled ? batches->pooled + index * s->size * s->pooled_width : NULL;
     return SARA_OK;
 }
 
@@ -235,6 +250,8 @@ static sara_status make_arrays(sara_batches *batches)
     TRY(sara_alloc(ctx, &batches->latents, size, latent * sizeof(float)));
     TRY(sara_alloc(ctx, &batches->noise, size, latent * sizeof(float)));
     TRY(sara_alloc(ctx, &batches->states, size, (size_t)(s->length * s->hidden) * sizeof(float)));
+    if (s->pooled_width)
+        TRY(sara_alloc(ctx, &batches->pooled, size, (size_t)s->pooled_width * sizeof(float)));
     TRY(sara_alloc(ctx, &batches->timesteps, size, sizeof(double)));
     TRY(sara_alloc(ctx, &batches->elements, size, sizeof(int64_t)));
 done:
@@ -250,10 +267,12 @@ static void batches_publish(const sara_batches *batches, sara_batch *out)
     out->noise = batches->noise;
     out->timesteps = batches->timesteps;
     out->states = batches->states;
+    out->pooled = batches->pooled;
 }
 
-sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sara_batch *shape,
-                                int64_t count, uint64_t seed, int num_train_timesteps)
+sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sara_model *model,
+                                const sara_batch *shape, int64_t count, uint64_t seed,
+                                const sara_objective *objective)
 {
     sara_batches *batches = NULL;
     sara_status status;
@@ -264,7 +283,8 @@ sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sar
     batches->shape = *shape;
     batches->items = count;
     batches->seed = seed;
-    batches->num_train_timesteps = num_train_timesteps;
+    batches->family = model->family;
+    batches->objective = objective;
     *out = batches;
 done:
     return status;
@@ -281,10 +301,11 @@ static sara_status get_random(sara_batches *batches, sara_batch *out, int64_t in
     sara_draw_normal(batches->noise, latent, seed, SARA_DRAW_NOISE, number);
     sara_draw_normal(batches->states, (size_t)(s->size * s->length * s->hidden), seed,
                      SARA_DRAW_STATE, number);
+    sara_draw_normal(batches->pooled, (size_t)(s->size * s->pooled_width), seed, SARA_DRAW_STATE,
+                     number);
     for (int64_t i = 0; i < s->size; i++)
-        batches->timesteps[i] =
-            (double)sara_draw_below((uint64_t)batches->num_train_timesteps, seed,
-                                    SARA_DRAW_TIMESTEP, (uint64_t)(index * s->size + i), 0);
+        batches->timesteps[i] = batches->family->draw_timestep(batches->objective, seed,
+                                                               (uint64_t)(index * s->size + i));
     batches_publish(batches, out);
 done:
     return status;
@@ -314,20 +335,20 @@ static sara_status get_images(sara_batches *batches, sara_batch *out, int64_t in
     for (int64_t i = 0; i < s->size; i++) {
         uint64_t element = (uint64_t)(index * s->size + i);
         batches->elements[i] = (int64_t)element;
-        batches->timesteps[i] = (double)sara_draw_below(
-            (uint64_t)batches->num_train_timesteps, batches->seed, SARA_DRAW_TIMESTEP, element, 0);
+        batches->timesteps[i] =
+            batches->family->draw_timestep(batches->objective, batches->seed, element);
         sara_draw_normal(batches->noise + i * latent, (size_t)latent, batches->seed,
                          SARA_DRAW_NOISE, element);
     }
-    TRY(sara_dataset_cache_get(batches->cache, batches->latents, batches->states, batches->elements,
-                               s->size));
+    TRY(sara_dataset_cache_get(batches->cache, batches->latents, batches->states, batches->pooled,
+                               batches->elements, s->size));
     batches_publish(batches, out);
 done:
     return status;
 }
 
 sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_model *model,
-                              const sara_train_options *options, int num_train_timesteps)
+                              const sara_train_options *options, const sara_objective *objective)
 {
     sara_batches *batches = NULL;
     sara_status status;
@@ -335,7 +356,8 @@ sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_
     TRY(sara_alloc_zero(ctx, &batches, 1, sizeof(*batches)));
     batches->ctx = ctx;
     batches->seed = options->seed;
-    batches->num_train_timesteps = num_train_timesteps;
+    batches->family = model->family;
+    batches->objective = objective;
     if (options->replay)
         TRY(open_replay(batches, model, options->replay));
     else
@@ -357,4 +379,18 @@ sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t ind
     if (batches->is_random)
         return get_random(batches, out, index);
     return batches->cache ? get_images(batches, out, index) : get_replayed(batches, out, index);
+}
+
+sara_status sara_batch_condition(sara_tape *tape, sara_condition *out, const sara_batch *batch)
+{
+    const sara_shape shape = sara_shape3(batch->size, batch->length, batch->hidden);
+    const sara_shape pooled = sara_shape2(batch->size, batch->pooled_width);
+    sara_status status;
+    *out = (sara_condition){NULL, NULL};
+    TRY(sara_tape_leaf(tape, &out->encoder_hidden_states, &shape, (float *)(uintptr_t)batch->states,
+                       false));
+    if (batch->pooled_width)
+        TRY(sara_tape_leaf(tape, &out->pooled, &pooled, (float *)(uintptr_t)batch->pooled, false));
+done:
+    return status;
 }

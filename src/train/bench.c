@@ -106,33 +106,37 @@ done:
 
 /* ------------------------------------------------------------------------------------- set-up */
 
-/* The folder of the U-Net: the model's own or, in a pipeline's folder, its unet/. *out:
+/* The folder of the denoiser: the model's own or, in a pipeline's folder, that of its part. *out:
  * sara_free(). */
-static sara_status find_unet(const bench *b, char **out)
+static sara_status find_denoiser_folder(const bench *b, char **out)
 {
     const char *model = b->options->model;
-    char *index = NULL;
+    const sara_family *family;
+    char *index = NULL, *scheduler_class = NULL;
     sara_status status;
     TRY(sara_path_join(b->ctx, &index, model, "model_index.json"));
-    if (sara_path_exists(index))
-        TRY(sara_path_join(b->ctx, out, model, "unet"));
-    else
+    if (sara_path_exists(index)) {
+        TRY(sara_family_of_folder(b->ctx, &family, &scheduler_class, model));
+        TRY(sara_path_join(b->ctx, out, model, family->parts[0].folder));
+    } else {
         TRY(sara_strdup(b->ctx, out, model));
+    }
 done:
+    sara_free(b->ctx, scheduler_class);
     sara_free(b->ctx, index);
     return status;
 }
 
-/* A variant that other parts of the folder alone have is no slip: the plain U-Net is read. */
-static sara_status choose_bench_variant(bench *b, const char **out, const char *unet)
+/* A variant that other parts of the folder alone have is no slip: the plain denoiser is read. */
+static sara_status choose_bench_variant(bench *b, const char **out, const char *denoiser)
 {
     const sara_bench_options *o = b->options;
     bool own = true, others = false;
     sara_status status = SARA_OK;
     *out = o->variant;
-    if (!unet || !o->variant || !*o->variant)
+    if (!denoiser || !o->variant || !*o->variant)
         return SARA_OK;
-    TRY(sara_model_has_variant(b->ctx, &own, unet, true, o->variant));
+    TRY(sara_model_has_variant(b->ctx, &own, denoiser, true, o->variant));
     TRY(sara_model_has_variant(b->ctx, &others, o->model, false, o->variant));
     *out = !own && others ? NULL : o->variant;
 done:
@@ -143,26 +147,25 @@ static sara_status bench_load(bench *b)
 {
     const sara_bench_options *o = b->options;
     sara_model_options options = {.size = sizeof(options),
-                                  .unet_only = true,
                                   .model_config = o->model_config,
                                   .use_ema_weights = o->use_ema_weights,
                                   .weight_dtype = o->weight_dtype};
     double begun = sara_clock();
-    char *unet = NULL;
+    char *denoiser = NULL;
     sara_status status;
     if (o->model)
-        TRY(find_unet(b, &unet));
-    TRY(choose_bench_variant(b, &options.variant, unet));
+        TRY(find_denoiser_folder(b, &denoiser));
+    TRY(choose_bench_variant(b, &options.variant, denoiser));
     if (o->profile)
         TRY(sara_profile_open(b->ctx, &b->t.profile, o->profile, &o->model, 1));
-    if (unet)
-        TRY(sara_model_load(b->ctx, &b->t.model, unet, &options));
+    if (denoiser)
+        TRY(sara_model_load_denoiser(b->ctx, &b->t.model, denoiser, &options));
     else
         TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed, o->weight_dtype));
     TRY(sara_trainer_set_checkpointing(&b->t));
     b->load_seconds = sara_clock() - begun;
 done:
-    sara_free(b->ctx, unet);
+    sara_free(b->ctx, denoiser);
     return status;
 }
 
@@ -175,12 +178,13 @@ static sara_status make_batches(bench *b)
                               .height = o->latent,
                               .width = o->latent,
                               .length = TEXT_LENGTH,
-                              .hidden = info->state_width};
+                              .hidden = info->state_width,
+                              .pooled_width = info->pooled_width};
     if (o->latent < info->least_side)
-        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the U-Net takes %d or more",
-                         o->latent, info->least_side);
-    return sara_batches_random(b->ctx, &b->t.batches, &shape, o->steps, o->seed,
-                               b->t.objective.num_train_timesteps);
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %d or more",
+                         o->latent, b->t.model->denoiser->class->title, info->least_side);
+    return sara_batches_random(b->ctx, &b->t.batches, b->t.model, &shape, o->steps, o->seed,
+                               &b->t.objective);
 }
 
 /* The trainer without a run folder. */
@@ -203,7 +207,7 @@ static sara_status open_trainer(bench *b)
     t->options.gradient_checkpointing_levels = o->gradient_checkpointing_levels;
     TRY(sara_trainer_open_device(t));
     TRY(bench_load(b));
-    TRY(sara_objective_new(b->ctx, &t->objective, &t->model->scheduler));
+    TRY(t->model->family->objective(b->ctx, &t->objective, &t->model->scheduler));
     t->flags.size = "batch";
     t->flags.side = "latent";
     t->flags.pixels = 1;

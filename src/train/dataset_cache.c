@@ -18,14 +18,14 @@ struct sara_dataset_cache {
     int64_t *ends; /* of an item's elements in an epoch, counted from its start */
     const char **captions; /* the distinct ones; text_of: which of them an image has */
     size_t *text_of;
-    float **texts;         /* their states */
+    sara_text_states *texts; /* of those */
     size_t text_count;
     bool *square; /* of each image: its crop is no choice */
     bool center_crop, random_flip;
     int resolution;
     uint64_t seed;
     int64_t channels, side, size; /* of a latent; size in floats */
-    int64_t length, hidden;
+    int64_t length;               /* states of a caption */
     sara_tape *tape;
     float *pixels; /* [3][resolution][resolution] */
     float *fresh;  /* [2][size]: moments of an image that is not cached */
@@ -49,7 +49,9 @@ static bool encodes_anew(const sara_dataset_cache *cache, size_t index)
 
 size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache)
 {
-    size_t floats = cache->text_count * (size_t)(cache->length * cache->hidden);
+    const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
+    size_t floats =
+        cache->text_count * (size_t)(cache->length * info->state_width + info->pooled_width);
     for (size_t i = 0; i < cache->dataset.count; i++)
         if (!encodes_anew(cache, i))
             floats += (cache->random_flip ? 4 : 2) * (size_t)cache->size;
@@ -84,7 +86,8 @@ void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out)
     out->channels = cache->channels;
     out->height = out->width = cache->side;
     out->length = cache->length;
-    out->hidden = cache->hidden;
+    out->hidden = cache->model->denoiser->info.denoiser.state_width;
+    out->pooled_width = cache->model->denoiser->info.denoiser.pooled_width;
 }
 
 void sara_dataset_cache_free(sara_dataset_cache *cache)
@@ -94,7 +97,7 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
     for (size_t i = 0; cache->moments && i < cache->dataset.count; i++)
         sara_free(cache->ctx, cache->moments[i]);
     for (size_t i = 0; cache->texts && i < cache->text_count; i++)
-        sara_free(cache->ctx, cache->texts[i]);
+        sara_text_states_free(cache->ctx, &cache->texts[i]);
     sara_free(cache->ctx, cache->moments);
     sara_free(cache->ctx, cache->ends);
     sara_free(cache->ctx, cache->square);
@@ -236,23 +239,23 @@ done:
 /* Known without the text encoder: their hash, and how many are cut. */
 static sara_status read_tokens(sara_dataset_cache *cache)
 {
-    const sara_tokenizer *tokenizer = cache->model->tokenizer;
+    const sara_tokenizer *tokenizer = sara_model_tokenizer(cache->model);
+    size_t length = (size_t)sara_tokenizer_length(tokenizer);
     size_t cut_captions = 0, cut;
     sara_sha256 *hash = NULL;
     int32_t *ids = NULL;
     sara_status status;
     TRY(sara_sha256_new(cache->ctx, &hash));
-    TRY(sara_alloc(cache->ctx, &ids, (size_t)cache->length, sizeof(*ids)));
+    TRY(sara_alloc(cache->ctx, &ids, length, sizeof(*ids)));
     for (size_t i = 0; i < cache->text_count; i++) {
         TRY(sara_tokenizer_pad(tokenizer, ids, &cut, cache->captions[i]));
-        TRY(sara_sha256_add(hash, ids, (size_t)cache->length * sizeof(*ids)));
+        TRY(sara_sha256_add(hash, ids, length * sizeof(*ids)));
         cut_captions += cut > 0;
     }
     TRY(sara_sha256_end(&hash, cache->tokens_sha256));
     if (cut_captions)
         sara_log(cache->ctx, SARA_LOG_WARNING,
-                 "%zu captions are longer than %lld tokens and were cut", cut_captions,
-                 (long long)cache->length);
+                 "%zu captions are longer than %zu tokens and were cut", cut_captions, length);
 done:
     sara_sha256_abort(&hash);
     sara_free(cache->ctx, ids);
@@ -262,11 +265,8 @@ done:
 static sara_status cache_texts(sara_dataset_cache *cache)
 {
     sara_status status = SARA_OK;
-    for (size_t i = 0; i < cache->text_count; i++) {
-        size_t cut;
-        TRY(sara_model_encode_prompts(cache->ctx, &cache->texts[i], &cache->length, &cache->hidden,
-                                      &cut, cache->model, &cache->captions[i], 1));
-    }
+    for (size_t i = 0; i < cache->text_count; i++)
+        TRY(sara_model_encode_text(cache->ctx, &cache->texts[i], cache->model, cache->captions[i]));
 done:
     return status;
 }
@@ -276,14 +276,14 @@ done:
 static sara_status choose_resolution(sara_dataset_cache *cache,
                                      const sara_train_options *options)
 {
-    const sara_denoiser_info *unet = &cache->model->denoiser->info.denoiser;
+    const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
     int factor = cache->model->vae->info.vae.factor;
     int sample =
-        unet->sample_height > unet->sample_width ? unet->sample_height : unet->sample_width;
+        info->sample_height > info->sample_width ? info->sample_height : info->sample_width;
     sara_status status = SARA_OK;
     cache->resolution = options->resolution ? options->resolution : sample * factor;
     cache->side = cache->resolution / factor;
-    cache->channels = unet->in_channels;
+    cache->channels = info->in_channels;
     cache->size = cache->channels * cache->side * cache->side;
     if (!options->resolution)
         TRY(sara_model_check_sample_size(cache->ctx, cache->model, "--resolution"));
@@ -343,8 +343,7 @@ sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
     cache->center_crop = options->center_crop;
     cache->random_flip = options->random_flip;
     cache->seed = options->seed;
-    cache->length = sara_tokenizer_length(model->tokenizer);
-    cache->hidden = model->text->info.text.hidden_size;
+    TRY(sara_model_text_length(ctx, &cache->length, model));
     TRY(open_dataset(cache, options));
     *out = cache;
     return SARA_OK;
@@ -408,9 +407,11 @@ static void sample_posterior(const sara_dataset_cache *cache, float *latents, co
 }
 
 sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, float *states,
-                                   const int64_t *elements, int64_t size)
+                                   float *pooled, const int64_t *elements, int64_t size)
 {
-    size_t state_size = (size_t)(cache->length * cache->hidden);
+    const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
+    size_t state_size = (size_t)(cache->length * info->state_width);
+    size_t pooled_size = (size_t)info->pooled_width;
     sara_status status = SARA_OK;
     for (int64_t i = 0; i < size; i++) {
         size_t index = image_of(cache, elements[i]);
@@ -423,8 +424,10 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, fl
         sara_draw_normal(latents + i * cache->size, (size_t)cache->size, cache->seed,
                          SARA_DRAW_POSTERIOR, (uint64_t)elements[i]);
         sample_posterior(cache, latents + i * cache->size, moments);
-        memcpy(states + (size_t)i * state_size, cache->texts[cache->text_of[index]],
-               state_size * sizeof(*states));
+        const sara_text_states *text = &cache->texts[cache->text_of[index]];
+        memcpy(states + (size_t)i * state_size, text->states, state_size * sizeof(*states));
+        if (pooled_size)
+            memcpy(pooled + (size_t)i * pooled_size, text->pooled, pooled_size * sizeof(*pooled));
     }
 done:
     return status;

@@ -26,7 +26,7 @@ static sara_status add_fixed(trainer *t)
     sara_metadata_list *list = &t->metadata;
     sara_status status;
     TRY(sara_metadata_list_set(list, "sara.format", "1"));
-    TRY(sara_metadata_list_set(list, "sara.target", "unet"));
+    TRY(sara_metadata_list_set(list, "sara.target", t->model->family->target));
     TRY(sara_metadata_list_set(list, "sara.base_sha256", t->model->base.sha256));
     TRY(sara_metadata_list_set(list, "sara.base_precision",
                                sara_precision_name(t->model->base.precision)));
@@ -60,20 +60,26 @@ static sara_status identity_resolve(trainer *t, json_t *object)
     return t->method->resolve ? t->method->resolve(t, object) : SARA_OK;
 }
 
+/* identity[folder of the part + ending] = value, which it takes */
+static sara_status set_of_part(trainer *t, int part, const char *ending, json_t *value)
+{
+    const sara_name key = sara_name_of("%s%s", t->model->family->parts[part].folder, ending);
+    return json_object_set_new(t->identity, key.text, value) == 0
+               ? SARA_OK
+               : sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
+}
+
 /* What turns images and captions into what is trained on. */
 static sara_status add_encoders(trainer *t)
 {
-    const struct {
-        const char *key;
-        const sara_params *params;
-    } encoders[] = {{"vae_sha256", &t->model->vae->params},
-                    {"text_encoder_sha256", &t->model->text->params}};
+    const sara_model *model = t->model;
     sara_base base;
     sara_status status = SARA_OK;
-    for (size_t i = 0; i < sizeof(encoders) / sizeof(*encoders); i++) {
-        TRY(sara_params_base(t->ctx, &base, encoders[i].params));
-        if (json_object_set_new(t->identity, encoders[i].key, json_string(base.sha256)) != 0)
-            TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
+    for (int i = 1; i < model->family->part_count; i++) {
+        const sara_network *network = model->parts[i].network;
+        TRY(sara_params_base(t->ctx, &base, &network->params));
+        TRY(set_of_part(t, i, "_sha256", json_string(base.sha256)));
+        TRY(set_of_part(t, i, "_settings", network->class->settings(network)));
     }
 done:
     return status;
@@ -101,19 +107,16 @@ static json_t *noise_settings(const sara_objective *objective)
 /* What decides the bits beside weights, options and data, and may come from elsewhere. */
 static sara_status add_settings(trainer *t)
 {
-    const sara_model *model = t->model;
-    int failed = json_object_set_new(t->identity, "unet_settings",
-                                     model->denoiser->class->settings(model->denoiser)) |
-                 json_object_set_new(t->identity, "noise_settings", noise_settings(&t->objective));
-    if (!sara_batches_is_replay(t->batches)) {
-        const char *tokens = sara_batches_tokens_sha256(t->batches);
-        json_t *vae = model->vae->class->settings(model->vae),
-               *text = model->text->class->settings(model->text);
-        failed |= json_object_set_new(t->identity, "vae_settings", vae) |
-                  json_object_set_new(t->identity, "text_encoder_settings", text) |
-                  json_object_set_new(t->identity, "tokens_sha256", json_string(tokens));
-    }
-    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
+    const sara_network *denoiser = t->model->denoiser;
+    int failed = json_object_set_new(t->identity, "noise_settings", noise_settings(&t->objective));
+    sara_status status;
+    if (!sara_batches_is_replay(t->batches))
+        failed |= json_object_set_new(t->identity, "tokens_sha256",
+                                      json_string(sara_batches_tokens_sha256(t->batches)));
+    TRY(failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK);
+    TRY(set_of_part(t, 0, "_settings", denoiser->class->settings(denoiser)));
+done:
+    return status;
 }
 
 sara_status sara_trainer_identify(trainer *t)

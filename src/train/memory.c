@@ -20,10 +20,9 @@ size_t sara_memory_weights(const sara_model *model, bool narrow)
     for (size_t i = 0; narrow && i < params->count; i++)
         if (may_narrow(&params->items[i]))
             bytes -= 2 * sara_shape_count(&params->items[i].value.shape);
-    if (model->vae)
-        bytes += sara_params_bytes(&model->vae->params);
-    if (model->text)
-        bytes += sara_params_bytes(&model->text->params);
+    for (int i = 1; i < SARA_MOST_PARTS; i++)
+        if (model->parts[i].network)
+            bytes += sara_params_bytes(&model->parts[i].network->params);
     return (size_t)bytes;
 }
 
@@ -44,17 +43,16 @@ static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 
 static sara_status pass(const trainer *t, sara_tape *tape, const sara_memory_setting *s)
 {
-    const sara_batch *batch = sara_batches_shape(t->batches);
-    const sara_shape shape =
-        sara_shape4(s->size, batch->channels, s->side ? s->side : batch->height,
-                    s->side ? s->side : batch->width);
-    const sara_shape state_shape = sara_shape3(s->size, batch->length, batch->hidden);
+    sara_batch batch = *sara_batches_shape(t->batches);
+    const sara_shape shape = sara_shape4(s->size, batch.channels, s->side ? s->side : batch.height,
+                                         s->side ? s->side : batch.width);
     sara_var *sample, *prediction, *loss;
-    sara_condition condition = {NULL, NULL};
+    sara_condition condition;
     sara_status status;
+    batch.size = s->size;
     sara_tape_record(tape, t->optimizer != NULL);
     TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
-    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, NULL, false));
+    TRY(sara_batch_condition(tape, &condition, &batch));
     TRY(sara_denoiser_forward(tape, &prediction, t->model->denoiser, sample, NULL, &condition));
     TRY(sara_nn_mse_loss(tape, &loss, prediction, NULL));
     if (t->optimizer)
@@ -129,20 +127,21 @@ done:
 static sara_status draw_step(const trainer *t, sara_tape *tape, const sara_shape *shape,
                              int64_t length)
 {
-    const sara_shape state_shape =
-        sara_shape3(shape->dims[0], length, sara_batches_shape(t->batches)->hidden);
+    sara_batch batch = *sara_batches_shape(t->batches);
     sara_var *sample, *out;
-    sara_condition condition = {NULL, NULL};
+    sara_condition condition;
     sara_status status;
+    batch.size = shape->dims[0];
+    batch.length = length;
     TRY(sara_tape_leaf(tape, &sample, shape, NULL, false));
-    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, NULL, false));
+    TRY(sara_batch_condition(tape, &condition, &batch));
     TRY(sara_denoiser_forward(tape, &out, t->model->denoiser, sample, NULL, &condition));
 done:
     sara_tape_reset(tape);
     return status;
 }
 
-/* A validation picture: the U-Net with and without the prompt, then the decoder. */
+/* A validation picture: the denoiser with and without the prompt, then the decoder. */
 static sara_status plan_draw(const trainer *t, sara_tape *tape)
 {
     const sara_batch *batch = sara_batches_shape(t->batches);
@@ -155,7 +154,7 @@ static sara_status plan_draw(const trainer *t, sara_tape *tape)
     sara_tape_record(tape, false);
     TRY(draw_step(t, tape, &shape, batch->length));
     shape.dims[0] = 1;
-    if (t->prompt_length > batch->length) /* it goes through the U-Net alone */
+    if (t->prompt_length > batch->length) /* it goes through the denoiser alone */
         TRY(draw_step(t, tape, &shape, t->prompt_length));
     TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
     TRY(sara_vae_decode(tape, &out, t->model->vae, sample));

@@ -11,9 +11,16 @@ const sara_method *sara_method_at(size_t index)
     return index < METHOD_COUNT ? methods[index] : NULL;
 }
 
-const char *sara_method_result(const sara_method *method)
+const char *sara_method_result(const sara_method *method, const sara_family *family)
 {
-    return method->result ? method->result : sara_part_folder_name(SARA_MODULE_UNET);
+    return method->result ? method->result : family->parts[0].folder;
+}
+
+const char *sara_method_result_at(const sara_method *method, size_t index)
+{
+    if (method->result)
+        return index == 0 ? method->result : NULL;
+    return sara_families[index] ? sara_families[index]->parts[0].folder : NULL;
 }
 
 /* "a, b or c" */

@@ -60,7 +60,9 @@ typedef struct sara_method {
 SARA_NODISCARD sara_status sara_method_find(sara_context *ctx, const sara_method **out,
                                             const char *name, const char *also);
 const sara_method *sara_method_at(size_t index); /* NULL past the last */
-const char *sara_method_result(const sara_method *method); /* a file's or folder's name */
+/* A file's or folder's name; and the names that it may have of any family, NULL past the last. */
+const char *sara_method_result(const sara_method *method, const sara_family *family);
+const char *sara_method_result_at(const sara_method *method, size_t index);
 /* SARA_ERROR_USAGE with the first option that is given and goes with other methods alone. */
 SARA_NODISCARD sara_status sara_method_check_options(sara_context *ctx, const sara_method *method,
                                                      const sara_train_options *options);

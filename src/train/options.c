@@ -100,7 +100,8 @@ static const option options_table[] = {
      NAN,
      false},
     NUMBER(OPTION_INT64, validation_steps, 1, LARGE, NAN, false, "(500)"),
-    NUMBER(OPTION_DOUBLE, validation_guidance_scale, 0, 1000, NAN, false, "(7.0)"),
+    NUMBER(OPTION_DOUBLE, validation_guidance_scale, 0, 1000, SARA_OF_MODEL, false,
+           "(the model's: 7.0)"),
     SWITCH(no_prompt_weights, false, "(a), (a:1.4), [a] in validation prompts are plain text"),
     SWITCH(long_prompt, false, "validation prompts of any length in chunks; else they are cut"),
     NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, false, "save to resume from (500)"),
@@ -134,7 +135,7 @@ static void set_defaults(sara_train_options *options)
     options->adam_weight_decay = 1e-2;
     options->max_grad_norm = 1.0;
     options->validation_steps = 500;
-    options->validation_guidance_scale = 7.0;
+    options->validation_guidance_scale = SARA_OF_MODEL;
     options->checkpointing_steps = 500;
     options->checkpoints_total_limit = 3;
     options->seed = 42;

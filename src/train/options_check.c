@@ -39,6 +39,13 @@ done:
     return status;
 }
 
+const char *sara_train_options_model(const sara_train_options *o, bool *alone)
+{
+    if (alone)
+        *alone = o->unet_only != NULL;
+    return o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
+}
+
 static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
 {
     const sara_status status = SARA_ERROR_USAGE;

@@ -184,8 +184,9 @@ static bool is_trace(const sara_run *run, const char *name)
     if (strcmp(name, "log.jsonl") == 0)
         return stat(run->log_path, &info) != 0 || info.st_size > 0;
     for (size_t i = 0; sara_method_at(i); i++)
-        if (strcmp(name, sara_method_result(sara_method_at(i))) == 0)
-            return true;
+        for (size_t j = 0; sara_method_result_at(sara_method_at(i), j); j++)
+            if (strcmp(name, sara_method_result_at(sara_method_at(i), j)) == 0)
+                return true;
     return sara_checkpoint_number(name) >= 0;
 }
 

@@ -10,8 +10,9 @@ sara_status sara_trainer_set_checkpointing(trainer *t)
     int levels = t->model->denoiser->info.denoiser.levels;
     if (o->gradient_checkpointing_levels > levels)
         return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                         "--gradient_checkpointing_levels %d: the U-Net has %d resolutions",
-                         o->gradient_checkpointing_levels, levels);
+                         "--gradient_checkpointing_levels %d: the %s has %d resolutions",
+                         o->gradient_checkpointing_levels, t->model->denoiser->class->title,
+                         levels);
     t->checkpoint_levels = o->gradient_checkpointing ? levels : 0;
     if (o->gradient_checkpointing_levels)
         t->checkpoint_levels = o->gradient_checkpointing_levels;
@@ -38,21 +39,22 @@ static sara_status load_model(trainer *t)
     const sara_train_options *o = &t->options;
     sara_model_options options = {.size = sizeof(options),
                                   .variant = o->variant,
-                                  .unet_only = o->unet_only != NULL,
                                   .prediction_type = o->prediction_type,
                                   .model_config = o->model_config,
                                   .tokenizer = o->tokenizer,
                                   .vae = o->vae,
                                   .use_ema_weights = o->use_ema_weights,
                                   .weight_dtype = o->weight_dtype};
-    const char *path = o->unet_only ? o->unet_only : o->pretrained_model_name_or_path;
+    bool alone;
+    const char *path = sara_train_options_model(o, &alone);
     const sara_base *base;
     sara_status status;
-    TRY(sara_model_load(t->ctx, &t->model, path, &options));
+    TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
+              : sara_model_load(t->ctx, &t->model, path, &options));
     if (o->validation_prompt_count > 0)
         TRY(check_validation(t));
     TRY(sara_model_base(t->ctx, &base, t->model));
-    TRY(sara_objective_new(t->ctx, &t->objective, &t->model->scheduler));
+    TRY(t->model->family->objective(t->ctx, &t->objective, &t->model->scheduler));
     TRY(sara_trainer_set_checkpointing(t));
 done:
     return status;
@@ -214,8 +216,7 @@ static void setup_announce(const trainer *t)
 static sara_status open_batches(trainer *t)
 {
     sara_status status;
-    TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options,
-                          t->objective.num_train_timesteps));
+    TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options, &t->objective));
     if (!sara_batches_is_replay(t->batches)) {
         t->flags.size = "train_batch_size";
         t->flags.side = "resolution";

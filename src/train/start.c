@@ -8,8 +8,7 @@
 static sara_status check_run_output(const trainer *t)
 {
     const sara_train_options *o = &t->options;
-    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
-                            o->vae};
+    const char *inputs[] = {sara_train_options_model(o, NULL), o->train_data_dir, o->vae};
     for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
         if (inputs[i] && sara_path_is_same(o->output_dir, inputs[i]))
             return sara_fail(t->ctx, SARA_ERROR_USAGE,
@@ -21,8 +20,8 @@ static sara_status check_run_output(const trainer *t)
 static sara_status open_profile(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    const char *inputs[] = {o->pretrained_model_name_or_path, o->unet_only, o->train_data_dir,
-                            o->replay, o->vae};
+    const char *inputs[] = {sara_train_options_model(o, NULL), o->train_data_dir, o->replay,
+                            o->vae};
     if (!o->profile)
         return SARA_OK;
     return sara_profile_open(t->ctx, &t->profile, o->profile, inputs,
@@ -63,21 +62,25 @@ done:
 static sara_status check_result_place(const trainer *t)
 {
     char *path = NULL;
-    sara_status status;
+    sara_status status = SARA_OK;
     if (t->method->result)
         return sara_run_check_file(&t->run, t->method->result);
-    TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_result(t->method)));
-    if (sara_path_exists(path) && !sara_path_is_directory(path))
-        status = sara_fail(t->ctx, SARA_ERROR_IO, "%s: is no folder, and the result goes there",
-                           path);
+    for (size_t i = 0; sara_method_result_at(t->method, i); i++) {
+        TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_result_at(t->method, i)));
+        if (sara_path_exists(path) && !sara_path_is_directory(path))
+            TRY(sara_fail(t->ctx, SARA_ERROR_IO, "%s: is no folder, and the result goes there",
+                          path));
+        sara_free(t->ctx, path);
+        path = NULL;
+    }
 done:
     sara_free(t->ctx, path);
     return status;
 }
 
-static sara_status refuse_result(const trainer *t)
+static sara_status refuse_result(const trainer *t, const char *result)
 {
-    const char *folder = t->run.folder, *result = sara_method_result(t->method);
+    const char *folder = t->run.folder;
     if (!t->method->result)
         return sara_fail(t->ctx, SARA_ERROR_USAGE,
                          "%s: holds %s/ and no checkpoint to go on from; name another --output_dir",
@@ -94,8 +97,9 @@ static sara_status find_checkpoint(trainer *t)
     json_t *options = NULL;
     sara_status status;
     TRY(sara_checkpoint_find(&t->run, &t->checkpoint, t->options.resume_from_checkpoint));
-    if (!t->checkpoint.folder && sara_run_has(&t->run, sara_method_result(t->method)))
-        TRY(refuse_result(t));
+    for (size_t i = 0; !t->checkpoint.folder && sara_method_result_at(t->method, i); i++)
+        if (sara_run_has(&t->run, sara_method_result_at(t->method, i)))
+            TRY(refuse_result(t, sara_method_result_at(t->method, i)));
     if (!t->checkpoint.folder)
         goto done;
     TRY(draw_seed(t));

@@ -22,6 +22,8 @@ SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
 SARA_NODISCARD sara_status sara_train_option_given(sara_context *ctx, char **value,
                                                    const sara_train_options *options,
                                                    const char *name);
+/* Where the model is; *alone (may be NULL): it is a denoiser alone. NULL: it is not given. */
+const char *sara_train_options_model(const sara_train_options *options, bool *alone);
 /* The options that decide the result, as a JSON object; json_decref(). */
 SARA_NODISCARD sara_status sara_train_options_json(sara_context *ctx, json_t **out,
                                                    const sara_train_options *options);
@@ -41,24 +43,29 @@ bool sara_lr_has_length(const sara_train_options *options);
  * function of the seed and i, so that a resumed run needs no state. */
 typedef struct sara_batches sara_batches;
 typedef struct sara_batch {
-    int64_t size, channels, height, width, length, hidden;
+    int64_t size, channels, height, width, length, hidden, pooled_width;
     const float *latents, *noise; /* [size][channels][height][width], latents already scaled */
     const double *timesteps;      /* [size] */
     const float *states;          /* [size][length][hidden] */
+    const float *pooled;          /* [size][pooled_width]; NULL where that is 0 */
 } sara_batch;
 /* Scans the folder, or reads the replay, and tells all that is wrong with it before hours of
  * encoding. */
 SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **out,
                                              const sara_model *model,
                                              const sara_train_options *options,
-                                             int num_train_timesteps);
+                                             const sara_objective *objective);
 /* Encodes images and captions; micro-batches can be taken afterwards. */
 SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches);
 /* `count` random micro-batches of a shape (whose arrays are ignored), for timing. */
 SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches **out,
-                                               const sara_batch *shape, int64_t count,
-                                               uint64_t seed, int num_train_timesteps);
+                                               const sara_model *model, const sara_batch *shape,
+                                               int64_t count, uint64_t seed,
+                                               const sara_objective *objective);
 void sara_batches_free(sara_batches *batches);
+/* The batch's states as leaves of the tape; without data on a dry one. */
+SARA_NODISCARD sara_status sara_batch_condition(sara_tape *tape, sara_condition *out,
+                                                const sara_batch *batch);
 /* The batch's arrays live until the next call. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
 /* The elements of an epoch (images, each as often as it is repeated), or the replay's entries. */
@@ -108,10 +115,11 @@ SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_datase
                                                   const sara_train_options *options);
 SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
 void sara_dataset_cache_free(sara_dataset_cache *cache);
-/* latents and states of `size` elements of the endless sequence of epochs. */
+/* latents, states and (where there are) pooled states of `size` elements of the endless sequence of
+ * epochs. */
 SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents,
-                                                  float *states, const int64_t *elements,
-                                                  int64_t size);
+                                                  float *states, float *pooled,
+                                                  const int64_t *elements, int64_t size);
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache); /* of an epoch, with repeats */
 int64_t sara_dataset_cache_images(const sara_dataset_cache *cache);
 size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
@@ -119,7 +127,7 @@ int sara_dataset_cache_resolution(const sara_dataset_cache *cache);
 bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache);
-/* Fills channels, height, width, length and hidden of a batch. */
+/* Fills channels, height, width, length, hidden and pooled_width of a batch. */
 void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out);
 
 /* ---------------------------------------------------------------------------------- run folder */

@@ -13,18 +13,16 @@ sara_status sara_trainer_micro_batch(trainer *t, double *loss)
     sara_batch batch;
     const float *result;
     sara_var *sample, *prediction, *value;
-    sara_condition condition = {NULL, NULL};
+    sara_condition condition;
     sara_status status;
     TRY(sara_batches_get(t->batches, &batch, t->state.micro_batches));
     int64_t count = batch.channels * batch.height * batch.width;
     sara_shape shape = sara_shape4(batch.size, batch.channels, batch.height, batch.width);
-    sara_shape state_shape = sara_shape3(batch.size, batch.length, batch.hidden);
     TRY(sara_objective_apply(&t->objective, t->noisy, t->target, batch.latents, batch.noise,
                              batch.timesteps, batch.size, count));
     sara_tape_record(t->tape, t->optimizer != NULL);
     TRY(sara_tape_leaf(t->tape, &sample, &shape, t->noisy, false));
-    TRY(sara_tape_leaf(t->tape, &condition.encoder_hidden_states, &state_shape,
-                       (float *)(uintptr_t)batch.states, false));
+    TRY(sara_batch_condition(t->tape, &condition, &batch));
     TRY(sara_denoiser_forward(t->tape, &prediction, t->model->denoiser, sample, batch.timesteps,
                               &condition));
     TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
@@ -222,7 +220,8 @@ static void fill_result(sara_train_result *result, const trainer *t)
                                   .learning_rate = t->learning_rate,
                                   .first_loss = mean(t->first, t->losses),
                                   .last_loss = mean(t->last, t->losses)};
-    snprintf(result->result, sizeof(result->result), "%s", sara_method_result(t->method));
+    snprintf(result->result, sizeof(result->result), "%s",
+             sara_method_result(t->method, t->model->family));
 }
 
 sara_status sara_train_sized(sara_context *ctx, sara_train_result *result, size_t result_size,

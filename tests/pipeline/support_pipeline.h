@@ -8,6 +8,8 @@
 #define TEST_BASE SARA_TEST_EMOJI "/base"
 #define TEST_TINY SARA_TEST_GOLDEN "/variants/unet_tiny"
 
+enum { TEST_DENOISER, TEST_VAE, TEST_TEXT }; /* parts of Stable Diffusion's families */
+
 /* The state of a test. */
 typedef struct test_pipe {
     sara_context *ctx;

@@ -50,7 +50,7 @@ static void test_disagreement(void **state)
     test_pipe *pipe = *state;
     const char *folder = test_linked_model(pipe, "model");
     sara_model *model = test_model(pipe, folder, false);
-    int width = model->text->info.text.hidden_size;
+    int width = model->parts[TEST_TEXT].network->info.text.hidden_size;
     sara_model_free(model);
     test_relink(pipe, folder, "unet", SARA_TEST_GOLDEN "/unet_sd1");
     refuse(pipe, folder, SARA_ERROR_INPUT,

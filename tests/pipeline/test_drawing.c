@@ -60,7 +60,10 @@ static void test_guidance(void **state)
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_BASE, false);
     sara_generate_options options = small();
+    assert_true(options.guidance_scale == SARA_OF_MODEL);
     const uint8_t *guided = draw(pipe, model, &options, 0, 1);
+    options.guidance_scale = 7.0; /* Stable Diffusion's */
+    assert_memory_equal(draw(pipe, model, &options, 0, 1), guided, SMALL_SIZE);
     options.negative_prompt = "cat face";
     assert_memory_not_equal(draw(pipe, model, &options, 0, 1), guided, SMALL_SIZE);
     options.guidance_scale = 1;
@@ -213,7 +216,7 @@ static void test_tokenize(void **state)
     size_t count;
     assert_ok(pipe->ctx, sara_model_tokenize(pipe->ctx, &ids, &count, model, "Cat Face"));
     assert_ok(pipe->ctx, sara_model_tokenize(pipe->ctx, &same, &count, model, "cat  face"));
-    assert_int_equal(count, model->text->info.text.max_positions);
+    assert_int_equal(count, model->parts[TEST_TEXT].network->info.text.max_positions);
     assert_memory_equal(ids, same, count * sizeof(*ids));
     sara_free(pipe->ctx, ids);
     sara_free(pipe->ctx, same);

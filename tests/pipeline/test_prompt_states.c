@@ -21,7 +21,7 @@ static sara_prompt_states states_of(test_pipe *pipe, const sara_model *model,
 static void check_states(test_pipe *pipe, const sara_prompt_states *states,
                          const sara_safetensors *file, const char *name)
 {
-    size_t count, width = (size_t)states->hidden, rows = (size_t)states->lengths[0] / 4;
+    size_t count, width = (size_t)states->width, rows = (size_t)states->lengths[0] / 4;
     float *expected = test_load_f32(pipe->ctx, file, name, &count), *got = NULL;
     assert_int_equal(states->lengths[1], 0);
     assert_int_equal(count, rows * width);
@@ -105,21 +105,19 @@ static void test_same_bits(void **state)
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_BASE, false);
     for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
-        const char *plain[] = {i == 2 ? texts[1] : texts[i]};
+        const char *plain = i == 2 ? texts[1] : texts[i];
         sara_generate_options options;
-        int64_t length, hidden;
-        float *expected;
-        size_t cut;
+        sara_text_states expected;
         sara_generate_options_init(&options);
         options.prompt = i == 2 ? "(winking face:1), a hat" : texts[i];
         options.no_prompt_weights = i == 3;
         sara_prompt_states states = states_of(pipe, model, &options, false);
-        assert_ok(pipe->ctx, sara_model_encode_prompts(pipe->ctx, &expected, &length, &hidden, &cut,
-                                                       model, plain, 1));
-        assert_int_equal(states.lengths[0], length);
-        assert_memory_equal(states.data, expected, (size_t)(length * hidden) * sizeof(*expected));
+        assert_ok(pipe->ctx, sara_model_encode_text(pipe->ctx, &expected, model, plain));
+        assert_int_equal(states.lengths[0], expected.length);
+        assert_memory_equal(states.data, expected.states,
+                            (size_t)(expected.length * states.width) * sizeof(float));
         sara_free(pipe->ctx, states.data);
-        sara_free(pipe->ctx, expected);
+        sara_text_states_free(pipe->ctx, &expected);
     }
     sara_model_free(model);
 }
@@ -139,8 +137,8 @@ static void test_lengths(void **state)
     assert_int_equal(states.lengths[1], 96);
     alone = states_of(pipe, model, &options, false);
     assert_int_equal(alone.lengths[0], 96);
-    assert_memory_equal(alone.data, states.data + 64 * states.hidden,
-                        (size_t)(96 * states.hidden) * sizeof(float));
+    assert_memory_equal(alone.data, states.data + 64 * states.width,
+                        (size_t)(96 * states.width) * sizeof(float));
     sara_free(pipe->ctx, states.data);
     sara_free(pipe->ctx, alone.data);
     sara_model_free(model);
@@ -152,7 +150,7 @@ static void test_no_mean(void **state)
 {
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, TEST_BASE, false);
-    sara_params *params = &model->text->params;
+    sara_params *params = &model->parts[TEST_TEXT].network->params;
     sara_generate_options options;
     for (size_t i = 0; i < params->count; i++)
         if (strstr(params->items[i].name, "final_layer_norm"))
@@ -161,7 +159,7 @@ static void test_no_mean(void **state)
     sara_generate_options_init(&options);
     options.prompt = "(red:1.4) face";
     sara_prompt_states states = states_of(pipe, model, &options, true);
-    for (int64_t i = 0; i < (states.lengths[0] + states.lengths[1]) * states.hidden; i++)
+    for (int64_t i = 0; i < (states.lengths[0] + states.lengths[1]) * states.width; i++)
         assert_true(states.data[i] == 0);
     assert_non_null(strstr(pipe->log, "the prompt's weights make the mean of its states 0;"));
     assert_null(strstr(pipe->log, "the negative prompt's"));

@@ -75,7 +75,9 @@ static void open_image(encoding *e, const char *name, bool mirrored)
     sara_tensor_free(run->ctx, &tensor);
     sara_batches_free(e->batches);
     run->options.train_data_dir = folder;
-    assert_ok(run->ctx, sara_batches_open(run->ctx, &e->batches, e->model, &run->options, 1000));
+    static const sara_objective objective = {.num_train_timesteps = 1000};
+    assert_ok(run->ctx,
+              sara_batches_open(run->ctx, &e->batches, e->model, &run->options, &objective));
     assert_ok(run->ctx, sara_batches_fill(e->batches));
 }
 

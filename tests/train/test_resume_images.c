@@ -109,7 +109,7 @@ static void test_order(void **state)
     for (int64_t epoch = 0; epoch < 4; epoch++) {
         const int64_t elements[3] = {3 * epoch, 3 * epoch + 1, 3 * epoch + 2};
         int64_t seen = 0;
-        assert_ok(run->ctx, sara_dataset_cache_get(cache, latents[0], states, elements, 3));
+        assert_ok(run->ctx, sara_dataset_cache_get(cache, latents[0], states, NULL, elements, 3));
         if (!first) { /* the captions of the first epoch stand for the images */
             float *copy;
             assert_ok(run->ctx,
@@ -148,7 +148,8 @@ static void test_repeats_in_an_epoch(void **state)
     sara_dataset_cache *cache = NULL;
     sara_model *model = NULL;
     sara_batch shape = {0};
-    float latents[4 * 8 * 8], *states, *first;
+    float latents[4 * 8 * 8], *states;
+    sara_text_states first;
     int64_t count[2] = {0};
     take_repeats(run);
     assert_ok(run->ctx,
@@ -159,23 +160,19 @@ static void test_repeats_in_an_epoch(void **state)
     assert_int_equal(sara_dataset_cache_images(cache), 2);
     sara_dataset_cache_shape(cache, &shape);
     size_t state_size = (size_t)(shape.length * shape.hidden);
-    size_t cut = 0;
-    int64_t length, hidden;
     assert_ok(run->ctx, sara_arena_alloc(&run->strings, &states, state_size, sizeof(*states)));
-    const char *prompt = "foggy";
-    assert_ok(run->ctx, sara_model_encode_prompts(run->ctx, &first, &length, &hidden, &cut, model,
-                                                  &prompt, 1));
+    assert_ok(run->ctx, sara_model_encode_text(run->ctx, &first, model, "foggy"));
     for (int64_t epoch = 0; epoch < 5; epoch++) {
         count[0] = count[1] = 0;
         for (int64_t i = 0; i < 4; i++) {
             const int64_t element = 4 * epoch + i;
-            assert_ok(run->ctx, sara_dataset_cache_get(cache, latents, states, &element, 1));
-            count[memcmp(states, first, state_size * sizeof(*states)) != 0]++;
+            assert_ok(run->ctx, sara_dataset_cache_get(cache, latents, states, NULL, &element, 1));
+            count[memcmp(states, first.states, state_size * sizeof(*states)) != 0]++;
         }
         assert_int_equal(count[0], 3);
         assert_int_equal(count[1], 1);
     }
-    sara_free(run->ctx, first);
+    sara_text_states_free(run->ctx, &first);
     sara_dataset_cache_free(cache);
     sara_model_free(model);
 }

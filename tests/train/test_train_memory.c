@@ -126,7 +126,8 @@ static sara_status use_images(memory_run *m, const sara_model *model, long n)
     sara_status status;
     m->allocator.failures = 0;
     m->allocator.left = n;
-    TRY(sara_batches_open(m->ctx, &batches, model, &m->run->options, 1000));
+    static const sara_objective objective = {.num_train_timesteps = 1000};
+    TRY(sara_batches_open(m->ctx, &batches, model, &m->run->options, &objective));
     TRY(sara_batches_fill(batches));
     for (int i = 0; i < 2; i++)
         TRY(sara_batches_get(batches, &batch, i));

@@ -17,7 +17,7 @@ static void test_defaults(void **state)
     assert_string_equal(o.lr_scheduler, "cosine");
     assert_true(o.lambda_rank == 5e-4 && o.adam_beta1 == 0.9 && o.adam_beta2 == 0.999);
     assert_true(o.adam_epsilon == 1e-8 && o.adam_weight_decay == 1e-2 && o.max_grad_norm == 1.0);
-    assert_true(o.validation_guidance_scale == 7.0 && o.lr_power == 1.0);
+    assert_true(o.validation_guidance_scale == SARA_OF_MODEL && o.lr_power == 1.0);
     assert_true(o.train_batch_size == 4 && o.gradient_accumulation_steps == 1);
     assert_true(o.progressive_iter == -1 && o.validation_steps == 500 && o.seed == 42);
     assert_true(o.checkpointing_steps == 500 && o.checkpoints_total_limit == 3);

@@ -1,26 +1,8 @@
-#include "models/clip.h"
-#include "models/layers.h"
-
-/* A transformer layer with the norms first (Radford et al. 2021). */
-typedef struct text_layer {
-    sara_layer norm1, norm2, fc1, fc2;
-    sara_attention attention;
-} text_layer;
-
-typedef struct clip_text {
-    sara_network network;
-    int64_t inner; /* width of the feed-forward part */
-    int heads, count;
-    float eps;
-    sara_activation activation;
-    sara_param *tokens, *positions; /* embeddings */
-    text_layer *layers;             /* [count] */
-    sara_layer final_norm;
-} clip_text;
+#include "models/clip/parts.h"
 
 /* ------------------------------------------------------------------------------------- config */
 
-static sara_status read_sizes(const sara_model_config *file, clip_text *out)
+static sara_status read_sizes(const sara_model_config *file, sara_clip_text *out)
 {
     const sara_config *fields = &file->fields;
     int64_t vocab, hidden, positions, eos, heads, layers;
@@ -45,7 +27,7 @@ done:
 
 static sara_status clip_read_config(sara_network *network, const sara_model_config *file)
 {
-    clip_text *out = (clip_text *)network;
+    sara_clip_text *out = (sara_clip_text *)network;
     const char *activation;
     double eps;
     sara_status status;
@@ -66,8 +48,8 @@ done:
 
 /* ------------------------------------------------------------------------------------ binding */
 
-static sara_status bind_clip_layer(sara_binder *binder, text_layer *layer, const char *name,
-                                   const clip_text *text)
+static sara_status bind_clip_layer(sara_binder *binder, sara_clip_layer *layer, const char *name,
+                                   const sara_clip_text *text)
 {
     static const sara_attention_names names = {"q_proj", "k_proj", "v_proj", "out_proj"};
     int64_t hidden = text->network.info.text.hidden_size;
@@ -98,7 +80,7 @@ static const char *prefix_of(const sara_weights *weights)
 static sara_status clip_bind(sara_network *network, sara_binder *binder,
                              const sara_weights *weights)
 {
-    clip_text *text = (clip_text *)network;
+    sara_clip_text *text = (sara_clip_text *)network;
     const char *prefix = prefix_of(weights); /* of all names */
     const sara_text_info *info = &network->info.text;
     sara_shape tokens = sara_shape2(info->vocab_size, info->hidden_size);
@@ -127,8 +109,8 @@ done:
 /* ------------------------------------------------------------------------------------ forward */
 
 /* h = x + attention(norm1(x)); y = h + fc2(activation(fc1(norm2(h)))) */
-static sara_status clip_layer_forward(sara_tape *tape, sara_var **y, const clip_text *text,
-                                      const text_layer *layer, sara_var *x)
+static sara_status clip_layer_forward(sara_tape *tape, sara_var **y, const sara_clip_text *text,
+                                      const sara_clip_layer *layer, sara_var *x)
 {
     size_t scope = sara_tape_open(tape);
     sara_var *h, *f;
@@ -161,7 +143,7 @@ static int64_t end_of(const int32_t *ids, int64_t count, int eos)
 }
 
 /* pooled [N,C]: the state x [N,T,C] at the end of each text */
-static sara_status pool(sara_tape *tape, sara_var **pooled, const clip_text *text, sara_var *x,
+static sara_status pool(sara_tape *tape, sara_var **pooled, const sara_clip_text *text, sara_var *x,
                         const int32_t *ids)
 {
     int64_t batch = x->shape.dims[0], count = x->shape.dims[1], *rows;
@@ -178,7 +160,7 @@ sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state
                                    sara_network *network, const int32_t *ids, int64_t batch,
                                    int64_t count)
 {
-    clip_text *text = (clip_text *)network;
+    sara_clip_text *text = (sara_clip_text *)network;
     sara_shape shape = sara_shape3(batch, count, text->network.info.text.hidden_size);
     size_t scope = sara_tape_open(tape);
     sara_var *h, *keep[2] = {NULL, NULL};
@@ -208,19 +190,9 @@ done:
 
 /* ----------------------------------------------------------------------------------- the class */
 
-/* OpenCLIP's layout where the activation is OpenCLIP's. */
-static sara_status clip_ldm_shape(const sara_network *network, sara_ldm_shape *out)
-{
-    const clip_text *text = (const clip_text *)network;
-    bool open = text->activation == SARA_GELU;
-    *out =
-        (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP, .layers = text->count};
-    return SARA_OK;
-}
-
 static json_t *clip_settings(const sara_network *network)
 {
-    const clip_text *text = (const clip_text *)network;
+    const sara_clip_text *text = (const sara_clip_text *)network;
     return json_pack("{s:i,s:f,s:s}", "heads", text->heads, "eps", (double)text->eps, "activation",
                      text->activation == SARA_QUICK_GELU ? "quick_gelu" : "gelu");
 }
@@ -231,8 +203,8 @@ const sara_network_class sara_clip_text_class = {.library = "transformers",
                                                  .value = "clip_text_model",
                                                  .stem = SARA_TRANSFORMERS_STEM,
                                                  .title = "text encoder",
-                                                 .size = sizeof(clip_text),
+                                                 .size = sizeof(sara_clip_text),
                                                  .read_config = clip_read_config,
                                                  .bind = clip_bind,
-                                                 .ldm_shape = clip_ldm_shape,
+                                                 .single = &sara_clip_single,
                                                  .settings = clip_settings};

@@ -34,7 +34,8 @@ typedef struct sara_unet {
 SARA_NODISCARD sara_status sara_unet_forward(sara_tape *tape, sara_var **out, sara_network *network,
                                              sara_var *sample, const double *timesteps,
                                              const sara_condition *condition);
-/* shapes.c */
+/* shapes.c, single.c */
 extern const sara_network_shape sara_unet_shapes[];
+extern const sara_single_layout sara_unet_single;
 
 #endif

@@ -148,23 +148,6 @@ static sara_status unet_read_config(sara_network *network, const sara_model_conf
     return status;
 }
 
-static sara_status unet_ldm_shape(const sara_network *network, sara_ldm_shape *out)
-{
-    const sara_unet_config *config = &((const sara_unet *)network)->config;
-    *out = (sara_ldm_shape){.part = SARA_LDM_UNET, .levels = config->levels};
-    out->layers = config->level[0].layers;
-    for (int i = 0; i < config->levels; i++) {
-        const sara_unet_level_config *level = &config->level[i];
-        if (level->layers != out->layers || level->down_attention != level->up_attention)
-            return sara_fail(network->ctx, SARA_ERROR_INPUT,
-                             "level %d of the U-Net: single-file checkpoints have no names for "
-                             "levels that differ in their layers, or on the way down and up",
-                             i);
-        out->attention[i] = level->down_attention;
-    }
-    return SARA_OK;
-}
-
 static json_t *unet_settings(const sara_network *network)
 {
     const sara_unet_config *c = &((const sara_unet *)network)->config;
@@ -182,6 +165,9 @@ static json_t *unet_settings(const sara_network *network)
                      c->flip_sin_to_cos, "center_input_sample", c->center_input_sample);
 }
 
+static const sara_block_list unet_blocks[] = {
+    {"down_blocks", 24}, {"mid_block", 0}, {"up_blocks", 24}, {NULL, 0}};
+
 const sara_network_class sara_unet_class = {.library = "diffusers",
                                             .name = "UNet2DConditionModel",
                                             .key = "_class_name",
@@ -191,7 +177,8 @@ const sara_network_class sara_unet_class = {.library = "diffusers",
                                             .size = sizeof(sara_unet),
                                             .read_config = unet_read_config,
                                             .bind = unet_bind,
-                                            .ldm_shape = unet_ldm_shape,
+                                            .single = &sara_unet_single,
                                             .settings = unet_settings,
                                             .forward = sara_unet_forward,
-                                            .shapes = sara_unet_shapes};
+                                            .shapes = sara_unet_shapes,
+                                            .blocks = unet_blocks};

@@ -43,4 +43,6 @@ typedef struct sara_vae {
     sara_layer quant_conv, post_quant_conv;
 } sara_vae;
 
+extern const sara_single_layout sara_vae_single; /* single.c */
+
 #endif

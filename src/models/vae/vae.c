@@ -204,14 +204,6 @@ done:
 
 /* ----------------------------------------------------------------------------------- the class */
 
-static sara_status vae_ldm_shape(const sara_network *network, sara_ldm_shape *out)
-{
-    const sara_vae_config *config = &((const sara_vae *)network)->config;
-    *out =
-        (sara_ldm_shape){.part = SARA_LDM_VAE, .levels = config->stages, .layers = config->layers};
-    return SARA_OK;
-}
-
 static json_t *vae_settings(const sara_network *network)
 {
     /* As floats: the metadata of files keep fewer digits than a folder's config. */
@@ -230,5 +222,5 @@ const sara_network_class sara_vae_class = {.library = "diffusers",
                                            .size = sizeof(sara_vae),
                                            .read_config = vae_read_config,
                                            .bind = vae_bind,
-                                           .ldm_shape = vae_ldm_shape,
+                                           .single = &sara_vae_single,
                                            .settings = vae_settings};

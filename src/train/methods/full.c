@@ -128,7 +128,8 @@ static sara_status full_finish(const trainer *t)
     sara_partial partial = {.fd = -1};
     char *path = NULL;
     sara_status status;
-    TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_result(t->method)));
+    TRY(sara_path_join(t->ctx, &path, t->run.folder,
+                       sara_method_result(t->method, t->model->family)));
     TRY(sara_partial_make(t->ctx, &partial, path, true));
     TRY(sara_model_save_denoiser(t->ctx, partial.path, t->model, &t->optimizer->trainables));
     TRY(replace_folder(t->ctx, &partial, path));

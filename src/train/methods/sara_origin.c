@@ -18,7 +18,7 @@ static sara_status take_from_checkpoint(trainer *t, const json_t *sha256, const 
     snprintf(origin_of(t)->sha256, sizeof(origin_of(t)->sha256), "%s",
              json_string_value(sha256));
     TRY(sara_path_join(t->ctx, &path, t->checkpoint.folder, "adapter.safetensors"));
-    TRY(sara_model_read_adapter(t->ctx, &origin_of(t)->adapter, path));
+    TRY(sara_family_read_adapter(t->ctx, &origin_of(t)->adapter, path, NULL));
 done:
     sara_free(t->ctx, path);
     return status;
@@ -81,7 +81,7 @@ static sara_status open_option(trainer *t)
     TRY(sara_adapter_split(t->ctx, &path, &origin_of(t)->strength, t->options.adapter));
     origin_of(t)->is = true;
     origin_of(t)->told_strength = origin_of(t)->strength;
-    TRY(sara_model_read_adapter(t->ctx, &origin_of(t)->adapter, path));
+    TRY(sara_family_read_adapter(t->ctx, &origin_of(t)->adapter, path, NULL));
     TRY(sara_sha256_file(t->ctx, origin_of(t)->sha256, path));
 done:
     sara_free(t->ctx, path);

@@ -1,9 +1,6 @@
 /* What is read off a single-file checkpoint's names and shapes. Such a file's tensors are as small
  * as they may be: none is read here. */
-#include "support_models.h"
-
-#include "models/clip.h"
-#include "models/vae.h"
+#include "support_pipeline.h"
 
 #include <stdlib.h>
 
@@ -19,6 +16,7 @@ typedef struct fixture {
     sara_name names[MOST];
     size_t count;
     sara_single_file *single;
+    const sara_family *family;
 } fixture;
 
 static const float values[4 * 1024];
@@ -47,7 +45,7 @@ static sara_status try_file(fixture *f)
     char *path;
     assert_ok(f->ctx, sara_path_join(f->ctx, &path, f->folder, "model.safetensors"));
     assert_ok(f->ctx, sara_safetensors_save(f->ctx, path, f->tensors, f->count, NULL, 0));
-    sara_status status = sara_single_file_open(f->ctx, &f->single, path, NULL, false);
+    sara_status status = sara_family_open_file(f->ctx, &f->family, &f->single, path, NULL, false);
     sara_free(f->ctx, path);
     return status;
 }
@@ -103,7 +101,7 @@ static void take(fixture *f, const char *name)
 
 static void teardown(fixture *f)
 {
-    sara_single_file_close(f->single);
+    sara_single_close(f->single);
     test_folder_remove(f->folder);
     sara_context_free(f->ctx);
 }
@@ -119,10 +117,10 @@ static void test_text_layers(void **state)
         setup(&f);
         add_open_clip(&f, layers[i][0]);
         open_file(&f);
-        const json_t *config = sara_single_file_config(f.single, SARA_MODULE_TEXT);
+        const json_t *config = f.single->parts[TEST_TEXT].config;
         assert_int_equal(json_integer_value(json_object_get(config, "num_hidden_layers")),
                          layers[i][1]);
-        assert_int_equal(sara_single_file_shape(f.single, SARA_MODULE_TEXT)->layers, layers[i][1]);
+        assert_int_equal(f.single->parts[TEST_TEXT].shape.layers, layers[i][1]);
         teardown(&f);
     }
 }
@@ -144,8 +142,7 @@ static void test_known_text_layers(void **state)
         else
             add_clip_of(&f, 768, 3072, cases[i].layers);
         open_file(&f);
-        assert_int_equal(sara_single_file_shape(f.single, SARA_MODULE_TEXT)->layers,
-                         cases[i].expected);
+        assert_int_equal(f.single->parts[TEST_TEXT].shape.layers, cases[i].expected);
         teardown(&f);
     }
 }
@@ -163,7 +160,7 @@ static void test_activation(void **state)
         setup(&f);
         add_clip(&f, cases[i].width);
         open_file(&f);
-        const json_t *config = sara_single_file_config(f.single, SARA_MODULE_TEXT);
+        const json_t *config = f.single->parts[TEST_TEXT].config;
         assert_string_equal(json_string_value(json_object_get(config, "hidden_act")),
                             cases[i].expected);
         teardown(&f);
@@ -186,12 +183,12 @@ static void test_missing_tensors_are_no_other_architecture(void **state)
     add(&f, sara_name_of("first_stage_model.encoder.down.0.block.1.norm2.bias"), sara_shape1(1));
     add(&f, sara_name_of("first_stage_model.decoder.up.3.block.0.norm1.bias"), sara_shape1(1));
     open_file(&f);
-    const sara_ldm_shape *text = sara_single_file_shape(f.single, SARA_MODULE_TEXT);
-    const sara_ldm_shape *unet = sara_single_file_shape(f.single, SARA_MODULE_UNET);
-    const sara_ldm_shape *vae = sara_single_file_shape(f.single, SARA_MODULE_VAE);
+    const sara_ldm_shape *text = &f.single->parts[TEST_TEXT].shape;
+    const sara_ldm_shape *unet = &f.single->parts[TEST_DENOISER].shape;
+    const sara_ldm_shape *vae = &f.single->parts[TEST_VAE].shape;
     assert_int_equal(text->part, SARA_LDM_OPEN_CLIP);
     assert_int_equal(text->layers, 23);
-    const json_t *config = sara_single_file_config(f.single, SARA_MODULE_UNET);
+    const json_t *config = f.single->parts[TEST_DENOISER].config;
     const json_t *channels = json_object_get(config, "block_out_channels");
     assert_int_equal(json_integer_value(json_array_get(channels, 1)), 128);
     assert_int_equal(unet->layers, 2);
@@ -239,7 +236,7 @@ static void test_layout(void **state)
                     sara_shape4(64, 1, 1, 1));
         }
         open_file(&f);
-        const sara_ldm_shape *unet = sara_single_file_shape(f.single, SARA_MODULE_UNET);
+        const sara_ldm_shape *unet = &f.single->parts[TEST_DENOISER].shape;
         assert_int_equal(unet->layers, 2);
         assert_int_equal(unet->levels, 4);
         assert_true(unet->attention[0] && unet->attention[1] && unet->attention[2]);
@@ -278,7 +275,7 @@ static void test_heads(void **state)
                     sara_shape1(1));
         }
         open_file(&f);
-        const json_t *config = sara_single_file_config(f.single, SARA_MODULE_UNET);
+        const json_t *config = f.single->parts[TEST_DENOISER].config;
         assert_integers(json_object_get(config, "block_out_channels"), channels, 4);
         assert_integers(json_object_get(config, "attention_head_dim"), heads[i], 4);
         teardown(&f);
@@ -286,14 +283,13 @@ static void test_heads(void **state)
 }
 
 /* The file opens, for the sake of its other parts; this one does not. */
-static void refuse_part(fixture *f, sara_module module, const char *error)
+static void refuse_part(fixture *f, int part, const char *error)
 {
     sara_component component;
-    const sara_network_class *class =
-        module == SARA_MODULE_VAE ? &sara_vae_class : &sara_clip_text_class;
+    const sara_network_class *class = sara_families[0]->parts[part].class;
     sara_network *network = NULL;
     open_file(f);
-    assert_ok(f->ctx, sara_single_file_component(f->single, &component, module));
+    assert_ok(f->ctx, sara_single_component(f->single, &component, part));
     assert_refused(
         f->ctx, SARA_ERROR_INPUT, error,
         sara_network_open(sara_host_device(f->ctx), &network, class, &component, SARA_STORE_F32));
@@ -315,32 +311,31 @@ static void test_what_is_missing_is_named(void **state)
     setup(&f);
     add_open_clip(&f, 2);
     take(&f, OPEN "positional_embedding");
-    refuse_part(&f, SARA_MODULE_TEXT,
+    refuse_part(&f, TEST_TEXT,
                 "model.safetensors: no tensor " OPEN
                 "positional_embedding in its OpenCLIP text encoder");
     setup(&f);
     add_clip(&f, 768);
     take(&f, CLIP "text_model.encoder.layers.0.mlp.fc1.weight");
     add(&f, sara_name_of(CLIP "text_model.encoder.layers.0.mlp.fc1.weight"), sara_shape1(7));
-    refuse_part(&f, SARA_MODULE_TEXT,
+    refuse_part(&f, TEST_TEXT,
                 CLIP
                 "text_model.encoder.layers.0.mlp.fc1.weight: shape [7], expected 2 dimensions");
     setup(&f);
     add(&f, sara_name_of("first_stage_model.decoder.conv_in.weight"), sara_shape4(1, 4, 1, 1));
-    refuse_part(&f, SARA_MODULE_VAE,
-                "its VAE has no encoder (no tensor first_stage_model.encoder.*)");
+    refuse_part(&f, TEST_VAE, "its VAE has no encoder (no tensor first_stage_model.encoder.*)");
     setup(&f);
     add(&f, sara_name_of("vae.encoder.conv_in.weight"), sara_shape4(1, 3, 1, 1));
-    refuse_part(&f, SARA_MODULE_VAE, "its VAE has no decoder (no tensor vae.decoder.*)");
+    refuse_part(&f, TEST_VAE, "its VAE has no decoder (no tensor vae.decoder.*)");
 }
 
 /* The tensors of a part are these. */
-static void assert_tensors(const fixture *f, sara_module module, const char *const *names)
+static void assert_tensors(const fixture *f, int part, const char *const *names)
 {
     sara_component component;
     sara_weights *weights = NULL;
     size_t count = 0;
-    assert_ok(f->ctx, sara_single_file_component(f->single, &component, module));
+    assert_ok(f->ctx, sara_single_component(f->single, &component, part));
     assert_ok(f->ctx, sara_component_weights(&component, &weights));
     for (; names[count]; count++)
         assert_non_null(sara_weights_find(weights, names[count]));
@@ -381,8 +376,8 @@ static void test_no_part_of_the_networks(void **state)
             add(&f, sara_name_of(CLIP "text_projection.weight"), sara_shape1(1));
         }
         open_file(&f);
-        assert_tensors(&f, SARA_MODULE_VAE, vae);
-        assert_tensors(&f, SARA_MODULE_TEXT, second ? open : text);
+        assert_tensors(&f, TEST_VAE, vae);
+        assert_tensors(&f, TEST_TEXT, second ? open : text);
         teardown(&f);
     }
 }

@@ -1,5 +1,5 @@
 /* A VAE that is a file: where its config comes from, and that its tensors are the folder's. */
-#include "support_models.h"
+#include "support_pipeline.h"
 
 #include "models/vae.h"
 
@@ -46,12 +46,12 @@ static sara_status load(sara_context *ctx, sara_network **out, const char *path,
     sara_component component = {.ctx = ctx};
     sara_status status;
     *out = NULL;
-    TRY(sara_single_file_open_vae(ctx, &file, path, like));
-    TRY(sara_single_file_component(file, &component, SARA_MODULE_VAE));
+    TRY(sara_family_open_vae(ctx, sara_families[0], TEST_VAE, &file, path, like));
+    TRY(sara_single_component(file, &component, TEST_VAE));
     TRY(sara_network_open(sara_host_device(ctx), out, &sara_vae_class, &component, SARA_STORE_F32));
 done:
     sara_component_close(&component);
-    sara_single_file_close(file);
+    sara_single_close(file);
     return status;
 }
 
@@ -110,7 +110,7 @@ static void test_none(void **state)
     assert_ok(f->ctx, sara_path_join(f->ctx, &path, f->folder, "x.safetensors"));
     assert_ok(f->ctx, sara_safetensors_save(f->ctx, path, tensors, 1, NULL, 0));
     assert_refused(f->ctx, SARA_ERROR_INPUT, "x.safetensors: holds no VAE (no tensor decoder.conv_",
-                   sara_single_file_open_vae(f->ctx, &file, path, NULL));
+                   sara_family_open_vae(f->ctx, sara_families[0], TEST_VAE, &file, path, NULL));
     assert_null(file);
     sara_free(f->ctx, path);
 }

@@ -1,0 +1,336 @@
+#include "pipeline/family_sd.h"
+
+#include "models/clip.h"
+#include "models/unet.h"
+#include "models/vae.h"
+#include "pipeline/pipeline.h"
+
+/* Widths of the text states: of CLIP, of OpenCLIP. */
+#define SD1_WIDTH 768
+#define SD2_WIDTH 1024
+
+#define SD2_HEAD 64 /* channels of a head */
+
+enum { DENOISER, VAE, TEXT, PARTS };
+
+/* -------------------------------------------------------------------------------------- parts */
+
+static const sara_single_place denoiser_places[] = {
+    {"model.diffusion_model.", "", SARA_LDM_UNET, false},
+    {"", "", SARA_LDM_UNET, false},
+    {NULL, NULL, SARA_LDM_UNET, false},
+};
+/* LDM writes the names of averages without their dots. */
+static const sara_single_place denoiser_averages[] = {
+    {"model_ema.diffusion_model.", "", SARA_LDM_UNET, false},
+    {"model_ema.diffusion_model", "", SARA_LDM_UNET, true},
+    {NULL, NULL, SARA_LDM_UNET, false},
+};
+static const sara_single_place vae_places[] = {
+    {"first_stage_model.", "", SARA_LDM_VAE, false},
+    {"vae.", "", SARA_LDM_VAE, false},
+    {NULL, NULL, SARA_LDM_VAE, false},
+};
+static const sara_single_place text_places[] = {
+    {"cond_stage_model.transformer.", "text_model.", SARA_LDM_CLIP, false},
+    {"cond_stage_model.transformer.", "", SARA_LDM_CLIP, false},
+    {"cond_stage_model.model.", "", SARA_LDM_OPEN_CLIP, false},
+    {NULL, NULL, SARA_LDM_CLIP, false},
+};
+
+static const sara_family_part sd_parts[PARTS] = {
+    [DENOISER] = {.folder = "unet",
+                  .class = &sara_unet_class,
+                  .stages = SARA_STAGE_DENOISE,
+                  .places = denoiser_places,
+                  .averages = denoiser_averages},
+    [VAE] = {.folder = "vae",
+             .class = &sara_vae_class,
+             .stages = SARA_STAGE_IMAGES | SARA_STAGE_DECODE,
+             .places = vae_places},
+    [TEXT] = {.folder = "text_encoder",
+              .class = &sara_clip_text_class,
+              .stages = SARA_STAGE_TEXT,
+              .tokenizer = "tokenizer",
+              .places = text_places},
+};
+
+/* ---------------------------------------------------------------------------------- recognition */
+
+static bool sd_is_index(const char *class_name, const json_t *index)
+{
+    return strncmp(class_name, "StableDiffusion", 15) == 0 && !strstr(class_name, "XL") &&
+           !json_object_get(index, "text_encoder_2") && !json_object_get(index, "transformer");
+}
+
+/* What is wrong with other files is told as if they were to be these. */
+static bool sd_is_file(const sara_single_file *single)
+{
+    (void)single;
+    return true;
+}
+
+/* A list has a number for each level. */
+static json_int_t width_of(const json_t *config)
+{
+    const json_t *width = json_object_get(config, "cross_attention_dim");
+    size_t levels = json_array_size(width);
+    return json_integer_value(levels ? json_array_get(width, levels - 1) : width);
+}
+
+static bool sd1_is_denoiser(const json_t *config)
+{
+    return width_of(config) == SD1_WIDTH;
+}
+
+static bool sd2_is_denoiser(const json_t *config)
+{
+    return width_of(config) == SD2_WIDTH;
+}
+
+static bool sd_is_denoiser(const json_t *config)
+{
+    (void)config;
+    return true;
+}
+
+/* ------------------------------------------------------------- what single files do not tell */
+
+static sara_status tell(const sara_single_file *single, const sara_single_part *part,
+                        const char *key, json_t *value)
+{
+    return json_object_set_new(part->config, key, value) == 0
+               ? SARA_OK
+               : sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config",
+                           single->path);
+}
+
+static sara_status tell_vae(const sara_single_file *single, const sara_single_part *part)
+{
+    sara_status status;
+    TRY(tell(single, part, "sample_size", json_integer(512)));
+    TRY(tell(single, part, "scaling_factor", json_real(0.18215)));
+done:
+    return status;
+}
+
+/* At least as many layers as are in use of the published encoder of these widths, so that the last
+ * are missed where they are missing; of others the file alone tells. */
+static sara_status tell_layers(const sara_single_file *single, const sara_single_part *part)
+{
+    static const struct {
+        json_int_t hidden, inner, layers;
+    } published[] = {{SD1_WIDTH, 3072, 12}, {SD2_WIDTH, 4096, 23}};
+    json_int_t hidden = json_integer_value(json_object_get(part->config, "hidden_size"));
+    json_int_t inner = json_integer_value(json_object_get(part->config, "intermediate_size"));
+    json_int_t layers = json_integer_value(json_object_get(part->config, "num_hidden_layers"));
+    for (size_t i = 0; i < sizeof(published) / sizeof(*published); i++)
+        if (published[i].hidden == hidden && published[i].inner == inner)
+            return layers >= published[i].layers
+                       ? SARA_OK
+                       : tell(single, part, "num_hidden_layers", json_integer(published[i].layers));
+    sara_log(single->ctx, SARA_LOG_INFO,
+             "%s: text encoder of %lld layers, as many as the file holds (no published one has its "
+             "widths, %lld and %lld)",
+             single->path, (long long)layers, (long long)hidden, (long long)inner);
+    return SARA_OK;
+}
+
+/* OpenCLIP's may be under either names. */
+static sara_status tell_text(const sara_single_file *single, const sara_single_part *part)
+{
+    json_int_t hidden = json_integer_value(json_object_get(part->config, "hidden_size"));
+    bool second = part->shape.part == SARA_LDM_OPEN_CLIP || hidden == SD2_WIDTH;
+    sara_status status;
+    TRY(tell(single, part, "hidden_act", json_string(second ? "gelu" : "quick_gelu")));
+    TRY(tell(single, part, "pad_token_id", json_integer(second ? 0 : 1)));
+    TRY(tell_layers(single, part));
+done:
+    return status;
+}
+
+/* heads: of every level; 0: heads are so many channels wide */
+static sara_status tell_denoiser(const sara_single_file *single, const sara_single_part *part,
+                                 int heads)
+{
+    const json_t *channels = json_object_get(part->config, "block_out_channels");
+    json_t *list = json_array();
+    sara_status status;
+    for (size_t i = 0; i < json_array_size(channels); i++) {
+        json_int_t width = json_integer_value(json_array_get(channels, i));
+        json_array_append_new(list, json_integer(heads ? heads : width / SD2_HEAD));
+    }
+    TRY(tell(single, part, "attention_head_dim", list));
+    TRY(tell(single, part, "sample_size", json_integer(64)));
+done:
+    return status;
+}
+
+static sara_status sd1_tell(const sara_single_file *single, sara_single_part *part)
+{
+    return part->class == &sara_vae_class    ? tell_vae(single, part)
+           : part->class == &sara_unet_class ? tell_denoiser(single, part, 8)
+                                             : tell_text(single, part);
+}
+
+static sara_status sd2_tell(const sara_single_file *single, sara_single_part *part)
+{
+    return part->class == &sara_vae_class    ? tell_vae(single, part)
+           : part->class == &sara_unet_class ? tell_denoiser(single, part, 0)
+                                             : tell_text(single, part);
+}
+
+static sara_status sd_tell(const sara_single_file *single, sara_single_part *part)
+{
+    if (part->class != &sara_unet_class)
+        return sd1_tell(single, part);
+    return sara_fail(single->ctx, SARA_ERROR_INPUT,
+                     "%s: cross attention of width %lld, expected %d (SD1.x) or %d (SD2.x); the "
+                     "number of heads is not in the file: --model_config DIR names a diffusers "
+                     "folder that tells it",
+                     single->path, (long long)width_of(part->config), SD1_WIDTH, SD2_WIDTH);
+}
+
+/* As in the published folders, sampled by DDIM. */
+static const char scheduler[] =
+    "{\"_class_name\": \"DDIMScheduler\", \"beta_start\": 0.00085, \"beta_end\": 0.012, "
+    "\"beta_schedule\": \"scaled_linear\", \"num_train_timesteps\": 1000, "
+    "\"prediction_type\": \"epsilon\", \"clip_sample\": false, \"set_alpha_to_one\": false, "
+    "\"steps_offset\": 1, \"timestep_spacing\": \"leading\"}";
+
+static sara_status sd1_guess(const sara_model *model, const char **prediction, const char **reason)
+{
+    (void)model;
+    *prediction = "epsilon";
+    *reason = "as SD1.x has it";
+    return SARA_OK;
+}
+
+/* The mean of output - sample where the sample is 0.5 everywhere, timestep 999, and the text's
+ * states are 0.5: a U-Net that predicts v at almost pure noise predicts about -x0, which lies well
+ * below; one that predicts the noise returns about the sample. */
+static sara_status test_forward(double *mean, const sara_model *model)
+{
+    sara_context *ctx = model->ctx;
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    const double timestep = 999;
+    const sara_shape shape = sara_shape4(1, info->in_channels, info->factor, info->factor);
+    const sara_shape state_shape = sara_shape3(1, 2, info->state_width);
+    size_t count = (size_t)sara_shape_count(&shape);
+    size_t states = (size_t)sara_shape_count(&state_shape);
+    size_t most = count > states ? count : states;
+    sara_condition condition = {NULL, NULL};
+    sara_tape *tape = NULL;
+    float *halves = NULL;
+    const float *values;
+    sara_var *sample, *out;
+    sara_status status;
+    TRY(sara_tape_new(ctx, &tape, model->device));
+    TRY(sara_alloc(ctx, &halves, most, sizeof(*halves)));
+    for (size_t i = 0; i < most; i++)
+        halves[i] = 0.5f;
+    sara_tape_record(tape, false);
+    TRY(sara_tape_leaf(tape, &sample, &shape, halves, false));
+    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, halves, false));
+    TRY(sara_denoiser_forward(tape, &out, model->denoiser, sample, &timestep, &condition));
+    TRY(sara_tape_read(tape, &values, out));
+    *mean = 0;
+    for (size_t i = 0; i < count; i++)
+        *mean += ((double)values[i] - 0.5) / (double)count;
+done:
+    sara_tape_free(tape);
+    sara_free(ctx, halves);
+    return status;
+}
+
+static sara_status sd2_guess(const sara_model *model, const char **prediction, const char **reason)
+{
+    double mean = 0;
+    sara_status status = test_forward(&mean, model);
+    *prediction = mean < -1 ? "v_prediction" : "epsilon";
+    *reason = "by a test forward";
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------- texts */
+
+static sara_status sd_check_texts(const sara_model *model)
+{
+    const sara_text_info *info = &model->parts[TEXT].network->info.text;
+    int width = model->denoiser->info.denoiser.state_width;
+    int ids = sara_tokenizer_vocab_size(model->parts[TEXT].tokenizer);
+    if (info->hidden_size != width)
+        return sara_fail(
+            model->ctx, SARA_ERROR_INPUT,
+            "%s: text_encoder hidden_size %d, unet cross_attention_dim %d: they must agree",
+            model->path, info->hidden_size, width);
+    if (info->vocab_size < ids)
+        return sara_fail(model->ctx, SARA_ERROR_INPUT,
+                         "%s: text_encoder vocab_size %d, the tokenizer has ids up to %d%s",
+                         model->path, info->vocab_size, ids - 1,
+                         model->single ? "; --tokenizer DIR names another" : "");
+    return SARA_OK;
+}
+
+static sara_status sd_measure(sara_context *ctx, int64_t *length, const sara_model *model,
+                              const sara_prompt *prompt, const sara_text_source *source)
+{
+    return sara_clip_measure(ctx, length, &model->parts[TEXT], prompt, source);
+}
+
+static sara_status sd_encode(sara_context *ctx, sara_text_states *out, const sara_model *model,
+                             const sara_prompt *prompt, const sara_text_source *source)
+{
+    return sara_clip_encode(ctx, out, model, &model->parts[TEXT], prompt, source, false);
+}
+
+/* ------------------------------------------------------------------------------------- training */
+
+static double sd_draw_timestep(const sara_objective *objective, uint64_t seed, uint64_t element)
+{
+    return (double)sara_draw_below((uint64_t)objective->num_train_timesteps, seed,
+                                   SARA_DRAW_TIMESTEP, element, 0);
+}
+
+#define SD_COMMON                                                                                  \
+    .product = "Stable Diffusion", .pipeline = "StableDiffusionPipeline",                          \
+    .index = "{\"feature_extractor\": [null, null], \"safety_checker\": [null, null], "            \
+             "\"requires_safety_checker\": false}",                                                \
+    .parts = sd_parts, .part_count = PARTS, .is_index = sd_is_index, .is_file = sd_is_file,        \
+    .scheduler = scheduler, .check_texts = sd_check_texts,                                         \
+    .correct_scheduler = sara_model_correct_scheduler,                                             \
+    .correct_denoiser = sara_model_correct_denoiser, .measure = sd_measure, .encode = sd_encode,   \
+    .objective = sara_objective_new, .draw_timestep = sd_draw_timestep, .sample_size = 64,         \
+    .guidance_scale = 7.0, .target = "unet"
+
+const sara_family sara_family_sd1 = {
+    SD_COMMON,
+    .name = "SD1.x",
+    .is_denoiser = sd1_is_denoiser,
+    .tell = sd1_tell,
+    .guess = sd1_guess,
+    .architecture = {"stable-diffusion-v1", "stable-diffusion-v1"},
+    .kohya = "sd_v1",
+};
+
+const sara_family sara_family_sd2 = {
+    SD_COMMON,
+    .name = "SD2.x",
+    .is_denoiser = sd2_is_denoiser,
+    .tell = sd2_tell,
+    .guess = sd2_guess,
+    .v_sample_size = 96, /* they draw 768 pixels */
+    .second_padding = true,
+    .architecture = {"stable-diffusion-v2-512", "stable-diffusion-v2-768-v"},
+    .kohya = "sd_v2",
+    .kohya_v2 = true,
+};
+
+const sara_family sara_family_sd = {
+    SD_COMMON,
+    .is_denoiser = sd_is_denoiser,
+    .tell = sd_tell,
+    .guess = sd1_guess,
+    .architecture = {"stable-diffusion", "stable-diffusion"},
+    .kohya = "sd_v1",
+};

@@ -1,0 +1,298 @@
+/* Which family a single file is of, and its parts. */
+#include "pipeline/family.h"
+
+/* -------------------------------------------------------------------------- what else it may be */
+
+/* Files that people try, by a piece of a tensor's name. supported: what is, is told too. */
+static const struct {
+    const char *piece, *what;
+    bool supported;
+} others[] = {
+    {".positions", "an adapter of sara; give it with --adapter", false},
+    {"lora_down", "a LoRA, not a checkpoint", false},
+    {"lora_A", "a LoRA, not a checkpoint", false},
+    {"conditioner.embedders.", "an SDXL checkpoint", true},
+    {".label_emb.", "a checkpoint with class embeddings (SDXL, unCLIP)", true},
+    {"joint_blocks.", "an SD3 checkpoint", true},
+    {"double_blocks.", "a FLUX checkpoint", true},
+    {"motion_modules.", "an AnimateDiff module, not a checkpoint", false},
+    {"control_model.", "a ControlNet, not a checkpoint", false},
+    {"input_hint_block.", "a ControlNet, not a checkpoint", false},
+    {"down_blocks.0.resnets.",
+     "a module in diffusers' layout; put it into its folder with its config.json", false},
+};
+
+static sara_status refuse_as(const sara_single_file *single, const char *what, bool supported,
+                             const char *name)
+{
+    char *names = NULL;
+    sara_status status = SARA_OK;
+    if (supported)
+        TRY(sara_family_names(single->ctx, &names, " and "));
+    status = sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: is %s%s%s%s (it holds %.200s)",
+                       single->path, what, supported ? "; " : "", supported ? names : "",
+                       supported ? " are supported" : "", name);
+done:
+    sara_free(single->ctx, names);
+    return status;
+}
+
+/* A VAE alone may have diffusers' names, the last piece. */
+static sara_status refuse_others(const sara_single_file *single)
+{
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others) - single->alone; i++)
+        for (size_t j = 0; j < sara_safetensors_count(single->file); j++) {
+            const char *name = sara_safetensors_at(single->file, j)->name;
+            if (strstr(name, others[i].piece))
+                return refuse_as(single, others[i].what, others[i].supported, name);
+        }
+    return SARA_OK;
+}
+
+/* -------------------------------------------------------------------------------- a whole file */
+
+static bool is_there(const sara_single_place *places)
+{
+    return places && places->prefix;
+}
+
+/* The last place is the most general. */
+static const char *last_prefix(const sara_single_place *places)
+{
+    while (is_there(places + 1))
+        places++;
+    return places->prefix;
+}
+
+static bool has_averages(const sara_single_file *single, const sara_family_part *part)
+{
+    sara_single_part found = {.class = part->class};
+    return sara_single_find_place(single, &found, part->averages);
+}
+
+static sara_status refuse_without_denoiser(const sara_single_file *single,
+                                           const sara_family *family, bool use_ema)
+{
+    const sara_family_part *part = &family->parts[0];
+    const char *title = part->class->title, *prefix = part->places->prefix;
+    if (use_ema)
+        return sara_fail(single->ctx, SARA_ERROR_INPUT,
+                         "%s: holds no averages of the %s's weights (no tensor %s*); leave "
+                         "--use_ema_weights out",
+                         single->path, title, last_prefix(part->averages));
+    if (has_averages(single, part))
+        return sara_fail(single->ctx, SARA_ERROR_INPUT,
+                         "%s: of the %s it holds averages alone (%.*s.*), no %s*; "
+                         "--use_ema_weights reads these",
+                         single->path, title, (int)strcspn(part->averages->prefix, "."),
+                         part->averages->prefix, prefix);
+    return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: is no %s checkpoint: no tensor %s%s",
+                     single->path, family->product, prefix, part->class->single->tensor);
+}
+
+static void name_part(sara_single_part *out, const sara_family_part *part)
+{
+    out->name = part->folder;
+    out->class = part->class;
+}
+
+static sara_status find_denoiser(sara_single_file *single, const sara_family *family,
+                                 const char *model_config, bool use_ema)
+{
+    const sara_family_part *part = &family->parts[0];
+    sara_single_part *found = &single->parts[0];
+    sara_status status;
+    name_part(found, part);
+    if (!sara_single_find_place(single, found, use_ema ? part->averages : part->places))
+        return refuse_without_denoiser(single, family, use_ema);
+    TRY(part->class->single->read_shape(single, found));
+    TRY(sara_single_choose_config(single, found, model_config));
+done:
+    return status;
+}
+
+static sara_status complete_config(const sara_single_file *single, const sara_family *family,
+                                   sara_single_part *part)
+{
+    const sara_single_layout *layout = part->class->single;
+    sara_status status = SARA_OK;
+    if (part->derived)
+        TRY(family->tell(single, part));
+    if (layout->settle && part->config)
+        TRY(layout->settle(single, part));
+done:
+    return status;
+}
+
+static sara_status find_others(sara_single_file *single, const sara_family *family,
+                               const char *model_config)
+{
+    sara_status status = SARA_OK;
+    for (int i = 1; i < family->part_count; i++) {
+        sara_single_part *part = &single->parts[i];
+        name_part(part, &family->parts[i]);
+        if (!sara_single_find_place(single, part, family->parts[i].places))
+            continue;
+        TRY(part->class->single->read_shape(single, part));
+        if (!part->fault)
+            TRY(sara_single_choose_config(single, part, model_config));
+        TRY(complete_config(single, family, part));
+    }
+done:
+    return status;
+}
+
+/* *out: the first family that the file and its denoiser are of. */
+static sara_status match_file(sara_single_file *single, const sara_family **out,
+                              const char *model_config, bool use_ema)
+{
+    sara_status status = SARA_OK;
+    *out = NULL;
+    for (int i = 0; sara_families[i] && !*out; i++) {
+        const sara_family *family = sara_families[i];
+        if (!family->is_file || !family->is_file(single))
+            continue;
+        sara_single_part_clear(single->ctx, &single->parts[0]);
+        TRY(find_denoiser(single, family, model_config, use_ema));
+        if (family->is_denoiser(single->parts[0].config))
+            *out = family;
+    }
+    if (!*out)
+        status = sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: is no checkpoint that is supported",
+                           single->path);
+done:
+    return status;
+}
+
+sara_status sara_family_open_file(sara_context *ctx, const sara_family **out,
+                                  sara_single_file **single, const char *path,
+                                  const char *model_config, bool use_ema)
+{
+    sara_single_file *file = NULL;
+    sara_status status;
+    *single = NULL;
+    TRY(sara_single_open(ctx, &file, path));
+    TRY(refuse_others(file));
+    TRY(match_file(file, out, model_config, use_ema));
+    TRY(complete_config(file, *out, &file->parts[0]));
+    TRY(find_others(file, *out, model_config));
+    *single = file;
+    file = NULL;
+done:
+    sara_single_close(file);
+    return status;
+}
+
+sara_status sara_model_has_ema_weights(sara_context *ctx, bool *out, const char *path)
+{
+    sara_single_file *single = NULL;
+    sara_status status = SARA_OK;
+    *out = false;
+    if (sara_path_is_directory(path))
+        return SARA_OK;
+    TRY(sara_single_open(ctx, &single, path));
+    for (int i = 0; sara_families[i] && !*out; i++)
+        *out = has_averages(single, &sara_families[i]->parts[0]);
+done:
+    sara_single_close(single);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------- a VAE alone */
+
+static sara_status find_vae_alone(const sara_single_file *single, sara_single_part *vae)
+{
+    static const char *const prefixes[] = {"first_stage_model.", "vae.", ""};
+    for (size_t i = 0; i < sizeof(prefixes) / sizeof(*prefixes); i++) {
+        vae->prefix = prefixes[i];
+        vae->stem = "";
+        if (!sara_single_has(single, vae, "decoder.conv_in.") &&
+            !sara_single_has(single, vae, "encoder.conv_in."))
+            continue;
+        vae->diffusers = !*prefixes[i] && (sara_single_has(single, vae, "encoder.down_blocks.") ||
+                                           sara_single_has(single, vae, "decoder.up_blocks."));
+        vae->shape.part = SARA_LDM_VAE;
+        return vae->class->single->read_shape(single, vae);
+    }
+    return sara_fail(single->ctx, SARA_ERROR_INPUT,
+                     "%s: holds no VAE (no tensor decoder.conv_in.weight, plain or after "
+                     "first_stage_model.)",
+                     single->path);
+}
+
+/* Beside the file, as a folder that was downloaded has it, unless that is another class's. */
+static sara_status config_beside(const sara_single_file *single, sara_single_part *part)
+{
+    const char *slash = strrchr(single->path, '/');
+    json_t *config = NULL;
+    char *path = NULL;
+    sara_status status;
+    TRY(sara_format(single->ctx, &path, "%.*sconfig.json",
+                    slash ? (int)(slash + 1 - single->path) : 0, single->path));
+    if (!sara_path_exists(path))
+        goto done;
+    TRY(sara_json_load(single->ctx, &config, path, true));
+    const char *kind = json_string_value(json_object_get(config, part->class->key));
+    if (kind && strcmp(kind, part->class->value) == 0) {
+        part->config = json_incref(config);
+        part->source = path;
+        path = NULL;
+    }
+done:
+    json_decref(config);
+    sara_free(single->ctx, path);
+    return status;
+}
+
+/* What shapes do not tell, the config of the VAE in whose place it is does. */
+static sara_status add_untold(const sara_single_file *single, const sara_single_part *vae,
+                              const json_t *like)
+{
+    static const char *const keys[] = {"scaling_factor", "norm_num_groups"};
+    for (size_t i = 0; like && vae->config && i < sizeof(keys) / sizeof(*keys); i++) {
+        json_t *value = json_object_get(like, keys[i]);
+        if (value && json_object_set(vae->config, keys[i], value) != 0)
+            return sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config",
+                             single->path);
+    }
+    return SARA_OK;
+}
+
+static sara_status choose_vae_config(sara_single_file *single, const sara_family *family,
+                                     sara_single_part *vae, const json_t *like)
+{
+    const char *told =
+        sara_safetensors_metadata(single->file, sara_name_of("sara.config.%s", vae->name).text);
+    sara_status status = SARA_OK;
+    if (vae->fault)
+        return SARA_OK;
+    if (!told)
+        TRY(config_beside(single, vae));
+    if (vae->config)
+        return SARA_OK;
+    TRY(sara_single_choose_config(single, vae, NULL));
+    TRY(complete_config(single, family, vae));
+    if (!told)
+        TRY(add_untold(single, vae, like));
+done:
+    return status;
+}
+
+sara_status sara_family_open_vae(sara_context *ctx, const sara_family *family, int part,
+                                 sara_single_file **single, const char *path, const json_t *like)
+{
+    sara_single_file *file = NULL;
+    sara_status status;
+    *single = NULL;
+    TRY(sara_single_open(ctx, &file, path));
+    file->alone = true;
+    name_part(&file->parts[part], &family->parts[part]);
+    TRY(refuse_others(file));
+    TRY(find_vae_alone(file, &file->parts[part]));
+    TRY(choose_vae_config(file, family, &file->parts[part], like));
+    *single = file;
+    file = NULL;
+done:
+    sara_single_close(file);
+    return status;
+}
