@@ -56,8 +56,8 @@ sara_status sara_norm_conv_forward(sara_tape *tape, sara_var **y, const sara_lay
     sara_var *h;
     sara_status status;
     TRY(sara_nn_group_norm(tape, &h, x, norm->weight, norm->bias, groups->groups, groups->eps,
-                           SARA_SILU));
-    TRY(sara_conv3x3_forward(tape, y, conv, h));
+                           SARA_SILU));          /* [N,H,W,in] */
+    TRY(sara_conv3x3_forward(tape, y, conv, h)); /* [N,H,W,out] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -92,20 +92,22 @@ sara_status sara_resnet_forward(sara_tape *tape, sara_var **y, const sara_resnet
     sara_var *h, *e, *shortcut = x;
     sara_status status;
     /* h = conv1(silu(norm1(x))) [N,H,W,out] */
+    /* [N,H,W,out] */
     TRY(sara_norm_conv_forward(tape, &h, &resnet->norm1, &resnet->conv1, &resnet->groups, x));
     /* h += time_emb_proj(time), one value per sample and channel */
     if (resnet->time_emb_proj.weight) {
-        TRY(sara_linear_forward(tape, &e, &resnet->time_emb_proj, time));
-        TRY(sara_nn_add_per_sample(tape, &h, h, e));
+        TRY(sara_linear_forward(tape, &e, &resnet->time_emb_proj, time)); /* [N,out] */
+        TRY(sara_nn_add_per_sample(tape, &h, h, e));                      /* [N,H,W,out] */
         sara_tape_close(tape, scope, &h, 1);
     }
     /* h = conv2(silu(norm2(h))) */
+    /* [N,H,W,out] */
     TRY(sara_norm_conv_forward(tape, &h, &resnet->norm2, &resnet->conv2, &resnet->groups, h));
     sara_tape_close(tape, scope, &h, 1);
     /* y = shortcut(x) + h; a 1x1 convolution is a linear layer on channels-last data */
     if (resnet->conv_shortcut.weight)
-        TRY(sara_linear_forward(tape, &shortcut, &resnet->conv_shortcut, x));
-    TRY(sara_nn_add(tape, y, shortcut, h));
+        TRY(sara_linear_forward(tape, &shortcut, &resnet->conv_shortcut, x)); /* [N,H,W,out] */
+    TRY(sara_nn_add(tape, y, shortcut, h));                                   /* [N,H,W,out] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -126,8 +128,8 @@ sara_status sara_upsample_forward(sara_tape *tape, sara_var **y, const sara_laye
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(sara_nn_upsample(tape, &h, x, height, width));
-    TRY(sara_conv3x3_forward(tape, y, conv, h));
+    TRY(sara_nn_upsample(tape, &h, x, height, width)); /* [N,height,width,C] */
+    TRY(sara_conv3x3_forward(tape, y, conv, h));       /* [N,height,width,C] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -158,11 +160,11 @@ sara_status sara_attention_forward(sara_tape *tape, sara_var **y, const sara_att
     size_t scope = sara_tape_open(tape);
     sara_var *q, *k, *v, *h;
     sara_status status;
-    TRY(sara_linear_forward(tape, &q, &attention->q, x));
-    TRY(sara_linear_forward(tape, &k, &attention->k, context ? context : x));
-    TRY(sara_linear_forward(tape, &v, &attention->v, context ? context : x));
-    TRY(sara_nn_attention(tape, &h, q, k, v, attention->heads, causal));
-    TRY(sara_linear_forward(tape, y, &attention->out, h));
+    TRY(sara_linear_forward(tape, &q, &attention->q, x));                     /* [N,T,inner] */
+    TRY(sara_linear_forward(tape, &k, &attention->k, context ? context : x)); /* [N,S,inner] */
+    TRY(sara_linear_forward(tape, &v, &attention->v, context ? context : x)); /* [N,S,inner] */
+    TRY(sara_nn_attention(tape, &h, q, k, v, attention->heads, causal));      /* [N,T,inner] */
+    TRY(sara_linear_forward(tape, y, &attention->out, h));                    /* [N,T,C] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;

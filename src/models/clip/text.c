@@ -115,14 +115,16 @@ static sara_status clip_layer_forward(sara_tape *tape, sara_var **y, const sara_
     size_t scope = sara_tape_open(tape);
     sara_var *h, *f;
     sara_status status;
+    /* [N,T,C] */
     TRY(sara_nn_layer_norm(tape, &h, x, layer->norm1.weight, layer->norm1.bias, text->eps));
-    TRY(sara_attention_forward(tape, &h, &layer->attention, h, NULL, true));
-    TRY(sara_nn_add(tape, &h, h, x));
+    TRY(sara_attention_forward(tape, &h, &layer->attention, h, NULL, true)); /* [N,T,C] */
+    TRY(sara_nn_add(tape, &h, h, x));                                        /* [N,T,C] */
+    /* [N,T,C] */
     TRY(sara_nn_layer_norm(tape, &f, h, layer->norm2.weight, layer->norm2.bias, text->eps));
-    TRY(sara_linear_forward(tape, &f, &layer->fc1, f));
-    TRY(sara_nn_activate(tape, &f, f, text->activation));
-    TRY(sara_linear_forward(tape, &f, &layer->fc2, f));
-    TRY(sara_nn_add(tape, y, h, f));
+    TRY(sara_linear_forward(tape, &f, &layer->fc1, f));   /* [N,T,intermediate] */
+    TRY(sara_nn_activate(tape, &f, f, text->activation)); /* [N,T,intermediate] */
+    TRY(sara_linear_forward(tape, &f, &layer->fc2, f));   /* [N,T,C] */
+    TRY(sara_nn_add(tape, y, h, f));                      /* [N,T,C] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -151,7 +153,7 @@ static sara_status pool(sara_tape *tape, sara_var **pooled, const sara_clip_text
     TRY(sara_tape_memory(tape, &rows, (size_t)batch, sizeof(*rows)));
     for (int64_t n = 0; n < batch; n++)
         rows[n] = n * count + end_of(ids + n * count, count, text->network.info.text.eos_token_id);
-    TRY(sara_nn_take_rows(tape, pooled, x, rows, batch));
+    TRY(sara_nn_take_rows(tape, pooled, x, rows, batch)); /* [N,C] */
 done:
     return status;
 }
@@ -169,17 +171,17 @@ sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state
         return sara_fail(text->network.ctx, SARA_ERROR_INPUT,
                          "text encoder: %lld texts of %lld ids, expected 1 to %d ids",
                          (long long)batch, (long long)count, text->network.info.text.max_positions);
-    TRY(sara_nn_embed(tape, &h, text->tokens, ids, batch * count));
-    TRY(sara_tape_view(tape, &h, h, &shape));
-    TRY(sara_nn_add_positions(tape, &h, h, text->positions));
+    TRY(sara_nn_embed(tape, &h, text->tokens, ids, batch * count)); /* [N*T,C] */
+    TRY(sara_tape_view(tape, &h, h, &shape));                       /* [N,T,C] */
+    TRY(sara_nn_add_positions(tape, &h, h, text->positions));       /* [N,T,C] */
     for (int i = 0; i < text->count; i++) {
         sara_tape_close(tape, scope, &h, 1);
-        TRY(clip_layer_forward(tape, &h, text, &text->layers[i], h));
+        TRY(clip_layer_forward(tape, &h, text, &text->layers[i], h)); /* [N,T,C] */
     }
     TRY(sara_nn_layer_norm(tape, &keep[0], h, text->final_norm.weight, text->final_norm.bias,
-                           text->eps));
+                           text->eps)); /* [N,T,C] */
     if (pooled)
-        TRY(pool(tape, &keep[1], text, keep[0], ids));
+        TRY(pool(tape, &keep[1], text, keep[0], ids)); /* [N,C] */
     sara_tape_close(tape, scope, keep, 2);
     *last_hidden_state = keep[0];
     if (pooled)

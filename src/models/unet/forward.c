@@ -43,11 +43,11 @@ static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *un
     TRY(sara_tape_memory(tape, &sinusoids, (size_t)(batch * width), sizeof(*sinusoids)));
     for (int64_t n = 0; timesteps && n < batch; n++)
         embed_timestep(sinusoids + n * width, timesteps[n], width, &unet->config);
-    TRY(sara_tape_leaf(tape, &h, &shape, sinusoids, false));
-    TRY(sara_linear_forward(tape, &h, &unet->time_1, h));
+    TRY(sara_tape_leaf(tape, &h, &shape, sinusoids, false)); /* [N,width] */
+    TRY(sara_linear_forward(tape, &h, &unet->time_1, h));    /* [N,time_channels] */
     TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
-    TRY(sara_linear_forward(tape, &h, &unet->time_2, h));
-    TRY(sara_nn_activate(tape, y, h, SARA_SILU));
+    TRY(sara_linear_forward(tape, &h, &unet->time_2, h)); /* [N,time_channels] */
+    TRY(sara_nn_activate(tape, y, h, SARA_SILU));         /* [N,time_channels] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -67,11 +67,11 @@ static sara_status run_resnet(sara_tape *tape, sara_var **y, sara_var *const *in
 {
     const region *r = argument;
     size_t scope = sara_tape_open(tape);
-    sara_var *h = in[0];
+    sara_var *h = in[0]; /* [N,H,W,C] */
     sara_status status;
     if (r->has_skip)
-        TRY(sara_nn_concat(tape, &h, h, in[2]));
-    TRY(sara_resnet_forward(tape, y, &r->layer->resnet, h, in[1]));
+        TRY(sara_nn_concat(tape, &h, h, in[2]));                    /* [N,H,W,C + C of the skip] */
+    TRY(sara_resnet_forward(tape, y, &r->layer->resnet, h, in[1])); /* [N,H,W,out] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -99,12 +99,12 @@ static sara_status unet_layer_forward(sara_tape *tape, sara_var **y, const pass 
     if (again)
         TRY(sara_tape_checkpoint(tape, &h, run_resnet, resnet_in, count, &r, sizeof(r)));
     else
-        TRY(run_resnet(tape, &h, resnet_in, &r));
+        TRY(run_resnet(tape, &h, resnet_in, &r)); /* [N,H,W,out] */
     sara_var *const transformer_in[] = {h, p->context};
     if (layer->transformer && again)
         TRY(sara_tape_checkpoint(tape, &h, run_transformer, transformer_in, 2, &r, sizeof(r)));
     else if (layer->transformer)
-        TRY(run_transformer(tape, &h, transformer_in, &r));
+        TRY(run_transformer(tape, &h, transformer_in, &r)); /* [N,H,W,out] */
     sara_tape_close(tape, scope, &h, 1);
     *y = h;
 done:
@@ -123,19 +123,22 @@ static sara_status level_forward(sara_tape *tape, sara_var **y, const pass *p, i
     size_t scope = sara_tape_open(tape);
     sara_status status;
     for (int j = 0; j < level->layers; j++) {
-        TRY(unet_layer_forward(tape, &h, p, i, &level->down[j], h, NULL));
+        TRY(unet_layer_forward(tape, &h, p, i, &level->down[j], h, NULL)); /* [N,H,W,channels] */
         skips[j + 1] = h;
     }
     if (i < config->levels - 1) {
         int64_t height = h->shape.dims[1], width = h->shape.dims[2];
+        /* [N,H/2,W/2,channels] */
         TRY(sara_downsample_forward(tape, &h, &level->downsample, h, config->downsample_padding));
-        TRY(level_forward(tape, &h, p, i + 1, h));
+        TRY(level_forward(tape, &h, p, i + 1, h)); /* [N,H/2,W/2,channels of level i + 1] */
+        /* [N,H,W,the same] */
         TRY(sara_upsample_forward(tape, &h, &level->upsample, h, height, width));
     } else {
         TRY(unet_layer_forward(tape, &h, p, i, &p->unet->mid[0], h, NULL));
         TRY(unet_layer_forward(tape, &h, p, i, &p->unet->mid[1], h, NULL));
     }
     for (int j = 0; j <= level->layers; j++)
+        /* [N,H,W,channels] */
         TRY(unet_layer_forward(tape, &h, p, i, &level->up[j], h, skips[level->layers - j]));
     sara_tape_close(tape, scope, &h, 1);
     *y = h;
@@ -173,8 +176,8 @@ static sara_status unet_center(sara_tape *tape, sara_var **y, sara_var *x)
     TRY(sara_tape_memory(tape, &values, count, sizeof(*values)));
     for (size_t i = 0; i < count; i++)
         values[i] = -1;
-    TRY(sara_tape_leaf(tape, &minus_one, &x->shape, values, false));
-    TRY(sara_nn_add(tape, &h, x, minus_one));
+    TRY(sara_tape_leaf(tape, &minus_one, &x->shape, values, false)); /* as x */
+    TRY(sara_nn_add(tape, &h, x, minus_one));                        /* x - 1 */
     TRY(sara_nn_add(tape, y, h, x));
 done:
     return status;
@@ -189,17 +192,18 @@ sara_status sara_unet_forward(sara_tape *tape, sara_var **out, sara_network *net
     sara_groups groups = {config->groups, (float)config->norm_eps};
     pass p = {.unet = unet, .context = condition->encoder_hidden_states};
     size_t scope = sara_tape_open(tape);
-    sara_var *h = sample;
+    sara_var *h = sample; /* [N,C,H,W] */
     sara_status status;
     TRY(check_inputs(unet, sample, p.context));
-    TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0]));
+    TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0])); /* [N,time_channels] */
     if (config->center_input_sample)
         TRY(unet_center(tape, &h, h));
-    TRY(sara_nn_to_channels_last(tape, &h, h));
-    TRY(sara_conv3x3_forward(tape, &h, &unet->conv_in, h));
-    TRY(level_forward(tape, &h, &p, 0, h));
+    TRY(sara_nn_to_channels_last(tape, &h, h));             /* [N,H,W,C] */
+    TRY(sara_conv3x3_forward(tape, &h, &unet->conv_in, h)); /* [N,H,W,channels] */
+    TRY(level_forward(tape, &h, &p, 0, h));                 /* [N,H,W,channels] */
+    /* [N,H,W,out_channels] */
     TRY(sara_norm_conv_forward(tape, &h, &unet->norm_out, &unet->conv_out, &groups, h));
-    TRY(sara_nn_to_channels_first(tape, out, h));
+    TRY(sara_nn_to_channels_first(tape, out, h)); /* [N,out_channels,H,W] */
     sara_tape_close(tape, scope, out, 1);
 done:
     return status;

@@ -72,9 +72,10 @@ static sara_status transformer_attend(sara_tape *tape, sara_var **y, const sara_
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
+    /* [N,T,inner] */
     TRY(sara_nn_layer_norm(tape, &h, x, norm->weight, norm->bias, layer_norm_eps));
-    TRY(sara_attention_forward(tape, &h, attention, h, context, false));
-    TRY(sara_nn_add(tape, y, h, x));
+    TRY(sara_attention_forward(tape, &h, attention, h, context, false)); /* [N,T,inner] */
+    TRY(sara_nn_add(tape, y, h, x));                                     /* [N,T,inner] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -87,11 +88,12 @@ static sara_status feed_forward(sara_tape *tape, sara_var **y, const sara_transf
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
+    /* [N,T,inner] */
     TRY(sara_nn_layer_norm(tape, &h, x, block->norm3.weight, block->norm3.bias, layer_norm_eps));
-    TRY(sara_linear_forward(tape, &h, &block->ff_in, h));
-    TRY(sara_nn_geglu(tape, &h, h));
-    TRY(sara_linear_forward(tape, &h, &block->ff_out, h));
-    TRY(sara_nn_add(tape, y, h, x));
+    TRY(sara_linear_forward(tape, &h, &block->ff_in, h));  /* [N,T,8 inner] */
+    TRY(sara_nn_geglu(tape, &h, h));                       /* [N,T,4 inner] */
+    TRY(sara_linear_forward(tape, &h, &block->ff_out, h)); /* [N,T,inner] */
+    TRY(sara_nn_add(tape, y, h, x));                       /* [N,T,inner] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -103,9 +105,9 @@ static sara_status block_forward(sara_tape *tape, sara_var **y, const sara_trans
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(transformer_attend(tape, &h, &block->norm1, &block->attn1, x, NULL));
-    TRY(transformer_attend(tape, &h, &block->norm2, &block->attn2, h, context));
-    TRY(feed_forward(tape, y, block, h));
+    TRY(transformer_attend(tape, &h, &block->norm1, &block->attn1, x, NULL));    /* [N,T,inner] */
+    TRY(transformer_attend(tape, &h, &block->norm2, &block->attn2, h, context)); /* [N,T,inner] */
+    TRY(feed_forward(tape, y, block, h));                                        /* [N,T,inner] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -121,19 +123,19 @@ sara_status sara_transformer_forward(sara_tape *tape, sara_var **y,
     sara_var *h;
     sara_status status;
     /* [N,H,W,C] -> [N,HW,inner] */
-    TRY(sara_tape_view(tape, &h, x, &tokens));
+    TRY(sara_tape_view(tape, &h, x, &tokens)); /* [N,HW,C] */
     TRY(sara_nn_group_norm(tape, &h, h, transformer->norm.weight, transformer->norm.bias,
-                           transformer->groups, group_norm_eps, SARA_IDENTITY));
-    TRY(sara_linear_forward(tape, &h, &transformer->proj_in, h));
+                           transformer->groups, group_norm_eps, SARA_IDENTITY)); /* [N,HW,C] */
+    TRY(sara_linear_forward(tape, &h, &transformer->proj_in, h));                /* [N,HW,inner] */
     sara_tape_close(tape, scope, &h, 1);
     for (int i = 0; i < transformer->count; i++) {
-        TRY(block_forward(tape, &h, &transformer->blocks[i], h, context));
+        TRY(block_forward(tape, &h, &transformer->blocks[i], h, context)); /* [N,HW,inner] */
         sara_tape_close(tape, scope, &h, 1);
     }
     /* back to [N,H,W,C] */
-    TRY(sara_linear_forward(tape, &h, &transformer->proj_out, h));
-    TRY(sara_tape_view(tape, &h, h, &x->shape));
-    TRY(sara_nn_add(tape, y, h, x));
+    TRY(sara_linear_forward(tape, &h, &transformer->proj_out, h)); /* [N,HW,C] */
+    TRY(sara_tape_view(tape, &h, h, &x->shape));                   /* [N,H,W,C] */
+    TRY(sara_nn_add(tape, y, h, x));                               /* [N,H,W,C] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;

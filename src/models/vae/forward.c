@@ -9,12 +9,12 @@ static sara_status vae_attend(sara_tape *tape, sara_var **y, const sara_vae_mid 
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(sara_tape_view(tape, &h, x, &tokens));
+    TRY(sara_tape_view(tape, &h, x, &tokens)); /* [N,HW,C] */
     TRY(sara_nn_group_norm(tape, &h, h, mid->norm.weight, mid->norm.bias, groups->groups,
-                           groups->eps, SARA_IDENTITY));
-    TRY(sara_attention_forward(tape, &h, &mid->attention, h, NULL, false));
-    TRY(sara_tape_view(tape, &h, h, &x->shape));
-    TRY(sara_nn_add(tape, y, h, x));
+                           groups->eps, SARA_IDENTITY));                    /* [N,HW,C] */
+    TRY(sara_attention_forward(tape, &h, &mid->attention, h, NULL, false)); /* [N,HW,C] */
+    TRY(sara_tape_view(tape, &h, h, &x->shape));                            /* [N,H,W,C] */
+    TRY(sara_nn_add(tape, y, h, x));                                        /* [N,H,W,C] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -26,10 +26,10 @@ static sara_status mid_forward(sara_tape *tape, sara_var **y, const sara_vae_mid
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(sara_resnet_forward(tape, &h, &mid->resnets[0], x, NULL));
+    TRY(sara_resnet_forward(tape, &h, &mid->resnets[0], x, NULL)); /* [N,H,W,C] */
     if (mid->attention.heads)
-        TRY(vae_attend(tape, &h, mid, groups, h));
-    TRY(sara_resnet_forward(tape, y, &mid->resnets[1], h, NULL));
+        TRY(vae_attend(tape, &h, mid, groups, h));                /* [N,H,W,C] */
+    TRY(sara_resnet_forward(tape, y, &mid->resnets[1], h, NULL)); /* [N,H,W,C] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -40,15 +40,16 @@ static sara_status stage_forward(sara_tape *tape, sara_var **y, const sara_vae_s
 {
     const int64_t *dims = x->shape.dims;
     size_t scope = sara_tape_open(tape);
-    sara_var *h = x;
+    sara_var *h = x; /* [N,H,W,in] */
     sara_status status = SARA_OK;
     for (int i = 0; i < stage->count; i++) {
-        TRY(sara_resnet_forward(tape, &h, &stage->resnets[i], h, NULL));
+        TRY(sara_resnet_forward(tape, &h, &stage->resnets[i], h, NULL)); /* [N,H,W,out] */
         sara_tape_close(tape, scope, &h, 1);
     }
     if (stage->resample.weight && down)
-        TRY(sara_downsample_forward(tape, &h, &stage->resample, h, 0));
+        TRY(sara_downsample_forward(tape, &h, &stage->resample, h, 0)); /* [N,H/2,W/2,out] */
     else if (stage->resample.weight)
+        /* [N,2H,2W,out] */
         TRY(sara_upsample_forward(tape, &h, &stage->resample, h, 2 * dims[1], 2 * dims[2]));
     sara_tape_close(tape, scope, &h, 1);
     *y = h;
@@ -64,16 +65,17 @@ static sara_status half_forward(sara_tape *tape, sara_var **y, const sara_vae_ha
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(sara_conv3x3_forward(tape, &h, &half->conv_in, x));
+    TRY(sara_conv3x3_forward(tape, &h, &half->conv_in, x)); /* [N,H,W,C] */
     if (!encoding)
-        TRY(mid_forward(tape, &h, &half->mid, &config->groups, h));
+        TRY(mid_forward(tape, &h, &half->mid, &config->groups, h)); /* [N,h,w,C] */
     sara_tape_close(tape, scope, &h, 1);
     for (int i = 0; i < config->stages; i++) {
-        TRY(stage_forward(tape, &h, &half->stages[i], h, encoding));
+        TRY(stage_forward(tape, &h, &half->stages[i], h, encoding)); /* halved, or doubled */
         sara_tape_close(tape, scope, &h, 1);
     }
     if (encoding)
-        TRY(mid_forward(tape, &h, &half->mid, &config->groups, h));
+        TRY(mid_forward(tape, &h, &half->mid, &config->groups, h)); /* [N,h,w,C] */
+    /* [N,h,w,2 latent] or [N,H,W,3] */
     TRY(sara_norm_conv_forward(tape, y, &half->norm_out, &half->conv_out, &config->groups, h));
     sara_tape_close(tape, scope, y, 1);
 done:
@@ -100,12 +102,12 @@ static sara_status split_moments(sara_tape *tape, sara_var **mean, sara_var **lo
     sara_var *both;
     sara_status status;
     shape.dims[1] /= 2;
-    TRY(sara_tape_view(tape, &both, moments, &flat));
+    TRY(sara_tape_view(tape, &both, moments, &flat)); /* [N,2Chw] */
     TRY(sara_nn_slice(tape, mean, both, 0, count)); /* [N,C*h*w] */
-    TRY(sara_tape_view(tape, mean, *mean, &shape));
-    TRY(sara_nn_slice(tape, logvar, both, count, count));
+    TRY(sara_tape_view(tape, mean, *mean, &shape)); /* [N,C,h,w] */
+    TRY(sara_nn_slice(tape, logvar, both, count, count)); /* [N,C*h*w] */
     TRY(sara_nn_clamp(tape, logvar, *logvar, -30, 20));
-    TRY(sara_tape_view(tape, logvar, *logvar, &shape));
+    TRY(sara_tape_view(tape, logvar, *logvar, &shape)); /* [N,C,h,w] */
 done:
     return status;
 }
@@ -119,12 +121,12 @@ sara_status sara_vae_encode(sara_tape *tape, sara_var **mean, sara_var **logvar,
     sara_var *h, *keep[2];
     sara_status status;
     TRY(check_input(vae, image, "image", vae->config.in_channels));
-    TRY(sara_nn_to_channels_last(tape, &h, image));
-    TRY(half_forward(tape, &h, &vae->encoder, &vae->config, h, true));
+    TRY(sara_nn_to_channels_last(tape, &h, image));                    /* [N,H,W,3] */
+    TRY(half_forward(tape, &h, &vae->encoder, &vae->config, h, true)); /* [N,h,w,2C] */
     if (vae->quant_conv.weight)
-        TRY(sara_linear_forward(tape, &h, &vae->quant_conv, h));
-    TRY(sara_nn_to_channels_first(tape, &h, h));
-    TRY(split_moments(tape, &keep[0], &keep[1], h));
+        TRY(sara_linear_forward(tape, &h, &vae->quant_conv, h)); /* [N,h,w,2C] */
+    TRY(sara_nn_to_channels_first(tape, &h, h));                 /* [N,2C,h,w] */
+    TRY(split_moments(tape, &keep[0], &keep[1], h));             /* both [N,C,h,w] */
     sara_tape_close(tape, scope, keep, 2);
     *mean = keep[0];
     *logvar = keep[1];
@@ -142,11 +144,11 @@ sara_status sara_vae_decode(sara_tape *tape, sara_var **image, sara_network *net
     sara_var *h;
     sara_status status;
     TRY(check_input(vae, latent, "latent", vae->config.latent_channels));
-    TRY(sara_nn_to_channels_last(tape, &h, latent));
+    TRY(sara_nn_to_channels_last(tape, &h, latent)); /* [N,h,w,C] */
     if (vae->post_quant_conv.weight)
-        TRY(sara_linear_forward(tape, &h, &vae->post_quant_conv, h));
-    TRY(half_forward(tape, &h, &vae->decoder, &vae->config, h, false));
-    TRY(sara_nn_to_channels_first(tape, image, h));
+        TRY(sara_linear_forward(tape, &h, &vae->post_quant_conv, h));   /* [N,h,w,C] */
+    TRY(half_forward(tape, &h, &vae->decoder, &vae->config, h, false)); /* [N,H,W,3] */
+    TRY(sara_nn_to_channels_first(tape, image, h));                     /* [N,3,H,W] */
     sara_tape_close(tape, scope, image, 1);
 done:
     sara_tape_record(tape, recording);
