@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks that the layers' arrows point downwards only, that libraries stay in the files they belong
-to, and that only the command line prints or exits: scripts/check_layers.py"""
+to, that a layer's inner headers are its own, and that only the command line prints or exits:
+scripts/check_layers.py"""
 import os
 import re
 import sys
@@ -18,6 +19,10 @@ LAYERS = {  # folder: the folders it may include from
     "train": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline"],
     "cli": [],
 }
+# Headers that other layers may include, beside a layer's own name (core/core.h).
+OUTER = {"core/device.h", "core/number.h", "core/tape.h", "core/trace.h", "models/clip.h",
+         "models/network.h", "models/single_file.h", "models/unet.h", "models/unicode.h",
+         "models/vae.h", "nn/kernels.h", "nn/simd/simd.h", "sparse/adamw.h"}
 LIBRARIES = {  # header: the only files that may include it
     r"oneapi/dnnl|^dnnl": r"src/(nn/onednn/|sparse/\w*onednn)\w*\.[ch]$",
     r"^cuda|^cublas|^cudnn": r"_cuda\.cu$",
@@ -43,6 +48,9 @@ def check(path, text):
         folder = name.split("/")[0]
         if "/" in name and folder in LAYERS and folder != layer and folder not in LAYERS[layer]:
             faults.append(f"{path}: includes {name}: {layer} must not know {folder}")
+        elif "/" in name and folder in LAYERS and folder != layer and name not in OUTER \
+                and name != f"{folder}/{folder}.h":
+            faults.append(f"{path}: includes {name}, which is {folder}'s own")
         for header, files in LIBRARIES.items():
             if re.search(header, name) and not re.search(files, path):
                 faults.append(f"{path}: includes {name}, which belongs in {files}")
