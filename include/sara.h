@@ -139,6 +139,9 @@ typedef struct sara_model_options {
      * the file holds more) or "auto", as in the file; NULL: fp32. Arithmetic is in float32. A model
      * whose weights were rounded cannot be saved. */
     const char *weight_dtype;
+    /* A folder with another U-Net of the same family, as full fine-tuning writes it, or a model's
+     * folder: it stands in for the model's own. NULL: its own */
+    const char *denoiser;
 } sara_model_options;
 void sara_model_options_init_sized(sara_model_options *options, size_t size);
 #define sara_model_options_init(options)                                                           \

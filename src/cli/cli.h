@@ -116,6 +116,9 @@ typedef struct cli_model {
     sara_model_options options;
 } cli_model;
 #define CLI_MODEL_OPTIONS(m)                                                                       \
+    {"denoiser", 0, CLI_STRING, &(m)->options.denoiser, 0, 0, "DIR",                               \
+     "beside -m: a unet/ folder (of full fine-tuning) in place of its own"},                       \
+        {"diffusion-model", 0, CLI_STRING, &(m)->options.denoiser, 0, 0, "DIR", NULL},             \
     {"variant", 0, CLI_STRING, &(m)->options.variant, 0, 0, "NAME",                                \
      "weight files' variant, e.g. fp16"},                                                          \
         {"prediction_type", 0, CLI_STRING, &(m)->options.prediction_type, 0, 0, "TYPE",            \

@@ -1,6 +1,8 @@
 #include "cli.h"
 
+#include <limits.h>
 #include <stdio.h>
+#include <unistd.h>
 
 typedef struct request {
     const char *base, *tuned, *output;
@@ -64,6 +66,17 @@ static int use_ema(const cli *c, bool *out, const request *r, const char *path, 
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
+/* A bare unet/ folder, as full fine-tuning writes it, on one side: the other's denoiser is compared
+ * with it. */
+static bool is_bare(const char *path)
+{
+    char file[PATH_MAX];
+    int length = snprintf(file, sizeof(file), "%s/model_index.json", path);
+    bool is_model = length < (int)sizeof(file) && access(file, F_OK) == 0;
+    length = snprintf(file, sizeof(file), "%s/config.json", path);
+    return !is_model && length < (int)sizeof(file) && access(file, F_OK) == 0;
+}
+
 /* Weights stay as the files have them, which loses nothing and takes the least memory. An option
  * for the other model is not this one's; one for neither is refused. */
 static int extract_load(const cli *c, sara_model **out, const request *r, const char *path,
@@ -76,7 +89,7 @@ static int extract_load(const cli *c, sara_model **out, const request *r, const 
         code = use_ema(c, &model.options.use_ema_weights, r, path, other);
     if (code != 0)
         return code;
-    *(r->denoiser_only ? &model.denoiser_only : &model.model) = path;
+    *(r->denoiser_only || is_bare(path) ? &model.denoiser_only : &model.model) = path;
     if (cli_is_folder(path) && !cli_is_folder(other))
         model.options.model_config = NULL;
     if (others || (!cli_is_folder(path) && cli_is_folder(other)))
@@ -140,7 +153,8 @@ int cmd_extract(cli *c)
          "keep changes larger than T (all that differ)"},
         {"save_precision", 0, CLI_STRING, &r.extract.save_precision, 0, 0, "TYPE",
          "of the values: fp32, fp16 or bf16 (fp32)"},
-        {"unet-only", 0, CLI_SWITCH, &r.denoiser_only, 0, 0, NULL, "both are bare unet/ folders"},
+        {"unet-only", 0, CLI_SWITCH, &r.denoiser_only, 0, 0, NULL,
+         "both are bare unet/ folders (one may be in any case)"},
         {"variant", 0, CLI_STRING, &r.model.options.variant, 0, 0, "NAME",
          "weight files' variant, e.g. fp16"},
         {"model_config", 0, CLI_STRING, &r.model.options.model_config, 0, 0, "DIR",
@@ -161,7 +175,9 @@ int cmd_extract(cli *c)
         .usage = "--base PATH --tuned PATH -o FILE [options]",
         .examples = "  sara extract --base base --tuned ink-model -o ink.safetensors\n"
                     "  sara extract --base base --tuned full-finetune --top_fraction 0.05 "
-                    "-o small.safetensors\n",
+                    "-o small.safetensors\n"
+                    "  sara extract --base base --tuned run/unet -o tuned.safetensors "
+                    "--top_fraction 0.1\n",
         .options = options,
         .refusals = refusals,
     };

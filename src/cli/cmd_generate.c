@@ -3,7 +3,6 @@
 #include <stdlib.h>
 
 static const cli_refusal refusals[] = {
-    {"diffusion_model", "-m takes a whole diffusers folder"},
     {"vae", "-m takes a whole diffusers folder"},
     {"taesd", "the model's own VAE decodes"},
     {"clip_skip", "the text encoder's last layer is used"},

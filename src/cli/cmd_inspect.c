@@ -148,7 +148,8 @@ static int check_inspect_args(const cli *c, const request *r)
                      {"prediction_type", o->prediction_type},
                      {"model_config", o->model_config},
                      {"tokenizer", o->tokenizer},
-                     {"vae", o->vae}};
+                     {"vae", o->vae},
+                     {"denoiser", o->denoiser}};
     if (r->adapter && r->text)
         return cli_fail(c, SARA_ERROR_USAGE, "--adapter %s and --tokenize %s: give one of them",
                         r->adapter, r->text);

@@ -50,7 +50,7 @@ done:
 sara_status sara_model_picture_hash(sara_context *ctx, const char **out, sara_model *model)
 {
     sara_status status = SARA_OK;
-    if (!model->single)
+    if (!model->single || model->parts[0].elsewhere)
         return sara_model_base_sha256(ctx, out, model);
     if (!model->file_sha256[0])
         status = sara_sha256_file(ctx, model->file_sha256, model->path);

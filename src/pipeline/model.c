@@ -106,7 +106,8 @@ done:
 /* Whether parts of a single file may be in folders. */
 static bool has_folders(const sara_model_options *options)
 {
-    return options->model_config || (options->vae && sara_path_is_directory(options->vae));
+    return options->model_config || options->denoiser ||
+           (options->vae && sara_path_is_directory(options->vae));
 }
 
 /* What would have no effect is a slip, or a wish that is not met. */
@@ -362,7 +363,7 @@ static sara_status model_check_finite(const sara_model *model, const sara_param 
     sara_ldm_shape shape;
     char *ldm = NULL, *name = NULL;
     sara_status status = SARA_OK;
-    if (model->single) {
+    if (model->single && !model->parts[0].elsewhere) {
         TRY(sara_network_ldm_shape(model->denoiser, &shape));
         shape.flat = model->single->parts[0].shape.flat;
         TRY(sara_ldm_from_diffusers(model->ctx, &ldm, &shape, param->name));
@@ -382,6 +383,8 @@ sara_status sara_model_tell_not_finite(const sara_model *model, sara_status stat
     const sara_params *params = &model->denoiser->params;
     for (size_t i = 0; status == SARA_ERROR_INPUT && i < params->count; i++)
         if (model_check_finite(model, &params->items[i]) != SARA_OK)
-            return sara_fail_in(model->ctx, SARA_ERROR_INPUT, model->path);
+            return sara_fail_in(model->ctx, SARA_ERROR_INPUT,
+                                model->parts[0].elsewhere ? model->parts[0].elsewhere
+                                                          : model->path);
     return status;
 }

@@ -1,4 +1,4 @@
-/* Parts that are not the model's own: another VAE that was asked for, and what a single file lacks
+/* Parts that are not the model's own: another denoiser or VAE that was asked for, and what a single file lacks
  * and the folder of its configs has. */
 #include "pipeline/pipeline.h"
 
@@ -61,6 +61,43 @@ static sara_status take_file(sara_model *model, int part, const char *path,
     TRY(sara_family_open_vae(model->ctx, model->family, part, &model->vae_file, path, own));
 done:
     json_decref(own);
+    return status;
+}
+
+/* That it is of the model's family is told before its weights are read. */
+static sara_status check_denoiser(const sara_model *model, const char *path)
+{
+    const sara_family *family;
+    json_t *config = NULL;
+    char *file = NULL;
+    sara_status status;
+    TRY(sara_path_join(model->ctx, &file, model->parts[0].elsewhere, "config.json"));
+    TRY(sara_json_load(model->ctx, &config, file, true));
+    TRY(sara_family_of_config(model->ctx, &family, config, file));
+    if (family != model->family)
+        status = sara_fail(model->ctx, SARA_ERROR_INPUT, "denoiser %s: is of %s, %s is of %s", path,
+                           family->name, model->path, model->family->name);
+done:
+    json_decref(config);
+    sara_free(model->ctx, file);
+    return status;
+}
+
+static sara_status take_denoiser(sara_model *model, const char *path)
+{
+    sara_status status;
+    if (model->denoiser_only && !model->single)
+        return sara_fail(model->ctx, SARA_ERROR_USAGE,
+                         "denoiser %s: stands in for a model's own; %s is one itself, give one of "
+                         "them",
+                         path, model->path);
+    if (!sara_path_is_directory(path))
+        return sara_fail(model->ctx, SARA_ERROR_IO,
+                         "denoiser %s: no such folder; expected one with config.json and weights",
+                         path);
+    TRY(take_folder(model, 0, path));
+    TRY(check_denoiser(model, path));
+done:
     return status;
 }
 
@@ -155,6 +192,8 @@ done:
 sara_status sara_model_choose_parts(sara_model *model, const sara_model_options *options)
 {
     sara_status status = SARA_OK;
+    if (options->denoiser)
+        TRY(take_denoiser(model, options->denoiser));
     if (options->vae)
         TRY(take_vae(model, options));
     for (int i = 1; i < model->family->part_count && model->single && !model->denoiser_only; i++)

@@ -302,11 +302,17 @@ static sara_status save_alone(sara_context *ctx, const char *to, const sara_mode
                               const sara_dtype *dtype)
 {
     const carrying c = {ctx, model->family, model->variant};
+    sara_component component = {.ctx = ctx};
     sara_status status;
-    TRY(model->single ? folder_write_json(ctx, to, "config.json", model->single->parts[0].config)
-                      : carry_along(&c, to, model->path, 0, false));
+    if (!model->single) {
+        TRY(carry_along(&c, to, model->path, 0, false));
+    } else {
+        TRY(sara_model_component(model, &component, 0));
+        TRY(folder_write_json(ctx, to, "config.json", component.config));
+    }
     TRY(save_denoiser(ctx, to, model, dtype));
 done:
+    sara_component_close(&component);
     return status;
 }
 
@@ -319,8 +325,9 @@ sara_status sara_save_folder(sara_context *ctx, const char *to, const sara_model
     if (model->denoiser_only)
         return save_alone(ctx, to, model, dtype);
     TRY(model->single ? write_configs(ctx, to, model) : carry_along(&c, to, model->path, 0, false));
-    for (int i = 1; i < model->family->part_count; i++)
-        if (!model->single && model->vae_path && sara_model_is_vae(model, i))
+    for (int i = 0; i < model->family->part_count && !model->single; i++)
+        if (i == 0 ? model->parts[0].elsewhere != NULL
+                   : model->vae_path && sara_model_is_vae(model, i))
             TRY(write_part_config(ctx, to, model, i));
     if (model->scheduler_changed)
         TRY(write_scheduler(ctx, to, model));
