@@ -1,5 +1,5 @@
-"""Another denoiser beside a model (--denoiser): what full fine-tuning writes, drawn, merged, inspected,
-exported and compared."""
+"""Another denoiser beside a model (--denoiser): what full fine-tuning writes, drawn, merged,
+inspected, exported and compared."""
 
 import hashlib
 import json
@@ -94,7 +94,7 @@ class Denoiser(Case):
         beside, alone = (read_safetensors(self.path(f"{name}.safetensors"))[0]
                          for name in ("beside", "alone"))  # fmt: skip
         self.assertEqual(beside, alone)
-        self.refused(INPUT, "was made for", *export, "-m", BASE, "-o", "none.safetensors")
+        self.refused(INPUT, "made for a base", *export, "-m", BASE, "-o", "none.safetensors")
 
     def test_refused(self):
         before = files_below(self.folder)
