@@ -2,7 +2,7 @@
 
 #define DRY_ADDRESS ((uintptr_t)4096)
 
-/* ----------------------------------------------------------------------------- the host's memory */
+/* ---------------------------------------------------------------------------- the host's memory */
 
 static sara_status host_alloc(sara_device *device, void **out, size_t bytes)
 {
@@ -43,7 +43,7 @@ const sara_device_memory sara_host_memory = {.is_host = true,
                                              .copy_within = host_copy,
                                              .synchronise = nothing_to_wait_for};
 
-/* --------------------------------------------------------------------- memory that does not exist */
+/* -------------------------------------------------------------------- memory that does not exist */
 
 static sara_status dry_alloc(sara_device *device, void **out, size_t bytes)
 {
@@ -89,7 +89,7 @@ const sara_device_memory sara_dry_memory = {.alloc = dry_alloc,
                                             .copy_within = dry_copy,
                                             .synchronise = nothing_to_wait_for};
 
-/* --------------------------------------------------------------------------- what everyone calls */
+/* -------------------------------------------------------------------------- what everyone calls */
 
 sara_device *sara_host_device(sara_context *ctx)
 {

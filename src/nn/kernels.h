@@ -112,7 +112,7 @@ typedef struct sara_kernels {
         sara_##name##_impl *sara_at = (table)->name;                                               \
         while (sara_at->run)                                                                       \
             sara_at++;                                                                             \
-        SARA_ASSERT(sara_at < (table)->name + SARA_KERNEL_IMPLS);                                       \
+        SARA_ASSERT(sara_at < (table)->name + SARA_KERNEL_IMPLS);                                  \
         *sara_at = (sara_##name##_impl){__VA_ARGS__};                                              \
     } while (0)
 

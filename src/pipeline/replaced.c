@@ -1,5 +1,5 @@
-/* Parts that are not the model's own: another denoiser or VAE that was asked for, and what a single file lacks
- * and the folder of its configs has. */
+/* Parts that are not the model's own: another denoiser or VAE that was asked for, and what a single
+ * file lacks and the folder of its configs has. */
 #include "pipeline/pipeline.h"
 
 #include <math.h>

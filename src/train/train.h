@@ -103,8 +103,8 @@ SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65],
  * four, walked until it lands inside), so that no shuffled list has to be kept or saved and every
  * epoch visits each thing once. */
 uint64_t sara_epoch_place(uint64_t seed, uint64_t count, uint64_t element);
-/* The distinct captions in the order in which they first come: distinct [dataset->count], of which
- * *distinct_count are filled, is borrowed from the data set; numbers [dataset->count]: which of them
+/* The distinct captions in the order in which they first come: distinct [dataset->count], of
+ * which *distinct_count are filled, is borrowed from the data set; numbers [dataset->count]: which of them
  * an image has. */
 SARA_NODISCARD sara_status sara_captions_number(sara_context *ctx, size_t *numbers,
                                                 const char **distinct, size_t *distinct_count,
