@@ -43,7 +43,7 @@ const sara_device_memory sara_host_memory = {.is_host = true,
                                              .copy_within = host_copy,
                                              .synchronise = nothing_to_wait_for};
 
-/* -------------------------------------------------------------------- memory that does not exist */
+/* ------------------------------------------------------------------- memory that does not exist */
 
 static sara_status dry_alloc(sara_device *device, void **out, size_t bytes)
 {

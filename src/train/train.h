@@ -104,8 +104,8 @@ SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65],
  * epoch visits each thing once. */
 uint64_t sara_epoch_place(uint64_t seed, uint64_t count, uint64_t element);
 /* The distinct captions in the order in which they first come: distinct [dataset->count], of
- * which *distinct_count are filled, is borrowed from the data set; numbers [dataset->count]: which of them
- * an image has. */
+ * which *distinct_count are filled, is borrowed from the data set; numbers [dataset->count]: which
+ * of them an image has. */
 SARA_NODISCARD sara_status sara_captions_number(sara_context *ctx, size_t *numbers,
                                                 const char **distinct, size_t *distinct_count,
                                                 const sara_dataset *dataset);
