@@ -29,13 +29,15 @@ struct sara_device {
     const char *name; /* "cpu" */
     bool dry;         /* no memory and no arithmetic: tapes on it count what a pass needs */
     const sara_device_memory *memory;
-    const void *kernels; /* the nn layer's table (struct sara_kernels), opaque here; NULL: none */
+    /* The nn layer's table (struct sara_kernels), opaque here; NULL: its plain kernels, which
+     * compute in the host's memory. */
+    const void *kernels;
     void *state;         /* the kernels' caches; freed by close */
     void (*close)(sara_context *ctx, sara_device *device);
     sara_context *ctx;
 };
 
-/* The context's own, with the host's memory and no kernels. */
+/* The context's own, with the host's memory and no kernels but the plain ones. */
 sara_device *sara_host_device(sara_context *ctx);
 /* The host's memory, counted by the context's allocator; and memory that does not exist: alloc
  * gives an address to reckon with, copies out give zeros, and the others do nothing. */

@@ -57,7 +57,7 @@ struct sara_node {
     void *attributes;                 /* a copy, owned by the tape */
 };
 
-/* device NULL: the host's memory, and no kernels. */
+/* device NULL: sara_host_device(). */
 SARA_NODISCARD sara_status sara_tape_new(sara_context *ctx, sara_tape **out, sara_device *device);
 void sara_tape_free(sara_tape *tape);
 /* Forgets all variables and nodes; keeps the memory for the next pass. */

@@ -177,69 +177,102 @@ static const sara_device_memory apart_memory = {.alloc = apart_alloc,
 
 /* ------------------------------------------------------------------------------------- kernels */
 
-/* The data that an argument, at this address, points to; NULL: none, or the host's. */
-static const void *data_of_pointer(const void *argument)
+/* Whether what an argument, at this address, points to is where it has to be. */
+typedef bool (*apart_check)(const apart *a, const void *argument);
+
+static bool is_own_or_null(const apart *a, const void *data)
+{
+    return !data || is_inside(a, data);
+}
+
+static bool check_pointer(const apart *a, const void *argument)
 {
     const void *data;
     memcpy(&data, argument, sizeof(data));
-    return data;
+    return is_own_or_null(a, data);
 }
 
-static const void *data_of_weight(const void *argument)
+static bool check_weight(const apart *a, const void *argument)
 {
-    const sara_weight_view *w = data_of_pointer(argument);
-    return w->data;
+    const sara_weight_view *const *w = argument;
+    return is_own_or_null(a, (*w)->data);
 }
 
-static const void *data_of_host(const void *argument)
+static bool check_updates(const apart *a, const void *argument)
 {
+    const sara_updates *const *updates = argument;
+    for (size_t i = 0; i < (*updates)->count; i++) {
+        const sara_update *u = &(*updates)->items[i];
+        const void *const all[] = {u->value,   u->positions, u->masters, u->gradient,
+                                   u->moment1, u->moment2,   u->added};
+        for (size_t k = 0; k < sizeof(all) / sizeof(*all) && u->count > 0; k++)
+            if (!is_own_or_null(a, all[k]))
+                return false;
+    }
+    return true;
+}
+
+/* The host's. */
+static bool check_nothing(const apart *a, const void *argument)
+{
+    (void)a;
     (void)argument;
-    return NULL;
+    return true;
 }
+
+typedef struct apart_argument {
+    apart_check check;
+    const void *at;
+} apart_argument;
 
 /* An argument of another type is an error of the compiler: it has to be told whose it is. */
-#define DATA_OF(x)                                                                                 \
+#define CHECK_OF(x)                                                                                \
     _Generic((x),                                                                                  \
-        float *: data_of_pointer,                                                                  \
-        const float *: data_of_pointer,                                                            \
-        const uint32_t *: data_of_pointer,                                                         \
-        const sara_weight_view *: data_of_weight,                                                  \
-        const int32_t *: data_of_host,                                                             \
-        const sara_linear_shape *: data_of_host,                                                   \
-        const sara_conv_shape *: data_of_host,                                                     \
-        const sara_group_norm_shape *: data_of_host,                                               \
-        const sara_attention_shape *: data_of_host,                                                \
-        int64_t: data_of_host,                                                                     \
-        size_t: data_of_host,                                                                      \
-        float: data_of_host,                                                                       \
-        bool: data_of_host,                                                                        \
-        sara_activation: data_of_host)(&(x))
+        float *: check_pointer,                                                                    \
+        const float *: check_pointer,                                                              \
+        double *: check_pointer,                                                                   \
+        const uint32_t *: check_pointer,                                                           \
+        const sara_weight_view *: check_weight,                                                    \
+        const sara_updates *: check_updates,                                                       \
+        const sara_adamw *: check_nothing,                                                         \
+        const int32_t *: check_nothing,                                                            \
+        const sara_linear_shape *: check_nothing,                                                  \
+        const sara_conv_shape *: check_nothing,                                                    \
+        const sara_group_norm_shape *: check_nothing,                                              \
+        const sara_attention_shape *: check_nothing,                                               \
+        int64_t: check_nothing,                                                                    \
+        size_t: check_nothing,                                                                     \
+        float: check_nothing,                                                                      \
+        bool: check_nothing,                                                                       \
+        sara_activation: check_nothing)
+#define ARGUMENT(x) ((apart_argument){CHECK_OF(x), &(x)})
 
-#define DATA_1(x)                                             DATA_OF(x)
-#define DATA_2(x, ...)                                        DATA_OF(x), DATA_1(__VA_ARGS__)
-#define DATA_3(x, ...)                                        DATA_OF(x), DATA_2(__VA_ARGS__)
-#define DATA_4(x, ...)                                        DATA_OF(x), DATA_3(__VA_ARGS__)
-#define DATA_5(x, ...)                                        DATA_OF(x), DATA_4(__VA_ARGS__)
-#define DATA_6(x, ...)                                        DATA_OF(x), DATA_5(__VA_ARGS__)
-#define DATA_7(x, ...)                                        DATA_OF(x), DATA_6(__VA_ARGS__)
-#define DATA_8(x, ...)                                        DATA_OF(x), DATA_7(__VA_ARGS__)
-#define DATA_9(x, ...)                                        DATA_OF(x), DATA_8(__VA_ARGS__)
-#define DATA_10(x, ...)                                       DATA_OF(x), DATA_9(__VA_ARGS__)
-#define DATA_11(x, ...)                                       DATA_OF(x), DATA_10(__VA_ARGS__)
-#define DATA_12(x, ...)                                       DATA_OF(x), DATA_11(__VA_ARGS__)
+#define ARGUMENTS_1(x)       ARGUMENT(x)
+#define ARGUMENTS_2(x, ...)  ARGUMENT(x), ARGUMENTS_1(__VA_ARGS__)
+#define ARGUMENTS_3(x, ...)  ARGUMENT(x), ARGUMENTS_2(__VA_ARGS__)
+#define ARGUMENTS_4(x, ...)  ARGUMENT(x), ARGUMENTS_3(__VA_ARGS__)
+#define ARGUMENTS_5(x, ...)  ARGUMENT(x), ARGUMENTS_4(__VA_ARGS__)
+#define ARGUMENTS_6(x, ...)  ARGUMENT(x), ARGUMENTS_5(__VA_ARGS__)
+#define ARGUMENTS_7(x, ...)  ARGUMENT(x), ARGUMENTS_6(__VA_ARGS__)
+#define ARGUMENTS_8(x, ...)  ARGUMENT(x), ARGUMENTS_7(__VA_ARGS__)
+#define ARGUMENTS_9(x, ...)  ARGUMENT(x), ARGUMENTS_8(__VA_ARGS__)
+#define ARGUMENTS_10(x, ...) ARGUMENT(x), ARGUMENTS_9(__VA_ARGS__)
+#define ARGUMENTS_11(x, ...) ARGUMENT(x), ARGUMENTS_10(__VA_ARGS__)
+#define ARGUMENTS_12(x, ...) ARGUMENT(x), ARGUMENTS_11(__VA_ARGS__)
 #define PICK(a, b, c, d, e, f, g, h, i, j, k, l, chosen, ...) chosen
-#define DATA_ALL(...)                                                                              \
-    PICK(__VA_ARGS__, DATA_12, DATA_11, DATA_10, DATA_9, DATA_8, DATA_7, DATA_6, DATA_5, DATA_4,   \
-         DATA_3, DATA_2, DATA_1, 0)                                                                \
+#define ARGUMENTS(...)                                                                             \
+    PICK(__VA_ARGS__, ARGUMENTS_12, ARGUMENTS_11, ARGUMENTS_10, ARGUMENTS_9, ARGUMENTS_8,          \
+         ARGUMENTS_7, ARGUMENTS_6, ARGUMENTS_5, ARGUMENTS_4, ARGUMENTS_3, ARGUMENTS_2,             \
+         ARGUMENTS_1, 0)                                                                           \
     (__VA_ARGS__)
 
 /* inner: the environment of the kernel that computes. */
 static sara_status begin_kernel(const sara_kernel_env *env, sara_kernel_env *inner,
-                                const char *name, const void *const *data, size_t count)
+                                const char *name, const apart_argument *arguments, size_t count)
 {
     apart *a = env->device->state;
     for (size_t i = 0; i < count; i++)
-        if (data[i] && !is_inside(a, data[i]))
+        if (!arguments[i].check(a, arguments[i].at))
             return sara_fail(env->ctx, SARA_ERROR_DEVICE,
                              "device %s: %s: argument %zu is not of its memory", a->device.name,
                              name, i + 1);
@@ -252,10 +285,10 @@ static sara_status begin_kernel(const sara_kernel_env *env, sara_kernel_env *inn
 #define WRAP(name, parameters, arguments, ...)                                                     \
     static sara_status apart_##name(const sara_kernel_env *env, SARA_UNPACK parameters)            \
     {                                                                                              \
-        const void *const the_data[] = {DATA_ALL arguments};                                       \
-        const size_t the_count = sizeof(the_data) / sizeof(*the_data);                             \
+        const apart_argument the_arguments[] = {ARGUMENTS arguments};                              \
+        const size_t the_count = sizeof(the_arguments) / sizeof(*the_arguments);                   \
         sara_kernel_env the_env;                                                                   \
-        sara_status the_status = begin_kernel(env, &the_env, #name, the_data, the_count);          \
+        sara_status the_status = begin_kernel(env, &the_env, #name, the_arguments, the_count);     \
         if (the_status != SARA_OK)                                                                 \
             return the_status;                                                                     \
         the_status = sara_kernel_##name(&the_env, SARA_UNPACK arguments);                          \

@@ -113,7 +113,7 @@ sara_status sara_scratch(const sara_kernel_env *env, float **out, size_t count)
 {
     if (env->tape)
         return sara_tape_scratch(env->tape, out, count);
-    return sara_alloc(env->ctx, out, count, sizeof(**out));
+    return sara_device_alloc(env->device, out, count, sizeof(**out));
 }
 
 void sara_unscratch(const sara_kernel_env *env, float *scratch)
@@ -121,5 +121,5 @@ void sara_unscratch(const sara_kernel_env *env, float *scratch)
     if (env->tape)
         sara_tape_unscratch(env->tape, scratch);
     else
-        sara_free(env->ctx, scratch);
+        sara_device_free(env->device, scratch);
 }

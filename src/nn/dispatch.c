@@ -22,11 +22,21 @@ done:
     return status;
 }
 
+#define PLAIN_ENTRY(name, parameters, arguments, ...) .name = {{.run = KERNEL(name)}},
+
+/* What a device without kernels of its own has; its memory is the host's. */
+static const sara_kernels plain_kernels = {SARA_KERNEL_LIST(PLAIN_ENTRY)};
+
+static const sara_kernels *kernels_of(const sara_kernel_env *env)
+{
+    return env->device->kernels ? env->device->kernels : &plain_kernels;
+}
+
 /* The first implementation that supports the case; its run is NULL where there is none. */
 #define CHOOSE(name, parameters, arguments, ...)                                                   \
     static const sara_##name##_impl *choose_##name(const sara_kernel_case *c)                      \
     {                                                                                              \
-        const sara_kernels *table = c->env->device->kernels;                                       \
+        const sara_kernels *table = kernels_of(c->env);                                            \
         const sara_##name##_impl *impl = table->name;                                              \
         while (impl->run && impl->supports && !impl->supports(c))                                  \
             impl++;                                                                                \

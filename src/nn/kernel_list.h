@@ -19,7 +19,8 @@
     SARA_POINTWISE_KERNELS(X)                                                                      \
     SARA_RESHAPE_KERNELS(X)                                                                        \
     SARA_LOOKUP_KERNELS(X)                                                                         \
-    SARA_LOSS_KERNELS(X)
+    SARA_LOSS_KERNELS(X)                                                                           \
+    SARA_UPDATE_KERNELS(X)
 
 /* Linear layers and convolutions. b may be NULL. dw_sampled adds to dw[i] the gradient of entry
  * positions[i]. bias_grad: db [out] += sum over rows of dy [rows][out], of both. */
@@ -137,8 +138,8 @@
       .columns = width)
 
 /* ids [count] are the host's. embed: y [count][c] = rows of the table at ids; dw is added to, whole
- * or [selected] at ascending positions. gather_add: y[i] += x[positions[i]] where that is below
- * x_count. */
+ * or [selected] at ascending positions. gather: y[i] = x[positions[i]]. gather_add adds where
+ * the position is below x_count. */
 #define SARA_LOOKUP_KERNELS(X)                                                                     \
     X(embed_forward,                                                                               \
       (real *y, const sara_weight_view *table, const int32_t *ids, int64_t count, int64_t c),      \
@@ -150,6 +151,8 @@
        const uint32_t *positions, size_t selected),                                                \
       (dw, dy, ids, count, c, positions, selected), .rows = count, .columns = c,                   \
       .selected = selected)                                                                        \
+    X(gather, (real *y, const real *x, const uint32_t *positions, size_t count),                   \
+      (y, x, positions, count), .selected = count)                                                 \
     X(gather_add,                                                                                  \
       (real *y, const real *x, size_t x_count, const uint32_t *positions, size_t count),           \
       (y, x, x_count, positions, count), .selected = count)
@@ -162,5 +165,13 @@
       (real *dx, const real *dloss, const real *prediction, const real *target, int64_t count,     \
        bool accumulate),                                                                           \
       (dx, dloss, prediction, target, count, accumulate), .rows = count)
+
+/* One optimiser's step. sums [updates]: of each one's squared gradients times scale, one after the
+ * other. adamw also rounds masters to the values and sets gradients to zero. */
+#define SARA_UPDATE_KERNELS(X)                                                                     \
+    X(square_sums, (double *sums, const sara_updates *updates, real scale), (sums, updates, scale),\
+      .rows = (int64_t)updates->count)                                                             \
+    X(adamw, (const sara_updates *updates, const sara_adamw *numbers), (updates, numbers),         \
+      .rows = (int64_t)updates->count)
 
 #endif

@@ -9,6 +9,7 @@
 #include "nn/kernel_list.h"
 #include "nn/nn.h"
 #include "nn/real.h"
+#include "nn/update.h"
 
 /* What a kernel may need beyond its arrays. */
 typedef struct sara_kernel_env {
@@ -150,7 +151,7 @@ sara_kernel_env sara_tape_env(sara_tape *tape);
 /* Adds the gradient of a bias (NULL: none), as it wants, from dy [rows][out]. */
 SARA_NODISCARD sara_status sara_bias_backward(sara_tape *tape, sara_param *bias, const float *dy,
                                               int64_t rows, int64_t out);
-/* Scratch of a kernel: from the tape's pool, or without a tape from the context. NULL is fine for
+/* Scratch of a kernel: from the tape's pool, or without a tape from the device. NULL is fine for
  * unscratch. */
 SARA_NODISCARD sara_status sara_scratch(const sara_kernel_env *env, float **out, size_t count);
 void sara_unscratch(const sara_kernel_env *env, float *scratch);

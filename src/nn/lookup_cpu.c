@@ -51,6 +51,15 @@ sara_status KERNEL(embed_dw_sampled)(const sara_kernel_env *env, real *dw, const
     return SARA_OK;
 }
 
+sara_status KERNEL(gather)(const sara_kernel_env *env, real *y, const real *x,
+                           const uint32_t *positions, size_t count)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (count > 16384)
+    for (size_t i = 0; i < count; i++)
+        y[i] = x[positions[i]];
+    return SARA_OK;
+}
+
 sara_status KERNEL(gather_add)(const sara_kernel_env *env, real *y, const real *x, size_t x_count,
                                const uint32_t *positions, size_t count)
 {

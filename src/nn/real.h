@@ -6,9 +6,11 @@
 #ifdef SARA_DOUBLE
 typedef double real;
 #define KERNEL(name) sara_f64_##name
+#define REAL_SQRT    sqrt
 #else
 typedef float real;
 #define KERNEL(name) sara_plain_##name
+#define REAL_SQRT    sqrtf
 #endif
 
 #endif

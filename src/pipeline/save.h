@@ -27,6 +27,9 @@ SARA_NODISCARD sara_status sara_save_list_weight(sara_save_list *list, const cha
                                                  const sara_dtype *dtype);
 /* Adds memory that the list frees, for data that the caller makes. */
 SARA_NODISCARD sara_status sara_save_list_own(sara_save_list *list, void **data, size_t bytes);
+/* Data of a device: becomes a copy that the list frees where the memory is not the host's. */
+SARA_NODISCARD sara_status sara_save_list_fetch(sara_save_list *list, const void **data,
+                                                sara_device *device, size_t bytes);
 SARA_NODISCARD sara_status sara_save_list_add(sara_save_list *list, const char *name,
                                               sara_dtype dtype, const sara_shape *shape,
                                               const void *data);

@@ -1,8 +1,8 @@
 /* The denoiser alone, as trained: a component folder that diffusers loads. */
 #include "pipeline/save.h"
 
-/* Where the trained float32 values of a parameter lie; *next: of the trainables, which are in the
- * parameters' order, the first that may be its. */
+/* Where the trained float32 values of a parameter lie, on its device; *next: of the trainables,
+ * which are in the parameters' order, the first that may be its. */
 static const void *trained_values(const sara_trainables *trainables, size_t *next,
                                   const sara_param *param)
 {
@@ -25,6 +25,8 @@ static sara_status save_weights(sara_context *ctx, const char *to, const sara_pa
     for (size_t i = 0; i < params->count; i++) {
         const sara_param *param = &params->items[i];
         const void *values = trained_values(trainables, &next, param);
+        size_t bytes = (size_t)sara_shape_count(&param->value.shape) * sizeof(float);
+        TRY(sara_save_list_fetch(&list, &values, param->device, bytes));
         TRY(sara_save_list_add(&list, param->name, SARA_F32, &param->value.shape, values));
     }
     TRY(sara_path_join(ctx, &path, to, SARA_DIFFUSERS_STEM ".safetensors"));

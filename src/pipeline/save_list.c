@@ -80,20 +80,34 @@ done:
     return status;
 }
 
+sara_status sara_save_list_fetch(sara_save_list *list, const void **data, sara_device *device,
+                                 size_t bytes)
+{
+    void *copy;
+    sara_status status;
+    if (sara_device_is_host(device))
+        return SARA_OK;
+    TRY(sara_save_list_own(list, &copy, bytes));
+    TRY(sara_device_copy_out(device, copy, *data, bytes));
+    *data = copy;
+done:
+    return status;
+}
+
 sara_status sara_save_list_param(sara_save_list *list, const char *name, const sara_shape *shape,
                                  const sara_param *param, const sara_dtype *dtype)
 {
     sara_dtype wanted = dtype ? *dtype : sara_dtype_widened(param->stored);
     size_t count = (size_t)sara_shape_count(&param->value.shape);
-    void *data = param->value.data;
-    sara_status status = SARA_OK;
+    const void *data = param->value.data;
+    void *converted;
+    sara_status status;
     if (wanted != param->value.dtype) {
-        TRY(sara_save_list_own(list, &data, count * sara_dtype_size(wanted)));
-        TRY(store_param(list->ctx, data, wanted, param));
-    } else if (!sara_device_is_host(param->device)) {
-        TRY(sara_save_list_own(list, &data, count * sara_dtype_size(wanted)));
-        TRY(sara_device_copy_out(param->device, data, param->value.data,
-                                 count * sara_dtype_size(wanted)));
+        TRY(sara_save_list_own(list, &converted, count * sara_dtype_size(wanted)));
+        TRY(store_param(list->ctx, converted, wanted, param));
+        data = converted;
+    } else {
+        TRY(sara_save_list_fetch(list, &data, param->device, count * sara_dtype_size(wanted)));
     }
     TRY(sara_save_list_add(list, name ? name : param->name, wanted,
                            shape ? shape : &param->value.shape, data));

@@ -101,8 +101,7 @@ bool sara_adaptation_has_reselected(const sara_adaptation *a)
 sara_mask sara_adaptation_mask(const sara_adaptation *a, size_t index)
 {
     const sara_trainable *item = &a->optimizer->trainables.items[index];
-    return a->first.masks ? a->first.masks[index]
-                          : (sara_mask){item->positions, item->masters, item->count};
+    return a->first.masks ? a->first.masks[index] : (sara_mask){item->positions, NULL, item->count};
 }
 
 void sara_adaptation_active(const sara_adaptation *a, uint32_t *out, size_t index)
@@ -117,32 +116,63 @@ void sara_adaptation_active(const sara_adaptation *a, uint32_t *out, size_t inde
     }
 }
 
-void sara_adaptation_note_masters(sara_adaptation *a)
+static void note_item(const sara_mask *mask, const sara_trainable *item,
+                      const sara_trainable_values *values)
 {
-    const sara_trainables *t = &a->optimizer->trainables;
-    for (size_t i = 0; a->first.masks && i < t->count; i++) {
-        const sara_mask *mask = &a->first.masks[i];
-        const sara_trainable *item = &t->items[i];
-        size_t at = 0;
-        for (size_t k = 0; mask->masters && k < item->count; k++) {
-            while (mask->positions[at] != item->positions[k])
-                at++;
-            mask->masters[at] = item->masters[k];
-        }
+    size_t at = 0;
+    for (size_t k = 0; k < item->count; k++) {
+        while (mask->positions[at] != item->positions[k])
+            at++;
+        mask->masters[at] = sara_trainable_value(values, k);
     }
 }
 
-/* Memory that becomes the first mask's, or has ceased to be needed. */
+sara_status sara_adaptation_note_masters(sara_adaptation *a)
+{
+    const sara_trainables *t = &a->optimizer->trainables;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; a->first.masks && i < t->count; i++) {
+        sara_trainable_values values;
+        if (!a->first.masks[i].masters)
+            continue;
+        TRY(sara_trainable_read(t, &values, &t->items[i]));
+        note_item(&a->first.masks[i], &t->items[i], &values);
+        sara_trainable_read_end(t, &values);
+    }
+done:
+    return status;
+}
+
+/* Masks of what is trained; masters are filled in by take_rest(). */
+static sara_status make_masks(const sara_adaptation *a, sara_mask **out)
+{
+    const sara_trainables *t = &a->optimizer->trainables;
+    sara_status status;
+    TRY(sara_alloc(a->ctx, out, t->count, sizeof(**out)));
+    for (size_t i = 0; i < t->count; i++)
+        (*out)[i] = sara_adaptation_mask(a, i);
+done:
+    return status;
+}
+
+/* Memory that becomes the first mask's (masks not NULL), or has ceased to be needed. */
 static void take_rest(sara_adaptation *a, sara_mask *masks, const sara_trainables_rest *rest)
 {
-    if (masks) {
-        a->first.masks = masks;
-        a->first.positions = rest->positions;
-        a->first.masters = rest->masters;
+    const sara_trainables *t = &a->optimizer->trainables;
+    float *masters = rest->masters;
+    if (!masks) {
+        sara_free(a->ctx, rest->positions);
+        sara_free(a->ctx, rest->masters);
         return;
     }
-    sara_free(a->ctx, rest->positions);
-    sara_free(a->ctx, rest->masters);
+    a->first.masks = masks;
+    a->first.positions = rest->positions;
+    a->first.masters = rest->masters;
+    for (size_t i = 0; i < t->count; i++)
+        if (t->items[i].param->value.dtype != SARA_F32) {
+            masks[i].masters = masters;
+            masters += masks[i].count;
+        }
 }
 
 static sara_status check_active(const sara_adaptation *a, const uint32_t *kept,
@@ -165,12 +195,9 @@ sara_status sara_adaptation_keep(sara_adaptation *a, uint32_t *kept, const size_
     sara_mask *masks = NULL;
     sara_status status;
     TRY(check_active(a, kept, counts));
-    if (!a->first.masks) {
-        TRY(sara_alloc(a->ctx, &masks, t->count, sizeof(*masks)));
-        for (size_t i = 0; i < t->count; i++)
-            masks[i] = sara_adaptation_mask(a, i);
-    }
-    sara_adaptation_note_masters(a);
+    if (!a->first.masks)
+        TRY(make_masks(a, &masks));
+    TRY(sara_adaptation_note_masters(a));
     TRY(sara_trainables_keep(t, kept, counts, &rest));
     take_rest(a, masks, &rest);
     masks = NULL;
@@ -181,22 +208,36 @@ done:
 
 /* -------------------------------------------------------------------------------- reselection */
 
-size_t sara_count_live(const sara_trainable *item, uint32_t limit)
+sara_status sara_count_live(const sara_trainables *t, size_t *out, const sara_trainable *item,
+                            uint32_t limit)
 {
-    size_t count = 0;
+    sara_trainable_values values;
+    sara_status status;
+    *out = item->count;
     if (limit == UINT32_MAX)
-        return item->count;
+        return SARA_OK;
+    TRY(sara_trainable_read(t, &values, item));
+    *out = 0;
     for (size_t i = 0; i < item->count; i++)
-        count += sara_entry_is_live(item, i, limit);
-    return count;
+        *out += sara_entry_is_live(&values, i, limit);
+    sara_trainable_read_end(t, &values);
+done:
+    return status;
 }
 
-static void collect_live(uint32_t *kept, const sara_trainables *t, uint32_t limit)
+static sara_status collect_live(uint32_t *kept, const sara_trainables *t, uint32_t limit)
 {
-    for (size_t i = 0; i < t->count; i++)
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < t->count; i++) {
+        sara_trainable_values values;
+        TRY(sara_trainable_read(t, &values, &t->items[i]));
         for (size_t k = 0; k < t->items[i].count; k++)
-            if (sara_entry_is_live(&t->items[i], k, limit))
+            if (sara_entry_is_live(&values, k, limit))
                 *kept++ = (uint32_t)k;
+        sara_trainable_read_end(t, &values);
+    }
+done:
+    return status;
 }
 
 sara_status sara_adaptation_reselect(sara_adaptation *a)
@@ -207,10 +248,12 @@ sara_status sara_adaptation_reselect(sara_adaptation *a)
     size_t *counts = NULL, total = 0;
     sara_status status;
     TRY(sara_alloc(a->ctx, &counts, t->count, sizeof(*counts)));
-    for (size_t i = 0; i < t->count; i++)
-        total += counts[i] = sara_count_live(&t->items[i], limit);
+    for (size_t i = 0; i < t->count; i++) {
+        TRY(sara_count_live(t, &counts[i], &t->items[i], limit));
+        total += counts[i];
+    }
     TRY(sara_alloc(a->ctx, &kept, total, sizeof(*kept)));
-    collect_live(kept, t, limit);
+    TRY(collect_live(kept, t, limit));
     TRY(sara_adaptation_keep(a, kept, counts));
     kept = NULL;
     a->optimizer->adam_steps = 0;
@@ -222,6 +265,37 @@ done:
 
 /* ------------------------------------------------------------------------------------ the step */
 
+/* Of one item, whose gradient the host has at `gradient`. */
+static void drop_gradients(float *gradient, const sara_trainable *item,
+                           const sara_trainable_values *values, uint32_t limit)
+{
+    for (size_t k = 0; k < item->count; k++)
+        if (!sara_entry_is_live(values, k, limit) && isfinite(gradient[k]))
+            gradient[k] = 0;
+}
+
+static sara_status drop_item_gradients(const sara_trainables *t, const sara_trainable *item,
+                                       uint32_t limit)
+{
+    bool host = sara_device_is_host(t->device);
+    size_t bytes = item->count * sizeof(float);
+    sara_trainable_values values = {0};
+    float *copy = NULL;
+    sara_status status;
+    TRY(sara_trainable_read(t, &values, item));
+    if (!host) {
+        TRY(sara_alloc(t->ctx, &copy, bytes, 1));
+        TRY(sara_device_copy_out(t->device, copy, item->gradient, bytes));
+    }
+    drop_gradients(host ? item->gradient : copy, item, &values, limit);
+    if (!host)
+        TRY(sara_device_copy_in(t->device, item->gradient, copy, bytes));
+done:
+    sara_free(t->ctx, copy);
+    sara_trainable_read_end(t, &values);
+    return status;
+}
+
 /* Where a reselection is due, the norm is that of what it will keep; but a step that any gradient
  * spoils is skipped. */
 static sara_status before_step(void *method)
@@ -229,15 +303,11 @@ static sara_status before_step(void *method)
     const sara_adaptation *a = method;
     const sara_trainables *t = &a->optimizer->trainables;
     const uint32_t limit = sara_adaptation_limit(a);
-    int threads = sara_threads(a->ctx);
-    if (!is_due(a))
-        return SARA_OK;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < t->count; i++)
-        for (size_t k = 0; k < t->items[i].count; k++)
-            if (!sara_entry_is_live(&t->items[i], k, limit) && isfinite(t->items[i].gradient[k]))
-                t->items[i].gradient[k] = 0;
-    return SARA_OK;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; is_due(a) && i < t->count; i++)
+        TRY(drop_item_gradients(t, &t->items[i], limit));
+done:
+    return status;
 }
 
 static sara_status regularise(void *method, sara_step_term *term)

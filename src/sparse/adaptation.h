@@ -20,16 +20,18 @@ struct sara_adaptation {
 };
 
 /* Copies the masters of what is trained to those of the first mask. */
-void sara_adaptation_note_masters(sara_adaptation *adaptation);
+SARA_NODISCARD sara_status sara_adaptation_note_masters(sara_adaptation *adaptation);
 /* Magnitude below which a reselection keeps a master. */
 uint32_t sara_adaptation_limit(const sara_adaptation *adaptation);
 /* Entries whose magnitude is below a limit: all for UINT32_MAX, those that a reselection would keep
  * for sara_adaptation_limit(). */
-static inline bool sara_entry_is_live(const sara_trainable *item, size_t index, uint32_t limit)
+static inline bool sara_entry_is_live(const sara_trainable_values *values, size_t index,
+                                      uint32_t limit)
 {
-    return sara_magnitude(*sara_trainable_at(item, index)) < limit;
+    return sara_magnitude(sara_trainable_value(values, index)) < limit;
 }
-size_t sara_count_live(const sara_trainable *item, uint32_t limit);
+SARA_NODISCARD sara_status sara_count_live(const sara_trainables *trainables, size_t *out,
+                                           const sara_trainable *item, uint32_t limit);
 
 /* rank_term.c: the low-rank term at the live entries, with the step's matrix. Its gradient lies in
  * the arena. */

@@ -138,28 +138,85 @@ sara_status sara_adapter_save(sara_context *ctx, const char *path,
     return save_entries(ctx, path, &s, metadata, metadata_count);
 }
 
+/* The mask's masters for the host: kept since a reselection, or read into *values, or NULL where
+ * the float32 parameter holds them. */
+static sara_status mask_masters(const sara_trainables *t, float **out,
+                                sara_trainable_values *values, const sara_mask *mask,
+                                const sara_trainable *item)
+{
+    sara_status status = SARA_OK;
+    *out = mask->masters;
+    if (!mask->masters && item->masters) {
+        TRY(sara_trainable_read(t, values, item));
+        *out = (float *)(uintptr_t)values->values;
+    }
+done:
+    return status;
+}
+
+/* What of the trainables the host reads while a file is written. */
+typedef struct saved_arrays {
+    sara_adapter_entry *entries;
+    const float **dense;
+    sara_trainable_values *masters;
+    sara_param *params; /* of float32 parameters */
+} saved_arrays;
+
+static void saved_arrays_free(const sara_trainables *t, saved_arrays *arrays)
+{
+    for (size_t i = 0; i < t->count; i++) {
+        if (arrays->masters)
+            sara_trainable_read_end(t, &arrays->masters[i]);
+        if (arrays->params)
+            sara_param_read_end(t->ctx, &arrays->params[i], t->items[i].param);
+    }
+    sara_free(t->ctx, arrays->params);
+    sara_free(t->ctx, arrays->masters);
+    sara_free(t->ctx, arrays->dense);
+    sara_free(t->ctx, arrays->entries);
+}
+
+/* In any case: saved_arrays_free(). */
+static sara_status saved_arrays_read(const sara_adaptation *a, saved_arrays *out)
+{
+    const sara_trainables *t = &a->optimizer->trainables;
+    sara_status status;
+    *out = (saved_arrays){0};
+    TRY(sara_alloc(a->ctx, &out->entries, t->count, sizeof(*out->entries)));
+    TRY(sara_alloc(a->ctx, &out->dense, t->count, sizeof(const float *)));
+    TRY(sara_alloc_zero(a->ctx, &out->masters, t->count, sizeof(*out->masters)));
+    TRY(sara_alloc_zero(a->ctx, &out->params, t->count, sizeof(*out->params)));
+    for (size_t i = 0; i < t->count; i++) {
+        const sara_trainable *item = &t->items[i];
+        const sara_mask mask = sara_adaptation_mask(a, i);
+        uint32_t *positions = (uint32_t *)(uintptr_t)mask.positions;
+        float *masters;
+        TRY(mask_masters(t, &masters, &out->masters[i], &mask, item));
+        out->entries[i] =
+            (sara_adapter_entry){item->param->name, positions, masters, mask.count};
+        if (!masters)
+            TRY(sara_param_read(a->ctx, &out->params[i], item->param));
+        out->dense[i] = out->params[i].value.data;
+    }
+done:
+    return status;
+}
+
 sara_status sara_adaptation_save(sara_adaptation *a, const char *path,
                                  const sara_metadata *metadata, size_t metadata_count,
                                  sara_dtype values_dtype)
 {
     const sara_trainables *t = &a->optimizer->trainables;
-    sara_adapter_entry *entries = NULL;
-    const float **dense = NULL;
+    saved_arrays arrays = {0};
     sara_status status;
-    TRY(sara_alloc(a->ctx, &entries, t->count, sizeof(*entries)));
-    TRY(sara_alloc(a->ctx, &dense, t->count, sizeof(const float *)));
-    sara_adaptation_note_masters(a);
-    for (size_t i = 0; i < t->count; i++) {
-        const sara_mask mask = sara_adaptation_mask(a, i);
-        uint32_t *positions = (uint32_t *)(uintptr_t)mask.positions;
-        entries[i] = (sara_adapter_entry){t->items[i].param->name, positions, mask.masters,
-                                          mask.count};
-        dense[i] = t->items[i].param->value.data; /* read where there are no masters: float32 */
-    }
-    saving s = {.entries = entries, .dense = dense, .count = t->count, .dtype = values_dtype};
+    TRY(sara_adaptation_note_masters(a));
+    TRY(saved_arrays_read(a, &arrays));
+    saving s = {.entries = arrays.entries,
+                .dense = arrays.dense,
+                .count = t->count,
+                .dtype = values_dtype};
     TRY(save_entries(a->ctx, path, &s, metadata, metadata_count));
 done:
-    sara_free(a->ctx, dense);
-    sara_free(a->ctx, entries);
+    saved_arrays_free(t, &arrays);
     return status;
 }

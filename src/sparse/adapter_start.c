@@ -64,23 +64,42 @@ static const sara_adapter_entry *find_entry(const sara_adapter *adapter, size_t 
     return &adapter->entries[*next];
 }
 
+/* values [item->count]: original + strength (value - original) */
+static sara_status start_values(const sara_trainables *t, float *values, const sara_trainable *item,
+                                const sara_adapter_entry *entry, double strength)
+{
+    sara_trainable_values originals;
+    sara_status status;
+    TRY(sara_trainable_read(t, &originals, item));
+    for (size_t k = 0; k < item->count && status == SARA_OK; k++) {
+        float original = sara_trainable_value(&originals, k);
+        values[k] = sara_adapter_value(original, entry->values[k], strength);
+        if (!isfinite(values[k]))
+            status = sara_fail(t->ctx, SARA_ERROR_INPUT,
+                               "%s: entry %lld is beyond float32 at strength %g", item->param->name,
+                               (long long)item->positions[k], strength);
+    }
+    sara_trainable_read_end(t, &originals);
+done:
+    return status;
+}
+
 sara_status sara_trainables_start(sara_trainables *trainables, const sara_adapter *adapter,
                                   double strength)
 {
     size_t next = 0;
+    float *values = NULL;
+    sara_status status = SARA_OK;
     for (size_t i = 0; i < trainables->count; i++) {
         const sara_trainable *item = &trainables->items[i];
         const sara_adapter_entry *entry = find_entry(adapter, &next, item);
-        for (size_t k = 0; k < item->count; k++) {
-            float value =
-                sara_adapter_value(*sara_trainable_at(item, k), entry->values[k], strength);
-            if (!isfinite(value))
-                return sara_fail(trainables->ctx, SARA_ERROR_INPUT,
-                                 "%s: entry %lld is beyond float32 at strength %g",
-                                 item->param->name, (long long)item->positions[k], strength);
-            sara_trainable_set(item, k, value);
-        }
-        item->param->version++;
+        TRY(sara_alloc(trainables->ctx, &values, item->count, sizeof(*values)));
+        TRY(start_values(trainables, values, item, entry, strength));
+        TRY(sara_trainable_write(trainables, item, values));
+        sara_free(trainables->ctx, values);
+        values = NULL;
     }
-    return SARA_OK;
+done:
+    sara_free(trainables->ctx, values);
+    return status;
 }

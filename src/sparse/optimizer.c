@@ -1,11 +1,10 @@
 #include "sparse/optimizer.h"
 
 #include "core/trace.h"
+#include "nn/kernels.h"
 #include "sparse/adamw.h"
 
 #include <math.h>
-
-#define PART ((size_t)1 << 16) /* entries that a thread updates at a time */
 
 /* -------------------------------------------------------------------------------- construction */
 
@@ -39,15 +38,18 @@ sara_status sara_optimizer_new(sara_context *ctx, sara_optimizer **out,
     *out = NULL;
     TRY(optimizer_check_options(ctx, options));
     TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
-    TRY(sara_alloc(ctx, &result->sums, trainables->count, sizeof(*result->sums)));
     result->ctx = ctx;
     result->options = *options;
+    TRY(sara_alloc(ctx, &result->sums, trainables->count, sizeof(*result->sums)));
+    TRY(sara_alloc(ctx, &result->updates, trainables->count, sizeof(*result->updates)));
+    TRY(sara_device_alloc(trainables->device, &result->device_sums, trainables->count,
+                          sizeof(*result->device_sums)));
     result->trainables = *trainables;
     *trainables = (sara_trainables){.ctx = ctx};
     *out = result;
     result = NULL;
 done:
-    sara_free(ctx, result);
+    sara_optimizer_free(result);
     return status;
 }
 
@@ -55,7 +57,9 @@ void sara_optimizer_free(sara_optimizer *optimizer)
 {
     if (!optimizer)
         return;
+    sara_device_free(optimizer->trainables.device, optimizer->device_sums);
     sara_trainables_free(&optimizer->trainables);
+    sara_free(optimizer->ctx, optimizer->updates);
     sara_free(optimizer->ctx, optimizer->sums);
     sara_free(optimizer->ctx, optimizer);
 }
@@ -73,28 +77,47 @@ sara_status sara_optimizer_restore(sara_optimizer *optimizer, int64_t steps, int
 
 /* ---------------------------------------------------------------------------------------- norm */
 
-static double step_square_sum(const sara_trainable *item, float scale)
+static sara_kernel_env env_of_step(const sara_optimizer *optimizer)
 {
-    double sum = 0;
-    for (size_t i = 0; i < item->count; i++) {
-        double gradient = (double)(item->gradient[i] * scale);
-        sum += gradient * gradient;
+    return (sara_kernel_env){.ctx = optimizer->ctx, .device = optimizer->trainables.device};
+}
+
+/* What the kernels work on; added: a gradient of one item on the device. */
+static sara_updates list_updates(sara_optimizer *optimizer, const sara_trainable *with,
+                                 const float *added)
+{
+    const sara_trainables *t = &optimizer->trainables;
+    for (size_t i = 0; i < t->count; i++) {
+        const sara_trainable *item = &t->items[i];
+        optimizer->updates[i] = (sara_update){.value = item->param->value.data,
+                                              .dtype = item->param->value.dtype,
+                                              .positions = item->param->positions,
+                                              .count = item->count,
+                                              .masters = item->masters,
+                                              .gradient = item->gradient,
+                                              .moment1 = item->moment1,
+                                              .moment2 = item->moment2,
+                                              .added = item == with ? added : NULL};
     }
-    return sum;
+    return (sara_updates){optimizer->updates, t->count};
 }
 
 /* The items' sums are added in their order, so that the number of threads does not matter. */
-static void gradient_norm(sara_optimizer *optimizer, double *norm, double scale)
+static sara_status gradient_norm(sara_optimizer *optimizer, double *norm, double scale)
 {
-    const sara_trainables *t = &optimizer->trainables;
+    const sara_kernel_env env = env_of_step(optimizer);
+    const sara_updates updates = list_updates(optimizer, NULL, NULL);
+    size_t count = updates.count;
     double total = 0;
-    int threads = sara_threads(optimizer->ctx);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < t->count; i++)
-        optimizer->sums[i] = step_square_sum(&t->items[i], (float)scale);
-    for (size_t i = 0; i < t->count; i++)
+    sara_status status;
+    TRY(sara_kernel_square_sums(&env, optimizer->device_sums, &updates, (float)scale));
+    TRY(sara_device_copy_out(env.device, optimizer->sums, optimizer->device_sums,
+                             count * sizeof(*optimizer->sums)));
+    for (size_t i = 0; i < count; i++)
         total += optimizer->sums[i];
     *norm = sqrt(total);
+done:
+    return status;
 }
 
 /* -------------------------------------------------------------------------------------- update */
@@ -114,47 +137,27 @@ static sara_adamw adamw_step(const sara_optimizer *optimizer, double learning_ra
     return sara_adamw_numbers(&options);
 }
 
-/* Entries first .. end - 1. added: a gradient of the item that is not clipped, or NULL. The
- * parameter gets the masters, rounded to what it stores. Gradients are zero afterwards. */
-static void update_entries(const sara_trainable *item, const float *added, const sara_adamw *a,
-                           size_t first, size_t end)
+static sara_status update_all(sara_optimizer *optimizer, const sara_step_term *term,
+                              const sara_adamw *a)
 {
-    for (size_t i = first; i < end; i++) {
-        float *master = sara_trainable_at(item, i);
-        float value = sara_adamw_entry(a, *master, item->gradient[i], added ? added[i] : 0.0f,
-                                       &item->moment1[i], &item->moment2[i]);
-        sara_trainable_set(item, i, value);
-        item->gradient[i] = 0;
-    }
-}
-
-/* Of the entries of all items together those from `from` on, at most PART. */
-static void update_part(const sara_trainables *t, const sara_step_term *term, const sara_adamw *a,
-                        size_t from)
-{
-    size_t to = from + PART, at = 0;
-    for (size_t i = 0; i < t->count && at < to; i++) {
-        const sara_trainable *item = &t->items[i];
-        size_t first = from > at ? from - at : 0;
-        size_t end = to - at < item->count ? to - at : item->count;
-        if (first < end)
-            update_entries(item, item == term->item ? term->gradient : NULL, a, first, end);
-        at += item->count;
-    }
-}
-
-static void update_all(sara_optimizer *optimizer, const sara_step_term *term, const sara_adamw *a)
-{
+    const sara_kernel_env env = env_of_step(optimizer);
     const sara_trainables *t = &optimizer->trainables;
-    size_t total = (size_t)sara_trainables_total(t);
-    int threads = sara_threads(optimizer->ctx);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t from = 0; from < total; from += PART)
-        update_part(t, term, a, from);
+    size_t bytes = term->item ? term->item->count * sizeof(*term->gradient) : 0;
+    float *copy = NULL; /* of the term's gradient, on the device */
+    sara_status status = SARA_OK;
+    if (!sara_device_is_host(env.device)) {
+        TRY(sara_device_alloc(env.device, &copy, bytes, 1));
+        TRY(sara_device_copy_in(env.device, copy, term->gradient, bytes));
+    }
+    const sara_updates updates = list_updates(optimizer, term->item, copy ? copy : term->gradient);
+    TRY(sara_kernel_adamw(&env, &updates, a));
     for (size_t i = 0; i < t->count; i++)
         t->items[i].param->version += t->items[i].count > 0;
     optimizer->steps++;
     optimizer->adam_steps++;
+done:
+    sara_device_free(env.device, copy);
+    return status;
 }
 
 static sara_status check_arguments(sara_context *ctx, double learning_rate, double grad_scale)
@@ -182,8 +185,7 @@ sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *rep
     TRY(check_arguments(ctx, learning_rate, grad_scale));
     if (h.before_step)
         TRY(h.before_step(h.method));
-    TRY(SARA_TRACED_VOID(ctx, "grad norm",
-                         gradient_norm(optimizer, &result.grad_norm, grad_scale)));
+    TRY(SARA_TRACED(ctx, "grad norm", 0, gradient_norm(optimizer, &result.grad_norm, grad_scale)));
     result.skipped = !loss_finite || !isfinite(result.grad_norm);
     if (!result.skipped && h.regularise) {
         TRY(h.regularise(h.method, &term));
@@ -194,10 +196,10 @@ sara_status sara_optimizer_step(sara_optimizer *optimizer, sara_step_report *rep
     if (!result.skipped && h.before_update)
         TRY(h.before_update(h.method, &result));
     if (result.skipped) {
-        memset(t->gradients, 0, t->entries * sizeof(*t->gradients));
+        TRY(sara_device_fill(t->device, t->gradients, 0, t->entries * sizeof(*t->gradients)));
     } else {
         sara_adamw a = adamw_step(optimizer, learning_rate, grad_scale, result.grad_norm);
-        TRY(SARA_TRACED_VOID(ctx, "adamw", update_all(optimizer, &term, &a)));
+        TRY(SARA_TRACED(ctx, "adamw", 0, update_all(optimizer, &term, &a)));
     }
     result.active = sara_trainables_total(t);
     *report = result;

@@ -19,7 +19,9 @@ typedef struct sara_optimizer {
     sara_optimizer_options options;
     int64_t steps;      /* done */
     int64_t adam_steps; /* since the moments were zero */
-    double *sums;       /* [trainables.count] of a step's norm */
+    double *sums;       /* [trainables.count] of a step's norm, and the same on the device */
+    double *device_sums;
+    struct sara_update *updates; /* [trainables.count] of a step */
 } sara_optimizer;
 /* On success the trainables are taken over and *trainables is empty. */
 SARA_NODISCARD sara_status sara_optimizer_new(sara_context *ctx, sara_optimizer **out,
@@ -42,7 +44,7 @@ typedef struct sara_step_report {
 /* A gradient that is not clipped, of one trainable. */
 typedef struct sara_step_term {
     const sara_trainable *item; /* NULL: there is none */
-    const float *gradient;      /* as many as the item has when it is updated */
+    const float *gradient;      /* the host's; as many as the item has when it is updated */
     double loss;
 } sara_step_term;
 /* What a method adds to a step. Each may be NULL; an error ends the step, which has changed nothing

@@ -8,9 +8,16 @@ static bool is_large_matrix(const sara_shape *shape)
     return shape->rank == 2 && shape->dims[0] > MIN_SIDE && shape->dims[1] > MIN_SIDE;
 }
 
-static bool is_candidate(const sara_trainable *item, uint32_t limit)
+static sara_status is_candidate(const sara_trainables *t, bool *out, const sara_trainable *item,
+                                uint32_t limit)
 {
-    return is_large_matrix(&item->param->value.shape) && sara_count_live(item, limit) > MIN_ENTRIES;
+    size_t live = 0;
+    sara_status status = SARA_OK;
+    if (is_large_matrix(&item->param->value.shape))
+        TRY(sara_count_live(t, &live, item, limit));
+    *out = live > MIN_ENTRIES;
+done:
+    return status;
 }
 
 size_t sara_adaptation_step_bytes(const sara_adaptation *a)
@@ -20,7 +27,7 @@ size_t sara_adaptation_step_bytes(const sara_adaptation *a)
     for (size_t i = 0; a->options.lambda_rank > 0 && i < t->count; i++) {
         const sara_trainable *item = &t->items[i];
         const int64_t *dims = item->param->value.shape.dims;
-        if (!is_candidate(item, UINT32_MAX))
+        if (!is_large_matrix(&item->param->value.shape) || item->count <= MIN_ENTRIES)
             continue;
         size_t bytes = sara_nuclear_norm_bytes(dims[0], dims[1], item->count) +
                        item->count * (sizeof(uint32_t) + 2 * sizeof(float));
@@ -29,19 +36,39 @@ size_t sara_adaptation_step_bytes(const sara_adaptation *a)
     return most;
 }
 
-static const sara_trainable *rank_term_draw(const sara_adaptation *a, uint32_t limit)
+/* *out: candidate `number`, or NULL where there are fewer; *count: how many there are before it. */
+static sara_status nth_candidate(const sara_trainables *t, const sara_trainable **out,
+                                 uint64_t *count, uint32_t limit, uint64_t number)
+{
+    sara_status status = SARA_OK;
+    *out = NULL;
+    *count = 0;
+    for (size_t i = 0; i < t->count && !*out; i++) {
+        bool is;
+        TRY(is_candidate(t, &is, &t->items[i], limit));
+        if (is && *count == number)
+            *out = &t->items[i];
+        else
+            *count += is;
+    }
+done:
+    return status;
+}
+
+/* *out NULL: there is no candidate. */
+static sara_status rank_term_draw(const sara_adaptation *a, const sara_trainable **out,
+                                  uint32_t limit)
 {
     const sara_trainables *t = &a->optimizer->trainables;
-    size_t candidates = 0;
-    for (size_t i = 0; i < t->count; i++)
-        candidates += is_candidate(&t->items[i], limit);
-    if (candidates == 0)
-        return NULL;
-    uint64_t chosen = sara_draw_below(candidates, a->options.seed, SARA_DRAW_RANK,
-                                      (uint64_t)a->optimizer->steps, 0);
-    for (size_t i = 0;; i++)
-        if (is_candidate(&t->items[i], limit) && chosen-- == 0)
-            return &t->items[i];
+    uint64_t count;
+    sara_status status;
+    TRY(nth_candidate(t, out, &count, limit, UINT64_MAX));
+    if (count > 0)
+        TRY(nth_candidate(t, out, &count, limit,
+                          sara_draw_below(count, a->options.seed, SARA_DRAW_RANK,
+                                          (uint64_t)a->optimizer->steps, 0)));
+done:
+    return status;
 }
 
 /* A matrix that was named need not be one that would be drawn: who recorded the name may have drawn
@@ -86,21 +113,25 @@ done:
 static sara_status compute(sara_adaptation *a, sara_step_term *term, const sara_trainable *item,
                            uint32_t limit)
 {
+    const sara_trainables *t = &a->optimizer->trainables;
     sara_status status;
     sara_arena *work = &a->work;
     const int64_t *dims = item->param->value.shape.dims;
-    size_t live = sara_count_live(item, limit), next = 0;
+    size_t live, next = 0;
     uint32_t *positions = NULL;
     float *values = NULL, *gradient = NULL;
+    sara_trainable_values all = {0};
+    TRY(sara_count_live(t, &live, item, limit));
     TRY(rank_term_reserve(a));
+    TRY(sara_trainable_read(t, &all, item));
     TRY(sara_arena_alloc(work, &positions, live, sizeof(*positions)));
     TRY(sara_arena_alloc(work, &values, live, sizeof(*values)));
     TRY(sara_arena_alloc(work, &gradient, live, sizeof(*gradient)));
     for (size_t i = 0; i < item->count; i++) {
-        if (!sara_entry_is_live(item, i, limit))
+        if (!sara_entry_is_live(&all, i, limit))
             continue;
         positions[next] = item->positions[i];
-        values[next++] = *sara_trainable_at(item, i);
+        values[next++] = sara_trainable_value(&all, i);
     }
     TRY(sara_nuclear_norm_in(a->ctx, work, &term->loss, gradient, dims[0], dims[1], positions,
                              values, live));
@@ -110,6 +141,7 @@ static sara_status compute(sara_adaptation *a, sara_step_term *term, const sara_
     term->item = item;
     term->gradient = gradient;
 done:
+    sara_trainable_read_end(t, &all);
     return status;
 }
 
@@ -120,7 +152,7 @@ sara_status sara_rank_term_compute(sara_adaptation *a, sara_step_term *out, uint
     const sara_trainable *item = NULL;
     if (a->options.lambda_rank > 0) {
         if (!a->matrix)
-            item = rank_term_draw(a, limit);
+            TRY(rank_term_draw(a, &item, limit));
         else if (*a->matrix)
             TRY(rank_term_find(a, &item, a->matrix));
     }
@@ -138,7 +170,9 @@ sara_status sara_adaptation_try_terms(sara_adaptation *a, int *terms)
     *terms = 0;
     for (size_t i = 0; i < t->count; i++) {
         sara_step_term term;
-        if (!is_candidate(&t->items[i], UINT32_MAX))
+        bool is;
+        TRY(is_candidate(t, &is, &t->items[i], UINT32_MAX));
+        if (!is)
             continue;
         TRY(compute(a, &term, &t->items[i], UINT32_MAX));
         sara_arena_reset(&a->work);

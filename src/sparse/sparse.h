@@ -92,7 +92,7 @@ size_t sara_adaptation_step_bytes(const sara_adaptation *adaptation);
 /* The entries that a trainable began with; those it has now are among them. */
 typedef struct sara_mask {
     const uint32_t *positions; /* [count] */
-    float *masters;            /* [count]; NULL: the float32 parameter holds them */
+    float *masters; /* [count], the host's; NULL: the trainable or the parameter holds them */
     size_t count;
 } sara_mask;
 sara_mask sara_adaptation_mask(const sara_adaptation *adaptation, size_t index);

@@ -1,5 +1,7 @@
 #include "sparse/trainable.h"
 
+#include "nn/kernels.h"
+
 #define LINE (64 / sizeof(float)) /* floats of a cache line */
 
 /* ---------------------------------------------------------------------------------- the layout */
@@ -56,13 +58,91 @@ static void ask_gradients(const sara_trainables *t)
         if (item->count == 0)
             continue;
         param->want = item->positions ? SARA_GRAD_SAMPLED : SARA_GRAD_DENSE;
-        param->positions = item->positions;
+        param->positions = item->positions ? t->places + (item->positions - t->positions) : NULL;
         param->selected = item->positions ? item->count : 0;
         param->grad = item->gradient;
     }
 }
 
+/* ---------------------------------------------------------------------------- read by the host */
+
+static sara_kernel_env env_of(const sara_trainables *t)
+{
+    return (sara_kernel_env){.ctx = t->ctx, .device = t->device};
+}
+
+sara_status sara_trainable_read(const sara_trainables *t, sara_trainable_values *out,
+                                const sara_trainable *item)
+{
+    const sara_kernel_env env = env_of(t);
+    const float *from = item->masters ? item->masters : item->param->value.data;
+    bool sampled = item->positions && !item->masters;
+    float *gathered = NULL;
+    sara_status status = SARA_OK;
+    *out = (sara_trainable_values){from, sampled ? item->positions : NULL, NULL};
+    if (sara_device_is_host(t->device) || item->count == 0)
+        return SARA_OK;
+    TRY(sara_alloc(t->ctx, &out->copy, item->count, sizeof(*out->copy)));
+    if (sampled) {
+        TRY(sara_device_alloc(t->device, &gathered, item->count, sizeof(*gathered)));
+        TRY(sara_kernel_gather(&env, gathered, from, item->param->positions, item->count));
+        from = gathered;
+    }
+    TRY(sara_device_copy_out(t->device, out->copy, from, item->count * sizeof(*from)));
+    out->values = out->copy;
+    out->positions = NULL;
+done:
+    sara_device_free(t->device, gathered);
+    if (status != SARA_OK)
+        sara_trainable_read_end(t, out);
+    return status;
+}
+
+void sara_trainable_read_end(const sara_trainables *t, sara_trainable_values *values)
+{
+    sara_free(t->ctx, values->copy);
+    *values = (sara_trainable_values){0};
+}
+
+sara_status sara_trainable_write(const sara_trainables *t, const sara_trainable *item,
+                                 const float *values)
+{
+    sara_param copy = {0};
+    sara_status status;
+    TRY(sara_param_read(t->ctx, &copy, item->param));
+    for (size_t i = 0; i < item->count; i++)
+        sara_param_set(&copy, sara_trainable_position(item, i), values[i]);
+    TRY(sara_param_write(item->param, &copy));
+    if (item->masters)
+        TRY(sara_device_copy_in(t->device, item->masters, values, item->count * sizeof(*values)));
+    item->param->version++;
+done:
+    sara_param_read_end(t->ctx, &copy, item->param);
+    return status;
+}
+
 /* -------------------------------------------------------------------------------- construction */
+
+/* The values of the parameter at the item's entries. */
+static sara_status fill_masters(const sara_trainables *t, const sara_trainable *item)
+{
+    sara_param copy = {0};
+    float *values = NULL;
+    sara_status status;
+    bool host = sara_device_is_host(t->device);
+    TRY(sara_param_read(t->ctx, &copy, item->param));
+    if (!host)
+        TRY(sara_alloc(t->ctx, &values, item->count, sizeof(*values)));
+    float *to = host ? item->masters : values;
+    for (size_t k = 0; k < item->count; k++)
+        to[k] = sara_param_get(&copy, sara_trainable_position(item, k));
+    if (!host)
+        TRY(sara_device_copy_in(t->device, item->masters, to, item->count * sizeof(*to)));
+done:
+    sara_free(t->ctx, values);
+    sara_param_read_end(t->ctx, &copy, item->param);
+    return status;
+}
 
 static sara_status alloc_masters(sara_trainables *t)
 {
@@ -70,33 +150,73 @@ static sara_status alloc_masters(sara_trainables *t)
     sara_status status;
     for (size_t i = 0; i < t->count; i++)
         narrow += is_float32(&t->items[i]) ? 0 : t->items[i].count;
-    TRY(sara_alloc(t->ctx, &t->masters, narrow, sizeof(float)));
+    TRY(sara_device_alloc(t->device, &t->masters, narrow, sizeof(float)));
     for (size_t i = 0; i < t->count; i++) {
         sara_trainable *item = &t->items[i];
         item->masters = is_float32(item) ? NULL : t->masters + next;
-        for (size_t k = 0; item->masters && k < item->count; k++)
-            item->masters[k] = sara_param_get(item->param, sara_trainable_position(item, k));
+        if (item->masters)
+            TRY(fill_masters(t, item));
         next += item->masters ? item->count : 0;
     }
 done:
     return status;
 }
 
+/* How many positions the items have. */
+static size_t count_places(const sara_trainables *t)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < t->count; i++)
+        count += t->items[i].positions ? t->items[i].count : 0;
+    return count;
+}
+
+/* Copies the positions to the device. */
+static sara_status make_places(sara_device *device, uint32_t **places, uint32_t *positions,
+                               size_t count)
+{
+    sara_status status;
+    *places = positions;
+    if (sara_device_is_host(device))
+        return SARA_OK;
+    TRY(sara_device_alloc(device, places, count, sizeof(**places)));
+    TRY(sara_device_copy_in(device, *places, positions, count * sizeof(**places)));
+done:
+    return status;
+}
+
+static void free_places(sara_device *device, uint32_t *places)
+{
+    if (device && !sara_device_is_host(device))
+        sara_device_free(device, places);
+}
+
 sara_status sara_trainables_init(sara_trainables *out, sara_context *ctx, sara_trainable *items,
                                  size_t count, uint32_t *positions)
 {
-    sara_trainables t = {.ctx = ctx, .items = items, .count = count, .positions = positions};
+    sara_device *device = count > 0 ? items[0].param->device : NULL;
+    sara_trainables t = {.ctx = ctx,
+                         .device = device ? device : sara_host_device(ctx),
+                         .items = items,
+                         .count = count,
+                         .positions = positions};
     sara_status status;
     *out = (sara_trainables){.ctx = ctx};
+    for (size_t i = 0; i < count; i++)
+        SARA_ASSERT(items[i].param->device == device);
     t.entries = t.capacity = arena_entries(&t);
+    TRY(make_places(t.device, &t.places, positions, count_places(&t)));
     TRY(alloc_masters(&t));
-    TRY(sara_alloc_zero(ctx, &t.gradients, 3 * t.entries, sizeof(float)));
+    TRY(sara_device_alloc(t.device, &t.gradients, 3 * t.entries, sizeof(float)));
+    TRY(sara_device_fill(t.device, t.gradients, 0, 3 * t.entries * sizeof(float)));
     lay_out(&t);
     ask_gradients(&t);
     *out = t;
-    t.masters = NULL;
+    t = (sara_trainables){.device = t.device};
 done:
-    sara_free(ctx, t.masters);
+    sara_device_free(t.device, t.gradients);
+    sara_device_free(t.device, t.masters);
+    free_places(t.device, t.places);
     return status;
 }
 
@@ -104,8 +224,9 @@ void sara_trainables_free(sara_trainables *t)
 {
     for (size_t i = 0; i < t->count; i++)
         sara_trainable_ask_nothing(t->items[i].param);
-    sara_free(t->ctx, t->gradients);
-    sara_free(t->ctx, t->masters);
+    free_places(t->device, t->places);
+    sara_device_free(t->device, t->gradients);
+    sara_device_free(t->device, t->masters);
     sara_free(t->ctx, t->positions);
     sara_free(t->ctx, t->items);
     *t = (sara_trainables){.ctx = t->ctx};
@@ -145,46 +266,164 @@ void sara_trainable_set(const sara_trainable *item, size_t index, float value)
 
 /* -------------------------------------------------------------------------------- keeping fewer */
 
-/* Of one item; what is kept moves to the front: gradients within their memory, `kept` become
- * positions, and masters are copied. */
-static void keep_entries(sara_trainable *item, uint32_t *kept, size_t count, float *masters,
-                         float *gradient)
+/* Arrays of the trainables for the host to work on: themselves, or copies. */
+typedef struct host_arrays {
+    float *gradients, *masters;
+} host_arrays;
+
+static void host_arrays_free(const sara_trainables *t, host_arrays *arrays)
 {
-    for (size_t k = 0; k < count; k++) {
-        size_t index = kept[k];
-        gradient[k] = item->gradient[index];
-        if (item->masters)
-            masters[k] = item->masters[index];
-        kept[k] = (uint32_t)sara_trainable_position(item, index);
+    if (!sara_device_is_host(t->device)) {
+        sara_free(t->ctx, arrays->gradients);
+        sara_free(t->ctx, arrays->masters);
     }
-    item->masters = item->masters ? masters : NULL;
-    item->positions = kept;
-    item->count = count;
+    *arrays = (host_arrays){0};
+}
+
+static size_t count_masters(const sara_trainables *t)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < t->count; i++)
+        count += t->items[i].masters ? t->items[i].count : 0;
+    return count;
+}
+
+static sara_status host_arrays_read(const sara_trainables *t, host_arrays *out)
+{
+    size_t masters = count_masters(t);
+    sara_status status;
+    *out = (host_arrays){t->gradients, t->masters};
+    if (sara_device_is_host(t->device))
+        return SARA_OK;
+    *out = (host_arrays){0};
+    TRY(sara_alloc(t->ctx, &out->gradients, t->entries, sizeof(float)));
+    TRY(sara_alloc(t->ctx, &out->masters, masters, sizeof(float)));
+    TRY(sara_device_copy_out(t->device, out->gradients, t->gradients, t->entries * sizeof(float)));
+    TRY(sara_device_copy_out(t->device, out->masters, t->masters, masters * sizeof(float)));
+done:
+    if (status != SARA_OK)
+        host_arrays_free(t, out);
+    return status;
+}
+
+/* What takes the place of the trainables' arrays. */
+typedef struct kept_arrays {
+    uint32_t *positions, *places; /* [entries] */
+    float *masters;               /* [narrow], on the device */
+    float *host_masters;          /* the same for the host to fill */
+    size_t entries, narrow;
+} kept_arrays;
+
+static void kept_arrays_free(const sara_trainables *t, kept_arrays *arrays)
+{
+    if (!sara_device_is_host(t->device))
+        sara_free(t->ctx, arrays->host_masters);
+    sara_device_free(t->device, arrays->masters);
+    free_places(t->device, arrays->places);
+}
+
+static sara_status kept_arrays_alloc(const sara_trainables *t, kept_arrays *out, uint32_t *kept,
+                                     const size_t *counts)
+{
+    bool host = sara_device_is_host(t->device);
+    sara_status status;
+    *out = (kept_arrays){.positions = kept};
+    for (size_t i = 0; i < t->count; i++) {
+        out->entries += counts[i];
+        out->narrow += is_float32(&t->items[i]) ? 0 : counts[i];
+    }
+    TRY(sara_device_alloc(t->device, &out->masters, out->narrow, sizeof(float)));
+    out->host_masters = out->masters;
+    if (!host) {
+        out->host_masters = NULL;
+        TRY(sara_alloc(t->ctx, &out->host_masters, out->narrow, sizeof(float)));
+        TRY(sara_device_alloc(t->device, &out->places, out->entries, sizeof(*out->places)));
+    }
+done:
+    return status;
+}
+
+/* What is kept moves to the front: gradients within the old array; indices become positions. */
+static void keep_entries(const sara_trainables *t, const kept_arrays *to, const host_arrays *from,
+                         const size_t *counts)
+{
+    uint32_t *kept = to->positions;
+    float *gradient = from->gradients, *master = to->host_masters;
+    for (size_t i = 0; i < t->count; i++) {
+        const sara_trainable *item = &t->items[i];
+        const float *gradients = from->gradients + (item->gradient - t->gradients);
+        for (size_t k = 0; k < counts[i]; k++, kept++) {
+            *gradient++ = gradients[*kept];
+            if (item->masters)
+                *master++ = from->masters[item->masters - t->masters + *kept];
+            *kept = (uint32_t)sara_trainable_position(item, *kept);
+        }
+    }
+}
+
+/* What the host has made, to the device; moments become zero. */
+static sara_status kept_arrays_write(const sara_trainables *t, kept_arrays *arrays,
+                                     const host_arrays *from)
+{
+    sara_device *device = t->device;
+    size_t entries = arrays->entries;
+    sara_status status;
+    if (sara_device_is_host(device)) {
+        arrays->places = arrays->positions;
+    } else {
+        TRY(sara_device_copy_in(device, arrays->masters, arrays->host_masters,
+                                arrays->narrow * sizeof(float)));
+        TRY(sara_device_copy_in(device, arrays->places, arrays->positions,
+                                entries * sizeof(*arrays->places)));
+        TRY(sara_device_copy_in(device, t->gradients, from->gradients, entries * sizeof(float)));
+    }
+    TRY(sara_device_fill(device, t->gradients + entries, 0, 2 * entries * sizeof(float)));
+done:
+    return status;
+}
+
+/* Takes the arrays over. */
+static void kept_arrays_install(sara_trainables *t, const kept_arrays *arrays, const size_t *counts)
+{
+    size_t used = 0, next = 0;
+    t->positions = arrays->positions;
+    t->places = arrays->places;
+    t->masters = arrays->masters;
+    t->entries = arrays->entries;
+    for (size_t i = 0; i < t->count; i++) {
+        sara_trainable *item = &t->items[i];
+        item->positions = arrays->positions + used;
+        item->masters = item->masters ? arrays->masters + next : NULL;
+        item->count = counts[i];
+        used += counts[i];
+        next += item->masters ? counts[i] : 0;
+    }
+    lay_out(t);
+    ask_gradients(t);
 }
 
 sara_status sara_trainables_keep(sara_trainables *t, uint32_t *kept, const size_t *counts,
                                  sara_trainables_rest *before)
 {
-    float *masters = NULL;
-    size_t narrow = 0, used = 0, next = 0;
+    bool host = sara_device_is_host(t->device);
+    host_arrays old = {0};
+    kept_arrays fresh = {0};
     sara_status status;
-    for (size_t i = 0; i < t->count; i++)
-        narrow += is_float32(&t->items[i]) ? 0 : counts[i];
-    TRY(sara_alloc(t->ctx, &masters, narrow, sizeof(float)));
-    *before = (sara_trainables_rest){t->masters, t->positions};
-    t->masters = masters;
-    t->positions = kept;
-    for (size_t i = 0; i < t->count; i++) {
-        keep_entries(&t->items[i], kept + used, counts[i], masters ? masters + next : NULL,
-                     t->gradients + used);
-        used += counts[i];
-        next += t->items[i].masters ? counts[i] : 0;
+    TRY(host_arrays_read(t, &old));
+    TRY(kept_arrays_alloc(t, &fresh, kept, counts));
+    keep_entries(t, &fresh, &old, counts);
+    TRY(kept_arrays_write(t, &fresh, &old));
+    *before = (sara_trainables_rest){old.masters, t->positions};
+    old.masters = NULL;
+    if (!host) {
+        sara_device_free(t->device, t->masters);
+        sara_device_free(t->device, t->places);
     }
-    t->entries = used;
-    lay_out(t);
-    if (used > 0)
-        memset(t->moment1, 0, 2 * used * sizeof(float));
-    ask_gradients(t);
+    kept_arrays_install(t, &fresh, counts);
+    fresh.masters = NULL;
+    fresh.places = NULL;
 done:
+    host_arrays_free(t, &old);
+    kept_arrays_free(t, &fresh);
     return status;
 }

@@ -5,7 +5,8 @@
 
 #include "core/core.h"
 
-/* A parameter that is trained. Arrays are parts of those of all trainables. */
+/* A parameter that is trained. Arrays are parts of those of all trainables; all but `positions` are
+ * memory of the device. */
 typedef struct sara_trainable {
     sara_param *param;
     const uint32_t *positions; /* [count] ascending row-major; NULL: all entries, in their order */
@@ -14,17 +15,19 @@ typedef struct sara_trainable {
     float *gradient, *moment1, *moment2; /* [count] */
 } sara_trainable;
 
-/* All that one optimiser trains. Gradients, then moment1, then moment2 of all items lie in one
- * piece of memory, so that what concerns all of them is one pass over an array. Whole parameters
- * begin at a cache line; what lies between is zero. */
+/* All that one optimiser trains, of parameters on one device. Gradients, then moment1, then moment2
+ * of all items lie in one piece of memory, so that what concerns all of them is one pass over an
+ * array. Whole parameters begin at a cache line; what lies between is zero. */
 typedef struct sara_trainables {
     sara_context *ctx;
+    sara_device *device;
     sara_trainable *items;
     size_t count;
     size_t entries, capacity; /* of gradients, moment1 and moment2 each; as there is memory for */
     float *gradients, *moment1, *moment2;
     float *masters;      /* of the items of 16-bit parameters, one after the other */
-    uint32_t *positions; /* of the items that have some, one after the other */
+    uint32_t *positions; /* of the items that have some, one after the other; the host's */
+    uint32_t *places;    /* the same on the device; where its memory is the host's, positions */
 } sara_trainables;
 
 /* The items have param, count and positions, which lie in `positions` (NULL: none has any). Moments
@@ -38,7 +41,7 @@ void sara_trainables_free(sara_trainables *trainables);
 int64_t sara_trainables_total(const sara_trainables *trainables); /* trained entries */
 size_t sara_trainables_bytes(const sara_trainables *trainables);  /* of all arrays */
 
-/* What was kept no longer, in the order of the items as it was. */
+/* What was kept no longer, in the order of the items as it was; the host's. */
 typedef struct sara_trainables_rest {
     float *masters;
     uint32_t *positions;
@@ -58,7 +61,26 @@ static inline size_t sara_trainable_position(const sara_trainable *item, size_t 
     return item->positions ? item->positions[index] : index;
 }
 
-/* Where the float32 value of an entry lies. */
+/* The float32 values of an item's entries for the host to read: where they lie, or copies. */
+typedef struct sara_trainable_values {
+    const float *values;
+    const uint32_t *positions; /* of the entries in values; NULL: in their order */
+    float *copy;
+} sara_trainable_values;
+SARA_NODISCARD sara_status sara_trainable_read(const sara_trainables *trainables,
+                                               sara_trainable_values *out,
+                                               const sara_trainable *item);
+void sara_trainable_read_end(const sara_trainables *trainables, sara_trainable_values *values);
+static inline float sara_trainable_value(const sara_trainable_values *values, size_t index)
+{
+    return values->values[values->positions ? values->positions[index] : index];
+}
+/* Gives all entries of an item these values [count]: masters, and the parameter, which rounds them
+ * and whose version counts up. */
+SARA_NODISCARD sara_status sara_trainable_write(const sara_trainables *trainables,
+                                                const sara_trainable *item, const float *values);
+
+/* Where the float32 value of an entry lies, in the host's memory. */
 static inline float *sara_trainable_at(const sara_trainable *item, size_t index)
 {
     float *values = item->param->value.data;
@@ -67,7 +89,8 @@ static inline float *sara_trainable_at(const sara_trainable *item, size_t index)
 
 void sara_trainable_ask_nothing(sara_param *param);
 
-/* Of master and parameter, which rounds it; the caller counts the parameter's version up. */
+/* Of master and parameter, which rounds it, in the host's memory; the caller counts the parameter's
+ * version up. */
 void sara_trainable_set(const sara_trainable *item, size_t index, float value);
 
 #endif

@@ -71,18 +71,16 @@ done:
     return status;
 }
 
-static sara_status load_values(sara_context *ctx, const sara_safetensors *file,
+static sara_status load_values(const sara_trainables *t, const sara_safetensors *file,
                                const sara_trainable *item)
 {
     sara_tensor values = {0};
     sara_status status;
     TRY(sara_safetensors_load(file, &values, item->param->name, SARA_F32,
                               &item->param->value.shape));
-    for (size_t i = 0; i < item->count; i++)
-        sara_trainable_set(item, i, ((const float *)values.data)[i]);
-    item->param->version++;
+    TRY(sara_trainable_write(t, item, values.data));
 done:
-    sara_tensor_free(ctx, &values);
+    sara_tensor_free(t->ctx, &values);
     return status;
 }
 
@@ -95,7 +93,7 @@ static sara_status full_load(trainer *t, const char *folder)
     TRY(sara_path_join(t->ctx, &path, folder, WEIGHTS_FILE));
     TRY(sara_safetensors_open(t->ctx, &file, path));
     for (size_t i = 0; i < trainables->count; i++)
-        TRY(load_values(t->ctx, file, &trainables->items[i]));
+        TRY(load_values(trainables, file, &trainables->items[i]));
     TRY(sara_state_load(t->ctx, folder, trainables));
 done:
     sara_safetensors_close(file);

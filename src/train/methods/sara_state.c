@@ -113,9 +113,7 @@ static sara_status load_masters(sara_context *ctx, const char *folder, const sar
             TRY(sara_fail(ctx, SARA_ERROR_INPUT,
                           "%s: %s: its entries are not those that this run selects", path,
                           item->param->name));
-        for (size_t k = 0; k < item->count; k++)
-            sara_trainable_set(item, k, adapter.entries[i].values[k]);
-        item->param->version++;
+        TRY(sara_trainable_write(t, item, adapter.entries[i].values));
     }
 done:
     sara_adapter_free(&adapter);
