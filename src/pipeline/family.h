@@ -60,7 +60,7 @@ struct sara_family {
     /* What a single file predicts that does not say so, and why that is thought; NULL: noise. */
     SARA_NODISCARD sara_status (*guess)(const sara_model *model, const char **prediction,
                                         const char **reason);
-    const char *scheduler; /* JSON: of single files */
+    const char *scheduler; /* JSON: of single files and of denoisers alone */
     int v_sample_size;     /* of single files that predict v, where shapes tell it; 0: no other */
     bool second_padding;   /* the built-in tokenizer's, see sara_tokenizer_load_builtin() */
     /* Whether text encoders, tokenizers and denoiser fit together. */

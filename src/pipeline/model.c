@@ -240,7 +240,7 @@ static sara_status load_parts(sara_model *model, const sara_model_options *optio
     if (model->single)
         TRY(sara_single_scheduler(model, options));
     else if (model->denoiser_only)
-        TRY(sara_scheduler_config_parse(model->ctx, &model->scheduler, NULL, "default", NULL));
+        TRY(sara_model_published_scheduler(model));
     else
         TRY(load_scheduler(model));
     TRY(load_part(model, 0, model->storage));
@@ -319,7 +319,7 @@ sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const cha
     TRY(sara_storage_parse(ctx, &model->storage, weight_dtype, "weight_dtype"));
     TRY(sara_strdup(ctx, &model->path, shape));
     TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
-    TRY(sara_scheduler_config_parse(ctx, &model->scheduler, NULL, "default", NULL));
+    TRY(sara_model_published_scheduler(model));
     TRY(sara_network_draw(model->device, &model->parts[0].network, family->parts[0].class,
                           &component, seed, model->storage));
     model->denoiser = model->parts[0].network;

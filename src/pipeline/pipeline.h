@@ -35,7 +35,7 @@ struct sara_model {
     sara_network *denoiser, *vae;           /* of the parts; vae NULL where denoiser_only */
     sara_scheduler_config scheduler;
     char *scheduler_class; /* of the folder's index; NULL: it names none */
-    bool has_scheduler;    /* false: sara's default training schedule */
+    bool has_scheduler;    /* false: it is a denoiser alone, trained as the family's are */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     bool scheduler_changed; /* it is no longer as in the folder */
     char *scheduler_source; /* of its config, for messages; NULL: none */
@@ -63,6 +63,8 @@ SARA_NODISCARD sara_status sara_single_scheduler(sara_model *model,
                                                  const sara_model_options *options);
 SARA_NODISCARD sara_status sara_single_prediction(sara_model *model,
                                                   const sara_model_options *options);
+/* Of a denoiser alone, for training: the family's. */
+SARA_NODISCARD sara_status sara_model_published_scheduler(sara_model *model);
 /* corrections.c: as StableDiffusionPipeline corrects the configs of its parts, with a line for each
  * value that changes. The config's JSON stays as it is. */
 SARA_NODISCARD sara_status sara_model_correct_scheduler(sara_model *model, const char *source);

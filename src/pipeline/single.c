@@ -1,4 +1,4 @@
-/* What a single-file checkpoint does not hold: its scheduler and its prediction type. */
+/* What is not there of a single-file checkpoint or a denoiser alone: scheduler, prediction type. */
 #include "pipeline/pipeline.h"
 
 static sara_status parse_scheduler(sara_model *model, const char *text, const char *source)
@@ -32,6 +32,16 @@ sara_status sara_single_scheduler(sara_model *model, const sara_model_options *o
 done:
     sara_free(ctx, folder);
     sara_free(ctx, file);
+    return status;
+}
+
+sara_status sara_model_published_scheduler(sara_model *model)
+{
+    sara_status status;
+    TRY(parse_scheduler(model, model->family->scheduler, model->family->product));
+done:
+    json_decref(model->scheduler_json);
+    model->scheduler_json = NULL;
     return status;
 }
 

@@ -189,7 +189,7 @@ static sara_status open_replay(sara_batches *batches, const sara_model *model, c
 {
     sara_safetensors *file = NULL;
     sara_shape latents = {5, {-1, -1, -1, -1, -1}}, states = {4, {-1, -1, -1, -1}}, timesteps,
-               pooled = {3, {-1, -1, 0}};
+               pooled = {3, {-1, -1, -1}};
     sara_status status;
     TRY(sara_safetensors_open(batches->ctx, &file, path));
     TRY(load_array(file, &batches->latents, &latents, "latents", SARA_F32));

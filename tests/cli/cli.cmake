@@ -55,3 +55,12 @@ add_executable(test_progress_lines ${CMAKE_CURRENT_SOURCE_DIR}/cli/progress_line
 target_include_directories(test_progress_lines PRIVATE ${CMAKE_SOURCE_DIR}/include)
 target_link_libraries(test_progress_lines PRIVATE PkgConfig::cmocka m)
 add_test(NAME cli/progress_lines COMMAND test_progress_lines)
+
+# The program with a table of families of its own, which has one more (tests/family/).
+file(GLOB family_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/family/*.c)
+add_executable(test_family_program ${cli_sources} ${family_sources})
+set_target_properties(test_family_program PROPERTIES OUTPUT_NAME sara-family)
+target_include_directories(test_family_program PRIVATE ${CMAKE_SOURCE_DIR}/src/cli)
+target_link_libraries(test_family_program PRIVATE sara_train_archive PkgConfig::jansson m)
+set_property(TEST cli/test_family APPEND PROPERTY ENVIRONMENT
+             "SARA_FAMILY_PROGRAM=$<TARGET_FILE:test_family_program>")
