@@ -64,6 +64,13 @@ done:
     return status;
 }
 
+/* What is of no width that was published has no name. */
+static sara_name family_title(const sara_family *family)
+{
+    return family->name ? sara_name_of("%s", family->name)
+                        : sara_name_of("%s of a width of its own", family->product);
+}
+
 /* That it is of the model's family is told before its weights are read. */
 static sara_status check_denoiser(const sara_model *model, const char *path)
 {
@@ -75,8 +82,9 @@ static sara_status check_denoiser(const sara_model *model, const char *path)
     TRY(sara_json_load(model->ctx, &config, file, true));
     TRY(sara_family_of_config(model->ctx, &family, config, file));
     if (family != model->family)
-        status = sara_fail(model->ctx, SARA_ERROR_INPUT, "denoiser %s: is of %s, %s is of %s", path,
-                           family->name, model->path, model->family->name);
+        status =
+            sara_fail(model->ctx, SARA_ERROR_INPUT, "denoiser %s: is of %s, %s is of %s", path,
+                      family_title(family).text, model->path, family_title(model->family).text);
 done:
     json_decref(config);
     sara_free(model->ctx, file);

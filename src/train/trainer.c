@@ -121,18 +121,18 @@ done:
     return status;
 }
 
-/* A picture that cannot be drawn or written is no reason to lose what was trained. */
+/* A picture that cannot be drawn or written, for want of memory too, is no reason to lose what was
+ * trained. */
 static sara_status validate(trainer *t, int64_t step)
 {
     sara_tape_trim(t->tape); /* drawing needs memory of its own */
     sara_status status = sara_run_validate(&t->run, t->model, &t->options, step);
-    if (status == SARA_OK)
-        status = sara_tape_reserve(t->tape, t->activations);
-    if (status == SARA_OK || status == SARA_INTERRUPTED || status == SARA_ERROR_MEMORY)
+    if (status == SARA_INTERRUPTED)
         return status;
-    sara_log(t->ctx, SARA_LOG_WARNING, "validation after step %lld: %s", (long long)step,
-             sara_context_error(t->ctx));
-    return SARA_OK;
+    if (status != SARA_OK)
+        sara_log(t->ctx, SARA_LOG_WARNING, "validation after step %lld: %s", (long long)step,
+                 sara_context_error(t->ctx));
+    return step < t->steps ? sara_tape_reserve(t->tape, t->activations) : SARA_OK;
 }
 
 /* The trace of the steps so far, as wanted by --profile; nothing is traced any more. One that

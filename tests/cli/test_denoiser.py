@@ -106,6 +106,15 @@ class Denoiser(Case):
                      os.path.join(self.unet, WEIGHTS))  # fmt: skip
         self.refused(INPUT, "they must agree", "generate", "-m", BASE, "-p", "a", "--denoiser",
                      UNET)  # fmt: skip
+        shutil.copytree(UNET, self.path("wide"))
+        with open(self.path("wide", "config.json")) as file:
+            config = json.load(file)
+        config["cross_attention_dim"] = 768
+        with open(self.path("wide", "config.json"), "w") as file:
+            json.dump(config, file)
+        before = files_below(self.folder)
+        self.refused(INPUT, ["denoiser wide: is of SD1.x", "is of Stable Diffusion of a width"],
+                     "inspect", "-m", BASE, "--denoiser", "wide")  # fmt: skip
         self.refused(USAGE, "goes with a model", "inspect", "--adapter", "x", "--denoiser", "run")
         self.assertEqual(files_below(self.folder), before)
 

@@ -112,7 +112,8 @@ class Sizes(Case):
                      "--validation_prompt", "x")
         self.refused(USAGE, "the nearest are 20x20 and 24x24", *replay, "--validation_prompt", "x",
                      "--resolution", "21")
-        self.ok(*replay, "--validation_prompt", "x", "--validation_steps", "1", "--resolution", "24")
+        self.ok(*replay, "--validation_prompt", "x", "--validation_steps", "1",
+                "--resolution", "24")  # fmt: skip
         self.assertEqual(read_png(self.path("run", "samples", "step-000001-0.png"))[:2], (24, 24))
 
 

@@ -46,9 +46,9 @@ def main(kind):
         losses.append(loss.item())
     after = {f"after.{name}": p.detach().flatten()[::STRIDE].clone()
              for name, p in unet.named_parameters()}
-    settings = dict(learning_rate=str(RATE), max_grad_norm=str(CLIP), adam_weight_decay="0.1", adam_epsilon="1e-6",
-                    lr_scheduler="cosine", max_train_steps=str(STEPS), prediction_type=prediction,
-                    stride=str(STRIDE))
+    settings = dict(learning_rate=str(RATE), max_grad_norm=str(CLIP), adam_weight_decay="0.1",
+                    adam_epsilon="1e-6", lr_scheduler="cosine", max_train_steps=str(STEPS),
+                    prediction_type=prediction, stride=str(STRIDE))
     save_file({"losses": torch.tensor(losses), "grad_norms": torch.tensor(norms), **after},
               f"{HERE}/full_{kind}.safetensors", settings)
 

@@ -1,5 +1,6 @@
 /* The fast convolution kernels against the plain ones, and the cache of weights. */
 #include "nn/support_nn.h"
+#include "support/memory.h"
 
 #include <stdlib.h>
 
@@ -149,12 +150,51 @@ static void test_many_shapes(void **state)
     test_pair_close(&b);
 }
 
+/* Where there is no memory to keep a frozen weight's layout, it is made each time. */
+static void test_no_memory_to_keep(void **state)
+{
+    (void)state;
+    const sara_conv_shape s = test_conv_shape(1, 16, 16, 32, 32, 3, 2, same);
+    test_allocator allocator;
+    sara_kernel_env env = {.ctx = test_allocator_context(&allocator)};
+    float *x = test_nn_random(test_conv_x(&s), 1), *w = test_nn_random(test_conv_w(&s), 2);
+    float *y = test_nn_zeros(test_conv_y(&s)), *expected = test_nn_zeros(test_conv_y(&s));
+    sara_param frozen = {.name = "frozen", .value = {SARA_F32, {0}, w}};
+    const sara_weight_view view = {w, SARA_F32, &frozen};
+    long made_up_for = 0, n = 0;
+    assert_ok(env.ctx, sara_nn_device_open(env.ctx, &env.device, "cpu"));
+    assert_ok(env.ctx, sara_kernel_conv_forward(&env, expected, x, &view, NULL, &s));
+    allocator.once = true;
+    for (bool failed = true; failed; n++) {
+        frozen.version++;
+        allocator.failures = 0;
+        allocator.left = n;
+        sara_status status = sara_kernel_conv_forward(&env, y, x, &view, NULL, &s);
+        allocator.left = -1;
+        failed = allocator.failures > 0;
+        made_up_for += failed && status == SARA_OK;
+        assert_int_equal(status, failed && status != SARA_OK ? SARA_ERROR_MEMORY : SARA_OK);
+        if (status == SARA_OK)
+            assert_memory_equal(y, expected, test_conv_y(&s) * sizeof(*y));
+        memset(y, 0, test_conv_y(&s) * sizeof(*y));
+    }
+    assert_int_equal(made_up_for, 2); /* what is kept, and its place in the cache */
+    sara_nn_device_close(env.device);
+    sara_context_free(env.ctx);
+    assert_int_equal(allocator.alive, 0);
+    free(x);
+    free(w);
+    free(y);
+    free(expected);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_weight_versions),
         cmocka_unit_test(test_many_shapes),
+        cmocka_unit_test(test_no_memory_to_keep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

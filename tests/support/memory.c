@@ -25,12 +25,17 @@ static void release(void *user, void *memory)
     free(memory);
 }
 
+sara_allocator test_allocator_functions(test_allocator *allocator)
+{
+    *allocator = (test_allocator){.left = -1};
+    return (sara_allocator){allocate, release, allocator};
+}
+
 sara_context *test_allocator_context(test_allocator *allocator)
 {
     sara_context *ctx = NULL;
-    sara_allocator functions = {allocate, release, allocator};
+    sara_allocator functions = test_allocator_functions(allocator);
     sara_context_options options = {.allocator = &functions, .threads = 1};
-    *allocator = (test_allocator){.left = -1};
     assert_ok(ctx, sara_context_new(&ctx, &options));
     return ctx;
 }

@@ -11,6 +11,7 @@ typedef struct test_allocator {
     long made, alive, failures;
     bool once;
 } test_allocator;
+sara_allocator test_allocator_functions(test_allocator *allocator); /* fails not yet */
 sara_context *test_allocator_context(test_allocator *allocator);
 /* Runs fn with the 1st, 2nd, ... allocation failing, until it succeeds: each failure must be
  * SARA_ERROR_MEMORY and leave nothing allocated. */

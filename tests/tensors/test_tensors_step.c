@@ -317,7 +317,8 @@ static void steps_are_the_trainers_bit_for_bit(void **state)
             sara_step_report report;
             pair_gather(ctx, &p, (uint64_t)step);
             const sara_step_hooks hooks = sara_adaptation_hooks(trained.adaptation, NULL);
-            assert_ok(ctx, sara_optimizer_step(trained.optimizer, &report, 1e-3, 0.5, true, &hooks));
+            assert_ok(ctx,
+                      sara_optimizer_step(trained.optimizer, &report, 1e-3, 0.5, true, &hooks));
             pair_step(ctx, &p, &options, &adaptation, step, &report);
             for (size_t t = 0; t < TENSORS; t++)
                 assert_memory_equal(p.views[t].data, p.params.items[t].value.data, bytes);

@@ -161,13 +161,65 @@ static void test_images(void **state)
     memory_run_close(&m);
 }
 
+typedef struct drawing {
+    memory_run m;
+    int warnings;
+} drawing;
+
+/* From the end of each step until its pictures were given up there is no memory. */
+static void end_memory(void *user, const sara_progress *progress)
+{
+    drawing *d = user;
+    if (strcmp(progress->phase, "train") == 0)
+        d->m.allocator.left = 0;
+}
+
+static void count_warning(void *user, sara_log_level level, const char *line)
+{
+    drawing *d = user;
+    if (level != SARA_LOG_WARNING || !strstr(line, "validation after step"))
+        return;
+    assert_true(d->m.allocator.failures > 0);
+    d->m.allocator.left = -1;
+    d->warnings++;
+}
+
+/* Pictures for which there is no memory are left out; the run goes on, and ends with its result. */
+static void test_pictures(void **state)
+{
+    drawing d = {.m = {.run = *state}};
+    test_run *run = *state;
+    const sara_allocator functions = test_allocator_functions(&d.m.allocator);
+    const sara_context_options options = {.size = sizeof(options),
+                                          .allocator = &functions,
+                                          .log = count_warning,
+                                          .progress = end_memory,
+                                          .user = &d};
+    test_run_take_images(run, 1);
+    run->options.max_train_steps = 2;
+    run->options.validation_steps = 1;
+    assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, "validation_prompt", "x"));
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run);
+    assert_true(test_run_has(run, "samples/step-000002-0.png"));
+    clear(&d.m);
+    assert_int_equal(sara_context_new(&d.m.ctx, &options), SARA_OK);
+    d.m.before = d.m.allocator.alive;
+    test_assert_status(d.m.ctx, train(&d.m, -1), SARA_OK, "without memory for pictures", __FILE__,
+                       __LINE__);
+    assert_int_equal(d.warnings, 2);
+    assert_false(test_run_has(run, "samples/step-000002-0.png"));
+    assert_string_equal(test_run_sha256(run), sha256);
+    memory_run_close(&d.m);
+}
+
 int main(void)
 {
     /* Thousands of short runs: a folder in memory, where there is one, saves their fsyncs. */
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 0);
-    const struct CMUnitTest tests[] = {TEST_TINY(test_every_failure),
-                                       TEST_TINY(test_single_failures),
-                                       TEST_TINY(test_from_adapter), TEST_TINY(test_images)};
+    const struct CMUnitTest tests[] = {
+        TEST_TINY(test_every_failure), TEST_TINY(test_single_failures),
+        TEST_TINY(test_from_adapter), TEST_TINY(test_images), TEST_TINY(test_pictures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,8 +131,11 @@ static sara_status reorder(const sara_kernel_env *env, const sara_primitive *op,
 {
     sara_onednn *state = env->device->state;
     sara_status status;
-    if (weight && weight->want == SARA_GRAD_NONE && has_room(state, op->weight_bytes))
-        return onednn_weights_add(state, op, w, weight, out);
+    if (weight && weight->want == SARA_GRAD_NONE && has_room(state, op->weight_bytes)) {
+        status = onednn_weights_add(state, op, w, weight, out);
+        if (status != SARA_ERROR_MEMORY) /* what is kept can be done without */
+            return status;
+    }
     TRY(sara_scratch(env, scratch, (op->weight_bytes + sizeof(float) - 1) / sizeof(float)));
     TRY(sara_primitive_reorder(state, op, w, *scratch));
     *out = *scratch;
