@@ -142,6 +142,7 @@ typedef struct sara_model_options {
     /* A folder with another U-Net of the same family, as full fine-tuning writes it, or a model's
      * folder: it stands in for the model's own. NULL: its own */
     const char *denoiser;
+    const char *device; /* where its weights lie and it computes: "cpu"; NULL: that */
 } sara_model_options;
 void sara_model_options_init_sized(sara_model_options *options, size_t size);
 #define sara_model_options_init(options)                                                           \
@@ -478,6 +479,7 @@ typedef struct sara_train_options {
     const char *profile;         /* a file for the first steps' trace, in Chrome's format */
     const char *method; /* "sara"; "full": all entries are trained, and the run folder gets the
                            denoiser's component folder (unet/) instead of an adapter */
+    const char *device; /* see sara_model_options; mixed_precision goes with "cpu" */
 } sara_train_options;
 
 typedef struct sara_train_result {
@@ -531,6 +533,7 @@ typedef struct sara_bench_options {
     bool rank;             /* times the low-rank term of every matrix too */
     uint64_t seed;         /* 42: of weights, latents and texts */
     const char *profile; /* a file for what was computed when, in Chrome's trace format; or NULL */
+    const char *device;  /* see sara_model_options */
 } sara_bench_options;
 
 void sara_bench_options_init_sized(sara_bench_options *options, size_t size);

@@ -148,6 +148,7 @@ int cmd_bench(cli *c)
          "of weights, latents and texts; -1: drawn and told (42)"},
         {"profile", 0, CLI_STRING, &o.profile, 0, 0, "FILE.json",
          "write each kernel's time for chrome://tracing or Perfetto"},
+        {"device", 0, CLI_STRING, &o.device, 0, 0, "NAME", "where to compute: cpu (cpu)"},
         {"json", 0, CLI_SWITCH, &json, 0, 0, NULL, "print JSON"},
         CLI_THREADS_OPTION(c),
         CLI_CONFIG_OPTION,

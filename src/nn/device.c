@@ -59,6 +59,7 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
     sara_onednn *state = NULL;
     sara_kept *kept = NULL;
     sara_status status;
+    name = name ? name : "cpu";
     const device_kind *kind = find_kind(name);
     if (strcmp(name, "cpu-apart") == 0)
         return sara_apart_open(ctx, out);
@@ -89,6 +90,15 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
 done:
     sara_free(ctx, cpu);
     return status;
+}
+
+sara_status sara_nn_device_check(sara_context *ctx, const char *name, const char *option)
+{
+    static const char *const known[] = {"cpu", "cpu-plain", "cpu-apart"}; /* these two for tests */
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+        if (!name || strcmp(name, known[i]) == 0)
+            return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE, "%s %s: this build has %s", option, name, known[0]);
 }
 
 size_t sara_nn_device_kept(const sara_device *device)

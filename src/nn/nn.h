@@ -18,9 +18,13 @@
  * data: what a pass on "cpu" or "cpu-bf16" will need, the kernels' scratch included, is what
  * sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor or
  * oneDNN cannot, also if the environment variable SARA_SIMD names what it does not run;
- * SARA_ERROR_USAGE if it names nothing. */
+ * SARA_ERROR_USAGE if it names nothing. name NULL: "cpu". */
 SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **out,
                                                const char *name);
+/* What users may name as the device of a model, NULL ("cpu") too. SARA_ERROR_USAGE tells of others,
+ * given by `option`, what there is. */
+SARA_NODISCARD sara_status sara_nn_device_check(sara_context *ctx, const char *name,
+                                                const char *option);
 void sara_nn_device_close(sara_device *device);
 /* Of a dry device: bytes that the passes so far would have left with the device, such as frozen
  * weights in layouts of its own; 0 of others. */

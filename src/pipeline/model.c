@@ -236,7 +236,7 @@ static void warn_of_doubles(const sara_model *model)
 static sara_status load_parts(sara_model *model, const sara_model_options *options)
 {
     sara_status status;
-    TRY(sara_nn_device_open(model->ctx, &model->device, "cpu"));
+    TRY(sara_nn_device_open(model->ctx, &model->device, options->device));
     if (model->single)
         TRY(sara_single_scheduler(model, options));
     else if (model->denoiser_only)
@@ -274,6 +274,7 @@ static sara_status model_open(sara_context *ctx, sara_model **out, const char *p
     model->ctx = ctx;
     model->denoiser_only = denoiser_only;
     TRY(sara_storage_parse(ctx, &model->storage, options->weight_dtype, "weight_dtype"));
+    TRY(sara_nn_device_check(ctx, options->device, "device"));
     TRY(open_source(model, path, options));
     TRY(load_parts(model, options));
     *out = model;
@@ -304,7 +305,7 @@ sara_status sara_model_load_denoiser(sara_context *ctx, sara_model **out, const 
 }
 
 sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const char *shape,
-                                  uint64_t seed, const char *weight_dtype)
+                                  uint64_t seed, const char *weight_dtype, const char *device)
 {
     sara_component component;
     sara_model *model = NULL;
@@ -318,7 +319,7 @@ sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const cha
     model->denoiser_only = true;
     TRY(sara_storage_parse(ctx, &model->storage, weight_dtype, "weight_dtype"));
     TRY(sara_strdup(ctx, &model->path, shape));
-    TRY(sara_nn_device_open(ctx, &model->device, "cpu"));
+    TRY(sara_nn_device_open(ctx, &model->device, device));
     TRY(sara_model_published_scheduler(model));
     TRY(sara_network_draw(model->device, &model->parts[0].network, family->parts[0].class,
                           &component, seed, model->storage));

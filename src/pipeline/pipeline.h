@@ -52,10 +52,11 @@ struct sara_model {
 SARA_NODISCARD sara_status sara_model_load_denoiser(sara_context *ctx, sara_model **out,
                                                     const char *path,
                                                     const sara_model_options *options);
-/* A denoiser alone, of a named shape with random weights, for timing. */
+/* A denoiser alone, of a named shape with random weights, for timing. weight_dtype and device as
+ * in sara_model_options. */
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
                                                  const char *shape, uint64_t seed,
-                                                 const char *weight_dtype);
+                                                 const char *weight_dtype, const char *device);
 /* single.c: what a single file does not hold. The prediction type is the option's, else the
  * metadata's, else what the family's are thought to be (see docs/formats.md).
  * Both log what they chose. */

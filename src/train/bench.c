@@ -88,6 +88,7 @@ static sara_status bench_check_options(bench *b)
     sara_budget budget;
     sara_status status;
     TRY(sara_storage_parse(b->ctx, &storage, o->weight_dtype, "--weight_dtype"));
+    TRY(sara_nn_device_check(b->ctx, o->device, "--device"));
     TRY(check_source(b));
     TRY(check_method(b));
     TRY(check_number(b, "latent", o->latent, 4096));
@@ -149,7 +150,8 @@ static sara_status bench_load(bench *b)
     sara_model_options options = {.size = sizeof(options),
                                   .model_config = o->model_config,
                                   .use_ema_weights = o->use_ema_weights,
-                                  .weight_dtype = o->weight_dtype};
+                                  .weight_dtype = o->weight_dtype,
+                                  .device = o->device};
     double begun = sara_clock();
     char *denoiser = NULL;
     sara_status status;
@@ -161,7 +163,8 @@ static sara_status bench_load(bench *b)
     if (denoiser)
         TRY(sara_model_load_denoiser(b->ctx, &b->t.model, denoiser, &options));
     else
-        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed, o->weight_dtype));
+        TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed, o->weight_dtype,
+                                  o->device));
     TRY(sara_trainer_set_checkpointing(&b->t));
     b->load_seconds = sara_clock() - begun;
 done:
@@ -203,6 +206,7 @@ static sara_status open_trainer(bench *b)
     t->options.gradient_accumulation_steps = 1;
     t->options.seed = o->seed;
     t->options.mixed_precision = o->mixed_precision;
+    t->options.device = o->device;
     t->options.gradient_checkpointing = o->gradient_checkpointing;
     t->options.gradient_checkpointing_levels = o->gradient_checkpointing_levels;
     TRY(sara_trainer_open_device(t));

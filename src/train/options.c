@@ -103,12 +103,13 @@ static const option options_table[] = {
     NUMBER(OPTION_DOUBLE, validation_guidance_scale, 0, 1000, SARA_OF_MODEL, false,
            "(the model's: 7.0)"),
     SWITCH(no_prompt_weights, false, "(a), (a:1.4), [a] in validation prompts are plain text"),
-    SWITCH(long_prompt, false, "validation prompts of any length in chunks; else they are cut"),
+    SWITCH(long_prompt, false, "validation prompts of any length in chunks; else cut"),
     NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, false, "save to resume from (500)"),
     NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, false, "keep so many; 0: all (3)"),
     TEXT(resume_from_checkpoint, "PATH", false, "latest, or a checkpoint folder"),
     NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, true, "-1: drawn and told (42)"),
     TEXT(profile, "FILE.json", false, "trace of the first five steps for chrome://tracing"),
+    TEXT(device, "NAME", false, "where to compute: cpu (cpu)"),
 };
 #define OPTION_COUNT (sizeof(options_table) / sizeof(*options_table))
 

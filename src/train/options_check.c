@@ -30,6 +30,7 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
     double factor;
     sara_status status;
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
+    TRY(sara_nn_device_check(ctx, o->device, "--device"));
     TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
     if (o->prediction_type)
         TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));

@@ -44,7 +44,8 @@ static sara_status load_model(trainer *t)
                                   .tokenizer = o->tokenizer,
                                   .vae = o->vae,
                                   .use_ema_weights = o->use_ema_weights,
-                                  .weight_dtype = o->weight_dtype};
+                                  .weight_dtype = o->weight_dtype,
+                                  .device = o->device};
     bool alone;
     const char *path = sara_train_options_model(o, &alone);
     const sara_base *base;
@@ -140,13 +141,16 @@ done:
 
 sara_status sara_trainer_open_device(trainer *t)
 {
-    const char *type = t->options.mixed_precision;
+    const char *type = t->options.mixed_precision, *device = t->options.device;
     sara_status status = SARA_OK;
     if (strcmp(type, "no") == 0)
         return SARA_OK;
     if (strcmp(type, "bf16") != 0)
         return sara_fail(t->ctx, SARA_ERROR_USAGE, "--mixed_precision %s: expected no or bf16%s",
                          type, strcmp(type, "fp16") == 0 ? ", which needs no loss scaling" : "");
+    if (device && strcmp(device, "cpu") != 0) /* whose memory "cpu-bf16" shares */
+        return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                         "--mixed_precision bf16: goes with --device cpu, not %s", device);
     status = sara_nn_device_open(t->ctx, &t->device, "cpu-bf16");
     return status == SARA_OK ? status : sara_fail_in(t->ctx, status, "--mixed_precision bf16");
 }

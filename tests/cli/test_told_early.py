@@ -3,7 +3,7 @@
 import os
 import unittest
 
-from support import BASE, INPUT, IO, Case, write_safetensors
+from support import BASE, INPUT, IO, USAGE, Case, write_safetensors
 
 
 class ToldEarly(Case):
@@ -37,6 +37,18 @@ class ToldEarly(Case):
         if os.geteuid() != 0:
             os.mkdir(self.path("closed"), 0o500)
             self.refused(IO, "closed/x.png", *draw, "-o", "closed/x.png")
+
+    def test_device(self):
+        for command in (
+            ("train", "--train_data_dir", "nowhere", "-o", "run", "-m", BASE),
+            ("generate", "-p", "a", "-m", BASE),
+            ("bench", "--shape", "sd15"),
+        ):
+            words = "device cuda: this build has cpu"
+            result = self.refused(USAGE, words, *command, "--device", "cuda")
+            self.assertNotIn("apart", result.err)
+            self.assertEqual(os.listdir(self.folder), [])
+            self.assertIn("--device NAME", self.ok(command[0], "--help").out)
 
     def test_adapters(self):
         for command in (

@@ -131,7 +131,7 @@ static void test_trainable(void **state)
     f->options.trainable = "2%";
     f->options.seed = 9;
     json_t *report = bench(f);
-    assert_ok(f->ctx, sara_model_new_random(f->ctx, &model, "tiny", 9, NULL));
+    assert_ok(f->ctx, sara_model_new_random(f->ctx, &model, "tiny", 9, NULL, NULL));
     assert_ok(f->ctx, sara_select(f->ctx, &selection, &model->denoiser->params, &budget));
     assert_true(selection.total > 10000);
     assert_true(number(report, "trainable") == (double)selection.total);

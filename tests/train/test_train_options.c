@@ -139,6 +139,9 @@ static void test_fields(void **state)
     REFUSED(trainable, "junk", "junk");
     REFUSED(prediction_type, "noise", "noise");
     REFUSED(weight_dtype, "fp8", "--weight_dtype fp8: expected auto, fp32, fp16 or bf16");
+    REFUSED(device, "cuda", "--device cuda: this build has cpu");
+    REFUSED(device, "dry", "--device dry: this build has cpu");
+    REFUSED(device, "cpu-bf16", "--device cpu-bf16: this build has cpu");
     REFUSED(output_dir, NULL, "--output_dir is missing");
     REFUSED(output_dir, "", "--output_dir is missing");
     REFUSED(unet_only, NULL, "--pretrained_model_name_or_path is missing");
@@ -172,6 +175,14 @@ static void test_contradictions(void **state)
     o->replay = NULL;
     o->pretrained_model_name_or_path = "base";
     assert_refused(run->ctx, SARA_ERROR_USAGE, "--train_data_dir is missing", test_run_train(run));
+    test_run_teardown(state);
+    test_run_setup_tiny(state);
+    run = *state;
+    run->options.mixed_precision = "bf16";
+    run->options.device = "cpu-plain";
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "--mixed_precision bf16: goes with --device cpu, not cpu-plain",
+                   test_run_train(run));
 }
 
 static void test_prompts(void **state)
@@ -211,7 +222,8 @@ static void test_json(void **state)
                                                "resume_from_checkpoint",
                                                "gradient_checkpointing",
                                                "gradient_checkpointing_levels",
-                                               "profile"};
+                                               "profile",
+                                               "device"};
     test_run *run = *state;
     const sara_option_info *info;
     json_t *json = NULL;
