@@ -21,6 +21,12 @@ typedef struct problem {
     test_part y[2], dx[2];
 } problem;
 
+/* Of weights in 16 bits the types take turns: their conversion is proven by itself. */
+static sara_dtype half_of(size_t layer)
+{
+    return layer % 2 ? SARA_F16 : SARA_BF16;
+}
+
 /* ------------------------------------------------------------------------------------ operands */
 
 static void round_to(float *values, size_t count, sara_dtype dtype)
@@ -32,10 +38,21 @@ static void round_to(float *values, size_t count, sara_dtype dtype)
     }
 }
 
-/* For a device that multiplies bf16 the operands are such numbers, whose products are exact. */
-static float *operand(const problem *p, size_t count, uint64_t seed)
+/* Even numbers in [-1,1), which for so many take less time to draw than normal ones. */
+static float *draw_even(size_t count, uint32_t seed)
 {
-    float *values = test_nn_random(count, seed);
+    float *values = test_nn_zeros(count);
+    for (size_t i = 0; i < count; i++) {
+        seed = seed * 1664525 + 1013904223;
+        values[i] = (float)(int32_t)seed * 0x1p-31f;
+    }
+    return values;
+}
+
+/* For a device that multiplies bf16 the operands are such numbers, whose products are exact. */
+static float *operand(const problem *p, size_t count, uint32_t seed)
+{
+    float *values = draw_even(count, seed);
     round_to(values, count, strcmp(p->device, "cpu-bf16") == 0 ? SARA_BF16 : SARA_F32);
     return values;
 }
@@ -315,17 +332,14 @@ static void test_weights_of_16_bits(void **state)
         linear_layer(1, 1280, 1280),   square(64, 960, 320, 1),        square(8, 1280, 1280, 1),
         square(16, 1280, 1280, 2),     shortcut(8, 2560, 1280),
     };
-    for (size_t i = 0; i < sizeof(layers) / sizeof(*layers); i++) {
-        check(&layers[i], "cpu", SARA_BF16);
-        check(&layers[i], "cpu", SARA_F16);
-    }
+    for (size_t i = 0; i < sizeof(layers) / sizeof(*layers); i++)
+        check(&layers[i], "cpu", half_of(i));
 }
 
 /* One of two, as in test_bf16: it computes right, or says what the processor lacks. */
 static void test_mixed_precision(void **state)
 {
     (void)state;
-    const sara_dtype dtypes[] = {SARA_F32, SARA_BF16, SARA_F16};
     const sara_conv_shape layers[] = {
         linear_layer(4096, 320, 2560), linear_layer(1, 1280, 1280), square(64, 320, 320, 1),
         square(32, 1920, 640, 1),      square(8, 1280, 1280, 1),    square(16, 1280, 1280, 2),
@@ -340,9 +354,10 @@ static void test_mixed_precision(void **state)
         assert_ok(ctx, status);
     sara_nn_device_close(device);
     sara_context_free(ctx);
-    for (size_t i = 0; i < (sara_bf16_lacks() ? 0 : sizeof(layers) / sizeof(*layers)); i++)
-        for (int k = 0; k < 3; k++)
-            check(&layers[i], "cpu-bf16", dtypes[k]);
+    for (size_t i = 0; i < (sara_bf16_lacks() ? 0 : sizeof(layers) / sizeof(*layers)); i++) {
+        check(&layers[i], "cpu-bf16", SARA_F32);
+        check(&layers[i], "cpu-bf16", half_of(i));
+    }
 }
 
 int main(void)
