@@ -14,11 +14,15 @@ static const sara_simd *const tables[] = {
     &sara_simd_generic};
 
 #ifdef __x86_64__
-/* Compilers differ in whether __builtin_cpu_supports() knows it. */
+/* Compilers differ in whether __builtin_cpu_supports() knows it. The processor is asked once, as
+ * in a virtual machine the question takes longer than a small kernel. */
 static bool has_f16c(void)
 {
+    static _Atomic int answer; /* 0: not asked yet; 1: no; 2: yes */
     unsigned a, b, c = 0, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    if (answer == 0)
+        answer = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) ? 2 : 1;
+    return answer == 2;
 }
 #endif
 
