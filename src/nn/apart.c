@@ -5,9 +5,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* Memory is there twice: users have addresses that are never accessible, and kernels and copies
+ * those of the same bytes beside them. */
 typedef struct apart_region {
     struct apart_region *next;
-    char *start;
+    char *shown, *real;
     size_t bytes;
 } apart_region;
 
@@ -18,7 +20,6 @@ typedef struct apart {
     sara_device mapping; /* where `pool` has its chunks from: gives regions */
     sara_pool pool;
     apart_region *regions;
-    int users; /* kernels and copies within which we are */
 } apart;
 
 /* ------------------------------------------------------------------------------------- regions */
@@ -26,11 +27,6 @@ typedef struct apart {
 static sara_status apart_fail(const apart *a, const char *what)
 {
     return sara_fail(a->device.ctx, SARA_ERROR_DEVICE, "device %s: %s", a->device.name, what);
-}
-
-static int protection(const apart *a)
-{
-    return a->users > 0 ? PROT_READ | PROT_WRITE : PROT_NONE;
 }
 
 static sara_status region_alloc(sara_device *mapping, void **out, size_t bytes)
@@ -41,13 +37,19 @@ static sara_status region_alloc(sara_device *mapping, void **out, size_t bytes)
     sara_status status;
     TRY(sara_alloc(a->device.ctx, &region, 1, sizeof(*region)));
     bytes = (bytes + page - 1) / page * page;
-    region->start = mmap(NULL, bytes, protection(a), MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (region->start == MAP_FAILED)
+    region->real =
+        mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (region->real == MAP_FAILED)
         TRY(sara_fail(a->device.ctx, SARA_ERROR_MEMORY, "out of memory: %zu bytes", bytes));
+    region->shown = region->real + bytes;
     region->bytes = bytes;
+    if (mprotect(region->shown, bytes, PROT_NONE) != 0) {
+        munmap(region->real, 2 * bytes);
+        TRY(apart_fail(a, "memory cannot be protected"));
+    }
     region->next = a->regions;
     a->regions = region;
-    *out = region->start;
+    *out = region->shown;
     region = NULL;
 done:
     sara_free(a->device.ctx, region);
@@ -58,42 +60,23 @@ static void region_free(sara_device *mapping, void *data)
 {
     apart *a = mapping->state;
     for (apart_region **at = &a->regions; *at; at = &(*at)->next)
-        if ((*at)->start == data) {
+        if ((*at)->shown == data) {
             apart_region *region = *at;
             *at = region->next;
-            munmap(region->start, region->bytes);
+            munmap(region->real, 2 * region->bytes);
             sara_free(a->device.ctx, region);
             return;
         }
 }
 
-static bool is_inside(const apart *a, const void *data)
+/* Where the bytes are that users have at this address; NULL: not of the device's memory. */
+static void *real_of(const apart *a, const void *data)
 {
+    const char *at = data;
     for (const apart_region *r = a->regions; r; r = r->next)
-        if ((const char *)data >= r->start && (const char *)data < r->start + r->bytes)
-            return true;
-    return false;
-}
-
-static sara_status protect(const apart *a)
-{
-    for (const apart_region *r = a->regions; r; r = r->next)
-        if (mprotect(r->start, r->bytes, protection(a)) != 0)
-            return apart_fail(a, "memory cannot be protected");
-    return SARA_OK;
-}
-
-/* Between apart_enter() and apart_leave() the memory is accessible. */
-static sara_status apart_enter(apart *a)
-{
-    return a->users++ == 0 ? protect(a) : SARA_OK;
-}
-
-/* Returns status, or the error of its own. */
-static sara_status apart_leave(apart *a, sara_status status)
-{
-    sara_status own = --a->users == 0 ? protect(a) : SARA_OK;
-    return status == SARA_OK ? own : status;
+        if (at >= r->shown && at < r->shown + r->bytes)
+            return r->real + (at - r->shown);
+    return NULL;
 }
 
 /* -------------------------------------------------------------------------------------- memory */
@@ -118,47 +101,43 @@ static void apart_free(sara_device *device, void *data)
 
 static sara_status apart_fill(sara_device *device, void *data, int byte, size_t bytes)
 {
-    apart *a = device->state;
-    sara_status status;
-    if (!is_inside(a, data))
+    const apart *a = device->state;
+    void *place = real_of(a, data);
+    if (!place)
         return apart_fail(a, "fill: not of its memory");
-    TRY(apart_enter(a));
-    memset(data, byte, bytes);
-    status = apart_leave(a, status);
-done:
-    return status;
-}
-
-/* Tells on which sides the device's memory has to be. */
-static sara_status apart_copy(sara_device *device, void *to, const void *from, size_t bytes,
-                              bool to_inside, bool from_inside)
-{
-    apart *a = device->state;
-    sara_status status;
-    if (is_inside(a, to) != to_inside || is_inside(a, from) != from_inside)
-        return apart_fail(a, to_inside == from_inside ? "copy within: not of its memory"
-                             : to_inside              ? "copy in: not from the host to its memory"
-                                         : "copy out: not from its memory to the host");
-    TRY(apart_enter(a));
-    memcpy(to, from, bytes);
-    status = apart_leave(a, status);
-done:
-    return status;
+    memset(place, byte, bytes);
+    return SARA_OK;
 }
 
 static sara_status apart_copy_in(sara_device *device, void *to, const void *from, size_t bytes)
 {
-    return apart_copy(device, to, from, bytes, true, false);
+    const apart *a = device->state;
+    void *place = real_of(a, to);
+    if (!place || real_of(a, from))
+        return apart_fail(a, "copy in: not from the host to its memory");
+    memcpy(place, from, bytes);
+    return SARA_OK;
 }
 
 static sara_status apart_copy_out(sara_device *device, void *to, const void *from, size_t bytes)
 {
-    return apart_copy(device, to, from, bytes, false, true);
+    const apart *a = device->state;
+    const void *place = real_of(a, from);
+    if (!place || real_of(a, to))
+        return apart_fail(a, "copy out: not from its memory to the host");
+    memcpy(to, place, bytes);
+    return SARA_OK;
 }
 
 static sara_status apart_copy_within(sara_device *device, void *to, const void *from, size_t bytes)
 {
-    return apart_copy(device, to, from, bytes, true, true);
+    const apart *a = device->state;
+    void *place = real_of(a, to);
+    const void *source = real_of(a, from);
+    if (!place || !source)
+        return apart_fail(a, "copy within: not of its memory");
+    memcpy(place, source, bytes);
+    return SARA_OK;
 }
 
 static sara_status apart_synchronise(sara_device *device)
@@ -177,88 +156,104 @@ static const sara_device_memory apart_memory = {.alloc = apart_alloc,
 
 /* ------------------------------------------------------------------------------------- kernels */
 
-/* Whether what an argument, at this address, points to is where it has to be. */
-typedef bool (*apart_check)(const apart *a, const void *argument);
+/* A call of a kernel, whose arguments become those of the kernel that computes. */
+typedef struct apart_call {
+    const apart *a;
+    sara_kernel_env env;
+    sara_weight_view view; /* copies of what arguments point to */
+    sara_updates updates;
+    sara_update *items;
+} apart_call;
 
-static bool is_own_or_null(const apart *a, const void *data)
-{
-    return !data || is_inside(a, data);
-}
+/* Translates the argument at this address; SARA_ERROR_DEVICE where it points to other memory. */
+typedef sara_status (*apart_take)(apart_call *call, void *argument);
 
-static bool check_pointer(const apart *a, const void *argument)
+static sara_status take_data(apart_call *call, void *argument)
 {
-    const void *data;
+    void *data;
     memcpy(&data, argument, sizeof(data));
-    return is_own_or_null(a, data);
+    if (!data)
+        return SARA_OK;
+    data = real_of(call->a, data);
+    memcpy(argument, &data, sizeof(data));
+    return data ? SARA_OK : SARA_ERROR_DEVICE;
 }
 
-static bool check_weight(const apart *a, const void *argument)
+static sara_status take_weight(apart_call *call, void *argument)
 {
-    const sara_weight_view *const *w = argument;
-    return is_own_or_null(a, (*w)->data);
+    const sara_weight_view **w = argument;
+    SARA_ASSERT(!call->view.data); /* a kernel has one */
+    call->view = **w;
+    *w = &call->view;
+    return take_data(call, &call->view.data);
 }
 
-static bool check_updates(const apart *a, const void *argument)
+static sara_status take_updates(apart_call *call, void *argument)
 {
-    const sara_updates *const *updates = argument;
+    const sara_updates **updates = argument;
+    sara_status status;
+    TRY(sara_alloc(call->env.ctx, &call->items, (*updates)->count, sizeof(*call->items)));
     for (size_t i = 0; i < (*updates)->count; i++) {
-        const sara_update *u = &(*updates)->items[i];
-        const void *const all[] = {u->value,   u->positions, u->masters, u->gradient,
-                                   u->moment1, u->moment2,   u->added};
+        sara_update *u = &call->items[i];
+        void *const all[] = {&u->value,   &u->positions, &u->masters, &u->gradient,
+                             &u->moment1, &u->moment2,   &u->added};
+        *u = (*updates)->items[i];
         for (size_t k = 0; k < sizeof(all) / sizeof(*all) && u->count > 0; k++)
-            if (!is_own_or_null(a, all[k]))
-                return false;
+            TRY(take_data(call, all[k]));
     }
-    return true;
+    call->updates = (sara_updates){call->items, (*updates)->count};
+    *updates = &call->updates;
+done:
+    return status;
 }
 
 /* The host's. */
-static bool check_nothing(const apart *a, const void *argument)
+static sara_status take_nothing(apart_call *call, void *argument)
 {
-    (void)a;
+    (void)call;
     (void)argument;
-    return true;
+    return SARA_OK;
 }
 
 typedef struct apart_argument {
-    apart_check check;
-    const void *at;
+    apart_take take;
+    void *at;
 } apart_argument;
 
 /* An argument of another type is an error of the compiler: it has to be told whose it is. */
-#define CHECK_OF(x)                                                                                \
+#define TAKE_OF(x)                                                                                 \
     _Generic((x),                                                                                  \
-        float *: check_pointer,                                                                    \
-        const float *: check_pointer,                                                              \
-        double *: check_pointer,                                                                   \
-        const uint32_t *: check_pointer,                                                           \
-        const sara_weight_view *: check_weight,                                                    \
-        const sara_updates *: check_updates,                                                       \
-        const sara_adamw *: check_nothing,                                                         \
-        const int32_t *: check_nothing,                                                            \
-        const sara_linear_shape *: check_nothing,                                                  \
-        const sara_conv_shape *: check_nothing,                                                    \
-        const sara_group_norm_shape *: check_nothing,                                              \
-        const sara_attention_shape *: check_nothing,                                               \
-        int64_t: check_nothing,                                                                    \
-        size_t: check_nothing,                                                                     \
-        float: check_nothing,                                                                      \
-        bool: check_nothing,                                                                       \
-        sara_activation: check_nothing)
-#define ARGUMENT(x) ((apart_argument){CHECK_OF(x), &(x)})
+        float *: take_data,                                                                    \
+        const float *: take_data,                                                              \
+        double *: take_data,                                                                   \
+        const uint32_t *: take_data,                                                           \
+        const sara_weight_view *: take_weight,                                                    \
+        const sara_updates *: take_updates,                                                       \
+        const sara_adamw *: take_nothing,                                                         \
+        const int32_t *: take_nothing,                                                            \
+        const sara_linear_shape *: take_nothing,                                                  \
+        const sara_conv_shape *: take_nothing,                                                    \
+        const sara_group_norm_shape *: take_nothing,                                              \
+        const sara_attention_shape *: take_nothing,                                               \
+        int64_t: take_nothing,                                                                    \
+        size_t: take_nothing,                                                                     \
+        float: take_nothing,                                                                      \
+        bool: take_nothing,                                                                       \
+        sara_activation: take_nothing)
+#define ARGUMENT(x) ((apart_argument){TAKE_OF(x), &(x)})
 
-#define ARGUMENTS_1(x)       ARGUMENT(x)
-#define ARGUMENTS_2(x, ...)  ARGUMENT(x), ARGUMENTS_1(__VA_ARGS__)
-#define ARGUMENTS_3(x, ...)  ARGUMENT(x), ARGUMENTS_2(__VA_ARGS__)
-#define ARGUMENTS_4(x, ...)  ARGUMENT(x), ARGUMENTS_3(__VA_ARGS__)
-#define ARGUMENTS_5(x, ...)  ARGUMENT(x), ARGUMENTS_4(__VA_ARGS__)
-#define ARGUMENTS_6(x, ...)  ARGUMENT(x), ARGUMENTS_5(__VA_ARGS__)
-#define ARGUMENTS_7(x, ...)  ARGUMENT(x), ARGUMENTS_6(__VA_ARGS__)
-#define ARGUMENTS_8(x, ...)  ARGUMENT(x), ARGUMENTS_7(__VA_ARGS__)
-#define ARGUMENTS_9(x, ...)  ARGUMENT(x), ARGUMENTS_8(__VA_ARGS__)
-#define ARGUMENTS_10(x, ...) ARGUMENT(x), ARGUMENTS_9(__VA_ARGS__)
-#define ARGUMENTS_11(x, ...) ARGUMENT(x), ARGUMENTS_10(__VA_ARGS__)
-#define ARGUMENTS_12(x, ...) ARGUMENT(x), ARGUMENTS_11(__VA_ARGS__)
+#define ARGUMENTS_1(x)                                        ARGUMENT(x)
+#define ARGUMENTS_2(x, ...)                                   ARGUMENT(x), ARGUMENTS_1(__VA_ARGS__)
+#define ARGUMENTS_3(x, ...)                                   ARGUMENT(x), ARGUMENTS_2(__VA_ARGS__)
+#define ARGUMENTS_4(x, ...)                                   ARGUMENT(x), ARGUMENTS_3(__VA_ARGS__)
+#define ARGUMENTS_5(x, ...)                                   ARGUMENT(x), ARGUMENTS_4(__VA_ARGS__)
+#define ARGUMENTS_6(x, ...)                                   ARGUMENT(x), ARGUMENTS_5(__VA_ARGS__)
+#define ARGUMENTS_7(x, ...)                                   ARGUMENT(x), ARGUMENTS_6(__VA_ARGS__)
+#define ARGUMENTS_8(x, ...)                                   ARGUMENT(x), ARGUMENTS_7(__VA_ARGS__)
+#define ARGUMENTS_9(x, ...)                                   ARGUMENT(x), ARGUMENTS_8(__VA_ARGS__)
+#define ARGUMENTS_10(x, ...)                                  ARGUMENT(x), ARGUMENTS_9(__VA_ARGS__)
+#define ARGUMENTS_11(x, ...)                                  ARGUMENT(x), ARGUMENTS_10(__VA_ARGS__)
+#define ARGUMENTS_12(x, ...)                                  ARGUMENT(x), ARGUMENTS_11(__VA_ARGS__)
 #define PICK(a, b, c, d, e, f, g, h, i, j, k, l, chosen, ...) chosen
 #define ARGUMENTS(...)                                                                             \
     PICK(__VA_ARGS__, ARGUMENTS_12, ARGUMENTS_11, ARGUMENTS_10, ARGUMENTS_9, ARGUMENTS_8,          \
@@ -266,19 +261,20 @@ typedef struct apart_argument {
          ARGUMENTS_1, 0)                                                                           \
     (__VA_ARGS__)
 
-/* inner: the environment of the kernel that computes. */
-static sara_status begin_kernel(const sara_kernel_env *env, sara_kernel_env *inner,
-                                const char *name, const apart_argument *arguments, size_t count)
+/* Scratch of the kernel that computes is of its own device. */
+static sara_status begin_kernel(apart_call *call, const sara_kernel_env *env, const char *name,
+                                const apart_argument *arguments, size_t count)
 {
-    apart *a = env->device->state;
-    for (size_t i = 0; i < count; i++)
-        if (!arguments[i].check(a, arguments[i].at))
-            return sara_fail(env->ctx, SARA_ERROR_DEVICE,
-                             "device %s: %s: argument %zu is not of its memory", a->device.name,
-                             name, i + 1);
-    *inner = *env;
-    inner->device = a->cpu;
-    return apart_enter(a);
+    const apart *a = env->device->state;
+    sara_status status = SARA_OK;
+    *call = (apart_call){.a = a, .env = {.ctx = env->ctx, .device = a->cpu}};
+    for (size_t i = 0; i < count && status == SARA_OK; i++) {
+        status = arguments[i].take(call, arguments[i].at);
+        if (status == SARA_ERROR_DEVICE)
+            sara_fail(env->ctx, status, "device %s: %s: argument %zu is not of its memory",
+                      a->device.name, name, i + 1);
+    }
+    return status;
 }
 
 /* Names that no kernel's parameter has. */
@@ -287,12 +283,12 @@ static sara_status begin_kernel(const sara_kernel_env *env, sara_kernel_env *inn
     {                                                                                              \
         const apart_argument the_arguments[] = {ARGUMENTS arguments};                              \
         const size_t the_count = sizeof(the_arguments) / sizeof(*the_arguments);                   \
-        sara_kernel_env the_env;                                                                   \
-        sara_status the_status = begin_kernel(env, &the_env, #name, the_arguments, the_count);     \
-        if (the_status != SARA_OK)                                                                 \
-            return the_status;                                                                     \
-        the_status = sara_kernel_##name(&the_env, SARA_UNPACK arguments);                          \
-        return apart_leave(env->device->state, the_status);                                        \
+        apart_call the_call;                                                                       \
+        sara_status the_status = begin_kernel(&the_call, env, #name, the_arguments, the_count);    \
+        if (the_status == SARA_OK)                                                                 \
+            the_status = sara_kernel_##name(&the_call.env, SARA_UNPACK arguments);                 \
+        sara_free(env->ctx, the_call.items);                                                       \
+        return the_status;                                                                         \
     }
 #define REGISTER(name, parameters, arguments, ...)                                                 \
     SARA_KERNEL_ADD(table, name, .run = apart_##name);

@@ -1,7 +1,7 @@
 /* The device "cpu-apart", which proves that nobody but a device's kernels and its copies touch its
- * memory. It computes as "cpu" does. All its memory lies in mapped regions of its own, which are
- * inaccessible except while one of its kernels or copies runs; and its kernels refuse data that
- * lies elsewhere, as its copies refuse the wrong side. */
+ * memory. It computes as "cpu" does. All its memory lies in mapped regions that are
+ * inaccessible at the addresses that it gives out, and only its kernels and copies know where the
+ * bytes are; kernels refuse data that lies elsewhere, as copies refuse the wrong side. */
 #ifndef SARA_NN_APART_H
 #define SARA_NN_APART_H
 
