@@ -1,5 +1,10 @@
 #include "models/single_file.h"
 
+const sara_condition_kind sara_condition_kinds[SARA_CONDITION_KINDS] = {
+    [SARA_CONDITION_STATES] = {"encoder_hidden_states", 3},
+    [SARA_CONDITION_POOLED] = {"pooled", 2},
+};
+
 static sara_status configure_network(sara_device *device, sara_network **out,
                                      const sara_network_class *class,
                                      const sara_component *component)
@@ -127,6 +132,22 @@ sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out, sara_network 
                                   const sara_condition *condition)
 {
     return denoiser->class->forward(tape, out, denoiser, sample, timesteps, condition);
+}
+
+sara_status sara_denoiser_predict(sara_tape *tape, sara_var **out, sara_network *denoiser,
+                                  const sara_tensor *sample, const double *timesteps,
+                                  const sara_tensor *condition)
+{
+    sara_condition leaves = {{NULL}};
+    sara_var *x; /* [N,C,...] */
+    sara_status status;
+    TRY(sara_tape_leaf(tape, &x, &sample->shape, sample->data, false));
+    for (int i = 0; i < SARA_CONDITION_KINDS; i++)
+        if (condition[i].shape.rank)
+            TRY(sara_tape_leaf(tape, &leaves.of[i], &condition[i].shape, condition[i].data, false));
+    TRY(sara_denoiser_forward(tape, out, denoiser, x, timesteps, &leaves));
+done:
+    return status;
 }
 
 sara_status sara_network_ldm_shape(const sara_network *network, sara_ldm_shape *out)

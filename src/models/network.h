@@ -8,11 +8,24 @@
 typedef struct sara_network_class sara_network_class;
 typedef struct sara_single_layout sara_single_layout; /* models/single_file.h */
 
+/* What a denoiser may be told beside the sample and its timesteps. What carries it (batches,
+ * replays, the plan of memory) goes over all kinds: another is a line here and one in network.c. */
+enum {
+    SARA_CONDITION_STATES, /* encoder_hidden_states [N,T,width] */
+    SARA_CONDITION_POOLED, /* pooled [N,width] */
+    SARA_CONDITION_KINDS
+};
+typedef struct sara_condition_kind {
+    const char *name;
+    int rank; /* with the axis of samples, which is the first */
+} sara_condition_kind;
+extern const sara_condition_kind sara_condition_kinds[SARA_CONDITION_KINDS];
+
 typedef struct sara_denoiser_info {
+    int rank; /* of the sample [N,C,...]: 4 of images */
     int in_channels, out_channels;
     int sample_height, sample_width; /* of the latents it was trained on; 0: its config has none */
-    int state_width;                 /* of the condition's encoder_hidden_states */
-    int pooled_width;                /* of its pooled states; 0: it takes none */
+    int widths[SARA_CONDITION_KINDS]; /* of each kind's last axis; 0: it takes none */
     int factor;                      /* latents' sides that are multiples of it are halved evenly */
     int least_side;                  /* of latents */
     int levels;                      /* parts that can be recomputed in backward */
@@ -44,13 +57,11 @@ typedef struct sara_network {
     } info;
 } sara_network;
 
-/* What a denoiser is told beside the sample and its timesteps. */
 typedef struct sara_condition {
-    sara_var *encoder_hidden_states; /* [N,T,state_width] */
-    sara_var *pooled;                /* [N,pooled_width]; NULL where it takes none */
+    sara_var *of[SARA_CONDITION_KINDS]; /* NULL where there is none */
 } sara_condition;
 
-/* out, sample [N,C,H,W]; timesteps [N] host, NULL on a dry device. */
+/* out, sample [N,C,...]; timesteps [N] host, NULL on a dry device. */
 typedef sara_status (*sara_denoiser_fn)(sara_tape *tape, sara_var **out, sara_network *denoiser,
                                         sara_var *sample, const double *timesteps,
                                         const sara_condition *condition);
@@ -110,6 +121,12 @@ SARA_NODISCARD sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out
                                                  sara_network *denoiser, sara_var *sample,
                                                  const double *timesteps,
                                                  const sara_condition *condition);
+/* The same from the host's arrays, F32, which outlive the pass: leaves are made of them. condition
+ * [SARA_CONDITION_KINDS]: rank 0 where there is none. On a dry device their shapes are enough. */
+SARA_NODISCARD sara_status sara_denoiser_predict(sara_tape *tape, sara_var **out,
+                                                 sara_network *denoiser, const sara_tensor *sample,
+                                                 const double *timesteps,
+                                                 const sara_tensor *condition);
 /* What its names in single files depend on; SARA_ERROR_INPUT where they have none for it. */
 SARA_NODISCARD sara_status sara_network_ldm_shape(const sara_network *network, sara_ldm_shape *out);
 

@@ -157,14 +157,18 @@
       (real *y, const real *x, size_t x_count, const uint32_t *positions, size_t count),           \
       (y, x, x_count, positions, count), .selected = count)
 
-/* loss [1] = mean((prediction - target)^2), summed in double; dx = dloss [1] times its gradient. */
+/* loss [1] = mean(weight (prediction - target)^2), summed in double, of `samples` rows of `count`;
+ * dx = dloss [1] times its gradient. weights [samples]; NULL: all 1. */
 #define SARA_LOSS_KERNELS(X)                                                                       \
-    X(mse_forward, (real *loss, const real *prediction, const real *target, int64_t count),        \
-      (loss, prediction, target, count), .rows = count)                                            \
+    X(mse_forward,                                                                                 \
+      (real * loss, const real *prediction, const real *target, const real *weights,               \
+       int64_t samples, int64_t count),                                                            \
+      (loss, prediction, target, weights, samples, count), .rows = samples, .columns = count)      \
     X(mse_backward,                                                                                \
-      (real *dx, const real *dloss, const real *prediction, const real *target, int64_t count,     \
-       bool accumulate),                                                                           \
-      (dx, dloss, prediction, target, count, accumulate), .rows = count)
+      (real * dx, const real *dloss, const real *prediction, const real *target,                   \
+       const real *weights, int64_t samples, int64_t count, bool accumulate),                      \
+      (dx, dloss, prediction, target, weights, samples, count, accumulate), .rows = samples,       \
+      .columns = count)
 
 /* One optimiser's step. sums [updates]: of each one's squared gradients times scale, one after the
  * other. adamw also rounds masters to the values and sets gradients to zero. */

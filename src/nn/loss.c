@@ -4,24 +4,28 @@ static sara_status mse_backward_node(sara_tape *tape, sara_node *node)
 {
     sara_kernel_env env = sara_tape_env(tape);
     const sara_var *prediction = node->saved[0], *target = node->saved[1];
+    const sara_var *weights = node->saved[2]; /* NULL: none */
+    int64_t samples = prediction->shape.dims[0];
     float *dx;
     bool fresh;
     sara_status status;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
     TRY(sara_kernel_mse_backward(&env, dx, node->out->grad, prediction->data, target->data,
-                                 sara_shape_count(&prediction->shape), !fresh));
+                                 weights ? weights->data : NULL, samples,
+                                 sara_shape_count(&prediction->shape) / samples, !fresh));
 done:
     return status;
 }
 
 sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *prediction,
-                             const float *target)
+                             const float *target, const float *weights)
 {
     sara_kernel_env env = sara_tape_env(tape);
     const sara_shape scalar = sara_shape1(1);
-    int64_t count = sara_shape_count(&prediction->shape);
+    int64_t samples = prediction->shape.dims[0], count = sara_shape_count(&prediction->shape);
+    const sara_shape each = sara_shape1(samples);
     sara_shape_text text;
-    sara_var *out = NULL, *expected;
+    sara_var *out = NULL, *expected, *factors = NULL;
     sara_status status;
     *loss = NULL;
     if (count == 0)
@@ -29,12 +33,15 @@ sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *predict
                          "mse_loss: prediction: shape %s, expected at least one element",
                          sara_shape_format(&text, &prediction->shape));
     TRY(sara_tape_leaf(tape, &expected, &prediction->shape, target, false));
+    if (weights)
+        TRY(sara_tape_leaf(tape, &factors, &each, weights, false));
     TRY(sara_tape_var(tape, &out, &scalar));
-    TRY(sara_kernel_mse_forward(&env, out->data, prediction->data, expected->data, count));
+    TRY(sara_kernel_mse_forward(&env, out->data, prediction->data, expected->data,
+                                factors ? factors->data : NULL, samples, count / samples));
     sara_node node = {.op = "mse_loss",
                       .backward = mse_backward_node,
                       .in = {prediction},
-                      .saved = {prediction, expected},
+                      .saved = {prediction, expected, factors},
                       .out = out};
     if (sara_tape_wants(tape, node.in, 1, NULL, 0))
         TRY(sara_tape_add(tape, &node, 0));

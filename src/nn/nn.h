@@ -99,9 +99,11 @@ SARA_NODISCARD sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, 
 /* NCHW <-> NHWC. */
 SARA_NODISCARD sara_status sara_nn_to_channels_last(sara_tape *tape, sara_var **y, sara_var *x);
 SARA_NODISCARD sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var **y, sara_var *x);
-/* loss [1] = mean((prediction - target)^2); target [as prediction] is host data, borrowed until
- * the tape is reset. The sum is in double. */
+/* loss [1] = mean((prediction - target)^2), prediction [N,...]; with weights [N], NULL: none, the
+ * mean over samples of weight times the mean of the sample (as kohya's train_network.py). target
+ * [as prediction] and weights are host data, borrowed until the tape is reset. The sum is in
+ * double. */
 SARA_NODISCARD sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *prediction,
-                                            const float *target);
+                                            const float *target, const float *weights);
 
 #endif

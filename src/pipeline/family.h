@@ -30,8 +30,8 @@ typedef struct sara_family_part {
 
 /* What a text comes to, on the host. */
 typedef struct sara_text_states {
-    float *states; /* [length][the denoiser's state_width] */
-    float *pooled; /* [pooled_width]; NULL where that is 0 */
+    float *states; /* [length][the denoiser's width] */
+    float *pooled; /* [the denoiser's width]; NULL where that is 0 */
     int64_t length;
     size_t cut; /* ids left out */
 } sara_text_states;

@@ -214,25 +214,24 @@ static sara_status test_forward(double *mean, const sara_model *model)
     sara_context *ctx = model->ctx;
     const sara_denoiser_info *info = &model->denoiser->info.denoiser;
     const double timestep = 999;
-    const sara_shape shape = sara_shape4(1, info->in_channels, info->factor, info->factor);
-    const sara_shape state_shape = sara_shape3(1, 2, info->state_width);
-    size_t count = (size_t)sara_shape_count(&shape);
-    size_t states = (size_t)sara_shape_count(&state_shape);
+    sara_tensor sample = {.shape = sara_shape4(1, info->in_channels, info->factor, info->factor)};
+    sara_tensor condition[SARA_CONDITION_KINDS] = {
+        [SARA_CONDITION_STATES].shape = sara_shape3(1, 2, info->widths[SARA_CONDITION_STATES])};
+    size_t count = (size_t)sara_shape_count(&sample.shape);
+    size_t states = (size_t)sara_shape_count(&condition[SARA_CONDITION_STATES].shape);
     size_t most = count > states ? count : states;
-    sara_condition condition = {NULL, NULL};
     sara_tape *tape = NULL;
     float *halves = NULL;
     const float *values;
-    sara_var *sample, *out;
+    sara_var *out;
     sara_status status;
     TRY(sara_tape_new(ctx, &tape, model->device));
     TRY(sara_alloc(ctx, &halves, most, sizeof(*halves)));
     for (size_t i = 0; i < most; i++)
         halves[i] = 0.5f;
+    sample.data = condition[SARA_CONDITION_STATES].data = halves;
     sara_tape_record(tape, false);
-    TRY(sara_tape_leaf(tape, &sample, &shape, halves, false));
-    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &state_shape, halves, false));
-    TRY(sara_denoiser_forward(tape, &out, model->denoiser, sample, &timestep, &condition));
+    TRY(sara_denoiser_predict(tape, &out, model->denoiser, &sample, &timestep, condition));
     TRY(sara_tape_read(tape, &values, out));
     *mean = 0;
     for (size_t i = 0; i < count; i++)
@@ -257,7 +256,7 @@ static sara_status sd2_guess(const sara_model *model, const char **prediction, c
 static sara_status sd_check_texts(const sara_model *model)
 {
     const sara_text_info *info = &model->parts[TEXT].network->info.text;
-    int width = model->denoiser->info.denoiser.state_width;
+    int width = model->denoiser->info.denoiser.widths[SARA_CONDITION_STATES];
     int ids = sara_tokenizer_vocab_size(model->parts[TEXT].tokenizer);
     if (info->hidden_size != width)
         return sara_fail(

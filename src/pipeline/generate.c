@@ -126,20 +126,18 @@ static sara_status forward(generation *g, int64_t first, int64_t copies, double 
 {
     double timesteps[2] = {timestep, timestep};
     const sara_prompt_states *s = &g->states;
-    sara_shape shape = sara_shape4(copies, g->channels, g->height, g->width);
-    sara_shape state_shape = sara_shape3(copies, s->lengths[first], s->width);
-    sara_shape pooled_shape = sara_shape2(copies, s->pooled_width);
-    float *data = s->data + (first > 0 ? s->lengths[0] * s->width : 0);
+    const sara_tensor sample = {SARA_F32, sara_shape4(copies, g->channels, g->height, g->width),
+                                g->input};
+    sara_tensor condition[SARA_CONDITION_KINDS] = {
+        [SARA_CONDITION_STATES] = {SARA_F32, sara_shape3(copies, s->lengths[first], s->width),
+                                   s->data + (first > 0 ? s->lengths[0] * s->width : 0)}};
     const float *values;
-    sara_var *sample, *out;
-    sara_condition condition = {NULL, NULL};
+    sara_var *out;
     sara_status status;
-    TRY(sara_tape_leaf(g->tape, &sample, &shape, g->input, false));
-    TRY(sara_tape_leaf(g->tape, &condition.encoder_hidden_states, &state_shape, data, false));
     if (s->pooled)
-        TRY(sara_tape_leaf(g->tape, &condition.pooled, &pooled_shape,
-                           s->pooled + first * s->pooled_width, false));
-    TRY(sara_denoiser_forward(g->tape, &out, g->model->denoiser, sample, timesteps, &condition));
+        condition[SARA_CONDITION_POOLED] = (sara_tensor){
+            SARA_F32, sara_shape2(copies, s->pooled_width), s->pooled + first * s->pooled_width};
+    TRY(sara_denoiser_predict(g->tape, &out, g->model->denoiser, &sample, timesteps, condition));
     TRY(sara_tape_read(g->tape, &values, out));
     memcpy(g->output + first * g->size, values, (size_t)(copies * g->size) * sizeof(*values));
 done:

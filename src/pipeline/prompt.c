@@ -266,8 +266,8 @@ sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, cons
         TRY(model->family->encode(ctx, &each[i - first], model, given[i], &sources[i]));
     out->lengths[0] = each[0].length;
     out->lengths[1] = each[1].length;
-    out->width = info->state_width;
-    out->pooled_width = info->pooled_width;
+    out->width = info->widths[SARA_CONDITION_STATES];
+    out->pooled_width = info->widths[SARA_CONDITION_POOLED];
     TRY(join_states(ctx, out, each));
 done:
     sara_text_states_free(ctx, &each[0]);

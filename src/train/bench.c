@@ -176,13 +176,8 @@ static sara_status make_batches(bench *b)
 {
     const sara_bench_options *o = b->options;
     const sara_denoiser_info *info = &b->t.model->denoiser->info.denoiser;
-    const sara_batch shape = {.size = o->batch,
-                              .channels = info->in_channels,
-                              .height = o->latent,
-                              .width = o->latent,
-                              .length = TEXT_LENGTH,
-                              .hidden = info->state_width,
-                              .pooled_width = info->pooled_width};
+    const sara_batch shape = sara_batch_shape_for(
+        info, sara_shape4(o->batch, info->in_channels, o->latent, o->latent), TEXT_LENGTH);
     if (o->latent < info->least_side)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %d or more",
                          o->latent, b->t.model->denoiser->class->title, info->least_side);
@@ -219,7 +214,7 @@ static sara_status open_trainer(bench *b)
     if (t->method)
         TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_plan_memory(t));
-    TRY(sara_trainer_make_buffers(t));
+    TRY(sara_trainer_make_tape(t));
 done:
     return status;
 }

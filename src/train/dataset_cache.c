@@ -51,7 +51,8 @@ size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache)
 {
     const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
     size_t floats =
-        cache->text_count * (size_t)(cache->length * info->state_width + info->pooled_width);
+        cache->text_count * (size_t)(cache->length * info->widths[SARA_CONDITION_STATES] +
+                                     info->widths[SARA_CONDITION_POOLED]);
     for (size_t i = 0; i < cache->dataset.count; i++)
         if (!encodes_anew(cache, i))
             floats += (cache->random_flip ? 4 : 2) * (size_t)cache->size;
@@ -81,13 +82,11 @@ const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache)
     return cache->tokens_sha256;
 }
 
-void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out)
+sara_batch sara_dataset_cache_shape(const sara_dataset_cache *cache, int64_t samples)
 {
-    out->channels = cache->channels;
-    out->height = out->width = cache->side;
-    out->length = cache->length;
-    out->hidden = cache->model->denoiser->info.denoiser.state_width;
-    out->pooled_width = cache->model->denoiser->info.denoiser.pooled_width;
+    return sara_batch_shape_for(&cache->model->denoiser->info.denoiser,
+                                sara_shape4(samples, cache->channels, cache->side, cache->side),
+                                cache->length);
 }
 
 void sara_dataset_cache_free(sara_dataset_cache *cache)
@@ -406,14 +405,21 @@ static void sample_posterior(const sara_dataset_cache *cache, float *latents, co
     }
 }
 
-sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, float *states,
-                                   float *pooled, const int64_t *elements, int64_t size)
+/* sample's values of an array of the batch = values */
+static void set_sample(const sara_tensor *array, int64_t sample, const float *values)
 {
-    const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
-    size_t state_size = (size_t)(cache->length * info->state_width);
-    size_t pooled_size = (size_t)info->pooled_width;
+    if (array->shape.rank) {
+        size_t count = (size_t)(sara_shape_count(&array->shape) / array->shape.dims[0]);
+        memcpy((float *)array->data + (size_t)sample * count, values, count * sizeof(*values));
+    }
+}
+
+sara_status sara_dataset_cache_get(sara_dataset_cache *cache, const sara_batch *batch,
+                                   const int64_t *elements)
+{
     sara_status status = SARA_OK;
-    for (int64_t i = 0; i < size; i++) {
+    for (int64_t i = 0; i < batch->latents.shape.dims[0]; i++) {
+        float *latents = (float *)batch->latents.data + i * cache->size;
         size_t index = image_of(cache, elements[i]);
         bool flip = draws_flip(cache, elements[i]);
         const float *moments = cache->fresh;
@@ -421,13 +427,12 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents, fl
             moments = cache->moments[index] + (flip ? 2 * cache->size : 0);
         else
             TRY(encode_fresh(cache, index, elements[i], flip));
-        sara_draw_normal(latents + i * cache->size, (size_t)cache->size, cache->seed,
-                         SARA_DRAW_POSTERIOR, (uint64_t)elements[i]);
-        sample_posterior(cache, latents + i * cache->size, moments);
+        sara_draw_normal(latents, (size_t)cache->size, cache->seed, SARA_DRAW_POSTERIOR,
+                         (uint64_t)elements[i]);
+        sample_posterior(cache, latents, moments);
         const sara_text_states *text = &cache->texts[cache->text_of[index]];
-        memcpy(states + (size_t)i * state_size, text->states, state_size * sizeof(*states));
-        if (pooled_size)
-            memcpy(pooled + (size_t)i * pooled_size, text->pooled, pooled_size * sizeof(*pooled));
+        set_sample(&batch->condition[SARA_CONDITION_STATES], i, text->states);
+        set_sample(&batch->condition[SARA_CONDITION_POOLED], i, text->pooled);
     }
 done:
     return status;

@@ -20,7 +20,8 @@ static sara_status add_option(trainer *t, const char *name, const json_t *value)
 
 static sara_status add_fixed(trainer *t)
 {
-    const sara_batch *shape = sara_batches_shape(t->batches);
+    const sara_shape *latents = &sara_batches_shape(t->batches, 0)->latents.shape;
+    const int64_t *sides = latents->dims + latents->rank - 2; /* height, width */
     int factor = t->model->vae ? t->model->vae->info.vae.factor : 8;
     bool v = t->objective.prediction == SARA_PREDICT_V;
     sara_metadata_list *list = &t->metadata;
@@ -39,8 +40,7 @@ static sara_status add_fixed(trainer *t)
     TRY(sara_metadata_list_set(list, "modelspec.prediction_type",
                                sara_prediction_name(t->objective.prediction)));
     TRY(sara_metadata_list_add(list, "modelspec.resolution", "%lldx%lld",
-                               (long long)shape->width * factor,
-                               (long long)shape->height * factor));
+                               (long long)sides[1] * factor, (long long)sides[0] * factor));
 done:
     return status;
 }

@@ -41,23 +41,21 @@ static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 
 /* ---------------------------------------------------------------- passes without arithmetic */
 
-static sara_status pass(const trainer *t, sara_tape *tape, const sara_memory_setting *s)
+static sara_status pass(const trainer *t, sara_tape *tape, const sara_batch *of,
+                        const sara_memory_setting *s)
 {
-    sara_batch batch = *sara_batches_shape(t->batches);
-    const sara_shape shape = sara_shape4(s->size, batch.channels, s->side ? s->side : batch.height,
-                                         s->side ? s->side : batch.width);
-    sara_var *sample, *prediction, *loss;
-    sara_condition condition;
+    sara_batch batch = sara_batch_shape_of(of, s->size ? s->size : of->latents.shape.dims[0]);
+    sara_shape *latents = &batch.latents.shape;
+    sara_var *loss;
     sara_status status;
-    batch.size = s->size;
+    if (s->side)
+        latents->dims[latents->rank - 1] = latents->dims[latents->rank - 2] = s->side;
     sara_tape_record(tape, t->optimizer != NULL);
-    TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
-    TRY(sara_batch_condition(tape, &condition, &batch));
-    TRY(sara_denoiser_forward(tape, &prediction, t->model->denoiser, sample, NULL, &condition));
-    TRY(sara_nn_mse_loss(tape, &loss, prediction, NULL));
+    TRY(sara_batch_loss(tape, &loss, t->model->denoiser, &t->objective, &batch));
     if (t->optimizer)
         TRY(sara_tape_backward(tape, loss, 1));
 done:
+    sara_tape_reset(tape);
     return status;
 }
 
@@ -113,7 +111,8 @@ static sara_status activations(const trainer *t, size_t *out, size_t *kept,
     TRY(sara_tape_new(t->ctx, &tape, device));
     t->model->denoiser->checkpoint_levels = s->levels;
     TRY(pretend(t, &was, s));
-    TRY(pass(t, tape, s));
+    for (size_t i = 0; i < sara_batches_shapes(t->batches); i++)
+        TRY(pass(t, tape, sara_batches_shape(t->batches, i), s));
     *out = sara_tape_reached(tape);
     *kept = sara_nn_device_kept(device);
 done:
@@ -127,15 +126,12 @@ done:
 static sara_status draw_step(const trainer *t, sara_tape *tape, const sara_shape *shape,
                              int64_t length)
 {
-    sara_batch batch = *sara_batches_shape(t->batches);
-    sara_var *sample, *out;
-    sara_condition condition;
+    const sara_tensor sample = {SARA_F32, *shape, NULL};
+    sara_batch batch = sara_batch_shape_of(sara_batches_shape(t->batches, 0), shape->dims[0]);
+    sara_var *out;
     sara_status status;
-    batch.size = shape->dims[0];
-    batch.length = length;
-    TRY(sara_tape_leaf(tape, &sample, shape, NULL, false));
-    TRY(sara_batch_condition(tape, &condition, &batch));
-    TRY(sara_denoiser_forward(tape, &out, t->model->denoiser, sample, NULL, &condition));
+    batch.condition[SARA_CONDITION_STATES].shape.dims[1] = length;
+    TRY(sara_denoiser_predict(tape, &out, t->model->denoiser, &sample, NULL, batch.condition));
 done:
     sara_tape_reset(tape);
     return status;
@@ -144,7 +140,8 @@ done:
 /* A validation picture: the denoiser with and without the prompt, then the decoder. */
 static sara_status plan_draw(const trainer *t, sara_tape *tape)
 {
-    const sara_batch *batch = sara_batches_shape(t->batches);
+    const sara_batch *batch = sara_batches_shape(t->batches, 0);
+    const int64_t length = batch->condition[SARA_CONDITION_STATES].shape.dims[1];
     const sara_denoiser_info *info = &t->model->denoiser->info.denoiser;
     sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
     sara_var *sample, *out;
@@ -152,9 +149,9 @@ static sara_status plan_draw(const trainer *t, sara_tape *tape)
     if (!info->sample_width)
         shape.dims[2] = shape.dims[3] = t->options.resolution / t->model->vae->info.vae.factor;
     sara_tape_record(tape, false);
-    TRY(draw_step(t, tape, &shape, batch->length));
+    TRY(draw_step(t, tape, &shape, length));
     shape.dims[0] = 1;
-    if (t->prompt_length > batch->length) /* it goes through the denoiser alone */
+    if (t->prompt_length > length) /* it goes through the denoiser alone */
         TRY(draw_step(t, tape, &shape, t->prompt_length));
     TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
     TRY(sara_vae_decode(tape, &out, t->model->vae, sample));
@@ -273,10 +270,10 @@ static void plan_announce(const trainer *t, const sara_memory_plan *p)
 
 sara_status sara_trainer_plan_memory(trainer *t)
 {
-    const sara_batch *batch = sara_batches_shape(t->batches);
-    const sara_memory_setting now = {.size = batch->size,
+    const int64_t *dims = sara_batches_shape(t->batches, 0)->latents.shape.dims;
+    const sara_memory_setting now = {.size = t->flags.size ? dims[0] : 0,
                                      .levels = t->checkpoint_levels,
-                                     .side = batch->height == batch->width ? batch->height : 0,
+                                     .side = t->flags.side ? dims[3] : 0, /* of squares */
                                      .share = 1};
     sara_memory_plan p;
     sara_status status;

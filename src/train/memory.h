@@ -6,7 +6,7 @@
 
 /* What memory depends on and an option may change. */
 typedef struct sara_memory_setting {
-    int64_t size; /* of a micro-batch */
+    int64_t size; /* of a micro-batch; 0: as the batches have it */
     int levels;   /* checkpointed */
     bool narrow;  /* 16-bit weights instead of float32 ones */
     int64_t side; /* of the latents; 0: as the batches have it */

@@ -160,13 +160,9 @@ sara_device *sara_trainer_device(const trainer *t)
     return t->device ? t->device : t->model->device;
 }
 
-sara_status sara_trainer_make_buffers(trainer *t)
+sara_status sara_trainer_make_tape(trainer *t)
 {
-    const sara_batch *shape = sara_batches_shape(t->batches);
-    size_t count = (size_t)(shape->size * shape->channels * shape->height * shape->width);
     sara_status status;
-    TRY(sara_alloc(t->ctx, &t->noisy, count, sizeof(float)));
-    TRY(sara_alloc(t->ctx, &t->target, count, sizeof(float)));
     TRY(sara_tape_new(t->ctx, &t->tape, sara_trainer_device(t)));
     TRY(sara_tape_reserve(t->tape, t->activations));
 done:
@@ -194,6 +190,16 @@ done:
     return status;
 }
 
+static int64_t most_samples(const trainer *t)
+{
+    int64_t most = 0;
+    for (size_t i = 0; i < sara_batches_shapes(t->batches); i++) {
+        int64_t samples = sara_batches_shape(t->batches, i)->latents.shape.dims[0];
+        most = samples > most ? samples : most;
+    }
+    return most;
+}
+
 static void setup_announce(const trainer *t)
 {
     const sara_train_options *o = &t->options;
@@ -209,11 +215,11 @@ static void setup_announce(const trainer *t)
     int64_t items = sara_batches_items(t->batches), images = sara_batches_images(t->batches);
     if (images && images != items)
         snprintf(repeats, sizeof(repeats), ", %lld with repeats", (long long)items);
-    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %lld x %d samples from %lld %s%s%s%s",
-             (long long)t->steps, (long long)sara_batches_shape(t->batches)->size,
-             o->gradient_accumulation_steps, (long long)(images ? images : items),
-             images ? "images" : "recorded micro-batches", repeats, *text.course ? "; " : "",
-             text.course);
+    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %s%lld x %d samples from %lld %s%s%s%s",
+             (long long)t->steps, sara_batches_shapes(t->batches) > 1 ? "up to " : "",
+             (long long)most_samples(t), o->gradient_accumulation_steps,
+             (long long)(images ? images : items), images ? "images" : "recorded micro-batches",
+             repeats, *text.course ? "; " : "", text.course);
 }
 
 /* What the steps train on; nothing is encoded yet. */
@@ -251,7 +257,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_trainer_check_space(t));
     TRY(sara_batches_fill(t->batches));
     TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
-    TRY(sara_trainer_make_buffers(t));
+    TRY(sara_trainer_make_tape(t));
 done:
     return status;
 }
@@ -270,8 +276,6 @@ void sara_trainer_close(trainer *t)
     sara_objective_free(&t->objective);
     sara_model_free(t->model);
     sara_nn_device_close(t->device);
-    sara_free(t->ctx, t->noisy);
-    sara_free(t->ctx, t->target);
     if (t->run_open)
         sara_run_close(&t->run);
 }

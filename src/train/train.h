@@ -3,7 +3,7 @@
 #ifndef SARA_TRAIN_H
 #define SARA_TRAIN_H
 
-#include "pipeline/pipeline.h"
+#include "train/batch.h"
 
 #include <stdio.h>
 
@@ -42,13 +42,6 @@ bool sara_lr_has_length(const sara_train_options *options);
 /* Where micro-batches come from: a dataset folder or a replay file. Micro-batch i is a pure
  * function of the seed and i, so that a resumed run needs no state. */
 typedef struct sara_batches sara_batches;
-typedef struct sara_batch {
-    int64_t size, channels, height, width, length, hidden, pooled_width;
-    const float *latents, *noise; /* [size][channels][height][width], latents already scaled */
-    const double *timesteps;      /* [size] */
-    const float *states;          /* [size][length][hidden] */
-    const float *pooled;          /* [size][pooled_width]; NULL where that is 0 */
-} sara_batch;
 /* Scans the folder, or reads the replay, and tells all that is wrong with it before hours of
  * encoding. */
 SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **out,
@@ -57,15 +50,12 @@ SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **o
                                              const sara_objective *objective);
 /* Encodes images and captions; micro-batches can be taken afterwards. */
 SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches);
-/* `count` random micro-batches of a shape (whose arrays are ignored), for timing. */
+/* `count` random micro-batches of a shape (without arrays), for timing. */
 SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches **out,
                                                const sara_model *model, const sara_batch *shape,
                                                int64_t count, uint64_t seed,
                                                const sara_objective *objective);
 void sara_batches_free(sara_batches *batches);
-/* The batch's states as leaves of the tape; without data on a dry one. */
-SARA_NODISCARD sara_status sara_batch_condition(sara_tape *tape, sara_condition *out,
-                                                const sara_batch *batch);
 /* The batch's arrays live until the next call. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
 /* The elements of an epoch (images, each as often as it is repeated), or the replay's entries. */
@@ -80,8 +70,10 @@ bool sara_batches_is_replay(const sara_batches *batches);
 const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
 /* Of the ids that the tokenizer makes of the captions; NULL: there are none. */
 const char *sara_batches_tokens_sha256(const sara_batches *batches);
-/* height and width of the latents, and what else is the same for all. */
-const sara_batch *sara_batches_shape(const sara_batches *batches);
+/* The shapes that micro-batches have, each once; the first is that of the largest latents. Those of
+ * replays alone are more than one. */
+size_t sara_batches_shapes(const sara_batches *batches);
+const sara_batch *sara_batches_shape(const sara_batches *batches, size_t index);
 /* The replay's matrix for the low-rank term of a step; NULL: draw one. */
 const char *sara_batches_rank_name(const sara_batches *batches, int64_t step);
 int64_t sara_batches_rank_names(const sara_batches *batches); /* 0: none are given */
@@ -115,11 +107,9 @@ SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_datase
                                                   const sara_train_options *options);
 SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
 void sara_dataset_cache_free(sara_dataset_cache *cache);
-/* latents, states and (where there are) pooled states of `size` elements of the endless sequence of
- * epochs. */
-SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache, float *latents,
-                                                  float *states, float *pooled,
-                                                  const int64_t *elements, int64_t size);
+/* Latents and condition of a batch of elements [N] of the endless sequence of epochs. */
+SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache,
+                                                  const sara_batch *batch, const int64_t *elements);
 int64_t sara_dataset_cache_items(const sara_dataset_cache *cache); /* of an epoch, with repeats */
 int64_t sara_dataset_cache_images(const sara_dataset_cache *cache);
 size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
@@ -127,8 +117,8 @@ int sara_dataset_cache_resolution(const sara_dataset_cache *cache);
 bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
 const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache);
-/* Fills channels, height, width, length, hidden and pooled_width of a batch. */
-void sara_dataset_cache_shape(const sara_dataset_cache *cache, sara_batch *out);
+/* Of a batch of N samples, without arrays. */
+sara_batch sara_dataset_cache_shape(const sara_dataset_cache *cache, int64_t samples);
 
 /* ---------------------------------------------------------------------------------- run folder */
 

@@ -12,20 +12,11 @@ sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
     sara_batch batch;
     const float *result;
-    sara_var *sample, *prediction, *value;
-    sara_condition condition;
+    sara_var *value;
     sara_status status;
     TRY(sara_batches_get(t->batches, &batch, t->state.micro_batches));
-    int64_t count = batch.channels * batch.height * batch.width;
-    sara_shape shape = sara_shape4(batch.size, batch.channels, batch.height, batch.width);
-    TRY(sara_objective_apply(&t->objective, t->noisy, t->target, batch.latents, batch.noise,
-                             batch.timesteps, batch.size, count));
     sara_tape_record(t->tape, t->optimizer != NULL);
-    TRY(sara_tape_leaf(t->tape, &sample, &shape, t->noisy, false));
-    TRY(sara_batch_condition(t->tape, &condition, &batch));
-    TRY(sara_denoiser_forward(t->tape, &prediction, t->model->denoiser, sample, batch.timesteps,
-                              &condition));
-    TRY(sara_nn_mse_loss(t->tape, &value, prediction, t->target));
+    TRY(sara_batch_loss(t->tape, &value, t->model->denoiser, &t->objective, &batch));
     TRY(sara_tape_read(t->tape, &result, value));
     *loss = *result;
     if (t->optimizer && isfinite(*loss))

@@ -30,7 +30,6 @@ struct trainer {
     double threshold; /* by which entries were selected; NaN: by none */
     double learning_rate;
     int64_t parameters, selected;
-    float *noisy, *target; /* one micro-batch */
     int checkpoint_levels; /* resolutions whose activations are recomputed */
     int64_t prompt_length; /* states of the longest validation prompt; 0: there is none */
     struct {
@@ -61,14 +60,14 @@ SARA_NODISCARD sara_status sara_trainer_tell_length(const trainer *t);
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
 /* Its parts, which need the model: what is trained, with its optimiser; once the plan of memory is
- * made, the tape with its memory and the buffers of the batches' shape. */
+ * made, the tape with its memory. */
 SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
 /* For a method's prepare(): the optimiser of the trainables, which it takes over, as the options
  * and t->learning_rate have it. */
 SARA_NODISCARD sara_status sara_trainer_use(trainer *t, sara_trainables *trainables);
 /* What --mixed_precision asks for; SARA_ERROR_DEVICE where the processor cannot. */
 SARA_NODISCARD sara_status sara_trainer_open_device(trainer *t);
-SARA_NODISCARD sara_status sara_trainer_make_buffers(trainer *t);
+SARA_NODISCARD sara_status sara_trainer_make_tape(trainer *t);
 sara_device *sara_trainer_device(const trainer *t); /* of the training steps */
 /* What --gradient_checkpointing and --gradient_checkpointing_levels ask for. */
 SARA_NODISCARD sara_status sara_trainer_set_checkpointing(trainer *t);

@@ -22,23 +22,25 @@ static sara_status mixer_read_config(sara_network *network, const sara_model_con
 {
     mixer *m = (mixer *)network;
     sara_denoiser_info *info = &network->info.denoiser;
-    int64_t channels, side, states, pooled;
+    int64_t rank, channels, side, states, pooled;
     sara_status status;
+    TRY(sara_config_int(&file->fields, &rank, "rank", 4, 3, 5));
     TRY(sara_config_int(&file->fields, &channels, "in_channels", 4, 1, 64));
     TRY(sara_config_int(&file->fields, &side, "sample_size", 16, 1, 1024));
     TRY(sara_config_int(&file->fields, &states, "state_width", 128, 1, 4096));
     TRY(sara_config_int(&file->fields, &pooled, "pooled_width", 128, 1, 4096));
     TRY(sara_config_int(&file->fields, &m->width, "width", 32, 1, 4096));
     TRY(sara_config_int(&file->fields, &m->count, "layers", 2, 1, SARA_MAX_LEVELS));
-    *info = (sara_denoiser_info){.in_channels = (int)channels,
-                                 .out_channels = (int)channels,
-                                 .sample_height = (int)side,
-                                 .sample_width = (int)side,
-                                 .state_width = (int)states,
-                                 .pooled_width = (int)pooled,
-                                 .factor = 1,
-                                 .least_side = 1,
-                                 .levels = (int)m->count};
+    *info = (sara_denoiser_info){
+        .rank = (int)rank,
+        .in_channels = (int)channels,
+        .out_channels = (int)channels,
+        .sample_height = (int)side,
+        .sample_width = (int)side,
+        .widths = {[SARA_CONDITION_STATES] = (int)states, [SARA_CONDITION_POOLED] = (int)pooled},
+        .factor = 1,
+        .least_side = 1,
+        .levels = (int)m->count};
 done:
     return status;
 }
@@ -53,7 +55,8 @@ static sara_status bind_mixer_layer(sara_binder *binder, mixer_layer *layer, con
     TRY(sara_norm_bind(binder, &layer->norm1, sara_name_of("%s.norm1", name.text).text, width));
     TRY(sara_norm_bind(binder, &layer->norm2, sara_name_of("%s.norm2", name.text).text, width));
     TRY(sara_attention_bind(binder, &layer->attention, sara_name_of("%s.attn", name.text).text,
-                            &names, width, width, m->network.info.denoiser.state_width, false));
+                            &names, width, width,
+                            m->network.info.denoiser.widths[SARA_CONDITION_STATES], false));
     TRY(sara_linear_bind(binder, &layer->fc1, sara_name_of("%s.fc1", name.text).text, 2 * width,
                          width, true));
     TRY(sara_linear_bind(binder, &layer->fc2, sara_name_of("%s.fc2", name.text).text, width,
@@ -73,7 +76,8 @@ static sara_status mixer_bind(sara_network *network, sara_binder *binder,
     TRY(sara_arena_alloc(&network->arena, &m->layers, 1, bytes));
     memset(m->layers, 0, bytes);
     TRY(sara_linear_bind(binder, &m->time_in, "time_in", m->width, SINUSOIDS, true));
-    TRY(sara_linear_bind(binder, &m->pooled_in, "pooled_in", m->width, info->pooled_width, true));
+    TRY(sara_linear_bind(binder, &m->pooled_in, "pooled_in", m->width,
+                         info->widths[SARA_CONDITION_POOLED], true));
     TRY(sara_linear_bind(binder, &m->proj_in, "proj_in", m->width, info->in_channels, true));
     for (int i = 0; i < m->count; i++)
         TRY(bind_mixer_layer(binder, &m->layers[i], m, i));
@@ -139,19 +143,22 @@ static sara_status mixer_forward(sara_tape *tape, sara_var **out, sara_network *
 {
     mixer *m = (mixer *)network;
     const int64_t *dims = sample->shape.dims;
-    const sara_shape tokens = sara_shape3(dims[0], dims[2] * dims[3], dims[1]);
-    const sara_shape image = sara_shape4(dims[0], dims[2], dims[3], dims[1]);
+    const int64_t count = sara_shape_count(&sample->shape) / (dims[0] * dims[1]);
+    const sara_shape tokens = sara_shape3(dims[0], count, dims[1]);
+    const sara_shape flat = sara_shape4(dims[0], dims[1], 1, count);
+    const sara_shape image = sara_shape4(dims[0], 1, count, dims[1]);
     size_t scope = sara_tape_open(tape);
     sara_var *h, *embedding;
     sara_status status;
-    TRY(mixer_embed(tape, &embedding, m, timesteps, condition->pooled));
-    TRY(sara_nn_to_channels_last(tape, &h, sample)); /* [N,H,W,C] */
+    TRY(mixer_embed(tape, &embedding, m, timesteps, condition->of[SARA_CONDITION_POOLED]));
+    TRY(sara_tape_view(tape, &h, sample, &flat));    /* [N,C,1,T], whatever the axes after C */
+    TRY(sara_nn_to_channels_last(tape, &h, h));      /* [N,1,T,C] */
     TRY(sara_tape_view(tape, &h, h, &tokens));       /* [N,T,C] */
     TRY(sara_linear_forward(tape, &h, &m->proj_in, h)); /* [N,T,width] */
     TRY(sara_nn_add_per_sample(tape, &h, h, embedding));
     for (int i = 0; i < m->count; i++) {
         const mixer_layer *layer = &m->layers[i];
-        sara_var *const in[] = {h, condition->encoder_hidden_states};
+        sara_var *const in[] = {h, condition->of[SARA_CONDITION_STATES]};
         TRY(i < network->checkpoint_levels
                 ? sara_tape_checkpoint(tape, &h, run_mixer_layer, in, 2, &layer, sizeof(layer))
                 : run_mixer_layer(tape, &h, in, &layer));
@@ -159,7 +166,8 @@ static sara_status mixer_forward(sara_tape *tape, sara_var **out, sara_network *
     TRY(sara_nn_layer_norm(tape, &h, h, m->norm_out.weight, m->norm_out.bias, 1e-5f));
     TRY(sara_linear_forward(tape, &h, &m->proj_out, h)); /* [N,T,C] */
     TRY(sara_tape_view(tape, &h, h, &image));
-    TRY(sara_nn_to_channels_first(tape, out, h));
+    TRY(sara_nn_to_channels_first(tape, &h, h));
+    TRY(sara_tape_view(tape, out, h, &sample->shape));
     sara_tape_close(tape, scope, out, 1);
 done:
     return status;

@@ -33,11 +33,12 @@ static sara_status mixer_check_texts(const sara_model *model)
 {
     const sara_denoiser_info *info = &model->denoiser->info.denoiser;
     int hidden = model->parts[TEXT].network->info.text.hidden_size;
-    if (hidden == info->state_width && hidden == info->pooled_width)
+    if (hidden == info->widths[SARA_CONDITION_STATES] &&
+        hidden == info->widths[SARA_CONDITION_POOLED])
         return SARA_OK;
     return sara_fail(model->ctx, SARA_ERROR_INPUT,
-                     "%s: text_encoder hidden_size %d, mixer %d and %d",
-                     model->path, hidden, info->state_width, info->pooled_width);
+                     "%s: text_encoder hidden_size %d, mixer %d and %d", model->path, hidden,
+                     info->widths[SARA_CONDITION_STATES], info->widths[SARA_CONDITION_POOLED]);
 }
 
 static sara_status mixer_measure(sara_context *ctx, int64_t *length, const sara_model *model,

@@ -65,13 +65,13 @@ void unet_run_want_dense(unet_run *r)
 
 void unet_run_forward(unet_run *r)
 {
-    sara_condition condition = {NULL, NULL};
+    sara_condition condition = {{NULL}};
     sara_var *sample;
     assert_ok(r->ctx,
               sara_tape_leaf(r->tape, &sample, &sara_safetensors_find(r->golden, "sample")->shape,
                              r->sample, false));
     assert_ok(r->ctx,
-              sara_tape_leaf(r->tape, &condition.encoder_hidden_states,
+              sara_tape_leaf(r->tape, &condition.of[SARA_CONDITION_STATES],
                              &sara_safetensors_find(r->golden, "encoder_hidden_states")->shape,
                              r->context, false));
     assert_ok(r->ctx, sara_denoiser_forward(r->tape, &r->output, r->unet, sample, r->timesteps,
@@ -82,7 +82,7 @@ void unet_run_step(unet_run *r)
 {
     sara_tape_record(r->tape, true);
     unet_run_forward(r);
-    assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &r->loss, r->output, r->target));
+    assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &r->loss, r->output, r->target, NULL));
     assert_ok(r->ctx, sara_tape_backward(r->tape, r->loss, 1));
 }
 

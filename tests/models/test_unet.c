@@ -170,10 +170,10 @@ static void test_inputs_of_other_shapes_are_refused(void **state)
     assert_true(sara_shape_count(&latents) == 128 && sara_shape_count(&context) == 12);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         sara_var *sample, *output = NULL;
-        sara_condition condition = {NULL, NULL};
+        sara_condition condition = {{NULL}};
         assert_ok(r.ctx, sara_tape_leaf(r.tape, &sample, &cases[i].sample, r.sample, false));
-        assert_ok(r.ctx, sara_tape_leaf(r.tape, &condition.encoder_hidden_states, &cases[i].context,
-                                        r.context, false));
+        assert_ok(r.ctx, sara_tape_leaf(r.tape, &condition.of[SARA_CONDITION_STATES],
+                                        &cases[i].context, r.context, false));
         assert_refused(
             r.ctx, SARA_ERROR_INPUT, cases[i].error,
             sara_denoiser_forward(r.tape, &output, r.unet, sample, r.timesteps, &condition));
@@ -191,7 +191,7 @@ static sara_status train_once(sara_context *ctx, sara_tape *tape, sara_network *
     sara_shape shape = sara_shape4(1, 4, 4, 4), context_shape = sara_shape3(1, 2, 3);
     sara_params *params = &unet->params;
     sara_var *sample, *output, *loss;
-    sara_condition condition = {NULL, NULL};
+    sara_condition condition = {{NULL}};
     float *grads = NULL, *next;
     sara_status status;
     TRY(sara_alloc_zero(ctx, &grads, (size_t)sara_params_entries(params), sizeof(*grads)));
@@ -203,9 +203,9 @@ static sara_status train_once(sara_context *ctx, sara_tape *tape, sara_network *
     }
     sara_tape_record(tape, true);
     TRY(sara_tape_leaf(tape, &sample, &shape, latents, false));
-    TRY(sara_tape_leaf(tape, &condition.encoder_hidden_states, &context_shape, text, false));
+    TRY(sara_tape_leaf(tape, &condition.of[SARA_CONDITION_STATES], &context_shape, text, false));
     TRY(sara_denoiser_forward(tape, &output, unet, sample, timesteps, &condition));
-    TRY(sara_nn_mse_loss(tape, &loss, output, target));
+    TRY(sara_nn_mse_loss(tape, &loss, output, target, NULL));
     TRY(sara_tape_backward(tape, loss, 1));
 done:
     sara_tape_reset(tape);

@@ -18,7 +18,7 @@ static void test_published_model_loads(void **state)
     assert_int_equal(info->out_channels, 4);
     assert_int_equal(info->sample_height, 16);
     assert_int_equal(info->sample_width, 16);
-    assert_int_equal(info->state_width, 128);
+    assert_int_equal(info->widths[SARA_CONDITION_STATES], 128);
     assert_int_equal(info->factor, 4);
     sara_params *params = &unet->params;
     assert_true(params->count > 200 && sara_params_entries(params) > 1000000);

@@ -10,7 +10,7 @@ static sara_status build_mse(sara_tape *tape, sara_var **y, sara_var *const *in,
                              sara_param *const *params)
 {
     (void)params;
-    return sara_nn_mse_loss(tape, y, in[0], target);
+    return sara_nn_mse_loss(tape, y, in[0], target, NULL);
 }
 
 /* The prediction is used twice: the gradients add up. */
@@ -20,8 +20,8 @@ static sara_status build_twice(sara_tape *tape, sara_var **y, sara_var *const *i
     sara_var *first, *second;
     sara_status status;
     (void)params;
-    TRY(sara_nn_mse_loss(tape, &first, in[0], target));
-    TRY(sara_nn_mse_loss(tape, &second, in[0], target + 1));
+    TRY(sara_nn_mse_loss(tape, &first, in[0], target, NULL));
+    TRY(sara_nn_mse_loss(tape, &second, in[0], target + 1, NULL));
     TRY(sara_nn_add(tape, y, first, second));
 done:
     return status;
@@ -49,7 +49,7 @@ static void test_value(void **state)
     for (int i = 0; i < 1000000; i++)
         prediction[i] = 0.1f;
     assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &x, &shape, prediction, true));
-    assert_ok(nn.ctx, sara_nn_mse_loss(nn.tape, &loss, x, zeros));
+    assert_ok(nn.ctx, sara_nn_mse_loss(nn.tape, &loss, x, zeros, NULL));
     assert_close(fabs(loss->data[0] - 0.01), 1e-9, "mean of 0.01");
     assert_ok(nn.ctx, sara_tape_backward(nn.tape, loss, 0.5f));
     assert_close(fabs(x->grad[999999] - 1e-7), 1e-13, "0.5 * 2 * 0.1 / 1e6");
@@ -68,7 +68,7 @@ static void test_refusals(void **state)
     assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &x, &shape, data, true));
     assert_refused(nn.ctx, SARA_ERROR_INPUT,
                    "mse_loss: prediction: shape [0,3], expected at least one element",
-                   sara_nn_mse_loss(nn.tape, &loss, x, data));
+                   sara_nn_mse_loss(nn.tape, &loss, x, data, NULL));
     assert_null(loss);
     test_nn_close(&nn);
 }

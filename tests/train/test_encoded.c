@@ -87,8 +87,8 @@ static void take_latents(const encoding *e, float *out)
     sara_batch batch;
     for (int64_t i = 0; i < ELEMENTS; i++) {
         assert_ok(e->run->ctx, sara_batches_get(e->batches, &batch, i));
-        assert_int_equal(batch.size * batch.channels * batch.height * batch.width, LATENT);
-        memcpy(out + (size_t)i * LATENT, batch.latents, LATENT * sizeof(*out));
+        assert_int_equal(sara_shape_count(&batch.latents.shape), LATENT);
+        memcpy(out + (size_t)i * LATENT, batch.latents.data, LATENT * sizeof(*out));
     }
 }
 

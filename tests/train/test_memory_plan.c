@@ -161,9 +161,7 @@ static void check_kept(test_run *run, taken *memory, const char *name)
     before = memory->now;
     assert_ok(ctx, sara_trainer_make_optimizer(&t));
     size_t optimizer = memory->now - before;
-    const sara_batch *batch = sara_batches_shape(t.batches);
-    const sara_memory_setting setting = {
-        .size = batch->size, .levels = t.checkpoint_levels, .share = 1};
+    const sara_memory_setting setting = {.levels = t.checkpoint_levels, .share = 1};
     assert_ok(ctx, sara_memory_make_plan(&t, &plan, &setting));
     assert_ok(ctx, sara_trainer_step(&t, &loss, &report, &lr));
     check_part("activations", plan.activations, sara_tape_reached(t.tape), 0.2); /* oneDNN's own */

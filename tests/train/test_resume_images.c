@@ -92,8 +92,7 @@ static void test_order(void **state)
     test_run *run = *state;
     sara_dataset_cache *cache = NULL;
     sara_model *model = NULL;
-    sara_batch shape = {0};
-    float latents[3][4 * 8 * 8], *states;
+    sara_batch batch;
     int64_t orders[4][3];
     test_run_take_images(run, 3);
     assert_ok(run->ctx,
@@ -101,15 +100,16 @@ static void test_order(void **state)
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
     assert_ok(run->ctx, sara_dataset_cache_fill(cache));
     assert_int_equal(sara_dataset_cache_items(cache), 3);
-    sara_dataset_cache_shape(cache, &shape);
-    assert_int_equal(shape.channels * shape.height * shape.width, 4 * 8 * 8);
-    size_t state_size = (size_t)(shape.length * shape.hidden);
-    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &states, 3 * state_size, sizeof(*states)));
+    batch = sara_dataset_cache_shape(cache, 3);
+    assert_int_equal(sara_shape_count(&batch.latents.shape), 3 * 4 * 8 * 8);
+    assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
+    const float *states = batch.condition[SARA_CONDITION_STATES].data;
+    size_t state_size = (size_t)sara_shape_count(&batch.condition[SARA_CONDITION_STATES].shape) / 3;
     const float *first = NULL;
     for (int64_t epoch = 0; epoch < 4; epoch++) {
         const int64_t elements[3] = {3 * epoch, 3 * epoch + 1, 3 * epoch + 2};
         int64_t seen = 0;
-        assert_ok(run->ctx, sara_dataset_cache_get(cache, latents[0], states, NULL, elements, 3));
+        assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, elements));
         if (!first) { /* the captions of the first epoch stand for the images */
             float *copy;
             assert_ok(run->ctx,
@@ -129,6 +129,7 @@ static void test_order(void **state)
     assert_true(memcmp(orders[0], orders[1], sizeof(orders[0])) ||
                 memcmp(orders[0], orders[2], sizeof(orders[0])) ||
                 memcmp(orders[0], orders[3], sizeof(orders[0])));
+    sara_batch_clear(run->ctx, &batch);
     sara_dataset_cache_free(cache);
     sara_model_free(model);
 }
@@ -147,8 +148,7 @@ static void test_repeats_in_an_epoch(void **state)
     test_run *run = *state;
     sara_dataset_cache *cache = NULL;
     sara_model *model = NULL;
-    sara_batch shape = {0};
-    float latents[4 * 8 * 8], *states;
+    sara_batch batch;
     sara_text_states first;
     int64_t count[2] = {0};
     take_repeats(run);
@@ -158,21 +158,23 @@ static void test_repeats_in_an_epoch(void **state)
     assert_ok(run->ctx, sara_dataset_cache_fill(cache));
     assert_int_equal(sara_dataset_cache_items(cache), 4);
     assert_int_equal(sara_dataset_cache_images(cache), 2);
-    sara_dataset_cache_shape(cache, &shape);
-    size_t state_size = (size_t)(shape.length * shape.hidden);
-    assert_ok(run->ctx, sara_arena_alloc(&run->strings, &states, state_size, sizeof(*states)));
+    batch = sara_dataset_cache_shape(cache, 1);
+    assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
+    const float *states = batch.condition[SARA_CONDITION_STATES].data;
+    size_t state_size = (size_t)sara_shape_count(&batch.condition[SARA_CONDITION_STATES].shape);
     assert_ok(run->ctx, sara_model_encode_text(run->ctx, &first, model, "foggy"));
     for (int64_t epoch = 0; epoch < 5; epoch++) {
         count[0] = count[1] = 0;
         for (int64_t i = 0; i < 4; i++) {
             const int64_t element = 4 * epoch + i;
-            assert_ok(run->ctx, sara_dataset_cache_get(cache, latents, states, NULL, &element, 1));
+            assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, &element));
             count[memcmp(states, first.states, state_size * sizeof(*states)) != 0]++;
         }
         assert_int_equal(count[0], 3);
         assert_int_equal(count[1], 1);
     }
     sara_text_states_free(run->ctx, &first);
+    sara_batch_clear(run->ctx, &batch);
     sara_dataset_cache_free(cache);
     sara_model_free(model);
 }

@@ -190,7 +190,7 @@ sara_status sara_unet_forward(sara_tape *tape, sara_var **out, sara_network *net
     sara_unet *unet = (sara_unet *)network;
     const sara_unet_config *config = &unet->config;
     sara_groups groups = {config->groups, (float)config->norm_eps};
-    pass p = {.unet = unet, .context = condition->encoder_hidden_states};
+    pass p = {.unet = unet, .context = condition->of[SARA_CONDITION_STATES]};
     size_t scope = sara_tape_open(tape);
     sara_var *h = sample; /* [N,C,H,W] */
     sara_status status;

@@ -128,15 +128,16 @@ done:
 
 static sara_denoiser_info info_of(const sara_unet_config *config)
 {
-    return (sara_denoiser_info){.in_channels = (int)config->in_channels,
-                                .out_channels = (int)config->out_channels,
-                                .sample_height = (int)config->sample_size[0],
-                                .sample_width = (int)config->sample_size[1],
-                                .state_width = (int)config->cross_attention_dim,
-                                .factor = 1 << (config->levels - 1),
-                                .least_side =
-                                    config->downsample_padding ? 1 : 1 << (config->levels - 1),
-                                .levels = config->levels};
+    return (sara_denoiser_info){
+        .rank = 4,
+        .in_channels = (int)config->in_channels,
+        .out_channels = (int)config->out_channels,
+        .sample_height = (int)config->sample_size[0],
+        .sample_width = (int)config->sample_size[1],
+        .widths = {[SARA_CONDITION_STATES] = (int)config->cross_attention_dim},
+        .factor = 1 << (config->levels - 1),
+        .least_side = config->downsample_padding ? 1 : 1 << (config->levels - 1),
+        .levels = config->levels};
 }
 
 static sara_status unet_read_config(sara_network *network, const sara_model_config *file)

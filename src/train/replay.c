@@ -1,0 +1,257 @@
+#include "train/replay.h"
+
+#include <stdio.h>
+
+#define LATENTS "latents"
+
+/* What a part of the file is checked against. */
+typedef struct replay_source {
+    const sara_safetensors *file;
+    const char *path;
+    const sara_network *denoiser;
+    const char *suffix; /* of the part's tensors' names: ".3", or "" where all are stacked */
+    int last;           /* timestep */
+} replay_source;
+
+void sara_replay_free(sara_replay *replay)
+{
+    if (!replay)
+        return;
+    for (size_t i = 0; replay->parts && i < replay->part_count; i++)
+        sara_batch_clear(replay->ctx, &replay->parts[i]);
+    sara_free(replay->ctx, replay->parts);
+    sara_free(replay->ctx, replay->shapes);
+    json_decref(replay->rank_names);
+    sara_free(replay->ctx, replay);
+}
+
+size_t sara_replay_bytes(const sara_replay *replay)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < replay->part_count; i++)
+        bytes += sara_batch_bytes(&replay->parts[i]);
+    return bytes;
+}
+
+/* ------------------------------------------------------------------------------------- reading */
+
+static sara_status read_rank_names(sara_replay *replay, const sara_safetensors *file)
+{
+    const char *text = sara_safetensors_metadata(file, "rank_names");
+    const char *path = sara_safetensors_path(file);
+    size_t index;
+    json_t *name;
+    sara_status status = SARA_OK;
+    if (!text)
+        return SARA_OK;
+    TRY(sara_json_parse(replay->ctx, &replay->rank_names, text, strlen(text), path, false));
+    if (!json_is_array(replay->rank_names))
+        return sara_fail(replay->ctx, SARA_ERROR_INPUT, "%s: rank_names: expected a list of names",
+                         path);
+    json_array_foreach(replay->rank_names, index, name) if (!json_is_string(name)) return sara_fail(
+        replay->ctx, SARA_ERROR_INPUT, "%s: rank_names[%zu]: expected a name", path, index);
+done:
+    return status;
+}
+
+/* out [like's first axes, ...] of this rank in all. */
+static sara_status load_array(const replay_source *s, sara_tensor *out, const char *name,
+                              sara_dtype dtype, int rank, const sara_shape *like, int axes)
+{
+    sara_shape shape = {.rank = rank};
+    for (int i = 0; i < rank; i++)
+        shape.dims[i] = i < axes ? like->dims[i] : -1;
+    return sara_safetensors_load(s->file, out, sara_name_of("%s%s", name, s->suffix).text, dtype,
+                                 &shape);
+}
+
+static sara_status load_timesteps(sara_context *ctx, sara_batch *part, const replay_source *s,
+                                  int rank)
+{
+    sara_tensor numbers;
+    size_t count;
+    sara_status status;
+    TRY(load_array(s, &numbers, "timesteps", SARA_I64, rank, &part->latents.shape, rank));
+    count = (size_t)sara_shape_count(&numbers.shape);
+    TRY(sara_alloc(ctx, &part->timesteps, count, sizeof(double)));
+    for (size_t i = 0; i < count; i++) {
+        double t = part->timesteps[i] = (double)((const int64_t *)numbers.data)[i];
+        if (t < 0 || t > s->last)
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: timesteps%s[%zu] is %.15g, expected 0 to %d",
+                          s->path, s->suffix, i, t, s->last));
+    }
+done:
+    sara_tensor_free(ctx, &numbers);
+    return status;
+}
+
+static sara_status check_replayed(sara_context *ctx, const sara_shape *shape,
+                                  const replay_source *s, int lead)
+{
+    const sara_denoiser_info *info = &s->denoiser->info.denoiser;
+    const char *title = s->denoiser->class->title;
+    const int64_t channels = shape->dims[lead + 1];
+    const int64_t *sides = shape->dims + shape->rank - 2; /* of images and frames */
+    if (sara_shape_count(shape) == 0)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: latents%s are empty", s->path, s->suffix);
+    if (channels != info->in_channels)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: latents%s: %lld channels, the %s takes %d",
+                         s->path, s->suffix, (long long)channels, title, info->in_channels);
+    if (info->rank > 3 && (sides[0] < info->least_side || sides[1] < info->least_side))
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: latents%s: %lldx%lld, the %s takes %d or more",
+                         s->path, s->suffix, (long long)sides[0], (long long)sides[1], title,
+                         info->least_side);
+    return SARA_OK;
+}
+
+static sara_status load_condition(sara_context *ctx, sara_batch *part, const replay_source *s,
+                                  int lead)
+{
+    const sara_network *denoiser = s->denoiser;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < SARA_CONDITION_KINDS; i++) {
+        const sara_condition_kind *kind = &sara_condition_kinds[i];
+        const sara_shape *shape = &part->condition[i].shape;
+        int width = denoiser->info.denoiser.widths[i];
+        if (width == 0)
+            continue;
+        TRY(load_array(s, &part->condition[i], kind->name, SARA_F32, lead + kind->rank,
+                       &part->latents.shape, lead + 1));
+        if (shape->dims[shape->rank - 1] != width)
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s%s: width %lld, the %s takes %d", s->path,
+                          kind->name, s->suffix, (long long)shape->dims[shape->rank - 1],
+                          denoiser->class->title, width));
+        if (sara_shape_count(shape) == 0)
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s%s are empty", s->path, kind->name,
+                          s->suffix));
+    }
+done:
+    return status;
+}
+
+static sara_status replay_part(sara_replay *replay, sara_batch *part, const replay_source *s)
+{
+    const int lead = replay->stacked ? 1 : 0, rank = s->denoiser->info.denoiser.rank + lead;
+    sara_tensor noise;
+    sara_status status;
+    TRY(load_array(s, &part->latents, LATENTS, SARA_F32, rank, NULL, 0));
+    TRY(load_array(s, &noise, "noise", SARA_F32, rank, &part->latents.shape, rank));
+    part->noise = noise.data;
+    TRY(check_replayed(replay->ctx, &part->latents.shape, s, lead));
+    TRY(load_condition(replay->ctx, part, s, lead));
+    TRY(load_timesteps(replay->ctx, part, s, lead + 1));
+done:
+    return status;
+}
+
+/* "latents" of all micro-batches, or "latents.0", "latents.1", ... */
+static sara_status replay_parts(sara_replay *replay, replay_source *s)
+{
+    sara_status status;
+    replay->stacked = sara_safetensors_find(s->file, LATENTS) != NULL;
+    for (size_t i = 0; !replay->stacked && i < sara_safetensors_count(s->file); i++)
+        replay->part_count +=
+            strncmp(sara_safetensors_at(s->file, i)->name, LATENTS ".", strlen(LATENTS ".")) == 0;
+    replay->stacked |= replay->part_count == 0; /* so that "latents" is what is missed */
+    if (replay->stacked)
+        replay->part_count = 1;
+    TRY(sara_alloc_zero(replay->ctx, &replay->parts, replay->part_count, sizeof(sara_batch)));
+    for (size_t i = 0; i < replay->part_count; i++) {
+        sara_name suffix = sara_name_of(".%zu", i);
+        s->suffix = replay->stacked ? "" : suffix.text;
+        TRY(replay_part(replay, &replay->parts[i], s));
+    }
+    replay->count =
+        replay->stacked ? replay->parts[0].latents.shape.dims[0] : (int64_t)replay->part_count;
+done:
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ micro-batches */
+
+/* The entry of an array of all, which loses its first axis. */
+static sara_tensor entry_of(const sara_tensor *all, int64_t index)
+{
+    sara_tensor entry = {.dtype = all->dtype};
+    if (all->shape.rank == 0)
+        return entry;
+    entry.shape.rank = all->shape.rank - 1;
+    memcpy(entry.shape.dims, all->shape.dims + 1, sizeof(*all->shape.dims) * (SARA_MAX_RANK - 1));
+    entry.data = (float *)all->data + index * sara_shape_count(&entry.shape);
+    return entry;
+}
+
+static sara_batch micro_batch(const sara_replay *replay, int64_t index)
+{
+    const sara_batch *part = &replay->parts[replay->stacked ? 0 : index];
+    sara_batch out = *part;
+    if (!replay->stacked)
+        return out;
+    out.latents = entry_of(&part->latents, index);
+    out.noise += index * sara_shape_count(&out.latents.shape);
+    out.timesteps += index * out.latents.shape.dims[0];
+    for (int i = 0; i < SARA_CONDITION_KINDS; i++)
+        out.condition[i] = entry_of(&part->condition[i], index);
+    return out;
+}
+
+sara_status sara_replay_get(const sara_replay *replay, sara_batch *out, int64_t index)
+{
+    if (index >= replay->count)
+        return sara_fail(replay->ctx, SARA_ERROR_INPUT,
+                         "the replay file holds %lld micro-batches, number %lld is needed",
+                         (long long)replay->count, (long long)index + 1);
+    *out = micro_batch(replay, index);
+    return SARA_OK;
+}
+
+static sara_status list_shapes(sara_replay *replay)
+{
+    sara_batch *shapes;
+    sara_status status;
+    TRY(sara_alloc(replay->ctx, &replay->shapes, replay->part_count, sizeof(sara_batch)));
+    shapes = replay->shapes;
+    for (size_t i = 0; i < replay->part_count; i++) {
+        sara_batch batch = micro_batch(replay, (int64_t)i);
+        batch = sara_batch_shape_of(&batch, batch.latents.shape.dims[0]);
+        size_t at = 0;
+        while (at < replay->shape_count && !sara_batch_same_shape(&batch, &shapes[at]))
+            at++;
+        if (at < replay->shape_count)
+            continue;
+        if (at > 0 &&
+            sara_shape_count(&batch.latents.shape) > sara_shape_count(&shapes[0].latents.shape)) {
+            shapes[at] = shapes[0];
+            at = 0;
+        }
+        shapes[at] = batch;
+        replay->shape_count++;
+    }
+done:
+    return status;
+}
+
+sara_status sara_replay_open(sara_context *ctx, sara_replay **out, const sara_model *model,
+                             const sara_objective *objective, const char *path)
+{
+    replay_source source = {
+        .path = path, .denoiser = model->denoiser, .last = objective->num_train_timesteps - 1};
+    sara_safetensors *file = NULL;
+    sara_replay *replay = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &replay, 1, sizeof(*replay)));
+    replay->ctx = ctx;
+    TRY(sara_safetensors_open(ctx, &file, path));
+    source.file = file;
+    TRY(replay_parts(replay, &source));
+    TRY(list_shapes(replay));
+    TRY(read_rank_names(replay, file));
+    TRY(sara_sha256_file(ctx, replay->sha256, path));
+    *out = replay;
+    replay = NULL;
+done:
+    sara_safetensors_close(file);
+    sara_replay_free(replay);
+    return status;
+}
