@@ -131,6 +131,13 @@ SARA_KERNEL_LIST(SARA_KERNEL_CALL)
     sara_status KERNEL(name)(const sara_kernel_env *env, SARA_UNPACK parameters);
 SARA_KERNEL_LIST(SARA_KERNEL_PLAIN)
 
+/* What the implementations of adamw have in common: runs cover all entries of all updates, those of
+ * each thread at a time in one piece. */
+typedef void sara_update_run(const sara_update *update, const sara_adamw *numbers, size_t from,
+                             size_t to);
+void KERNEL(each_update)(const sara_kernel_env *env, const sara_updates *updates,
+                         const sara_adamw *numbers, sara_update_run *run);
+
 /* Whether a convolution is a linear layer over all pixels: 1x1, no stride, no padding. */
 bool sara_conv_is_linear(sara_linear_shape *out, const sara_conv_shape *shape);
 
@@ -145,6 +152,7 @@ void sara_fast_sampled_register(sara_kernels *table);
 void sara_fast_norm_register(sara_kernels *table);
 void sara_fast_attention_register(sara_kernels *table);
 void sara_fast_pointwise_register(sara_kernels *table);
+void sara_fast_update_register(sara_kernels *table);
 void sara_plain_register(sara_kernels *table); /* of every kernel */
 
 sara_kernel_env sara_tape_env(sara_tape *tape);

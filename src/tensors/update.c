@@ -127,14 +127,6 @@ INLINE void ask_for(const sara_param *param, const uint32_t *positions)
             __builtin_prefetch(&halves[positions[i]], 1);
 }
 
-INLINE void tensors_load(float *block, const float *from, size_t at, size_t count)
-{
-    if (from)
-        memcpy(block, from + at, count * sizeof(*block));
-    else
-        memset(block, 0, count * sizeof(*block));
-}
-
 INLINE void scatter(sara_param *param, const uint32_t *positions, const float *values, size_t count)
 {
     float *floats = param->value.data;
@@ -146,43 +138,32 @@ INLINE void scatter(sara_param *param, const uint32_t *positions, const float *v
             sara_param_set(param, positions[i], values[i]);
 }
 
-INLINE void adamw_entries(const sara_adamw *a, float *values, const float *gradient,
-                          const float *rank, float *m1, float *m2, size_t count)
-{
-#pragma omp simd
-    for (size_t i = 0; i < count; i++)
-        values[i] = sara_adamw_entry(a, values[i], gradient[i], rank[i], &m1[i], &m2[i]);
-}
-
 /* Of a block of at most BLOCK entries, which begins at this one. */
-INLINE void update_block(sara_param *param, const sara_tensor_entries *item, size_t at,
-                         size_t count, const sara_adamw *a)
+INLINE void update_block(const sara_simd *simd, sara_param *param, const sara_tensor_entries *item,
+                         size_t at, size_t count, const sara_adamw *a)
 {
-    float gradient[BLOCK], rank[BLOCK];
+    static const float zeros[BLOCK];
+    const float *gradient = item->gradient ? item->gradient + at : zeros;
+    const float *rank = item->rank ? item->rank + at : zeros;
     float *values = item->values + at, *m1 = item->moment1 + at, *m2 = item->moment2 + at;
-    size_t i = 0;
-    tensors_load(gradient, item->gradient, at, count);
-    tensors_load(rank, item->rank, at, count);
-    for (; i + CHUNK <= count; i += CHUNK) {
-        size_t next = at + BLOCK + i;
+    for (size_t i = 0; i < count; i += CHUNK) {
+        size_t next = at + BLOCK + i, n = count - i < CHUNK ? count - i : CHUNK;
         if (next + CHUNK <= item->count)
             ask_for(param, item->positions + next);
-        adamw_entries(a, values + i, gradient + i, rank + i, m1 + i, m2 + i, CHUNK);
+        simd->adamw(values + i, gradient + i, rank + i, m1 + i, m2 + i, (int64_t)n, a);
     }
-    adamw_entries(a, values + i, gradient + i, rank + i, m1 + i, m2 + i, count - i);
     scatter(param, item->positions + at, values, count);
 }
 
-INLINE void update_entries(sara_param *param, const sara_tensor_entries *item,
-                           const sara_adamw *numbers)
+INLINE void update_entries(sara_param *param, const sara_tensor_entries *item, const sara_adamw *a)
 {
     const mark_weights weights = weights_of_marks();
-    const sara_adamw a = *numbers;
+    const sara_simd *simd = sara_simd_best();
     for (size_t at = 0; at < item->count; at += BLOCK) {
         size_t count = item->count - at < BLOCK ? item->count - at : BLOCK;
         if (item->marks)
             follow_block(&weights, param, item, at, count);
-        update_block(param, item, at, count, &a);
+        update_block(simd, param, item, at, count, a);
         if (item->marks)
             item->marks[at / BLOCK] = mark_of(&weights, item->values + at, count);
     }

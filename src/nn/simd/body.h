@@ -19,6 +19,7 @@ INLINE void vstore_n(float *p, vf v, int64_t n)
 #include "nn/simd/winograd.h"
 #include "nn/simd/peak.h"
 #include "nn/simd/sampled.h"
+#include "nn/simd/update.h"
 
 const sara_simd SIMD_TABLE = {
     .name = SIMD_NAME,
@@ -52,4 +53,6 @@ const sara_simd SIMD_TABLE = {
     .peak = peak,
     .columns = columns,
     .sampled_dots = sampled_dots,
+    .adamw = adamw,
+    .square_sums = square_sums,
 };

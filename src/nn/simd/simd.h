@@ -6,6 +6,7 @@
 #define SARA_NN_SIMD_H
 
 #include "nn/nn.h"
+#include "nn/update.h"
 
 /* One group norm over rows of one sample; all vectors are per channel. */
 typedef struct sara_simd_norm {
@@ -39,6 +40,8 @@ typedef struct sara_simd_dots {
     uint32_t base, row;
     int64_t length;              /* a multiple of 16 */
 } sara_simd_dots;
+
+#define SARA_SIMD_SUMS 4 /* made side by side */
 
 typedef struct sara_simd {
     const char *name;
@@ -126,6 +129,13 @@ typedef struct sara_simd {
     /* dw[e] += its dot product, for the entries of rows first .. last - 1. The sum of an entry does
      * not depend on its neighbours. */
     void (*sampled_dots)(const sara_simd_dots *dots, int64_t first, int64_t last);
+
+    /* sara_adamw_entry() of each, to its bits; added may be NULL. */
+    void (*adamw)(float *masters, const float *gradient, const float *added, float *moment1,
+                  float *moment2, int64_t count, const sara_adamw *numbers);
+    /* Adds to each sum the squares of count elements of its array times scale, in their order. */
+    void (*square_sums)(double sums[SARA_SIMD_SUMS], const float *const arrays[SARA_SIMD_SUMS],
+                        int64_t count, float scale);
 } sara_simd;
 
 /* The widest this machine runs, or the one the environment variable SARA_SIMD names ("generic",
