@@ -1,5 +1,6 @@
 """Adapters as users handle them: inspected, composed, named by tags in the prompt."""
 
+import functools
 import hashlib
 import json
 import math
@@ -45,12 +46,17 @@ def base_hash(tensors):
     return digest.hexdigest()
 
 
+@functools.cache
+def read_base():
+    path = os.path.join(BASE, "unet", "diffusion_pytorch_model.safetensors")
+    tensors = read_safetensors(path)[0]
+    return tensors, base_hash(tensors)
+
+
 class Adapters(Case):
     @classmethod
     def setUpClass(cls):
-        path = os.path.join(BASE, "unet", "diffusion_pytorch_model.safetensors")
-        cls.base = read_safetensors(path)[0]
-        cls.hash = base_hash(cls.base)
+        cls.base, cls.hash = read_base()
 
     def values(self, name):
         return [v for (v,) in struct.iter_unpack("<e", self.base[name][2])]
@@ -257,13 +263,20 @@ class Precision(Adapters):
         os.mkdir(self.path("loras"))
         self.extract("fp32", "tuned", "loras/ink.safetensors")
 
+    def test_each(self):
+        for check in (self.tell_precision, self.refuse_another, self.go_from_the_half,
+                      self.name_only_another):  # fmt: skip
+            with self.subTest(check.__name__):
+                check()
+            shutil.rmtree(self.path("out"), ignore_errors=True)
+
     def extract(self, base, tuned, to):
         self.ok("extract", "--base", base, "--tuned", tuned, "-o", to)
 
     def said(self, *args):
         return json.loads(self.ok("inspect", "--json", *args).out)["base_precision"]
 
-    def test_said(self):
+    def tell_precision(self):
         for path, precision in [("fp32", "fp32"), ("fp16", "fp16"), ("bf16", "bf16"),
                                 ("as-fp32", "fp16")]:  # fmt: skip
             self.assertEqual(self.said("-m", path), precision)
@@ -273,7 +286,7 @@ class Precision(Adapters):
         old = self.adapter("old.safetensors", NAMES, 7, 0.5)
         self.assertIsNone(self.said("--adapter", old))
 
-    def test_refused(self):
+    def refuse_another(self):
         draw = ("generate", "--steps", "1", "-W", "32", "-H", "32", "-p")
         tags = (*draw, "a<lora:ink:1>", "--lora-model-dir", "loras")
         ink = ("--adapter", "loras/ink.safetensors")
@@ -296,7 +309,7 @@ class Precision(Adapters):
         self.ok("inspect", "--unet-only", "fp16.safetensors", *ink, "--force")
         self.ok(*draw, "a", *ink, "-m", "fp32", "--type", "bf16")  # which is in memory alone
 
-    def test_from_the_half(self):
+    def go_from_the_half(self):
         """Made for the fp16 model, whatever its file stores it as."""
         self.ok("merge", "-m", "fp16", "--adapter", "shift.safetensors", "--force",
                 "--dtype", "fp32", "-o", "half-tuned.safetensors")  # fmt: skip
@@ -311,7 +324,7 @@ class Precision(Adapters):
         self.assertEqual(sha256(self.path("half0.safetensors")), sha256(self.path(file)))
         self.ok("merge", "-m", "as-fp32", "-o", "out", "--adapter", "half0.safetensors")
 
-    def test_only_another(self):
+    def name_only_another(self):
         """Of one precision, or where the adapter does not tell it."""
         self.ok("merge", "-m", "tuned", "-o", "out", "--force",
                 *("--adapter", "loras/ink.safetensors"))
