@@ -72,6 +72,7 @@ sara_status sara_arena_alloc(sara_arena *arena, void *out, size_t count, size_t 
         return status;
     result = arena->head->memory + arena->head->used;
     arena->head->used += bytes;
+    SARA_ASSERT(arena->head->used <= arena->head->size);
     memcpy(out, &result, sizeof(result));
     return SARA_OK;
 }

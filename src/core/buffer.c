@@ -20,6 +20,7 @@ sara_status sara_buffer_put_char(sara_buffer *buffer, char c)
 {
     if (buffer->length + 1 >= buffer->capacity) /* the last for the NUL */
         return sara_buffer_add(buffer, &c, 1);
+    SARA_ASSERT(buffer->data);
     buffer->data[buffer->length++] = c;
     buffer->data[buffer->length] = '\0';
     return SARA_OK;

@@ -186,6 +186,7 @@ static block *best_fit(sara_pool *pool, size_t bytes)
 /* Takes the lower part of a free block. */
 static void pool_cut(sara_pool *pool, block *b, size_t bytes)
 {
+    SARA_ASSERT(b->free && b->above && b->bytes >= bytes);
     bin_remove(pool, b);
     if (b->bytes == bytes)
         return;
@@ -201,6 +202,7 @@ static void pool_cut(sara_pool *pool, block *b, size_t bytes)
 /* A new block on top of a chunk. */
 static block *stack(sara_pool *pool, chunk *c, size_t bytes)
 {
+    SARA_ASSERT(c->bytes - c->top >= bytes);
     block *b = new_block(pool, c, c->start + c->top, bytes);
     b->below = c->last;
     if (c->last)
@@ -285,8 +287,10 @@ void sara_pool_give(sara_pool *pool, float *data)
     if (!data)
         return;
     block **at = chain_of(pool, start);
-    while ((*at)->start != start)
+    while ((*at)->start != start) {
         at = &(*at)->next;
+        SARA_ASSERT(*at); /* it was taken from here and not given back yet */
+    }
     block *b = *at;
     *at = b->next;
     pool->used_bytes -= b->bytes;

@@ -196,6 +196,7 @@ static bool tape_is_kept(const sara_var *var, sara_var *const *keep, int count)
 void sara_tape_close(sara_tape *tape, size_t scope, sara_var **keep, int count)
 {
     size_t kept = scope;
+    SARA_ASSERT(scope <= tape->scoped_count); /* scopes close from the innermost outwards */
     for (size_t i = scope; i < tape->scoped_count; i++) {
         sara_var *var = tape->scoped[i];
         if (tape_is_kept(var, keep, count))
@@ -287,6 +288,7 @@ sara_status sara_tape_run_backward(sara_tape *tape, size_t first)
             TRY(sara_node_restore(tape, &node));
             TRY(node.backward(tape, &node));
         }
+        SARA_ASSERT(tape->node_count >= first); /* a region takes its own nodes off */
         sara_pool_give(&tape->pool, owner->grad);
         owner->grad = NULL;
         sara_node_drop(tape, &node);

@@ -11,6 +11,7 @@ static void remake_release(sara_tape *tape, sara_var *owner)
 void sara_var_leave(sara_tape *tape, sara_var *var)
 {
     sara_var *owner = sara_var_root(var);
+    SARA_ASSERT(owner->holds > 0 && owner->scopes > 0);
     owner->holds--;
     owner->scopes--;
     if (var != owner)
@@ -22,6 +23,7 @@ void sara_var_leave(sara_tape *tape, sara_var *var)
 static void drop_remade(sara_tape *tape, sara_var *var)
 {
     sara_var *owner = sara_var_root(var);
+    SARA_ASSERT(owner->holds > 0);
     if (--owner->holds == 0)
         remake_release(tape, owner);
 }

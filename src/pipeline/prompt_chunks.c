@@ -54,6 +54,7 @@ static sara_status next_chunk(chunk_maker *m)
 
 static void put_id(chunk_maker *m, int32_t id, float weight)
 {
+    SARA_ASSERT(m->used < m->room);
     size_t at = (m->out->count - 1) * m->out->length + 1 + m->used++;
     m->out->ids[at] = id;
     m->out->weights[at] = weight;

@@ -93,6 +93,7 @@ static sara_status cover_extend(sara_context *ctx, sara_cover *out, const sara_c
         a += known;
         b += b < entry->count && entry->positions[b] == position;
     }
+    SARA_ASSERT(a == cover->count && b == entry->count);
 done:
     sara_param_read_end(ctx, &copy, param);
     return status;
@@ -146,6 +147,7 @@ static sara_status write_param(sara_applied *applied, size_t index)
         uint32_t position = cover->positions[i];
         float original = cover->originals[i];
         bool exact;
+        SARA_ASSERT(i == 0 || cover->positions[i - 1] < position);
         sara_param_set(&copy, position,
                        combine(applied->cursors, cursors, position, original, &exact));
         /* A change that comes to nothing leaves a -0 as it is, as strength 0 does. */

@@ -133,6 +133,7 @@ static sara_status compute(sara_adaptation *a, sara_step_term *term, const sara_
         positions[next] = item->positions[i];
         values[next++] = sara_trainable_value(&all, i);
     }
+    SARA_ASSERT(next == live);
     TRY(sara_nuclear_norm_in(a->ctx, work, &term->loss, gradient, dims[0], dims[1], positions,
                              values, live));
     term->loss *= a->options.lambda_rank;

@@ -106,6 +106,7 @@ static void select_collect(sara_selected *item, uint32_t limit)
             if (sara_magnitude(values[i]) < limit)
                 item->positions[next++] = (uint32_t)(at + i);
     }
+    SARA_ASSERT(next == item->count); /* as many as were counted */
 }
 
 static sara_status check_sizes(sara_context *ctx, const sara_params *params)
@@ -152,6 +153,7 @@ sara_status sara_selection_alloc(sara_context *ctx, sara_selection *selection)
         item->positions = item->count > 0 ? selection->positions + next : NULL;
         next += item->count;
     }
+    SARA_ASSERT(next == total);
 done:
     return status;
 }
