@@ -9,79 +9,20 @@ struct sara_batches {
     const sara_family *family;
     const sara_objective *objective;
     uint64_t seed;
-    int64_t items; /* of an epoch, or micro-batches of others */
+    sara_source source;
     /* Of images and random ones: the present micro-batch, with arrays from the first that is asked
-     * for, and its elements. */
+     * for. */
     sara_batch present;
-    int64_t *elements;
 };
 
-int64_t sara_batches_items(const sara_batches *batches)
+const sara_source *sara_batches_source(const sara_batches *batches)
 {
-    return batches->items;
-}
-
-int64_t sara_batches_images(const sara_batches *batches)
-{
-    return batches->cache ? sara_dataset_cache_images(batches->cache) : 0;
-}
-
-size_t sara_batches_bytes(const sara_batches *batches)
-{
-    if (batches->replay)
-        return sara_replay_bytes(batches->replay);
-    return sara_batch_bytes(&batches->present) +
-           (batches->cache ? sara_dataset_cache_bytes(batches->cache) : 0);
-}
-
-int sara_batches_resolution(const sara_batches *batches)
-{
-    return batches->cache ? sara_dataset_cache_resolution(batches->cache) : 0;
-}
-
-bool sara_batches_encodes_anew(const sara_batches *batches)
-{
-    return batches->cache && sara_dataset_cache_encodes_anew(batches->cache);
-}
-
-bool sara_batches_is_replay(const sara_batches *batches)
-{
-    return batches->replay != NULL;
-}
-
-const char *sara_batches_sha256(const sara_batches *batches)
-{
-    return batches->replay ? batches->replay->sha256 : sara_dataset_cache_sha256(batches->cache);
-}
-
-const char *sara_batches_tokens_sha256(const sara_batches *batches)
-{
-    return batches->cache ? sara_dataset_cache_tokens_sha256(batches->cache) : NULL;
-}
-
-size_t sara_batches_shapes(const sara_batches *batches)
-{
-    return batches->replay ? batches->replay->shape_count : 1;
-}
-
-const sara_batch *sara_batches_shape(const sara_batches *batches, size_t index)
-{
-    return batches->replay ? &batches->replay->shapes[index] : &batches->present;
-}
-
-static const json_t *rank_names(const sara_batches *batches)
-{
-    return batches->replay ? batches->replay->rank_names : NULL;
-}
-
-int64_t sara_batches_rank_names(const sara_batches *batches)
-{
-    return (int64_t)json_array_size(rank_names(batches));
+    return &batches->source;
 }
 
 const char *sara_batches_rank_name(const sara_batches *batches, int64_t step)
 {
-    return json_string_value(json_array_get(rank_names(batches), (size_t)step));
+    return json_string_value(json_array_get(batches->source.rank_names, (size_t)step));
 }
 
 void sara_batches_free(sara_batches *batches)
@@ -91,24 +32,10 @@ void sara_batches_free(sara_batches *batches)
     sara_dataset_cache_free(batches->cache);
     sara_replay_free(batches->replay);
     sara_batch_clear(batches->ctx, &batches->present);
-    sara_free(batches->ctx, batches->elements);
     sara_free(batches->ctx, batches);
 }
 
 /* ------------------------------------------------------------------------------------ at random */
-
-/* Not before the plan of memory, which a shape may be too large for. */
-static sara_status make_arrays(sara_batches *batches)
-{
-    size_t samples = (size_t)batches->present.latents.shape.dims[0];
-    sara_status status = SARA_OK;
-    if (!batches->elements)
-        TRY(sara_alloc(batches->ctx, &batches->elements, samples, sizeof(int64_t)));
-    if (!batches->present.timesteps)
-        TRY(sara_batch_alloc(batches->ctx, &batches->present));
-done:
-    return status;
-}
 
 static sara_status batches_new(sara_context *ctx, sara_batches **out, const sara_model *model,
                                uint64_t seed, const sara_objective *objective)
@@ -120,14 +47,23 @@ static sara_status batches_new(sara_context *ctx, sara_batches **out, const sara
     return status;
 }
 
+/* All micro-batches are of this one. */
+static void take_shape(sara_batches *batches, const sara_batch *shape)
+{
+    batches->present = *shape;
+    batches->source.shapes = &batches->present;
+    batches->source.shape_count = 1;
+    batches->source.bytes += sara_batch_bytes(shape);
+}
+
 sara_status sara_batches_random(sara_context *ctx, sara_batches **out, const sara_model *model,
                                 const sara_batch *shape, int64_t count, uint64_t seed,
                                 const sara_objective *objective)
 {
     sara_status status = batches_new(ctx, out, model, seed, objective);
     if (status == SARA_OK) {
-        (*out)->present = *shape;
-        (*out)->items = count;
+        (*out)->source.items = count;
+        take_shape(*out, shape);
     }
     return status;
 }
@@ -165,8 +101,9 @@ static sara_status open_images(sara_batches *batches, const sara_model *model,
 {
     sara_status status;
     TRY(sara_dataset_cache_new(batches->ctx, &batches->cache, model, options));
-    batches->items = sara_dataset_cache_items(batches->cache);
-    batches->present = sara_dataset_cache_shape(batches->cache, options->train_batch_size);
+    batches->source = *sara_dataset_cache_source(batches->cache);
+    const sara_batch shape = sara_dataset_cache_shape(batches->cache, options->train_batch_size);
+    take_shape(batches, &shape);
 done:
     return status;
 }
@@ -176,12 +113,10 @@ static sara_status get_images(sara_batches *batches, int64_t first)
     const sara_batch *b = &batches->present;
     const int64_t samples = b->latents.shape.dims[0];
     const int64_t size = sara_shape_count(&b->latents.shape) / samples;
-    for (int64_t i = 0; i < samples; i++) {
-        batches->elements[i] = first + i;
+    for (int64_t i = 0; i < samples; i++)
         sara_draw_normal(b->noise + i * size, (size_t)size, batches->seed, SARA_DRAW_NOISE,
                          (uint64_t)(first + i));
-    }
-    return sara_dataset_cache_get(batches->cache, b, batches->elements);
+    return sara_dataset_cache_get(batches->cache, b, first);
 }
 
 sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_model *model,
@@ -193,7 +128,7 @@ sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_
     TRY(batches_new(ctx, &batches, model, options->seed, objective));
     if (options->replay) {
         TRY(sara_replay_open(ctx, &batches->replay, model, objective, options->replay));
-        batches->items = batches->replay->count;
+        batches->source = batches->replay->source;
     } else {
         TRY(open_images(batches, model, options));
     }
@@ -213,10 +148,12 @@ sara_status sara_batches_fill(sara_batches *batches)
 sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index)
 {
     int64_t first = index * batches->present.latents.shape.dims[0];
-    sara_status status;
+    sara_status status = SARA_OK;
     if (batches->replay)
         return sara_replay_get(batches->replay, out, index);
-    TRY(make_arrays(batches));
+    if (!batches->present
+             .timesteps) /* not before the plan of memory, for which it may be too much */
+        TRY(sara_batch_alloc(batches->ctx, &batches->present));
     draw_timesteps(batches, first);
     TRY(batches->cache ? get_images(batches, first) : get_random(batches, index));
     *out = batches->present;

@@ -211,6 +211,7 @@ static sara_status open_trainer(bench *b)
     t->flags.side = "latent";
     t->flags.pixels = 1;
     TRY(make_batches(b));
+    t->source = sara_batches_source(t->batches);
     if (t->method)
         TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_plan_memory(t));

@@ -22,64 +22,23 @@ struct sara_dataset_cache {
     size_t text_count;
     bool *square; /* of each image: its crop is no choice */
     bool center_crop, random_flip;
-    int resolution;
     uint64_t seed;
     int64_t channels, side, size; /* of a latent; size in floats */
     int64_t length;               /* states of a caption */
     sara_tape *tape;
     float *pixels; /* [3][resolution][resolution] */
     float *fresh;  /* [2][size]: moments of an image that is not cached */
-    char sha256[65], tokens_sha256[65];
+    sara_source source;
 };
-
-int64_t sara_dataset_cache_items(const sara_dataset_cache *cache)
-{
-    return cache->ends[cache->dataset.count - 1];
-}
-
-int64_t sara_dataset_cache_images(const sara_dataset_cache *cache)
-{
-    return (int64_t)cache->dataset.count;
-}
 
 static bool encodes_anew(const sara_dataset_cache *cache, size_t index)
 {
     return !cache->square[index] && !cache->center_crop;
 }
 
-size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache)
+const sara_source *sara_dataset_cache_source(const sara_dataset_cache *cache)
 {
-    const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
-    size_t floats =
-        cache->text_count * (size_t)(cache->length * info->widths[SARA_CONDITION_STATES] +
-                                     info->widths[SARA_CONDITION_POOLED]);
-    for (size_t i = 0; i < cache->dataset.count; i++)
-        if (!encodes_anew(cache, i))
-            floats += (cache->random_flip ? 4 : 2) * (size_t)cache->size;
-    return floats * sizeof(float);
-}
-
-int sara_dataset_cache_resolution(const sara_dataset_cache *cache)
-{
-    return cache->resolution;
-}
-
-bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache)
-{
-    for (size_t i = 0; i < cache->dataset.count; i++)
-        if (encodes_anew(cache, i))
-            return true;
-    return false;
-}
-
-const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache)
-{
-    return cache->sha256;
-}
-
-const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache)
-{
-    return cache->tokens_sha256;
+    return &cache->source;
 }
 
 sara_batch sara_dataset_cache_shape(const sara_dataset_cache *cache, int64_t samples)
@@ -116,7 +75,7 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
 static void crop(const sara_dataset_cache *cache, const sara_image *image, int left, int top,
                  bool flip)
 {
-    int side = cache->resolution;
+    int side = cache->source.resolution;
     size_t plane = (size_t)side * (size_t)side;
     for (int y = 0; y < side; y++)
         for (int x = 0; x < side; x++) {
@@ -139,7 +98,7 @@ static int cache_center(int whole, int side)
 /* out [2][size]: mean and log-variance of the cropped pixels. */
 static sara_status encode_pixels(const sara_dataset_cache *cache, float *out)
 {
-    sara_shape shape = sara_shape4(1, 3, cache->resolution, cache->resolution);
+    sara_shape shape = sara_shape4(1, 3, cache->source.resolution, cache->source.resolution);
     const float *values;
     sara_var *image, *mean, *logvar;
     size_t bytes = (size_t)cache->size * sizeof(*out);
@@ -178,12 +137,12 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index)
     if (encodes_anew(cache, index))
         return SARA_OK;
     TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
-                                cache->resolution));
+                                cache->source.resolution));
     TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2,
                    (size_t)cache->size * sizeof(*moments)));
     for (int flip = 0; flip < copies; flip++) {
-        crop(cache, &image, cache_center(image.width, cache->resolution),
-             cache_center(image.height, cache->resolution), flip != 0);
+        crop(cache, &image, cache_center(image.width, cache->source.resolution),
+             cache_center(image.height, cache->source.resolution), flip != 0);
         TRY(encode_pixels(cache, moments + flip * 2 * cache->size));
     }
     cache->moments[index] = moments;
@@ -221,9 +180,9 @@ static sara_status encode_fresh(sara_dataset_cache *cache, size_t index, int64_t
     sara_image image = {0};
     sara_status status;
     TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
-                                cache->resolution));
-    uint64_t columns = (uint64_t)(image.width - cache->resolution) + 1;
-    uint64_t rows = (uint64_t)(image.height - cache->resolution) + 1;
+                                cache->source.resolution));
+    uint64_t columns = (uint64_t)(image.width - cache->source.resolution) + 1;
+    uint64_t rows = (uint64_t)(image.height - cache->source.resolution) + 1;
     int left = (int)sara_draw_below(columns, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 0);
     int top = (int)sara_draw_below(rows, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 1);
     crop(cache, &image, left, top, flip);
@@ -251,7 +210,7 @@ static sara_status read_tokens(sara_dataset_cache *cache)
         TRY(sara_sha256_add(hash, ids, length * sizeof(*ids)));
         cut_captions += cut > 0;
     }
-    TRY(sara_sha256_end(&hash, cache->tokens_sha256));
+    TRY(sara_sha256_end(&hash, cache->source.tokens_sha256));
     if (cut_captions)
         sara_log(cache->ctx, SARA_LOG_WARNING,
                  "%zu captions are longer than %zu tokens and were cut", cut_captions, length);
@@ -280,14 +239,14 @@ static sara_status choose_resolution(sara_dataset_cache *cache,
     int sample =
         info->sample_height > info->sample_width ? info->sample_height : info->sample_width;
     sara_status status = SARA_OK;
-    cache->resolution = options->resolution ? options->resolution : sample * factor;
-    cache->side = cache->resolution / factor;
+    cache->source.resolution = options->resolution ? options->resolution : sample * factor;
+    cache->side = cache->source.resolution / factor;
     cache->channels = info->in_channels;
     cache->size = cache->channels * cache->side * cache->side;
     if (!options->resolution)
         TRY(sara_model_check_sample_size(cache->ctx, cache->model, "--resolution"));
-    TRY(sara_model_check_size(cache->ctx, cache->model, cache->resolution, cache->resolution,
-                              "--resolution"));
+    TRY(sara_model_check_size(cache->ctx, cache->model, cache->source.resolution,
+                              cache->source.resolution, "--resolution"));
 done:
     return status;
 }
@@ -301,6 +260,22 @@ static sara_status count_elements(sara_dataset_cache *cache)
         cache->ends[i] = end += cache->dataset.items[i].repeats;
 done:
     return status;
+}
+
+/* What is kept of images and texts, and what is not. */
+static void fill_source(sara_dataset_cache *cache)
+{
+    const int *widths = cache->model->denoiser->info.denoiser.widths;
+    size_t floats = cache->text_count * (size_t)(cache->length * widths[SARA_CONDITION_STATES] +
+                                                 widths[SARA_CONDITION_POOLED]);
+    cache->source.images = (int64_t)cache->dataset.count;
+    cache->source.items = cache->ends[cache->dataset.count - 1];
+    for (size_t i = 0; i < cache->dataset.count; i++)
+        if (encodes_anew(cache, i))
+            cache->source.encodes_anew = true;
+        else
+            floats += (cache->random_flip ? 4 : 2) * (size_t)cache->size;
+    cache->source.bytes = floats * sizeof(float);
 }
 
 static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_options *options)
@@ -318,14 +293,16 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
     count = cache->dataset.count;
     TRY(count_elements(cache));
     TRY(sara_alloc(cache->ctx, &cache->square, count, sizeof(*cache->square)));
-    TRY(sara_dataset_check_images(cache->ctx, cache->square, &cache->dataset, cache->resolution));
+    TRY(sara_dataset_check_images(cache->ctx, cache->square, &cache->dataset,
+                                  cache->source.resolution));
     TRY(sara_alloc_zero(cache->ctx, &cache->moments, count, sizeof(*cache->moments)));
     TRY(sara_alloc(cache->ctx, &cache->captions, count, sizeof(*cache->captions)));
     TRY(sara_alloc(cache->ctx, &cache->text_of, count, sizeof(*cache->text_of)));
     TRY(sara_captions_number(cache->ctx, cache->text_of, cache->captions, &cache->text_count,
                              &cache->dataset));
     TRY(read_tokens(cache));
-    TRY(sara_dataset_hash(cache->ctx, cache->sha256, &cache->dataset));
+    TRY(sara_dataset_hash(cache->ctx, cache->source.sha256, &cache->dataset));
+    fill_source(cache);
 done:
     return status;
 }
@@ -353,7 +330,7 @@ done:
 
 sara_status sara_dataset_cache_fill(sara_dataset_cache *cache)
 {
-    size_t pixels = (size_t)cache->resolution * (size_t)cache->resolution;
+    size_t pixels = (size_t)cache->source.resolution * (size_t)cache->source.resolution;
     sara_status status;
     TRY(sara_alloc_zero(cache->ctx, &cache->texts, cache->text_count, sizeof(*cache->texts)));
     TRY(sara_alloc(cache->ctx, &cache->pixels, pixels, 3 * sizeof(float)));
@@ -383,7 +360,7 @@ static size_t find_image(const sara_dataset_cache *cache, int64_t place)
 /* The image of an element of the endless sequence of epochs. */
 static size_t image_of(const sara_dataset_cache *cache, int64_t element)
 {
-    const uint64_t count = (uint64_t)sara_dataset_cache_items(cache);
+    const uint64_t count = (uint64_t)cache->source.items;
     return find_image(cache, (int64_t)sara_epoch_place(cache->seed, count, (uint64_t)element));
 }
 
@@ -415,20 +392,21 @@ static void set_sample(const sara_tensor *array, int64_t sample, const float *va
 }
 
 sara_status sara_dataset_cache_get(sara_dataset_cache *cache, const sara_batch *batch,
-                                   const int64_t *elements)
+                                   int64_t first)
 {
     sara_status status = SARA_OK;
     for (int64_t i = 0; i < batch->latents.shape.dims[0]; i++) {
+        const int64_t element = first + i;
         float *latents = (float *)batch->latents.data + i * cache->size;
-        size_t index = image_of(cache, elements[i]);
-        bool flip = draws_flip(cache, elements[i]);
+        size_t index = image_of(cache, element);
+        bool flip = draws_flip(cache, element);
         const float *moments = cache->fresh;
         if (cache->moments[index])
             moments = cache->moments[index] + (flip ? 2 * cache->size : 0);
         else
-            TRY(encode_fresh(cache, index, elements[i], flip));
+            TRY(encode_fresh(cache, index, element, flip));
         sara_draw_normal(latents, (size_t)cache->size, cache->seed, SARA_DRAW_POSTERIOR,
-                         (uint64_t)elements[i]);
+                         (uint64_t)element);
         sample_posterior(cache, latents, moments);
         const sara_text_states *text = &cache->texts[cache->text_of[index]];
         set_sample(&batch->condition[SARA_CONDITION_STATES], i, text->states);

@@ -20,7 +20,7 @@ static sara_status add_option(trainer *t, const char *name, const json_t *value)
 
 static sara_status add_fixed(trainer *t)
 {
-    const sara_shape *latents = &sara_batches_shape(t->batches, 0)->latents.shape;
+    const sara_shape *latents = &t->source->shapes[0].latents.shape;
     const int64_t *sides = latents->dims + latents->rank - 2; /* height, width */
     int factor = t->model->vae ? t->model->vae->info.vae.factor : 8;
     bool v = t->objective.prediction == SARA_PREDICT_V;
@@ -110,9 +110,9 @@ static sara_status add_settings(trainer *t)
     const sara_network *denoiser = t->model->denoiser;
     int failed = json_object_set_new(t->identity, "noise_settings", noise_settings(&t->objective));
     sara_status status;
-    if (!sara_batches_is_replay(t->batches))
+    if (!t->source->is_replay)
         failed |= json_object_set_new(t->identity, "tokens_sha256",
-                                      json_string(sara_batches_tokens_sha256(t->batches)));
+                                      json_string(t->source->tokens_sha256));
     TRY(failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK);
     TRY(set_of_part(t, 0, "_settings", denoiser->class->settings(denoiser)));
 done:
@@ -130,14 +130,13 @@ sara_status sara_trainer_identify(trainer *t)
         TRY(add_option(t, key, value));
     TRY(add_fixed(t));
     if (json_object_set_new(t->identity, "base_sha256", json_string(t->model->base.sha256)) ||
-        json_object_set_new(t->identity, "data_sha256",
-                            json_string(sara_batches_sha256(t->batches))) ||
+        json_object_set_new(t->identity, "data_sha256", json_string(t->source->sha256)) ||
         json_object_set_new(t->identity, "selected", json_integer(t->selected)) ||
         json_object_set_new(t->identity, "parameters", json_integer(t->parameters)))
         TRY(sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options"));
     if (t->method->note)
         TRY(t->method->note(t, t->identity));
-    if (!sara_batches_is_replay(t->batches))
+    if (!t->source->is_replay)
         TRY(add_encoders(t));
     TRY(add_settings(t));
 done:

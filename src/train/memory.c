@@ -111,8 +111,8 @@ static sara_status activations(const trainer *t, size_t *out, size_t *kept,
     TRY(sara_tape_new(t->ctx, &tape, device));
     t->model->denoiser->checkpoint_levels = s->levels;
     TRY(pretend(t, &was, s));
-    for (size_t i = 0; i < sara_batches_shapes(t->batches); i++)
-        TRY(pass(t, tape, sara_batches_shape(t->batches, i), s));
+    for (size_t i = 0; i < t->source->shape_count; i++)
+        TRY(pass(t, tape, &t->source->shapes[i], s));
     *out = sara_tape_reached(tape);
     *kept = sara_nn_device_kept(device);
 done:
@@ -127,7 +127,7 @@ static sara_status draw_step(const trainer *t, sara_tape *tape, const sara_shape
                              int64_t length)
 {
     const sara_tensor sample = {SARA_F32, *shape, NULL};
-    sara_batch batch = sara_batch_shape_of(sara_batches_shape(t->batches, 0), shape->dims[0]);
+    sara_batch batch = sara_batch_shape_of(&t->source->shapes[0], shape->dims[0]);
     sara_var *out;
     sara_status status;
     batch.condition[SARA_CONDITION_STATES].shape.dims[1] = length;
@@ -140,7 +140,7 @@ done:
 /* A validation picture: the denoiser with and without the prompt, then the decoder. */
 static sara_status plan_draw(const trainer *t, sara_tape *tape)
 {
-    const sara_batch *batch = sara_batches_shape(t->batches, 0);
+    const sara_batch *batch = &t->source->shapes[0];
     const int64_t length = batch->condition[SARA_CONDITION_STATES].shape.dims[1];
     const sara_denoiser_info *info = &t->model->denoiser->info.denoiser;
     sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
@@ -181,7 +181,7 @@ done:
 /* An image through the VAE's encoder: before the steps, or within each where crops are drawn. */
 static sara_status encoder(const trainer *t, size_t *out, const sara_memory_setting *s)
 {
-    int side = sara_batches_resolution(t->batches);
+    int side = t->source->resolution;
     sara_device *device = NULL;
     sara_tape *tape = NULL;
     sara_var *image, *mean, *logvar;
@@ -212,7 +212,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                   const sara_memory_setting *s)
 {
     sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow),
-                          .other = BASE_BYTES + sara_batches_bytes(t->batches)};
+                          .other = BASE_BYTES + t->source->bytes};
     size_t kept = 0;
     sara_status status;
     if (t->optimizer) {
@@ -223,7 +223,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     p.other += kept;
     TRY(pictures(t, &p.pictures));
     TRY(encoder(t, &p.encoder, s));
-    if (sara_batches_encodes_anew(t->batches)) {
+    if (t->source->encodes_anew) {
         p.other += p.encoder;
         p.encoder = 0;
     }
@@ -270,7 +270,7 @@ static void plan_announce(const trainer *t, const sara_memory_plan *p)
 
 sara_status sara_trainer_plan_memory(trainer *t)
 {
-    const int64_t *dims = sara_batches_shape(t->batches, 0)->latents.shape.dims;
+    const int64_t *dims = t->source->shapes[0].latents.shape.dims;
     const sara_memory_setting now = {.size = t->flags.size ? dims[0] : 0,
                                      .levels = t->checkpoint_levels,
                                      .side = t->flags.side ? dims[3] : 0, /* of squares */

@@ -25,14 +25,6 @@ void sara_replay_free(sara_replay *replay)
     sara_free(replay->ctx, replay);
 }
 
-size_t sara_replay_bytes(const sara_replay *replay)
-{
-    size_t bytes = 0;
-    for (size_t i = 0; i < replay->part_count; i++)
-        bytes += sara_batch_bytes(&replay->parts[i]);
-    return bytes;
-}
-
 /* ------------------------------------------------------------------------------------- reading */
 
 static sara_status read_rank_names(sara_replay *replay, const sara_safetensors *file)
@@ -160,8 +152,9 @@ static sara_status replay_parts(sara_replay *replay, replay_source *s)
         sara_name suffix = sara_name_of(".%zu", i);
         s->suffix = replay->stacked ? "" : suffix.text;
         TRY(replay_part(replay, &replay->parts[i], s));
+        replay->source.bytes += sara_batch_bytes(&replay->parts[i]);
     }
-    replay->count =
+    replay->source.items =
         replay->stacked ? replay->parts[0].latents.shape.dims[0] : (int64_t)replay->part_count;
 done:
     return status;
@@ -197,27 +190,28 @@ static sara_batch micro_batch(const sara_replay *replay, int64_t index)
 
 sara_status sara_replay_get(const sara_replay *replay, sara_batch *out, int64_t index)
 {
-    if (index >= replay->count)
+    if (index >= replay->source.items)
         return sara_fail(replay->ctx, SARA_ERROR_INPUT,
                          "the replay file holds %lld micro-batches, number %lld is needed",
-                         (long long)replay->count, (long long)index + 1);
+                         (long long)replay->source.items, (long long)index + 1);
     *out = micro_batch(replay, index);
     return SARA_OK;
 }
 
 static sara_status list_shapes(sara_replay *replay)
 {
+    size_t count = 0;
     sara_batch *shapes;
     sara_status status;
-    TRY(sara_alloc(replay->ctx, &replay->shapes, replay->part_count, sizeof(sara_batch)));
+    TRY(sara_alloc(replay->ctx, &replay->shapes, replay->part_count, sizeof(*shapes)));
     shapes = replay->shapes;
     for (size_t i = 0; i < replay->part_count; i++) {
         sara_batch batch = micro_batch(replay, (int64_t)i);
         batch = sara_batch_shape_of(&batch, batch.latents.shape.dims[0]);
         size_t at = 0;
-        while (at < replay->shape_count && !sara_batch_same_shape(&batch, &shapes[at]))
+        while (at < count && !sara_batch_same_shape(&batch, &shapes[at]))
             at++;
-        if (at < replay->shape_count)
+        if (at < count)
             continue;
         if (at > 0 &&
             sara_shape_count(&batch.latents.shape) > sara_shape_count(&shapes[0].latents.shape)) {
@@ -225,8 +219,10 @@ static sara_status list_shapes(sara_replay *replay)
             at = 0;
         }
         shapes[at] = batch;
-        replay->shape_count++;
+        count++;
     }
+    replay->source.shapes = shapes;
+    replay->source.shape_count = count;
 done:
     return status;
 }
@@ -247,7 +243,9 @@ sara_status sara_replay_open(sara_context *ctx, sara_replay **out, const sara_mo
     TRY(replay_parts(replay, &source));
     TRY(list_shapes(replay));
     TRY(read_rank_names(replay, file));
-    TRY(sara_sha256_file(ctx, replay->sha256, path));
+    TRY(sara_sha256_file(ctx, replay->source.sha256, path));
+    replay->source.rank_names = replay->rank_names;
+    replay->source.is_replay = true;
     *out = replay;
     replay = NULL;
 done:

@@ -2,18 +2,16 @@
 #ifndef SARA_TRAIN_REPLAY_H
 #define SARA_TRAIN_REPLAY_H
 
-#include "train/batch.h"
+#include "train/train.h"
 
 typedef struct sara_replay {
     sara_context *ctx;
     sara_batch *parts; /* of the file: one micro-batch each, or all of them, stacked */
     size_t part_count;
     bool stacked; /* there is one part, whose arrays have the axis of micro-batches before others */
-    int64_t count;      /* micro-batches */
-    sara_batch *shapes; /* [shape_count], as sara_batches_shape() */
-    size_t shape_count;
-    json_t *rank_names; /* NULL: none */
-    char sha256[65];
+    sara_batch *shapes;
+    json_t *rank_names;
+    sara_source source; /* with both of them */
 } sara_replay;
 
 /* SARA_ERROR_INPUT: it is no replay, or none for this model's denoiser. */
@@ -24,6 +22,5 @@ void sara_replay_free(sara_replay *replay); /* NULL is fine */
 /* Its arrays are the replay's. */
 SARA_NODISCARD sara_status sara_replay_get(const sara_replay *replay, sara_batch *out,
                                            int64_t index);
-size_t sara_replay_bytes(const sara_replay *replay);
 
 #endif

@@ -96,8 +96,8 @@ static int64_t given_steps(const trainer *t)
 static sara_status count_replayed_steps(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    int64_t items = sara_batches_items(t->batches), per_step = o->gradient_accumulation_steps;
-    int64_t names = sara_batches_rank_names(t->batches);
+    int64_t items = t->source->items, per_step = o->gradient_accumulation_steps;
+    int64_t names = (int64_t)json_array_size(t->source->rank_names);
     t->steps = given_steps(t) ? given_steps(t) : items / per_step;
     if (t->steps < 1 || t->steps > items / per_step)
         return sara_fail(t->ctx, SARA_ERROR_INPUT,
@@ -113,7 +113,7 @@ static sara_status count_replayed_steps(trainer *t)
 static sara_status count_epochs_steps(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    int64_t items = sara_batches_items(t->batches);
+    int64_t items = t->source->items;
     int64_t samples = (int64_t)o->gradient_accumulation_steps * o->train_batch_size;
     if (o->num_train_epochs > INT64_MAX / 2 / items)
         return sara_fail(t->ctx, SARA_ERROR_USAGE, "--num_train_epochs %lld: too many",
@@ -127,7 +127,7 @@ static sara_status count_steps(trainer *t)
 {
     const sara_train_options *o = &t->options;
     sara_status status = SARA_OK;
-    if (sara_batches_is_replay(t->batches))
+    if (t->source->is_replay)
         TRY(count_replayed_steps(t));
     else if (o->num_train_epochs)
         TRY(count_epochs_steps(t));
@@ -193,8 +193,8 @@ done:
 static int64_t most_samples(const trainer *t)
 {
     int64_t most = 0;
-    for (size_t i = 0; i < sara_batches_shapes(t->batches); i++) {
-        int64_t samples = sara_batches_shape(t->batches, i)->latents.shape.dims[0];
+    for (size_t i = 0; i < t->source->shape_count; i++) {
+        int64_t samples = t->source->shapes[i].latents.shape.dims[0];
         most = samples > most ? samples : most;
     }
     return most;
@@ -212,11 +212,11 @@ static void setup_announce(const trainer *t)
              100.0 * (double)t->selected / (double)t->parameters, text.entries, t->learning_rate,
              given ? "" : " (", given ? "" : text.default_rate, given ? "" : ")");
     char repeats[64] = "";
-    int64_t items = sara_batches_items(t->batches), images = sara_batches_images(t->batches);
+    int64_t items = t->source->items, images = t->source->images;
     if (images && images != items)
         snprintf(repeats, sizeof(repeats), ", %lld with repeats", (long long)items);
     sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %s%lld x %d samples from %lld %s%s%s%s",
-             (long long)t->steps, sara_batches_shapes(t->batches) > 1 ? "up to " : "",
+             (long long)t->steps, t->source->shape_count > 1 ? "up to " : "",
              (long long)most_samples(t), o->gradient_accumulation_steps,
              (long long)(images ? images : items), images ? "images" : "recorded micro-batches",
              repeats, *text.course ? "; " : "", text.course);
@@ -227,7 +227,8 @@ static sara_status open_batches(trainer *t)
 {
     sara_status status;
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options, &t->objective));
-    if (!sara_batches_is_replay(t->batches)) {
+    t->source = sara_batches_source(t->batches);
+    if (!t->source->is_replay) {
         t->flags.size = "train_batch_size";
         t->flags.side = "resolution";
         t->flags.pixels = t->model->vae->info.vae.factor;

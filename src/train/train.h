@@ -39,6 +39,24 @@ bool sara_lr_has_length(const sara_train_options *options);
 
 /* ------------------------------------------------------------------------------------ batches */
 
+/* What is known of batches before anything is encoded. */
+typedef struct sara_source {
+    int64_t
+        items; /* of an epoch (images, each as often as it is repeated), or a replay's entries */
+    int64_t images; /* without repeats; 0: there are none */
+    bool is_replay;
+    int resolution;    /* of what is encoded; 0: nothing is */
+    bool encodes_anew; /* images are encoded at each step, as their crops are drawn */
+    size_t bytes;      /* that it keeps or comes to use; the encoder's activations left out */
+    char sha256[65];   /* of what is trained on */
+    char
+        tokens_sha256[65]; /* of the ids that the tokenizer makes of captions; "": there are none */
+    /* That micro-batches have, each once, without arrays, the one of the largest latents first; more
+     * than one in replays alone. */
+    const sara_batch *shapes; /* [shape_count] */
+    size_t shape_count;
+    const json_t *rank_names; /* a replay's matrices for the low-rank term; NULL: none are given */
+} sara_source;
 /* Where micro-batches come from: a dataset folder or a replay file. Micro-batch i is a pure
  * function of the seed and i, so that a resumed run needs no state. */
 typedef struct sara_batches sara_batches;
@@ -58,27 +76,11 @@ SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches *
 void sara_batches_free(sara_batches *batches);
 /* The batch's arrays live until the next call. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
-/* The elements of an epoch (images, each as often as it is repeated), or the replay's entries. */
-int64_t sara_batches_items(const sara_batches *batches);
-int64_t sara_batches_images(const sara_batches *batches); /* without repeats; 0 without images */
-/* Memory that it keeps or comes to use, the encoder's activations left out. */
-size_t sara_batches_bytes(const sara_batches *batches);
-int sara_batches_resolution(const sara_batches *batches); /* of what is encoded; 0: nothing is */
-/* Whether images are encoded at each step, as their crops are drawn. */
-bool sara_batches_encodes_anew(const sara_batches *batches);
-bool sara_batches_is_replay(const sara_batches *batches);
-const char *sara_batches_sha256(const sara_batches *batches); /* of what is trained on */
-/* Of the ids that the tokenizer makes of the captions; NULL: there are none. */
-const char *sara_batches_tokens_sha256(const sara_batches *batches);
-/* The shapes that micro-batches have, each once; the first is that of the largest latents. Those of
- * replays alone are more than one. */
-size_t sara_batches_shapes(const sara_batches *batches);
-const sara_batch *sara_batches_shape(const sara_batches *batches, size_t index);
+const sara_source *sara_batches_source(const sara_batches *batches);
 /* The replay's matrix for the low-rank term of a step; NULL: draw one. */
 const char *sara_batches_rank_name(const sara_batches *batches, int64_t step);
-int64_t sara_batches_rank_names(const sara_batches *batches); /* 0: none are given */
 
-/* Used by batches.c: one kind of source each. */
+/* Used by batches.c. */
 /* Every image is decoded wholly, so that none fails once hours of encoding have begun. The error
  * (SARA_ERROR_INPUT) is the first one's, with the names of others. square [count]: whether the
  * resized image is. */
@@ -107,16 +109,11 @@ SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_datase
                                                   const sara_train_options *options);
 SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
 void sara_dataset_cache_free(sara_dataset_cache *cache);
-/* Latents and condition of a batch of elements [N] of the endless sequence of epochs. */
+/* Latents and condition of a batch of N elements of the endless sequence of epochs. */
 SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache,
-                                                  const sara_batch *batch, const int64_t *elements);
-int64_t sara_dataset_cache_items(const sara_dataset_cache *cache); /* of an epoch, with repeats */
-int64_t sara_dataset_cache_images(const sara_dataset_cache *cache);
-size_t sara_dataset_cache_bytes(const sara_dataset_cache *cache);
-int sara_dataset_cache_resolution(const sara_dataset_cache *cache);
-bool sara_dataset_cache_encodes_anew(const sara_dataset_cache *cache);
-const char *sara_dataset_cache_sha256(const sara_dataset_cache *cache);
-const char *sara_dataset_cache_tokens_sha256(const sara_dataset_cache *cache);
+                                                  const sara_batch *batch, int64_t first);
+/* Without shapes. */
+const sara_source *sara_dataset_cache_source(const sara_dataset_cache *cache);
 /* Of a batch of N samples, without arrays. */
 sara_batch sara_dataset_cache_shape(const sara_dataset_cache *cache, int64_t samples);
 

@@ -162,9 +162,9 @@ done:
 /* Skipped steps use a replay up before the last step. */
 static bool is_done(const trainer *t)
 {
-    bool used_up = sara_batches_is_replay(t->batches) &&
-                   t->state.micro_batches + t->options.gradient_accumulation_steps >
-                       sara_batches_items(t->batches);
+    bool used_up =
+        t->source->is_replay &&
+        t->state.micro_batches + t->options.gradient_accumulation_steps > t->source->items;
     return t->optimizer->steps >= t->steps || used_up;
 }
 

@@ -14,6 +14,7 @@ struct trainer {
     sara_model *model;
     sara_device *device; /* of the training steps, where it is not the model's; else NULL */
     sara_batches *batches;
+    const sara_source *source; /* theirs */
     sara_objective objective;
     const sara_method *method; /* NULL: forward passes alone are timed, as with the optimiser */
     void *method_state;

@@ -194,7 +194,7 @@ static size_t bytes_of(encoding *e, const char *name, bool mirrored, bool random
 {
     e->run->options.random_flip = random_flip;
     open_image(e, name, mirrored);
-    return sara_batches_bytes(e->batches);
+    return sara_batches_source(e->batches)->bytes;
 }
 
 /* Of each image whose crop is not drawn mean and log-variance are kept, with flips those of two. */
@@ -231,11 +231,11 @@ static void test_own_resolution(void **state)
     info->sample_width = 5;
     info->sample_height = 4;
     open_image(&e, "square", false);
-    assert_int_equal(sara_batches_resolution(e.batches), 5 * 4); /* the VAE's factor */
+    assert_int_equal(sara_batches_source(e.batches)->resolution, 5 * 4); /* the VAE's factor */
     info->sample_width = 4;
     info->sample_height = 6;
     open_image(&e, "square", true);
-    assert_int_equal(sara_batches_resolution(e.batches), 6 * 4);
+    assert_int_equal(sara_batches_source(e.batches)->resolution, 6 * 4);
     end_encoding(&e);
 }
 

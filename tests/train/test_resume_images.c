@@ -99,7 +99,7 @@ static void test_order(void **state)
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
     assert_ok(run->ctx, sara_dataset_cache_fill(cache));
-    assert_int_equal(sara_dataset_cache_items(cache), 3);
+    assert_int_equal(sara_dataset_cache_source(cache)->items, 3);
     batch = sara_dataset_cache_shape(cache, 3);
     assert_int_equal(sara_shape_count(&batch.latents.shape), 3 * 4 * 8 * 8);
     assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
@@ -107,9 +107,8 @@ static void test_order(void **state)
     size_t state_size = (size_t)sara_shape_count(&batch.condition[SARA_CONDITION_STATES].shape) / 3;
     const float *first = NULL;
     for (int64_t epoch = 0; epoch < 4; epoch++) {
-        const int64_t elements[3] = {3 * epoch, 3 * epoch + 1, 3 * epoch + 2};
         int64_t seen = 0;
-        assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, elements));
+        assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 3 * epoch));
         if (!first) { /* the captions of the first epoch stand for the images */
             float *copy;
             assert_ok(run->ctx,
@@ -156,8 +155,8 @@ static void test_repeats_in_an_epoch(void **state)
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
     assert_ok(run->ctx, sara_dataset_cache_fill(cache));
-    assert_int_equal(sara_dataset_cache_items(cache), 4);
-    assert_int_equal(sara_dataset_cache_images(cache), 2);
+    assert_int_equal(sara_dataset_cache_source(cache)->items, 4);
+    assert_int_equal(sara_dataset_cache_source(cache)->images, 2);
     batch = sara_dataset_cache_shape(cache, 1);
     assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
     const float *states = batch.condition[SARA_CONDITION_STATES].data;
@@ -166,8 +165,7 @@ static void test_repeats_in_an_epoch(void **state)
     for (int64_t epoch = 0; epoch < 5; epoch++) {
         count[0] = count[1] = 0;
         for (int64_t i = 0; i < 4; i++) {
-            const int64_t element = 4 * epoch + i;
-            assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, &element));
+            assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 4 * epoch + i));
             count[memcmp(states, first.states, state_size * sizeof(*states)) != 0]++;
         }
         assert_int_equal(count[0], 3);
