@@ -149,10 +149,14 @@ void sara_model_options_init_sized(sara_model_options *options, size_t size);
     sara_model_options_init_sized((options), sizeof(*(options)))
 
 /* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors:
- * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. */
+ * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. Text encoders and VAE are checked, and
+ * read when they are first needed: their files stay open, and one that is written to or replaced
+ * meanwhile is SARA_ERROR_IO then. */
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
+/* Gives back the memory of text encoders and VAE, which are read again when they are needed. */
+void sara_model_release(sara_model *model);
 /* Whether a file holds averages of its U-Net's weights; false of a folder. Errors as of loading. */
 SARA_NODISCARD sara_status sara_model_has_ema_weights(sara_context *ctx, bool *out,
                                                       const char *path);
@@ -401,7 +405,13 @@ SARA_NODISCARD sara_status sara_generate_count(sara_context *ctx, int *out,
  * included: for several prompts in a row. */
 SARA_NODISCARD sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
                                                      const sara_generate_options *options);
-/* *images: *count images, freed with sara_images_free(). The model is afterwards as before. */
+/* Encodes the options' prompts ahead: the model keeps what they come to, and sara_generate() with
+ * the same prompts takes that. After those of several options, sara_model_release() gives the text
+ * encoder's memory back before anything is drawn. */
+SARA_NODISCARD sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
+                                                const sara_generate_options *options);
+/* *images: *count images, freed with sara_images_free(). The model is afterwards as before, but for
+ * parts that were not in memory yet, which stay there. */
 SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
                                          sara_model *model, const sara_generate_options *options);
 void sara_images_free(sara_context *ctx, sara_image *images, int count);

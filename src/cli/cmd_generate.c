@@ -152,16 +152,27 @@ static int generate_compare(const cli *c, sara_model *model, generate_request *r
 
 /* -------------------------------------------------------------------------------- end to end */
 
-/* What needs the model, of every prompt before the first is drawn. */
-static int check_drawing(const cli *c, sara_model *model, generate_request *r)
+typedef sara_status (*prompt_fn)(sara_context *ctx, sara_model *model,
+                                 const sara_generate_options *options);
+
+/* Of every prompt before the first is drawn. */
+static int each_prompt(const cli *c, sara_model *model, generate_request *r, prompt_fn fn)
 {
     for (int i = 0; i < r->prompts.count; i++) {
         r->generate.prompt = r->prompts.items[i];
-        sara_status status = sara_generate_check_model(c->ctx, model, &r->generate);
+        sara_status status = fn(c->ctx, model, &r->generate);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
     }
     return 0;
+}
+
+/* The text encoder's memory is free while pictures are drawn. */
+static int encode_prompts(const cli *c, sara_model *model, generate_request *r)
+{
+    int code = each_prompt(c, model, r, sara_generate_encode);
+    sara_model_release(model);
+    return code;
 }
 
 static int generate(const cli *c, generate_request *r)
@@ -176,7 +187,9 @@ static int generate(const cli *c, generate_request *r)
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
     if (code == 0)
-        code = check_drawing(c, model, r);
+        code = each_prompt(c, model, r, sara_generate_check_model);
+    if (code == 0)
+        code = encode_prompts(c, model, r);
     if (code == 0 && r->compare && sara_model_remove(model) != SARA_OK)
         code = cli_fail_context(c, SARA_ERROR_DEVICE);
     if (code == 0)

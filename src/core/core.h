@@ -228,6 +228,7 @@ typedef struct sara_param {
     sara_device *device; /* where value, positions and grad lie; NULL: in the host's memory */
     sara_tensor value;   /* F32, or F16 or BF16 if its rank is more than 1 */
     sara_dtype stored;   /* dtype in the file it came from */
+    bool as_floats;      /* results are those of F32 values, to the bit, whatever the dtype */
     sara_grad_kind want;
     const uint32_t *positions; /* [selected] ascending row-major; borrowed from the selection */
     size_t selected;
@@ -248,9 +249,12 @@ void sara_params_free(sara_context *ctx, sara_params *params);
 /* Gives a parameter its value, uninitialised, in memory of the device. */
 SARA_NODISCARD sara_status sara_param_alloc(sara_param *param, sara_device *device,
                                             sara_dtype dtype, const sara_shape *shape);
+/* Gives the value's memory back; what its dtype and shape are stays known. */
+void sara_param_release(sara_context *ctx, sara_param *param);
 sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
 int64_t sara_params_entries(const sara_params *params);
-int64_t sara_params_bytes(const sara_params *params); /* of their values in memory */
+/* Of their values in memory, whether these are there or not. */
+int64_t sara_params_bytes(const sara_params *params);
 /* Whether value holds less than the file it came from. */
 bool sara_param_is_rounded(const sara_param *param);
 /* What the host reads of a parameter or a set, and may write: themselves where their memory is the

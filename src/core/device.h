@@ -11,6 +11,7 @@
 #include "sara.h"
 
 typedef struct sara_device sara_device;
+struct sara_param;
 
 /* What a device does with memory. Sizes are in bytes and not 0; copies do not overlap. Errors:
  * SARA_ERROR_MEMORY of alloc, SARA_ERROR_DEVICE of the others. */
@@ -33,6 +34,8 @@ struct sara_device {
      * compute in the host's memory. */
     const void *kernels;
     void *state;         /* the kernels' caches; freed by close */
+    /* What the kernels keep of a parameter is given up; NULL: they keep nothing. */
+    void (*forget)(sara_device *device, const struct sara_param *param);
     void (*close)(sara_context *ctx, sara_device *device);
     sara_context *ctx;
 };

@@ -10,20 +10,20 @@ sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count)
     return status;
 }
 
-static void free_value(sara_context *ctx, sara_param *param)
+void sara_param_release(sara_context *ctx, sara_param *param)
 {
     if (param->device)
         sara_device_free(param->device, param->value.data);
     else
         sara_free(ctx, param->value.data);
-    memset(&param->value, 0, sizeof(param->value));
+    param->value.data = NULL;
 }
 
 void sara_params_free(sara_context *ctx, sara_params *params)
 {
     for (size_t i = 0; i < params->count; i++) {
         sara_free(ctx, (void *)(uintptr_t)params->items[i].name);
-        free_value(ctx, &params->items[i]);
+        sara_param_release(ctx, &params->items[i]);
     }
     sara_free(ctx, params->items);
     params->items = NULL;

@@ -159,6 +159,11 @@ SARA_NODISCARD sara_status sara_safetensors_read(const sara_safetensors *file, v
 SARA_NODISCARD sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out,
                                                     sara_dtype dtype,
                                                     const sara_tensor_info *info);
+SARA_NODISCARD sara_status sara_safetensors_check_dtype(const sara_safetensors *file,
+                                                        const sara_tensor_info *info);
+/* SARA_ERROR_IO where the file was written to since it was opened, or its name is another's. One
+ * that is removed stays readable. */
+SARA_NODISCARD sara_status sara_safetensors_check_unchanged(const sara_safetensors *file);
 SARA_NODISCARD sara_status sara_safetensors_read_f32(const sara_safetensors *file, float *out,
                                                      const sara_tensor_info *info);
 /* Finds, checks dtype and shape (rank 0..; a -1 dimension matches any) and reads as stored into a
@@ -271,6 +276,12 @@ SARA_NODISCARD sara_status sara_weights_read_f32(const sara_weights *weights, fl
                                                  const sara_tensor_info *info);
 SARA_NODISCARD sara_status sara_weights_read(const sara_weights *weights, void *out,
                                              const sara_tensor_info *info); /* as stored */
+/* Whether that can be read as floating point: the tensor's dtype, and what scales it. */
+SARA_NODISCARD sara_status sara_weights_check(const sara_weights *weights,
+                                              const sara_tensor_info *info);
+/* SARA_ERROR_IO naming the first file that is not as it was when it was opened: it was written to,
+ * or its name is another file's. One that is removed stays readable. */
+SARA_NODISCARD sara_status sara_weights_check_unchanged(const sara_weights *weights);
 const char *sara_weights_path(const sara_weights *weights); /* of the file or index */
 /* Errors tell of a part's tensors as the file has them. info: of sara_weights_at() or _find() */
 const sara_tensor_info *sara_weights_in_file(const sara_tensor_info *info);

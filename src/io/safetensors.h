@@ -10,6 +10,8 @@
 
 #include "io/file.h"
 
+#include <sys/stat.h>
+
 #define SARA_SAFETENSORS_PREAMBLE       8
 #define SARA_SAFETENSORS_LONGEST_HEADER 100000000 /* as in the safetensors library */
 
@@ -17,6 +19,7 @@ struct sara_safetensors {
     sara_context *ctx;
     char *path;
     int fd;
+    struct stat opened;      /* the file as it was then */
     uint64_t size;           /* of the file */
     uint64_t data;           /* where the data begins */
     sara_arena arena;        /* names and metadata */

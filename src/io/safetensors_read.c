@@ -77,6 +77,8 @@ sara_status sara_safetensors_open(sara_context *ctx, sara_safetensors **out, con
     sara_arena_init(&file->arena, ctx);
     TRY(sara_strdup(ctx, &file->path, path));
     TRY(sara_file_open(ctx, &file->fd, &file->size, path));
+    if (fstat(file->fd, &file->opened) != 0)
+        TRY(sara_fail_errno(ctx, path, "cannot stat"));
     TRY(read_header_length(file));
     TRY(sara_safetensors_parse(file));
     TRY(sara_safetensors_arrange(file));
@@ -99,6 +101,25 @@ void sara_safetensors_close(sara_safetensors *file)
     sara_free(ctx, file->metadata);
     sara_free(ctx, file->path);
     sara_free(ctx, file);
+}
+
+static bool is_same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+sara_status sara_safetensors_check_unchanged(const sara_safetensors *file)
+{
+    const struct stat *then = &file->opened;
+    struct stat now, named;
+    bool same = fstat(file->fd, &now) == 0 && now.st_size == then->st_size &&
+                is_same_time(now.st_mtim, then->st_mtim);
+    bool replaced = stat(file->path, &named) == 0 &&
+                    (named.st_dev != then->st_dev || named.st_ino != then->st_ino);
+    if (same && !replaced)
+        return SARA_OK;
+    return sara_fail(file->ctx, SARA_ERROR_IO, "%s: was %s since it was opened", file->path,
+                     replaced ? "replaced" : "changed");
 }
 
 size_t sara_safetensors_count(const sara_safetensors *file)
@@ -226,6 +247,16 @@ done:
     return status;
 }
 
+sara_status sara_safetensors_check_dtype(const sara_safetensors *file, const sara_tensor_info *info)
+{
+    if (sara_dtype_is_float(info->dtype))
+        return SARA_OK;
+    return sara_fail(
+        file->ctx, SARA_ERROR_INPUT,
+        "%s: tensor %.200s: dtype %s, expected F32, F16, BF16, F64, F8_E4M3 or F8_E5M2", file->path,
+        info->name, sara_dtype_name(info->dtype));
+}
+
 sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out, sara_dtype dtype,
                                      const sara_tensor_info *info)
 {
@@ -234,12 +265,7 @@ sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out, sa
     int threads = c.count > CONVERT_ENTRIES ? sara_threads(file->ctx) : 1;
     bool fit;
     sara_status status;
-    if (!sara_dtype_is_float(info->dtype))
-        return sara_fail(file->ctx, SARA_ERROR_INPUT,
-                         "%s: tensor %.200s: dtype %s, expected F32, F16, BF16, F64, F8_E4M3 or "
-                         "F8_E5M2",
-                         file->path,
-                         info->name, sara_dtype_name(info->dtype));
+    TRY(sara_safetensors_check_dtype(file, info));
     if (info->dtype == dtype)
         return sara_safetensors_read(file, out, info);
     TRY(sara_alloc(file->ctx, &c.stored, (size_t)threads * CONVERT_ENTRIES, width));

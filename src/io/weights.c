@@ -189,6 +189,27 @@ done:
     return status;
 }
 
+sara_status sara_weights_check(const sara_weights *weights, const sara_tensor_info *info)
+{
+    const sara_weight *item = NULL;
+    sara_tensor_info as;
+    sara_status status;
+    TRY(owner(weights, &item, &as, info));
+    TRY(item->scale ? sara_weights_check_scales(weights, item)
+                    : sara_safetensors_check_dtype(item->file, &as));
+done:
+    return status;
+}
+
+sara_status sara_weights_check_unchanged(const sara_weights *weights)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < weights->file_count; i++)
+        TRY(sara_safetensors_check_unchanged(weights->files[i]));
+done:
+    return status;
+}
+
 const char *sara_weights_path(const sara_weights *weights)
 {
     return weights->path;

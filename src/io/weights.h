@@ -39,6 +39,9 @@ SARA_NODISCARD sara_status sara_weights_take_scales(sara_weights *weights);
 SARA_NODISCARD sara_status sara_weights_read_scaled(const sara_weights *weights, void *out,
                                                     sara_dtype dtype, const sara_weight *item,
                                                     const sara_tensor_info *as);
+/* Whether the scales of such an item are finite. */
+SARA_NODISCARD sara_status sara_weights_check_scales(const sara_weights *weights,
+                                                     const sara_weight *item);
 /* The path of the file, or where it is sharded of the index. *out: sara_free(). */
 SARA_NODISCARD sara_status sara_weights_find_place(sara_context *ctx, char **out, bool *sharded,
                                                    const char *folder, const char *stem,

@@ -166,6 +166,18 @@ done:
     return status;
 }
 
+sara_status sara_weights_check_scales(const sara_weights *weights, const sara_weight *item)
+{
+    size_t count = (size_t)sara_shape_count(&item->scale->info.shape);
+    float *scales = NULL;
+    sara_status status;
+    TRY(sara_alloc(weights->ctx, &scales, count, sizeof(*scales)));
+    TRY(read_scales(weights, scales, item->scale));
+done:
+    sara_free(weights->ctx, scales);
+    return status;
+}
+
 static sara_status store_scaled(const sara_weights *weights, void *out, sara_dtype dtype,
                                 const float *values, size_t count, const char *name)
 {

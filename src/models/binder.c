@@ -13,7 +13,7 @@ typedef struct want {
     const char *name, *alias; /* alias NULL: none */
     sara_shape shape, also;   /* also of rank 0: none */
     sara_param **slot;
-    const sara_tensor_info *found; /* while loading */
+    const sara_tensor_info *found; /* while matching */
 } want;
 
 struct sara_binder {
@@ -267,7 +267,7 @@ done:
     return status;
 }
 
-/* ----------------------------------------------------------------------------------- loading */
+/* ---------------------------------------------------------------------------------- matching */
 
 /* Biases and norms are small, and their kernels take floats. */
 static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
@@ -281,6 +281,7 @@ static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
     case SARA_STORE_BF16:
         return SARA_BF16;
     case SARA_STORE_AUTO:
+    case SARA_STORE_EXACT:
         stored = sara_dtype_widened(stored);
         return stored == SARA_F16 || stored == SARA_BF16 ? stored : SARA_F32;
     default:
@@ -288,23 +289,21 @@ static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
     }
 }
 
-static sara_status load_param(const sara_binder *binder, sara_param *param,
-                              const sara_weights *weights, const sara_tensor_info *info)
+/* All but the values. */
+static sara_status match_param(const sara_binder *binder, sara_param *param,
+                               const sara_weights *weights, const sara_tensor_info *info)
 {
-    sara_context *ctx = binder->ctx;
-    sara_dtype dtype = dtype_in_memory(binder, info->dtype, &info->shape);
-    sara_param copy = {0};
     char *name = NULL;
     sara_status status;
-    TRY(sara_strdup(ctx, &name, info->name));
+    TRY(sara_strdup(binder->ctx, &name, info->name));
     param->name = name;
     param->stored = info->dtype;
-    TRY(sara_param_alloc(param, binder->device, dtype, &info->shape));
-    TRY(sara_param_stage(ctx, &copy, param));
-    TRY(sara_weights_read_as(weights, copy.value.data, dtype, info));
-    TRY(sara_param_write(param, &copy));
+    param->device = binder->device;
+    param->value.dtype = dtype_in_memory(binder, info->dtype, &info->shape);
+    param->value.shape = info->shape;
+    param->as_floats = binder->storage == SARA_STORE_EXACT;
+    TRY(sara_weights_check(weights, info));
 done:
-    sara_param_read_end(ctx, &copy, param);
     return status;
 }
 
@@ -327,23 +326,23 @@ static sara_status check_memory(const sara_binder *binder, want **order,
                      binder->storage == SARA_STORE_F32 ? " (16-bit weights take half)" : "");
 }
 
-sara_status sara_binder_load(sara_binder *binder, sara_params *params, const sara_weights *weights)
+sara_status sara_binder_match(sara_binder *binder, sara_params *params, const sara_weights *weights)
 {
-    sara_params loaded = {0};
+    sara_params matched = {0};
     want **order = NULL;
     sara_status status;
     TRY(sara_alloc(binder->ctx, &order, binder->count, sizeof(*order)));
     TRY(binder_compare(binder, order, weights));
     TRY(check_memory(binder, order, weights));
-    TRY(sara_params_new(binder->ctx, &loaded, binder->count));
-    for (size_t i = 0; i < loaded.count; i++)
-        TRY(load_param(binder, &loaded.items[i], weights, order[i]->found));
-    for (size_t i = 0; i < loaded.count; i++)
-        *order[i]->slot = &loaded.items[i];
-    *params = loaded;
-    loaded = (sara_params){0};
+    TRY(sara_params_new(binder->ctx, &matched, binder->count));
+    for (size_t i = 0; i < matched.count; i++)
+        TRY(match_param(binder, &matched.items[i], weights, order[i]->found));
+    for (size_t i = 0; i < matched.count; i++)
+        *order[i]->slot = &matched.items[i];
+    *params = matched;
+    matched = (sara_params){0};
 done:
-    sara_params_free(binder->ctx, &loaded);
+    sara_params_free(binder->ctx, &matched);
     sara_free(binder->ctx, order);
     return status;
 }

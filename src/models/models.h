@@ -13,7 +13,8 @@ typedef enum sara_storage {
     SARA_STORE_F32,
     SARA_STORE_F16,
     SARA_STORE_BF16,
-    SARA_STORE_AUTO /* F16 and BF16 as the file has them, else F32 */
+    SARA_STORE_AUTO, /* F16 and BF16 as the file has them, else F32 */
+    SARA_STORE_EXACT /* the same, and results are F32's to the bit */
 } sara_storage;
 /* "auto" or a name that sara_dtype_parse() knows; NULL: F32. what: the option's name. */
 SARA_NODISCARD sara_status sara_storage_parse(sara_context *ctx, sara_storage *out,
@@ -24,13 +25,12 @@ const char *sara_storage_name(const sara_params *params);
 
 /* ------------------------------------------------------------------------------------- module */
 
-/* Collects what parameters a network expects, then loads them all into memory of the device and
- * fills the slots. Missing,
- * misshapen and extra tensors are SARA_ERROR_INPUT listing the first five of each. */
+/* Collects what parameters a network expects, then finds them all in a file and fills the slots.
+ * Missing, misshapen and extra tensors are SARA_ERROR_INPUT listing the first five of each. */
 typedef struct sara_binder sara_binder;
 SARA_NODISCARD sara_status sara_binder_new(sara_device *device, sara_binder **out);
 void sara_binder_free(sara_binder *binder);
-/* *slot is filled by load; name is copied. */
+/* *slot is filled by match or draw; name is copied. */
 SARA_NODISCARD sara_status sara_binder_want(sara_binder *binder, sara_param **slot,
                                             const sara_shape *shape, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
@@ -43,13 +43,17 @@ SARA_NODISCARD sara_status sara_binder_also_shape(sara_binder *binder, const cha
                                                   const sara_shape *shape);
 /* Extra tensors whose name ends so are not an error (position_ids). */
 SARA_NODISCARD sara_status sara_binder_ignore(sara_binder *binder, const char *suffix);
-/* How load and draw store the weights; F32 unless this is called. */
+/* How the weights are stored in memory; F32 unless this is called. */
 void sara_binder_store(sara_binder *binder, sara_storage storage);
-/* Names in *params are the file's own (so that saving gives the same keys). 2-D and 4-D 1x1
+/* The parameters have no values yet; that these can be read, and held, is checked. Names in *params
+ * are the file's own (so that saving gives the same keys). 2-D and 4-D 1x1
  * weights of equal count are not interchangeable unless sara_binder_also_shape() says so. */
-SARA_NODISCARD sara_status sara_binder_load(sara_binder *binder, sara_params *params,
+SARA_NODISCARD sara_status sara_binder_match(sara_binder *binder, sara_params *params,
+                                             const sara_weights *weights);
+/* The values of matched parameters, into memory of their device; after an error there are none. */
+SARA_NODISCARD sara_status sara_params_fill(sara_context *ctx, sara_params *params,
                                             const sara_weights *weights);
-/* Instead of loading: every wanted parameter with random values, matrices and convolutions
+/* Instead of matching: every wanted parameter with random values, matrices and convolutions
  * N(0, 1 / inputs), biases N(0, 1 / length), the weights of norms 1. The same seed gives the same
  * values whatever the number of threads. */
 SARA_NODISCARD sara_status sara_binder_draw(sara_binder *binder, sara_params *params,

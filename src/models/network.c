@@ -47,35 +47,96 @@ sara_status sara_network_open(sara_device *device, sara_network **out,
 {
     sara_network *network = NULL;
     sara_binder *binder = NULL;
-    sara_weights *weights = NULL;
     sara_status status;
     *out = NULL;
     TRY(configure_network(device, &network, class, component));
-    TRY(open_network_weights(network, &weights, component));
+    TRY(open_network_weights(network, &network->weights, component));
     TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
-    TRY(class->bind(network, binder, weights));
-    TRY(sara_binder_load(binder, &network->params, weights));
+    TRY(class->bind(network, binder, network->weights));
+    TRY(sara_binder_match(binder, &network->params, network->weights));
     *out = network;
     network = NULL;
 done:
-    sara_weights_close(weights);
     sara_binder_free(binder);
     sara_network_free(network);
     return status;
+}
+
+static sara_status read_values(sara_context *ctx, sara_param *param, const sara_weights *weights)
+{
+    const sara_tensor_info *info = sara_weights_find(weights, param->name);
+    sara_param copy = {0};
+    sara_status status;
+    TRY(sara_param_alloc(param, param->device, param->value.dtype, &param->value.shape));
+    TRY(sara_param_stage(ctx, &copy, param));
+    TRY(sara_weights_read_as(weights, copy.value.data, param->value.dtype, info));
+    TRY(sara_param_write(param, &copy));
+done:
+    sara_param_read_end(ctx, &copy, param);
+    return status;
+}
+
+static void release_params(sara_context *ctx, sara_params *params)
+{
+    for (size_t i = 0; i < params->count; i++)
+        sara_param_release(ctx, &params->items[i]);
+}
+
+sara_status sara_params_fill(sara_context *ctx, sara_params *params, const sara_weights *weights)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < params->count; i++)
+        TRY(read_values(ctx, &params->items[i], weights));
+    TRY(sara_weights_check_unchanged(weights));
+done:
+    if (status != SARA_OK)
+        release_params(ctx, params);
+    return status;
+}
+
+sara_status sara_network_read(sara_network *network)
+{
+    sara_status status = SARA_OK;
+    if (!network->there)
+        TRY(sara_params_fill(network->ctx, &network->params, network->weights));
+    network->there = true;
+done:
+    return status;
+}
+
+void sara_network_release(sara_network *network)
+{
+    if (!network->weights || !network->there)
+        return;
+    for (size_t i = 0; i < network->params.count; i++)
+        sara_nn_device_forget(network->device, &network->params.items[i]);
+    release_params(network->ctx, &network->params);
+    network->there = false;
+}
+
+void sara_network_close_files(sara_network *network)
+{
+    sara_weights_close(network->weights);
+    network->weights = NULL;
 }
 
 sara_status sara_network_load(sara_device *device, sara_network **out,
                               const sara_network_class *class, const char *folder,
                               const char *variant, sara_storage storage)
 {
+    sara_network *network = NULL;
     sara_component component;
     sara_status status;
     *out = NULL;
     TRY(sara_component_open(device->ctx, &component, folder, class->stem, variant));
-    TRY(sara_network_open(device, out, class, &component, storage));
+    TRY(sara_network_open(device, &network, class, &component, storage));
+    TRY(sara_network_read(network));
+    *out = network;
+    network = NULL;
 done:
     sara_component_close(&component);
+    sara_network_free(network);
     return status;
 }
 
@@ -92,6 +153,7 @@ sara_status sara_network_draw(sara_device *device, sara_network **out,
     sara_binder_store(binder, storage);
     TRY(class->bind(network, binder, NULL));
     TRY(sara_binder_draw(binder, &network->params, seed));
+    network->there = true;
     *out = network;
     network = NULL;
 done:
@@ -123,6 +185,7 @@ void sara_network_free(sara_network *network)
     if (!network)
         return;
     sara_params_free(network->ctx, &network->params);
+    sara_network_close_files(network);
     sara_arena_free(&network->arena);
     sara_free(network->ctx, network);
 }

@@ -47,6 +47,8 @@ typedef struct sara_network {
     sara_device *device; /* where its parameters lie */
     sara_arena arena;    /* the layers */
     sara_params params;
+    sara_weights *weights; /* its files, which stay open; NULL: drawn, or for good in memory */
+    bool there;            /* the parameters' values are in memory */
     /* Of a denoiser: so many levels, the largest first, are recomputed in backward; gradients are
      * the same to the bit. 0, as at first: none; more than there are: all. */
     int checkpoint_levels;
@@ -98,11 +100,18 @@ struct sara_network_class {
     const sara_block_list *blocks;    /* as adapters are told of; NULL: none */
 };
 
-/* A config option that is not supported is refused by name and value. device: where the parameters
- * will lie; it outlives the network. *out: sara_network_free(). */
+/* Without its values: sara_network_read() reads them from its files, which stay open. A config
+ * option that is not supported is refused by name and value, and what the files lack. device: where
+ * the parameters will lie; it outlives the network. *out: sara_network_free(). */
 SARA_NODISCARD sara_status sara_network_open(sara_device *device, sara_network **out,
                                              const sara_network_class *class,
                                              const sara_component *component, sara_storage storage);
+/* Takes memory of the device for the values and reads them; nothing where they are there. Files
+ * that are no longer as they were opened are SARA_ERROR_IO. */
+SARA_NODISCARD sara_status sara_network_read(sara_network *network);
+/* Gives that memory back, and what the device keeps of the values. Without files they stay. */
+void sara_network_release(sara_network *network);
+void sara_network_close_files(sara_network *network);
 /* Of a folder with config.json and weights; variant NULL: the plain files. */
 SARA_NODISCARD sara_status sara_network_load(sara_device *device, sara_network **out,
                                              const sara_network_class *class, const char *folder,

@@ -302,6 +302,12 @@ static void apart_register(sara_kernels *table)
 
 /* -------------------------------------------------------------------------------------- device */
 
+static void apart_forget(sara_device *device, const sara_param *param)
+{
+    apart *a = device->state;
+    sara_nn_device_forget(a->cpu, param);
+}
+
 static void apart_close(sara_context *ctx, sara_device *device)
 {
     apart *a = device->state;
@@ -324,6 +330,7 @@ sara_status sara_apart_open(sara_context *ctx, sara_device **out)
                               .memory = &apart_memory,
                               .kernels = &a->table,
                               .state = a,
+                              .forget = apart_forget,
                               .close = apart_close,
                               .ctx = ctx};
     *out = &a->device;

@@ -45,6 +45,11 @@ static void register_kernels(sara_kernels *table, const device_kind *kind)
     sara_plain_register(table);
 }
 
+static void cpu_forget(sara_device *device, const sara_param *param)
+{
+    sara_onednn_forget(device->state, param);
+}
+
 static void cpu_close(sara_context *ctx, sara_device *device)
 {
     if (device->dry)
@@ -84,6 +89,7 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
                                 .memory = kind->dry ? &sara_dry_memory : &sara_host_memory,
                                 .kernels = &cpu->table,
                                 .state = kind->dry ? (void *)kept : (void *)state,
+                                .forget = state ? cpu_forget : NULL,
                                 .close = cpu_close,
                                 .ctx = ctx};
     *out = &cpu->device;
@@ -105,6 +111,12 @@ sara_status sara_nn_device_check(sara_context *ctx, const char *name, const char
 size_t sara_nn_device_kept(const sara_device *device)
 {
     return device->dry ? sara_kept_bytes(device->state) : 0;
+}
+
+void sara_nn_device_forget(sara_device *device, const sara_param *param)
+{
+    if (device->forget)
+        device->forget(device, param);
 }
 
 void sara_nn_device_close(sara_device *device)

@@ -29,6 +29,8 @@ void sara_nn_device_close(sara_device *device);
 /* Of a dry device: bytes that the passes so far would have left with the device, such as frozen
  * weights in layouts of its own; 0 of others. */
 size_t sara_nn_device_kept(const sara_device *device);
+/* Gives up what the device keeps of a parameter's values, which are about to go. */
+void sara_nn_device_forget(sara_device *device, const sara_param *param);
 /* Float32 additions and multiplications a second that the context's threads reach together where
  * nothing waits for memory: the best of what is measured in 0.2 s. */
 double sara_nn_peak_flops(const sara_context *ctx);

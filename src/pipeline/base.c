@@ -30,6 +30,12 @@ static sara_status base_read_values(void *user, float *out, const sara_param *pa
     return sara_weights_read_f32(file->weights, out, info ? info : &missing);
 }
 
+sara_status sara_network_base(sara_context *ctx, sara_base *out, const sara_network *network)
+{
+    base_file file = {ctx, network->weights};
+    return sara_values_base(ctx, out, &network->params, base_read_values, &file);
+}
+
 sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_model *model)
 {
     const sara_params *params = &model->denoiser->params;

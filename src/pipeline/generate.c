@@ -9,7 +9,7 @@
 
 typedef struct generation {
     sara_context *ctx;
-    const sara_model *model;
+    sara_model *model;
     const sara_generate_options *options;
     sara_prompts prompts;
     sara_scheduler_config scheduler;
@@ -93,7 +93,7 @@ done:
 static sara_status choose_generation(generation *g)
 {
     sara_status status;
-    g->guided = g->options->guidance_scale > 1.0;
+    g->guided = sara_generate_is_guided(g->options);
     g->channels = g->model->denoiser->info.denoiser.in_channels;
     TRY(sara_generate_scheduler(g->ctx, &g->scheduler, g->model, g->options));
     if (g->options->init_latents)
@@ -179,6 +179,17 @@ static void generate_report(const generation *g, int image, int step, int steps)
     sara_report_progress(g->ctx, &progress);
 }
 
+static sara_status check_sample(const generation *g, const float *sample, int image)
+{
+    for (int64_t i = 0; i < g->size; i++)
+        if (!isfinite(sample[i]))
+            return sara_fail(g->ctx, SARA_ERROR_INPUT,
+                             "the sample of image %d is not finite; are the weights or an "
+                             "adapter's strength sound?",
+                             image);
+    return SARA_OK;
+}
+
 static sara_status denoise(generation *g, int image)
 {
     sara_sampler *sampler = NULL;
@@ -203,6 +214,7 @@ static sara_status denoise(generation *g, int image)
         TRY(sara_sampler_step(sampler, i, sample, g->output, noise, (size_t)g->size));
         generate_report(g, image, i + 1, evaluations);
     }
+    TRY(check_sample(g, sample, image));
 done:
     sara_sampler_free(sampler);
     return status;
@@ -216,14 +228,8 @@ static sara_status generate_decode(generation *g, sara_image *out, int image)
     const float *values;
     sara_var *leaf, *pixels;
     sara_status status;
-    for (int64_t i = 0; i < g->size; i++) {
-        if (!isfinite(latent[i]))
-            return sara_fail(g->ctx, SARA_ERROR_INPUT,
-                             "the sample of image %d is not finite; are the weights or an "
-                             "adapter's strength sound?",
-                             image);
+    for (int64_t i = 0; i < g->size; i++)
         g->input[i] = (float)(latent[i] / info->scaling_factor + info->shift_factor);
-    }
     TRY(sara_tape_leaf(g->tape, &leaf, &shape, g->input, false));
     TRY(sara_vae_decode(g->tape, &pixels, g->model->vae, leaf));
     TRY(sara_tape_read(g->tape, &values, pixels));
@@ -301,10 +307,11 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     TRY(prepare(&g));
     sara_model_tell_clip(model, g.scheduler.kind);
     TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
-    for (int i = 0; i < g.count; i++) {
+    for (int i = 0; i < g.count; i++)
         TRY(denoise(&g, i));
+    TRY(sara_model_need(model, SARA_STAGE_DECODE));
+    for (int i = 0; i < g.count; i++)
         TRY(generate_decode(&g, &result[i], i));
-    }
     if (options->save_latents)
         TRY(save_latents(&g));
     TRY(sara_model_truncate(model, applied));

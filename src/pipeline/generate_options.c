@@ -110,6 +110,11 @@ done:
     return status;
 }
 
+bool sara_generate_is_guided(const sara_generate_options *options)
+{
+    return options->guidance_scale > 1.0;
+}
+
 /* What the model's own class lacks, and the way around it. */
 static sara_status check_own_sampler(sara_context *ctx, const sara_model *model)
 {

@@ -92,7 +92,7 @@ static sara_status load_others(sara_model *model, const sara_model_options *opti
 {
     sara_status status = SARA_OK;
     for (int i = 1; i < model->family->part_count; i++) {
-        TRY(load_part(model, i, SARA_STORE_F32));
+        TRY(load_part(model, i, SARA_STORE_EXACT));
         TRY(load_tokenizer(model, i, options));
     }
     TRY(sara_model_check_vae(model));
@@ -244,6 +244,8 @@ static sara_status load_parts(sara_model *model, const sara_model_options *optio
     else
         TRY(load_scheduler(model));
     TRY(load_part(model, 0, model->storage));
+    TRY(sara_network_read(model->denoiser));
+    sara_network_close_files(model->denoiser);
     TRY(model_choose_prediction(model, options));
     if (!model->denoiser_only)
         TRY(load_others(model, options));
@@ -338,6 +340,9 @@ void sara_model_free(sara_model *model)
         return;
     for (size_t i = 0; i < model->adapter_count; i++)
         sara_free(model->ctx, model->adapters[i].name);
+    for (size_t i = 0; i < model->prompt_count; i++)
+        sara_kept_prompt_free(model->ctx, &model->prompts[i]);
+    sara_free(model->ctx, model->prompts);
     sara_applied_free(model->applied);
     sara_free(model->ctx, model->adapters);
     for (int i = 0; i < SARA_MOST_PARTS; i++) {

@@ -1,4 +1,5 @@
-/* Where a model's parts are: in its folder, plain or in a variant, or in its file. */
+/* Where a model's parts are: in its folder, plain or in a variant, or in its file; and whether their
+ * values are in memory. */
 #include "pipeline/pipeline.h"
 
 bool sara_model_is_vae(const sara_model *model, int part)
@@ -44,6 +45,30 @@ sara_status sara_model_component(const sara_model *model, sara_component *out, i
 done:
     sara_free(model->ctx, folder);
     return status;
+}
+
+/* ---------------------------------------------------------------------------------- their values */
+
+sara_status sara_model_need(sara_model *model, unsigned stages)
+{
+    sara_status status = SARA_OK;
+    for (int i = 0; i < model->family->part_count; i++)
+        if (model->parts[i].network && (model->family->parts[i].stages & stages))
+            TRY(sara_network_read(model->parts[i].network));
+done:
+    return status;
+}
+
+void sara_model_give_back(sara_model *model, unsigned still_needed)
+{
+    for (int i = 0; i < model->family->part_count; i++)
+        if (model->parts[i].network && !(model->family->parts[i].stages & still_needed))
+            sara_network_release(model->parts[i].network);
+}
+
+void sara_model_release(sara_model *model)
+{
+    sara_model_give_back(model, SARA_STAGE_DENOISE);
 }
 
 /* ---------------------------------------------------------------------------------- the variant */

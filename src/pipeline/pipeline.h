@@ -46,6 +46,8 @@ struct sara_model {
     sara_applied *applied; /* NULL until the first adapter */
     sara_model_adapter *adapters; /* in the order in which they were applied */
     size_t adapter_count, adapter_capacity;
+    struct sara_kept_prompt *prompts; /* encoded ahead */
+    size_t prompt_count, prompt_capacity;
 };
 
 /* As sara_model_load() with its denoiser alone. */
@@ -77,6 +79,10 @@ void sara_model_tell_clip(sara_model *model, sara_sampler_kind kind);
 SARA_NODISCARD sara_status sara_model_choose_variant(sara_model *model, const char *variant);
 bool sara_model_has_part(const sara_model *model, int part);
 bool sara_model_is_vae(const sara_model *model, int part);
+/* Reads the values of the parts that these stages need, where they are not there. */
+SARA_NODISCARD sara_status sara_model_need(sara_model *model, unsigned stages);
+/* Gives back the values of the parts that none of these stages needs. */
+void sara_model_give_back(sara_model *model, unsigned still_needed);
 /* save_denoiser.c: a component folder, config.json and float32 weights, of the denoiser as it is
  * trained: trainables in the order of its parameters, whose own values are taken where they have no
  * masters. The folder is made, or written to as it is. */
@@ -98,6 +104,10 @@ SARA_NODISCARD sara_status sara_model_base(sara_context *ctx, const sara_base **
                                            sara_model *model);
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
                                                   sara_model *model);
+
+/* Of a network's values in its files, which need not be in memory. */
+SARA_NODISCARD sara_status sara_network_base(sara_context *ctx, sara_base *out,
+                                             const sara_network *network);
 
 /* As A1111 tells models apart: the hash of a single file; of a folder the base's. */
 SARA_NODISCARD sara_status sara_model_picture_hash(sara_context *ctx, const char **out,
@@ -196,6 +206,8 @@ SARA_NODISCARD sara_status sara_generate_options_settle(sara_context *ctx,
 /* Whether settled options go with the model, but for its sizes. */
 SARA_NODISCARD sara_status sara_generate_options_check(sara_context *ctx, const sara_model *model,
                                                        const sara_generate_options *options);
+/* Whether the negative prompt is drawn with, too. */
+bool sara_generate_is_guided(const sara_generate_options *options);
 /* The scheduler that options and model agree on. */
 SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *out,
                                                    const sara_model *model,
@@ -213,25 +225,33 @@ SARA_NODISCARD sara_status sara_clip_encode(sara_context *ctx, sara_text_states 
                                             const sara_prompt *prompt,
                                             const sara_text_source *source, bool pooled);
 
+/* A prompt that is encoded already, whose states are the model's. */
+typedef struct sara_kept_prompt {
+    sara_prompt prompt;
+    bool long_prompt;
+    sara_text_states states;
+} sara_kept_prompt;
+
+void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept);
+
 /* The states of a generation's prompts: negative prompt, prompt; or that alone. */
 typedef struct sara_prompt_states {
     float *data;   /* [lengths[0] + lengths[1]][width] */
     float *pooled; /* [2][pooled_width]; NULL: none */
     int64_t lengths[2], width, pooled_width;
 } sara_prompt_states;
-/* Without guided the prompt alone, and lengths[1] 0. Logs how many ids were cut off. *out's arrays:
- * sara_free(). */
+/* Without guided the prompt alone, and lengths[1] 0. What is encoded anew logs how many ids were cut
+ * off. *out's arrays: sara_free(). */
 SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out,
-                                               const sara_model *model,
-                                               const sara_prompts *prompts, bool guided,
-                                               bool long_prompt);
+                                               sara_model *model, const sara_prompts *prompts,
+                                               bool guided, bool long_prompt);
 /* How many states the options' prompt comes to. */
 SARA_NODISCARD sara_status sara_prompt_length(sara_context *ctx, int64_t *length,
                                               const sara_model *model,
                                               const sara_generate_options *options);
 /* Of a text without weights. *out: sara_text_states_free(), even after an error. */
 SARA_NODISCARD sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out,
-                                                  const sara_model *model, const char *text);
+                                                  sara_model *model, const char *text);
 /* How many states that has, of any text. */
 SARA_NODISCARD sara_status sara_model_text_length(sara_context *ctx, int64_t *length,
                                                   const sara_model *model);

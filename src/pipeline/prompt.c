@@ -191,8 +191,8 @@ done:
 
 /* -------------------------------------------------------------------------------------- prompts */
 
-sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out,
-                                   const sara_model *model, const char *text)
+sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out, sara_model *model,
+                                   const char *text)
 {
     const sara_text_source source = {NULL, false};
     sara_prompt prompt = {0};
@@ -200,6 +200,7 @@ sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out,
     *out = (sara_text_states){.states = NULL};
     TRY(needs_text(ctx, model));
     TRY(sara_prompt_literal(ctx, &prompt, text));
+    TRY(sara_model_need(model, SARA_STAGE_TEXT));
     TRY(model->family->encode(ctx, out, model, &prompt, &source));
 done:
     sara_prompt_free(ctx, &prompt);
@@ -229,48 +230,5 @@ sara_status sara_prompt_length(sara_context *ctx, int64_t *length, const sara_mo
     TRY(model->family->measure(ctx, length, model, &prompts.text, &source));
 done:
     sara_prompts_free(ctx, &prompts);
-    return status;
-}
-
-static sara_status join_states(sara_context *ctx, sara_prompt_states *out,
-                               const sara_text_states *each)
-{
-    size_t first = (size_t)(out->lengths[0] * out->width);
-    size_t second = (size_t)(out->lengths[1] * out->width);
-    size_t pooled = (size_t)out->pooled_width;
-    sara_status status;
-    TRY(sara_alloc(ctx, &out->data, first + second, sizeof(float)));
-    memcpy(out->data, each[0].states, first * sizeof(float));
-    if (second)
-        memcpy(out->data + first, each[1].states, second * sizeof(float));
-    if (pooled)
-        TRY(sara_alloc(ctx, &out->pooled, 2 * pooled, sizeof(float)));
-    for (size_t i = 0; pooled && i < (second ? 2 : 1); i++)
-        memcpy(out->pooled + i * pooled, each[i].pooled, pooled * sizeof(float));
-done:
-    return status;
-}
-
-sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, const sara_model *model,
-                                const sara_prompts *prompts, bool guided, bool long_prompt)
-{
-    const sara_text_source sources[2] = {{"negative prompt", long_prompt}, {"prompt", long_prompt}};
-    const sara_prompt *given[2] = {&prompts->negative, &prompts->text};
-    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
-    sara_text_states each[2] = {{.states = NULL}, {.states = NULL}};
-    int first = guided ? 0 : 1;
-    sara_status status;
-    memset(out, 0, sizeof(*out));
-    TRY(needs_text(ctx, model));
-    for (int i = first; i < 2; i++)
-        TRY(model->family->encode(ctx, &each[i - first], model, given[i], &sources[i]));
-    out->lengths[0] = each[0].length;
-    out->lengths[1] = each[1].length;
-    out->width = info->widths[SARA_CONDITION_STATES];
-    out->pooled_width = info->widths[SARA_CONDITION_POOLED];
-    TRY(join_states(ctx, out, each));
-done:
-    sara_text_states_free(ctx, &each[0]);
-    sara_text_states_free(ctx, &each[1]);
     return status;
 }

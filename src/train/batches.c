@@ -96,7 +96,7 @@ static sara_status get_random(sara_batches *batches, int64_t index)
 
 /* --------------------------------------------------------------------------------------- images */
 
-static sara_status open_images(sara_batches *batches, const sara_model *model,
+static sara_status open_images(sara_batches *batches, sara_model *model,
                                const sara_train_options *options)
 {
     sara_status status;
@@ -119,7 +119,7 @@ static sara_status get_images(sara_batches *batches, int64_t first)
     return sara_dataset_cache_get(batches->cache, b, first);
 }
 
-sara_status sara_batches_open(sara_context *ctx, sara_batches **out, const sara_model *model,
+sara_status sara_batches_open(sara_context *ctx, sara_batches **out, sara_model *model,
                               const sara_train_options *options, const sara_objective *objective)
 {
     sara_batches *batches = NULL;

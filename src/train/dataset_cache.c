@@ -10,7 +10,7 @@
 
 struct sara_dataset_cache {
     sara_context *ctx;
-    const sara_model *model;
+    sara_model *model;
     sara_dataset dataset;
     /* Of each image [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped. NULL:
      * drawn anew. */
@@ -103,6 +103,7 @@ static sara_status encode_pixels(const sara_dataset_cache *cache, float *out)
     sara_var *image, *mean, *logvar;
     size_t bytes = (size_t)cache->size * sizeof(*out);
     sara_status status;
+    TRY(sara_model_need(cache->model, SARA_STAGE_IMAGES));
     TRY(sara_tape_leaf(cache->tape, &image, &shape, cache->pixels, false));
     TRY(sara_vae_encode(cache->tape, &mean, &logvar, cache->model->vae, image));
     TRY(sara_tape_read(cache->tape, &values, mean));
@@ -307,8 +308,8 @@ done:
     return status;
 }
 
-sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
-                                   const sara_model *model, const sara_train_options *options)
+sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out, sara_model *model,
+                                   const sara_train_options *options)
 {
     sara_dataset_cache *cache = NULL;
     sara_status status;

@@ -77,7 +77,7 @@ static sara_status add_encoders(trainer *t)
     sara_status status = SARA_OK;
     for (int i = 1; i < model->family->part_count; i++) {
         const sara_network *network = model->parts[i].network;
-        TRY(sara_params_base(t->ctx, &base, &network->params));
+        TRY(sara_network_base(t->ctx, &base, network));
         TRY(set_of_part(t, i, "_sha256", json_string(base.sha256)));
         TRY(set_of_part(t, i, "_settings", network->class->settings(network)));
     }

@@ -63,8 +63,7 @@ typedef struct sara_batches sara_batches;
 /* Scans the folder, or reads the replay, and tells all that is wrong with it before hours of
  * encoding. */
 SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **out,
-                                             const sara_model *model,
-                                             const sara_train_options *options,
+                                             sara_model *model, const sara_train_options *options,
                                              const sara_objective *objective);
 /* Encodes images and captions; micro-batches can be taken afterwards. */
 SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches);
@@ -105,7 +104,7 @@ SARA_NODISCARD sara_status sara_captions_number(sara_context *ctx, size_t *numbe
                                                 const sara_dataset *dataset);
 typedef struct sara_dataset_cache sara_dataset_cache;
 SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
-                                                  const sara_model *model,
+                                                  sara_model *model,
                                                   const sara_train_options *options);
 SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
 void sara_dataset_cache_free(sara_dataset_cache *cache);

@@ -63,7 +63,7 @@ static void test_slots_and_params(void **state)
     sara_param **a = want(&f, "a", sara_shape1(1));
     sara_param **bias = want(&f, "b.bias", sara_shape1(2));
     assert_ok(f.ctx, sara_binder_ignore(f.binder, "position_ids"));
-    assert_ok(f.ctx, sara_binder_load(f.binder, &params, f.weights));
+    assert_ok(f.ctx, sara_binder_match(f.binder, &params, f.weights));
     assert_int_equal(params.count, 3);
     assert_ptr_equal(*a, &params.items[0]);
     assert_ptr_equal(*bias, &params.items[1]);
@@ -72,6 +72,8 @@ static void test_slots_and_params(void **state)
     assert_int_equal((*bias)->stored, SARA_F16);
     assert_int_equal((*weight)->stored, SARA_F32);
     assert_int_equal((*bias)->value.dtype, SARA_F32);
+    assert_null((*bias)->value.data);
+    assert_ok(f.ctx, sara_params_fill(f.ctx, &params, f.weights));
     assert_true(((float *)(*bias)->value.data)[1] == -2);
     assert_memory_equal((*weight)->value.data, values, 6 * sizeof(float));
     assert_int_equal((*weight)->want, SARA_GRAD_NONE);
@@ -95,7 +97,7 @@ static void test_other_names_and_shapes(void **state)
     assert_ok(f.ctx, sara_binder_alias(f.binder, "new", "older"));
     assert_refused(f.ctx, SARA_ERROR_USAGE, "no parameter named c",
                    sara_binder_alias(f.binder, "c", "d"));
-    assert_ok(f.ctx, sara_binder_load(f.binder, &params, f.weights));
+    assert_ok(f.ctx, sara_binder_match(f.binder, &params, f.weights));
     assert_string_equal((*a)->name, "zz.old");
     assert_int_equal((*a)->value.shape.rank, 4);
     assert_ptr_equal(*b, &params.items[0]);
@@ -113,7 +115,7 @@ static void test_both_a_name_and_its_alias_are_one_too_many(void **state)
     want(&f, "a", sara_shape1(2));
     assert_ok(f.ctx, sara_binder_alias(f.binder, "a", "old"));
     assert_refused(f.ctx, SARA_ERROR_INPUT, "1 not expected (old)",
-                   sara_binder_load(f.binder, &params, f.weights));
+                   sara_binder_match(f.binder, &params, f.weights));
     teardown(&f);
 }
 
@@ -136,7 +138,7 @@ static void test_what_does_not_fit_is_listed(void **state)
                    "model.safetensors: the tensors do not fit the config: 1 missing (gone); "
                    "2 misshapen (a: shape [2,3], expected [3,2], b: shape [4], expected "
                    "[2,2,1,1]); 2 not expected (extra.1, extra.2)",
-                   sara_binder_load(f.binder, &params, f.weights));
+                   sara_binder_match(f.binder, &params, f.weights));
     for (int i = 0; i < f.slot_count; i++)
         assert_null(f.slots[i]);
     teardown(&f);
@@ -161,7 +163,7 @@ static void test_the_first_five_are_listed(void **state)
     assert_refused(
         f.ctx, SARA_ERROR_INPUT,
         "7 missing (w7, w8, w9, w10, w11, ...); 7 not expected (x0, x1, x2, x3, x4, ...)",
-        sara_binder_load(f.binder, &params, f.weights));
+        sara_binder_match(f.binder, &params, f.weights));
     teardown(&f);
 }
 
@@ -184,7 +186,7 @@ static void test_hostile_names(void **state)
         want(&f, names[i], (sara_shape){8, {1, 1, 1, 1, 1, 1, 1, INT64_MAX}});
     want(&f, "not there", sara_shape1(1));
     assert_refused(f.ctx, SARA_ERROR_INPUT, "6 misshapen (\\x1b[2J\\x0daaa",
-                   sara_binder_load(f.binder, &params, f.weights));
+                   sara_binder_match(f.binder, &params, f.weights));
     assert_null(strchr(sara_context_error(f.ctx), '\x1b'));
     teardown(&f);
 }
@@ -197,7 +199,7 @@ static void test_tensors_that_are_not_numbers(void **state)
     sara_params params;
     setup(&f, tensors, 1);
     want(&f, "a", sara_shape1(2));
-    assert_int_equal(sara_binder_load(f.binder, &params, f.weights), SARA_ERROR_INPUT);
+    assert_int_equal(sara_binder_match(f.binder, &params, f.weights), SARA_ERROR_INPUT);
     test_assert_contains(sara_context_error(f.ctx), "I64", __FILE__, __LINE__);
     assert_null(f.slots[0]);
     teardown(&f);

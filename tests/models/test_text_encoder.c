@@ -98,6 +98,7 @@ static void test_defaults(void **state)
     assert_int_equal(json_object_del(component.config, "eos_token_id"), 0);
     assert_ok(r.ctx, sara_network_open(r.device, &r.text, &sara_clip_text_class, &component,
                                        SARA_STORE_F32));
+    assert_ok(r.ctx, sara_network_read(r.text));
     assert_int_equal(r.text->info.text.eos_token_id, 49407);
     assert_ok(r.ctx,
               sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));

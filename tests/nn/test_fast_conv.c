@@ -179,6 +179,9 @@ static void test_no_memory_to_keep(void **state)
         memset(y, 0, test_conv_y(&s) * sizeof(*y));
     }
     assert_int_equal(made_up_for, 2); /* what is kept, and its place in the cache */
+    long before = allocator.alive;
+    sara_nn_device_forget(env.device, &frozen);
+    assert_int_equal(before - allocator.alive, 2);
     sara_nn_device_close(env.device);
     sara_context_free(env.ctx);
     assert_int_equal(allocator.alive, 0);

@@ -83,6 +83,11 @@ static void check_linear(test_pair *b, const sara_linear_shape *s, sara_dtype dt
     assert_ok(b->fe.ctx, sara_kernel_linear_forward(&b->fe, y, x, &w.narrow, bias, s));
     assert_ok(b->fe.ctx, sara_kernel_linear_forward(&b->fe, expected, x, &w.wide, bias, s));
     assert_close(test_relative_l2(y, expected, ny), SUMS, "forward");
+    const sara_param exact = {.as_floats = true};
+    w.narrow.param = &exact;
+    assert_ok(b->fe.ctx, sara_kernel_linear_forward(&b->fe, y, x, &w.narrow, bias, s));
+    assert_memory_equal(y, expected, ny * sizeof(*y));
+    w.narrow.param = NULL;
     assert_ok(b->fe.ctx, sara_kernel_linear_dx(&b->fe, dx, dy, &w.narrow, s, option));
     assert_ok(b->fe.ctx, sara_kernel_linear_dx(&b->fe, expected_dx, dy, &w.wide, s, option));
     assert_close(test_relative_l2(dx, expected_dx, nx), SUMS, "dx");

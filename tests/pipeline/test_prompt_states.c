@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-static sara_prompt_states states_of(test_pipe *pipe, const sara_model *model,
+static sara_prompt_states states_of(test_pipe *pipe, sara_model *model,
                                     const sara_generate_options *options, bool guided)
 {
     sara_prompts prompts;
@@ -152,6 +152,7 @@ static void test_no_mean(void **state)
     sara_model *model = test_model(pipe, TEST_BASE, false);
     sara_params *params = &model->parts[TEST_TEXT].network->params;
     sara_generate_options options;
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT));
     for (size_t i = 0; i < params->count; i++)
         if (strstr(params->items[i].name, "final_layer_norm"))
             memset(params->items[i].value.data, 0,

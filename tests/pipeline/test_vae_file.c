@@ -49,6 +49,7 @@ static sara_status load(sara_context *ctx, sara_network **out, const char *path,
     TRY(sara_family_open_vae(ctx, sara_families[0], TEST_VAE, &file, path, like));
     TRY(sara_single_component(file, &component, TEST_VAE));
     TRY(sara_network_open(sara_host_device(ctx), out, &sara_vae_class, &component, SARA_STORE_F32));
+    TRY(sara_network_read(*out));
 done:
     sara_component_close(&component);
     sara_single_close(file);

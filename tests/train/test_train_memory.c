@@ -119,7 +119,7 @@ static void test_from_adapter(void **state)
 }
 
 /* Images and captions: scanned, hashed, encoded and drawn from. */
-static sara_status use_images(memory_run *m, const sara_model *model, long n)
+static sara_status use_images(memory_run *m, sara_model *model, long n)
 {
     sara_batches *batches = NULL;
     sara_batch batch;

@@ -2,14 +2,16 @@
 #include "nn/weight.h"
 
 /* 16-bit weights are converted so many at a time: a block that stays in cache while it is
- * multiplied, and large enough that the products' cost does not grow. */
+ * multiplied, and large enough that the products' cost does not grow. The product with a block may
+ * round otherwise than with the whole. */
 #define BLOCK_FLOATS ((int64_t)1 << 20)
 #define BLOCK_UNIT   16 /* outputs */
 
 /* Outputs of a block: about equal ones. */
-static int64_t block_outputs(const sara_linear_shape *s)
+static int64_t block_outputs(const sara_linear_shape *s, const sara_weight_view *w)
 {
-    int64_t blocks = (s->out * s->in + BLOCK_FLOATS - 1) / BLOCK_FLOATS;
+    bool whole = w->param && w->param->as_floats;
+    int64_t blocks = whole ? 1 : (s->out * s->in + BLOCK_FLOATS - 1) / BLOCK_FLOATS;
     int64_t outputs = (s->out + blocks - 1) / blocks;
     outputs = (outputs + BLOCK_UNIT - 1) / BLOCK_UNIT * BLOCK_UNIT;
     return outputs < s->out ? outputs : s->out;
@@ -19,7 +21,7 @@ static sara_status forward_wide(const sara_kernel_env *env, float *y, const floa
                                 const sara_weight_view *w, const float *b,
                                 const sara_linear_shape *s)
 {
-    int64_t outputs = block_outputs(s);
+    int64_t outputs = block_outputs(s, w);
     float *block = NULL;
     sara_status status;
     TRY(sara_scratch(env, &block, (size_t)(outputs * s->in)));
@@ -48,7 +50,7 @@ static sara_status linear_forward_onednn(const sara_kernel_env *env, float *y, c
 static sara_status dx_wide(const sara_kernel_env *env, float *dx, const float *dy,
                            const sara_weight_view *w, const sara_linear_shape *s, bool accumulate)
 {
-    int64_t outputs = block_outputs(s);
+    int64_t outputs = block_outputs(s, w);
     float *block = NULL;
     sara_status status;
     TRY(sara_scratch(env, &block, (size_t)(outputs * s->in)));
@@ -93,7 +95,8 @@ static bool is_wide(const sara_kernel_case *c)
 
 static sara_kernel_needs wide_needs(const sara_kernel_case *c)
 {
-    return (sara_kernel_needs){.scratch = (size_t)(block_outputs(c->linear) * c->linear->in)};
+    int64_t outputs = block_outputs(c->linear, c->weight);
+    return (sara_kernel_needs){.scratch = (size_t)(outputs * c->linear->in)};
 }
 
 void sara_fast_linear_register(sara_kernels *table)

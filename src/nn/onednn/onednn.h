@@ -12,6 +12,7 @@ typedef struct sara_onednn sara_onednn;
 
 SARA_NODISCARD sara_status sara_onednn_new(sara_context *ctx, sara_onednn **out);
 void sara_onednn_free(sara_onednn *state); /* NULL is fine */
+void sara_onednn_forget(sara_onednn *state, const sara_param *param);
 /* Whether oneDNN takes the instructions that multiply bf16, which its environment may forbid. */
 bool sara_onednn_has_bf16(void);
 bool sara_onednn_has_amx(void); /* tiles of bf16 */

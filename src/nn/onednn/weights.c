@@ -29,6 +29,15 @@ void sara_primitive_weights_free(sara_onednn *state)
             onednn_weights_drop(state, &state->weights[i]);
 }
 
+void sara_onednn_forget(sara_onednn *state, const sara_param *param)
+{
+    for (sara_cached_weights **at = bucket_of(state, param); *at;)
+        if ((*at)->param == param)
+            onednn_weights_drop(state, at);
+        else
+            at = &(*at)->next;
+}
+
 static void drop_unused(sara_onednn *state)
 {
     for (int i = 0; i < SARA_ONEDNN_BUCKETS; i++)

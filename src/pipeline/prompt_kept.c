@@ -1,0 +1,137 @@
+/* The prompts of a generation: encoded ahead and kept, or when they are wanted. */
+#include "pipeline/pipeline.h"
+
+/* For messages. */
+static const char positive[] = "prompt", negative[] = "negative prompt";
+
+static bool is_same_part(const sara_prompt_part *a, const sara_prompt_part *b)
+{
+    return a->size == b->size && a->weight == b->weight && a->is_break == b->is_break &&
+           a->is_blank == b->is_blank;
+}
+
+static bool is_same_prompt(const sara_prompt *a, const sara_prompt *b)
+{
+    if (a->count != b->count || strcmp(a->text, b->text) != 0)
+        return false;
+    for (size_t i = 0; i < a->count; i++)
+        if (!is_same_part(&a->parts[i], &b->parts[i]))
+            return false;
+    return true;
+}
+
+/* NULL: it is not kept. */
+static const sara_text_states *find_kept(const sara_model *model, const sara_prompt *prompt,
+                                         bool long_prompt)
+{
+    for (size_t i = 0; i < model->prompt_count; i++)
+        if (model->prompts[i].long_prompt == long_prompt &&
+            is_same_prompt(&model->prompts[i].prompt, prompt))
+            return &model->prompts[i].states;
+    return NULL;
+}
+
+void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept)
+{
+    sara_prompt_free(ctx, &kept->prompt);
+    sara_text_states_free(ctx, &kept->states);
+}
+
+/* Takes the prompt over unless it is kept already. */
+static sara_status keep_prompt(sara_context *ctx, sara_model *model, sara_prompt *prompt,
+                               const sara_text_source *source)
+{
+    sara_kept_prompt kept = {.long_prompt = source->long_prompt};
+    sara_status status = SARA_OK;
+    if (find_kept(model, prompt, source->long_prompt))
+        return SARA_OK;
+    TRY(sara_grow(ctx, &model->prompts, &model->prompt_capacity, model->prompt_count + 1,
+                  sizeof(*model->prompts)));
+    TRY(sara_model_need(model, SARA_STAGE_TEXT));
+    TRY(model->family->encode(ctx, &kept.states, model, prompt, source));
+    kept.prompt = *prompt;
+    *prompt = (sara_prompt){.text = NULL};
+    model->prompts[model->prompt_count++] = kept;
+    kept = (sara_kept_prompt){.long_prompt = false};
+done:
+    sara_kept_prompt_free(ctx, &kept);
+    return status;
+}
+
+sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
+                                 const sara_generate_options *given)
+{
+    sara_generate_options options;
+    sara_prompts prompts = {.count = 0};
+    sara_status status;
+    TRY(sara_generate_options_settle(ctx, &options, given, model));
+    TRY(sara_generate_options_check(ctx, model, &options));
+    TRY(sara_prompts_read(ctx, &prompts, &options));
+    const sara_text_source sources[] = {{negative, options.long_prompt},
+                                        {positive, options.long_prompt}};
+    if (sara_generate_is_guided(&options))
+        TRY(keep_prompt(ctx, model, &prompts.negative, &sources[0]));
+    TRY(keep_prompt(ctx, model, &prompts.text, &sources[1]));
+done:
+    sara_prompts_free(ctx, &prompts);
+    return status;
+}
+
+static sara_status join_states(sara_context *ctx, sara_prompt_states *out,
+                               const sara_text_states *const *each)
+{
+    size_t first = (size_t)(out->lengths[0] * out->width);
+    size_t second = (size_t)(out->lengths[1] * out->width);
+    size_t pooled = (size_t)out->pooled_width;
+    sara_status status;
+    TRY(sara_alloc(ctx, &out->data, first + second, sizeof(float)));
+    memcpy(out->data, each[0]->states, first * sizeof(float));
+    if (second)
+        memcpy(out->data + first, each[1]->states, second * sizeof(float));
+    if (pooled)
+        TRY(sara_alloc(ctx, &out->pooled, 2 * pooled, sizeof(float)));
+    for (size_t i = 0; pooled && i < (second ? 2 : 1); i++)
+        memcpy(out->pooled + i * pooled, each[i]->pooled, pooled * sizeof(float));
+done:
+    return status;
+}
+
+/* *out: kept, or *own, which is encoded; sara_text_states_free() of that. */
+static sara_status states_of(sara_context *ctx, const sara_text_states **out, sara_text_states *own,
+                             sara_model *model, const sara_prompt *prompt,
+                             const sara_text_source *source)
+{
+    sara_status status = SARA_OK;
+    *out = find_kept(model, prompt, source->long_prompt);
+    if (*out)
+        return SARA_OK;
+    *out = own;
+    TRY(sara_model_need(model, SARA_STAGE_TEXT));
+    TRY(model->family->encode(ctx, own, model, prompt, source));
+done:
+    return status;
+}
+
+sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, sara_model *model,
+                                const sara_prompts *prompts, bool guided, bool long_prompt)
+{
+    const sara_text_source sources[2] = {{negative, long_prompt}, {positive, long_prompt}};
+    const sara_prompt *given[2] = {&prompts->negative, &prompts->text};
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    sara_text_states own[2] = {{.states = NULL}, {.states = NULL}};
+    const sara_text_states *each[2] = {&own[0], &own[1]};
+    int first = guided ? 0 : 1;
+    sara_status status = SARA_OK;
+    memset(out, 0, sizeof(*out));
+    for (int i = first; i < 2; i++)
+        TRY(states_of(ctx, &each[i - first], &own[i - first], model, given[i], &sources[i]));
+    out->lengths[0] = each[0]->length;
+    out->lengths[1] = each[1]->length;
+    out->width = info->widths[SARA_CONDITION_STATES];
+    out->pooled_width = info->widths[SARA_CONDITION_POOLED];
+    TRY(join_states(ctx, out, each));
+done:
+    sara_text_states_free(ctx, &own[0]);
+    sara_text_states_free(ctx, &own[1]);
+    return status;
+}

@@ -1,0 +1,223 @@
+/* Which parts of a model are in memory: read when a stage needs them, given back after it. */
+#include "support/memory.h"
+#include "support_pipeline.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define VAE_FILE "diffusion_pytorch_model.safetensors"
+
+/* Whether a part's values are there, all or none of them. */
+static bool is_there(const sara_model *model, int part)
+{
+    const sara_network *network = model->parts[part].network;
+    for (size_t i = 0; i < network->params.count; i++)
+        assert_int_equal(network->params.items[i].value.data != NULL, network->there);
+    return network->there;
+}
+
+static void assert_there(const sara_model *model, bool text, bool vae)
+{
+    assert_true(is_there(model, TEST_DENOISER));
+    assert_int_equal(is_there(model, TEST_TEXT), text);
+    assert_int_equal(is_there(model, TEST_VAE), vae);
+}
+
+static size_t bytes_of(const sara_param *param)
+{
+    return (size_t)sara_shape_count(&param->value.shape) * sara_dtype_size(param->value.dtype);
+}
+
+/* All values of a part; lives as long as the test. */
+static char *values_of(test_pipe *pipe, const sara_model *model, int part, size_t *size)
+{
+    const sara_params *params = &model->parts[part].network->params;
+    char *all = NULL, *at;
+    *size = (size_t)sara_params_bytes(params);
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &all, *size, 1));
+    at = all;
+    for (size_t i = 0; i < params->count; at += bytes_of(&params->items[i++]))
+        memcpy(at, params->items[i].value.data, bytes_of(&params->items[i]));
+    return all;
+}
+
+static void test_need_and_give_back(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_BASE, false);
+    size_t size, again;
+    assert_there(model, false, false);
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT | SARA_STAGE_DENOISE));
+    assert_there(model, true, false);
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_IMAGES));
+    assert_there(model, true, true);
+    const char *text = values_of(pipe, model, TEST_TEXT, &size);
+    sara_model_give_back(model, SARA_STAGE_DENOISE | SARA_STAGE_DECODE);
+    assert_there(model, false, true);
+    sara_model_release(model);
+    assert_there(model, false, false);
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT | SARA_STAGE_DECODE));
+    assert_there(model, true, true);
+    assert_memory_equal(values_of(pipe, model, TEST_TEXT, &again), text, size);
+    assert_int_equal(size, again);
+    sara_model_free(model);
+}
+
+/* A denoiser stays, with drawn weights too. */
+static void test_drawn_stays(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = NULL;
+    assert_ok(pipe->ctx, sara_model_new_random(pipe->ctx, &model, "tiny", 1, NULL, NULL));
+    sara_model_give_back(model, 0);
+    assert_true(is_there(model, TEST_DENOISER));
+    sara_model_free(model);
+}
+
+/* ----------------------------------------------------------------------------------- changed files */
+
+/* A model whose VAE is a file of its own, which may be changed. */
+static const char *with_own_vae(test_pipe *pipe, const char *name)
+{
+    const char *folder = test_linked_model(pipe, name);
+    const char *vae = test_text(pipe, "%s-vae", folder);
+    static const char *const files[] = {"config.json", VAE_FILE};
+    assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, vae));
+    for (size_t i = 0; i < 2; i++)
+        assert_ok(pipe->ctx,
+                  sara_file_copy(pipe->ctx, test_text(pipe, TEST_BASE "/vae/%s", files[i]),
+                                 test_text(pipe, "%s/%s", vae, files[i])));
+    test_relink(pipe, folder, "vae", vae);
+    return folder;
+}
+
+static void check_refused(test_pipe *pipe, sara_model *model, const char *file, const char *how)
+{
+    const char *line = test_text(pipe, "%s: was %s since it was opened", file, how);
+    assert_refused(pipe->ctx, SARA_ERROR_IO, line, sara_model_need(model, SARA_STAGE_DECODE));
+    assert_there(model, false, false);
+}
+
+static void test_changed_files(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *folder = with_own_vae(pipe, "work");
+    const char *file = test_text(pipe, "%s/vae/" VAE_FILE, folder);
+    sara_model *model = test_model(pipe, folder, false);
+    size_t size, again;
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_DECODE));
+    const char *values = values_of(pipe, model, TEST_VAE, &size);
+    sara_model_release(model);
+    /* Removed, it is still open. */
+    const char *aside = test_text(pipe, "%s.aside", file);
+    assert_int_equal(rename(file, aside), 0);
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_DECODE));
+    assert_memory_equal(values_of(pipe, model, TEST_VAE, &again), values, size);
+    sara_model_release(model);
+    assert_ok(pipe->ctx, sara_file_copy(pipe->ctx, aside, file));
+    check_refused(pipe, model, file, "replaced");
+    assert_int_equal(rename(aside, file), 0);
+    FILE *written = fopen(file, "r+");
+    assert_non_null(written);
+    assert_int_equal(fputc(1, written), 1);
+    assert_int_equal(fclose(written), 0);
+    check_refused(pipe, model, file, "changed");
+    assert_int_equal(truncate(file, 4096), 0);
+    assert_refused(pipe->ctx, SARA_ERROR_IO, file, sara_model_need(model, SARA_STAGE_DECODE));
+    assert_there(model, false, false);
+    sara_model_free(model);
+}
+
+/* ------------------------------------------------------------------------------------- no memory */
+
+static void test_failing_allocations(void **state)
+{
+    test_allocator allocator;
+    sara_context *ctx = test_allocator_context(&allocator);
+    sara_model *model = NULL;
+    long before, n = 0;
+    (void)state;
+    assert_ok(ctx, sara_model_load(ctx, &model, TEST_BASE, NULL));
+    before = allocator.alive;
+    for (sara_status status = SARA_ERROR_MEMORY; status != SARA_OK; n++) {
+        allocator.left = n;
+        status = sara_model_need(model, SARA_STAGE_TEXT);
+        allocator.left = -1;
+        if (status != SARA_OK) {
+            assert_int_equal(status, SARA_ERROR_MEMORY);
+            assert_int_equal(allocator.alive, before);
+        }
+        assert_there(model, status == SARA_OK, false);
+    }
+    assert_true(n > 20);
+    sara_model_release(model);
+    assert_int_equal(allocator.alive, before);
+    sara_model_free(model);
+    sara_context_free(ctx);
+    assert_int_equal(allocator.alive, 0);
+}
+
+/* ------------------------------------------------------------------------------- prompts ahead */
+
+#define PICTURE_SIZE ((size_t)32 * 16 * 3)
+
+static const uint8_t *draw(test_pipe *pipe, sara_model *model, const char *prompt)
+{
+    sara_generate_options options;
+    sara_image *images = NULL;
+    uint8_t *pixels = NULL;
+    int count;
+    sara_generate_options_init(&options);
+    options.prompt = prompt;
+    options.negative_prompt = "sad";
+    options.steps = 2;
+    options.width = 32;
+    options.height = 16;
+    assert_ok(pipe->ctx, sara_generate(pipe->ctx, &images, &count, model, &options));
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &pixels, PICTURE_SIZE, 1));
+    memcpy(pixels, images[0].pixels, PICTURE_SIZE);
+    sara_images_free(pipe->ctx, images, count);
+    return pixels;
+}
+
+static void encode(test_pipe *pipe, sara_model *model, const char *prompt)
+{
+    sara_generate_options options;
+    sara_generate_options_init(&options);
+    options.prompt = prompt;
+    options.negative_prompt = "sad";
+    assert_ok(pipe->ctx, sara_generate_encode(pipe->ctx, model, &options));
+}
+
+/* Prompts that were encoded ahead need no text encoder, and the pictures are the same. They differ
+ * in weights alone. */
+static void test_prompts_ahead(void **state)
+{
+    static const char *const prompts[] = {"red face", "(red:1.4) face", "(red:0.6) face"};
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_BASE, false);
+    const uint8_t *expected[3];
+    for (int i = 0; i < 3; i++)
+        expected[i] = draw(pipe, model, prompts[i]);
+    assert_there(model, true, true); /* a caller's model keeps its parts */
+    for (int i = 0; i < 3; i++)
+        encode(pipe, model, prompts[i]);
+    assert_int_equal(model->prompt_count, 4); /* with the one negative prompt */
+    sara_model_release(model);
+    for (int i = 0; i < 3; i++)
+        assert_memory_equal(draw(pipe, model, prompts[i]), expected[i], PICTURE_SIZE);
+    assert_there(model, false, true);
+    assert_memory_not_equal(expected[0], expected[1], PICTURE_SIZE);
+    draw(pipe, model, "another");
+    assert_there(model, true, true);
+    sara_model_free(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {TEST_CASE(test_need_and_give_back),
+                                       TEST_CASE(test_drawn_stays), TEST_CASE(test_changed_files),
+                                       TEST_CASE(test_failing_allocations),
+                                       TEST_CASE(test_prompts_ahead)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
