@@ -31,8 +31,6 @@ static sara_status read_rank_names(sara_replay *replay, const sara_safetensors *
 {
     const char *text = sara_safetensors_metadata(file, "rank_names");
     const char *path = sara_safetensors_path(file);
-    size_t index;
-    json_t *name;
     sara_status status = SARA_OK;
     if (!text)
         return SARA_OK;
@@ -40,8 +38,10 @@ static sara_status read_rank_names(sara_replay *replay, const sara_safetensors *
     if (!json_is_array(replay->rank_names))
         return sara_fail(replay->ctx, SARA_ERROR_INPUT, "%s: rank_names: expected a list of names",
                          path);
-    json_array_foreach(replay->rank_names, index, name) if (!json_is_string(name)) return sara_fail(
-        replay->ctx, SARA_ERROR_INPUT, "%s: rank_names[%zu]: expected a name", path, index);
+    for (size_t i = 0; i < json_array_size(replay->rank_names); i++)
+        if (!json_is_string(json_array_get(replay->rank_names, i)))
+            return sara_fail(replay->ctx, SARA_ERROR_INPUT, "%s: rank_names[%zu]: expected a name",
+                             path, i);
 done:
     return status;
 }

@@ -108,32 +108,30 @@ done:
 
 /* ------------------------------------------------------------------------------------- sections */
 
+static sara_status put_setting(sara_buffer *p, const char *key, const json_t *value)
+{
+    char *text = sara_json_dump(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    sara_status status = SARA_OK;
+    if (!text)
+        return SARA_OK;
+    TRY(sara_buffer_put(p, "<tr><td>"));
+    TRY(put_escaped(p, key));
+    TRY(sara_buffer_put(p, "</td><td>"));
+    TRY(put_escaped(p, json_is_string(value) ? json_string_value(value) : text));
+    TRY(sara_buffer_put(p, "</td></tr>"));
+done:
+    free(text);
+    return status;
+}
+
 static sara_status put_settings(sara_buffer *p, const json_t *identity)
 {
     const char *key;
     json_t *value;
     sara_status status;
     TRY(sara_buffer_put(p, "<h2>Settings</h2><table>"));
-    json_object_foreach((json_t *)(uintptr_t)identity, key, value)
-    {
-        char *text = json_is_null(value)
-                         ? NULL
-                         : sara_json_dump(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-        if (!text)
-            continue;
-        status = sara_buffer_put(p, "<tr><td>");
-        if (status == SARA_OK)
-            status = put_escaped(p, key);
-        if (status == SARA_OK)
-            status = sara_buffer_put(p, "</td><td>");
-        if (status == SARA_OK)
-            status = put_escaped(p, json_is_string(value) ? json_string_value(value) : text);
-        if (status == SARA_OK)
-            status = sara_buffer_put(p, "</td></tr>");
-        free(text);
-        if (status != SARA_OK)
-            goto done;
-    }
+    json_object_foreach((json_t *)(uintptr_t)identity, key, value) if (!json_is_null(value))
+        TRY(put_setting(p, key, value));
     TRY(sara_buffer_put(p, "</table>"));
 done:
     return status;

@@ -29,7 +29,7 @@ static sara_status check_validation(const trainer *t)
         TRY(sara_model_check_size(t->ctx, t->model, side, side, "--resolution"));
     else
         TRY(sara_model_check_sample_size(t->ctx, t->model, "--resolution"));
-    TRY(sara_run_check_drawing(t->ctx, t->model, &t->options));
+    TRY(sara_run_check_prompts(t->ctx, t->model, &t->options));
 done:
     return status;
 }

@@ -120,7 +120,7 @@ sara_status sara_trainer_start(trainer *t)
     TRY(sara_method_find(t->ctx, &method, t->options.method, NULL));
     TRY(sara_method_check_options(t->ctx, method, &t->options));
     TRY(sara_method_start(t, method));
-    TRY(sara_run_check_prompts(t->ctx, &t->options));
+    TRY(sara_run_check_prompts(t->ctx, NULL, &t->options));
     TRY(check_run_output(t));
     TRY(sara_trainer_open_device(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));

@@ -179,11 +179,9 @@ SARA_NODISCARD sara_status sara_checkpoint_check_run(sara_context *ctx,
                                                      const char *const *changing);
 /* report.html: settings, loss curve, samples. */
 SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
-/* Before hours of training: what drawing the validation prompts would refuse. */
-SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx,
-                                                  const sara_train_options *options);
-/* The same, of what needs the model. */
-SARA_NODISCARD sara_status sara_run_check_drawing(sara_context *ctx, sara_model *model,
+/* Before hours of training: what drawing the validation prompts would refuse; model NULL: of what
+ * needs none. */
+SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx, sara_model *model,
                                                   const sara_train_options *options);
 /* *length: states of the longest validation prompt; 0: there is none. */
 SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length,

@@ -1,9 +1,10 @@
 /* Pictures of the validation prompts, drawn with the weights as they stand. */
 #include "train/train.h"
 
-/* What the pictures of a prompt are drawn with. */
-static void use_options(sara_generate_options *generate, const sara_train_options *options,
-                        int index)
+/* What the pictures of a prompt are drawn with; where the model, if it is known yet, does not say
+ * their size, as it is trained. */
+static void use_options(sara_generate_options *generate, const sara_model *model,
+                        const sara_train_options *options, int index)
 {
     sara_generate_options_init(generate);
     generate->prompt = options->validation_prompts[index];
@@ -11,13 +12,7 @@ static void use_options(sara_generate_options *generate, const sara_train_option
     generate->guidance_scale = options->validation_guidance_scale;
     generate->no_prompt_weights = options->no_prompt_weights;
     generate->long_prompt = options->long_prompt;
-}
-
-/* Where the model does not say it, as it is trained. */
-static void use_size(sara_generate_options *generate, const sara_model *model,
-                     const sara_train_options *options)
-{
-    if (!model->denoiser->info.denoiser.sample_width)
+    if (model && !model->denoiser->info.denoiser.sample_width)
         generate->width = generate->height = options->resolution;
 }
 
@@ -29,8 +24,7 @@ static sara_status validate_draw(sara_run *run, sara_model *model,
     char *text = NULL, *path = NULL;
     int count = 0;
     sara_status status;
-    use_options(&generate, options, index);
-    use_size(&generate, model, options);
+    use_options(&generate, model, options, index);
     TRY(sara_generate(run->ctx, &images, &count, model, &generate));
     TRY(sara_generate_text(run->ctx, &text, model, &generate, images[0].width, images[0].height,
                            0));
@@ -44,13 +38,15 @@ done:
     return status;
 }
 
-sara_status sara_run_check_prompts(sara_context *ctx, const sara_train_options *options)
+sara_status sara_run_check_prompts(sara_context *ctx, sara_model *model,
+                                   const sara_train_options *options)
 {
     sara_generate_options generate;
     sara_status status = SARA_OK;
     for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
-        use_options(&generate, options, i);
-        status = sara_generate_check(ctx, &generate);
+        use_options(&generate, model, options, i);
+        status = model ? sara_generate_check_model(ctx, model, &generate)
+                       : sara_generate_check(ctx, &generate);
     }
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }
@@ -63,26 +59,11 @@ sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, const sar
     int64_t one = 0;
     *length = 0;
     for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
-        use_options(&generate, options, i);
+        use_options(&generate, model, options, i);
         status = sara_prompt_length(ctx, &one, model, &generate);
         *length = one > *length ? one : *length;
     }
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
-}
-
-sara_status sara_run_check_drawing(sara_context *ctx, sara_model *model,
-                                   const sara_train_options *options)
-{
-    sara_generate_options generate;
-    sara_status status = SARA_OK;
-    for (int i = 0; i < options->validation_prompt_count; i++) {
-        use_options(&generate, options, i);
-        use_size(&generate, model, options);
-        status = sara_generate_check_model(ctx, model, &generate);
-        if (status != SARA_OK)
-            return sara_fail_in(ctx, status, "--validation_prompt");
-    }
-    return status;
 }
 
 sara_status sara_run_validate(sara_run *run, sara_model *model,
