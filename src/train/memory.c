@@ -26,6 +26,12 @@ size_t sara_memory_weights(const sara_model *model, bool narrow)
     return (size_t)bytes;
 }
 
+bool sara_memory_narrow_helps(const trainer *t, int64_t trained)
+{
+    size_t saved = sara_memory_weights(t->model, false) - sara_memory_weights(t->model, true);
+    return saved > (size_t)trained * sizeof(float);
+}
+
 /* 16-bit weights need masters of their own. */
 static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 {
@@ -236,15 +242,13 @@ done:
 
 sara_status sara_memory_check_trainables(const trainer *t, int64_t entries, uint64_t bytes)
 {
-    const sara_params *params = &t->model->denoiser->params;
     uint64_t need = sara_memory_weights(t->model, false) + bytes;
     uint64_t limit = sara_memory_limit(t->ctx);
-    bool fewer = t->flags.entries && !t->options.resume_from_checkpoint, wide = false;
+    bool begins = !t->options.resume_from_checkpoint, fewer = t->flags.entries && begins;
+    bool wide = begins && sara_memory_narrow_helps(t, entries);
     sara_bytes_text needed, there;
     if (need <= limit)
         return SARA_OK;
-    for (size_t i = 0; i < params->count; i++)
-        wide |= may_narrow(&params->items[i]) && !t->options.resume_from_checkpoint;
     return sara_fail(t->ctx, SARA_ERROR_MEMORY,
                      "training %lld entries needs more than %s of memory, %s are available%s%s%s%s",
                      (long long)entries, sara_bytes_format(&needed, need),

@@ -23,6 +23,8 @@ typedef struct sara_memory_plan {
 SARA_NODISCARD sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                                  const sara_memory_setting *setting);
 size_t sara_memory_weights(const sara_model *model, bool narrow);
+/* Whether 16-bit weights need less in all where so many entries are trained, which have masters. */
+bool sara_memory_narrow_helps(const trainer *t, int64_t trained);
 /* Before their arrays are made, which takes their memory: refuses so many trained entries where
  * weights and the bytes that the entries take are more than there is. */
 SARA_NODISCARD sara_status sara_memory_check_trainables(const trainer *t, int64_t entries,

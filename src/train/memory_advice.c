@@ -163,8 +163,7 @@ static sara_status suggest_flags(advice *a)
 {
     const int64_t factor = a->t->model->denoiser->info.denoiser.factor;
     int levels = a->t->model->denoiser->info.denoiser.levels;
-    bool wide = !is_resumed(a) &&
-                sara_memory_weights(a->t->model, true) != sara_memory_weights(a->t->model, false);
+    bool wide = !is_resumed(a) && sara_memory_narrow_helps(a->t, a->t->selected);
     bool fits = false;
     sara_memory_setting s = a->now;
     sara_status status = SARA_OK;

@@ -140,7 +140,10 @@ bool test_run_has(test_run *run, const char *name)
 const char *test_run_sha256(test_run *run)
 {
     char sha256[65];
-    const char *path = test_text(run, "%s/adapter.safetensors", run->output);
+    bool full = run->options.method && strcmp(run->options.method, "full") == 0;
+    const char *path = test_text(
+        run, full ? "%s/unet/diffusion_pytorch_model.safetensors" : "%s/adapter.safetensors",
+        run->output);
     assert_ok(run->ctx, sara_sha256_file(run->ctx, sha256, path));
     return test_text(run, "%s", sha256);
 }

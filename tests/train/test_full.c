@@ -11,15 +11,6 @@ static void use_full(test_run *run)
     run->options.lr_scheduler = "constant";
 }
 
-/* SHA-256 of the trained weights. */
-static const char *weights_sha256(test_run *run)
-{
-    char sha256[65];
-    assert_ok(run->ctx, sara_sha256_file(run->ctx, sha256,
-                                         test_text(run, "%s/" WEIGHTS, run->output)));
-    return test_text(run, "%s", sha256);
-}
-
 /* ------------------------------------------------------------------------------------- PyTorch */
 
 static void take_recorded(test_run *run, const sara_safetensors *file, const char *kind)
@@ -52,9 +43,8 @@ static void check_column(test_run *run, const sara_safetensors *file, const char
  * from where it began. */
 static void check_values(test_run *run, const sara_safetensors *file)
 {
-    sara_safetensors *base =
-        test_open(run->ctx, test_text(run, "%s/diffusion_pytorch_model.safetensors",
-                                      run->options.unet_only));
+    sara_safetensors *base = test_open(
+        run->ctx, test_text(run, "%s/diffusion_pytorch_model.safetensors", run->options.unet_only));
     sara_safetensors *tuned = test_open(run->ctx, test_text(run, "%s/" WEIGHTS, run->output));
     size_t stride = (size_t)atoi(sara_safetensors_metadata(file, "stride")), entries, count;
     double error = 0, change = 0;
@@ -124,16 +114,16 @@ static void test_result(void **state)
     assert_null(strstr(run->log, "reselection"));
     assert_false(test_run_has(run, "adapter.safetensors"));
     const char *config = test_run_read(run, "unet/config.json", &size);
-    assert_ok(run->ctx, sara_file_read(run->ctx, &base, &base_size,
-                                       test_text(run, "%s/config.json", run->options.unet_only),
-                                       1 << 20));
+    assert_ok(run->ctx,
+              sara_file_read(run->ctx, &base, &base_size,
+                             test_text(run, "%s/config.json", run->options.unet_only), 1 << 20));
     assert_int_equal(size, base_size);
     assert_memory_equal(config, base, size);
     sara_free(run->ctx, base);
     sara_model_options_init(&options);
     options.unet_only = true;
-    assert_ok(run->ctx, sara_model_load(run->ctx, &model,
-                                        test_text(run, "%s/unet", run->output), &options));
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, test_text(run, "%s/unet", run->output), &options));
     sara_model_free(model);
 }
 
@@ -146,7 +136,7 @@ static void cut_and_resume(test_run *run, const char *dtype)
     run->options.max_train_steps = 5;
     test_run_output(run, test_text(run, "whole-%s", dtype));
     assert_ok(run->ctx, test_run_train(run));
-    const char *whole = weights_sha256(run);
+    const char *whole = test_run_sha256(run);
     for (int64_t cut = 1; cut < 5; cut++) {
         test_run_output(run, test_text(run, "cut-%s-%d", dtype, (int)cut));
         run->interrupt_at = cut;
@@ -157,7 +147,7 @@ static void cut_and_resume(test_run *run, const char *dtype)
         run->options.resume_from_checkpoint = "latest";
         assert_ok(run->ctx, test_run_train(run));
         run->options.resume_from_checkpoint = NULL;
-        assert_string_equal(weights_sha256(run), whole);
+        assert_string_equal(test_run_sha256(run), whole);
     }
 }
 
@@ -190,12 +180,12 @@ static void test_longer(void **state)
     use_full(run);
     run->options.max_train_steps = 2;
     assert_ok(run->ctx, test_run_train(run));
-    const char *first = weights_sha256(run);
+    const char *first = test_run_sha256(run);
     assert_refused(run->ctx, SARA_ERROR_USAGE, "holds a run already", test_run_train(run));
     run->options.resume_from_checkpoint = "latest";
     run->options.max_train_steps = 3;
     assert_ok(run->ctx, test_run_train(run));
-    assert_string_not_equal(weights_sha256(run), first);
+    assert_string_not_equal(test_run_sha256(run), first);
     char **names = NULL;
     size_t count, hidden = 0;
     assert_ok(run->ctx, sara_directory_list(run->ctx, &names, &count, run->output));
@@ -264,10 +254,10 @@ static void test_places(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_sd1),           TEST_CASE(test_sd2),
-        TEST_TINY(test_result),        TEST_TINY(test_resume),
-        TEST_TINY(test_resume_bf16),   TEST_TINY(test_longer),
-        TEST_TINY(test_damaged),       TEST_TINY(test_options_of_others),
+        TEST_CASE(test_sd1),         TEST_CASE(test_sd2),
+        TEST_TINY(test_result),      TEST_TINY(test_resume),
+        TEST_TINY(test_resume_bf16), TEST_TINY(test_longer),
+        TEST_TINY(test_damaged),     TEST_TINY(test_options_of_others),
         TEST_TINY(test_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -136,7 +136,7 @@ static void check_part(const char *what, size_t planned, size_t measured, double
 
 /* A plan against what a trainer takes: of the allocator for weights and optimiser, of its tape for
  * the activations of a step. What is not planned is named beside its tolerance. */
-static void check_kept(test_run *run, taken *memory, const char *name)
+static sara_memory_plan check_kept(test_run *run, taken *memory, const char *name)
 {
     const sara_allocator allocator = {take, give, memory};
     const sara_context_options options = {.allocator = &allocator, .threads = 1};
@@ -170,6 +170,7 @@ static void check_kept(test_run *run, taken *memory, const char *name)
     assert_int_equal(plan.peak, t.planned_bytes);
     sara_trainer_close(&t);
     sara_context_free(ctx);
+    return plan;
 }
 
 /* What the plan says is what a run takes. */
@@ -189,6 +190,22 @@ static void test_plan_is_kept(void **state)
                   sara_train_options_set(run->ctx, &run->options, flags[i][0], flags[i][1]));
         check_kept(run, &memory, test_text(run, "kept-%d", i));
         run->options = before;
+    }
+}
+
+/* Of full fine-tuning: a gradient and two moments for each weight, and masters of 16-bit ones. */
+static void test_full_is_kept(void **state)
+{
+    static const char *const dtypes[] = {"fp32", "bf16"};
+    static const double shares[] = {12.0 / 4, 16.0 / 2}; /* biases are never 16-bit */
+    test_run *run = *state;
+    run->options.method = "full";
+    for (int i = 0; i < 2; i++) {
+        taken memory = {0};
+        run->options.weight_dtype = dtypes[i];
+        sara_memory_plan plan = check_kept(run, &memory, dtypes[i]);
+        double share = (double)plan.optimizer / (double)plan.weights;
+        assert_close(fabs(share / shares[i] - 1), 0.02, dtypes[i]);
     }
 }
 
@@ -282,23 +299,52 @@ static void test_hopeless(void **state)
     test_assert_contains(error, " it needs ", __FILE__, __LINE__);
 }
 
-/* Told before the optimiser's memory is taken. */
+/* Told before the optimiser's memory is taken. Of each entry that is trained 16-bit weights need a
+ * master, so that they need less where less than half are. */
 static void test_too_many_entries(void **state)
 {
+    static const char *const cases[][4] = {
+        {"sara", "100%", "2.5", "entries (--trainable) need less"},
+        {"sara", "40%", "1.5", "entries (--trainable) or --weight_dtype bf16 need less"},
+        {"full", "", "2.5", " are available"}};
     test_run *run = *state;
     double whole, activations, weights;
     lines log;
     char error[512];
     prepare(run, &whole, &activations, &weights);
-    run->options.trainable = "100%";
     run->options.learning_rate = 1e-5;
-    test_run_output(run, "entries");
-    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)(2.5 * weights * 1048576)),
-                     SARA_ERROR_MEMORY);
-    test_assert_contains(error, "training 8788228 entries needs more than ", __FILE__, __LINE__);
-    test_assert_contains(error, "fewer entries (--trainable) or --weight_dtype bf16 need less",
-                         __FILE__, __LINE__);
-    assert_null(strstr(log.text, "memory: "));
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        double limit = atof(cases[i][2]) * weights * 1048576;
+        run->options.method = cases[i][0];
+        run->options.trainable = *cases[i][1] ? cases[i][1] : NULL;
+        test_run_output(run, test_text(run, "entries-%zu", i));
+        assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)limit),
+                         SARA_ERROR_MEMORY);
+        test_assert_contains(error, " entries needs more than ", __FILE__, __LINE__);
+        assert_string_equal(error + strlen(error) - strlen(cases[i][3]), cases[i][3]);
+        assert_null(strstr(log.text, "memory: "));
+    }
+}
+
+/* Of full fine-tuning 16-bit weights are no advice: with their masters they need more. */
+static void test_full(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights;
+    int unnamed = 0;
+    run->options.method = "full";
+    prepare(run, &whole, &activations, &weights);
+    for (int part = 1; part <= 7; part += 2) {
+        uint64_t limit = (uint64_t)((whole - activations * part / 7) * 1048576);
+        lines log;
+        char error[512];
+        test_run_output(run, test_text(run, "full-%d", part));
+        assert_int_equal(train(run, &log, error, sizeof(error), limit), SARA_ERROR_MEMORY);
+        assert_null(strstr(error, "bf16"));
+        check_named(run, error, limit);
+        unnamed += check_unnamed(run, error, limit);
+    }
+    assert_true(unnamed >= 4);
 }
 
 /* Where a validation picture needs more than a training step, that is what has to be there. */
@@ -406,9 +452,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
-        TEST_CASE(test_plan_is_kept),
+        TEST_CASE(test_plan_is_kept),     TEST_CASE(test_full_is_kept),
         TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
-        TEST_CASE(test_too_many_entries), TEST_CASE(test_pictures), TEST_CASE(test_long_prompts),
+        TEST_CASE(test_too_many_entries), TEST_CASE(test_full),
+        TEST_CASE(test_pictures),         TEST_CASE(test_long_prompts),
         TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
         TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,6 +105,16 @@ static void test_single_failures(void **state)
     test_failures(&m, true, 3);
 }
 
+/* All weights are trained and written as a folder. */
+static void test_full(void **state)
+{
+    memory_run m;
+    memory_run_open(&m, *state);
+    m.run->options.method = "full";
+    m.run->options.progressive_iter = -1;
+    test_failures(&m, false, 1);
+}
+
 /* A run that starts from an adapter, and one that goes on from its checkpoint. */
 static void test_from_adapter(void **state)
 {
@@ -219,7 +229,7 @@ int main(void)
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_every_failure), TEST_TINY(test_single_failures),
-        TEST_TINY(test_from_adapter), TEST_TINY(test_images), TEST_TINY(test_pictures)};
+        TEST_TINY(test_every_failure), TEST_TINY(test_single_failures), TEST_TINY(test_full),
+        TEST_TINY(test_from_adapter),  TEST_TINY(test_images),          TEST_TINY(test_pictures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -103,24 +103,7 @@ done:
 
 /* -------------------------------------------------------------------------------------- result */
 
-/* The folder of an earlier end of this run goes away under a hidden name, which the next start
- * would remove. */
-static sara_status replace_folder(sara_context *ctx, sara_partial *partial, const char *path)
-{
-    char *hidden = NULL;
-    sara_status status;
-    TRY(sara_format(ctx, &hidden, "%s.old", partial->path));
-    bool replaces = sara_path_exists(path);
-    if (replaces)
-        TRY(sara_rename_durably(ctx, path, hidden));
-    TRY(sara_partial_publish(ctx, partial, path));
-    if (replaces)
-        TRY(sara_directory_remove(ctx, hidden));
-done:
-    sara_free(ctx, hidden);
-    return status;
-}
-
+/* In the place of the folder of an earlier end of this run. */
 static sara_status full_finish(const trainer *t)
 {
     sara_partial partial = {.fd = -1};
@@ -130,7 +113,7 @@ static sara_status full_finish(const trainer *t)
                        sara_method_result(t->method, t->model->family)));
     TRY(sara_partial_make(t->ctx, &partial, path, true));
     TRY(sara_model_save_denoiser(t->ctx, partial.path, t->model, &t->optimizer->trainables));
-    TRY(replace_folder(t->ctx, &partial, path));
+    TRY(sara_partial_replace(t->ctx, &partial, path));
 done:
     sara_partial_discard(t->ctx, &partial);
     sara_free(t->ctx, path);
