@@ -29,6 +29,7 @@ typedef struct sara_device_memory {
 struct sara_device {
     const char *name; /* "cpu" */
     bool dry;         /* no memory and no arithmetic: tapes on it count what a pass needs */
+    bool copies;      /* of a dry one: stands for a device whose memory is not the host's */
     const sara_device_memory *memory;
     /* The nn layer's table (struct sara_kernels), opaque here; NULL: its plain kernels, which
      * compute in the host's memory. */

@@ -126,12 +126,12 @@ sara_status sara_tape_borrow(sara_tape *tape, sara_var **out, const sara_shape *
     return status;
 }
 
-/* A dry device stands for one that borrows. */
 sara_status sara_tape_leaf(sara_tape *tape, sara_var **out, const sara_shape *shape,
                            const float *data, bool requires_grad)
 {
+    const sara_device *device = tape->device;
     sara_status status;
-    if (tape->device->dry || sara_device_is_host(tape->device))
+    if (device->dry ? !device->copies : sara_device_is_host(device))
         return sara_tape_borrow(tape, out, shape, (float *)(uintptr_t)data, requires_grad);
     TRY(sara_tape_var(tape, out, shape));
     (*out)->requires_grad = requires_grad;

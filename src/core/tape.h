@@ -74,7 +74,7 @@ void sara_tape_remaking(sara_tape *tape, bool on);
 /* A variable of the current scope, data uninitialised. */
 SARA_NODISCARD sara_status sara_tape_var(sara_tape *tape, sara_var **out, const sara_shape *shape);
 /* A leaf on the caller's data in the host's memory, which must outlive the pass: where the device
- * has memory of its own, a copy. A dry device does not ask for data. */
+ * has memory of its own, a copy. A dry device does not ask for data, and counts that copy. */
 SARA_NODISCARD sara_status sara_tape_leaf(sara_tape *tape, sara_var **out, const sara_shape *shape,
                                           const float *data, bool requires_grad);
 /* var's data for the host to read, until the tape is reset or var's scope ends: themselves where

@@ -11,20 +11,22 @@ typedef struct cpu_device {
 } cpu_device;
 
 typedef struct device_kind {
-    const char *name;
-    bool fast, narrow, dry;
+    const char *name, *dry; /* the device that counts for it */
+    bool fast, narrow, apart;
 } device_kind;
 
-static const device_kind *find_kind(const char *name)
+/* *dry: whether the name is that of the device that counts */
+static const device_kind *find_kind(const char *name, bool *dry)
 {
-    static const device_kind kinds[] = {{"cpu", true, false, false},
-                                        {"cpu-bf16", true, true, false},
-                                        {"cpu-plain", false, false, false},
-                                        {"dry", true, false, true},
-                                        {"dry-bf16", true, true, true}};
-    for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
-        if (strcmp(kinds[i].name, name) == 0)
+    static const device_kind kinds[] = {{"cpu", "dry", true, false, false},
+                                        {"cpu-bf16", "dry-bf16", true, true, false},
+                                        {"cpu-plain", "dry-plain", false, false, false},
+                                        {"cpu-apart", "dry-apart", true, false, true}};
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+        *dry = strcmp(kinds[i].dry, name) == 0;
+        if (*dry || strcmp(kinds[i].name, name) == 0)
             return &kinds[i];
+    }
     return NULL;
 }
 
@@ -59,36 +61,28 @@ static void cpu_close(sara_context *ctx, sara_device *device)
     sara_free(ctx, device); /* the first member of its cpu_device */
 }
 
-sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char *name)
+static sara_status cpu_open(sara_context *ctx, sara_device **out, const device_kind *kind, bool dry)
 {
     cpu_device *cpu = NULL;
     sara_onednn *state = NULL;
     sara_kept *kept = NULL;
     sara_status status;
-    name = name ? name : "cpu";
-    const device_kind *kind = find_kind(name);
-    if (strcmp(name, "cpu-apart") == 0)
-        return sara_apart_open(ctx, out);
-    if (!kind)
-        return sara_fail(ctx, SARA_ERROR_DEVICE,
-                         "device %s: unknown, expected cpu, cpu-bf16, cpu-plain, cpu-apart, dry or "
-                         "dry-bf16",
-                         name);
-    if (kind->narrow && !kind->dry && sara_bf16_lacks())
-        return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: %s", name, sara_bf16_lacks());
+    if (kind->narrow && !dry && sara_bf16_lacks())
+        return sara_fail(ctx, SARA_ERROR_DEVICE, "device %s: %s", kind->name, sara_bf16_lacks());
     if (kind->fast)
         TRY(sara_simd_check(ctx));
     TRY(sara_alloc_zero(ctx, &cpu, 1, sizeof(*cpu)));
     register_kernels(&cpu->table, kind);
-    if (kind->dry)
+    if (dry)
         TRY(sara_kept_new(ctx, &kept));
     else if (kind->fast)
         TRY(sara_onednn_new(ctx, &state));
-    cpu->device = (sara_device){.name = kind->name,
-                                .dry = kind->dry,
-                                .memory = kind->dry ? &sara_dry_memory : &sara_host_memory,
+    cpu->device = (sara_device){.name = dry ? kind->dry : kind->name,
+                                .dry = dry,
+                                .copies = dry && kind->apart,
+                                .memory = dry ? &sara_dry_memory : &sara_host_memory,
                                 .kernels = &cpu->table,
-                                .state = kind->dry ? (void *)kept : (void *)state,
+                                .state = dry ? (void *)kept : (void *)state,
                                 .forget = state ? cpu_forget : NULL,
                                 .close = cpu_close,
                                 .ctx = ctx};
@@ -97,6 +91,24 @@ sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char
 done:
     sara_free(ctx, cpu);
     return status;
+}
+
+sara_status sara_nn_device_open(sara_context *ctx, sara_device **out, const char *name)
+{
+    bool dry;
+    const device_kind *kind = find_kind(name ? name : "cpu", &dry);
+    if (!kind)
+        return sara_fail(ctx, SARA_ERROR_DEVICE,
+                         "device %s: unknown, expected cpu, cpu-bf16, cpu-plain or cpu-apart, or "
+                         "dry, dry-bf16, dry-plain or dry-apart",
+                         name);
+    return kind->apart && !dry ? sara_apart_open(ctx, out) : cpu_open(ctx, out, kind, dry);
+}
+
+sara_status sara_nn_device_open_dry(sara_context *ctx, sara_device **out, const sara_device *device)
+{
+    bool dry;
+    return sara_nn_device_open(ctx, out, find_kind(device->name, &dry)->dry);
 }
 
 sara_status sara_nn_device_check(sara_context *ctx, const char *name, const char *option)

@@ -14,9 +14,9 @@
 /* Devices: "cpu" (fast kernels, plain ones where there is none), "cpu-bf16" (the same, but linear
  * layers and convolutions multiply bf16; the processor must have AVX512-BF16), "cpu-plain" (the
  * reference kernels alone, the oracle), "cpu-apart" (as "cpu", but with memory of its own that
- * nobody else can touch: a test of everybody else), or "dry" and "dry-bf16" (no arithmetic and no
- * data: what a pass on "cpu" or "cpu-bf16" will need, the kernels' scratch included, is what
- * sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor or
+ * nobody else can touch: a test of everybody else), or for each of them a dry one, "dry",
+ * "dry-bf16", "dry-plain" and "dry-apart" (no arithmetic and no data: what a pass will need, the
+ * kernels' scratch included, is what sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor or
  * oneDNN cannot, also if the environment variable SARA_SIMD names what it does not run;
  * SARA_ERROR_USAGE if it names nothing. name NULL: "cpu". */
 SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **out,
@@ -25,6 +25,9 @@ SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **
  * given by `option`, what there is. */
 SARA_NODISCARD sara_status sara_nn_device_check(sara_context *ctx, const char *name,
                                                 const char *option);
+/* The dry one of a device. */
+SARA_NODISCARD sara_status sara_nn_device_open_dry(sara_context *ctx, sara_device **out,
+                                                   const sara_device *device);
 void sara_nn_device_close(sara_device *device);
 /* Of a dry device: bytes that the passes so far would have left with the device, such as frozen
  * weights in layouts of its own; 0 of others. */

@@ -100,11 +100,6 @@ static void plan_restore(const trainer *t, real *was)
     sara_free(t->ctx, was);
 }
 
-static bool is_bf16(const trainer *t)
-{
-    return strcmp(sara_trainer_device(t)->name, "cpu-bf16") == 0;
-}
-
 /* *kept: what the device has for the steps that follow. */
 static sara_status activations(const trainer *t, size_t *out, size_t *kept,
                                const sara_memory_setting *s)
@@ -113,7 +108,7 @@ static sara_status activations(const trainer *t, size_t *out, size_t *kept,
     sara_tape *tape = NULL;
     real *was = NULL;
     sara_status status;
-    TRY(sara_nn_device_open(t->ctx, &device, is_bf16(t) ? "dry-bf16" : "dry"));
+    TRY(sara_nn_device_open_dry(t->ctx, &device, sara_trainer_device(t)));
     TRY(sara_tape_new(t->ctx, &tape, device));
     t->model->denoiser->checkpoint_levels = s->levels;
     TRY(pretend(t, &was, s));
@@ -174,7 +169,7 @@ static sara_status pictures(const trainer *t, size_t *out)
     *out = 0;
     if (!t->options.validation_prompt_count || !t->model->vae)
         return SARA_OK;
-    TRY(sara_nn_device_open(t->ctx, &device, "dry"));
+    TRY(sara_nn_device_open_dry(t->ctx, &device, t->model->device));
     TRY(sara_tape_new(t->ctx, &tape, device));
     TRY(plan_draw(t, tape));
     *out = sara_tape_reached(tape);
@@ -198,7 +193,7 @@ static sara_status encoder(const trainer *t, size_t *out, const sara_memory_sett
     if (s->side)
         side = (int)s->side * t->model->vae->info.vae.factor;
     const sara_shape shape = sara_shape4(1, 3, side, side);
-    TRY(sara_nn_device_open(t->ctx, &device, "dry"));
+    TRY(sara_nn_device_open_dry(t->ctx, &device, t->model->device));
     TRY(sara_tape_new(t->ctx, &tape, device));
     TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
     TRY(sara_vae_encode(tape, &mean, &logvar, t->model->vae, image));

@@ -155,6 +155,36 @@ static void test_tape_on_far_memory(void **state)
     assert_int_equal(allocator.alive, 0);
 }
 
+/* What a tape reaches with a leaf, whose data a dry device does not need, and a variable. */
+static size_t reached(sara_context *ctx, sara_device *device, const float *data)
+{
+    const sara_shape shape = sara_shape2(20, 30);
+    sara_var *var;
+    sara_tape *tape;
+    assert_ok(ctx, sara_tape_new(ctx, &tape, device));
+    assert_ok(ctx, sara_tape_leaf(tape, &var, &shape, device->dry ? NULL : data, false));
+    assert_ok(ctx, sara_tape_var(tape, &var, &shape));
+    size_t bytes = sara_tape_reached(tape);
+    sara_tape_free(tape);
+    return bytes;
+}
+
+/* A dry device counts leaves where the one that it stands for copies them. */
+static void test_dry_leaves(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    const float data[600] = {0};
+    sara_device far = {.name = "far", .memory = &far_memory, .ctx = ctx};
+    sara_device dry = {.name = "dry", .dry = true, .memory = &sara_dry_memory, .ctx = ctx};
+    size_t host = reached(ctx, sara_host_device(ctx), data);
+    assert_true(host >= sizeof(data) && reached(ctx, &dry, NULL) == host);
+    dry.copies = true;
+    assert_true(reached(ctx, &dry, NULL) == reached(ctx, &far, data));
+    assert_true(reached(ctx, &dry, NULL) >= host + sizeof(data));
+    sara_context_free(ctx);
+}
+
 /* The host reads and writes copies of parameters, and their own values where they are in reach. */
 static void test_params_on_far_memory(void **state)
 {
@@ -220,6 +250,7 @@ int main(void)
         cmocka_unit_test(test_host),
         cmocka_unit_test(test_dry),
         cmocka_unit_test(test_tape_on_far_memory),
+        cmocka_unit_test(test_dry_leaves),
         cmocka_unit_test(test_params_on_far_memory),
         cmocka_unit_test(test_far_memory_runs_out),
     };

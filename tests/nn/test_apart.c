@@ -108,12 +108,30 @@ static void test_allocation(void **state)
     test_nn_close(&nn);
 }
 
+/* Of each device there is one that counts for it, with leaves where they are copied. */
+static void test_dry_ones(void **state)
+{
+    static const char *const names[][2] = {
+        {"cpu", "dry"}, {"cpu-plain", "dry-plain"}, {"cpu-apart", "dry-apart"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        test_nn nn = test_nn_open(names[i][0]);
+        sara_device *dry;
+        assert_ok(nn.ctx, sara_nn_device_open_dry(nn.ctx, &dry, nn.device));
+        assert_string_equal(dry->name, names[i][1]);
+        assert_true(dry->dry && dry->copies == !sara_device_is_host(nn.device));
+        sara_nn_device_close(dry);
+        test_nn_close(&nn);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nobody_else_touches_it),
         cmocka_unit_test(test_the_hosts_memory_is_refused),
         cmocka_unit_test(test_allocation),
+        cmocka_unit_test(test_dry_ones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

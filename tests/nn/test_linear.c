@@ -209,8 +209,8 @@ static void test_devices(void **state)
     sara_context *ctx = test_context();
     sara_device *device = NULL;
     assert_refused(ctx, SARA_ERROR_DEVICE,
-                   "device cuda: unknown, expected cpu, cpu-bf16, cpu-plain, cpu-apart, dry "
-                   "or dry-bf16",
+                   "device cuda: unknown, expected cpu, cpu-bf16, cpu-plain or cpu-apart, or dry, "
+                   "dry-bf16, dry-plain or dry-apart",
                    sara_nn_device_open(ctx, &device, "cuda"));
     assert_null(device);
     sara_nn_device_close(NULL);

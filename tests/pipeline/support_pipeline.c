@@ -115,14 +115,16 @@ static void fill_entry(test_pipe *pipe, sara_adapter_entry *entry, const sara_pa
                        size_t first, size_t stride, float shift)
 {
     size_t size = (size_t)sara_shape_count(&param->value.shape), used = 0;
-    const float *values = param->value.data;
+    sara_param copy;
+    assert_ok(pipe->ctx, sara_param_read(pipe->ctx, &copy, param));
     assert_ok(pipe->ctx,
               sara_arena_alloc(&pipe->strings, &entry->positions, size, sizeof(uint32_t)));
     assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &entry->values, size, sizeof(float)));
     for (size_t at = first; at < size; at += stride, used++) {
         entry->positions[used] = (uint32_t)at;
-        entry->values[used] = values[at] + shift;
+        entry->values[used] = sara_param_get(&copy, at) + shift;
     }
+    sara_param_read_end(pipe->ctx, &copy, param);
     entry->name = param->name;
     entry->count = used;
 }
@@ -152,9 +154,12 @@ float *test_values(test_pipe *pipe, const sara_model *model, size_t *count)
     *count = (size_t)sara_params_entries(params);
     assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &all, *count, sizeof(*all)));
     for (size_t i = 0; i < params->count; i++) {
-        const sara_tensor *value = &params->items[i].value;
-        size_t size = (size_t)sara_shape_count(&value->shape);
-        sara_convert_to_f32(all + used, value->data, value->dtype, size);
+        const sara_param *param = &params->items[i];
+        size_t size = (size_t)sara_shape_count(&param->value.shape);
+        sara_param copy;
+        assert_ok(pipe->ctx, sara_param_read(pipe->ctx, &copy, param));
+        sara_convert_to_f32(all + used, copy.value.data, copy.value.dtype, size);
+        sara_param_read_end(pipe->ctx, &copy, param);
         used += size;
     }
     return all;

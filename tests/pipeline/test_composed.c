@@ -33,7 +33,10 @@ static const char *bits(test_pipe *pipe, const sara_model *model, size_t *size)
     for (size_t i = 0; i < params->count; i++) {
         const sara_tensor *value = &params->items[i].value;
         size_t bytes = (size_t)sara_shape_count(&value->shape) * sara_dtype_size(value->dtype);
-        memcpy(all + used, value->data, bytes);
+        sara_param copy;
+        assert_ok(pipe->ctx, sara_param_read(pipe->ctx, &copy, &params->items[i]));
+        memcpy(all + used, copy.value.data, bytes);
+        sara_param_read_end(pipe->ctx, &copy, &params->items[i]);
         used += bytes;
     }
     *size = used;
