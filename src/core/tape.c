@@ -243,19 +243,18 @@ void sara_tape_unscratch(sara_tape *tape, float *scratch)
 
 /* ------------------------------------------------------------------------------------- nodes */
 
-bool sara_tape_wants(sara_tape *tape, sara_var *const *in, int in_count, sara_param *const *params,
-                     int param_count)
+sara_status sara_tape_add(sara_tape *tape, const sara_node *node, size_t attribute_size)
 {
     bool wants = false;
-    for (int i = 0; i < in_count; i++)
-        wants |= in[i] && in[i]->requires_grad;
-    for (int i = 0; i < param_count; i++)
-        wants |= params[i] && params[i]->want != SARA_GRAD_NONE;
+    for (int i = 0; i < SARA_NODE_VARS; i++)
+        wants |= node->in[i] && node->in[i]->requires_grad;
+    for (int i = 0; i < SARA_NODE_PARAMS; i++)
+        wants |= node->params[i] && node->params[i]->want != SARA_GRAD_NONE;
     tape->wanted |= wants;
-    return tape->recording && wants;
+    return tape->recording && wants ? sara_tape_push(tape, node, attribute_size) : SARA_OK;
 }
 
-sara_status sara_tape_add(sara_tape *tape, const sara_node *node, size_t attribute_size)
+sara_status sara_tape_push(sara_tape *tape, const sara_node *node, size_t attribute_size)
 {
     void *attributes = NULL;
     sara_status status;

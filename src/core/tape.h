@@ -88,11 +88,8 @@ SARA_NODISCARD sara_status sara_tape_view(sara_tape *tape, sara_var **out, sara_
 size_t sara_tape_open(sara_tape *tape);
 void sara_tape_close(sara_tape *tape, size_t scope, sara_var **keep, int count);
 
-/* True if a node must be recorded: recording is on and an input requires a gradient or a
- * parameter wants one. NULL entries are skipped. */
-bool sara_tape_wants(sara_tape *tape, sara_var *const *in, int in_count, sara_param *const *params,
-                     int param_count);
-/* Records *node (copied, with attribute_size bytes of attributes); out then requires a gradient. */
+/* Records *node (copied, with attribute_size bytes of attributes) if recording is on and an input
+ * requires a gradient or a parameter wants one; out then requires a gradient too. */
 SARA_NODISCARD sara_status sara_tape_add(sara_tape *tape, const sara_node *node,
                                          size_t attribute_size);
 /* var->grad, zeroed the first time. */

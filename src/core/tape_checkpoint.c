@@ -88,7 +88,7 @@ sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out, sara_region_fn
                       .attributes = &attributes};
     for (int i = 0; i < in_count; i++)
         node.in[i] = node.saved[i] = in[i];
-    TRY(sara_tape_add(tape, &node, sizeof(attributes)));
+    TRY(sara_tape_push(tape, &node, sizeof(attributes)));
 done:
     return status;
 }

@@ -29,6 +29,9 @@ SARA_NODISCARD sara_status sara_tape_borrow(sara_tape *tape, sara_var **out,
                                             const sara_shape *shape, float *data,
                                             bool requires_grad);
 
+/* As sara_tape_add(), whatever requires a gradient. */
+SARA_NODISCARD sara_status sara_tape_push(sara_tape *tape, const sara_node *node,
+                                          size_t attribute_size);
 /* Runs the nodes from the last down to `first` and takes them off the tape. */
 SARA_NODISCARD sara_status sara_tape_run_backward(sara_tape *tape, size_t first);
 

@@ -73,8 +73,7 @@ sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_v
                       .saved = {q, k, v, out, lse},
                       .out = out,
                       .attributes = &shape};
-    if (sara_tape_wants(tape, node.in, 3, NULL, 0))
-        TRY(sara_tape_add(tape, &node, sizeof(shape)));
+    TRY(sara_tape_add(tape, &node, sizeof(shape)));
     *y = out;
 done:
     return status;

@@ -131,8 +131,7 @@ sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_para
                       .params = {weight, bias},
                       .out = out,
                       .attributes = &shape};
-    if (sara_tape_wants(tape, node.in, 1, node.params, 2))
-        TRY(sara_tape_add(tape, &node, sizeof(shape)));
+    TRY(sara_tape_add(tape, &node, sizeof(shape)));
     *y = out;
 done:
     return status;

@@ -68,8 +68,7 @@ sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, cons
     const sara_shape shape = sara_shape2(count, c);
     TRY(sara_tape_var(tape, &out, &shape));
     TRY(sara_kernel_embed_forward(&env, out->data, &rows, ids, count, c));
-    if (sara_tape_wants(tape, NULL, 0, &table, 1))
-        TRY(record_embed(tape, out, table, ids, count));
+    TRY(record_embed(tape, out, table, ids, count));
     *y = out;
 done:
     return status;
@@ -132,8 +131,7 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
                       .in = {x},
                       .params = {table},
                       .out = out};
-    if (sara_tape_wants(tape, node.in, 1, node.params, 1))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     sara_tape_unscratch(tape, wide);

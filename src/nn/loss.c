@@ -43,8 +43,7 @@ sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *predict
                       .in = {prediction},
                       .saved = {prediction, expected, factors},
                       .out = out};
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *loss = out;
 done:
     return status;

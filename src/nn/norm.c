@@ -108,8 +108,7 @@ sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
                       .out = out,
                       .attributes = &shape};
     TRY(group_norm_make(tape, &node));
-    if (sara_tape_wants(tape, node.in, 1, node.params, 2))
-        TRY(sara_tape_add(tape, &node, sizeof(shape)));
+    TRY(sara_tape_add(tape, &node, sizeof(shape)));
     *y = out;
 done:
     return status;
@@ -166,8 +165,7 @@ sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
                       .out = out,
                       .attributes = &attributes};
     TRY(layer_norm_make(tape, &node));
-    if (sara_tape_wants(tape, node.in, 1, node.params, 2))
-        TRY(sara_tape_add(tape, &node, sizeof(attributes)));
+    TRY(sara_tape_add(tape, &node, sizeof(attributes)));
     *y = out;
 done:
     return status;

@@ -43,8 +43,7 @@ sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x, sara_ac
                       .out = out,
                       .attributes = &activation};
     TRY(activate_make(tape, &node));
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, sizeof(activation)));
+    TRY(sara_tape_add(tape, &node, sizeof(activation)));
     *y = out;
 done:
     return status;
@@ -95,8 +94,7 @@ sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x)
                       .saved = {x},
                       .out = out};
     TRY(geglu_make(tape, &node));
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     return status;
@@ -125,8 +123,7 @@ sara_status sara_nn_add(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
         env.ctx, "add", 0,
         sara_kernel_add(&env, out->data, a->data, b->data, sara_shape_count(&a->shape))));
     sara_node node = {.op = "add", .backward = add_backward, .in = {a, b}, .out = out};
-    if (sara_tape_wants(tape, node.in, 2, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     return status;
@@ -170,8 +167,7 @@ sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x, s
                                                sara_shape_inner(shape), sara_shape_last(shape))));
     sara_node node = {
         .op = "add_per_sample", .backward = add_per_sample_backward, .in = {x, e}, .out = out};
-    if (sara_tape_wants(tape, node.in, 2, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     return status;
@@ -215,8 +211,7 @@ sara_status sara_nn_clamp(sara_tape *tape, sara_var **y, sara_var *x, float low,
                       .saved = {x},
                       .out = out,
                       .attributes = &b};
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, sizeof(b)));
+    TRY(sara_tape_add(tape, &node, sizeof(b)));
     *y = out;
 done:
     return status;

@@ -76,8 +76,7 @@ sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var 
                       .in = {a, b},
                       .out = out};
     TRY(concat_make(tape, &node));
-    if (sara_tape_wants(tape, node.in, 2, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     return status;
@@ -125,8 +124,7 @@ sara_status sara_nn_slice(sara_tape *tape, sara_var **y, sara_var *x, int64_t fi
                                              sara_shape_rows(&shape), count, false)));
     sara_node node = {
         .op = "slice", .backward = slice_backward, .in = {x}, .out = out, .attributes = &s};
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, sizeof(s)));
+    TRY(sara_tape_add(tape, &node, sizeof(s)));
     *y = out;
 done:
     return status;
@@ -168,8 +166,7 @@ sara_status sara_nn_take_rows(sara_tape *tape, sara_var **y, sara_var *x, const 
                       .in = {x},
                       .out = out,
                       .attributes = (void *)(uintptr_t)rows};
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, (size_t)count * sizeof(*rows)));
+    TRY(sara_tape_add(tape, &node, (size_t)count * sizeof(*rows)));
     *y = out;
 done:
     return status;
@@ -220,8 +217,7 @@ sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x, int64_t
                       .in = {x},
                       .out = out};
     TRY(upsample_make(tape, &node));
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     return status;
@@ -258,8 +254,7 @@ static sara_status swap_forward(sara_tape *tape, sara_var **y, const char *op, s
     TRY(SARA_TRACED(env.ctx, "layout", 0,
                     sara_kernel_swap_axes(&env, out->data, x->data, s->n, s->a, s->b, 1, false)));
     sara_node node = {.op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
-    if (sara_tape_wants(tape, node.in, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, sizeof(*s)));
+    TRY(sara_tape_add(tape, &node, sizeof(*s)));
     *y = out;
 done:
     return status;

@@ -39,8 +39,7 @@ static sara_status twice(sara_tape *tape, sara_var **y, sara_var *x)
     sara_node node = {.op = "twice", .backward = twice_backward, .remake = twice_make, .in = {x},
                       .out = out};
     TRY(twice_make(tape, &node));
-    if (sara_tape_wants(tape, &x, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
     *y = out;
 done:
     return status;
@@ -67,8 +66,7 @@ static sara_status square(sara_tape *tape, sara_var **y, sara_var *x)
         (*y)->data[i] = x->data[i] * x->data[i];
     sara_node node = {.op = "square", .backward = square_backward, .in = {x}, .saved = {x},
                       .out = *y};
-    if (sara_tape_wants(tape, &x, 1, NULL, 0))
-        TRY(sara_tape_add(tape, &node, 0));
+    TRY(sara_tape_add(tape, &node, 0));
 done:
     return status;
 }

@@ -22,11 +22,9 @@ static sara_status square(sara_tape *tape, sara_var **y, sara_var *x)
     TRY(sara_tape_var(tape, y, &x->shape));
     for (int64_t i = 0; i < sara_shape_count(&x->shape); i++)
         (*y)->data[i] = x->data[i] * x->data[i];
-    if (sara_tape_wants(tape, &x, 1, NULL, 0)) {
-        sara_node node = {
-            .op = "square", .backward = square_backward, .in = {x}, .saved = {x}, .out = *y};
-        TRY(sara_tape_add(tape, &node, 0));
-    }
+    sara_node node = {
+        .op = "square", .backward = square_backward, .in = {x}, .saved = {x}, .out = *y};
+    TRY(sara_tape_add(tape, &node, 0));
 done:
     return status;
 }
@@ -47,14 +45,11 @@ done:
 static sara_status sum(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
 {
     sara_status status;
-    sara_var *in[] = {a, b};
     TRY(sara_tape_var(tape, y, &a->shape));
     for (int64_t i = 0; i < sara_shape_count(&a->shape); i++)
         (*y)->data[i] = a->data[i] + b->data[i];
-    if (sara_tape_wants(tape, in, 2, NULL, 0)) {
-        sara_node node = {.op = "sum", .backward = sum_backward, .in = {a, b}, .out = *y};
-        TRY(sara_tape_add(tape, &node, 0));
-    }
+    sara_node node = {.op = "sum", .backward = sum_backward, .in = {a, b}, .out = *y};
+    TRY(sara_tape_add(tape, &node, 0));
 done:
     return status;
 }

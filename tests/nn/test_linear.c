@@ -176,6 +176,43 @@ static void test_frozen(void **state)
     test_nn_close(&nn);
 }
 
+static sara_status region(sara_tape *tape, sara_var **y, sara_var *const *in, const void *argument)
+{
+    sara_param *w = *(sara_param *const *)argument;
+    return sara_nn_linear(tape, y, in[0], w, NULL);
+}
+
+/* A checkpointed region whose parameters alone want a gradient, as the first of a model does. */
+static void test_checkpointed(void **state)
+{
+    (void)state;
+    test_nn nn = test_nn_open("cpu");
+    sara_param w = test_nn_param(&nn, "block.w", sara_shape2(4, 3), 1), *argument = &w;
+    const sara_shape shape = sara_shape2(2, 3);
+    float *data = test_nn_random(6, 2), *weights = test_nn_random(8, 3), plain[12];
+    sara_var *x, *y, *loss;
+    test_nn_want_dense(&w);
+    for (int i = 0; i < 2; i++) {
+        sara_tape_record(nn.tape, true);
+        memset(w.grad, 0, sizeof(plain));
+        assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &x, &shape, data, false));
+        assert_ok(nn.ctx,
+                  i ? sara_tape_checkpoint(nn.tape, &y, region, &x, 1, &argument, sizeof(argument))
+                    : region(nn.tape, &y, &x, &argument));
+        test_nn_project(&nn, &loss, y, weights);
+        assert_ok(nn.ctx, sara_tape_backward(nn.tape, loss, 1));
+        assert_true(w.grad[0] != 0);
+        if (i)
+            assert_memory_equal(w.grad, plain, sizeof(plain));
+        memcpy(plain, w.grad, sizeof(plain));
+        sara_tape_reset(nn.tape);
+    }
+    free(data);
+    free(weights);
+    test_nn_param_free(&nn, &w);
+    test_nn_close(&nn);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -221,8 +258,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense),    cmocka_unit_test(test_sampled),
-        cmocka_unit_test(test_frozen),   cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_devices),
+        cmocka_unit_test(test_frozen),   cmocka_unit_test(test_checkpointed),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

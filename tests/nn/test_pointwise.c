@@ -101,9 +101,30 @@ static void test_refusals(void **state)
     test_nn_close(&nn);
 }
 
+/* A gradient goes to the second input where it alone wants one. */
+static void test_second_alone(void **state)
+{
+    (void)state;
+    test_nn nn = test_nn_open("cpu");
+    const sara_shape shape = sara_shape1(2);
+    float data[] = {1, 2};
+    const float weights[] = {3, 5};
+    sara_var *a, *b, *y, *loss;
+    sara_tape_record(nn.tape, true);
+    assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &a, &shape, data, false));
+    assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &b, &shape, data, true));
+    assert_ok(nn.ctx, sara_nn_add(nn.tape, &y, a, b));
+    test_nn_project(&nn, &loss, y, weights);
+    assert_ok(nn.ctx, sara_tape_backward(nn.tape, loss, 1));
+    assert_memory_equal(b->grad, weights, sizeof(weights));
+    assert_null(a->grad);
+    test_nn_close(&nn);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_second_alone),
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_chain),
         cmocka_unit_test(test_refusals),
