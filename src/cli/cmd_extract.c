@@ -36,6 +36,18 @@ static int check_extract_args(const cli *c, const request *r)
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
+/* A bare unet/ folder, as full fine-tuning writes it, on one side: the other's denoiser is compared
+ * with it. */
+static bool is_bare(const request *r, const char *path)
+{
+    char file[PATH_MAX];
+    int length = snprintf(file, sizeof(file), "%s/model_index.json", path);
+    bool is_model = length < (int)sizeof(file) && access(file, F_OK) == 0;
+    length = snprintf(file, sizeof(file), "%s/config.json", path);
+    return r->denoiser_only ||
+           (!is_model && length < (int)sizeof(file) && access(file, F_OK) == 0);
+}
+
 /* *out: whether the other model alone has the variant. */
 static int is_others_variant(const cli *c, bool *out, const request *r, const char *path,
                              const char *other)
@@ -45,9 +57,9 @@ static int is_others_variant(const cli *c, bool *out, const request *r, const ch
     *out = false;
     if (!variant || !*variant)
         return 0;
-    sara_status status = sara_model_has_variant(c->ctx, &own, path, r->denoiser_only, variant);
+    sara_status status = sara_model_has_variant(c->ctx, &own, path, is_bare(r, path), variant);
     if (status == SARA_OK)
-        status = sara_model_has_variant(c->ctx, &others, other, r->denoiser_only, variant);
+        status = sara_model_has_variant(c->ctx, &others, other, is_bare(r, other), variant);
     *out = !own && others;
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
@@ -66,17 +78,6 @@ static int use_ema(const cli *c, bool *out, const request *r, const char *path, 
     return status == SARA_OK ? 0 : cli_fail_context(c, status);
 }
 
-/* A bare unet/ folder, as full fine-tuning writes it, on one side: the other's denoiser is compared
- * with it. */
-static bool is_bare(const char *path)
-{
-    char file[PATH_MAX];
-    int length = snprintf(file, sizeof(file), "%s/model_index.json", path);
-    bool is_model = length < (int)sizeof(file) && access(file, F_OK) == 0;
-    length = snprintf(file, sizeof(file), "%s/config.json", path);
-    return !is_model && length < (int)sizeof(file) && access(file, F_OK) == 0;
-}
-
 /* Weights stay as the files have them, which loses nothing and takes the least memory. An option
  * for the other model is not this one's; one for neither is refused. */
 static int extract_load(const cli *c, sara_model **out, const request *r, const char *path,
@@ -89,7 +90,7 @@ static int extract_load(const cli *c, sara_model **out, const request *r, const 
         code = use_ema(c, &model.options.use_ema_weights, r, path, other);
     if (code != 0)
         return code;
-    *(r->denoiser_only || is_bare(path) ? &model.denoiser_only : &model.model) = path;
+    *(is_bare(r, path) ? &model.denoiser_only : &model.model) = path;
     if (cli_is_folder(path) && !cli_is_folder(other))
         model.options.model_config = NULL;
     if (others || (!cli_is_folder(path) && cli_is_folder(other)))

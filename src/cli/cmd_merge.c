@@ -64,7 +64,7 @@ int cmd_merge(cli *c)
          "merge at strength X (1); repeatable"},
         {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH",
          "a new diffusers folder, or one file if it ends in .safetensors"},
-        {"dtype", 0, CLI_STRING, &r.dtype, 0, 0, "TYPE", "fp32, fp16 or bf16 (the base's)"},
+        {"dtype", 0, CLI_STRING, &r.dtype, 0, 0, "TYPE", "fp32, fp16 or bf16 (each file's own)"},
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "merge adapters that were made for another base"},
         CLI_MODEL_OPTIONS(&r.base),

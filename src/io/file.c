@@ -157,6 +157,12 @@ bool sara_path_is_named(const char *path)
     return lstat(path, &info) == 0;
 }
 
+bool sara_path_is_link(const char *path)
+{
+    struct stat info;
+    return lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
+}
+
 bool sara_path_is_directory(const char *path)
 {
     struct stat info;

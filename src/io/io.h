@@ -24,6 +24,7 @@ bool sara_path_exists(const char *path);
 /* Also of a link that leads nowhere or in circles, so that opening it tells. */
 bool sara_path_is_named(const char *path);
 bool sara_path_is_directory(const char *path);
+bool sara_path_is_link(const char *path);
 /* Whether a file lies, or would lie, in a folder, or is it (folder may be a file, too). Links are
  * followed; a link in the folder lies there wherever it leads to. False where one of them cannot be
  * found: opening it tells. */

@@ -101,7 +101,8 @@ sara_status sara_family_of_folder(sara_context *ctx, const sara_family **out,
     if (!sara_path_is_named(file))
         TRY(sara_fail(ctx, SARA_ERROR_INPUT,
                       "%s: no model_index.json; a diffusers folder is expected (a bare unet/ "
-                      "folder goes with --unet-only)",
+                      "folder goes beside one with --denoiser; train, merge, export and inspect "
+                      "also take it alone with --unet-only)",
                       path));
     TRY(sara_json_load(ctx, &index, file, true));
     if (!json_is_object(index))

@@ -258,6 +258,11 @@ static sara_status sd_check_texts(const sara_model *model)
     const sara_text_info *info = &model->parts[TEXT].network->info.text;
     int width = model->denoiser->info.denoiser.widths[SARA_CONDITION_STATES];
     int ids = sara_tokenizer_vocab_size(model->parts[TEXT].tokenizer);
+    if (info->hidden_size != width && model->parts[0].elsewhere)
+        return sara_fail(model->ctx, SARA_ERROR_INPUT,
+                         "%s: cross_attention_dim %d, the text encoder of %s has hidden_size %d: "
+                         "they must agree",
+                         model->parts[0].elsewhere, width, model->path, info->hidden_size);
     if (info->hidden_size != width)
         return sara_fail(
             model->ctx, SARA_ERROR_INPUT,

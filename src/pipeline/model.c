@@ -129,6 +129,11 @@ static sara_status model_check_options(const sara_model *model, const char *path
             "use_ema_weights: %s is a folder, whose averages, where it has them, are a "
             "folder or variant of their own; that goes with a .safetensors file",
             path);
+    if (options->use_ema_weights && options->denoiser)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "use_ema_weights: the denoiser is read from %s and not from %s; give one "
+                         "of them",
+                         options->denoiser, path);
     if (*variant && !sara_path_is_directory(path) && !has_folders(options))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "variant %s: %s is one file, which has no variants; that goes with a "

@@ -101,8 +101,8 @@ static sara_status take_denoiser(sara_model *model, const char *path)
                          path, model->path);
     if (!sara_path_is_directory(path))
         return sara_fail(model->ctx, SARA_ERROR_IO,
-                         "denoiser %s: no such folder; expected one with config.json and weights",
-                         path);
+                         "denoiser %s: %s; expected one with config.json and weights", path,
+                         sara_path_exists(path) ? "is no folder" : "no such folder");
     TRY(take_folder(model, 0, path));
     TRY(check_denoiser(model, path));
 done:
@@ -236,6 +236,11 @@ sara_status sara_model_check_vae(const sara_model *model)
     int wanted = model->denoiser->info.denoiser.in_channels;
     json_t *own = NULL;
     sara_status status = SARA_OK;
+    if (info->latent_channels != wanted && model->parts[0].elsewhere)
+        return sara_fail(model->ctx, SARA_ERROR_INPUT,
+                         "%s: in_channels %d, the VAE of %s has latent_channels %d: they must agree",
+                         model->parts[0].elsewhere, wanted,
+                         model->vae_path ? model->vae_path : model->path, info->latent_channels);
     if (info->latent_channels != wanted)
         return sara_fail(model->ctx, SARA_ERROR_INPUT,
                          "%s: vae latent_channels %d, %s in_channels %d: they must agree",

@@ -61,11 +61,14 @@ static sara_status check_method(bench *b)
     sara_status status = SARA_OK;
     sara_train_options_init(&options);
     options.trainable = o->trainable;
-    options.lambda_rank = o->lambda_rank;
+    if (o->lambda_rank != 0) /* no low-rank term is what methods without it have */
+        options.lambda_rank = o->lambda_rank;
     if (!(o->lambda_rank >= 0 && o->lambda_rank <= 1e6))
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--lambda_rank %g: expected a number, 0 to 1e6",
                          o->lambda_rank);
-    if (!o->method || strcmp(o->method, FORWARD) != 0) {
+    if (!o->method)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--method: a value is missing");
+    if (strcmp(o->method, FORWARD) != 0) {
         TRY(sara_method_find(b->ctx, &method, o->method, FORWARD));
         TRY(sara_method_check_options(b->ctx, method, &options));
         TRY(sara_method_start(&b->t, method));

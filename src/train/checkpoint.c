@@ -157,7 +157,7 @@ static sara_status find_latest(sara_run *run, char **out, json_t **manifest)
     for (size_t i = count; i-- > 0;) {
         TRY(checkpoint_path(run, out, numbers[i], "", ""));
         status = sara_manifest_read(run->ctx, manifest, *out);
-        if (status == SARA_OK || status == SARA_ERROR_MEMORY)
+        if (status == SARA_OK || status == SARA_ERROR_MEMORY || status == SARA_ERROR_USAGE)
             goto done;
         sara_log(run->ctx, SARA_LOG_WARNING, "%s: damaged (%s); taking the one before", *out,
                  sara_context_error(run->ctx));
@@ -219,7 +219,7 @@ sara_status sara_checkpoint_find(sara_run *run, sara_checkpoint *out, const char
         TRY(find_named(run, &found.folder, &found.manifest, which));
     if (found.folder) {
         TRY(check_place(run, found.folder));
-        TRY(sara_train_options_complete(run->ctx, json_object_get(found.manifest, "run")));
+        TRY(sara_manifest_complete(run->ctx, found.manifest));
     }
     *out = found;
     return SARA_OK;
@@ -247,7 +247,9 @@ sara_status sara_checkpoint_take(trainer *t)
     TRY(sara_config_int(&config, &taken.skipped, "skipped", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped_in_row, "skipped_in_row", 0, 0, INT64_MAX));
     TRY(t->method->load(t, t->checkpoint.folder));
-    TRY(sara_optimizer_restore(t->optimizer, steps, adam_steps));
+    status = sara_optimizer_restore(t->optimizer, steps, adam_steps);
+    if (status != SARA_OK)
+        return sara_fail_in(t->ctx, status, t->checkpoint.folder);
     t->state = taken;
 done:
     return status;

@@ -31,7 +31,10 @@ SARA_NODISCARD sara_status sara_state_open(sara_context *ctx, sara_safetensors *
 
 /* manifest.c. The manifest of the files in the folder, also written there; json_decref(). */
 SARA_NODISCARD sara_status sara_manifest_write(const trainer *t, json_t **out, const char *folder);
-/* Verifies the manifest and the files of its run's method; json_decref(). */
+/* Verifies the manifest and the files of its run's method; SARA_ERROR_USAGE: a newer program's.
+ * json_decref(). */
 SARA_NODISCARD sara_status sara_manifest_read(sara_context *ctx, json_t **out, const char *folder);
+/* Gives one of an earlier version the defaults of the options that it lacks. */
+SARA_NODISCARD sara_status sara_manifest_complete(sara_context *ctx, json_t *manifest);
 
 #endif

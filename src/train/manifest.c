@@ -111,8 +111,9 @@ static sara_status check_version(sara_context *ctx, const json_t *manifest, cons
     sara_status status;
     TRY(sara_config_int(&config, &version, "version", 0, 0, INT32_MAX));
     if (version != MANIFEST_VERSION)
-        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: version %lld, this program reads version %d",
-                           path, (long long)version, MANIFEST_VERSION);
+        status = sara_fail(ctx, version > MANIFEST_VERSION ? SARA_ERROR_USAGE : SARA_ERROR_INPUT,
+                           "%s: version %lld, this program reads version %d", path,
+                           (long long)version, MANIFEST_VERSION);
 done:
     return status;
 }
@@ -120,15 +121,19 @@ done:
 /* Of the run's method; a manifest that names none is of the first. */
 static sara_status check_files(sara_context *ctx, const json_t *manifest, const char *folder)
 {
-    const json_t *name = json_object_get(json_object_get(manifest, "run"), "method");
+    const json_t *run = json_object_get(manifest, "run"), *name = json_object_get(run, "method");
     const json_t *stated = json_object_get(manifest, "files");
     const sara_method *method = sara_method_at(0);
     char sha256[65];
     sara_status status = SARA_OK;
-    if (name)
-        status = sara_method_find(ctx, &method, json_string_value(name), NULL);
-    if (status != SARA_OK)
-        return sara_fail_in(ctx, status, folder);
+    if (!json_is_object(run))
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s/%s: run: expected an object", folder,
+                         MANIFEST_NAME);
+    if (name && sara_method_find(ctx, &method, json_string_value(name), NULL) != SARA_OK)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: of the method %s, which this program does not know; a newer one "
+                         "goes on from it",
+                         folder, json_string_value(name) ? json_string_value(name) : "(no text)");
     for (const char *const *file = method->files; *file; file++) {
         TRY(hash_file(ctx, sha256, folder, *file));
         TRY(check_hash(ctx, folder, *file, sha256, json_object_get(stated, *file)));
@@ -177,6 +182,25 @@ static bool is_resolved(const char *key)
     return is_derived(key);
 }
 
+sara_status sara_manifest_complete(sara_context *ctx, json_t *manifest)
+{
+    json_t *run = json_object_get(manifest, "run"), *whole = NULL, *value;
+    sara_train_options defaults;
+    const char *key;
+    sara_status status;
+    sara_train_options_init(&defaults);
+    TRY(sara_train_options_json(ctx, &whole, &defaults));
+    json_object_foreach(whole, key, value)
+    {
+        bool lacks = !is_resolved(key) && !json_object_get(run, key);
+        if (lacks && json_object_set(run, key, value) != 0)
+            TRY(sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options"));
+    }
+done:
+    json_decref(whole);
+    return status;
+}
+
 static bool is_given(const char *key)
 {
     return !is_resolved(key);
@@ -196,7 +220,7 @@ static bool is_among(const char *const *names, const char *key)
 }
 
 /* The first of the keys that are of the kind and may not change whose value is another. What an
- * earlier version has not kept, and is no option (sara_train_options_complete()), is not known to
+ * earlier version has not kept, and sara_manifest_complete() has no default for, is not known to
  * differ. */
 static const char *find_difference(const json_t *saved, const json_t *now,
                                    bool (*is_kind)(const char *key), const char *const *changing)

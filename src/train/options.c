@@ -351,20 +351,6 @@ done:
     return status;
 }
 
-sara_status sara_train_options_complete(sara_context *ctx, json_t *run)
-{
-    sara_train_options defaults;
-    json_t *whole = NULL;
-    sara_status status;
-    set_defaults(&defaults);
-    TRY(sara_train_options_json(ctx, &whole, &defaults));
-    if (json_object_update_missing(run, whole) != 0)
-        status = sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options");
-done:
-    json_decref(whole);
-    return status;
-}
-
 sara_status sara_train_options_json(sara_context *ctx, json_t **out,
                                     const sara_train_options *options)
 {

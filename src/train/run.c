@@ -53,10 +53,16 @@ static sara_status clear_remains(sara_run *run, const char *folder)
         if (!is_remains(names[i]))
             continue;
         TRY(sara_path_join(run->ctx, &path, folder, names[i]));
-        if (sara_path_is_directory(path))
-            TRY(sara_directory_remove(run->ctx, path));
+        if (sara_path_is_directory(path) && !sara_path_is_link(path))
+            status = sara_directory_remove(run->ctx, path);
         else if (unlink(path) != 0)
-            TRY(sara_fail_errno(run->ctx, path, "cannot remove"));
+            status = sara_fail_errno(run->ctx, path, "cannot remove");
+        if (status == SARA_ERROR_MEMORY)
+            goto done;
+        if (status != SARA_OK)
+            sara_log(run->ctx, SARA_LOG_WARNING, "what an earlier run left stays: %s",
+                     sara_context_error(run->ctx));
+        status = SARA_OK;
         sara_free(run->ctx, path);
         path = NULL;
     }
@@ -183,10 +189,11 @@ static bool is_trace(const sara_run *run, const char *name)
     struct stat info;
     if (strcmp(name, "log.jsonl") == 0)
         return stat(run->log_path, &info) != 0 || info.st_size > 0;
-    for (size_t i = 0; sara_method_at(i); i++)
-        for (size_t j = 0; sara_method_result_at(sara_method_at(i), j); j++)
-            if (strcmp(name, sara_method_result_at(sara_method_at(i), j)) == 0)
-                return true;
+    for (size_t i = 0; sara_method_at(i); i++) { /* folders may be anybody's */
+        const char *file = sara_method_at(i)->result;
+        if (file && strcmp(name, file) == 0)
+            return true;
+    }
     return sara_checkpoint_number(name) >= 0;
 }
 

@@ -28,18 +28,6 @@ static sara_status open_profile(trainer *t)
                              sizeof(inputs) / sizeof(*inputs));
 }
 
-static sara_status check_new(const trainer *t)
-{
-    bool is_new;
-    sara_status status = sara_run_is_new(&t->run, &is_new);
-    if (status != SARA_OK || is_new)
-        return status;
-    return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                     "%s: holds a run already; continue it with --resume_from_checkpoint latest or "
-                     "name another --output_dir",
-                     t->run.folder);
-}
-
 /* Told, so that the run can be made again; the manifest and the adapter hold it. */
 static sara_status draw_seed(trainer *t)
 {
@@ -67,6 +55,9 @@ static sara_status check_result_place(const trainer *t)
         return sara_run_check_file(&t->run, t->method->result);
     for (size_t i = 0; sara_method_result_at(t->method, i); i++) {
         TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_result_at(t->method, i)));
+        if (sara_path_is_link(path))
+            TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
+                          "%s: is a link, and the result goes there; move the link away", path));
         if (sara_path_exists(path) && !sara_path_is_directory(path))
             TRY(sara_fail(t->ctx, SARA_ERROR_IO, "%s: is no folder, and the result goes there",
                           path));
@@ -91,17 +82,39 @@ static sara_status refuse_result(const trainer *t, const char *result)
                      folder, folder, result);
 }
 
+/* No result of an end of which no checkpoint is left. */
+static sara_status check_no_result(const trainer *t)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; status == SARA_OK && sara_method_result_at(t->method, i); i++)
+        if (sara_run_has(&t->run, sara_method_result_at(t->method, i)))
+            status = refuse_result(t, sara_method_result_at(t->method, i));
+    return status;
+}
+
+static sara_status check_new(const trainer *t)
+{
+    bool is_new;
+    sara_status status;
+    TRY(sara_run_is_new(&t->run, &is_new));
+    if (is_new)
+        return check_no_result(t);
+    status = sara_fail(t->ctx, SARA_ERROR_USAGE,
+                       "%s: holds a run already; continue it with --resume_from_checkpoint latest "
+                       "or name another --output_dir",
+                       t->run.folder);
+done:
+    return status;
+}
+
 /* The checkpoint is whole, and the options that need no model to compare are its run's. */
 static sara_status find_checkpoint(trainer *t)
 {
     json_t *options = NULL;
     sara_status status;
     TRY(sara_checkpoint_find(&t->run, &t->checkpoint, t->options.resume_from_checkpoint));
-    for (size_t i = 0; !t->checkpoint.folder && sara_method_result_at(t->method, i); i++)
-        if (sara_run_has(&t->run, sara_method_result_at(t->method, i)))
-            TRY(refuse_result(t, sara_method_result_at(t->method, i)));
     if (!t->checkpoint.folder)
-        goto done;
+        return check_no_result(t);
     TRY(draw_seed(t));
     if (t->options.max_train_steps)
         TRY(sara_trainer_check_length(t, "--max_train_steps", t->options.max_train_steps));

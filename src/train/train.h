@@ -27,8 +27,6 @@ const char *sara_train_options_model(const sara_train_options *options, bool *al
 /* The options that decide the result, as a JSON object; json_decref(). */
 SARA_NODISCARD sara_status sara_train_options_json(sara_context *ctx, json_t **out,
                                                    const sara_train_options *options);
-/* Gives such an object, of an earlier version, the defaults of the options that it lacks. */
-SARA_NODISCARD sara_status sara_train_options_complete(sara_context *ctx, json_t *run);
 /* Factor of the learning rate at a step counted from 0 (diffusers' get_scheduler). */
 SARA_NODISCARD sara_status sara_lr_factor(sara_context *ctx, double *out,
                                           const sara_train_options *options, double learning_rate,

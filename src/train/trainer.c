@@ -56,9 +56,10 @@ static sara_status log_step(trainer *t, double loss, const sara_step_report *rep
     if (report->reselected)
         TRY(sara_run_log(&t->run, json_pack("{s:s,s:I,s:I}", "event", "reselect", "before_step",
                                             step, "active", (json_int_t)report->active)));
-    TRY(sara_run_log(&t->run, json_pack("{s:I,s:f,s:f,s:f,s:f,s:f}", "step", step, "loss", loss,
+    TRY(sara_run_log(&t->run, json_pack("{s:I,s:f,s:f,s:o*,s:f,s:f}", "step", step, "loss", loss,
                                         "grad_norm", report->grad_norm, "rank_loss",
-                                        report->term_loss, "lr", lr, "seconds", seconds)));
+                                        t->method->time_term ? json_real(report->term_loss) : NULL,
+                                        "lr", lr, "seconds", seconds)));
 done:
     return status;
 }
