@@ -27,8 +27,9 @@
  * is sara_context_interrupt().
  *
  * Structs grow at their end, and programs need not be compiled anew: options begin with their size,
- * which sara_..._options_init() sets (0, as {0} has it: the first version's), and functions that
- * fill a report are macros that pass its size.
+ * which sara_..._options_init() sets (0, as {0} has it: the first version's, so that what came
+ * later, denoiser, device and method among it, is not read), and functions that fill a report are
+ * macros that pass its size.
  */
 #ifndef SARA_H
 #define SARA_H

@@ -126,7 +126,8 @@ int cmd_bench(cli *c)
         {"use_ema_weights", 0, CLI_SWITCH, &o.use_ema_weights, 0, 0, NULL,
          "of a file: the averages of its U-Net (model_ema.)"},
         {"method", 0, CLI_STRING, &o.method, 0, 0, "NAME",
-         "sara, full (all entries are trained) or forward (no gradient) (sara)"},
+         "sara, full (all entries are trained) or forward (no gradient); --trainable goes with "
+         "sara alone (sara)"},
         {"latent", 0, CLI_INT, &o.latent, 1, 4096, "N",
          "side of the latents, an eighth of the image's (64)"},
         {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},

@@ -44,8 +44,7 @@ static bool is_bare(const request *r, const char *path)
     int length = snprintf(file, sizeof(file), "%s/model_index.json", path);
     bool is_model = length < (int)sizeof(file) && access(file, F_OK) == 0;
     length = snprintf(file, sizeof(file), "%s/config.json", path);
-    return r->denoiser_only ||
-           (!is_model && length < (int)sizeof(file) && access(file, F_OK) == 0);
+    return r->denoiser_only || (!is_model && length < (int)sizeof(file) && access(file, F_OK) == 0);
 }
 
 /* *out: whether the other model alone has the variant. */

@@ -237,10 +237,11 @@ sara_status sara_model_check_vae(const sara_model *model)
     json_t *own = NULL;
     sara_status status = SARA_OK;
     if (info->latent_channels != wanted && model->parts[0].elsewhere)
-        return sara_fail(model->ctx, SARA_ERROR_INPUT,
-                         "%s: in_channels %d, the VAE of %s has latent_channels %d: they must agree",
-                         model->parts[0].elsewhere, wanted,
-                         model->vae_path ? model->vae_path : model->path, info->latent_channels);
+        return sara_fail(
+            model->ctx, SARA_ERROR_INPUT,
+            "%s: in_channels %d, the VAE of %s has latent_channels %d: they must agree",
+            model->parts[0].elsewhere, wanted, model->vae_path ? model->vae_path : model->path,
+            info->latent_channels);
     if (info->latent_channels != wanted)
         return sara_fail(model->ctx, SARA_ERROR_INPUT,
                          "%s: vae latent_channels %d, %s in_channels %d: they must agree",

@@ -84,6 +84,23 @@ class Denoiser(Case):
         there = ("--denoiser", self.unet, "--adapter", "back.safetensors")
         self.assertEqual(self.pixels("-m", BASE, *there), self.pixels("-m", BASE))
 
+    def test_variants(self):
+        """A variant may be the bare folder's, the model's or both's."""
+        half = os.path.join("half", "diffusion_pytorch_model.fp16.safetensors")
+        os.mkdir(self.path("half"))
+        shutil.copy(self.path(self.unet, "config.json"), self.path("half"))
+        shutil.copy(self.path(self.unet, WEIGHTS), self.path(half))
+        shutil.copytree(BASE, self.path("both"))
+        os.rename(self.path("both", "unet", WEIGHTS),
+                  self.path("both", "unet", os.path.basename(half)))  # fmt: skip
+        for number, sides in enumerate([(BASE, "half"), ("half", BASE), ("half", "both"),
+                                        ("both", self.unet)]):  # fmt: skip
+            self.ok("extract", "--base", sides[0], "--tuned", sides[1], "--variant", "fp16",
+                    "--tolerance", "0", "-o", f"{number}.safetensors")  # fmt: skip
+        first, third = (read_safetensors(self.path(name))[0]
+                        for name in ("0.safetensors", "3.safetensors"))  # fmt: skip
+        self.assertEqual(first, third)
+
     def test_exported(self):
         """The change is one of the denoiser that stands in."""
         self.ok("extract", "--base", self.unet, "--tuned", BASE, "--top_fraction", "0.01",
@@ -104,8 +121,16 @@ class Denoiser(Case):
                      "nowhere")  # fmt: skip
         self.refused(IO, "denoiser ", "inspect", "-m", BASE, "--denoiser",
                      os.path.join(self.unet, WEIGHTS))  # fmt: skip
-        self.refused(INPUT, "they must agree", "generate", "-m", BASE, "-p", "a", "--denoiser",
+        self.refused(IO, "is no folder", "inspect", "-m", BASE, "--denoiser",
+                     os.path.join(self.unet, WEIGHTS))  # fmt: skip
+        self.refused(INPUT, [UNET + ": cross_attention_dim", "the text encoder of " + BASE,
+                     "they must agree"], "generate", "-m", BASE, "-p", "a", "--denoiser",
                      UNET)  # fmt: skip
+        self.refused(INPUT, ["--denoiser", "train, merge, export and inspect"], "generate", "-m",
+                     self.unet, "-p", "a")  # fmt: skip
+        self.ok("merge", "-m", BASE, "-o", "base.safetensors")
+        self.refused(USAGE, ["use_ema_weights", self.unet], "inspect", "-m", "base.safetensors",
+                     "--denoiser", self.unet, "--use_ema_weights")  # fmt: skip
         shutil.copytree(UNET, self.path("wide"))
         with open(self.path("wide", "config.json")) as file:
             config = json.load(file)

@@ -341,7 +341,7 @@ static void test_refused(void **state)
     REFUSED("--shape sd9: expected sd15, sd21 or tiny", o.shape = "sd9");
     REFUSED("--variant fp16", o.variant = "fp16");
     REFUSED("--method lora: expected sara, full or forward", o.method = "lora");
-    REFUSED("--method : expected", o.method = NULL);
+    REFUSED("--method: a value is missing", o.method = NULL);
     REFUSED("--weight_dtype f8: expected auto, fp32, fp16 or bf16", o.weight_dtype = "f8");
     REFUSED("--latent 0: expected a whole number, 1 to 4096", o.latent = 0);
     REFUSED("--latent 4097: expected", o.latent = 4097);

@@ -137,6 +137,19 @@ static void make_earlier(test_run *run, const char *checkpoint, const char *newe
     json_decref(fixture);
 }
 
+/* Consumes the value. within NULL: the manifest itself. */
+static void put(test_run *run, const char *checkpoint, const char *within, const char *key,
+                json_t *value)
+{
+    const char *folder = test_text(run, "%s/%s", run->output, checkpoint);
+    json_t *manifest = load_object(run, test_text(run, "%s/manifest.json", folder));
+    json_t *object = within ? json_object_get(manifest, within) : manifest;
+    assert_int_equal(json_object_set_new(object, key, value), 0);
+    hash_again(run, manifest);
+    assert_ok(run->ctx, sara_json_save(run->ctx, folder, "manifest.json", manifest, 0));
+    json_decref(manifest);
+}
+
 /* A version that had not these options. */
 static void take_out(test_run *run, const char *checkpoint, const char *const *keys, size_t count)
 {
@@ -149,9 +162,11 @@ static void take_out(test_run *run, const char *checkpoint, const char *const *k
     json_decref(manifest);
 }
 
+/* A key that is not among what the run was given, but came of it, is not known to differ. */
 static void test_lacking(void **state)
 {
-    static const char *const keys[] = {"lr_power", "adam_beta2", "random_flip", "instance_prompt"};
+    static const char *const keys[] = {"lr_power",        "adam_beta2",      "random_flip",
+                                       "instance_prompt", "prediction_type", "learning_rate"};
     test_run *run = *state;
     const char *sha256 = train_whole(run);
     test_run_output(run, "then");
@@ -167,6 +182,28 @@ static void test_lacking(void **state)
                    test_run_train(run));
     run->options.adam_beta2 = 0.999;
     assert_string_equal(train_to(run, 8), sha256);
+}
+
+/* What a newer program wrote is not damaged: no older checkpoint is taken in its place. */
+static void test_newer(void **state)
+{
+    test_run *run = *state;
+    take_options_of_fixture(run);
+    run->options.checkpointing_steps = 2;
+    test_run_output(run, "newer");
+    train_to(run, 4);
+    run->options.max_train_steps = 8;
+    put(run, "checkpoint-4", "run", "method", json_string("lora"));
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "checkpoint-4: of the method lora, which this program does not know",
+                   test_run_train(run));
+    put(run, "checkpoint-4", NULL, "version", json_integer(2));
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "manifest.json: version 2, this program reads version 1", test_run_train(run));
+    put(run, "checkpoint-4", NULL, "version", json_integer(1));
+    put(run, "checkpoint-4", NULL, "run", json_array());
+    assert_ok(run->ctx, test_run_train(run));
+    assert_non_null(strstr(run->log, "manifest.json: run: expected an object"));
 }
 
 static void test_replay(void **state)
@@ -202,10 +239,8 @@ static void test_images(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_fixture),
-        TEST_CASE(test_lacking),
-        TEST_CASE(test_replay),
-        TEST_CASE(test_images),
+        TEST_CASE(test_fixture), TEST_CASE(test_lacking), TEST_CASE(test_newer),
+        TEST_CASE(test_replay),  TEST_CASE(test_images),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static size_t count_names(test_run *run, const char *prefix, bool inside)
 {
@@ -79,6 +80,41 @@ static void test_existing_run(void **state)
         test_run_write(run, traces[i], "{}\n", 3);
         assert_refused(run->ctx, SARA_ERROR_USAGE, "holds a run already", test_run_train(run));
     }
+}
+
+/* A folder of its name is a result of the method that writes one, and of no other. */
+static void test_folder_of_users(void **state)
+{
+    test_run *run = *state;
+    assert_ok(run->ctx, sara_directory_make(run->ctx, test_text(run, "%s/unet", run->output)));
+    test_run_write(run, "unet/notes.txt", "mine", 4);
+    run->options.method = "full";
+    run->options.learning_rate = 1e-5;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "holds unet/ and no checkpoint to go on from",
+                   test_run_train(run));
+    run->options.method = "sara";
+    assert_ok(run->ctx, test_run_train(run));
+    assert_true(test_run_has(run, "unet/notes.txt"));
+}
+
+/* Where a result goes stands no link; one among what a killed run left goes, and not what it leads
+ * to. */
+static void test_links(void **state)
+{
+    test_run *run = *state;
+    const char *kept = test_text(run, "%s/kept", run->folder);
+    assert_ok(run->ctx, sara_directory_make(run->ctx, run->output));
+    assert_ok(run->ctx, sara_directory_make(run->ctx, kept));
+    assert_int_equal(symlink(kept, test_text(run, "%s/unet", run->output)), 0);
+    assert_int_equal(symlink(kept, test_text(run, "%s/.sara-1.tmp", run->output)), 0);
+    run->options.method = "full";
+    run->options.learning_rate = 1e-5;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "unet: is a link, and the result goes there",
+                   test_run_train(run));
+    assert_false(test_run_has(run, ".sara-1.tmp"));
+    assert_true(sara_path_is_directory(kept));
+    run->options.method = "sara";
+    assert_ok(run->ctx, test_run_train(run));
 }
 
 /* A run that failed before its first step is no run; other files stay where they are. */
@@ -317,6 +353,8 @@ int main(void)
         TEST_TINY(test_contents),
         TEST_TINY(test_limits),
         TEST_TINY(test_existing_run),
+        TEST_TINY(test_folder_of_users),
+        TEST_TINY(test_links),
         TEST_TINY(test_limit_and_larger_number),
         TEST_TINY(test_failed_start),
         TEST_TINY(test_locked),
