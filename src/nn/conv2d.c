@@ -80,7 +80,7 @@ static sara_status conv2d_weight_backward(sara_tape *tape, sara_param *weight, c
         return SARA_OK;
     if (weight->want == SARA_GRAD_DENSE)
         return SARA_TRACED(env.ctx, "conv2d dw", conv_flops(shape),
-                           sara_kernel_conv_dw(&env, weight->grad, dy, x->data, shape));
+                           sara_kernel_conv_dw(&env, weight->grad, dy, x->data, shape, true));
     return SARA_TRACED(env.ctx, "conv2d dw sampled",
                        2.0 * (double)weight->selected * (double)(shape->n * shape->oh * shape->ow),
                        sara_kernel_conv_dw_sampled(&env, weight->grad, dy, x->data,

@@ -88,12 +88,12 @@ static real conv_entry_gradient(const real *dy, const real *x, const sara_conv_s
 }
 
 sara_status KERNEL(conv_dw)(const sara_kernel_env *env, real *dw, const real *dy, const real *x,
-                            const sara_conv_shape *s)
+                            const sara_conv_shape *s, bool accumulate)
 {
     int64_t count = s->out * s->in * s->kh * s->kw;
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
     for (int64_t index = 0; index < count; index++)
-        dw[index] += conv_entry_gradient(dy, x, s, index);
+        dw[index] = (accumulate ? dw[index] : 0) + conv_entry_gradient(dy, x, s, index);
     return SARA_OK;
 }
 

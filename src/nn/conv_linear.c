@@ -64,9 +64,11 @@ static sara_kernel_needs conv_linear_dw_needs(const sara_kernel_case *c)
 }
 
 static sara_status conv_linear_dw(const sara_kernel_env *env, float *dw, const float *dy,
-                                  const float *x, const sara_conv_shape *shape)
+                                  const float *x, const sara_conv_shape *shape, bool accumulate)
 {
     const sara_linear_shape linear = linear_of(shape);
+    if (!accumulate)
+        memset(dw, 0, (size_t)(linear.out * linear.in) * sizeof(*dw));
     return sara_kernel_linear_dw(env, dw, dy, x, &linear);
 }
 

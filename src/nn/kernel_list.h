@@ -7,7 +7,7 @@
  *
  * Layouts: images [n][h][w][c], tokens [n][t][c], matrices row-major. `d` + name is a gradient.
  * Gradients of activations: accumulate tells whether to add to or to assign them. Gradients of
- * parameters are always added. Pointers to reals, weights and positions are memory of the device;
+ * parameters are always added, but for conv_dw's. Pointers to reals, weights and positions are memory of the device;
  * shapes are the host's.
  */
 #ifndef SARA_NN_KERNEL_LIST_H
@@ -47,8 +47,9 @@
       (real *dx, const real *dy, const sara_weight_view *w, const sara_conv_shape *shape,          \
        bool accumulate),                                                                           \
       (dx, dy, w, shape, accumulate), .conv = shape, .weight = w, .accumulate = accumulate)        \
-    X(conv_dw, (real *dw, const real *dy, const real *x, const sara_conv_shape *shape),            \
-      (dw, dy, x, shape), .conv = shape)                                                           \
+    X(conv_dw,                                                                                     \
+      (real *dw, const real *dy, const real *x, const sara_conv_shape *shape, bool accumulate),    \
+      (dw, dy, x, shape, accumulate), .conv = shape, .accumulate = accumulate)                            \
     X(conv_dw_sampled,                                                                             \
       (real *dw, const real *dy, const real *x, const uint32_t *positions, size_t count,           \
        const sara_conv_shape *shape),                                                              \

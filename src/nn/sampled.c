@@ -247,8 +247,7 @@ sara_status sara_sampled_by_dense(const sara_kernel_env *env, float *dw, const f
     float *dense = NULL;
     sara_status status;
     TRY(sara_scratch(env, &dense, entries));
-    memset(dense, 0, entries * sizeof(*dense));
-    TRY(sara_kernel_conv_dw(env, dense, dy, x, shape));
+    TRY(sara_kernel_conv_dw(env, dense, dy, x, shape, false));
     for (size_t e = 0; e < count; e++)
         dw[e] += dense[positions[e]];
 done:
@@ -297,7 +296,9 @@ static sara_kernel_needs planes_needs(const sara_kernel_case *c)
 static sara_kernel_needs dense_needs(const sara_kernel_case *c)
 {
     const sara_conv_shape *s = c->conv;
-    return (sara_kernel_needs){.scratch = (size_t)(3 * s->out * s->in * sampled_taps_of(s))};
+    sara_kernel_needs needs = sara_kernel_conv_dw_needs(c);
+    needs.scratch += (size_t)(s->out * s->in * sampled_taps_of(s));
+    return needs;
 }
 
 /* A linear layer is a convolution of an image of one line, whose pixels are the rows. */
@@ -343,7 +344,7 @@ static bool line_dense_supports(const sara_kernel_case *c)
 static sara_kernel_needs line_dense_needs(const sara_kernel_case *c)
 {
     const sara_conv_shape line = line_of(c->linear);
-    return dense_needs(&(sara_kernel_case){.conv = &line});
+    return dense_needs(&(sara_kernel_case){.env = c->env, .conv = &line});
 }
 
 static sara_status line_by_dense(const sara_kernel_env *env, float *dw, const float *dy,

@@ -24,8 +24,8 @@ static answer expect(const float *x, const sara_param *w, const sara_param *b, c
     assert_ok(nn.ctx, sara_kernel_conv_forward(&env, h, x, &view, b->value.data, &s));
     assert_ok(nn.ctx, sara_kernel_conv_dx(&env, dh, weights, &view, &s, false));
     assert_ok(nn.ctx, sara_kernel_conv_dx(&env, result.dx, dh, &view, &s, false));
-    assert_ok(nn.ctx, sara_kernel_conv_dw(&env, result.dw, weights, h, &s));
-    assert_ok(nn.ctx, sara_kernel_conv_dw(&env, result.dw, dh, x, &s));
+    assert_ok(nn.ctx, sara_kernel_conv_dw(&env, result.dw, weights, h, &s, true));
+    assert_ok(nn.ctx, sara_kernel_conv_dw(&env, result.dw, dh, x, &s, true));
     assert_ok(nn.ctx, sara_kernel_bias_grad(&env, result.db, weights, N * H * W, C));
     assert_ok(nn.ctx, sara_kernel_bias_grad(&env, result.db, dh, N * H * W, C));
     test_nn_close(&nn);

@@ -54,7 +54,7 @@ static void check(int64_t n, int64_t h, int64_t width, int64_t in, int64_t out, 
     double *dy = test_fd_random(p.ny, 4), *dx = test_fd_random(p.nx, 5), *dw = test_fd_zeros(p.nw);
     const sara_weight_view w = {p.w, SARA_F64, NULL};
     assert_ok(p.env.ctx, KERNEL(conv_dx)(&p.env, dx, dy, &w, &p.shape, false));
-    assert_ok(p.env.ctx, KERNEL(conv_dw)(&p.env, dw, dy, p.x, &p.shape));
+    assert_ok(p.env.ctx, KERNEL(conv_dw)(&p.env, dw, dy, p.x, &p.shape, true));
     const test_fd_input inputs[] = {{"x", p.x, dx, p.nx}, {"w", p.w, dw, p.nw}};
     test_fd_check(forward, &p, p.ny, dy, inputs, 2);
     free(dy);
@@ -107,7 +107,7 @@ static void test_accumulate_and_sampled(void **state)
     assert_ok(p.env.ctx, KERNEL(conv_dx)(&p.env, twice, dy, &w, &p.shape, true));
     for (size_t i = 0; i < p.nx; i++)
         assert_close(fabs(twice[i] - 2 * dx[i]), 1e-12, "accumulated dx");
-    assert_ok(p.env.ctx, KERNEL(conv_dw)(&p.env, dw, dy, p.x, &p.shape));
+    assert_ok(p.env.ctx, KERNEL(conv_dw)(&p.env, dw, dy, p.x, &p.shape, true));
     assert_ok(p.env.ctx,
               KERNEL(conv_dw_sampled)(&p.env, sampled, dy, p.x, positions, 4, &p.shape));
     for (int i = 0; i < 4; i++)

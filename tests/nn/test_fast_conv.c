@@ -38,13 +38,13 @@ static void check_dx(test_pair *b, const sara_conv_shape *s, bool accumulate)
     free(expected);
 }
 
-static void check_dw(test_pair *b, const sara_conv_shape *s)
+static void check_dw(test_pair *b, const sara_conv_shape *s, bool accumulate)
 {
     size_t nw = test_conv_w(s);
     float *dy = test_nn_random(test_conv_y(s), 1), *x = test_nn_random(test_conv_x(s), 2);
     float *dw = test_nn_random(nw, 3), *expected = test_nn_random(nw, 3);
-    assert_ok(b->fe.ctx, sara_kernel_conv_dw(&b->fe, dw, dy, x, s));
-    assert_ok(b->pe.ctx, sara_kernel_conv_dw(&b->pe, expected, dy, x, s));
+    assert_ok(b->fe.ctx, sara_kernel_conv_dw(&b->fe, dw, dy, x, s, accumulate));
+    assert_ok(b->pe.ctx, sara_kernel_conv_dw(&b->pe, expected, dy, x, s, accumulate));
     assert_close(test_relative_l2(dw, expected, nw), TOLERANCE, "dw");
     free(dy);
     free(x);
@@ -81,7 +81,8 @@ static void test_shapes(void **state)
         check_forward(&b, &shapes[i], true);
         check_dx(&b, &shapes[i], false);
         check_dx(&b, &shapes[i], true);
-        check_dw(&b, &shapes[i]);
+        check_dw(&b, &shapes[i], false);
+        check_dw(&b, &shapes[i], true);
     }
     test_pair_close(&b);
 }

@@ -41,7 +41,7 @@ static void check(test_nn *fast, test_nn *plain, sara_conv_shape s)
     float *x = test_nn_random((size_t)(s.n * s.h * s.w * s.in), 1);
     float *dy = test_nn_random((size_t)(s.n * s.oh * s.ow * s.out), 2);
     float *dense = test_nn_zeros(entries);
-    assert_ok(plain->ctx, sara_kernel_conv_dw(&env, dense, dy, x, &s));
+    assert_ok(plain->ctx, sara_kernel_conv_dw(&env, dense, dy, x, &s, true));
     for (size_t i = 0; i < sizeof(densities) / sizeof(*densities); i++) {
         uint32_t *positions = test_nn_positions(&count, entries, densities[i], i);
         compare(fast, &s, dense, dy, x, positions, count);
@@ -212,7 +212,7 @@ static void test_uneven_rows(void **state)
     uint32_t row[180], last[] = {5399};
     float *x = test_nn_random(36 * 20, 1), *dy = test_nn_random(36 * 30, 2);
     float *dense = test_nn_zeros(5400);
-    assert_ok(plain.ctx, sara_kernel_conv_dw(&env, dense, dy, x, &s));
+    assert_ok(plain.ctx, sara_kernel_conv_dw(&env, dense, dy, x, &s, true));
     for (uint32_t e = 0; e < 180; e++)
         row[e] = 17 * 180 + e;
     compare(&fast, &s, dense, dy, x, row, 180);

@@ -219,7 +219,7 @@ static void check_dw(const problem *p, const test_nn *plain)
         expected[i] = dw[positions[i]];
     }
     assert_ok(nn.ctx, is_linear(s) ? sara_kernel_linear_dw(&fe, dw, p->dy, p->x, &linear)
-                                   : sara_kernel_conv_dw(&fe, dw, p->dy, p->x, s));
+                                   : sara_kernel_conv_dw(&fe, dw, p->dy, p->x, s, true));
     assert_ok(plain->ctx, is_linear(s) ? sara_kernel_linear_dw_sampled(&pe, expected, p->dy, p->x,
                                                                        positions, count, &linear)
                                        : sara_kernel_conv_dw_sampled(&pe, expected, p->dy, p->x,

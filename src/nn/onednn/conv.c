@@ -140,23 +140,87 @@ static sara_status conv_dx_by_forward(const sara_kernel_env *env, float *dx, con
 
 /* ------------------------------------------------------------------------------- of the weights */
 
+#define COLUMNS_FLOATS ((int64_t)1 << 23) /* at a time; at least one row */
+
+/* Sampled gradients that are taken from a dense one, which is assigned, keep the primitive's bits. */
+static bool columns_supports(const sara_kernel_case *c)
+{
+    return c->accumulate;
+}
+
+/* A row of columns holds what an output pixel sees: [in][kh][kw], as weights. */
+static int64_t columns_width(const sara_conv_shape *s)
+{
+    return s->in * s->kh * s->kw;
+}
+
+/* Rows at a time. */
+static int64_t columns_rows(const sara_conv_shape *s)
+{
+    int64_t all = s->n * s->oh * s->ow, fit = COLUMNS_FLOATS / columns_width(s);
+    return fit < 1 ? 1 : fit < all ? fit : all;
+}
+
+static sara_kernel_needs columns_needs(const sara_kernel_case *c)
+{
+    return (sara_kernel_needs){.scratch = (size_t)(columns_rows(c->conv) * columns_width(c->conv))};
+}
+
+static void fill_row(float *row, const float *x, const sara_conv_shape *s, int64_t pixel)
+{
+    int64_t taps = s->kh * s->kw, image = pixel / (s->oh * s->ow);
+    int64_t top = pixel / s->ow % s->oh * s->stride - s->pad_top;
+    int64_t left = pixel % s->ow * s->stride - s->pad_left;
+    for (int64_t t = 0; t < taps; t++) {
+        int64_t h = top + t / s->kw, w = left + t % s->kw;
+        bool inside = h >= 0 && h < s->h && w >= 0 && w < s->w;
+        const float *seen = inside ? x + ((image * s->h + h) * s->w + w) * s->in : NULL;
+        for (int64_t i = 0; i < s->in; i++)
+            row[i * taps + t] = seen ? seen[i] : 0;
+    }
+}
+
+/* As a product with the columns, which is added where the gradient lies: to lay it out anew, as the
+ * primitive does, takes longer than the arithmetic where weights are many and pixels few. */
+static sara_status conv_dw_by_columns(const sara_kernel_env *env, float *dw, const float *dy,
+                                      const float *x, const sara_conv_shape *s, bool accumulate)
+{
+    int64_t pixels = s->n * s->oh * s->ow, rows = columns_rows(s), width = columns_width(s);
+    float *columns = NULL;
+    sara_status status;
+    TRY(sara_scratch(env, &columns, (size_t)(rows * width)));
+    for (int64_t first = 0; first < pixels; first += rows) {
+        int64_t count = pixels - first < rows ? pixels - first : rows;
+        const sara_matmul_shape product = {.m = s->out,
+                                           .n = width,
+                                           .k = count,
+                                           .transpose_a = true,
+                                           .accumulate = accumulate || first > 0};
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+        for (int64_t r = 0; r < count; r++)
+            fill_row(columns + r * width, x, s, first + r);
+        TRY(sara_onednn_matmul(env, dw, dy + first * s->out, columns, NULL, &product));
+    }
+done:
+    sara_unscratch(env, columns);
+    return status;
+}
+
 static sara_kernel_needs onednn_dw_needs(const sara_kernel_case *c)
 {
-    return (sara_kernel_needs){.scratch = 2 * layout_floats(c->conv)};
+    return (sara_kernel_needs){.scratch = layout_floats(c->conv)};
+}
+
+static bool onednn_dw_supports(const sara_kernel_case *c)
+{
+    return !c->accumulate;
 }
 
 static sara_status conv_dw_onednn(const sara_kernel_env *env, float *dw, const float *dy,
-                                  const float *x, const sara_conv_shape *shape)
+                                  const float *x, const sara_conv_shape *shape, bool accumulate)
 {
-    int64_t count = shape->out * shape->in * shape->kh * shape->kw;
-    float *fresh = NULL;
-    sara_status status;
-    TRY(sara_scratch(env, &fresh, (size_t)count));
-    TRY(sara_onednn_conv_dw(env, fresh, dy, x, shape));
-    TRY(sara_kernel_accumulate(env, dw, fresh, count));
-done:
-    sara_unscratch(env, fresh);
-    return status;
+    SARA_ASSERT(!accumulate);
+    return sara_onednn_conv_dw(env, dw, dy, x, shape);
 }
 
 void sara_fast_conv_register(sara_kernels *table)
@@ -167,5 +231,6 @@ void sara_fast_conv_register(sara_kernels *table)
     SARA_KERNEL_ADD(table, conv_dx, winograd_supports, winograd_dx_needs, sara_winograd_dx);
     SARA_KERNEL_ADD(table, conv_dx, dx_by_forward_supports, onednn_dx_needs, conv_dx_by_forward);
     SARA_KERNEL_ADD(table, conv_dx, NULL, onednn_dx_needs, conv_dx_onednn);
-    SARA_KERNEL_ADD(table, conv_dw, NULL, onednn_dw_needs, conv_dw_onednn);
+    SARA_KERNEL_ADD(table, conv_dw, columns_supports, columns_needs, conv_dw_by_columns);
+    SARA_KERNEL_ADD(table, conv_dw, onednn_dw_supports, onednn_dw_needs, conv_dw_onednn);
 }
