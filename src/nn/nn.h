@@ -16,9 +16,10 @@
  * reference kernels alone, the oracle), "cpu-apart" (as "cpu", but with memory of its own that
  * nobody else can touch: a test of everybody else), or for each of them a dry one, "dry",
  * "dry-bf16", "dry-plain" and "dry-apart" (no arithmetic and no data: what a pass will need, the
- * kernels' scratch included, is what sara_tape_reached() says). Errors: SARA_ERROR_DEVICE for another name and where the processor or
- * oneDNN cannot, also if the environment variable SARA_SIMD names what it does not run;
- * SARA_ERROR_USAGE if it names nothing. name NULL: "cpu". */
+ * kernels' scratch included, is what sara_tape_reached() says). NULL: "cpu". Errors:
+ * SARA_ERROR_DEVICE for another name and where the processor or oneDNN cannot, also if the
+ * environment variable SARA_SIMD names what it does not run; SARA_ERROR_USAGE if it names
+ * nothing. */
 SARA_NODISCARD sara_status sara_nn_device_open(sara_context *ctx, sara_device **out,
                                                const char *name);
 /* What users may name as the device of a model, NULL ("cpu") too. SARA_ERROR_USAGE tells of others,
