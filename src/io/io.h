@@ -61,12 +61,6 @@ SARA_NODISCARD sara_status sara_partial_make(sara_context *ctx, sara_partial *ou
 /* As sara_rename_durably(). */
 SARA_NODISCARD sara_status sara_partial_publish(sara_context *ctx, sara_partial *partial,
                                                 const char *path);
-/* The same, but a folder that has the name already gives way to the partial one: at once where the
- * file system can have names change places (renameat2), so that one of the two is always there. In
- * others there is neither for a moment, and what ends the process then leaves none: who writes it
- * again, as a run that goes on does, heals that. */
-SARA_NODISCARD sara_status sara_partial_replace(sara_context *ctx, sara_partial *partial,
-                                                const char *path);
 /* Removes it, after an error whose line stays; nothing is done to what was published. */
 void sara_partial_discard(sara_context *ctx, sara_partial *partial);
 

@@ -155,61 +155,6 @@ sara_status sara_partial_publish(sara_context *ctx, sara_partial *partial, const
     return status;
 }
 
-/* errno is set; to one of which cannot_exchange() is true where the file system cannot do it. */
-static int exchange_names(const char *a, const char *b)
-{
-#ifdef RENAME_EXCHANGE
-    return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
-#else
-    (void)a;
-    (void)b;
-    errno = ENOSYS;
-    return -1;
-#endif
-}
-
-static bool cannot_exchange(int reason)
-{
-    return reason == EINVAL || reason == ENOSYS || reason == EOPNOTSUPP;
-}
-
-/* What was there goes to a name that begins as the partial's does, so that it is taken away as
- * remains if this process does not come to it. */
-static sara_status replace_in_turns(sara_context *ctx, sara_partial *partial, const char *path)
-{
-    char *old = NULL;
-    sara_status status;
-    TRY(sara_format(ctx, &old, "%s.old", partial->path));
-    TRY(sara_rename_durably(ctx, path, old));
-    TRY(sara_partial_publish(ctx, partial, path));
-    TRY(sara_directory_remove(ctx, old));
-done:
-    sara_free(ctx, old);
-    return status;
-}
-
-sara_status sara_partial_replace(sara_context *ctx, sara_partial *partial, const char *path)
-{
-    char *parent = NULL;
-    sara_status status;
-    if (!sara_path_exists(path))
-        return sara_partial_publish(ctx, partial, path);
-    TRY(sara_path_parent(ctx, &parent, path));
-    TRY(sara_directory_sync(ctx, partial->path));
-    if (exchange_names(partial->path, path) == 0) {
-        TRY(sara_directory_sync(ctx, parent));
-        TRY(sara_directory_remove(ctx, partial->path));
-        end_partial(ctx, partial);
-    } else if (cannot_exchange(errno)) {
-        TRY(replace_in_turns(ctx, partial, path));
-    } else {
-        TRY(sara_fail_errno(ctx, path, "cannot rename to this name"));
-    }
-done:
-    sara_free(ctx, parent);
-    return status;
-}
-
 void sara_partial_discard(sara_context *ctx, sara_partial *partial)
 {
     if (partial->path && sara_path_is_directory(partial->path))

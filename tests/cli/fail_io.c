@@ -5,7 +5,6 @@
  *     FAIL_IO_AT      n, counted from 1; 0 or unset: none fails
  *     FAIL_IO_ERRNO   errno of the failure; 0: SIGKILL instead
  *     FAIL_IO_STICKY  1: all further calls that need space fail too, as on a full disk
- *     FAIL_IO_TURNS   1: names cannot change places, as in some file systems
  *     FAIL_IO_COUNT   a file that takes the number of calls when the process ends
  *     FAIL_IO_LOG     a file that takes a line for each call: its name, the path, and where to
  */
@@ -110,17 +109,6 @@ int rename(const char *from, const char *to)
 {
     int (*real)(const char *, const char *) = (int (*)(const char *, const char *))next("rename");
     return fails("rename", to, from, 0) ? -1 : real(from, to);
-}
-
-int renameat2(int from_in, const char *from, int to_in, const char *to, unsigned flags)
-{
-    int (*real)(int, const char *, int, const char *, unsigned) =
-        (int (*)(int, const char *, int, const char *, unsigned))next("renameat2");
-    if (setting("FAIL_IO_TURNS")) {
-        errno = EINVAL;
-        return -1;
-    }
-    return fails("rename", to, from, 0) ? -1 : real(from_in, from, to_in, to, flags);
 }
 
 int mkdir(const char *path, mode_t mode)

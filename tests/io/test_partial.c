@@ -130,43 +130,6 @@ static void test_no_place(void **state)
     free(below);
 }
 
-/* A folder, with a file of this name in it, takes the place of what is there. */
-static sara_status replace_folder(sara_context *c, const char *path, const char *name)
-{
-    sara_partial partial;
-    char *inner = NULL;
-    sara_status status;
-    TRY(sara_partial_make(c, &partial, path, true));
-    TRY(sara_path_join(c, &inner, partial.path, name));
-    TRY(sara_file_write(c, inner, "text", 4));
-    TRY(sara_partial_replace(c, &partial, path));
-done:
-    sara_free(c, inner);
-    sara_partial_discard(c, &partial);
-    return status;
-}
-
-static void test_replaced(void **state)
-{
-    (void)state;
-    char *path = test_join(folder, "f"), *one = test_join(path, "one"),
-         *two = test_join(path, "two");
-    assert_ok(ctx, replace_folder(ctx, path, "one"));
-    assert_true(sara_path_exists(one));
-    assert_ok(ctx, replace_folder(ctx, path, "two"));
-    test_assert_names(ctx, path, 1);
-    assert_true(sara_path_exists(two));
-    test_assert_names(ctx, folder, 1);
-    free(path);
-    free(one);
-    free(two);
-}
-
-static sara_status replace_with_x(sara_context *c, const char *path)
-{
-    return replace_folder(c, path, "x");
-}
-
 static sara_status write_over_remains(sara_context *c, const char *path)
 {
     sara_partial partial;
@@ -185,9 +148,6 @@ static void test_memory(void **state)
     char *path = test_join(folder, "f");
     test_every_allocation(write_over_remains, path);
     test_assert_names(ctx, folder, 1);
-    test_every_allocation(replace_with_x, path);
-    test_assert_names(ctx, folder, 1);
-    test_assert_names(ctx, path, 1);
     free(path);
 }
 
@@ -198,7 +158,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_held, setup, teardown),
         cmocka_unit_test_setup_teardown(test_link, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_place, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_replaced, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

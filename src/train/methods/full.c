@@ -103,17 +103,23 @@ done:
 
 /* -------------------------------------------------------------------------------------- result */
 
-/* In the place of the folder of an earlier end of this run. */
+/* In the folder of an earlier end of this run, which has the same config, the new weights take the
+ * place of the old ones at once; what else a user has put there stays. */
 static sara_status full_finish(const trainer *t)
 {
+    const sara_trainables *trainables = &t->optimizer->trainables;
     sara_partial partial = {.fd = -1};
     char *path = NULL;
     sara_status status;
     TRY(sara_path_join(t->ctx, &path, t->run.folder,
                        sara_method_result(t->method, t->model->family)));
+    if (sara_path_exists(path)) {
+        status = sara_model_save_denoiser(t->ctx, path, t->model, trainables);
+        goto done;
+    }
     TRY(sara_partial_make(t->ctx, &partial, path, true));
-    TRY(sara_model_save_denoiser(t->ctx, partial.path, t->model, &t->optimizer->trainables));
-    TRY(sara_partial_replace(t->ctx, &partial, path));
+    TRY(sara_model_save_denoiser(t->ctx, partial.path, t->model, trainables));
+    TRY(sara_partial_publish(t->ctx, &partial, path));
 done:
     sara_partial_discard(t->ctx, &partial);
     sara_free(t->ctx, path);
