@@ -338,6 +338,7 @@ sara_status sara_dataset_cache_fill(sara_dataset_cache *cache)
     TRY(sara_alloc(cache->ctx, &cache->fresh, (size_t)cache->size, 2 * sizeof(float)));
     TRY(sara_tape_new(cache->ctx, &cache->tape, cache->model->device));
     TRY(cache_texts(cache));
+    sara_model_give_back(cache->model, ~(unsigned)SARA_STAGE_TEXT);
     TRY(cache_images(cache));
     sara_tape_trim(cache->tape);
 done:

@@ -20,9 +20,18 @@ size_t sara_memory_weights(const sara_model *model, bool narrow)
     for (size_t i = 0; narrow && i < params->count; i++)
         if (may_narrow(&params->items[i]))
             bytes -= 2 * sara_shape_count(&params->items[i].value.shape);
-    for (int i = 1; i < SARA_MOST_PARTS; i++)
-        if (model->parts[i].network)
+    return (size_t)bytes;
+}
+
+/* Of the parts that a stage needs, and that are not there for the others anyway. */
+static size_t stage_bytes(const sara_model *model, unsigned stage, unsigned others)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < model->family->part_count; i++) {
+        unsigned stages = model->family->parts[i].stages;
+        if (model->parts[i].network && (stages & stage) && !(stages & others))
             bytes += sara_params_bytes(&model->parts[i].network->params);
+    }
     return (size_t)bytes;
 }
 
@@ -160,7 +169,8 @@ done:
     return status;
 }
 
-/* While pictures are drawn, the memory of training's activations is given back. */
+/* While pictures are drawn, the memory of training's activations is given back, and the VAE is
+ * there again. */
 static sara_status pictures(const trainer *t, size_t *out)
 {
     sara_device *device = NULL;
@@ -172,7 +182,8 @@ static sara_status pictures(const trainer *t, size_t *out)
     TRY(sara_nn_device_open_dry(t->ctx, &device, t->model->device));
     TRY(sara_tape_new(t->ctx, &tape, device));
     TRY(plan_draw(t, tape));
-    *out = sara_tape_reached(tape);
+    *out = sara_tape_reached(tape) + sara_nn_device_kept(device) +
+           stage_bytes(t->model, SARA_STAGE_DECODE, sara_trainer_stages(t));
 done:
     sara_tape_free(tape);
     sara_nn_device_close(device);
@@ -197,11 +208,19 @@ static sara_status encoder(const trainer *t, size_t *out, const sara_memory_sett
     TRY(sara_tape_new(t->ctx, &tape, device));
     TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
     TRY(sara_vae_encode(tape, &mean, &logvar, t->model->vae, image));
-    *out = sara_tape_reached(tape);
+    *out = sara_tape_reached(tape) + sara_nn_device_kept(device) +
+           stage_bytes(t->model, SARA_STAGE_IMAGES, sara_trainer_stages(t));
 done:
     sara_tape_free(tape);
     sara_nn_device_close(device);
     return status;
+}
+
+/* Of captions and prompts; what else a text takes is small. */
+static size_t texts(const trainer *t)
+{
+    bool any = t->source->images || t->options.validation_prompt_count;
+    return any ? stage_bytes(t->model, SARA_STAGE_TEXT, sara_trainer_stages(t)) : 0;
 }
 
 static size_t larger(size_t a, size_t b)
@@ -212,8 +231,11 @@ static size_t larger(size_t a, size_t b)
 sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                   const sara_memory_setting *s)
 {
-    sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow),
-                          .other = BASE_BYTES + t->source->bytes};
+    unsigned stages = sara_trainer_stages(t);
+    sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow) +
+                                     stage_bytes(t->model, stages, SARA_STAGE_DENOISE),
+                          .other = BASE_BYTES + t->source->bytes,
+                          .texts = texts(t)};
     size_t kept = 0;
     sara_status status;
     if (t->optimizer) {
@@ -229,7 +251,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
         p.encoder = 0;
     }
     p.peak = p.weights + p.optimizer + p.other;
-    p.peak += larger(p.activations, larger(p.pictures, p.encoder));
+    p.peak += larger(p.activations, larger(p.pictures, larger(p.encoder, p.texts)));
     *out = p;
 done:
     return status;
@@ -255,9 +277,9 @@ sara_status sara_memory_check_trainables(const trainer *t, int64_t entries, uint
 static void plan_announce(const trainer *t, const sara_memory_plan *p)
 {
     sara_bytes_text texts[6];
-    size_t most = larger(p->pictures, p->encoder);
+    size_t encoding = larger(p->encoder, p->texts), most = larger(p->pictures, encoding);
     const char *instead = most <= p->activations ? ""
-                          : most == p->encoder   ? ", instead of activations for encoding "
+                          : most == encoding     ? ", instead of activations for encoding "
                                                  : ", instead of activations for pictures ";
     sara_log(t->ctx, SARA_LOG_INFO,
              "memory: weights %s, optimizer %s, activations %s, other %s%s%s, peak %s",

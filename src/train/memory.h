@@ -13,16 +13,18 @@ typedef struct sara_memory_setting {
     double share; /* of the selected entries */
 } sara_memory_setting;
 
-/* In bytes. */
+/* In bytes: of the training steps, and of what is there instead of activations in other phases,
+ * with the parts of the model that are gone in the steps. The peak is the largest phase's. */
 typedef struct sara_memory_plan {
     size_t weights, optimizer, activations, other, peak;
-    size_t pictures, encoder; /* while one is drawn, or encoded before the first step */
+    size_t pictures;       /* while one is drawn */
+    size_t texts, encoder; /* while those, or images, are encoded before the first step */
 } sara_memory_plan;
 
 /* memory.c: by a pass that computes nothing. */
 SARA_NODISCARD sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                                  const sara_memory_setting *setting);
-size_t sara_memory_weights(const sara_model *model, bool narrow);
+size_t sara_memory_weights(const sara_model *model, bool narrow); /* of the denoiser */
 /* Whether 16-bit weights need less in all where so many entries are trained, which have masters. */
 bool sara_memory_narrow_helps(const trainer *t, int64_t trained);
 /* Before their arrays are made, which takes their memory: refuses so many trained entries where

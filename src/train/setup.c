@@ -237,6 +237,23 @@ done:
     return status;
 }
 
+unsigned sara_trainer_stages(const trainer *t)
+{
+    return SARA_STAGE_DENOISE | (t->source->encodes_anew ? SARA_STAGE_IMAGES : 0);
+}
+
+/* Texts, then images; each part of the model goes after its last use. */
+static sara_status encode(trainer *t)
+{
+    sara_status status;
+    TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options));
+    TRY(sara_batches_fill(t->batches));
+    sara_model_give_back(t->model, sara_trainer_stages(t));
+    TRY(sara_model_need(t->model, sara_trainer_stages(t)));
+done:
+    return status;
+}
+
 sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
 {
     sara_status status;
@@ -256,7 +273,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     setup_announce(t);
     TRY(sara_trainer_plan_memory(t));
     TRY(sara_trainer_check_space(t));
-    TRY(sara_batches_fill(t->batches));
+    TRY(encode(t));
     TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
     TRY(sara_trainer_make_tape(t));
 done:

@@ -49,8 +49,8 @@ typedef struct sara_source {
     char sha256[65];   /* of what is trained on */
     char
         tokens_sha256[65]; /* of the ids that the tokenizer makes of captions; "": there are none */
-    /* That micro-batches have, each once, without arrays, the one of the largest latents first; more
-     * than one in replays alone. */
+    /* That micro-batches have, each once, without arrays, the one of the largest latents first;
+     * more than one in replays alone. */
     const sara_batch *shapes; /* [shape_count] */
     size_t shape_count;
     const json_t *rank_names; /* a replay's matrices for the low-rank term; NULL: none are given */
@@ -185,6 +185,9 @@ SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx, sara_model 
 SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length,
                                                   const sara_model *model,
                                                   const sara_train_options *options);
+/* Ahead, so that the pictures need no text encoder. */
+SARA_NODISCARD sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
+                                                   const sara_train_options *options);
 /* samples/step-NNNNNN-I.png for each validation prompt. */
 SARA_NODISCARD sara_status sara_run_validate(sara_run *run, sara_model *model,
                                              const sara_train_options *options, int64_t step);

@@ -119,6 +119,7 @@ static sara_status validate(trainer *t, int64_t step)
 {
     sara_tape_trim(t->tape); /* drawing needs memory of its own */
     sara_status status = sara_run_validate(&t->run, t->model, &t->options, step);
+    sara_model_give_back(t->model, sara_trainer_stages(t));
     if (status == SARA_INTERRUPTED)
         return status;
     if (status != SARA_OK)

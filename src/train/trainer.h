@@ -66,6 +66,8 @@ SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
 /* For a method's prepare(): the optimiser of the trainables, which it takes over, as the options
  * and t->learning_rate have it. */
 SARA_NODISCARD sara_status sara_trainer_use(trainer *t, sara_trainables *trainables);
+/* Those of the training steps: the parts of the model that stay for them. */
+unsigned sara_trainer_stages(const trainer *t);
 /* What --mixed_precision asks for; SARA_ERROR_DEVICE where the processor cannot. */
 SARA_NODISCARD sara_status sara_trainer_open_device(trainer *t);
 SARA_NODISCARD sara_status sara_trainer_make_tape(trainer *t);

@@ -66,6 +66,18 @@ sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, const sar
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }
 
+sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
+                                    const sara_train_options *options)
+{
+    sara_generate_options generate;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
+        use_options(&generate, model, options, i);
+        status = sara_generate_encode(ctx, model, &generate);
+    }
+    return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
+}
+
 sara_status sara_run_validate(sara_run *run, sara_model *model,
                               const sara_train_options *options, int64_t step)
 {

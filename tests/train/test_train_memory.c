@@ -143,6 +143,7 @@ static sara_status use_images(memory_run *m, sara_model *model, long n)
         TRY(sara_batches_get(batches, &batch, i));
 done:
     sara_batches_free(batches);
+    sara_model_release(model);
     m->allocator.left = -1;
     return status;
 }
