@@ -111,7 +111,7 @@ const sara_family *sara_family_of_target(const char *target);
 SARA_NODISCARD sara_status sara_family_targets(sara_context *ctx, char **out,
                                                const sara_family *family);
 
-/* single_file.c. The parts that the file holds, with their configs; without a denoiser it is
+/* family_file.c. The parts that the file holds, with their configs; without a denoiser it is
  * SARA_ERROR_INPUT, as another architecture is, by its name. What tensors' shapes do not tell
  * (heads, ...) is from model_config (a diffusers folder, NULL: none), else from the metadata
  * sara.config.FOLDER, else as in the published models. use_ema: the denoiser is the averages

@@ -59,9 +59,9 @@ SARA_NODISCARD sara_status sara_model_load_denoiser(sara_context *ctx, sara_mode
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,
                                                  const char *shape, uint64_t seed,
                                                  const char *weight_dtype, const char *device);
-/* single.c: what a single file does not hold. The prediction type is the option's, else the
- * metadata's, else what the family's are thought to be (see docs/formats.md).
- * Both log what they chose. */
+/* single_scheduler.c: what a single file does not hold. The prediction type is the option's, else
+ * the metadata's, else what the family's are thought to be (see docs/formats.md). Both log what
+ * they chose. */
 SARA_NODISCARD sara_status sara_single_scheduler(sara_model *model,
                                                  const sara_model_options *options);
 SARA_NODISCARD sara_status sara_single_prediction(sara_model *model,
@@ -89,7 +89,7 @@ void sara_model_give_back(sara_model *model, unsigned still_needed);
 SARA_NODISCARD sara_status sara_model_save_denoiser(sara_context *ctx, const char *to,
                                                     const sara_model *model,
                                                     const sara_trainables *trainables);
-/* replaced.c. Finds another VAE and what the single file lacks, before anything is loaded; a part
+/* parts_elsewhere.c. Finds another VAE and what the single file lacks, before anything is loaded; a part
  * that is nowhere is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_parts(sara_model *model,
                                                    const sara_model_options *options);
