@@ -257,13 +257,6 @@ size_t sara_trainables_bytes(const sara_trainables *t)
     return bytes;
 }
 
-void sara_trainable_set(const sara_trainable *item, size_t index, float value)
-{
-    *sara_trainable_at(item, index) = value;
-    if (item->masters)
-        sara_param_set(item->param, sara_trainable_position(item, index), value);
-}
-
 /* -------------------------------------------------------------------------------- keeping fewer */
 
 /* Arrays of the trainables for the host to work on: themselves, or copies. */

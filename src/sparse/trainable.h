@@ -80,17 +80,6 @@ static inline float sara_trainable_value(const sara_trainable_values *values, si
 SARA_NODISCARD sara_status sara_trainable_write(const sara_trainables *trainables,
                                                 const sara_trainable *item, const float *values);
 
-/* Where the float32 value of an entry lies, in the host's memory. */
-static inline float *sara_trainable_at(const sara_trainable *item, size_t index)
-{
-    float *values = item->param->value.data;
-    return item->masters ? &item->masters[index] : &values[sara_trainable_position(item, index)];
-}
-
 void sara_trainable_ask_nothing(sara_param *param);
-
-/* Of master and parameter, which rounds it, in the host's memory; the caller counts the parameter's
- * version up. */
-void sara_trainable_set(const sara_trainable *item, size_t index, float value);
 
 #endif

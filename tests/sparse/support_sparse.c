@@ -146,3 +146,16 @@ int test_fail_allocations(test_scenario scenario, void *user)
             return n;
     }
 }
+
+float *test_value_at(const sara_trainable *item, size_t index)
+{
+    float *values = item->param->value.data;
+    return item->masters ? &item->masters[index] : &values[sara_trainable_position(item, index)];
+}
+
+void test_set_value(const sara_trainable *item, size_t index, float value)
+{
+    *test_value_at(item, index) = value;
+    if (item->masters)
+        sara_param_set(item->param, sara_trainable_position(item, index), value);
+}

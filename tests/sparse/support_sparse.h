@@ -38,6 +38,11 @@ void test_train_free(test_training *training);
 sara_status test_step(test_training *training, sara_step_report *report, double learning_rate,
                       double grad_scale, const char *matrix, bool loss_finite);
 
+/* Where the float32 value of an entry lies, in the host's memory. */
+float *test_value_at(const sara_trainable *item, size_t index);
+/* Of master and parameter, which rounds it. */
+void test_set_value(const sara_trainable *item, size_t index, float value);
+
 /* Runs fn in contexts whose n-th allocation fails, for n = 0, 1, ... until it succeeds. Each
  * failure must be SARA_ERROR_MEMORY and leave nothing allocated. Returns how many there were. */
 typedef sara_status (*test_scenario)(sara_context *ctx, void *user);

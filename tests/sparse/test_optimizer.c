@@ -83,7 +83,7 @@ static void bf16_weights_have_float_masters(void **state)
         const float *floats = wide.items[t].value.data;
         bool matrix = wide.items[t].value.shape.rank > 1;
         for (size_t k = 0; k < item->count; k++) {
-            float master = *sara_trainable_at(item, k);
+            float master = *test_value_at(item, k);
             assert_memory_equal(&master, &floats[item->positions[k]], sizeof(master));
             apart += master != sara_param_get(item->param, item->positions[k]);
         }
@@ -133,8 +133,8 @@ static void reselection_keeps_what_is_below(void **state)
     test_training training = test_train(ctx, &params, &usual);
     const sara_trainable *item = training.optimizer->trainables.items;
     assert_int_equal(item->count, 5);
-    sara_trainable_set(item, 1, 0.02f);             /* crossed */
-    sara_trainable_set(item, 3, -(float)THRESHOLD); /* a tie is not below */
+    test_set_value(item, 1, 0.02f);             /* crossed */
+    test_set_value(item, 3, -(float)THRESHOLD); /* a tie is not below */
     for (size_t i = 0; i < 5; i++) {
         item->gradient[i] = (float)i + 1;
         item->moment1[i] = item->moment2[i] = 1;
@@ -158,7 +158,7 @@ static void reselection_keeps_what_is_below(void **state)
     assert_memory_equal(item->moment2, zeros, sizeof(zeros));
     /* and once more, from the smaller set, to nothing */
     for (size_t i = 0; i < 3; i++)
-        sara_trainable_set(item, i, 1);
+        test_set_value(item, i, 1);
     assert_ok(ctx, sara_adaptation_reselect(training.adaptation));
     assert_int_equal(item->count, 0);
     assert_int_equal(sara_adaptation_mask(training.adaptation, 0).count, 5);
@@ -270,7 +270,7 @@ static void low_rank_terms_that_are_not_finite_change_nothing(void **state)
     test_training training = test_train(ctx, &params, &options);
     test_add_gradients(&params, 0);
     assert_ok(ctx, test_step(&training, &report, 5e-3, 1, "b.weight", true));
-    sara_trainable_set(&training.optimizer->trainables.items[1], 3, INFINITY);
+    test_set_value(&training.optimizer->trainables.items[1], 3, INFINITY);
     state_copy copy = copy_state(ctx, &params, training.optimizer);
     test_add_gradients(&params, 1);
     assert_ok(ctx, test_step(&training, &report, 5e-3, 1, "b.weight", true));

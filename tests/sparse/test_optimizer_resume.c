@@ -26,7 +26,7 @@ static void copy_masters(const sara_adaptation *from, const test_training *to, s
     const sara_trainable *item = &to->optimizer->trainables.items[index];
     assert_int_equal(item->count, old.count);
     for (size_t k = 0; k < old.count; k++)
-        sara_trainable_set(item, k, sara_param_get(param, old.positions[k]));
+        test_set_value(item, k, sara_param_get(param, old.positions[k]));
     item->param->version++;
 }
 
