@@ -47,8 +47,8 @@ typedef struct sara_source {
     bool encodes_anew; /* images are encoded at each step, as their crops are drawn */
     size_t bytes;      /* that it keeps or comes to use; the encoder's activations left out */
     char sha256[65];   /* of what is trained on */
-    char
-        tokens_sha256[65]; /* of the ids that the tokenizer makes of captions; "": there are none */
+    /* Of the ids that the tokenizer makes of captions; "": there are none. */
+    char tokens_sha256[65];
     /* That micro-batches have, each once, without arrays, the one of the largest latents first;
      * more than one in replays alone. */
     const sara_batch *shapes; /* [shape_count] */
