@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#ifdef __x86_64__
+#if defined(__x86_64__) && defined(__clang__)
 #include <cpuid.h>
 #endif
 
@@ -14,15 +14,16 @@ static const sara_simd *const tables[] = {
     &sara_simd_generic};
 
 #ifdef __x86_64__
-/* Compilers differ in whether __builtin_cpu_supports() knows it. The processor is asked once, as
- * in a virtual machine the question takes longer than a small kernel. */
+/* Clang's __builtin_cpu_supports() does not know it. To ask the processor itself at each call takes
+ * longer in a virtual machine than a small kernel. */
 static bool has_f16c(void)
 {
-    static _Atomic int answer; /* 0: not asked yet; 1: no; 2: yes */
+#ifdef __clang__
     unsigned a, b, c = 0, d;
-    if (answer == 0)
-        answer = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) ? 2 : 1;
-    return answer == 2;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+#else
+    return __builtin_cpu_supports("f16c");
+#endif
 }
 #endif
 
