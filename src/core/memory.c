@@ -1,6 +1,9 @@
 #include "core/context.h"
 
 #include <stdio.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 /* Every block starts on a cache line; the pointer before it leads back to the allocation. */
 #define ALIGNMENT ((size_t)64)
@@ -42,6 +45,13 @@ void sara_free(sara_context *ctx, void *memory)
         return;
     memcpy(&raw, (char *)memory - sizeof(void *), sizeof(raw));
     ctx->allocator.release(ctx->allocator.user, raw);
+}
+
+void sara_memory_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 sara_status sara_grow(sara_context *ctx, void *array, size_t *capacity, size_t needed, size_t size)

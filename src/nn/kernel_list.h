@@ -7,8 +7,8 @@
  *
  * Layouts: images [n][h][w][c], tokens [n][t][c], matrices row-major. `d` + name is a gradient.
  * Gradients of activations: accumulate tells whether to add to or to assign them. Gradients of
- * parameters are always added, but for conv_dw's. Pointers to reals, weights and positions are memory of the device;
- * shapes are the host's.
+ * parameters are always added, but for conv_dw's. Pointers to reals, weights and positions are
+ * memory of the device; shapes are the host's.
  */
 #ifndef SARA_NN_KERNEL_LIST_H
 #define SARA_NN_KERNEL_LIST_H
@@ -26,35 +26,35 @@
  * positions[i]. bias_grad: db [out] += sum over rows of dy [rows][out], of both. */
 #define SARA_PRODUCT_KERNELS(X)                                                                    \
     X(linear_forward,                                                                              \
-      (real *y, const real *x, const sara_weight_view *w, const real *b,                           \
+      (real * y, const real *x, const sara_weight_view *w, const real *b,                          \
        const sara_linear_shape *shape),                                                            \
       (y, x, w, b, shape), .linear = shape, .weight = w)                                           \
     X(linear_dx,                                                                                   \
-      (real *dx, const real *dy, const sara_weight_view *w, const sara_linear_shape *shape,        \
+      (real * dx, const real *dy, const sara_weight_view *w, const sara_linear_shape *shape,       \
        bool accumulate),                                                                           \
       (dx, dy, w, shape, accumulate), .linear = shape, .weight = w, .accumulate = accumulate)      \
-    X(linear_dw, (real *dw, const real *dy, const real *x, const sara_linear_shape *shape),        \
+    X(linear_dw, (real * dw, const real *dy, const real *x, const sara_linear_shape *shape),       \
       (dw, dy, x, shape), .linear = shape)                                                         \
     X(linear_dw_sampled,                                                                           \
-      (real *dw, const real *dy, const real *x, const uint32_t *positions, size_t count,           \
+      (real * dw, const real *dy, const real *x, const uint32_t *positions, size_t count,          \
        const sara_linear_shape *shape),                                                            \
       (dw, dy, x, positions, count, shape), .linear = shape, .selected = count)                    \
     X(conv_forward,                                                                                \
-      (real *y, const real *x, const sara_weight_view *w, const real *b,                           \
+      (real * y, const real *x, const sara_weight_view *w, const real *b,                          \
        const sara_conv_shape *shape),                                                              \
       (y, x, w, b, shape), .conv = shape, .weight = w)                                             \
     X(conv_dx,                                                                                     \
-      (real *dx, const real *dy, const sara_weight_view *w, const sara_conv_shape *shape,          \
+      (real * dx, const real *dy, const sara_weight_view *w, const sara_conv_shape *shape,         \
        bool accumulate),                                                                           \
       (dx, dy, w, shape, accumulate), .conv = shape, .weight = w, .accumulate = accumulate)        \
     X(conv_dw,                                                                                     \
-      (real *dw, const real *dy, const real *x, const sara_conv_shape *shape, bool accumulate),    \
-      (dw, dy, x, shape, accumulate), .conv = shape, .accumulate = accumulate)                            \
+      (real * dw, const real *dy, const real *x, const sara_conv_shape *shape, bool accumulate),   \
+      (dw, dy, x, shape, accumulate), .conv = shape, .accumulate = accumulate)                     \
     X(conv_dw_sampled,                                                                             \
-      (real *dw, const real *dy, const real *x, const uint32_t *positions, size_t count,           \
+      (real * dw, const real *dy, const real *x, const uint32_t *positions, size_t count,          \
        const sara_conv_shape *shape),                                                              \
       (dw, dy, x, positions, count, shape), .conv = shape, .selected = count)                      \
-    X(bias_grad, (real *db, const real *dy, int64_t rows, int64_t out), (db, dy, rows, out),       \
+    X(bias_grad, (real * db, const real *dy, int64_t rows, int64_t out), (db, dy, rows, out),      \
       .rows = rows, .columns = out)
 
 /* Norms: mean, rstd [n][groups] or [rows] are kept for backward; dw, db [c], either may be NULL, as
@@ -62,28 +62,28 @@
  * of dq, dk, dv may be NULL, and all three are added to. */
 #define SARA_LAYER_KERNELS(X)                                                                      \
     X(group_norm_forward,                                                                          \
-      (real *y, real *mean, real *rstd, const real *x, const real *w, const real *b,               \
+      (real * y, real * mean, real * rstd, const real *x, const real *w, const real *b,            \
        const sara_group_norm_shape *shape),                                                        \
       (y, mean, rstd, x, w, b, shape), .group_norm = shape)                                        \
     X(group_norm_backward,                                                                         \
-      (real *dx, real *dw, real *db, const real *dy, const real *x, const real *mean,              \
+      (real * dx, real * dw, real * db, const real *dy, const real *x, const real *mean,           \
        const real *rstd, const real *w, const real *b, const sara_group_norm_shape *shape,         \
        bool accumulate),                                                                           \
       (dx, dw, db, dy, x, mean, rstd, w, b, shape, accumulate), .group_norm = shape)               \
     X(layer_norm_forward,                                                                          \
-      (real *y, real *mean, real *rstd, const real *x, const real *w, const real *b,               \
+      (real * y, real * mean, real * rstd, const real *x, const real *w, const real *b,            \
        int64_t rows, int64_t c, real eps),                                                         \
       (y, mean, rstd, x, w, b, rows, c, eps), .rows = rows, .columns = c)                          \
     X(layer_norm_backward,                                                                         \
-      (real *dx, real *dw, real *db, const real *dy, const real *x, const real *mean,              \
+      (real * dx, real * dw, real * db, const real *dy, const real *x, const real *mean,           \
        const real *rstd, const real *w, int64_t rows, int64_t c, bool accumulate),                 \
       (dx, dw, db, dy, x, mean, rstd, w, rows, c, accumulate), .rows = rows, .columns = c)         \
     X(attention_forward,                                                                           \
-      (real *y, real *lse, const real *q, const real *k, const real *v,                            \
+      (real * y, real * lse, const real *q, const real *k, const real *v,                          \
        const sara_attention_shape *shape),                                                         \
       (y, lse, q, k, v, shape), .attention = shape)                                                \
     X(attention_backward,                                                                          \
-      (real *dq, real *dk, real *dv, const real *dy, const real *y, const real *lse,               \
+      (real * dq, real * dk, real * dv, const real *dy, const real *y, const real *lse,            \
        const real *q, const real *k, const real *v, const sara_attention_shape *shape),            \
       (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
 
@@ -91,30 +91,30 @@
  * e [n][c]; de [n][c] is added to. clamp: NaN stays; dx is added to, where x lies
  * within. widen: y [count] = the first entries of w. */
 #define SARA_POINTWISE_KERNELS(X)                                                                  \
-    X(activate_forward, (real *y, const real *x, int64_t count, sara_activation activation),       \
+    X(activate_forward, (real * y, const real *x, int64_t count, sara_activation activation),      \
       (y, x, count, activation), .rows = count)                                                    \
     X(activate_backward,                                                                           \
-      (real *dx, const real *dy, const real *x, int64_t count, sara_activation activation,         \
+      (real * dx, const real *dy, const real *x, int64_t count, sara_activation activation,        \
        bool accumulate),                                                                           \
       (dx, dy, x, count, activation, accumulate), .rows = count)                                   \
-    X(geglu_forward, (real *y, const real *x, int64_t rows, int64_t c), (y, x, rows, c),           \
+    X(geglu_forward, (real * y, const real *x, int64_t rows, int64_t c), (y, x, rows, c),          \
       .rows = rows, .columns = c)                                                                  \
     X(geglu_backward,                                                                              \
-      (real *dx, const real *dy, const real *x, int64_t rows, int64_t c, bool accumulate),         \
+      (real * dx, const real *dy, const real *x, int64_t rows, int64_t c, bool accumulate),        \
       (dx, dy, x, rows, c, accumulate), .rows = rows, .columns = c)                                \
-    X(add, (real *y, const real *a, const real *b, int64_t count), (y, a, b, count),               \
+    X(add, (real * y, const real *a, const real *b, int64_t count), (y, a, b, count),              \
       .rows = count)                                                                               \
-    X(accumulate, (real *y, const real *x, int64_t count), (y, x, count), .rows = count)           \
+    X(accumulate, (real * y, const real *x, int64_t count), (y, x, count), .rows = count)          \
     X(add_per_sample,                                                                              \
-      (real *y, const real *x, const real *e, int64_t n, int64_t inner, int64_t c),                \
+      (real * y, const real *x, const real *e, int64_t n, int64_t inner, int64_t c),               \
       (y, x, e, n, inner, c), .rows = n * inner, .columns = c)                                     \
-    X(add_per_sample_de, (real *de, const real *dy, int64_t n, int64_t inner, int64_t c),          \
+    X(add_per_sample_de, (real * de, const real *dy, int64_t n, int64_t inner, int64_t c),         \
       (de, dy, n, inner, c), .rows = n * inner, .columns = c)                                      \
-    X(clamp_forward, (real *y, const real *x, int64_t count, real low, real high),                 \
+    X(clamp_forward, (real * y, const real *x, int64_t count, real low, real high),                \
       (y, x, count, low, high), .rows = count)                                                     \
-    X(clamp_dx, (real *dx, const real *dy, const real *x, int64_t count, real low, real high),     \
+    X(clamp_dx, (real * dx, const real *dy, const real *x, int64_t count, real low, real high),    \
       (dx, dy, x, count, low, high), .rows = count)                                                \
-    X(widen, (real *y, const sara_weight_view *w, int64_t count), (y, w, count), .rows = count,    \
+    X(widen, (real * y, const sara_weight_view *w, int64_t count), (y, w, count), .rows = count,   \
       .weight = w)
 
 /* upsample: y [n][oh][ow][c] nearest; dx is added to. swap_axes: y [n][b][a][c] = x [n][a][b][c],
@@ -122,18 +122,18 @@
  * from x_at to those of y [rows][y_width] from y_at. */
 #define SARA_RESHAPE_KERNELS(X)                                                                    \
     X(upsample_forward,                                                                            \
-      (real *y, const real *x, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,            \
+      (real * y, const real *x, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,           \
        int64_t c),                                                                                 \
       (y, x, n, h, w, oh, ow, c), .rows = n * oh * ow, .columns = c)                               \
     X(upsample_dx,                                                                                 \
-      (real *dx, const real *dy, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,          \
+      (real * dx, const real *dy, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,         \
        int64_t c),                                                                                 \
       (dx, dy, n, h, w, oh, ow, c), .rows = n * oh * ow, .columns = c)                             \
     X(swap_axes,                                                                                   \
-      (real *y, const real *x, int64_t n, int64_t a, int64_t b, int64_t c, bool accumulate),       \
+      (real * y, const real *x, int64_t n, int64_t a, int64_t b, int64_t c, bool accumulate),      \
       (y, x, n, a, b, c, accumulate), .rows = n * a * b, .columns = c)                             \
     X(copy_columns,                                                                                \
-      (real *y, int64_t y_width, int64_t y_at, const real *x, int64_t x_width, int64_t x_at,       \
+      (real * y, int64_t y_width, int64_t y_at, const real *x, int64_t x_width, int64_t x_at,      \
        int64_t rows, int64_t width, bool accumulate),                                              \
       (y, y_width, y_at, x, x_width, x_at, rows, width, accumulate), .rows = rows,                 \
       .columns = width)
@@ -143,19 +143,19 @@
  * the position is below x_count. */
 #define SARA_LOOKUP_KERNELS(X)                                                                     \
     X(embed_forward,                                                                               \
-      (real *y, const sara_weight_view *table, const int32_t *ids, int64_t count, int64_t c),      \
+      (real * y, const sara_weight_view *table, const int32_t *ids, int64_t count, int64_t c),     \
       (y, table, ids, count, c), .weight = table, .rows = count, .columns = c)                     \
-    X(embed_dw, (real *dw, const real *dy, const int32_t *ids, int64_t count, int64_t c),          \
+    X(embed_dw, (real * dw, const real *dy, const int32_t *ids, int64_t count, int64_t c),         \
       (dw, dy, ids, count, c), .rows = count, .columns = c)                                        \
     X(embed_dw_sampled,                                                                            \
-      (real *dw, const real *dy, const int32_t *ids, int64_t count, int64_t c,                     \
+      (real * dw, const real *dy, const int32_t *ids, int64_t count, int64_t c,                    \
        const uint32_t *positions, size_t selected),                                                \
       (dw, dy, ids, count, c, positions, selected), .rows = count, .columns = c,                   \
       .selected = selected)                                                                        \
-    X(gather, (real *y, const real *x, const uint32_t *positions, size_t count),                   \
+    X(gather, (real * y, const real *x, const uint32_t *positions, size_t count),                  \
       (y, x, positions, count), .selected = count)                                                 \
     X(gather_add,                                                                                  \
-      (real *y, const real *x, size_t x_count, const uint32_t *positions, size_t count),           \
+      (real * y, const real *x, size_t x_count, const uint32_t *positions, size_t count),          \
       (y, x, x_count, positions, count), .selected = count)
 
 /* loss [1] = mean(weight (prediction - target)^2), summed in double, of `samples` rows of `count`;
@@ -174,8 +174,8 @@
 /* One optimiser's step. sums [updates]: of each one's squared gradients times scale, one after the
  * other. adamw also rounds masters to the values and sets gradients to zero. */
 #define SARA_UPDATE_KERNELS(X)                                                                     \
-    X(square_sums, (double *sums, const sara_updates *updates, real scale), (sums, updates, scale),\
-      .rows = (int64_t)updates->count)                                                             \
+    X(square_sums, (double *sums, const sara_updates *updates, real scale),                        \
+      (sums, updates, scale), .rows = (int64_t)updates->count)                                     \
     X(adamw, (const sara_updates *updates, const sara_adamw *numbers), (updates, numbers),         \
       .rows = (int64_t)updates->count)
 

@@ -307,13 +307,14 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     TRY(prepare(&g));
     sara_model_tell_clip(model, g.scheduler.kind);
     TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
+    TRY(sara_model_check_files(model, SARA_STAGE_DECODE));
     for (int i = 0; i < g.count; i++)
         TRY(denoise(&g, i));
+    if (options->save_latents)
+        TRY(save_latents(&g));
     TRY(sara_model_need(model, SARA_STAGE_DECODE));
     for (int i = 0; i < g.count; i++)
         TRY(generate_decode(&g, &result[i], i));
-    if (options->save_latents)
-        TRY(save_latents(&g));
     TRY(sara_model_truncate(model, applied));
     *images = result;
     *count = g.count;

@@ -1,5 +1,5 @@
-/* Where a model's parts are: in its folder, plain or in a variant, or in its file; and whether their
- * values are in memory. */
+/* Where a model's parts are: in its folder, plain or in a variant, or in its file; and whether
+ * their values are in memory. */
 #include "pipeline/pipeline.h"
 
 bool sara_model_is_vae(const sara_model *model, int part)
@@ -47,7 +47,7 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------------------------- their values */
+/* -------------------------------------------------------------------------------- their values */
 
 sara_status sara_model_need(sara_model *model, unsigned stages)
 {
@@ -59,11 +59,24 @@ done:
     return status;
 }
 
+sara_status sara_model_check_files(const sara_model *model, unsigned stages)
+{
+    sara_status status = SARA_OK;
+    for (int i = 0; i < model->family->part_count; i++) {
+        const sara_network *network = model->parts[i].network;
+        if (network && !network->there && (model->family->parts[i].stages & stages))
+            TRY(sara_weights_check_unchanged(network->weights));
+    }
+done:
+    return status;
+}
+
 void sara_model_give_back(sara_model *model, unsigned still_needed)
 {
     for (int i = 0; i < model->family->part_count; i++)
         if (model->parts[i].network && !(model->family->parts[i].stages & still_needed))
             sara_network_release(model->parts[i].network);
+    sara_memory_trim(); /* parts of a few MiB lie among what stays */
 }
 
 void sara_model_release(sara_model *model)

@@ -34,8 +34,8 @@ struct sara_model {
     sara_model_part parts[SARA_MOST_PARTS]; /* as the family's */
     sara_network *denoiser, *vae;           /* of the parts; vae NULL where denoiser_only */
     sara_scheduler_config scheduler;
-    char *scheduler_class; /* of the folder's index; NULL: it names none */
-    bool has_scheduler;    /* false: it is a denoiser alone, trained as the family's are */
+    char *scheduler_class;  /* of the folder's index; NULL: it names none */
+    bool has_scheduler;     /* false: it is a denoiser alone, trained as the family's are */
     json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
     bool scheduler_changed; /* it is no longer as in the folder */
     char *scheduler_source; /* of its config, for messages; NULL: none */
@@ -81,6 +81,8 @@ bool sara_model_has_part(const sara_model *model, int part);
 bool sara_model_is_vae(const sara_model *model, int part);
 /* Reads the values of the parts that these stages need, where they are not there. */
 SARA_NODISCARD sara_status sara_model_need(sara_model *model, unsigned stages);
+/* SARA_ERROR_IO where the files of parts that are yet to be read for them were written to. */
+SARA_NODISCARD sara_status sara_model_check_files(const sara_model *model, unsigned stages);
 /* Gives back the values of the parts that none of these stages needs. */
 void sara_model_give_back(sara_model *model, unsigned still_needed);
 /* save_denoiser.c: a component folder, config.json and float32 weights, of the denoiser as it is
@@ -89,8 +91,8 @@ void sara_model_give_back(sara_model *model, unsigned still_needed);
 SARA_NODISCARD sara_status sara_model_save_denoiser(sara_context *ctx, const char *to,
                                                     const sara_model *model,
                                                     const sara_trainables *trainables);
-/* parts_elsewhere.c. Finds another VAE and what the single file lacks, before anything is loaded; a part
- * that is nowhere is SARA_ERROR_INPUT. */
+/* parts_elsewhere.c. Finds another VAE and what the single file lacks, before anything is loaded; a
+ * part that is nowhere is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_parts(sara_model *model,
                                                    const sara_model_options *options);
 /* Whether the VAE fits the denoiser and, where it is another, what the model's own was. */
@@ -240,8 +242,8 @@ typedef struct sara_prompt_states {
     float *pooled; /* [2][pooled_width]; NULL: none */
     int64_t lengths[2], width, pooled_width;
 } sara_prompt_states;
-/* Without guided the prompt alone, and lengths[1] 0. What is encoded anew logs how many ids were cut
- * off. *out's arrays: sara_free(). */
+/* Without guided the prompt alone, and lengths[1] 0. What is encoded anew logs how many ids were
+ * cut off. *out's arrays: sara_free(). */
 SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out,
                                                sara_model *model, const sara_prompts *prompts,
                                                bool guided, bool long_prompt);

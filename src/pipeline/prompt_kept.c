@@ -45,6 +45,8 @@ static sara_status keep_prompt(sara_context *ctx, sara_model *model, sara_prompt
     sara_status status = SARA_OK;
     if (find_kept(model, prompt, source->long_prompt))
         return SARA_OK;
+    if (sara_interrupted(ctx))
+        return sara_fail(ctx, SARA_INTERRUPTED, "interrupted");
     TRY(sara_grow(ctx, &model->prompts, &model->prompt_capacity, model->prompt_count + 1,
                   sizeof(*model->prompts)));
     TRY(sara_model_need(model, SARA_STAGE_TEXT));
@@ -73,6 +75,8 @@ sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
         TRY(keep_prompt(ctx, model, &prompts.negative, &sources[0]));
     TRY(keep_prompt(ctx, model, &prompts.text, &sources[1]));
 done:
+    if (status == SARA_INTERRUPTED)
+        sara_interrupt_clear(ctx);
     sara_prompts_free(ctx, &prompts);
     return status;
 }

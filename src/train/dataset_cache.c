@@ -224,8 +224,11 @@ done:
 static sara_status cache_texts(sara_dataset_cache *cache)
 {
     sara_status status = SARA_OK;
-    for (size_t i = 0; i < cache->text_count; i++)
+    for (size_t i = 0; i < cache->text_count; i++) {
+        if (sara_interrupted(cache->ctx))
+            return sara_fail(cache->ctx, SARA_INTERRUPTED, "interrupted before the first step");
         TRY(sara_model_encode_text(cache->ctx, &cache->texts[i], cache->model, cache->captions[i]));
+    }
 done:
     return status;
 }

@@ -136,15 +136,30 @@ done:
     return status;
 }
 
+static sara_status count_parts(sara_replay *replay, const replay_source *s)
+{
+    bool stacked = sara_safetensors_find(s->file, LATENTS) != NULL;
+    for (size_t i = 0; i < sara_safetensors_count(s->file); i++) {
+        const char *name = sara_safetensors_at(s->file, i)->name;
+        if (strncmp(name, LATENTS ".", strlen(LATENTS ".")) != 0)
+            continue;
+        const char *number = name + strlen(LATENTS ".");
+        if (stacked || number[strspn(number, "0123456789")] != '\0')
+            return sara_fail(replay->ctx, SARA_ERROR_INPUT,
+                             "%s: holds %s: expected " LATENTS " of all micro-batches, or " LATENTS
+                             ".0, " LATENTS ".1, ... alone",
+                             s->path, name);
+        replay->part_count++;
+    }
+    return SARA_OK;
+}
+
 /* "latents" of all micro-batches, or "latents.0", "latents.1", ... */
 static sara_status replay_parts(sara_replay *replay, replay_source *s)
 {
     sara_status status;
-    replay->stacked = sara_safetensors_find(s->file, LATENTS) != NULL;
-    for (size_t i = 0; !replay->stacked && i < sara_safetensors_count(s->file); i++)
-        replay->part_count +=
-            strncmp(sara_safetensors_at(s->file, i)->name, LATENTS ".", strlen(LATENTS ".")) == 0;
-    replay->stacked |= replay->part_count == 0; /* so that "latents" is what is missed */
+    TRY(count_parts(replay, s));
+    replay->stacked = replay->part_count == 0; /* or "latents" is what is missed */
     if (replay->stacked)
         replay->part_count = 1;
     TRY(sara_alloc_zero(replay->ctx, &replay->parts, replay->part_count, sizeof(sara_batch)));

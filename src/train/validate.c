@@ -75,6 +75,8 @@ sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
         use_options(&generate, model, options, i);
         status = sara_generate_encode(ctx, model, &generate);
     }
+    if (status == SARA_INTERRUPTED)
+        return sara_fail(ctx, status, "interrupted before the first step");
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }
 

@@ -124,8 +124,8 @@ class Training(Shim):
 
 
 class Full(Shim):
-    """A longer run puts its weights in the place of a shorter one's: whenever the process dies, one of
-    the two is there, whole, and what a user has put beside them."""
+    """A longer run puts its weights in the place of a shorter one's: whenever the process dies, one
+    of the two is there, whole, and what a user has put beside them."""
 
     WEIGHTS = os.path.join("unet", "diffusion_pytorch_model.safetensors")
 

@@ -5,7 +5,9 @@
 #include "draws.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static void test_errors_are_escaped(void **state)
 {
@@ -308,6 +310,43 @@ static void test_params_find(void **state)
     sara_context_free(ctx);
 }
 
+/* Bytes of the process that are in memory. */
+static long resident(void)
+{
+    long all = 0, here = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%ld %ld", &all, &here), 2);
+    fclose(file);
+    return here * sysconf(_SC_PAGESIZE);
+}
+
+/* What lies below something that stays goes back to the system as well. */
+static void test_trim(void **state)
+{
+    (void)state;
+    enum { COUNT = 32, SIZE = 2 << 20 };
+    sara_context *ctx = test_context();
+    char *blocks[COUNT], *large = NULL, *stays = NULL;
+    assert_ok(ctx, sara_alloc(ctx, &large, 24 << 20, 1)); /* from now on such come from the heap */
+    sara_free(ctx, large);
+    for (int i = 0; i < COUNT; i++) {
+        assert_ok(ctx, sara_alloc(ctx, &blocks[i], SIZE, 1));
+        memset(blocks[i], 1, SIZE);
+    }
+    assert_ok(ctx, sara_alloc(ctx, &stays, 100, 1));
+    long before = resident();
+    for (int i = 0; i < COUNT; i++)
+        sara_free(ctx, blocks[i]);
+    sara_memory_trim();
+#ifndef __SANITIZE_ADDRESS__ /* which has an allocator of its own, that keeps what is freed */
+    assert_true(before - resident() > (COUNT - 4) * (long)SIZE);
+#endif
+    sara_free(ctx, stays);
+    sara_context_free(ctx);
+    (void)before;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +361,7 @@ int main(void)
         cmocka_unit_test(test_conversions),
         cmocka_unit_test(test_conversions_of_arrays),
         cmocka_unit_test(test_params_find),
+        cmocka_unit_test(test_trim),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,7 +20,7 @@ static void test_no_folder(void **state)
     refuse(pipe, test_path(pipe, "none"), SARA_ERROR_IO,
            "none: no such file or folder; sara reads local");
     refuse(pipe, file, SARA_ERROR_INPUT, "not safetensors");
-    refuse(pipe, TEST_BASE "/unet", SARA_ERROR_INPUT, "a bare unet/ folder goes with --unet-only");
+    refuse(pipe, TEST_BASE "/unet", SARA_ERROR_INPUT, "take it alone with --unet-only");
 }
 
 static void test_index(void **state)

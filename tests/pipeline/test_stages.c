@@ -74,7 +74,7 @@ static void test_drawn_stays(void **state)
     sara_model_free(model);
 }
 
-/* ----------------------------------------------------------------------------------- changed files */
+/* ------------------------------------------------------------------------------- changed files */
 
 /* A model whose VAE is a file of its own, which may be changed. */
 static const char *with_own_vae(test_pipe *pipe, const char *name)
@@ -96,6 +96,39 @@ static void check_refused(test_pipe *pipe, sara_model *model, const char *file, 
     const char *line = test_text(pipe, "%s: was %s since it was opened", file, how);
     assert_refused(pipe->ctx, SARA_ERROR_IO, line, sara_model_need(model, SARA_STAGE_DECODE));
     assert_there(model, false, false);
+}
+
+/* Told before anything is drawn, which would be lost. */
+static void check_refused_drawing(test_pipe *pipe, sara_model *model, const char *file)
+{
+    sara_generate_options options;
+    sara_image *images = NULL;
+    int count;
+    sara_generate_options_init(&options);
+    options.prompt = "a fox";
+    options.steps = 1;
+    options.save_latents = test_text(pipe, "%s/latents.safetensors", pipe->folder);
+    assert_refused(pipe->ctx, SARA_ERROR_IO, test_text(pipe, "%s: was changed", file),
+                   sara_generate(pipe->ctx, &images, &count, model, &options));
+    assert_false(sara_path_exists(options.save_latents));
+    sara_model_release(model);
+}
+
+/* Between two prompts is time to stop. */
+static void test_interrupted(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_BASE, false);
+    sara_generate_options options;
+    sara_generate_options_init(&options);
+    options.prompt = "a fox";
+    sara_context_interrupt(pipe->ctx);
+    assert_refused(pipe->ctx, SARA_INTERRUPTED, "interrupted",
+                   sara_generate_encode(pipe->ctx, model, &options));
+    assert_there(model, false, false);
+    assert_ok(pipe->ctx, sara_generate_encode(pipe->ctx, model, &options));
+    assert_there(model, true, false);
+    sara_model_free(model);
 }
 
 static void test_changed_files(void **state)
@@ -122,13 +155,14 @@ static void test_changed_files(void **state)
     assert_int_equal(fputc(1, written), 1);
     assert_int_equal(fclose(written), 0);
     check_refused(pipe, model, file, "changed");
+    check_refused_drawing(pipe, model, file);
     assert_int_equal(truncate(file, 4096), 0);
     assert_refused(pipe->ctx, SARA_ERROR_IO, file, sara_model_need(model, SARA_STAGE_DECODE));
     assert_there(model, false, false);
     sara_model_free(model);
 }
 
-/* ------------------------------------------------------------------------------------- no memory */
+/* ----------------------------------------------------------------------------------- no memory */
 
 static void test_failing_allocations(void **state)
 {
@@ -217,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_CASE(test_need_and_give_back),
                                        TEST_CASE(test_drawn_stays), TEST_CASE(test_changed_files),
+                                       TEST_CASE(test_interrupted),
                                        TEST_CASE(test_failing_allocations),
                                        TEST_CASE(test_prompts_ahead)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,6 +59,28 @@ static void use_pictures(test_run *run, const int *order, int count, const char 
 
 static const int all[UNLIKE] = {0, 1, 2, 3};
 
+/* Writes the replay again with a copy of its first latents of this name. */
+static void add_latents(test_run *run, const char *name)
+{
+    sara_safetensors *file = test_open(run->ctx, run->options.replay);
+    sara_tensor_source all_of[4 * UNLIKE + 1];
+    sara_tensor values[4 * UNLIKE];
+    size_t count = sara_safetensors_count(file);
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        assert_ok(run->ctx,
+                  sara_safetensors_load(file, &values[i], info->name, info->dtype, &info->shape));
+        all_of[i] = (sara_tensor_source){info->name, info->dtype, info->shape, values[i].data};
+        if (strcmp(info->name, "latents.0") == 0)
+            all_of[count] = (sara_tensor_source){name, info->dtype, info->shape, values[i].data};
+    }
+    assert_ok(run->ctx,
+              sara_safetensors_save(run->ctx, run->options.replay, all_of, count + 1, NULL, 0));
+    for (size_t i = 0; i < count; i++)
+        sara_tensor_free(run->ctx, &values[i]);
+    sara_safetensors_close(file);
+}
+
 /* Of a replay, in a run folder of its own; sara_trainer_close(). */
 static void open_trainer(trainer *t, test_run *run, const char *folder)
 {
@@ -381,6 +403,14 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         use_pictures(run, all, UNLIKE, cases[i].without);
         assert_refused(run->ctx, SARA_ERROR_INPUT, cases[i].message, test_run_train(run));
+    }
+    for (size_t i = 0; i < 2; i++) { /* a name of the other form, and of none */
+        use_pictures(run, all, UNLIKE, NULL);
+        add_latents(run, i == 0 ? "latents" : "latents.first");
+        assert_refused(run->ctx, SARA_ERROR_INPUT,
+                       i == 0 ? "holds latents.0: expected latents of all micro-batches"
+                              : "holds latents.first: expected latents of all",
+                       test_run_train(run));
     }
     use_pictures(run, all, UNLIKE, NULL);
     run->options.unet_only = SARA_TEST_GOLDEN "/unet_sd1";

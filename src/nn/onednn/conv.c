@@ -142,7 +142,7 @@ static sara_status conv_dx_by_forward(const sara_kernel_env *env, float *dx, con
 
 #define COLUMNS_FLOATS ((int64_t)1 << 23) /* at a time; at least one row */
 
-/* Sampled gradients that are taken from a dense one, which is assigned, keep the primitive's bits. */
+/* Sampled gradients taken from a dense one, which is assigned, keep the primitive's bits. */
 static bool columns_supports(const sara_kernel_case *c)
 {
     return c->accumulate;
