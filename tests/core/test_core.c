@@ -334,7 +334,7 @@ static void test_trim(void **state)
         assert_ok(ctx, sara_alloc(ctx, &blocks[i], SIZE, 1));
         memset(blocks[i], 1, SIZE);
     }
-    assert_ok(ctx, sara_alloc(ctx, &stays, 100, 1));
+    assert_ok(ctx, sara_alloc(ctx, &stays, 1 << 20, 1));
     long before = resident();
     for (int i = 0; i < COUNT; i++)
         sara_free(ctx, blocks[i]);
