@@ -164,22 +164,16 @@ done:
 
 /* ----------------------------------------------------------------------------------- comparing */
 
-/* What the base, its weights in memory and a budget lead to. */
+/* What the run has of it, and may have come of others. */
 static bool is_derived(const char *key)
 {
-    return strcmp(key, "threshold") == 0 || strcmp(key, "learning_rate") == 0 ||
-           strcmp(key, "selected") == 0;
+    return sara_train_option_part(key) == SARA_PART_DERIVED || strcmp(key, "selected") == 0;
 }
 
 /* What the run has of it is not as it was given. */
 static bool is_resolved(const char *key)
 {
-    static const char *const keys[] = {"trainable",        "max_train_steps", "num_train_epochs",
-                                       "progressive_iter", "prediction_type", "weight_dtype"};
-    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++)
-        if (strcmp(key, keys[i]) == 0)
-            return true;
-    return is_derived(key);
+    return sara_train_option_part(key) == SARA_PART_RESOLVED || is_derived(key);
 }
 
 sara_status sara_manifest_complete(sara_context *ctx, json_t *manifest)

@@ -24,6 +24,14 @@ SARA_NODISCARD sara_status sara_train_option_given(sara_context *ctx, char **val
                                                    const char *name);
 /* Where the model is; *alone (may be NULL): it is a denoiser alone. NULL: it is not given. */
 const char *sara_train_options_model(const sara_train_options *options, bool *alone);
+/* What an option is of a run, by which a resumed one is compared. */
+typedef enum sara_option_part {
+    SARA_PART_NO,       /* nothing: the result does not depend on it */
+    SARA_PART_GIVEN,    /* as it was given, or its default */
+    SARA_PART_RESOLVED, /* what it came to with base and data; its default stands for that */
+    SARA_PART_DERIVED   /* likewise, of other options too, in which a difference is told first */
+} sara_option_part;
+sara_option_part sara_train_option_part(const char *name); /* of no option: GIVEN */
 /* The options that decide the result, as a JSON object; json_decref(). */
 SARA_NODISCARD sara_status sara_train_options_json(sara_context *ctx, json_t **out,
                                                    const sara_train_options *options);
