@@ -63,6 +63,7 @@ sara_name sara_name_of(const char *format, ...) __attribute__((format(printf, 1,
 SARA_NODISCARD sara_status sara_path_join(sara_context *ctx, char **out, const char *directory,
                                           const char *name);
 /* sara_free(ctx, p) is public; NULL is fine. */
+
 /* Has the C library give what was freed back to the system, where it can. */
 void sara_memory_trim(void);
 
