@@ -491,6 +491,19 @@ typedef struct sara_train_options {
     const char *method; /* "sara"; "full": all entries are trained, and the run folder gets the
                            denoiser's component folder (unet/) instead of an adapter */
     const char *device; /* see sara_model_options; mixed_precision goes with "cpu" */
+    /* Of "sara": which entries the budget takes: "smallest", "largest", "random", "gradient" (of the
+     * largest sums of gradients over mask_steps micro-batches) or "lift" (of the largest magnitudes
+     * in each matrix's best approximation of rank `rank`, arXiv 2506.00772) */
+    const char *mask;         /* "smallest" */
+    int mask_steps;           /* 0: 64 */
+    int rank;                 /* of "lora", "dora" and "shira", and of the mask "lift"; 0: 4, or by
+                                 trainable; "lift": 128 */
+    double lora_alpha;        /* 0: the rank */
+    const char *lora_targets; /* "attention", "linear" or "all"; NULL: attention */
+    const char *save_as;      /* of "lora" and "dora": "kohya" or "peft"; NULL: kohya */
+    int adapter_width;        /* of "adaptformer": of the bottleneck; 0: 64, or by trainable */
+    double adapter_scale;     /* of "adaptformer": 0.1 */
+    int64_t ltsft_steps;      /* of "ltsft": those of its first phase; 0: as many as the second's */
 } sara_train_options;
 
 typedef struct sara_train_result {

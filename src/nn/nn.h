@@ -39,6 +39,23 @@ void sara_nn_device_forget(sara_device *device, const sara_param *param);
  * nothing waits for memory: the best of what is measured in 0.2 s. */
 double sara_nn_peak_flops(const sara_context *ctx);
 
+/* What is added beside a layer, with parameters of its own that ask for gradients as any do. */
+typedef enum sara_branch_kind {
+    /* y += scale up(down(x)) (LoRA, Hu et al. 2021; LoCon of convolutions): down [rank,in], or
+     * [rank,in,kh,kw] with the layer's own stride and padding; up [out,rank] or [out,rank,1,1].
+     * With a magnitude [out] the layer's weight is magnitude / |W| W of W = weight + scale up down,
+     * where |W|, of each output, is a constant to the gradients (DoRA, Liu et al. 2024). */
+    SARA_BRANCH_LOW_RANK,
+    /* y += scale (up relu(down x + down_bias) + up_bias) beside a feed-forward of input x, of which
+     * the layer is the last (AdaptFormer, Chen et al. 2022): down [width,in], up [out,width]. */
+    SARA_BRANCH_BOTTLENECK
+} sara_branch_kind;
+typedef struct sara_branch {
+    sara_branch_kind kind;
+    sara_param *down, *up, *magnitude, *down_bias, *up_bias; /* NULL: it has none */
+    float scale;
+} sara_branch;
+
 /* y [..., out] = x [..., in] weight^T + bias. weight [out,in] or [out,in,1,1]; bias [out] or
  * NULL. */
 SARA_NODISCARD sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x,

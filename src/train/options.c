@@ -62,6 +62,15 @@ static const option options_table[] = {
     SWITCH(random_flip, GIVEN, "flip images left-right at random"),
     TEXT(method, "NAME", GIVEN, "sara; full: all weights, written as a folder (sara)"),
     TEXT(adapter, "FILE[:X]", NO, "train on from this adapter's entries, at strength X (1)"),
+    TEXT(mask, "NAME", GIVEN, "entries: smallest, largest, random, gradient, lift (smallest)"),
+    NUMBER(OPTION_INT, mask_steps, 1, 1000000, 0, RESOLVED, "micro-batches of --mask gradient (64)"),
+    NUMBER(OPTION_INT, rank, 1, 65536, 0, RESOLVED, "of lora, dora, shira (4); --mask lift (128)"),
+    NUMBER(OPTION_DOUBLE, lora_alpha, TINY, 1e9, 0, RESOLVED, "the change's scale times rank (rank)"),
+    TEXT(lora_targets, "WHICH", RESOLVED, "layers: attention, linear, all (attention)"),
+    TEXT(save_as, "FORMAT", NO, "the LoRA's file: kohya, peft (kohya)"),
+    NUMBER(OPTION_INT, adapter_width, 1, 65536, 0, RESOLVED, "of AdaptFormer's bottleneck (64)"),
+    NUMBER(OPTION_DOUBLE, adapter_scale, TINY, 1e6, NAN, GIVEN, "of AdaptFormer's branch (0.1)"),
+    NUMBER(OPTION_INT64, ltsft_steps, 1, LARGE, 0, RESOLVED, "of LT-SFT's first phase (all)"),
     NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, DERIVED, "train the entries with |p| below it"),
     TEXT(trainable, "BUDGET", RESOLVED, "instead: 5.8%, 20M; 1, 1.0: one entry; 100%: all (5.8%)"),
     NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, DERIVED,
@@ -121,6 +130,8 @@ static void set_defaults(sara_train_options *options)
     options->size = sizeof(*options);
     options->caption_column = "text";
     options->method = "sara";
+    options->mask = "smallest";
+    options->adapter_scale = 0.1;
     options->lambda_rank = 5e-4;
     options->progressive_iter = -1;
     options->train_batch_size = 4;
