@@ -54,6 +54,7 @@ typedef struct sara_branch {
     sara_branch_kind kind;
     sara_param *down, *up, *magnitude, *down_bias, *up_bias; /* NULL: it has none */
     float scale;
+    struct sara_branch *next; /* another beside the same layer; NULL: none */
 } sara_branch;
 
 /* y [..., out] = x [..., in] weight^T + bias. weight [out,in] or [out,in,1,1]; bias [out] or
@@ -73,8 +74,9 @@ SARA_NODISCARD sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_va
 typedef enum sara_activation {
     SARA_IDENTITY,
     SARA_SILU,
-    SARA_GELU,      /* exact, by erf */
-    SARA_QUICK_GELU /* x sigmoid(1.702 x) */
+    SARA_GELU,       /* exact, by erf */
+    SARA_QUICK_GELU, /* x sigmoid(1.702 x) */
+    SARA_RELU        /* NaN stays; no gradient at 0 */
 } sara_activation;
 
 /* x [N,...,C], statistics over all but N within each of `groups` channel groups; weight, bias [C].
@@ -94,6 +96,9 @@ SARA_NODISCARD sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var
 SARA_NODISCARD sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q,
                                              sara_var *k, sara_var *v, int heads, bool causal);
 SARA_NODISCARD sara_status sara_nn_add(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
+/* y = a + scale b, of one shape. */
+SARA_NODISCARD sara_status sara_nn_add_scaled(sara_tape *tape, sara_var **y, sara_var *a,
+                                              sara_var *b, float scale);
 /* y [N,...,C] = x [N,...,C] + e [N,C] (the time embedding of a residual block). */
 SARA_NODISCARD sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x,
                                                   sara_var *e);

@@ -129,6 +129,46 @@ done:
     return status;
 }
 
+static sara_status add_scaled_backward(sara_tape *tape, sara_node *node)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    const float *scale = node->attributes;
+    float *db;
+    bool fresh;
+    sara_status status;
+    TRY(sara_op_pass(tape, node->in[0], node->out->grad));
+    if (!node->in[1]->requires_grad)
+        return SARA_OK;
+    TRY(sara_tape_grad_fresh(tape, &db, &fresh, node->in[1]));
+    TRY(SARA_TRACED(env.ctx, "add_scaled grad", 0,
+                    sara_kernel_add_scaled(&env, db, fresh ? NULL : db, node->out->grad,
+                                           sara_shape_count(&node->out->shape), *scale)));
+done:
+    return status;
+}
+
+sara_status sara_nn_add_scaled(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b, float scale)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(sara_op_expect(tape, "add_scaled", "b", &b->shape, &a->shape));
+    TRY(sara_tape_var(tape, &out, &a->shape));
+    TRY(SARA_TRACED(env.ctx, "add_scaled", 0,
+                    sara_kernel_add_scaled(&env, out->data, a->data, b->data,
+                                           sara_shape_count(&a->shape), scale)));
+    sara_node node = {.op = "add_scaled",
+                      .backward = add_scaled_backward,
+                      .in = {a, b},
+                      .out = out,
+                      .attributes = &scale};
+    TRY(sara_tape_add(tape, &node, sizeof(scale)));
+    *y = out;
+done:
+    return status;
+}
+
 static sara_status add_per_sample_backward(sara_tape *tape, sara_node *node)
 {
     sara_kernel_env env = sara_tape_env(tape);

@@ -22,6 +22,8 @@ static double activate(double x, sara_activation activation)
         return x * normal(x);
     case SARA_QUICK_GELU:
         return x * sigmoid(1.702 * x);
+    case SARA_RELU:
+        return x < 0 ? 0 : x;
     default:
         return x;
     }
@@ -42,6 +44,8 @@ static double activate_grad(double x, sara_activation activation)
         return normal(x) + x * 0.39894228040143267794 * exp(-x * x / 2);
     case SARA_QUICK_GELU:
         return sigmoid_product_grad(x, 1.702);
+    case SARA_RELU:
+        return x > 0 ? 1 : 0;
     default:
         return 1;
     }
@@ -108,6 +112,15 @@ sara_status KERNEL(add)(const sara_kernel_env *env, real *y, const real *a, cons
 sara_status KERNEL(accumulate)(const sara_kernel_env *env, real *y, const real *x, int64_t count)
 {
     return KERNEL(add)(env, y, y, x, count);
+}
+
+sara_status KERNEL(add_scaled)(const sara_kernel_env *env, real *y, const real *a, const real *b,
+                               int64_t count, real scale)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (a ? a[i] : 0) + scale * b[i];
+    return SARA_OK;
 }
 
 sara_status KERNEL(add_per_sample)(const sara_kernel_env *env, real *y, const real *x,

@@ -83,6 +83,19 @@ static sara_status accumulate_into_fast(const sara_kernel_env *env, float *y, co
     return add_fast(env, y, y, x, count);
 }
 
+static sara_status add_scaled_fast(const sara_kernel_env *env, float *y, const float *a,
+                                   const float *b, int64_t count, float scale)
+{
+    const sara_simd *simd = sara_simd_best();
+    int64_t chunks = chunk_count(count);
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t at = i * CHUNK;
+        simd->add_scaled(y + at, a ? a + at : NULL, b + at, chunk_size(count, at), scale);
+    }
+    return SARA_OK;
+}
+
 static sara_status add_per_sample_fast(const sara_kernel_env *env, float *y, const float *x,
                                        const float *e, int64_t n, int64_t inner, int64_t c)
 {
@@ -118,6 +131,7 @@ void sara_fast_pointwise_register(sara_kernels *table)
     SARA_KERNEL_ADD(table, geglu_backward, .run = geglu_backward_fast);
     SARA_KERNEL_ADD(table, add, .run = add_fast);
     SARA_KERNEL_ADD(table, accumulate, .run = accumulate_into_fast);
+    SARA_KERNEL_ADD(table, add_scaled, .run = add_scaled_fast);
     SARA_KERNEL_ADD(table, add_per_sample, .run = add_per_sample_fast);
     SARA_KERNEL_ADD(table, add_per_sample_de, .run = add_per_sample_de_fast);
 }

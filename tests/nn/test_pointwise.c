@@ -13,23 +13,30 @@ BUILD(build_silu, sara_nn_activate(tape, y, in[0], SARA_SILU))
 BUILD(build_gelu, sara_nn_activate(tape, y, in[0], SARA_GELU))
 BUILD(build_quick, sara_nn_activate(tape, y, in[0], SARA_QUICK_GELU))
 BUILD(build_identity, sara_nn_activate(tape, y, in[0], SARA_IDENTITY))
+BUILD(build_relu, sara_nn_activate(tape, y, in[0], SARA_RELU))
 BUILD(build_geglu, sara_nn_geglu(tape, y, in[0]))
 BUILD(build_add, sara_nn_add(tape, y, in[0], in[1]))
 BUILD(build_double, sara_nn_add(tape, y, in[0], in[0]))
+BUILD(build_add_scaled, sara_nn_add_scaled(tape, y, in[0], in[1], -0.7f))
+BUILD(build_double_scaled, sara_nn_add_scaled(tape, y, in[0], in[0], -0.7f))
 BUILD(build_add_per_sample, sara_nn_add_per_sample(tape, y, in[0], in[1]))
 
 static void test_gradients(void **state)
 {
     (void)state;
     const sara_shape x = sara_shape3(2, 5, 6);
+    const sara_shape few = sara_shape2(2, 6); /* none of which a difference takes across 0 */
     const test_graph graphs[] = {
         {.name = "silu", .build = build_silu, .in = {x}, .in_count = 1},
         {.name = "gelu", .build = build_gelu, .in = {x}, .in_count = 1},
         {.name = "quick_gelu", .build = build_quick, .in = {x}, .in_count = 1},
         {.name = "identity", .build = build_identity, .in = {x}, .in_count = 1},
+        {.name = "relu", .build = build_relu, .in = {few}, .in_count = 1},
         {.name = "geglu", .build = build_geglu, .in = {x}, .in_count = 1},
         {.name = "add", .build = build_add, .in = {x, x}, .in_count = 2},
         {.name = "x + x", .build = build_double, .in = {x}, .in_count = 1},
+        {.name = "add_scaled", .build = build_add_scaled, .in = {x, x}, .in_count = 2},
+        {.name = "x - 0.7 x", .build = build_double_scaled, .in = {x}, .in_count = 1},
         {.name = "add_per_sample",
          .build = build_add_per_sample,
          .in = {sara_shape4(2, 3, 2, 5), sara_shape2(2, 5)},
@@ -94,6 +101,8 @@ static void test_refusals(void **state)
     assert_null(y);
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add: b: shape [2,3,4], expected [2,3,5]",
                    sara_nn_add(nn.tape, &y, v[0], v[1]));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "add_scaled: b: shape [2,3,4], expected [2,3,5]",
+                   sara_nn_add_scaled(nn.tape, &y, v[0], v[1], 1));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add_per_sample: e: shape [3,5], expected [2,5]",
                    sara_nn_add_per_sample(nn.tape, &y, v[0], v[2]));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add_per_sample: x: shape [5], expected [N,...,C]",

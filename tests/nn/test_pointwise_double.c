@@ -37,8 +37,8 @@ static void activate(void *data, double *y)
 static void test_activations(void **state)
 {
     (void)state;
-    const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU};
-    for (int i = 0; i < 4; i++) {
+    const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU, SARA_RELU};
+    for (int i = 0; i < 5; i++) {
         problem p = start();
         double *dy = test_fd_random(60, 3), *dx = test_fd_random(60, 4), twice[60];
         p.activation = all[i];
@@ -55,18 +55,19 @@ static void test_activations(void **state)
     }
 }
 
-/* SiLU, GELU and quick GELU as PyTorch computes them in double. */
+/* SiLU, GELU, quick GELU and ReLU as PyTorch computes them in double. */
 static void test_values(void **state)
 {
     (void)state;
     problem p = start();
     const double x[] = {-2, -0.5, 0, 1, 3};
-    const double expected[3][5] = {
+    const double expected[4][5] = {
         {-0.23840584404424, -0.18877033439907, 0, 0.73105857863000, 2.85772238046730},
         {-0.04550026389636, -0.15426876936299, 0, 0.84134474606854, 2.99595030590511},
         {-0.06434137685579, -0.14961156339362, 0, 0.84579576593282, 2.98192869029221},
+        {0, 0, 0, 1, 3},
     };
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         double y[5];
         assert_ok(p.env.ctx,
                   KERNEL(activate_forward)(&p.env, y, x, 5, SARA_SILU + (sara_activation)i));
@@ -113,6 +114,26 @@ static void test_add_per_sample(void **state)
     assert_ok(p.env.ctx, KERNEL(add_per_sample_de)(&p.env, de, dy, p.n, p.inner, p.c));
     const test_fd_input inputs[] = {{"x", p.x, dy, 30}, {"e", p.e, de, 10}};
     test_fd_check(add_per_sample, &p, 30, dy, inputs, 2);
+    free(dy);
+    finish(&p);
+}
+
+static void add_scaled(void *data, double *y)
+{
+    problem *p = data;
+    assert_ok(p->env.ctx, KERNEL(add_scaled)(&p->env, y, p->x, p->e, 10, -0.7));
+}
+
+/* The gradient of what is scaled is the kernel's own, assigned or added. */
+static void test_add_scaled(void **state)
+{
+    (void)state;
+    problem p = start();
+    double *dy = test_fd_random(10, 3), de[10];
+    assert_ok(p.env.ctx, KERNEL(add_scaled)(&p.env, de, NULL, dy, 10, -0.2));
+    assert_ok(p.env.ctx, KERNEL(add_scaled)(&p.env, de, de, dy, 10, -0.5));
+    const test_fd_input inputs[] = {{"x", p.x, dy, 10}, {"e", p.e, de, 10}};
+    test_fd_check(add_scaled, &p, 10, dy, inputs, 2);
     free(dy);
     finish(&p);
 }
@@ -167,7 +188,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_activations), cmocka_unit_test(test_values),
         cmocka_unit_test(test_geglu),       cmocka_unit_test(test_add_per_sample),
-        cmocka_unit_test(test_upsample),    cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_add_scaled),  cmocka_unit_test(test_upsample),
+        cmocka_unit_test(test_moves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,9 @@
 
 #define TOLERANCE 1e-5
 
-static const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU};
+static const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU,
+                                      SARA_RELU};
+enum { ACTIVATIONS = sizeof(all) / sizeof(*all) };
 
 /* Every element within 2^-21 of its size, or 1e-7 where that is less. */
 static void assert_each(const float *got, const float *expected, size_t count, const char *what)
@@ -25,7 +27,7 @@ static void check_activations(void *argument)
         size_t n = counts[c];
         float *x = test_nn_random(n, 1), *dy = test_nn_random(n, 2), *y = test_nn_zeros(n);
         float *expected = test_nn_zeros(n);
-        for (int a = 0; a < 4; a++) {
+        for (int a = 0; a < ACTIVATIONS; a++) {
             assert_ok(pair->fe.ctx,
                       sara_kernel_activate_forward(&pair->fe, y, x, (int64_t)n, all[a]));
             assert_ok(pair->pe.ctx,
@@ -61,7 +63,7 @@ static void check_range(void *argument)
         x[i] = (float)(i - STEPS / 2) / 200;
         ones[i] = 1;
     }
-    for (int a = 0; a < 4; a++) {
+    for (int a = 0; a < ACTIVATIONS; a++) {
         assert_ok(pair->fe.ctx, sara_kernel_activate_forward(&pair->fe, y, x, STEPS, all[a]));
         assert_ok(pair->pe.ctx,
                   sara_kernel_activate_forward(&pair->pe, expected, x, STEPS, all[a]));
@@ -133,6 +135,13 @@ static void check_additions(void *argument)
         assert_ok(pair->fe.ctx, sara_kernel_accumulate(&pair->fe, y, x, count));
         assert_ok(pair->pe.ctx, sara_kernel_accumulate(&pair->pe, expected, x, count));
         assert_memory_equal(y, expected, nx * sizeof(float));
+        for (int add = 0; add < 2; add++) {
+            const float *a = add ? x : NULL;
+            assert_ok(pair->fe.ctx, sara_kernel_add_scaled(&pair->fe, y, a, y, count, -0.7f));
+            assert_ok(pair->pe.ctx,
+                      sara_kernel_add_scaled(&pair->pe, expected, a, expected, count, -0.7f));
+            assert_close(test_relative_l2(y, expected, nx), TOLERANCE, "scaled");
+        }
         assert_ok(pair->fe.ctx, sara_kernel_add_per_sample_de(&pair->fe, de, x, n, inner, c));
         assert_ok(pair->pe.ctx, sara_kernel_add_per_sample_de(&pair->pe, want, x, n, inner, c));
         assert_close(test_relative_l2(de, want, ne), TOLERANCE, "de");

@@ -35,6 +35,7 @@ const sara_simd SIMD_TABLE = {
     .row_dots = row_dots,
     .widen = widen,
     .add = add,
+    .add_scaled = add_scaled,
     .activate = activate,
     .activate_grad = activate_grad,
     .geglu = geglu,

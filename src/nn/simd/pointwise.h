@@ -4,6 +4,16 @@ FN void add(float *y, const float *a, const float *b, int64_t count)
         vstore_n(y + i, vload_n(a + i, count - i) + vload_n(b + i, count - i), count - i);
 }
 
+FN void add_scaled(float *y, const float *a, const float *b, int64_t count, float scale)
+{
+    for (int64_t i = 0; i < count; i += W) {
+        vf sum = vset(scale) * vload_n(b + i, count - i);
+        if (a)
+            sum += vload_n(a + i, count - i);
+        vstore_n(y + i, sum, count - i);
+    }
+}
+
 INLINE vf vactivate(vf x, sara_activation activation)
 {
     vf density;
@@ -14,6 +24,8 @@ INLINE vf vactivate(vf x, sara_activation activation)
         return x * vnormal(&density, x);
     case SARA_QUICK_GELU:
         return x * vsigmoid(vset(1.702f) * x);
+    case SARA_RELU:
+        return vmax(vset(0.0f), x);
     default:
         return x;
     }
@@ -31,6 +43,8 @@ INLINE vf vactivate_grad(vf x, sara_activation activation)
     case SARA_QUICK_GELU:
         s = vsigmoid(vset(1.702f) * x);
         return s * vfma(vset(1.702f) * x, vset(1.0f) - s, vset(1.0f));
+    case SARA_RELU:
+        return vpositive(x, vset(1.0f), vset(0.0f));
     default:
         return vset(1.0f);
     }
@@ -54,6 +68,9 @@ FN void activate(float *y, const float *x, int64_t count, sara_activation activa
         break;
     case SARA_QUICK_GELU:
         activate_all(y, x, count, SARA_QUICK_GELU);
+        break;
+    case SARA_RELU:
+        activate_all(y, x, count, SARA_RELU);
         break;
     default:
         activate_all(y, x, count, SARA_IDENTITY);
@@ -89,6 +106,9 @@ FN void activate_grad(float *dx, const float *dy, const float *x, int64_t count,
         break;
     case SARA_QUICK_GELU:
         activate_grad_all(dx, dy, x, count, SARA_QUICK_GELU, accumulate);
+        break;
+    case SARA_RELU:
+        activate_grad_all(dx, dy, x, count, SARA_RELU, accumulate);
         break;
     default:
         activate_grad_all(dx, dy, x, count, SARA_IDENTITY, accumulate);

@@ -78,6 +78,8 @@ typedef struct sara_simd {
     void (*widen)(float *out, const uint16_t *in, int64_t count, sara_dtype dtype);
 
     void (*add)(float *y, const float *a, const float *b, int64_t count);
+    /* y = a + scale b; a NULL: zeros */
+    void (*add_scaled)(float *y, const float *a, const float *b, int64_t count, float scale);
     void (*activate)(float *y, const float *x, int64_t count, sara_activation activation);
     void (*activate_grad)(float *dx, const float *dy, const float *x, int64_t count,
                           sara_activation activation, bool accumulate);
