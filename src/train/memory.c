@@ -41,6 +41,12 @@ bool sara_memory_narrow_helps(const trainer *t, int64_t trained)
     return saved > (size_t)trained * sizeof(float);
 }
 
+/* Whether it is the denoiser's, not one of the method's own. */
+static bool is_weight(const sara_model *model, const sara_param *param)
+{
+    return sara_params_find(&model->denoiser->params, param->name) == param;
+}
+
 /* 16-bit weights need masters of their own. */
 static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 {
@@ -49,7 +55,8 @@ static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
     bytes += t->method->bytes ? t->method->bytes(t) : 0;
     for (size_t i = 0; s->narrow && i < trainables->count; i++) {
         const sara_trainable *item = &trainables->items[i];
-        bytes += may_narrow(item->param) ? item->count * sizeof(float) : 0;
+        bool narrowed = may_narrow(item->param) && is_weight(t->model, item->param);
+        bytes += narrowed ? item->count * sizeof(float) : 0;
     }
     return s->share < 1 ? (size_t)((double)bytes * s->share) : bytes;
 }

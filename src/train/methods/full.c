@@ -1,8 +1,7 @@
 /* Full fine-tuning: every entry of the denoiser is trained. */
 #include "train/checkpoint.h"
-#include "train/memory.h"
 #include "train/methods/methods.h"
-#include "train/trainer.h"
+#include "train/methods/whole.h"
 
 #define LEARNING_RATE 1e-5
 #define WEIGHTS       "denoiser" /* a checkpoint's folder of the trained values */
@@ -10,43 +9,11 @@
 
 /* ------------------------------------------------------------------------------ what is trained */
 
-static sara_status list_parameters(const trainer *t, sara_trainable **out)
-{
-    const sara_params *params = &t->model->denoiser->params;
-    uint64_t bytes = 0;
-    sara_status status;
-    for (size_t i = 0; i < params->count; i++) {
-        const sara_param *param = &params->items[i];
-        uint64_t count = (uint64_t)sara_shape_count(&param->value.shape);
-        bytes += count * sara_trainable_entry_bytes(param, false);
-    }
-    TRY(sara_memory_check_trainables(t, sara_params_entries(params), bytes));
-    TRY(sara_alloc_zero(t->ctx, out, params->count, sizeof(**out)));
-    for (size_t i = 0; i < params->count; i++) {
-        sara_param *param = &params->items[i];
-        (*out)[i] = (sara_trainable){.param = param,
-                                     .count = (size_t)sara_shape_count(&param->value.shape)};
-    }
-done:
-    return status;
-}
-
 static sara_status full_prepare(trainer *t)
 {
-    const sara_params *params = &t->model->denoiser->params;
-    sara_trainables trainables = {.ctx = t->ctx};
-    sara_trainable *items = NULL;
-    sara_status status;
     if (t->learning_rate <= 0)
         t->learning_rate = LEARNING_RATE;
-    TRY(list_parameters(t, &items));
-    TRY(sara_trainables_init(&trainables, t->ctx, items, params->count, NULL));
-    items = NULL;
-    TRY(sara_trainer_use(t, &trainables));
-done:
-    sara_trainables_free(&trainables);
-    sara_free(t->ctx, items);
-    return status;
+    return sara_whole_use(t, &t->model->denoiser->params);
 }
 
 static void full_describe(const trainer *t, sara_method_text *out)
@@ -71,32 +38,14 @@ done:
     return status;
 }
 
-static sara_status load_values(const sara_trainables *t, const sara_safetensors *file,
-                               const sara_trainable *item)
-{
-    sara_tensor values = {0};
-    sara_status status;
-    TRY(sara_safetensors_load(file, &values, item->param->name, SARA_F32,
-                              &item->param->value.shape));
-    TRY(sara_trainable_write(t, item, values.data));
-done:
-    sara_tensor_free(t->ctx, &values);
-    return status;
-}
-
 static sara_status full_load(trainer *t, const char *folder)
 {
-    const sara_trainables *trainables = &t->optimizer->trainables;
-    sara_safetensors *file = NULL;
     char *path = NULL;
     sara_status status;
     TRY(sara_path_join(t->ctx, &path, folder, WEIGHTS_FILE));
-    TRY(sara_safetensors_open(t->ctx, &file, path));
-    for (size_t i = 0; i < trainables->count; i++)
-        TRY(load_values(trainables, file, &trainables->items[i]));
-    TRY(sara_state_load(t->ctx, folder, trainables));
+    TRY(sara_whole_load(t, path));
+    TRY(sara_state_load(t->ctx, folder, &t->optimizer->trainables));
 done:
-    sara_safetensors_close(file);
     sara_free(t->ctx, path);
     return status;
 }

@@ -23,7 +23,7 @@ static sara_status default_learning_rate(trainer *t)
 /* Refuses a selection whose optimiser and the weights alone are more than there is. */
 static sara_status check_room(const trainer *t, const sara_selection *selection)
 {
-    const sara_adapter *adapter = &selective_of(t)->origin.adapter;
+    const sara_adapter *adapter = &selective_of(t)->start;
     uint64_t bytes = 0;
     for (size_t i = 0; i < selection->item_count; i++) {
         const sara_selected *item = &selection->items[i];
@@ -37,15 +37,14 @@ static sara_status check_room(const trainer *t, const sara_selection *selection)
 static sara_status select_entries(trainer *t, sara_selection *out)
 {
     const sara_train_options *o = &t->options;
-    const sara_origin *origin = &selective_of(t)->origin;
+    const selective *s = selective_of(t);
     const sara_params *params = &t->model->denoiser->params;
     sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
     sara_status status;
     if (o->threshold <= 0)
         TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
-    status = origin->is
-                 ? sara_select_adapter(t->ctx, out, params, &origin->adapter, origin->threshold)
-                 : sara_select(t->ctx, out, params, &budget);
+    status = s->origin.is ? sara_select_adapter(t->ctx, out, params, &s->start, s->start_threshold)
+                          : sara_select(t->ctx, out, params, &budget);
     TRY(sara_model_tell_not_finite(t->model, status));
     TRY(check_room(t, out));
 done:
@@ -80,8 +79,8 @@ static sara_status selective_prepare(trainer *t)
         TRY(default_learning_rate(t));
     TRY(sara_trainables_select(t->ctx, &trainables, &selection));
     if (s->origin.is)
-        TRY(sara_trainables_start(&trainables, &s->origin.adapter, s->origin.strength));
-    sara_adapter_free(&s->origin.adapter);
+        TRY(sara_trainables_start(&trainables, &s->start, s->origin.strength));
+    sara_adapter_free(&s->start);
     TRY(sara_trainer_use(t, &trainables));
     const sara_adaptation_options options = {.threshold = t->threshold,
                                              .lambda_rank = t->options.lambda_rank,
@@ -97,8 +96,10 @@ done:
 
 static void selective_close(trainer *t)
 {
-    sara_adapter_free(&selective_of(t)->origin.adapter);
-    sara_adaptation_free(selective_of(t)->adaptation);
+    selective *s = selective_of(t);
+    sara_origin_close(t, &s->origin);
+    sara_adapter_free(&s->start);
+    sara_adaptation_free(s->adaptation);
 }
 
 /* ---------------------------------------------------------------------------- what the run is */
@@ -118,13 +119,9 @@ static sara_status selective_resolve(const trainer *t, json_t *run)
     json_t *at = json_integer(s->progressive_iter);
     int failed = json_object_set_new(run, "threshold", threshold_json(t->threshold)) |
                  json_object_set_new(run, "progressive_iter", at);
-    if (s->origin.is) {
-        json_t *strength = json_real(s->origin.told_strength);
-        failed |= json_object_set_new(run, "adapter_sha256", json_string(s->origin.sha256)) |
-                  json_object_set_new(run, "adapter_strength", strength);
-    }
     json_object_del(run, "trainable");
-    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options") : SARA_OK;
+    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options")
+                  : sara_origin_resolve(t, &s->origin, run);
 }
 
 static sara_status selective_note(const trainer *t, json_t *run)
@@ -201,8 +198,8 @@ const sara_method sara_method_sara = {
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = 5, /* a value and its position */
-    .open = sara_origin_open,
-    .check = sara_origin_check,
+    .open = sara_selective_open,
+    .check = sara_selective_check,
     .prepare = selective_prepare,
     .resolve = selective_resolve,
     .note = selective_note,

@@ -3,21 +3,13 @@
 #define SARA_TRAIN_METHODS_SARA_H
 
 #include "train/methods/methods.h"
-#include "train/trainer.h"
-
-/* The adapter that the run starts, or started, from. */
-typedef struct sara_origin {
-    bool is;              /* there is one */
-    sara_adapter adapter; /* until the optimiser has its values */
-    double strength;      /* at which they are taken */
-    double told_strength; /* that the run was given */
-    double threshold;     /* NaN: none */
-    char sha256[65];      /* of the file */
-} sara_origin;
+#include "train/methods/origin.h"
 
 typedef struct selective {
     sara_adaptation *adaptation;
     sara_origin origin;
+    sara_adapter start;       /* the origin's, until the optimiser has its values */
+    double start_threshold;   /* its threshold; NaN: none */
     int64_t progressive_iter; /* -1: never */
     bool reselection_moves;   /* a resumed run's, with the number of steps */
 } selective;
@@ -27,10 +19,10 @@ static inline selective *selective_of(const trainer *t)
     return t->method_state;
 }
 
-/* sara_origin.c: --adapter, or that of the checkpoint's run, with what it needs of the options;
- * then against the model. */
-SARA_NODISCARD sara_status sara_origin_open(trainer *t);
-SARA_NODISCARD sara_status sara_origin_check(const trainer *t);
+/* sara_origin.c: the adapter to start from, with what it needs of the options; then against the
+ * model. */
+SARA_NODISCARD sara_status sara_selective_open(trainer *t);
+SARA_NODISCARD sara_status sara_selective_check(const trainer *t);
 
 /* sara_reselection.c: when it is due, from the options, the number of steps and the checkpoint. */
 void sara_reselection_place(trainer *t);
