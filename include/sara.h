@@ -456,9 +456,11 @@ typedef struct sara_train_options {
      * above 0. An adapter without sara.threshold needs learning_rate. NULL: start from the base. */
     const char *adapter;
     double threshold;            /* 0: from trainable */
-    /* "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */
+    /* How many entries are trained (of "full" all are); of "lora", "dora", "adaptformer" and "shira"
+     * the rank or width that comes nearest.
+     * "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */
     const char *trainable;
-    double learning_rate;        /* 0: 1e-3 exp(-350 threshold) */
+    double learning_rate;        /* 0: 1e-3 exp(-350 threshold); "full": 1e-5, others: 1e-4 */
     double lambda_rank;          /* 5e-4 */
     int64_t progressive_iter;    /* -1: half of the steps, never with an adapter; 0: never */
     int64_t max_train_steps;     /* 0: 5000, the replay's length, or the resumed run's */
@@ -519,8 +521,8 @@ typedef struct sara_train_result {
 void sara_train_options_init_sized(sara_train_options *options, size_t size);
 #define sara_train_options_init(options)                                                           \
     sara_train_options_init_sized((options), sizeof(*(options)))
-/* Sets one option by its name ('-' and '_' alike) from text, as the command line does; the text is
- * borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the value. */
+/* Sets one option by its name or an alias ('-' and '_' alike) from text, as the command line does;
+ * the text is borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the value. */
 SARA_NODISCARD sara_status sara_train_options_set(sara_context *ctx, sara_train_options *options,
                                                   const char *name, const char *value);
 typedef struct sara_option_info {
@@ -528,6 +530,12 @@ typedef struct sara_option_info {
 } sara_option_info;
 /* The options that sara_train_options_set() knows, from index 0; NULL past the last. */
 const sara_option_info *sara_train_option_at(size_t index);
+/* The one of a name or of an alias, other trainers' name of it ("network_dim"); NULL: there is none.
+ */
+const sara_option_info *sara_train_option_find(const char *name);
+/* Whether an option (its name, no alias) goes with a method; most go with all. No method of that
+ * name: false. */
+bool sara_train_option_goes_with(const char *option, const char *method);
 
 /* Trains and writes the run folder (docs/formats.md). result may be NULL.
  * Errors: SARA_ERROR_DIVERGED, SARA_INTERRUPTED and all others. */

@@ -93,6 +93,22 @@ static bool args_split(const char *text, char *name, bool *is_letter, const char
     return true;
 }
 
+const char *cli_value_of(const cli *c, const char *name)
+{
+    const char *found = NULL;
+    for (int i = 0; i < c->argc; i++) {
+        const char *value;
+        char given[128];
+        bool is_letter;
+        if (!args_split(c->argv[i], given, &is_letter, &value) || !cli_same_name(given, name))
+            continue;
+        if (!value && i + 1 < c->argc)
+            value = c->argv[i + 1];
+        found = value ? value : found;
+    }
+    return found;
+}
+
 /* The argument at *index, which moves on to its last word. */
 static int read_argument(cli *c, argument *out, const cli_command *command, int *index)
 {
@@ -134,7 +150,7 @@ static int read_arguments(cli *c, const cli_command *command, bool configs, bool
             break;
         if (a.help) {
             *help = true;
-            cli_print_help(command);
+            code = cli_print_help(c, command);
             break;
         }
         bool is_config = a.option && a.option->kind == CLI_CONFIG;

@@ -83,6 +83,7 @@ typedef struct cli_refusal {
 
 typedef struct cli_command {
     const char *name, *summary, *usage, *examples;
+    const char *note;            /* lines of its help before the options; NULL: none */
     const char *operand;         /* the option that a word without dashes is for; NULL: none */
     const cli_option *options;   /* ended by a NULL name */
     const cli_refusal *refusals; /* ended by a NULL name; may be NULL */
@@ -90,6 +91,9 @@ typedef struct cli_command {
      * others. set returns 0, or the exit code after the line was printed; value NULL: a switch. */
     const char *(*resolve)(const char *name, bool *takes_value);
     int (*set)(cli *c, void *user, const char *name, const char *value);
+    bool (*shows)(const cli *c, const char *name); /* whether the help shows one of those */
+    /* Before it: 0, or the exit code after the line was printed. NULL: nothing can be wrong. */
+    int (*check_help)(const cli *c);
     void *user;
 } cli_command;
 
@@ -97,11 +101,13 @@ typedef struct cli_command {
  * 0, or the exit code after the line was printed; *help: --help was asked for and printed. */
 int cli_parse(cli *c, const cli_command *command, bool *help);
 bool cli_same_name(const char *a, const char *b);
+/* The value of an option among the arguments, whatever else they are; NULL: it is not there. */
+const char *cli_value_of(const cli *c, const char *name);
 
 /* Parts of cli_parse(). set_option: value.c; print_help: help.c; read_config: config.c, which calls
  * set for each option and value. */
 int cli_set_option(cli *c, const cli_command *command, const cli_option *option, const char *value);
-void cli_print_help(const cli_command *command);
+int cli_print_help(const cli *c, const cli_command *command);
 typedef int (*cli_config_fn)(cli *c, const cli_command *command, const char *name,
                              const char *value);
 int cli_read_config(cli *c, const cli_command *command, const char *path, cli_config_fn set);

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Other trainers' flags; names that mean the same are in aliases[]. */
+/* Other trainers' flags; names that mean the same are the library's aliases. */
 static const cli_refusal refusals[] = {
     {"dataset_name", "sara downloads nothing; put the images in a folder and use --train_data_dir"},
     {"dataset_config_name", "sara downloads nothing; use --train_data_dir"},
@@ -25,11 +25,8 @@ static const cli_refusal refusals[] = {
     {"min_snr_gamma", "leave it out; the loss is not weighted"},
     {"noise_offset", "leave it out; noise is plain normal"},
     {"train_text_encoder", "sara trains the denoiser"},
-    {"rank",
-     "SaRA trains entries of the model itself; its size is set by --trainable or --threshold"},
-    {"network_dim", "SaRA trains entries of the model itself; its size is set by --trainable"},
-    {"network_alpha", "use an adapter's strength when generating: --adapter FILE:0.8"},
-    {"network_module", "--method names what is trained: sara or full"},
+    {"network_module",
+     "--method names what is trained: sara, full, lora, dora, adaptformer, ltsft or shira"},
     {"optimizer_type", "sara's optimiser is AdamW"},
     {"cache_latents", "latents are cached in memory anyway"},
     {"cache_latents_to_disk", "latents are cached in memory anyway"},
@@ -62,33 +59,36 @@ static const cli_refusal refusals[] = {
     {"dataloader_num_workers", "latents are cached; leave it out"},
     {"lr_end", "polynomial ends at 1e-7, as in diffusers"},
     {"percent", "use --trainable 5.8%"},
-    {"mask", "use --threshold or --trainable"},
     {"preset_path", "use --config FILE with a JSON object of options"},
     {NULL, NULL},
 };
 
-static const struct {
-    const char *theirs, *ours;
-} aliases[] = {
-    {"instance_data_dir", "train_data_dir"},       {"flip_aug", "random_flip"},
-    {"validation_prompts", "validation_prompt"},   {"resume", "resume_from_checkpoint"},
-    {"save_every_n_steps", "checkpointing_steps"}, {"sample_every_n_steps", "validation_steps"},
-    {"max_train_epochs", "num_train_epochs"},
-    {"network_weights", "adapter"},
-    {"caption_extention", "caption_extension"},
-};
-
 static const char *train_resolve(const char *name, bool *takes_value)
 {
-    for (size_t i = 0; i < sizeof(aliases) / sizeof(*aliases); i++)
-        if (cli_same_name(aliases[i].theirs, name))
-            name = aliases[i].ours;
-    for (size_t i = 0; sara_train_option_at(i); i++)
-        if (cli_same_name(sara_train_option_at(i)->name, name)) {
-            *takes_value = sara_train_option_at(i)->metavar != NULL;
-            return sara_train_option_at(i)->name;
-        }
-    return NULL;
+    const sara_option_info *info = sara_train_option_find(name);
+    if (!info)
+        return NULL;
+    *takes_value = info->metavar != NULL;
+    return info->name;
+}
+
+static const char *method_of(const cli *c)
+{
+    const char *given = cli_value_of(c, "method");
+    return given ? given : "sara";
+}
+
+static bool train_shows(const cli *c, const char *name)
+{
+    return sara_train_option_goes_with(name, method_of(c));
+}
+
+static int check_train_help(const cli *c)
+{
+    if (train_shows(c, "method"))
+        return 0;
+    return cli_fail(c, SARA_ERROR_USAGE, "--method %s: no such method; see sara train --help",
+                    method_of(c));
 }
 
 typedef struct target {
@@ -159,19 +159,20 @@ int cmd_train(cli *c)
     };
     const cli_command command = {
         .name = "train",
-        .summary = "fine-tune a model with SaRA on a folder of images",
+        .summary = "fine-tune a model, with SaRA or otherwise, on a folder of images",
         .usage = "-m DIR --train_data_dir DIR -o DIR [options]",
+        .note = "These are for --method sara; sara train --method NAME --help shows another's.\n",
         .examples =
             "  sara train -m base --train_data_dir photos -o run --max_train_steps 1000\n"
-            "  sara train -m base --train_data_dir ink --caption_prefix \"ink style, \" -o run\n"
-            "  sara train ... -o run --resume_from_checkpoint latest     after an interruption\n"
-            "  sara train ... -o run --resume_from_checkpoint latest --max_train_steps 2000   "
-            "longer\n"
+            "  sara train ... -o run --resume_from_checkpoint latest [--max_train_steps 2000: "
+            "longer]\n"
             "  sara train ... -o run2 --adapter run/adapter.safetensors:0.8   on from an adapter\n",
         .options = options,
         .refusals = refusals,
         .resolve = train_resolve,
         .set = set,
+        .shows = train_shows,
+        .check_help = check_train_help,
         .user = &t,
     };
     int code = cli_parse(c, &command, &help);

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define COLUMN 41 /* where the explanations begin */
-#define WIDTH  98
+#define COLUMN 44 /* where the explanations begin */
+#define WIDTH  100
 
 /* Breaks the text at spaces; its first line begins at COLUMN already. */
 static void print_wrapped(const char *text)
@@ -47,17 +47,27 @@ static char letter_of(const cli_command *command, const char *name)
     return 0;
 }
 
-void cli_print_help(const cli_command *command)
+static void print_all(const cli *c, const cli_command *command)
 {
     printf("sara %s - %s\n\nUsage: sara %s %s\n", command->name, command->summary, command->name,
            command->usage);
-    printf("In parentheses: what holds where an option is not given. '-' and '_' are alike.\n\n");
+    printf("In parentheses: what holds where an option is not given. '-' and '_' are alike.\n");
+    printf("%s\n", command->note ? command->note : "");
     for (size_t i = 0; command->set && sara_train_option_at(i); i++) {
         const sara_option_info *info = sara_train_option_at(i);
-        print_option(letter_of(command, info->name), info->name, info->metavar, info->help);
+        if (command->shows(c, info->name))
+            print_option(letter_of(command, info->name), info->name, info->metavar, info->help);
     }
     for (const cli_option *o = command->options; o->name; o++)
         if (o->help)
             print_option(o->letter, o->name, o->metavar, o->help);
     printf("\nExamples:\n%s", command->examples);
+}
+
+int cli_print_help(const cli *c, const cli_command *command)
+{
+    int code = command->check_help ? command->check_help(c) : 0;
+    if (code == 0)
+        print_all(c, command);
+    return code;
 }

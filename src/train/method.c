@@ -23,15 +23,22 @@ const char *sara_method_result_at(const sara_method *method, size_t index)
     return sara_families[index] ? sara_families[index]->parts[0].folder : NULL;
 }
 
-/* "a, b or c" */
+/* "a, b or c": one name of the list after the other. */
+static sara_status add_name(sara_buffer *text, const char *name, size_t index, size_t count)
+{
+    sara_status status;
+    TRY(sara_buffer_put(text, index == 0 ? "" : index + 1 < count ? ", " : " or "));
+    TRY(sara_buffer_put(text, name));
+done:
+    return status;
+}
+
 static sara_status list_methods(sara_buffer *text, const char *also)
 {
     size_t count = METHOD_COUNT + (also ? 1 : 0);
     sara_status status = SARA_OK;
-    for (size_t i = 0; i < count; i++) {
-        TRY(sara_buffer_put(text, i == 0 ? "" : i + 1 < count ? ", " : " or "));
-        TRY(sara_buffer_put(text, i < METHOD_COUNT ? methods[i]->name : also));
-    }
+    for (size_t i = 0; i < count; i++)
+        TRY(add_name(text, i < METHOD_COUNT ? methods[i]->name : also, i, count));
 done:
     return status;
 }
@@ -64,29 +71,56 @@ static bool has_option(const sara_method *method, const char *name)
     return false;
 }
 
-/* The options of the other methods, one after the other; NULL past the last. */
-static const char *foreign_option(const sara_method *method, size_t index, const char **owner)
+/* Of methods that are to come. */
+static const char *const coming[] = {"lora_alpha",    "lora_targets",  "save_as",
+                                     "adapter_width", "adapter_scale", "ltsft_steps"};
+
+static size_t count_owners(const char *name)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof(coming) / sizeof(*coming); i++)
+        count += strcmp(coming[i], name) == 0;
+    for (size_t i = 0; i < METHOD_COUNT; i++)
+        count += has_option(methods[i], name);
+    return count;
+}
+
+bool sara_train_option_goes_with(const char *option, const char *method)
 {
     for (size_t i = 0; i < METHOD_COUNT; i++)
-        for (const char *const *option = methods[i]->options; *option; option++)
-            if (!has_option(method, *option) && index-- == 0) {
-                *owner = methods[i]->name;
-                return *option;
-            }
-    return NULL;
+        if (method && strcmp(methods[i]->name, method) == 0)
+            return has_option(methods[i], option) || count_owners(option) == 0;
+    return false;
+}
+
+static sara_status refuse_option(sara_context *ctx, const sara_method *method, const char *name,
+                                 const char *value)
+{
+    sara_buffer text = {.ctx = ctx};
+    size_t count = count_owners(name), index = 0;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < METHOD_COUNT; i++)
+        if (has_option(methods[i], name))
+            TRY(add_name(&text, methods[i]->name, index++, count));
+    status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --method %s; %s has no%s", name,
+                       value, text.data ? text.data : "lora", method->title,
+                       strcmp(name, "trainable") == 0 ? " size to choose" : "ne");
+done:
+    sara_buffer_free(&text);
+    return status;
 }
 
 sara_status sara_method_check_options(sara_context *ctx, const sara_method *method,
                                       const sara_train_options *options)
 {
-    const char *name, *owner = NULL;
+    const sara_option_info *info;
     sara_status status = SARA_OK;
-    for (size_t i = 0; (name = foreign_option(method, i, &owner)) != NULL; i++) {
+    for (size_t i = 0; (info = sara_train_option_at(i)) != NULL; i++) {
         char *value = NULL;
-        TRY(sara_train_option_given(ctx, &value, options, name));
-        if (value)
-            sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --method %s", name, value, owner);
-        status = value ? SARA_ERROR_USAGE : SARA_OK;
+        if (sara_train_option_goes_with(info->name, method->name))
+            continue;
+        TRY(sara_train_option_given(ctx, &value, options, info->name));
+        status = value ? refuse_option(ctx, method, info->name, value) : SARA_OK;
         sara_free(ctx, value);
         if (status != SARA_OK)
             break;
@@ -97,9 +131,10 @@ done:
 
 void sara_method_drop_options(const sara_method *method, json_t *run)
 {
-    const char *name, *owner;
-    for (size_t i = 0; (name = foreign_option(method, i, &owner)) != NULL; i++)
-        json_object_del(run, name);
+    const sara_option_info *info;
+    for (size_t i = 0; (info = sara_train_option_at(i)) != NULL; i++)
+        if (!sara_train_option_goes_with(info->name, method->name))
+            json_object_del(run, info->name);
 }
 
 /* ----------------------------------------------------------------------------------- its state */

@@ -11,7 +11,8 @@ typedef struct trainer trainer;
 typedef struct sara_method_text {
     char entries[80];         /* which: "|p| < 0.002" */
     char course[64];          /* what the run will come to: "no reselection"; "": nothing */
-    const char *default_rate; /* where the learning rate is from that was not given */
+    const char *default_rate; /* where the learning rate is from that was not given; NULL: it is
+                                 the method's own */
 } sara_method_text;
 
 /* A function that a method has no need of is NULL, where it says so. */
@@ -23,12 +24,13 @@ typedef struct sara_method {
     const char *const *files;   /* that save() writes into a checkpoint */
     const char *result; /* file that finish() writes into the run folder; NULL: the denoiser's */
     int entry_bytes;            /* of the result, at least, for each trained entry */
+    double learning_rate;       /* where none is given; 0: prepare() finds it */
 
     /* Before the model is read: what else there is to read, and what contradicts. Or NULL. */
     sara_status (*open)(trainer *t);
     /* Whether that fits the model, once it is read. Or NULL. */
     sara_status (*check)(const trainer *t);
-    /* Chooses what is trained, sets the learning rate where none is given, and has
+    /* Chooses what is trained, sets the learning rate where there is none yet, and has
      * sara_trainer_use() make the optimiser. The number of steps is known. */
     sara_status (*prepare)(trainer *t);
     /* Gives its own options in the manifest's "run" the values that they have come to. Or NULL. */

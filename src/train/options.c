@@ -60,12 +60,14 @@ static const option options_table[] = {
            "side of the images, a multiple of 8 (the model's)"),
     SWITCH(center_crop, GIVEN, "crop the centre instead of a random place"),
     SWITCH(random_flip, GIVEN, "flip images left-right at random"),
-    TEXT(method, "NAME", GIVEN, "sara; full: all weights, written as a folder (sara)"),
-    TEXT(adapter, "FILE[:X]", NO, "train on from this adapter's entries, at strength X (1)"),
-    TEXT(mask, "NAME", GIVEN, "entries: smallest, largest, random, gradient, lift (smallest)"),
-    NUMBER(OPTION_INT, mask_steps, 1, 1000000, 0, RESOLVED, "micro-batches of --mask gradient (64)"),
+    TEXT(method, "NAME", GIVEN, "sara, full, lora, dora, adaptformer, ltsft, shira (sara)"),
+    TEXT(adapter, "FILE[:X]", NO, "train on from this adapter, at strength X (1)"),
+    TEXT(mask, "NAME", GIVEN, "smallest, largest, random, gradient, lift (smallest)"),
+    NUMBER(OPTION_INT, mask_steps, 1, 1000000, 0, RESOLVED,
+           "micro-batches of --mask gradient (64)"),
     NUMBER(OPTION_INT, rank, 1, 65536, 0, RESOLVED, "of lora, dora, shira (4); --mask lift (128)"),
-    NUMBER(OPTION_DOUBLE, lora_alpha, TINY, 1e9, 0, RESOLVED, "the change's scale times rank (rank)"),
+    NUMBER(OPTION_DOUBLE, lora_alpha, TINY, 1e9, 0, RESOLVED,
+           "the change's scale times rank (rank)"),
     TEXT(lora_targets, "WHICH", RESOLVED, "layers: attention, linear, all (attention)"),
     TEXT(save_as, "FORMAT", NO, "the LoRA's file: kohya, peft (kohya)"),
     NUMBER(OPTION_INT, adapter_width, 1, 65536, 0, RESOLVED, "of AdaptFormer's bottleneck (64)"),
@@ -74,7 +76,7 @@ static const option options_table[] = {
     NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, DERIVED, "train the entries with |p| below it"),
     TEXT(trainable, "BUDGET", RESOLVED, "instead: 5.8%, 20M; 1, 1.0: one entry; 100%: all (5.8%)"),
     NUMBER(OPTION_DOUBLE, learning_rate, TINY, 1e3, 0, DERIVED,
-           "(1e-3 exp(-350 threshold); full: 1e-5)"),
+           "(sara: 1e-3 exp(-350 threshold); full: 1e-5; else 1e-4)"),
     NUMBER(OPTION_DOUBLE, lambda_rank, 0, 1e6, NAN, GIVEN, "weight of the low-rank term (5e-4)"),
     NUMBER(OPTION_INT64, max_train_steps, 1, LARGE, 0, RESOLVED, "optimiser steps (5000)"),
     NUMBER(OPTION_INT64, num_train_epochs, 1, LARGE, 0, RESOLVED, "passes over the images instead"),
@@ -100,7 +102,7 @@ static const option options_table[] = {
     NUMBER(OPTION_DOUBLE, adam_weight_decay, 0, 1000, NAN, GIVEN, "(1e-2)"),
     NUMBER(OPTION_DOUBLE, max_grad_norm, 0, 1e30, NAN, GIVEN, "clip gradients; 0: never (1.0)"),
     TEXT(prediction_type, "TYPE", RESOLVED,
-         "epsilon, v_prediction or v, sample, flow_prediction (the model's)"),
+         "epsilon, v_prediction, sample, flow_prediction (model's)"),
     {{"validation_prompt", "TEXT", "draw it every --validation_steps; repeatable"},
      OPTION_PROMPTS,
      FIELD(validation_prompts),
@@ -180,12 +182,38 @@ static bool same_name(const char *a, const char *b)
     return *a == *b;
 }
 
+/* Other trainers' names of the same things. */
+static const struct {
+    const char *theirs, *ours;
+} aliases[] = {
+    {"instance_data_dir", "train_data_dir"},
+    {"flip_aug", "random_flip"},
+    {"validation_prompts", "validation_prompt"},
+    {"resume", "resume_from_checkpoint"},
+    {"save_every_n_steps", "checkpointing_steps"},
+    {"sample_every_n_steps", "validation_steps"},
+    {"max_train_epochs", "num_train_epochs"},
+    {"network_weights", "adapter"},
+    {"network_dim", "rank"},
+    {"network_alpha", "lora_alpha"},
+    {"caption_extention", "caption_extension"},
+};
+
 static const option *find_option(const char *name)
 {
+    for (size_t i = 0; i < sizeof(aliases) / sizeof(*aliases); i++)
+        if (same_name(aliases[i].theirs, name))
+            name = aliases[i].ours;
     for (size_t i = 0; i < OPTION_COUNT; i++)
         if (same_name(options_table[i].info.name, name))
             return &options_table[i];
     return NULL;
+}
+
+const sara_option_info *sara_train_option_find(const char *name)
+{
+    const option *o = find_option(name);
+    return o ? &o->info : NULL;
 }
 
 static const char *get_text(const sara_train_options *options, const option *o)

@@ -5,12 +5,13 @@
 static sara_status check_missing(sara_context *ctx, const sara_train_options *options)
 {
     if (!options->caption_column || !options->lr_scheduler || !options->mixed_precision ||
-        !options->method)
+        !options->method || !options->mask)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing",
                          !options->caption_column    ? "caption_column"
                          : !options->lr_scheduler    ? "lr_scheduler"
                          : !options->mixed_precision ? "mixed_precision"
-                                                     : "method");
+                         : !options->method          ? "method"
+                                                     : "mask");
     if (options->validation_prompt_count < 0 || options->validation_prompt_count > SARA_MAX_PROMPTS)
         return sara_fail(ctx, SARA_ERROR_USAGE, "validation_prompt_count %d: expected 0 to %d",
                          options->validation_prompt_count, SARA_MAX_PROMPTS);
@@ -21,9 +22,33 @@ static sara_status check_missing(sara_context *ctx, const sara_train_options *op
     return SARA_OK;
 }
 
+/* value: one of "a, b or c". NULL: it is not given. */
+static sara_status check_choice(sara_context *ctx, const char *name, const char *value,
+                                const char *const *choices)
+{
+    const char *const *choice = choices;
+    sara_buffer text = {.ctx = ctx};
+    sara_status status = SARA_OK;
+    while (value && *choice && strcmp(*choice, value) != 0)
+        choice++;
+    if (!value || *choice)
+        return SARA_OK;
+    for (choice = choices; *choice; choice++) {
+        TRY(sara_buffer_put(&text, choice == choices ? "" : choice[1] ? ", " : " or "));
+        TRY(sara_buffer_put(&text, *choice));
+    }
+    status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: expected %s", name, value, text.data);
+done:
+    sara_buffer_free(&text);
+    return status;
+}
+
 /* Values that have a grammar of their own, before any work begins. */
 static sara_status check_words(sara_context *ctx, const sara_train_options *o)
 {
+    static const char *const masks[] = {"smallest", "largest", "random", "gradient", "lift", NULL};
+    static const char *const targets[] = {"attention", "linear", "all", NULL};
+    static const char *const formats[] = {"kohya", "peft", NULL};
     sara_prediction prediction;
     sara_storage storage;
     sara_budget budget;
@@ -36,6 +61,9 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
         TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));
     if (o->trainable)
         TRY(sara_budget_parse(ctx, &budget, o->trainable));
+    TRY(check_choice(ctx, "mask", o->mask, masks));
+    TRY(check_choice(ctx, "lora_targets", o->lora_targets, targets));
+    TRY(check_choice(ctx, "save_as", o->save_as, formats));
 done:
     return status;
 }
@@ -78,6 +106,80 @@ static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
     return SARA_OK;
 }
 
+/* What the adapter that a run starts from decides. */
+static sara_status check_beside_adapter(sara_context *ctx, const sara_train_options *o)
+{
+    static const char *const decided[] = {"trainable",    "threshold",    "mask",
+                                          "mask_steps",   "rank",         "lora_alpha",
+                                          "lora_targets", "adapter_width"};
+    sara_status status = SARA_OK;
+    for (size_t i = 0; o->adapter && i < sizeof(decided) / sizeof(*decided); i++) {
+        char *value = NULL;
+        TRY(sara_train_option_given(ctx, &value, o, decided[i]));
+        if (value)
+            status = sara_fail(ctx, SARA_ERROR_USAGE,
+                               "--adapter %s: its entries are trained; leave --%s out", o->adapter,
+                               decided[i]);
+        sara_free(ctx, value);
+        if (status != SARA_OK)
+            break;
+    }
+done:
+    return status;
+}
+
+/* What is trained, and how much of it: each is said once. */
+static sara_status check_one_size(sara_context *ctx, const sara_train_options *o)
+{
+    bool is_sara = strcmp(o->method, "sara") == 0; /* whose rank is its mask's */
+    if (o->threshold > 0 && o->trainable)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--threshold %g and --trainable %s: give one of them", o->threshold,
+                         o->trainable);
+    if (o->trainable && o->rank && !is_sara)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "--rank %d and --trainable %s: give one of them",
+                         o->rank, o->trainable);
+    if (o->trainable && o->adapter_width)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--adapter_width %d and --trainable %s: give one of them",
+                         o->adapter_width, o->trainable);
+    return SARA_OK;
+}
+
+/* Of SaRA's masks: what goes with one alone. */
+static sara_status check_mask(sara_context *ctx, const sara_train_options *o)
+{
+    if (strcmp(o->method, "sara") != 0)
+        return SARA_OK;
+    if (o->mask_steps && strcmp(o->mask, "gradient") != 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--mask_steps %d: goes with --mask gradient, not %s", o->mask_steps,
+                         o->mask);
+    if (o->rank && strcmp(o->mask, "lift") != 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--rank %d: goes with --mask lift, or with --method lora, dora or shira; "
+                         "SaRA's size is --trainable or --threshold",
+                         o->rank);
+    if (o->progressive_iter > 0 && strcmp(o->mask, "smallest") != 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--progressive_iter %lld: --mask %s has no reselection; leave it out",
+                         (long long)o->progressive_iter, o->mask);
+    return SARA_OK;
+}
+
+static sara_status check_given_steps(sara_context *ctx, const sara_train_options *o)
+{
+    if (o->max_train_steps > 0 && o->num_train_epochs > 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--max_train_steps %lld and --num_train_epochs %lld: give one of them",
+                         (long long)o->max_train_steps, (long long)o->num_train_epochs);
+    if (o->replay && o->num_train_epochs > 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--num_train_epochs %lld: a replay is used once; give --max_train_steps",
+                         (long long)o->num_train_epochs);
+    return SARA_OK;
+}
+
 sara_status sara_train_options_check(sara_context *ctx, const sara_train_options *o)
 {
     sara_status status;
@@ -85,22 +187,10 @@ sara_status sara_train_options_check(sara_context *ctx, const sara_train_options
     TRY(check_missing(ctx, o));
     TRY(check_sources(ctx, o));
     TRY(check_words(ctx, o));
-    if (o->threshold > 0 && o->trainable)
-        status =
-            sara_fail(ctx, SARA_ERROR_USAGE, "--threshold %g and --trainable %s: give one of them",
-                      o->threshold, o->trainable);
-    else if (o->adapter && (o->threshold > 0 || o->trainable))
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "--adapter %s: its entries are trained; leave --%s out", o->adapter,
-                           o->trainable ? "trainable" : "threshold");
-    else if (o->max_train_steps > 0 && o->num_train_epochs > 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "--max_train_steps %lld and --num_train_epochs %lld: give one of them",
-                           (long long)o->max_train_steps, (long long)o->num_train_epochs);
-    else if (o->replay && o->num_train_epochs > 0)
-        status = sara_fail(ctx, SARA_ERROR_USAGE,
-                           "--num_train_epochs %lld: a replay is used once; give --max_train_steps",
-                           (long long)o->num_train_epochs);
+    TRY(check_one_size(ctx, o));
+    TRY(check_mask(ctx, o));
+    TRY(check_beside_adapter(ctx, o));
+    TRY(check_given_steps(ctx, o));
 done:
     return status;
 }

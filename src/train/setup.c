@@ -77,7 +77,8 @@ sara_status sara_trainer_make_optimizer(trainer *t)
     double factor;
     sara_status status;
     t->threshold = NAN;
-    t->learning_rate = t->options.learning_rate;
+    t->learning_rate =
+        t->options.learning_rate > 0 ? t->options.learning_rate : t->method->learning_rate;
     TRY(t->method->prepare(t));
     t->selected = sara_trainables_total(&t->optimizer->trainables);
     t->parameters = sara_params_entries(&t->model->denoiser->params);
@@ -206,6 +207,8 @@ static void setup_announce(const trainer *t)
     bool given = o->learning_rate > 0;
     sara_method_text text = {"", "", NULL};
     t->method->describe(t, &text);
+    if (!text.default_rate)
+        text.default_rate = "the method's own";
     sara_log(t->ctx, SARA_LOG_INFO,
              "training %lld of %lld parameters (%.2f %%), %s; learning rate %.3g%s%s%s",
              (long long)t->selected, (long long)t->parameters,

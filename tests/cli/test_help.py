@@ -8,6 +8,12 @@ from support import TOP, USAGE, Case
 
 COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench"]
 
+METHODS = {
+    "sara": {"trainable", "threshold", "mask", "mask_steps", "rank", "adapter", "lambda_rank",
+             "progressive_iter"},
+    "full": set(),
+}
+
 
 def options_of(text):
     """The long options that a help text lists, with whether they take a value."""
@@ -56,11 +62,26 @@ class Help(Case):
         struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.S)
         fields = set(re.findall(r"[ *](\w+)(?:\[\w+\])?[,;]", struct))
         fields -= {"size", "validation_prompt_count", "draw_seed"}
+        fields -= {"lora_alpha", "lora_targets", "save_as", "adapter_width", "adapter_scale",
+                   "ltsft_steps"}  # of methods that are to come
         fields = {"validation_prompt" if f == "validation_prompts" else f for f in fields}
         self.assertGreater(len(fields), 35)
-        self.assertEqual(
-            fields | {"threads", "config"}, set(options_of(self.ok("train", "--help").out))
-        )
+        shown = set()
+        for method in METHODS:
+            shown |= set(options_of(self.ok("train", "--method", method, "--help").out))
+        self.assertEqual(fields | {"threads", "config"}, shown)
+
+    def test_methods(self):
+        """The help shows what goes with the method that is named, of which the default is sara."""
+        text = self.ok("train", "--help").out
+        self.assertEqual(text, self.ok("train", "--method=sara", "-h").out)
+        for method, own in METHODS.items():
+            for args in (("--method", method, "--help"), ("--help", "--method", method)):
+                shown = set(options_of(self.ok("train", *args).out))
+                self.assertLessEqual(own | {"seed", "method", "learning_rate"}, shown)
+                others = set().union(*METHODS.values()) - own
+                self.assertEqual(others & shown, set(), method)
+        self.refused(USAGE, "--method x: no such method", "train", "--method", "x", "--help")
 
     def test_examples_use_known_options(self):
         for command in COMMANDS:

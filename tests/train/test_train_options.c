@@ -52,6 +52,34 @@ static void test_values(void **state)
     assert_ok(run->ctx, sara_train_options_check(run->ctx, o));
 }
 
+/* kohya's and others' names. */
+static void test_aliases(void **state)
+{
+    test_run *run = *state;
+    sara_train_options *o = &run->options;
+    assert_ok(run->ctx, set(run, "network-dim", "12"));
+    assert_int_equal(o->rank, 12);
+    assert_ok(run->ctx, set(run, "network_alpha", "6.5"));
+    assert_true(o->lora_alpha == 6.5);
+    assert_ok(run->ctx, set(run, "max-train_epochs", "3"));
+    assert_int_equal(o->num_train_epochs, 3);
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--rank x: expected", set(run, "network_dim", "x"));
+    assert_string_equal(sara_train_option_find("network-dim")->name, "rank");
+    assert_string_equal(sara_train_option_find("seed")->name, "seed");
+    assert_null(sara_train_option_find("network_dimension"));
+}
+
+static void test_goes_with(void **state)
+{
+    (void)state;
+    assert_true(sara_train_option_goes_with("seed", "full"));
+    assert_true(sara_train_option_goes_with("threshold", "sara"));
+    assert_false(sara_train_option_goes_with("threshold", "full"));
+    assert_false(sara_train_option_goes_with("trainable", "full"));
+    assert_false(sara_train_option_goes_with("lora_alpha", "sara"));
+    assert_false(sara_train_option_goes_with("seed", "none"));
+}
+
 /* Every number refuses what is no number or out of range, naming itself and the value. */
 static void test_bad_numbers(void **state)
 {
@@ -73,7 +101,7 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 23);
+    assert_int_equal(numbers, 29);
 }
 
 static void test_ranges(void **state)
@@ -135,6 +163,13 @@ static void test_fields(void **state)
     REFUSED(validation_prompt_count, -1, "validation_prompt_count -1");
     REFUSED(validation_prompt_count, 1, "--validation_prompt 0: a value is missing");
     REFUSED(caption_prefix, "\xff", "--caption_prefix \\xff: is no valid UTF-8");
+    REFUSED(mask, NULL, "--mask: a value is missing");
+    REFUSED(mask, "small", "--mask small: expected smallest, largest, random, gradient or lift");
+    REFUSED(lora_targets, "x", "--lora_targets x: expected attention, linear or all");
+    REFUSED(save_as, "x", "--save_as x: expected kohya or peft");
+    REFUSED(mask_steps, 3, "--mask_steps 3: goes with --mask gradient, not smallest");
+    REFUSED(rank, 4, "--rank 4: goes with --mask lift, or with --method lora");
+    REFUSED(lora_alpha, 4, "--lora_alpha 4: goes with --method lora");
     REFUSED(trainable, "200%", "200%");
     REFUSED(trainable, "junk", "junk");
     REFUSED(prediction_type, "noise", "noise");
@@ -160,6 +195,29 @@ static void test_contradictions(void **state)
     assert_refused(run->ctx, SARA_ERROR_USAGE, "--threshold 0.01 and --trainable 5%: give one",
                    test_run_train(run));
     o->threshold = 0;
+    o->threshold = 0;
+    o->mask = "largest";
+    o->progressive_iter = 3;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--progressive_iter 3: --mask largest has no resel",
+                   test_run_train(run));
+    o->adapter = "x";
+    o->trainable = NULL;
+    o->progressive_iter = -1;
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--adapter x: its entries are trained; leave --mask",
+                   test_run_train(run));
+    o->adapter = NULL;
+    o->mask = "smallest";
+    o->method = "full";
+    o->rank = 3;
+    o->trainable = "5%";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--rank 3 and --trainable 5%: give one of them",
+                   test_run_train(run));
+    o->rank = 0;
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "--trainable 5%: goes with --method sara; full fine-tuning has no size",
+                   test_run_train(run));
+    o->method = "sara";
+    o->trainable = NULL;
     o->max_train_steps = 3;
     o->num_train_epochs = 2;
     assert_refused(run->ctx, SARA_ERROR_USAGE,
@@ -212,6 +270,7 @@ static void test_json(void **state)
                                                "replay",
                                                "output_dir",
                                                "adapter",
+                                               "save_as",
                                                "validation_prompt",
                                                "validation_steps",
                                                "validation_guidance_scale",
@@ -303,6 +362,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_TINY(test_defaults),        TEST_TINY(test_values),
+        TEST_TINY(test_aliases),         TEST_TINY(test_goes_with),
         TEST_TINY(test_bad_numbers),     TEST_TINY(test_ranges),
         TEST_TINY(test_fields),          TEST_TINY(test_contradictions),
         TEST_TINY(test_prompts),         TEST_TINY(test_json),

@@ -3,7 +3,6 @@
 #include "train/methods/methods.h"
 #include "train/methods/whole.h"
 
-#define LEARNING_RATE 1e-5
 #define WEIGHTS       "denoiser" /* a checkpoint's folder of the trained values */
 #define WEIGHTS_FILE  WEIGHTS "/" SARA_DIFFUSERS_STEM ".safetensors"
 
@@ -11,8 +10,6 @@
 
 static sara_status full_prepare(trainer *t)
 {
-    if (t->learning_rate <= 0)
-        t->learning_rate = LEARNING_RATE;
     return sara_whole_use(t, &t->model->denoiser->params);
 }
 
@@ -79,9 +76,10 @@ const sara_method sara_method_full = {
     .name = "full",
     .title = "full fine-tuning",
     .options = (const char *const[]){NULL},
-    .files = (const char *const[]){WEIGHTS "/config.json", WEIGHTS_FILE, SARA_CHECKPOINT_STATE,
-                                   NULL},
+    .files =
+        (const char *const[]){WEIGHTS "/config.json", WEIGHTS_FILE, SARA_CHECKPOINT_STATE, NULL},
     .entry_bytes = sizeof(float),
+    .learning_rate = 1e-5,
     .prepare = full_prepare,
     .describe = full_describe,
     .save = full_save,

@@ -120,6 +120,12 @@ static sara_status selective_resolve(const trainer *t, json_t *run)
     int failed = json_object_set_new(run, "threshold", threshold_json(t->threshold)) |
                  json_object_set_new(run, "progressive_iter", at);
     json_object_del(run, "trainable");
+    if (strcmp(t->options.mask, "smallest") == 0)
+        json_object_del(run, "mask"); /* what earlier versions had */
+    if (!t->options.mask_steps)
+        json_object_del(run, "mask_steps");
+    if (!t->options.rank)
+        json_object_del(run, "rank");
     return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options")
                   : sara_origin_resolve(t, &s->origin, run);
 }
@@ -193,8 +199,8 @@ const sara_method sara_method_sara = {
     .name = "sara",
     .title = "SaRA",
     .state_size = sizeof(selective),
-    .options = (const char *const[]){"adapter", "threshold", "trainable", "lambda_rank",
-                                     "progressive_iter", NULL},
+    .options = (const char *const[]){"adapter", "mask", "mask_steps", "rank", "threshold",
+                                     "trainable", "lambda_rank", "progressive_iter", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = 5, /* a value and its position */
