@@ -37,7 +37,7 @@ typedef struct sara_var {
 } sara_var;
 
 #define SARA_NODE_VARS 5 /* attention saves q, k, v, y and lse */
-#define SARA_NODE_PARAMS 2
+#define SARA_NODE_PARAMS 3
 typedef struct sara_node sara_node;
 /* Adds to the gradients of node->in (only where requires_grad) and of node->params (as they want),
  * given node->out->grad, which is not NULL. */

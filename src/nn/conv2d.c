@@ -1,4 +1,4 @@
-#include "nn/kernels.h"
+#include "nn/branch.h"
 
 static bool has_positive_dims(const sara_shape *shape)
 {
@@ -105,6 +105,56 @@ static sara_status conv_backward(sara_tape *tape, sara_node *node)
     TRY(conv2d_weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->n * shape->oh * shape->ow,
                            shape->out));
+    if (node->in[1])
+        TRY(sara_low_rank_backward(tape, sara_low_rank_of(weight), node->in[1], dy));
+done:
+    return status;
+}
+
+/* The layer's own op; h: of its low-rank branch, NULL: it has none. */
+static sara_status conv_node(sara_tape *tape, sara_var **y, sara_var *x, sara_var *h,
+                             sara_param *weight, sara_param *bias, sara_conv_shape *shape)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view w = sara_weight_of(weight);
+    const sara_shape out_shape = sara_shape4(shape->n, shape->oh, shape->ow, shape->out);
+    sara_var *out;
+    sara_status status;
+    TRY(sara_tape_var(tape, &out, &out_shape));
+    TRY(SARA_TRACED(env.ctx, "conv2d", conv_flops(shape),
+                    sara_kernel_conv_forward(&env, out->data, x->data, &w,
+                                             bias ? bias->value.data : NULL, shape)));
+    if (h)
+        TRY(sara_low_rank_add(tape, out, h, sara_low_rank_of(weight)));
+    sara_node node = {.op = "conv2d",
+                      .backward = conv_backward,
+                      .in = {x, h},
+                      .saved = {weight->want == SARA_GRAD_NONE ? NULL : x, h},
+                      .params = {weight, bias, h ? sara_low_rank_of(weight)->up : NULL},
+                      .out = out,
+                      .attributes = shape};
+    TRY(sara_tape_add(tape, &node, sizeof(*shape)));
+    *y = out;
+done:
+    return status;
+}
+
+/* With a magnitude the bias comes after it. */
+static sara_status conv_beside(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
+                               sara_param *bias, const sara_conv2d_options *options,
+                               sara_conv_shape *shape)
+{
+    const sara_branch *branch = sara_low_rank_of(weight);
+    sara_var *h, *out = NULL;
+    size_t scope = sara_tape_open(tape);
+    sara_status status;
+    TRY(sara_low_rank_check(tape, "conv2d", weight));
+    TRY(sara_nn_conv2d(tape, &h, x, branch->down, NULL, options));
+    TRY(conv_node(tape, &out, x, h, weight, branch->magnitude ? NULL : bias, shape));
+    if (branch->magnitude)
+        TRY(sara_low_rank_scale(tape, &out, out, weight, bias));
+    sara_tape_close(tape, scope, &out, 1);
+    *y = out;
 done:
     return status;
 }
@@ -112,27 +162,12 @@ done:
 sara_status sara_nn_conv2d(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
                            sara_param *bias, const sara_conv2d_options *options)
 {
-    sara_kernel_env env = sara_tape_env(tape);
-    const sara_weight_view w = sara_weight_of(weight);
     sara_conv_shape shape;
-    sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    TRY(conv2d_check(env.ctx, &shape, &x->shape, weight, bias, options));
-    sara_shape out_shape = sara_shape4(shape.n, shape.oh, shape.ow, shape.out);
-    TRY(sara_tape_var(tape, &out, &out_shape));
-    TRY(SARA_TRACED(env.ctx, "conv2d", conv_flops(&shape),
-                    sara_kernel_conv_forward(&env, out->data, x->data, &w,
-                                             bias ? bias->value.data : NULL, &shape)));
-    sara_node node = {.op = "conv2d",
-                      .backward = conv_backward,
-                      .in = {x},
-                      .saved = {weight->want == SARA_GRAD_NONE ? NULL : x},
-                      .params = {weight, bias},
-                      .out = out,
-                      .attributes = &shape};
-    TRY(sara_tape_add(tape, &node, sizeof(shape)));
-    *y = out;
+    TRY(conv2d_check(sara_tape_context(tape), &shape, &x->shape, weight, bias, options));
+    TRY(sara_low_rank_of(weight) ? conv_beside(tape, y, x, weight, bias, options, &shape)
+                                 : conv_node(tape, y, x, NULL, weight, bias, &shape));
 done:
     return status;
 }

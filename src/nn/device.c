@@ -43,6 +43,7 @@ static void register_kernels(sara_kernels *table, const device_kind *kind)
         sara_fast_attention_register(table);
         sara_fast_pointwise_register(table);
         sara_fast_update_register(table);
+        sara_fast_branch_register(table);
     }
     sara_plain_register(table);
 }

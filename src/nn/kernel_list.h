@@ -20,7 +20,8 @@
     SARA_RESHAPE_KERNELS(X)                                                                        \
     SARA_LOOKUP_KERNELS(X)                                                                         \
     SARA_LOSS_KERNELS(X)                                                                           \
-    SARA_UPDATE_KERNELS(X)
+    SARA_UPDATE_KERNELS(X)                                                                         \
+    SARA_BRANCH_KERNELS(X)
 
 /* Linear layers and convolutions. b may be NULL. dw_sampled adds to dw[i] the gradient of entry
  * positions[i]. bias_grad: db [out] += sum over rows of dy [rows][out], of both. */
@@ -180,5 +181,22 @@
       (sums, updates, scale), .rows = (int64_t)updates->count)                                     \
     X(adamw, (const sara_updates *updates, const sara_adamw *numbers), (updates, numbers),         \
       .rows = (int64_t)updates->count)
+
+/* Low-rank branches. low_rank_norm: norm [out] = |w + scale up down| of each output, w [out][in],
+ * down [rank][in], up [out][rank]. scale_outputs: y = x m / norm + b of each column; b may be NULL.
+ * Backward: dm [out] is added to; dx and dm may be NULL. */
+#define SARA_BRANCH_KERNELS(X)                                                                     \
+    X(low_rank_norm,                                                                               \
+      (real * norm, const sara_weight_view *w, const real *down, const real *up, real scale,       \
+       int64_t out, int64_t in, int64_t rank),                                                     \
+      (norm, w, down, up, scale, out, in, rank), .weight = w, .rows = out, .columns = in)          \
+    X(scale_outputs,                                                                               \
+      (real * y, const real *x, const real *m, const real *norm, const real *b, int64_t rows,      \
+       int64_t out),                                                                               \
+      (y, x, m, norm, b, rows, out), .rows = rows, .columns = out)                                 \
+    X(scale_outputs_backward,                                                                      \
+      (real * dx, real * dm, const real *dy, const real *x, const real *m, const real *norm,       \
+       int64_t rows, int64_t out, bool accumulate),                                                \
+      (dx, dm, dy, x, m, norm, rows, out, accumulate), .rows = rows, .columns = out)
 
 #endif

@@ -153,6 +153,7 @@ void sara_fast_norm_register(sara_kernels *table);
 void sara_fast_attention_register(sara_kernels *table);
 void sara_fast_pointwise_register(sara_kernels *table);
 void sara_fast_update_register(sara_kernels *table);
+void sara_fast_branch_register(sara_kernels *table);
 void sara_plain_register(sara_kernels *table); /* of every kernel */
 
 sara_kernel_env sara_tape_env(sara_tape *tape);

@@ -1,4 +1,4 @@
-#include "nn/op.h"
+#include "nn/branch.h"
 
 /* Weight [out,in] or, from a 1x1 convolution, [out,in,1,1]. */
 static bool is_matrix(const sara_shape *w)
@@ -75,6 +75,56 @@ static sara_status linear_backward(sara_tape *tape, sara_node *node)
     }
     TRY(linear_weight_backward(tape, weight, dy, node->saved[0], shape));
     TRY(sara_bias_backward(tape, node->params[1], dy, shape->rows, shape->out));
+    if (node->in[1])
+        TRY(sara_low_rank_backward(tape, sara_low_rank_of(weight), node->in[1], dy));
+done:
+    return status;
+}
+
+/* The layer's own op; h: of its low-rank branch, NULL: it has none. */
+static sara_status linear_node(sara_tape *tape, sara_var **y, sara_var *x, sara_var *h,
+                               sara_param *weight, sara_param *bias, sara_linear_shape *shape)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    const sara_weight_view w = sara_weight_of(weight);
+    sara_shape out_shape = x->shape;
+    sara_var *out;
+    sara_status status;
+    out_shape.dims[out_shape.rank - 1] = shape->out;
+    TRY(sara_tape_var(tape, &out, &out_shape));
+    TRY(SARA_TRACED(env.ctx, "linear", linear_flops(shape),
+                    sara_kernel_linear_forward(&env, out->data, x->data, &w,
+                                               bias ? bias->value.data : NULL, shape)));
+    if (h)
+        TRY(sara_low_rank_add(tape, out, h, sara_low_rank_of(weight)));
+    sara_node node = {.op = "linear",
+                      .backward = linear_backward,
+                      .in = {x, h},
+                      .saved = {weight->want == SARA_GRAD_NONE ? NULL : x, h},
+                      .params = {weight, bias, h ? sara_low_rank_of(weight)->up : NULL},
+                      .out = out,
+                      .attributes = shape};
+    TRY(sara_tape_add(tape, &node, sizeof(*shape)));
+    *y = out;
+done:
+    return status;
+}
+
+/* With a magnitude the bias comes after it. */
+static sara_status linear_beside(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
+                                 sara_param *bias, sara_linear_shape *shape)
+{
+    const sara_branch *branch = sara_low_rank_of(weight);
+    sara_var *h, *out = NULL;
+    size_t scope = sara_tape_open(tape);
+    sara_status status;
+    TRY(sara_low_rank_check(tape, "linear", weight));
+    TRY(sara_nn_linear(tape, &h, x, branch->down, NULL));
+    TRY(linear_node(tape, &out, x, h, weight, branch->magnitude ? NULL : bias, shape));
+    if (branch->magnitude)
+        TRY(sara_low_rank_scale(tape, &out, out, weight, bias));
+    sara_tape_close(tape, scope, &out, 1);
+    *y = out;
 done:
     return status;
 }
@@ -82,28 +132,12 @@ done:
 sara_status sara_nn_linear(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
                            sara_param *bias)
 {
-    sara_kernel_env env = sara_tape_env(tape);
-    const sara_weight_view w = sara_weight_of(weight);
     sara_linear_shape shape;
-    sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    TRY(linear_check(env.ctx, &shape, &x->shape, weight, bias));
-    sara_shape out_shape = x->shape;
-    out_shape.dims[out_shape.rank - 1] = shape.out;
-    TRY(sara_tape_var(tape, &out, &out_shape));
-    TRY(SARA_TRACED(env.ctx, "linear", linear_flops(&shape),
-                    sara_kernel_linear_forward(&env, out->data, x->data, &w,
-                                               bias ? bias->value.data : NULL, &shape)));
-    sara_node node = {.op = "linear",
-                      .backward = linear_backward,
-                      .in = {x},
-                      .saved = {weight->want == SARA_GRAD_NONE ? NULL : x},
-                      .params = {weight, bias},
-                      .out = out,
-                      .attributes = &shape};
-    TRY(sara_tape_add(tape, &node, sizeof(shape)));
-    *y = out;
+    TRY(linear_check(sara_tape_context(tape), &shape, &x->shape, weight, bias));
+    TRY(sara_low_rank_of(weight) ? linear_beside(tape, y, x, weight, bias, &shape)
+                                 : linear_node(tape, y, x, NULL, weight, bias, &shape));
 done:
     return status;
 }

@@ -6,7 +6,7 @@
 
 #include "nn/support_nn.h"
 
-#define TEST_GRAPH_MAX 4
+#define TEST_GRAPH_MAX 5
 
 /* Inputs are drawn; a parameter's values are what test_nn_param drew. */
 typedef struct test_graph {
