@@ -1,5 +1,5 @@
 /* Adapters on a model. */
-#include "pipeline/pipeline.h"
+#include "pipeline/adapter_kind.h"
 
 #include <math.h>
 
@@ -52,56 +52,134 @@ done:
     return status;
 }
 
-sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model, const char *adapter_path,
-                                     bool force)
+/* ----------------------------------------------------------------------------------- sara's own */
+
+static bool is_own(const sara_adapter_source *source)
 {
-    const sara_params *params = &model->denoiser->params;
+    return sara_safetensors_metadata(source->file, "sara.format") != NULL;
+}
+
+static sara_status check_own(sara_context *ctx, sara_model *model,
+                             const sara_adapter_source *source, bool force)
+{
     sara_adapter adapter = {0};
     const sara_base *base;
     sara_status status;
-    TRY(sara_family_read_adapter(ctx, &adapter, adapter_path, model->family));
+    TRY(sara_family_read_adapter(ctx, &adapter, source->path, model->family));
     TRY(sara_model_base(ctx, &base, model));
-    status = sara_adapter_check(ctx, &adapter, params, base, force);
+    status = sara_adapter_check(ctx, &adapter, &model->denoiser->params, base, force);
     if (status != SARA_OK)
-        sara_fail_in(ctx, status, adapter_path);
+        sara_fail_in(ctx, status, source->path);
 done:
     sara_adapter_free(&adapter);
+    return status;
+}
+
+/* They change the denoiser alone. */
+static sara_status apply_own(sara_context *ctx, sara_model *model,
+                             const sara_adapter_source *source, double strength, bool force,
+                             unsigned stages)
+{
+    sara_adapter adapter = {0};
+    const sara_base *base;
+    sara_status status;
+    TRY(sara_family_read_adapter(ctx, &adapter, source->path, model->family));
+    if (!(stages & SARA_STAGE_DENOISE))
+        goto done;
+    TRY(sara_model_base(ctx, &base, model));
+    if (!model->parts[0].applied)
+        TRY(sara_applied_new(ctx, &model->parts[0].applied, &model->denoiser->params, base));
+    sara_applied_know_base(model->parts[0].applied, base);
+    status = sara_applied_add(model->parts[0].applied, &adapter, strength, force);
+    if (status != SARA_OK)
+        sara_fail_in(ctx, status, source->path);
+done:
+    sara_adapter_free(&adapter);
+    return status;
+}
+
+const sara_adapter_kind sara_adapter_kind_own = {
+    .name = "SaRA", .is = is_own, .check = check_own, .apply = apply_own};
+
+/* ------------------------------------------------------------------------------------ all kinds */
+
+sara_status sara_model_check_adapter(sara_context *ctx, sara_model *model, const char *adapter_path,
+                                     bool force)
+{
+    sara_adapter_source source;
+    sara_status status;
+    TRY(sara_adapter_source_open(ctx, &source, adapter_path));
+    TRY(source.kind->check(ctx, model, &source, force));
+done:
+    sara_adapter_source_close(&source);
+    return status;
+}
+
+/* Takes off what was put on after there were so many on each part. */
+static sara_status truncate_parts(sara_model *model, const size_t counts[SARA_MOST_PARTS])
+{
+    sara_status status = SARA_OK;
+    for (int i = 0; i < SARA_MOST_PARTS; i++) {
+        sara_status next = SARA_OK;
+        if (model->parts[i].applied)
+            next = sara_applied_truncate(model->parts[i].applied, counts[i]);
+        status = next != SARA_OK ? next : status;
+    }
+    return status;
+}
+
+static void count_applied(const sara_model *model, size_t counts[SARA_MOST_PARTS])
+{
+    for (int i = 0; i < SARA_MOST_PARTS; i++)
+        counts[i] = model->parts[i].applied ? sara_applied_count(model->parts[i].applied) : 0;
+}
+
+sara_status sara_model_apply_to(sara_context *ctx, sara_model *model, const char *adapter_path,
+                                double strength, bool force, unsigned stages)
+{
+    sara_adapter_source source = {.ctx = ctx};
+    sara_model_adapter added = {.strength = strength};
+    sara_status status;
+    TRY(sara_adapter_source_open(ctx, &source, adapter_path));
+    TRY(sara_adapter_name(ctx, &added.name, adapter_path));
+    TRY(sara_grow(ctx, &model->adapters, &model->adapter_capacity, model->adapter_count + 1,
+                  sizeof(*model->adapters)));
+    count_applied(model, added.before);
+    status = source.kind->apply(ctx, model, &source, strength, force, stages);
+    if (status != SARA_OK) {
+        truncate_parts(model, added.before);
+        goto done;
+    }
+    model->adapters[model->adapter_count++] = added;
+    added.name = NULL;
+done:
+    sara_free(ctx, added.name);
+    sara_adapter_source_close(&source);
     return status;
 }
 
 sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *adapter_path,
                              double strength, bool force)
 {
-    sara_adapter adapter = {0};
-    char *name = NULL;
-    const sara_base *base;
-    sara_status status;
-    TRY(sara_family_read_adapter(ctx, &adapter, adapter_path, model->family));
-    if (!model->applied) {
-        TRY(sara_model_base(ctx, &base, model));
-        TRY(sara_applied_new(ctx, &model->applied, &model->denoiser->params, base));
-    }
-    TRY(sara_adapter_name(ctx, &name, adapter_path));
-    TRY(sara_grow(ctx, &model->adapters, &model->adapter_capacity, model->adapter_count + 1,
-                  sizeof(*model->adapters)));
-    status = sara_applied_add(model->applied, &adapter, strength, force);
-    if (status != SARA_OK) {
-        sara_fail_in(ctx, status, adapter_path);
-        goto done;
-    }
-    model->adapters[model->adapter_count++] = (sara_model_adapter){name, strength};
-    name = NULL;
+    return sara_model_apply_to(ctx, model, adapter_path, strength, force, ~0U);
+}
+
+sara_status sara_model_visit_changes(const sara_model *model, sara_applied_fn fn, void *user)
+{
+    sara_status status = SARA_OK;
+    for (int i = 0; i < SARA_MOST_PARTS; i++)
+        if (model->parts[i].applied)
+            TRY(sara_applied_visit(model->parts[i].applied, fn, user));
 done:
-    sara_free(ctx, name);
-    sara_adapter_free(&adapter);
     return status;
 }
 
 sara_status sara_model_truncate(sara_model *model, size_t count)
 {
     sara_status status = SARA_OK;
-    if (model->applied)
-        status = sara_applied_truncate(model->applied, count);
+    if (count >= model->adapter_count)
+        return SARA_OK;
+    status = truncate_parts(model, model->adapters[count].before);
     while (model->adapter_count > count)
         sara_free(model->ctx, model->adapters[--model->adapter_count].name);
     return status;

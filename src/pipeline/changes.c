@@ -84,15 +84,15 @@ sara_status sara_changes_new(sara_context *ctx, sara_changes *out, const sara_mo
     sara_arena_init(&result.arena, ctx);
     TRY(sara_arena_alloc(&result.arena, &g.all, g.params->count, sizeof(*g.all)));
     memset(g.all, 0, g.params->count * sizeof(*g.all));
-    if (model->applied)
-        TRY(sara_applied_visit(model->applied, count_change, &g));
+    if (model->parts[0].applied)
+        TRY(sara_applied_visit(model->parts[0].applied, count_change, &g));
     TRY(changes_reserve(&g));
     if (result.entries == 0) {
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "no adapter changes the model: there is nothing to export");
         goto done;
     }
-    TRY(sara_applied_visit(model->applied, add_change, &g));
+    TRY(sara_applied_visit(model->parts[0].applied, add_change, &g));
     if (g.fault) {
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "%s: the change of entry %u, %g, is not finite "

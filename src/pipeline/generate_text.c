@@ -45,8 +45,8 @@ static sara_status texts_collect(sara_context *ctx, sara_model_adapter **out, si
     for (size_t i = 0; i < model->adapter_count; i++)
         (*out)[i] = model->adapters[i];
     for (size_t i = 0; i < loras; i++)
-        (*out)[model->adapter_count + i] =
-            (sara_model_adapter){prompts->loras[i].name, prompts->loras[i].strength};
+        (*out)[model->adapter_count + i] = (sara_model_adapter){
+            .name = prompts->loras[i].name, .strength = prompts->loras[i].strength};
     if (*count > 1)
         qsort(*out, *count, sizeof(**out), texts_compare);
 done:

@@ -62,5 +62,5 @@ static void note_change(void *user, const sara_param *param, uint32_t position, 
 sara_status sara_model_is_changed(const sara_model *model, bool *changed)
 {
     *changed = false;
-    return model->applied ? sara_applied_visit(model->applied, note_change, changed) : SARA_OK;
+    return sara_model_visit_changes(model, note_change, changed);
 }

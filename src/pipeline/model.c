@@ -348,10 +348,10 @@ void sara_model_free(sara_model *model)
     for (size_t i = 0; i < model->prompt_count; i++)
         sara_kept_prompt_free(model->ctx, &model->prompts[i]);
     sara_free(model->ctx, model->prompts);
-    sara_applied_free(model->applied);
     sara_free(model->ctx, model->adapters);
     for (int i = 0; i < SARA_MOST_PARTS; i++) {
         sara_tokenizer_free(model->parts[i].tokenizer);
+        sara_applied_free(model->parts[i].applied);
         sara_network_free(model->parts[i].network);
         sara_free(model->ctx, model->parts[i].tokenizer_path);
         sara_free(model->ctx, model->parts[i].elsewhere);

@@ -49,12 +49,23 @@ done:
 
 /* -------------------------------------------------------------------------------- their values */
 
+/* With the adapters that are on it. */
+static sara_status part_need(sara_model_part *part)
+{
+    sara_status status;
+    TRY(sara_network_read(part->network));
+    if (part->applied)
+        TRY(sara_applied_return(part->applied));
+done:
+    return status;
+}
+
 sara_status sara_model_need(sara_model *model, unsigned stages)
 {
     sara_status status = SARA_OK;
     for (int i = 0; i < model->family->part_count; i++)
         if (model->parts[i].network && (model->family->parts[i].stages & stages))
-            TRY(sara_network_read(model->parts[i].network));
+            TRY(part_need(&model->parts[i]));
 done:
     return status;
 }
@@ -71,11 +82,19 @@ done:
     return status;
 }
 
+/* What cannot be taken off stays in memory with the part. */
+static void part_give_back(sara_model_part *part)
+{
+    if (part->applied && sara_applied_leave(part->applied) != SARA_OK)
+        return;
+    sara_network_release(part->network);
+}
+
 void sara_model_give_back(sara_model *model, unsigned still_needed)
 {
     for (int i = 0; i < model->family->part_count; i++)
         if (model->parts[i].network && !(model->family->parts[i].stages & still_needed))
-            sara_network_release(model->parts[i].network);
+            part_give_back(&model->parts[i]);
     sara_memory_trim(); /* parts of a few MiB lie among what stays */
 }
 

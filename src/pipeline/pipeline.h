@@ -10,6 +10,7 @@
 typedef struct sara_model_adapter {
     char *name; /* of its file, without folder and .safetensors */
     double strength;
+    size_t before[SARA_MOST_PARTS]; /* how many were on each part before it */
 } sara_model_adapter;
 
 typedef struct sara_model_part {
@@ -18,6 +19,7 @@ typedef struct sara_model_part {
     char *tokenizer_path; /* its folder; NULL: the built-in one */
     bool has_variant;     /* of a part in a folder */
     char *elsewhere;      /* a folder that is not the model's; NULL: it is the model's own */
+    sara_applied *applied; /* NULL until the first adapter that changes it */
 } sara_model_part;
 
 struct sara_model {
@@ -43,7 +45,6 @@ struct sara_model {
     sara_base base;         /* of the denoiser as loaded; sha256 "" until sara_model_base() */
     char file_sha256[65];  /* of the single file; "" until it is wanted */
     char vae_sha256[65];   /* of vae_file; likewise */
-    sara_applied *applied; /* NULL until the first adapter */
     sara_model_adapter *adapters; /* in the order in which they were applied */
     size_t adapter_count, adapter_capacity;
     struct sara_kept_prompt *prompts; /* encoded ahead */
@@ -128,6 +129,13 @@ bool sara_model_is_rounded(const sara_model *model);
 /* Loads an adapter of the family (NULL: of any). */
 SARA_NODISCARD sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out,
                                                     const char *path, const sara_family *family);
+/* sara_model_apply() to the parts alone that these stages need. */
+SARA_NODISCARD sara_status sara_model_apply_to(sara_context *ctx, sara_model *model,
+                                               const char *adapter_path, double strength,
+                                               bool force, unsigned stages);
+/* Of all parts whose values are in memory. */
+SARA_NODISCARD sara_status sara_model_visit_changes(const sara_model *model, sara_applied_fn fn,
+                                                    void *user);
 /* Takes off those that were applied after the first `count`. */
 SARA_NODISCARD sara_status sara_model_truncate(sara_model *model, size_t count);
 /* The file's name without its folder and .safetensors; sara_free(). */

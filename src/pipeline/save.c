@@ -69,8 +69,7 @@ static sara_status save_fill_report(sara_save_report *report, const sara_model *
 {
     loss sum = {.dtype = dtype};
     sara_status status = SARA_OK;
-    if (model->applied)
-        TRY(sara_applied_visit(model->applied, count_loss, &sum));
+    TRY(sara_model_visit_changes(model, count_loss, &sum));
     *report = (sara_save_report){sum.changed, sum.rounded_away, sqrt(sum.change),
                                  sum.change > 0 ? sqrt(sum.error / sum.change) : 0};
 done:
@@ -275,8 +274,7 @@ static sara_status save_check_finite(sara_context *ctx, const sara_model *model)
 {
     beyond found = {0};
     sara_status status = SARA_OK;
-    if (model->applied)
-        TRY(sara_applied_visit(model->applied, find_beyond, &found));
+    TRY(sara_model_visit_changes(model, find_beyond, &found));
     if (found.param)
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "%s: entry %u becomes %g with the adapters; lower their strengths",

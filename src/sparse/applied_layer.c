@@ -38,7 +38,7 @@ static sara_status copy_entry(sara_arena *arena, sara_applied_entry *out,
         memcpy(positions, entry->positions, entry->count * sizeof(*positions));
         memcpy(values, entry->values, entry->count * sizeof(*values));
     }
-    *out = (sara_applied_entry){param, positions, values, entry->count};
+    *out = (sara_applied_entry){param, positions, values, entry->count, NULL};
 done:
     return status;
 }
@@ -120,19 +120,113 @@ done:
 void sara_applied_layer_free(sara_applied_layer *layer)
 {
     sara_arena_free(&layer->arena);
+    sara_arena_free(&layer->factors);
     memset(layer, 0, sizeof(*layer));
+}
+
+/* ------------------------------------------------------------------------------------- low rank */
+
+static sara_status check_low(sara_context *ctx, const sara_lora_layer *low, const sara_param *param)
+{
+    sara_shape_text text;
+    if (param && sara_shape_count(&param->value.shape) == low->out * low->in * low->kh * low->kw)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_INPUT,
+                     "adapter: %s: of a weight [%lld,%lld,%lld,%lld], but the model's is %s",
+                     low->name, (long long)low->out, (long long)low->in, (long long)low->kh,
+                     (long long)low->kw,
+                     param ? sara_shape_format(&text, &param->value.shape) : "not there");
+}
+
+sara_status sara_applied_layer_low(sara_applied *applied, sara_applied_layer *out,
+                                   sara_lora_file *file, double strength)
+{
+    sara_status status;
+    sara_applied_layer layer = {.strength = strength};
+    sara_arena_init(&layer.arena, applied->ctx);
+    TRY(sara_arena_alloc(&layer.arena, &layer.entries, file->count, sizeof(*layer.entries)));
+    for (size_t i = 0; i < file->count; i++) {
+        const sara_lora_layer *low = &file->layers[i];
+        const sara_param *param = sara_params_find(applied->params, low->name);
+        TRY(check_low(applied->ctx, low, param));
+        layer.entries[layer.count++] =
+            (sara_applied_entry){(size_t)(param - applied->params->items), NULL, NULL, 0, low};
+    }
+    layer.factors = file->arena;
+    memset(file, 0, sizeof(*file));
+    sara_arena_init(&file->arena, applied->ctx);
+    *out = layer;
+    memset(&layer, 0, sizeof(layer));
+    sara_arena_init(&layer.arena, applied->ctx);
+done:
+    sara_applied_layer_free(&layer);
+    return status;
+}
+
+/* The arrays of an entry, in an order. */
+typedef struct entry_array {
+    const void *data;
+    size_t bytes;
+} entry_array;
+#define ENTRY_ARRAYS 7
+
+static void list_arrays(entry_array out[ENTRY_ARRAYS], const sara_applied_entry *entry)
+{
+    const sara_lora_layer *low = entry->low;
+    size_t area = low ? (size_t)(low->kh * low->kw) : 0, rank = low ? (size_t)low->rank : 0;
+    size_t ins = low ? (size_t)low->in : 0, outs = low ? (size_t)low->out : 0;
+    const entry_array all[ENTRY_ARRAYS] = {
+        {entry->positions, entry->count * sizeof(uint32_t)},
+        {entry->values, entry->count * sizeof(float)},
+        {low ? low->down : NULL, rank * ins * (low && low->mid ? 1 : area) * sizeof(float)},
+        {low ? low->up : NULL, outs * rank * sizeof(float)},
+        {low ? low->mid : NULL, rank * rank * area * sizeof(float)},
+        {low ? low->magnitude : NULL,
+         (low && low->magnitude_of_inputs ? ins : outs) * sizeof(float)},
+        {low ? low->whole : NULL, outs * ins * area * sizeof(float)}};
+    for (int i = 0; i < ENTRY_ARRAYS; i++)
+        out[i] = all[i].data ? all[i] : (entry_array){NULL, 0};
+}
+
+static int compare_arrays(const entry_array *a, const entry_array *b)
+{
+    if (a->bytes != b->bytes)
+        return a->bytes < b->bytes ? -1 : 1;
+    return a->bytes ? memcmp(a->data, b->data, a->bytes) : 0;
 }
 
 static int layer_compare_entries(const sara_applied_entry *a, const sara_applied_entry *b)
 {
+    double x = a->low ? a->low->scale : 0, y = b->low ? b->low->scale : 0;
+    entry_array of_a[ENTRY_ARRAYS], of_b[ENTRY_ARRAYS];
+    int order = 0;
     if (a->param != b->param)
         return a->param < b->param ? -1 : 1;
-    if (a->count != b->count)
-        return a->count < b->count ? -1 : 1;
-    if (a->count == 0)
-        return 0;
-    int order = memcmp(a->positions, b->positions, a->count * sizeof(*a->positions));
-    return order ? order : memcmp(a->values, b->values, a->count * sizeof(*a->values));
+    list_arrays(of_a, a);
+    list_arrays(of_b, b);
+    for (int i = 0; i < ENTRY_ARRAYS && order == 0; i++)
+        order = compare_arrays(&of_a[i], &of_b[i]);
+    return order ? order : (x > y) - (x < y);
+}
+
+sara_status sara_applied_layer_hash(sara_sha256 *hash, const sara_applied_layer *layer)
+{
+    entry_array arrays[ENTRY_ARRAYS];
+    sara_status status;
+    TRY(sara_sha256_add(hash, &layer->strength, sizeof(layer->strength)));
+    for (size_t i = 0; i < layer->count; i++) {
+        const sara_applied_entry *entry = &layer->entries[i];
+        double scale = entry->low ? entry->low->scale : 0;
+        TRY(sara_sha256_add(hash, &entry->param, sizeof(entry->param)));
+        TRY(sara_sha256_add(hash, &scale, sizeof(scale)));
+        list_arrays(arrays, entry);
+        for (int a = 0; a < ENTRY_ARRAYS; a++) {
+            TRY(sara_sha256_add(hash, &arrays[a].bytes, sizeof(arrays[a].bytes)));
+            TRY(sara_sha256_add(hash, arrays[a].data, arrays[a].bytes));
+        }
+    }
+done:
+    return status;
 }
 
 int sara_applied_layer_compare(const sara_applied_layer *a, const sara_applied_layer *b)

@@ -1,5 +1,5 @@
-/* Low-rank changes of weights, as LoRA files of all tools hold them: LoRA (Hu et al. 2021), LoCon of
- * convolutions, DoRA (Liu et al. 2024). */
+/* Low-rank changes of weights, as LoRA files of all tools hold them: LoRA (Hu et al. 2021), LoCon
+ * of convolutions, DoRA (Liu et al. 2024). */
 #ifndef SARA_SPARSE_LORA_H
 #define SARA_SPARSE_LORA_H
 
@@ -17,6 +17,9 @@ typedef struct sara_lora_layer {
     float *magnitude; /* [out] or [in]; NULL: none */
     bool magnitude_of_inputs;
     double scale;     /* alpha / rank */
+    /* [out][in][kh][kw]: the whole change, of any parameter; rank 0 and no factors then. NULL: it
+     * is one of the above. */
+    float *whole;
 } sara_lora_layer;
 typedef struct sara_lora_file {
     sara_lora_layer *layers; /* ascending by name */

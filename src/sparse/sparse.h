@@ -182,14 +182,27 @@ const char *sara_precision_name(sara_dtype precision);
 /* Adapters on a set of parameters, with what is needed to take them off bit-exactly, and visiting
  * what they cover, which fails only where the parameters' memory is not the host's. */
 typedef struct sara_applied sara_applied;
+/* base: that sara_applied_add() asks for; NULL: it is not needed (force, LoRA). */
 SARA_NODISCARD sara_status sara_applied_new(sara_context *ctx, sara_applied **out,
                                             sara_params *params, const sara_base *base);
+void sara_applied_know_base(sara_applied *applied, const sara_base *base);
 void sara_applied_free(sara_applied *applied); /* does not take off */
 /* Checks names, positions and base (unless force) before anything is changed. Several sum up as
  * changes, in any order to the same bits. */
 SARA_NODISCARD sara_status sara_applied_add(sara_applied *applied, const sara_adapter *adapter,
                                             double strength, bool force);
+/* A LoRA's layers, whose memory is taken over on success. W0 + strength (W - W0) of the new weights
+ * W, also of a DoRA's: all changes are of the original weights, and sum up with others. */
+struct sara_lora_file;
+SARA_NODISCARD sara_status sara_applied_add_low_rank(sara_applied *applied,
+                                                     struct sara_lora_file *file, double strength);
 SARA_NODISCARD sara_status sara_applied_remove(sara_applied *applied); /* all of them */
+/* Before the parameters' values are given back, and when they are there again as they were: takes
+ * off what is on and puts it on. What is added meanwhile waits. */
+SARA_NODISCARD sara_status sara_applied_leave(sara_applied *applied);
+SARA_NODISCARD sara_status sara_applied_return(sara_applied *applied);
+/* Of what is on: equal for equal changes. */
+SARA_NODISCARD sara_status sara_applied_hash(const sara_applied *applied, char out[65]);
 size_t sara_applied_count(const sara_applied *applied);
 /* Takes off those that were added after the first `count`. */
 SARA_NODISCARD sara_status sara_applied_truncate(sara_applied *applied, size_t count);

@@ -430,7 +430,8 @@ class Compose(Adapters):
         lora = {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": ("F32", [1], [0.0])}
         write_safetensors(self.path("loras", "kohya.safetensors"), lora, {"ss_v2": "False"})
         self.refused(
-            INPUT, ["loras/kohya.safetensors", "is a LoRA file"], *base, "a<lora:kohya:1>"
+            INPUT, ["loras/kohya.safetensors", "lora_down.weight", "is missing"], *base,
+            "a<lora:kohya:1>"
         )
         self.adapter("loras/other.safetensors", NAMES, 7, 0.5, **{"sara.base_sha256": "0" * 64})
         self.refused(INPUT, ["other.safetensors", "made for the base"], *base, "a<lora:other>")
