@@ -61,15 +61,4 @@ SARA_NODISCARD sara_status sara_export_kohya_name(sara_arena *arena, const char 
 SARA_NODISCARD sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e,
                                                 const char *module, int rank, const char *args);
 
-/* A layer of low rank: up [rows][rank] times down [rank][columns]. */
-typedef struct sara_low_rank_layer {
-    const char *name; /* diffusers' */
-    sara_shape down_shape, up_shape;
-    float *down, *up;
-    int64_t rank;
-} sara_low_rank_layer;
-/* export_peft.c: a folder. */
-SARA_NODISCARD sara_status sara_export_peft(const sara_export *e, const sara_low_rank_layer *layers,
-                                            size_t count);
-
 #endif

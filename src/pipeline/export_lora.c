@@ -2,6 +2,7 @@
 #include "pipeline/export.h"
 
 #include "core/trace.h"
+#include "pipeline/lora_write.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -10,9 +11,7 @@
 
 typedef struct low_rank {
     sara_export *e;
-    sara_arena arena;
-    sara_low_rank_layer *layers;
-    size_t count;
+    sara_lora_file lora;
     double exact2, kept2; /* squared norms of what is held: without rounding, and as written */
 } low_rank;
 
@@ -30,17 +29,6 @@ static void lora_report_progress(const low_rank *l, size_t done, double start)
     sara_report_progress(l->e->ctx, &progress);
 }
 
-/* Of a matrix or a convolution [out][in][height][width], whose first factor convolves and whose
- * second mixes channels. */
-static void set_shapes(sara_low_rank_layer *layer, const sara_shape *shape)
-{
-    layer->down_shape = *shape;
-    layer->down_shape.dims[0] = layer->rank;
-    layer->up_shape = *shape;
-    for (int i = 1; i < shape->rank; i++)
-        layer->up_shape.dims[i] = i == 1 ? layer->rank : 1;
-}
-
 static float lora_largest(const float *values, int64_t count)
 {
     float result = 0;
@@ -53,9 +41,10 @@ static float lora_largest(const float *values, int64_t count)
  * most; where the rank was cut, the layer's scale alpha / rank is made up for: by a power of two in
  * the first factor, the rest in the second, so that both have about the same magnitude and neither
  * comes below what fp16 holds well. */
-static void scale_cut_layer(const low_rank *l, sara_low_rank_layer *layer)
+static void scale_cut_layer(const low_rank *l, sara_lora_layer *layer)
 {
-    int64_t ups = sara_shape_count(&layer->up_shape), downs = sara_shape_count(&layer->down_shape);
+    int64_t ups = layer->out * layer->rank;
+    int64_t downs = layer->rank * layer->in * layer->kh * layer->kw;
     double scale = (double)layer->rank / (double)l->e->rank;
     double up = (double)lora_largest(layer->up, ups),
            down = (double)lora_largest(layer->down, downs);
@@ -85,39 +74,50 @@ static sara_status round_factor(const low_rank *l, float *values, int64_t count,
 }
 
 /* Rounds both factors and finds what they then hold of the change. */
-static sara_status finish_layer(low_rank *l, sara_low_rank_layer *layer, const sara_change *change)
+static sara_status finish_layer(low_rank *l, sara_lora_layer *layer, const sara_change *change)
 {
     const sara_shape *shape = &change->param->value.shape;
     int64_t rows = shape->dims[0], cols = sara_shape_count(shape) / rows;
     bool kohya = l->e->format == SARA_EXPORT_LORA;
-    double gain, scale = kohya ? (double)l->e->rank / (double)layer->rank : 1;
+    double gain;
     sara_status status;
+    layer->scale = kohya ? (double)l->e->rank / (double)layer->rank : 1;
     if (kohya)
         scale_cut_layer(l, layer);
     TRY(round_factor(l, layer->up, rows * layer->rank, change->param->name));
     TRY(round_factor(l, layer->down, layer->rank * cols, change->param->name));
-    TRY(sara_product_gain(l->e->ctx, &gain, layer->up, layer->down, scale, rows, cols, layer->rank,
-                          change->positions, change->values, change->count));
+    TRY(sara_product_gain(l->e->ctx, &gain, layer->up, layer->down, layer->scale, rows, cols,
+                          layer->rank, change->positions, change->values, change->count));
     l->kept2 += gain;
 done:
     return status;
 }
 
-static sara_status add_layer(low_rank *l, const sara_change *change)
+static void start_layer(const low_rank *l, sara_lora_layer *layer, const sara_change *change)
 {
-    sara_low_rank_layer *layer = &l->layers[l->count];
     const sara_shape *shape = &change->param->value.shape;
     int64_t rows = shape->dims[0], cols = sara_shape_count(shape) / rows;
     int64_t shorter = rows < cols ? rows : cols;
-    bool is_bias;
+    *layer = (sara_lora_layer){.name = change->param->name,
+                               .rank = l->e->rank < shorter ? l->e->rank : shorter,
+                               .out = rows,
+                               .in = shape->dims[1],
+                               .kh = shape->rank > 2 ? shape->dims[2] : 1,
+                               .kw = shape->rank > 3 ? shape->dims[3] : 1};
+}
+
+static sara_status add_layer(low_rank *l, const sara_change *change)
+{
+    sara_lora_layer *layer = &l->lora.layers[l->lora.count];
+    const sara_shape *shape = &change->param->value.shape;
+    int64_t rows = shape->dims[0], cols = sara_shape_count(shape) / rows;
     double *singular = NULL;
     sara_status status;
-    layer->rank = l->e->rank < shorter ? l->e->rank : shorter;
-    set_shapes(layer, shape);
-    TRY(sara_export_layer(&l->arena, &layer->name, &is_bias, change->param->name));
+    start_layer(l, layer, change);
     TRY(sara_alloc(l->e->ctx, &singular, (size_t)layer->rank, sizeof(*singular)));
-    TRY(sara_arena_alloc(&l->arena, &layer->up, (size_t)(rows * layer->rank), sizeof(float)));
-    TRY(sara_arena_alloc(&l->arena, &layer->down, (size_t)(layer->rank * cols), sizeof(float)));
+    TRY(sara_arena_alloc(&l->lora.arena, &layer->up, (size_t)(rows * layer->rank), sizeof(float)));
+    TRY(sara_arena_alloc(&l->lora.arena, &layer->down, (size_t)(layer->rank * cols),
+                         sizeof(float)));
     status = sara_truncated_svd(l->e->ctx, layer->up, layer->down, singular, rows, cols,
                                 layer->rank, change->positions, change->values, change->count);
     if (status != SARA_OK) {
@@ -127,7 +127,7 @@ static sara_status add_layer(low_rank *l, const sara_change *change)
     for (int64_t k = 0; k < layer->rank; k++)
         l->exact2 += singular[k] * singular[k];
     TRY(finish_layer(l, layer, change));
-    l->count++;
+    l->lora.count++;
 done:
     sara_free(l->e->ctx, singular);
     return status;
@@ -139,7 +139,7 @@ static sara_status approximate(low_rank *l)
     const sara_changes *changes = &l->e->changes;
     double start = sara_clock();
     sara_status status;
-    TRY(sara_arena_alloc(&l->arena, &l->layers, changes->count, sizeof(*l->layers)));
+    TRY(sara_arena_alloc(&l->lora.arena, &l->lora.layers, changes->count, sizeof(*l->lora.layers)));
     for (size_t i = 0; i < changes->count; i++) {
         const sara_change *change = &changes->items[i];
         if (sara_interrupted(l->e->ctx))
@@ -150,72 +150,38 @@ static sara_status approximate(low_rank *l)
             l->e->report.left_out += (int64_t)change->count;
         lora_report_progress(l, i + 1, start);
     }
-    if (l->count == 0)
+    if (l->lora.count == 0)
         status = sara_fail(l->e->ctx, SARA_ERROR_USAGE,
                            "the adapters change biases and norms alone, which a LoRA cannot hold");
 done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------- kohya */
+/* ------------------------------------------------------------------------------------ the file */
 
-typedef struct writing {
-    const low_rank *l;
-    sara_arena arena;
-    sara_tensor_source *tensors; /* of each layer down, up and alpha */
-} writing;
-
-static void lora_fill(const void *user, size_t index, void *data)
-{
-    const writing *w = user;
-    const sara_low_rank_layer *layer = &w->l->layers[index / 3];
-    const float alpha = (float)w->l->e->rank, *values[] = {layer->down, layer->up, &alpha};
-    sara_convert_from_f32(data, w->tensors[index].dtype, values[index % 3],
-                          (size_t)sara_shape_count(&w->tensors[index].shape));
-}
-
-static sara_status lora_describe(writing *w, size_t index)
-{
-    static const char *const ends[] = {".lora_down.weight", ".lora_up.weight", ".alpha"};
-    const sara_low_rank_layer *layer = &w->l->layers[index];
-    const sara_shape *shapes[] = {&layer->down_shape, &layer->up_shape, &(sara_shape){.rank = 0}};
-    const char *name;
-    char *key = NULL;
-    sara_status status;
-    TRY(sara_export_kohya_name(&w->arena, &name, layer->name));
-    for (size_t i = 0; i < 3; i++) {
-        sara_tensor_source *tensor = &w->tensors[3 * index + i];
-        *tensor = (sara_tensor_source){NULL, i < 2 ? w->l->e->dtype : SARA_F32, *shapes[i], NULL};
-        TRY(sara_format(w->l->e->ctx, &key, "%s%s", name, ends[i]));
-        TRY(sara_arena_strdup(&w->arena, &tensor->name, key));
-        sara_free(w->l->e->ctx, key);
-        key = NULL;
-    }
-done:
-    sara_free(w->l->e->ctx, key);
-    return status;
-}
-
-static sara_status write_kohya(const low_rank *l)
+static sara_status write_lora(const low_rank *l)
 {
     const sara_export *e = l->e;
-    writing w = {.l = l};
+    sara_lora_output output = {.path = e->out,
+                               .lora = &l->lora,
+                               .params = &e->model->denoiser->params,
+                               .dtype = e->dtype,
+                               .rank = e->rank,
+                               .alpha = e->rank};
     sara_metadata_list list;
     char args[80];
     sara_status status;
-    sara_arena_init(&w.arena, e->ctx);
+    if (e->format == SARA_EXPORT_PEFT)
+        return sara_lora_write_peft(e->ctx, &output);
     sara_metadata_list_init(&list, e->ctx);
     snprintf(args, sizeof(args), "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%d\"}", e->rank,
              e->rank);
-    TRY(sara_arena_alloc(&w.arena, &w.tensors, 3 * l->count, sizeof(*w.tensors)));
-    for (size_t i = 0; i < l->count; i++)
-        TRY(lora_describe(&w, i));
     TRY(sara_export_metadata(&list, e, "networks.lora", e->rank, args));
-    TRY(sara_safetensors_save_made(e->ctx, e->out, w.tensors, 3 * l->count, list.items, list.count,
-                                   lora_fill, &w));
+    output.metadata = list.items;
+    output.metadata_count = list.count;
+    TRY(sara_lora_write_kohya(e->ctx, &output));
 done:
     sara_metadata_list_free(&list);
-    sara_arena_free(&w.arena);
     return status;
 }
 
@@ -237,13 +203,13 @@ sara_status sara_export_low_rank(sara_export *e)
 {
     low_rank l = {.e = e};
     sara_status status;
-    sara_arena_init(&l.arena, e->ctx);
+    sara_arena_init(&l.lora.arena, e->ctx);
     TRY(approximate(&l));
-    TRY(e->format == SARA_EXPORT_PEFT ? sara_export_peft(e, l.layers, l.count) : write_kohya(&l));
-    e->report.layers = (int64_t)l.count;
+    TRY(write_lora(&l));
+    e->report.layers = (int64_t)l.lora.count;
     e->report.inexact = 0;
     lora_fill_report(e, &l);
 done:
-    sara_arena_free(&l.arena);
+    sara_arena_free(&l.lora.arena);
     return status;
 }

@@ -1,0 +1,29 @@
+/* Writes LoRA files. */
+#ifndef SARA_PIPELINE_LORA_WRITE_H
+#define SARA_PIPELINE_LORA_WRITE_H
+
+#include "pipeline/pipeline.h"
+#include "sparse/lora.h"
+
+typedef struct sara_lora_output {
+    const char *path;
+    const sara_lora_file *lora; /* layers of factors */
+    const sara_params *params;  /* of the network, which has the weights' shapes */
+    sara_dtype dtype;           /* of the factors */
+    /* Of kohya's file. */
+    const sara_metadata *metadata;
+    size_t metadata_count;
+    /* Of PEFT's config, which names the layers that have others. */
+    int64_t rank;
+    double alpha;
+} sara_lora_output;
+
+/* Kohya's layout, for diffusers and UIs: lora_unet_X.lora_down.weight, .lora_up.weight and
+ * .alpha; where there are any .lora_mid.weight and, of shape [out,1] or [out,1,1,1], .dora_scale.
+ * Takes the place of a file that is there. */
+SARA_NODISCARD sara_status sara_lora_write_kohya(sara_context *ctx, const sara_lora_output *output);
+/* A folder that PEFT's PeftModel.from_pretrained(network, FOLDER) loads; in one that is there the
+ * two files are written anew. SARA_ERROR_USAGE for a layer that PEFT has nothing for. */
+SARA_NODISCARD sara_status sara_lora_write_peft(sara_context *ctx, const sara_lora_output *output);
+
+#endif
