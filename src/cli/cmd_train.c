@@ -129,7 +129,7 @@ static void print_result(const sara_train_options *options, const sara_train_res
     printf("\n%lld of %lld parameters trained\n", (long long)result->selected,
            (long long)result->parameters);
     snprintf(file, sizeof(file), "/%s", result->result);
-    cli_print_path(strcmp(result->result, "adapter.safetensors") == 0 ? "adapter: " : "weights: ",
+    cli_print_path(strstr(result->result, ".safetensors") ? "adapter: " : "weights: ",
                    options->output_dir, file);
     cli_print_path("report:  ", options->output_dir, "/report.html");
 }

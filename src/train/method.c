@@ -3,7 +3,8 @@
 #include "train/methods/methods.h"
 #include "train/trainer.h"
 
-static const sara_method *const methods[] = {&sara_method_sara, &sara_method_full};
+static const sara_method *const methods[] = {&sara_method_sara, &sara_method_full,
+                                             &sara_method_adaptformer};
 #define METHOD_COUNT (sizeof(methods) / sizeof(*methods))
 
 const sara_method *sara_method_at(size_t index)
@@ -72,8 +73,7 @@ static bool has_option(const sara_method *method, const char *name)
 }
 
 /* Of methods that are to come. */
-static const char *const coming[] = {"lora_alpha",    "lora_targets",  "save_as",
-                                     "adapter_width", "adapter_scale", "ltsft_steps"};
+static const char *const coming[] = {"lora_alpha", "lora_targets", "save_as", "ltsft_steps"};
 
 static size_t count_owners(const char *name)
 {

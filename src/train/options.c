@@ -71,7 +71,7 @@ static const option options_table[] = {
     TEXT(lora_targets, "WHICH", RESOLVED, "layers: attention, linear, all (attention)"),
     TEXT(save_as, "FORMAT", NO, "the LoRA's file: kohya, peft (kohya)"),
     NUMBER(OPTION_INT, adapter_width, 1, 65536, 0, RESOLVED, "of AdaptFormer's bottleneck (64)"),
-    NUMBER(OPTION_DOUBLE, adapter_scale, TINY, 1e6, NAN, GIVEN, "of AdaptFormer's branch (0.1)"),
+    NUMBER(OPTION_DOUBLE, adapter_scale, TINY, 1e6, NAN, RESOLVED, "of AdaptFormer's branch (0.1)"),
     NUMBER(OPTION_INT64, ltsft_steps, 1, LARGE, 0, RESOLVED, "of LT-SFT's first phase (all)"),
     NUMBER(OPTION_DOUBLE, threshold, TINY, 1e30, 0, DERIVED, "train the entries with |p| below it"),
     TEXT(trainable, "BUDGET", RESOLVED, "instead: 5.8%, 20M; 1, 1.0: one entry; 100%: all (5.8%)"),

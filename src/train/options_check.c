@@ -109,9 +109,9 @@ static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
 /* What the adapter that a run starts from decides. */
 static sara_status check_beside_adapter(sara_context *ctx, const sara_train_options *o)
 {
-    static const char *const decided[] = {"trainable",    "threshold",    "mask",
-                                          "mask_steps",   "rank",         "lora_alpha",
-                                          "lora_targets", "adapter_width"};
+    static const char *const decided[] = {"trainable",    "threshold",     "mask",
+                                          "mask_steps",   "rank",          "lora_alpha",
+                                          "lora_targets", "adapter_width", "adapter_scale"};
     sara_status status = SARA_OK;
     for (size_t i = 0; o->adapter && i < sizeof(decided) / sizeof(*decided); i++) {
         char *value = NULL;

@@ -291,8 +291,8 @@ void sara_trainer_close(trainer *t)
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);
     sara_tape_free(t->tape);
+    sara_optimizer_free(t->optimizer); /* of parameters that may be the method's own */
     sara_method_close(t);
-    sara_optimizer_free(t->optimizer);
     sara_batches_free(t->batches);
     sara_objective_free(&t->objective);
     sara_model_free(t->model);

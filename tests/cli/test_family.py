@@ -170,6 +170,13 @@ class Family(Case):
         self.refused(USAGE, "the mixer has 2", "train", "-m", self.model, *TRAIN, "-o", "other",
                      "--gradient_checkpointing_levels", "3")
 
+    def test_adaptformer(self):
+        """A denoiser without feed-forwards: told before anything is encoded."""
+        line = "--method adaptformer: the mixer has no feed-forward"
+        done = self.refused(USAGE, line, "train", "-m", self.model, *TRAIN[:-6], "-t", "1",
+                            "--method", "adaptformer", "--max_train_steps", "1", "-o", "run")
+        self.assertNotIn("encod", done.err)
+
     def test_full(self):
         """Full fine-tuning writes the denoiser's folder under its own name."""
         self.ok("train", "-m", self.model, *TRAIN[:-6], "-t", "1", "--method", "full",

@@ -140,10 +140,12 @@ bool test_run_has(test_run *run, const char *name)
 const char *test_run_sha256(test_run *run)
 {
     char sha256[65];
-    bool full = run->options.method && strcmp(run->options.method, "full") == 0;
-    const char *path = test_text(
-        run, full ? "%s/unet/diffusion_pytorch_model.safetensors" : "%s/adapter.safetensors",
-        run->output);
+    static const char *const results[] = {"unet/diffusion_pytorch_model.safetensors",
+                                          "adaptformer.safetensors", "adapter.safetensors"};
+    size_t i = 0;
+    while (i < 2 && !test_run_has(run, results[i]))
+        i++;
+    const char *path = test_text(run, "%s/%s", run->output, results[i]);
     assert_ok(run->ctx, sara_sha256_file(run->ctx, sha256, path));
     return test_text(run, "%s", sha256);
 }

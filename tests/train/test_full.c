@@ -1,5 +1,5 @@
 /* --method full: every weight of the denoiser is trained, against PyTorch, cut and resumed. */
-#include "support_train.h"
+#include "support_recorded.h"
 
 #include <math.h>
 
@@ -13,72 +13,15 @@ static void use_full(test_run *run)
 
 /* ------------------------------------------------------------------------------------- PyTorch */
 
-static void take_recorded(test_run *run, const sara_safetensors *file, const char *kind)
-{
-    static const char *const names[] = {"learning_rate",   "lr_scheduler", "max_grad_norm",
-                                        "max_train_steps", "adam_epsilon", "adam_weight_decay",
-                                        "prediction_type"};
-    run->options.unet_only = test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind);
-    run->options.replay = test_text(run, "%s/train_%s.safetensors", SARA_TEST_GOLDEN, kind);
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-        assert_ok(run->ctx, sara_train_options_set(
-                                run->ctx, &run->options, names[i],
-                                test_text(run, "%s", sara_safetensors_metadata(file, names[i]))));
-}
-
-static void check_column(test_run *run, const sara_safetensors *file, const char *field,
-                         const char *recorded, double tolerance)
-{
-    double values[TEST_REPLAY_STEPS + 1];
-    size_t count;
-    float *expected = test_load_f32(run->ctx, file, recorded, &count);
-    assert_int_equal(count, TEST_REPLAY_STEPS);
-    assert_int_equal(test_run_column(run, values, TEST_REPLAY_STEPS + 1, field), count);
-    for (size_t i = 0; i < count; i++)
-        assert_close(fabs(values[i] / (double)expected[i] - 1), tolerance, field);
-    sara_free(run->ctx, expected);
-}
-
-/* Every stride-th value of each parameter: how far it is from PyTorch's, beside how far that is
- * from where it began. */
-static void check_values(test_run *run, const sara_safetensors *file)
-{
-    sara_safetensors *base = test_open(
-        run->ctx, test_text(run, "%s/diffusion_pytorch_model.safetensors", run->options.unet_only));
-    sara_safetensors *tuned = test_open(run->ctx, test_text(run, "%s/" WEIGHTS, run->output));
-    size_t stride = (size_t)atoi(sara_safetensors_metadata(file, "stride")), entries, count;
-    double error = 0, change = 0;
-    assert_int_equal(sara_safetensors_count(tuned), sara_safetensors_count(base));
-    for (size_t i = 0; i < sara_safetensors_count(base); i++) {
-        const char *name = sara_safetensors_at(base, i)->name;
-        float *before = test_load_f32(run->ctx, base, name, &entries);
-        float *now = test_load_f32(run->ctx, tuned, name, &entries);
-        float *after = test_load_f32(run->ctx, file, test_text(run, "after.%s", name), &count);
-        assert_int_equal(count, (entries + stride - 1) / stride);
-        for (size_t k = 0; k < count; k++) {
-            error += pow((double)now[k * stride] - (double)after[k], 2);
-            change += pow((double)after[k] - (double)before[k * stride], 2);
-        }
-        sara_free(run->ctx, before);
-        sara_free(run->ctx, now);
-        sara_free(run->ctx, after);
-    }
-    assert_close(sqrt(error / change), 1e-4, "values after the last step");
-    print_message("relative error of the change %.2g\n", sqrt(error / change));
-    sara_safetensors_close(base);
-    sara_safetensors_close(tuned);
-}
-
 static void replay_full(test_run *run, const char *kind)
 {
-    sara_safetensors *file =
-        test_open(run->ctx, test_text(run, "%s/full_%s.safetensors", SARA_TEST_GOLDEN, kind));
     use_full(run);
-    take_recorded(run, file, kind);
+    sara_safetensors *file = test_recorded_open(run, "full", kind);
     assert_ok(run->ctx, test_run_train(run));
-    check_column(run, file, "loss", "losses", 1e-5);
-    check_column(run, file, "grad_norm", "grad_norms", 1e-4);
-    check_values(run, file);
+    test_recorded_losses(run, file);
+    test_recorded_values(
+        run, file, test_text(run, "%s/diffusion_pytorch_model.safetensors", run->options.unet_only),
+        test_text(run, "%s/" WEIGHTS, run->output), 1e-4);
     sara_safetensors_close(file);
 }
 
@@ -231,8 +174,8 @@ static void test_options_of_others(void **state)
                        test_run_train(run));
         run->options = options;
     }
-    run->options.method = "lora";
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "--method lora: expected sara or full",
+    run->options.method = "lore";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--method lore: expected sara, full",
                    test_run_train(run));
 }
 

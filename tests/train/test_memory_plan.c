@@ -155,8 +155,8 @@ static sara_memory_plan check_kept(test_run *run, taken *memory, const char *nam
     test_run_output(run, name);
     assert_ok(ctx, sara_trainer_open(&t, &run->options));
     const sara_method *method = t.method;
-    sara_method_close(&t);
     sara_optimizer_free(t.optimizer);
+    sara_method_close(&t);
     assert_ok(ctx, sara_method_start(&t, method));
     before = memory->now;
     assert_ok(ctx, sara_trainer_make_optimizer(&t));
@@ -206,6 +206,19 @@ static void test_full_is_kept(void **state)
         sara_memory_plan plan = check_kept(run, &memory, dtypes[i]);
         double share = (double)plan.optimizer / (double)plan.weights;
         assert_close(fabs(share / shares[i] - 1), 0.02, dtypes[i]);
+    }
+}
+
+/* Of AdaptFormer: a value, a gradient and two moments for each entry, whatever the weights are. */
+static void test_adaptformer_is_kept(void **state)
+{
+    static const char *const dtypes[] = {"fp32", "bf16"};
+    test_run *run = *state;
+    run->options.method = "adaptformer";
+    for (int i = 0; i < 2; i++) {
+        taken memory = {0};
+        run->options.weight_dtype = dtypes[i];
+        check_kept(run, &memory, dtypes[i]);
     }
 }
 
@@ -450,13 +463,19 @@ static void test_too_many_levels(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
-        TEST_CASE(test_plan_is_kept),     TEST_CASE(test_full_is_kept),
-        TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
-        TEST_CASE(test_too_many_entries), TEST_CASE(test_full),
-        TEST_CASE(test_pictures),         TEST_CASE(test_long_prompts),
-        TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
-        TEST_CASE(test_too_many_levels)};
+    const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said),
+                                       TEST_CASE(test_refused),
+                                       TEST_CASE(test_plan_is_kept),
+                                       TEST_CASE(test_full_is_kept),
+                                       TEST_CASE(test_adaptformer_is_kept),
+                                       TEST_CASE(test_last_resorts),
+                                       TEST_CASE(test_hopeless),
+                                       TEST_CASE(test_too_many_entries),
+                                       TEST_CASE(test_full),
+                                       TEST_CASE(test_pictures),
+                                       TEST_CASE(test_long_prompts),
+                                       TEST_CASE(test_encoder),
+                                       TEST_CASE(test_weights_alone_too_large),
+                                       TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

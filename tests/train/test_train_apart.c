@@ -97,6 +97,21 @@ static void test_tiny(void **state)
     }
 }
 
+static void test_adaptformer(void **state)
+{
+    static const char *const files[] = {"adaptformer.safetensors"};
+    test_run *run = *state;
+    const int64_t cuts[2] = {3, 7};
+    run->options.method = "adaptformer";
+    run->options.gradient_checkpointing_levels = 1;
+    run->options.weight_dtype = "bf16";
+    test_run_output(run, "beside");
+    compare(run, cuts, files, 1);
+    run->options.adapter = test_text(run, "%s/adaptformer.safetensors:0.7", run->output);
+    test_run_output(run, "beside-on");
+    compare(run, cuts, files, 1);
+}
+
 /* A picture that is not square is cropped anew at each step. */
 static void put_wide_picture(test_run *run, const char *name)
 {
@@ -151,10 +166,8 @@ static void test_bench(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_golden),
-        TEST_TINY(test_tiny),
-        TEST_CASE(test_images),
-        TEST_TINY(test_bench),
+        TEST_CASE(test_golden), TEST_TINY(test_tiny),  TEST_CASE(test_adaptformer),
+        TEST_CASE(test_images), TEST_TINY(test_bench),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -115,6 +115,16 @@ static void test_full(void **state)
     test_failures(&m, false, 1);
 }
 
+/* Parameters of the method's own, with a file of their own. */
+static void test_adaptformer(void **state)
+{
+    memory_run m;
+    memory_run_open(&m, *state);
+    m.run->options.method = "adaptformer";
+    m.run->options.progressive_iter = -1;
+    test_failures(&m, false, 7);
+}
+
 /* A run that starts from an adapter, and one that goes on from its checkpoint. */
 static void test_from_adapter(void **state)
 {
@@ -231,6 +241,7 @@ int main(void)
         setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {
         TEST_TINY(test_every_failure), TEST_TINY(test_single_failures), TEST_TINY(test_full),
-        TEST_TINY(test_from_adapter),  TEST_TINY(test_images),          TEST_TINY(test_pictures)};
+        TEST_TINY(test_adaptformer),   TEST_TINY(test_from_adapter),    TEST_TINY(test_images),
+        TEST_TINY(test_pictures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,6 @@
 
 #include "train/method.h"
 
-extern const sara_method sara_method_sara, sara_method_full;
+extern const sara_method sara_method_sara, sara_method_full, sara_method_adaptformer;
 
 #endif
