@@ -32,23 +32,31 @@ sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path)
     return sara_format(ctx, out, "%.*s", (int)length, name);
 }
 
-sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out, const char *path,
+sara_status sara_family_check_target(sara_context *ctx, const char *path, const char *target,
                                      const sara_family *family)
 {
     char *targets = NULL;
     sara_status status;
-    TRY(sara_adapter_load(ctx, out, path));
-    const char *target = sara_adapter_metadata(out, "sara.target");
-    if (target &&
-        !(family ? strcmp(target, family->target) == 0 : sara_family_of_target(target) != NULL)) {
-        status = sara_family_targets(ctx, &targets, family);
-        if (status == SARA_OK)
-            status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected %s", path,
-                               target, targets);
-        sara_adapter_free(out);
-    }
+    if (!target ||
+        (family ? strcmp(target, family->target) == 0 : sara_family_of_target(target) != NULL))
+        return SARA_OK;
+    TRY(sara_family_targets(ctx, &targets, family));
+    status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: sara.target is %s, expected %s", path, target,
+                       targets);
 done:
     sara_free(ctx, targets);
+    return status;
+}
+
+sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out, const char *path,
+                                     const sara_family *family)
+{
+    sara_status status;
+    TRY(sara_adapter_load(ctx, out, path));
+    status = sara_family_check_target(ctx, path, sara_adapter_metadata(out, "sara.target"), family);
+    if (status != SARA_OK)
+        sara_adapter_free(out);
+done:
     return status;
 }
 
@@ -145,6 +153,7 @@ sara_status sara_model_apply_to(sara_context *ctx, sara_model *model, const char
     TRY(sara_grow(ctx, &model->adapters, &model->adapter_capacity, model->adapter_count + 1,
                   sizeof(*model->adapters)));
     count_applied(model, added.before);
+    added.kind = source.kind;
     status = source.kind->apply(ctx, model, &source, strength, force, stages);
     if (status != SARA_OK) {
         truncate_parts(model, added.before);
@@ -172,6 +181,15 @@ sara_status sara_model_visit_changes(const sara_model *model, sara_applied_fn fn
             TRY(sara_applied_visit(model->parts[i].applied, fn, user));
 done:
     return status;
+}
+
+sara_status sara_model_check_weights(sara_context *ctx, const sara_model *model)
+{
+    for (size_t i = 0; i < model->adapter_count; i++)
+        if (model->adapters[i].kind->no_weights)
+            return sara_fail(ctx, SARA_ERROR_USAGE, "%s: %s", model->adapters[i].name,
+                             model->adapters[i].kind->no_weights);
+    return SARA_OK;
 }
 
 sara_status sara_model_truncate(sara_model *model, size_t count)

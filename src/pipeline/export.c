@@ -118,6 +118,7 @@ sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *repor
     sara_status status;
     TRY(sara_export_check(ctx, out, options));
     TRY(export_parse(ctx, &e, options));
+    TRY(sara_model_check_weights(ctx, model));
     TRY(export_check_stored(ctx, model));
     bool dense = e.format == SARA_EXPORT_COMFYUI || e.format == SARA_EXPORT_A1111;
     TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32));

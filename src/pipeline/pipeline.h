@@ -11,6 +11,7 @@ typedef struct sara_model_adapter {
     char *name; /* of its file, without folder and .safetensors */
     double strength;
     size_t before[SARA_MOST_PARTS]; /* how many were on each part before it */
+    const struct sara_adapter_kind *kind;
 } sara_model_adapter;
 
 typedef struct sara_model_part {
@@ -126,9 +127,16 @@ bool sara_model_is_rounded(const sara_model *model);
 
 /* An adapter's strength, either way: beyond it only slips of the keyboard are to be expected. */
 #define SARA_STRONGEST 100.0
+/* SARA_ERROR_INPUT for an adapter's sara.target (NULL: it has none) that is not the family's (NULL: of
+ * none). */
+SARA_NODISCARD sara_status sara_family_check_target(sara_context *ctx, const char *path,
+                                                    const char *target, const sara_family *family);
 /* Loads an adapter of the family (NULL: of any). */
 SARA_NODISCARD sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out,
                                                     const char *path, const sara_family *family);
+/* SARA_ERROR_USAGE where one of the adapters on the model is no change of its weights, which are
+ * about to be written. */
+SARA_NODISCARD sara_status sara_model_check_weights(sara_context *ctx, const sara_model *model);
 /* sara_model_apply() to the parts alone that these stages need. */
 SARA_NODISCARD sara_status sara_model_apply_to(sara_context *ctx, sara_model *model,
                                                const char *adapter_path, double strength,

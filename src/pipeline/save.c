@@ -306,6 +306,7 @@ sara_status sara_model_save_sized(sara_context *ctx, sara_save_report *report, s
     bool given;
     sara_status status;
     TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
+    TRY(sara_model_check_weights(ctx, model));
     TRY(check_rounded(ctx, model));
     TRY(check_target(ctx, &target, out, model->path));
     TRY(check_scheduler(ctx, model, target));

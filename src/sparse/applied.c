@@ -1,4 +1,5 @@
 #include "sparse/applied.h"
+#include "sparse/bottleneck.h"
 
 #include <math.h>
 
@@ -170,6 +171,20 @@ sara_status sara_applied_add_low_rank(sara_applied *applied, sara_lora_file *fil
     TRY(check_strength(applied->ctx, strength));
     TRY(sara_applied_layer_low(applied, &layer, file, strength));
     TRY(applied_add_layer(applied, &layer));
+done:
+    return status;
+}
+
+sara_status sara_applied_add_bottlenecks(sara_applied *applied, sara_bottlenecks *bottlenecks,
+                                         double strength)
+{
+    sara_applied_layer layer = {0};
+    sara_status status;
+    TRY(check_strength(applied->ctx, strength));
+    TRY(sara_bottlenecks_check(bottlenecks, applied->params, NULL));
+    TRY(sara_applied_layer_beside(applied, &layer, bottlenecks, strength));
+    TRY(applied_add_layer(applied, &layer));
+    TRY(sara_applied_attach(applied));
 done:
     return status;
 }

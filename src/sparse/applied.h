@@ -21,6 +21,7 @@ typedef struct sara_applied_layer {
     sara_arena arena;
     sara_arena factors; /* of low-rank entries */
     size_t number;      /* of those that were added, from 0 */
+    struct sara_bottlenecks *beside; /* instead of entries; NULL: none */
 } sara_applied_layer;
 
 /* What covers a whole parameter keeps the memory that it had, in the dtype of its file, and gives
@@ -59,11 +60,19 @@ SARA_NODISCARD sara_status sara_applied_layer_new(sara_applied *applied, sara_ap
 /* Takes the file's memory over. Layers that do not fit the parameters are SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_applied_layer_low(sara_applied *applied, sara_applied_layer *out,
                                                   sara_lora_file *file, double strength);
+/* Takes the bottlenecks over, of which *beside is empty then. */
+SARA_NODISCARD sara_status sara_applied_layer_beside(sara_applied *applied, sara_applied_layer *out,
+                                                     struct sara_bottlenecks *beside,
+                                                     double strength);
 void sara_applied_layer_free(sara_applied_layer *layer);
 /* By strength, then content; 0 only for equal layers. */
 int sara_applied_layer_compare(const sara_applied_layer *a, const sara_applied_layer *b);
 SARA_NODISCARD sara_status sara_applied_layer_hash(sara_sha256 *hash,
                                                    const sara_applied_layer *layer);
+
+/* applied_beside.c. Attaches the bottlenecks of all layers in their order, those of strength 0 not at
+ * all. */
+SARA_NODISCARD sara_status sara_applied_attach(sara_applied *applied);
 
 /* applied_cover.c. What will cover a layer's entry beside what the cover covers, without changing
  * anything; *out stays empty where the cover does. sara_cover_free() until it is installed. */

@@ -1,4 +1,5 @@
 #include "sparse/applied.h"
+#include "sparse/bottleneck.h"
 
 #include <math.h>
 
@@ -121,6 +122,11 @@ void sara_applied_layer_free(sara_applied_layer *layer)
 {
     sara_arena_free(&layer->arena);
     sara_arena_free(&layer->factors);
+    if (layer->beside) {
+        sara_context *ctx = layer->beside->ctx;
+        sara_bottlenecks_free(layer->beside);
+        sara_free(ctx, layer->beside);
+    }
     memset(layer, 0, sizeof(*layer));
 }
 
@@ -214,6 +220,8 @@ sara_status sara_applied_layer_hash(sara_sha256 *hash, const sara_applied_layer 
     entry_array arrays[ENTRY_ARRAYS];
     sara_status status;
     TRY(sara_sha256_add(hash, &layer->strength, sizeof(layer->strength)));
+    if (layer->beside)
+        TRY(sara_sha256_add(hash, layer->beside->sha256, sizeof(layer->beside->sha256)));
     for (size_t i = 0; i < layer->count; i++) {
         const sara_applied_entry *entry = &layer->entries[i];
         double scale = entry->low ? entry->low->scale : 0;
@@ -235,7 +243,7 @@ int sara_applied_layer_compare(const sara_applied_layer *a, const sara_applied_l
         return a->strength < b->strength ? -1 : 1;
     if (a->count != b->count)
         return a->count < b->count ? -1 : 1;
-    int order = 0;
+    int order = strcmp(a->beside ? a->beside->sha256 : "", b->beside ? b->beside->sha256 : "");
     for (size_t i = 0; i < a->count && order == 0; i++)
         order = layer_compare_entries(&a->entries[i], &b->entries[i]);
     return order;

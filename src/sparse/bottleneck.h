@@ -19,6 +19,7 @@ typedef struct sara_bottlenecks {
     size_t count;
     int64_t width;
     double scale;                /* of all branches */
+    char sha256[65];             /* of those of a file: equal for equal names, values and scale */
     sara_metadata_list metadata; /* of the file that they were loaded from */
 } sara_bottlenecks;
 

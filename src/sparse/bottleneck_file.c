@@ -148,6 +148,27 @@ done:
     return status;
 }
 
+static sara_status hash_values(sara_bottlenecks *b)
+{
+    sara_sha256 *hash = NULL;
+    sara_params copy = {0};
+    sara_status status;
+    TRY(sara_params_read(b->ctx, &copy, &b->params));
+    TRY(sara_sha256_new(b->ctx, &hash));
+    TRY(sara_sha256_add(hash, &b->scale, sizeof(b->scale)));
+    for (size_t i = 0; i < copy.count; i++) {
+        const sara_tensor *value = &copy.items[i].value;
+        size_t count = (size_t)sara_shape_count(&value->shape);
+        TRY(sara_sha256_add(hash, copy.items[i].name, strlen(copy.items[i].name) + 1));
+        TRY(sara_sha256_add(hash, value->data, count * sizeof(float)));
+    }
+    TRY(sara_sha256_end(&hash, b->sha256));
+done:
+    sara_sha256_abort(&hash);
+    sara_params_read_end(b->ctx, &copy, &b->params);
+    return status;
+}
+
 static sara_status read_layers(sara_device *device, const sara_safetensors *file,
                                sara_bottlenecks *out)
 {
@@ -178,6 +199,7 @@ sara_status sara_bottlenecks_read(sara_device *device, sara_bottlenecks *out,
     TRY(sara_bottlenecks_start(device->ctx, out, count, width, 0));
     TRY(read_bottleneck_metadata(file, out));
     TRY(read_layers(device, file, out));
+    TRY(hash_values(out));
     all.count = (size_t)sara_params_entries(&out->params);
     TRY(sara_adapter_check_metadata(device->ctx, sara_safetensors_path(file), SARA_ERROR_INPUT,
                                     out->metadata.items, out->metadata.count, &all, 1));

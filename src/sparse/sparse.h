@@ -196,6 +196,13 @@ SARA_NODISCARD sara_status sara_applied_add(sara_applied *applied, const sara_ad
 struct sara_lora_file;
 SARA_NODISCARD sara_status sara_applied_add_low_rank(sara_applied *applied,
                                                      struct sara_lora_file *file, double strength);
+/* Bottlenecks of a file, which are taken over on success, on the device of the parameters. They stand
+ * beside layers: nothing is visited of them. SARA_ERROR_INPUT where the parameters have no such
+ * layer. */
+struct sara_bottlenecks;
+SARA_NODISCARD sara_status sara_applied_add_bottlenecks(sara_applied *applied,
+                                                        struct sara_bottlenecks *bottlenecks,
+                                                        double strength);
 SARA_NODISCARD sara_status sara_applied_remove(sara_applied *applied); /* all of them */
 /* Before the parameters' values are given back, and when they are there again as they were: takes
  * off what is on and puts it on. What is added meanwhile waits. */

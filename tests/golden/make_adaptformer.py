@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Ten steps of AdaptFormer in PyTorch, written out here, on the micro-batches of
-train_KIND.safetensors: losses, norms before clipping, the values that training starts from, as a
+train_KIND.safetensors: losses, norms before clipping, the U-Net's outputs at two strengths, the values that it starts from, as a
 file that --adapter takes, and of each every STRIDE-th after the last step. Needs torch, diffusers
 and safetensors: tests/golden/make_adaptformer.py SARA [KIND], SARA a built program, which writes
 the file's head alone (the base's hash)."""
@@ -27,6 +27,7 @@ class Beside(torch.nn.Module):
 
     def __init__(self, layer, channels, draw):
         super().__init__()
+        self.strength = 1
         self.layer = layer
         self.down = torch.nn.Linear(channels, WIDTH)
         self.up = torch.nn.Linear(WIDTH, channels)
@@ -35,7 +36,7 @@ class Beside(torch.nn.Module):
                 p.copy_(torch.randn(p.shape, generator=draw) * 0.2)
 
     def forward(self, x):
-        return self.layer(x) + SCALE * self.up(torch.relu(self.down(x)))
+        return self.layer(x) + self.strength * SCALE * self.up(torch.relu(self.down(x)))
 
 
 def base_hash(sara, kind):
@@ -45,6 +46,19 @@ def base_hash(sara, kind):
                         f"{folder}/run"], check=True, capture_output=True)
         with safe_open(f"{folder}/run/adapter.safetensors", "pt") as file:
             return file.metadata()["sara.base_sha256"]
+
+
+def output(unet, beside, kind, strength):
+    """Of the golden sample, with the values that training starts from."""
+    with safe_open(f"{HERE}/unet_{kind}/golden.safetensors", "pt") as file:
+        inputs = [file.get_tensor(name) for name in ("sample", "timestep", "encoder_hidden_states")]
+    for module in beside.values():
+        module.strength = strength
+    with torch.no_grad():
+        result = unet(*inputs).sample
+    for module in beside.values():
+        module.strength = 1
+    return result
 
 
 def main(sara, kind):
@@ -63,6 +77,7 @@ def main(sara, kind):
                for name, module in beside.items() for part in ("down", "up")
                for of in ("weight", "bias")}
     start = {name: p.detach().clone() for name, p in trained.items()}
+    drawn = {f"output_{strength}": output(unet, beside, kind, strength) for strength in (1, 0.5)}
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, **ADAM)
     losses, norms = [], []
     for step in range(STEPS):
@@ -80,7 +95,7 @@ def main(sara, kind):
     settings = dict(learning_rate=str(RATE), max_grad_norm=str(CLIP), adam_weight_decay="0.1",
                     adam_epsilon="1e-6", lr_scheduler="cosine", max_train_steps=str(STEPS),
                     prediction_type=prediction, stride=str(STRIDE))
-    save_file({"losses": torch.tensor(losses), "grad_norms": torch.tensor(norms), **after},
+    save_file({"losses": torch.tensor(losses), "grad_norms": torch.tensor(norms), **drawn, **after},
               f"{HERE}/adaptformer_{kind}.safetensors", settings)
     save_file(start, f"{HERE}/adaptformer_{kind}_start.safetensors",
               {"sara.format": "1", "sara.method": "adaptformer", "sara.target": "unet",
