@@ -142,14 +142,15 @@ typedef enum sara_purpose {
     SARA_DRAW_SAMPLER,    /* noise of ancestral samplers */
     SARA_DRAW_NOISE,      /* training noise */
     SARA_DRAW_TIMESTEP,
-    SARA_DRAW_POSTERIOR,  /* the VAE's sample */
-    SARA_DRAW_ORDER,      /* order of an epoch */
+    SARA_DRAW_POSTERIOR, /* the VAE's sample */
+    SARA_DRAW_ORDER,     /* order of an epoch */
     SARA_DRAW_CROP,
     SARA_DRAW_FLIP,
-    SARA_DRAW_RANK,       /* matrix of the low-rank term */
+    SARA_DRAW_RANK, /* matrix of the low-rank term */
     SARA_DRAW_TEST,
-    SARA_DRAW_WEIGHT,     /* random weights */
-    SARA_DRAW_STATE       /* random text states */
+    SARA_DRAW_WEIGHT, /* random weights */
+    SARA_DRAW_STATE,  /* random text states */
+    SARA_DRAW_MASK    /* entries that are trained */
 } sara_purpose;
 
 /* Philox 4x32-10 (Salmon et al., SC 2011), counter-based: element i of a draw is a pure function
@@ -159,6 +160,9 @@ void sara_draw_normal(float *out, size_t count, uint64_t seed, sara_purpose purp
                       uint64_t index);                       /* N(0, 1), Box-Muller in double */
 void sara_draw_uniform(float *out, size_t count, uint64_t seed, sara_purpose purpose,
                        uint64_t index);                      /* [0, 1) */
+/* Elements first, first + 1, ... of 32 bits each; first: a multiple of 4. */
+void sara_draw_bits(uint32_t *out, size_t count, uint64_t seed, sara_purpose purpose,
+                    uint64_t index, uint64_t first);
 uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose,
                          uint64_t index, uint64_t element);  /* [0, bound), unbiased */
 

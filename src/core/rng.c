@@ -62,6 +62,16 @@ void sara_draw_uniform(float *out, size_t count, uint64_t seed, sara_purpose pur
     }
 }
 
+void sara_draw_bits(uint32_t *out, size_t count, uint64_t seed, sara_purpose purpose,
+                    uint64_t index, uint64_t first)
+{
+    for (size_t i = 0; i < count; i += 4) {
+        uint32_t bits[4];
+        philox_block(bits, (first + i) / 4, seed, purpose, index);
+        memcpy(out + i, bits, (count - i < 4 ? count - i : 4) * sizeof(*bits));
+    }
+}
+
 uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose, uint64_t index,
                          uint64_t element)
 {

@@ -38,6 +38,41 @@ SARA_NODISCARD sara_status sara_param_check_finite(sara_context *ctx, const sara
 SARA_NODISCARD sara_status sara_select(sara_context *ctx, sara_selection *out,
                                        const sara_params *params, const sara_budget *budget);
 void sara_selection_free(sara_context *ctx, sara_selection *selection);
+
+/* Which entries a budget takes. It stands for as many as have |p| below its threshold; "smallest"
+ * takes those, another mask as many of its own choice. Of equal ones the first are taken, in the
+ * order of parameters and positions. */
+typedef enum sara_mask_kind {
+    SARA_MASK_SMALLEST,
+    SARA_MASK_LARGEST,  /* of the largest |p| */
+    SARA_MASK_RANDOM,   /* of the largest of 30 bits that are drawn for each */
+    SARA_MASK_GRADIENT, /* of the largest |score| */
+    /* Of the largest |p| of the best approximation of its matrix of a rank (arXiv 2506.00772), of
+     * each matrix and convolution as many as its share of their entries; of no others. */
+    SARA_MASK_LIFT
+} sara_mask_kind;
+typedef struct sara_mask_rule {
+    sara_mask_kind kind;
+    uint64_t seed;       /* of the draws */
+    int rank;            /* of the approximation; at most that of the shorter side is taken */
+    const float *scores; /* of all entries, one parameter's after the other's */
+} sara_mask_rule;
+/* SARA_ERROR_USAGE for a name that no mask has. */
+SARA_NODISCARD sara_status sara_mask_parse(sara_context *ctx, sara_mask_kind *out,
+                                           const char *name);
+/* As sara_select(); out->threshold is the budget's, by which only the smallest are selected.
+ * Scores that are not finite are SARA_ERROR_DIVERGED. */
+SARA_NODISCARD sara_status sara_select_masked(sara_context *ctx, sara_selection *out,
+                                              const sara_params *params, const sara_budget *budget,
+                                              const sara_mask_rule *rule);
+/* Of each parameter so many entries, by the draws of "random" among its own; threshold NaN. */
+SARA_NODISCARD sara_status sara_select_random(sara_context *ctx, sara_selection *out,
+                                              const sara_params *params, const size_t *counts,
+                                              uint64_t seed);
+/* Of all so many of the largest |score|; threshold NaN. */
+SARA_NODISCARD sara_status sara_select_scored(sara_context *ctx, sara_selection *out,
+                                              const sara_params *params, const float *scores,
+                                              int64_t most);
 /* The threshold that a budget resolves to, without selecting (reference: threshold_for_count). */
 SARA_NODISCARD sara_status sara_budget_resolve(sara_context *ctx, double *threshold,
                                                const sara_params *params,
@@ -253,7 +288,7 @@ void sara_difference_free(sara_context *ctx, sara_difference *difference);
 /* ------------------------------------------------------------------------------ approximation */
 
 /* The best approximation of a rank (Eckart and Young 1936), at most the shorter side, of the
- * [rows,cols] matrix that is values at ascending positions and zero elsewhere: up [rows][rank]
+ * [rows,cols] matrix that is values at ascending positions (NULL: at all) and zero elsewhere: up [rows][rank]
  * times down [rank][cols], the square roots of the singular values in both; singular [rank]
  * descending. What lies beyond the matrix's own rank is zero. */
 SARA_NODISCARD sara_status sara_truncated_svd(sara_context *ctx, float *up, float *down,

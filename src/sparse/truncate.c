@@ -32,13 +32,15 @@ static sara_status truncate_sort_entries(sara_context *ctx, truncation *t, int64
     TRY(sara_alloc(ctx, &e->values, count, sizeof(*e->values)));
     size_t *next = e->first + 1; /* first after the sort */
     for (size_t i = 0; i < count; i++) {
-        int64_t row = positions[i] / cols, col = positions[i] % cols;
+        size_t place = positions ? positions[i] : i;
+        int64_t row = (int64_t)place / cols, col = (int64_t)place % cols;
         next[(t->transposed ? row : col) + 1]++;
     }
     for (int64_t j = 0; j < t->n; j++)
         next[j + 1] += next[j];
     for (size_t i = 0; i < count; i++) {
-        int64_t row = positions[i] / cols, col = positions[i] % cols;
+        size_t place = positions ? positions[i] : i;
+        int64_t row = (int64_t)place / cols, col = (int64_t)place % cols;
         size_t at = next[t->transposed ? row : col]++;
         e->rows[at] = (uint32_t)(t->transposed ? col : row);
         e->values[at] = values[i];
@@ -60,16 +62,40 @@ static void gram_column(double *gram, int64_t m, const uint32_t *rows, const flo
     }
 }
 
+/* The same for four columns that have all rows, so that the products are vectors'. */
+static void gram_full_columns(double *gram, int64_t m, const float *values, int64_t low,
+                              int64_t high)
+{
+    const float *c0 = values, *c1 = c0 + m, *c2 = c1 + m, *c3 = c2 + m;
+    for (int64_t i = low; i < high; i++) {
+        const double a0 = (double)c0[i], a1 = (double)c1[i], a2 = (double)c2[i];
+        const double a3 = (double)c3[i];
+        double *row = gram + i * m;
+        for (int64_t j = 0; j <= i; j++)
+            row[j] = (((row[j] + a0 * (double)c0[j]) + a1 * (double)c1[j]) + a2 * (double)c2[j]) +
+                     a3 * (double)c3[j];
+    }
+}
+
+static void gram_rows(const truncation *t, int64_t low)
+{
+    const sara_columns *e = &t->entries;
+    int64_t high = low + GRAM_ROWS < t->m ? low + GRAM_ROWS : t->m, j = 0;
+    bool full = e->first[t->n] == (size_t)(t->m * t->n);
+    for (; full && j + 4 <= t->n; j += 4)
+        gram_full_columns(t->gram, t->m, e->values + e->first[j], low, high);
+    for (; j < t->n; j++)
+        gram_column(t->gram, t->m, e->rows + e->first[j], e->values + e->first[j],
+                    e->first[j + 1] - e->first[j], low, high);
+}
+
 /* Each element is summed up in the order of the columns whatever the number of threads. */
 static void truncate_fill_gram(sara_context *ctx, const truncation *t)
 {
-    const sara_columns *e = &t->entries;
     int threads = sara_threads(ctx);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t low = 0; low < t->m; low += GRAM_ROWS)
-        for (int64_t j = 0; j < t->n; j++)
-            gram_column(t->gram, t->m, e->rows + e->first[j], e->values + e->first[j],
-                        e->first[j + 1] - e->first[j], low, low + GRAM_ROWS);
+        gram_rows(t, low);
 }
 
 static sara_status truncate_check_info(sara_context *ctx, lapack_int info, int64_t m)
@@ -202,7 +228,7 @@ sara_status sara_truncated_svd(sara_context *ctx, float *up, float *down, double
                     .transposed = !wide,
                     .singular = singular};
     if (rank < 1 || rank > t.m || t.m > INT_MAX ||
-        (count > 0 && positions[count - 1] >= rows * cols))
+        (count > 0 && (positions ? positions[count - 1] : (int64_t)count - 1) >= rows * cols))
         return sara_fail(ctx, SARA_ERROR_USAGE, "rank %lld of a [%lld,%lld] matrix",
                          (long long)rank, (long long)rows, (long long)cols);
     TRY(truncate_sort_entries(ctx, &t, cols, positions, values, count));

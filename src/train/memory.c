@@ -85,6 +85,7 @@ done:
 typedef struct real {
     sara_dtype dtype;
     size_t selected;
+    sara_grad_kind want;
 } real;
 
 /* As if the weights were 16-bit and fewer entries selected, which a pass without arithmetic does
@@ -96,7 +97,9 @@ static sara_status pretend(const trainer *t, real **was, const sara_memory_setti
     TRY(sara_alloc(t->ctx, was, params->count, sizeof(**was)));
     for (size_t i = 0; i < params->count; i++) {
         sara_param *param = &params->items[i];
-        (*was)[i] = (real){param->value.dtype, param->selected};
+        (*was)[i] = (real){param->value.dtype, param->selected, param->want};
+        if (s->dense)
+            param->want = SARA_GRAD_DENSE;
         if (s->narrow && may_narrow(param))
             param->value.dtype = SARA_BF16;
         if (s->share < 1)
@@ -112,6 +115,7 @@ static void plan_restore(const trainer *t, real *was)
     for (size_t i = 0; was && i < params->count; i++) {
         params->items[i].value.dtype = was[i].dtype;
         params->items[i].selected = was[i].selected;
+        params->items[i].want = was[i].want;
     }
     sara_free(t->ctx, was);
 }
@@ -223,6 +227,22 @@ done:
     return status;
 }
 
+/* Where a method's begin() makes passes: they, and the gradients. */
+static sara_status beginning(const trainer *t, size_t *out, const sara_memory_setting *s)
+{
+    size_t bytes = t->optimizer && t->method->begin_bytes ? t->method->begin_bytes(t) : 0, kept;
+    sara_memory_setting dense = *s;
+    sara_status status = SARA_OK;
+    *out = 0;
+    if (bytes == 0)
+        return SARA_OK;
+    dense.dense = true;
+    TRY(activations(t, out, &kept, &dense));
+    *out += bytes;
+done:
+    return status;
+}
+
 /* Of captions and prompts; what else a text takes is small. */
 static size_t texts(const trainer *t)
 {
@@ -257,8 +277,10 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
         p.other += p.encoder;
         p.encoder = 0;
     }
-    p.peak = p.weights + p.optimizer + p.other;
+    TRY(beginning(t, &p.begin, s));
+    p.peak = p.optimizer;
     p.peak += larger(p.activations, larger(p.pictures, larger(p.encoder, p.texts)));
+    p.peak = larger(p.peak, p.begin) + p.weights + p.other;
     *out = p;
 done:
     return status;
@@ -283,16 +305,21 @@ sara_status sara_memory_check_trainables(const trainer *t, int64_t entries, uint
 
 static void plan_announce(const trainer *t, const sara_memory_plan *p)
 {
-    sara_bytes_text texts[6];
+    sara_bytes_text texts[6], chosen;
+    char choosing[96] = "";
     size_t encoding = larger(p->encoder, p->texts), most = larger(p->pictures, encoding);
     const char *instead = most <= p->activations ? ""
                           : most == encoding     ? ", instead of activations for encoding "
                                                  : ", instead of activations for pictures ";
+    if (p->begin)
+        snprintf(choosing, sizeof(choosing),
+                 ", instead of optimizer and activations for choosing entries %s",
+                 sara_bytes_format(&chosen, p->begin));
     sara_log(t->ctx, SARA_LOG_INFO,
-             "memory: weights %s, optimizer %s, activations %s, other %s%s%s, peak %s",
+             "memory: weights %s, optimizer %s, activations %s, other %s%s%s%s, peak %s",
              sara_bytes_format(&texts[0], p->weights), sara_bytes_format(&texts[1], p->optimizer),
              sara_bytes_format(&texts[2], p->activations), sara_bytes_format(&texts[3], p->other),
-             instead, *instead ? sara_bytes_format(&texts[4], most) : "",
+             instead, *instead ? sara_bytes_format(&texts[4], most) : "", choosing,
              sara_bytes_format(&texts[5], p->peak));
 }
 

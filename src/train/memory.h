@@ -11,6 +11,7 @@ typedef struct sara_memory_setting {
     bool narrow;  /* 16-bit weights instead of float32 ones */
     int64_t side; /* of the latents; 0: as the batches have it */
     double share; /* of the selected entries */
+    bool dense;   /* gradients of all entries instead of the optimiser's */
 } sara_memory_setting;
 
 /* In bytes: of the training steps, and of what is there instead of activations in other phases,
@@ -18,6 +19,7 @@ typedef struct sara_memory_setting {
 typedef struct sara_memory_plan {
     size_t weights, optimizer, activations, other, peak;
     size_t pictures;       /* while one is drawn */
+    size_t begin;          /* while what is trained is chosen, instead of the optimiser too */
     size_t texts, encoder; /* while those, or images, are encoded before the first step */
 } sara_memory_plan;
 

@@ -33,6 +33,12 @@ typedef struct sara_method {
     /* Chooses what is trained, sets the learning rate where there is none yet, and has
      * sara_trainer_use() make the optimiser. The number of steps is known. */
     sara_status (*prepare)(trainer *t);
+    /* Before the first step of a run, when all is encoded and memory is planned: what can be chosen
+     * only then takes the place of what is trained. Or NULL. */
+    sara_status (*begin)(trainer *t);
+    /* Memory that this takes instead of the optimiser's, beside passes with the gradients of all
+     * entries; 0: there are none. Or NULL. */
+    size_t (*begin_bytes)(const trainer *t);
     /* Gives its own options in the manifest's "run" the values that they have come to. Or NULL. */
     sara_status (*resolve)(const trainer *t, json_t *run);
     /* Adds to "run" what it needs itself to go on. Or NULL. */

@@ -46,12 +46,12 @@ done:
 /* Values that have a grammar of their own, before any work begins. */
 static sara_status check_words(sara_context *ctx, const sara_train_options *o)
 {
-    static const char *const masks[] = {"smallest", "largest", "random", "gradient", "lift", NULL};
     static const char *const targets[] = {"attention", "linear", "all", NULL};
     static const char *const formats[] = {"kohya", "peft", NULL};
     sara_prediction prediction;
     sara_storage storage;
     sara_budget budget;
+    sara_mask_kind mask;
     double factor;
     sara_status status;
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
@@ -61,7 +61,7 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
         TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));
     if (o->trainable)
         TRY(sara_budget_parse(ctx, &budget, o->trainable));
-    TRY(check_choice(ctx, "mask", o->mask, masks));
+    TRY(sara_mask_parse(ctx, &mask, o->mask));
     TRY(check_choice(ctx, "lora_targets", o->lora_targets, targets));
     TRY(check_choice(ctx, "save_as", o->save_as, formats));
 done:

@@ -279,6 +279,8 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(encode(t));
     TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
     TRY(sara_trainer_make_tape(t));
+    if (t->method->begin)
+        TRY(t->method->begin(t));
 done:
     return status;
 }

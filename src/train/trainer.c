@@ -8,22 +8,32 @@
 
 #include <math.h>
 
-sara_status sara_trainer_micro_batch(trainer *t, double *loss)
+static sara_status one_pass(trainer *t, double *loss, int64_t index, bool record)
 {
     sara_batch batch;
     const float *result;
     sara_var *value;
     sara_status status;
-    TRY(sara_batches_get(t->batches, &batch, t->state.micro_batches));
-    sara_tape_record(t->tape, t->optimizer != NULL);
+    TRY(sara_batches_get(t->batches, &batch, index));
+    sara_tape_record(t->tape, record);
     TRY(sara_batch_loss(t->tape, &value, t->model->denoiser, &t->objective, &batch));
     TRY(sara_tape_read(t->tape, &result, value));
     *loss = *result;
-    if (t->optimizer && isfinite(*loss))
+    if (record && isfinite(*loss))
         TRY(sara_tape_backward(t->tape, value, 1.0f));
 done:
     sara_tape_reset(t->tape);
     return status;
+}
+
+sara_status sara_trainer_micro_batch(trainer *t, double *loss)
+{
+    return one_pass(t, loss, t->state.micro_batches, t->optimizer != NULL);
+}
+
+sara_status sara_trainer_gradients(trainer *t, double *loss, int64_t index)
+{
+    return one_pass(t, loss, index, true);
 }
 
 sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report, double *lr)

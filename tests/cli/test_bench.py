@@ -193,7 +193,7 @@ class Bench(Case):
             ("--model_config x: goes with --model", (*TINY[1:], "--model_config", "x")),
             (["--vae", "the U-Net alone is timed"], ("-m", UNET, "--vae", "x")),
             (["--tokenizer", "the U-Net alone is timed"], ("-m", UNET, "--tokenizer", "x")),
-            ("--method lora: expected", (*TINY[1:], "--method", "lora")),
+            ("--method none: expected", (*TINY[1:], "--method", "none")),
             ("--weight_dtype int8: expected auto", (*TINY[1:], "--weight_dtype", "int8")),
             ("--latent 0: expected", (*TINY[1:], "--latent", "0")),
             ("--batch 1.5: expected", (*TINY[1:], "--batch", "1.5")),

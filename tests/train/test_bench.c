@@ -340,7 +340,7 @@ static void test_refused(void **state)
     REFUSED("--model x and --shape tiny", o.model = "x");
     REFUSED("--shape sd9: expected sd15, sd21 or tiny", o.shape = "sd9");
     REFUSED("--variant fp16", o.variant = "fp16");
-    REFUSED("--method lora: expected sara, full or forward", o.method = "lora");
+    REFUSED("--method none: expected sara, full, ", o.method = "none");
     REFUSED("--method: a value is missing", o.method = NULL);
     REFUSED("--weight_dtype f8: expected auto, fp32, fp16 or bf16", o.weight_dtype = "f8");
     REFUSED("--latent 0: expected a whole number, 1 to 4096", o.latent = 0);

@@ -214,7 +214,7 @@ static void test_contradictions(void **state)
                    test_run_train(run));
     o->rank = 0;
     assert_refused(run->ctx, SARA_ERROR_USAGE,
-                   "--trainable 5%: goes with --method sara; full fine-tuning has no size",
+                   "; full fine-tuning has no size to choose",
                    test_run_train(run));
     o->method = "sara";
     o->trainable = NULL;

@@ -3,7 +3,6 @@
 #include "train/methods/sara.h"
 
 #include "train/checkpoint.h"
-#include "train/memory.h"
 
 #include <math.h>
 
@@ -20,37 +19,6 @@ static sara_status default_learning_rate(trainer *t)
                      t->learning_rate, t->threshold);
 }
 
-/* Refuses a selection whose optimiser and the weights alone are more than there is. */
-static sara_status check_room(const trainer *t, const sara_selection *selection)
-{
-    const sara_adapter *adapter = &selective_of(t)->start;
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < selection->item_count; i++) {
-        const sara_selected *item = &selection->items[i];
-        bytes += item->count * sara_trainable_entry_bytes(item->param, true);
-    }
-    for (size_t i = 0; i < adapter->count; i++)
-        bytes += adapter->entries[i].count * (sizeof(uint32_t) + sizeof(float));
-    return sara_memory_check_trainables(t, selection->total, bytes);
-}
-
-static sara_status select_entries(trainer *t, sara_selection *out)
-{
-    const sara_train_options *o = &t->options;
-    const selective *s = selective_of(t);
-    const sara_params *params = &t->model->denoiser->params;
-    sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
-    sara_status status;
-    if (o->threshold <= 0)
-        TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
-    status = s->origin.is ? sara_select_adapter(t->ctx, out, params, &s->start, s->start_threshold)
-                          : sara_select(t->ctx, out, params, &budget);
-    TRY(sara_model_tell_not_finite(t->model, status));
-    TRY(check_room(t, out));
-done:
-    return status;
-}
-
 /* Those of a replay's matrices for the low-rank term that the steps will take. */
 static sara_status check_rank_names(const trainer *t)
 {
@@ -65,72 +33,87 @@ static sara_status check_rank_names(const trainer *t)
     return status;
 }
 
-static sara_status selective_prepare(trainer *t)
+static sara_status use_selection(trainer *t, sara_selection *selection)
 {
-    selective *s = selective_of(t);
-    sara_selection selection = {0};
-    sara_trainables trainables = {.ctx = t->ctx};
-    sara_status status;
-    sara_reselection_place(t);
-    t->flags.entries = !s->origin.is;
-    TRY(select_entries(t, &selection));
-    t->threshold = selection.threshold;
-    if (t->learning_rate <= 0)
-        TRY(default_learning_rate(t));
-    TRY(sara_trainables_select(t->ctx, &trainables, &selection));
-    if (s->origin.is)
-        TRY(sara_trainables_start(&trainables, &s->start, s->origin.strength));
-    sara_adapter_free(&s->start);
-    TRY(sara_trainer_use(t, &trainables));
+    const selective *s = selective_of(t);
     const sara_adaptation_options options = {.threshold = t->threshold,
                                              .lambda_rank = t->options.lambda_rank,
                                              .progressive_iter = s->progressive_iter,
                                              .seed = t->options.seed};
-    TRY(sara_adaptation_new(t->ctx, &s->adaptation, t->optimizer, &options));
+    return sara_selective_use(t, selection, &options);
+}
+
+static sara_status sara_prepare(trainer *t)
+{
+    selective *s = selective_of(t);
+    sara_selection selection = {0};
+    int steps;
+    sara_status status;
+    sara_reselection_place(t);
+    t->flags.entries = !s->origin.is;
+    TRY(sara_gradient_steps(t, &steps));
+    TRY(sara_mask_select(t, &selection, NULL));
+    t->threshold = selection.threshold;
+    if (t->learning_rate <= 0)
+        TRY(default_learning_rate(t));
+    if (!sara_mask_is_smallest(t))
+        t->threshold = NAN;
+    TRY(use_selection(t, &selection));
     TRY(check_rank_names(t));
 done:
-    sara_trainables_free(&trainables);
     sara_selection_free(t->ctx, &selection);
     return status;
 }
 
-static void selective_close(trainer *t)
+static bool is_gradient(const trainer *t)
 {
-    selective *s = selective_of(t);
-    sara_origin_close(t, &s->origin);
-    sara_adapter_free(&s->start);
-    sara_adaptation_free(s->adaptation);
+    return strcmp(t->options.mask, "gradient") == 0 && !t->checkpoint.folder &&
+           !selective_of(t)->origin.is;
+}
+
+static sara_status sara_begin(trainer *t)
+{
+    sara_selection selection = {0};
+    float *sums = NULL;
+    sara_status status = SARA_OK;
+    if (!is_gradient(t))
+        return SARA_OK;
+    sara_selective_drop(t);
+    TRY(sara_gradient_sums(t, &sums));
+    TRY(sara_mask_select(t, &selection, sums));
+    sara_free(t->ctx, sums);
+    sums = NULL;
+    TRY(use_selection(t, &selection));
+    TRY(check_rank_names(t));
+    TRY(sara_tape_reserve(t->tape, t->activations));
+done:
+    sara_free(t->ctx, sums);
+    sara_selection_free(t->ctx, &selection);
+    return status;
+}
+
+static size_t sara_begin_bytes(const trainer *t)
+{
+    size_t entries = (size_t)sara_params_entries(&t->model->denoiser->params);
+    return is_gradient(t) ? entries * sizeof(float) : 0;
 }
 
 /* ---------------------------------------------------------------------------- what the run is */
 
-/* JSON has no infinity, the threshold where all is trained, and no NaN, where there is none. */
-static json_t *threshold_json(double threshold)
-{
-    if (isnan(threshold))
-        return json_null();
-    return isfinite(threshold) ? json_real(threshold) : json_string("inf");
-}
-
-/* "5.8%" and the threshold it stands for are one run. */
-static sara_status selective_resolve(const trainer *t, json_t *run)
+static sara_status sara_resolve(const trainer *t, json_t *run)
 {
     const selective *s = selective_of(t);
     json_t *at = json_integer(s->progressive_iter);
-    int failed = json_object_set_new(run, "threshold", threshold_json(t->threshold)) |
-                 json_object_set_new(run, "progressive_iter", at);
-    json_object_del(run, "trainable");
-    if (strcmp(t->options.mask, "smallest") == 0)
-        json_object_del(run, "mask"); /* what earlier versions had */
-    if (!t->options.mask_steps)
-        json_object_del(run, "mask_steps");
-    if (!t->options.rank)
-        json_object_del(run, "rank");
-    return failed ? sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options")
-                  : sara_origin_resolve(t, &s->origin, run);
+    sara_status status;
+    if (json_object_set_new(run, "progressive_iter", at) != 0)
+        return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
+    TRY(sara_mask_resolve(t, run));
+    TRY(sara_origin_resolve(t, &s->origin, run));
+done:
+    return status;
 }
 
-static sara_status selective_note(const trainer *t, json_t *run)
+static sara_status sara_note(const trainer *t, json_t *run)
 {
     json_t *automatic = json_boolean(t->options.progressive_iter < 0);
     if (json_object_set_new(run, SARA_RESELECTION_KEY, automatic) != 0)
@@ -138,14 +121,16 @@ static sara_status selective_note(const trainer *t, json_t *run)
     return SARA_OK;
 }
 
-static void selective_describe(const trainer *t, sara_method_text *out)
+static void sara_describe(const trainer *t, sara_method_text *out)
 {
     const selective *s = selective_of(t);
     if (s->origin.is)
         sara_print(out->entries, sizeof(out->entries),
                    "those of the adapter, from strength %g on", s->origin.told_strength);
-    else
+    else if (sara_mask_is_smallest(t))
         sara_print(out->entries, sizeof(out->entries), "|p| < %.6g", t->threshold);
+    else
+        sara_mask_describe(t, out);
     snprintf(out->course, sizeof(out->course), "no reselection");
     if (s->progressive_iter > 0)
         snprintf(out->course, sizeof(out->course), "reselection after step %lld",
@@ -155,24 +140,19 @@ static void selective_describe(const trainer *t, sara_method_text *out)
 
 /* ------------------------------------------------------------------------------------ the steps */
 
-static size_t selective_bytes(const trainer *t)
-{
-    return sara_adaptation_bytes(selective_of(t)->adaptation);
-}
-
-static size_t selective_step_bytes(const trainer *t)
+static size_t sara_step_bytes(const trainer *t)
 {
     return sara_adaptation_step_bytes(selective_of(t)->adaptation);
 }
 
-static sara_step_hooks selective_hooks(const trainer *t)
+static sara_step_hooks sara_hooks(const trainer *t)
 {
     const char *matrix = sara_batches_rank_name(t->batches, t->optimizer->steps);
     return sara_adaptation_hooks(selective_of(t)->adaptation, matrix);
 }
 
 /* Over all matrices that it is drawn from. */
-static sara_status selective_time_term(const trainer *t, double *seconds)
+static sara_status sara_time_term(const trainer *t, double *seconds)
 {
     double begun = sara_clock();
     int terms;
@@ -180,18 +160,6 @@ static sara_status selective_time_term(const trainer *t, double *seconds)
     TRY(sara_adaptation_try_terms(selective_of(t)->adaptation, &terms));
     *seconds = terms ? (sara_clock() - begun) / terms : 0;
 done:
-    return status;
-}
-
-static sara_status selective_finish(const trainer *t)
-{
-    char *path = NULL;
-    sara_status status;
-    TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_sara.result));
-    TRY(sara_adaptation_save(selective_of(t)->adaptation, path, t->metadata.items,
-                             t->metadata.count, SARA_F32));
-done:
-    sara_free(t->ctx, path);
     return status;
 }
 
@@ -206,18 +174,20 @@ const sara_method sara_method_sara = {
     .entry_bytes = 5, /* a value and its position */
     .open = sara_selective_open,
     .check = sara_selective_check,
-    .prepare = selective_prepare,
-    .resolve = selective_resolve,
-    .note = selective_note,
+    .prepare = sara_prepare,
+    .begin = sara_begin,
+    .begin_bytes = sara_begin_bytes,
+    .resolve = sara_resolve,
+    .note = sara_note,
     .changing = sara_reselection_changing,
     .tell_length = sara_reselection_tell,
-    .describe = selective_describe,
-    .bytes = selective_bytes,
-    .step_bytes = selective_step_bytes,
-    .hooks = selective_hooks,
-    .time_term = selective_time_term,
+    .describe = sara_describe,
+    .bytes = sara_selective_bytes,
+    .step_bytes = sara_step_bytes,
+    .hooks = sara_hooks,
+    .time_term = sara_time_term,
     .save = sara_selective_save,
     .load = sara_selective_load,
-    .finish = selective_finish,
-    .close = selective_close,
+    .finish = sara_selective_finish,
+    .close = sara_selective_close,
 };

@@ -1,23 +1,9 @@
-/* What SaRA (arXiv 2409.06633) keeps beside the optimiser. */
+/* What the parts of SaRA (arXiv 2409.06633) share. */
 #ifndef SARA_TRAIN_METHODS_SARA_H
 #define SARA_TRAIN_METHODS_SARA_H
 
 #include "train/methods/methods.h"
-#include "train/methods/origin.h"
-
-typedef struct selective {
-    sara_adaptation *adaptation;
-    sara_origin origin;
-    sara_adapter start;       /* the origin's, until the optimiser has its values */
-    double start_threshold;   /* its threshold; NaN: none */
-    int64_t progressive_iter; /* -1: never */
-    bool reselection_moves;   /* a resumed run's, with the number of steps */
-} selective;
-
-static inline selective *selective_of(const trainer *t)
-{
-    return t->method_state;
-}
+#include "train/methods/selective.h"
 
 /* sara_origin.c: the adapter to start from, with what it needs of the options; then against the
  * model. */
@@ -31,8 +17,17 @@ const char *const *sara_reselection_changing(const trainer *t);
 /* Of the manifest's "run": whether progressive_iter came from the number of steps. */
 #define SARA_RESELECTION_KEY "progressive_iter_auto"
 
-/* sara_state.c: the adapter of the masters, the moments, and which entries are active. */
-SARA_NODISCARD sara_status sara_selective_save(const trainer *t, const char *folder);
-SARA_NODISCARD sara_status sara_selective_load(trainer *t, const char *folder);
+/* sara_mask.c: the origin's entries, or those of --mask, with the threshold that its budget comes
+ * to. scores: the sums of gradients; NULL: they are not there yet. */
+SARA_NODISCARD sara_status sara_mask_select(trainer *t, sara_selection *out, const float *scores);
+bool sara_mask_is_smallest(const trainer *t);
+SARA_NODISCARD sara_status sara_mask_resolve(const trainer *t, json_t *run);
+void sara_mask_describe(const trainer *t, sara_method_text *out);
+
+/* sara_gradient.c: for --mask gradient, whose entries are chosen once there are micro-batches. How
+ * many of them there will be, from the options and the data. */
+SARA_NODISCARD sara_status sara_gradient_steps(const trainer *t, int *out);
+/* Adds up the gradients of all entries over them: sums, memory of the host, sara_free(). */
+SARA_NODISCARD sara_status sara_gradient_sums(trainer *t, float **sums);
 
 #endif

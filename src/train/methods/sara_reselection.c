@@ -30,7 +30,7 @@ static void move_reselection(trainer *t)
 {
     const past p = past_of(t);
     selective *s = selective_of(t);
-    bool automatic = t->options.progressive_iter < 0 && !s->origin.is;
+    bool automatic = t->options.progressive_iter < 0 && !s->origin.is && sara_mask_is_smallest(t);
     s->reselection_moves = t->checkpoint.folder && automatic && p.automatic;
     if (!s->reselection_moves || s->progressive_iter == p.reselects_at)
         return;
@@ -45,7 +45,7 @@ void sara_reselection_place(trainer *t)
     selective *s = selective_of(t);
     s->progressive_iter = t->options.progressive_iter;
     if (s->progressive_iter < 0)
-        s->progressive_iter = s->origin.is ? 0 : t->steps / 2;
+        s->progressive_iter = s->origin.is || !sara_mask_is_smallest(t) ? 0 : t->steps / 2;
     if (s->progressive_iter == 0)
         s->progressive_iter = -1;
     move_reselection(t);

@@ -1,6 +1,6 @@
-/* SaRA's part of a checkpoint. */
+/* The part of a checkpoint of methods that train entries at positions. */
 #include "train/checkpoint.h"
-#include "train/methods/sara.h"
+#include "train/methods/selective.h"
 
 #define ACTIVE "active" /* of each trainable the entries that a reselection has kept */
 

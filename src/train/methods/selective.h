@@ -1,0 +1,40 @@
+/* What methods share that train entries at positions: their state begins with this. */
+#ifndef SARA_TRAIN_METHODS_SELECTIVE_H
+#define SARA_TRAIN_METHODS_SELECTIVE_H
+
+#include "train/methods/origin.h"
+
+typedef struct selective {
+    sara_adaptation *adaptation;
+    sara_origin origin;
+    sara_adapter start;       /* the origin's, until the optimiser has its values */
+    double start_threshold;   /* its threshold; NaN: none */
+    int64_t progressive_iter; /* -1: never */
+    bool reselection_moves;   /* a resumed run's, with the number of steps */
+} selective;
+
+static inline selective *selective_of(const trainer *t)
+{
+    return t->method_state;
+}
+
+/* selective.c: for prepare(), or once nothing is trained: has sara_trainer_use() make
+ * an optimiser of the selection, which it takes over, from the origin's values on if there is one,
+ * and adapts it. A selection that is not finite, or for which there is no room, is refused. */
+SARA_NODISCARD sara_status sara_selective_use(trainer *t, sara_selection *selection,
+                                              const sara_adaptation_options *options);
+/* What is trained so far is trained no longer; its memory goes. */
+void sara_selective_drop(trainer *t);
+/* The entries that the checkpoint trains, so that they need not be chosen again; threshold NaN.
+ * expected: how many the run's options give, 0: any; another number is SARA_ERROR_USAGE. */
+SARA_NODISCARD sara_status sara_selective_resumed(const trainer *t, sara_selection *out,
+                                                  int64_t expected);
+size_t sara_selective_bytes(const trainer *t);
+SARA_NODISCARD sara_status sara_selective_finish(const trainer *t);
+void sara_selective_close(trainer *t);
+
+/* selective_state.c: the adapter of the masters, the moments, and which entries are active. */
+SARA_NODISCARD sara_status sara_selective_save(const trainer *t, const char *folder);
+SARA_NODISCARD sara_status sara_selective_load(trainer *t, const char *folder);
+
+#endif
