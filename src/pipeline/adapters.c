@@ -25,9 +25,14 @@ sara_status sara_adapter_split(sara_context *ctx, char **path, double *strength,
 
 sara_status sara_adapter_name(sara_context *ctx, char **out, const char *path)
 {
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    size_t length = strlen(name), ending = strlen(ENDING);
-    if (length > ending && strcmp(name + length - ending, ENDING) == 0)
+    size_t whole = strlen(path), ending = strlen(ENDING), length;
+    const char *name;
+    while (whole > 1 && path[whole - 1] == '/')
+        whole--;
+    for (name = path + whole; name > path && name[-1] != '/';)
+        name--;
+    length = whole - (size_t)(name - path);
+    if (length > ending && strncmp(name + length - ending, ENDING, ending) == 0)
         length -= ending;
     return sara_format(ctx, out, "%.*s", (int)length, name);
 }
@@ -91,9 +96,9 @@ static sara_status apply_own(sara_context *ctx, sara_model *model,
     sara_adapter adapter = {0};
     const sara_base *base;
     sara_status status;
-    TRY(sara_family_read_adapter(ctx, &adapter, source->path, model->family));
     if (!(stages & SARA_STAGE_DENOISE))
-        goto done;
+        return SARA_OK;
+    TRY(sara_family_read_adapter(ctx, &adapter, source->path, model->family));
     TRY(sara_model_base(ctx, &base, model));
     if (!model->parts[0].applied)
         TRY(sara_applied_new(ctx, &model->parts[0].applied, &model->denoiser->params, base));
@@ -167,6 +172,17 @@ done:
     return status;
 }
 
+sara_status sara_prompts_apply(sara_context *ctx, sara_model *model, const sara_prompts *prompts,
+                               const sara_generate_options *options, unsigned stages)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < prompts->count && !options->lora_ignore; i++)
+        TRY(sara_model_apply_to(ctx, model, prompts->loras[i].path, prompts->loras[i].strength,
+                                options->lora_force, stages));
+done:
+    return status;
+}
+
 sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *adapter_path,
                              double strength, bool force)
 {
@@ -176,9 +192,14 @@ sara_status sara_model_apply(sara_context *ctx, sara_model *model, const char *a
 sara_status sara_model_visit_changes(const sara_model *model, sara_applied_fn fn, void *user)
 {
     sara_status status = SARA_OK;
-    for (int i = 0; i < SARA_MOST_PARTS; i++)
-        if (model->parts[i].applied)
-            TRY(sara_applied_visit(model->parts[i].applied, fn, user));
+    for (int i = 0; i < model->family->part_count; i++) {
+        const sara_applied *applied = model->parts[i].applied;
+        if (!applied || sara_applied_count(applied) == 0)
+            continue;
+        /* Values that come into memory are no change of the model. */
+        TRY(sara_model_need((sara_model *)(uintptr_t)model, model->family->parts[i].stages));
+        TRY(sara_applied_visit(applied, fn, user));
+    }
 done:
     return status;
 }
@@ -201,6 +222,12 @@ sara_status sara_model_truncate(sara_model *model, size_t count)
     while (model->adapter_count > count)
         sara_free(model->ctx, model->adapters[--model->adapter_count].name);
     return status;
+}
+
+void sara_model_untag(sara_model *model, sara_status failed, size_t count)
+{
+    if (failed != SARA_OK && sara_model_truncate(model, count) != SARA_OK)
+        sara_log(model->ctx, SARA_LOG_WARNING, "the prompt's adapters are still on the model");
 }
 
 sara_status sara_model_remove(sara_model *model)

@@ -36,13 +36,22 @@ sara_status sara_network_base(sara_context *ctx, sara_base *out, const sara_netw
     return sara_values_base(ctx, out, &network->params, base_read_values, &file);
 }
 
+static bool is_applied(const sara_model *model)
+{
+    return model->parts[0].applied && sara_applied_count(model->parts[0].applied) > 0;
+}
+
 sara_status sara_model_read_base(sara_context *ctx, sara_base *out, const sara_model *model)
 {
     const sara_params *params = &model->denoiser->params;
     base_file file = {ctx, NULL};
     sara_component component;
     sara_status status;
-    if (!sara_model_is_rounded(model))
+    if (model->base.sha256[0]) {
+        *out = model->base;
+        return SARA_OK;
+    }
+    if (!sara_model_is_rounded(model) && !is_applied(model))
         return sara_params_base(ctx, out, params);
     TRY(sara_model_component(model, &component, 0));
     TRY(sara_component_weights(&component, &file.weights));

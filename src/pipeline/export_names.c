@@ -117,13 +117,15 @@ sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e,
     const char *stem;
     char title[256];
     int length = stem_of(&stem, e->out);
+    sara_base base;
     sara_status status;
     snprintf(title, sizeof(title), "%.*s", length, stem);
     TRY(sara_metadata_list_add(list, "format", "pt"));
     TRY(add_kohya(list, e, module, rank, args));
     TRY(sara_metadata_list_add_model(list, e->model, "lora", title));
     TRY(add_date(list, e->date));
-    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", e->model->base.sha256));
+    TRY(sara_model_read_base(e->ctx, &base, e->model));
+    TRY(sara_metadata_list_add(list, "sara.base_sha256", "%s", base.sha256));
 done:
     return status;
 }

@@ -247,18 +247,6 @@ static sara_status save_latents(const generation *g)
     return sara_safetensors_save(g->ctx, g->options->save_latents, &source, 1, NULL, 0);
 }
 
-/* Those of the tags; they come off again when the images are there. */
-static sara_status apply_loras(const generation *g, sara_model *model)
-{
-    const sara_generate_options *options = g->options;
-    sara_status status = SARA_OK;
-    for (size_t i = 0; i < g->prompts.count && !options->lora_ignore; i++)
-        TRY(sara_model_apply(g->ctx, model, g->prompts.loras[i].path, g->prompts.loras[i].strength,
-                             options->lora_force));
-done:
-    return status;
-}
-
 static sara_status check_loras(const generation *g, sara_model *model)
 {
     const sara_generate_options *options = g->options;
@@ -303,7 +291,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     TRY(sara_generate_options_settle(ctx, options, given, model));
     TRY(sara_generate_options_check(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
-    TRY(apply_loras(&g, model));
+    TRY(sara_prompts_apply(ctx, model, &g.prompts, options, ~0U)); /* until the images are there */
     TRY(prepare(&g));
     sara_model_tell_clip(model, g.scheduler.kind);
     TRY(sara_alloc_zero(ctx, &result, (size_t)g.count, sizeof(*result)));
@@ -322,8 +310,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);
-    if (status != SARA_OK && sara_model_truncate(model, applied) != SARA_OK)
-        sara_log(ctx, SARA_LOG_WARNING, "the prompt's adapters are still on the model");
+    sara_model_untag(model, status, applied);
     sara_prompts_free(ctx, &g.prompts);
     sara_images_free(ctx, result, g.count);
     sara_tape_free(g.tape);

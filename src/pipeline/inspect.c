@@ -111,9 +111,7 @@ sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *repor
     }
     qsort(result.thresholds, (size_t)result.threshold_count, sizeof(double), by_value);
     TRY(count_entries(ctx, &result, params));
-    base = model->base;
-    if (!base.sha256[0]) /* else taken before any adapter was applied */
-        TRY(sara_model_read_base(ctx, &base, model));
+    TRY(sara_model_read_base(ctx, &base, model));
     memcpy(result.base_sha256, base.sha256, sizeof(result.base_sha256));
     snprintf(result.base_precision, sizeof(result.base_precision), "%s",
              sara_precision_name(base.precision));

@@ -102,8 +102,8 @@ SARA_NODISCARD sara_status sara_model_check_vae(const sara_model *model);
 /* *out: sara_component_close(). */
 SARA_NODISCARD sara_status sara_model_component(const sara_model *model, sara_component *out,
                                                 int part);
-/* Of the base's file, from which it is read again where its weights were rounded in memory.
- * Computed at the first call; adapters must not be applied yet at that time. */
+/* Of the base's file, from which it is read again where its weights were rounded in memory or
+ * adapters are on them. Computed at the first call. */
 SARA_NODISCARD sara_status sara_model_base(sara_context *ctx, const sara_base **out,
                                            sara_model *model);
 SARA_NODISCARD sara_status sara_model_base_sha256(sara_context *ctx, const char **out,
@@ -119,7 +119,7 @@ SARA_NODISCARD sara_status sara_model_picture_hash(sara_context *ctx, const char
 /* Of the VAE's file; NULL where it is a folder or the model's own. */
 SARA_NODISCARD sara_status sara_model_vae_hash(sara_context *ctx, const char **out,
                                                sara_model *model);
-/* sara_model_base(), not kept. */
+/* The same of a model that cannot keep it. */
 SARA_NODISCARD sara_status sara_model_read_base(sara_context *ctx, sara_base *out,
                                                 const sara_model *model);
 /* Whether the file holds more than the denoiser in memory. */
@@ -141,7 +141,9 @@ SARA_NODISCARD sara_status sara_model_check_weights(sara_context *ctx, const sar
 SARA_NODISCARD sara_status sara_model_apply_to(sara_context *ctx, sara_model *model,
                                                const char *adapter_path, double strength,
                                                bool force, unsigned stages);
-/* Of all parts whose values are in memory. */
+/* The same of a prompt's after a failure, whose line stays; its own is logged. */
+void sara_model_untag(sara_model *model, sara_status failed, size_t count);
+/* Of all parts, whose values are read where they are not in memory. */
 SARA_NODISCARD sara_status sara_model_visit_changes(const sara_model *model, sara_applied_fn fn,
                                                     void *user);
 /* Takes off those that were applied after the first `count`. */
@@ -208,6 +210,12 @@ typedef struct sara_prompts {
 SARA_NODISCARD sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
                                              const sara_generate_options *options);
 void sara_prompts_free(sara_context *ctx, sara_prompts *prompts);
+/* Puts the tags' adapters on the parts that these stages need; sara_model_truncate() after it, even
+ * after an error. */
+SARA_NODISCARD sara_status sara_prompts_apply(sara_context *ctx, sara_model *model,
+                                              const sara_prompts *prompts,
+                                              const sara_generate_options *options,
+                                              unsigned stages);
 /* Logs the weights, if there are any, and what is not supported. breaks: as they were parsed. */
 void sara_prompts_tell(sara_context *ctx, const sara_prompts *prompts, bool breaks);
 
@@ -247,6 +255,7 @@ SARA_NODISCARD sara_status sara_clip_encode(sara_context *ctx, sara_text_states 
 typedef struct sara_kept_prompt {
     sara_prompt prompt;
     bool long_prompt;
+    char adapters[65]; /* hash of those that were on text encoders; "": none */
     sara_text_states states;
 } sara_kept_prompt;
 

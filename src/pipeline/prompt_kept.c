@@ -20,15 +20,47 @@ static bool is_same_prompt(const sara_prompt *a, const sara_prompt *b)
     return true;
 }
 
-/* NULL: it is not kept. */
-static const sara_text_states *find_kept(const sara_model *model, const sara_prompt *prompt,
-                                         bool long_prompt)
+/* Of the adapters that are on text encoders now. */
+static sara_status hash_adapters(const sara_model *model, char out[65])
 {
-    for (size_t i = 0; i < model->prompt_count; i++)
+    char text[65 * SARA_MOST_PARTS] = "";
+    sara_sha256 *hash = NULL;
+    sara_status status = SARA_OK;
+    out[0] = '\0';
+    for (int i = 0; i < model->family->part_count; i++) {
+        const sara_applied *applied = model->parts[i].applied;
+        if ((model->family->parts[i].stages & SARA_STAGE_TEXT) && applied &&
+            sara_applied_changes(applied))
+            TRY(sara_applied_hash(applied, text + 65 * i));
+        *out |= text[65 * i];
+    }
+    if (!*out)
+        return SARA_OK;
+    TRY(sara_sha256_new(model->ctx, &hash));
+    TRY(sara_sha256_add(hash, text, sizeof(text)));
+    TRY(sara_sha256_end(&hash, out));
+done:
+    sara_sha256_abort(&hash);
+    return status;
+}
+
+/* *out NULL: it is not kept. */
+static sara_status find_kept(const sara_model *model, const sara_text_states **out,
+                             const sara_prompt *prompt, bool long_prompt)
+{
+    char adapters[65];
+    sara_status status;
+    *out = NULL;
+    if (model->prompt_count == 0)
+        return SARA_OK;
+    TRY(hash_adapters(model, adapters));
+    for (size_t i = 0; i < model->prompt_count && !*out; i++)
         if (model->prompts[i].long_prompt == long_prompt &&
+            strcmp(model->prompts[i].adapters, adapters) == 0 &&
             is_same_prompt(&model->prompts[i].prompt, prompt))
-            return &model->prompts[i].states;
-    return NULL;
+            *out = &model->prompts[i].states;
+done:
+    return status;
 }
 
 void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept)
@@ -42,14 +74,17 @@ static sara_status keep_prompt(sara_context *ctx, sara_model *model, sara_prompt
                                const sara_text_source *source)
 {
     sara_kept_prompt kept = {.long_prompt = source->long_prompt};
-    sara_status status = SARA_OK;
-    if (find_kept(model, prompt, source->long_prompt))
+    const sara_text_states *known;
+    sara_status status;
+    TRY(find_kept(model, &known, prompt, source->long_prompt));
+    if (known)
         return SARA_OK;
     if (sara_interrupted(ctx))
         return sara_fail(ctx, SARA_INTERRUPTED, "interrupted");
     TRY(sara_grow(ctx, &model->prompts, &model->prompt_capacity, model->prompt_count + 1,
                   sizeof(*model->prompts)));
     TRY(sara_model_need(model, SARA_STAGE_TEXT));
+    TRY(hash_adapters(model, kept.adapters));
     TRY(model->family->encode(ctx, &kept.states, model, prompt, source));
     kept.prompt = *prompt;
     *prompt = (sara_prompt){.text = NULL};
@@ -65,16 +100,20 @@ sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
 {
     sara_generate_options options;
     sara_prompts prompts = {.count = 0};
+    size_t applied = model->adapter_count;
     sara_status status;
     TRY(sara_generate_options_settle(ctx, &options, given, model));
     TRY(sara_generate_options_check(ctx, model, &options));
     TRY(sara_prompts_read(ctx, &prompts, &options));
+    TRY(sara_prompts_apply(ctx, model, &prompts, &options, SARA_STAGE_TEXT));
     const sara_text_source sources[] = {{negative, options.long_prompt},
                                         {positive, options.long_prompt}};
     if (sara_generate_is_guided(&options))
         TRY(keep_prompt(ctx, model, &prompts.negative, &sources[0]));
     TRY(keep_prompt(ctx, model, &prompts.text, &sources[1]));
+    TRY(sara_model_truncate(model, applied));
 done:
+    sara_model_untag(model, status, applied);
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);
     sara_prompts_free(ctx, &prompts);
@@ -105,8 +144,8 @@ static sara_status states_of(sara_context *ctx, const sara_text_states **out, sa
                              sara_model *model, const sara_prompt *prompt,
                              const sara_text_source *source)
 {
-    sara_status status = SARA_OK;
-    *out = find_kept(model, prompt, source->long_prompt);
+    sara_status status;
+    TRY(find_kept(model, out, prompt, source->long_prompt));
     if (*out)
         return SARA_OK;
     *out = own;

@@ -75,6 +75,23 @@ static bool leads_out(const char *name)
     return false;
 }
 
+/* A file, or a folder of PEFT's. */
+static sara_status find_lora_file(const reader *r, sara_lora *lora)
+{
+    char *folder = NULL;
+    sara_status status;
+    TRY(sara_format(r->ctx, &lora->path, "%s/%s.safetensors", r->folder, lora->name));
+    TRY(sara_format(r->ctx, &folder, "%s/%s", r->folder, lora->name));
+    if (!sara_path_is_named(lora->path) && sara_path_is_directory(folder)) {
+        sara_free(r->ctx, lora->path);
+        lora->path = folder;
+        folder = NULL;
+    }
+done:
+    sara_free(r->ctx, folder);
+    return status;
+}
+
 static sara_status add_lora(const reader *r, const tag *t)
 {
     sara_prompts *out = r->out;
@@ -86,7 +103,7 @@ static sara_status add_lora(const reader *r, const tag *t)
         status = tags_refuse(r, t, *lora.name ? "leads out of the folder" : "names no file");
         goto done;
     }
-    TRY(sara_format(r->ctx, &lora.path, "%s/%s.safetensors", r->folder, lora.name));
+    TRY(find_lora_file(r, &lora));
     if (!sara_path_is_named(lora.path)) {
         status = sara_fail(r->ctx, SARA_ERROR_IO, "%s: no such file; %s asks for it with %.*s",
                            lora.path, r->what, t->size, t->text);

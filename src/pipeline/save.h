@@ -10,6 +10,7 @@ typedef struct sara_save_list {
     sara_arena names;
     sara_tensor_source *sources;
     size_t count, capacity;
+    const sara_applied *applied; /* what it has changed is written instead of the file's; NULL */
     void **owned;
     size_t owned_count, owned_capacity;
 } sara_save_list;

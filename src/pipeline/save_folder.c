@@ -1,4 +1,5 @@
-/* Writing a diffusers folder: the denoiser from memory, everything else from the source. */
+/* Writing a diffusers folder: the denoiser and what adapters change from memory, everything else
+ * from the source. */
 #include "pipeline/save.h"
 
 #include <sys/stat.h>
@@ -36,7 +37,8 @@ done:
     return status;
 }
 
-/* The component's own tensors, those that sara does not use among them, in one file. */
+/* The component's own tensors, those that sara does not use among them, in one file, with what
+ * adapters change. */
 static sara_status save_component(sara_context *ctx, const char *to, const sara_model *model,
                                   int part, const sara_dtype *dtype)
 {
@@ -47,6 +49,7 @@ static sara_status save_component(sara_context *ctx, const char *to, const sara_
     char *folder = NULL;
     sara_status status;
     sara_save_list_init(&list, ctx);
+    list.applied = model->parts[part].applied;
     TRY(sara_model_component(model, &component, part));
     TRY(sara_component_weights(&component, &weights));
     for (size_t i = 0; i < sara_weights_count(weights); i++)

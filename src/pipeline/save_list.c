@@ -122,9 +122,13 @@ sara_status sara_save_list_weight(sara_save_list *list, const char *name, const 
     size_t count = (size_t)sara_shape_count(&info->shape);
     bool convert = dtype && sara_dtype_is_float(info->dtype) && *dtype != info->dtype;
     sara_dtype wanted = convert ? *dtype : info->dtype;
+    const sara_param *changed =
+        list->applied ? sara_applied_covered(list->applied, info->name) : NULL;
     float *values = NULL;
     void *data;
     sara_status status;
+    if (changed)
+        return sara_save_list_param(list, name, shape, changed, dtype);
     TRY(sara_save_list_own(list, &data, count * sara_dtype_size(wanted)));
     if (convert) {
         TRY(sara_alloc(list->ctx, &values, count, sizeof(*values)));

@@ -1,6 +1,6 @@
-/* Writing a single-file checkpoint: the denoiser from memory, the other parts from the source, all
- * under the names of the LDM repository. What names and shapes do not tell goes into the
- * metadata. */
+/* Writing a single-file checkpoint: the denoiser from memory, the other parts from the source, but
+ * for what adapters change, all under the names of the LDM repository. What names and shapes do not
+ * tell goes into the metadata. */
 #include "pipeline/save.h"
 
 #include <stdlib.h>
@@ -105,6 +105,7 @@ static sara_status add_fused(const written *t, const char *name, const sara_tens
     void *data;
     sara_status status = SARA_OK;
     sara_save_list_init(&parts, t->s->ctx);
+    parts.applied = t->s->list.applied;
     for (int i = 0; i < 3; i++) {
         sara_name part = sara_name_of("%.*s%s%s", (int)(third - info->name), info->name, thirds[i],
                                       third + strlen(thirds[0]));
@@ -192,11 +193,13 @@ static sara_status add_other_part(single *s, int part)
         place++;
     w.weights = weights;
     w.prefix = place->prefix;
+    s->list.applied = s->model->parts[part].applied;
     for (size_t i = 0; i < sara_weights_count(weights); i++)
         TRY(add_tensor_of_part(&w, sara_weights_at(weights, i)));
     if (w.shape.part == SARA_LDM_OPEN_CLIP)
         TRY(repeat_last_layer(&w));
 done:
+    s->list.applied = NULL;
     sara_weights_close(weights);
     sara_component_close(&component);
     return status;
@@ -225,13 +228,20 @@ static bool is_of_denoiser(const single *s, const char *name)
     return false;
 }
 
-/* The VAE in whose place another was asked for. */
-static bool is_of_old_vae(const single *s, const char *name)
+static bool is_changed(const sara_model *model, int part)
 {
-    for (int i = 1; s->model->vae_path && i < s->model->family->part_count; i++) {
+    const sara_applied *applied = model->parts[part].applied;
+    return applied && sara_applied_count(applied) > 0;
+}
+
+/* The VAE in whose place another was asked for, and what adapters change. */
+static bool is_replaced(const single *s, const char *name)
+{
+    for (int i = 1; i < s->model->family->part_count; i++) {
         const char *own = s->model->single->parts[i].prefix;
-        if (sara_model_is_vae(s->model, i) && own)
-            return begins_with(name, own, strlen(own));
+        bool other = s->model->vae_path && sara_model_is_vae(s->model, i);
+        if (own && (other || is_changed(s->model, i)) && begins_with(name, own, strlen(own)))
+            return true;
     }
     return false;
 }
@@ -244,7 +254,7 @@ static sara_status add_others(single *s)
     TRY(sara_weights_open_file(s->ctx, &weights, s->model->path));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
-        if (!is_of_denoiser(s, info->name) && !is_of_old_vae(s, info->name))
+        if (!is_of_denoiser(s, info->name) && !is_replaced(s, info->name))
             TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
     }
 done:
@@ -333,8 +343,9 @@ done:
 /* Not copied with the rest of a single file. */
 static bool is_written_anew(const sara_model *model, int part)
 {
-    return !model->denoiser_only && (!model->single || model->parts[part].elsewhere ||
-                                     (sara_model_is_vae(model, part) && model->vae_file));
+    return !model->denoiser_only &&
+           (!model->single || model->parts[part].elsewhere ||
+            (sara_model_is_vae(model, part) && model->vae_file) || is_changed(model, part));
 }
 
 sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model *model,

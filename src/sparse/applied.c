@@ -285,6 +285,13 @@ sara_status sara_applied_return(sara_applied *applied)
 
 /* ------------------------------------------------------------------------------------- visiting */
 
+const sara_param *sara_applied_covered(const sara_applied *applied, const char *name)
+{
+    const sara_param *param = sara_params_find(applied->params, name);
+    const sara_cover *cover = param ? &applied->covers[param - applied->params->items] : NULL;
+    return cover && (cover->count > 0 || cover->whole.data) ? param : NULL;
+}
+
 static void visit_whole(const sara_param *param, const sara_param *original, const sara_param *copy,
                         sara_applied_fn fn, void *user)
 {
@@ -323,6 +330,14 @@ sara_status sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, 
             TRY(visit_param(applied, p, fn, user));
 done:
     return status;
+}
+
+bool sara_applied_changes(const sara_applied *applied)
+{
+    for (size_t i = 0; i < applied->count; i++)
+        if (applied->layers[i].strength != 0)
+            return true;
+    return false;
 }
 
 sara_status sara_applied_hash(const sara_applied *applied, char out[65])

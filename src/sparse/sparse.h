@@ -243,11 +243,14 @@ SARA_NODISCARD sara_status sara_applied_remove(sara_applied *applied); /* all of
  * off what is on and puts it on. What is added meanwhile waits. */
 SARA_NODISCARD sara_status sara_applied_leave(sara_applied *applied);
 SARA_NODISCARD sara_status sara_applied_return(sara_applied *applied);
-/* Of what is on: equal for equal changes. */
+/* Whether something is on, at a strength that is not 0; and the hash of that. */
+bool sara_applied_changes(const sara_applied *applied);
 SARA_NODISCARD sara_status sara_applied_hash(const sara_applied *applied, char out[65]);
 size_t sara_applied_count(const sara_applied *applied);
 /* Takes off those that were added after the first `count`. */
 SARA_NODISCARD sara_status sara_applied_truncate(sara_applied *applied, size_t count);
+/* The parameter of this name if something covers it; NULL: its value is the base's. */
+const sara_param *sara_applied_covered(const sara_applied *applied, const char *name);
 /* Calls back for every entry that an adapter covers, or covered: original and current value. */
 typedef void (*sara_applied_fn)(void *user, const sara_param *param, uint32_t position,
                                 float original, float current);
