@@ -167,10 +167,23 @@ static int each_prompt(const cli *c, sara_model *model, generate_request *r, pro
     return 0;
 }
 
+/* For the upper row of a comparison: adapters may change text encoders. They come off. */
+static int encode_bare(const cli *c, sara_model *model, generate_request *r)
+{
+    if (sara_model_remove(model) != SARA_OK)
+        return cli_fail_context(c, SARA_ERROR_DEVICE);
+    r->generate.lora_ignore = true;
+    int code = each_prompt(c, model, r, sara_generate_encode);
+    r->generate.lora_ignore = false;
+    return code;
+}
+
 /* The text encoder's memory is free while pictures are drawn. */
 static int encode_prompts(const cli *c, sara_model *model, generate_request *r)
 {
     int code = each_prompt(c, model, r, sara_generate_encode);
+    if (code == 0 && r->compare)
+        code = encode_bare(c, model, r);
     sara_model_release(model);
     return code;
 }
@@ -190,8 +203,6 @@ static int generate(const cli *c, generate_request *r)
         code = each_prompt(c, model, r, sara_generate_check_model);
     if (code == 0)
         code = encode_prompts(c, model, r);
-    if (code == 0 && r->compare && sara_model_remove(model) != SARA_OK)
-        code = cli_fail_context(c, SARA_ERROR_DEVICE);
     if (code == 0)
         code = r->compare ? generate_compare(c, model, r) : generate_each(c, model, r);
     sara_model_free(model);
@@ -263,7 +274,7 @@ int cmd_generate(cli *c)
         {"save-latents", 0, CLI_STRING, &g->save_latents, 0, 0, "FILE",
          "final latents, before the VAE"},
         {"force", 0, CLI_SWITCH, &g->lora_force, 0, 0, NULL,
-         "apply adapters that were made for another base"},
+         "apply adapters that were made for another base; of a LoRA the layers that fit"},
         {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
          "weights in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
