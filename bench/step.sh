@@ -201,7 +201,7 @@ set_command() { # RUN LATENTS BATCH BUDGET
         ;;
     diffusers-images) command=("$python" bench/peer_step.py generate --model "$model") ;;
     sara-images) command=(python3 bench/time_images.py "$sara" "$model" "$work") ;;
-    rank) command=("${selective[@]}" --latent 32 --batch 1 --steps 1 --rank) ;;
+    rank) command=("${selective[@]}" --latent 32 --batch 1 --steps 1 --time_rank_term) ;;
     read) command=(dd "if=$weights" of=/dev/null bs=1M status=none) ;;
     read-whole) command=(dd "if=$weights" of=/dev/null bs=4G count=1 iflag=fullblock status=none) ;;
     load) command=("${ours[@]}" --method forward --latent 32 --batch 1 --steps 1) ;;

@@ -553,10 +553,10 @@ typedef struct sara_bench_options {
     const char *model;
     const char *variant, *model_config; /* see sara_model_options */
     bool use_ema_weights;
-    const char *method;    /* "sara"; "full": all entries are trained; "forward": no gradient */
+    const char *method;    /* as in sara_train_options, or "forward": no gradient ("sara") */
     int latent;            /* 64: height and width of the latents */
     int batch, steps;      /* 1, 3 */
-    const char *trainable; /* of the method "sara"; NULL: 5.8% */
+    const char *trainable; /* see sara_train_options */
     double lambda_rank;    /* 5e-4 */
     bool gradient_checkpointing;
     int gradient_checkpointing_levels; /* of so many of the largest resolutions alone; 0: all */
@@ -566,6 +566,14 @@ typedef struct sara_bench_options {
     uint64_t seed;         /* 42: of weights, latents and texts */
     const char *profile; /* a file for what was computed when, in Chrome's trace format; or NULL */
     const char *device;  /* see sara_model_options */
+    /* Of methods, as in sara_train_options; 0 and NULL: their defaults */
+    int method_rank; /* its rank */
+    const char *mask;
+    int mask_steps;
+    double lora_alpha;
+    const char *lora_targets;
+    int adapter_width;
+    double adapter_scale;
 } sara_bench_options;
 
 void sara_bench_options_init_sized(sara_bench_options *options, size_t size);

@@ -109,6 +109,17 @@ const char *cli_value_of(const cli *c, const char *name)
     return found;
 }
 
+static int refuse_missing(cli *c, const cli_command *command, const char *name, bool is_letter,
+                          const char *next)
+{
+    const char *advice = NULL;
+    for (const cli_refusal *r = command->missing; r && r->name; r++)
+        advice = cli_same_name(r->name, name) ? r->advice : advice;
+    return cli_fail(c, SARA_ERROR_USAGE, "%s%s: a value is missing%s%s%s%s", is_letter ? "-" : "--",
+                    name, next ? " before " : "", next ? next : "", advice ? "; " : "",
+                    advice ? advice : "");
+}
+
 /* The argument at *index, which moves on to its last word. */
 static int read_argument(cli *c, argument *out, const cli_command *command, int *index)
 {
@@ -127,8 +138,7 @@ static int read_argument(cli *c, argument *out, const cli_command *command, int 
     if (!args_find(out, &takes_value, command, name, is_letter))
         return args_refuse(c, command, name);
     if (!value && takes_value && (!next || args_is_option(command, next)))
-        return cli_fail(c, SARA_ERROR_USAGE, "%s%s: a value is missing%s%s", is_letter ? "-" : "--",
-                        name, next ? " before " : "", next ? next : "");
+        return refuse_missing(c, command, name, is_letter, next);
     if (!value && takes_value) {
         value = next;
         ++*index;

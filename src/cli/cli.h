@@ -87,6 +87,7 @@ typedef struct cli_command {
     const char *operand;         /* the option that a word without dashes is for; NULL: none */
     const cli_option *options;   /* ended by a NULL name */
     const cli_refusal *refusals; /* ended by a NULL name; may be NULL */
+    const cli_refusal *missing;  /* likewise: of options, where the value is missing */
     /* Options beyond the table: resolve gives the proper name, NULL if it is none. Both NULL: no
      * others. set returns 0, or the exit code after the line was printed; value NULL: a switch. */
     const char *(*resolve)(const char *name, bool *takes_value);

@@ -108,6 +108,12 @@ static const cli_refusal refusals[] = {
     {NULL, NULL},
 };
 
+/* It was a switch. */
+static const cli_refusal missing[] = {
+    {"rank", "it is the method's rank; --time_rank_term times the low-rank term"},
+    {NULL, NULL},
+};
+
 int cmd_bench(cli *c)
 {
     sara_bench_options o;
@@ -126,17 +132,28 @@ int cmd_bench(cli *c)
         {"use_ema_weights", 0, CLI_SWITCH, &o.use_ema_weights, 0, 0, NULL,
          "of a file: the averages of its U-Net (model_ema.)"},
         {"method", 0, CLI_STRING, &o.method, 0, 0, "NAME",
-         "sara, full (all entries are trained) or forward (no gradient); --trainable goes with "
-         "sara alone (sara)"},
+         "as of sara train, or forward: no gradient (sara)"},
         {"latent", 0, CLI_INT, &o.latent, 1, 4096, "N",
          "side of the latents, an eighth of the image's (64)"},
         {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},
         {"steps", 0, CLI_INT, &o.steps, 1, 1000, "N", "(3)"},
         {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET",
          "5.8%, 0.058, 20M or 50000 entries; 1 and 1.0 are one entry, 100% all (5.8%)"},
+        {"mask", 0, CLI_STRING, &o.mask, 0, 0, "NAME",
+         "of sara: smallest, largest, random, gradient, lift (smallest)"},
+        {"mask_steps", 0, CLI_INT, &o.mask_steps, 1, 1000000, "N",
+         "micro-batches of --mask gradient (64)"},
+        {"rank", 0, CLI_INT, &o.method_rank, 1, 65536, "N",
+         "of lora, dora, shira (4); of --mask lift (128)"},
+        {"lora_alpha", 0, CLI_DOUBLE, &o.lora_alpha, 1e-30, 1e9, "N", "of lora, dora (the rank)"},
+        {"lora_targets", 0, CLI_STRING, &o.lora_targets, 0, 0, "WHICH",
+         "layers: attention, linear, all (attention)"},
+        {"adapter_width", 0, CLI_INT, &o.adapter_width, 1, 65536, "N", "of adaptformer (64)"},
+        {"adapter_scale", 0, CLI_DOUBLE, &o.adapter_scale, 1e-30, 1e6, "N", "of adaptformer (0.1)"},
         {"lambda_rank", 0, CLI_DOUBLE, &o.lambda_rank, 0, 1e6, "N",
          "weight of the low-rank term; 0: none (5e-4)"},
-        {"rank", 0, CLI_SWITCH, &o.rank, 0, 0, NULL, "time every matrix's low-rank term too"},
+        {"time_rank_term", 0, CLI_SWITCH, &o.rank, 0, 0, NULL,
+         "time every matrix's low-rank term too"},
         {"gradient_checkpointing", 0, CLI_SWITCH, &o.gradient_checkpointing, 0, 0, NULL,
          "compute blocks again in backward, which saves memory"},
         {"gradient_checkpointing_levels", 0, CLI_INT, &o.gradient_checkpointing_levels, 1, 8, "N",
@@ -165,6 +182,7 @@ int cmd_bench(cli *c)
                     "  sara bench --shape sd15 --trainable 2% --profile trace.json --json\n",
         .options = options,
         .refusals = refusals,
+        .missing = missing,
     };
     int code = cli_parse(c, &command, &help);
     if (code == 0 && !help)

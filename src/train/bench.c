@@ -52,17 +52,37 @@ static sara_status check_source(const bench *b)
     return SARA_OK;
 }
 
+/* What a benchmark and a run have in common. */
+static void take_train_options(sara_train_options *out, const sara_bench_options *o)
+{
+    sara_train_options_init(out);
+    out->trainable = o->trainable;
+    out->lambda_rank = o->lambda_rank;
+    out->seed = o->seed;
+    out->mixed_precision = o->mixed_precision;
+    out->device = o->device;
+    out->gradient_checkpointing = o->gradient_checkpointing;
+    out->gradient_checkpointing_levels = o->gradient_checkpointing_levels;
+    out->rank = o->method_rank;
+    out->mask = o->mask ? o->mask : out->mask;
+    out->mask_steps = o->mask_steps;
+    out->lora_alpha = o->lora_alpha;
+    out->lora_targets = o->lora_targets;
+    out->adapter_width = o->adapter_width;
+    out->adapter_scale = o->adapter_scale != 0 ? o->adapter_scale : out->adapter_scale;
+}
+
 /* What the trainer's options check would find of those that a benchmark has. */
 static sara_status check_method(bench *b)
 {
     const sara_bench_options *o = b->options;
-    sara_train_options options;
+    sara_train_options options, defaults;
     const sara_method *method = NULL;
     sara_status status = SARA_OK;
-    sara_train_options_init(&options);
-    options.trainable = o->trainable;
-    if (o->lambda_rank != 0) /* no low-rank term is what methods without it have */
-        options.lambda_rank = o->lambda_rank;
+    sara_train_options_init(&defaults);
+    take_train_options(&options, o);
+    if (o->lambda_rank == 0) /* no low-rank term is what methods without it have */
+        options.lambda_rank = defaults.lambda_rank;
     if (!(o->lambda_rank >= 0 && o->lambda_rank <= 1e6))
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--lambda_rank %g: expected a number, 0 to 1e6",
                          o->lambda_rank);
@@ -70,15 +90,19 @@ static sara_status check_method(bench *b)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--method: a value is missing");
     if (strcmp(o->method, FORWARD) != 0) {
         TRY(sara_method_find(b->ctx, &method, o->method, FORWARD));
+        options.method = o->method;
+        TRY(sara_train_options_check_values(b->ctx, &options));
+        TRY(sara_train_options_check_method(b->ctx, &options));
         TRY(sara_method_check_options(b->ctx, method, &options));
         TRY(sara_method_start(&b->t, method));
     } else if (o->trainable) {
-        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--trainable %s: goes with --method sara",
-                         o->trainable);
+        return sara_fail(b->ctx, SARA_ERROR_USAGE,
+                         "--trainable %s: --method " FORWARD " trains nothing", o->trainable);
     }
     if (o->rank && (!method || !method->time_term || o->lambda_rank == 0))
         status = sara_fail(b->ctx, SARA_ERROR_USAGE,
-                           "--rank: --method %s with --lambda_rank %g has no low-rank term",
+                           "--time_rank_term: --method %s with --lambda_rank %g has no low-rank "
+                           "term",
                            o->method, o->lambda_rank);
 done:
     return status;
@@ -88,7 +112,6 @@ static sara_status bench_check_options(bench *b)
 {
     const sara_bench_options *o = b->options;
     sara_storage storage;
-    sara_budget budget;
     sara_status status;
     TRY(sara_storage_parse(b->ctx, &storage, o->weight_dtype, "--weight_dtype"));
     TRY(sara_nn_device_check(b->ctx, o->device, "--device"));
@@ -102,8 +125,6 @@ static sara_status bench_check_options(bench *b)
                          SARA_MAX_LEVELS));
     if (!o->mixed_precision)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--mixed_precision: a value is missing");
-    if (o->trainable)
-        TRY(sara_budget_parse(b->ctx, &budget, o->trainable)); /* before minutes of loading */
 done:
     return status;
 }
@@ -196,17 +217,10 @@ static sara_status open_trainer(bench *b)
     sara_status status;
     t->steps = o->steps;
     sara_metadata_list_init(&t->metadata, b->ctx);
-    sara_train_options_init(&t->options);
-    t->options.trainable = o->trainable;
+    take_train_options(&t->options, o);
     t->options.progressive_iter = 0; /* never */
-    t->options.lambda_rank = o->lambda_rank;
     t->options.learning_rate = 1e-5; /* any; the formula has none for all entries */
     t->options.gradient_accumulation_steps = 1;
-    t->options.seed = o->seed;
-    t->options.mixed_precision = o->mixed_precision;
-    t->options.device = o->device;
-    t->options.gradient_checkpointing = o->gradient_checkpointing;
-    t->options.gradient_checkpointing_levels = o->gradient_checkpointing_levels;
     TRY(sara_trainer_open_device(t));
     TRY(bench_load(b));
     TRY(t->model->family->objective(b->ctx, &t->objective, &t->model->scheduler));
@@ -219,6 +233,8 @@ static sara_status open_trainer(bench *b)
         TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_plan_memory(t));
     TRY(sara_trainer_make_tape(t));
+    if (t->method && t->method->begin)
+        TRY(t->method->begin(t));
 done:
     return status;
 }

@@ -46,12 +46,8 @@ done:
 /* Values that have a grammar of their own, before any work begins. */
 static sara_status check_words(sara_context *ctx, const sara_train_options *o)
 {
-    static const char *const targets[] = {"attention", "linear", "all", NULL};
-    static const char *const formats[] = {"kohya", "peft", NULL};
     sara_prediction prediction;
     sara_storage storage;
-    sara_budget budget;
-    sara_mask_kind mask;
     double factor;
     sara_status status;
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
@@ -59,11 +55,6 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
     TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
     if (o->prediction_type)
         TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));
-    if (o->trainable)
-        TRY(sara_budget_parse(ctx, &budget, o->trainable));
-    TRY(sara_mask_parse(ctx, &mask, o->mask));
-    TRY(check_choice(ctx, "lora_targets", o->lora_targets, targets));
-    TRY(check_choice(ctx, "save_as", o->save_as, formats));
 done:
     return status;
 }
@@ -167,6 +158,25 @@ static sara_status check_mask(sara_context *ctx, const sara_train_options *o)
     return SARA_OK;
 }
 
+sara_status sara_train_options_check_method(sara_context *ctx, const sara_train_options *o)
+{
+    static const char *const targets[] = {"attention", "linear", "all", NULL};
+    static const char *const formats[] = {"kohya", "peft", NULL};
+    sara_mask_kind mask;
+    sara_budget budget;
+    sara_status status = SARA_OK;
+    if (o->trainable)
+        TRY(sara_budget_parse(ctx, &budget, o->trainable));
+    TRY(sara_mask_parse(ctx, &mask, o->mask));
+    TRY(check_choice(ctx, "lora_targets", o->lora_targets, targets));
+    TRY(check_choice(ctx, "save_as", o->save_as, formats));
+    TRY(check_one_size(ctx, o));
+    TRY(check_mask(ctx, o));
+    TRY(check_beside_adapter(ctx, o));
+done:
+    return status;
+}
+
 static sara_status check_given_steps(sara_context *ctx, const sara_train_options *o)
 {
     if (o->max_train_steps > 0 && o->num_train_epochs > 0)
@@ -187,9 +197,7 @@ sara_status sara_train_options_check(sara_context *ctx, const sara_train_options
     TRY(check_missing(ctx, o));
     TRY(check_sources(ctx, o));
     TRY(check_words(ctx, o));
-    TRY(check_one_size(ctx, o));
-    TRY(check_mask(ctx, o));
-    TRY(check_beside_adapter(ctx, o));
+    TRY(sara_train_options_check_method(ctx, o));
     TRY(check_given_steps(ctx, o));
 done:
     return status;

@@ -15,6 +15,9 @@ SARA_NODISCARD sara_status sara_train_options_read(sara_context *ctx, sara_train
 /* Each option by itself: ranges and texts; SARA_ERROR_USAGE naming option and value. */
 SARA_NODISCARD sara_status sara_train_options_check_values(sara_context *ctx,
                                                            const sara_train_options *options);
+/* Of method and what goes with it: words, and what contradicts. */
+SARA_NODISCARD sara_status sara_train_options_check_method(sara_context *ctx,
+                                                           const sara_train_options *options);
 /* And what contradicts or is missing. */
 SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
                                                     const sara_train_options *options);

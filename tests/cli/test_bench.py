@@ -66,7 +66,9 @@ class Bench(Case):
         self.assertEqual((report["checkpointing"], report["checkpointing_levels"]), (True, 1))
         report = self.report(*TINY, "--trainable", "5000", "--lambda_rank", "0")
         self.assertEqual(report["trainable"], 5000)
-        report = self.report(*TINY, "--rank")
+        report = self.report(*TINY, "--mask", "lift", "--rank", "3", "--trainable", "5000")
+        self.assertEqual(report["trainable"], 5000)
+        report = self.report(*TINY, "--time_rank_term")
         self.assertEqual(set(report), set(KEYS) | {"rank_seconds"})
         self.assertGreater(report["rank_seconds"], 0)
 
@@ -201,6 +203,9 @@ class Bench(Case):
             ("trainable: 101%", (*TINY[1:], "--trainable", "101%")),
             ("--lambda_rank -1: expected", (*TINY[1:], "--lambda_rank", "-1")),
             ("--profile", (*TINY[1:], "--profile")),
+            ("--rank: a value is missing; it is the method's rank; --time_rank_term times",
+             (*TINY[1:], "--rank")),
+            ("--rank: a value is missing before --json; it is", (*TINY[1:], "--rank", "--json")),
             ("--profile : expected", (*TINY[1:], "--profile", "")),
             ("--profile out: expected a name ending in .json", (*TINY[1:], "--profile", "out")),
             ("--trainable 1%", (*TINY[1:], "--trainable", "1%", "--method", "full")),

@@ -179,6 +179,26 @@ static void test_methods(void **state)
         json_decref(reports[i]);
 }
 
+/* What goes with methods reaches them. */
+static void test_method_options(void **state)
+{
+    fixture *f = *state;
+    f->options.trainable = "3000";
+    f->options.steps = 1;
+    f->options.mask = "gradient";
+    f->options.mask_steps = 1;
+    json_t *report = bench(f);
+    double forward = calls(report, "conv2d");
+    assert_true(number(report, "trainable") == 3000 && forward > 0);
+    json_decref(report);
+    f->options.mask_steps = 0;
+    f->options.mask = "lift";
+    f->options.method_rank = 3;
+    report = bench(f);
+    assert_true(number(report, "trainable") == 3000);
+    json_decref(report);
+}
+
 static void test_checkpointing(void **state)
 {
     fixture *f = *state;
@@ -352,10 +372,18 @@ static void test_refused(void **state)
     REFUSED("--mixed_precision: a value is missing", o.mixed_precision = NULL);
     REFUSED("trainable: \"abc\" is no number", o.trainable = "abc");
     REFUSED("--trainable 2%: goes with --method sara", o.trainable = "2%", o.method = "full");
+    REFUSED("--trainable 2%: --method forward", o.trainable = "2%", o.method = "forward");
+    REFUSED("--mask x: expected smallest", o.mask = "x");
+    REFUSED("--mask_steps 3: goes with --mask gradient", o.mask_steps = 3);
+    REFUSED("--rank 3: goes with --mask lift", o.method_rank = 3);
+    REFUSED("--rank -3: expected", o.method_rank = -3);
+    REFUSED("--mask lift: goes with --method sara", o.mask = "lift", o.method = "full");
+    REFUSED("--lora_targets x: expected attention", o.lora_targets = "x");
     REFUSED("--lambda_rank nan: expected", o.lambda_rank = NAN);
     REFUSED("--lambda_rank -1: expected", o.lambda_rank = -1);
-    REFUSED("--rank: --method forward", o.rank = true, o.method = "forward");
-    REFUSED("--rank: --method sara with --lambda_rank 0", o.rank = true, o.lambda_rank = 0);
+    REFUSED("--time_rank_term: --method forward", o.rank = true, o.method = "forward");
+    REFUSED("--time_rank_term: --method sara with --lambda_rank 0", o.rank = true,
+            o.lambda_rank = 0);
 #undef REFUSED
     assert_int_equal(f->steps, 0);
 }
@@ -456,17 +484,10 @@ static void test_advice(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_report),
-        TEST(test_trainable),
-        TEST(test_methods),
-        TEST(test_checkpointing),
-        TEST(test_weight_dtype),
-        TEST(test_folders),
-        TEST(test_profile),
-        TEST(test_profile_is_no_input),
-        TEST(test_refused),
-        TEST(test_interrupted),
-        TEST(test_memory),
+        TEST(test_report),         TEST(test_trainable),     TEST(test_methods),
+        TEST(test_method_options), TEST(test_checkpointing), TEST(test_weight_dtype),
+        TEST(test_folders),        TEST(test_profile),       TEST(test_profile_is_no_input),
+        TEST(test_refused),        TEST(test_interrupted),   TEST(test_memory),
         TEST(test_advice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
