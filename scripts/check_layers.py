@@ -23,7 +23,8 @@ LAYERS = {  # folder: the folders it may include from
 OUTER = {"core/device.h", "core/number.h", "core/pool.h", "core/tape.h", "core/trace.h",
          "models/clip.h", "models/network.h", "models/single_file.h", "models/unet.h",
          "models/unicode.h", "models/vae.h", "nn/kernels.h", "nn/simd/simd.h", "nn/update.h",
-         "sparse/adamw.h", "sparse/bottleneck.h", "sparse/lora.h"}
+         "pipeline/adapter_kind.h", "pipeline/lora.h",
+         "pipeline/lora_write.h", "sparse/adamw.h", "sparse/bottleneck.h", "sparse/lora.h"}
 LIBRARIES = {  # header: the only files that may include it
     r"oneapi/dnnl|^dnnl": r"src/(nn/onednn/|sparse/\w*onednn)\w*\.[ch]$",
     r"^cuda|^cublas|^cudnn": r"_cuda\.cu$",

@@ -1,5 +1,6 @@
 /* Names and metadata of LoRA files. */
 #include "pipeline/export.h"
+#include "pipeline/lora_write.h"
 
 #include <time.h>
 
@@ -89,22 +90,34 @@ static sara_status add_date(sara_metadata_list *list, int64_t date)
     return sara_metadata_list_add(list, "modelspec.date", "%s", text);
 }
 
-/* kohya's minimum. A1111 tells the kinds of models apart by the first two. */
-static sara_status add_kohya(sara_metadata_list *list, const sara_export *e, const char *module,
-                             int rank, const char *args)
+/* A1111 tells the kinds of models apart by the first two. */
+sara_status sara_metadata_list_add_kohya(sara_metadata_list *list, const sara_model *model,
+                                         const char *module, const char *rank, const char *alpha,
+                                         const char *args)
 {
-    const sara_family *family = e->model->family;
-    bool v = e->model->scheduler.prediction_type == SARA_PREDICT_V;
-    const char *stem, *base;
-    int length = stem_of(&stem, e->out), base_length = stem_of(&base, e->model->path);
+    const sara_family *family = model->family;
+    bool v = model->scheduler.prediction_type == SARA_PREDICT_V;
     sara_status status;
     TRY(sara_metadata_list_add(list, "ss_v2", "%s", family->kohya_v2 ? "True" : "False"));
     TRY(sara_metadata_list_add(list, "ss_base_model_version", "%s%s", family->kohya,
                                v ? "_v" : ""));
     TRY(sara_metadata_list_add(list, "ss_network_module", "%s", module));
-    TRY(sara_metadata_list_add(list, "ss_network_dim", "%d", rank));
-    TRY(sara_metadata_list_add(list, "ss_network_alpha", "%d", rank));
+    TRY(sara_metadata_list_add(list, "ss_network_dim", "%s", rank));
+    TRY(sara_metadata_list_add(list, "ss_network_alpha", "%s", alpha));
     TRY(sara_metadata_list_add(list, "ss_network_args", "%s", args));
+done:
+    return status;
+}
+
+/* Kohya's minimum. */
+static sara_status add_kohya(sara_metadata_list *list, const sara_export *e, const char *module,
+                             int rank, const char *args)
+{
+    const char *stem, *base;
+    int length = stem_of(&stem, e->out), base_length = stem_of(&base, e->model->path);
+    const sara_name number = sara_name_of("%d", rank);
+    sara_status status;
+    TRY(sara_metadata_list_add_kohya(list, e->model, module, number.text, number.text, args));
     TRY(sara_metadata_list_add(list, "ss_output_name", "%.*s", length, stem));
     TRY(sara_metadata_list_add(list, "ss_sd_model_name", "%.*s", base_length, base));
 done:

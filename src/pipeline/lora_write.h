@@ -26,4 +26,10 @@ SARA_NODISCARD sara_status sara_lora_write_kohya(sara_context *ctx, const sara_l
  * two files are written anew. SARA_ERROR_USAGE for a layer that PEFT has nothing for. */
 SARA_NODISCARD sara_status sara_lora_write_peft(sara_context *ctx, const sara_lora_output *output);
 
+/* What kohya's files say of their network: ss_network_* and the kind of model. */
+SARA_NODISCARD sara_status sara_metadata_list_add_kohya(sara_metadata_list *list,
+                                                        const sara_model *model, const char *module,
+                                                        const char *rank, const char *alpha,
+                                                        const char *args);
+
 #endif

@@ -4,6 +4,7 @@
 #include "train/trainer.h"
 
 static const sara_method *const methods[] = {&sara_method_sara, &sara_method_full,
+                                             &sara_method_lora, &sara_method_dora,
                                              &sara_method_adaptformer};
 #define METHOD_COUNT (sizeof(methods) / sizeof(*methods))
 
@@ -12,15 +13,18 @@ const sara_method *sara_method_at(size_t index)
     return index < METHOD_COUNT ? methods[index] : NULL;
 }
 
-const char *sara_method_result(const sara_method *method, const sara_family *family)
+const char *sara_method_result(const sara_method *method, const sara_family *family,
+                               const sara_train_options *options)
 {
+    if (method->peft_result && options->save_as && strcmp(options->save_as, "peft") == 0)
+        return method->peft_result;
     return method->result ? method->result : family->parts[0].folder;
 }
 
 const char *sara_method_result_at(const sara_method *method, size_t index)
 {
     if (method->result)
-        return index == 0 ? method->result : NULL;
+        return index == 0 ? method->result : index == 1 ? method->peft_result : NULL;
     return sara_families[index] ? sara_families[index]->parts[0].folder : NULL;
 }
 
@@ -73,7 +77,7 @@ static bool has_option(const sara_method *method, const char *name)
 }
 
 /* Of methods that are to come. */
-static const char *const coming[] = {"lora_alpha", "lora_targets", "save_as", "ltsft_steps"};
+static const char *const coming[] = {"ltsft_steps"};
 
 static size_t count_owners(const char *name)
 {

@@ -23,6 +23,7 @@ typedef struct sara_method {
     const char *const *options; /* of the training options those that not all methods have */
     const char *const *files;   /* that save() writes into a checkpoint */
     const char *result; /* file that finish() writes into the run folder; NULL: the denoiser's */
+    const char *peft_result;    /* folder that it is with --save_as peft; NULL: never */
     int entry_bytes;            /* of the result, at least, for each trained entry */
     double learning_rate;       /* where none is given; 0: prepare() finds it */
 
@@ -69,7 +70,8 @@ SARA_NODISCARD sara_status sara_method_find(sara_context *ctx, const sara_method
                                             const char *name, const char *also);
 const sara_method *sara_method_at(size_t index); /* NULL past the last */
 /* A file's or folder's name; and the names that it may have of any family, NULL past the last. */
-const char *sara_method_result(const sara_method *method, const sara_family *family);
+const char *sara_method_result(const sara_method *method, const sara_family *family,
+                               const sara_train_options *options);
 const char *sara_method_result_at(const sara_method *method, size_t index);
 /* SARA_ERROR_USAGE with the first option that is given and goes with other methods alone. */
 SARA_NODISCARD sara_status sara_method_check_options(sara_context *ctx, const sara_method *method,

@@ -49,12 +49,13 @@ done:
 /* Of what the run will write only at its end. */
 static sara_status check_result_place(const trainer *t)
 {
+    const char *file = t->method->result, *name;
     char *path = NULL;
     sara_status status = SARA_OK;
-    if (t->method->result)
-        return sara_run_check_file(&t->run, t->method->result);
-    for (size_t i = 0; sara_method_result_at(t->method, i); i++) {
-        TRY(sara_path_join(t->ctx, &path, t->run.folder, sara_method_result_at(t->method, i)));
+    if (file && strcmp(sara_method_result(t->method, NULL, &t->options), file) == 0)
+        return sara_run_check_file(&t->run, file);
+    for (size_t i = file ? 1 : 0; (name = sara_method_result_at(t->method, i)) != NULL; i++) {
+        TRY(sara_path_join(t->ctx, &path, t->run.folder, name));
         if (sara_path_is_link(path))
             TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
                           "%s: is a link, and the result goes there; move the link away", path));

@@ -224,7 +224,7 @@ static void fill_result(sara_train_result *result, const trainer *t)
                                   .first_loss = mean(t->first, t->losses),
                                   .last_loss = mean(t->last, t->losses)};
     snprintf(result->result, sizeof(result->result), "%s",
-             sara_method_result(t->method, t->model->family));
+             sara_method_result(t->method, t->model->family, &t->options));
 }
 
 sara_status sara_train_sized(sara_context *ctx, sara_train_result *result, size_t result_size,

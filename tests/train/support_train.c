@@ -141,9 +141,10 @@ const char *test_run_sha256(test_run *run)
 {
     char sha256[65];
     static const char *const results[] = {"unet/diffusion_pytorch_model.safetensors",
-                                          "adaptformer.safetensors", "adapter.safetensors"};
+                                          "adaptformer.safetensors", "lora.safetensors",
+                                          "adapter.safetensors"};
     size_t i = 0;
-    while (i < 2 && !test_run_has(run, results[i]))
+    while (i < 3 && !test_run_has(run, results[i]))
         i++;
     const char *path = test_text(run, "%s/%s", run->output, results[i]);
     assert_ok(run->ctx, sara_sha256_file(run->ctx, sha256, path));

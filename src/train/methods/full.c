@@ -58,7 +58,7 @@ static sara_status full_finish(const trainer *t)
     char *path = NULL;
     sara_status status;
     TRY(sara_path_join(t->ctx, &path, t->run.folder,
-                       sara_method_result(t->method, t->model->family)));
+                       sara_method_result(t->method, t->model->family, &t->options)));
     if (sara_path_exists(path)) {
         status = sara_model_save_denoiser(t->ctx, path, t->model, trainables);
         goto done;

@@ -4,6 +4,7 @@
 
 #include "train/method.h"
 
-extern const sara_method sara_method_sara, sara_method_full, sara_method_adaptformer;
+extern const sara_method sara_method_sara, sara_method_full, sara_method_lora, sara_method_dora,
+    sara_method_adaptformer;
 
 #endif

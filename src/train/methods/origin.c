@@ -1,6 +1,22 @@
 /* A run that starts from an adapter: from which file, and at which strength. */
 #include "train/methods/origin.h"
 
+#include "pipeline/adapter_kind.h"
+
+/* Of a folder the weights' in it. */
+static sara_status hash_adapter(sara_context *ctx, char sha256[65], const char *path)
+{
+    sara_adapter_source source = {0};
+    sara_status status;
+    if (!sara_path_is_directory(path))
+        return sara_sha256_file(ctx, sha256, path);
+    TRY(sara_adapter_source_open(ctx, &source, path));
+    TRY(sara_sha256_file(ctx, sha256, sara_safetensors_path(source.file)));
+done:
+    sara_adapter_source_close(&source);
+    return status;
+}
+
 /* Of a run that goes on the checkpoint has everything; the file need not be there any more. */
 static sara_status take_from_checkpoint(const trainer *t, sara_origin *out, const char *file,
                                         const json_t *run)
@@ -27,7 +43,7 @@ static sara_status compare_option(const trainer *t, const sara_origin *origin)
                       t->checkpoint.folder, origin->told_strength, strength));
     if (!sara_path_exists(path))
         goto done;
-    TRY(sara_sha256_file(t->ctx, sha256, path));
+    TRY(hash_adapter(t->ctx, sha256, path));
     if (strcmp(sha256, origin->sha256) != 0)
         status = sara_fail(t->ctx, SARA_ERROR_USAGE,
                            "%s: the run began with the adapter of SHA-256 %.12s..., that of %s is "
@@ -71,7 +87,7 @@ sara_status sara_origin_open(const trainer *t, sara_origin *out, const char *fil
     TRY(sara_adapter_split(t->ctx, &out->path, &out->strength, t->options.adapter));
     out->is = true;
     out->told_strength = out->strength;
-    TRY(sara_sha256_file(t->ctx, out->sha256, out->path));
+    TRY(hash_adapter(t->ctx, out->sha256, out->path));
 done:
     return status;
 }
