@@ -277,13 +277,21 @@ typedef struct sara_extract_options {
     size_t size; /* of this struct; 0: of its first version */
     double top_fraction; /* keep this share of all entries, those that changed most; 0: not given */
     double tolerance;    /* keep changes of a magnitude above it; negative: not given */
-    const char *save_precision; /* of the values: "fp32", "fp16" or "bf16"; NULL: fp32 */
+    const char *save_precision; /* of the values: "fp32", "fp16" or "bf16"; NULL: fp32, of a LoRA
+                                   fp16 */
+    /* NULL or "sara": an adapter of sara's. "lora": of all linear layers and convolutions that
+     * differ, of the text encoder too, the best approximation of a rank in kohya's layout. */
+    const char *format;
+    int rank;     /* of "lora", at least 1; else 0 */
+    int64_t date; /* of "lora": seconds since 1970 for modelspec.date; 0: now */
 } sara_extract_options;
 
 typedef struct sara_extract_report {
-    int64_t parameters, differing, kept; /* entries of the U-Net */
+    int64_t parameters, differing, kept; /* entries of the U-Net, of a LoRA of both parts; kept: of
+                                            those that differ, that are of a layer in the file */
     double change_norm; /* L2 of the change from base to tuned */
     double left_out;    /* L2 of what the adapter lacks of it / change_norm */
+    int64_t layers;     /* of a LoRA; 0: it is none */
 } sara_extract_report;
 
 void sara_extract_options_init_sized(sara_extract_options *options, size_t size);
@@ -292,7 +300,7 @@ void sara_extract_options_init_sized(sara_extract_options *options, size_t size)
 /* Checks the options without the models, and that path can be written and is new. */
 SARA_NODISCARD sara_status sara_extract_check(sara_context *ctx, const char *path,
                                               const sara_extract_options *options);
-/* Writes the adapter that makes base's U-Net tuned's, atomically. Without top_fraction and
+/* Writes the adapter that makes base's U-Net tuned's, atomically, or a LoRA near to that. Without top_fraction and
  * tolerance every entry that differs is kept, and base with the adapter has tuned's bits; where
  * more than half differ that is SARA_ERROR_USAGE. Models of different architectures, and two
  * that are the same, are SARA_ERROR_INPUT. report may be NULL. */

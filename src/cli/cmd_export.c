@@ -45,13 +45,24 @@ static int check_export_args(const cli *c, const request *r)
     return status == SARA_OK ? cli_check_adapters(c, &r->adapters) : cli_fail_context(c, status);
 }
 
+/* A LoRA may change the text encoder too; a file of a denoiser alone is taken as that. */
+static int load_for_export(const cli *c, sara_model **out, const cli_model *m)
+{
+    sara_model_options options = m->options;
+    options.size = sizeof(options);
+    if (m->model && !m->denoiser_only && !cli_is_folder(m->model) &&
+        sara_model_load(c->ctx, out, m->model, &options) == SARA_OK)
+        return 0;
+    return cli_load_denoiser(c, out, m);
+}
+
 static int export(const cli *c, const request *r)
 {
     sara_export_report report;
     sara_model *model = NULL;
     int code = check_export_args(c, r);
     if (code == 0)
-        code = cli_load_denoiser(c, &model, &r->model);
+        code = load_for_export(c, &model, &r->model);
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->force);
     if (code == 0) {

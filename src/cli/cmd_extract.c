@@ -1,6 +1,7 @@
 #include "cli.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -14,6 +15,17 @@ typedef struct request {
 static void print_extract_report(const char *output, const sara_extract_report *report)
 {
     cli_print_path("", output, "");
+    if (report->layers > 0) {
+        printf("%lld layers of %lld entries that differ; change L2 %.4g, keeps %.2f %% of it "
+               "(Frobenius norm), leaves out %.3g (relative L2)\n",
+               (long long)report->layers, (long long)report->differing, report->change_norm,
+               100 * sqrt(fmax(0, 1 - report->left_out * report->left_out)), report->left_out);
+        if (report->kept < report->differing)
+            printf("%lld entries of biases, norms and embeddings are left out: a LoRA has no place "
+                   "for them\n",
+                   (long long)(report->differing - report->kept));
+        return;
+    }
     printf("%lld of %lld entries (%.2f %%)", (long long)report->kept, (long long)report->parameters,
            100.0 * (double)report->kept / (double)report->parameters);
     if (report->kept < report->differing)
@@ -120,10 +132,7 @@ static int extract(const cli *c, const request *r)
 }
 
 static const cli_refusal refusals[] = {
-    {"dim", "entries are kept, not a rank: --top_fraction; sara export --format lora has --rank"},
-    {"network_dim", "entries are kept, not a rank: --top_fraction; sara export has --rank"},
-    {"conv_dim", "entries are kept, not a rank: --top_fraction; sara export has --rank"},
-    {"rank", "entries are kept, not a rank: --top_fraction; sara export has --rank"},
+    {"conv_dim", "use --rank: convolutions and matrices have the same"},
     {"min_diff", "use --tolerance"},
     {"clamp_quantile", "values are kept as they are"},
     {"load_precision", "models are read as they are stored"},
@@ -151,8 +160,11 @@ int cmd_extract(cli *c)
          "keep this share of all entries, those that changed most (all that differ)"},
         {"tolerance", 0, CLI_DOUBLE, &r.extract.tolerance, 0, 1e30, "T",
          "keep changes larger than T (all that differ)"},
+        {"format", 0, CLI_STRING, &r.extract.format, 0, 0, "NAME",
+         "sara; lora: kohya's layout, the text encoder's change too (sara)"},
+        {"rank", 0, CLI_INT, &r.extract.rank, 1, 65536, "R", "of the LoRA's layers"},
         {"save_precision", 0, CLI_STRING, &r.extract.save_precision, 0, 0, "TYPE",
-         "of the values: fp32, fp16 or bf16 (fp32)"},
+         "of the values: fp32, fp16 or bf16 (fp32; lora: fp16)"},
         {"unet-only", 0, CLI_SWITCH, &r.denoiser_only, 0, 0, NULL,
          "both are bare unet/ folders (one may be in any case)"},
         {"variant", 0, CLI_STRING, &r.model.options.variant, 0, 0, "NAME",
@@ -161,6 +173,8 @@ int cmd_extract(cli *c)
          "for files: a diffusers folder with their configs"},
         {"use_ema_weights", 0, CLI_SWITCH, &r.model.options.use_ema_weights, 0, 0, NULL,
          "of files that have them: the averages of the U-Net (model_ema.)"},
+        {"dim", 0, CLI_INT, &r.extract.rank, 1, 65536, "R", NULL},
+        {"network_dim", 0, CLI_INT, &r.extract.rank, 1, 65536, "R", NULL},
         {"model", 0, CLI_STRING, &r.base, 0, 0, "DIR", NULL},
         {"model_org", 0, CLI_STRING, &r.base, 0, 0, "DIR", NULL}, /* as kohya's script has them */
         {"model_tuned", 0, CLI_STRING, &r.tuned, 0, 0, "DIR", NULL},
@@ -176,6 +190,8 @@ int cmd_extract(cli *c)
         .examples = "  sara extract --base base --tuned ink-model -o ink.safetensors\n"
                     "  sara extract --base base --tuned full-finetune --top_fraction 0.05 "
                     "-o small.safetensors\n"
+                    "  sara extract --base base --tuned ink-model --format lora --rank 32 -o "
+                    "lora.safetensors\n"
                     "  sara extract --base base --tuned run/unet -o tuned.safetensors "
                     "--top_fraction 0.1\n",
         .options = options,

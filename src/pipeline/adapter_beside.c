@@ -43,9 +43,9 @@ static sara_status apply_adaptformer(sara_context *ctx, sara_model *model,
     sara_model_part *to = &model->parts[0];
     sara_bottlenecks bottlenecks = {0};
     sara_status status;
-    TRY(read_checked(ctx, &bottlenecks, model, source, force));
     if (!(stages & SARA_STAGE_DENOISE))
-        goto done;
+        return SARA_OK;
+    TRY(read_checked(ctx, &bottlenecks, model, source, force));
     if (!to->applied)
         TRY(sara_applied_new(ctx, &to->applied, &to->network->params, NULL));
     TRY(sara_applied_add_bottlenecks(to->applied, &bottlenecks, strength));

@@ -100,6 +100,18 @@ static sara_status export_check_stored(sara_context *ctx, const sara_model *mode
         model->path, name);
 }
 
+void sara_export_find_text(sara_export *e)
+{
+    const sara_family *family = e->model->family;
+    for (e->text_part = 1; e->text_part < family->part_count; e->text_part++)
+        if (family->parts[e->text_part].stages & SARA_STAGE_TEXT)
+            break;
+    if (e->text_part == family->part_count)
+        e->text_part = SARA_MOST_PARTS - 1;
+    const sara_network *network = e->model->parts[e->text_part].network;
+    e->text_params = network ? &network->params : NULL;
+}
+
 static void export_fill_report(sara_export *e)
 {
     const sara_changes *c = &e->changes;
@@ -121,8 +133,9 @@ sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *repor
     TRY(sara_model_check_weights(ctx, model));
     TRY(export_check_stored(ctx, model));
     bool dense = e.format == SARA_EXPORT_COMFYUI || e.format == SARA_EXPORT_A1111;
-    TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32));
+    TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32, !dense));
     export_fill_report(&e);
+    sara_export_find_text(&e);
     TRY(dense ? sara_export_dense(&e) : sara_export_low_rank(&e));
     sara_sized_write(report, report_size, &e.report, sizeof(e.report));
 done:

@@ -16,9 +16,11 @@ static void dense_fill(const void *user, size_t index, void *data)
     const sara_change *change = d->changes[index];
     size_t size = sara_dtype_size(d->e->dtype);
     memset(data, 0, (size_t)sara_shape_count(&d->tensors[index].shape) * size);
-    for (size_t i = 0; change && i < change->count; i++)
+    for (size_t i = 0; change && change->positions && i < change->count; i++)
         sara_convert_from_f32((char *)data + change->positions[i] * size, d->e->dtype,
                               &change->values[i], 1);
+    if (change && !change->positions)
+        sara_convert_from_f32(data, d->e->dtype, change->values, change->count);
 }
 
 static sara_status dense_add(dense *d, const char *name, const char *end, const sara_shape *shape,
@@ -37,17 +39,18 @@ done:
 }
 
 /* The weight that a bias belongs to, unless it is changed too and so among the next ones. */
-static sara_status add_zero(dense *d, const char *name, const char *layer, size_t next)
+static sara_status add_zero(dense *d, const char *name, const char *layer, size_t next, int part)
 {
     const sara_changes *changes = &d->e->changes;
+    const sara_params *params = &d->e->model->parts[part].network->params;
     const sara_param *weight = NULL;
     char *key = NULL;
     sara_status status;
     TRY(sara_format(d->e->ctx, &key, "%s.weight", layer));
     for (size_t i = next; i < changes->count; i++)
-        if (strcmp(changes->items[i].param->name, key) == 0)
+        if (changes->items[i].part == part && strcmp(changes->items[i].param->name, key) == 0)
             goto done;
-    weight = sara_params_find(&d->e->model->denoiser->params, key);
+    weight = sara_params_find(params, key);
     if (weight)
         TRY(dense_add(d, name, ".diff", &weight->value.shape, NULL));
 done:
@@ -70,11 +73,12 @@ static sara_status list_tensors(dense *d, int64_t *layers)
     for (size_t i = 0; i < changes->count; i++) {
         const sara_change *change = &changes->items[i];
         TRY(sara_export_layer(&d->arena, &layer, &is_bias, change->param->name));
-        TRY(comfyui ? sara_export_ldm_name(&d->arena, &name, layer, &shape)
-                    : sara_export_kohya_name(&d->arena, &name, layer));
+        TRY(comfyui && change->part == 0
+                ? sara_export_ldm_name(&d->arena, &name, layer, &shape)
+                : sara_export_kohya_name(&d->arena, &name, layer, change->part > 0));
         TRY(dense_add(d, name, is_bias ? ".diff_b" : ".diff", &change->param->value.shape, change));
         if (is_bias && d->e->format == SARA_EXPORT_A1111)
-            TRY(add_zero(d, name, layer, i + 1));
+            TRY(add_zero(d, name, layer, i + 1, change->part));
         *layers += strcmp(layer, last) != 0;
         last = layer;
     }

@@ -11,7 +11,8 @@
 
 typedef struct low_rank {
     sara_export *e;
-    sara_lora_file lora;
+    sara_lora_file lora[SARA_MOST_PARTS];
+    size_t layers;
     double exact2, kept2; /* squared norms of what is held: without rounding, and as written */
 } low_rank;
 
@@ -108,16 +109,16 @@ static void start_layer(const low_rank *l, sara_lora_layer *layer, const sara_ch
 
 static sara_status add_layer(low_rank *l, const sara_change *change)
 {
-    sara_lora_layer *layer = &l->lora.layers[l->lora.count];
+    sara_lora_file *lora = &l->lora[change->part];
+    sara_lora_layer *layer = &lora->layers[lora->count];
     const sara_shape *shape = &change->param->value.shape;
     int64_t rows = shape->dims[0], cols = sara_shape_count(shape) / rows;
     double *singular = NULL;
     sara_status status;
     start_layer(l, layer, change);
     TRY(sara_alloc(l->e->ctx, &singular, (size_t)layer->rank, sizeof(*singular)));
-    TRY(sara_arena_alloc(&l->lora.arena, &layer->up, (size_t)(rows * layer->rank), sizeof(float)));
-    TRY(sara_arena_alloc(&l->lora.arena, &layer->down, (size_t)(layer->rank * cols),
-                         sizeof(float)));
+    TRY(sara_arena_alloc(&lora->arena, &layer->up, (size_t)(rows * layer->rank), sizeof(float)));
+    TRY(sara_arena_alloc(&lora->arena, &layer->down, (size_t)(layer->rank * cols), sizeof(float)));
     status = sara_truncated_svd(l->e->ctx, layer->up, layer->down, singular, rows, cols,
                                 layer->rank, change->positions, change->values, change->count);
     if (status != SARA_OK) {
@@ -127,30 +128,65 @@ static sara_status add_layer(low_rank *l, const sara_change *change)
     for (int64_t k = 0; k < layer->rank; k++)
         l->exact2 += singular[k] * singular[k];
     TRY(finish_layer(l, layer, change));
-    l->lora.count++;
+    lora->count++;
+    l->layers++;
 done:
     sara_free(l->e->ctx, singular);
     return status;
 }
 
-/* Biases and norms have no rank. */
+/* Biases and norms have no rank, embeddings no layer of a LoRA, and a PEFT folder is of the
+ * denoiser alone. */
+static bool is_held(const low_rank *l, const sara_change *change)
+{
+    return change->param->value.shape.rank > 1 &&
+           (change->part == 0 ||
+            (l->e->format == SARA_EXPORT_LORA && !strstr(change->param->name, "embedding")));
+}
+
+static sara_status approximate_change(low_rank *l, const sara_change *change)
+{
+    sara_change open;
+    sara_status status;
+    TRY(sara_change_open(l->e->ctx, &open, &l->e->changes, change));
+    status = add_layer(l, &open);
+    sara_change_close(l->e->ctx, &open, change);
+done:
+    return status;
+}
+
+static void tell_left_out(const low_rank *l, int64_t text)
+{
+    if (text > 0)
+        sara_log(l->e->ctx, SARA_LOG_WARNING,
+                 "%lld changed entries of the text encoder are left out, which %s", (long long)text,
+                 l->e->format == SARA_EXPORT_LORA ? "a LoRA cannot hold"
+                                                  : "a folder for PEFT, of one model, cannot hold");
+}
+
 static sara_status approximate(low_rank *l)
 {
     const sara_changes *changes = &l->e->changes;
     double start = sara_clock();
+    int64_t text = 0;
     sara_status status;
-    TRY(sara_arena_alloc(&l->lora.arena, &l->lora.layers, changes->count, sizeof(*l->lora.layers)));
+    for (int part = 0; part < SARA_MOST_PARTS; part++)
+        TRY(sara_arena_alloc(&l->lora[part].arena, &l->lora[part].layers, changes->count,
+                             sizeof(*l->lora[part].layers)));
     for (size_t i = 0; i < changes->count; i++) {
         const sara_change *change = &changes->items[i];
         if (sara_interrupted(l->e->ctx))
             return sara_fail(l->e->ctx, SARA_INTERRUPTED, "interrupted; nothing is written");
-        if (change->param->value.shape.rank > 1)
-            TRY(add_layer(l, change));
-        else
-            l->e->report.left_out += (int64_t)change->count;
+        if (is_held(l, change)) {
+            TRY(approximate_change(l, change));
+        } else {
+            l->e->report.left_out += change->differing;
+            text += change->part > 0 ? change->differing : 0;
+        }
         lora_report_progress(l, i + 1, start);
     }
-    if (l->lora.count == 0)
+    tell_left_out(l, text);
+    if (l->layers == 0)
         status = sara_fail(l->e->ctx, SARA_ERROR_USAGE,
                            "the adapters change biases and norms alone, which a LoRA cannot hold");
 done:
@@ -163,11 +199,13 @@ static sara_status write_lora(const low_rank *l)
 {
     const sara_export *e = l->e;
     sara_lora_output output = {.path = e->out,
-                               .lora = &l->lora,
+                               .lora = &l->lora[0],
                                .params = &e->model->denoiser->params,
                                .dtype = e->dtype,
                                .rank = e->rank,
-                               .alpha = e->rank};
+                               .alpha = e->rank,
+                               .text = &l->lora[e->text_part],
+                               .text_params = e->text_params};
     sara_metadata_list list;
     char args[80];
     sara_status status;
@@ -203,13 +241,15 @@ sara_status sara_export_low_rank(sara_export *e)
 {
     low_rank l = {.e = e};
     sara_status status;
-    sara_arena_init(&l.lora.arena, e->ctx);
+    for (int part = 0; part < SARA_MOST_PARTS; part++)
+        sara_arena_init(&l.lora[part].arena, e->ctx);
     TRY(approximate(&l));
     TRY(write_lora(&l));
-    e->report.layers = (int64_t)l.lora.count;
+    e->report.layers = (int64_t)l.layers;
     e->report.inexact = 0;
     lora_fill_report(e, &l);
 done:
-    sara_arena_free(&l.lora.arena);
+    for (int part = 0; part < SARA_MOST_PARTS; part++)
+        sara_arena_free(&l.lora[part].arena);
     return status;
 }

@@ -42,12 +42,18 @@ done:
 }
 
 /* A1111 knows the last norm under its LDM name alone. */
-sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const char *layer)
+sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const char *layer,
+                                   bool text)
 {
     sara_status status;
     char *name = NULL;
+    static const char model[] = "text_model.";
     bool last = strcmp(layer, "conv_norm_out") == 0;
-    TRY(sara_format(arena->ctx, &name, "lora_unet_%s", last ? "out_0" : layer));
+    if (text) /* newer transformers leave text_model. out */
+        TRY(sara_format(arena->ctx, &name, "lora_te_%s%s",
+                        strncmp(layer, model, strlen(model)) == 0 ? "" : model, layer));
+    else
+        TRY(sara_format(arena->ctx, &name, "lora_unet_%s", last ? "out_0" : layer));
     for (char *at = name; *at; at++)
         if (*at == '.')
             *at = '_';

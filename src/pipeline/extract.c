@@ -21,9 +21,32 @@ static sara_status read_extract_options(sara_context *ctx, sara_extract_options 
     return sara_options_read(ctx, out, &extract_options_type, given);
 }
 
-static sara_status check_values(sara_context *ctx, const sara_extract_options *o, sara_dtype *dtype)
+static sara_status check_extract_format(sara_context *ctx, const sara_extract_options *o,
+                                        bool *lora)
 {
-    *dtype = SARA_F32;
+    *lora = o->format && strcmp(o->format, "lora") == 0;
+    if (o->format && !*lora && strcmp(o->format, "sara") != 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "format %s: expected sara or lora", o->format);
+    if (*lora && o->rank == 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "format lora: no rank given");
+    if (o->rank < 0)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "rank %d: expected at least 1", o->rank);
+    if (!*lora && o->rank)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "rank %d: sara's adapter keeps entries; format lora has a rank", o->rank);
+    if (*lora && (o->top_fraction > 0 || o->tolerance >= 0))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s %g: format lora keeps a rank, not entries",
+                         o->top_fraction > 0 ? "top_fraction" : "tolerance",
+                         o->top_fraction > 0 ? o->top_fraction : o->tolerance);
+    return SARA_OK;
+}
+
+static sara_status check_values(sara_context *ctx, const sara_extract_options *o, sara_dtype *dtype,
+                                bool *lora)
+{
+    sara_status status;
+    TRY(check_extract_format(ctx, o, lora));
+    *dtype = *lora ? SARA_F16 : SARA_F32;
     if (o->save_precision && !sara_dtype_parse(dtype, o->save_precision))
         return sara_fail(ctx, SARA_ERROR_USAGE, "save_precision %s: expected fp32, fp16 or bf16",
                          o->save_precision);
@@ -37,7 +60,8 @@ static sara_status check_values(sara_context *ctx, const sara_extract_options *o
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "top_fraction %g and tolerance %g: give one of them", o->top_fraction,
                          o->tolerance);
-    return SARA_OK;
+done:
+    return status;
 }
 
 sara_status sara_extract_check(sara_context *ctx, const char *path,
@@ -45,9 +69,10 @@ sara_status sara_extract_check(sara_context *ctx, const char *path,
 {
     sara_extract_options options;
     sara_dtype dtype;
+    bool lora;
     sara_status status;
     TRY(read_extract_options(ctx, &options, given));
-    TRY(check_values(ctx, &options, &dtype));
+    TRY(check_values(ctx, &options, &dtype, &lora));
     TRY(sara_check_new_file(ctx, path));
 done:
     return status;
@@ -141,26 +166,20 @@ done:
     return status;
 }
 
-sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *report,
-                                     size_t report_size, sara_model *base, const sara_model *tuned,
-                                     const char *path, const sara_extract_options *given)
+static sara_status extract_adapter(sara_context *ctx, sara_extract_report *report, sara_model *base,
+                                   const sara_model *tuned, const char *path,
+                                   const sara_extract_options *options, sara_dtype dtype)
 {
-    sara_extract_options own, *options = &own;
     const sara_params *from = &base->denoiser->params, *to = &tuned->denoiser->params;
     int64_t entries = sara_params_entries(from);
     sara_difference difference = {NULL, 0, 0, 0};
     sara_difference_size size;
     sara_difference_rule rule;
     sara_metadata_list list;
-    sara_dtype dtype;
     sara_status status;
     sara_metadata_list_init(&list, ctx);
-    TRY(sara_extract_check(ctx, path, given));
-    TRY(read_extract_options(ctx, options, given));
-    TRY(check_values(ctx, options, &dtype));
-    TRY(check_models(ctx, base, tuned));
     TRY(sara_difference_measure(ctx, &size, from, to));
-    TRY(sara_extract_warn(ctx, base, tuned));
+    TRY(sara_extract_warn(ctx, base, tuned, false));
     TRY(make_rule(ctx, &rule, options, &size, entries));
     TRY(sara_difference_new(ctx, &difference, from, to, &rule));
     TRY(check_kept(ctx, &difference, options->tolerance, size.largest));
@@ -168,11 +187,49 @@ sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *rep
     TRY(sara_adapter_save(ctx, path, difference.entries, difference.count, list.items, list.count,
                           dtype));
     double lost = difference.left_out2 + rounding2(&difference, dtype);
-    const sara_extract_report full = {entries, size.differing, difference.kept, sqrt(size.sum2),
-                                      size.sum2 > 0 ? sqrt(lost / size.sum2) : 0};
-    sara_sized_write(report, report_size, &full, sizeof(full));
+    *report = (sara_extract_report){.parameters = entries,
+                                    .differing = size.differing,
+                                    .kept = difference.kept,
+                                    .change_norm = sqrt(size.sum2),
+                                    .left_out = size.sum2 > 0 ? sqrt(lost / size.sum2) : 0};
 done:
     sara_metadata_list_free(&list);
     sara_difference_free(ctx, &difference);
+    return status;
+}
+
+/* The base's hash is in a LoRA's metadata. */
+static sara_status extract_lora(sara_context *ctx, sara_extract_report *report, sara_model *base,
+                                const sara_model *tuned, const char *path,
+                                const sara_extract_options *options, sara_dtype dtype)
+{
+    const sara_base *own;
+    sara_status status;
+    TRY(sara_model_base(ctx, &own, base));
+    TRY(sara_extract_warn(ctx, base, tuned, true));
+    TRY(sara_extract_lora(ctx, report, base, tuned, path, options, dtype));
+done:
+    if (status == SARA_INTERRUPTED)
+        sara_interrupt_clear(ctx);
+    return status;
+}
+
+sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *report,
+                                     size_t report_size, sara_model *base, const sara_model *tuned,
+                                     const char *path, const sara_extract_options *given)
+{
+    sara_extract_options options;
+    sara_extract_report full;
+    sara_dtype dtype;
+    bool lora;
+    sara_status status;
+    TRY(sara_extract_check(ctx, path, given));
+    TRY(read_extract_options(ctx, &options, given));
+    TRY(check_values(ctx, &options, &dtype, &lora));
+    TRY(check_models(ctx, base, tuned));
+    TRY(lora ? extract_lora(ctx, &full, base, tuned, path, &options, dtype)
+             : extract_adapter(ctx, &full, base, tuned, path, &options, dtype));
+    sara_sized_write(report, report_size, &full, sizeof(full));
+done:
     return status;
 }

@@ -101,7 +101,8 @@ done:
     return status;
 }
 
-sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const sara_model *tuned)
+sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const sara_model *tuned,
+                              bool with_text)
 {
     const sara_prediction *from = &base->scheduler.prediction_type;
     const sara_prediction *to = &tuned->scheduler.prediction_type;
@@ -113,7 +114,8 @@ sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const s
                  tuned->path, sara_prediction_name(*to), sara_prediction_name(*from),
                  sara_prediction_name(*to));
     for (int i = base->family->part_count - 1; i > 0 && base->family == tuned->family; i--)
-        if (sara_model_has_part(base, i) && sara_model_has_part(tuned, i))
+        if (sara_model_has_part(base, i) && sara_model_has_part(tuned, i) &&
+            !(with_text && (base->family->parts[i].stages & SARA_STAGE_TEXT)))
             TRY(compare_part(ctx, base, tuned, i));
 done:
     return status;

@@ -20,7 +20,7 @@ typedef struct lora_tensors {
 
 static sara_status tensors_init(lora_tensors *w, sara_context *ctx, const sara_lora_output *output)
 {
-    size_t most = LAYER_TENSORS * output->lora->count;
+    size_t most = LAYER_TENSORS * (output->lora->count + (output->text ? output->text->count : 0));
     sara_status status;
     *w = (lora_tensors){.ctx = ctx, .output = output};
     sara_arena_init(&w->arena, ctx);
@@ -56,9 +56,10 @@ static void make_tensor(const void *user, size_t index, void *data)
                           (size_t)sara_shape_count(&tensor->shape));
 }
 
-static sara_status shape_of(const lora_tensors *w, sara_shape *out, const sara_lora_layer *layer)
+static sara_status shape_of(const lora_tensors *w, sara_shape *out, const sara_lora_layer *layer,
+                            const sara_params *params)
 {
-    const sara_param *param = sara_params_find(w->output->params, layer->name);
+    const sara_param *param = sara_params_find(params, layer->name);
     if (!param)
         return sara_fail(w->ctx, SARA_ERROR_INPUT, "%s: the model has no such weight", layer->name);
     *out = param->value.shape;
@@ -83,7 +84,7 @@ static sara_shape down_shape(const sara_shape *weight, const sara_lora_layer *la
 
 /* --------------------------------------------------------------------------------------- kohya */
 
-static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer)
+static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer, bool text)
 {
     bool of_inputs = layer->magnitude_of_inputs;
     int64_t rank = layer->rank;
@@ -93,9 +94,9 @@ static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer
     bool is_bias;
     sara_shape weight;
     sara_status status;
-    TRY(shape_of(w, &weight, layer));
+    TRY(shape_of(w, &weight, layer, text ? w->output->text_params : w->output->params));
     TRY(sara_export_layer(&w->arena, &own, &is_bias, layer->name));
-    TRY(sara_export_kohya_name(&w->arena, &name, own));
+    TRY(sara_export_kohya_name(&w->arena, &name, own, text));
     TRY(sara_arena_alloc(&w->arena, &alpha, 1, sizeof(*alpha)));
     *alpha = (float)(layer->scale * (double)rank);
     TRY(put_tensor(w, name, ".lora_down.weight", dtype, down_shape(&weight, layer), layer->down));
@@ -118,7 +119,9 @@ sara_status sara_lora_write_kohya(sara_context *ctx, const sara_lora_output *out
     sara_status status;
     TRY(tensors_init(&w, ctx, output));
     for (size_t i = 0; i < output->lora->count; i++)
-        TRY(add_kohya_layer(&w, &output->lora->layers[i]));
+        TRY(add_kohya_layer(&w, &output->lora->layers[i], false));
+    for (size_t i = 0; output->text && i < output->text->count; i++)
+        TRY(add_kohya_layer(&w, &output->text->layers[i], true));
     TRY(sara_safetensors_save_made(ctx, output->path, w.items, w.count, output->metadata,
                                    output->metadata_count, make_tensor, &w));
 done:
@@ -154,7 +157,7 @@ static sara_status add_peft_layer(lora_tensors *w, const sara_lora_layer *layer)
     sara_shape weight;
     sara_status status;
     TRY(check_peft_layer(w, layer));
-    TRY(shape_of(w, &weight, layer));
+    TRY(shape_of(w, &weight, layer, w->output->params));
     const sara_shape magnitude =
         weight.rank == 2 ? sara_shape1(layer->out) : factor_shape(&weight, 1, layer->out, false);
     TRY(sara_export_layer(&w->arena, &own, &is_bias, layer->name));

@@ -15,8 +15,13 @@ SARA_NODISCARD sara_status sara_check_new_file(sara_context *ctx, const char *pa
 /* Whether any entry is another than the base's. */
 SARA_NODISCARD sara_status sara_model_is_changed(const sara_model *model, bool *changed);
 /* extract_others.c: logs a warning for each of text encoder and VAE, where both models have it,
- * that is not the same in both. */
+ * that is not the same in both; with_text: what is extracted holds the text encoder's change. */
 SARA_NODISCARD sara_status sara_extract_warn(sara_context *ctx, const sara_model *base,
-                                             const sara_model *tuned);
+                                             const sara_model *tuned, bool with_text);
+/* extract_lora.c: a LoRA instead, of checked options. */
+SARA_NODISCARD sara_status sara_extract_lora(sara_context *ctx, sara_extract_report *report,
+                                             const sara_model *base, const sara_model *tuned,
+                                             const char *path, const sara_extract_options *options,
+                                             sara_dtype dtype);
 
 #endif

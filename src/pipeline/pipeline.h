@@ -127,8 +127,8 @@ bool sara_model_is_rounded(const sara_model *model);
 
 /* An adapter's strength, either way: beyond it only slips of the keyboard are to be expected. */
 #define SARA_STRONGEST 100.0
-/* SARA_ERROR_INPUT for an adapter's sara.target (NULL: it has none) that is not the family's (NULL: of
- * none). */
+/* SARA_ERROR_INPUT for an adapter's sara.target (NULL: it has none) that is not the family's (NULL:
+ * of none). */
 SARA_NODISCARD sara_status sara_family_check_target(sara_context *ctx, const char *path,
                                                     const char *target, const sara_family *family);
 /* Loads an adapter of the family (NULL: of any). */

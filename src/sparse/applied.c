@@ -322,6 +322,17 @@ done:
     return status;
 }
 
+sara_status sara_applied_visit_param(const sara_applied *applied, const sara_param *param,
+                                     sara_applied_fn fn, void *user)
+{
+    return visit_param(applied, (size_t)(param - applied->params->items), fn, user);
+}
+
+bool sara_applied_is_whole(const sara_applied *applied, const sara_param *param)
+{
+    return applied->covers[param - applied->params->items].whole.data != NULL;
+}
+
 sara_status sara_applied_visit(const sara_applied *applied, sara_applied_fn fn, void *user)
 {
     sara_status status = SARA_OK;

@@ -70,8 +70,8 @@ int sara_applied_layer_compare(const sara_applied_layer *a, const sara_applied_l
 SARA_NODISCARD sara_status sara_applied_layer_hash(sara_sha256 *hash,
                                                    const sara_applied_layer *layer);
 
-/* applied_beside.c. Attaches the bottlenecks of all layers in their order, those of strength 0 not at
- * all. */
+/* applied_beside.c. Attaches the bottlenecks of all layers in their order, those of strength 0 not
+ * at all. */
 SARA_NODISCARD sara_status sara_applied_attach(sara_applied *applied);
 
 /* applied_cover.c. What will cover a layer's entry beside what the cover covers, without changing

@@ -1,4 +1,4 @@
-/* How much of a sparse matrix two factors hold, as they are: rounded, scaled. In double, without
+/* How much of a matrix two factors hold, as they are: rounded, scaled. In double, without
  * the dense product: |P - A|^2 = |P|^2 - 2 <P, A> + |A|^2, where |A|^2 follows from the factors'
  * Gram matrices. */
 #include "sparse/sparse.h"
@@ -53,6 +53,11 @@ done:
     return status;
 }
 
+static int64_t place_of(const uint32_t *positions, size_t index)
+{
+    return positions ? (int64_t)positions[index] : (int64_t)index;
+}
+
 /* <P, up down> */
 static sara_status inner_product(sara_context *ctx, double *out, const float *up,
                                  const float *across, int64_t cols, int64_t rank,
@@ -66,9 +71,9 @@ static sara_status inner_product(sara_context *ctx, double *out, const float *up
 #pragma omp parallel for num_threads(threads)
     for (size_t part = 0; part < parts; part++)
         for (size_t i = part * ENTRIES; i < count && i < (part + 1) * ENTRIES; i++)
-            sums[part] +=
-                (double)values[i] * product_dot(up + positions[i] / cols * rank,
-                                                across + positions[i] % cols * rank, rank);
+            sums[part] += (double)values[i] *
+                          product_dot(up + place_of(positions, i) / cols * rank,
+                                      across + place_of(positions, i) % cols * rank, rank);
     for (size_t part = 0; part < parts; part++)
         sum += sums[part];
     *out = sum;

@@ -231,9 +231,9 @@ SARA_NODISCARD sara_status sara_applied_add(sara_applied *applied, const sara_ad
 struct sara_lora_file;
 SARA_NODISCARD sara_status sara_applied_add_low_rank(sara_applied *applied,
                                                      struct sara_lora_file *file, double strength);
-/* Bottlenecks of a file, which are taken over on success, on the device of the parameters. They stand
- * beside layers: nothing is visited of them. SARA_ERROR_INPUT where the parameters have no such
- * layer. */
+/* Bottlenecks of a file, which are taken over on success, on the device of the parameters. They
+ * stand beside layers: nothing is visited of them. SARA_ERROR_INPUT where the parameters have no
+ * such layer. */
 struct sara_bottlenecks;
 SARA_NODISCARD sara_status sara_applied_add_bottlenecks(sara_applied *applied,
                                                         struct sara_bottlenecks *bottlenecks,
@@ -256,6 +256,11 @@ typedef void (*sara_applied_fn)(void *user, const sara_param *param, uint32_t po
                                 float original, float current);
 SARA_NODISCARD sara_status sara_applied_visit(const sara_applied *applied, sara_applied_fn fn,
                                               void *user);
+/* The same of one parameter; and whether all of its entries are covered. */
+SARA_NODISCARD sara_status sara_applied_visit_param(const sara_applied *applied,
+                                                    const sara_param *param, sara_applied_fn fn,
+                                                    void *user);
+bool sara_applied_is_whole(const sara_applied *applied, const sara_param *param);
 
 /* ------------------------------------------------------------------------------- differences */
 
@@ -291,9 +296,9 @@ void sara_difference_free(sara_context *ctx, sara_difference *difference);
 /* ------------------------------------------------------------------------------ approximation */
 
 /* The best approximation of a rank (Eckart and Young 1936), at most the shorter side, of the
- * [rows,cols] matrix that is values at ascending positions (NULL: at all) and zero elsewhere: up [rows][rank]
- * times down [rank][cols], the square roots of the singular values in both; singular [rank]
- * descending. What lies beyond the matrix's own rank is zero. */
+ * [rows,cols] matrix that is values at ascending positions and zero elsewhere, or without positions
+ * values [rows][cols]: up [rows][rank] times down [rank][cols], the square roots of the singular
+ * values in both; singular [rank] descending. What lies beyond the matrix's own rank is zero. */
 SARA_NODISCARD sara_status sara_truncated_svd(sara_context *ctx, float *up, float *down,
                                               double *singular, int64_t rows, int64_t cols,
                                               int64_t rank, const uint32_t *positions,

@@ -193,7 +193,8 @@ class Extract(Tuned):
             *self.extract(self.tuned, "-o", "a", "--top_fraction", "0.1", "--tolerance", "1"),
         )
         self.refused(USAGE, "fp8", *self.extract(self.tuned, "-o", "a", "--save_precision", "fp8"))
-        self.refused(USAGE, "--rank", *self.extract(self.tuned, "-o", "a", "--dim", "4"))
+        line = "rank 4: sara's adapter keeps entries"
+        self.refused(USAGE, line, *self.extract(self.tuned, "-o", "a", "--dim", "4"))
         self.refused(USAGE, "--tolerance", *self.extract(self.tuned, "-o", "a", "--min_diff", "1"))
         self.refused(IO, "none", *self.extract("none", "-o", "a"))
         self.refused(IO, "none/a", *self.extract(self.tuned, "-o", "none/a"))

@@ -86,7 +86,7 @@ static double distance2(const matrix *a, const float *up, const float *down, int
 /* Of the factors as they are, and as 16 bits and a scale change them; the plain double sum
  * tells. */
 static void check_gain(sara_context *ctx, const matrix *a, float *up, float *down, int64_t rank,
-                       double all)
+                       double all, const uint32_t *positions)
 {
     static const double scales[] = {1, 0.75, -2};
     for (int i = 0; i < 3; i++) {
@@ -94,7 +94,7 @@ static void check_gain(sara_context *ctx, const matrix *a, float *up, float *dow
         for (int64_t k = 0; i == 1 && k < a->rows * rank; k++)
             up[k] = sara_bf16_to_f32(sara_f32_to_bf16(up[k]));
         assert_ok(ctx, sara_product_gain(ctx, &gain, up, down, scales[i], a->rows, a->cols, rank,
-                                         a->positions, a->values, a->count));
+                                         positions, a->values, a->count));
         for (int64_t k = 0; k < a->rows * rank; k++)
             up[k] *= (float)scales[i];
         double expected = all - distance2(a, up, down, rank);
@@ -105,16 +105,18 @@ static void check_gain(sara_context *ctx, const matrix *a, float *up, float *dow
     }
 }
 
-/* The singular values are LAPACK's, and the distance is what Eckart and Young say. */
-static void check(sara_context *ctx, const matrix *a, int64_t rank)
+/* The singular values are LAPACK's, and the distance is what Eckart and Young say; of all entries
+ * also without positions. */
+static void check_given(sara_context *ctx, const matrix *a, int64_t rank, bool dense)
 {
+    const uint32_t *positions = dense ? NULL : a->positions;
     int64_t sides = a->rows < a->cols ? a->rows : a->cols;
     double *exact = exact_values(ctx, a), *s = NULL, all = 0, tail = 0;
     float *up = NULL, *down = NULL;
     assert_ok(ctx, sara_alloc(ctx, &s, (size_t)rank, sizeof(*s)));
     assert_ok(ctx, sara_alloc(ctx, &up, (size_t)(a->rows * rank), sizeof(*up)));
     assert_ok(ctx, sara_alloc(ctx, &down, (size_t)(rank * a->cols), sizeof(*down)));
-    assert_ok(ctx, sara_truncated_svd(ctx, up, down, s, a->rows, a->cols, rank, a->positions,
+    assert_ok(ctx, sara_truncated_svd(ctx, up, down, s, a->rows, a->cols, rank, positions,
                                       a->values, a->count));
     for (int64_t k = 0; k < sides; k++) {
         if (k < rank && exact[k] > 1e-6 * exact[0])
@@ -124,11 +126,18 @@ static void check(sara_context *ctx, const matrix *a, int64_t rank)
     }
     double distance = distance2(a, up, down, rank);
     assert_close(fabs(distance - tail), 1e-6 * tail + 1e-12 * all, "distance");
-    check_gain(ctx, a, up, down, rank, all);
+    check_gain(ctx, a, up, down, rank, all, positions);
     sara_free(ctx, exact);
     sara_free(ctx, s);
     sara_free(ctx, up);
     sara_free(ctx, down);
+}
+
+static void check(sara_context *ctx, const matrix *a, int64_t rank)
+{
+    check_given(ctx, a, rank, false);
+    if (a->count == (size_t)(a->rows * a->cols))
+        check_given(ctx, a, rank, true);
 }
 
 static void equals_lapack(void **state)

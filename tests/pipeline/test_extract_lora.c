@@ -1,0 +1,175 @@
+/* A LoRA from two models, against numpy (make_extract_lora.py). */
+#include "support_golden.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Weights of linear layers and convolutions, each entry by a multiple of 1/64. */
+static void move(sara_params *params)
+{
+    for (size_t p = 0; p < params->count; p++) {
+        sara_param *param = &params->items[p];
+        int64_t count = sara_shape_count(&param->value.shape);
+        if (param->value.shape.rank < 2 || strstr(param->name, "embedding"))
+            continue;
+        for (int64_t i = 0; i < count; i++)
+            sara_param_set(param, (size_t)i,
+                           sara_param_get(param, (size_t)i) +
+                               (float)((i * 7 + i * i % 13) % 11 - 5) / 64);
+    }
+}
+
+typedef struct models {
+    sara_model *base, *tuned;
+    json_t *expected;
+} models;
+
+static models open_models(test_pipe *pipe)
+{
+    models m = {test_model(pipe, TEST_GOLDEN_MODEL, false),
+                test_model(pipe, TEST_GOLDEN_MODEL, false), NULL};
+    assert_ok(pipe->ctx, sara_model_need(m.tuned, SARA_STAGE_TEXT));
+    move(&m.tuned->denoiser->params);
+    move(&m.tuned->parts[TEST_TEXT].network->params);
+    m.expected = json_load_file(SARA_TEST_GOLDEN "/../pipeline/extract_lora.json", 0, NULL);
+    assert_non_null(m.expected);
+    return m;
+}
+
+static void close_models(models *m)
+{
+    sara_model_free(m->base);
+    sara_model_free(m->tuned);
+    json_decref(m->expected);
+}
+
+static sara_extract_options options_of(int rank, const char *precision)
+{
+    sara_extract_options options;
+    sara_extract_options_init(&options);
+    options.format = "lora";
+    options.rank = rank;
+    options.save_precision = precision;
+    options.date = 1700000000;
+    return options;
+}
+
+static void test_against_numpy(void **state)
+{
+    test_pipe *pipe = *state;
+    models m = open_models(pipe);
+    const char *key;
+    json_t *value;
+    json_object_foreach(json_object_get(m.expected, "kept"), key, value)
+    {
+        const sara_extract_options options = options_of(atoi(key), "fp32");
+        const char *path = test_text(pipe, "%s/%s.safetensors", pipe->folder, key);
+        sara_extract_report r;
+        assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, &r, m.base, m.tuned, path, &options));
+        double kept = sqrt(1 - r.left_out * r.left_out);
+        double norm = json_real_value(json_object_get(m.expected, "norm"));
+        assert_close(fabs(kept - json_real_value(value)), 1e-6, key);
+        assert_close(fabs(r.change_norm / norm - 1), 1e-6, "norm");
+        assert_int_equal(r.layers, json_integer_value(json_object_get(m.expected, "layers")));
+        assert_int_equal(r.kept, json_integer_value(json_object_get(m.expected, "entries")));
+        assert_int_equal(r.differing, r.kept);
+    }
+    close_models(&m);
+}
+
+static double distance_of(const sara_params *a, const sara_params *b)
+{
+    double sum = 0;
+    for (size_t p = 0; p < a->count; p++)
+        for (int64_t i = 0; i < sara_shape_count(&a->items[p].value.shape); i++)
+            sum += pow((double)sara_param_get(&a->items[p], (size_t)i) -
+                           (double)sara_param_get(&b->items[p], (size_t)i),
+                       2);
+    return sqrt(sum);
+}
+
+/* Of a rank as large as the shorter sides it makes one model of the other, the text encoder too; an
+ * export of it, applied, is the same again. */
+static void test_whole(void **state)
+{
+    test_pipe *pipe = *state;
+    models m = open_models(pipe);
+    const sara_extract_options options = options_of(4096, "fp32");
+    const char *path = test_path(pipe, "whole.safetensors"),
+               *again = test_path(pipe, "b.safetensors");
+    sara_export_options export;
+    sara_export_report report;
+    assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, m.base, m.tuned, path, &options));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, m.base, path, 1, false));
+    assert_ok(pipe->ctx, sara_model_need(m.base, SARA_STAGE_TEXT));
+    const sara_params *text = &m.base->parts[TEST_TEXT].network->params;
+    const sara_params *tuned = &m.tuned->parts[TEST_TEXT].network->params;
+    assert_close(distance_of(&m.base->denoiser->params, &m.tuned->denoiser->params), 1e-3, "U-Net");
+    assert_close(distance_of(text, tuned), 1e-3, "text encoder");
+    sara_export_options_init(&export);
+    export.format = "lora";
+    export.rank = 4096;
+    export.save_precision = "fp32";
+    assert_ok(pipe->ctx, sara_model_export(pipe->ctx, &report, m.base, again, &export));
+    assert_close(report.error, 1e-3, "export");
+    assert_int_equal(report.left_out, 0);
+    assert_ok(pipe->ctx, sara_model_remove(m.base));
+    assert_true(distance_of(text, tuned) > 1);
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, m.base, again, 1, false));
+    assert_ok(pipe->ctx, sara_model_need(m.base, SARA_STAGE_TEXT));
+    assert_close(distance_of(&m.base->denoiser->params, &m.tuned->denoiser->params), 1e-3, "U-Net");
+    assert_close(distance_of(text, tuned), 1e-3, "text encoder");
+    static const char *const dense[] = {"comfyui", "a1111"};
+    for (int i = 0; i < 2; i++) {
+        const char *out = test_text(pipe, "%s/%s.safetensors", pipe->folder, dense[i]);
+        export.format = dense[i];
+        export.rank = 0;
+        assert_ok(pipe->ctx, sara_model_export(pipe->ctx, &report, m.base, out, &export));
+        sara_safetensors *file = test_open(pipe->ctx, out);
+        assert_non_null(
+            sara_safetensors_find(file, "lora_te_text_model_encoder_layers_0_mlp_fc1.diff"));
+        sara_safetensors_close(file);
+    }
+    export.format = "peft";
+    export.rank = 2;
+    assert_ok(pipe->ctx,
+              sara_model_export(pipe->ctx, &report, m.base, test_path(pipe, "peft"), &export));
+    assert_true(report.left_out > 0);
+    assert_non_null(strstr(pipe->log, "text encoder are left out, which a folder for PEFT"));
+    close_models(&m);
+}
+
+static void test_refused(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *path = test_path(pipe, "x.safetensors");
+    sara_extract_options options = options_of(0, NULL);
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "format lora: no rank given",
+                   sara_extract_check(pipe->ctx, path, &options));
+    options = options_of(4, NULL);
+    options.tolerance = 0.5;
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "tolerance 0.5: format lora keeps a rank",
+                   sara_extract_check(pipe->ctx, path, &options));
+    options = options_of(4, NULL);
+    options.format = NULL;
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "rank 4: sara's adapter keeps entries",
+                   sara_extract_check(pipe->ctx, path, &options));
+    options.format = "peft";
+    assert_refused(pipe->ctx, SARA_ERROR_USAGE, "format peft: expected sara or lora",
+                   sara_extract_check(pipe->ctx, path, &options));
+    options = options_of(4, NULL);
+    sara_model *model = test_model(pipe, TEST_GOLDEN_MODEL, false);
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "no entry differs",
+                   sara_model_extract(pipe->ctx, NULL, model, model, path, &options));
+    sara_model_free(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_against_numpy),
+        TEST_CASE(test_whole),
+        TEST_CASE(test_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
