@@ -1,32 +1,12 @@
 /* What a low-rank layer changes of a weight, row by row: the same bits whichever rows are computed
  * together and by how many threads. */
+#include "nn/simd/simd.h"
 #include "sparse/applied.h"
 
 #include <math.h>
 
-#define TILE 1024 /* columns of a row that stay near */
+#define TILE 1024 /* columns whose factors stay near */
 #define BAND 8    /* rows that one thread adds up for inputs' norms */
-
-/* out [cols] += sum of a[k] times the rows of b [k][cols]. */
-static void add_rows(float *out, const float *a, const float *b, int64_t count, int64_t cols,
-                     int64_t stride)
-{
-    int64_t k = 0;
-    for (; k + 4 <= count; k += 4) {
-        const float *row[4] = {b + k * stride, b + (k + 1) * stride, b + (k + 2) * stride,
-                               b + (k + 3) * stride};
-        const float w[4] = {a[k], a[k + 1], a[k + 2], a[k + 3]};
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++)
-            out[j] += w[0] * row[0][j] + w[1] * row[1][j] + w[2] * row[2][j] + w[3] * row[3][j];
-    }
-    for (; k < count; k++) {
-        const float w = a[k], *row = b + k * stride;
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++)
-            out[j] += w * row[j];
-    }
-}
 
 /* kohya's lora_mid: down is a 1x1 convolution, mid the other one. [rank][in][kh][kw] */
 static sara_status multiply_mid(sara_context *ctx, float **out, const sara_lora_layer *layer)
@@ -56,13 +36,10 @@ static void plain_rows(const sara_low_change *change, float *out, int64_t first,
         memcpy(out, layer->whole + first * cols, (size_t)(rows * cols) * sizeof(*out));
         return;
     }
-    memset(out, 0, (size_t)(rows * cols) * sizeof(*out));
-    for (int64_t j = 0; j < cols; j += TILE) {
-        int64_t width = cols - j < TILE ? cols - j : TILE;
-        for (int64_t i = 0; i < rows; i++)
-            add_rows(out + i * cols + j, layer->up + (first + i) * layer->rank, change->down + j,
-                     layer->rank, width, cols);
-    }
+    for (int64_t j = 0; j < cols; j += TILE)
+        sara_simd_best()->gemm(out + j, cols, layer->up + first * layer->rank, layer->rank, 1,
+                               change->down + j, cols, rows, cols - j < TILE ? cols - j : TILE,
+                               layer->rank, false);
     for (int64_t i = 0; i < rows * cols; i++)
         out[i] = (float)(layer->scale * (double)out[i]);
 }

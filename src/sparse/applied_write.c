@@ -4,7 +4,8 @@
 
 #include <math.h>
 
-#define WHOLE_ENTRIES 8192 /* of a block of rows, at least one */
+#define WHOLE_ENTRIES 8192 /* of a block of rows, */
+#define LEAST_ROWS    6    /* which has so many, for products' sake */
 
 static size_t collect_cursors(sara_applied *applied, size_t param)
 {
@@ -79,6 +80,7 @@ typedef struct whole_writing {
     const sara_applied_cursor *cursors;
     size_t count;
     sara_low_change *changes;    /* [count]; of cursors at positions nothing */
+    bool low;                    /* some layer changes all entries, so that none is exact */
     const sara_tensor *original; /* on the host, as is copy */
     sara_param *copy;
     int64_t rows, cols, block; /* block: rows that are written together */
@@ -87,7 +89,8 @@ typedef struct whole_writing {
 /* A thread's own, [block][cols] each. */
 typedef struct whole_room {
     float *original, *change;
-    applied_sum *sums;
+    double *changes;   /* what the layers add up to, */
+    applied_sum *sums; /* or where none is of low rank */
 } whole_room;
 
 /* The first position that is not before `from`. */
@@ -105,23 +108,31 @@ static size_t lower_bound(const sara_applied_entry *entry, size_t from)
 }
 
 static void add_positions(const whole_room *room, const sara_applied_cursor *cursor, size_t from,
-                          size_t entries)
+                          size_t entries, bool low)
 {
     const sara_applied_entry *entry = cursor->entry;
     for (size_t at = lower_bound(entry, from);
          at < entry->count && entry->positions[at] < from + entries; at++) {
         size_t i = entry->positions[at] - from;
-        add_value(&room->sums[i], cursor->strength, entry->values[at], room->original[i]);
+        double change = (double)entry->values[at] - (double)room->original[i];
+        room->changes[i] += cursor->strength * change;
+        if (!low)
+            add_value(&room->sums[i], cursor->strength, entry->values[at], room->original[i]);
     }
 }
 
-static void add_low(const whole_room *room, double strength, size_t entries)
+/* As store_sum() of a sum that is not exact. */
+static void store_changes(const whole_writing *w, const whole_room *room, size_t from,
+                          size_t entries)
 {
-    for (size_t i = 0; i < entries; i++) {
-        room->sums[i].sum += strength * (double)room->change[i];
-        room->sums[i].full = false;
-        room->sums[i].changes++;
+    float *to = w->copy->value.dtype == SARA_F32 ? (float *)w->copy->value.data + from : NULL;
+    for (size_t i = 0; to && i < entries; i++) {
+        float original = room->original[i], value = (float)((double)original + room->changes[i]);
+        to[i] = value == original ? original : value;
     }
+    for (size_t i = 0; !to && i < entries; i++)
+        store_sum(w->copy, from + i, &(applied_sum){room->changes[i], 0, 1, false},
+                  room->original[i]);
 }
 
 static void write_rows(const whole_writing *w, const whole_room *room, int64_t first)
@@ -131,16 +142,20 @@ static void write_rows(const whole_writing *w, const whole_room *room, int64_t f
     size_t size = sara_dtype_size(w->original->dtype);
     sara_convert_to_f32(room->original, (const char *)w->original->data + from * size,
                         w->original->dtype, entries);
-    memset(room->sums, 0, entries * sizeof(*room->sums));
+    memset(room->changes, 0, entries * sizeof(*room->changes));
+    memset(room->sums, 0, w->low ? 0 : entries * sizeof(*room->sums));
     for (size_t c = 0; c < w->count; c++) {
         if (!w->cursors[c].entry->low) {
-            add_positions(room, &w->cursors[c], from, entries);
+            add_positions(room, &w->cursors[c], from, entries, w->low);
             continue;
         }
         sara_low_change_rows(&w->changes[c], room->change, room->original, first, rows);
-        add_low(room, w->cursors[c].strength, entries);
+        for (size_t i = 0; i < entries; i++)
+            room->changes[i] += w->cursors[c].strength * (double)room->change[i];
     }
-    for (size_t i = 0; i < entries; i++)
+    if (w->low)
+        store_changes(w, room, from, entries);
+    for (size_t i = 0; !w->low && i < entries; i++)
         store_sum(w->copy, from + i, &room->sums[i], room->original[i]);
 }
 
@@ -149,6 +164,7 @@ static void free_rooms(sara_context *ctx, whole_room *rooms, int count)
     for (int i = 0; rooms && i < count; i++) {
         sara_free(ctx, rooms[i].original);
         sara_free(ctx, rooms[i].change);
+        sara_free(ctx, rooms[i].changes);
         sara_free(ctx, rooms[i].sums);
     }
     sara_free(ctx, rooms);
@@ -161,6 +177,7 @@ static sara_status new_rooms(sara_context *ctx, whole_room **out, int count, siz
     for (int i = 0; i < count; i++) {
         TRY(sara_alloc(ctx, &(*out)[i].original, entries, sizeof(float)));
         TRY(sara_alloc(ctx, &(*out)[i].change, entries, sizeof(float)));
+        TRY(sara_alloc(ctx, &(*out)[i].changes, entries, sizeof(double)));
         TRY(sara_alloc(ctx, &(*out)[i].sums, entries, sizeof(applied_sum)));
     }
 done:
@@ -193,11 +210,13 @@ static sara_status write_whole(sara_applied *applied, sara_param *copy, const sa
     w.original = &original->value;
     w.rows = shape->rank > 0 ? shape->dims[0] : 1;
     w.cols = sara_shape_count(shape) / w.rows;
-    w.block = w.cols < WHOLE_ENTRIES ? WHOLE_ENTRIES / w.cols : 1;
+    w.block = w.cols * LEAST_ROWS < WHOLE_ENTRIES ? WHOLE_ENTRIES / w.cols : LEAST_ROWS;
     TRY(sara_alloc_zero(ctx, &w.changes, cursors, sizeof(*w.changes)));
     for (size_t c = 0; c < cursors; c++)
-        if (w.cursors[c].entry->low)
+        if (w.cursors[c].entry->low) {
             TRY(sara_low_change_begin(ctx, &w.changes[c], w.cursors[c].entry->low, original));
+            w.low = true;
+        }
     TRY(write_all_rows(ctx, &w));
 done:
     for (size_t c = 0; w.changes && c < cursors; c++)

@@ -28,9 +28,13 @@ static all_values read_all(test_pipe *pipe, sara_model *model)
     for (int i = 0; i < 2; i++) {
         const sara_params *params = &model->parts[parts[i]].network->params;
         all.bytes += (size_t)sara_params_bytes(params);
-        for (size_t p = 0; p < params->count; p++)
-            for (int64_t e = 0; e < sara_shape_count(&params->items[p].value.shape); e++)
-                all.values[all.count++] = sara_param_get(&params->items[p], (size_t)e);
+        for (size_t p = 0; p < params->count; p++) {
+            sara_param copy;
+            assert_ok(pipe->ctx, sara_param_read(pipe->ctx, &copy, &params->items[p]));
+            for (int64_t e = 0; e < sara_shape_count(&copy.value.shape); e++)
+                all.values[all.count++] = sara_param_get(&copy, (size_t)e);
+            sara_param_read_end(pipe->ctx, &copy, &params->items[p]);
+        }
     }
     return all;
 }
@@ -120,6 +124,30 @@ static void test_threads(void **state)
         sara_model_free(model);
         sara_context_free(other.ctx);
     }
+}
+
+/* In memory that the host cannot touch. */
+static void test_apart(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *folder = test_lora_folder(pipe, "apart", false);
+    all_values on[2], after[2];
+    for (int i = 0; i < 2; i++) {
+        const sara_model_options options = {.device = i ? "cpu-apart" : "cpu"};
+        sara_model *model = NULL;
+        assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, folder, &options));
+        apply(pipe, model, test_adapter(pipe, "own", model, 5, 0.5f), 1);
+        apply(pipe, model, KOHYA, 1);
+        apply(pipe, model, LYCORIS, 0.3);
+        on[i] = read_all(pipe, model);
+        sara_model_release(model);
+        assert_ok(pipe->ctx, sara_model_remove(model));
+        after[i] = read_all(pipe, model);
+        sara_model_free(model);
+    }
+    assert_true(is_same(&on[0], &on[1]));
+    assert_true(is_same(&after[0], &after[1]));
+    assert_false(is_same(&on[0], &after[0]));
 }
 
 /* -------------------------------------------------------------------------------- text encoders */
@@ -341,6 +369,7 @@ int main(void)
     const struct CMUnitTest tests[] = {TEST_CASE(test_sums_in_any_order),
                                        TEST_CASE(test_taken_off),
                                        TEST_CASE(test_threads),
+                                       TEST_CASE(test_apart),
                                        TEST_CASE(test_tags),
                                        TEST_CASE(test_encoded_ahead),
                                        TEST_CASE(test_read_again),
