@@ -227,7 +227,9 @@ SARA_NODISCARD sara_status sara_adapter_split(sara_context *ctx, char **path, do
                                               const char *text);
 /* Loads an adapter file and applies it to the model: P0 + strength (P - P0), at strength 1 the
  * adapter's values bit-exactly. Several may be applied; overlaps add up as changes, in any order
- * to the same bits. Another base is refused (SARA_ERROR_INPUT) unless force. */
+ * to the same bits. Another base is refused (SARA_ERROR_INPUT) unless force. A LoRA or DoRA of
+ * another tool is taken too (docs/formats.md), a file or PEFT's folder, on the text encoder as
+ * well: for any base; layers that the model does not have are refused unless force. */
 SARA_NODISCARD sara_status sara_model_apply(sara_context *ctx, sara_model *model,
                                             const char *adapter_path, double strength, bool force);
 /* Reads the adapter and checks all that sara_model_apply() would refuse; changes nothing. */
@@ -372,7 +374,7 @@ typedef struct sara_generate_options {
      * NAME.safetensors of this folder for this call and is taken out of the text. WEIGHT: 1 if it
      * is left out; those of one name add up. NULL: a prompt with such tags is refused. */
     const char *lora_model_dir;
-    bool lora_force;  /* also adapters that were made for another base */
+    bool lora_force;  /* also adapters that were made for another base; of a LoRA what fits */
     bool lora_ignore; /* the tags are taken out and their adapters not applied */
     int width, height;           /* multiples of the VAE's factor; 0: sample_size times that, or the
                                     given latents' */

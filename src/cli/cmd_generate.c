@@ -274,7 +274,7 @@ int cmd_generate(cli *c)
         {"save-latents", 0, CLI_STRING, &g->save_latents, 0, 0, "FILE",
          "final latents, before the VAE"},
         {"force", 0, CLI_SWITCH, &g->lora_force, 0, 0, NULL,
-         "apply adapters that were made for another base; of a LoRA the layers that fit"},
+         "apply adapters of other bases; of a LoRA what fits"},
         {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
          "weights in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},

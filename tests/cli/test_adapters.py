@@ -461,5 +461,86 @@ class Compose(Adapters):
         self.refused(IO, "loras", "generate", "-m", BASE, "--config", "options.json")
 
 
+
+UNET_LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+TEXT_LAYER = "encoder.layers.0.self_attn.q_proj"
+
+
+class Lora(Adapters):
+    """A file as kohya's trainer writes it: a layer of the U-Net and one of the text encoder."""
+
+    picture, text = Compose.picture, Compose.text
+
+    def setUp(self):
+        super().setUp()
+        os.mkdir(self.path("loras"))
+        self.lora("loras/tune.safetensors")
+
+    def factors(self, key, out, into, tensors):
+        down = [0.25 * math.sin(i + 1) for i in range(2 * into)]
+        up = [0.25 * math.cos(i + 1) for i in range(out * 2)]
+        tensors[key + ".lora_down.weight"] = ("F32", [2, into], down)
+        tensors[key + ".lora_up.weight"] = ("F32", [out, 2], up)
+        tensors[key + ".alpha"] = ("F32", [], [1.0])
+        return lambda row, col: 0.5 * sum(up[row * 2 + k] * down[k * into + col] for k in (0, 1))
+
+    def lora(self, file, *others):
+        tensors = {}
+        shape = self.base[UNET_LAYER + ".weight"][1]
+        text = os.path.join(BASE, "text_encoder", "model.safetensors")
+        self.texts = read_safetensors(text)[0]
+        self.text_name = next(n for n in self.texts if n.endswith(TEXT_LAYER + ".weight"))
+        kohya = "lora_unet_" + UNET_LAYER.replace(".", "_")
+        self.unet_change = self.factors(kohya, *shape, tensors)
+        kohya = "lora_te_text_model_" + TEXT_LAYER.replace(".", "_")
+        self.text_change = self.factors(kohya, *self.texts[self.text_name][1], tensors)
+        for other in others:
+            self.factors(other, 4, 4, tensors)
+        write_safetensors(self.path(file), tensors, {"ss_v2": "False"})
+
+    def changed(self, before, after, change, strength):
+        """The entries of a weight, of which the last ones are looked at."""
+        _, (rows, cols), data = before
+        dtype, _, new = after
+        self.assertEqual(dtype, "F32")
+        for col in range(cols - 20, cols):
+            at = (rows - 1) * cols + col
+            want = struct.unpack_from("<e", data, 2 * at)[0] + strength * change(rows - 1, col)
+            self.assertAlmostEqual(struct.unpack_from("<f", new, 4 * at)[0], want, delta=1e-6)
+
+    def test_merged(self):
+        out = self.ok("merge", "-m", BASE, "--adapter", "loras/tune.safetensors:0.5", "--dtype",
+                      "fp32", "-o", "out").out  # fmt: skip
+        unet = read_safetensors(self.path("out/unet/diffusion_pytorch_model.safetensors"))[0]
+        text = read_safetensors(self.path("out/text_encoder/model.safetensors"))[0]
+        name = UNET_LAYER + ".weight"
+        self.changed(self.base[name], unet[name], self.unet_change, 0.5)
+        self.changed(self.texts[self.text_name], text[self.text_name], self.text_change, 0.5)
+        entries = sum(math.prod(t[1]) for t in (self.base[name], self.texts[self.text_name]))
+        self.assertIn(f"{entries} entries changed", out)
+
+    def test_drawn(self):
+        plain = self.picture("-p", "a fox")
+        tuned = self.picture("-p", "a fox", "--adapter", "loras/tune.safetensors:0.5")
+        self.assertNotEqual(plain, tuned)
+        self.assertIn('Adapters: "tune: 0.5"', self.text())
+        self.assertEqual(self.picture("-p", "a <lora:tune:0.5>fox"), tuned)
+        own = self.adapter("own.safetensors", NAMES, 7, 0.5)
+        rows = []
+        for adapter in ("loras/tune.safetensors:0.5", own):
+            self.picture("-p", "a fox", "--adapter", adapter, "--compare")
+            rows.append(read_png(self.path("x.png"))[2])
+        half = len(rows[0]) // 2 - 2  # the base's row knows nothing of the text encoder's change
+        self.assertEqual(rows[0][:half], rows[1][:half])
+        self.assertNotEqual(rows[0][-half:], rows[1][-half:])
+
+    def test_layers_missing(self):
+        self.lora("loras/more.safetensors", "lora_unet_nowhere", "lora_unet_elsewhere")
+        draw = ("merge", "-m", BASE, "--adapter", "loras/more.safetensors", "-o", "out")
+        self.refused(INPUT, ["loras/more.safetensors", "2 of its layers", "lora_unet_elsewhere"],
+                     *draw)  # fmt: skip
+        self.assertIn("2 layers that the model does not have", self.ok(*draw, "--force").err)
+
+
 if __name__ == "__main__":
     unittest.main()
