@@ -532,7 +532,8 @@ void sara_train_options_init_sized(sara_train_options *options, size_t size);
 #define sara_train_options_init(options)                                                           \
     sara_train_options_init_sized((options), sizeof(*(options)))
 /* Sets one option by its name or an alias ('-' and '_' alike) from text, as the command line does;
- * the text is borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the value. */
+ * the text is borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the
+ * value. */
 SARA_NODISCARD sara_status sara_train_options_set(sara_context *ctx, sara_train_options *options,
                                                   const char *name, const char *value);
 typedef struct sara_option_info {

@@ -276,7 +276,7 @@ int cmd_generate(cli *c)
         {"force", 0, CLI_SWITCH, &g->lora_force, 0, 0, NULL,
          "apply adapters of other bases; of a LoRA what fits"},
         {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
-         "weights in memory: f32, f16, bf16; auto: the file's (f32)"},
+         "in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
         {"device", 0, CLI_STRING, &r.model.options.device, 0, 0, "NAME",
          "where to compute: cpu (cpu)"},

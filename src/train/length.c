@@ -35,8 +35,8 @@ sara_status sara_trainer_tell_length(const trainer *t)
     sara_log(t->ctx, SARA_LOG_INFO, "the run has now %lld steps instead of %lld",
              (long long)t->steps, (long long)length);
     if (sara_lr_has_length(&t->options) && done < t->steps) {
-        TRY(sara_lr_factor(t->ctx, &now, &t->options, t->learning_rate, done, t->steps));
-        TRY(sara_lr_factor(t->ctx, &before, &t->options, t->learning_rate, done, length));
+        TRY(sara_trainer_lr_factor(t, &now, done, t->steps));
+        TRY(sara_trainer_lr_factor(t, &before, done, length));
         sara_log(t->ctx, SARA_LOG_INFO,
                  "lr_scheduler %s is stretched to the new length: learning rate %.3g after step "
                  "%lld, where it was %.3g",

@@ -51,13 +51,30 @@ done:
 
 /* ------------------------------------------------------------------------------------- writing */
 
+static sara_status folder_has(sara_context *ctx, bool *out, const char *folder, const char *name)
+{
+    char *path = NULL;
+    sara_status status;
+    TRY(sara_path_join(ctx, &path, folder, name));
+    *out = sara_path_exists(path);
+done:
+    sara_free(ctx, path);
+    return status;
+}
+
+/* some: of those names not all need be there. */
 static sara_status add_hashes(sara_context *ctx, json_t *manifest, const char *folder,
-                              const char *const *names)
+                              const char *const *names, bool some)
 {
     json_t *files = json_object_get(manifest, "files");
     char sha256[65];
     sara_status status;
     for (; *names; names++) {
+        bool there = true;
+        if (some)
+            TRY(folder_has(ctx, &there, folder, *names));
+        if (!there)
+            continue;
         TRY(hash_file(ctx, sha256, folder, *names));
         if (json_object_set_new(files, *names, json_string(sha256)) != 0)
             TRY(no_memory(ctx, folder));
@@ -82,7 +99,7 @@ sara_status sara_manifest_write(const trainer *t, json_t **out, const char *fold
     *out = NULL;
     if (!manifest)
         return no_memory(ctx, folder);
-    TRY(add_hashes(ctx, manifest, folder, t->method->files));
+    TRY(add_hashes(ctx, manifest, folder, t->method->files, t->method->some_files));
     TRY(sara_json_save(ctx, folder, MANIFEST_NAME, manifest,
                        JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)));
     *out = manifest;
@@ -135,6 +152,8 @@ static sara_status check_files(sara_context *ctx, const json_t *manifest, const 
                          "goes on from it",
                          folder, json_string_value(name) ? json_string_value(name) : "(no text)");
     for (const char *const *file = method->files; *file; file++) {
+        if (method->some_files && !json_object_get(stated, *file))
+            continue;
         TRY(hash_file(ctx, sha256, folder, *file));
         TRY(check_hash(ctx, folder, *file, sha256, json_object_get(stated, *file)));
     }

@@ -3,9 +3,9 @@
 #include "train/methods/methods.h"
 #include "train/trainer.h"
 
-static const sara_method *const methods[] = {&sara_method_sara, &sara_method_full,
-                                             &sara_method_lora, &sara_method_dora,
-                                             &sara_method_adaptformer};
+static const sara_method *const methods[] = {
+    &sara_method_sara,        &sara_method_full,  &sara_method_lora, &sara_method_dora,
+    &sara_method_adaptformer, &sara_method_ltsft, &sara_method_shira};
 #define METHOD_COUNT (sizeof(methods) / sizeof(*methods))
 
 const sara_method *sara_method_at(size_t index)
@@ -76,14 +76,9 @@ static bool has_option(const sara_method *method, const char *name)
     return false;
 }
 
-/* Of methods that are to come. */
-static const char *const coming[] = {"ltsft_steps"};
-
 static size_t count_owners(const char *name)
 {
     size_t count = 0;
-    for (size_t i = 0; i < sizeof(coming) / sizeof(*coming); i++)
-        count += strcmp(coming[i], name) == 0;
     for (size_t i = 0; i < METHOD_COUNT; i++)
         count += has_option(methods[i], name);
     return count;
@@ -107,7 +102,7 @@ static sara_status refuse_option(sara_context *ctx, const sara_method *method, c
         if (has_option(methods[i], name))
             TRY(add_name(&text, methods[i]->name, index++, count));
     status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --method %s; %s has no%s", name,
-                       value, text.data ? text.data : "lora", method->title,
+                       value, text.data, method->title,
                        strcmp(name, "trainable") == 0 ? " size to choose" : "ne");
 done:
     sara_buffer_free(&text);

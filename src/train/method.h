@@ -22,6 +22,7 @@ typedef struct sara_method {
     size_t state_size; /* of t->method_state, which is zero at first; 0: it has none */
     const char *const *options; /* of the training options those that not all methods have */
     const char *const *files;   /* that save() writes into a checkpoint */
+    bool some_files;            /* not each checkpoint has all of them */
     const char *result; /* file that finish() writes into the run folder; NULL: the denoiser's */
     const char *peft_result;    /* folder that it is with --save_as peft; NULL: never */
     int entry_bytes;            /* of the result, at least, for each trained entry */
@@ -31,8 +32,9 @@ typedef struct sara_method {
     sara_status (*open)(trainer *t);
     /* Whether that fits the model, once it is read. Or NULL. */
     sara_status (*check)(const trainer *t);
-    /* Chooses what is trained, sets the learning rate where there is none yet, and has
-     * sara_trainer_use() make the optimiser. The number of steps is known. */
+    /* Chooses what is trained, sets the learning rate where there is none yet, t->selected where it
+     * is not what the optimiser has at first, and has sara_trainer_use() make the optimiser. The
+     * number of steps is known. */
     sara_status (*prepare)(trainer *t);
     /* Before the first step of a run, when all is encoded and memory is planned: what can be chosen
      * only then takes the place of what is trained. Or NULL. */
@@ -40,6 +42,12 @@ typedef struct sara_method {
     /* Memory that this takes instead of the optimiser's, beside passes with the gradients of all
      * entries; 0: there are none. Or NULL. */
     size_t (*begin_bytes)(const trainer *t);
+    /* What comes before a step: what is trained may become another, t->optimizer with it, whose
+     * steps go on counting. Or NULL. */
+    sara_status (*turn)(trainer *t);
+    /* Of a step, from 0, of `steps` in all: its place in the schedule of the learning rate, and how
+     * long that is. Or NULL: the run is one. */
+    void (*schedule)(const trainer *t, int64_t *step, int64_t *steps);
     /* Gives its own options in the manifest's "run" the values that they have come to. Or NULL. */
     sara_status (*resolve)(const trainer *t, json_t *run);
     /* Adds to "run" what it needs itself to go on. Or NULL. */

@@ -80,9 +80,10 @@ sara_status sara_trainer_make_optimizer(trainer *t)
     t->learning_rate =
         t->options.learning_rate > 0 ? t->options.learning_rate : t->method->learning_rate;
     TRY(t->method->prepare(t));
-    t->selected = sara_trainables_total(&t->optimizer->trainables);
+    if (!t->selected)
+        t->selected = sara_trainables_total(&t->optimizer->trainables);
     t->parameters = sara_params_entries(&t->model->denoiser->params);
-    TRY(sara_lr_factor(t->ctx, &factor, &t->options, t->learning_rate, 0, t->steps));
+    TRY(sara_trainer_lr_factor(t, &factor, 0, t->steps));
 done:
     return status;
 }

@@ -32,7 +32,9 @@ sara_status sara_trainer_check_space(const trainer *t)
     const sara_train_options *o = &t->options;
     int64_t left = t->steps - t->started_at, limit = o->checkpoints_total_limit;
     uint64_t result = (uint64_t)t->selected * (uint64_t)t->method->entry_bytes;
-    uint64_t checkpoint = result + (uint64_t)t->selected * STATE_BYTES;
+    int64_t trained = sara_trainables_total(&t->optimizer->trainables);
+    uint64_t entries = (uint64_t)(trained > t->selected ? trained : t->selected);
+    uint64_t checkpoint = entries * ((uint64_t)t->method->entry_bytes + STATE_BYTES);
     if (left <= 0)
         return SARA_OK;
     int64_t count = (left - 1) / o->checkpointing_steps + 1;

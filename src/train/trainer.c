@@ -36,20 +36,29 @@ sara_status sara_trainer_gradients(trainer *t, double *loss, int64_t index)
     return one_pass(t, loss, index, true);
 }
 
+sara_status sara_trainer_lr_factor(const trainer *t, double *out, int64_t step, int64_t steps)
+{
+    if (t->method->schedule)
+        t->method->schedule(t, &step, &steps);
+    return sara_lr_factor(t->ctx, out, &t->options, t->learning_rate, step, steps);
+}
+
 sara_status sara_trainer_step(trainer *t, double *loss, sara_step_report *report, double *lr)
 {
     int64_t step = t->optimizer->steps;
     int parts = t->options.gradient_accumulation_steps;
     double factor;
-    sara_status status;
+    sara_status status = SARA_OK;
     *loss = 0;
+    if (t->method->turn)
+        TRY(t->method->turn(t));
     for (int i = 0; i < parts; i++) {
         double part = 0;
         TRY(sara_trainer_micro_batch(t, &part));
         *loss += part / parts;
         t->state.micro_batches++;
     }
-    TRY(sara_lr_factor(t->ctx, &factor, &t->options, t->learning_rate, step, t->steps));
+    TRY(sara_trainer_lr_factor(t, &factor, step, t->steps));
     *lr = t->learning_rate * factor;
     const sara_step_hooks hooks =
         t->method->hooks ? t->method->hooks(t) : (sara_step_hooks){0};

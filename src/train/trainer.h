@@ -77,6 +77,9 @@ SARA_NODISCARD sara_status sara_trainer_set_checkpointing(trainer *t);
 /* trainer.c: forward and backward of the next micro-batch; gradients are added up in the
  * parameters. Without an optimiser forward only. */
 SARA_NODISCARD sara_status sara_trainer_micro_batch(trainer *t, double *loss);
+/* The schedule's factor at a step of a run of so many. */
+SARA_NODISCARD sara_status sara_trainer_lr_factor(const trainer *t, double *out, int64_t step,
+                                                  int64_t steps);
 /* The same of any micro-batch, whatever the optimiser. */
 SARA_NODISCARD sara_status sara_trainer_gradients(trainer *t, double *loss, int64_t index);
 /* One step of the optimiser; loss: mean over its micro-batches. */

@@ -12,7 +12,11 @@ METHODS = {
     "sara": {"trainable", "threshold", "mask", "mask_steps", "rank", "adapter", "lambda_rank",
              "progressive_iter"},
     "full": set(),
+    "lora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as"},
+    "dora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as"},
     "adaptformer": {"adapter", "trainable", "adapter_width", "adapter_scale"},
+    "ltsft": {"trainable", "ltsft_steps"},
+    "shira": {"trainable", "rank", "lora_targets"},
 }
 
 
@@ -63,8 +67,6 @@ class Help(Case):
         struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.S)
         fields = set(re.findall(r"[ *](\w+)(?:\[\w+\])?[,;]", struct))
         fields -= {"size", "validation_prompt_count", "draw_seed"}
-        fields -= {"lora_alpha", "lora_targets", "save_as",
-                   "ltsft_steps"}  # of methods that are to come
         fields = {"validation_prompt" if f == "validation_prompts" else f for f in fields}
         self.assertGreater(len(fields), 35)
         shown = set()

@@ -1,0 +1,273 @@
+/* --method shira and ltsft: against PEFT and PyTorch, cut and resumed, refused. */
+#include "support_train.h"
+
+#include <math.h>
+
+/* ------------------------------------------------------------------------------------- PyTorch */
+
+static void take_recorded(test_run *run, const sara_safetensors *file, const char *kind)
+{
+    static const char *const names[] = {"learning_rate",   "lr_scheduler", "max_grad_norm",
+                                        "max_train_steps", "adam_epsilon", "adam_weight_decay",
+                                        "prediction_type", "rank",         "seed",
+                                        "trainable",       "ltsft_steps"};
+    run->options.unet_only = test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind);
+    run->options.replay = test_text(run, "%s/train_%s.safetensors", SARA_TEST_GOLDEN, kind);
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        const char *value = sara_safetensors_metadata(file, names[i]);
+        if (value)
+            assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, names[i],
+                                                       test_text(run, "%s", value)));
+    }
+}
+
+static void check_column(test_run *run, const sara_safetensors *file, const char *field,
+                         const char *recorded, double tolerance)
+{
+    double values[TEST_REPLAY_STEPS + 1];
+    size_t count;
+    float *expected = test_load_f32(run->ctx, file, recorded, &count);
+    assert_int_equal(count, TEST_REPLAY_STEPS);
+    assert_int_equal(test_run_column(run, values, TEST_REPLAY_STEPS + 1, field), count);
+    for (size_t i = 0; i < count; i++)
+        assert_close(fabs(values[i] / (double)expected[i] - 1), tolerance, field);
+    sara_free(run->ctx, expected);
+}
+
+/* The same entries, and how far their values are from the recorded ones beside their change. */
+static void check_adapter(test_run *run, const sara_safetensors *file)
+{
+    sara_safetensors *base = test_open(
+        run->ctx, test_text(run, "%s/diffusion_pytorch_model.safetensors", run->options.unet_only));
+    sara_adapter adapter;
+    double error = 0, change = 0;
+    size_t recorded = sara_safetensors_count(file), entries, count;
+    test_run_adapter(run, &adapter);
+    assert_int_equal(2 * adapter.count, recorded - 2); /* losses and norms */
+    for (size_t i = 0; i < adapter.count; i++) {
+        const sara_adapter_entry *entry = &adapter.entries[i];
+        sara_tensor index = {0};
+        sara_shape any = sara_shape1(-1);
+        float *before = test_load_f32(run->ctx, base, entry->name, &entries);
+        float *after =
+            test_load_f32(run->ctx, file, test_text(run, "after.%s", entry->name), &count);
+        assert_ok(run->ctx,
+                  sara_safetensors_load(file, &index, test_text(run, "index.%s", entry->name),
+                                        SARA_I32, &any));
+        assert_int_equal(entry->count, count);
+        assert_memory_equal(entry->positions, index.data, count * sizeof(uint32_t));
+        for (size_t k = 0; k < count; k++) {
+            error += pow((double)entry->values[k] - (double)after[k], 2);
+            change += pow((double)after[k] - (double)before[entry->positions[k]], 2);
+        }
+        sara_tensor_free(run->ctx, &index);
+        sara_free(run->ctx, before);
+        sara_free(run->ctx, after);
+    }
+    assert_true(change > 0);
+    assert_close(sqrt(error / change), 2e-3, "values after the last step");
+    print_message("relative error of the change %.2g\n", sqrt(error / change));
+    sara_adapter_free(&adapter);
+    sara_safetensors_close(base);
+}
+
+static void check_recorded(test_run *run, const char *method)
+{
+    static const char *const kinds[] = {"sd1", "sd2"};
+    for (size_t i = 0; i < 2; i++) {
+        sara_safetensors *file = test_open(
+            run->ctx, test_text(run, SARA_TEST_GOLDEN "/%s_%s.safetensors", method, kinds[i]));
+        run->options.method = method;
+        test_run_output(run, kinds[i]);
+        take_recorded(run, file, kinds[i]);
+        assert_ok(run->ctx, test_run_train(run));
+        check_column(run, file, "loss", "losses", 1e-5);
+        check_column(run, file, "grad_norm", "grad_norms", 1e-4);
+        check_adapter(run, file);
+        sara_safetensors_close(file);
+    }
+}
+
+static void test_shira(void **state)
+{
+    check_recorded(*state, "shira");
+}
+
+static void test_ltsft(void **state)
+{
+    check_recorded(*state, "ltsft");
+}
+
+/* ------------------------------------------------------------------------------------- results */
+
+static void test_shira_result(void **state)
+{
+    test_run *run = *state;
+    sara_train_result result;
+    sara_adapter adapter;
+    run->options.method = "shira";
+    run->options.max_train_steps = 1;
+    test_run_forget_log(run);
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_string_equal(result.result, "adapter.safetensors");
+    assert_true(isnan(result.threshold) && result.learning_rate == 1e-4);
+    assert_non_null(strstr(run->log, "as many as rank 4 has; targets attention; learning rate"));
+    test_run_adapter(run, &adapter);
+    int64_t rank4 = result.selected;
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.method"), "shira");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.rank"), "4");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.lora_targets"), "attention");
+    assert_null(sara_adapter_metadata(&adapter, "sara.threshold"));
+    assert_null(sara_adapter_metadata(&adapter, "sara.lambda_rank"));
+    assert_null(strstr(test_run_lines(run), "rank_loss"));
+    sara_adapter_free(&adapter);
+    /* The size of about rank 8, and more than the layers have. */
+    test_run_output(run, "sized");
+    run->options.trainable = test_text(run, "%lld", (long long)(2 * rank4 + rank4 / 10));
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.selected, 2 * rank4);
+    test_run_output(run, "all");
+    run->options.trainable = "100%";
+    run->options.lora_targets = "linear";
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_true(result.selected > 10 * rank4 && result.selected < result.parameters);
+}
+
+static void test_ltsft_result(void **state)
+{
+    test_run *run = *state;
+    sara_train_result result;
+    sara_adapter adapter;
+    run->options.method = "ltsft";
+    run->options.max_train_steps = 3;
+    test_run_forget_log(run);
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_int_equal(result.selected, 54647); /* 5.8 % of 942196 */
+    assert_true(isnan(result.threshold) && result.learning_rate == 1e-4);
+    assert_non_null(strstr(run->log, "1 of the first phase, 2 of the second"));
+    test_run_adapter(run, &adapter);
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.method"), "ltsft");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.ltsft_steps"), "1");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.selected"), "54647");
+    assert_null(sara_adapter_metadata(&adapter, "sara.trainable"));
+    sara_adapter_free(&adapter);
+}
+
+/* ------------------------------------------------------------------------------------- resumed */
+
+static void check_resumed(test_run *run, int64_t steps)
+{
+    run->options.max_train_steps = steps;
+    run->options.resume_from_checkpoint = NULL;
+    test_run_output(run, "whole");
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
+    test_run_output(run, "cut");
+    for (int64_t step = 1; step < steps; step++) {
+        run->interrupt_at = step;
+        assert_refused(run->ctx, SARA_INTERRUPTED, "and saved", test_run_train(run));
+        run->options.resume_from_checkpoint = "latest";
+    }
+    run->interrupt_at = -1;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+    assert_string_equal(test_run_lines(run), lines);
+    assert_ok(run->ctx, sara_directory_remove(run->ctx, test_text(run, "%s/whole", run->folder)));
+    assert_ok(run->ctx, sara_directory_remove(run->ctx, run->output));
+}
+
+static void test_shira_resumed(void **state)
+{
+    test_run *run = *state;
+    run->options.method = "shira";
+    check_resumed(run, 3);
+}
+
+/* Both phases and what lies between; also of weights that are rounded. */
+static void test_ltsft_resumed(void **state)
+{
+    test_run *run = *state;
+    run->options.method = "ltsft";
+    check_resumed(run, 5);
+    run->options.weight_dtype = "bf16";
+    run->options.ltsft_steps = 2;
+    check_resumed(run, 4);
+}
+
+/* A first step of the second phase that is not finite: the checkpoint after it is of that phase. */
+static void test_ltsft_skipped(void **state)
+{
+    static const int order[] = {0, 1, -3, 3, 4, 5};
+    test_run *run = *state;
+    run->options.method = "ltsft";
+    run->options.ltsft_steps = 2;
+    run->options.replay = test_run_replay(run, "six.safetensors", order, 6, false);
+    check_resumed(run, 4);
+    run->options.max_train_steps = 4;
+    run->options.resume_from_checkpoint = NULL;
+    test_run_output(run, "whole");
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
+    test_run_output(run, "cut");
+    run->interrupt_on = "the step is skipped";
+    assert_refused(run->ctx, SARA_INTERRUPTED, "after step 2 of 4", test_run_train(run));
+    assert_true(test_run_has(run, "checkpoint-2/adapter.safetensors"));
+    run->interrupt_on = NULL;
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+    assert_string_equal(test_run_lines(run), lines);
+}
+
+/* A longer run is longer in its second phase. */
+static void test_ltsft_longer(void **state)
+{
+    test_run *run = *state;
+    run->options.method = "ltsft";
+    run->options.max_train_steps = 4;
+    run->options.lr_scheduler = "constant";
+    assert_ok(run->ctx, test_run_train(run));
+    run->options.resume_from_checkpoint = "latest";
+    run->options.max_train_steps = 5;
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run);
+    test_run_output(run, "at-once");
+    run->options.resume_from_checkpoint = NULL;
+    run->options.ltsft_steps = 2;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+}
+
+/* ------------------------------------------------------------------------------------- refused */
+
+static void test_refused(void **state)
+{
+    test_run *run = *state;
+    sara_train_options *o = &run->options;
+    const sara_train_options good = *o;
+#define REFUSED(given, text)                                                                       \
+    do {                                                                                           \
+        given;                                                                                     \
+        assert_refused(run->ctx, SARA_ERROR_USAGE, (text), test_run_train(run));                   \
+        *o = good;                                                                                 \
+    } while (0)
+    REFUSED((o->method = "ltsft", o->ltsft_steps = 10), "--ltsft_steps 10: no step of 10 in all");
+    REFUSED((o->method = "ltsft", o->max_train_steps = 1), "--ltsft_steps 1: no step of 1 in all");
+    REFUSED((o->method = "ltsft", o->threshold = 0.1), "--threshold 0.1: goes with --method sara");
+    REFUSED((o->method = "ltsft", o->trainable = "2M"), "2M, the model has 942196 entries");
+    REFUSED((o->method = "shira", o->mask = "largest"), "--mask largest: goes with --method sara");
+    REFUSED((o->method = "shira", o->rank = 3, o->trainable = "5%"), "--rank 3 and --trainable 5%");
+    REFUSED((o->method = "shira", o->adapter = "x"), "--adapter x: goes with --method sara");
+    REFUSED((o->ltsft_steps = 3), "--ltsft_steps 3: goes with --method ltsft; SaRA has none");
+#undef REFUSED
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_shira),         TEST_CASE(test_ltsft),         TEST_CASE(test_shira_result),
+        TEST_CASE(test_ltsft_result),  TEST_CASE(test_shira_resumed), TEST_CASE(test_ltsft_resumed),
+        TEST_CASE(test_ltsft_skipped), TEST_CASE(test_ltsft_longer),  TEST_CASE(test_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
