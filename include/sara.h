@@ -262,12 +262,22 @@ typedef struct sara_adapter_report {
     const sara_metadata *metadata; /* all of the file's, ascending by key */
     size_t metadata_count;
     double change_norm; /* of all blocks; NaN without a base */
+    /* Of LoRA files, whose blocks are of layers: method is "LoRA", "LoCon", "DoRA" or "whole
+     * changes", target and base_sha256 may be "", and the change of what is no DoRA is known
+     * without a base. Of AdaptFormers (method "adaptformer") there is no change. */
+    const char *layout;            /* "kohya", "diffusers" or "PEFT"; "": it is none of these */
+    int64_t layers, text_layers;   /* text_layers: of these, those of text encoders */
+    int64_t rank_low, rank_high;   /* 0: there is none */
+    double alpha_low, alpha_high;  /* of the layers that have one; NaN: none has */
+    double relative;               /* change_norm by the norm of what is changed; NaN: no base */
+    int64_t width;                 /* of an AdaptFormer's bottlenecks; 0: it is none */
+    double scale;                  /* of these */
 } sara_adapter_report;
 
-/* What an adapter file holds. It is read and checked as for applying; with a base (NULL: none) also
- * against that: another base than the adapter's is SARA_ERROR_INPUT unless force. The change is
- * one of the base's weights in memory, without adapters that are applied to it. *out:
- * sara_adapter_report_free(). Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_USAGE if adapters
+/* What an adapter file holds, a LoRA of others too. It is read and checked as for applying; with a
+ * base (NULL: none) also against that: another base than the adapter's is SARA_ERROR_INPUT unless
+ * force. The change is one of the base's weights in memory, without adapters that are applied to
+ * it. *out: sara_adapter_report_free(). Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_USAGE if adapters
  * are applied to the base, SARA_ERROR_MEMORY. */
 SARA_NODISCARD sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out,
                                                 const char *path, sara_model *base, bool force);
@@ -302,10 +312,10 @@ void sara_extract_options_init_sized(sara_extract_options *options, size_t size)
 /* Checks the options without the models, and that path can be written and is new. */
 SARA_NODISCARD sara_status sara_extract_check(sara_context *ctx, const char *path,
                                               const sara_extract_options *options);
-/* Writes the adapter that makes base's U-Net tuned's, atomically, or a LoRA near to that. Without top_fraction and
- * tolerance every entry that differs is kept, and base with the adapter has tuned's bits; where
- * more than half differ that is SARA_ERROR_USAGE. Models of different architectures, and two
- * that are the same, are SARA_ERROR_INPUT. report may be NULL. */
+/* Writes the adapter that makes base's U-Net tuned's, atomically, or a LoRA near to that. Without
+ * top_fraction and tolerance every entry that differs is kept, and base with the adapter has
+ * tuned's bits; where more than half differ that is SARA_ERROR_USAGE. Models of different
+ * architectures, and two that are the same, are SARA_ERROR_INPUT. report may be NULL. */
 SARA_NODISCARD sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *report,
                                                     size_t report_size, sara_model *base,
                                                     const sara_model *tuned, const char *path,

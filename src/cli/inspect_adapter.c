@@ -85,19 +85,37 @@ static json_t *blocks_json(const sara_adapter_report *report)
     return list;
 }
 
+/* What LoRA files and AdaptFormers have more. */
+static json_t *add_others_json(json_t *root, const sara_adapter_report *report)
+{
+    json_t *more = json_pack(
+        "{s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:I,s:f}", "layout", report->layout, "layers",
+        (json_int_t)report->layers, "text_layers", (json_int_t)report->text_layers, "rank_low",
+        (json_int_t)report->rank_low, "rank_high", (json_int_t)report->rank_high, "alpha_low",
+        number_json(report->alpha_low), "alpha_high", number_json(report->alpha_high), "relative",
+        number_json(report->relative), "width", (json_int_t)report->width, "scale", report->scale);
+    if (!root || !more || json_object_update(root, more) != 0) {
+        json_decref(root);
+        root = NULL;
+    }
+    json_decref(more);
+    return root;
+}
+
 static json_t *adapter_report_json(const sara_adapter_report *report)
 {
     json_t *options = strings_json(report, true), *metadata = strings_json(report, false);
     json_t *blocks = blocks_json(report);
     const char *precision = *report->base_precision ? report->base_precision : NULL;
-    return json_pack("{s:s,s:s,s:s,s:s?,s:s,s:I,s:I,s:f,s:I,s:I,s:o,s:o,s:o,s:o}", "method",
-                     report->method, "target", report->target, "base_sha256", report->base_sha256,
-                     "base_precision", precision, "dtype", report->dtype, "file_bytes",
-                     (json_int_t)report->file_bytes, "position_bytes",
-                     (json_int_t)report->position_bytes, "bytes_per_position",
-                     bytes_per_position(report), "tensors", (json_int_t)report->tensors, "entries",
-                     (json_int_t)report->entries, "change_norm", number_json(report->change_norm),
-                     "options", options, "metadata", metadata, "blocks", blocks);
+    json_t *root = json_pack(
+        "{s:s,s:s,s:s,s:s?,s:s,s:I,s:I,s:f,s:I,s:I,s:o,s:o,s:o,s:o}", "method", report->method,
+        "target", report->target, "base_sha256", report->base_sha256, "base_precision", precision,
+        "dtype", report->dtype, "file_bytes", (json_int_t)report->file_bytes, "position_bytes",
+        (json_int_t)report->position_bytes, "bytes_per_position", bytes_per_position(report),
+        "tensors", (json_int_t)report->tensors, "entries", (json_int_t)report->entries,
+        "change_norm", number_json(report->change_norm), "options", options, "metadata", metadata,
+        "blocks", blocks);
+    return *report->layout || report->width ? add_others_json(root, report) : root;
 }
 
 /* ----------------------------------------------------------------------------------------- text */
@@ -137,8 +155,49 @@ static void print_blocks(const sara_adapter_report *report, bool has_base)
     }
     if (has_base)
         printf("\nThe change in all: %.4g (L2)\n", report->change_norm);
+    else if (report->width)
+        printf("\nIt changes no weights\n");
     else
         printf("\nHow far they were changed cannot be said without the base: -m DIR\n");
+}
+
+static void print_range(const char *name, double low, double high)
+{
+    if (low == high)
+        printf("%s %g", name, low);
+    else
+        printf("%s %g to %g", name, low, high);
+}
+
+/* A LoRA, or an AdaptFormer. */
+static void print_other_report(const sara_adapter_report *report, bool has_base)
+{
+    if (report->width)
+        printf(
+            "method        AdaptFormer: bottlenecks beside %lld feed-forwards, width %lld, scale "
+            "%g\n",
+            (long long)report->layers, (long long)report->width, report->scale);
+    else
+        printf("method        %s, in the layout of %s\n", report->method, report->layout);
+    printf("layers        %lld", (long long)report->layers);
+    if (report->text_layers)
+        printf(", %lld of them of the text encoder", (long long)report->text_layers);
+    if (report->rank_high)
+        print_range("; rank", (double)report->rank_low, (double)report->rank_high);
+    if (!isnan(report->alpha_low))
+        print_range(", alpha", report->alpha_low, report->alpha_high);
+    printf("\nvalues        %lld%s%s in %lld tensors, %lld bytes\n", (long long)report->entries,
+           *report->dtype ? ", " : "", report->dtype, (long long)report->tensors,
+           (long long)report->file_bytes);
+    if (*report->base_sha256)
+        printf("base_sha256   %s%s%s\n", report->base_sha256,
+               *report->base_precision ? ", in " : "", report->base_precision);
+    print_options(report);
+    print_blocks(report, !isnan(report->change_norm));
+    if (has_base)
+        printf("It fits the model%s", isnan(report->relative) ? "\n" : "");
+    if (!isnan(report->relative))
+        printf("; the change is %.3g of what it changes (relative L2)\n", report->relative);
 }
 
 static void print_adapter_report(const sara_adapter_report *report, bool has_base)
@@ -165,6 +224,8 @@ int inspect_adapter(const cli *c, const char *path, sara_model *base, bool force
         return cli_fail_context(c, status);
     if (json)
         code = inspect_print_json(c, adapter_report_json(report));
+    else if (*report->layout || report->width)
+        print_other_report(report, base != NULL);
     else
         print_adapter_report(report, base != NULL);
     sara_adapter_report_free(c->ctx, report);

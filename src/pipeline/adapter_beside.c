@@ -2,6 +2,8 @@
 #include "pipeline/adapter_kind.h"
 #include "sparse/bottleneck.h"
 
+#include <math.h>
+
 static bool is_adaptformer(const sara_adapter_source *source)
 {
     return sara_bottlenecks_are(source->file);
@@ -54,6 +56,28 @@ done:
     return status;
 }
 
+static sara_status describe_adaptformer(sara_adapter_report *out, sara_arena *arena,
+                                        const sara_adapter_source *source, sara_model *base,
+                                        bool force)
+{
+    sara_bottlenecks b = {0};
+    sara_status status;
+    TRY(base ? read_checked(source->ctx, &b, base, source, force)
+             : sara_bottlenecks_read(sara_host_device(source->ctx), &b, source->file));
+    TRY(sara_adapter_report_metadata(out, arena, source));
+    for (size_t i = 0; i < b.count; i++) {
+        int64_t channels = b.branches[i].down->value.shape.dims[1];
+        sara_adapter_report_add(out, b.branches[i].down->name, false,
+                                b.width * (2 * channels + 1) + channels, (double)NAN);
+    }
+    out->layers = (int64_t)b.count;
+    out->width = b.width;
+    out->scale = b.scale;
+done:
+    sara_bottlenecks_free(&b);
+    return status;
+}
+
 const sara_adapter_kind sara_adapter_kind_beside = {
     .name = "AdaptFormer",
     .no_weights = "is an AdaptFormer, which stands beside the model's layers and is no change of "
@@ -61,4 +85,5 @@ const sara_adapter_kind sara_adapter_kind_beside = {
     .is = is_adaptformer,
     .check = check_adaptformer,
     .apply = apply_adaptformer,
+    .describe = describe_adaptformer,
 };

@@ -30,7 +30,23 @@ struct sara_adapter_kind {
     SARA_NODISCARD sara_status (*apply)(sara_context *ctx, sara_model *model,
                                         const sara_adapter_source *source, double strength,
                                         bool force, unsigned stages);
+    /* Fills in what the file holds; base NULL: none. Strings belong to the arena. NULL: as sara's
+     * own. */
+    SARA_NODISCARD sara_status (*describe)(sara_adapter_report *out, sara_arena *arena,
+                                           const sara_adapter_source *source, sara_model *base,
+                                           bool force);
 };
+
+/* inspect_adapter.c, for describe(): adds to the block that has this layer; the metadata. */
+void sara_adapter_report_add(sara_adapter_report *report, const char *layer, bool text,
+                             int64_t entries, double change2);
+SARA_NODISCARD sara_status sara_adapter_report_metadata(sara_adapter_report *report,
+                                                        sara_arena *arena,
+                                                        const sara_adapter_source *source);
+/* inspect_lora.c */
+SARA_NODISCARD sara_status sara_lora_describe(sara_adapter_report *out, sara_arena *arena,
+                                              const sara_adapter_source *source, sara_model *base,
+                                              bool force);
 
 /* NULL ends it. */
 extern const sara_adapter_kind *const sara_adapter_kinds[];

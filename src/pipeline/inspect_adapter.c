@@ -1,5 +1,5 @@
 /* What an adapter file holds, and how far it moves its base. */
-#include "pipeline/pipeline.h"
+#include "pipeline/adapter_kind.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -10,17 +10,22 @@ typedef struct report {
     sara_adapter adapter;
 } report;
 
+static bool ends_name(char c) /* of a block: LoRA files may have underscores */
+{
+    return c == '.' || c == '_';
+}
+
 /* The number in "down_blocks.12.", -1: none. */
 static int numbered(const char *name, const sara_block_list *list)
 {
     size_t length = strlen(list->name), digits;
-    if (strncmp(name, list->name, length) != 0 || name[length] != '.')
+    if (strncmp(name, list->name, length) != 0 || !ends_name(name[length]))
         return -1;
     if (list->count == 0)
         return 0;
     name += length + 1;
     digits = strspn(name, "0123456789");
-    if (digits < 1 || digits > 2 || name[digits] != '.' || (digits == 2 && name[0] == '0'))
+    if (digits < 1 || digits > 2 || !ends_name(name[digits]) || (digits == 2 && name[0] == '0'))
         return -1;
     int number = digits == 1 ? name[0] - '0' : (name[0] - '0') * 10 + name[1] - '0';
     return number < list->count ? number : -1;
@@ -125,11 +130,6 @@ static sara_status adapter_check_base(sara_context *ctx, const sara_adapter *ada
 {
     const sara_base *own;
     sara_status status;
-    if (base->adapter_count > 0)
-        return sara_fail(ctx, SARA_ERROR_USAGE,
-                         "%s: has adapters applied; take them off before "
-                         "%s is compared with it",
-                         base->path, path);
     TRY(sara_model_base(ctx, &own, base));
     status = sara_adapter_check(ctx, adapter, &base->denoiser->params, own, force);
     if (status != SARA_OK)
@@ -138,23 +138,128 @@ done:
     return status;
 }
 
-sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, const char *path,
-                                 sara_model *base, bool force)
+/* ------------------------------------------------------------------------------ of other kinds */
+
+#define TEXT_PLACE (SARA_MAX_BLOCKS - 1)
+
+void sara_adapter_report_add(sara_adapter_report *out, const char *layer, bool text,
+                             int64_t entries, double change2)
 {
-    report *result = NULL;
+    sara_name label = sara_name_of("text_encoder");
+    int place = text ? TEXT_PLACE
+                     : adapter_place_of(sara_families[0]->parts[0].class->blocks, layer, &label);
+    sara_adapter_block *block = &out->blocks[place];
+    snprintf(block->name, sizeof(block->name), "%.23s", label.text);
+    block->tensors++;
+    block->entries += entries;
+    block->change_norm += change2;
+    out->entries += entries;
+    out->change_norm += change2;
+}
+
+/* The places that have something, one after the other; norms of their squares. */
+static void close_up(sara_adapter_report *out)
+{
+    for (int place = 0; place < SARA_MAX_BLOCKS; place++) {
+        sara_adapter_block block = out->blocks[place];
+        if (block.tensors == 0)
+            continue;
+        block.change_norm = sqrt(block.change_norm);
+        out->blocks[out->block_count++] = block;
+    }
+    out->change_norm = sqrt(out->change_norm);
+}
+
+static sara_status put_text(sara_arena *arena, const char **out, const sara_safetensors *file,
+                            const char *key)
+{
+    const char *value = sara_safetensors_metadata(file, key);
+    return sara_arena_strdup(arena, out, value ? value : "");
+}
+
+/* Of all tensors, or "mixed". */
+static const char *dtype_of(const sara_safetensors *file)
+{
+    const sara_tensor_info *first = sara_safetensors_at(file, 0);
+    for (size_t i = 1; i < sara_safetensors_count(file); i++)
+        if (sara_safetensors_at(file, i)->dtype != first->dtype)
+            return "mixed";
+    return sara_dtype_name(first->dtype);
+}
+
+sara_status sara_adapter_report_metadata(sara_adapter_report *out, sara_arena *arena,
+                                         const sara_adapter_source *source)
+{
+    size_t count;
+    const sara_metadata *all = sara_safetensors_metadata_all(source->file, &count);
+    sara_metadata *copy;
     sara_status status;
-    *out = NULL;
-    TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
-    sara_arena_init(&result->adapter.arena, ctx);
+    TRY(sara_arena_alloc(arena, &copy, count, sizeof(*copy)));
+    for (size_t i = 0; i < count; i++) {
+        TRY(sara_arena_strdup(arena, &copy[i].key, all[i].key));
+        TRY(sara_arena_strdup(arena, &copy[i].value, all[i].value));
+    }
+    out->metadata = copy;
+    out->metadata_count = count;
+    TRY(put_text(arena, &out->method, source->file, "sara.method"));
+    TRY(put_text(arena, &out->target, source->file, "sara.target"));
+    TRY(put_text(arena, &out->base_sha256, source->file, "sara.base_sha256"));
+    TRY(put_text(arena, &out->base_precision, source->file, "sara.base_precision"));
+    out->tensors = (int64_t)sara_safetensors_count(source->file);
+    out->file_bytes = (int64_t)sara_safetensors_size(source->file);
+    if (out->tensors > 0)
+        snprintf(out->dtype, sizeof(out->dtype), "%s", dtype_of(source->file));
+done:
+    return status;
+}
+
+static sara_status check_unchanged(sara_context *ctx, const sara_model *base, const char *path)
+{
+    if (base->adapter_count == 0)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "%s: has adapters applied; take them off before %s is compared with it",
+                     base->path, path);
+}
+
+static sara_status inspect_own(sara_context *ctx, report *result, const char *path,
+                               sara_model *base, bool force)
+{
+    sara_status status;
     TRY(sara_family_read_adapter(ctx, &result->adapter, path, NULL));
     if (base)
         TRY(adapter_check_base(ctx, &result->adapter, base, force, path));
     adapter_describe(&result->shown, &result->adapter);
     TRY(adapter_add_up(ctx, &result->shown, &result->adapter, blocks_of(&result->adapter),
                        base ? &base->denoiser->params : NULL));
+done:
+    return status;
+}
+
+sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, const char *path,
+                                 sara_model *base, bool force)
+{
+    sara_adapter_source source = {.ctx = ctx};
+    report *result = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
+    sara_arena_init(&result->adapter.arena, ctx);
+    result->shown.layout = "";
+    result->shown.alpha_low = result->shown.alpha_high = result->shown.relative = (double)NAN;
+    TRY(sara_adapter_source_open(ctx, &source, path));
+    if (base)
+        TRY(check_unchanged(ctx, base, path));
+    if (source.kind->describe) {
+        TRY(source.kind->describe(&result->shown, &result->adapter.arena, &source, base, force));
+        close_up(&result->shown);
+    } else {
+        TRY(inspect_own(ctx, result, path, base, force));
+    }
     *out = &result->shown;
     result = NULL;
 done:
+    sara_adapter_source_close(&source);
     sara_adapter_report_free(ctx, result ? &result->shown : NULL);
     return status;
 }

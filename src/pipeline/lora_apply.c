@@ -58,5 +58,8 @@ done:
     return status;
 }
 
-const sara_adapter_kind sara_adapter_kind_lora = {
-    .name = "LoRA", .is = is_lora, .check = check_lora, .apply = apply_lora};
+const sara_adapter_kind sara_adapter_kind_lora = {.name = "LoRA",
+                                                  .is = is_lora,
+                                                  .check = check_lora,
+                                                  .apply = apply_lora,
+                                                  .describe = sara_lora_describe};
