@@ -209,17 +209,31 @@ static void test_full_is_kept(void **state)
     }
 }
 
-/* Of AdaptFormer: a value, a gradient and two moments for each entry, whatever the weights are. */
-static void test_adaptformer_is_kept(void **state)
+/* Of parameters beside the weights: a value, a gradient and two moments for each entry, whatever the
+ * weights are. */
+static void check_beside(test_run *run, const char *method)
 {
     static const char *const dtypes[] = {"fp32", "bf16"};
-    test_run *run = *state;
-    run->options.method = "adaptformer";
+    run->options.method = method;
     for (int i = 0; i < 2; i++) {
         taken memory = {0};
         run->options.weight_dtype = dtypes[i];
-        check_kept(run, &memory, dtypes[i]);
+        check_kept(run, &memory, test_text(run, "%s-%s", method, dtypes[i]));
     }
+}
+
+static void test_adaptformer_is_kept(void **state)
+{
+    check_beside(*state, "adaptformer");
+}
+
+static void test_lora_is_kept(void **state)
+{
+    test_run *run = *state;
+    check_beside(run, "lora");
+    run->options.lora_targets = "all";
+    run->options.rank = 16;
+    check_beside(run, "dora");
 }
 
 /* A flag that the error names neither alone nor with another does not, even at its strongest (but
@@ -468,6 +482,7 @@ int main(void)
                                        TEST_CASE(test_plan_is_kept),
                                        TEST_CASE(test_full_is_kept),
                                        TEST_CASE(test_adaptformer_is_kept),
+                                       TEST_CASE(test_lora_is_kept),
                                        TEST_CASE(test_last_resorts),
                                        TEST_CASE(test_hopeless),
                                        TEST_CASE(test_too_many_entries),

@@ -97,19 +97,36 @@ static void test_tiny(void **state)
     }
 }
 
-static void test_adaptformer(void **state)
+/* A method whose parameters are its own, and a run that goes on from its file. */
+static void compare_beside(test_run *run, const char *method, const char *file,
+                           const char *strength)
 {
-    static const char *const files[] = {"adaptformer.safetensors"};
-    test_run *run = *state;
+    const char *const files[] = {file};
     const int64_t cuts[2] = {3, 7};
-    run->options.method = "adaptformer";
+    run->options.method = method;
     run->options.gradient_checkpointing_levels = 1;
     run->options.weight_dtype = "bf16";
-    test_run_output(run, "beside");
+    test_run_output(run, method);
     compare(run, cuts, files, 1);
-    run->options.adapter = test_text(run, "%s/adaptformer.safetensors:0.7", run->output);
-    test_run_output(run, "beside-on");
+    run->options.adapter = test_text(run, "%s/%s%s", run->output, file, strength);
+    run->options.lora_targets = NULL;
+    test_run_output(run, test_text(run, "%s-on", method));
     compare(run, cuts, files, 1);
+    run->options.adapter = NULL;
+}
+
+static void test_adaptformer(void **state)
+{
+    compare_beside(*state, "adaptformer", "adaptformer.safetensors", ":0.7");
+}
+
+static void test_lora(void **state)
+{
+    test_run *run = *state;
+    run->options.lora_targets = "all";
+    compare_beside(run, "dora", "lora.safetensors", "");
+    run->options.lora_targets = "linear";
+    compare_beside(run, "lora", "lora.safetensors", ":0.7");
 }
 
 /* A picture that is not square is cropped anew at each step. */
@@ -166,8 +183,8 @@ static void test_bench(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_golden), TEST_TINY(test_tiny),  TEST_CASE(test_adaptformer),
-        TEST_CASE(test_images), TEST_TINY(test_bench),
+        TEST_CASE(test_golden), TEST_TINY(test_tiny),   TEST_CASE(test_adaptformer),
+        TEST_CASE(test_lora),   TEST_CASE(test_images), TEST_TINY(test_bench),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,13 +116,23 @@ static void test_full(void **state)
 }
 
 /* Parameters of the method's own, with a file of their own. */
-static void test_adaptformer(void **state)
+static void test_beside(test_run *run, const char *method)
 {
     memory_run m;
-    memory_run_open(&m, *state);
-    m.run->options.method = "adaptformer";
+    memory_run_open(&m, run);
+    m.run->options.method = method;
     m.run->options.progressive_iter = -1;
     test_failures(&m, false, 7);
+}
+
+static void test_adaptformer(void **state)
+{
+    test_beside(*state, "adaptformer");
+}
+
+static void test_dora(void **state)
+{
+    test_beside(*state, "dora");
 }
 
 /* A run that starts from an adapter, and one that goes on from its checkpoint. */
@@ -240,8 +250,9 @@ int main(void)
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_every_failure), TEST_TINY(test_single_failures), TEST_TINY(test_full),
-        TEST_TINY(test_adaptformer),   TEST_TINY(test_from_adapter),    TEST_TINY(test_images),
-        TEST_TINY(test_pictures)};
+        TEST_TINY(test_every_failure), TEST_TINY(test_single_failures),
+        TEST_TINY(test_full),          TEST_TINY(test_adaptformer),
+        TEST_TINY(test_dora),          TEST_TINY(test_from_adapter),
+        TEST_TINY(test_images),        TEST_TINY(test_pictures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

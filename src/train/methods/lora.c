@@ -144,9 +144,14 @@ static void lora_describe(const trainer *t, sara_method_text *out)
     out->default_rate = has_magnitudes(t) ? "of DoRA" : "of LoRA";
 }
 
+/* Small ones have names and structures that are not much less. */
 static size_t lora_bytes(const trainer *t)
 {
-    return (size_t)sara_params_bytes(&lora_run_of(t)->loras.params);
+    const sara_loras *loras = &lora_run_of(t)->loras;
+    size_t bytes = (size_t)sara_params_bytes(&loras->params);
+    for (size_t i = 0; i < loras->params.count; i++)
+        bytes += sizeof(*loras->params.items) + strlen(loras->params.items[i].name) + 1;
+    return bytes + loras->count * sizeof(*loras->layers);
 }
 
 #define SHARED                                                                                     \
