@@ -3,6 +3,7 @@
 just not valid. Inputs named found-* once did harm and are kept by hand."""
 
 import json
+import math
 import os
 import struct
 
@@ -79,6 +80,35 @@ def make_adapters():
     lora = {"x.lora_down.weight": ("F32", [1], floats(0))}
     write("fuzz_adapter", "lora", safetensors(lora, {"ss_v2": "False"}))
     write("fuzz_adapter", "newer", safetensors(a, {**said, "sara.format": "2"}))
+
+
+def make_loras():
+    def put(name, tensors, metadata=None):
+        write("fuzz_lora", name, safetensors(tensors, metadata))
+
+    def pair(key, rank, out, into, down=".lora_down.weight", up=".lora_up.weight"):
+        return {key + down: ("F32", [rank, *into], floats(*[0.5] * (rank * math.prod(into)))),
+                key + up: ("F32", [out, rank], floats(*[0.25] * (out * rank)))}
+
+    a = pair("lora_unet_a_to_q", 2, 4, [3])
+    b = pair("lora_unet_b", 1, 2, [1, 2, 2])
+    alpha = {"lora_unet_a_to_q.alpha": ("F32", [], floats(1))}
+    put("kohya", {**a, **b, **alpha}, {"ss_v2": "False"})
+    dora = {"lora_unet_a_to_q.dora_scale": ("F32", [1, 3], floats(1, 2, 3))}
+    put("dora", {**a, **dora})
+    mid = {"lora_unet_b.lora_mid.weight": ("F32", [1, 1, 2, 2], floats(1, 2, 3, 4))}
+    put("mid", {**pair("lora_unet_b", 1, 2, [1]), **mid})
+    put("whole", {"lora_unet_b.diff": ("F32", [2, 1, 2, 2], floats(*range(8))),
+                  "lora_unet_b.diff_b": ("F32", [2], floats(1, 2))})
+    peft = pair("base_model.model.a.to_q", 2, 4, [3], ".lora_A.weight", ".lora_B.weight")
+    put("peft", peft)
+    said = {"unet.r": 2, "unet.lora_alpha": 3, "unet.rank_pattern": {"^a.*$": 2},
+            "unet.alpha_pattern": {"to_q": 1}, "unet.use_rslora": True}
+    unet = pair("unet.a.to_q", 2, 4, [3], ".lora_A.weight", ".lora_B.weight")
+    put("diffusers", unet, {"lora_adapter_metadata": json.dumps(said)})
+    put("old", pair("a.processor.to_q", 2, 4, [3], "_lora.down.weight", "_lora.up.weight"))
+    put("missing", {**a, **pair("lora_te2_x", 1, 1, [1])})
+    put("loha", {"lora_unet_b.hada_w1_a": ("F32", [1], floats(1))})
 
 
 def read(*names):
@@ -178,6 +208,7 @@ def make_prompts():
 if __name__ == "__main__":
     make_safetensors()
     make_adapters()
+    make_loras()
     make_configs()
     make_tokenizers()
     make_prompts()

@@ -8,7 +8,7 @@ build=$1 seconds=$2
 shift 2
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] ||
-    targets=(fuzz_safetensors fuzz_config fuzz_adapter fuzz_tokenizer fuzz_prompt)
+    targets=(fuzz_safetensors fuzz_config fuzz_adapter fuzz_lora fuzz_tokenizer fuzz_prompt)
 
 export OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=1
 for target in "${targets[@]}"; do
