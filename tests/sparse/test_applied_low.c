@@ -123,8 +123,38 @@ static void rows_of_many_blocks(void **state)
         }
 }
 
+/* Changes so large that the order of a sum in double shows. */
+static void equal_strengths_in_any_order(void **state)
+{
+    static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                    {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    static const float changes[] = {1e17f, 1, -1e17f};
+    sara_context *ctx = test_context();
+    sara_params params = test_params(ctx, tensors, 1);
+    sara_applied *applied;
+    float first = 0;
+    (void)state;
+    assert_ok(ctx, sara_applied_new(ctx, &applied, &params, NULL));
+    for (int o = 0; o < 6; o++) {
+        for (int i = 0; i < 3; i++) {
+            sara_lora_file file = make_low(ctx, &(kind_of_low){false, false, false});
+            file.layers->whole = new_array(&file.arena, (size_t)OUT * COLS, 1);
+            file.layers->whole[0] = changes[orders[o][i]];
+            assert_ok(ctx, sara_applied_add_low_rank(applied, &file, 1));
+        }
+        float value = sara_param_get(&params.items[0], 0);
+        first = o == 0 ? value : first;
+        assert_true(value == first);
+        assert_ok(ctx, sara_applied_remove(applied));
+    }
+    sara_applied_free(applied);
+    sara_params_free(ctx, &params);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_of_many_blocks)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_of_many_blocks),
+                                       cmocka_unit_test(equal_strengths_in_any_order)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
