@@ -10,6 +10,9 @@ steps and of drawing.
 METHOD is one of
     forward   the U-Net alone, no gradients
     lora16    PEFT LoRA of rank 16 on the attention projections
+    dora16    the same as DoRA
+    shira32   PEFT SHiRA, 32 (in + out) random entries of each linear layer
+    adaptformer64  bottlenecks of width 64 beside the feed-forwards (Chen et al. 2022)
     full      AdamW on everything
     full-fused  the same with AdamW(fused=True)
     masked    dense gradients, gathered at the mask, AdamW on the selected entries: what a selective
@@ -55,8 +58,8 @@ def parse_arguments():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument(
         "method",
-        choices=("forward", "lora16", "full", "full-fused", "masked", "generate", "save",
-                 "save-pipeline"))
+        choices=("forward", "lora16", "dora16", "shira32", "adaptformer64", "full", "full-fused",
+                 "masked", "generate", "save", "save-pipeline"))
     a.add_argument("--model",
                    help="a bare unet/ folder; a pipeline folder for generate and save-pipeline")
     a.add_argument("--latent", type=int, default=64)
@@ -129,18 +132,47 @@ def load_unet(a):
     return model
 
 
+class AdaptFormer(torch.nn.Module):
+    """A feed-forward with a bottleneck beside it."""
+
+    def __init__(self, inner, channels, width=64, scale=0.1):
+        super().__init__()
+        self.inner, self.scale = inner, scale
+        self.down, self.up = torch.nn.Linear(channels, width), torch.nn.Linear(width, channels)
+        torch.nn.init.zeros_(self.up.weight)
+
+    def forward(self, x, *args, **kwargs):
+        beside = self.up(torch.nn.functional.relu(self.down(x)))
+        return self.inner(x, *args, **kwargs) + self.scale * beside
+
+
+def add_adapters(model, method):
+    """The parameters that the method trains, in the model."""
+    from peft import LoraConfig, ShiraConfig, inject_adapter_in_model
+    model.requires_grad_(False)
+    if method == "adaptformer64":
+        for block in [m for m in model.modules() if type(m).__name__ == "BasicTransformerBlock"]:
+            block.ff = AdaptFormer(block.ff, block.norm3.weight.numel())
+            for layer in (block.ff.down, block.ff.up):
+                layer.requires_grad_(True)
+    elif method == "shira32":
+        linear = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+        inject_adapter_in_model(ShiraConfig(r=32, target_modules=linear, random_seed=0), model)
+    else:
+        config = LoraConfig(r=16, lora_alpha=16, use_dora=method == "dora16",
+                            target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+        model.add_adapter(config)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def prepare(model, a):
     """Makes the method's parameters trainable. The optimizer (None for forward) and how many
     entries it trains."""
     if a.method in ("full", "full-fused"):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=a.method == "full-fused")
         return optimizer, sum(p.numel() for p in model.parameters())
-    if a.method == "lora16":
-        from peft import LoraConfig
-        model.requires_grad_(False)
-        model.add_adapter(
-            LoraConfig(r=16, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-        wanted = [p for p in model.parameters() if p.requires_grad]
+    if a.method in ("lora16", "dora16", "shira32", "adaptformer64"):
+        wanted = add_adapters(model, a.method)
         return torch.optim.AdamW(wanted, lr=1e-4), sum(p.numel() for p in wanted)
     if a.method == "masked":
         optimizer = Masked(model, threshold_for(model, a.fraction), 1e-4)

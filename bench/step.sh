@@ -4,7 +4,8 @@
 #   bench/step.sh [--quick] [--only PART,...] [--append]
 #   bench/step.sh [--quick] --against BINARY
 #     --quick    one round, 32x32 latents at batch 1; without --only: time, memory, weights16
-#     --only     some of: time memory weights16 checkpointing budgets threads full generate load
+#     --only     some of: time memory weights16 checkpointing budgets threads full methods generate
+#                load
 #     --append   to the results of earlier calls, instead of anew
 #     --against  a step of this build beside one of another build of sara, in alternating pairs;
 #                exit code 1 if it takes more than 3 % more time or 1 % more memory
@@ -17,7 +18,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts="time memory weights16 checkpointing budgets threads full generate load"
+parts="time memory weights16 checkpointing budgets threads full methods generate load"
 quick_parts="time memory weights16"
 configs=("64 1" "32 1" "32 4") # latents, batch
 rounds=${ROUNDS:-3}
@@ -162,6 +163,13 @@ plan_full() {
     done
 }
 
+plan_methods() { # the first configuration: each beside its peer
+    local run
+    for run in lora16 lora dora16 dora shira32 shira adaptformer64 adaptformer masked ltsft; do
+        echo "$run ${configs[0]} $budget $threads"
+    done
+}
+
 plan_generate() {
     echo "diffusers-images 64 1 $budget $threads"
     echo "sara-images 64 1 $budget $threads"
@@ -191,10 +199,14 @@ set_command() { # RUN LATENTS BATCH BUDGET
     local theirs=("$python" bench/peer_step.py "$1" --model "$model/unet" "${size[@]}")
     local selective=("${ours[@]}" --method sara --trainable "$fraction")
     case $1 in
-    lora16 | full-fused) command=("${theirs[@]}") ;;
+    lora16 | dora16 | shira32 | adaptformer64 | full-fused) command=("${theirs[@]}") ;;
     masked) command=("${theirs[@]}" --fraction "$fraction") ;;
     sara) command=("${selective[@]}" "${size[@]}") ;;
     full) command=("${ours[@]}" --method full "${size[@]}") ;;
+    lora | dora) command=("${ours[@]}" --method "$1" --rank 16 "${size[@]}") ;;
+    shira) command=("${ours[@]}" --method shira --rank 32 "${size[@]}") ;;
+    adaptformer) command=("${ours[@]}" --method adaptformer --adapter_width 64 "${size[@]}") ;;
+    ltsft) command=("${ours[@]}" --method ltsft --trainable "$fraction" "${size[@]}") ;;
     sara-16bit) command=("${selective[@]}" "${size[@]}" --weight_dtype bf16) ;;
     sara-16bit-checkpointing)
         command=("${selective[@]}" "${size[@]}" --weight_dtype bf16 --gradient_checkpointing)

@@ -102,6 +102,22 @@ def step_bars(latent, batch, time, masked, memory, memory16, checkpointing, shar
 
 
 FULL, FUSED = "full", "full-fused"
+# What PyTorch makes of each method; bars of time and memory.
+METHODS = {"lora": ("lora16", (0.75, 0.65), 0.75), "dora": ("dora16", (1.0, None), 1.0),
+           "shira": ("shira32", (1.0, None), 1.0),
+           "adaptformer": ("adaptformer64", (1.0, None), 1.0),
+           "ltsft": ("masked", (1.0, None), 1.0)}
+BUDGETED = ("sara", "masked", "ltsft")  # runs that have a budget begin so
+
+
+def method_bars(run):
+    peer, time, memory = METHODS[run]
+    return [Bar(f"time of a step of {run} / {peer}", "64x64, batch 1",
+                lambda r: r.time(run, peer, 64, 1), *time, False),
+            Bar(f"memory of {run} / {peer}", "64x64, batch 1",
+                lambda r: r.memory(run, peer, 64, 1), memory, None, False)]
+
+
 BARS = [
     *step_bars(64, 1, (1.0, 0.75), (0.55, 0.40), (0.90, 0.80), (0.65, 0.55), 0.50, 0.03),
     *step_bars(32, 1, (1.0, 0.80), (0.50, 0.40), (1.00, 0.90), (0.70, 0.60), None, 0.08),
@@ -109,6 +125,7 @@ BARS = [
     *(Bar("time of a full step / PyTorch, fused", f"{latent}x{latent}, batch 1",
           lambda r, latent=latent: r.time(FULL, FUSED, latent, 1), must, None, False)
       for latent, must in ((64, 0.75), (32, 0.9))),
+    *(bar for run in METHODS for bar in method_bars(run)),
     Bar("time of an image / diffusers", "512x512 pixels",
         lambda r: r.time("sara-images", "diffusers-images", 64, 1), 1.0, 0.9, False),
     Bar("loading / read in pieces", "U-Net, fp32", lambda r: r.time("load", "read", 0, 0), 1.5,
@@ -147,7 +164,7 @@ def step_line(key, row, results):
     fused = results.peer(key, FUSED)
     trained = row.result.get("trainable")
     return [f"{key.latent}x{key.latent}", str(key.batch), key.run,
-            f"{key.budget:g} %" if key.run not in ("lora16", FULL, FUSED) else "-",
+            f"{key.budget:g} %" if key.run.startswith(BUDGETED) else "-",
             f"{trained / 1e6:.1f}" if trained is not None else "-", str(key.threads),
             number(row.best), number(row.spread, True), number(ratio(row, lora, "best")),
             number(ratio(row, masked, "best")), number(ratio(row, fused, "best")),
@@ -161,7 +178,8 @@ def other_line(key, row, results):
 
 
 def is_step(key):
-    return key.run in ("sara", "lora16", "masked", SIXTEEN_BIT, CHECKPOINTING, FULL, FUSED)
+    peers = [peer for peer, _, _ in METHODS.values()]
+    return key.run in ("sara", SIXTEEN_BIT, CHECKPOINTING, FULL, FUSED, *METHODS, *peers)
 
 
 def markdown(header, lines):

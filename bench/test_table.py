@@ -74,6 +74,17 @@ class TableTest(unittest.TestCase):
         self.assertEqual([(row[3], row[10], row[13]) for row in rows],
                          [("-", "1.00", "1.00 |"), ("-", "0.50", "0.75 |")])
 
+    def test_methods_beside_their_peers(self):
+        for best, peak, expected in ((6.5, 7.5, ("aim met", "met")),
+                                     (7.5, 7.6, ("must met", "MISSED")),
+                                     (7.6, 1, ("MISSED", "met"))):
+            found = verdicts(line("lora16", 10, 10), line("lora", best, peak))
+            self.assertEqual([text for _, text in found.values()], list(expected))
+        found = verdicts(line("masked", 10, 10), line("ltsft", 10.1, 9), line("dora16", 10, 10))
+        self.assertEqual({name: text for (_, name), (_, text) in found.items()},
+                         {"time of a step of ltsft / masked": "MISSED",
+                          "memory of ltsft / masked": "met"})
+
 
 class AgainstTest(unittest.TestCase):
     def verdicts(self, *lines):

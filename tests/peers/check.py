@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from check_exports import check_exports
+from check_loras import check_loras
 from checks import BASE, EXPECTED, TOP, check, relative, run
 from pytorch import check_pytorch
 from single_files import check_single_files
@@ -213,6 +214,8 @@ def main():
     check_single_files(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors",
                   f"{a.work}/merged-fp32", a.work)
+    check_loras(lambda *args: run(sara, *args), check, BASE, os.path.join(TOP, "examples/emoji/ink"),
+                a.work)
     print("peers: all checks passed")
 
 
