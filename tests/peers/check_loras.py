@@ -109,6 +109,21 @@ def load_kohya(pipe, path):
     return pipe
 
 
+def load_dora(pipe, path):
+    """diffusers leaves dora_scale out, so as ComfyUI's weight_decompose has it."""
+    file = load_file(path)
+    for name, layer in pipe.unet.named_modules():
+        key = f"lora_unet_{name.replace('.', '_')}"
+        if f"{key}.dora_scale" not in file:
+            continue
+        up, down = file[f"{key}.lora_up.weight"], file[f"{key}.lora_down.weight"]
+        scale = file[f"{key}.alpha"].item() / len(down)
+        weight = layer.weight.data.flatten(1) + scale * up.flatten(1) @ down.flatten(1)
+        weight *= file[f"{key}.dora_scale"].flatten(1) / weight.norm(dim=1, keepdim=True)
+        layer.weight.data = weight.reshape(layer.weight.shape)
+    return pipe
+
+
 def load_peft(pipe, path):
     import peft
     pipe.unet = peft.PeftModel.from_pretrained(pipe.unet, path).merge_and_unload()
@@ -116,11 +131,11 @@ def load_peft(pipe, path):
 
 
 def check_ours(c, images):
-    for method in ("lora", "dora"):
+    for method, load in (("lora", load_kohya), ("dora", load_dora)):
         for targets in ("attention", "all"):
             options = ("--method", method, "--lora_targets", targets, "--lora_alpha", "6")
             what = f"{method} {targets}"
-            check_trained(c, images, what, "lora.safetensors", load_kohya, *options)
+            check_trained(c, images, what, "lora.safetensors", load, *options)
         check_trained(c, images, f"{method} peft", "lora", load_peft, "--method", method,
                       "--save_as", "peft", "--rank", "3")
     out = f"{c.work}/shira"
