@@ -521,7 +521,8 @@ typedef struct sara_train_options {
     int rank;                 /* of "lora", "dora" and "shira", and of the mask "lift"; 0: 4, or by
                                  trainable; "lift": 128 */
     double lora_alpha;        /* 0: the rank */
-    const char *lora_targets; /* "attention", "linear" or "all"; NULL: attention */
+    const char *lora_targets; /* "attention", "linear" or "all"; NULL: attention, of "shira", which
+                                 has no "all", linear */
     const char *save_as;      /* of "lora" and "dora": "kohya" or "peft"; NULL: kohya */
     int adapter_width;        /* of "adaptformer": of the bottleneck; 0: 64, or by trainable */
     double adapter_scale;     /* of "adaptformer": 0.1 */

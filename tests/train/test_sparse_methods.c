@@ -88,9 +88,12 @@ static void check_recorded(test_run *run, const char *method)
     }
 }
 
+/* As it was recorded, of the attention alone. */
 static void test_shira(void **state)
 {
-    check_recorded(*state, "shira");
+    test_run *run = *state;
+    run->options.lora_targets = "attention";
+    check_recorded(run, "shira");
 }
 
 static void test_ltsft(void **state)
@@ -111,12 +114,12 @@ static void test_shira_result(void **state)
     assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
     assert_string_equal(result.result, "adapter.safetensors");
     assert_true(isnan(result.threshold) && result.learning_rate == 1e-4);
-    assert_non_null(strstr(run->log, "as many as rank 4 has; targets attention; learning rate"));
+    assert_non_null(strstr(run->log, "as many as rank 4 has; targets linear; learning rate"));
     test_run_adapter(run, &adapter);
     int64_t rank4 = result.selected;
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.method"), "shira");
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.rank"), "4");
-    assert_string_equal(sara_adapter_metadata(&adapter, "sara.lora_targets"), "attention");
+    assert_string_equal(sara_adapter_metadata(&adapter, "sara.lora_targets"), "linear");
     assert_null(sara_adapter_metadata(&adapter, "sara.threshold"));
     assert_null(sara_adapter_metadata(&adapter, "sara.lambda_rank"));
     assert_null(strstr(test_run_lines(run), "rank_loss"));
@@ -128,9 +131,17 @@ static void test_shira_result(void **state)
     assert_int_equal(result.selected, 2 * rank4);
     test_run_output(run, "all");
     run->options.trainable = "100%";
-    run->options.lora_targets = "linear";
     assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
-    assert_true(result.selected > 10 * rank4 && result.selected < result.parameters);
+    assert_true(result.selected > 5 * rank4 && result.selected < result.parameters);
+    test_run_output(run, "attention");
+    run->options.trainable = NULL;
+    run->options.lora_targets = "attention";
+    assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
+    assert_true(result.selected < rank4);
+    test_run_output(run, "convolutions");
+    run->options.lora_targets = "all";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--lora_targets all: SHiRA has no convolutions",
+                   test_run_train(run));
 }
 
 static void test_ltsft_result(void **state)

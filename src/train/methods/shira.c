@@ -20,6 +20,11 @@ static shira_run *shira_of(const trainer *t)
 
 /* ------------------------------------------------------------------------------ what is trained */
 
+static const char *shira_targets(const trainer *t)
+{
+    return t->options.lora_targets ? t->options.lora_targets : "linear";
+}
+
 /* Entries of a rank: 0 where the parameter is no linear layer's weight, or none of the targets. */
 static int64_t entries_of_rank(const sara_param *param, sara_lora_targets targets, int64_t rank)
 {
@@ -40,13 +45,17 @@ static int64_t count_drawn(const sara_params *params, sara_lora_targets targets,
 
 static sara_status shira_check(const trainer *t)
 {
-    const char *given = t->options.lora_targets;
+    const char *name = shira_targets(t);
     sara_lora_targets targets;
     sara_status status;
-    TRY(sara_lora_targets_parse(t->ctx, &targets, given));
-    if (count_drawn(&t->model->denoiser->params, targets, 1) == 0)
+    TRY(sara_lora_targets_parse(t->ctx, &targets, name));
+    if (strcmp(name, "all") == 0)
+        status = sara_fail(t->ctx, SARA_ERROR_USAGE,
+                           "--lora_targets all: SHiRA has no convolutions; expected attention or "
+                           "linear");
+    else if (count_drawn(&t->model->denoiser->params, targets, 1) == 0)
         status = sara_fail(t->ctx, SARA_ERROR_USAGE, "--lora_targets %s: the %s has no such layer",
-                           given ? given : "attention", t->model->denoiser->class->title);
+                           name, t->model->denoiser->class->title);
 done:
     return status;
 }
@@ -98,7 +107,7 @@ static sara_status shira_prepare(trainer *t)
     sara_lora_targets targets;
     sara_status status;
     t->flags.entries = true;
-    TRY(sara_lora_targets_parse(t->ctx, &targets, t->options.lora_targets));
+    TRY(sara_lora_targets_parse(t->ctx, &targets, shira_targets(t)));
     TRY(choose_shira_rank(t, targets));
     TRY(draw_entries(t, &selection, targets));
     TRY(sara_selective_use(t, &selection, &options));
@@ -112,19 +121,17 @@ done:
 /* A size and the rank that it comes to are one run. */
 static sara_status shira_resolve(const trainer *t, json_t *run)
 {
-    const char *targets = t->options.lora_targets ? t->options.lora_targets : "attention";
     json_object_del(run, "trainable");
     if (json_object_set_new(run, "rank", json_integer(shira_of(t)->rank)) |
-        json_object_set_new(run, "lora_targets", json_string(targets)))
+        json_object_set_new(run, "lora_targets", json_string(shira_targets(t))))
         return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
     return SARA_OK;
 }
 
 static void shira_describe(const trainer *t, sara_method_text *out)
 {
-    const char *targets = t->options.lora_targets;
     snprintf(out->entries, sizeof(out->entries), "at random, as many as rank %lld has; targets %s",
-             (long long)shira_of(t)->rank, targets ? targets : "attention");
+             (long long)shira_of(t)->rank, shira_targets(t));
 }
 
 const sara_method sara_method_shira = {
