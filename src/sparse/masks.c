@@ -207,30 +207,27 @@ done:
     return status;
 }
 
-/* How many entries lie in matrices and convolutions. */
-static int64_t entries_of_matrices(const sara_params *params)
+int64_t sara_mask_entries(const sara_params *params, sara_mask_kind kind)
 {
     int64_t entries = 0;
     for (size_t i = 0; i < params->count; i++)
-        if (params->items[i].value.shape.rank > 1)
+        if (kind != SARA_MASK_LIFT || params->items[i].value.shape.rank > 1)
             entries += sara_shape_count(&params->items[i].value.shape);
     return entries;
 }
 
-/* Shares to whole entries whose sums are never off by one. */
+/* Shares in whole entries, each at most its parameter's: what is left of one goes to the next. */
 static void share_budget(sara_selection *result, const sara_params *params, int64_t most)
 {
-    const double entries = (double)entries_of_matrices(params);
-    double passed = 0;
-    int64_t given = 0;
-    result->total = most < (int64_t)entries ? most : (int64_t)entries;
+    const int64_t entries = sara_mask_entries(params, SARA_MASK_LIFT);
+    int64_t left = 0;
+    result->total = most < entries ? most : entries;
     for (size_t i = 0; i < params->count; i++) {
         if (params->items[i].value.shape.rank < 2)
             continue;
-        passed += (double)sara_shape_count(&params->items[i].value.shape);
-        int64_t now = (int64_t)floor((double)result->total * (passed / entries));
-        result->items[i].count = (size_t)(now - given);
-        given = now;
+        left += sara_shape_count(&params->items[i].value.shape) * result->total;
+        result->items[i].count = (size_t)(left / entries);
+        left %= entries;
     }
 }
 

@@ -60,6 +60,8 @@ typedef struct sara_mask_rule {
 /* SARA_ERROR_USAGE for a name that no mask has. */
 SARA_NODISCARD sara_status sara_mask_parse(sara_context *ctx, sara_mask_kind *out,
                                            const char *name);
+/* How many entries a mask chooses among: lift among those of matrices and convolutions. */
+int64_t sara_mask_entries(const sara_params *params, sara_mask_kind kind);
 /* As sara_select(); out->threshold is the budget's, by which only the smallest are selected.
  * Scores that are not finite are SARA_ERROR_DIVERGED. */
 SARA_NODISCARD sara_status sara_select_masked(sara_context *ctx, sara_selection *out,

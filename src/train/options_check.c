@@ -97,17 +97,22 @@ static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
     return SARA_OK;
 }
 
-/* What the adapter that a run starts from decides. */
-static sara_status check_beside_adapter(sara_context *ctx, const sara_train_options *o)
+sara_status sara_train_options_check_beside(sara_context *ctx, const sara_train_options *o,
+                                            const char *started)
 {
     static const char *const decided[] = {"trainable",    "threshold",     "mask",
                                           "mask_steps",   "rank",          "lora_alpha",
                                           "lora_targets", "adapter_width", "adapter_scale"};
     sara_status status = SARA_OK;
-    for (size_t i = 0; o->adapter && i < sizeof(decided) / sizeof(*decided); i++) {
+    for (size_t i = 0; i < sizeof(decided) / sizeof(*decided); i++) {
         char *value = NULL;
         TRY(sara_train_option_given(ctx, &value, o, decided[i]));
-        if (value)
+        if (value && started)
+            status = sara_fail(ctx, SARA_ERROR_USAGE,
+                               "%s: the run trains the entries of the adapter that it began with; "
+                               "leave --%s out",
+                               started, decided[i]);
+        else if (value)
             status = sara_fail(ctx, SARA_ERROR_USAGE,
                                "--adapter %s: its entries are trained; leave --%s out", o->adapter,
                                decided[i]);
@@ -172,7 +177,8 @@ sara_status sara_train_options_check_method(sara_context *ctx, const sara_train_
     TRY(check_choice(ctx, "save_as", o->save_as, formats));
     TRY(check_one_size(ctx, o));
     TRY(check_mask(ctx, o));
-    TRY(check_beside_adapter(ctx, o));
+    if (o->adapter)
+        TRY(sara_train_options_check_beside(ctx, o, NULL));
 done:
     return status;
 }

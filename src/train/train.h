@@ -18,6 +18,11 @@ SARA_NODISCARD sara_status sara_train_options_check_values(sara_context *ctx,
 /* Of method and what goes with it: words, and what contradicts. */
 SARA_NODISCARD sara_status sara_train_options_check_method(sara_context *ctx,
                                                            const sara_train_options *options);
+/* What the adapter that a run starts from decides is not given beside it, nor where the run goes on
+ * from the checkpoint `started`; NULL: it starts now. */
+SARA_NODISCARD sara_status sara_train_options_check_beside(sara_context *ctx,
+                                                           const sara_train_options *options,
+                                                           const char *started);
 /* And what contradicts or is missing. */
 SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
                                                     const sara_train_options *options);

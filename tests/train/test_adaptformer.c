@@ -14,6 +14,14 @@ static void set(test_run *run, const char *name, const char *value)
     assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, name, value));
 }
 
+static void refuse(test_run *run, const char *name, const char *value, const char *line)
+{
+    const sara_train_options before = run->options;
+    set(run, name, value);
+    assert_refused(run->ctx, SARA_ERROR_USAGE, line, test_run_train(run));
+    run->options = before;
+}
+
 /* SD1's kind, a few steps. */
 static void use_adaptformer(test_run *run)
 {
@@ -204,19 +212,13 @@ static void test_resume_from_adapter(void **state)
     assert_int_equal(remove(test_text(run, "%s/start.safetensors", run->folder)), 0);
     run->options.resume_from_checkpoint = "latest";
     run->options.adapter = NULL;
+    refuse(run, "adapter_width", "8", "that it began with; leave --adapter_width out");
+    refuse(run, "adapter_scale", "0.2", "that it began with; leave --adapter_scale out");
     assert_ok(run->ctx, test_run_train(run));
     assert_string_equal(test_run_sha256(run), whole);
 }
 
 /* ------------------------------------------------------------------------------------- refusals */
-
-static void refuse(test_run *run, const char *name, const char *value, const char *line)
-{
-    const sara_train_options before = run->options;
-    set(run, name, value);
-    assert_refused(run->ctx, SARA_ERROR_USAGE, line, test_run_train(run));
-    run->options = before;
-}
 
 static void test_refusals(void **state)
 {

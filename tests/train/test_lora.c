@@ -15,6 +15,15 @@ static void set(test_run *run, const char *name, const char *value)
     assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, name, value));
 }
 
+static void refuse(test_run *run, sara_status status, const char *name, const char *value,
+                   const char *line)
+{
+    const sara_train_options before = run->options;
+    set(run, name, value);
+    assert_refused(run->ctx, status, line, test_run_train(run));
+    run->options = before;
+}
+
 /* SD1's kind, a few steps. */
 static void use_lora(test_run *run, const char *method)
 {
@@ -280,6 +289,10 @@ static void test_resume_from_adapter(void **state)
     assert_int_equal(remove(test_text(run, "%s/start.safetensors", run->folder)), 0);
     run->options.resume_from_checkpoint = "latest";
     run->options.adapter = NULL;
+    refuse(run, SARA_ERROR_USAGE, "rank", "8", "that it began with; leave --rank out");
+    refuse(run, SARA_ERROR_USAGE, "lora_alpha", "8", "that it began with; leave --lora_alpha out");
+    refuse(run, SARA_ERROR_USAGE, "lora_targets", "all", "began with; leave --lora_targets out");
+    refuse(run, SARA_ERROR_USAGE, "trainable", "20k", "began with; leave --trainable out");
     assert_ok(run->ctx, test_run_train(run));
     assert_string_equal(test_run_sha256(run), whole);
 }
@@ -340,15 +353,6 @@ static void test_peft(void **state)
 }
 
 /* ------------------------------------------------------------------------------------- refusals */
-
-static void refuse(test_run *run, sara_status status, const char *name, const char *value,
-                   const char *line)
-{
-    const sara_train_options before = run->options;
-    set(run, name, value);
-    assert_refused(run->ctx, status, line, test_run_train(run));
-    run->options = before;
-}
 
 static void test_refusals(void **state)
 {

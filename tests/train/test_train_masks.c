@@ -145,6 +145,29 @@ static void test_resume_refused(void **state)
                    test_run_train(run));
 }
 
+/* Of lift too, also where the budget is more than matrices have. */
+static void test_resume_lift(void **state)
+{
+    test_run *run = *state;
+    use_mask(run, "lift");
+    run->options.rank = 2;
+    run->options.learning_rate = 1e-4;
+    run->options.max_train_steps = 2;
+    for (int i = 0; i < 2; i++) {
+        run->options.trainable = i == 0 ? NULL : "100%";
+        run->options.resume_from_checkpoint = NULL;
+        test_run_output(run, i == 0 ? "default" : "all");
+        run->interrupt_at = 1;
+        assert_refused(run->ctx, SARA_INTERRUPTED, "and saved", test_run_train(run));
+        run->interrupt_at = -1;
+        run->options.resume_from_checkpoint = "latest";
+        run->options.trainable = i == 0 ? "3%" : "50%";
+        assert_refused(run->ctx, SARA_ERROR_USAGE, "the run has selected = ", test_run_train(run));
+        run->options.trainable = i == 0 ? NULL : "100%";
+        assert_ok(run->ctx, test_run_train(run));
+    }
+}
+
 static void test_gradient_refused(void **state)
 {
     test_run *run = *state;
@@ -177,6 +200,7 @@ int main(void)
         TEST_CASE(test_smallest_is_unnamed),
         TEST_CASE(test_resume),
         TEST_CASE(test_resume_refused),
+        TEST_TINY(test_resume_lift),
         TEST_CASE(test_gradient_refused),
         TEST_CASE(test_interrupted_before),
     };

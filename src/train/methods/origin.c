@@ -65,11 +65,7 @@ static sara_status open_checkpoints_origin(const trainer *t, sara_origin *out, c
                                       "%s; start a new run in another --output_dir",
                                       t->checkpoint.folder, o->adapter)
                           : SARA_OK;
-    if (o->trainable || o->threshold > 0)
-        return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                         "%s: the run trains the entries of the adapter that it began with; leave "
-                         "--%s out",
-                         t->checkpoint.folder, o->trainable ? "trainable" : "threshold");
+    TRY(sara_train_options_check_beside(t->ctx, o, t->checkpoint.folder));
     out->is = true;
     TRY(take_from_checkpoint(t, out, file, run));
     TRY(compare_option(t, out));

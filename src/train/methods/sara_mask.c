@@ -24,25 +24,35 @@ static sara_status mask_rule(const trainer *t, sara_mask_rule *out, const float 
     return sara_mask_parse(t->ctx, &out->kind, o->mask);
 }
 
+/* Those of the checkpoint take the place of as many of the smallest, whose threshold they keep. */
+static sara_status take_resumed(const trainer *t, sara_selection *smallest)
+{
+    sara_mask_kind kind;
+    sara_selection chosen = {0};
+    sara_status status;
+    TRY(sara_mask_parse(t->ctx, &kind, t->options.mask));
+    int64_t most = sara_mask_entries(&t->model->denoiser->params, kind);
+    TRY(sara_selective_resumed(t, &chosen, smallest->total < most ? smallest->total : most));
+    chosen.threshold = smallest->threshold;
+    sara_selection_free(t->ctx, smallest);
+    *smallest = chosen;
+done:
+    return status;
+}
+
 /* The entries, with the threshold that the budget comes to. */
 static sara_status select_entries(trainer *t, sara_selection *out, const sara_mask_rule *rule)
 {
     const sara_train_options *o = &t->options;
     const sara_params *params = &t->model->denoiser->params;
     sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
-    sara_selection chosen = {0};
     sara_status status;
     if (o->threshold <= 0)
         TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
     status = sara_select_masked(t->ctx, out, params, &budget, rule);
     TRY(sara_model_tell_not_finite(t->model, status));
-    if (t->checkpoint.folder && !sara_mask_is_smallest(t)) {
-        /* That of lift is less where the budget is more than matrices have. */
-        TRY(sara_selective_resumed(t, &chosen, rule->rank ? 0 : out->total));
-        chosen.threshold = out->threshold;
-        sara_selection_free(t->ctx, out);
-        *out = chosen;
-    }
+    if (t->checkpoint.folder && !sara_mask_is_smallest(t))
+        TRY(take_resumed(t, out));
 done:
     return status;
 }
