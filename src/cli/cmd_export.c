@@ -101,10 +101,12 @@ int cmd_export(cli *c)
          "the base: a diffusers folder or a .safetensors file"},
         {"unet-only", 0, CLI_STRING, &r.model.denoiser_only, 0, 0, "DIR",
          "a bare unet/ folder instead"},
-        {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH", "a new file; of peft a new folder"},
+        {"output", 'o', CLI_STRING, &r.output, 0, 0, "PATH",
+         "a new file; of peft and shira a new folder"},
         {"format", 0, CLI_STRING, &r.export.format, 0, 0, "NAME",
          "comfyui, a1111: the whole change, as large as the model; lora: of a rank, in kohya's "
-         "layout, for these and diffusers; peft: the same as a folder for PEFT"},
+         "layout, for these and diffusers; peft: the same as a folder for PEFT; shira: of --method "
+         "shira, a folder for PEFT"},
         {"rank", 0, CLI_INT, &r.export.rank, 1, 65536, "N",
          "of lora and peft; a layer's shorter side at most"},
         {"save_precision", 0, CLI_STRING, &r.export.save_precision, 0, 0, "TYPE",

@@ -2,6 +2,7 @@
 #include "pipeline/adapter_kind.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #define ENDING ".safetensors"
 
@@ -147,6 +148,13 @@ static void count_applied(const sara_model *model, size_t counts[SARA_MOST_PARTS
         counts[i] = model->parts[i].applied ? sara_applied_count(model->parts[i].applied) : 0;
 }
 
+static int64_t shira_rank_of(const sara_adapter_source *source)
+{
+    const char *method = sara_safetensors_metadata(source->file, "sara.method");
+    const char *rank = sara_safetensors_metadata(source->file, "sara.rank");
+    return method && rank && strcmp(method, "shira") == 0 ? strtoll(rank, NULL, 10) : 0;
+}
+
 sara_status sara_model_apply_to(sara_context *ctx, sara_model *model, const char *adapter_path,
                                 double strength, bool force, unsigned stages)
 {
@@ -159,6 +167,7 @@ sara_status sara_model_apply_to(sara_context *ctx, sara_model *model, const char
                   sizeof(*model->adapters)));
     count_applied(model, added.before);
     added.kind = source.kind;
+    added.shira_rank = shira_rank_of(&source);
     status = source.kind->apply(ctx, model, &source, strength, force, stages);
     if (status != SARA_OK) {
         truncate_parts(model, added.before);

@@ -6,7 +6,8 @@
 static const char *const formats[] = {[SARA_EXPORT_COMFYUI] = "comfyui",
                                       [SARA_EXPORT_A1111] = "a1111",
                                       [SARA_EXPORT_LORA] = "lora",
-                                      [SARA_EXPORT_PEFT] = "peft"};
+                                      [SARA_EXPORT_PEFT] = "peft",
+                                      [SARA_EXPORT_SHIRA] = "shira"};
 #define FORMAT_COUNT (sizeof(formats) / sizeof(*formats))
 
 #define ENDING ".safetensors"
@@ -26,7 +27,7 @@ static sara_status parse_format(sara_context *ctx, sara_export_format *out, cons
             *out = (sara_export_format)i;
             return SARA_OK;
         }
-    return sara_fail(ctx, SARA_ERROR_USAGE, "%s%s: expected comfyui, a1111, lora or peft",
+    return sara_fail(ctx, SARA_ERROR_USAGE, "%s%s: expected comfyui, a1111, lora, peft or shira",
                      name ? "format " : "no format given", name ? name : "");
 }
 
@@ -47,6 +48,10 @@ static sara_status export_parse(sara_context *ctx, sara_export *e, const sara_ex
         status = sara_fail(ctx, SARA_ERROR_USAGE, "format %s: no rank given", o->format);
     else if (ranked && o->rank < 0)
         status = sara_fail(ctx, SARA_ERROR_USAGE, "rank %d: expected at least 1", o->rank);
+    else if (e->format == SARA_EXPORT_SHIRA && (o->rank || o->save_precision))
+        status = sara_fail(ctx, SARA_ERROR_USAGE,
+                           "format shira: has the run's rank and fp32; leave %s out",
+                           o->rank ? "rank" : "save_precision");
     else if (!ranked && o->rank != 0)
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "rank %d: format %s holds the whole change; lora and peft have a rank",
@@ -55,18 +60,23 @@ done:
     return status;
 }
 
+static bool is_folder(const sara_export *e)
+{
+    return e->format == SARA_EXPORT_PEFT || e->format == SARA_EXPORT_SHIRA;
+}
+
 /* Whoever loads it goes by the name. */
 static sara_status export_check_name(sara_context *ctx, const sara_export *e, const char *out)
 {
     size_t length = strlen(out);
-    bool folder = e->format == SARA_EXPORT_PEFT;
+    bool folder = is_folder(e);
     while (length > 1 && out[length - 1] == '/')
         length--;
     bool ending = length >= strlen(ENDING) &&
                   strncmp(out + length - strlen(ENDING), ENDING, strlen(ENDING)) == 0;
     if (folder && ending)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: format peft is a folder; name it %.*s", out,
-                         (int)(length - strlen(ENDING)), out);
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s: format %s is a folder; name it %.*s", out,
+                         formats[e->format], (int)(length - strlen(ENDING)), out);
     if (!folder && (!ending || out[length]))
         return sara_fail(ctx, SARA_ERROR_USAGE, "%s: format %s is a file; name it %.*s%s", out,
                          formats[e->format], (int)length, out, ending ? "" : ENDING);
@@ -81,8 +91,7 @@ sara_status sara_export_check(sara_context *ctx, const char *out,
     TRY(export_parse(ctx, &e, options));
     if (out && *out)
         TRY(export_check_name(ctx, &e, out));
-    TRY(e.format == SARA_EXPORT_PEFT ? sara_check_new_folder(ctx, out)
-                                   : sara_check_new_file(ctx, out));
+    TRY(is_folder(&e) ? sara_check_new_folder(ctx, out) : sara_check_new_file(ctx, out));
 done:
     return status;
 }
@@ -136,7 +145,10 @@ sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *repor
     TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32, !dense));
     export_fill_report(&e);
     sara_export_find_text(&e);
-    TRY(dense ? sara_export_dense(&e) : sara_export_low_rank(&e));
+    if (e.format == SARA_EXPORT_SHIRA)
+        TRY(sara_export_shira(&e));
+    else
+        TRY(dense ? sara_export_dense(&e) : sara_export_low_rank(&e));
     sara_sized_write(report, report_size, &e.report, sizeof(e.report));
 done:
     if (status == SARA_INTERRUPTED)

@@ -8,7 +8,8 @@ typedef enum sara_export_format {
     SARA_EXPORT_COMFYUI,
     SARA_EXPORT_A1111,
     SARA_EXPORT_LORA,
-    SARA_EXPORT_PEFT
+    SARA_EXPORT_PEFT,
+    SARA_EXPORT_SHIRA
 } sara_export_format;
 
 /* What is changed of one tensor. */
@@ -65,6 +66,7 @@ void sara_export_find_text(sara_export *e);
 /* Each writes its file or folder and fills in what the report says of it. */
 SARA_NODISCARD sara_status sara_export_dense(sara_export *e);
 SARA_NODISCARD sara_status sara_export_low_rank(sara_export *e);
+SARA_NODISCARD sara_status sara_export_shira(sara_export *e);
 
 /* export_names.c: "conv_in" of "conv_in.weight" and "conv_in.bias", both ends told apart. */
 SARA_NODISCARD sara_status sara_export_layer(sara_arena *arena, const char **out, bool *is_bias,

@@ -12,6 +12,7 @@ typedef struct sara_model_adapter {
     double strength;
     size_t before[SARA_MOST_PARTS]; /* how many were on each part before it */
     const struct sara_adapter_kind *kind;
+    int64_t shira_rank; /* of an adapter that a run of SHiRA has made; 0: it is none */
 } sara_model_adapter;
 
 typedef struct sara_model_part {

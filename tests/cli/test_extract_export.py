@@ -297,7 +297,7 @@ class Export(Tuned):
         os.mkdir(self.path("y.safetensors"))
         before = sorted(os.listdir(self.folder))
         for words, args in (
-            (["no format", "comfyui, a1111, lora or peft"], ["-o", "x"]),
+            (["no format", "comfyui, a1111, lora, peft or shira"], ["-o", "x"]),
             (["format diffusers", "expected comfyui"], ["-o", "x", "--format", "diffusers"]),
             (["format lora", "no rank"], ["-o", "x", "--format", "lora"]),
             (["rank 4", "a1111"], ["-o", "x", "--format", "a1111", "--rank", "4"]),

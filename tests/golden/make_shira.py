@@ -64,7 +64,8 @@ def main(kind):
     for name, module in model.base_model.model.named_modules():
         if hasattr(module, "shira_indices"):
             row, col = module.shira_indices["default"].long()
-            changed = module.base_layer.weight.detach() + module.get_delta_weight("default").to_dense()
+            delta = module.get_delta_weight("default").to_dense()
+            changed = module.base_layer.weight.detach() + delta
             tensors[f"after.{name}.weight"] = changed[row, col].detach().clone()
             tensors[f"index.{name}.weight"] = (row * changed.shape[1] + col).to(torch.int32)
     settings = dict(learning_rate=str(RATE), max_grad_norm=str(CLIP), adam_weight_decay="0",
@@ -73,7 +74,17 @@ def main(kind):
     save_file(tensors, f"{HERE}/shira_{kind}.safetensors", settings)
 
 
+def write_folder():
+    """A folder as PEFT writes it, of few layers, with random changes."""
+    config = ShiraConfig(r=1, target_modules=r".*attn1\.to_q", random_seed=7)
+    config.init_weights = False
+    model = get_peft_model(UNet2DConditionModel.from_pretrained(f"{HERE}/unet_sd1"), config)
+    model.save_pretrained(f"{HERE}/shira_peft")
+    os.remove(f"{HERE}/shira_peft/README.md")
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
+    write_folder()
     for kind in ("sd1", "sd2"):
         main(kind)

@@ -8,7 +8,7 @@ static void test_options_refused(void **state)
         sara_export_options options;
         const char *line;
     } cases[] = {
-        {{.format = NULL}, "no format given: expected comfyui, a1111, lora or peft"},
+        {{.format = NULL}, "no format given: expected comfyui, a1111, lora, peft or shira"},
         {{.format = "diffusers"}, "format diffusers: expected comfyui"},
         {{.format = "lora"}, "format lora: no rank given"},
         {{.format = "peft", .rank = -3}, "rank -3: expected at least 1"},

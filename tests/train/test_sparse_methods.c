@@ -249,6 +249,100 @@ static void test_ltsft_longer(void **state)
     assert_string_equal(test_run_sha256(run), sha256);
 }
 
+/* --------------------------------------------------------------------------------- PEFT's files */
+
+static sara_model *load_with(test_run *run, const char *adapter)
+{
+    sara_model *model = NULL;
+    const sara_model_options options = {.unet_only = true};
+    assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
+    if (adapter)
+        assert_ok(run->ctx, sara_model_apply(run->ctx, model, adapter, 1, false));
+    return model;
+}
+
+/* A folder that PEFT wrote adds its values at its rows and columns, on top of another adapter. */
+static void test_shira_of_peft(void **state)
+{
+    const char *folder = SARA_TEST_GOLDEN "/shira_peft";
+    test_run *run = *state;
+    sara_safetensors *file =
+        test_open(run->ctx, SARA_TEST_GOLDEN "/shira_peft/adapter_model.safetensors");
+    sara_model *base = load_with(run, NULL), *model = load_with(run, folder);
+    const sara_params *params = &model->denoiser->params;
+    size_t changed = 0, expected = 0;
+    for (size_t p = 0; p < params->count; p++) {
+        const sara_param *now = &params->items[p], *was = &base->denoiser->params.items[p];
+        size_t entries = (size_t)sara_shape_count(&now->value.shape), count;
+        const char *layer = test_text(run, "base_model.model.%.*s",
+                                      (int)(strrchr(now->name, '.') - now->name), now->name);
+        const char *name = test_text(run, "%s.shira_indices", layer);
+        for (size_t i = 0; i < entries; i++)
+            changed += sara_param_get(now, i) != sara_param_get(was, i);
+        if (!sara_safetensors_find(file, name) || now->value.shape.rank != 2)
+            continue;
+        float *weights =
+            test_load_f32(run->ctx, file, test_text(run, "%s.shira_weight", layer), &count);
+        const sara_shape pairs = sara_shape2(2, (int64_t)count);
+        sara_tensor indices = {0};
+        assert_ok(run->ctx, sara_safetensors_load(file, &indices, name, SARA_I32, &pairs));
+        const int32_t *at = indices.data;
+        for (size_t i = 0; i < count; i++) {
+            size_t place = (size_t)at[i] * (size_t)now->value.shape.dims[1] + (size_t)at[count + i];
+            assert_true(sara_param_get(now, place) == sara_param_get(was, place) + weights[i]);
+        }
+        expected += count;
+        sara_tensor_free(run->ctx, &indices);
+        sara_free(run->ctx, weights);
+    }
+    assert_true(expected > 100);
+    assert_int_equal(changed, expected);
+    sara_model_free(base);
+    sara_model_free(model);
+    sara_safetensors_close(file);
+}
+
+static void test_shira_export(void **state)
+{
+    test_run *run = *state;
+    sara_export_options options;
+    sara_export_options_init(&options);
+    options.format = "shira";
+    run->options.method = "shira";
+    run->options.max_train_steps = 3;
+    assert_ok(run->ctx, test_run_train(run));
+    const char *adapter = test_text(run, "%s/adapter.safetensors", run->output);
+    const char *folder = test_text(run, "%s/peft", run->folder);
+    sara_model *model = load_with(run, adapter);
+    assert_ok(run->ctx, sara_model_export(run->ctx, NULL, model, folder, &options));
+    sara_model *other = load_with(run, folder);
+    for (size_t p = 0; p < model->denoiser->params.count; p++) {
+        const sara_param *a = &model->denoiser->params.items[p];
+        const sara_param *b = &other->denoiser->params.items[p];
+        size_t count = (size_t)sara_shape_count(&a->value.shape);
+        for (size_t i = 0; i < count; i++) /* the sum of base and change rounds */
+            assert_close(fabs((double)sara_param_get(a, i) - (double)sara_param_get(b, i)), 1e-9,
+                         a->name);
+    }
+    sara_model_free(other);
+    sara_model_free(model);
+    sara_safetensors *file =
+        test_open(run->ctx, test_text(run, "%s/adapter_model.safetensors", folder));
+    const sara_tensor_info *info = sara_safetensors_at(file, 0);
+    assert_non_null(strstr(info->name, ".attn1.to_k.shira_indices"));
+    assert_int_equal(info->shape.dims[1], 256); /* 4 (32 + 32) */
+    sara_safetensors_close(file);
+    /* Of another method, by name. */
+    run->options.method = "sara";
+    test_run_output(run, "plain");
+    assert_ok(run->ctx, test_run_train(run));
+    model = load_with(run, test_text(run, "%s/adapter.safetensors", run->output));
+    assert_refused(
+        run->ctx, SARA_ERROR_USAGE, "format shira: adapter was not trained with --method shira",
+        sara_model_export(run->ctx, NULL, model, test_text(run, "%s/none", run->folder), &options));
+    sara_model_free(model);
+}
+
 /* ------------------------------------------------------------------------------------- refused */
 
 static void test_refused(void **state)
@@ -278,7 +372,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_shira),         TEST_CASE(test_ltsft),         TEST_CASE(test_shira_result),
         TEST_CASE(test_ltsft_result),  TEST_CASE(test_shira_resumed), TEST_CASE(test_ltsft_resumed),
-        TEST_CASE(test_ltsft_skipped), TEST_CASE(test_ltsft_longer),  TEST_CASE(test_refused),
+        TEST_CASE(test_shira_of_peft), TEST_CASE(test_shira_export),  TEST_CASE(test_ltsft_skipped),
+        TEST_CASE(test_ltsft_longer),  TEST_CASE(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
