@@ -277,8 +277,8 @@ typedef struct sara_adapter_report {
 /* What an adapter file holds, a LoRA of others too. It is read and checked as for applying; with a
  * base (NULL: none) also against that: another base than the adapter's is SARA_ERROR_INPUT unless
  * force. The change is one of the base's weights in memory, without adapters that are applied to
- * it. *out: sara_adapter_report_free(). Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_USAGE if adapters
- * are applied to the base, SARA_ERROR_MEMORY. */
+ * it. *out: sara_adapter_report_free(). Errors: SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_USAGE
+ * if adapters are applied to the base, SARA_ERROR_MEMORY. */
 SARA_NODISCARD sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out,
                                                 const char *path, sara_model *base, bool force);
 void sara_adapter_report_free(sara_context *ctx, sara_adapter_report *report);
@@ -477,9 +477,10 @@ typedef struct sara_train_options {
      * above 0. An adapter without sara.threshold needs learning_rate. NULL: start from the base. */
     const char *adapter;
     double threshold;            /* 0: from trainable */
-    /* How many entries are trained (of "full" all are); of "lora", "dora", "adaptformer" and "shira"
-     * the rank or width that comes nearest.
-     * "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: 5.8% */
+    /* How many entries are trained (of "full" all are); of "lora", "dora", "adaptformer" and
+     * "shira" the rank or width that comes nearest.
+     * "5.8%", "0.058", "20M", "50000"; "1", "1.0": one entry, "100%": all; NULL: of "sara" and
+     * "ltsft" 5.8%, of the others the default of rank or adapter_width */
     const char *trainable;
     double learning_rate;        /* 0: 1e-3 exp(-350 threshold); "full": 1e-5, others: 1e-4 */
     double lambda_rank;          /* 5e-4 */
@@ -514,9 +515,9 @@ typedef struct sara_train_options {
     const char *method; /* "sara"; "full": all entries are trained, and the run folder gets the
                            denoiser's component folder (unet/) instead of an adapter */
     const char *device; /* see sara_model_options; mixed_precision goes with "cpu" */
-    /* Of "sara": which entries the budget takes: "smallest", "largest", "random", "gradient" (of the
-     * largest sums of gradients over mask_steps micro-batches) or "lift" (of the largest magnitudes
-     * in each matrix's best approximation of rank `rank`, arXiv 2506.00772) */
+    /* Of "sara": which entries the budget takes: "smallest", "largest", "random", "gradient" (of
+     * the largest sums of gradients over mask_steps micro-batches) or "lift" (of the largest
+     * magnitudes in each matrix's best approximation of rank `rank`, arXiv 2506.00772) */
     const char *mask;         /* "smallest" */
     int mask_steps;           /* 0: 64 */
     int rank;                 /* of "lora", "dora" and "shira", and of the mask "lift"; 0: 4, or by
@@ -527,7 +528,7 @@ typedef struct sara_train_options {
     const char *save_as;      /* of "lora" and "dora": "kohya" or "peft"; NULL: kohya */
     int adapter_width;        /* of "adaptformer": of the bottleneck; 0: 64, or by trainable */
     double adapter_scale;     /* of "adaptformer": 0.1 */
-    int64_t ltsft_steps;      /* of "ltsft": those of its first phase; 0: as many as the second's */
+    int64_t ltsft_steps;      /* of "ltsft": those of its first phase; 0: half of all steps */
 } sara_train_options;
 
 typedef struct sara_train_result {
@@ -537,7 +538,7 @@ typedef struct sara_train_result {
     double threshold; /* NaN where the run's adapter has none */
     double learning_rate;
     double first_loss, last_loss; /* means over up to 20 steps */
-    char result[64]; /* in output_dir: "adapter.safetensors", or of the method "full" "unet" */
+    char result[64]; /* in output_dir: the adapter's file or folder, of "full" the folder "unet" */
 } sara_train_result;
 
 void sara_train_options_init_sized(sara_train_options *options, size_t size);
@@ -553,8 +554,7 @@ typedef struct sara_option_info {
 } sara_option_info;
 /* The options that sara_train_options_set() knows, from index 0; NULL past the last. */
 const sara_option_info *sara_train_option_at(size_t index);
-/* The one of a name or of an alias, other trainers' name of it ("network_dim"); NULL: there is none.
- */
+/* The one of a name or of an alias, other trainers' name of it ("network_dim"); NULL: none. */
 const sara_option_info *sara_train_option_find(const char *name);
 /* Whether an option (its name, no alias) goes with a method; most go with all. No method of that
  * name: false. */
@@ -585,7 +585,7 @@ typedef struct sara_bench_options {
     int gradient_checkpointing_levels; /* of so many of the largest resolutions alone; 0: all */
     const char *mixed_precision; /* "no" or "bf16" */
     const char *weight_dtype; /* "fp32"; as in sara_model_options */
-    bool rank;             /* times the low-rank term of every matrix too */
+    bool rank; /* times the low-rank term of every matrix too; the method's rank is method_rank */
     uint64_t seed;         /* 42: of weights, latents and texts */
     const char *profile; /* a file for what was computed when, in Chrome's trace format; or NULL */
     const char *device;  /* see sara_model_options */

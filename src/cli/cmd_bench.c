@@ -138,7 +138,8 @@ int cmd_bench(cli *c)
         {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},
         {"steps", 0, CLI_INT, &o.steps, 1, 1000, "N", "(3)"},
         {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET",
-         "5.8%, 0.058, 20M or 50000 entries; 1 and 1.0 are one entry, 100% all (5.8%)"},
+         "5.8%, 0.058, 20M or 50000 entries; 1 and 1.0 are one entry, 100% all (5.8%, "
+         "rank 4 or width 64, by the method)"},
         {"mask", 0, CLI_STRING, &o.mask, 0, 0, "NAME",
          "of sara: smallest, largest, random, gradient, lift (smallest)"},
         {"mask_steps", 0, CLI_INT, &o.mask_steps, 1, 1000000, "N",

@@ -13,12 +13,12 @@ static const cli_refusal refusals[] = {
     {"hub_token", "sara uses no network"},
     {"hub_model_id", "sara uses no network"},
     {"image_column", "metadata names its images by file_name"},
-    {"class_data_dir", "prior preservation is not there; SaRA itself keeps the prior"},
-    {"class_prompt", "prior preservation is not there; SaRA itself keeps the prior"},
-    {"with_prior_preservation", "SaRA itself keeps the prior; leave it out"},
-    {"prior_loss_weight", "SaRA itself keeps the prior; leave it out"},
-    {"num_class_images", "SaRA itself keeps the prior; leave it out"},
-    {"use_8bit_adam", "the optimiser's state is small already: two moments per selected entry"},
+    {"class_data_dir", "there is no prior preservation; leave it out"},
+    {"class_prompt", "there is no prior preservation; leave it out"},
+    {"with_prior_preservation", "there is no prior preservation; leave it out"},
+    {"prior_loss_weight", "there is no prior preservation; leave it out"},
+    {"num_class_images", "there is no prior preservation; leave it out"},
+    {"use_8bit_adam", "the optimiser's moments are float32; leave it out"},
     {"use_ema", "leave it out; there is no moving average"},
     {"scale_lr", "give --learning_rate as it shall be"},
     {"snr_gamma", "leave it out; the loss is not weighted"},
@@ -44,9 +44,9 @@ static const cli_refusal refusals[] = {
     {"num_validation_images", "give --validation_prompt several times"},
     {"validation_epochs", "use --validation_steps"},
     {"save_every_n_epochs", "use --checkpointing_steps"},
-    {"save_precision", "adapters are float32; sara merge --dtype writes fp16 or bf16 models"},
-    {"save_model_as", "the adapter is adapter.safetensors in the run folder"},
-    {"output_name", "the adapter is adapter.safetensors in --output_dir"},
+    {"save_precision", "results are float32; sara merge --dtype writes fp16 or bf16 models"},
+    {"save_model_as", "the result is in the run folder; sara train tells its name at the end"},
+    {"output_name", "the result is in --output_dir; sara train tells its name at the end"},
     {"save_state", "checkpoints always hold all that is needed to resume"},
     {"v2", "the architecture is read from the model folder"},
     {"zero_terminal_snr", "set rescale_betas_zero_snr in the model's scheduler_config.json"},
@@ -129,7 +129,7 @@ static void print_result(const sara_train_options *options, const sara_train_res
     printf("\n%lld of %lld parameters trained\n", (long long)result->selected,
            (long long)result->parameters);
     snprintf(file, sizeof(file), "/%s", result->result);
-    cli_print_path(strstr(result->result, ".safetensors") ? "adapter: " : "weights: ",
+    cli_print_path(strcmp(options->method, "full") == 0 ? "weights: " : "adapter: ",
                    options->output_dir, file);
     cli_print_path("report:  ", options->output_dir, "/report.html");
 }
@@ -148,7 +148,11 @@ int cmd_train(cli *c)
 {
     target t = {.v_parameterization = false};
     bool help;
+    char note[128];
     sara_train_options_init(&t.train);
+    snprintf(note, sizeof(note),
+             "These are for --method %s; sara train --method NAME --help shows another's.\n",
+             method_of(c));
     const cli_option options[] = {
         {"model", 'm', CLI_FORWARD, (char *)"pretrained_model_name_or_path", 0, 0, "DIR", NULL},
         {"output", 'o', CLI_FORWARD, (char *)"output_dir", 0, 0, "DIR", NULL},
@@ -161,12 +165,12 @@ int cmd_train(cli *c)
         .name = "train",
         .summary = "fine-tune a model, with SaRA or otherwise, on a folder of images",
         .usage = "-m DIR --train_data_dir DIR -o DIR [options]",
-        .note = "These are for --method sara; sara train --method NAME --help shows another's.\n",
+        .note = note,
         .examples =
             "  sara train -m base --train_data_dir photos -o run --max_train_steps 1000\n"
             "  sara train ... -o run --resume_from_checkpoint latest [--max_train_steps 2000: "
             "longer]\n"
-            "  sara train ... -o run2 --adapter run/adapter.safetensors:0.8   on from an adapter\n",
+            "  sara train ... -o run2 --adapter run/FILE.safetensors:0.8   on from an adapter\n",
         .options = options,
         .refusals = refusals,
         .resolve = train_resolve,

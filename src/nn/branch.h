@@ -1,5 +1,6 @@
-/* What the low-rank branch of a weight adds to its layer (sara_branch, nn/nn.h): the layer's op makes
- * h = down(x) by its own kind of op and the product x weight^T, and leaves the rest to this. */
+/* What the low-rank branch of a weight adds to its layer (sara_branch, nn/nn.h): the layer's op
+ * makes h = down(x) by its own kind of op and the product x weight^T, and leaves the rest to this.
+ */
 #ifndef SARA_NN_BRANCH_H
 #define SARA_NN_BRANCH_H
 

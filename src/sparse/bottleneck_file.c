@@ -41,16 +41,6 @@ bool sara_bottlenecks_are(const sara_safetensors *file)
     return method && strcmp(method, SARA_BOTTLENECK_METHOD) == 0;
 }
 
-static sara_status check_bottleneck_method(sara_context *ctx, const sara_safetensors *file)
-{
-    const char *method = sara_safetensors_metadata(file, "sara.method");
-    if (sara_bottlenecks_are(file))
-        return SARA_OK;
-    return sara_fail(ctx, SARA_ERROR_INPUT, "%s: is no AdaptFormer's, but of %s%.40s",
-                     sara_safetensors_path(file), method ? "the method " : "no method of sara's",
-                     method ? method : "");
-}
-
 static sara_status read_bottleneck_metadata(const sara_safetensors *file, sara_bottlenecks *out)
 {
     const char *path = sara_safetensors_path(file), *text;
@@ -194,7 +184,6 @@ sara_status sara_bottlenecks_read(sara_device *device, sara_bottlenecks *out,
     int64_t width;
     size_t count;
     sara_status status;
-    TRY(check_bottleneck_method(device->ctx, file));
     TRY(count_layers(device->ctx, file, &count, &width));
     TRY(sara_bottlenecks_start(device->ctx, out, count, width, 0));
     TRY(read_bottleneck_metadata(file, out));

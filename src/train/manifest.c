@@ -249,12 +249,26 @@ static const char *find_difference(const json_t *saved, const json_t *now,
     return NULL;
 }
 
+/* In so many digits as tell them apart. */
+static void dump_values(const json_t *was, const json_t *now, char **a, char **b)
+{
+    static const size_t digits[] = {JSON_REAL_PRECISION(9), JSON_REAL_PRECISION(17)};
+    for (size_t i = 0; i < sizeof(digits) / sizeof(*digits); i++) {
+        free(*a);
+        free(*b);
+        *a = was ? sara_json_dump(was, JSON_ENCODE_ANY | digits[i]) : NULL;
+        *b = now ? sara_json_dump(now, JSON_ENCODE_ANY | digits[i]) : NULL;
+        if (!*a || !*b || strcmp(*a, *b) != 0)
+            return;
+    }
+}
+
 static sara_status refuse_difference(sara_context *ctx, const sara_checkpoint *checkpoint,
                                      const json_t *now, const char *key)
 {
     const json_t *was = json_object_get(json_object_get(checkpoint->manifest, "run"), key);
-    char *a = was ? sara_json_dump(was, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
-    char *b = sara_json_dump(json_object_get(now, key), JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    char *a = NULL, *b = NULL;
+    dump_values(was, json_object_get(now, key), &a, &b);
     sara_status status = sara_fail(
         ctx, SARA_ERROR_USAGE,
         "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",

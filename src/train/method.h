@@ -11,8 +11,7 @@ typedef struct trainer trainer;
 typedef struct sara_method_text {
     char entries[80];         /* which: "|p| < 0.002" */
     char course[64];          /* what the run will come to: "no reselection"; "": nothing */
-    const char *default_rate; /* where the learning rate is from that was not given; NULL: it is
-                                 the method's own */
+    const char *default_rate; /* where the learning rate is from that was not given */
 } sara_method_text;
 
 /* A function that a method has no need of is NULL, where it says so. */

@@ -114,7 +114,7 @@ sara_status sara_train_options_check_beside(sara_context *ctx, const sara_train_
                                started, decided[i]);
         else if (value)
             status = sara_fail(ctx, SARA_ERROR_USAGE,
-                               "--adapter %s: its entries are trained; leave --%s out", o->adapter,
+                               "--adapter %s: it says what is trained; leave --%s out", o->adapter,
                                decided[i]);
         sara_free(ctx, value);
         if (status != SARA_OK)

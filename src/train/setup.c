@@ -208,8 +208,6 @@ static void setup_announce(const trainer *t)
     bool given = o->learning_rate > 0;
     sara_method_text text = {"", "", NULL};
     t->method->describe(t, &text);
-    if (!text.default_rate)
-        text.default_rate = "the method's own";
     sara_log(t->ctx, SARA_LOG_INFO,
              "training %lld of %lld parameters (%.2f %%), %s; learning rate %.3g%s%s%s",
              (long long)t->selected, (long long)t->parameters,

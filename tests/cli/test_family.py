@@ -179,8 +179,9 @@ class Family(Case):
 
     def test_full(self):
         """Full fine-tuning writes the denoiser's folder under its own name."""
-        self.ok("train", "-m", self.model, *TRAIN[:-6], "-t", "1", "--method", "full",
-                "--max_train_steps", "2", "-o", "run")
+        done = self.ok("train", "-m", self.model, *TRAIN[:-6], "-t", "1", "--method", "full",
+                       "--max_train_steps", "2", "-o", "run")
+        self.assertIn("weights: run/mixer\n", done.out)
         with open(self.path("run", "mixer", "config.json")) as file:
             self.assertEqual(json.load(file), CONFIG)
         self.ok("merge", "--unet-only", self.path("run", "mixer"), "-o", "copy")

@@ -31,6 +31,15 @@ class GoingOn(Case):
             steps = [json.loads(line)["step"] for line in file]
         self.assertEqual(steps, list(range(1, 9)))
 
+    def test_peft(self):
+        """Its folder is told as the adapter that it is; a run that goes on writes no other."""
+        args = [*self.args, "--method", "lora", "-o", "run", "--save_as"]
+        done = self.ok(*args, "peft", "--max_train_steps", "1")
+        self.assertIn("adapter: run/lora\n", done.out)
+        words = 'the run has save_as = "peft", now it is "kohya"'
+        self.refused(USAGE, words, *args, "kohya", "--max_train_steps", "2",
+                     "--resume_from_checkpoint", "latest")
+
     def test_from_adapter(self):
         """By an option and by a file of options; what is extracted from two models too."""
         self.ok(*self.args, "-o", "first", "--max_train_steps", "2")

@@ -80,7 +80,9 @@ class Help(Case):
         self.assertEqual(text, self.ok("train", "--method=sara", "-h").out)
         for method, own in METHODS.items():
             for args in (("--method", method, "--help"), ("--help", "--method", method)):
-                shown = set(options_of(self.ok("train", *args).out))
+                text = self.ok("train", *args).out
+                shown = set(options_of(text))
+                self.assertIn(f"These are for --method {method};", text)
                 self.assertLessEqual(own | {"seed", "method", "learning_rate"}, shown)
                 others = set().union(*METHODS.values()) - own
                 self.assertEqual(others & shown, set(), method)

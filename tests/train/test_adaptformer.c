@@ -241,7 +241,8 @@ static void test_refusals(void **state)
     run->options.prediction_type = "v_prediction";
     assert_refused(run->ctx, SARA_ERROR_INPUT, "adapter: made for the base ", test_run_train(run));
     run->options.adapter = SARA_TEST_GOLDEN "/adaptformer_sd1.safetensors";
-    assert_refused(run->ctx, SARA_ERROR_INPUT, "is no AdaptFormer's, but of no method of sara's",
+    assert_refused(run->ctx, SARA_ERROR_INPUT,
+                   "holds no adapter that is known; --method adaptformer goes on from AdaptFormer",
                    test_run_train(run));
 }
 

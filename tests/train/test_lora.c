@@ -354,6 +354,22 @@ static void test_peft(void **state)
 
 /* ------------------------------------------------------------------------------------- refusals */
 
+/* A LoRA with a layer of the model and one that it lacks. */
+static const char *other_layers(test_run *run)
+{
+    static const float zeros[32];
+    const char *path = test_text(run, "%s/others.safetensors", run->folder);
+    const char *layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k";
+    const sara_shape down = sara_shape2(1, 32), up = sara_shape2(32, 1);
+    const sara_tensor_source tensors[] = {
+        {test_text(run, "%s.lora_down.weight", layer), SARA_F32, down, zeros},
+        {test_text(run, "%s.lora_up.weight", layer), SARA_F32, up, zeros},
+        {"lora_unet_other.lora_down.weight", SARA_F32, down, zeros},
+        {"lora_unet_other.lora_up.weight", SARA_F32, up, zeros}};
+    assert_ok(run->ctx, sara_safetensors_save(run->ctx, path, tensors, 4, NULL, 0));
+    return path;
+}
+
 static void test_refusals(void **state)
 {
     test_run *run = *state;
@@ -370,6 +386,9 @@ static void test_refusals(void **state)
     assert_ok(run->ctx, test_run_train(run));
     run->options.resume_from_checkpoint = "latest";
     refuse(run, usage, "rank", "5", "the run has rank = 3, now it is 5");
+    refuse(run, usage, "learning_rate", "0.00010000000000000002",
+           "the run has learning_rate = 0.0001, now it is 0.00010000000000000002;");
+    refuse(run, usage, "save_as", "peft", "the run has save_as = \"kohya\", now it is \"peft\"");
     refuse(run, usage, "method", "dora", "the run has method = \"lora\", now it is \"dora\"");
     run->options.resume_from_checkpoint = NULL;
     run->options.rank = 0;
@@ -377,9 +396,11 @@ static void test_refusals(void **state)
     refuse(run, input, "adapter", start_of(run, "dora_all_sd1"),
            "has a magnitude (a DoRA); --method dora goes on from it");
     refuse(run, input, "adapter", start_of(run, "adaptformer_sd1"),
-           "holds an adapter of adaptformer; --method lora goes on from a LoRA");
+           "holds an adapter of adaptformer; --method lora goes on from LoRA files");
+    refuse(run, input, "adapter", other_layers(run),
+           "changes 1 layers that the model does not have, of which a run would lose the changes");
     run->options.adapter = start_of(run, "lora_sd1");
-    refuse(run, usage, "rank", "4", "leave --rank out");
+    refuse(run, usage, "rank", "4", "it says what is trained; leave --rank out");
     refuse(run, usage, "lora_alpha", "4", "leave --lora_alpha out");
     refuse(run, usage, "lora_targets", "all", "leave --lora_targets out");
     refuse(run, usage, "trainable", "20k", "leave --trainable out");

@@ -115,6 +115,7 @@ static void test_shira_result(void **state)
     assert_string_equal(result.result, "adapter.safetensors");
     assert_true(isnan(result.threshold) && result.learning_rate == 1e-4);
     assert_non_null(strstr(run->log, "as many as rank 4 has; targets linear; learning rate"));
+    assert_non_null(strstr(run->log, "learning rate 0.0001 (of SHiRA)"));
     test_run_adapter(run, &adapter);
     int64_t rank4 = result.selected;
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.method"), "shira");
@@ -156,6 +157,8 @@ static void test_ltsft_result(void **state)
     assert_int_equal(result.selected, 54647); /* 5.8 % of 942196 */
     assert_true(isnan(result.threshold) && result.learning_rate == 1e-4);
     assert_non_null(strstr(run->log, "1 of the first phase, 2 of the second"));
+    assert_non_null(strstr(run->log, "those that move most while all are trained for 1 step; "
+                                     "learning rate 0.0001 (of LT-SFT)"));
     test_run_adapter(run, &adapter);
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.method"), "ltsft");
     assert_string_equal(sara_adapter_metadata(&adapter, "sara.ltsft_steps"), "1");

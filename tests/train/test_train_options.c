@@ -203,7 +203,7 @@ static void test_contradictions(void **state)
     o->adapter = "x";
     o->trainable = NULL;
     o->progressive_iter = -1;
-    assert_refused(run->ctx, SARA_ERROR_USAGE, "--adapter x: its entries are trained; leave --mask",
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--adapter x: it says what is trained; leave --mask",
                    test_run_train(run));
     o->adapter = NULL;
     o->mask = "smallest";
@@ -270,7 +270,6 @@ static void test_json(void **state)
                                                "replay",
                                                "output_dir",
                                                "adapter",
-                                               "save_as",
                                                "validation_prompt",
                                                "validation_steps",
                                                "validation_guidance_scale",

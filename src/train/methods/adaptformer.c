@@ -35,15 +35,15 @@ static sara_status read_origin(const trainer *t)
     adaptformer *a = adaptformer_of(t);
     bool resumed = t->checkpoint.folder != NULL; /* the base is compared with the run's */
     const sara_base *base = resumed ? NULL : &t->model->base;
-    sara_safetensors *file = NULL;
+    sara_adapter_source source = {0};
     sara_status status;
-    TRY(sara_safetensors_open(t->ctx, &file, a->origin.path));
-    TRY(sara_bottlenecks_read(t->model->device, &a->bottlenecks, file));
+    TRY(sara_origin_read(t, &source, a->origin.path, &sara_adapter_kind_beside));
+    TRY(sara_bottlenecks_read(t->model->device, &a->bottlenecks, source.file));
     status = sara_bottlenecks_check(&a->bottlenecks, &t->model->denoiser->params, base);
     if (status != SARA_OK)
         sara_fail_in(t->ctx, status, sara_origin_source(t));
 done:
-    sara_safetensors_close(file);
+    sara_adapter_source_close(&source);
     return status;
 }
 

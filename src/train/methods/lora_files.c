@@ -21,6 +21,11 @@ static sara_status check_layer(const trainer *t, const sara_lora_layer *layer)
 static sara_status check_set(const trainer *t, const sara_lora_set *set)
 {
     sara_status status = SARA_OK;
+    if (set->left_out > 0)
+        return sara_fail(t->ctx, SARA_ERROR_INPUT,
+                         "changes %zu layers that the model does not have, of which a run would "
+                         "lose the changes",
+                         set->left_out);
     for (int i = 1; i < t->model->family->part_count; i++)
         if (set->parts[i].count > 0)
             return sara_fail(t->ctx, SARA_ERROR_INPUT,
@@ -37,13 +42,8 @@ sara_status sara_lora_run_read(const trainer *t, sara_lora_set *out, const char 
 {
     sara_adapter_source source = {0};
     sara_status status;
-    TRY(sara_adapter_source_open(t->ctx, &source, path));
-    const char *method = sara_safetensors_metadata(source.file, "sara.method");
-    if (source.kind != &sara_adapter_kind_lora)
-        TRY(sara_fail(t->ctx, SARA_ERROR_INPUT,
-                      "%s: holds an adapter of %.40s; --method %s goes on from a LoRA", path,
-                      method ? method : source.kind->name, t->method->name));
-    TRY(sara_lora_read(t->ctx, out, &source, t->model, false));
+    TRY(sara_origin_read(t, &source, path, &sara_adapter_kind_lora));
+    TRY(sara_lora_read(t->ctx, out, &source, t->model, true)); /* check_set() refuses the rest */
     status = check_set(t, out);
     if (status != SARA_OK)
         sara_fail_in(t->ctx, status, path);

@@ -179,10 +179,12 @@ static sara_status ltsft_resolve(const trainer *t, json_t *run)
 static void ltsft_describe(const trainer *t, sara_method_text *out)
 {
     const long long first = (long long)ltsft_of(t)->steps, second = (long long)t->steps - first;
-    snprintf(out->entries, sizeof(out->entries), "those that move most in %lld steps of all",
-             first);
+    snprintf(out->entries, sizeof(out->entries),
+             "those that move most while all are trained for %lld step%s", first,
+             first == 1 ? "" : "s");
     snprintf(out->course, sizeof(out->course), "%lld of the first phase, %lld of the second", first,
              second);
+    out->default_rate = "of LT-SFT";
 }
 
 static sara_status ltsft_finish(const trainer *t)

@@ -1,8 +1,6 @@
 /* A run that starts from an adapter: from which file, and at which strength. */
 #include "train/methods/origin.h"
 
-#include "pipeline/adapter_kind.h"
-
 /* Of a folder the weights' in it. */
 static sara_status hash_adapter(sara_context *ctx, char sha256[65], const char *path)
 {
@@ -106,4 +104,23 @@ void sara_origin_close(const trainer *t, sara_origin *origin)
 {
     sara_free(t->ctx, origin->path);
     origin->path = NULL;
+}
+
+sara_status sara_origin_read(const trainer *t, sara_adapter_source *out, const char *path,
+                             const sara_adapter_kind *kind)
+{
+    const char *method;
+    sara_status status;
+    TRY(sara_adapter_source_open(t->ctx, out, path));
+    method = sara_safetensors_metadata(out->file, "sara.method");
+    if (out->kind != kind)
+        status = sara_fail(t->ctx, SARA_ERROR_INPUT,
+                           "%s: holds %s%.40s; --method %s goes on from %s files", path,
+                           out->kind->is(out) ? "an adapter of " : "no adapter that is known",
+                           !out->kind->is(out) ? ""
+                           : method            ? method
+                                               : out->kind->name,
+                           t->method->name, kind->name);
+done:
+    return status;
 }

@@ -2,6 +2,7 @@
 #ifndef SARA_TRAIN_METHODS_ORIGIN_H
 #define SARA_TRAIN_METHODS_ORIGIN_H
 
+#include "pipeline/adapter_kind.h"
 #include "train/trainer.h"
 
 /* The adapter that the run starts, or started, from. */
@@ -17,6 +18,10 @@ typedef struct sara_origin {
  * the folder. *out is zero at first, and in any case to be closed. */
 SARA_NODISCARD sara_status sara_origin_open(const trainer *t, sara_origin *out, const char *file);
 const char *sara_origin_source(const trainer *t); /* for errors: what the user has named */
+/* Opens such a file; another kind than the method's is SARA_ERROR_INPUT. *out:
+ * sara_adapter_source_close(), even after an error. */
+SARA_NODISCARD sara_status sara_origin_read(const trainer *t, sara_adapter_source *out,
+                                            const char *path, const sara_adapter_kind *kind);
 /* For resolve(). */
 SARA_NODISCARD sara_status sara_origin_resolve(const trainer *t, const sara_origin *origin,
                                                json_t *run);

@@ -132,6 +132,7 @@ static void shira_describe(const trainer *t, sara_method_text *out)
 {
     snprintf(out->entries, sizeof(out->entries), "at random, as many as rank %lld has; targets %s",
              (long long)shira_of(t)->rank, shira_targets(t));
+    out->default_rate = "of SHiRA";
 }
 
 const sara_method sara_method_shira = {
