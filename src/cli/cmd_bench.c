@@ -87,10 +87,12 @@ static int print_bench_report(const cli *c, const char *report)
     return 0;
 }
 
-static int bench(const cli *c, const sara_bench_options *options, bool json)
+static int bench(const cli *c, sara_bench_options *options, const cli_seed *seed, bool json)
 {
     char *report = NULL;
-    int code = 0;
+    int code = cli_take_seed(c, &options->seed, seed, 1);
+    if (code)
+        return code;
     sara_status status = sara_bench(c->ctx, &report, options);
     if (status != SARA_OK)
         return cli_fail_context(c, status);
@@ -114,18 +116,33 @@ static const cli_refusal missing[] = {
     {NULL, NULL},
 };
 
+static int parse_bench(cli *c, const cli_option *options, bool *help)
+{
+    const cli_command command = {
+        .name = "bench",
+        .summary = "time training steps on this machine",
+        .usage = "-m PATH | --shape NAME [options]",
+        .examples = "  sara bench --shape sd15\n"
+                    "  sara bench -m base --latent 32 --method forward\n"
+                    "  sara bench -m unet.safetensors --model_config base --latent 32\n"
+                    "  sara bench --shape sd15 --trainable 2% --profile trace.json --json\n",
+        .options = options,
+        .refusals = refusals,
+        .missing = missing,
+    };
+    return cli_parse(c, &command, help);
+}
+
 int cmd_bench(cli *c)
 {
     sara_bench_options o;
-    cli_seed seed;
     bool json = false, help;
     sara_bench_options_init(&o);
-    seed = (cli_seed){o.seed, false};
+    cli_seed seed = {o.seed, false};
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &o.model, 0, 0, "PATH",
          "a diffusers folder, whose unet/ is read, a bare unet/ folder or a .safetensors file"},
-        {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME",
-         "a U-Net with random weights instead: sd15, sd21 or tiny"},
+        {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME", "random weights: sd15, sd21 or tiny"},
         {"variant", 0, CLI_STRING, &o.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
         {"model_config", 0, CLI_STRING, &o.model_config, 0, 0, "DIR",
          "for a file: a diffusers folder with its configs"},
@@ -142,8 +159,7 @@ int cmd_bench(cli *c)
          "rank 4 or width 64, by the method)"},
         {"mask", 0, CLI_STRING, &o.mask, 0, 0, "NAME",
          "of sara: smallest, largest, random, gradient, lift (smallest)"},
-        {"mask_steps", 0, CLI_INT, &o.mask_steps, 1, 1000000, "N",
-         "micro-batches of --mask gradient (64)"},
+        {"mask_steps", 0, CLI_INT, &o.mask_steps, 1, 1000000, "N", "of --mask gradient (64)"},
         {"rank", 0, CLI_INT, &o.method_rank, 1, 65536, "N",
          "of lora, dora, shira (4); of --mask lift (128)"},
         {"lora_alpha", 0, CLI_DOUBLE, &o.lora_alpha, 1e-30, 1e9, "N", "of lora, dora (the rank)"},
@@ -153,8 +169,9 @@ int cmd_bench(cli *c)
         {"adapter_scale", 0, CLI_DOUBLE, &o.adapter_scale, 1e-30, 1e6, "N", "of adaptformer (0.1)"},
         {"lambda_rank", 0, CLI_DOUBLE, &o.lambda_rank, 0, 1e6, "N",
          "weight of the low-rank term; 0: none (5e-4)"},
-        {"time_rank_term", 0, CLI_SWITCH, &o.rank, 0, 0, NULL,
-         "time every matrix's low-rank term too"},
+        {"network_dim", 0, CLI_INT, &o.method_rank, 1, 65536, "N", NULL}, /* kohya's names */
+        {"network_alpha", 0, CLI_DOUBLE, &o.lora_alpha, 1e-30, 1e9, "N", NULL},
+        {"time_rank_term", 0, CLI_SWITCH, &o.rank, 0, 0, NULL, "time the low-rank terms too"},
         {"gradient_checkpointing", 0, CLI_SWITCH, &o.gradient_checkpointing, 0, 0, NULL,
          "compute blocks again in backward, which saves memory"},
         {"gradient_checkpointing_levels", 0, CLI_INT, &o.gradient_checkpointing_levels, 1, 8, "N",
@@ -173,20 +190,6 @@ int cmd_bench(cli *c)
         CLI_CONFIG_OPTION,
         {0},
     };
-    const cli_command command = {
-        .name = "bench",
-        .summary = "time training steps on this machine",
-        .usage = "-m PATH | --shape NAME [options]",
-        .examples = "  sara bench --shape sd15\n"
-                    "  sara bench -m base --latent 32 --method forward\n"
-                    "  sara bench -m unet.safetensors --model_config base --latent 32\n"
-                    "  sara bench --shape sd15 --trainable 2% --profile trace.json --json\n",
-        .options = options,
-        .refusals = refusals,
-        .missing = missing,
-    };
-    int code = cli_parse(c, &command, &help);
-    if (code == 0 && !help)
-        code = cli_take_seed(c, &o.seed, &seed, 1);
-    return code || help ? code : bench(c, &o, json);
+    int code = parse_bench(c, options, &help);
+    return code || help ? code : bench(c, &o, &seed, json);
 }

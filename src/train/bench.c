@@ -6,7 +6,11 @@
 #include <sys/resource.h>
 
 #define TEXT_LENGTH 77
-#define FORWARD     "forward" /* no method: passes without gradients */
+#define FORWARD     "forward"
+
+/* No method of a run: passes without gradients. */
+static const sara_method forward_alone = {
+    .name = FORWARD, .title = "a forward pass", .options = (const char *const[]){NULL}};
 
 static const sara_options_type bench_options_type = SARA_OPTIONS_TYPE(sara_bench_options, profile);
 static const sara_bench_options bench_defaults = {.method = "sara",
@@ -77,7 +81,7 @@ static sara_status check_method(bench *b)
 {
     const sara_bench_options *o = b->options;
     sara_train_options options, defaults;
-    const sara_method *method = NULL;
+    const sara_method *method = &forward_alone;
     sara_status status = SARA_OK;
     sara_train_options_init(&defaults);
     take_train_options(&options, o);
@@ -88,18 +92,15 @@ static sara_status check_method(bench *b)
                          o->lambda_rank);
     if (!o->method)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--method: a value is missing");
-    if (strcmp(o->method, FORWARD) != 0) {
+    if (strcmp(o->method, FORWARD) != 0)
         TRY(sara_method_find(b->ctx, &method, o->method, FORWARD));
-        options.method = o->method;
-        TRY(sara_train_options_check_values(b->ctx, &options));
-        TRY(sara_train_options_check_method(b->ctx, &options));
-        TRY(sara_method_check_options(b->ctx, method, &options));
+    options.method = o->method;
+    TRY(sara_train_options_check_values(b->ctx, &options));
+    TRY(sara_train_options_check_method(b->ctx, &options));
+    TRY(sara_method_check_options(b->ctx, method, &options));
+    if (method != &forward_alone)
         TRY(sara_method_start(&b->t, method));
-    } else if (o->trainable) {
-        return sara_fail(b->ctx, SARA_ERROR_USAGE,
-                         "--trainable %s: --method " FORWARD " trains nothing", o->trainable);
-    }
-    if (o->rank && (!method || !method->time_term || o->lambda_rank == 0))
+    if (o->rank && (!method->time_term || o->lambda_rank == 0))
         status = sara_fail(b->ctx, SARA_ERROR_USAGE,
                            "--time_rank_term: --method %s with --lambda_rank %g has no low-rank "
                            "term",
@@ -205,8 +206,14 @@ static sara_status make_batches(bench *b)
     if (o->latent < info->least_side)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %d or more",
                          o->latent, b->t.model->denoiser->class->title, info->least_side);
-    return sara_batches_random(b->ctx, &b->t.batches, b->t.model, &shape, o->steps, o->seed,
+    return sara_batches_random(b->ctx, &b->t.batches, b->t.model, &shape, b->t.steps, o->seed,
                                &b->t.objective);
+}
+
+/* What comes of it is timed. */
+static bool has_first_phase(const bench *b)
+{
+    return b->t.method && b->t.method->turn;
 }
 
 /* The trainer without a run folder. */
@@ -215,12 +222,13 @@ static sara_status open_trainer(bench *b)
     const sara_bench_options *o = b->options;
     trainer *t = &b->t;
     sara_status status;
-    t->steps = o->steps;
+    t->steps = o->steps + (has_first_phase(b) ? 1 : 0);
     sara_metadata_list_init(&t->metadata, b->ctx);
     take_train_options(&t->options, o);
     t->options.progressive_iter = 0; /* never */
     t->options.learning_rate = 1e-5; /* any; the formula has none for all entries */
     t->options.gradient_accumulation_steps = 1;
+    t->options.ltsft_steps = has_first_phase(b) ? 1 : 0;
     TRY(sara_trainer_open_device(t));
     TRY(bench_load(b));
     TRY(t->model->family->objective(b->ctx, &t->objective, &t->model->scheduler));
@@ -284,6 +292,17 @@ done:
     return status;
 }
 
+/* Of one step, and what turns it into the second, neither of them timed. */
+static sara_status pass_first_phase(bench *b)
+{
+    double loss;
+    sara_status status;
+    TRY(compute_step(b, &loss));
+    TRY(b->t.method->turn(&b->t));
+done:
+    return status;
+}
+
 static int64_t peak_bytes(void)
 {
     struct rusage usage;
@@ -296,6 +315,8 @@ static sara_status bench_run(bench *b)
     TRY(bench_check_options(b));
     TRY(open_trainer(b));
     TRY(sara_alloc_zero(b->ctx, &b->steps, (size_t)b->options->steps, sizeof(*b->steps)));
+    if (has_first_phase(b))
+        TRY(pass_first_phase(b));
     TRY(sara_trace_start(b->ctx));
     for (int i = 0; i < b->options->steps; i++)
         TRY(time_step(b, i));

@@ -84,11 +84,16 @@ static size_t count_owners(const char *name)
     return count;
 }
 
+static bool goes_with(const char *option, const sara_method *method)
+{
+    return has_option(method, option) || count_owners(option) == 0;
+}
+
 bool sara_train_option_goes_with(const char *option, const char *method)
 {
     for (size_t i = 0; i < METHOD_COUNT; i++)
         if (method && strcmp(methods[i]->name, method) == 0)
-            return has_option(methods[i], option) || count_owners(option) == 0;
+            return goes_with(option, methods[i]);
     return false;
 }
 
@@ -116,7 +121,7 @@ sara_status sara_method_check_options(sara_context *ctx, const sara_method *meth
     sara_status status = SARA_OK;
     for (size_t i = 0; (info = sara_train_option_at(i)) != NULL; i++) {
         char *value = NULL;
-        if (sara_train_option_goes_with(info->name, method->name))
+        if (goes_with(info->name, method))
             continue;
         TRY(sara_train_option_given(ctx, &value, options, info->name));
         status = value ? refuse_option(ctx, method, info->name, value) : SARA_OK;
@@ -132,7 +137,7 @@ void sara_method_drop_options(const sara_method *method, json_t *run)
 {
     const sara_option_info *info;
     for (size_t i = 0; (info = sara_train_option_at(i)) != NULL; i++)
-        if (!sara_train_option_goes_with(info->name, method->name))
+        if (!goes_with(info->name, method))
             json_object_del(run, info->name);
 }
 

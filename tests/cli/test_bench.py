@@ -68,6 +68,11 @@ class Bench(Case):
         self.assertEqual(report["trainable"], 5000)
         report = self.report(*TINY, "--mask", "lift", "--rank", "3", "--trainable", "5000")
         self.assertEqual(report["trainable"], 5000)
+        lora = (*TINY, "--steps", "1", "--method", "lora")
+        report = self.report(*lora, "--rank", "2", "--lora_alpha", "3")
+        theirs = self.report(*lora, "--network_dim", "2", "--network-alpha", "3")
+        self.assertEqual(report["trainable"], theirs["trainable"])
+        self.assertLess(report["trainable"], self.report(*lora)["trainable"])
         report = self.report(*TINY, "--time_rank_term")
         self.assertEqual(set(report), set(KEYS) | {"rank_seconds"})
         self.assertGreater(report["rank_seconds"], 0)
@@ -209,6 +214,13 @@ class Bench(Case):
             ("--profile : expected", (*TINY[1:], "--profile", "")),
             ("--profile out: expected a name ending in .json", (*TINY[1:], "--profile", "out")),
             ("--trainable 1%", (*TINY[1:], "--trainable", "1%", "--method", "full")),
+            ("--trainable 1%: goes with --method sara, lora, dora, adaptformer, ltsft or shira; a "
+             "forward pass has no size to choose",
+             (*TINY[1:], "--trainable", "1%", "--method", "forward")),
+            ("--rank 5: goes with --method sara, lora, dora or shira; a forward pass has none",
+             (*TINY[1:], "--rank", "5", "--method", "forward")),
+            ("--mask largest: goes with --method sara; a forward pass has none",
+             (*TINY[1:], "--mask", "largest", "--method", "forward")),
         ]:
             with self.subTest(args):
                 self.refused(USAGE, words, "bench", *args)

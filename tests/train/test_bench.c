@@ -199,6 +199,31 @@ static void test_method_options(void **state)
     json_decref(report);
 }
 
+/* The second phase is timed, in which a few entries are trained. */
+static void test_second_phase(void **state)
+{
+    fixture *f = *state;
+    f->options.method = "ltsft";
+    f->options.trainable = "3000";
+    f->options.steps = 1;
+    json_t *report = bench(f);
+    assert_int_equal(json_array_size(json_object_get(report, "seconds")), 1);
+    assert_true(number(report, "trainable") == 3000 && calls(report, "adamw") == 1);
+    assert_true(number_in(report, "memory", "optimizer") == 16.0 * 3000);
+    double second = calls(report, "conv2d dw");
+    json_decref(report);
+    f->options.steps = 3;
+    report = bench(f);
+    assert_int_equal(json_array_size(json_object_get(report, "seconds")), 3);
+    assert_true(calls(report, "conv2d dw") == second);
+    json_decref(report);
+    f->options.method = "full";
+    f->options.trainable = NULL;
+    report = bench(f);
+    assert_true(calls(report, "conv2d dw") > second);
+    json_decref(report);
+}
+
 static void test_checkpointing(void **state)
 {
     fixture *f = *state;
@@ -372,7 +397,7 @@ static void test_refused(void **state)
     REFUSED("--mixed_precision: a value is missing", o.mixed_precision = NULL);
     REFUSED("trainable: \"abc\" is no number", o.trainable = "abc");
     REFUSED("--trainable 2%: goes with --method sara", o.trainable = "2%", o.method = "full");
-    REFUSED("--trainable 2%: --method forward", o.trainable = "2%", o.method = "forward");
+    REFUSED("; a forward pass has no size to choose", o.trainable = "2%", o.method = "forward");
     REFUSED("--mask x: expected smallest", o.mask = "x");
     REFUSED("--mask_steps 3: goes with --mask gradient", o.mask_steps = 3);
     REFUSED("--rank 3: goes with --mask lift", o.method_rank = 3);
@@ -484,11 +509,13 @@ static void test_advice(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_report),         TEST(test_trainable),     TEST(test_methods),
-        TEST(test_method_options), TEST(test_checkpointing), TEST(test_weight_dtype),
-        TEST(test_folders),        TEST(test_profile),       TEST(test_profile_is_no_input),
-        TEST(test_refused),        TEST(test_interrupted),   TEST(test_memory),
-        TEST(test_advice),
+        TEST(test_report),       TEST(test_trainable),
+        TEST(test_methods),      TEST(test_method_options),
+        TEST(test_second_phase), TEST(test_checkpointing),
+        TEST(test_weight_dtype), TEST(test_folders),
+        TEST(test_profile),      TEST(test_profile_is_no_input),
+        TEST(test_refused),      TEST(test_interrupted),
+        TEST(test_memory),       TEST(test_advice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
