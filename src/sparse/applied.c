@@ -52,30 +52,24 @@ void sara_applied_free(sara_applied *applied)
     forget_covers(applied);
     sara_free(ctx, applied->layers);
     sara_free(ctx, applied->cursors);
+    sara_free(ctx, applied->room);
     sara_free(ctx, applied->covers);
     sara_free(ctx, applied);
 }
 
 /* --------------------------------------------------------------------------------------- add */
 
-static sara_status install_covers(sara_applied *applied, const sara_applied_layer *layer,
-                                  sara_cover *prepared)
+/* One parameter after the other: none is left covered without its value. */
+static sara_status put_on(sara_applied *applied, const sara_applied_layer *layer,
+                          sara_cover *prepared)
 {
     sara_status status = SARA_OK;
     for (size_t i = 0; i < layer->count; i++) {
         size_t param = layer->entries[i].param;
         TRY(sara_cover_install(applied->ctx, &applied->covers[param], &prepared[i],
                                &applied->params->items[param]));
+        TRY(sara_applied_write(applied, param));
     }
-done:
-    return status;
-}
-
-static sara_status write_layer(sara_applied *applied, const sara_applied_layer *layer)
-{
-    sara_status status = SARA_OK;
-    for (size_t i = 0; i < layer->count; i++)
-        TRY(sara_applied_write(applied, layer->entries[i].param));
 done:
     return status;
 }
@@ -113,17 +107,27 @@ static void free_prepared(const sara_applied *applied, sara_cover *prepared,
     sara_free(applied->ctx, prepared);
 }
 
+static void drop_layers(sara_applied *applied, size_t count)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < applied->count; i++)
+        if (applied->layers[i].number < count)
+            applied->layers[kept++] = applied->layers[i];
+        else
+            sara_applied_layer_free(&applied->layers[i]);
+    applied->count = kept;
+}
+
 /* Takes the layer over even if it fails; then nothing is changed, but where a device with memory
- * of its own fails. */
+ * of its own fails: all else that can is reserved before. */
 static sara_status applied_add_layer(sara_applied *applied, sara_applied_layer *layer)
 {
     sara_context *ctx = applied->ctx;
     const sara_applied_layer kept = *layer; /* its entries do not move */
+    size_t count = applied->count;
     sara_cover *prepared = NULL;
-    bool inserted = false;
+    bool inserted = false, begun = false;
     sara_status status;
-    if (!applied->away)
-        TRY(prepare_covers(applied, &prepared, layer));
     TRY(sara_grow(ctx, &applied->layers, &applied->capacity, applied->count + 1,
                   sizeof(*applied->layers)));
     TRY(sara_grow(ctx, &applied->cursors, &applied->cursor_capacity, applied->count + 1,
@@ -132,13 +136,17 @@ static sara_status applied_add_layer(sara_applied *applied, sara_applied_layer *
     inserted = true;
     if (applied->away)
         return SARA_OK;
-    TRY(install_covers(applied, &kept, prepared));
-    TRY(write_layer(applied, &kept));
+    TRY(prepare_covers(applied, &prepared, &kept));
+    TRY(sara_applied_reserve(applied, &kept));
+    begun = true;
+    TRY(put_on(applied, &kept, prepared));
 done:
     free_prepared(applied, prepared, &kept);
     if (status != SARA_OK && !inserted)
         sara_applied_layer_free(layer);
-    else if (status != SARA_OK && sara_applied_truncate(applied, applied->count - 1) != SARA_OK)
+    else if (status != SARA_OK && !begun)
+        drop_layers(applied, count);
+    else if (status != SARA_OK && sara_applied_truncate(applied, count) != SARA_OK)
         sara_log(ctx, SARA_LOG_WARNING, "a part of the adapter is still on the model");
     return status;
 }
@@ -200,18 +208,19 @@ static bool is_layered(const sara_applied *applied, size_t param)
     return false;
 }
 
-/* What no layer covers any more gets its original value, or memory. */
+/* What no layer covers any more gets its original value, or memory; all that can, if some fails. */
 static sara_status write_covered(sara_applied *applied)
 {
     sara_status status = SARA_OK;
     for (size_t p = 0; p < applied->params->count; p++) {
         sara_cover *cover = &applied->covers[p];
+        sara_status next = SARA_OK;
         if (cover->whole.data && (applied->away || !is_layered(applied, p)))
             sara_cover_take_off(applied->ctx, cover, &applied->params->items[p]);
         else if (cover->count > 0 || cover->whole.data)
-            TRY(sara_applied_write(applied, p));
+            next = sara_applied_write(applied, p);
+        status = status != SARA_OK ? status : next;
     }
-done:
     return status;
 }
 
@@ -222,6 +231,9 @@ sara_status sara_applied_remove(sara_applied *applied)
     forget_layers(applied);
     TRY(write_covered(applied));
     forget_covers(applied);
+    sara_free(applied->ctx, applied->room);
+    applied->room = NULL;
+    applied->room_bytes = 0;
 done:
     return status;
 }
@@ -234,17 +246,11 @@ size_t sara_applied_count(const sara_applied *applied)
 /* Covers of positions stay as they are. */
 sara_status sara_applied_truncate(sara_applied *applied, size_t count)
 {
-    size_t kept = 0;
     if (count >= applied->count)
         return SARA_OK;
     if (count == 0)
         return sara_applied_remove(applied);
-    for (size_t i = 0; i < applied->count; i++)
-        if (applied->layers[i].number < count)
-            applied->layers[kept++] = applied->layers[i];
-        else
-            sara_applied_layer_free(&applied->layers[i]);
-    applied->count = kept;
+    drop_layers(applied, count);
     return write_covered(applied);
 }
 
@@ -255,7 +261,7 @@ sara_status sara_applied_leave(sara_applied *applied)
     sara_status status;
     if (applied->away)
         return SARA_OK;
-    applied->away = true;
+    applied->away = true; /* also after a failure: what was taken off has to return */
     TRY(write_covered(applied));
     forget_covers(applied);
 done:
@@ -270,10 +276,16 @@ sara_status sara_applied_return(sara_applied *applied)
         return SARA_OK;
     applied->away = false;
     for (size_t i = 0; i < applied->count && status == SARA_OK; i++) {
-        status = prepare_covers(applied, &prepared, &applied->layers[i]);
+        const sara_applied_layer *layer = &applied->layers[i];
+        status = prepare_covers(applied, &prepared, layer);
         if (status == SARA_OK)
-            status = install_covers(applied, &applied->layers[i], prepared);
-        free_prepared(applied, prepared, &applied->layers[i]);
+            status = sara_applied_reserve(applied, layer);
+        for (size_t e = 0; e < layer->count && status == SARA_OK; e++) {
+            size_t param = layer->entries[e].param;
+            status = sara_cover_install(applied->ctx, &applied->covers[param], &prepared[e],
+                                        &applied->params->items[param]);
+        }
+        free_prepared(applied, prepared, layer);
         prepared = NULL;
     }
     if (status == SARA_OK)

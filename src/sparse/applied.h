@@ -42,6 +42,12 @@ typedef struct sara_applied_cursor {
     size_t at;
 } sara_applied_cursor;
 
+/* Memory of which pieces are taken one after the other; without data its size is found so. */
+typedef struct sara_applied_room {
+    char *data;
+    size_t used;
+} sara_applied_room;
+
 struct sara_applied {
     sara_context *ctx;
     sara_params *params;
@@ -51,6 +57,8 @@ struct sara_applied {
     size_t count, capacity;
     sara_applied_cursor *cursors; /* [cursor_capacity], at least one for each layer */
     size_t cursor_capacity;
+    char *room; /* [room_bytes] that writing any covered parameter needs: taking off takes none */
+    size_t room_bytes;
     sara_cover *covers; /* one for each parameter */
 };
 
@@ -90,7 +98,13 @@ void sara_cover_free(sara_context *ctx, sara_cover *cover, const sara_param *par
 /* The original of a parameter that is covered as a whole, for sara_param_read(). */
 sara_param sara_cover_original(const sara_cover *cover, const sara_param *param);
 
-/* applied_write.c. What the layers make of a covered parameter. */
+/* applied_write.c. 64-byte aligned; NULL while the size is found. */
+void *sara_applied_take(sara_applied_room *room, size_t count, size_t size);
+/* The room for writing what the layer, one of the set, covers; before it does. */
+SARA_NODISCARD sara_status sara_applied_reserve(sara_applied *applied,
+                                                const sara_applied_layer *layer);
+/* What the layers make of a covered parameter, in the room reserved. Only a device with memory of
+ * its own can fail. */
 SARA_NODISCARD sara_status sara_applied_write(sara_applied *applied, size_t index);
 
 /* applied_low.c. A low-rank change of a weight [out][cols], ready for its rows. */
@@ -100,14 +114,15 @@ typedef struct sara_low_change {
     float *down;    /* [rank][cols], with mid multiplied in; the layer's own where there is none */
     float *product; /* what of down is its own memory; NULL: nothing */
     double *inputs; /* [in] by what DoRA multiplies what has this input; NULL: it goes by outputs */
+    double *sums;   /* for these, of each band of rows, and each thread's band of changes */
+    float *deltas;
 } sara_low_change;
-/* original: the weight, on the host. sara_low_change_end(), even after an error. */
-SARA_NODISCARD sara_status sara_low_change_begin(sara_context *ctx, sara_low_change *out,
-                                                 const sara_lora_layer *layer,
-                                                 const sara_param *original);
+/* With its memory taken from the room; then, with the weight on the host, ready. */
+void sara_low_change_lay(sara_low_change *out, const sara_lora_layer *layer, int threads,
+                         sara_applied_room *room);
+void sara_low_change_begin(sara_low_change *change, const sara_param *original, int threads);
 /* Of `rows` rows from `first` on, whose originals are given: out [rows][cols]. */
 void sara_low_change_rows(const sara_low_change *change, float *out, const float *original,
                           int64_t first, int64_t rows);
-void sara_low_change_end(sara_context *ctx, sara_low_change *change);
 
 #endif

@@ -174,7 +174,7 @@ typedef struct entry_array {
     const void *data;
     size_t bytes;
 } entry_array;
-#define ENTRY_ARRAYS 7
+#define ENTRY_ARRAYS 8
 
 static void list_arrays(entry_array out[ENTRY_ARRAYS], const sara_applied_entry *entry)
 {
@@ -189,6 +189,7 @@ static void list_arrays(entry_array out[ENTRY_ARRAYS], const sara_applied_entry 
         {low ? low->mid : NULL, rank * rank * area * sizeof(float)},
         {low ? low->magnitude : NULL,
          (low && low->magnitude_of_inputs ? ins : outs) * sizeof(float)},
+        {low ? &low->magnitude_of_inputs : NULL, sizeof(low->magnitude_of_inputs)},
         {low ? low->whole : NULL, outs * ins * area * sizeof(float)}};
     for (int i = 0; i < ENTRY_ARRAYS; i++)
         out[i] = all[i].data ? all[i] : (entry_array){NULL, 0};

@@ -9,22 +9,19 @@
 #define BAND 8    /* rows that one thread adds up for inputs' norms */
 
 /* kohya's lora_mid: down is a 1x1 convolution, mid the other one. [rank][in][kh][kw] */
-static sara_status multiply_mid(sara_context *ctx, float **out, const sara_lora_layer *layer)
+static void multiply_mid(float *out, const sara_lora_layer *layer)
 {
     int64_t area = layer->kh * layer->kw, rank = layer->rank;
-    sara_status status;
-    TRY(sara_alloc_zero(ctx, out, (size_t)(rank * layer->in * area), sizeof(**out)));
+    memset(out, 0, (size_t)(rank * layer->in * area) * sizeof(*out));
     for (int64_t q = 0; q < rank; q++)
         for (int64_t p = 0; p < rank; p++) {
             const float *mid = layer->mid + (q * rank + p) * area;
             const float *down = layer->down + p * layer->in;
-            float *to = *out + q * layer->in * area;
+            float *to = out + q * layer->in * area;
             for (int64_t i = 0; i < layer->in; i++)
                 for (int64_t x = 0; x < area; x++)
                     to[i * area + x] += mid[x] * down[i];
         }
-done:
-    return status;
 }
 
 /* scale up down, or the whole change as the file has it. */
@@ -66,56 +63,52 @@ static void square_inputs(double *sums, float *delta, const sara_low_change *cha
         }
 }
 
+static int64_t count_bands(const sara_lora_layer *layer)
+{
+    return (layer->out + BAND - 1) / BAND;
+}
+
 /* Bands of rows add up for themselves, and then in their order. */
-static sara_status norm_inputs(sara_context *ctx, sara_low_change *change,
-                               const sara_param *original)
+static void norm_inputs(sara_low_change *change, const sara_param *original, int threads)
 {
     const sara_lora_layer *layer = change->layer;
-    int64_t bands = (layer->out + BAND - 1) / BAND, in = layer->in;
-    int threads = sara_threads(ctx);
-    size_t room = (size_t)(BAND * change->cols);
-    double *sums = NULL;
-    float *deltas = NULL;
-    sara_status status;
-    TRY(sara_alloc_zero(ctx, &sums, (size_t)(bands * in), sizeof(*sums)));
-    TRY(sara_alloc(ctx, &deltas, room * (size_t)threads, sizeof(*deltas)));
-    TRY(sara_alloc_zero(ctx, &change->inputs, (size_t)in, sizeof(*change->inputs)));
+    int64_t bands = count_bands(layer), in = layer->in;
+    double *sums = change->sums;
+    memset(sums, 0, (size_t)(bands * in) * sizeof(*sums));
+    memset(change->inputs, 0, (size_t)in * sizeof(*change->inputs));
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int t = 0; t < threads; t++)
         for (int64_t b = t; b < bands; b += threads)
-            square_inputs(sums + b * in, deltas + (size_t)t * room, change, original, b * BAND);
+            square_inputs(sums + b * in, change->deltas + t * BAND * change->cols, change, original,
+                          b * BAND);
     for (int64_t b = 0; b < bands; b++)
         for (int64_t i = 0; i < in; i++)
             change->inputs[i] += sums[b * in + i];
     for (int64_t i = 0; i < in; i++)
         change->inputs[i] = low_ratio((double)layer->magnitude[i], change->inputs[i]);
-done:
-    sara_free(ctx, sums);
-    sara_free(ctx, deltas);
-    return status;
 }
 
-sara_status sara_low_change_begin(sara_context *ctx, sara_low_change *out,
-                                  const sara_lora_layer *layer, const sara_param *original)
+void sara_low_change_lay(sara_low_change *out, const sara_lora_layer *layer, int threads,
+                         sara_applied_room *room)
 {
-    sara_status status = SARA_OK;
     *out = (sara_low_change){.layer = layer, .cols = layer->in * layer->kh * layer->kw};
     out->down = layer->down;
-    if (layer->mid) {
-        TRY(multiply_mid(ctx, &out->product, layer));
-        out->down = out->product;
-    }
-    if (layer->magnitude && layer->magnitude_of_inputs)
-        TRY(norm_inputs(ctx, out, original));
-done:
-    return status;
+    if (layer->mid)
+        out->down = out->product =
+            sara_applied_take(room, (size_t)(layer->rank * out->cols), sizeof(float));
+    if (!layer->magnitude || !layer->magnitude_of_inputs)
+        return;
+    out->inputs = sara_applied_take(room, (size_t)layer->in, sizeof(double));
+    out->sums = sara_applied_take(room, (size_t)(count_bands(layer) * layer->in), sizeof(double));
+    out->deltas = sara_applied_take(room, (size_t)(threads * BAND * out->cols), sizeof(float));
 }
 
-void sara_low_change_end(sara_context *ctx, sara_low_change *change)
+void sara_low_change_begin(sara_low_change *change, const sara_param *original, int threads)
 {
-    sara_free(ctx, change->product);
-    sara_free(ctx, change->inputs);
-    memset(change, 0, sizeof(*change));
+    if (change->product)
+        multiply_mid(change->product, change->layer);
+    if (change->inputs)
+        norm_inputs(change, original, threads);
 }
 
 void sara_low_change_rows(const sara_low_change *change, float *out, const float *original,

@@ -6,6 +6,7 @@
 
 #define WHOLE_ENTRIES 8192 /* of a block of rows, */
 #define LEAST_ROWS    6    /* which has so many, for products' sake */
+#define ALIGNMENT     64   /* of what is taken of a room */
 
 static size_t collect_cursors(sara_applied *applied, size_t param)
 {
@@ -75,23 +76,25 @@ static void write_positions(sara_applied *applied, sara_param *copy, const sara_
 
 /* ----------------------------------------------------------------------------- whole parameters */
 
-/* Rows of a parameter, some of which a thread has at a time. */
-typedef struct whole_writing {
-    const sara_applied_cursor *cursors;
-    size_t count;
-    sara_low_change *changes;    /* [count]; of cursors at positions nothing */
-    bool low;                    /* some layer changes all entries, so that none is exact */
-    const sara_tensor *original; /* on the host, as is copy */
-    sara_param *copy;
-    int64_t rows, cols, block; /* block: rows that are written together */
-} whole_writing;
-
 /* A thread's own, [block][cols] each. */
 typedef struct whole_room {
     float *original, *change;
     double *changes;   /* what the layers add up to, */
     applied_sum *sums; /* or where none is of low rank */
 } whole_room;
+
+/* Rows of a parameter, some of which a thread has at a time. */
+typedef struct whole_writing {
+    const sara_applied_cursor *cursors;
+    size_t count;
+    sara_low_change *changes;    /* [count]; of cursors at positions nothing */
+    int threads;
+    bool low;                    /* some layer changes all entries, so that none is exact */
+    const sara_tensor *original; /* on the host, as is copy */
+    sara_param *copy;
+    int64_t rows, cols, block; /* block: rows that are written together */
+    whole_room rooms;          /* of all threads */
+} whole_writing;
 
 /* The first position that is not before `from`. */
 static size_t lower_bound(const sara_applied_entry *entry, size_t from)
@@ -159,70 +162,90 @@ static void write_rows(const whole_writing *w, const whole_room *room, int64_t f
         store_sum(w->copy, from + i, &room->sums[i], room->original[i]);
 }
 
-static void free_rooms(sara_context *ctx, whole_room *rooms, int count)
+static void write_all_rows(const whole_writing *w)
 {
-    for (int i = 0; rooms && i < count; i++) {
-        sara_free(ctx, rooms[i].original);
-        sara_free(ctx, rooms[i].change);
-        sara_free(ctx, rooms[i].changes);
-        sara_free(ctx, rooms[i].sums);
+    int64_t entries = w->block * w->cols;
+#pragma omp parallel for num_threads(w->threads) schedule(static, 1)
+    for (int t = 0; t < w->threads; t++) {
+        const whole_room room = {w->rooms.original + t * entries, w->rooms.change + t * entries,
+                                 w->rooms.changes + t * entries, w->rooms.sums + t * entries};
+        for (int64_t first = t * w->block; first < w->rows; first += w->threads * w->block)
+            write_rows(w, &room, first);
     }
-    sara_free(ctx, rooms);
 }
 
-static sara_status new_rooms(sara_context *ctx, whole_room **out, int count, size_t entries)
+/* ------------------------------------------------------------------------------------- its room */
+
+void *sara_applied_take(sara_applied_room *room, size_t count, size_t size)
 {
-    sara_status status;
-    TRY(sara_alloc_zero(ctx, out, (size_t)count, sizeof(**out)));
-    for (int i = 0; i < count; i++) {
-        TRY(sara_alloc(ctx, &(*out)[i].original, entries, sizeof(float)));
-        TRY(sara_alloc(ctx, &(*out)[i].change, entries, sizeof(float)));
-        TRY(sara_alloc(ctx, &(*out)[i].changes, entries, sizeof(double)));
-        TRY(sara_alloc(ctx, &(*out)[i].sums, entries, sizeof(applied_sum)));
-    }
-done:
-    return status;
+    char *piece = room->data ? room->data + room->used : NULL;
+    room->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return piece;
 }
 
-static sara_status write_all_rows(sara_context *ctx, const whole_writing *w)
+static void lay_out(const sara_applied *applied, whole_writing *w, const sara_shape *shape,
+                    size_t cursors, sara_applied_room *room)
 {
-    int threads = sara_threads(ctx);
-    whole_room *rooms = NULL;
-    sara_status status;
-    TRY(new_rooms(ctx, &rooms, threads, (size_t)(w->block * w->cols)));
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int t = 0; t < threads; t++)
-        for (int64_t first = t * w->block; first < w->rows; first += threads * w->block)
-            write_rows(w, &rooms[t], first);
+    *w = (whole_writing){.cursors = applied->cursors, .count = cursors};
+    w->threads = sara_threads(applied->ctx);
+    w->rows = shape->rank > 0 ? shape->dims[0] : 1;
+    w->cols = sara_shape_count(shape) / w->rows;
+    w->block = w->cols * LEAST_ROWS < WHOLE_ENTRIES ? WHOLE_ENTRIES / w->cols : LEAST_ROWS;
+    size_t entries = (size_t)(w->threads * w->block * w->cols);
+    w->rooms.original = sara_applied_take(room, entries, sizeof(float));
+    w->rooms.change = sara_applied_take(room, entries, sizeof(float));
+    w->rooms.changes = sara_applied_take(room, entries, sizeof(double));
+    w->rooms.sums = sara_applied_take(room, entries, sizeof(applied_sum));
+    w->changes = sara_applied_take(room, cursors, sizeof(*w->changes));
+    for (size_t c = 0; c < cursors; c++) {
+        sara_low_change change;
+        if (!w->cursors[c].entry->low)
+            continue;
+        sara_low_change_lay(&change, w->cursors[c].entry->low, w->threads, room);
+        if (w->changes)
+            w->changes[c] = change;
+        w->low = true;
+    }
+}
+
+sara_status sara_applied_reserve(sara_applied *applied, const sara_applied_layer *layer)
+{
+    size_t most = 0;
+    char *room;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < layer->count; i++) {
+        size_t param = layer->entries[i].param;
+        sara_applied_room needed = {NULL, 0};
+        whole_writing w;
+        if (layer->entries[i].low || applied->covers[param].whole.data)
+            lay_out(applied, &w, &applied->params->items[param].value.shape,
+                    collect_cursors(applied, param), &needed);
+        most = needed.used > most ? needed.used : most;
+    }
+    if (most <= applied->room_bytes)
+        return SARA_OK;
+    TRY(sara_alloc(applied->ctx, &room, most, 1));
+    sara_free(applied->ctx, applied->room);
+    applied->room = room;
+    applied->room_bytes = most;
 done:
-    free_rooms(ctx, rooms, threads);
     return status;
 }
 
 /* original: on the host. */
-static sara_status write_whole(sara_applied *applied, sara_param *copy, const sara_param *original,
-                               size_t cursors)
+static void write_whole(const sara_applied *applied, sara_param *copy, const sara_param *original,
+                        size_t cursors)
 {
-    sara_context *ctx = applied->ctx;
-    const sara_shape *shape = &original->value.shape;
-    whole_writing w = {.cursors = applied->cursors, .count = cursors, .copy = copy};
-    sara_status status;
+    sara_applied_room room = {applied->room, 0};
+    whole_writing w;
+    lay_out(applied, &w, &original->value.shape, cursors, &room);
+    SARA_ASSERT(room.used <= applied->room_bytes);
+    w.copy = copy;
     w.original = &original->value;
-    w.rows = shape->rank > 0 ? shape->dims[0] : 1;
-    w.cols = sara_shape_count(shape) / w.rows;
-    w.block = w.cols * LEAST_ROWS < WHOLE_ENTRIES ? WHOLE_ENTRIES / w.cols : LEAST_ROWS;
-    TRY(sara_alloc_zero(ctx, &w.changes, cursors, sizeof(*w.changes)));
     for (size_t c = 0; c < cursors; c++)
-        if (w.cursors[c].entry->low) {
-            TRY(sara_low_change_begin(ctx, &w.changes[c], w.cursors[c].entry->low, original));
-            w.low = true;
-        }
-    TRY(write_all_rows(ctx, &w));
-done:
-    for (size_t c = 0; w.changes && c < cursors; c++)
-        sara_low_change_end(ctx, &w.changes[c]);
-    sara_free(ctx, w.changes);
-    return status;
+        if (w.cursors[c].entry->low)
+            sara_low_change_begin(&w.changes[c], original, w.threads);
+    write_all_rows(&w);
 }
 
 sara_status sara_applied_write(sara_applied *applied, size_t index)
@@ -235,7 +258,7 @@ sara_status sara_applied_write(sara_applied *applied, size_t index)
     TRY(sara_param_read(applied->ctx, &copy, param));
     if (cover->whole.data) {
         TRY(sara_param_read(applied->ctx, &base, &original));
-        TRY(write_whole(applied, &copy, &base, cursors));
+        write_whole(applied, &copy, &base, cursors);
     } else {
         write_positions(applied, &copy, cover, cursors);
     }

@@ -332,16 +332,30 @@ done:
     return status;
 }
 
+static void check_values(test_pipe *pipe, sara_model *model, const all_values *expected)
+{
+    test_pipe own = *pipe;
+    sara_arena_init(&own.strings, pipe->ctx);
+    const all_values now = read_all(&own, model);
+    assert_true(is_same(&now, expected));
+    sara_arena_free(&own.strings);
+}
+
 /* Whatever fails, what was on before is on after it. */
 static void test_allocations(void **state)
 {
     test_allocator allocator;
+    all_values states[4];
     test_pipe *pipe = *state, other = *pipe;
     sara_model *model;
     long n = 0;
     other.ctx = test_allocator_context(&allocator);
     model = test_lora_model(&other, false);
-    all_values before = read_all(&other, model);
+    assert_ok(other.ctx, apply_in_turns(other.ctx, model));
+    for (size_t on = 4; on-- > 0;) {
+        assert_ok(other.ctx, sara_model_truncate(model, on));
+        states[on] = read_all(&other, model);
+    }
     long alive = allocator.alive;
     for (bool failed = true; failed; n += 1 + n / 100) { /* the later ones are alike */
         allocator.left = n;
@@ -350,11 +364,10 @@ static void test_allocations(void **state)
         failed = allocator.failures > 0;
         allocator.left = -1;
         assert_int_equal(status, failed ? SARA_ERROR_MEMORY : SARA_OK);
+        check_values(&other, model, &states[model->adapter_count]);
         assert_ok(other.ctx, sara_model_remove(model));
-        if (n % 50 == 0) {
-            const all_values after = read_all(&other, model);
-            assert_true(is_same(&after, &before));
-        }
+        if (n % 50 == 0)
+            check_values(&other, model, &states[0]);
     }
     assert_true(n > 100);
     assert_true(allocator.alive < alive + 20); /* the sets and the list of adapters */
