@@ -8,6 +8,7 @@ typedef struct pair {
     sara_context *ctx;
     const sara_model *base, *tuned;
     const sara_params *from[SARA_MOST_PARTS], *to[SARA_MOST_PARTS]; /* NULL: not compared */
+    sara_arena *arena;
     sara_network *opened[2 * SARA_MOST_PARTS]; /* that neither model had in memory */
     size_t opened_count;
 } pair;
@@ -34,6 +35,35 @@ done:
     return status;
 }
 
+/* The parameter of a text encoder, of which newer transformers leave text_model. out. */
+static const sara_param *find_either(const sara_params *params, const char *name)
+{
+    static const char start[] = "text_model.";
+    const sara_param *param = sara_params_find(params, name);
+    if (!param && strncmp(name, start, strlen(start)) == 0)
+        return sara_params_find(params, name + strlen(start));
+    return param ? param : sara_params_find(params, sara_name_of("%s%s", start, name).text);
+}
+
+/* The tuned parameters under the base's names, in the same order. */
+static sara_status rename_part(pair *p, int part)
+{
+    const sara_params *to = p->to[part];
+    sara_params *renamed;
+    sara_status status;
+    TRY(sara_arena_alloc(p->arena, &renamed, 1, sizeof(*renamed)));
+    *renamed = *to;
+    TRY(sara_arena_alloc(p->arena, &renamed->items, to->count, sizeof(*renamed->items)));
+    for (size_t i = 0; i < to->count; i++) {
+        const sara_param *base = find_either(p->from[part], to->items[i].name);
+        renamed->items[i] = to->items[i];
+        renamed->items[i].name = base ? base->name : to->items[i].name;
+    }
+    p->to[part] = renamed;
+done:
+    return status;
+}
+
 static sara_status open_pair(pair *p)
 {
     const sara_family *family = p->base->family;
@@ -46,6 +76,7 @@ static sara_status open_pair(pair *p)
             continue;
         TRY(open_part(p, &p->from[i], p->base, i));
         TRY(open_part(p, &p->to[i], p->tuned, i));
+        TRY(rename_part(p, i));
     }
 done:
     return status;
@@ -102,7 +133,11 @@ static sara_status gather_differences(const pair *p, sara_changes *out)
         sara_difference_size size;
         if (!p->from[part])
             continue;
-        TRY(sara_difference_measure(p->ctx, &size, p->from[part], p->to[part]));
+        status = sara_difference_measure(p->ctx, &size, p->from[part], p->to[part]);
+        if (status != SARA_OK) {
+            sara_fail_in(p->ctx, status, p->base->family->parts[part].folder);
+            goto done;
+        }
         out->entries += size.differing;
         out->sum2 += size.sum2;
         for (size_t i = 0; i < p->from[part]->count && size.differing > 0; i++) {
@@ -147,6 +182,7 @@ sara_status sara_extract_lora(sara_context *ctx, sara_extract_report *report,
                      .changes = {.make = make_difference, .user = &p}};
     sara_status status;
     sara_arena_init(&e.changes.arena, ctx);
+    p.arena = &e.changes.arena;
     TRY(open_pair(&p));
     TRY(gather_differences(&p, &e.changes));
     sara_export_find_text(&e);

@@ -77,6 +77,36 @@ static void test_against_numpy(void **state)
     close_models(&m);
 }
 
+/* Newer transformers have text encoders' names without text_model., others with it. */
+static void test_other_names(void **state)
+{
+    static const char start[] = "text_model.";
+    test_pipe *pipe = *state;
+    models m = open_models(pipe);
+    sara_params *text = &m.tuned->parts[TEST_TEXT].network->params;
+    const sara_extract_options options = options_of(4, "fp32");
+    sara_extract_report r;
+    const char **names; /* the model's, which frees them */
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &names, text->count, sizeof(*names)));
+    for (size_t i = 0; i < text->count; i++) {
+        const char *name = names[i] = text->items[i].name;
+        bool published = strncmp(name, start, strlen(start)) == 0;
+        text->items[i].name =
+            published ? name + strlen(start) : test_text(pipe, "%s%s", start, name);
+    }
+    assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, &r, m.base, m.tuned,
+                                            test_path(pipe, "named.safetensors"), &options));
+    assert_int_equal(r.layers, json_integer_value(json_object_get(m.expected, "layers")));
+    assert_int_equal(r.kept, json_integer_value(json_object_get(m.expected, "entries")));
+    text->items[0].name = "another";
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "text_encoder: another: only the tuned model",
+                   sara_model_extract(pipe->ctx, &r, m.base, m.tuned,
+                                      test_path(pipe, "other.safetensors"), &options));
+    for (size_t i = 0; i < text->count; i++)
+        text->items[i].name = names[i];
+    close_models(&m);
+}
+
 static double distance_of(const sara_params *a, const sara_params *b)
 {
     double sum = 0;
@@ -168,6 +198,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_against_numpy),
+        TEST_CASE(test_other_names),
         TEST_CASE(test_whole),
         TEST_CASE(test_refused),
     };
