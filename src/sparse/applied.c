@@ -60,8 +60,8 @@ void sara_applied_free(sara_applied *applied)
 /* --------------------------------------------------------------------------------------- add */
 
 /* One parameter after the other: none is left covered without its value. */
-static sara_status put_on(sara_applied *applied, const sara_applied_layer *layer,
-                          sara_cover *prepared)
+static sara_status applied_put_on(sara_applied *applied, const sara_applied_layer *layer,
+                                  sara_cover *prepared)
 {
     sara_status status = SARA_OK;
     for (size_t i = 0; i < layer->count; i++) {
@@ -139,7 +139,7 @@ static sara_status applied_add_layer(sara_applied *applied, sara_applied_layer *
     TRY(prepare_covers(applied, &prepared, &kept));
     TRY(sara_applied_reserve(applied, &kept));
     begun = true;
-    TRY(put_on(applied, &kept, prepared));
+    TRY(applied_put_on(applied, &kept, prepared));
 done:
     free_prepared(applied, prepared, &kept);
     if (status != SARA_OK && !inserted)

@@ -183,8 +183,8 @@ void *sara_applied_take(sara_applied_room *room, size_t count, size_t size)
     return piece;
 }
 
-static void lay_out(const sara_applied *applied, whole_writing *w, const sara_shape *shape,
-                    size_t cursors, sara_applied_room *room)
+static void lay_whole_out(const sara_applied *applied, whole_writing *w, const sara_shape *shape,
+                          size_t cursors, sara_applied_room *room)
 {
     *w = (whole_writing){.cursors = applied->cursors, .count = cursors};
     w->threads = sara_threads(applied->ctx);
@@ -218,8 +218,8 @@ sara_status sara_applied_reserve(sara_applied *applied, const sara_applied_layer
         sara_applied_room needed = {NULL, 0};
         whole_writing w;
         if (layer->entries[i].low || applied->covers[param].whole.data)
-            lay_out(applied, &w, &applied->params->items[param].value.shape,
-                    collect_cursors(applied, param), &needed);
+            lay_whole_out(applied, &w, &applied->params->items[param].value.shape,
+                          collect_cursors(applied, param), &needed);
         most = needed.used > most ? needed.used : most;
     }
     if (most <= applied->room_bytes)
@@ -238,7 +238,7 @@ static void write_whole(const sara_applied *applied, sara_param *copy, const sar
 {
     sara_applied_room room = {applied->room, 0};
     whole_writing w;
-    lay_out(applied, &w, &original->value.shape, cursors, &room);
+    lay_whole_out(applied, &w, &original->value.shape, cursors, &room);
     SARA_ASSERT(room.used <= applied->room_bytes);
     w.copy = copy;
     w.original = &original->value;
