@@ -77,6 +77,10 @@ static sara_status source_find_kind(sara_adapter_source *source)
         return sara_fail(source->ctx, SARA_ERROR_INPUT,
                          "%s: peft_type %.60s, which is not supported", source->config_path,
                          json_string_value(type));
+    if (!source->kind && sara_safetensors_count(source->file) == 0 &&
+        !sara_safetensors_metadata(source->file, "sara.format"))
+        return sara_fail(source->ctx, SARA_ERROR_INPUT, "%s: holds no tensors: no adapter",
+                         source->path);
     if (!source->kind)
         source->kind = &sara_adapter_kind_own; /* which tells what is missing */
     return SARA_OK;

@@ -9,6 +9,8 @@
 typedef struct sara_lora_set {
     sara_lora_file parts[SARA_MOST_PARTS]; /* of each of the family's parts; count 0: nothing */
     size_t left_out;                       /* layers that the model does not have, by force */
+    sara_name foreign; /* what they are of, as the end of a message; "": unknown */
+    bool assumed;      /* PEFT's weights say nothing of their alphas: they are the ranks */
 } sara_lora_set;
 /* For the model's parts, whose values need not be in memory. Layers that it does not have are
  * SARA_ERROR_INPUT with the first and how many, unless force; with it the others are read, of which
@@ -69,6 +71,9 @@ typedef struct sara_lora_config {
 } sara_lora_config;
 /* SARA_ERROR_INPUT for what it asks for and is not supported. */
 SARA_NODISCARD sara_status sara_lora_config_check(const sara_lora_config *config);
+/* SARA_ERROR_INPUT where a layer without a magnitude, of which `name` is a tensor, should have one.
+ */
+SARA_NODISCARD sara_status sara_lora_config_plain(const sara_lora_config *config, const char *name);
 /* What a layer's product is multiplied by; 1 without a config. layer: as PEFT names it. */
 SARA_NODISCARD sara_status sara_lora_config_scale(const sara_lora_config *config, double *scale,
                                                   const char *layer, int64_t rank);

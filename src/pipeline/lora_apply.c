@@ -48,8 +48,15 @@ static sara_status apply_lora(sara_context *ctx, sara_model *model,
     sara_status status;
     TRY(sara_lora_read(ctx, &set, source, model, force));
     if (set.left_out)
-        sara_log(ctx, SARA_LOG_WARNING, "%s: %zu layers that the model does not have are left out",
-                 source->path, set.left_out);
+        sara_log(ctx, SARA_LOG_WARNING,
+                 "%s: %zu layer%s that the model does not have %s left out%s", source->path,
+                 set.left_out, set.left_out == 1 ? "" : "s", set.left_out == 1 ? "is" : "are",
+                 set.foreign.text);
+    if (set.assumed)
+        sara_log(ctx, SARA_LOG_WARNING,
+                 "%s: has neither alphas nor an adapter_config.json beside it: alpha is taken for "
+                 "the rank",
+                 source->path);
     for (int i = 0; i < model->family->part_count; i++)
         if (set.parts[i].count > 0 && (model->family->parts[i].stages & stages))
             TRY(apply_part(ctx, model, i, &set.parts[i], strength));

@@ -36,6 +36,42 @@ static sara_status check_initialisation(const sara_lora_config *config)
     return SARA_OK;
 }
 
+/* What a setting may not be; null where PEFT writes that of it. */
+typedef enum unwanted { WANTS_OBJECT, WANTS_NOTHING, WANTS_NO_NULL } unwanted;
+
+static bool is_unwanted(const json_t *value, unwanted kind)
+{
+    if (kind == WANTS_NO_NULL)
+        return json_is_null(value);
+    if (kind == WANTS_OBJECT)
+        return value && !json_is_null(value) && !json_is_object(value);
+    return json_is_true(value) || json_array_size(value) > 0;
+}
+
+static sara_status check_settings(const sara_lora_config *config)
+{
+    static const struct {
+        const char *key;
+        unwanted kind;
+        const char *fault;
+    } settings[] = {
+        {"peft_type", WANTS_NO_NULL, "is null, expected LORA"},
+        {"lora_alpha", WANTS_NO_NULL, "is null, expected a number"},
+        {"rank_pattern", WANTS_OBJECT, "expected an object"},
+        {"alpha_pattern", WANTS_OBJECT, "expected an object"},
+        {"lora_bias", WANTS_NOTHING, "is true: a LoRA with biases is not supported"},
+        {"modules_to_save", WANTS_NOTHING,
+         "holds something: a LoRA with whole modules is not supported"},
+        {"layer_replication", WANTS_NOTHING,
+         "holds something: a LoRA of repeated layers is not supported"},
+    };
+    for (size_t i = 0; i < sizeof(settings) / sizeof(*settings); i++)
+        if (is_unwanted(lora_setting(config, settings[i].key), settings[i].kind))
+            return sara_fail(config->ctx, SARA_ERROR_INPUT, "%s: %s %s", config->source,
+                             settings[i].key, settings[i].fault);
+    return SARA_OK;
+}
+
 sara_status sara_lora_config_check(const sara_lora_config *config)
 {
     const char *bias;
@@ -49,13 +85,18 @@ sara_status sara_lora_config_check(const sara_lora_config *config)
                          "%s: bias is %.60s, expected none: a LoRA with trained biases is not "
                          "supported",
                          config->source, bias);
-    if (json_array_size(lora_setting(config, "modules_to_save")) > 0)
-        return sara_fail(config->ctx, SARA_ERROR_INPUT,
-                         "%s: modules_to_save holds something: a LoRA with whole modules is not "
-                         "supported",
-                         config->source);
+    TRY(check_settings(config));
 done:
     return status;
+}
+
+sara_status sara_lora_config_plain(const sara_lora_config *config, const char *name)
+{
+    if (!json_is_true(lora_setting(config, "use_dora")))
+        return SARA_OK;
+    return sara_fail(config->ctx, SARA_ERROR_INPUT,
+                     "%s: use_dora is true, but the layer of %.200s has no lora_magnitude_vector",
+                     config->source, name);
 }
 
 /* --------------------------------------------------------------------------------- the patterns */

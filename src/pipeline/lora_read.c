@@ -16,6 +16,7 @@ static const struct {
     {"add_embedding", "SDXL"},
     {"joint_blocks", "Stable Diffusion 3"},
     {"single_blocks", "Flux"},
+    {"double_blocks", "Flux"},
     {"single_transformer_blocks", "Flux"},
     {"attn_add_k_proj", "Stable Diffusion 3"},
     {"attn.add_k_proj", "Stable Diffusion 3"},
@@ -115,6 +116,17 @@ done:
     return status;
 }
 
+/* "; what was loaded has no text_encoder", or "". */
+static sara_name tell_bare(const sara_lora_reading *r)
+{
+    const sara_family *family = r->model->family;
+    int part;
+    sara_lora_strip(family, &part, r->missing);
+    if (part > 0 && !r->model->parts[part].network)
+        return sara_name_of("; what was loaded has no %s", family->parts[part].folder);
+    return sara_name_of("%s", "");
+}
+
 static sara_status lora_check_missing(const sara_lora_reading *r, size_t found)
 {
     char *fault = NULL;
@@ -124,8 +136,8 @@ static sara_status lora_check_missing(const sara_lora_reading *r, size_t found)
     if (r->missing_count == 0)
         return sara_fail(r->ctx, SARA_ERROR_INPUT, "%s: holds nothing", r->source->path);
     TRY(sara_format(r->ctx, &fault,
-                    "the model does not have %zu of its layers, the first is %.200s%s",
-                    r->missing_count, r->missing,
+                    "the model does not have %zu of its layers, the first is %.200s%s%s",
+                    r->missing_count, r->missing, tell_bare(r).text,
                     found > 0 ? "; force applies the others" : ", and no layer is the model's"));
     status = sara_lora_refuse_foreign(r, fault);
 done:
@@ -170,6 +182,42 @@ static size_t count_found(const sara_lora_reading *r, int part)
     return count;
 }
 
+/* Makes the config that of a part. */
+static sara_status choose_config(sara_lora_reading *r, int part)
+{
+    if (!r->config_is_of_parts)
+        return SARA_OK;
+    return sara_arena_strdup(&r->arena, &r->config.prefix,
+                             sara_name_of("%s.", r->model->family->parts[part].folder).text);
+}
+
+/* What is not supported is told as the config calls it, before tensors are found to be of it. */
+static sara_status check_configs(sara_lora_reading *r)
+{
+    sara_status status = SARA_OK;
+    for (int i = 0; i < r->model->family->part_count; i++) {
+        TRY(choose_config(r, i));
+        TRY(sara_lora_config_check(&r->config));
+    }
+done:
+    return status;
+}
+
+/* PEFT's own names, without a config and without alphas. */
+static bool is_assumed(const sara_lora_reading *r)
+{
+    static const char peft[] = "base_model.model.";
+    sara_lora_role role;
+    bool named = false;
+    for (size_t i = 0; i < sara_safetensors_count(r->source->file); i++) {
+        const char *name = sara_safetensors_at(r->source->file, i)->name;
+        if (sara_lora_key(name, &role) && role == SARA_LORA_ALPHA)
+            return false;
+        named |= strncmp(name, peft, strlen(peft)) == 0;
+    }
+    return named && !r->config.object;
+}
+
 static sara_status read_part(sara_lora_reading *r, sara_lora_file *out, int part)
 {
     const sara_network *network = r->model->parts[part].network;
@@ -177,10 +225,7 @@ static sara_status read_part(sara_lora_reading *r, sara_lora_file *out, int part
     sara_status status = SARA_OK;
     if (count == 0)
         return SARA_OK;
-    r->config.prefix =
-        r->config_is_of_parts ? sara_name_of("%s.", r->model->family->parts[part].folder).text : "";
-    TRY(sara_arena_strdup(&r->arena, &r->config.prefix, r->config.prefix));
-    TRY(sara_lora_config_check(&r->config));
+    TRY(choose_config(r, part));
     TRY(sara_arena_alloc(&out->arena, &out->layers, count, sizeof(*out->layers)));
     for (size_t i = 0; i < network->params.count; i++) {
         bool kept = is_some(&r->of[part][i]);
@@ -226,6 +271,7 @@ sara_status sara_lora_read(sara_context *ctx, sara_lora_set *out, const sara_ada
     for (int i = 0; i < SARA_MOST_PARTS; i++)
         sara_arena_init(&out->parts[i].arena, ctx);
     TRY(find_config(&r));
+    TRY(check_configs(&r));
     TRY(lora_sort_tensors(&r));
     for (int i = 0; i < model->family->part_count; i++)
         found += count_found(&r, i);
@@ -233,6 +279,8 @@ sara_status sara_lora_read(sara_context *ctx, sara_lora_set *out, const sara_ada
     for (int i = 0; i < model->family->part_count; i++)
         TRY(read_part(&r, &out->parts[i], i));
     out->left_out = r.missing_count;
+    out->foreign = r.missing_count ? tell_foreign(&r) : out->foreign;
+    out->assumed = is_assumed(&r);
 done:
     json_decref(r.header);
     sara_arena_free(&r.arena);

@@ -67,6 +67,7 @@ static sara_status read_alpha(const lora_layer *l, double *alpha, const sara_ten
 {
     sara_shape_text text;
     int64_t integer;
+    int32_t shorter;
     float value;
     sara_status status;
     if (sara_shape_count(&info->shape) != 1)
@@ -75,6 +76,11 @@ static sara_status read_alpha(const lora_layer *l, double *alpha, const sara_ten
     if (info->dtype == SARA_I64) {
         TRY(sara_safetensors_read(l->r->source->file, &integer, info));
         *alpha = (double)integer;
+        return SARA_OK;
+    }
+    if (info->dtype == SARA_I32) {
+        TRY(sara_safetensors_read(l->r->source->file, &shorter, info));
+        *alpha = (double)shorter;
         return SARA_OK;
     }
     TRY(sara_safetensors_check_dtype(l->r->source->file, info));
@@ -186,6 +192,8 @@ static sara_status read_factors(const lora_layer *l)
         TRY(read_factor(l, &l->out->mid, l->tensors->of[SARA_LORA_MID]));
     if (l->tensors->of[SARA_LORA_MAGNITUDE])
         TRY(read_magnitude(l));
+    else
+        TRY(sara_lora_config_plain(&l->r->config, some->name));
     TRY(find_scale(l));
 done:
     return status;

@@ -69,12 +69,15 @@ static void fill_bytes(void *out, sara_dtype dtype, size_t count, float value)
 {
     unsigned char eight = value == 0.5f ? 0x30 : 0x38; /* F8_E4M3: 0.5 or 1 */
     int64_t *integers = out;
+    int32_t *shorter = out;
     if (dtype == SARA_F8_E4M3)
         memset(out, eight, count);
     else
         for (size_t i = 0; i < count; i++)
             if (dtype == SARA_I64)
                 integers[i] = (int64_t)value;
+            else if (dtype == SARA_I32)
+                shorter[i] = (int32_t)value;
             else
                 sara_convert_from_f32((char *)out + i * sara_dtype_size(dtype), dtype, &value, 1);
 }
@@ -140,6 +143,11 @@ static const bad_file bad_files[] = {
        1}}},
     {Q ".hada_w1_a: is of a LoHa, which is not supported",
      {{Q ".hada_w1_a", SARA_F32, 2, {8, 2}, 1}, Q_DOWN, Q_UP}},
+    {"is of a LoRA with biases",
+     {Q_DOWN, Q_UP, {"unet.mid.to_q.lora_B.bias", SARA_F32, 1, {8}, 1}}},
+    {"is of a LoRA of an embedding", {{"token.lora_embedding_A", SARA_F32, 2, {2, 8}, 1}}},
+    {"its layers are those of Flux",
+     {Q_DOWN, Q_UP, {"lora_unet_double_blocks_0_img_attn_proj" UP, SARA_F32, 1, {1}, 1}}},
     {"is of a LoKr", {{Q ".lokr_w1", SARA_F32, 2, {2, 2}, 1}}},
     {"is of an OFT", {{Q ".oft_blocks", SARA_F32, 2, {2, 2}, 1}}},
     {"something.else: is no part of a LoRA",
@@ -178,6 +186,7 @@ static void test_forced(void **state)
                                            {"lora_te2_a" DOWN, SARA_F32, 2, {1, 1}, 1},
                                            {"lora_te2_a" UP, SARA_F32, 2, {1, 1}, 1}};
     static const made_tensor none[MOST] = {{"lora_te2_a.diff", SARA_F32, 2, {1, 1}, 1}};
+    static const made_tensor empty[MOST] = {{NULL, SARA_F32, 0, {0}, 0}};
     const sara_metadata base = {"ss_base_model_version", "sdxl_base_v1-0"};
     test_pipe *pipe = *state;
     sara_model *model = test_lora_model(pipe, false);
@@ -193,7 +202,11 @@ static void test_forced(void **state)
     sara_lora_set_free(&set);
     sara_adapter_source_close(&source);
     assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 1, true));
-    assert_non_null(strstr(pipe->log, "1 layers that the model does not have are left out"));
+    assert_non_null(strstr(pipe->log, "1 layer that the model does not have is left out; its "
+                                      "metadata calls its base sdxl_base_v1-0"));
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "holds no tensors",
+                   sara_model_apply(pipe->ctx, model,
+                                    make_file(pipe, "empty.safetensors", empty, NULL, 0), 1, true));
     assert_refused(pipe->ctx, SARA_ERROR_INPUT, "no layer is the model's",
                    sara_model_apply(pipe->ctx, model,
                                     make_file(pipe, "none.safetensors", none, NULL, 0), 1, true));
@@ -217,7 +230,8 @@ static void test_dtypes(void **state)
     static const struct {
         sara_dtype dtype;
         int rank;
-    } alphas[] = {{SARA_F32, 0}, {SARA_F32, 1}, {SARA_F16, 2}, {SARA_I64, 0}, {SARA_F8_E4M3, 1}};
+    } alphas[] = {{SARA_F32, 0}, {SARA_F32, 1}, {SARA_F16, 2},
+                  {SARA_I64, 0}, {SARA_I32, 1}, {SARA_F8_E4M3, 1}};
     test_pipe *pipe = *state;
     sara_model *model = test_lora_model(pipe, false);
     const sara_params *params = &model->denoiser->params;
@@ -243,15 +257,22 @@ static void test_dtypes(void **state)
 
 #define BLOCK "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q."
 
+static const made_tensor config_tensors[MOST] = {
+    {BLOCK "lora_A.weight", SARA_F32, 2, {2, 8}, 0.5f},
+    {BLOCK "lora_B.weight", SARA_F32, 2, {8, 2}, 0.5f}};
+/* As PEFT writes them. */
+static const made_tensor trained_more[MOST] = {
+    {BLOCK "lora_A.weight", SARA_F32, 2, {2, 8}, 0.5f},
+    {BLOCK "lora_B.weight", SARA_F32, 2, {8, 2}, 0.5f},
+    {"base_model.model.conv_out.weight", SARA_F32, 2, {8, 2}, 0.5f}};
+
 /* Whether the config is refused with the message (NULL: it is taken) beside one layer of rank 2. */
 static void check_config(test_pipe *pipe, sara_model *model, const char *config,
                          const char *message)
 {
-    static const made_tensor tensors[MOST] = {{BLOCK "lora_A.weight", SARA_F32, 2, {2, 8}, 0.5f},
-                                              {BLOCK "lora_B.weight", SARA_F32, 2, {8, 2}, 0.5f}};
     const char *folder = test_path(pipe, "peft");
     assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, folder));
-    make_file(pipe, "peft/adapter_model.safetensors", tensors, NULL, 0);
+    make_file(pipe, "peft/adapter_model.safetensors", config_tensors, NULL, 0);
     test_write(pipe, test_path(pipe, "peft/adapter_config.json"), config);
     sara_status status = sara_model_check_adapter(pipe->ctx, model, folder, false);
     if (message)
@@ -275,12 +296,29 @@ static void test_configs(void **state)
         {"{\"peft_type\": \"LORA\", \"bias\": \"all\"}", "bias is all"},
         {"{\"peft_type\": \"LORA\", \"modules_to_save\": [\"conv_in\"]}", "modules_to_save"},
         {"{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa_niter_4\"}", "pissa_niter_4"},
+        {"{\"peft_type\": \"LORA\", \"alpha_pattern\": [1]}", "alpha_pattern expected an object"},
+        {"{\"peft_type\": \"LORA\", \"layer_replication\": [[0, 1]]}", "layer_replication holds"},
+        {"{\"peft_type\": \"LORA\", \"lora_alpha\": null}", "lora_alpha is null"},
+        {"{\"peft_type\": null}", "peft_type is null"},
+        {"{\"peft_type\": \"LORA\", \"lora_bias\": true}", "lora_bias is true"},
+        {"{\"peft_type\": \"LORA\", \"use_dora\": true}", "use_dora is true, but the layer of"},
         {"{\"peft_type\": \"LOHA\"}", "peft_type LOHA"},
         {"{\"peft_type\": ", "adapter_config.json"}};
     test_pipe *pipe = *state;
     sara_model *model = test_lora_model(pipe, false);
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
         check_config(pipe, model, cases[i][0], cases[i][1]);
+    assert_ok(pipe->ctx,
+              sara_model_apply(pipe->ctx, model,
+                               make_file(pipe, "alone.safetensors", config_tensors, NULL, 0), 1,
+                               false));
+    assert_non_null(strstr(pipe->log, "alone.safetensors: has neither alphas nor"));
+    assert_ok(pipe->ctx, sara_model_remove(model));
+    make_file(pipe, "peft/adapter_model.safetensors", trained_more, NULL, 0);
+    test_write(pipe, test_path(pipe, "peft/adapter_config.json"),
+               "{\"peft_type\": \"LORA\", \"modules_to_save\": [\"conv_out\"]}");
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT, "modules_to_save holds",
+                   sara_model_check_adapter(pipe->ctx, model, test_path(pipe, "peft"), false));
     assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, test_path(pipe, "empty")));
     assert_refused(pipe->ctx, SARA_ERROR_INPUT, "a folder without adapter_model.safetensors",
                    sara_model_check_adapter(pipe->ctx, model, test_path(pipe, "empty"), false));
