@@ -89,11 +89,13 @@ static json_t *blocks_json(const sara_adapter_report *report)
 static json_t *add_others_json(json_t *root, const sara_adapter_report *report)
 {
     json_t *more = json_pack(
-        "{s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:I,s:f}", "layout", report->layout, "layers",
+        "{s:s,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o,s:o}", "layout", report->layout, "layers",
         (json_int_t)report->layers, "text_layers", (json_int_t)report->text_layers, "rank_low",
         (json_int_t)report->rank_low, "rank_high", (json_int_t)report->rank_high, "alpha_low",
         number_json(report->alpha_low), "alpha_high", number_json(report->alpha_high), "relative",
-        number_json(report->relative), "width", (json_int_t)report->width, "scale", report->scale);
+        number_json(report->relative), "width",
+        report->width ? json_integer(report->width) : json_null(), "scale",
+        number_json(report->width ? report->scale : (double)NAN));
     if (!root || !more || json_object_update(root, more) != 0) {
         json_decref(root);
         root = NULL;
@@ -170,7 +172,7 @@ static void print_range(const char *name, double low, double high)
 }
 
 /* A LoRA, or an AdaptFormer. */
-static void print_other_report(const sara_adapter_report *report, bool has_base)
+static void print_other_report(const sara_adapter_report *report, bool has_base, bool force)
 {
     if (report->width)
         printf(
@@ -195,7 +197,10 @@ static void print_other_report(const sara_adapter_report *report, bool has_base)
     print_options(report);
     print_blocks(report, !isnan(report->change_norm));
     if (has_base)
-        printf("It fits the model%s", isnan(report->relative) ? "\n" : "");
+        printf("%s%s",
+               force ? "By force, layers that the model does not have are left out"
+                     : "It fits the model",
+               isnan(report->relative) ? "\n" : "");
     if (!isnan(report->relative))
         printf("; the change is %.3g of what it changes (relative L2)\n", report->relative);
 }
@@ -225,7 +230,7 @@ int inspect_adapter(const cli *c, const char *path, sara_model *base, bool force
     if (json)
         code = inspect_print_json(c, adapter_report_json(report));
     else if (*report->layout || report->width)
-        print_other_report(report, base != NULL);
+        print_other_report(report, base != NULL, force);
     else
         print_adapter_report(report, base != NULL);
     sara_adapter_report_free(c->ctx, report);

@@ -58,6 +58,7 @@ typedef struct sara_export {
     sara_changes changes;
     int text_part; /* whose layers are the text encoder's; and its parameters, NULL: it has none */
     const sara_params *text_params;
+    int64_t text_left_out; /* entries of text encoders, beside the report's */
     sara_export_report report;
 } sara_export;
 

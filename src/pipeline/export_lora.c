@@ -14,6 +14,7 @@ typedef struct low_rank {
     sara_lora_file lora[SARA_MOST_PARTS];
     size_t layers;
     double exact2, kept2; /* squared norms of what is held: without rounding, and as written */
+    double other2;        /* of other models' changes, which are none of the file's */
 } low_rank;
 
 static void lora_report_progress(const low_rank *l, size_t done, double start)
@@ -155,8 +156,34 @@ done:
     return status;
 }
 
-static void tell_left_out(const low_rank *l, int64_t text)
+static sara_status leave_change_out(low_rank *l, const sara_change *change)
 {
+    sara_change open;
+    sara_status status = SARA_OK;
+    *(change->part > 0 ? &l->e->text_left_out : &l->e->report.left_out) += change->differing;
+    if (change->part == 0 || l->e->format == SARA_EXPORT_LORA)
+        return SARA_OK;
+    TRY(sara_change_open(l->e->ctx, &open, &l->e->changes, change));
+    for (size_t i = 0; i < open.count; i++)
+        l->other2 += (double)open.values[i] * (double)open.values[i];
+    sara_change_close(l->e->ctx, &open, change);
+done:
+    return status;
+}
+
+static sara_status refuse_empty(const low_rank *l)
+{
+    if (l->e->text_left_out > 0 && l->e->report.left_out == 0 && l->e->format == SARA_EXPORT_PEFT)
+        return sara_fail(l->e->ctx, SARA_ERROR_USAGE,
+                         "the adapters change the text encoder alone, which a folder for PEFT, of "
+                         "the denoiser, cannot hold; format lora can");
+    return sara_fail(l->e->ctx, SARA_ERROR_USAGE,
+                     "the adapters change biases and norms alone, which a LoRA cannot hold");
+}
+
+static void tell_left_out(const low_rank *l)
+{
+    int64_t text = l->e->text_left_out;
     if (text > 0)
         sara_log(l->e->ctx, SARA_LOG_WARNING,
                  "%lld changed entries of the text encoder are left out, which %s", (long long)text,
@@ -168,7 +195,6 @@ static sara_status approximate(low_rank *l)
 {
     const sara_changes *changes = &l->e->changes;
     double start = sara_clock();
-    int64_t text = 0;
     sara_status status;
     for (int part = 0; part < SARA_MOST_PARTS; part++)
         TRY(sara_arena_alloc(&l->lora[part].arena, &l->lora[part].layers, changes->count,
@@ -177,18 +203,12 @@ static sara_status approximate(low_rank *l)
         const sara_change *change = &changes->items[i];
         if (sara_interrupted(l->e->ctx))
             return sara_fail(l->e->ctx, SARA_INTERRUPTED, "interrupted; nothing is written");
-        if (is_held(l, change)) {
-            TRY(approximate_change(l, change));
-        } else {
-            l->e->report.left_out += change->differing;
-            text += change->part > 0 ? change->differing : 0;
-        }
+        TRY(is_held(l, change) ? approximate_change(l, change) : leave_change_out(l, change));
         lora_report_progress(l, i + 1, start);
     }
-    tell_left_out(l, text);
     if (l->layers == 0)
-        status = sara_fail(l->e->ctx, SARA_ERROR_USAGE,
-                           "the adapters change biases and norms alone, which a LoRA cannot hold");
+        return refuse_empty(l);
+    tell_left_out(l);
 done:
     return status;
 }
@@ -227,7 +247,7 @@ done:
  * decomposition itself. */
 static void lora_fill_report(sara_export *e, const low_rank *l)
 {
-    double all = e->changes.sum2, rounding = (l->exact2 - l->kept2) / all;
+    double all = e->changes.sum2 - l->other2, rounding = (l->exact2 - l->kept2) / all;
     e->report.kept = sqrt(fmin(1, fmax(0, l->kept2 / all)));
     e->report.error = sqrt(fmax(0, 1 - l->kept2 / all));
     if (rounding > NOTABLE * NOTABLE)

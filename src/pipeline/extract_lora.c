@@ -190,7 +190,7 @@ sara_status sara_extract_lora(sara_context *ctx, sara_extract_report *report,
     TRY(sara_export_low_rank(&e));
     *report = (sara_extract_report){.parameters = pair_entries(&p),
                                     .differing = e.changes.entries,
-                                    .kept = e.changes.entries - e.report.left_out,
+                                    .kept = e.changes.entries - e.report.left_out - e.text_left_out,
                                     .change_norm = sqrt(e.changes.sum2),
                                     .left_out = e.report.error,
                                     .layers = e.report.layers};

@@ -100,11 +100,11 @@ static sara_status scale_of(const described *d, double *scale, const lora_group 
 }
 
 /* The square of the norm of scale up down; NaN where that is not all. */
-static sara_status square_of(const described *d, double *out, const lora_group *g, double scale)
+static sara_status square_of(const described *d, double *out, float *const *values,
+                             const lora_group *g, double scale)
 {
     const sara_tensor_info *down = g->of[SARA_LORA_DOWN], *up = g->of[SARA_LORA_UP];
     sara_context *ctx = d->source->ctx;
-    float *a = NULL, *b = NULL;
     int64_t rank = group_rank(g);
     sara_status status = SARA_OK;
     *out = (double)NAN;
@@ -114,15 +114,28 @@ static sara_status square_of(const described *d, double *out, const lora_group *
     if (rank < 1 || downs % rank != 0 || ups % rank != 0 || ups < rank || downs < rank)
         return sara_fail(ctx, SARA_ERROR_INPUT, "%s: %.200s: does not fit %.200s", d->source->path,
                          up->name, down->name);
-    TRY(sara_alloc(ctx, &a, (size_t)downs, sizeof(*a)));
-    TRY(sara_alloc(ctx, &b, (size_t)ups, sizeof(*b)));
-    TRY(sara_safetensors_read_f32(d->source->file, a, down));
-    TRY(sara_safetensors_read_f32(d->source->file, b, up));
-    TRY(sara_product_gain(ctx, out, b, a, scale, ups / rank, downs / rank, rank, NULL, NULL, 0));
+    TRY(sara_product_gain(ctx, out, values[SARA_LORA_UP], values[SARA_LORA_DOWN], scale, ups / rank,
+                          downs / rank, rank, NULL, NULL, 0));
     *out = fmax(0, -*out); /* of what comes no nearer to zero */
 done:
-    sara_free(ctx, a);
-    sara_free(ctx, b);
+    return status;
+}
+
+/* Whether the layer is whole, and its values; beside a model applying it tells. */
+static sara_status measure_group(described *d, double *out, const lora_group *g, double scale)
+{
+    float *values[SARA_LORA_ROLES] = {NULL};
+    sara_arena arena;
+    sara_status status = SARA_OK;
+    sara_arena_init(&arena, d->source->ctx);
+    if (!g->of[SARA_LORA_DIFF] && !g->of[SARA_LORA_DIFF_BIAS])
+        TRY(sara_lora_check_pair(d->source, g->of));
+    for (int role = 0; role < SARA_LORA_ROLES; role++)
+        if (g->of[role] && role != SARA_LORA_ALPHA)
+            TRY(sara_lora_read_factor(d->source, &arena, &values[role], g->of[role]));
+    TRY(square_of(d, out, values, g, scale));
+done:
+    sara_arena_free(&arena);
     return status;
 }
 
@@ -149,7 +162,7 @@ static sara_status add_group(described *d, const lora_group *g, bool measured)
     TRY(alpha_of_group(d, &alpha, g));
     TRY(scale_of(d, &scale, g, alpha));
     if (!measured)
-        TRY(square_of(d, &square, g, scale));
+        TRY(measure_group(d, &square, g, scale));
     widen_ranges(d, group_rank(g), alpha);
     d->dora |= g->of[SARA_LORA_MAGNITUDE] != NULL;
     d->low_rank |= down != NULL;

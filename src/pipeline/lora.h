@@ -34,6 +34,13 @@ typedef enum sara_lora_role {
     SARA_LORA_DIFF_BIAS, /* of a bias */
     SARA_LORA_ROLES
 } sara_lora_role;
+/* lora_read_layer.c. A tensor's values, in the arena; what is not finite is SARA_ERROR_INPUT. */
+SARA_NODISCARD sara_status sara_lora_read_factor(const sara_adapter_source *source,
+                                                 sara_arena *arena, float **out,
+                                                 const sara_tensor_info *info);
+/* SARA_ERROR_INPUT where a layer of low rank, of which there is some tensor, lacks a factor. */
+SARA_NODISCARD sara_status sara_lora_check_pair(const sara_adapter_source *source,
+                                                const sara_tensor_info *const of[SARA_LORA_ROLES]);
 /* How much of a tensor's name is its layer's; 0: it is none of a LoRA's. */
 size_t sara_lora_key(const char *name, sara_lora_role *role);
 /* What else the tensor is of, that is not read: "a LoHa"; NULL: unknown. */

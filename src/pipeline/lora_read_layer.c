@@ -44,20 +44,44 @@ done:
     return status;
 }
 
-static sara_status read_factor(const lora_layer *l, float **out, const sara_tensor_info *info)
+sara_status sara_lora_read_factor(const sara_adapter_source *source, sara_arena *arena, float **out,
+                                  const sara_tensor_info *info)
 {
     size_t count = (size_t)sara_shape_count(&info->shape);
     sara_status status;
-    TRY(sara_safetensors_check_dtype(l->r->source->file, info));
-    TRY(sara_arena_alloc(l->arena, out, count, sizeof(**out)));
-    TRY(sara_safetensors_read_f32(l->r->source->file, *out, info));
+    TRY(sara_safetensors_check_dtype(source->file, info));
+    TRY(sara_arena_alloc(arena, out, count, sizeof(**out)));
+    TRY(sara_safetensors_read_f32(source->file, *out, info));
     for (size_t i = 0; i < count; i++)
         if (!isfinite((*out)[i]))
-            return sara_fail(l->r->ctx, SARA_ERROR_INPUT, "%s: %.200s: value %zu is %s",
-                             l->r->source->path, info->name, i,
-                             isnan((*out)[i]) ? "NaN" : "infinite");
+            return sara_fail(source->ctx, SARA_ERROR_INPUT, "%s: %.200s: value %zu is %s",
+                             source->path, info->name, i, isnan((*out)[i]) ? "NaN" : "infinite");
 done:
     return status;
+}
+
+static sara_status read_factor(const lora_layer *l, float **out, const sara_tensor_info *info)
+{
+    return sara_lora_read_factor(l->r->source, l->arena, out, info);
+}
+
+sara_status sara_lora_check_pair(const sara_adapter_source *source,
+                                 const sara_tensor_info *const of[SARA_LORA_ROLES])
+{
+    static const struct {
+        sara_lora_role role;
+        const char *name;
+    } needed[] = {{SARA_LORA_DOWN, "first factor (lora_down, lora_A)"},
+                  {SARA_LORA_UP, "second factor (lora_up, lora_B)"}};
+    const sara_tensor_info *some = NULL;
+    for (int i = 0; i < SARA_LORA_ROLES; i++)
+        some = of[i] ? of[i] : some;
+    for (int i = 0; i < 2; i++)
+        if (!of[needed[i].role])
+            return sara_fail(source->ctx, SARA_ERROR_INPUT,
+                             "%s: %.200s: the %s of its layer is missing", source->path, some->name,
+                             needed[i].name);
+    return SARA_OK;
 }
 
 /* ------------------------------------------------------------------------------------ the scale */
@@ -171,20 +195,8 @@ done:
 
 static sara_status read_factors(const lora_layer *l)
 {
-    static const struct {
-        sara_lora_role role;
-        const char *name;
-    } needed[] = {{SARA_LORA_DOWN, "first factor (lora_down, lora_A)"},
-                  {SARA_LORA_UP, "second factor (lora_up, lora_B)"}};
-    const sara_tensor_info *some = NULL;
     sara_status status;
-    for (int i = 0; i < SARA_LORA_ROLES; i++)
-        some = l->tensors->of[i] ? l->tensors->of[i] : some;
-    for (int i = 0; i < 2; i++)
-        if (!l->tensors->of[needed[i].role])
-            return sara_fail(l->r->ctx, SARA_ERROR_INPUT,
-                             "%s: %.200s: the %s of its layer is missing", l->r->source->path,
-                             some->name, needed[i].name);
+    TRY(sara_lora_check_pair(l->r->source, l->tensors->of));
     TRY(check_factors(l));
     TRY(read_factor(l, &l->out->down, l->tensors->of[SARA_LORA_DOWN]));
     TRY(read_factor(l, &l->out->up, l->tensors->of[SARA_LORA_UP]));
@@ -193,7 +205,7 @@ static sara_status read_factors(const lora_layer *l)
     if (l->tensors->of[SARA_LORA_MAGNITUDE])
         TRY(read_magnitude(l));
     else
-        TRY(sara_lora_config_plain(&l->r->config, some->name));
+        TRY(sara_lora_config_plain(&l->r->config, l->tensors->of[SARA_LORA_DOWN]->name));
     TRY(find_scale(l));
 done:
     return status;

@@ -109,11 +109,29 @@ static void test_refused(void **state)
     sara_model_free(other);
 }
 
+/* NaN, and a factor that is missing. */
+static void test_damaged(void **state)
+{
+    static const float values[4] = {1, 2, (float)NAN, 4};
+    static const char *const faults[] = {"value 2 is NaN", "second factor"};
+    test_pipe *pipe = *state;
+    for (size_t i = 0; i < 2; i++) {
+        const sara_tensor_source tensors[] = {
+            {"lora_unet_conv_in.lora_down.weight", SARA_F32, sara_shape2(1, 4), values},
+            {"lora_unet_conv_in.lora_up.weight", SARA_F32, sara_shape2(4, 1), values}};
+        const char *path = test_path(pipe, "damaged.safetensors");
+        sara_adapter_report *r = NULL;
+        assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, tensors, 2 - i, NULL, 0));
+        assert_refused(pipe->ctx, SARA_ERROR_INPUT, faults[i],
+                       sara_adapter_inspect(pipe->ctx, &r, path, NULL, false));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_kohya),       TEST_CASE(test_layouts), TEST_CASE(test_peft),
-        TEST_CASE(test_adaptformer), TEST_CASE(test_refused),
+        TEST_CASE(test_adaptformer), TEST_CASE(test_refused), TEST_CASE(test_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
