@@ -72,15 +72,8 @@ static int64_t group_rank(const lora_group *g)
 static sara_status alpha_of_group(const described *d, double *alpha, const lora_group *g)
 {
     const sara_tensor_info *info = g->of[SARA_LORA_ALPHA];
-    float value;
-    sara_status status = SARA_OK;
     *alpha = (double)NAN;
-    if (!info || sara_shape_count(&info->shape) != 1)
-        return SARA_OK;
-    TRY(sara_safetensors_read_f32(d->source->file, &value, info));
-    *alpha = (double)value;
-done:
-    return status;
+    return info ? sara_lora_read_alpha(d->source, alpha, info) : SARA_OK;
 }
 
 /* What a layer's product is multiplied by; NaN: that is not known without a model. */

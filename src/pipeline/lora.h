@@ -38,6 +38,9 @@ typedef enum sara_lora_role {
 SARA_NODISCARD sara_status sara_lora_read_factor(const sara_adapter_source *source,
                                                  sara_arena *arena, float **out,
                                                  const sara_tensor_info *info);
+/* Of a tensor of one number, also of integers. */
+SARA_NODISCARD sara_status sara_lora_read_alpha(const sara_adapter_source *source, double *alpha,
+                                                const sara_tensor_info *info);
 /* SARA_ERROR_INPUT where a layer of low rank, of which there is some tensor, lacks a factor. */
 SARA_NODISCARD sara_status sara_lora_check_pair(const sara_adapter_source *source,
                                                 const sara_tensor_info *const of[SARA_LORA_ROLES]);

@@ -87,7 +87,8 @@ sara_status sara_lora_check_pair(const sara_adapter_source *source,
 /* ------------------------------------------------------------------------------------ the scale */
 
 /* A number in a tensor of one entry; some tools write it as an integer. */
-static sara_status read_alpha(const lora_layer *l, double *alpha, const sara_tensor_info *info)
+sara_status sara_lora_read_alpha(const sara_adapter_source *source, double *alpha,
+                                 const sara_tensor_info *info)
 {
     sara_shape_text text;
     int64_t integer;
@@ -95,23 +96,23 @@ static sara_status read_alpha(const lora_layer *l, double *alpha, const sara_ten
     float value;
     sara_status status;
     if (sara_shape_count(&info->shape) != 1)
-        return sara_fail(l->r->ctx, SARA_ERROR_INPUT, "%s: %.200s: shape %s, expected one number",
-                         l->r->source->path, info->name, sara_shape_format(&text, &info->shape));
+        return sara_fail(source->ctx, SARA_ERROR_INPUT, "%s: %.200s: shape %s, expected one number",
+                         source->path, info->name, sara_shape_format(&text, &info->shape));
     if (info->dtype == SARA_I64) {
-        TRY(sara_safetensors_read(l->r->source->file, &integer, info));
+        TRY(sara_safetensors_read(source->file, &integer, info));
         *alpha = (double)integer;
         return SARA_OK;
     }
     if (info->dtype == SARA_I32) {
-        TRY(sara_safetensors_read(l->r->source->file, &shorter, info));
+        TRY(sara_safetensors_read(source->file, &shorter, info));
         *alpha = (double)shorter;
         return SARA_OK;
     }
-    TRY(sara_safetensors_check_dtype(l->r->source->file, info));
-    TRY(sara_safetensors_read_f32(l->r->source->file, &value, info));
+    TRY(sara_safetensors_check_dtype(source->file, info));
+    TRY(sara_safetensors_read_f32(source->file, &value, info));
     *alpha = (double)value;
     if (!isfinite(value))
-        status = sara_fail(l->r->ctx, SARA_ERROR_INPUT, "%s: %.200s: is %s", l->r->source->path,
+        status = sara_fail(source->ctx, SARA_ERROR_INPUT, "%s: %.200s: is %s", source->path,
                            info->name, isnan(value) ? "NaN" : "infinite");
 done:
     return status;
@@ -128,7 +129,7 @@ static sara_status find_scale(const lora_layer *l)
     int part;
     sara_status status;
     if (info) {
-        TRY(read_alpha(l, &alpha, info));
+        TRY(sara_lora_read_alpha(l->r->source, &alpha, info));
         l->out->scale = alpha / (double)l->out->rank;
         return SARA_OK;
     }

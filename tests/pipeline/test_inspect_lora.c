@@ -127,11 +127,29 @@ static void test_damaged(void **state)
     }
 }
 
+static void test_integer_alpha(void **state)
+{
+    static const float values[2] = {1, 1};
+    static const int32_t alpha = 3;
+    const sara_tensor_source tensors[] = {
+        {"lora_unet_conv_in.alpha", SARA_I32, sara_shape1(1), &alpha},
+        {"lora_unet_conv_in.lora_down.weight", SARA_F32, sara_shape2(1, 2), values},
+        {"lora_unet_conv_in.lora_up.weight", SARA_F32, sara_shape2(2, 1), values}};
+    test_pipe *pipe = *state;
+    const char *path = test_path(pipe, "integer.safetensors");
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, tensors, 3, NULL, 0));
+    sara_adapter_report *r = inspect(pipe, path, NULL);
+    assert_true(r->alpha_low == 3 && r->alpha_high == 3);
+    assert_close(fabs(r->change_norm - 6), 1e-6, "change");
+    sara_adapter_report_free(pipe->ctx, r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_kohya),       TEST_CASE(test_layouts), TEST_CASE(test_peft),
-        TEST_CASE(test_adaptformer), TEST_CASE(test_refused), TEST_CASE(test_damaged),
+        TEST_CASE(test_kohya),         TEST_CASE(test_layouts), TEST_CASE(test_peft),
+        TEST_CASE(test_adaptformer),   TEST_CASE(test_refused), TEST_CASE(test_damaged),
+        TEST_CASE(test_integer_alpha),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
