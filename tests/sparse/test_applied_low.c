@@ -1,6 +1,6 @@
 /* Low-rank changes of weights that are written in several blocks of rows, against plain loops in
  * double; with any number of threads to the same bits. */
-#include "sparse/lora.h"
+#include "sparse/applied.h"
 #include "sparse/support_sparse.h"
 
 #include <math.h>
@@ -152,9 +152,26 @@ static void equal_strengths_in_any_order(void **state)
     sara_context_free(ctx);
 }
 
+/* Of a square weight, magnitudes of inputs make another layer than those of outputs. */
+static void test_compared(void **state)
+{
+    float values[2] = {1, 2};
+    sara_lora_layer outputs = {.name = "w", .rank = 1, .out = 2, .in = 2, .kh = 1, .kw = 1};
+    outputs.down = outputs.up = outputs.magnitude = values;
+    sara_lora_layer inputs = outputs;
+    inputs.magnitude_of_inputs = true;
+    sara_applied_entry a = {.low = &outputs}, b = {.low = &inputs};
+    const sara_applied_layer x = {.entries = &a, .count = 1}, y = {.entries = &b, .count = 1};
+    (void)state;
+    assert_int_equal(sara_applied_layer_compare(&x, &x), 0);
+    assert_int_equal(sara_applied_layer_compare(&x, &y), -sara_applied_layer_compare(&y, &x));
+    assert_int_not_equal(sara_applied_layer_compare(&x, &y), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_of_many_blocks),
-                                       cmocka_unit_test(equal_strengths_in_any_order)};
+                                       cmocka_unit_test(equal_strengths_in_any_order),
+                                       cmocka_unit_test(test_compared)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
