@@ -339,9 +339,8 @@ typedef struct sara_export_options {
 /* Norms are L2 over all entries. */
 typedef struct sara_export_report {
     int64_t changed;    /* entries that the adapters change */
-    int64_t left_out;   /* of those, the entries that the format has no place for: those of biases
-                           and norms in a LoRA; the text encoder's are told in a warning, and in
-                           "peft" are no part of kept and error */
+    int64_t left_out;   /* of those, the entries that the format has no place for: in a LoRA biases
+                           and norms; a text encoder's are told in a warning, and not counted */
     int64_t inexact;    /* "comfyui", "a1111": entries for which base + change, added up in float32,
                            is not the adapter's value to the bit */
     int64_t layers;     /* written */
