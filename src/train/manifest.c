@@ -62,19 +62,17 @@ done:
     return status;
 }
 
-/* some: of those names not all need be there. */
 static sara_status add_hashes(sara_context *ctx, json_t *manifest, const char *folder,
-                              const char *const *names, bool some)
+                              const sara_method *method)
 {
+    const char *const *names = method->files;
     json_t *files = json_object_get(manifest, "files");
     char sha256[65];
-    sara_status status;
-    for (; *names; names++) {
-        bool there = true;
-        if (some)
-            TRY(folder_has(ctx, &there, folder, *names));
-        if (!there)
-            continue;
+    bool other = false;
+    sara_status status = SARA_OK;
+    if (method->other_files)
+        TRY(folder_has(ctx, &other, folder, method->other_files[0]));
+    for (names = other ? method->other_files : names; *names; names++) {
         TRY(hash_file(ctx, sha256, folder, *names));
         if (json_object_set_new(files, *names, json_string(sha256)) != 0)
             TRY(no_memory(ctx, folder));
@@ -99,7 +97,7 @@ sara_status sara_manifest_write(const trainer *t, json_t **out, const char *fold
     *out = NULL;
     if (!manifest)
         return no_memory(ctx, folder);
-    TRY(add_hashes(ctx, manifest, folder, t->method->files, t->method->some_files));
+    TRY(add_hashes(ctx, manifest, folder, t->method));
     TRY(sara_json_save(ctx, folder, MANIFEST_NAME, manifest,
                        JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)));
     *out = manifest;
@@ -135,14 +133,32 @@ done:
     return status;
 }
 
+/* All that the method has of one of its two sets, and nothing else of both. */
+static sara_status check_set_of_files(sara_context *ctx, const json_t *stated, const char *folder,
+                                      const sara_method *method)
+{
+    bool other = method->other_files && json_object_get(stated, method->other_files[0]);
+    const char *const *names = other ? method->other_files : method->files;
+    size_t count = 0;
+    char sha256[65];
+    sara_status status = SARA_OK;
+    for (; names[count]; count++) {
+        TRY(hash_file(ctx, sha256, folder, names[count]));
+        TRY(check_hash(ctx, folder, names[count], sha256, json_object_get(stated, names[count])));
+    }
+    if (method->other_files && json_object_size(stated) != count)
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s/%s: files: names %zu, a checkpoint with %s has %zu", folder,
+                           MANIFEST_NAME, json_object_size(stated), names[0], count);
+done:
+    return status;
+}
+
 /* Of the run's method; a manifest that names none is of the first. */
 static sara_status check_files(sara_context *ctx, const json_t *manifest, const char *folder)
 {
     const json_t *run = json_object_get(manifest, "run"), *name = json_object_get(run, "method");
-    const json_t *stated = json_object_get(manifest, "files");
     const sara_method *method = sara_method_at(0);
-    char sha256[65];
-    sara_status status = SARA_OK;
     if (!json_is_object(run))
         return sara_fail(ctx, SARA_ERROR_INPUT, "%s/%s: run: expected an object", folder,
                          MANIFEST_NAME);
@@ -151,14 +167,7 @@ static sara_status check_files(sara_context *ctx, const json_t *manifest, const 
                          "%s: of the method %s, which this program does not know; a newer one "
                          "goes on from it",
                          folder, json_string_value(name) ? json_string_value(name) : "(no text)");
-    for (const char *const *file = method->files; *file; file++) {
-        if (method->some_files && !json_object_get(stated, *file))
-            continue;
-        TRY(hash_file(ctx, sha256, folder, *file));
-        TRY(check_hash(ctx, folder, *file, sha256, json_object_get(stated, *file)));
-    }
-done:
-    return status;
+    return check_set_of_files(ctx, json_object_get(manifest, "files"), folder, method);
 }
 
 sara_status sara_manifest_read(sara_context *ctx, json_t **out, const char *folder)

@@ -21,7 +21,7 @@ typedef struct sara_method {
     size_t state_size; /* of t->method_state, which is zero at first; 0: it has none */
     const char *const *options; /* of the training options those that not all methods have */
     const char *const *files;   /* that save() writes into a checkpoint */
-    bool some_files;            /* not each checkpoint has all of them */
+    const char *const *other_files; /* or these instead, which have another first. Or NULL */
     const char *result; /* file that finish() writes into the run folder; NULL: the denoiser's */
     const char *peft_result;    /* folder that it is with --save_as peft; NULL: never */
     int entry_bytes;            /* of the result, at least, for each trained entry */

@@ -100,9 +100,9 @@ static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
 sara_status sara_train_options_check_beside(sara_context *ctx, const sara_train_options *o,
                                             const char *started)
 {
-    static const char *const decided[] = {"trainable",    "threshold",     "mask",
-                                          "mask_steps",   "rank",          "lora_alpha",
-                                          "lora_targets", "adapter_width", "adapter_scale"};
+    static const char *const decided[] = {
+        "trainable",  "threshold",    "mask",        "mask_steps",    "rank",
+        "lora_alpha", "lora_targets", "ltsft_steps", "adapter_width", "adapter_scale"};
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sizeof(decided) / sizeof(*decided); i++) {
         char *value = NULL;

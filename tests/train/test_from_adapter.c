@@ -2,6 +2,7 @@
 #include "support_train.h"
 
 #include <math.h>
+#include <stdio.h>
 
 static void set(test_run *run, const char *name, const char *value)
 {
@@ -271,13 +272,105 @@ static void test_refused(void **state)
     assert_false(sara_path_exists(run->output));
 }
 
+/* ------------------------------------------------------------------------ of the other methods */
+
+static const char *trained(test_run *run, const char *method)
+{
+    run->options.method = method;
+    test_run_output(run, method);
+    assert_ok(run->ctx, test_run_train(run));
+    return test_text(run, "%s/adapter.safetensors", run->output);
+}
+
+/* Steps that change nothing give the file back. */
+static void check_same(test_run *run, const char *method, const char *first)
+{
+    sara_adapter before, after;
+    run->options.adapter = first;
+    run->options.learning_rate = 1e-25;
+    test_run_output(run, test_text(run, "%s-same", method));
+    assert_ok(run->ctx, test_run_train(run));
+    assert_non_null(strstr(run->log, "those of the adapter, from strength 1 on"));
+    assert_int_equal(test_run_events(run, "reselect"), 0);
+    assert_ok(run->ctx, sara_adapter_load(run->ctx, &before, first));
+    test_run_adapter(run, &after);
+    test_adapters_equal(&before, &after);
+    assert_null(sara_adapter_metadata(&after, "sara.rank"));
+    assert_null(sara_adapter_metadata(&after, "sara.ltsft_steps"));
+    sara_adapter_free(&before);
+    sara_adapter_free(&after);
+    run->options.learning_rate = 0;
+}
+
+/* From a method's own file on; cut, and resumed without it. */
+static void check_from_own(test_run *run, const char *method)
+{
+    run->options.adapter = NULL;
+    run->options.resume_from_checkpoint = NULL;
+    const char *first = trained(run, method), *moved = test_text(run, "%s.moved", first);
+    check_same(run, method, first);
+    test_run_output(run, test_text(run, "%s-whole", method));
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run);
+    test_run_output(run, test_text(run, "%s-cut", method));
+    run->interrupt_at = 1;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "and saved", test_run_train(run));
+    run->interrupt_at = -1;
+    run->options.resume_from_checkpoint = "latest";
+    run->options.adapter = NULL;
+    assert_int_equal(rename(first, moved), 0);
+    run->options.trainable = "2%";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "leave --trainable out", test_run_train(run));
+    run->options.trainable = NULL;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+}
+
+static void test_from_own(void **state)
+{
+    test_run *run = *state;
+    run->options.max_train_steps = 2;
+    run->options.trainable = NULL;
+    run->options.lr_scheduler = "constant";
+    check_from_own(run, "shira");
+    check_from_own(run, "ltsft");
+}
+
+/* A file of another method is refused by its name. */
+static void test_from_others(void **state)
+{
+    static const char *const golden[][2] = {{"lora_sd1", "LoRA"},
+                                            {"adaptformer_sd1", "adaptformer"}};
+    static const char *const methods[] = {"sara", "shira", "ltsft", "lora", "adaptformer"};
+    const char *files[5];
+    test_run *run = *state;
+    run->options.max_train_steps = 2;
+    for (size_t i = 0; i < 3; i++)
+        files[i] = trained(run, methods[i]);
+    for (size_t i = 0; i < 2; i++)
+        files[3 + i] = test_text(run, "%s/%s_start.safetensors", SARA_TEST_GOLDEN, golden[i][0]);
+    run->options.trainable = NULL;
+    test_run_output(run, "from");
+    for (size_t i = 0; i < 5; i++)
+        for (size_t k = 0; k < 5; k++) {
+            const char *maker = k < 3 ? methods[k] : golden[k - 3][1];
+            run->options.method = methods[i];
+            run->options.adapter = files[k];
+            if (i != k)
+                assert_refused(run->ctx, SARA_ERROR_INPUT,
+                               test_text(run, "holds an adapter of %s; --method %s goes on from",
+                                         maker, methods[i]),
+                               test_run_train(run));
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_strength_zero),      TEST_TINY(test_as_on_merged),
         TEST_TINY(test_values),             cmocka_unit_test(test_one_value),
         TEST_TINY(test_metadata),           TEST_TINY(test_resumed),
-        TEST_TINY(test_without_threshold),  TEST_TINY(test_refused),
+        TEST_TINY(test_without_threshold),  TEST_TINY(test_refused), TEST_TINY(test_from_own), TEST_TINY(test_from_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

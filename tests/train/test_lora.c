@@ -411,6 +411,29 @@ static void test_refusals(void **state)
            "a DoRA is no DoRA at another strength");
 }
 
+/* 0 / 0 in DoRA. */
+static void test_zero_output(void **state)
+{
+    static const char name[] = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight";
+    const sara_model_options options = {.unet_only = true};
+    test_run *run = *state;
+    const char *path = test_text(run, "%s/zero", run->folder);
+    sara_model *model = NULL;
+    use_lora(run, "dora");
+    assert_ok(run->ctx, sara_model_load(run->ctx, &model, run->options.unet_only, &options));
+    sara_tensor *weight = &sara_params_find(&model->denoiser->params, name)->value;
+    memset((float *)weight->data + 3 * weight->shape.dims[1], 0,
+           (size_t)weight->shape.dims[1] * sizeof(float));
+    assert_ok(run->ctx, sara_model_save(run->ctx, NULL, model, path, NULL));
+    sara_model_free(model);
+    run->options.unet_only = path;
+    assert_refused(run->ctx, SARA_ERROR_INPUT,
+                   test_text(run, "%s: the weights of output 3 are all 0", name),
+                   test_run_train(run));
+    run->options.method = "lora";
+    assert_ok(run->ctx, test_run_train(run));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -427,6 +450,7 @@ int main(void)
         TEST_CASE(test_resume_from_adapter),
         TEST_CASE(test_peft),
         TEST_CASE(test_refusals),
+        TEST_CASE(test_zero_output),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,6 +134,7 @@ static void test_shira_result(void **state)
     run->options.trainable = "100%";
     assert_ok(run->ctx, sara_train(run->ctx, &result, &run->options));
     assert_true(result.selected > 5 * rank4 && result.selected < result.parameters);
+    assert_non_null(strstr(run->log, "%), all that there are; targets linear; learning rate"));
     test_run_output(run, "attention");
     run->options.trainable = NULL;
     run->options.lora_targets = "attention";
@@ -252,6 +253,25 @@ static void test_ltsft_longer(void **state)
     assert_string_equal(test_run_sha256(run), sha256);
 }
 
+/* Whether a checkpoint is of the second phase its manifest says, whatever else lies there. */
+static void test_ltsft_stray_file(void **state)
+{
+    test_run *run = *state;
+    run->options.method = "ltsft";
+    run->options.max_train_steps = 4;
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run);
+    const char *stray = test_text(run, "%s/adapter.safetensors", run->output);
+    test_run_output(run, "cut");
+    run->interrupt_at = 1;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "and saved", test_run_train(run));
+    run->interrupt_at = -1;
+    test_run_copy(run, "cut/checkpoint-1/adapter.safetensors", stray);
+    run->options.resume_from_checkpoint = "latest";
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+}
+
 /* --------------------------------------------------------------------------------- PEFT's files */
 
 static sara_model *load_with(test_run *run, const char *adapter)
@@ -359,13 +379,17 @@ static void test_refused(void **state)
         assert_refused(run->ctx, SARA_ERROR_USAGE, (text), test_run_train(run));                   \
         *o = good;                                                                                 \
     } while (0)
-    REFUSED((o->method = "ltsft", o->ltsft_steps = 10), "--ltsft_steps 10: no step of 10 in all");
-    REFUSED((o->method = "ltsft", o->max_train_steps = 1), "--ltsft_steps 1: no step of 1 in all");
+    REFUSED((o->method = "ltsft", o->ltsft_steps = 10),
+            "the first phase has 10 steps (--ltsft_steps), and 10 in all leave none");
+    REFUSED((o->method = "ltsft", o->max_train_steps = 1),
+            "the first phase has 1 step, and 1 in all leave none");
     REFUSED((o->method = "ltsft", o->threshold = 0.1), "--threshold 0.1: goes with --method sara");
-    REFUSED((o->method = "ltsft", o->trainable = "2M"), "2M, the model has 942196 entries");
+    REFUSED((o->method = "ltsft", o->trainable = "2M"),
+            "--trainable 2M: the model has 942196 entries");
     REFUSED((o->method = "shira", o->mask = "largest"), "--mask largest: goes with --method sara");
     REFUSED((o->method = "shira", o->rank = 3, o->trainable = "5%"), "--rank 3 and --trainable 5%");
-    REFUSED((o->method = "shira", o->adapter = "x"), "--adapter x: goes with --method sara");
+    REFUSED((o->method = "full", o->adapter = "x"), "--adapter x: goes with --method sara");
+    REFUSED((o->trainable = "20M"), "--learning_rate is missing: all entries are selected");
     REFUSED((o->ltsft_steps = 3), "--ltsft_steps 3: goes with --method ltsft; SaRA has none");
 #undef REFUSED
 }
@@ -376,7 +400,7 @@ int main(void)
         TEST_CASE(test_shira),         TEST_CASE(test_ltsft),         TEST_CASE(test_shira_result),
         TEST_CASE(test_ltsft_result),  TEST_CASE(test_shira_resumed), TEST_CASE(test_ltsft_resumed),
         TEST_CASE(test_shira_of_peft), TEST_CASE(test_shira_export),  TEST_CASE(test_ltsft_skipped),
-        TEST_CASE(test_ltsft_longer),  TEST_CASE(test_refused),
+        TEST_CASE(test_ltsft_longer),  TEST_TINY(test_ltsft_stray_file), TEST_CASE(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -98,6 +98,7 @@ static sara_status lora_prepare(trainer *t)
     sara_lora_run *run = lora_run_of(t);
     sara_status status;
     TRY(run->origin.is ? prepare_start(t) : prepare_new(t));
+    TRY(sara_loras_check(t->ctx, &run->loras));
     TRY(sara_whole_use(t, &run->loras.params));
 done:
     return status;
@@ -116,15 +117,12 @@ static void lora_close(trainer *t)
 /* "20M" and the rank it stands for are one run. */
 static sara_status lora_resolve(const trainer *t, json_t *run)
 {
-    static const char *const of_the_file[] = {"rank", "lora_alpha", "lora_targets"};
     const sara_lora_run *own = lora_run_of(t);
     const char *targets = t->options.lora_targets ? t->options.lora_targets : "attention";
     const char *format = t->options.save_as ? t->options.save_as : "kohya";
     json_object_del(run, "trainable");
     if (json_object_set_new(run, "save_as", json_string(format)))
         return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
-    for (size_t i = 0; own->origin.is && i < sizeof(of_the_file) / sizeof(*of_the_file); i++)
-        json_object_del(run, of_the_file[i]);
     if (own->origin.is)
         return sara_origin_resolve(t, &own->origin, run);
     if (json_object_set_new(run, "rank", json_integer(own->rank)) |

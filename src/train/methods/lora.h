@@ -49,6 +49,8 @@ SARA_NODISCARD sara_status sara_loras_like(sara_context *ctx, sara_loras *out,
 /* The file's values, so many times as strong; SARA_ERROR_INPUT unless it has the same layers. */
 SARA_NODISCARD sara_status sara_loras_take(sara_context *ctx, const sara_loras *loras,
                                            const sara_lora_file *file, double strength);
+/* SARA_ERROR_INPUT where a magnitude would be divided by the norm of an output that is 0. */
+SARA_NODISCARD sara_status sara_loras_check(sara_context *ctx, const sara_loras *loras);
 void sara_loras_free(sara_context *ctx, sara_loras *loras); /* detaches */
 
 /* The state of both methods. */

@@ -227,6 +227,45 @@ done:
     return status;
 }
 
+/* Whether values of a row are all 0. */
+static bool is_zero_row(const sara_param *param, size_t row)
+{
+    const sara_shape *shape = &param->value.shape;
+    size_t count = (size_t)(sara_shape_count(shape) / shape->dims[0]), i = 0;
+    while (i < count && sara_param_get(param, row * count + i) == 0)
+        i++;
+    return i == count;
+}
+
+static sara_status check_outputs(sara_context *ctx, const sara_trained_lora *layer)
+{
+    const size_t out = (size_t)layer->weight->value.shape.dims[0];
+    sara_param weight = {0}, up = {0};
+    sara_status status;
+    TRY(sara_param_read(ctx, &weight, layer->weight));
+    TRY(sara_param_read(ctx, &up, layer->branch.up));
+    for (size_t o = 0; o < out; o++)
+        if (is_zero_row(&weight, o) && is_zero_row(&up, o))
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT,
+                          "%s: the weights of output %zu are all 0, which have no direction for a "
+                          "DoRA's magnitude; --method lora trains them",
+                          layer->weight->name, o));
+done:
+    sara_param_read_end(ctx, &up, layer->branch.up);
+    sara_param_read_end(ctx, &weight, layer->weight);
+    return status;
+}
+
+sara_status sara_loras_check(sara_context *ctx, const sara_loras *loras)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < loras->count; i++)
+        if (loras->layers[i].branch.magnitude)
+            TRY(check_outputs(ctx, &loras->layers[i]));
+done:
+    return status;
+}
+
 static bool is_same_layer(const sara_trained_lora *mine, const sara_lora_layer *layer)
 {
     return strcmp(mine->weight->name, layer->name) == 0 && mine->rank == layer->rank &&

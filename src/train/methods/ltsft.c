@@ -20,9 +20,12 @@ static sara_status choose_steps(trainer *t)
         l->steps = t->steps > 1 ? t->steps / 2 : 1;
     if (l->steps < t->steps)
         return SARA_OK;
-    return sara_fail(t->ctx, SARA_ERROR_USAGE,
-                     "--ltsft_steps %lld: no step of %lld in all is left for the second phase",
-                     (long long)l->steps, (long long)t->steps);
+    return sara_fail(
+        t->ctx, SARA_ERROR_USAGE,
+        "--method ltsft: the first phase has %lld %s%s, and %lld in all leave none for "
+        "the second",
+        (long long)l->steps, l->steps == 1 ? "step" : "steps",
+        t->options.ltsft_steps ? " (--ltsft_steps)" : "", (long long)t->steps);
 }
 
 static sara_status choose_size(trainer *t)
@@ -36,7 +39,7 @@ static sara_status choose_size(trainer *t)
     if (budget.kind == SARA_BUDGET_FRACTION)
         count = fmax(1, rint(count * entries));
     if (count > entries)
-        status = sara_fail(t->ctx, SARA_ERROR_USAGE, "trainable: %s, the model has %.0f entries",
+        status = sara_fail(t->ctx, SARA_ERROR_USAGE, "--trainable %s: the model has %.0f entries",
                            given, entries);
     t->selected = (int64_t)count;
 done:
@@ -69,17 +72,30 @@ done:
     return status;
 }
 
+/* Entries that are known from the start: an adapter's, from which on there is one phase, or those
+ * of a checkpoint of the second. */
+static sara_status find_entries_kept(trainer *t, sara_selection *out, bool *found)
+{
+    sara_status status;
+    *found = ltsft_of(t)->selected.origin.is;
+    if (*found)
+        return sara_selective_start(t, out);
+    TRY(choose_steps(t));
+    TRY(choose_size(t));
+    *found = sara_ltsft_has_kept(t);
+    if (*found)
+        TRY(sara_selective_resumed(t, out, t->selected));
+done:
+    return status;
+}
+
 static sara_status ltsft_prepare(trainer *t)
 {
     sara_selection selection = {0};
-    bool kept = false;
+    bool kept;
     sara_status status;
-    TRY(choose_steps(t));
-    TRY(choose_size(t));
-    if (t->checkpoint.folder)
-        TRY(sara_ltsft_has_kept(t, &kept));
+    TRY(find_entries_kept(t, &selection, &kept));
     if (kept) {
-        TRY(sara_selective_resumed(t, &selection, t->selected));
         TRY(use_kept(t, &selection));
     } else {
         TRY(keep_base(t));
@@ -156,7 +172,8 @@ static sara_status tell_kept(void *method, sara_step_report *report)
 
 static sara_step_hooks ltsft_hooks(const trainer *t)
 {
-    bool turned = t->optimizer->steps == ltsft_of(t)->steps;
+    const int64_t first = ltsft_of(t)->steps;
+    bool turned = first > 0 && t->optimizer->steps == first;
     return (sara_step_hooks){.before_update = turned ? tell_kept : NULL};
 }
 
@@ -170,7 +187,10 @@ static size_t ltsft_bytes(const trainer *t)
 
 static sara_status ltsft_resolve(const trainer *t, json_t *run)
 {
+    const sara_origin *origin = &ltsft_of(t)->selected.origin;
     json_object_del(run, "trainable");
+    if (origin->is)
+        return sara_origin_resolve(t, origin, run);
     return json_object_set_new(run, "ltsft_steps", json_integer(ltsft_of(t)->steps)) == 0
                ? SARA_OK
                : sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
@@ -179,6 +199,10 @@ static sara_status ltsft_resolve(const trainer *t, json_t *run)
 static void ltsft_describe(const trainer *t, sara_method_text *out)
 {
     const long long first = (long long)ltsft_of(t)->steps, second = (long long)t->steps - first;
+    if (ltsft_of(t)->selected.origin.is) {
+        sara_selective_describe_start(t, out);
+        return;
+    }
     snprintf(out->entries, sizeof(out->entries),
              "those that move most while all are trained for %lld step%s", first,
              first == 1 ? "" : "s");
@@ -207,13 +231,15 @@ const sara_method sara_method_ltsft = {
     .name = "ltsft",
     .title = "LT-SFT",
     .state_size = sizeof(ltsft),
-    .options = (const char *const[]){"trainable", "ltsft_steps", NULL},
-    .files = (const char *const[]){LTSFT_WEIGHTS "/config.json", LTSFT_WEIGHTS_FILE,
-                                   SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
-    .some_files = true,
+    .options = (const char *const[]){"adapter", "trainable", "ltsft_steps", NULL},
+    .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
+    .other_files = (const char *const[]){LTSFT_WEIGHTS_FILE, LTSFT_WEIGHTS "/config.json",
+                                         SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = sizeof(float),
     .learning_rate = 1e-4,
+    .open = sara_selective_open,
+    .check = sara_selective_check,
     .prepare = ltsft_prepare,
     .turn = ltsft_turn,
     .schedule = ltsft_schedule,

@@ -9,7 +9,7 @@
 typedef struct ltsft {
     selective selected; /* of the second phase, which has an adaptation */
     float *base;        /* of all entries, in the first phase */
-    int64_t steps;      /* of the first phase */
+    int64_t steps;      /* of the first phase; 0: there is none, as an adapter goes on */
 } ltsft;
 
 static inline ltsft *ltsft_of(const trainer *t)
@@ -20,8 +20,8 @@ static inline ltsft *ltsft_of(const trainer *t)
 #define LTSFT_WEIGHTS      "denoiser" /* a checkpoint's folder of the first phase's values */
 #define LTSFT_WEIGHTS_FILE LTSFT_WEIGHTS "/" SARA_DIFFUSERS_STEM ".safetensors"
 
-/* ltsft_state.c. Whether the checkpoint is of the second phase. */
-SARA_NODISCARD sara_status sara_ltsft_has_kept(const trainer *t, bool *out);
+/* ltsft_state.c. Whether the run goes on from a checkpoint of the second phase. */
+bool sara_ltsft_has_kept(const trainer *t);
 SARA_NODISCARD sara_status sara_ltsft_save(const trainer *t, const char *folder);
 SARA_NODISCARD sara_status sara_ltsft_load(trainer *t, const char *folder);
 

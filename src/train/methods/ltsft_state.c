@@ -2,15 +2,10 @@
 #include "train/checkpoint.h"
 #include "train/methods/ltsft.h"
 
-sara_status sara_ltsft_has_kept(const trainer *t, bool *out)
+bool sara_ltsft_has_kept(const trainer *t)
 {
-    char *path = NULL;
-    sara_status status;
-    TRY(sara_path_join(t->ctx, &path, t->checkpoint.folder, SARA_CHECKPOINT_ADAPTER));
-    *out = sara_path_exists(path);
-done:
-    sara_free(t->ctx, path);
-    return status;
+    const json_t *files = json_object_get(t->checkpoint.manifest, "files");
+    return json_object_get(files, SARA_CHECKPOINT_ADAPTER) != NULL;
 }
 
 sara_status sara_ltsft_save(const trainer *t, const char *folder)

@@ -93,7 +93,10 @@ const char *sara_origin_source(const trainer *t)
 
 sara_status sara_origin_resolve(const trainer *t, const sara_origin *origin, json_t *run)
 {
+    static const char *const of_the_file[] = {"rank", "lora_alpha", "lora_targets", "ltsft_steps"};
     json_t *strength = origin->is ? json_real(origin->told_strength) : NULL;
+    for (size_t i = 0; origin->is && i < sizeof(of_the_file) / sizeof(*of_the_file); i++)
+        json_object_del(run, of_the_file[i]);
     if (origin->is && json_object_set_new(run, "adapter_sha256", json_string(origin->sha256)) |
                           json_object_set_new(run, "adapter_strength", strength))
         return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");

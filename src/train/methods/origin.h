@@ -22,7 +22,7 @@ const char *sara_origin_source(const trainer *t); /* for errors: what the user h
  * sara_adapter_source_close(), even after an error. */
 SARA_NODISCARD sara_status sara_origin_read(const trainer *t, sara_adapter_source *out,
                                             const char *path, const sara_adapter_kind *kind);
-/* For resolve(). */
+/* For resolve(): what the run started from; what the file decides instead of options goes. */
 SARA_NODISCARD sara_status sara_origin_resolve(const trainer *t, const sara_origin *origin,
                                                json_t *run);
 void sara_origin_close(const trainer *t, sara_origin *origin);

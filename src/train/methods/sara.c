@@ -14,6 +14,10 @@ static sara_status default_learning_rate(trainer *t)
     t->learning_rate = sara_default_learning_rate(t->threshold);
     if (t->learning_rate >= 1e-12)
         return SARA_OK;
+    if (isinf(t->threshold))
+        return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                         "--learning_rate is missing: all entries are selected, by no threshold "
+                         "that the formula could take");
     return sara_fail(t->ctx, SARA_ERROR_USAGE,
                      "--learning_rate is missing: the formula gives %.3g for a threshold of %.6g",
                      t->learning_rate, t->threshold);
@@ -125,8 +129,7 @@ static void sara_describe(const trainer *t, sara_method_text *out)
 {
     const selective *s = selective_of(t);
     if (s->origin.is)
-        sara_print(out->entries, sizeof(out->entries),
-                   "those of the adapter, from strength %g on", s->origin.told_strength);
+        sara_selective_describe_start(t, out);
     else if (sara_mask_is_smallest(t))
         sara_print(out->entries, sizeof(out->entries), "|p| < %.6g", t->threshold);
     else

@@ -5,11 +5,6 @@
 #include "train/methods/methods.h"
 #include "train/methods/selective.h"
 
-/* sara_origin.c: the adapter to start from, with what it needs of the options; then against the
- * model. */
-SARA_NODISCARD sara_status sara_selective_open(trainer *t);
-SARA_NODISCARD sara_status sara_selective_check(const trainer *t);
-
 /* sara_reselection.c: when it is due, from the options, the number of steps and the checkpoint. */
 void sara_reselection_place(trainer *t);
 void sara_reselection_tell(const trainer *t);

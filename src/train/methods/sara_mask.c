@@ -60,14 +60,10 @@ done:
 /* The gradients are there once the micro-batches are: until then the smallest stand for as many. */
 sara_status sara_mask_select(trainer *t, sara_selection *out, const float *scores)
 {
-    const selective *s = selective_of(t);
     sara_mask_rule rule;
     sara_status status;
-    if (s->origin.is) {
-        status = sara_select_adapter(t->ctx, out, &t->model->denoiser->params, &s->start,
-                                     s->start_threshold);
-        return sara_model_tell_not_finite(t->model, status);
-    }
+    if (selective_of(t)->origin.is)
+        return sara_selective_start(t, out);
     TRY(mask_rule(t, &rule, scores));
     if ((rule.kind == SARA_MASK_GRADIENT && !scores) || t->checkpoint.folder)
         rule.kind = SARA_MASK_SMALLEST;

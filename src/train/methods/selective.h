@@ -33,6 +33,13 @@ size_t sara_selective_bytes(const trainer *t);
 SARA_NODISCARD sara_status sara_selective_finish(const trainer *t);
 void sara_selective_close(trainer *t);
 
+/* selective_origin.c: the adapter to start from, if there is one, with what it needs of the options;
+ * then against the model; its entries; what is said of them. */
+SARA_NODISCARD sara_status sara_selective_open(trainer *t);
+SARA_NODISCARD sara_status sara_selective_check(const trainer *t);
+SARA_NODISCARD sara_status sara_selective_start(const trainer *t, sara_selection *out);
+void sara_selective_describe_start(const trainer *t, sara_method_text *out);
+
 /* selective_state.c: the adapter of the masters, the moments, and which entries are active. */
 SARA_NODISCARD sara_status sara_selective_save(const trainer *t, const char *folder);
 SARA_NODISCARD sara_status sara_selective_load(trainer *t, const char *folder);

@@ -6,11 +6,13 @@
 
 #include <math.h>
 
-#define RANK 4
+#define RANK    4
+#define HIGHEST 65536 /* as high as no layer's shorter side */
 
 typedef struct shira_run {
     selective selected; /* what methods share that train entries at positions */
     int64_t rank;
+    bool all; /* entries that the layers have */
 } shira_run;
 
 static shira_run *shira_of(const trainer *t)
@@ -48,6 +50,8 @@ static sara_status shira_check(const trainer *t)
     const char *name = shira_targets(t);
     sara_lora_targets targets;
     sara_status status;
+    if (shira_of(t)->selected.origin.is)
+        return sara_selective_check(t);
     TRY(sara_lora_targets_parse(t->ctx, &targets, name));
     if (strcmp(name, "all") == 0)
         status = sara_fail(t->ctx, SARA_ERROR_USAGE,
@@ -99,17 +103,29 @@ done:
     return status;
 }
 
+static sara_status choose_entries(trainer *t, sara_selection *out)
+{
+    const sara_params *params = &t->model->denoiser->params;
+    shira_run *run = shira_of(t);
+    sara_lora_targets targets;
+    sara_status status;
+    TRY(sara_lora_targets_parse(t->ctx, &targets, shira_targets(t)));
+    TRY(choose_shira_rank(t, targets));
+    run->all = count_drawn(params, targets, run->rank) == count_drawn(params, targets, HIGHEST);
+    TRY(draw_entries(t, out, targets));
+done:
+    return status;
+}
+
 static sara_status shira_prepare(trainer *t)
 {
     const sara_adaptation_options options = {
         .threshold = NAN, .progressive_iter = -1, .seed = t->options.seed};
     sara_selection selection = {0};
-    sara_lora_targets targets;
+    const bool starts = shira_of(t)->selected.origin.is;
     sara_status status;
-    t->flags.entries = true;
-    TRY(sara_lora_targets_parse(t->ctx, &targets, shira_targets(t)));
-    TRY(choose_shira_rank(t, targets));
-    TRY(draw_entries(t, &selection, targets));
+    t->flags.entries = !starts;
+    TRY(starts ? sara_selective_start(t, &selection) : choose_entries(t, &selection));
     TRY(sara_selective_use(t, &selection, &options));
 done:
     sara_selection_free(t->ctx, &selection);
@@ -122,6 +138,8 @@ done:
 static sara_status shira_resolve(const trainer *t, json_t *run)
 {
     json_object_del(run, "trainable");
+    if (shira_of(t)->selected.origin.is)
+        return sara_origin_resolve(t, &shira_of(t)->selected.origin, run);
     if (json_object_set_new(run, "rank", json_integer(shira_of(t)->rank)) |
         json_object_set_new(run, "lora_targets", json_string(shira_targets(t))))
         return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
@@ -130,8 +148,15 @@ static sara_status shira_resolve(const trainer *t, json_t *run)
 
 static void shira_describe(const trainer *t, sara_method_text *out)
 {
-    snprintf(out->entries, sizeof(out->entries), "at random, as many as rank %lld has; targets %s",
-             (long long)shira_of(t)->rank, shira_targets(t));
+    const shira_run *run = shira_of(t);
+    const char *targets = shira_targets(t);
+    if (run->selected.origin.is)
+        sara_selective_describe_start(t, out);
+    else if (run->all)
+        snprintf(out->entries, sizeof(out->entries), "all that there are; targets %s", targets);
+    else
+        snprintf(out->entries, sizeof(out->entries),
+                 "at random, as many as rank %lld has; targets %s", (long long)run->rank, targets);
     out->default_rate = "of SHiRA";
 }
 
@@ -139,11 +164,12 @@ const sara_method sara_method_shira = {
     .name = "shira",
     .title = "SHiRA",
     .state_size = sizeof(shira_run),
-    .options = (const char *const[]){"rank", "lora_targets", "trainable", NULL},
+    .options = (const char *const[]){"adapter", "rank", "lora_targets", "trainable", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = 5, /* a value and its position */
     .learning_rate = 1e-4,
+    .open = sara_selective_open,
     .check = shira_check,
     .prepare = shira_prepare,
     .resolve = shira_resolve,

@@ -1,7 +1,8 @@
-/* SaRA from an adapter's entries on. */
-#include "train/methods/sara.h"
+/* From an adapter's entries on. */
+#include "train/methods/selective.h"
 
 #include "train/checkpoint.h"
+#include "train/methods/methods.h"
 
 #include <math.h>
 
@@ -24,7 +25,7 @@ static sara_status read_threshold(const trainer *t, double *out)
 static sara_status check_threshold(const trainer *t)
 {
     const sara_train_options *o = &t->options;
-    if (!isnan(selective_of(t)->start_threshold))
+    if (!isnan(selective_of(t)->start_threshold) || t->method->learning_rate > 0)
         return SARA_OK;
     if (o->progressive_iter > 0)
         return sara_fail(t->ctx, SARA_ERROR_USAGE,
@@ -38,6 +39,24 @@ static sara_status check_threshold(const trainer *t)
     return SARA_OK;
 }
 
+/* The file is of the run's own method; what was extracted is SaRA's. */
+static sara_status check_maker(const trainer *t, const char *path)
+{
+    sara_adapter_source source = {0};
+    sara_status status;
+    TRY(sara_origin_read(t, &source, path, &sara_adapter_kind_own));
+    const char *maker = sara_safetensors_metadata(source.file, "sara.method");
+    if (!maker || strcmp(maker, "extract") == 0)
+        maker = sara_method_sara.name;
+    if (strcmp(maker, t->method->name) != 0 && source.kind->is(&source))
+        status = sara_fail(t->ctx, SARA_ERROR_INPUT,
+                           "%s: holds an adapter of %.40s; --method %s goes on from its own", path,
+                           maker, t->method->name);
+done:
+    sara_adapter_source_close(&source);
+    return status;
+}
+
 sara_status sara_selective_open(trainer *t)
 {
     selective *s = selective_of(t);
@@ -46,6 +65,8 @@ sara_status sara_selective_open(trainer *t)
     TRY(sara_origin_open(t, &s->origin, SARA_CHECKPOINT_ADAPTER));
     if (!s->origin.is)
         goto done;
+    if (!t->checkpoint.folder)
+        TRY(check_maker(t, s->origin.path));
     TRY(sara_family_read_adapter(t->ctx, &s->start, s->origin.path, NULL));
     for (size_t i = 0; i < s->start.count; i++)
         entries += s->start.entries[i].count;
@@ -67,4 +88,18 @@ sara_status sara_selective_check(const trainer *t)
         return SARA_OK;
     status = sara_adapter_check(t->ctx, &selective_of(t)->start, params, &t->model->base, resumed);
     return status == SARA_OK ? status : sara_fail_in(t->ctx, status, sara_origin_source(t));
+}
+
+sara_status sara_selective_start(const trainer *t, sara_selection *out)
+{
+    const selective *s = selective_of(t);
+    const sara_params *params = &t->model->denoiser->params;
+    sara_status status = sara_select_adapter(t->ctx, out, params, &s->start, s->start_threshold);
+    return sara_model_tell_not_finite(t->model, status);
+}
+
+void sara_selective_describe_start(const trainer *t, sara_method_text *out)
+{
+    sara_print(out->entries, sizeof(out->entries), "those of the adapter, from strength %g on",
+               selective_of(t)->origin.told_strength);
 }
