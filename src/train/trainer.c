@@ -255,7 +255,7 @@ sara_status sara_train_sized(sara_context *ctx, sara_train_result *result, size_
             goto done;
         }
         status = trainer_advance(&t);
-        if (status == SARA_INTERRUPTED) /* while drawing; the step itself is done */
+        if (status == SARA_INTERRUPTED && t.optimizer) /* while drawing; the step itself is done */
             status = stop_saved(&t);
         if (status != SARA_OK)
             goto done;

@@ -367,10 +367,10 @@ static void test_from_others(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_strength_zero),      TEST_TINY(test_as_on_merged),
-        TEST_TINY(test_values),             cmocka_unit_test(test_one_value),
-        TEST_TINY(test_metadata),           TEST_TINY(test_resumed),
-        TEST_TINY(test_without_threshold),  TEST_TINY(test_refused), TEST_TINY(test_from_own), TEST_TINY(test_from_others),
+        TEST_CASE(test_strength_zero),     TEST_TINY(test_as_on_merged), TEST_TINY(test_values),
+        cmocka_unit_test(test_one_value),  TEST_TINY(test_metadata),     TEST_TINY(test_resumed),
+        TEST_TINY(test_without_threshold), TEST_TINY(test_refused),      TEST_TINY(test_from_own),
+        TEST_TINY(test_from_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -397,10 +397,18 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_shira),         TEST_CASE(test_ltsft),         TEST_CASE(test_shira_result),
-        TEST_CASE(test_ltsft_result),  TEST_CASE(test_shira_resumed), TEST_CASE(test_ltsft_resumed),
-        TEST_CASE(test_shira_of_peft), TEST_CASE(test_shira_export),  TEST_CASE(test_ltsft_skipped),
-        TEST_CASE(test_ltsft_longer),  TEST_TINY(test_ltsft_stray_file), TEST_CASE(test_refused),
+        TEST_CASE(test_shira),
+        TEST_CASE(test_ltsft),
+        TEST_CASE(test_shira_result),
+        TEST_CASE(test_ltsft_result),
+        TEST_CASE(test_shira_resumed),
+        TEST_CASE(test_ltsft_resumed),
+        TEST_CASE(test_shira_of_peft),
+        TEST_CASE(test_shira_export),
+        TEST_CASE(test_ltsft_skipped),
+        TEST_CASE(test_ltsft_longer),
+        TEST_TINY(test_ltsft_stray_file),
+        TEST_CASE(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,7 +23,8 @@ static inline selective *selective_of(const trainer *t)
  * and adapts it. A selection that is not finite, or for which there is no room, is refused. */
 SARA_NODISCARD sara_status sara_selective_use(trainer *t, sara_selection *selection,
                                               const sara_adaptation_options *options);
-/* What is trained so far is trained no longer; its memory goes. */
+/* What is trained so far is trained no longer; its memory goes. Until others are used there is no
+ * optimiser, and where that fails the run ends as the last checkpoint has it. */
 void sara_selective_drop(trainer *t);
 /* The entries that the checkpoint trains, so that they need not be chosen again; threshold NaN.
  * expected: how many the run's options give, 0: any; another number is SARA_ERROR_USAGE. */
