@@ -88,6 +88,11 @@ typedef struct real {
     sara_grad_kind want;
 } real;
 
+static size_t share_of(const sara_param *param, double share)
+{
+    return (size_t)ceil((double)sara_shape_count(&param->value.shape) * share);
+}
+
 /* As if the weights were 16-bit and fewer entries selected, which a pass without arithmetic does
  * not notice. */
 static sara_status pretend(const trainer *t, real **was, const sara_memory_setting *s)
@@ -100,6 +105,10 @@ static sara_status pretend(const trainer *t, real **was, const sara_memory_setti
         (*was)[i] = (real){param->value.dtype, param->selected, param->want};
         if (s->dense)
             param->want = SARA_GRAD_DENSE;
+        if (s->later > 0) {
+            param->want = SARA_GRAD_SAMPLED;
+            param->selected = share_of(param, s->later);
+        }
         if (s->narrow && may_narrow(param))
             param->value.dtype = SARA_BF16;
         if (s->share < 1)
@@ -243,6 +252,28 @@ done:
     return status;
 }
 
+/* Where a method's turn() comes to train others, as if of each parameter the same share. */
+static sara_status turning(const trainer *t, size_t *out, const sara_memory_setting *s)
+{
+    const sara_params *params = &t->model->denoiser->params;
+    int64_t entries = t->optimizer && t->method->turns_to ? t->method->turns_to(t) : 0;
+    sara_memory_setting then = *s;
+    size_t kept;
+    sara_status status = SARA_OK;
+    *out = 0;
+    if (entries == 0)
+        return SARA_OK;
+    then.later = (double)entries / (double)sara_params_entries(params);
+    TRY(activations(t, out, &kept, &then));
+    for (size_t i = 0; i < params->count; i++) {
+        const sara_param *param = &params->items[i];
+        size_t masters = s->narrow && may_narrow(param) ? sizeof(float) : 0;
+        *out += share_of(param, then.later) * (sara_trainable_entry_bytes(param, true) + masters);
+    }
+done:
+    return status;
+}
+
 /* Of captions and prompts; what else a text takes is small. */
 static size_t texts(const trainer *t)
 {
@@ -278,9 +309,10 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
         p.encoder = 0;
     }
     TRY(beginning(t, &p.begin, s));
+    TRY(turning(t, &p.later, s));
     p.peak = p.optimizer;
     p.peak += larger(p.activations, larger(p.pictures, larger(p.encoder, p.texts)));
-    p.peak = larger(p.peak, p.begin) + p.weights + p.other;
+    p.peak = larger(p.peak, larger(p.begin, p.later)) + p.weights + p.other;
     *out = p;
 done:
     return status;
@@ -315,6 +347,10 @@ static void plan_announce(const trainer *t, const sara_memory_plan *p)
         snprintf(choosing, sizeof(choosing),
                  ", instead of optimizer and activations for choosing entries %s",
                  sara_bytes_format(&chosen, p->begin));
+    if (p->later)
+        snprintf(choosing, sizeof(choosing),
+                 ", instead of optimizer and activations in the second phase %s",
+                 sara_bytes_format(&chosen, p->later));
     sara_log(t->ctx, SARA_LOG_INFO,
              "memory: weights %s, optimizer %s, activations %s, other %s%s%s%s, peak %s",
              sara_bytes_format(&texts[0], p->weights), sara_bytes_format(&texts[1], p->optimizer),

@@ -12,6 +12,7 @@ typedef struct sara_memory_setting {
     int64_t side; /* of the latents; 0: as the batches have it */
     double share; /* of the selected entries */
     bool dense;   /* gradients of all entries instead of the optimiser's */
+    double later; /* the share of all entries that is trained at positions instead; 0: it is not */
 } sara_memory_setting;
 
 /* In bytes: of the training steps, and of what is there instead of activations in other phases,
@@ -20,6 +21,7 @@ typedef struct sara_memory_plan {
     size_t weights, optimizer, activations, other, peak;
     size_t pictures;       /* while one is drawn */
     size_t begin;          /* while what is trained is chosen, instead of the optimiser too */
+    size_t later;          /* once the method trains others: their optimiser and activations */
     size_t texts, encoder; /* while those, or images, are encoded before the first step */
 } sara_memory_plan;
 

@@ -44,6 +44,8 @@ typedef struct sara_method {
     /* What comes before a step: what is trained may become another, t->optimizer with it, whose
      * steps go on counting. Or NULL. */
     sara_status (*turn)(trainer *t);
+    /* How many entries turn() will come to train at positions; 0: it will not. Or NULL. */
+    int64_t (*turns_to)(const trainer *t);
     /* Of a step, from 0, of `steps` in all: its place in the schedule of the learning rate, and how
      * long that is. Or NULL: the run is one. */
     void (*schedule)(const trainer *t, int64_t *step, int64_t *steps);

@@ -236,6 +236,38 @@ static void test_lora_is_kept(void **state)
     check_beside(run, "dora");
 }
 
+/* LT-SFT's second phase, where its entries at positions need more than all did. */
+static void test_ltsft_is_kept(void **state)
+{
+    static const char *const shares[] = {"5%", "100%"};
+    test_run *run = *state;
+    test_run_use_images(run, 2);
+    run->options.method = "ltsft";
+    run->options.ltsft_steps = 1;
+    run->options.max_train_steps = 2;
+    for (int i = 0; i < 2; i++) {
+        const sara_memory_setting setting = {.share = 1};
+        trainer t = {.ctx = run->ctx};
+        sara_memory_plan plan;
+        sara_step_report report;
+        double loss, lr;
+        run->options.trainable = shares[i];
+        test_run_output(run, shares[i]);
+        assert_ok(run->ctx, sara_trainer_open(&t, &run->options));
+        assert_ok(run->ctx, sara_memory_make_plan(&t, &plan, &setting));
+        assert_int_equal(plan.peak, t.planned_bytes);
+        assert_ok(run->ctx, sara_trainer_step(&t, &loss, &report, &lr));
+        assert_ok(run->ctx, sara_trainer_step(&t, &loss, &report, &lr));
+        size_t second = sara_tape_reached(t.tape);
+        size_t optimizer = sara_trainables_bytes(&t.optimizer->trainables);
+        check_part("second phase", plan.later, optimizer + second, 0.05);
+        double share = (double)plan.later / (double)(plan.optimizer + plan.activations);
+        assert_true(i == 0 ? share < 0.5 : share > 0.95);
+        assert_true(plan.peak >= plan.later + plan.weights + plan.other);
+        sara_trainer_close(&t);
+    }
+}
+
 /* A flag that the error names neither alone nor with another does not, even at its strongest (but
  * for the margin that is left). */
 static int check_unnamed(test_run *run, const char *error, uint64_t limit)
@@ -483,6 +515,7 @@ int main(void)
                                        TEST_CASE(test_full_is_kept),
                                        TEST_CASE(test_adaptformer_is_kept),
                                        TEST_CASE(test_lora_is_kept),
+                                       TEST_CASE(test_ltsft_is_kept),
                                        TEST_CASE(test_last_resorts),
                                        TEST_CASE(test_hopeless),
                                        TEST_CASE(test_too_many_entries),

@@ -183,6 +183,11 @@ static size_t ltsft_bytes(const trainer *t)
     return ltsft_of(t)->selected.adaptation ? sara_selective_bytes(t) : entries * sizeof(float);
 }
 
+static int64_t ltsft_turns_to(const trainer *t)
+{
+    return ltsft_of(t)->selected.adaptation ? 0 : t->selected;
+}
+
 /* ---------------------------------------------------------------------------- what the run is */
 
 static sara_status ltsft_resolve(const trainer *t, json_t *run)
@@ -242,6 +247,7 @@ const sara_method sara_method_ltsft = {
     .check = sara_selective_check,
     .prepare = ltsft_prepare,
     .turn = ltsft_turn,
+    .turns_to = ltsft_turns_to,
     .schedule = ltsft_schedule,
     .resolve = ltsft_resolve,
     .describe = ltsft_describe,
