@@ -284,7 +284,27 @@ static sara_model *load_with(test_run *run, const char *adapter)
     return model;
 }
 
-/* A folder that PEFT wrote adds its values at its rows and columns, on top of another adapter. */
+/* The same on top of itself changes each entry twice as much. */
+static void check_twice(test_run *run, const sara_model *base, sara_model *once, const char *folder)
+{
+    sara_model *twice = load_with(run, folder);
+    assert_ok(run->ctx, sara_model_apply(run->ctx, twice, folder, 1, false));
+    for (size_t p = 0; p < base->denoiser->params.count; p++) {
+        const sara_param *b = &base->denoiser->params.items[p];
+        const sara_param *o = &once->denoiser->params.items[p];
+        const sara_param *t = &twice->denoiser->params.items[p];
+        size_t count = (size_t)sara_shape_count(&b->value.shape);
+        for (size_t i = 0; i < count; i++) {
+            double change = (double)sara_param_get(o, i) - (double)sara_param_get(b, i);
+            double now = (double)sara_param_get(t, i) - (double)sara_param_get(b, i);
+            assert_close(fabs(now - 2 * change), 1e-5, b->name);
+        }
+    }
+    sara_model_free(twice);
+}
+
+/* A folder that PEFT wrote adds its values at its rows and columns, of the base, whatever is on the
+ * model already. */
 static void test_shira_of_peft(void **state)
 {
     const char *folder = SARA_TEST_GOLDEN "/shira_peft";
@@ -320,6 +340,7 @@ static void test_shira_of_peft(void **state)
     }
     assert_true(expected > 100);
     assert_int_equal(changed, expected);
+    check_twice(run, base, model, folder);
     sara_model_free(base);
     sara_model_free(model);
     sara_safetensors_close(file);
