@@ -209,8 +209,8 @@ static void test_full_is_kept(void **state)
     }
 }
 
-/* Of parameters beside the weights: a value, a gradient and two moments for each entry, whatever the
- * weights are. */
+/* Of parameters beside the weights: a value, a gradient and two moments for each entry, whatever
+ * the weights are. */
 static void check_beside(test_run *run, const char *method)
 {
     static const char *const dtypes[] = {"fp32", "bf16"};

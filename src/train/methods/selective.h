@@ -34,8 +34,8 @@ size_t sara_selective_bytes(const trainer *t);
 SARA_NODISCARD sara_status sara_selective_finish(const trainer *t);
 void sara_selective_close(trainer *t);
 
-/* selective_origin.c: the adapter to start from, if there is one, with what it needs of the options;
- * then against the model; its entries; what is said of them. */
+/* selective_origin.c: the adapter to start from, if there is one, with what it needs of the
+ * options; then against the model; its entries; what is said of them. */
 SARA_NODISCARD sara_status sara_selective_open(trainer *t);
 SARA_NODISCARD sara_status sara_selective_check(const trainer *t);
 SARA_NODISCARD sara_status sara_selective_start(const trainer *t, sara_selection *out);
