@@ -26,6 +26,16 @@ sara_status sara_buffer_put_char(sara_buffer *buffer, char c)
     return SARA_OK;
 }
 
+sara_status sara_buffer_put_choice(sara_buffer *buffer, const char *name, size_t index,
+                                   size_t count)
+{
+    sara_status status;
+    TRY(sara_buffer_put(buffer, index == 0 ? "" : index + 1 < count ? ", " : " or "));
+    TRY(sara_buffer_put(buffer, name));
+done:
+    return status;
+}
+
 void sara_buffer_clear(sara_buffer *buffer)
 {
     buffer->length = 0;

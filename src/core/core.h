@@ -89,6 +89,9 @@ typedef struct sara_buffer {
 SARA_NODISCARD sara_status sara_buffer_add(sara_buffer *buffer, const char *data, size_t size);
 SARA_NODISCARD sara_status sara_buffer_put(sara_buffer *buffer, const char *text);
 SARA_NODISCARD sara_status sara_buffer_put_char(sara_buffer *buffer, char c);
+/* One of `count` names after the other: "a, b or c". */
+SARA_NODISCARD sara_status sara_buffer_put_choice(sara_buffer *buffer, const char *name,
+                                                  size_t index, size_t count);
 void sara_buffer_clear(sara_buffer *buffer); /* empty, "" where there is data; memory is kept */
 void sara_buffer_free(sara_buffer *buffer);
 

@@ -1,5 +1,15 @@
 #include "nn/branch.h"
 
+void sara_branch_detach(sara_param *weight, sara_branch *branch)
+{
+    sara_branch **at = &weight->branch;
+    while (*at && *at != branch)
+        at = &(*at)->next;
+    if (*at)
+        *at = branch->next;
+    branch->next = NULL;
+}
+
 const sara_branch *sara_low_rank_of(const sara_param *weight)
 {
     const sara_branch *branch = weight->branch;

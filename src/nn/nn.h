@@ -56,6 +56,8 @@ typedef struct sara_branch {
     float scale;
     struct sara_branch *next; /* another beside the same layer; NULL: none */
 } sara_branch;
+/* Takes it off the weight, if it is there. */
+void sara_branch_detach(sara_param *weight, sara_branch *branch);
 
 /* y [..., out] = x [..., in] weight^T + bias. weight [out,in] or [out,in,1,1]; bias [out] or
  * NULL. */

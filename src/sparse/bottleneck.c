@@ -220,12 +220,8 @@ done:
 void sara_bottlenecks_detach(sara_bottlenecks *b)
 {
     for (size_t i = 0; i < b->count; i++) {
-        sara_branch **at = b->layers[i] ? &b->layers[i]->branch : NULL;
-        while (at && *at && *at != &b->branches[i])
-            at = &(*at)->next;
-        if (at && *at)
-            *at = b->branches[i].next;
-        b->branches[i].next = NULL;
+        if (b->layers[i])
+            sara_branch_detach(b->layers[i], &b->branches[i]);
         b->layers[i] = NULL;
     }
 }

@@ -28,22 +28,12 @@ const char *sara_method_result_at(const sara_method *method, size_t index)
     return sara_families[index] ? sara_families[index]->parts[0].folder : NULL;
 }
 
-/* "a, b or c": one name of the list after the other. */
-static sara_status add_name(sara_buffer *text, const char *name, size_t index, size_t count)
-{
-    sara_status status;
-    TRY(sara_buffer_put(text, index == 0 ? "" : index + 1 < count ? ", " : " or "));
-    TRY(sara_buffer_put(text, name));
-done:
-    return status;
-}
-
 static sara_status list_methods(sara_buffer *text, const char *also)
 {
     size_t count = METHOD_COUNT + (also ? 1 : 0);
     sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++)
-        TRY(add_name(text, i < METHOD_COUNT ? methods[i]->name : also, i, count));
+        TRY(sara_buffer_put_choice(text, i < METHOD_COUNT ? methods[i]->name : also, i, count));
 done:
     return status;
 }
@@ -105,7 +95,7 @@ static sara_status refuse_option(sara_context *ctx, const sara_method *method, c
     sara_status status = SARA_OK;
     for (size_t i = 0; i < METHOD_COUNT; i++)
         if (has_option(methods[i], name))
-            TRY(add_name(&text, methods[i]->name, index++, count));
+            TRY(sara_buffer_put_choice(&text, methods[i]->name, index++, count));
     status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --method %s; %s has no%s", name,
                        value, text.data, method->title,
                        strcmp(name, "trainable") == 0 ? " size to choose" : "ne");

@@ -1,5 +1,5 @@
 /* Training options that are wrong or contradict each other. */
-#include "train/train.h"
+#include "train/methods/lora.h"
 
 /* Texts that a program may have set wrongly. */
 static sara_status check_missing(sara_context *ctx, const sara_train_options *options)
@@ -26,17 +26,14 @@ static sara_status check_missing(sara_context *ctx, const sara_train_options *op
 static sara_status check_choice(sara_context *ctx, const char *name, const char *value,
                                 const char *const *choices)
 {
-    const char *const *choice = choices;
     sara_buffer text = {.ctx = ctx};
+    size_t count = 0;
     sara_status status = SARA_OK;
-    while (value && *choice && strcmp(*choice, value) != 0)
-        choice++;
-    if (!value || *choice)
-        return SARA_OK;
-    for (choice = choices; *choice; choice++) {
-        TRY(sara_buffer_put(&text, choice == choices ? "" : choice[1] ? ", " : " or "));
-        TRY(sara_buffer_put(&text, *choice));
-    }
+    for (; choices[count]; count++)
+        if (!value || strcmp(choices[count], value) == 0)
+            return SARA_OK;
+    for (size_t i = 0; i < count; i++)
+        TRY(sara_buffer_put_choice(&text, choices[i], i, count));
     status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: expected %s", name, value, text.data);
 done:
     sara_buffer_free(&text);
@@ -165,15 +162,15 @@ static sara_status check_mask(sara_context *ctx, const sara_train_options *o)
 
 sara_status sara_train_options_check_method(sara_context *ctx, const sara_train_options *o)
 {
-    static const char *const targets[] = {"attention", "linear", "all", NULL};
     static const char *const formats[] = {"kohya", "peft", NULL};
+    sara_lora_targets targets;
     sara_mask_kind mask;
     sara_budget budget;
     sara_status status = SARA_OK;
     if (o->trainable)
         TRY(sara_budget_parse(ctx, &budget, o->trainable));
     TRY(sara_mask_parse(ctx, &mask, o->mask));
-    TRY(check_choice(ctx, "lora_targets", o->lora_targets, targets));
+    TRY(sara_lora_targets_parse(ctx, &targets, o->lora_targets));
     TRY(check_choice(ctx, "save_as", o->save_as, formats));
     TRY(check_one_size(ctx, o));
     TRY(check_mask(ctx, o));

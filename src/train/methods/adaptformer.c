@@ -4,13 +4,11 @@
 #include "train/checkpoint.h"
 #include "train/methods/methods.h"
 #include "train/methods/origin.h"
+#include "train/methods/size.h"
 #include "train/methods/whole.h"
-
-#include <math.h>
 
 #define FILE_NAME "adaptformer.safetensors" /* the result, and the checkpoint's of the masters */
 #define WIDTH     64
-#define WIDEST    65536
 
 typedef struct adaptformer {
     sara_bottlenecks bottlenecks;
@@ -57,24 +55,14 @@ static sara_status adaptformer_check(const trainer *t)
     return adaptformer_of(t)->origin.is ? read_origin(t) : SARA_OK;
 }
 
-/* As given, or the one that comes nearest to the size. */
 static sara_status choose_width(const trainer *t, int64_t *out)
 {
-    const sara_params *params = &t->model->denoiser->params;
-    const sara_bottleneck_size size = sara_bottleneck_size_of(params);
-    sara_budget budget;
-    sara_status status;
-    *out = t->options.adapter_width ? t->options.adapter_width : WIDTH;
-    if (!t->options.trainable)
-        return SARA_OK;
-    TRY(sara_budget_parse(t->ctx, &budget, t->options.trainable));
-    double entries = budget.value;
-    if (budget.kind == SARA_BUDGET_FRACTION)
-        entries *= (double)sara_params_entries(params);
-    double width = round((entries - (double)size.fixed) / (double)size.per_width);
-    *out = width < 1 ? 1 : width > WIDEST ? WIDEST : (int64_t)width;
-done:
-    return status;
+    const sara_bottleneck_size size = sara_bottleneck_size_of(&t->model->denoiser->params);
+    const sara_size_unit unit = {.given = t->options.adapter_width,
+                                 .automatic = WIDTH,
+                                 .entries = size.per_width,
+                                 .fixed = size.fixed};
+    return sara_size_choose(t, out, &unit);
 }
 
 static sara_status adaptformer_prepare(trainer *t)
@@ -145,14 +133,7 @@ done:
 
 static sara_status adaptformer_load(trainer *t, const char *folder)
 {
-    char *path = NULL;
-    sara_status status;
-    TRY(sara_path_join(t->ctx, &path, folder, FILE_NAME));
-    TRY(sara_whole_load(t, path));
-    TRY(sara_state_load(t->ctx, folder, &t->optimizer->trainables));
-done:
-    sara_free(t->ctx, path);
-    return status;
+    return sara_whole_load(t, folder, FILE_NAME);
 }
 
 static sara_status adaptformer_finish(const trainer *t)

@@ -3,9 +3,6 @@
 #include "train/methods/methods.h"
 #include "train/methods/whole.h"
 
-#define WEIGHTS       "denoiser" /* a checkpoint's folder of the trained values */
-#define WEIGHTS_FILE  WEIGHTS "/" SARA_DIFFUSERS_STEM ".safetensors"
-
 /* ------------------------------------------------------------------------------ what is trained */
 
 static sara_status full_prepare(trainer *t)
@@ -22,29 +19,9 @@ static void full_describe(const trainer *t, sara_method_text *out)
 
 /* --------------------------------------------------------------------------------- checkpoints */
 
-static sara_status full_save(const trainer *t, const char *folder)
-{
-    const sara_trainables *trainables = &t->optimizer->trainables;
-    char *weights = NULL;
-    sara_status status;
-    TRY(sara_path_join(t->ctx, &weights, folder, WEIGHTS));
-    TRY(sara_model_save_denoiser(t->ctx, weights, t->model, trainables));
-    TRY(sara_state_save(t->ctx, folder, trainables, NULL));
-done:
-    sara_free(t->ctx, weights);
-    return status;
-}
-
 static sara_status full_load(trainer *t, const char *folder)
 {
-    char *path = NULL;
-    sara_status status;
-    TRY(sara_path_join(t->ctx, &path, folder, WEIGHTS_FILE));
-    TRY(sara_whole_load(t, path));
-    TRY(sara_state_load(t->ctx, folder, &t->optimizer->trainables));
-done:
-    sara_free(t->ctx, path);
-    return status;
+    return sara_whole_load(t, folder, SARA_WHOLE_FILE);
 }
 
 /* -------------------------------------------------------------------------------------- result */
@@ -76,13 +53,12 @@ const sara_method sara_method_full = {
     .name = "full",
     .title = "full fine-tuning",
     .options = (const char *const[]){NULL},
-    .files =
-        (const char *const[]){WEIGHTS "/config.json", WEIGHTS_FILE, SARA_CHECKPOINT_STATE, NULL},
+    .files = (const char *const[]){SARA_WHOLE_CONFIG, SARA_WHOLE_FILE, SARA_CHECKPOINT_STATE, NULL},
     .entry_bytes = sizeof(float),
     .learning_rate = 1e-5,
     .prepare = full_prepare,
     .describe = full_describe,
-    .save = full_save,
+    .save = sara_whole_save,
     .load = full_load,
     .finish = full_finish,
 };

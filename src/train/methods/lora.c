@@ -3,12 +3,8 @@
 #include "train/methods/lora.h"
 
 #include "train/checkpoint.h"
+#include "train/methods/size.h"
 #include "train/methods/whole.h"
-
-#include <math.h>
-
-#define RANK    4
-#define HIGHEST 65536
 
 /* ------------------------------------------------------------------------------ what is trained */
 
@@ -43,26 +39,14 @@ done:
     return status;
 }
 
-/* As given, or the one that comes nearest to the size. */
 static sara_status choose_rank(const trainer *t, int64_t *out, sara_lora_targets targets)
 {
-    const sara_params *params = &t->model->denoiser->params;
-    const sara_loras_size size = sara_loras_size_of(params, targets);
-    sara_budget budget;
-    sara_status status;
-    *out = t->options.rank ? t->options.rank : RANK;
-    if (!t->options.trainable)
-        return SARA_OK;
-    TRY(sara_budget_parse(t->ctx, &budget, t->options.trainable));
-    double entries = budget.value;
-    if (budget.kind == SARA_BUDGET_FRACTION)
-        entries *= (double)sara_params_entries(params);
-    if (has_magnitudes(t))
-        entries -= (double)size.outputs;
-    double rank = round(entries / (double)size.per_rank);
-    *out = rank < 1 ? 1 : rank > HIGHEST ? HIGHEST : (int64_t)rank;
-done:
-    return status;
+    const sara_loras_size size = sara_loras_size_of(&t->model->denoiser->params, targets);
+    const sara_size_unit unit = {.given = t->options.rank,
+                                 .automatic = SARA_METHOD_RANK,
+                                 .entries = size.per_rank,
+                                 .fixed = has_magnitudes(t) ? size.outputs : 0};
+    return sara_size_choose(t, out, &unit);
 }
 
 static sara_status prepare_new(const trainer *t)

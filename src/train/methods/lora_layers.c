@@ -114,19 +114,10 @@ done:
     return status;
 }
 
-static void detach(sara_trained_lora *layer)
-{
-    sara_branch **at = &layer->weight->branch;
-    while (*at && *at != &layer->branch)
-        at = &(*at)->next;
-    if (*at)
-        *at = layer->branch.next;
-}
-
 void sara_loras_free(sara_context *ctx, sara_loras *loras)
 {
     for (size_t i = 0; i < loras->count; i++)
-        detach(&loras->layers[i]);
+        sara_branch_detach(loras->layers[i].weight, &loras->layers[i].branch);
     sara_params_free(ctx, &loras->params);
     sara_free(ctx, loras->layers);
     *loras = (sara_loras){0};

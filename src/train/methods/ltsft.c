@@ -3,6 +3,7 @@
 #include "train/methods/ltsft.h"
 
 #include "train/checkpoint.h"
+#include "train/methods/size.h"
 
 #include <math.h>
 
@@ -31,16 +32,13 @@ static sara_status choose_steps(trainer *t)
 static sara_status choose_size(trainer *t)
 {
     const double entries = (double)sara_params_entries(&t->model->denoiser->params);
-    const char *given = t->options.trainable;
-    sara_budget budget;
+    double count;
     sara_status status;
-    TRY(sara_budget_parse(t->ctx, &budget, given ? given : "5.8%"));
-    double count = budget.value;
-    if (budget.kind == SARA_BUDGET_FRACTION)
-        count = fmax(1, rint(count * entries));
+    TRY(sara_size_entries(t, &count, "5.8%"));
+    count = fmax(1, rint(count));
     if (count > entries)
         status = sara_fail(t->ctx, SARA_ERROR_USAGE, "--trainable %s: the model has %.0f entries",
-                           given, entries);
+                           t->options.trainable, entries);
     t->selected = (int64_t)count;
 done:
     return status;
@@ -238,7 +236,7 @@ const sara_method sara_method_ltsft = {
     .state_size = sizeof(ltsft),
     .options = (const char *const[]){"adapter", "trainable", "ltsft_steps", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
-    .other_files = (const char *const[]){LTSFT_WEIGHTS_FILE, LTSFT_WEIGHTS "/config.json",
+    .other_files = (const char *const[]){SARA_WHOLE_FILE, SARA_WHOLE_CONFIG,
                                          SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = sizeof(float),

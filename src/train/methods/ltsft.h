@@ -17,9 +17,6 @@ static inline ltsft *ltsft_of(const trainer *t)
     return t->method_state;
 }
 
-#define LTSFT_WEIGHTS      "denoiser" /* a checkpoint's folder of the first phase's values */
-#define LTSFT_WEIGHTS_FILE LTSFT_WEIGHTS "/" SARA_DIFFUSERS_STEM ".safetensors"
-
 /* ltsft_state.c. Whether the run goes on from a checkpoint of the second phase. */
 bool sara_ltsft_has_kept(const trainer *t);
 SARA_NODISCARD sara_status sara_ltsft_save(const trainer *t, const char *folder);

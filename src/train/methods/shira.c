@@ -3,11 +3,9 @@
 #include "train/checkpoint.h"
 #include "train/methods/lora.h"
 #include "train/methods/selective.h"
+#include "train/methods/size.h"
 
 #include <math.h>
-
-#define RANK    4
-#define HIGHEST 65536 /* as high as no layer's shorter side */
 
 typedef struct shira_run {
     selective selected; /* what methods share that train entries at positions */
@@ -68,15 +66,12 @@ done:
 static sara_status choose_shira_rank(const trainer *t, sara_lora_targets targets)
 {
     const sara_params *params = &t->model->denoiser->params;
-    sara_budget budget;
+    double entries, best = INFINITY;
     sara_status status;
-    shira_of(t)->rank = t->options.rank ? t->options.rank : RANK;
+    shira_of(t)->rank = t->options.rank ? t->options.rank : SARA_METHOD_RANK;
     if (!t->options.trainable)
         return SARA_OK;
-    TRY(sara_budget_parse(t->ctx, &budget, t->options.trainable));
-    double entries = budget.value, best = INFINITY;
-    if (budget.kind == SARA_BUDGET_FRACTION)
-        entries *= (double)sara_params_entries(params);
+    TRY(sara_size_entries(t, &entries, NULL));
     for (int64_t rank = 1, before = 0, now;; rank++, before = now) {
         now = count_drawn(params, targets, rank);
         double miss = fabs((double)now - entries);
@@ -111,7 +106,8 @@ static sara_status choose_entries(trainer *t, sara_selection *out)
     sara_status status;
     TRY(sara_lora_targets_parse(t->ctx, &targets, shira_targets(t)));
     TRY(choose_shira_rank(t, targets));
-    run->all = count_drawn(params, targets, run->rank) == count_drawn(params, targets, HIGHEST);
+    run->all =
+        count_drawn(params, targets, run->rank) == count_drawn(params, targets, SARA_SIZE_HIGHEST);
     TRY(draw_entries(t, out, targets));
 done:
     return status;

@@ -1,6 +1,7 @@
 /* Whole parameters that are trained. */
 #include "train/methods/whole.h"
 
+#include "train/checkpoint.h"
 #include "train/memory.h"
 
 static sara_status list_parameters(const trainer *t, sara_trainable **out,
@@ -52,15 +53,32 @@ done:
     return status;
 }
 
-sara_status sara_whole_load(const trainer *t, const char *path)
+sara_status sara_whole_load(const trainer *t, const char *folder, const char *file)
 {
     const sara_trainables *trainables = &t->optimizer->trainables;
-    sara_safetensors *file = NULL;
+    sara_safetensors *values = NULL;
+    char *path = NULL;
     sara_status status;
-    TRY(sara_safetensors_open(t->ctx, &file, path));
+    TRY(sara_path_join(t->ctx, &path, folder, file));
+    TRY(sara_safetensors_open(t->ctx, &values, path));
     for (size_t i = 0; i < trainables->count; i++)
-        TRY(load_values(trainables, file, &trainables->items[i]));
+        TRY(load_values(trainables, values, &trainables->items[i]));
+    TRY(sara_state_load(t->ctx, folder, trainables));
 done:
-    sara_safetensors_close(file);
+    sara_safetensors_close(values);
+    sara_free(t->ctx, path);
+    return status;
+}
+
+sara_status sara_whole_save(const trainer *t, const char *folder)
+{
+    const sara_trainables *trainables = &t->optimizer->trainables;
+    char *weights = NULL;
+    sara_status status;
+    TRY(sara_path_join(t->ctx, &weights, folder, SARA_WHOLE_FOLDER));
+    TRY(sara_model_save_denoiser(t->ctx, weights, t->model, trainables));
+    TRY(sara_state_save(t->ctx, folder, trainables, NULL));
+done:
+    sara_free(t->ctx, weights);
     return status;
 }
