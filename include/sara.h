@@ -328,8 +328,8 @@ typedef struct sara_export_options {
     size_t size; /* of this struct; 0: of its first version */
     /* "comfyui" and "a1111": the change of each tensor, whole, as ComfyUI and A1111 (and Forge,
      * stable-diffusion.cpp) load LoRA files; "lora": its best approximation of a rank in kohya's
-     * layout, for all of those and diffusers; "peft": the same as a folder for PEFT; "shira": of one
-     * adapter that --method shira has trained, a folder of PEFT's SHiRA in float32. */
+     * layout, for all of those and diffusers; "peft": the same as a folder for PEFT; "shira": of
+     * one adapter that --method shira has trained, a folder of PEFT's SHiRA in float32. */
     const char *format;
     int rank;                   /* of "lora" and "peft", at least 1; else 0 */
     const char *save_precision; /* "fp32", "fp16" or "bf16"; NULL: fp16 */

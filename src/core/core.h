@@ -246,7 +246,7 @@ typedef struct sara_param {
     /* Counts changes of value, so that what is derived from it can be cached; differs between the
      * sets of a context, as a new one may lie where a freed one lay. */
     uint64_t version;
-    struct sara_branch *branch; /* what ops add beside a weight (nn/nn.h), borrowed; NULL: nothing */
+    struct sara_branch *branch; /* what ops add beside it (nn/nn.h), borrowed; NULL: nothing */
 } sara_param;
 
 /* The parameters of one module, ascending by name's bytes; the items never move. */
