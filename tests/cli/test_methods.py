@@ -12,7 +12,7 @@ import unittest
 from support import IO, SANITIZE, UNET, Shim, files_below, remains
 
 STEPS = 4
-TRIED = 2 if SANITIZE else 4  # calls of each run
+TRIED = 2 if SANITIZE else 3  # calls of each run
 
 SARA = ["--trainable", "20000"]
 METHODS = {
