@@ -513,7 +513,8 @@ typedef struct sara_train_options {
     bool draw_seed; /* a drawn seed instead, which is told; a resumed run keeps its own */
     const char *profile;         /* a file for the first steps' trace, in Chrome's format */
     const char *method; /* "sara"; "full": all entries are trained, and the run folder gets the
-                           denoiser's component folder (unet/) instead of an adapter */
+                           denoiser's component folder (unet/) instead of an adapter; "lora" and
+                           "dora": branches of low rank beside its weights */
     const char *device; /* see sara_model_options; mixed_precision goes with "cpu" */
     /* Of "sara": which entries the budget takes: "smallest", "largest", "random", "gradient" (of
      * the largest sums of gradients over mask_steps micro-batches) or "lift" (of the largest
