@@ -48,7 +48,8 @@ static sara_status export_parse(sara_context *ctx, sara_export *e, const sara_ex
         status = sara_fail(ctx, SARA_ERROR_USAGE, "format %s: no rank given", o->format);
     else if (ranked && o->rank < 0)
         status = sara_fail(ctx, SARA_ERROR_USAGE, "rank %d: expected at least 1", o->rank);
-    else if (e->format == SARA_EXPORT_SHIRA && (o->rank || o->save_precision))
+    else if (e->format == SARA_EXPORT_SHIRA &&
+             (o->rank || (o->save_precision && e->dtype != SARA_F32)))
         status = sara_fail(ctx, SARA_ERROR_USAGE,
                            "format shira: has the run's rank and fp32; leave %s out",
                            o->rank ? "rank" : "save_precision");
