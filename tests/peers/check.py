@@ -214,8 +214,8 @@ def main():
     check_single_files(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors",
                   f"{a.work}/merged-fp32", a.work)
-    check_loras(lambda *args: run(sara, *args), check, BASE, os.path.join(TOP, "examples/emoji/ink"),
-                a.work)
+    check_loras(lambda *args: run(sara, *args), check, BASE,
+                os.path.join(TOP, "examples/emoji/ink"), a.work)
     print("peers: all checks passed")
 
 

@@ -94,7 +94,7 @@ def train(c, images, out, *options):
 
 
 def check_trained(c, images, what, result, load, *options):
-    """What sara has trained; load: a function of the pipeline and the path, whose pipeline draws."""
+    """What sara has trained; load: a function of the pipeline and the path, which loads it."""
     out = f"{c.work}/{what.replace(' ', '-')}"
     train(c, images, out, *options)
     path = f"{out}/{result}"
@@ -193,7 +193,8 @@ def check_theirs(c, dora):
     text_layers = get_peft_model_state_dict(pipe.text_encoder)
     diffusers.StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=layers, text_encoder_lora_layers=text_layers,
-        unet_lora_adapter_metadata=unet.to_dict(), text_encoder_lora_adapter_metadata=text.to_dict())
+        unet_lora_adapter_metadata=unet.to_dict(),
+        text_encoder_lora_adapter_metadata=text.to_dict())
     path = f"{folder}/pytorch_lora_weights.safetensors"
     c.same(f"{what} of diffusers", c.ours(path), drawn)
     save_kohya(pipe, layers, text_layers, f"{c.work}/{what}-kohya.safetensors")
