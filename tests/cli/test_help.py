@@ -15,8 +15,8 @@ METHODS = {
     "lora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as"},
     "dora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as"},
     "adaptformer": {"adapter", "trainable", "adapter_width", "adapter_scale"},
-    "ltsft": {"trainable", "ltsft_steps"},
-    "shira": {"trainable", "rank", "lora_targets"},
+    "ltsft": {"adapter", "trainable", "ltsft_steps"},
+    "shira": {"adapter", "trainable", "rank", "lora_targets"},
 }
 
 
