@@ -193,9 +193,9 @@ static void test_newer(void **state)
     test_run_output(run, "newer");
     train_to(run, 4);
     run->options.max_train_steps = 8;
-    put(run, "checkpoint-4", "run", "method", json_string("lora"));
+    put(run, "checkpoint-4", "run", "method", json_string("later"));
     assert_refused(run->ctx, SARA_ERROR_USAGE,
-                   "checkpoint-4: of the method lora, which this program does not know",
+                   "checkpoint-4: of the method later, which this program does not know",
                    test_run_train(run));
     put(run, "checkpoint-4", NULL, "version", json_integer(2));
     assert_refused(run->ctx, SARA_ERROR_USAGE,
