@@ -44,7 +44,14 @@ class Averages(Case):
     def hash(self, *model):
         return json.loads(self.ok("inspect", *model, "--json").out)["base_sha256"]
 
-    def test_which_is_read(self):
+    def test_averages(self):
+        """All with the same files, which take long to make."""
+        for check in (self.check_which_is_read, self.check_refused_files, self.check_merge,
+                      self.check_commands):  # fmt: skip
+            with self.subTest(check.__name__):
+                check()
+
+    def check_which_is_read(self):
         base, tuned = self.hash("-m", BASE), self.hash("-m", "tuned")
         self.assertNotEqual(base, tuned)
         self.assertEqual(self.hash("-m", "both.safetensors", *TOKENIZER), base)
@@ -59,7 +66,7 @@ class Averages(Case):
         model = ("-m", "dotted.safetensors", *TOKENIZER, "--use_ema_weights")
         self.assertEqual(self.hash(*model), tuned)
 
-    def test_refused(self):
+    def check_refused_files(self):
         self.refused(INPUT, ["alone.safetensors", "averages alone", "--use_ema_weights reads"],
                      "inspect", "-m", "alone.safetensors")  # fmt: skip
         self.refused(INPUT, ["base.safetensors", "holds no averages"], "inspect", "-m",
@@ -83,7 +90,7 @@ class Averages(Case):
         self.refused(INPUT, name, "inspect", "-m", "nan.safetensors", *TOKENIZER,
                      "--use_ema_weights")  # fmt: skip
 
-    def test_merge(self):
+    def check_merge(self):
         """Averages are written as the U-Net, and as nothing else."""
         for name in ("both", "alone"):
             merge = ("merge", "-m", name + ".safetensors", *TOKENIZER, "--use_ema_weights", "-o")
@@ -97,7 +104,7 @@ class Averages(Case):
         self.ok("merge", "-m", "both.safetensors", *TOKENIZER, "-o", "plain.safetensors")
         self.assertEqual(read_safetensors(self.path("plain.safetensors"))[0], self.base)
 
-    def test_commands(self):
+    def check_commands(self):
         extract = ("extract", "-o")
         self.ok(*extract, "a.safetensors", "--base", BASE, "--tuned", "tuned")
         for base, tuned in ((BASE, "both"), ("base.safetensors", "alone")):
