@@ -63,6 +63,8 @@ sara_status sara_selective_resumed(const trainer *t, sara_selection *out, int64_
                            "its options, base and data",
                            t->checkpoint.folder, (long long)out->total, (long long)expected);
 done:
+    if (status != SARA_OK)
+        sara_selection_free(t->ctx, out);
     sara_free(t->ctx, path);
     sara_adapter_free(&adapter);
     return status;
