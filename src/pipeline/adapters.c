@@ -89,24 +89,35 @@ done:
     return status;
 }
 
+sara_status sara_model_apply_entries(sara_context *ctx, sara_model *model,
+                                     const sara_adapter *adapter, const char *path, double strength,
+                                     bool force)
+{
+    sara_model_part *part = &model->parts[0];
+    const sara_base *base;
+    sara_status status;
+    TRY(sara_model_base(ctx, &base, model));
+    if (!part->applied)
+        TRY(sara_applied_new(ctx, &part->applied, &model->denoiser->params, base));
+    sara_applied_know_base(part->applied, base);
+    status = sara_applied_add(part->applied, adapter, strength, force);
+    if (status != SARA_OK)
+        sara_fail_in(ctx, status, path);
+done:
+    return status;
+}
+
 /* They change the denoiser alone. */
 static sara_status apply_own(sara_context *ctx, sara_model *model,
                              const sara_adapter_source *source, double strength, bool force,
                              unsigned stages)
 {
     sara_adapter adapter = {0};
-    const sara_base *base;
     sara_status status;
     if (!(stages & SARA_STAGE_DENOISE))
         return SARA_OK;
     TRY(sara_family_read_adapter(ctx, &adapter, source->path, model->family));
-    TRY(sara_model_base(ctx, &base, model));
-    if (!model->parts[0].applied)
-        TRY(sara_applied_new(ctx, &model->parts[0].applied, &model->denoiser->params, base));
-    sara_applied_know_base(model->parts[0].applied, base);
-    status = sara_applied_add(model->parts[0].applied, &adapter, strength, force);
-    if (status != SARA_OK)
-        sara_fail_in(ctx, status, source->path);
+    TRY(sara_model_apply_entries(ctx, model, &adapter, source->path, strength, force));
 done:
     sara_adapter_free(&adapter);
     return status;

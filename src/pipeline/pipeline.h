@@ -135,6 +135,10 @@ SARA_NODISCARD sara_status sara_family_check_target(sara_context *ctx, const cha
 /* Loads an adapter of the family (NULL: of any). */
 SARA_NODISCARD sara_status sara_family_read_adapter(sara_context *ctx, sara_adapter *out,
                                                     const char *path, const sara_family *family);
+/* Puts an adapter's entries, read from path, on the denoiser; force as of sara_model_apply(). */
+SARA_NODISCARD sara_status sara_model_apply_entries(sara_context *ctx, sara_model *model,
+                                                    const sara_adapter *adapter, const char *path,
+                                                    double strength, bool force);
 /* SARA_ERROR_USAGE where one of the adapters on the model is no change of its weights, which are
  * about to be written. */
 SARA_NODISCARD sara_status sara_model_check_weights(sara_context *ctx, const sara_model *model);

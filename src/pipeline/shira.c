@@ -180,18 +180,11 @@ static sara_status apply_shira(sara_context *ctx, sara_model *model,
                                unsigned stages)
 {
     sara_adapter adapter = {0};
-    const sara_base *base;
     sara_status status;
     if (!(stages & SARA_STAGE_DENOISE))
         return SARA_OK;
-    TRY(sara_model_base(ctx, &base, model));
-    if (!model->parts[0].applied)
-        TRY(sara_applied_new(ctx, &model->parts[0].applied, &model->denoiser->params, base));
-    sara_applied_know_base(model->parts[0].applied, base);
     TRY(read_all(&adapter, source, model, force));
-    status = sara_applied_add(model->parts[0].applied, &adapter, strength, true);
-    if (status != SARA_OK)
-        sara_fail_in(ctx, status, source->path);
+    TRY(sara_model_apply_entries(ctx, model, &adapter, source->path, strength, true));
 done:
     sara_adapter_free(&adapter);
     return status;

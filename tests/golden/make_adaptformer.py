@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Ten steps of AdaptFormer in PyTorch, written out here, on the micro-batches of
-train_KIND.safetensors: losses, norms before clipping, the U-Net's outputs at two strengths, the values it starts from, as a
+train_KIND.safetensors: losses, norms before clipping, the U-Net's outputs at two strengths, the
+values it starts from, as a
 file that --adapter takes, and of each every STRIDE-th after the last step. Needs torch, diffusers
 and safetensors: tests/golden/make_adaptformer.py SARA [KIND], SARA a built program, which writes
 the file's head alone (the base's hash)."""

@@ -14,4 +14,8 @@ void test_recorded_losses(test_run *run, const sara_safetensors *file);
 void test_recorded_values(test_run *run, const sara_safetensors *file, const char *from,
                           const char *result, double tolerance);
 
+/* What is not trained stays, to the bit, and wants no gradient; activations that are computed again
+ * change nothing. */
+void test_recorded_frozen(test_run *run);
+
 #endif

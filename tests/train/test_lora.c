@@ -80,40 +80,12 @@ static void test_dora_all(void **state)
 
 /* ------------------------------------------------------------------------------ what is trained */
 
-static void parameters_hash(trainer *t, char sha256[65])
-{
-    sara_base base;
-    assert_ok(t->ctx, sara_params_base(t->ctx, &base, &t->model->denoiser->params));
-    memcpy(sha256, base.sha256, 65);
-}
-
-/* What is not trained stays, to the bit, and wants no gradient; activations that are computed again
- * change nothing. */
 static void test_frozen(void **state)
 {
     test_run *run = *state;
-    trainer t = {.ctx = run->ctx};
-    char before[65], after[65];
-    sara_step_report report;
-    double loss, lr;
     use_lora(run, "dora");
     set(run, "lora_targets", "all");
-    assert_ok(run->ctx, sara_trainer_open(&t, &run->options));
-    parameters_hash(&t, before);
-    assert_ok(run->ctx, sara_trainer_step(&t, &loss, &report, &lr));
-    assert_ok(run->ctx, sara_trainer_step(&t, &loss, &report, &lr));
-    parameters_hash(&t, after);
-    assert_string_equal(before, after);
-    for (size_t i = 0; i < t.model->denoiser->params.count; i++)
-        assert_int_equal(t.model->denoiser->params.items[i].want, SARA_GRAD_NONE);
-    sara_trainer_close(&t);
-    test_run_output(run, "kept");
-    assert_ok(run->ctx, test_run_train(run));
-    const char *kept = test_run_sha256(run);
-    run->options.gradient_checkpointing = true;
-    test_run_output(run, "again");
-    assert_ok(run->ctx, test_run_train(run));
-    assert_string_equal(test_run_sha256(run), kept);
+    test_recorded_frozen(run);
 }
 
 /* New ones change nothing: the first loss is the base's. Down has the deviation 1 / rank. */

@@ -1,38 +1,9 @@
 /* --method shira and ltsft: against PEFT and PyTorch, cut and resumed, refused. */
-#include "support_train.h"
+#include "support_recorded.h"
 
 #include <math.h>
 
 /* ------------------------------------------------------------------------------------- PyTorch */
-
-static void take_recorded(test_run *run, const sara_safetensors *file, const char *kind)
-{
-    static const char *const names[] = {"learning_rate",   "lr_scheduler", "max_grad_norm",
-                                        "max_train_steps", "adam_epsilon", "adam_weight_decay",
-                                        "prediction_type", "rank",         "seed",
-                                        "trainable",       "ltsft_steps"};
-    run->options.unet_only = test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind);
-    run->options.replay = test_text(run, "%s/train_%s.safetensors", SARA_TEST_GOLDEN, kind);
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        const char *value = sara_safetensors_metadata(file, names[i]);
-        if (value)
-            assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, names[i],
-                                                       test_text(run, "%s", value)));
-    }
-}
-
-static void check_column(test_run *run, const sara_safetensors *file, const char *field,
-                         const char *recorded, double tolerance)
-{
-    double values[TEST_REPLAY_STEPS + 1];
-    size_t count;
-    float *expected = test_load_f32(run->ctx, file, recorded, &count);
-    assert_int_equal(count, TEST_REPLAY_STEPS);
-    assert_int_equal(test_run_column(run, values, TEST_REPLAY_STEPS + 1, field), count);
-    for (size_t i = 0; i < count; i++)
-        assert_close(fabs(values[i] / (double)expected[i] - 1), tolerance, field);
-    sara_free(run->ctx, expected);
-}
 
 /* The same entries, and how far their values are from the recorded ones beside their change. */
 static void check_adapter(test_run *run, const sara_safetensors *file)
@@ -75,14 +46,11 @@ static void check_recorded(test_run *run, const char *method)
 {
     static const char *const kinds[] = {"sd1", "sd2"};
     for (size_t i = 0; i < 2; i++) {
-        sara_safetensors *file = test_open(
-            run->ctx, test_text(run, SARA_TEST_GOLDEN "/%s_%s.safetensors", method, kinds[i]));
+        sara_safetensors *file = test_recorded_open(run, method, kinds[i]);
         run->options.method = method;
         test_run_output(run, kinds[i]);
-        take_recorded(run, file, kinds[i]);
         assert_ok(run->ctx, test_run_train(run));
-        check_column(run, file, "loss", "losses", 1e-5);
-        check_column(run, file, "grad_norm", "grad_norms", 1e-4);
+        test_recorded_losses(run, file);
         check_adapter(run, file);
         sara_safetensors_close(file);
     }
