@@ -16,7 +16,10 @@ LAYERS = {  # folder: the folders it may include from
     "models": ["core", "io", "nn"],
     "diffusion": ["core", "io", "nn"],
     "pipeline": ["core", "io", "nn", "sparse", "models", "diffusion"],
-    "train": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline"],
+    "report": ["core", "io"],
+    "train": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
+    "eval": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
+    "compare": ["core", "io", "report", "train", "eval"],
     "cli": [],
 }
 # Headers that other layers may include, beside a layer's own name (core/core.h).
@@ -33,7 +36,7 @@ LIBRARIES = {  # header: the only files that may include it
     r"^webp/": r"src/io/image_webp\.c$",
     r"^utf8proc\.h": r"src/(models/tokenizer/|io/)\w*\.[ch]$",
     r"^openssl/": r"src/io/sha256\.c$",
-    r"^lapacke\.h": r"src/sparse/\w+\.c$",
+    r"^lapacke\.h": r"src/(sparse|eval)/\w+\.c$",
     r"^jansson\.h": r"src/(io/\w+|cli/\w+)\.[ch]$",
 }
 BANNED = r"\b(printf|puts|exit|abort|malloc|calloc|realloc)\s*\("  # outside cli/

@@ -2,37 +2,13 @@
  * from outside is escaped. */
 #include "train/train.h"
 
+#include "report/report.h"
+
 #include <math.h>
 #include <stdlib.h>
 
 #define CURVE_WIDTH  720.0
 #define CURVE_HEIGHT 220.0
-
-/* C0, DEL, and the C1 controls that begin with this byte in UTF-8. */
-static bool report_is_control(const char *text)
-{
-    const unsigned char *byte = (const unsigned char *)text;
-    return byte[0] < 0x20 || byte[0] == 0x7F || (byte[0] == 0xC2 && byte[1] < 0xA0);
-}
-
-static sara_status put_escaped(sara_buffer *p, const char *text)
-{
-    sara_status status = SARA_OK;
-    for (; *text && status == SARA_OK; text++) {
-        const char one[2] = {*text, '\0'};
-        bool control = report_is_control(text);
-        status = sara_buffer_put(p, control         ? " "
-                                    : *text == '<'  ? "&lt;"
-                                    : *text == '>'  ? "&gt;"
-                                    : *text == '&'  ? "&amp;"
-                                    : *text == '"'  ? "&quot;"
-                                    : *text == '\'' ? "&#39;"
-                                                    : one);
-        if (control && (unsigned char)*text == 0xC2)
-            text++;
-    }
-    return status;
-}
 
 /* ---------------------------------------------------------------------------------------- loss */
 
@@ -115,9 +91,9 @@ static sara_status put_setting(sara_buffer *p, const char *key, const json_t *va
     if (!text)
         return SARA_OK;
     TRY(sara_buffer_put(p, "<tr><td>"));
-    TRY(put_escaped(p, key));
+    TRY(sara_put_escaped(p, key));
     TRY(sara_buffer_put(p, "</td><td>"));
-    TRY(put_escaped(p, json_is_string(value) ? json_string_value(value) : text));
+    TRY(sara_put_escaped(p, json_is_string(value) ? json_string_value(value) : text));
     TRY(sara_buffer_put(p, "</td></tr>"));
 done:
     free(text);
@@ -160,9 +136,9 @@ static sara_status put_samples(sara_buffer *p, const sara_run *run)
         if (!is_sample(names[i]))
             continue;
         TRY(sara_buffer_put(p, "<figure><img src=\"samples/"));
-        TRY(put_escaped(p, names[i]));
+        TRY(sara_put_escaped(p, names[i]));
         TRY(sara_buffer_put(p, "\" alt=\"\"><figcaption>"));
-        TRY(put_escaped(p, names[i]));
+        TRY(sara_put_escaped(p, names[i]));
         TRY(sara_buffer_put(p, "</figcaption></figure>"));
     }
 done:
