@@ -16,19 +16,20 @@ SIZES = {
 
 def write_safetensors(path, tensors, metadata=None):
     """tensors: name -> (dtype, shape, values or their bytes)"""
-    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    header, parts, end = {"__metadata__": metadata} if metadata else {}, [], 0
     for name, (dtype, shape, values) in sorted(tensors.items(), key=lambda t: -SIZES[t[1][0]]):
         content = (values if isinstance(values, bytes) else
                    array.array(CODES[dtype], values).tobytes())
         header[name] = {
             "dtype": dtype,
             "shape": shape,
-            "data_offsets": [len(data), len(data) + len(content)],
+            "data_offsets": [end, end + len(content)],
         }
-        data += content
+        parts.append(content)
+        end += len(content)
     text = json.dumps(header).encode()
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + data)
+        file.write(b"".join([struct.pack("<Q", len(text)), text, *parts]))
 
 
 def read_safetensors(path):
