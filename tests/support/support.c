@@ -115,3 +115,9 @@ void test_put(const char *folder, const char *name, const void *data, size_t siz
     }
     free(test_file(folder, name, data, size));
 }
+
+long test_stride(long every)
+{
+    const char *text = getenv("SARA_LONG");
+    return text && strcmp(text, "1") == 0 ? 1 : every;
+}

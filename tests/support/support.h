@@ -45,4 +45,7 @@ char *test_file(const char *folder, const char *name, const void *data, size_t s
 /* The same, and the folders that the name leads through. */
 void test_put(const char *folder, const char *name, const void *data, size_t size);
 
+/* Which of many like cases are tried, every so many: `every`, or with SARA_LONG=1 each. */
+long test_stride(long every);
+
 #endif

@@ -1,4 +1,4 @@
-/* The n-th allocation of a training run fails, for every n: SARA_ERROR_MEMORY, nothing leaked, and
+/* The n-th allocation of a training run fails, for many n: SARA_ERROR_MEMORY, nothing leaked, and
  * a run folder that the next run can go on with. */
 #include "support/memory.h"
 #include "support_train.h"
@@ -94,7 +94,7 @@ static void test_every_failure(void **state)
 {
     memory_run m;
     memory_run_open(&m, *state);
-    test_failures(&m, false, 1);
+    test_failures(&m, false, test_stride(3));
 }
 
 /* It alone, so that cleaning up has memory again. */
@@ -102,7 +102,7 @@ static void test_single_failures(void **state)
 {
     memory_run m;
     memory_run_open(&m, *state);
-    test_failures(&m, true, 3);
+    test_failures(&m, true, test_stride(7));
 }
 
 /* All weights are trained and written as a folder. */
@@ -112,7 +112,7 @@ static void test_full(void **state)
     memory_run_open(&m, *state);
     m.run->options.method = "full";
     m.run->options.progressive_iter = -1;
-    test_failures(&m, false, 1);
+    test_failures(&m, false, test_stride(5));
 }
 
 /* Parameters of the method's own, with a file of their own. */
@@ -122,7 +122,7 @@ static void test_beside(test_run *run, const char *method)
     memory_run_open(&m, run);
     m.run->options.method = method;
     m.run->options.progressive_iter = -1;
-    test_failures(&m, false, 7);
+    test_failures(&m, false, test_stride(11));
 }
 
 static void test_adaptformer(void **state)
@@ -145,7 +145,7 @@ static void test_from_adapter(void **state)
     assert_int_equal(train(&m, -1), SARA_OK);
     run->options.adapter = test_text(run, "%s/first/adapter.safetensors:0.5", run->folder);
     test_run_output(run, "run");
-    test_failures(&m, false, 5);
+    test_failures(&m, false, test_stride(9));
 }
 
 /* Images and captions: scanned, hashed, encoded and drawn from. */
