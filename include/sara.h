@@ -530,6 +530,10 @@ typedef struct sara_train_options {
     int adapter_width;        /* of "adaptformer": of the bottleneck; 0: 64, or by trainable */
     double adapter_scale;     /* of "adaptformer": 0.1 */
     int64_t ltsft_steps;      /* of "ltsft": those of its first phase; 0: half of all steps */
+    /* After every so many steps the log says how many of the denoiser's entries that were small in
+     * the base are still small, and how many large ones became it; 0: never. Of methods that change
+     * weights. */
+    int64_t track_drift;
 } sara_train_options;
 
 typedef struct sara_train_result {

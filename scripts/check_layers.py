@@ -27,7 +27,8 @@ OUTER = {"core/device.h", "core/number.h", "core/pool.h", "core/tape.h", "core/t
          "models/clip.h", "models/network.h", "models/single_file.h", "models/unet.h",
          "models/unicode.h", "models/vae.h", "nn/kernels.h", "nn/simd/simd.h", "nn/update.h",
          "pipeline/adapter_kind.h", "pipeline/lora.h",
-         "pipeline/lora_write.h", "sparse/adamw.h", "sparse/bottleneck.h", "sparse/lora.h"}
+         "pipeline/lora_write.h", "sparse/adamw.h", "sparse/bottleneck.h", "sparse/lora.h",
+         "sparse/magnitude.h"}
 LIBRARIES = {  # header: the only files that may include it
     r"oneapi/dnnl|^dnnl": r"src/(nn/onednn/|sparse/\w*onednn)\w*\.[ch]$",
     r"^cuda|^cublas|^cudnn": r"_cuda\.cu$",

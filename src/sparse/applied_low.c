@@ -134,3 +134,13 @@ void sara_low_change_rows(const sara_low_change *change, float *out, const float
         }
     }
 }
+
+void sara_lora_rows(float *out, const sara_lora_layer *layer, const float *original, int64_t first,
+                    int64_t rows)
+{
+    sara_low_change change;
+    sara_low_change_lay(&change, layer, 1, &(sara_applied_room){NULL, 0});
+    sara_low_change_rows(&change, out, original, first, rows);
+    for (int64_t i = 0; i < rows * change.cols; i++)
+        out[i] = (float)((double)original[i] + (double)out[i]);
+}

@@ -27,4 +27,9 @@ typedef struct sara_lora_file {
     sara_arena arena; /* of all that it points to */
 } sara_lora_file;
 
+/* Of a weight whose layer has neither mid nor magnitudes of inputs: the values of `rows` rows from
+ * `first` on, original [rows][in kh kw], as merging the layer at strength 1 makes them. */
+void sara_lora_rows(float *out, const sara_lora_layer *layer, const float *original, int64_t first,
+                    int64_t rows);
+
 #endif

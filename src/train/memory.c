@@ -292,7 +292,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     unsigned stages = sara_trainer_stages(t);
     sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow) +
                                      stage_bytes(t->model, stages, SARA_STAGE_DENOISE),
-                          .other = BASE_BYTES + t->source->bytes,
+                          .other = BASE_BYTES + t->source->bytes + sara_drift_bytes(t),
                           .texts = texts(t)};
     size_t kept = 0;
     sara_status status;

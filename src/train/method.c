@@ -87,6 +87,14 @@ bool sara_train_option_goes_with(const char *option, const char *method)
     return false;
 }
 
+/* Why a method without the option has none. */
+static const char *why_not(const char *option)
+{
+    if (strcmp(option, "trainable") == 0)
+        return "has no size to choose";
+    return strcmp(option, "track_drift") == 0 ? "changes no weight" : "has none";
+}
+
 static sara_status refuse_option(sara_context *ctx, const sara_method *method, const char *name,
                                  const char *value)
 {
@@ -96,9 +104,8 @@ static sara_status refuse_option(sara_context *ctx, const sara_method *method, c
     for (size_t i = 0; i < METHOD_COUNT; i++)
         if (has_option(methods[i], name))
             TRY(sara_buffer_put_choice(&text, methods[i]->name, index++, count));
-    status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --method %s; %s has no%s", name,
-                       value, text.data, method->title,
-                       strcmp(name, "trainable") == 0 ? " size to choose" : "ne");
+    status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --method %s; %s %s", name, value,
+                       text.data, method->title, why_not(name));
 done:
     sara_buffer_free(&text);
     return status;

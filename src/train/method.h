@@ -7,6 +7,8 @@
 
 typedef struct trainer trainer;
 
+#define SARA_DEFAULT_BUDGET "5.8%" /* of entries at positions, where --trainable is not given */
+
 /* For the lines before the first step. */
 typedef struct sara_method_text {
     char entries[80];         /* which: "|p| < 0.002" */
@@ -31,6 +33,9 @@ typedef struct sara_method {
     sara_status (*open)(trainer *t);
     /* Whether that fits the model, once it is read. Or NULL. */
     sara_status (*check)(const trainer *t);
+    /* The threshold below which it calls entries of the base small, before prepare(); NaN: there is
+     * none. Or NULL. */
+    sara_status (*small)(const trainer *t, double *threshold);
     /* Chooses what is trained, sets the learning rate where there is none yet, t->selected where it
      * is not what the optimiser has at first, and has sara_trainer_use() make the optimiser. The
      * number of steps is known. */

@@ -100,6 +100,8 @@ const option sara_train_option_table[] = {
     NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, NO, "keep so many; 0: all (3)"),
     TEXT(resume_from_checkpoint, "PATH", NO, "latest, or a checkpoint folder"),
     NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, GIVEN, "-1: drawn and told (42)"),
+    NUMBER(OPTION_INT64, track_drift, 0, LARGE, NAN, NO,
+           "log how small entries drift every N steps (0: never)"),
     TEXT(profile, "FILE.json", NO, "trace of the first five steps for chrome://tracing"),
     TEXT(device, "NAME", NO, "where to compute: cpu (cpu)"),
 };

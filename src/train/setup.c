@@ -269,6 +269,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
         TRY(t->method->check(t));
     TRY(open_batches(t));
     TRY(count_steps(t));
+    TRY(sara_drift_start(t));
     TRY(sara_trainer_make_optimizer(t));
     TRY(sara_trainer_identify(t));
     TRY(resume(t));
@@ -292,6 +293,7 @@ void sara_trainer_close(trainer *t)
     sara_trace_stop(t->ctx);
     sara_writer_abort(&t->profile);
     sara_tape_free(t->tape);
+    sara_drift_free(t);
     sara_optimizer_free(t->optimizer); /* of parameters that may be the method's own */
     sara_method_close(t);
     sara_batches_free(t->batches);

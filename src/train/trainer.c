@@ -67,19 +67,43 @@ done:
     return status;
 }
 
+static json_t *share_json(double share)
+{
+    return isnan(share) ? json_null() : json_real(share);
+}
+
+/* Of --track_drift, in the step's own line. */
+static sara_status add_drift(const trainer *t, json_t *line)
+{
+    sara_drift_shares shares;
+    sara_status status = SARA_OK;
+    if (!t->drift || t->optimizer->steps % t->options.track_drift != 0)
+        return SARA_OK;
+    TRY(sara_drift_measure(t, &shares));
+    if (json_object_set_new(line, "small_still_small", share_json(shares.small_still_small)) |
+        json_object_set_new(line, "large_now_small", share_json(shares.large_now_small)))
+        status = sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: a line of the log");
+done:
+    return status;
+}
+
 static sara_status log_step(trainer *t, double loss, const sara_step_report *report, double lr,
                             double seconds)
 {
     json_int_t step = t->optimizer->steps;
+    json_t *line = NULL;
     sara_status status = SARA_OK;
     if (report->reselected)
         TRY(sara_run_log(&t->run, json_pack("{s:s,s:I,s:I}", "event", "reselect", "before_step",
                                             step, "active", (json_int_t)report->active)));
-    TRY(sara_run_log(&t->run, json_pack("{s:I,s:f,s:f,s:o*,s:f,s:f}", "step", step, "loss", loss,
-                                        "grad_norm", report->grad_norm, "rank_loss",
-                                        t->method->time_term ? json_real(report->term_loss) : NULL,
-                                        "lr", lr, "seconds", seconds)));
+    line = json_pack("{s:I,s:f,s:f,s:o*,s:f,s:f}", "step", step, "loss", loss, "grad_norm",
+                     report->grad_norm, "rank_loss",
+                     t->method->time_term ? json_real(report->term_loss) : NULL, "lr", lr,
+                     "seconds", seconds);
+    TRY(add_drift(t, line));
+    status = sara_run_log(&t->run, json_incref(line));
 done:
+    json_decref(line);
     return status;
 }
 

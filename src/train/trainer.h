@@ -33,6 +33,7 @@ struct trainer {
     int64_t parameters, selected;
     int checkpoint_levels; /* resolutions whose activations are recomputed */
     int64_t prompt_length; /* states of the longest validation prompt; 0: there is none */
+    struct sara_drift *drift; /* of --track_drift; NULL: not wanted */
     struct {
         const char *size, *side; /* of a micro-batch, of its pictures; NULL: there is none */
         int pixels;              /* of that side for one of the latents' */
@@ -91,6 +92,17 @@ SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
 /* space.c: refuses a run whose first checkpoint would find no place on the disk, and warns where
  * those that are kept would not. */
 SARA_NODISCARD sara_status sara_trainer_check_space(const trainer *t);
+/* drift.c: for --track_drift, which of the weights are small; before the method changes any, so that
+ * a run that goes on knows it of the base too. */
+SARA_NODISCARD sara_status sara_drift_start(trainer *t);
+size_t sara_drift_bytes(const trainer *t); /* with what a measurement needs */
+/* Shares of the weights as the denoiser computes with them, in memory or with a branch's change: of
+ * those small at first that still are, of the large ones that became small; NaN: there are none. */
+typedef struct sara_drift_shares {
+    double small_still_small, large_now_small;
+} sara_drift_shares;
+SARA_NODISCARD sara_status sara_drift_measure(const trainer *t, sara_drift_shares *out);
+void sara_drift_free(trainer *t);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
 

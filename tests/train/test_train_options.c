@@ -101,7 +101,7 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 29);
+    assert_int_equal(numbers, 30);
 }
 
 static void test_ranges(void **state)
@@ -280,6 +280,7 @@ static void test_json(void **state)
                                                "resume_from_checkpoint",
                                                "gradient_checkpointing",
                                                "gradient_checkpointing_levels",
+                                               "track_drift",
                                                "profile",
                                                "device"};
     test_run *run = *state;

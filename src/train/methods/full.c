@@ -52,7 +52,7 @@ done:
 const sara_method sara_method_full = {
     .name = "full",
     .title = "full fine-tuning",
-    .options = (const char *const[]){NULL},
+    .options = (const char *const[]){"track_drift", NULL},
     .files = (const char *const[]){SARA_WHOLE_CONFIG, SARA_WHOLE_FILE, SARA_CHECKPOINT_STATE, NULL},
     .entry_bytes = sizeof(float),
     .learning_rate = 1e-5,

@@ -34,7 +34,7 @@ static sara_status choose_size(trainer *t)
     const double entries = (double)sara_params_entries(&t->model->denoiser->params);
     double count;
     sara_status status;
-    TRY(sara_size_entries(t, &count, "5.8%"));
+    TRY(sara_size_entries(t, &count, SARA_DEFAULT_BUDGET));
     count = fmax(1, rint(count));
     if (count > entries)
         status = sara_fail(t->ctx, SARA_ERROR_USAGE, "--trainable %s: the model has %.0f entries",
@@ -234,10 +234,10 @@ const sara_method sara_method_ltsft = {
     .name = "ltsft",
     .title = "LT-SFT",
     .state_size = sizeof(ltsft),
-    .options = (const char *const[]){"adapter", "trainable", "ltsft_steps", NULL},
+    .options = (const char *const[]){"adapter", "trainable", "ltsft_steps", "track_drift", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
-    .other_files = (const char *const[]){SARA_WHOLE_FILE, SARA_WHOLE_CONFIG,
-                                         SARA_CHECKPOINT_STATE, NULL},
+    .other_files =
+        (const char *const[]){SARA_WHOLE_FILE, SARA_WHOLE_CONFIG, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = sizeof(float),
     .learning_rate = 1e-4,

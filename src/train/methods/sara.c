@@ -170,13 +170,15 @@ const sara_method sara_method_sara = {
     .name = "sara",
     .title = "SaRA",
     .state_size = sizeof(selective),
-    .options = (const char *const[]){"adapter", "mask", "mask_steps", "rank", "threshold",
-                                     "trainable", "lambda_rank", "progressive_iter", NULL},
+    .options =
+        (const char *const[]){"adapter", "mask", "mask_steps", "rank", "threshold", "trainable",
+                              "lambda_rank", "progressive_iter", "track_drift", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = 5, /* a value and its position */
     .open = sara_selective_open,
     .check = sara_selective_check,
+    .small = sara_mask_threshold,
     .prepare = sara_prepare,
     .begin = sara_begin,
     .begin_bytes = sara_begin_bytes,

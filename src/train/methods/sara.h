@@ -15,6 +15,8 @@ const char *const *sara_reselection_changing(const trainer *t);
 /* sara_mask.c: the origin's entries, or those of --mask, with the threshold that its budget comes
  * to. scores: the sums of gradients; NULL: they are not there yet. */
 SARA_NODISCARD sara_status sara_mask_select(trainer *t, sara_selection *out, const float *scores);
+/* For small(): the budget's, whatever the mask, or that of the adapter's entries. */
+SARA_NODISCARD sara_status sara_mask_threshold(const trainer *t, double *out);
 bool sara_mask_is_smallest(const trainer *t);
 SARA_NODISCARD sara_status sara_mask_resolve(const trainer *t, json_t *run);
 void sara_mask_describe(const trainer *t, sara_method_text *out);

@@ -40,15 +40,36 @@ done:
     return status;
 }
 
+static sara_status mask_budget(const trainer *t, sara_budget *out)
+{
+    const sara_train_options *o = &t->options;
+    *out = (sara_budget){SARA_BUDGET_THRESHOLD, o->threshold};
+    return o->threshold > 0
+               ? SARA_OK
+               : sara_budget_parse(t->ctx, out, o->trainable ? o->trainable : SARA_DEFAULT_BUDGET);
+}
+
+sara_status sara_mask_threshold(const trainer *t, double *out)
+{
+    sara_budget budget;
+    sara_status status;
+    *out = selective_of(t)->start_threshold;
+    if (selective_of(t)->origin.is)
+        return SARA_OK;
+    TRY(mask_budget(t, &budget));
+    status = sara_budget_resolve(t->ctx, out, &t->model->denoiser->params, &budget);
+    TRY(sara_model_tell_not_finite(t->model, status));
+done:
+    return status;
+}
+
 /* The entries, with the threshold that the budget comes to. */
 static sara_status select_entries(trainer *t, sara_selection *out, const sara_mask_rule *rule)
 {
-    const sara_train_options *o = &t->options;
     const sara_params *params = &t->model->denoiser->params;
-    sara_budget budget = {SARA_BUDGET_THRESHOLD, o->threshold};
+    sara_budget budget;
     sara_status status;
-    if (o->threshold <= 0)
-        TRY(sara_budget_parse(t->ctx, &budget, o->trainable ? o->trainable : "5.8%"));
+    TRY(mask_budget(t, &budget));
     status = sara_select_masked(t->ctx, out, params, &budget, rule);
     TRY(sara_model_tell_not_finite(t->model, status));
     if (t->checkpoint.folder && !sara_mask_is_smallest(t))
