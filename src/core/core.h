@@ -153,7 +153,8 @@ typedef enum sara_purpose {
     SARA_DRAW_TEST,
     SARA_DRAW_WEIGHT, /* random weights */
     SARA_DRAW_STATE,  /* random text states */
-    SARA_DRAW_MASK    /* entries that are trained */
+    SARA_DRAW_MASK,   /* entries that are trained */
+    SARA_DRAW_SUBSET  /* pictures whose features are compared */
 } sara_purpose;
 
 /* Philox 4x32-10 (Salmon et al., SC 2011), counter-based: element i of a draw is a pure function
