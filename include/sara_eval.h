@@ -46,7 +46,7 @@ typedef struct sara_eval_options {
                         SaRA's published protocol (512); 0: they do not */
     const char *dino;      /* a folder of a ViTModel (DINO) or of a Dinov2Model */
     const char *inception; /* InceptionV3's weights, as scripts/convert_inception.py writes them */
-    /* What FID and KID are taken of: "torch-fidelity" or "clean" (InceptionV3, as these do), "clip",
+    /* What FID and KID are taken of: "torch-fidelity" or "clean" (InceptionV3, as they do), "clip",
      * "dino": that backbone's features. NULL: torch-fidelity if inception is given, else clip, else
      * dino */
     const char *fid;
@@ -60,6 +60,31 @@ void sara_eval_options_init_sized(sara_eval_options *options, size_t size);
  * options contradict, SARA_ERROR_INPUT naming the file, SARA_INTERRUPTED, those of loading. */
 SARA_NODISCARD sara_status sara_eval(sara_context *ctx, char **report,
                                      const sara_eval_options *options);
+
+/* -------------------------------------------------------------------------------- comparison */
+
+/* Methods beside each other, by a JSON file (docs/comparison.md). Each training run, evaluation and
+ * timing is a child process of its own, which runs `program` as the shell would: paths are those of
+ * the current folder. What is finished is kept, so that the same call goes on where another ended,
+ * in whatever way. Children end when the caller does. */
+typedef struct sara_compare_options {
+    size_t size; /* of this struct; 0: of its first version */
+    const char *config;
+    const char *output_dir; /* NULL: the config's */
+    const char *program;    /* the path of sara itself */
+    bool dry_run; /* nothing but a few timed steps is run: what would be, how long and how large */
+    bool cost;    /* memory and seconds of a step of methods by batch too */
+    const char *strengths; /* "0,0.5,1,1.5,2": grids of an adapter at these strengths too; NULL */
+} sara_compare_options;
+void sara_compare_options_init_sized(sara_compare_options *options, size_t size);
+#define sara_compare_options_init(options)                                                         \
+    sara_compare_options_init_sized((options), sizeof(*(options)))
+/* Writes compare.json, table.md and report.html into the output folder. *report: compare.json, or
+ * of dry_run the plan; sara_free(). A run that fails is a row with its error. Errors:
+ * SARA_ERROR_INPUT naming the config's key and value, SARA_ERROR_IO where the folder is another
+ * comparison's or a child cannot be started, SARA_INTERRUPTED once the child has saved its work. */
+SARA_NODISCARD sara_status sara_compare(sara_context *ctx, char **report,
+                                        const sara_compare_options *options);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -176,5 +176,6 @@ int cmd_extract(cli *c);
 int cmd_export(cli *c);
 int cmd_inspect(cli *c);
 int cmd_bench(cli *c);
+int cmd_compare(cli *c);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 static const struct {
@@ -19,6 +20,7 @@ static const struct {
     {"export", "write an adapter as ComfyUI, A1111, diffusers or PEFT load it", cmd_export},
     {"inspect", "show what a model or an adapter consists of, what budgets train", cmd_inspect},
     {"bench", "time training steps on this machine", cmd_bench},
+    {"compare", "train with several methods, measure what each learns and forgets", cmd_compare},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(*commands))
 
@@ -98,8 +100,20 @@ static void open_streams(void)
         close(fd);
 }
 
+/* What `sara compare` has started ends with it, its work saved, however that ends. */
+static void end_with_parent(void)
+{
+    const char *parent = getenv("SARA_PARENT");
+    if (!parent || strtol(parent, NULL, 10) != (long)getppid())
+        return;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (strtol(parent, NULL, 10) != (long)getppid())
+        raise(SIGTERM);
+}
+
 int main(int argc, char **argv)
 {
+    end_with_parent();
     open_streams();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe or a full quota is a write error, not a death */
     signal(SIGXFSZ, SIG_IGN);

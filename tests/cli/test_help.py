@@ -6,7 +6,8 @@ import unittest
 
 from support import TOP, USAGE, Case
 
-COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench"]
+COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench",
+            "compare"]
 
 METHODS = {
     "sara": {"trainable", "threshold", "mask", "mask_steps", "rank", "adapter", "lambda_rank",
@@ -55,7 +56,8 @@ class Help(Case):
                 examples = [line for line in lines if line.startswith(f"  sara {command} ")]
                 self.assertGreaterEqual(len(examples), 2)
                 self.assertEqual(text, self.ok("help", command).out)
-                self.assertEqual(text, self.ok(command, "-m", "x", "-h").out)
+                other = ["--config"] if command == "compare" else ["-m"]
+                self.assertEqual(text, self.ok(command, *other, "x", "-h").out)
 
     def test_every_option_is_named(self):
         """The options of the public header are all in the help, and each is understood."""

@@ -1,0 +1,69 @@
+#include "cli.h"
+
+#include "sara_eval.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define THIS_PROGRAM "/proc/self/exe"
+
+/* Its children are this very program. */
+static int find_program(const cli *c, char *path, size_t size)
+{
+    ssize_t length = readlink(THIS_PROGRAM, path, size - 1);
+    if (length <= 0 || (size_t)length >= size - 1)
+        return cli_fail(c, SARA_ERROR_IO, "%s: cannot be read: %s", THIS_PROGRAM,
+                        strerror(length < 0 ? errno : ENAMETOOLONG));
+    path[length] = '\0';
+    return 0;
+}
+
+static int compare(const cli *c, sara_compare_options *o, bool json)
+{
+    char program[4096], *report = NULL;
+    int code = find_program(c, program, sizeof(program));
+    if (code)
+        return code;
+    o->program = program;
+    sara_status status = sara_compare(c->ctx, &report, o);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    if (json)
+        printf("%s\n", report);
+    sara_free(c->ctx, report);
+    return 0;
+}
+
+int cmd_compare(cli *c)
+{
+    sara_compare_options o;
+    bool json = false, help;
+    sara_compare_options_init(&o);
+    const cli_option options[] = {
+        {"config", 0, CLI_STRING, &o.config, 0, 0, "FILE", "what is compared: docs/comparison.md"},
+        {"output_dir", 'o', CLI_STRING, &o.output_dir, 0, 0, "DIR", "(the config's)"},
+        {"dry-run", 0, CLI_SWITCH, &o.dry_run, 0, 0, NULL,
+         "tell what would be run, how long and how large"},
+        {"cost", 0, CLI_SWITCH, &o.cost, 0, 0, NULL,
+         "memory and seconds of a step by method and batch too"},
+        {"strengths", 0, CLI_STRING, &o.strengths, 0, 0, "LIST",
+         "pictures of an adapter at these strengths too, e.g. 0,0.5,1,1.5,2"},
+        {"json", 0, CLI_SWITCH, &json, 0, 0, NULL, "print compare.json, or the plan"},
+        CLI_THREADS_OPTION(c),
+        {0},
+    };
+    const cli_command command = {
+        .name = "compare",
+        .summary = "train with several methods and measure what each learns and forgets",
+        .usage = "--config FILE [options]",
+        .note =
+            "Each run is a process of its own. The same command goes on where it was stopped.\n",
+        .examples = "  sara compare --config compare.json --dry-run\n"
+                    "  sara compare --config compare.json\n",
+        .options = options,
+    };
+    int code = cli_parse(c, &command, &help);
+    return code || help ? code : compare(c, &o, json);
+}

@@ -1,0 +1,308 @@
+/* The comparison's JSON file: what it may hold, and all that can be told before anything runs. */
+#include "compare/compare.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+static const sara_options_type compare_options_type =
+    SARA_OPTIONS_TYPE(sara_compare_options, strengths);
+
+void sara_compare_options_init_sized(sara_compare_options *options, size_t size)
+{
+    sara_compare_options defaults = {.size = sizeof(defaults)};
+    sara_options_init(options, size, &defaults, &compare_options_type);
+}
+
+static bool is_known(const char *key, const char *const *known)
+{
+    for (; *known; known++)
+        if (strcmp(key, *known) == 0)
+            return true;
+    return false;
+}
+
+sara_status sara_compare_check_keys(const sara_comparison *c, const json_t *object,
+                                    const char *where, const char *const *known)
+{
+    const char *key;
+    json_t *value;
+    if (!json_is_object(object))
+        return sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: %s: expected an object", c->source, where);
+    json_object_foreach((json_t *)(uintptr_t)object, key, value)
+    {
+        if (!is_known(key, known))
+            return sara_fail(c->ctx, SARA_ERROR_INPUT,
+                             "%s: %s: %s: no such key; see docs/comparison.md", c->source, where,
+                             key);
+    }
+    return SARA_OK;
+}
+
+sara_status sara_compare_check_name(const sara_comparison *c, const char *where, const char *name)
+{
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+%- ";
+    size_t length = strlen(name);
+    if (length > 0 && length <= 100 && strspn(name, allowed) == length && name[0] != '.' &&
+        name[0] != ' ' && name[length - 1] != ' ')
+        return SARA_OK;
+    return sara_fail(c->ctx, SARA_ERROR_INPUT,
+                     "%s: %s: name \"%s\": is a folder's too: expected 1 to 100 letters, digits "
+                     "and ._+%%-, spaces within, no point at its beginning",
+                     c->source, where, name);
+}
+
+/* A string that has to be there and is not empty. */
+static sara_status need_string(const sara_comparison *c, const char **out, const json_t *object,
+                               const char *where, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    if (!text || !*text)
+        return sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: %s: %s %s", c->source, where, key,
+                         json_object_get(object, key) ? "is no text" : "is missing");
+    *out = text;
+    return SARA_OK;
+}
+
+static sara_status need_folder(const sara_comparison *c, const char **out, const json_t *object,
+                               const char *where, const char *key)
+{
+    sara_status status;
+    TRY(need_string(c, out, object, where, key));
+    if (!sara_path_is_directory(*out))
+        status = sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: %s: %s %s: is no folder", c->source,
+                           where, key, *out);
+done:
+    return status;
+}
+
+sara_status sara_compare_prompts(sara_comparison *c, const char ***out, size_t *count,
+                                 const char *path)
+{
+    char *text = NULL;
+    const char *line;
+    size_t size = 0, lines = 1;
+    sara_status status;
+    *count = 0;
+    TRY(sara_file_read(c->ctx, &text, &size, path, (size_t)1 << 26));
+    for (size_t i = 0; i < size; i++)
+        lines += text[i] == '\n';
+    TRY(sara_arena_alloc(&c->arena, out, lines, sizeof(**out)));
+    for (char *at = text, *end; at; at = end) {
+        end = strchr(at, '\n');
+        if (end)
+            *end++ = '\0';
+        at[strcspn(at, "\r")] = '\0';
+        if (!*at)
+            continue;
+        TRY(sara_arena_strdup(&c->arena, &line, at));
+        (*out)[(*count)++] = line;
+    }
+    if (*count == 0)
+        status = sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: has no prompts", path);
+done:
+    sara_free(c->ctx, text);
+    return status;
+}
+
+static sara_status need_prompts(sara_comparison *c, const char **out, const json_t *object,
+                                const char *where, const char *key)
+{
+    const char **lines;
+    size_t count;
+    sara_status status;
+    TRY(need_string(c, out, object, where, key));
+    status = sara_compare_prompts(c, &lines, &count, *out);
+    if (status != SARA_OK) {
+        char *prefix = NULL;
+        if (sara_format(c->ctx, &prefix, "%s: %s: %s", c->source, where, key) == SARA_OK)
+            status = sara_fail_in(c->ctx, status, prefix);
+        sara_free(c->ctx, prefix);
+    }
+done:
+    return status;
+}
+
+/* Learning rates are chosen on prompts that the table does not use. */
+static sara_status check_apart(sara_comparison *c, const sara_compare_data *data)
+{
+    const char **prompts, **tuning;
+    size_t count, tuning_count;
+    sara_status status;
+    TRY(sara_compare_prompts(c, &prompts, &count, data->prompts));
+    TRY(sara_compare_prompts(c, &tuning, &tuning_count, data->tuning));
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < tuning_count; j++)
+            if (strcmp(prompts[i], tuning[j]) == 0)
+                TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
+                              "%s: data %s: prompts %s and tuning_prompts %s both have \"%s\": "
+                              "learning rates are chosen on prompts that the table does not use",
+                              c->source, data->name, data->prompts, data->tuning, prompts[i]));
+done:
+    return status;
+}
+
+static sara_status read_data(sara_comparison *c, sara_compare_data *data, const json_t *object,
+                             size_t index)
+{
+    static const char *const known[] = {"name",           "train_data_dir", "references", "prompts",
+                                        "tuning_prompts", "caption_prefix", NULL};
+    const sara_name where = sara_name_of("data[%zu]", index);
+    const json_t *prefix = json_object_get(object, "caption_prefix");
+    sara_status status;
+    TRY(sara_compare_check_keys(c, object, where.text, known));
+    TRY(need_string(c, &data->name, object, where.text, "name"));
+    TRY(sara_compare_check_name(c, where.text, data->name));
+    for (size_t i = 0; i < index; i++)
+        if (strcmp(c->data[i].name, data->name) == 0)
+            TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
+                          "%s: data[%zu] and data[%zu]: both are named %s", c->source, i, index,
+                          data->name));
+    TRY(need_folder(c, &data->folder, object, where.text, "train_data_dir"));
+    TRY(need_folder(c, &data->references, object, where.text, "references"));
+    TRY(need_prompts(c, &data->prompts, object, where.text, "prompts"));
+    TRY(need_prompts(c, &data->tuning, object, where.text, "tuning_prompts"));
+    data->prefix = json_string_value(prefix);
+    if (prefix && !data->prefix)
+        TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: %s: caption_prefix is no text", c->source,
+                      where.text));
+    TRY(check_apart(c, data));
+done:
+    return status;
+}
+
+static sara_status read_data_sets(sara_comparison *c)
+{
+    const json_t *list = json_object_get(c->config, "data");
+    size_t count = json_array_size(list);
+    sara_status status;
+    if (count == 0)
+        return sara_fail(c->ctx, SARA_ERROR_INPUT,
+                         "%s: data: expected a list of at least one data set", c->source);
+    TRY(sara_arena_alloc(&c->arena, &c->data, count, sizeof(*c->data)));
+    for (; c->data_count < count; c->data_count++)
+        TRY(read_data(c, &c->data[c->data_count], json_array_get(list, c->data_count),
+                      c->data_count));
+done:
+    return status;
+}
+
+static sara_status read_seeds(sara_comparison *c)
+{
+    const json_t *list = json_object_get(c->config, "seeds");
+    size_t count = json_array_size(list);
+    sara_status status;
+    if (count == 0 || count > SARA_MOST_SEEDS)
+        return sara_fail(c->ctx, SARA_ERROR_INPUT,
+                         "%s: seeds: %zu of them, expected a list of 1 to %d whole numbers",
+                         c->source, count, SARA_MOST_SEEDS);
+    TRY(sara_arena_alloc(&c->arena, &c->seeds, count, sizeof(*c->seeds)));
+    for (size_t i = 0; i < count; i++) {
+        const json_t *seed = json_array_get(list, i);
+        if (!json_is_integer(seed) || json_integer_value(seed) < 0)
+            TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
+                          "%s: seeds[%zu]: expected a whole number, at least 0", c->source, i));
+        c->seeds[i] = (uint64_t)json_integer_value(seed);
+        for (size_t j = 0; j < i; j++)
+            if (c->seeds[j] == c->seeds[i])
+                TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
+                              "%s: seeds[%zu] and seeds[%zu]: both are %llu", c->source, j, i,
+                              (unsigned long long)c->seeds[i]));
+    }
+    c->seed_count = count;
+done:
+    return status;
+}
+
+static sara_status read_eval(sara_comparison *c)
+{
+    static const char *const known[] = {
+        "clip",  "clip_tokenizer",  "clip_resize", "dino",  "inception", "fid",
+        "steps", "guidance_scale",  "kid_subsets", "width", "height",    "sampling_method",
+        "seed",  "kid_subset_size", NULL};
+    const char *clip;
+    sara_status status;
+    c->eval = json_object_get(c->config, "eval");
+    if (!c->eval)
+        return sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: eval is missing: it names at least clip",
+                         c->source);
+    TRY(sara_compare_check_keys(c, c->eval, "eval", known));
+    TRY(need_folder(c, &clip, c->eval, "eval", "clip"));
+done:
+    return status;
+}
+
+static sara_status read_choice(sara_comparison *c)
+{
+    const sara_config config = {c->ctx, c->config, c->source};
+    int64_t pictures;
+    sara_status status;
+    TRY(sara_config_string(&config, &c->choose_by, "choose_by", "vlhi"));
+    if (strcmp(c->choose_by, "vlhi") != 0 && strcmp(c->choose_by, "fid") != 0 &&
+        strcmp(c->choose_by, "clip_score") != 0)
+        TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
+                      "%s: choose_by %s: expected vlhi, fid or clip_score", c->source,
+                      c->choose_by));
+    TRY(sara_config_int(&config, &pictures, "pictures", 6, 0, 64));
+    c->pictures = (int)pictures;
+done:
+    return status;
+}
+
+static sara_status read_top(sara_comparison *c, const sara_compare_options *options)
+{
+    static const char *const known[] = {
+        "model",          "output_dir", "data",      "seeds",        "train",           "rows",
+        "learning_rates", "eval",       "choose_by", "base_prompts", "neutral_prompts", "pictures",
+        "cost",           "strengths",  NULL};
+    sara_status status;
+    TRY(sara_compare_check_keys(c, c->config, "the file", known));
+    TRY(need_string(c, &c->model, c->config, "the file", "model"));
+    if (!sara_path_exists(c->model))
+        TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: model %s: is not there", c->source, c->model));
+    c->output = options->output_dir;
+    if (!c->output)
+        TRY(need_string(c, &c->output, c->config, "the file", "output_dir"));
+    TRY(need_prompts(c, &c->base_prompts, c->config, "the file", "base_prompts"));
+    if (json_object_get(c->config, "neutral_prompts"))
+        TRY(need_prompts(c, &c->neutral_prompts, c->config, "the file", "neutral_prompts"));
+    c->train = json_object_get(c->config, "train");
+    TRY(read_choice(c));
+    TRY(read_eval(c));
+    TRY(read_data_sets(c));
+    TRY(read_seeds(c));
+    TRY(sara_compare_read_rows(c));
+    TRY(sara_compare_check_options(c));
+done:
+    return status;
+}
+
+sara_status sara_comparison_open(sara_context *ctx, sara_comparison *c,
+                                 const sara_compare_options *given)
+{
+    sara_compare_options options = {.size = sizeof(options)};
+    sara_status status;
+    *c = (sara_comparison){.ctx = ctx, .lock = -1, .children = -1};
+    sara_arena_init(&c->arena, ctx);
+    TRY(sara_options_read(ctx, &options, &compare_options_type, given));
+    if (!options.config)
+        TRY(sara_fail(ctx, SARA_ERROR_USAGE, "--config is missing: name the comparison's file"));
+    if (!options.program || access(options.program, X_OK) != 0)
+        TRY(sara_fail(ctx, SARA_ERROR_USAGE, "%s: is no program that can be run",
+                      options.program ? options.program : "sara_compare_options.program"));
+    c->source = options.config;
+    c->program = options.program;
+    TRY(sara_json_load(ctx, &c->config, options.config, false));
+    TRY(read_top(c, &options));
+done:
+    return status;
+}
+
+void sara_comparison_free(sara_comparison *c)
+{
+    sara_compare_unlock(c);
+    for (size_t i = 0; i < c->row_count; i++)
+        json_decref(c->rows[i].options);
+    json_decref(c->config);
+    sara_arena_free(&c->arena);
+}
