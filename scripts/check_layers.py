@@ -35,8 +35,8 @@ LIBRARIES = {  # header: the only files that may include it
     r"^png\.h": r"src/io/image_(png|save)\.c$",
     r"^jpeglib\.h": r"src/io/image_jpeg\.c$",
     r"^webp/": r"src/io/image_webp\.c$",
-    r"^utf8proc\.h": r"src/(models/tokenizer/|io/)\w*\.[ch]$",
-    r"^openssl/": r"src/io/sha256\.c$",
+    r"^utf8proc\.h": r"src/(models/tokenizer/|io/|report/)\w*\.[ch]$",
+    r"^openssl/": r"src/(io/sha256|report/picture)\.c$",
     r"^lapacke\.h": r"src/(sparse|eval)/\w+\.c$",
     r"^jansson\.h": r"src/(io/\w+|cli/\w+)\.[ch]$",
 }
