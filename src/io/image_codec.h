@@ -4,7 +4,6 @@
 
 #include "io/io.h"
 
-#define SARA_IMAGE_MAX_SIDE 16384
 #define SARA_IMAGE_MAX_PIXELS 128000000
 
 /* A whole image file in memory; the path is for errors. */

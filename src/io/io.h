@@ -296,15 +296,23 @@ bool sara_weights_is_told_of(const sara_weights *weights, const char *name);
 
 /* ------------------------------------------------------------------------------------ images */
 
+#define SARA_IMAGE_MAX_SIDE 16384
 /* PNG, JPEG and WebP by content, at most 16384 pixels a side and 128 megapixels, converted to RGB
  * as PIL's convert("RGB") after ImageOps.exif_transpose (alpha is dropped, as PIL does; palettes
  * and 16-bit colour as PIL). Refused: 16-bit grey (PIL clips it to white), animated WebP, and
  * damage that PIL reads over. Free with sara_image_clear(). */
 SARA_NODISCARD sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path);
 void sara_image_clear(sara_context *ctx, sara_image *image);
-/* Equal to PIL's Image.resize((width, height), LANCZOS) on RGB. */
+typedef enum sara_resample { /* the values are PIL's */
+                             SARA_RESAMPLE_LANCZOS = 1,
+                             SARA_RESAMPLE_BILINEAR = 2,
+                             SARA_RESAMPLE_BICUBIC = 3
+} sara_resample;
+/* Equal to PIL's Image.resize((width, height), resample) on RGB, which stretches its filters where
+ * an axis becomes smaller. */
 SARA_NODISCARD sara_status sara_image_resize(sara_context *ctx, sara_image *out,
-                                             const sara_image *in, int width, int height);
+                                             const sara_image *in, int width, int height,
+                                             sara_resample resample);
 
 /* ---------------------------------------------------------------------------- dataset folders */
 

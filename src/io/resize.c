@@ -1,11 +1,10 @@
-/* Resizing as PIL's Image.resize(size, LANCZOS) does it on 8-bit RGB: width and height one after
+/* Resizing as PIL's Image.resize(size, resample) does it on 8-bit RGB: width and height one after
  * the other, each pass with weights of 22 fractional bits and rounded to bytes. Where an axis is
  * made smaller the filter is stretched by the factor. */
 #include "io/image_codec.h"
 
 #include <math.h>
 
-#define LOBES 3.0
 #define WEIGHT_BITS 22
 
 /* For each output position the first input position and the weights from there on. */
@@ -25,8 +24,35 @@ static double sinc(double x)
 
 static double lanczos(double x)
 {
-    return x >= -LOBES && x < LOBES ? sinc(x) * sinc(x / LOBES) : 0.0;
+    return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0;
 }
+
+static double triangle(double x)
+{
+    x = fabs(x);
+    return x < 1.0 ? 1.0 - x : 0.0;
+}
+
+/* Keys' cubic convolution (1981) with a = -1/2. */
+static double cubic(double x)
+{
+    const double a = -0.5;
+    x = fabs(x);
+    if (x < 1.0)
+        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+    return x < 2.0 ? (((x - 5) * x + 8) * x - 4) * a : 0.0;
+}
+
+typedef struct resize_filter {
+    double (*weight)(double x);
+    double support; /* beyond which it is 0 */
+} resize_filter;
+
+static const resize_filter filters[] = {
+    [SARA_RESAMPLE_LANCZOS] = {lanczos, 3.0},
+    [SARA_RESAMPLE_BILINEAR] = {triangle, 1.0},
+    [SARA_RESAMPLE_BICUBIC] = {cubic, 2.0},
+};
 
 static int32_t to_fixed(double weight)
 {
@@ -42,16 +68,17 @@ static void sampling_free(sara_context *ctx, sampling *plan)
 }
 
 /* The filter around output position i, normalised to 1 over the input positions that exist. */
-static void resize_fill(sampling *plan, double *weights, int i, int from, double scale)
+static void resize_fill(sampling *plan, const resize_filter *filter, double *weights, int i,
+                        int from, double scale)
 {
-    const double stretch = scale > 1.0 ? scale : 1.0, support = LOBES * stretch;
+    const double stretch = scale > 1.0 ? scale : 1.0, support = filter->support * stretch;
     const double center = (i + 0.5) * scale, inverse = 1.0 / stretch;
     double sum = 0;
     int first = (int)(center - support + 0.5), last = (int)(center + support + 0.5);
     first = first < 0 ? 0 : first;
     last = last > from ? from : last;
     for (int x = first; x < last; x++) {
-        double weight = lanczos((x - center + 0.5) * inverse);
+        double weight = filter->weight((x - center + 0.5) * inverse);
         weights[x - first] = weight;
         sum += weight;
     }
@@ -63,20 +90,21 @@ static void resize_fill(sampling *plan, double *weights, int i, int from, double
     }
 }
 
-static sara_status sampling_new(sara_context *ctx, sampling *out, int from, int to)
+static sara_status sampling_new(sara_context *ctx, sampling *out, const resize_filter *filter,
+                                int from, int to)
 {
     sampling plan = {0};
     double *weights = NULL;
     const double scale = (double)from / to;
     sara_status status = SARA_OK;
 
-    plan.taps = (int)ceil(LOBES * (scale > 1.0 ? scale : 1.0)) * 2 + 1;
+    plan.taps = (int)ceil(filter->support * (scale > 1.0 ? scale : 1.0)) * 2 + 1;
     TRY(sara_alloc(ctx, &plan.first, (size_t)to, sizeof(*plan.first)));
     TRY(sara_alloc(ctx, &plan.count, (size_t)to, sizeof(*plan.count)));
     TRY(sara_alloc(ctx, &plan.weights, (size_t)to * (size_t)plan.taps, sizeof(*plan.weights)));
     TRY(sara_alloc(ctx, &weights, (size_t)plan.taps, sizeof(*weights)));
     for (int i = 0; i < to; i++)
-        resize_fill(&plan, weights, i, from, scale);
+        resize_fill(&plan, filter, weights, i, from, scale);
     *out = plan;
     plan = (sampling){0};
 done:
@@ -127,12 +155,13 @@ static void combine_rows(uint8_t *out, const uint8_t *in, int64_t *sums, const i
         out[x] = to_byte(sums[x]);
 }
 
-static sara_status resize_width(sara_context *ctx, sara_image *out, const sara_image *in, int width)
+static sara_status resize_width(sara_context *ctx, sara_image *out, const sara_image *in, int width,
+                                const resize_filter *filter)
 {
     sampling plan = {0};
     sara_status status = SARA_OK;
 
-    TRY(sampling_new(ctx, &plan, in->width, width));
+    TRY(sampling_new(ctx, &plan, filter, in->width, width));
     TRY(sara_image_allocate(ctx, out, width, in->height));
     for (int y = 0; y < in->height; y++)
         resize_row(out->pixels + (size_t)y * (size_t)width * 3,
@@ -143,14 +172,14 @@ done:
 }
 
 static sara_status resize_height(sara_context *ctx, sara_image *out, const sara_image *in,
-                                 int height)
+                                 int height, const resize_filter *filter)
 {
     const size_t bytes = (size_t)in->width * 3;
     sampling plan = {0};
     int64_t *sums = NULL;
     sara_status status = SARA_OK;
 
-    TRY(sampling_new(ctx, &plan, in->height, height));
+    TRY(sampling_new(ctx, &plan, filter, in->height, height));
     TRY(sara_alloc(ctx, &sums, bytes, sizeof(*sums)));
     TRY(sara_image_allocate(ctx, out, in->width, height));
     for (int y = 0; y < height; y++)
@@ -164,13 +193,13 @@ done:
 
 /* Along the width where `across`, else along the height. */
 static sara_status resize_axis(sara_context *ctx, sara_image *out, const sara_image *in, int width,
-                               int height, bool across)
+                               int height, const resize_filter *filter, bool across)
 {
     sara_status status = SARA_OK;
     if (across && width != in->width)
-        return resize_width(ctx, out, in, width);
+        return resize_width(ctx, out, in, width, filter);
     if (!across && height != in->height)
-        return resize_height(ctx, out, in, height);
+        return resize_height(ctx, out, in, height, filter);
     TRY(sara_image_allocate(ctx, out, in->width, in->height));
     memcpy(out->pixels, in->pixels, (size_t)in->width * (size_t)in->height * 3);
 done:
@@ -178,7 +207,7 @@ done:
 }
 
 sara_status sara_image_resize(sara_context *ctx, sara_image *out, const sara_image *in, int width,
-                              int height)
+                              int height, sara_resample resample)
 {
     /* Pillow from 13 on starts with the height where that shrinks by more than twice as many pixels
      * as the width; the order matters to the rounding in between. */
@@ -190,8 +219,8 @@ sara_status sara_image_resize(sara_context *ctx, sara_image *out, const sara_ima
     if (width < 1 || height < 1 || width > SARA_IMAGE_MAX_SIDE || height > SARA_IMAGE_MAX_SIDE)
         return sara_fail(ctx, SARA_ERROR_USAGE, "resize: size %dx%d, expected 1x1 to %dx%d", width,
                          height, SARA_IMAGE_MAX_SIDE, SARA_IMAGE_MAX_SIDE);
-    TRY(resize_axis(ctx, &first, in, width, height, !height_first));
-    TRY(resize_axis(ctx, &result, &first, width, height, height_first));
+    TRY(resize_axis(ctx, &first, in, width, height, &filters[resample], !height_first));
+    TRY(resize_axis(ctx, &result, &first, width, height, &filters[resample], height_first));
     *out = result;
     result = (sara_image){0};
 done:

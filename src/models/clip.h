@@ -1,4 +1,4 @@
-/* CLIPTextModel. */
+/* CLIPTextModel, and CLIPModel with both towers. */
 #ifndef SARA_MODELS_CLIP_H
 #define SARA_MODELS_CLIP_H
 
@@ -11,5 +11,17 @@ extern const sara_network_class sara_clip_text_class;
 SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state,
                                                   sara_var **pooled, sara_network *text,
                                                   const int32_t *ids, int64_t batch, int64_t count);
+
+/* A folder with both towers, their projections and the logits' scale; info.vision. */
+extern const sara_network_class sara_clip_class;
+/* features [batch,width], not of unit length, as get_text_features() gives them. */
+SARA_NODISCARD sara_status sara_clip_text_features(sara_tape *tape, sara_var **features,
+                                                   sara_network *clip, const int32_t *ids,
+                                                   int64_t batch, int64_t count);
+/* features [N,width] of pixels [N,3,side,side], as get_image_features() gives them. */
+SARA_NODISCARD sara_status sara_clip_image_features(sara_tape *tape, sara_var **features,
+                                                    sara_network *clip, sara_var *pixels);
+/* exp() of the model's, by which cosines become logits. */
+SARA_NODISCARD sara_status sara_clip_logit_scale(sara_network *clip, double *out);
 
 #endif

@@ -40,6 +40,14 @@ typedef struct sara_text_info {
     int vocab_size, hidden_size, max_positions, eos_token_id;
 } sara_text_info;
 
+/* Of what makes features of pictures. */
+typedef struct sara_vision_info {
+    int64_t width;       /* of the features */
+    int64_t side;        /* of the pictures that it was trained on */
+    bool any_size;       /* it takes others too */
+    sara_text_info text; /* of CLIP's other tower */
+} sara_vision_info;
+
 /* A network's own struct begins with it. */
 typedef struct sara_network {
     const sara_network_class *class;
@@ -56,6 +64,7 @@ typedef struct sara_network {
         sara_denoiser_info denoiser;
         sara_vae_info vae;
         sara_text_info text;
+        sara_vision_info vision;
     } info;
 } sara_network;
 

@@ -2,6 +2,13 @@
 
 /* ------------------------------------------------------------------------------------- embed */
 
+/* Of rows; 0 of a scalar. */
+static int64_t table_width(const sara_param *table)
+{
+    const sara_shape *shape = &table->value.shape;
+    return shape->rank ? shape->dims[shape->rank - 1] : 0;
+}
+
 typedef struct lookup {
     int64_t count;
     int32_t ids[];
@@ -12,7 +19,7 @@ static sara_status embed_backward(sara_tape *tape, sara_node *node)
     sara_kernel_env env = sara_tape_env(tape);
     sara_param *table = node->params[0];
     const lookup *rows = node->attributes;
-    int64_t c = table->value.shape.dims[1];
+    int64_t c = table_width(table);
     if (table->want == SARA_GRAD_DENSE)
         return sara_kernel_embed_dw(&env, table->grad, node->out->grad, rows->ids, rows->count, c);
     return sara_kernel_embed_dw_sampled(&env, table->grad, node->out->grad, rows->ids, rows->count,
@@ -23,14 +30,16 @@ static sara_status check_embed(sara_context *ctx, const sara_param *table, const
                                int64_t count)
 {
     const sara_shape *shape = &table->value.shape;
+    const int64_t c = table_width(table);
     sara_shape_text text;
-    if (shape->rank != 2)
-        return sara_fail(ctx, SARA_ERROR_INPUT, "embed: %s: shape %s, expected [V,C]", table->name,
-                         sara_shape_format(&text, shape));
+    if (c < 1)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "embed: %s: shape %s, expected [...,C]",
+                         table->name, sara_shape_format(&text, shape));
+    const int64_t rows = sara_shape_count(shape) / c;
     for (int64_t i = 0; i < count; i++)
-        if (ids[i] < 0 || ids[i] >= shape->dims[0])
+        if (ids[i] < 0 || ids[i] >= rows)
             return sara_fail(ctx, SARA_ERROR_INPUT, "embed: %s: id %d at %lld, expected 0..%lld",
-                             table->name, (int)ids[i], (long long)i, (long long)shape->dims[0] - 1);
+                             table->name, (int)ids[i], (long long)i, (long long)rows - 1);
     return SARA_OK;
 }
 
@@ -64,7 +73,7 @@ sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table, cons
     sara_status status;
     *y = NULL;
     TRY(check_embed(sara_tape_context(tape), table, ids, count));
-    int64_t c = table->value.shape.dims[1];
+    int64_t c = table_width(table);
     const sara_shape shape = sara_shape2(count, c);
     TRY(sara_tape_var(tape, &out, &shape));
     TRY(sara_kernel_embed_forward(&env, out->data, &rows, ids, count, c));
@@ -113,7 +122,7 @@ sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x, sa
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    if (rows->rank != 2 || x->shape.rank != 3 || rows->dims[1] != d[2] || rows->dims[0] < d[1])
+    if (x->shape.rank != 3 || table_width(table) != d[2] || sara_shape_count(rows) < d[1] * d[2])
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "add_positions: %s: shape %s does not fit the input %s", table->name,
                          sara_shape_format(&a, rows), sara_shape_format(&b, &x->shape));

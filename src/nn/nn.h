@@ -119,11 +119,11 @@ SARA_NODISCARD sara_status sara_nn_clamp(sara_tape *tape, sara_var **y, sara_var
 /* Nearest neighbour to [N,height,width,C], as torch's interpolate(mode="nearest"). */
 SARA_NODISCARD sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x,
                                             int64_t height, int64_t width);
-/* y [rows of table at ids], ids [count] I64-like on the host, copied; table [V,C]; y [count,C].
- * An id outside 0..V-1 is SARA_ERROR_INPUT. */
+/* y [rows of table at ids], ids [count] I64-like on the host, copied; table [V,C], or of another
+ * rank that holds V rows of C; y [count,C]. An id outside 0..V-1 is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table,
                                          const int32_t *ids, int64_t count);
-/* y [N,T,C] = x [N,T,C] + table[:T] [C] (learned positions). */
+/* y [N,T,C] = x [N,T,C] + table[:T] [C] (learned positions); table as in sara_nn_embed(). */
 SARA_NODISCARD sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, sara_var *x,
                                                  sara_param *table);
 /* NCHW <-> NHWC. */

@@ -37,7 +37,7 @@ sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out, const ch
         *out = image;
         return SARA_OK;
     }
-    TRY(sara_image_resize(ctx, out, &image, width, height));
+    TRY(sara_image_resize(ctx, out, &image, width, height, SARA_RESAMPLE_LANCZOS));
 done:
     sara_image_clear(ctx, &image);
     return status;

@@ -1,4 +1,4 @@
-/* Resizing equals Pillow's LANCZOS in every byte. */
+/* Resizing equals Pillow's in every byte. */
 #include "support_images.h"
 
 #include <stdio.h>
@@ -40,7 +40,8 @@ static void test_equal_to_pillow(void **state)
         if (sscanf(info->name, "resize/%31[^/]/%dx%d", name, &width, &height) != 3)
             continue;
         sara_image source = source_of(ctx, file, name);
-        assert_ok(ctx, sara_image_resize(ctx, &result, &source, width, height));
+        assert_ok(ctx,
+                  sara_image_resize(ctx, &result, &source, width, height, SARA_RESAMPLE_LANCZOS));
         test_assert_pixels(ctx, &result, file, info);
         sara_image_clear(ctx, &source);
         sara_image_clear(ctx, &result);
@@ -51,24 +52,49 @@ static void test_equal_to_pillow(void **state)
     sara_context_free(ctx);
 }
 
+/* make_resample.py's, of the formula's pictures alone. */
+static void test_other_filters(void **state)
+{
+    (void)state;
+    static const char path[] = IMAGE_DATA "/resample.safetensors";
+    sara_context *ctx = test_context();
+    sara_safetensors *file = test_open(ctx, path);
+    for (size_t i = 0; i < sara_safetensors_count(file); i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        int filter, from[2], to[2];
+        sara_image result = {0};
+        assert_int_equal(
+            sscanf(info->name, "%d/%dx%d/%dx%d", &filter, &from[0], &from[1], &to[0], &to[1]), 5);
+        sara_image source = formula(ctx, from[0], from[1]);
+        assert_ok(ctx,
+                  sara_image_resize(ctx, &result, &source, to[0], to[1], (sara_resample)filter));
+        test_assert_pixels(ctx, &result, file, info);
+        sara_image_clear(ctx, &source);
+        sara_image_clear(ctx, &result);
+    }
+    assert_int_equal(sara_safetensors_count(file), 20);
+    sara_safetensors_close(file);
+    sara_context_free(ctx);
+}
+
 static void test_sizes_are_checked(void **state)
 {
     (void)state;
     sara_context *ctx = test_context();
     sara_image source = formula(ctx, 4, 4), result = {0};
     assert_refused(ctx, SARA_ERROR_USAGE, "size 0x4",
-                   sara_image_resize(ctx, &result, &source, 0, 4));
+                   sara_image_resize(ctx, &result, &source, 0, 4, SARA_RESAMPLE_LANCZOS));
     assert_refused(ctx, SARA_ERROR_USAGE, "size 4x-1",
-                   sara_image_resize(ctx, &result, &source, 4, -1));
+                   sara_image_resize(ctx, &result, &source, 4, -1, SARA_RESAMPLE_LANCZOS));
     assert_refused(ctx, SARA_ERROR_USAGE, "size 4x16385",
-                   sara_image_resize(ctx, &result, &source, 4, 16385));
+                   sara_image_resize(ctx, &result, &source, 4, 16385, SARA_RESAMPLE_LANCZOS));
     assert_refused(ctx, SARA_ERROR_USAGE, "size 16385x4",
-                   sara_image_resize(ctx, &result, &source, 16385, 4));
+                   sara_image_resize(ctx, &result, &source, 16385, 4, SARA_RESAMPLE_LANCZOS));
     assert_null(result.pixels);
-    assert_ok(ctx, sara_image_resize(ctx, &result, &source, 16384, 1));
+    assert_ok(ctx, sara_image_resize(ctx, &result, &source, 16384, 1, SARA_RESAMPLE_LANCZOS));
     assert_true(result.width == 16384 && result.height == 1);
     sara_image_clear(ctx, &result);
-    assert_ok(ctx, sara_image_resize(ctx, &result, &source, 1, 16384));
+    assert_ok(ctx, sara_image_resize(ctx, &result, &source, 1, 16384, SARA_RESAMPLE_LANCZOS));
     sara_image_clear(ctx, &result);
     sara_image_clear(ctx, &source);
     sara_context_free(ctx);
@@ -86,7 +112,7 @@ static void test_every_allocation_may_fail(void **state)
     for (long n = 0; status == SARA_ERROR_MEMORY; n++) {
         memory.made = 0;
         memory.fail_at = n;
-        status = sara_image_resize(ctx, &result, &source, 5, 12);
+        status = sara_image_resize(ctx, &result, &source, 5, 12, SARA_RESAMPLE_LANCZOS);
         if (status == SARA_ERROR_MEMORY) {
             assert_null(result.pixels);
             assert_int_equal(memory.alive, alive);
@@ -105,6 +131,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal_to_pillow),
+        cmocka_unit_test(test_other_filters),
         cmocka_unit_test(test_sizes_are_checked),
         cmocka_unit_test(test_every_allocation_may_fail),
     };

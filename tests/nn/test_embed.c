@@ -29,8 +29,15 @@ static void test_gradients(void **state)
                               1,       {sara_shape2(7, 4)}, 1};
     const test_graph positions = {
         "add_positions", build_positions, {sara_shape3(3, 2, 4)}, 1, {sara_shape2(5, 4)}, 1};
+    const test_graph ranks = {
+        "embed of rank 3", build_embed, {sara_shape2(IDS, 4)}, 1, {sara_shape3(1, 7, 4)}, 1};
+    const test_graph positions_rank = {"add_positions of rank 3", build_positions,
+                                       {sara_shape3(3, 2, 4)},    1,
+                                       {sara_shape3(1, 5, 4)},    1};
     test_graph_check(&embed);
     test_graph_check(&positions);
+    test_graph_check(&ranks);
+    test_graph_check(&positions_rank);
 }
 
 static void test_values(void **state)
@@ -57,7 +64,7 @@ static void test_refusals(void **state)
     (void)state;
     test_nn nn = test_nn_open("cpu");
     sara_param table = test_nn_param(&nn, "token_embedding.weight", sara_shape2(7, 4), 1);
-    sara_param vector = test_nn_param(&nn, "vector", sara_shape1(7), 1);
+    sara_param vector = test_nn_param(&nn, "vector", sara_shape1(4), 1);
     const sara_shape shapes[] = {sara_shape3(1, 8, 4), sara_shape3(1, 2, 5), sara_shape2(2, 4)};
     const int32_t bad[] = {0, 6, 7}, negative[] = {-1};
     float data[32] = {0};
@@ -70,8 +77,12 @@ static void test_refusals(void **state)
     assert_null(y);
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "id -1 at 0, expected 0..6",
                    sara_nn_embed(nn.tape, &y, &table, negative, 1));
-    assert_refused(nn.ctx, SARA_ERROR_INPUT, "embed: vector: shape [7], expected [V,C]",
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "embed: vector: id 6 at 1, expected 0..0",
+                   sara_nn_embed(nn.tape, &y, &vector, bad, 2));
+    vector.value.shape.rank = 0;
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "embed: vector: shape [], expected [...,C]",
                    sara_nn_embed(nn.tape, &y, &vector, bad, 1));
+    vector.value.shape.rank = 1;
     for (int i = 0; i < 3; i++)
         assert_refused(nn.ctx, SARA_ERROR_INPUT,
                        "token_embedding.weight: shape [7,4] does not fit the input",

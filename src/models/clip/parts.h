@@ -1,27 +1,37 @@
-/* The text encoder's parts, for text.c and single.c. */
+/* CLIP's towers (Radford et al. 2021), for the files of this folder. */
 #ifndef SARA_MODELS_CLIP_PARTS_H
 #define SARA_MODELS_CLIP_PARTS_H
 
 #include "models/clip.h"
-#include "models/layers.h"
+#include "models/encoder.h"
+#include "models/patches.h"
 
-/* A transformer layer with the norms first (Radford et al. 2021). */
-typedef struct sara_clip_layer {
-    sara_layer norm1, norm2, fc1, fc2;
-    sara_attention attention;
-} sara_clip_layer;
+extern const sara_encoder_names sara_clip_names; /* of the layers of both */
 
+typedef struct sara_clip_tower { /* of texts */
+    sara_encoder encoder;
+    sara_text_info info;
+    sara_param *tokens, *positions; /* embeddings */
+    sara_layer final_norm;
+} sara_clip_tower;
+
+/* A CLIPTextModel: the tower alone. */
 typedef struct sara_clip_text {
     sara_network network;
-    int64_t inner; /* width of the feed-forward part */
-    int heads, count;
-    float eps;
-    sara_activation activation;
-    sara_param *tokens, *positions; /* embeddings */
-    sara_clip_layer *layers;        /* [count] */
-    sara_layer final_norm;
+    sara_clip_tower tower;
 } sara_clip_text;
 
 extern const sara_single_layout sara_clip_single; /* single.c */
+
+SARA_NODISCARD sara_status sara_clip_tower_read(sara_clip_tower *tower,
+                                                const sara_model_config *file);
+/* prefix: of all names */
+SARA_NODISCARD sara_status sara_clip_tower_bind(sara_clip_tower *tower, sara_binder *binder,
+                                                sara_arena *arena, const char *prefix);
+/* See sara_clip_text_forward(). */
+SARA_NODISCARD sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **last_hidden_state,
+                                                   sara_var **pooled, const sara_clip_tower *tower,
+                                                   const int32_t *ids, int64_t batch,
+                                                   int64_t count);
 
 #endif

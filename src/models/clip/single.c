@@ -70,10 +70,10 @@ static sara_status clip_settle(const sara_single_file *single, sara_single_part 
 /* OpenCLIP's where the activation is OpenCLIP's. */
 static sara_status clip_names_of(const sara_network *network, sara_ldm_shape *out)
 {
-    const sara_clip_text *text = (const sara_clip_text *)network;
-    bool open = text->activation == SARA_GELU;
-    *out =
-        (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP, .layers = text->count};
+    const sara_encoder *encoder = &((const sara_clip_text *)network)->tower.encoder;
+    bool open = encoder->activation == SARA_GELU;
+    *out = (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP,
+                            .layers = encoder->count};
     return SARA_OK;
 }
 

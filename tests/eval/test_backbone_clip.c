@@ -1,0 +1,99 @@
+/* Features of CLIP models equal transformers'. */
+#include "support_eval.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#define EMOJI_CLIP SARA_TEST_EMOJI "/clip"
+#define WIDTH      128
+
+static const char *const pictures[] = {"u1f307", "u1f30d", "u1f313"};
+
+static sara_image read_picture(sara_context *ctx, const char *name)
+{
+    char path[512];
+    sara_image image;
+    snprintf(path, sizeof(path), SARA_TEST_EMOJI "/ink-reference/%s.png", name);
+    assert_ok(ctx, sara_image_read(ctx, &image, path));
+    return image;
+}
+
+static double length_of(const float *v)
+{
+    double sum = 0;
+    for (int i = 0; i < WIDTH; i++)
+        sum += (double)v[i] * v[i];
+    return sqrt(sum);
+}
+
+static double cosine(const float *a, const float *b)
+{
+    double sum = 0;
+    for (int i = 0; i < WIDTH; i++)
+        sum += (double)a[i] * b[i];
+    return sum / (length_of(a) * length_of(b));
+}
+
+static void check_pictures(sara_context *ctx, sara_backbone *clip, float out[3][WIDTH],
+                           const sara_safetensors *file, const char *key)
+{
+    float *expected = test_load_f32(ctx, file, key, &(size_t){0});
+    for (int i = 0; i < 3; i++) {
+        sara_image image = read_picture(ctx, pictures[i]);
+        assert_ok(ctx, sara_backbone_image(clip, out[i], &image));
+        assert_close(test_relative_l2(out[i], expected + (size_t)i * WIDTH, WIDTH), 1e-5, key);
+        sara_image_clear(ctx, &image);
+    }
+    sara_free(ctx, expected);
+}
+
+static void check_texts(sara_context *ctx, sara_backbone *clip, float out[4][WIDTH],
+                        const sara_safetensors *file)
+{
+    char longest[480] = "";
+    const char *const texts[] = {"sunset", "Globe showing Europe-Africa!", "", longest};
+    float *expected = test_load_f32(ctx, file, "texts", &(size_t){0});
+    for (int i = 0; i < 40; i++)
+        strcat(longest, "crocodile ");
+    for (int i = 0; i < 4; i++) {
+        assert_ok(ctx, sara_backbone_text(clip, out[i], texts[i]));
+        assert_close(test_relative_l2(out[i], expected + (size_t)i * WIDTH, WIDTH), 1e-5, texts[i]);
+    }
+    sara_free(ctx, expected);
+}
+
+/* The demo's, which has no image processor's file; texts short, of other letters, empty and too
+ * long. */
+static void test_emoji(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_safetensors *file = test_open(ctx, EVAL_DATA "/emoji.safetensors");
+    sara_backbone_options options = {.path = EMOJI_CLIP};
+    float images[3][WIDTH], texts[4][WIDTH];
+    sara_backbone *clip = test_backbone(ctx, &sara_backbone_clip, &options);
+    assert_int_equal(clip->width, WIDTH);
+    check_pictures(ctx, clip, images, file, "images");
+    sara_backbone_close(clip);
+    options.resize = 512;
+    clip = test_backbone(ctx, &sara_backbone_clip, &options);
+    check_pictures(ctx, clip, images, file, "images_512");
+    check_texts(ctx, clip, texts, file);
+    float *logits = test_load_f32(ctx, file, "logits_per_image_512", &(size_t){0});
+    for (int i = 0; i < 3 * 4; i++) {
+        double got = clip->logit_scale * cosine(images[i / 4], texts[i % 4]);
+        assert_close(fabs(got - (double)logits[i]), 1e-4, "logits");
+    }
+    sara_free(ctx, logits);
+    sara_backbone_close(clip);
+    sara_safetensors_close(file);
+    sara_context_free(ctx);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_emoji),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
