@@ -1,5 +1,5 @@
 /* sara_compare(): from the config to what is written. */
-#include "compare/compare.h"
+#include "compare/tables.h"
 
 #include <stdlib.h>
 
@@ -29,6 +29,8 @@ static sara_status compare_all(sara_comparison *c, json_t **result)
     TRY(sara_compare_run(c, result));
     TRY(sara_compare_summarize(c, *result));
     TRY(sara_json_save(c->ctx, c->output, "compare.json", *result, JSON_INDENT(1)));
+    TRY(sara_compare_markdown(c, *result));
+    TRY(sara_compare_page(c, *result));
 done:
     return status;
 }

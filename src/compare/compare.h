@@ -184,6 +184,7 @@ extern const sara_metric sara_compare_metrics[];
 extern const size_t sara_compare_metric_count;
 /* NaN: it is not there. */
 double sara_metric_of(const sara_metric *metric, const json_t *seed);
+bool sara_compare_in_group(const json_t *row, const char *group);
 /* Adds "summary", "mean" and "vlhi" to rows and "mean" to their list. */
 SARA_NODISCARD sara_status sara_compare_summarize(sara_comparison *c, json_t *result);
 

@@ -133,7 +133,7 @@ static double number_of(const json_t *row, const vlhi_of *of, const char *name)
     return sara_json_number(&number, json_object_get(found, "mean")) ? number : NAN;
 }
 
-static bool is_in_group(const json_t *row, const char *group)
+bool sara_compare_in_group(const json_t *row, const char *group)
 {
     const json_t *groups = json_object_get(row, "groups");
     for (size_t i = 0; i < json_array_size(groups); i++)
@@ -153,7 +153,7 @@ static sara_status vlhi_of_group(sara_comparison *c, double *vlhi, const json_t 
     TRY(sara_alloc(c->ctx, &clip, count, sizeof(*clip)));
     for (size_t i = 0; i < count; i++) {
         const json_t *row = json_array_get(rows, i);
-        const bool in = is_in_group(row, group);
+        const bool in = sara_compare_in_group(row, group);
         fid[i] = in ? number_of(row, of, "fid") : NAN;
         clip[i] = in ? number_of(row, of, "clip_score") : NAN;
         if (!isfinite(fid[i]) || !isfinite(clip[i])) /* it is no part of the others' range */
