@@ -102,7 +102,42 @@ const char *sara_encoder_prefix(const sara_weights *weights, const char *publish
 
 /* ------------------------------------------------------------------------------------ forward */
 
-/* h = x + attention(norm1(x)); y = h + fc2(activation(fc1(norm2(h)))) */
+/* *x [N,T,C] times the scale of each channel, if there is one. */
+static sara_status scale_channels(sara_tape *tape, sara_var **x, sara_param *scale)
+{
+    const sara_shape *shape = &(*x)->shape;
+    sara_var *scales;
+    sara_status status;
+    if (!scale)
+        return SARA_OK;
+    TRY(sara_rows_repeat(tape, &scales, scale, shape->dims[0] * shape->dims[1], 1)); /* [N*T,C] */
+    TRY(sara_tape_view(tape, &scales, scales, shape));                               /* [N,T,C] */
+    TRY(sara_nn_multiply(tape, x, *x, scales));
+done:
+    return status;
+}
+
+/* y [N,T,C] = fc2(activation(fc1(x))), or with gates fc2(silu(a) b), where a, b = fc1(x). */
+static sara_status encoder_feed_forward(sara_tape *tape, sara_var **y, const sara_encoder *encoder,
+                                        const sara_encoder_layer *layer, sara_var *x)
+{
+    sara_var *f, *other;
+    sara_status status;
+    TRY(sara_linear_forward(tape, &f, &layer->fc1, x)); /* [N,T,inner], gated [N,T,2*inner] */
+    if (encoder->gated) {
+        TRY(sara_nn_slice(tape, &other, f, encoder->inner, encoder->inner)); /* [N,T,inner] */
+        TRY(sara_nn_slice(tape, &f, f, 0, encoder->inner));                  /* [N,T,inner] */
+        TRY(sara_nn_activate(tape, &f, f, SARA_SILU));                       /* [N,T,inner] */
+        TRY(sara_nn_multiply(tape, &f, f, other));                           /* [N,T,inner] */
+    } else {
+        TRY(sara_nn_activate(tape, &f, f, encoder->activation)); /* [N,T,inner] */
+    }
+    TRY(sara_linear_forward(tape, y, &layer->fc2, f)); /* [N,T,C] */
+done:
+    return status;
+}
+
+/* h = x + attention(norm1(x)); y = h + feed_forward(norm2(h)); what is added may be scaled. */
 static sara_status encoder_layer_forward(sara_tape *tape, sara_var **y, const sara_encoder *encoder,
                                          const sara_encoder_layer *layer, sara_var *x, bool causal)
 {
@@ -112,12 +147,12 @@ static sara_status encoder_layer_forward(sara_tape *tape, sara_var **y, const sa
     /* [N,T,C] */
     TRY(sara_nn_layer_norm(tape, &h, x, layer->norm1.weight, layer->norm1.bias, encoder->eps));
     TRY(sara_attention_forward(tape, &h, &layer->attention, h, NULL, causal)); /* [N,T,C] */
+    TRY(scale_channels(tape, &h, layer->scale1));                              /* [N,T,C] */
     TRY(sara_nn_add(tape, &h, h, x));                                          /* [N,T,C] */
     /* [N,T,C] */
     TRY(sara_nn_layer_norm(tape, &f, h, layer->norm2.weight, layer->norm2.bias, encoder->eps));
-    TRY(sara_linear_forward(tape, &f, &layer->fc1, f));      /* [N,T,inner] */
-    TRY(sara_nn_activate(tape, &f, f, encoder->activation)); /* [N,T,inner] */
-    TRY(sara_linear_forward(tape, &f, &layer->fc2, f));      /* [N,T,C] */
+    TRY(encoder_feed_forward(tape, &f, encoder, layer, f));  /* [N,T,C] */
+    TRY(scale_channels(tape, &f, layer->scale2));            /* [N,T,C] */
     TRY(sara_nn_add(tape, y, h, f));                         /* [N,T,C] */
     sara_tape_close(tape, scope, y, 1);
 done:

@@ -63,6 +63,22 @@ done:
     return status;
 }
 
+sara_status sara_rows_repeat(sara_tape *tape, sara_var **y, sara_param *table, int64_t n,
+                             int64_t count)
+{
+    const sara_shape *shape = &table->value.shape;
+    sara_shape flat = sara_shape2(n, count * shape->dims[shape->rank - 1]);
+    int32_t *ids;
+    sara_status status;
+    TRY(sara_tape_memory(tape, &ids, (size_t)(n * count), sizeof(*ids)));
+    for (int64_t i = 0; i < n * count; i++)
+        ids[i] = (int32_t)(i % count);
+    TRY(sara_nn_embed(tape, y, table, ids, n * count)); /* [N*count,C] */
+    TRY(sara_tape_view(tape, y, *y, &flat));            /* [N,count*C] */
+done:
+    return status;
+}
+
 /* ----------------------------------------------------------------------------- residual block */
 
 sara_status sara_resnet_bind(sara_binder *binder, sara_resnet *resnet, const char *name, int64_t in,

@@ -28,6 +28,10 @@ SARA_NODISCARD sara_status sara_linear_forward(sara_tape *tape, sara_var **y,
 SARA_NODISCARD sara_status sara_conv3x3_forward(sara_tape *tape, sara_var **y,
                                                 const sara_layer *layer, sara_var *x);
 
+/* y [n,count*C]: the first `count` rows of C of the table, n times. */
+SARA_NODISCARD sara_status sara_rows_repeat(sara_tape *tape, sara_var **y, sara_param *table,
+                                            int64_t n, int64_t count);
+
 /* The group norms of a network share these. */
 typedef struct sara_groups {
     int groups;

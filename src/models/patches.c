@@ -137,23 +137,6 @@ done:
 
 /* ------------------------------------------------------------------------------------ forward */
 
-/* y [N,count*C]: the rows of the table for each sample. */
-static sara_status repeat_rows(sara_tape *tape, sara_var **y, sara_param *table, int64_t n,
-                               int64_t count)
-{
-    const sara_shape *shape = &table->value.shape;
-    sara_shape flat = sara_shape2(n, count * shape->dims[shape->rank - 1]);
-    int32_t *ids;
-    sara_status status;
-    TRY(sara_tape_memory(tape, &ids, (size_t)(n * count), sizeof(*ids)));
-    for (int64_t i = 0; i < n * count; i++)
-        ids[i] = (int32_t)(i % count);
-    TRY(sara_nn_embed(tape, y, table, ids, n * count)); /* [N*count,C] */
-    TRY(sara_tape_view(tape, y, *y, &flat));            /* [N,count*C] */
-done:
-    return status;
-}
-
 /* y [N,(T+R)*C]: registers after the first token of x [N,T*C]. */
 static sara_status add_registers(sara_tape *tape, sara_var **y, const sara_patches *patches,
                                  sara_var *x)
@@ -163,7 +146,7 @@ static sara_status add_registers(sara_tape *tape, sara_var **y, const sara_patch
     sara_status status;
     TRY(sara_nn_slice(tape, &first, x, 0, c));
     TRY(sara_nn_slice(tape, &rest, x, c, x->shape.dims[1] - c));
-    TRY(repeat_rows(tape, &registers, patches->registers, n, patches->register_count));
+    TRY(sara_rows_repeat(tape, &registers, patches->registers, n, patches->register_count));
     TRY(sara_nn_concat(tape, &first, first, registers)); /* [N,(1+R)*C] */
     TRY(sara_nn_concat(tape, y, first, rest));           /* [N,(T+R)*C] */
 done:
@@ -202,7 +185,7 @@ sara_status sara_patches_forward(sara_tape *tape, sara_var **y, const sara_patch
     TRY(sara_nn_conv2d(tape, &h, h, patches->projection.weight, patches->projection.bias,
                        &apart));                          /* [N,height,width,C] */
     TRY(sara_tape_view(tape, &h, h, &flat));              /* [N,height*width*C] */
-    TRY(repeat_rows(tape, &token, patches->token, n, 1)); /* [N,C] */
+    TRY(sara_rows_repeat(tape, &token, patches->token, n, 1)); /* [N,C] */
     TRY(sara_nn_concat(tape, &h, token, h));              /* [N,(1+height*width)*C] */
     TRY(sara_tape_view(tape, &h, h, &tokens));            /* [N,1+height*width,C] */
     if (height == trained && width == trained)

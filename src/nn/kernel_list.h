@@ -89,7 +89,7 @@
       (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
 
 /* geglu: x [rows][2c], y [rows][c]. accumulate: y += x. add_scaled: y = a + scale b; a NULL: scale
- * b. add_per_sample: y [n][inner][c] = x + e [n][c]; de [n][c] is added to. clamp: NaN stays; dx is
+ * b. multiply: y = a b, or is added to. add_per_sample: y [n][inner][c] = x + e [n][c]; de [n][c] is added to. clamp: NaN stays; dx is
  * added to, where x lies within. widen: y [count] = the first entries of w. */
 #define SARA_POINTWISE_KERNELS(X)                                                                  \
     X(activate_forward, (real * y, const real *x, int64_t count, sara_activation activation),      \
@@ -108,6 +108,8 @@
     X(accumulate, (real * y, const real *x, int64_t count), (y, x, count), .rows = count)          \
     X(add_scaled, (real * y, const real *a, const real *b, int64_t count, real scale),             \
       (y, a, b, count, scale), .rows = count)                                                      \
+    X(multiply, (real * y, const real *a, const real *b, int64_t count, bool accumulate),          \
+      (y, a, b, count, accumulate), .rows = count)                                                 \
     X(add_per_sample,                                                                              \
       (real * y, const real *x, const real *e, int64_t n, int64_t inner, int64_t c),               \
       (y, x, e, n, inner, c), .rows = n * inner, .columns = c)                                     \

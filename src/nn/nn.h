@@ -101,6 +101,9 @@ SARA_NODISCARD sara_status sara_nn_add(sara_tape *tape, sara_var **y, sara_var *
 /* y = a + scale b, of one shape. */
 SARA_NODISCARD sara_status sara_nn_add_scaled(sara_tape *tape, sara_var **y, sara_var *a,
                                               sara_var *b, float scale);
+/* y = a b, entry by entry, of one shape. */
+SARA_NODISCARD sara_status sara_nn_multiply(sara_tape *tape, sara_var **y, sara_var *a,
+                                            sara_var *b);
 /* y [N,...,C] = x [N,...,C] + e [N,C] (the time embedding of a residual block). */
 SARA_NODISCARD sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x,
                                                   sara_var *e);

@@ -169,6 +169,52 @@ done:
     return status;
 }
 
+/* The gradient of in[i], of which `other` is the other factor. */
+static sara_status pass_product(sara_tape *tape, const sara_node *node, int i,
+                                const sara_var *other)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    float *gradient;
+    bool fresh;
+    sara_status status;
+    if (!node->in[i]->requires_grad)
+        return SARA_OK;
+    TRY(sara_tape_grad_fresh(tape, &gradient, &fresh, node->in[i]));
+    TRY(SARA_TRACED(env.ctx, "multiply grad", 0,
+                    sara_kernel_multiply(&env, gradient, node->out->grad, other->data,
+                                         sara_shape_count(&node->out->shape), !fresh)));
+done:
+    return status;
+}
+
+static sara_status multiply_backward(sara_tape *tape, sara_node *node)
+{
+    sara_status status;
+    TRY(pass_product(tape, node, 0, node->saved[1]));
+    TRY(pass_product(tape, node, 1, node->saved[0]));
+done:
+    return status;
+}
+
+sara_status sara_nn_multiply(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(sara_op_expect(tape, "multiply", "b", &b->shape, &a->shape));
+    TRY(sara_tape_var(tape, &out, &a->shape));
+    TRY(SARA_TRACED(env.ctx, "multiply", 0,
+                    sara_kernel_multiply(&env, out->data, a->data, b->data,
+                                         sara_shape_count(&a->shape), false)));
+    sara_node node = {
+        .op = "multiply", .backward = multiply_backward, .in = {a, b}, .saved = {a, b}, .out = out};
+    TRY(sara_tape_add(tape, &node, 0));
+    *y = out;
+done:
+    return status;
+}
+
 static sara_status add_per_sample_backward(sara_tape *tape, sara_node *node)
 {
     sara_kernel_env env = sara_tape_env(tape);

@@ -123,6 +123,15 @@ sara_status KERNEL(add_scaled)(const sara_kernel_env *env, real *y, const real *
     return SARA_OK;
 }
 
+sara_status KERNEL(multiply)(const sara_kernel_env *env, real *y, const real *a, const real *b,
+                             int64_t count, bool accumulate)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        pointwise_put(&y[i], a[i] * b[i], accumulate);
+    return SARA_OK;
+}
+
 sara_status KERNEL(add_per_sample)(const sara_kernel_env *env, real *y, const real *x,
                                    const real *e, int64_t n, int64_t inner, int64_t c)
 {

@@ -4,6 +4,8 @@ environment with torch, transformers, pillow, safetensors), writes tests/eval/da
 
 preprocess/NAME/preprocessor_config.json and preprocess.safetensors, NAME/WIDTHxHEIGHT: pixel values
   of pictures that the test makes by the same formula, by the processors with PIL.
+models/NAME/: tiny models with random weights, and models.safetensors, NAME/WIDTHxHEIGHT: their
+  features of the same pictures, clip/texts of texts with the tokenizer of tests/golden/pipeline.
 emoji.safetensors: features of examples/emoji/clip, of pictures of examples/emoji/ink-reference and
   of texts, and the logits between them.
 """
@@ -15,7 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import (CLIPConfig, CLIPModel, CLIPTokenizer, Dinov2Config,
+                          Dinov2ForImageClassification, Dinov2Model, Dinov2WithRegistersConfig,
+                          Dinov2WithRegistersModel, ViTConfig, ViTModel)
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -69,7 +73,9 @@ def preprocess():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "preprocessor_config.json").write_text(json.dumps(config) + "\n")
         processor = kind.from_pretrained(folder)
-        for width, height in SIZES if name != "clip_raw" else SIZES[:2]:
+        # All sizes for two; what is not square, and for what pads a tiny one, for the others.
+        sizes = {"clip_old": SIZES, "vit_new": SIZES, "clip_pad": SIZES[::3]}.get(name, SIZES[:2])
+        for width, height in sizes:
             tensors[f"{name}/{width}x{height}"] = values(processor, formula(width, height))
     for name, kind, side in (("clip", CLIPImageProcessorPil, 15), ("bit", BitImageProcessorPil, 14)):
         processor = kind(size={"shortest_edge": side}, crop_size=side)
@@ -77,6 +83,92 @@ def preprocess():
     processor = ViTImageProcessorPil(size={"height": 15, "width": 15})
     tensors["bare_vit/37x29"] = values(processor, formula(37, 29))
     save_file(tensors, DATA / "preprocess.safetensors")
+
+
+# ------------------------------------------------------------------------------------ tiny models
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+PIPELINE = HERE.parent / "golden" / "pipeline" / "tokenizer"
+
+
+def draw(model, seed):
+    """Values that differ enough for a mistake to be seen, whatever the layer."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator)
+        if p.ndim == 2 or p.ndim == 4:
+            noise = noise / p[0].numel() ** 0.5
+        elif name.endswith("norm.weight") or "norm" in name and name.endswith("weight"):
+            noise = 1 + 0.2 * noise
+        else:
+            noise = 0.5 * noise
+        p.data = noise.half().float()
+    return model
+
+
+def save(model, name, processor):
+    folder = DATA / "models" / name
+    model.half().save_pretrained(folder)
+    if processor:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor) + "\n")
+    return folder
+
+
+def features(kind, folder, processor):
+    """Of one picture each; in float32 from the stored half precision."""
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    out = {}
+    for width, height in SIZES[:3]:
+        pixels = torch.from_numpy(values(processor, formula(width, height)))[None]
+        if kind is CLIPModel:
+            result = model.get_image_features(pixels).pooler_output
+        else:
+            result = model(pixels).last_hidden_state[:, 0]
+        out[f"{folder.name}/{width}x{height}"] = result[0].detach().numpy().copy()
+    return model, out
+
+
+def clip_models(tensors):
+    text = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
+                vocab_size=514, max_position_embeddings=20, hidden_act="gelu", eos_token_id=513,
+                bos_token_id=512)
+    vision = dict(SMALL, intermediate_size=24, image_size=15, patch_size=4, layer_norm_eps=1e-3)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    folder = save(draw(CLIPModel(config), 1), "clip", None)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 15}, crop_size=15)
+    model, out = features(CLIPModel, folder, processor)
+    tensors.update(out)
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE)
+    inputs = tokenizer(TEXTS, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    tensors["clip/texts"] = model.get_text_features(**inputs).pooler_output.detach().numpy().copy()
+
+
+def vit_models(tensors):
+    square = {"image_size": 20, "patch_size": 4}
+    vit = ViTModel(ViTConfig(**SMALL, **square, intermediate_size=24, layer_norm_eps=1e-3,
+                             qkv_bias=False))
+    processor = {"feature_extractor_type": "ViTFeatureExtractor", "size": 20, **IMAGENET}
+    folder = save(draw(vit, 2), "vit", processor)
+    tensors.update(features(ViTModel, folder, ViTImageProcessorPil.from_pretrained(folder))[1])
+
+    def bit(height, width):
+        return {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 24},
+                "crop_size": {"height": height, "width": width}, **IMAGENET}
+
+    def add(name, model, kind, seed, processor):
+        folder = save(draw(model, seed), name, processor)
+        tensors.update(features(kind, folder, BitImageProcessorPil.from_pretrained(folder))[1])
+
+    # 5x5 positions for 3x7 patches, and pixels beyond the last patch
+    add("dinov2", Dinov2Model(Dinov2Config(**SMALL, **square, mlp_ratio=2)), Dinov2Model, 3,
+        bit(14, 30))
+    # names as of a model with a head
+    add("dinov2_swiglu", Dinov2ForImageClassification(
+        Dinov2Config(**SMALL, **square, mlp_ratio=3, use_swiglu_ffn=True, num_labels=2)),
+        Dinov2Model, 4, bit(20, 20))
+    add("dinov2_registers", Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**SMALL, **square, mlp_ratio=2, num_register_tokens=3)),
+        Dinov2WithRegistersModel, 5, bit(12, 28))
 
 
 # ---------------------------------------------------------------------------------- examples/emoji
@@ -105,3 +197,7 @@ if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     preprocess()
     emoji()
+    found = {}
+    clip_models(found)
+    vit_models(found)
+    save_file(found, DATA / "models.safetensors")

@@ -1,5 +1,7 @@
 #include "support_eval.h"
 
+#include <stdio.h>
+
 sara_image test_formula_image(sara_context *ctx, int width, int height)
 {
     sara_image image = {.width = width, .height = height};
@@ -18,4 +20,38 @@ sara_backbone *test_backbone(sara_context *ctx, const sara_backbone_kind *kind,
     sara_backbone *backbone;
     assert_ok(ctx, sara_backbone_open(ctx, &backbone, kind, options));
     return backbone;
+}
+
+sara_backbone *test_model(sara_context *ctx, const sara_backbone_kind *kind, const char *name,
+                          const char *tokenizer)
+{
+    char path[512];
+    const sara_backbone_options options = {.path = path, .tokenizer = tokenizer};
+    snprintf(path, sizeof(path), EVAL_DATA "/models/%s", name);
+    return test_backbone(ctx, kind, &options);
+}
+
+int test_model_pictures(sara_backbone *backbone, const sara_safetensors *file, const char *name)
+{
+    sara_context *ctx = backbone->ctx;
+    int found = 0;
+    for (size_t i = 0; i < sara_safetensors_count(file); i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        const size_t length = strlen(name);
+        float got[64];
+        int width, height;
+        size_t count;
+        if (strncmp(info->name, name, length) != 0 ||
+            sscanf(info->name + length, "/%dx%d", &width, &height) != 2)
+            continue;
+        float *expected = test_load_f32(ctx, file, info->name, &count);
+        sara_image image = test_formula_image(ctx, width, height);
+        assert_int_equal(count, backbone->width);
+        assert_ok(ctx, sara_backbone_image(backbone, got, &image));
+        assert_close(test_relative_l2(got, expected, count), 1e-5, info->name);
+        sara_image_clear(ctx, &image);
+        sara_free(ctx, expected);
+        found++;
+    }
+    return found;
 }

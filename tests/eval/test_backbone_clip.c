@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #define EMOJI_CLIP SARA_TEST_EMOJI "/clip"
+#define TOKENIZER  SARA_TEST_GOLDEN "/pipeline/tokenizer"
 #define WIDTH      128
 
 static const char *const pictures[] = {"u1f307", "u1f30d", "u1f313"};
@@ -16,6 +17,24 @@ static sara_image read_picture(sara_context *ctx, const char *name)
     snprintf(path, sizeof(path), SARA_TEST_EMOJI "/ink-reference/%s.png", name);
     assert_ok(ctx, sara_image_read(ctx, &image, path));
     return image;
+}
+
+/* "sunset", capitals, nothing, and far more than fits: TEXTS of make_backbones.py. */
+static void check_texts(sara_context *ctx, sara_backbone *clip, float *out,
+                        const sara_safetensors *file, const char *key)
+{
+    char longest[480] = "";
+    const char *const texts[] = {"sunset", "Globe showing Europe-Africa!", "", longest};
+    const size_t width = (size_t)clip->width;
+    float *expected = test_load_f32(ctx, file, key, &(size_t){0});
+    for (int i = 0; i < 40; i++)
+        strcat(longest, "crocodile ");
+    for (size_t i = 0; i < 4; i++) {
+        assert_ok(ctx, sara_backbone_text(clip, out + i * width, texts[i]));
+        assert_close(test_relative_l2(out + i * width, expected + i * width, width), 1e-5,
+                     texts[i]);
+    }
+    sara_free(ctx, expected);
 }
 
 static double length_of(const float *v)
@@ -47,21 +66,6 @@ static void check_pictures(sara_context *ctx, sara_backbone *clip, float out[3][
     sara_free(ctx, expected);
 }
 
-static void check_texts(sara_context *ctx, sara_backbone *clip, float out[4][WIDTH],
-                        const sara_safetensors *file)
-{
-    char longest[480] = "";
-    const char *const texts[] = {"sunset", "Globe showing Europe-Africa!", "", longest};
-    float *expected = test_load_f32(ctx, file, "texts", &(size_t){0});
-    for (int i = 0; i < 40; i++)
-        strcat(longest, "crocodile ");
-    for (int i = 0; i < 4; i++) {
-        assert_ok(ctx, sara_backbone_text(clip, out[i], texts[i]));
-        assert_close(test_relative_l2(out[i], expected + (size_t)i * WIDTH, WIDTH), 1e-5, texts[i]);
-    }
-    sara_free(ctx, expected);
-}
-
 /* The demo's, which has no image processor's file; texts short, of other letters, empty and too
  * long. */
 static void test_emoji(void **state)
@@ -78,7 +82,7 @@ static void test_emoji(void **state)
     options.resize = 512;
     clip = test_backbone(ctx, &sara_backbone_clip, &options);
     check_pictures(ctx, clip, images, file, "images_512");
-    check_texts(ctx, clip, texts, file);
+    check_texts(ctx, clip, texts[0], file, "texts");
     float *logits = test_load_f32(ctx, file, "logits_per_image_512", &(size_t){0});
     for (int i = 0; i < 3 * 4; i++) {
         double got = clip->logit_scale * cosine(images[i / 4], texts[i % 4]);
@@ -90,10 +94,28 @@ static void test_emoji(void **state)
     sara_context_free(ctx);
 }
 
+/* Another activation and epsilon, a tokenizer of its own and a projection narrower than both
+ * towers. */
+static void test_tiny(void **state)
+{
+    (void)state;
+    float texts[4 * 12];
+    sara_context *ctx = test_context();
+    sara_safetensors *file = test_open(ctx, EVAL_DATA "/models.safetensors");
+    sara_backbone *clip = test_model(ctx, &sara_backbone_clip, "clip", TOKENIZER);
+    assert_int_equal(clip->width, 12);
+    assert_int_equal(test_model_pictures(clip, file, "clip"), 3);
+    check_texts(ctx, clip, texts, file, "clip/texts");
+    sara_backbone_close(clip);
+    sara_safetensors_close(file);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_emoji),
+        cmocka_unit_test(test_tiny),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,7 +52,7 @@ static void test_equal_to_transformers(void **state)
                                             strstr(name, "bare_bit") ? 14 : 15));
         check_picture(ctx, file, info, &p, width, height);
     }
-    assert_int_equal(sara_safetensors_count(file), 29);
+    assert_int_equal(sara_safetensors_count(file), 21);
     sara_safetensors_close(file);
     sara_context_free(ctx);
 }

@@ -19,6 +19,8 @@ BUILD(build_add, sara_nn_add(tape, y, in[0], in[1]))
 BUILD(build_double, sara_nn_add(tape, y, in[0], in[0]))
 BUILD(build_add_scaled, sara_nn_add_scaled(tape, y, in[0], in[1], -0.7f))
 BUILD(build_double_scaled, sara_nn_add_scaled(tape, y, in[0], in[0], -0.7f))
+BUILD(build_multiply, sara_nn_multiply(tape, y, in[0], in[1]))
+BUILD(build_square, sara_nn_multiply(tape, y, in[0], in[0]))
 BUILD(build_add_per_sample, sara_nn_add_per_sample(tape, y, in[0], in[1]))
 
 static void test_gradients(void **state)
@@ -37,6 +39,8 @@ static void test_gradients(void **state)
         {.name = "x + x", .build = build_double, .in = {x}, .in_count = 1},
         {.name = "add_scaled", .build = build_add_scaled, .in = {x, x}, .in_count = 2},
         {.name = "x - 0.7 x", .build = build_double_scaled, .in = {x}, .in_count = 1},
+        {.name = "multiply", .build = build_multiply, .in = {x, x}, .in_count = 2},
+        {.name = "x x", .build = build_square, .in = {x}, .in_count = 1},
         {.name = "add_per_sample",
          .build = build_add_per_sample,
          .in = {sara_shape4(2, 3, 2, 5), sara_shape2(2, 5)},
@@ -103,6 +107,8 @@ static void test_refusals(void **state)
                    sara_nn_add(nn.tape, &y, v[0], v[1]));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add_scaled: b: shape [2,3,4], expected [2,3,5]",
                    sara_nn_add_scaled(nn.tape, &y, v[0], v[1], 1));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "multiply: b: shape [2,3,4], expected [2,3,5]",
+                   sara_nn_multiply(nn.tape, &y, v[0], v[1]));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add_per_sample: e: shape [3,5], expected [2,5]",
                    sara_nn_add_per_sample(nn.tape, &y, v[0], v[2]));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add_per_sample: x: shape [5], expected [N,...,C]",

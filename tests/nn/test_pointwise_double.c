@@ -118,6 +118,29 @@ static void test_add_per_sample(void **state)
     finish(&p);
 }
 
+static void multiply(void *data, double *y)
+{
+    problem *p = data;
+    assert_ok(p->env.ctx, KERNEL(multiply)(&p->env, y, p->x, p->e, 10, false));
+}
+
+static void test_multiply(void **state)
+{
+    (void)state;
+    problem p = start();
+    double *dy = test_fd_random(10, 3), dx[10], de[10], twice[10];
+    assert_ok(p.env.ctx, KERNEL(multiply)(&p.env, dx, dy, p.e, 10, false));
+    assert_ok(p.env.ctx, KERNEL(multiply)(&p.env, de, dy, p.x, 10, false));
+    memcpy(twice, dx, sizeof(twice));
+    assert_ok(p.env.ctx, KERNEL(multiply)(&p.env, twice, dy, p.e, 10, true));
+    for (int i = 0; i < 10; i++)
+        assert_close(fabs(twice[i] - 2 * dx[i]), 1e-13, "accumulated dx");
+    const test_fd_input inputs[] = {{"x", p.x, dx, 10}, {"e", p.e, de, 10}};
+    test_fd_check(multiply, &p, 10, dy, inputs, 2);
+    free(dy);
+    finish(&p);
+}
+
 static void add_scaled(void *data, double *y)
 {
     problem *p = data;
@@ -188,8 +211,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_activations), cmocka_unit_test(test_values),
         cmocka_unit_test(test_geglu),       cmocka_unit_test(test_add_per_sample),
-        cmocka_unit_test(test_add_scaled),  cmocka_unit_test(test_upsample),
-        cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_add_scaled),  cmocka_unit_test(test_multiply),
+        cmocka_unit_test(test_upsample),    cmocka_unit_test(test_moves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
