@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 sara_status sara_compare_run_folder(sara_comparison *c, const char **out,
                                     const sara_compare_row *row, const sara_compare_data *data,
@@ -56,32 +55,6 @@ static int64_t entries_told(const char *text)
     while (at && at > text && at[-1] != '\n')
         at--;
     return at ? strtoll(at, NULL, 10) : 0;
-}
-
-/* Bytes of a file, or of all in a folder. */
-static sara_status bytes_below(sara_context *ctx, int64_t *bytes, const char *path)
-{
-    char **names = NULL, *inner = NULL;
-    size_t count = 0;
-    struct stat info;
-    sara_status status = SARA_OK;
-    if (stat(path, &info) != 0)
-        return sara_fail_errno(ctx, path, "is not there");
-    if (!S_ISDIR(info.st_mode)) {
-        *bytes += info.st_size;
-        return SARA_OK;
-    }
-    TRY(sara_directory_list(ctx, &names, &count, path));
-    for (size_t i = 0; i < count; i++) {
-        TRY(sara_path_join(ctx, &inner, path, names[i]));
-        TRY(bytes_below(ctx, bytes, inner));
-        sara_free(ctx, inner);
-        inner = NULL;
-    }
-done:
-    sara_free(ctx, inner);
-    sara_directory_free(ctx, names, count);
-    return status;
 }
 
 static int by_seconds(const void *a, const void *b)
@@ -166,7 +139,7 @@ static sara_status add_result(sara_job *job, json_t *record, const char *result,
     double seconds;
     int64_t bytes = 0;
     sara_status status;
-    TRY(bytes_below(ctx, &bytes, result));
+    TRY(sara_path_bytes(ctx, &bytes, result));
     TRY(sara_job_path(job, &log, "/log.jsonl"));
     TRY(read_seconds(ctx, &seconds, log));
     if (strncmp(result, job->comparison->output, length) == 0 && result[length] == '/')

@@ -208,3 +208,28 @@ done:
     free(base);
     return status;
 }
+
+sara_status sara_path_bytes(sara_context *ctx, int64_t *bytes, const char *path)
+{
+    char **names = NULL, *inner = NULL;
+    size_t count = 0;
+    struct stat info;
+    sara_status status;
+    if (stat(path, &info) != 0)
+        return sara_fail_errno(ctx, path, "is not there");
+    if (!S_ISDIR(info.st_mode)) {
+        *bytes += info.st_size;
+        return SARA_OK;
+    }
+    TRY(sara_directory_list(ctx, &names, &count, path));
+    for (size_t i = 0; i < count; i++) {
+        TRY(sara_path_join(ctx, &inner, path, names[i]));
+        TRY(sara_path_bytes(ctx, bytes, inner));
+        sara_free(ctx, inner);
+        inner = NULL;
+    }
+done:
+    sara_free(ctx, inner);
+    sara_directory_free(ctx, names, count);
+    return status;
+}

@@ -39,6 +39,8 @@ SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *pa
 SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count,
                                                const char *path);
 void sara_directory_free(sara_context *ctx, char **names, size_t count);
+/* Adds the bytes of a file, or of all files in a folder. */
+SARA_NODISCARD sara_status sara_path_bytes(sara_context *ctx, int64_t *bytes, const char *path);
 /* With all that is in it. */
 SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path);
 /* The same of what was half-written, after an error whose line stays; a failure is logged. */

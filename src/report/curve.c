@@ -48,6 +48,7 @@ size_t sara_curve_raw(const sara_curve *curve, double *raw_x, double *raw_y)
 size_t sara_curve_smooth(const sara_curve *curve, double *x, double *y, double share)
 {
     size_t around = (size_t)(share * (double)curve->used / 2);
+    around = share > 0 && around < 2 ? 2 : around;
     for (size_t i = 0; i < curve->used; i++) {
         double sum = 0;
         int64_t count = 0;

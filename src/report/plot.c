@@ -309,7 +309,7 @@ static sara_status put_svg_head(const sara_frame *f)
     int id = f->page->plots;
     sara_status status;
     TRY(sara_put_format(p,
-                        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %g %g\" "
+                        "<svg viewBox=\"0 0 %g %g\" "
                         "role=\"img\" aria-labelledby=\"t%d d%d\"><title id=\"t%d\">",
                         SARA_PLOT_WIDTH, f->height, id, id, id));
     TRY(sara_put_escaped(p, f->plot->title));

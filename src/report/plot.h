@@ -52,7 +52,7 @@ double sara_mark_radius(const sara_frame *frame, const sara_series *series, size
 /* Where a point is; false: it is left out. */
 bool sara_frame_point(const sara_frame *frame, const sara_series *series, size_t index, double *x,
                       double *y);
-/* The class of a series' colour, 0..7, and which of its kind it is among those that are not faint. */
+/* Which it is among those that are not faint: of that come its colour, its mark, its dashes. */
 int sara_series_number(const sara_plot *plot, size_t index);
 SARA_NODISCARD sara_status sara_put_mark(sara_buffer *out, int number, double x, double y,
                                          double radius);

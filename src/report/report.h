@@ -138,8 +138,8 @@ void sara_curve_add(sara_curve *curve, double x, double y);
 /* raw_x, raw_y [2 * SARA_CURVE_STRETCHES]: the points, or the lowest and the highest of each
  * stretch; their number. */
 size_t sara_curve_raw(const sara_curve *curve, double *raw_x, double *raw_y);
-/* x, y [SARA_CURVE_STRETCHES]: of each stretch the mean over `share` of all around it; their
- * number. share 0: of the stretch alone. */
+/* x, y [SARA_CURVE_STRETCHES]: of each stretch the mean over `share` of all around it, at least two
+ * on each side but at the ends; their number. share 0: of the stretch alone. */
 size_t sara_curve_smooth(const sara_curve *curve, double *x, double *y, double share);
 
 #endif

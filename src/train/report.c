@@ -1,178 +1,157 @@
-/* report.html: what the run is, its loss curve and its samples. One file, no scripts; whatever came
- * from outside is escaped. */
-#include "train/train.h"
-
-#include "report/report.h"
+/* report.html: what came of a run, its curves, its pictures and its settings. */
+#include "train/report.h"
 
 #include <math.h>
-#include <stdlib.h>
 
-#define CURVE_WIDTH  720.0
-#define CURVE_HEIGHT 220.0
+#define SMOOTHED 0.05 /* of all steps, around each point */
 
-/* ---------------------------------------------------------------------------------------- loss */
+/* ------------------------------------------------------------------------------------- summary */
 
-/* Losses of the log, in order; sara_free(). */
-static sara_status read_losses(const sara_run *run, double **out, size_t *count)
+static sara_status put_result(sara_buffer *text, const sara_run *run, const char *result)
 {
-    char *text = NULL;
-    size_t size = 0, capacity = 0;
-    sara_status status;
-    *out = NULL;
-    *count = 0;
-    TRY(sara_file_read(run->ctx, &text, &size, run->log_path, (size_t)1 << 32));
-    for (const char *line = text; line && *line;) {
-        const char *end = strchr(line, '\n');
-        json_t *object = NULL;
-        if (end)
-            status = sara_json_parse(run->ctx, &object, line, (size_t)(end - line), run->log_path,
-                                     false);
-        if (status == SARA_ERROR_INPUT)
-            status = SARA_OK; /* a line that a crash has spoilt */
-        const json_t *loss = json_object_get(object, "loss");
-        if (status == SARA_OK && loss) {
-            status = sara_grow(run->ctx, out, &capacity, *count + 1, sizeof(**out));
-            if (status == SARA_OK)
-                (*out)[(*count)++] = json_number_value(loss);
-        }
-        json_decref(object);
-        if (status != SARA_OK)
-            goto done;
-        line = end ? end + 1 : NULL;
-    }
-done:
-    sara_free(run->ctx, text);
-    return status;
-}
-
-/* Means over as many equal stretches as there are points: single losses are mostly noise. */
-static sara_status put_curve(sara_buffer *p, const double *losses, size_t count)
-{
-    size_t points = count < 120 ? count : 120;
-    double means[120], low = INFINITY, high = -INFINITY;
-    char text[256];
-    sara_status status;
-    for (size_t i = 0; i < points; i++) {
-        size_t from = i * count / points, to = (i + 1) * count / points;
-        means[i] = 0;
-        for (size_t j = from; j < to; j++)
-            means[i] += losses[j] / (double)(to - from);
-        low = fmin(low, means[i]);
-        high = fmax(high, means[i]);
-    }
-    if (points < 2)
-        return sara_buffer_put(p, "<p>Too few steps for a curve.</p>");
-    sara_print(text, sizeof(text),
-               "<svg viewBox=\"0 0 %g %g\" role=\"img\"><title>loss</title><polyline fill=\"none\" "
-               "stroke=\"#246\" stroke-width=\"2\" points=\"",
-               CURVE_WIDTH, CURVE_HEIGHT);
-    TRY(sara_buffer_put(p, text));
-    for (size_t i = 0; i < points; i++) {
-        double height = high > low ? (means[i] - low) / (high - low) : 0.5;
-        sara_print(text, sizeof(text), "%.1f,%.1f ", CURVE_WIDTH * (double)i / (double)(points - 1),
-                   (CURVE_HEIGHT - 10) * (1 - height) + 5);
-        TRY(sara_buffer_put(p, text));
-    }
-    sara_print(
-        text, sizeof(text),
-        "\"/></svg><p>Loss over %zu steps, from %.4g down to %.4g (means of %zu stretches).</p>",
-        count, high, low, points);
-    TRY(sara_buffer_put(p, text));
-done:
-    return status;
-}
-
-/* ------------------------------------------------------------------------------------- sections */
-
-static sara_status put_setting(sara_buffer *p, const char *key, const json_t *value)
-{
-    char *text = sara_json_dump(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-    sara_status status = SARA_OK;
-    if (!text)
-        return SARA_OK;
-    TRY(sara_buffer_put(p, "<tr><td>"));
-    TRY(sara_put_escaped(p, key));
-    TRY(sara_buffer_put(p, "</td><td>"));
-    TRY(sara_put_escaped(p, json_is_string(value) ? json_string_value(value) : text));
-    TRY(sara_buffer_put(p, "</td></tr>"));
-done:
-    free(text);
-    return status;
-}
-
-static sara_status put_settings(sara_buffer *p, const json_t *identity)
-{
-    const char *key;
-    json_t *value;
-    sara_status status;
-    TRY(sara_buffer_put(p, "<h2>Settings</h2><table>"));
-    json_object_foreach((json_t *)(uintptr_t)identity, key, value) if (!json_is_null(value))
-        TRY(put_setting(p, key, value));
-    TRY(sara_buffer_put(p, "</table>"));
-done:
-    return status;
-}
-
-/* What sara_run_validate() writes; other names could lead anywhere. */
-static bool is_sample(const char *name)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-.";
-    size_t length = strlen(name);
-    return strncmp(name, "step-", 5) == 0 && strspn(name, allowed) == length &&
-           strcmp(name + length - 4, ".png") == 0;
-}
-
-static sara_status put_samples(sara_buffer *p, const sara_run *run)
-{
-    char *folder = NULL, **names = NULL;
-    size_t count = 0;
-    sara_status status;
-    TRY(sara_path_join(run->ctx, &folder, run->folder, "samples"));
-    if (!sara_path_is_directory(folder))
-        goto done;
-    TRY(sara_directory_list(run->ctx, &names, &count, folder));
-    TRY(sara_buffer_put(p, "<h2>Samples</h2>"));
-    for (size_t i = 0; i < count; i++) {
-        if (!is_sample(names[i]))
-            continue;
-        TRY(sara_buffer_put(p, "<figure><img src=\"samples/"));
-        TRY(sara_put_escaped(p, names[i]));
-        TRY(sara_buffer_put(p, "\" alt=\"\"><figcaption>"));
-        TRY(sara_put_escaped(p, names[i]));
-        TRY(sara_buffer_put(p, "</figcaption></figure>"));
-    }
-done:
-    sara_free(run->ctx, folder);
-    sara_directory_free(run->ctx, names, count);
-    return status;
-}
-
-sara_status sara_run_report(sara_run *run, const json_t *identity)
-{
-    sara_buffer p = {.ctx = run->ctx};
-    double *losses = NULL;
     char *path = NULL;
-    size_t count = 0;
+    int64_t bytes = 0;
     sara_status status;
-    TRY(read_losses(run, &losses, &count));
-    TRY(sara_buffer_put(
-        &p, "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src "
-            "'self' file:; style-src 'unsafe-inline'\">"
-            "<title>sara run</title><style>body{font:16px/1.5 "
-            "sans-serif;max-width:760px;margin:2em auto;padding:0 1em}"
-            "td{padding:.1em 1em .1em 0;vertical-align:top}svg{width:100%;border:1px solid #ccc}"
-            "figure{display:inline-block;margin:.3em}img{min-width:128px;image-rendering:pixelated}"
-            "figcaption{font-size:.8em}</style></head><body><h1>Training run</h1><h2>Loss</h2>"));
-    TRY(put_curve(&p, losses, count));
-    TRY(put_samples(&p, run));
-    TRY(put_settings(&p, identity));
-    TRY(sara_buffer_put(&p, "</body></html>\n"));
-    TRY(sara_path_join(run->ctx, &path, run->folder, "report.html"));
-    TRY(sara_file_write(run->ctx, path, p.data, p.length));
+    TRY(sara_path_join(run->ctx, &path, run->folder, result));
+    if (!sara_path_exists(path))
+        goto done;
+    TRY(sara_path_bytes(run->ctx, &bytes, path));
+    double kib = (double)bytes / 1024;
+    TRY(sara_put_format(text, kib < 999.5 ? "; %.100s, %.1f KiB" : "; %.100s, %.1f MiB", result,
+                        kib < 999.5 ? kib : kib / 1024));
 done:
     sara_free(run->ctx, path);
-    sara_free(run->ctx, losses);
-    sara_buffer_free(&p);
+    return status;
+}
+
+static sara_status put_summary(sara_page *page, const sara_run *run, const sara_run_facts *facts,
+                               const sara_run_curves *curves)
+{
+    const json_t *identity = facts->identity;
+    const char *method = json_string_value(json_object_get(identity, "method"));
+    double of = json_number_value(json_object_get(identity, "parameters"));
+    double trained = json_number_value(json_object_get(identity, "selected"));
+    sara_buffer text = {.ctx = run->ctx};
+    sara_status status;
+    TRY(sara_put_format(&text, "%.100s: %lld steps", method ? method : "Training",
+                        (long long)curves->steps));
+    if (curves->skipped)
+        TRY(sara_put_format(&text, " (%lld more were not finite and were skipped)",
+                            (long long)curves->skipped));
+    if (of > 0)
+        TRY(sara_put_format(&text, ", %.0f entries trained (%.3g %% of %.0f)", trained,
+                            100 * trained / of, of));
+    if (curves->steps > 0)
+        TRY(sara_put_format(&text, ", %.3f s a step", curves->seconds / (double)curves->steps));
+    TRY(facts->result ? put_result(&text, run, facts->result) : SARA_OK);
+    TRY(sara_buffer_put_char(&text, '.'));
+    TRY(sara_page_paragraph(page, text.data));
+done:
+    sara_buffer_free(&text);
+    return status;
+}
+
+/* -------------------------------------------------------------------------------------- curves */
+
+typedef struct curve_arrays {
+    double raw_x[2 * SARA_CURVE_STRETCHES], raw_y[2 * SARA_CURVE_STRETCHES];
+    double x[SARA_CURVE_STRETCHES], y[SARA_CURVE_STRETCHES];
+    double x2[SARA_CURVE_STRETCHES], y2[SARA_CURVE_STRETCHES];
+} curve_arrays;
+
+typedef struct curve_plot {
+    const char *title, *label;
+    const sara_curve *curve;
+    const char *name;         /* of its line beside another's */
+    const sara_curve *second; /* NULL: none */
+    const char *second_name;
+    bool noisy, zero;
+} curve_plot;
+
+/* Of `count` means: what stands behind or beside their line, and the line; their number. */
+static size_t fill_series(sara_series series[2], curve_arrays *a, const curve_plot *c, size_t count)
+{
+    sara_mark mark = count == 1 ? SARA_MARK_POINT : SARA_MARK_LINE;
+    sara_series line = {.x = a->x, .y = a->y, .count = count, .mark = mark, .name = c->name};
+    if (c->noisy && count > 1) {
+        size_t raw = sara_curve_raw(c->curve, a->raw_x, a->raw_y);
+        line.name = "mean of the steps around";
+        series[0] = (sara_series){
+            .x = a->raw_x, .y = a->raw_y, .count = raw, .faint = true, .name = "single steps"};
+    } else if (c->second) {
+        size_t second = sara_curve_smooth(c->second, a->x2, a->y2, 0);
+        series[0] = (sara_series){
+            .x = a->x2, .y = a->y2, .count = second, .mark = mark, .name = c->second_name};
+    } else {
+        series[0] = line;
+        return 1;
+    }
+    series[1] = line;
+    return 2;
+}
+
+static sara_status put_curve(sara_page *page, const sara_run_curves *curves, curve_arrays *a,
+                             const curve_plot *c)
+{
+    size_t count = sara_curve_smooth(c->curve, a->x, a->y, c->noisy ? SMOOTHED : 0);
+    sara_series series[2];
+    sara_rule rules[SARA_REPORT_RESELECTIONS];
+    if (count == 0)
+        return SARA_OK;
+    for (size_t i = 0; i < curves->reselections; i++)
+        rules[i] = (sara_rule){curves->reselected[i], "reselection"};
+    const sara_name alt = sara_name_of("%s over %lld steps, from %.4g to %.4g.", c->title,
+                                       (long long)c->curve->points, a->y[0], a->y[count - 1]);
+    const sara_plot plot = {.title = c->title,
+                            .alt = alt.text,
+                            .x = {.label = "step", .whole = true},
+                            .y = {.label = c->label, .zero = c->zero},
+                            .series = series,
+                            .series_count = fill_series(series, a, c, count),
+                            .rules = rules,
+                            .rule_count = curves->reselections};
+    return sara_page_plot(page, &plot);
+}
+
+static sara_status put_curves(sara_page *page, const sara_run_curves *curves)
+{
+    const curve_plot plots[] = {
+        {"Loss", "loss", &curves->loss, .noisy = true},
+        {"Learning rate", "learning rate", &curves->rate, .zero = true},
+        {"Norm of the gradient, before clipping", "L2 norm", &curves->grad_norm, .noisy = true},
+        {"Low-rank term", "loss", &curves->rank_loss, .noisy = true},
+        {"Drift: entries that stayed or became small", "share", &curves->small_still_small,
+         "small, still small", &curves->large_now_small, "large, now small", .zero = true}};
+    curve_arrays *arrays = NULL;
+    sara_status status;
+    TRY(sara_alloc(page->ctx, &arrays, 1, sizeof(*arrays)));
+    TRY(sara_page_heading(page, "Curves"));
+    if (curves->loss.points == 0)
+        TRY(sara_page_paragraph(page, "The log has no steps."));
+    for (size_t i = 0; i < sizeof(plots) / sizeof(*plots); i++)
+        TRY(put_curve(page, curves, arrays, &plots[i]));
+done:
+    sara_free(page->ctx, arrays);
+    return status;
+}
+
+sara_status sara_run_report(sara_run *run, const sara_run_facts *facts)
+{
+    sara_page page = {.ctx = run->ctx};
+    sara_run_curves *curves = NULL;
+    char *path = NULL;
+    sara_status status;
+    TRY(sara_run_read_curves(run, &curves));
+    TRY(sara_page_begin(&page, run->ctx, "Training run"));
+    TRY(put_summary(&page, run, facts, curves));
+    TRY(put_curves(&page, curves));
+    TRY(sara_report_put_pictures(&page, run, facts));
+    TRY(sara_report_put_settings(&page, facts->identity));
+    TRY(sara_path_join(run->ctx, &path, run->folder, "report.html"));
+    TRY(sara_page_write(&page, path));
+done:
+    sara_free(run->ctx, path);
+    sara_free(run->ctx, curves);
+    sara_page_free(&page);
     return status;
 }

@@ -191,8 +191,14 @@ SARA_NODISCARD sara_status sara_checkpoint_check_run(sara_context *ctx,
                                                      const sara_checkpoint *checkpoint,
                                                      const json_t *identity,
                                                      const char *const *changing);
-/* report.html: settings, loss curve, samples. */
-SARA_NODISCARD sara_status sara_run_report(sara_run *run, const json_t *identity);
+typedef struct sara_run_facts {
+    const json_t *identity;
+    const char *const *prompts; /* of the pictures, [prompt_count] */
+    int prompt_count;
+    const char *result; /* the name of what was trained, in the run folder; NULL: there is none */
+} sara_run_facts;
+/* report.html: curves, pictures, settings. */
+SARA_NODISCARD sara_status sara_run_report(sara_run *run, const sara_run_facts *facts);
 /* Before hours of training: what drawing the validation prompts would refuse; model NULL: of what
  * needs none. */
 SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx, sara_model *model,

@@ -232,7 +232,10 @@ static sara_status finish(trainer *t)
     if (t->optimizer->steps > t->started_at)
         TRY(save_checkpoint(t));
     TRY(t->method->finish(t));
-    TRY(sara_run_report(&t->run, t->identity));
+    const sara_run_facts facts = {t->identity, t->options.validation_prompts,
+                                  t->options.validation_prompt_count,
+                                  sara_method_result(t->method, t->model->family, &t->options)};
+    TRY(sara_run_report(&t->run, &facts));
 done:
     return status;
 }

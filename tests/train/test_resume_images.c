@@ -259,7 +259,8 @@ static void test_validation(void **state)
     assert_true(test_run_has(run, "samples/step-000001-0.png"));
     check_validated(run, "samples/step-000002-0.png");
     const char *report = test_run_read(run, "report.html", &size);
-    assert_non_null(strstr(report, "samples/step-000002-0.png"));
+    assert_non_null(strstr(report, "alt=\"&lt;b&gt;a &amp; &quot;cat&quot;&lt;/b&gt;, step 2\" "
+                                   "src=\"data:image/png;base64,"));
     assert_non_null(strstr(report, "Content-Security-Policy"));
     assert_null(strstr(report, "<script"));
 }
