@@ -3,6 +3,8 @@
 #include "sara_eval.h"
 
 #include <errno.h>
+#include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,6 +22,55 @@ static int find_program(const cli *c, char *path, size_t size)
     return 0;
 }
 
+static double number_at(const json_t *plan, const char *key)
+{
+    return json_number_value(json_object_get(plan, key));
+}
+
+static void print_hours(const char *what, double seconds)
+{
+    printf("%s: about %.0f:%02.0f hours\n", what, floor(seconds / 3600),
+           floor(fmod(seconds, 3600) / 60));
+}
+
+static void print_plan(const json_t *plan)
+{
+    size_t index;
+    json_t *timed;
+    printf("%.0f rows, %.0f data sets, %.0f seeds: %.0f training runs, %.0f evaluations that draw "
+           "%.0f pictures\n",
+           number_at(plan, "rows"), number_at(plan, "data"), number_at(plan, "seeds"),
+           number_at(plan, "trainings"), number_at(plan, "evaluations"),
+           number_at(plan, "pictures"));
+    print_hours("training", number_at(plan, "training_seconds"));
+    print_hours("drawing", number_at(plan, "drawing_seconds"));
+    printf("disk: about %.0f MiB\n", ceil(number_at(plan, "bytes") / 1048576));
+    json_array_foreach(json_object_get(plan, "timed"), index, timed)
+    {
+        printf("  %-12s batch %2.0f: %.3f s a step, %.0f entries trained, %.0f MiB\n",
+               json_string_value(json_object_get(timed, "method")), number_at(timed, "batch"),
+               number_at(timed, "seconds_per_step"), number_at(timed, "entries"),
+               number_at(timed, "peak_bytes") / 1048576);
+    }
+}
+
+static int print_comparison(const cli *c, const sara_compare_options *o, const char *report)
+{
+    json_t *result = json_loads(report, 0, NULL);
+    if (!result)
+        return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    const char *folder = json_string_value(json_object_get(result, "output_dir"));
+    if (o->dry_run) {
+        print_plan(result);
+    } else {
+        cli_print_path("table:   ", folder, "/table.md");
+        cli_print_path("report:  ", folder, "/report.html");
+        cli_print_path("numbers: ", folder, "/compare.json");
+    }
+    json_decref(result);
+    return 0;
+}
+
 static int compare(const cli *c, sara_compare_options *o, bool json)
 {
     char program[4096], *report = NULL;
@@ -32,8 +83,10 @@ static int compare(const cli *c, sara_compare_options *o, bool json)
         return cli_fail_context(c, status);
     if (json)
         printf("%s\n", report);
+    else
+        code = print_comparison(c, o, report);
     sara_free(c->ctx, report);
-    return 0;
+    return code;
 }
 
 int cmd_compare(cli *c)

@@ -22,12 +22,15 @@ static sara_status give_report(const sara_comparison *c, char **report, const js
     return status;
 }
 
-static sara_status compare_all(sara_comparison *c, json_t **result)
+static sara_status compare_all(sara_comparison *c, json_t **result, bool cost)
 {
     sara_status status;
-    TRY(sara_compare_lock(c));
     TRY(sara_compare_run(c, result));
     TRY(sara_compare_summarize(c, *result));
+    if (cost)
+        TRY(sara_compare_costs(c, *result));
+    if (c->strengths.count)
+        TRY(sara_compare_draw_strengths(c, *result));
     TRY(sara_json_save(c->ctx, c->output, "compare.json", *result, JSON_INDENT(1)));
     TRY(sara_compare_markdown(c, *result));
     TRY(sara_compare_page(c, *result));
@@ -42,7 +45,12 @@ sara_status sara_compare(sara_context *ctx, char **report, const sara_compare_op
     sara_status status;
     *report = NULL;
     TRY(sara_comparison_open(ctx, &c, options));
-    TRY(compare_all(&c, &result));
+    TRY(sara_compare_lock(&c));
+    if (c.dry_run)
+        TRY(sara_compare_dry_run(&c, &result));
+    else
+        TRY(compare_all(&c, &result, c.with_cost));
+    TRY(sara_compare_put(&c, result, "output_dir", json_string(c.output)));
     TRY(give_report(&c, report, result));
 done:
     json_decref(result);

@@ -46,6 +46,18 @@ typedef struct sara_comparison {
     size_t group_count;
     const json_t *train, *eval;
     int pictures;       /* of each row in the report */
+    struct sara_compare_cost {
+        const char **methods, *trainable;
+        size_t method_count;
+        int64_t batches[16], latent, steps;
+        int batch_count;
+    } cost;
+    struct sara_compare_strengths {
+        double *values;
+        size_t count; /* 0: they are not drawn */
+    } strengths;
+    const char *strengths_row; /* NULL: the best */
+    bool dry_run, with_cost;
     int lock, children; /* descriptors of .lock and .children, -1 */
     struct sara_compare_time {
         int64_t planned, done, ran; /* processes; ran: by this call */
@@ -116,6 +128,8 @@ typedef struct sara_job {
     const char *after;  /* the hash of a job that this one goes on from; NULL: none */
     const json_t *config; /* what a file among the arguments holds; NULL: there is none */
     const char *output; /* a folder that is made anew, removed before the process; NULL: none */
+    bool makes_output;  /* the process needs it there */
+    bool untimed;       /* it is beside the plan: no progress is told */
     /* Adds to the record what a process that ended well has left. */
     sara_status (*collect)(struct sara_job *job, json_t *record);
 } sara_job;
@@ -165,6 +179,24 @@ SARA_NODISCARD sara_status sara_compare_add_model(sara_job *job, bool whole);
 /* The learning rate of a grid's best entry: *index, SIZE_MAX where all failed. */
 SARA_NODISCARD sara_status sara_compare_choose(const sara_comparison *c, size_t *index,
                                                json_t *grid);
+/* A few steps of `sara bench`. Its record has seconds_per_step, entries and parameters. */
+typedef struct sara_compare_timing {
+    const char *folder, *name, *method;
+    const json_t *options; /* of a row; NULL: none */
+    double batch, latent, steps;
+} sara_compare_timing;
+SARA_NODISCARD sara_status sara_compare_time(sara_comparison *c, json_t **record,
+                                             const sara_compare_timing *timing);
+/* Sorts them. */
+double sara_compare_median(double *values, size_t count);
+/* Of the config's "cost", and of --strengths. */
+SARA_NODISCARD sara_status sara_compare_read_cost(sara_comparison *c);
+SARA_NODISCARD sara_status sara_compare_read_strengths(sara_comparison *c, const char *list);
+/* "cost" and "strengths" of the result. */
+SARA_NODISCARD sara_status sara_compare_costs(sara_comparison *c, json_t *result);
+SARA_NODISCARD sara_status sara_compare_draw_strengths(sara_comparison *c, json_t *result);
+/* *out: the plan, as docs/comparison.md has it; some steps are timed for it. */
+SARA_NODISCARD sara_status sara_compare_dry_run(sara_comparison *c, json_t **out);
 /* All runs and evaluations. *out: an object as compare.json has it, without summaries. */
 SARA_NODISCARD sara_status sara_compare_run(sara_comparison *c, json_t **out);
 /* How many processes that is: training.planned and drawing.planned. */

@@ -243,6 +243,7 @@ static sara_status read_choice(sara_comparison *c)
         TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
                       "%s: choose_by %s: expected vlhi, fid or clip_score", c->source,
                       c->choose_by));
+    TRY(sara_config_string(&config, &c->strengths_row, "strengths_row", NULL));
     TRY(sara_config_int(&config, &pictures, "pictures", 6, 0, 64));
     c->pictures = (int)pictures;
 done:
@@ -272,6 +273,8 @@ static sara_status read_top(sara_comparison *c, const sara_compare_options *opti
     TRY(read_data_sets(c));
     TRY(read_seeds(c));
     TRY(sara_compare_read_rows(c));
+    TRY(sara_compare_read_cost(c));
+    TRY(sara_compare_read_strengths(c, options->strengths));
     TRY(sara_compare_check_options(c));
 done:
     return status;
@@ -292,6 +295,8 @@ sara_status sara_comparison_open(sara_context *ctx, sara_comparison *c,
                       options.program ? options.program : "sara_compare_options.program"));
     c->source = options.config;
     c->program = options.program;
+    c->dry_run = options.dry_run;
+    c->with_cost = options.cost;
     TRY(sara_json_load(ctx, &c->config, options.config, false));
     TRY(read_top(c, &options));
 done:

@@ -276,6 +276,8 @@ static void report_job(sara_job *job, const sara_child *child)
 {
     sara_comparison *c = job->comparison;
     struct sara_compare_time *t = job->config ? &c->training : &c->drawing;
+    if (job->untimed)
+        return;
     t->done++;
     if (child) {
         t->ran++;
@@ -307,6 +309,8 @@ static sara_status run_process(sara_job *job, json_t **record, const char *hash)
     TRY(sara_job_path(job, &err_path, ".err"));
     if (job->output && sara_path_is_named(job->output))
         TRY(sara_directory_remove(c->ctx, job->output));
+    if (job->makes_output)
+        TRY(sara_directory_make(c->ctx, job->output));
     TRY(sara_compare_spawn(c, &child, job->argv, out_path, err_path));
     TRY(make_record(job, record, hash, &child, err_path));
     if (sara_record_error(*record))

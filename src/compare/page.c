@@ -156,6 +156,10 @@ sara_status sara_compare_page(sara_comparison *c, const json_t *result)
     for (size_t g = 0; g < c->group_count; g++)
         TRY(put_group(c, &page, result, c->groups[g]));
     TRY(put_rates(c, &page, result));
+    if (json_object_get(result, "cost"))
+        TRY(sara_compare_cost_page(c, &page, json_object_get(result, "cost")));
+    if (json_object_get(result, "strengths"))
+        TRY(sara_compare_strengths_page(c, &page, json_object_get(result, "strengths")));
     TRY(put_compare_settings(c, &page, result));
     TRY(put_commands(c, &page, result));
     TRY(sara_path_join(c->ctx, &path, c->output, "report.html"));

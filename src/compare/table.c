@@ -324,6 +324,11 @@ sara_status sara_compare_markdown(sara_comparison *c, const json_t *result)
         TRY(sara_table_markdown(&out, &table));
         TRY(sara_buffer_put(&out, "\n"));
     }
+    if (json_object_get(result, "cost")) {
+        TRY(sara_buffer_put(&out, "## Cost\n\n"));
+        TRY(sara_compare_cost_table(c, &table, json_object_get(result, "cost")));
+        TRY(sara_table_markdown(&out, &table));
+    }
     TRY(sara_path_join(c->ctx, &path, c->output, "table.md"));
     status = sara_file_write(c->ctx, path, out.data, out.length);
 done:

@@ -34,6 +34,13 @@ SARA_NODISCARD sara_status sara_compare_rates_plot(sara_comparison *c, sara_page
 SARA_NODISCARD sara_status sara_compare_pictures(sara_comparison *c, sara_page *page,
                                                  const json_t *result, const char *group,
                                                  size_t data, bool forgetting);
+SARA_NODISCARD sara_status sara_compare_cost_table(sara_comparison *c, sara_table *out,
+                                                   const json_t *list);
+/* Of "cost" and "strengths" of the result. */
+SARA_NODISCARD sara_status sara_compare_cost_page(sara_comparison *c, sara_page *page,
+                                                  const json_t *list);
+SARA_NODISCARD sara_status sara_compare_strengths_page(sara_comparison *c, sara_page *page,
+                                                       const json_t *list);
 /* table.md and report.html in the output folder. */
 SARA_NODISCARD sara_status sara_compare_markdown(sara_comparison *c, const json_t *result);
 SARA_NODISCARD sara_status sara_compare_page(sara_comparison *c, const json_t *result);

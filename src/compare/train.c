@@ -63,18 +63,21 @@ static int by_seconds(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+double sara_compare_median(double *values, size_t count)
+{
+    if (count == 0)
+        return NAN;
+    qsort(values, count, sizeof(*values), by_seconds);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
 /* Without the first tenth, at most five, in which caches are filled. */
 static double median_later(double *seconds, size_t count)
 {
-    size_t skipped = count / 10 < 5 ? count / 10 : 5, left;
+    size_t skipped = count / 10 < 5 ? count / 10 : 5;
     if (count > 1 && skipped == 0)
         skipped = 1;
-    seconds += skipped;
-    left = count - skipped;
-    if (left == 0)
-        return NAN;
-    qsort(seconds, left, sizeof(*seconds), by_seconds);
-    return left % 2 ? seconds[left / 2] : (seconds[left / 2 - 1] + seconds[left / 2]) / 2;
+    return sara_compare_median(seconds + skipped, count - skipped);
 }
 
 /* Seconds of each step that the log has. A line that a kill has cut is none. */
