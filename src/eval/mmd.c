@@ -200,8 +200,8 @@ static sara_status cmmd_unit(sara_context *ctx, double *out, const sara_features
     return SARA_OK;
 }
 
-/* The mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs of columns of x [width][n], y [width][m],
- * also of a column and itself. */
+/* The mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs of columns of x [width][n] and
+ * y [width][m], also of a column and itself. */
 static sara_status cmmd_mean(sara_context *ctx, double *out, const double *x, int64_t n,
                              const double *y, int64_t m, int64_t width)
 {

@@ -315,6 +315,11 @@ typedef enum sara_resample { /* the values are PIL's */
 SARA_NODISCARD sara_status sara_image_resize(sara_context *ctx, sara_image *out,
                                              const sara_image *in, int width, int height,
                                              sara_resample resample);
+/* The same without rounding to bytes, equal to PIL's resize of each channel in its mode F: *out
+ * [height][width][3], which may leave 0 .. 255; sara_free(). */
+SARA_NODISCARD sara_status sara_image_resize_exact(sara_context *ctx, float **out,
+                                                   const sara_image *in, int width, int height,
+                                                   sara_resample resample);
 
 /* ---------------------------------------------------------------------------- dataset folders */
 

@@ -11,7 +11,8 @@
 typedef struct sampling {
     int taps; /* weights per output position */
     int *first, *count;
-    int32_t *weights; /* [size][taps] */
+    double *exact;    /* [size][taps] */
+    int32_t *weights; /* the same, of WEIGHT_BITS */
 } sampling;
 
 static double sinc(double x)
@@ -64,13 +65,14 @@ static void sampling_free(sara_context *ctx, sampling *plan)
 {
     sara_free(ctx, plan->first);
     sara_free(ctx, plan->count);
+    sara_free(ctx, plan->exact);
     sara_free(ctx, plan->weights);
 }
 
 /* The filter around output position i, normalised to 1 over the input positions that exist. */
-static void resize_fill(sampling *plan, const resize_filter *filter, double *weights, int i,
-                        int from, double scale)
+static void resize_fill(sampling *plan, const resize_filter *filter, int i, int from, double scale)
 {
+    double *weights = plan->exact + (size_t)i * (size_t)plan->taps;
     const double stretch = scale > 1.0 ? scale : 1.0, support = filter->support * stretch;
     const double center = (i + 0.5) * scale, inverse = 1.0 / stretch;
     double sum = 0;
@@ -85,8 +87,8 @@ static void resize_fill(sampling *plan, const resize_filter *filter, double *wei
     plan->first[i] = first;
     plan->count[i] = last - first;
     for (int x = 0; x < last - first; x++) {
-        double weight = sum != 0.0 ? weights[x] / sum : weights[x];
-        plan->weights[(size_t)i * (size_t)plan->taps + (size_t)x] = to_fixed(weight);
+        weights[x] = sum != 0.0 ? weights[x] / sum : weights[x];
+        plan->weights[(size_t)i * (size_t)plan->taps + (size_t)x] = to_fixed(weights[x]);
     }
 }
 
@@ -94,21 +96,19 @@ static sara_status sampling_new(sara_context *ctx, sampling *out, const resize_f
                                 int from, int to)
 {
     sampling plan = {0};
-    double *weights = NULL;
     const double scale = (double)from / to;
     sara_status status = SARA_OK;
 
     plan.taps = (int)ceil(filter->support * (scale > 1.0 ? scale : 1.0)) * 2 + 1;
     TRY(sara_alloc(ctx, &plan.first, (size_t)to, sizeof(*plan.first)));
     TRY(sara_alloc(ctx, &plan.count, (size_t)to, sizeof(*plan.count)));
+    TRY(sara_alloc(ctx, &plan.exact, (size_t)to * (size_t)plan.taps, sizeof(*plan.exact)));
     TRY(sara_alloc(ctx, &plan.weights, (size_t)to * (size_t)plan.taps, sizeof(*plan.weights)));
-    TRY(sara_alloc(ctx, &weights, (size_t)plan.taps, sizeof(*weights)));
     for (int i = 0; i < to; i++)
-        resize_fill(&plan, filter, weights, i, from, scale);
+        resize_fill(&plan, filter, i, from, scale);
     *out = plan;
     plan = (sampling){0};
 done:
-    sara_free(ctx, weights);
     sampling_free(ctx, &plan);
     return status;
 }
@@ -206,19 +206,29 @@ done:
     return status;
 }
 
+/* Pillow from 13 on starts with the height where that shrinks by more than twice as many pixels as
+ * the width; the order matters to the rounding in between. */
+static bool starts_with_height(const sara_image *in, int width, int height)
+{
+    return height < in->height && in->height - (int64_t)height > 2 * ((int64_t)in->width - width);
+}
+
+static sara_status check_size(sara_context *ctx, int width, int height)
+{
+    if (width > 0 && height > 0 && width <= SARA_IMAGE_MAX_SIDE && height <= SARA_IMAGE_MAX_SIDE)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE, "resize: size %dx%d, expected 1x1 to %dx%d", width,
+                     height, SARA_IMAGE_MAX_SIDE, SARA_IMAGE_MAX_SIDE);
+}
+
 sara_status sara_image_resize(sara_context *ctx, sara_image *out, const sara_image *in, int width,
                               int height, sara_resample resample)
 {
-    /* Pillow from 13 on starts with the height where that shrinks by more than twice as many pixels
-     * as the width; the order matters to the rounding in between. */
-    const bool height_first =
-        height < in->height && in->height - (int64_t)height > 2 * ((int64_t)in->width - width);
+    const bool height_first = starts_with_height(in, width, height);
     sara_image first = {0}, result = {0};
-    sara_status status = SARA_OK;
+    sara_status status;
 
-    if (width < 1 || height < 1 || width > SARA_IMAGE_MAX_SIDE || height > SARA_IMAGE_MAX_SIDE)
-        return sara_fail(ctx, SARA_ERROR_USAGE, "resize: size %dx%d, expected 1x1 to %dx%d", width,
-                         height, SARA_IMAGE_MAX_SIDE, SARA_IMAGE_MAX_SIDE);
+    TRY(check_size(ctx, width, height));
     TRY(resize_axis(ctx, &first, in, width, height, &filters[resample], !height_first));
     TRY(resize_axis(ctx, &result, &first, width, height, &filters[resample], height_first));
     *out = result;
@@ -226,5 +236,60 @@ sara_status sara_image_resize(sara_context *ctx, sara_image *out, const sara_ima
 done:
     sara_image_clear(ctx, &first);
     sara_image_clear(ctx, &result);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------ floats */
+
+/* *in [outer][from][inner] becomes [outer][to][inner]; sums are double, results float. */
+static sara_status resize_floats(sara_context *ctx, float **in, size_t outer, int from, int to,
+                                 size_t inner, const resize_filter *filter)
+{
+    sampling plan = {0};
+    float *result = NULL;
+    sara_status status;
+    TRY(sampling_new(ctx, &plan, filter, from, to));
+    TRY(sara_alloc(ctx, &result, outer * (size_t)to * inner, sizeof(*result)));
+    for (size_t row = 0; row < outer * (size_t)to; row++) {
+        const size_t i = row % (size_t)to, first = row / (size_t)to * (size_t)from;
+        const float *source = *in + (first + (size_t)plan.first[i]) * inner;
+        const double *weights = plan.exact + i * (size_t)plan.taps;
+        for (size_t k = 0; k < inner; k++) {
+            double sum = 0;
+            for (int x = 0; x < plan.count[i]; x++)
+                sum += (double)source[(size_t)x * inner + k] * weights[x];
+            result[row * inner + k] = (float)sum;
+        }
+    }
+    sara_free(ctx, *in);
+    *in = result;
+done:
+    sampling_free(ctx, &plan);
+    return status;
+}
+
+sara_status sara_image_resize_exact(sara_context *ctx, float **out, const sara_image *in, int width,
+                                    int height, sara_resample resample)
+{
+    const bool height_first = starts_with_height(in, width, height);
+    const resize_filter *filter = &filters[resample];
+    const size_t from_row = (size_t)in->width * 3, row = (size_t)width * 3;
+    float *values = NULL;
+    sara_status status;
+    *out = NULL;
+    TRY(check_size(ctx, width, height));
+    TRY(sara_alloc(ctx, &values, (size_t)in->height * from_row, sizeof(*values)));
+    for (size_t i = 0; i < (size_t)in->height * from_row; i++)
+        values[i] = in->pixels[i];
+    if (height_first)
+        TRY(resize_floats(ctx, &values, 1, in->height, height, from_row, filter));
+    TRY(resize_floats(ctx, &values, (size_t)(height_first ? height : in->height), in->width, width,
+                      3, filter));
+    if (!height_first)
+        TRY(resize_floats(ctx, &values, 1, in->height, height, row, filter));
+    *out = values;
+    values = NULL;
+done:
+    sara_free(ctx, values);
     return status;
 }

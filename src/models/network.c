@@ -97,11 +97,16 @@ done:
 
 sara_status sara_network_read(sara_network *network)
 {
-    sara_status status = SARA_OK;
-    if (!network->there)
-        TRY(sara_params_fill(network->ctx, &network->params, network->weights));
+    sara_status status;
+    if (network->there)
+        return SARA_OK;
+    TRY(sara_params_fill(network->ctx, &network->params, network->weights));
     network->there = true;
+    if (network->class->settle)
+        TRY(network->class->settle(network));
 done:
+    if (status != SARA_OK)
+        sara_network_release(network);
     return status;
 }
 

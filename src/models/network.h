@@ -100,6 +100,9 @@ struct sara_network_class {
     /* Wants every parameter. weights: where they will be read from; NULL: they are drawn. */
     SARA_NODISCARD sara_status (*bind)(sara_network *network, sara_binder *binder,
                                        const sara_weights *weights);
+    /* Makes of the values that were read those that its passes use; NULL: they are used as they
+     * are in its files. */
+    SARA_NODISCARD sara_status (*settle)(sara_network *network);
     /* What decides its values beside its weights, and their shapes do not tell; json_decref().
      * NULL: out of memory. */
     json_t *(*settings)(const sara_network *network);

@@ -235,6 +235,7 @@ typedef struct apart_argument {
         const sara_conv_shape *: take_nothing,                                                    \
         const sara_group_norm_shape *: take_nothing,                                              \
         const sara_attention_shape *: take_nothing,                                               \
+        const sara_pooling_shape *: take_nothing,                                                 \
         int64_t: take_nothing,                                                                    \
         size_t: take_nothing,                                                                     \
         float: take_nothing,                                                                      \

@@ -18,6 +18,7 @@
     SARA_LAYER_KERNELS(X)                                                                          \
     SARA_POINTWISE_KERNELS(X)                                                                      \
     SARA_RESHAPE_KERNELS(X)                                                                        \
+    SARA_POOLING_KERNELS(X)                                                                        \
     SARA_LOOKUP_KERNELS(X)                                                                         \
     SARA_LOSS_KERNELS(X)                                                                           \
     SARA_UPDATE_KERNELS(X)                                                                         \
@@ -142,6 +143,18 @@
        int64_t rows, int64_t width, bool accumulate),                                              \
       (y, y_width, y_at, x, x_width, x_at, rows, width, accumulate), .rows = rows,                 \
       .columns = width)
+
+/* Of the pixels of a window that lie in x, each channel's largest, or their mean. NaN stays. The
+ * gradient of a largest one goes to the first of several; dx is added to. */
+#define SARA_POOLING_KERNELS(X)                                                                    \
+    X(max_pool_forward, (real * y, const real *x, const sara_pooling_shape *shape), (y, x, shape), \
+      .rows = shape->n * shape->oh * shape->ow, .columns = shape->c)                               \
+    X(max_pool_dx, (real * dx, const real *dy, const real *x, const sara_pooling_shape *shape),    \
+      (dx, dy, x, shape), .rows = shape->n * shape->oh * shape->ow, .columns = shape->c)           \
+    X(average_pool_forward, (real * y, const real *x, const sara_pooling_shape *shape),            \
+      (y, x, shape), .rows = shape->n * shape->oh * shape->ow, .columns = shape->c)                \
+    X(average_pool_dx, (real * dx, const real *dy, const sara_pooling_shape *shape),               \
+      (dx, dy, shape), .rows = shape->n * shape->oh * shape->ow, .columns = shape->c)
 
 /* ids [count] are the host's. embed: y [count][c] = rows of the table at ids; dw is added to, whole
  * or [selected] at ascending positions. gather: y[i] = x[positions[i]]. gather_add adds where

@@ -37,6 +37,12 @@ typedef struct sara_group_norm_shape {
     bool silu;
 } sara_group_norm_shape;
 
+/* y [n][oh][ow][c], x [n][h][w][c]; a window lies in x with a pixel at least */
+typedef struct sara_pooling_shape {
+    int64_t n, h, w, c, oh, ow;
+    int kh, kw, stride, padding;
+} sara_pooling_shape;
+
 typedef struct sara_attention_shape {
     int64_t n, t, s; /* queries t, keys s */
     int heads;

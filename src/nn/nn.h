@@ -109,6 +109,9 @@ SARA_NODISCARD sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y,
                                                   sara_var *e);
 /* Along the last axis. */
 SARA_NODISCARD sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
+/* The same of 1 to SARA_NODE_VARS parts. */
+SARA_NODISCARD sara_status sara_nn_concat_all(sara_tape *tape, sara_var **y, sara_var *const *parts,
+                                              int count);
 /* y [...,count] = x [...,first .. first + count - 1]. */
 SARA_NODISCARD sara_status sara_nn_slice(sara_tape *tape, sara_var **y, sara_var *x, int64_t first,
                                          int64_t count);
@@ -122,6 +125,17 @@ SARA_NODISCARD sara_status sara_nn_clamp(sara_tape *tape, sara_var **y, sara_var
 /* Nearest neighbour to [N,height,width,C], as torch's interpolate(mode="nearest"). */
 SARA_NODISCARD sara_status sara_nn_upsample(sara_tape *tape, sara_var **y, sara_var *x,
                                             int64_t height, int64_t width);
+typedef struct sara_pooling_options {
+    int height, width; /* of a window */
+    int stride;        /* both directions, at least 1 */
+    int padding;       /* on all sides, at most half a window; it is not counted */
+} sara_pooling_options;
+/* y [N,H',W',C] from x [N,H,W,C]: each channel's largest value in a window, or the mean, as torch's
+ * max_pool2d() and avg_pool2d(count_include_pad=False). NaN stays. */
+SARA_NODISCARD sara_status sara_nn_max_pool(sara_tape *tape, sara_var **y, sara_var *x,
+                                            const sara_pooling_options *options);
+SARA_NODISCARD sara_status sara_nn_average_pool(sara_tape *tape, sara_var **y, sara_var *x,
+                                                const sara_pooling_options *options);
 /* y [rows of table at ids], ids [count] I64-like on the host, copied; table [V,C], or of another
  * rank that holds V rows of C; y [count,C]. An id outside 0..V-1 is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_nn_embed(sara_tape *tape, sara_var **y, sara_param *table,

@@ -23,63 +23,77 @@ done:
 
 static sara_status concat_backward(sara_tape *tape, sara_node *node)
 {
-    int64_t width = sara_shape_last(&node->out->shape);
-    int64_t first = sara_shape_last(&node->in[0]->shape);
-    sara_status status;
-    TRY(pass_columns(tape, node->in[0], node->out->grad, width, 0));
-    TRY(pass_columns(tape, node->in[1], node->out->grad, width, first));
+    int64_t width = sara_shape_last(&node->out->shape), at = 0;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < SARA_NODE_VARS && node->in[i]; i++) {
+        TRY(pass_columns(tape, node->in[i], node->out->grad, width, at));
+        at += sara_shape_last(&node->in[i]->shape);
+    }
 done:
     return status;
 }
 
-static sara_status check_concat(const sara_tape *tape, const sara_shape *a, const sara_shape *b)
+/* *shape: of the result. */
+static sara_status check_concat(const sara_tape *tape, sara_shape *shape, sara_var *const *parts,
+                                int count)
 {
-    sara_shape expected = *a;
+    static const char *const names[SARA_NODE_VARS] = {"a", "b", "c", "d", "e"};
+    sara_shape expected = parts[0]->shape;
     sara_shape_text text;
-    if (a->rank < 1)
+    sara_status status = SARA_OK;
+    *shape = expected;
+    if (shape->rank < 1)
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
-                         "concat: a: shape %s has no last axis", sara_shape_format(&text, a));
-    expected.dims[a->rank - 1] = sara_shape_last(b);
-    return sara_op_expect(tape, "concat", "b", b, &expected);
+                         "concat: a: shape %s has no last axis", sara_shape_format(&text, shape));
+    for (int i = 1; i < count; i++) {
+        expected.dims[expected.rank - 1] = sara_shape_last(&parts[i]->shape);
+        TRY(sara_op_expect(tape, "concat", names[i], &parts[i]->shape, &expected));
+        shape->dims[shape->rank - 1] += sara_shape_last(&parts[i]->shape);
+    }
+done:
+    return status;
 }
 
 static sara_status concat_make(sara_tape *tape, const sara_node *node)
 {
     sara_kernel_env env = sara_tape_env(tape);
-    const sara_var *a = node->in[0], *b = node->in[1];
-    int64_t rows = sara_shape_rows(&a->shape), both = sara_shape_last(&node->out->shape);
-    int64_t width = sara_shape_last(&a->shape), b_width = both - width;
+    int64_t width = sara_shape_last(&node->out->shape), at = 0;
     float *y = node->out->data;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < SARA_NODE_VARS && node->in[i]; i++) {
+        const sara_var *part = node->in[i];
+        int64_t own = sara_shape_last(&part->shape);
+        TRY(SARA_TRACED(env.ctx, "copy", 0,
+                        sara_kernel_copy_columns(&env, y, width, at, part->data, own, 0,
+                                                 sara_shape_rows(&part->shape), own, false)));
+        at += own;
+    }
+done:
+    return status;
+}
+
+sara_status sara_nn_concat_all(sara_tape *tape, sara_var **y, sara_var *const *parts, int count)
+{
+    sara_node node = {.op = "concat", .backward = concat_backward, .remake = concat_make};
+    sara_shape shape;
     sara_status status;
-    TRY(SARA_TRACED(
-        env.ctx, "copy", 0,
-        sara_kernel_copy_columns(&env, y, both, 0, a->data, width, 0, rows, width, false)));
-    TRY(SARA_TRACED(
-        env.ctx, "copy", 0,
-        sara_kernel_copy_columns(&env, y, both, width, b->data, b_width, 0, rows, b_width, false)));
+    *y = NULL;
+    if (count < 1 || count > SARA_NODE_VARS)
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT, "concat: %d parts, at most %d",
+                         count, SARA_NODE_VARS);
+    TRY(check_concat(tape, &shape, parts, count));
+    TRY(sara_tape_var(tape, &node.out, &shape));
+    memcpy(node.in, parts, (size_t)count * sizeof(sara_var *));
+    TRY(concat_make(tape, &node));
+    TRY(sara_tape_add(tape, &node, 0));
+    *y = node.out;
 done:
     return status;
 }
 
 sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
 {
-    sara_var *out = NULL;
-    sara_status status;
-    *y = NULL;
-    TRY(check_concat(tape, &a->shape, &b->shape));
-    sara_shape shape = a->shape;
-    shape.dims[shape.rank - 1] = sara_shape_last(&a->shape) + sara_shape_last(&b->shape);
-    TRY(sara_tape_var(tape, &out, &shape));
-    sara_node node = {.op = "concat",
-                      .backward = concat_backward,
-                      .remake = concat_make,
-                      .in = {a, b},
-                      .out = out};
-    TRY(concat_make(tape, &node));
-    TRY(sara_tape_add(tape, &node, 0));
-    *y = out;
-done:
-    return status;
+    return sara_nn_concat_all(tape, y, (sara_var *const[]){a, b}, 2);
 }
 
 /* ------------------------------------------------------------------------------------- parts */

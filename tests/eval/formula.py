@@ -1,4 +1,4 @@
-"""Numbers that the tests of eval and the scripts that record for them both make: support_formula.h."""
+"""Numbers that tests and the scripts that record for them both make (support_formula.h)."""
 import numpy as np
 
 

@@ -1,6 +1,6 @@
-/* By make_metrics.py: what torch-fidelity and CMMD's formula say of sets of features.
- * kid: of one subset of the smaller set's size where both are of it, else of 3 of 10
- * with seed 7. cmmd: of the first 1000. */
+/* By make_metrics.py: what torch-fidelity and CMMD's formula say of sets. kid: of
+ * one subset of the smaller set's size where both are of it, else of 3 of 10 with
+ * seed 7. cmmd: of the first 1000. */
 static const struct {
     const char *name;
     int n, m, width;

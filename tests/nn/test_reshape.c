@@ -11,6 +11,8 @@
 
 BUILD(build_concat, sara_nn_concat(tape, y, in[0], in[1]))
 BUILD(build_twice, sara_nn_concat(tape, y, in[0], in[0]))
+BUILD(build_several, sara_nn_concat_all(tape, y, in, 4))
+BUILD(build_alone, sara_nn_concat_all(tape, y, in, 1))
 BUILD(build_double_size, sara_nn_upsample(tape, y, in[0], 4, 6))
 BUILD(build_odd_size, sara_nn_upsample(tape, y, in[0], 5, 7))
 BUILD(build_smaller, sara_nn_upsample(tape, y, in[0], 1, 2))
@@ -53,6 +55,11 @@ static void test_gradients(void **state)
          .in = {image, sara_shape4(2, 2, 3, 1)},
          .in_count = 2},
         {.name = "concat of one", .build = build_twice, .in = {image}, .in_count = 1},
+        {.name = "concat of four",
+         .build = build_several,
+         .in = {sara_shape2(3, 2), sara_shape2(3, 1), sara_shape2(3, 4), sara_shape2(3, 2)},
+         .in_count = 4},
+        {.name = "concat, alone", .build = build_alone, .in = {image}, .in_count = 1},
         {.name = "upsample", .build = build_double_size, .in = {image}, .in_count = 1},
         {.name = "upsample, odd", .build = build_odd_size, .in = {image}, .in_count = 1},
         {.name = "upsample, smaller", .build = build_smaller, .in = {image}, .in_count = 1},
@@ -117,6 +124,7 @@ static void test_parts(void **state)
     static const char *const devices[] = {"cpu", "cpu-plain"};
     const sara_shape shape = sara_shape3(2, 3, 5);
     const int64_t rows[] = {5, 0, 5};
+    const int columns[] = {3, 4, 0, 1, 2, 3, 4, 3, 4};
     float data[30];
     for (int i = 0; i < 30; i++)
         data[i] = (float)i;
@@ -127,6 +135,9 @@ static void test_parts(void **state)
         assert_ok(nn.ctx, sara_nn_slice(nn.tape, &y, x, 3, 2));
         for (int i = 0; i < 12; i++)
             assert_true(y->data[i] == data[i / 2 * 5 + 3 + i % 2]);
+        assert_ok(nn.ctx, sara_nn_concat_all(nn.tape, &y, (sara_var *const[]){y, x, y}, 3));
+        for (int i = 0; i < 54; i++)
+            assert_true(y->data[i] == data[i / 9 * 5 + columns[i % 9]]);
         assert_ok(nn.ctx, sara_nn_take_rows(nn.tape, &y, x, rows, 3));
         for (int i = 0; i < 15; i++)
             assert_true(y->data[i] == data[rows[i / 5] * 5 + i % 5]);
@@ -172,6 +183,10 @@ static void test_refusals(void **state)
     assert_null(y);
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "concat: a: shape [] has no last axis",
                    sara_nn_concat(nn.tape, &y, v[3], v[3]));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "concat: c: shape [2,4,5], expected [2,3,5]",
+                   sara_nn_concat_all(nn.tape, &y, (sara_var *const[]){v[0], v[0], v[1]}, 3));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "concat: 6 parts, at most 5",
+                   sara_nn_concat_all(nn.tape, &y, v, 6));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "slice: 3 .. 5 of shape [2,3,5]",
                    sara_nn_slice(nn.tape, &y, v[0], 3, 3));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "slice: 1 .. 0 of shape [2,3,5]",
