@@ -213,7 +213,7 @@ static bool starts_with_height(const sara_image *in, int width, int height)
     return height < in->height && in->height - (int64_t)height > 2 * ((int64_t)in->width - width);
 }
 
-static sara_status check_size(sara_context *ctx, int width, int height)
+static sara_status check_resized(sara_context *ctx, int width, int height)
 {
     if (width > 0 && height > 0 && width <= SARA_IMAGE_MAX_SIDE && height <= SARA_IMAGE_MAX_SIDE)
         return SARA_OK;
@@ -228,7 +228,7 @@ sara_status sara_image_resize(sara_context *ctx, sara_image *out, const sara_ima
     sara_image first = {0}, result = {0};
     sara_status status;
 
-    TRY(check_size(ctx, width, height));
+    TRY(check_resized(ctx, width, height));
     TRY(resize_axis(ctx, &first, in, width, height, &filters[resample], !height_first));
     TRY(resize_axis(ctx, &result, &first, width, height, &filters[resample], height_first));
     *out = result;
@@ -277,7 +277,7 @@ sara_status sara_image_resize_exact(sara_context *ctx, float **out, const sara_i
     float *values = NULL;
     sara_status status;
     *out = NULL;
-    TRY(check_size(ctx, width, height));
+    TRY(check_resized(ctx, width, height));
     TRY(sara_alloc(ctx, &values, (size_t)in->height * from_row, sizeof(*values)));
     for (size_t i = 0; i < (size_t)in->height * from_row; i++)
         values[i] = in->pixels[i];
