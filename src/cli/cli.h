@@ -164,6 +164,8 @@ int cli_check_output(const cli *c, const char *option, const char *path, const c
 char *cli_numbered(const char *path, int number);
 /* The first number, from `number` on, from which on `count` names are new; 0: out of memory. */
 int cli_first_new(const char *path, int number, int count);
+/* What --scheduler NAME (NULL: it is not given) asks for; *karras is set where it does. */
+int cli_check_sigmas(const cli *c, const char *name, bool *karras);
 /* The seed as given, or one that is drawn and told, so that `count` in a row fit into 32 bits. */
 int cli_take_seed(const cli *c, uint64_t *out, const cli_seed *seed, int count);
 
@@ -177,5 +179,6 @@ int cmd_export(cli *c);
 int cmd_inspect(cli *c);
 int cmd_bench(cli *c);
 int cmd_compare(cli *c);
+int cmd_eval(cli *c);
 
 #endif

@@ -8,11 +8,10 @@
 #include <strings.h>
 #include <unistd.h>
 
-static int check_sigmas(const cli *c, generate_request *r)
+int cli_check_sigmas(const cli *c, const char *name, bool *karras)
 {
-    const char *name = r->scheduler;
     if (name && strcmp(name, "karras") == 0)
-        r->generate.karras = true;
+        *karras = true;
     else if (name && strcmp(name, "discrete") != 0 && strcmp(name, "default") != 0)
         return cli_fail(c, SARA_ERROR_USAGE, "--scheduler %s: expected discrete or karras", name);
     return 0;
@@ -135,7 +134,7 @@ int generate_check(const cli *c, generate_request *r)
     if (code == 0)
         code = cli_check_adapters(c, &r->adapters);
     if (code == 0)
-        code = check_sigmas(c, r);
+        code = cli_check_sigmas(c, r->scheduler, &r->generate.karras);
     r->count = r->generate.batch_count;
     if (code == 0)
         code = check_picture_place(c, r);

@@ -19,6 +19,7 @@ static const struct {
     {"extract", "make an adapter of what two models differ in", cmd_extract},
     {"export", "write an adapter as ComfyUI, A1111, diffusers or PEFT load it", cmd_export},
     {"inspect", "show what a model or an adapter consists of, what budgets train", cmd_inspect},
+    {"eval", "measure pictures: CLIP score, FID, KID, CMMD, CLIP-I, DINO, drift", cmd_eval},
     {"bench", "time training steps on this machine", cmd_bench},
     {"compare", "train with several methods, measure what each learns and forgets", cmd_compare},
 };

@@ -111,8 +111,28 @@ sara_arena *sara_context_arena(sara_context *ctx)
     return &ctx->arena;
 }
 
+void sara_progress_part(sara_context *ctx, int64_t index, int64_t count)
+{
+    if (count != ctx->parts || index == 0)
+        ctx->parts_begun = sara_clock();
+    ctx->part = index;
+    ctx->parts = count;
+}
+
+/* Of all parts, at the rate of those so far. */
+static sara_progress whole_progress(const sara_context *ctx, const sara_progress *progress)
+{
+    sara_progress whole = *progress;
+    whole.step += ctx->part * progress->total;
+    whole.total *= ctx->parts;
+    whole.steps_per_second = (double)whole.step / (sara_clock() - ctx->parts_begun + 1e-9);
+    whole.seconds_left = (double)(whole.total - whole.step) / whole.steps_per_second;
+    return whole;
+}
+
 void sara_report_progress(sara_context *ctx, const sara_progress *progress)
 {
+    const sara_progress whole = ctx->parts ? whole_progress(ctx, progress) : *progress;
     if (ctx->progress)
-        ctx->progress(ctx->user, progress);
+        ctx->progress(ctx->user, &whole);
 }

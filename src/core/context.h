@@ -14,6 +14,8 @@ struct sara_context {
     sara_log_fn log;
     sara_progress_fn progress;
     void *user;
+    int64_t part, parts;   /* of work that is told as one; parts 0: it is not */
+    double parts_begun;    /* on sara_clock() */
     uint64_t memory_limit; /* 0: the system's */
     volatile sig_atomic_t interrupted;
     sara_arena arena;

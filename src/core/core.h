@@ -37,6 +37,9 @@ sara_status sara_fail_errno(sara_context *ctx, const char *path, const char *wha
 void sara_log(sara_context *ctx, sara_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void sara_report_progress(sara_context *ctx, const sara_progress *progress);
+/* Until the next call what reports progress is the part `index` of work in `count` equal ones, and
+ * is told as such; count 0: it is all there is. */
+void sara_progress_part(sara_context *ctx, int64_t index, int64_t count);
 bool sara_interrupted(const sara_context *ctx);
 /* The request has been met: for who returns SARA_INTERRUPTED to the caller of the library. */
 void sara_interrupt_clear(sara_context *ctx);

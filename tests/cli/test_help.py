@@ -7,17 +7,19 @@ import unittest
 from support import TOP, USAGE, Case
 
 COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench",
-            "compare"]
+            "compare", "eval"]
 
 METHODS = {
     "sara": {"trainable", "threshold", "mask", "mask_steps", "rank", "adapter", "lambda_rank",
-             "progressive_iter"},
-    "full": set(),
-    "lora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as"},
-    "dora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as"},
+             "progressive_iter", "track_drift"},
+    "full": {"track_drift"},
+    "lora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as",
+             "track_drift"},
+    "dora": {"adapter", "trainable", "rank", "lora_alpha", "lora_targets", "save_as",
+             "track_drift"},
     "adaptformer": {"adapter", "trainable", "adapter_width", "adapter_scale"},
-    "ltsft": {"adapter", "trainable", "ltsft_steps"},
-    "shira": {"adapter", "trainable", "rank", "lora_targets"},
+    "ltsft": {"adapter", "trainable", "ltsft_steps", "track_drift"},
+    "shira": {"adapter", "trainable", "rank", "lora_targets", "track_drift"},
 }
 
 
