@@ -86,6 +86,15 @@ void sara_compare_options_init_sized(sara_compare_options *options, size_t size)
 SARA_NODISCARD sara_status sara_compare(sara_context *ctx, char **report,
                                         const sara_compare_options *options);
 
+/* ---------------------------------------------------------------------------------- analysis */
+
+/* The denoiser's entries as they are in memory (figure 2 of arXiv 2409.06633): of all, of each kind
+ * of layer and of each block moments, a histogram of |p|, and what the paper's budgets and
+ * thresholds select. page (NULL: none): a file that is written, HTML with plots. *report: a JSON
+ * object (docs/formats.md), sara_free(). SARA_ERROR_INPUT: an entry is not finite. */
+SARA_NODISCARD sara_status sara_analyze(sara_context *ctx, char **report, const sara_model *model,
+                                        const char *page);
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

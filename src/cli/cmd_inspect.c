@@ -1,5 +1,7 @@
 #include "inspect.h"
 
+#include <sara_eval.h>
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -129,9 +131,23 @@ static int show_tokens(const cli *c, const sara_model *model, const char *text, 
 
 typedef struct request {
     cli_model model;
-    const char *text, *adapter;
-    bool json, force;
+    const char *text, *adapter, *page;
+    bool json, force, analyze;
 } request;
+
+static int show_analysis(const cli *c, const sara_model *model, const request *r)
+{
+    char *report = NULL;
+    sara_status status = sara_analyze(c->ctx, &report, model, r->page);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    if (r->json)
+        printf("%s\n", report);
+    else
+        printf("analysis: %s\n", r->page);
+    sara_free(c->ctx, report);
+    return 0;
+}
 
 static bool has_model(const request *r)
 {
@@ -153,6 +169,13 @@ static int check_inspect_args(const cli *c, const request *r)
     if (r->adapter && r->text)
         return cli_fail(c, SARA_ERROR_USAGE, "--adapter %s and --tokenize %s: give one of them",
                         r->adapter, r->text);
+    if (r->analyze && (r->adapter || r->text))
+        return cli_fail(c, SARA_ERROR_USAGE, "--analyze and %s %s: give one of them",
+                        r->adapter ? "--adapter" : "--tokenize", r->adapter ? r->adapter : r->text);
+    if (r->analyze && !r->page && !r->json)
+        return cli_fail(c, SARA_ERROR_USAGE, "--analyze: -o FILE.html or --json is missing");
+    if (r->page && !r->analyze)
+        return cli_fail(c, SARA_ERROR_USAGE, "-o %s: goes with --analyze", r->page);
     for (size_t i = 0; i < sizeof(of_models) / sizeof(*of_models); i++)
         if (r->adapter && !has_model(r) && of_models[i].value)
             return cli_fail(c, SARA_ERROR_USAGE,
@@ -172,6 +195,8 @@ static int inspect(const cli *c, const request *r)
         code = cli_load(c, &model, &r->model);
     if (code == 0 && r->adapter)
         code = inspect_adapter(c, r->adapter, model, r->force, r->json);
+    else if (code == 0 && r->analyze)
+        code = show_analysis(c, model, r);
     else if (code == 0)
         code = r->text ? show_tokens(c, model, r->text, r->json) : show_report(c, model, r->json);
     sara_model_free(model);
@@ -191,6 +216,9 @@ int cmd_inspect(cli *c)
          "print the token ids of a prompt, padded and cut"},
         {"adapter", 0, CLI_STRING, &r.adapter, 0, 0, "FILE",
          "show what an adapter holds; with its base (-m) also how far it changes that"},
+        {"analyze", 0, CLI_SWITCH, &r.analyze, 0, 0, NULL,
+         "magnitudes by kind of layer and block, and what budgets select of them"},
+        {"output", 'o', CLI_STRING, &r.page, 0, 0, "FILE.html", "of --analyze, as a page"},
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "with another base than the adapter was made for"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
@@ -206,6 +234,7 @@ int cmd_inspect(cli *c)
         .usage = "-m DIR | --adapter FILE [-m DIR] [options]",
         .examples = "  sara inspect -m base\n"
                     "  sara inspect -m base --json\n"
+                    "  sara inspect -m base --analyze -o analysis.html\n"
                     "  sara inspect --adapter run/adapter.safetensors -m base\n"
                     "  sara inspect -m base --tokenize \"ink style, a fox\"\n",
         .options = options,

@@ -90,6 +90,13 @@ typedef struct sara_block_list {
     int count;
 } sara_block_list;
 
+/* What a parameter is of, by a part of its name; the first that is in it decides. */
+#define SARA_MAX_KINDS 24
+typedef struct sara_layer_kind {
+    const char *title; /* "self-attention query"; NULL ends a table, of less than SARA_MAX_KINDS */
+    const char *part;
+} sara_layer_kind;
+
 struct sara_network_class {
     const char *library, *name; /* in model_index.json: "diffusers", "UNet2DConditionModel" */
     const char *key, *value;    /* what config.json calls it: "_class_name", "..." */
@@ -110,7 +117,14 @@ struct sara_network_class {
     sara_denoiser_fn forward;         /* NULL: it is no denoiser */
     const sara_network_shape *shapes; /* NULL: none are named */
     const sara_block_list *blocks;    /* as adapters are told of; NULL: none */
+    const sara_layer_kind *kinds;     /* as `sara inspect --analyze` tells of; NULL: none */
 };
+
+/* A place for every block of the lists (NULL: none), in their order, then one for all others.
+ * label: the block's name. */
+int sara_block_place(const sara_block_list *list, const char *name, sara_name *label);
+/* The number of a parameter's kind, of one that is in none the next; *title: its name. */
+int sara_layer_kind_of(const sara_layer_kind *kinds, const char *name, const char **title);
 
 /* Without its values: sara_network_read() reads them from its files, which stay open. A config
  * option that is not supported is refused by name and value, and what the files lack. device: where

@@ -10,44 +10,6 @@ typedef struct report {
     sara_adapter adapter;
 } report;
 
-static bool ends_name(char c) /* of a block: LoRA files may have underscores */
-{
-    return c == '.' || c == '_';
-}
-
-/* The number in "down_blocks.12.", -1: none. */
-static int numbered(const char *name, const sara_block_list *list)
-{
-    size_t length = strlen(list->name), digits;
-    if (strncmp(name, list->name, length) != 0 || !ends_name(name[length]))
-        return -1;
-    if (list->count == 0)
-        return 0;
-    name += length + 1;
-    digits = strspn(name, "0123456789");
-    if (digits < 1 || digits > 2 || !ends_name(name[digits]) || (digits == 2 && name[0] == '0'))
-        return -1;
-    int number = digits == 1 ? name[0] - '0' : (name[0] - '0') * 10 + name[1] - '0';
-    return number < list->count ? number : -1;
-}
-
-/* A place for every block of the lists, in their order, then one for all others. label: the
- * block's name. */
-static int adapter_place_of(const sara_block_list *list, const char *name, sara_name *label)
-{
-    int place = 0;
-    for (; list && list->name; list++) {
-        int number = numbered(name, list);
-        *label = list->count ? sara_name_of("%s.%d", list->name, number)
-                             : sara_name_of("%s", list->name);
-        if (number >= 0)
-            return place + number;
-        place += list->count ? list->count : 1;
-    }
-    *label = sara_name_of("others");
-    return place;
-}
-
 /* The square of the L2 norm of values minus the parameter's. */
 static sara_status change_of(sara_context *ctx, double *out, const sara_adapter_entry *entry,
                              const sara_param *param)
@@ -75,7 +37,7 @@ static sara_status adapter_add_up(sara_context *ctx, sara_adapter_report *out,
     for (size_t i = 0; i < adapter->count; i++) {
         const sara_adapter_entry *entry = &adapter->entries[i];
         sara_name label;
-        sara_adapter_block *block = &blocks[adapter_place_of(lists, entry->name, &label)];
+        sara_adapter_block *block = &blocks[sara_block_place(lists, entry->name, &label)];
         double change = 0;
         snprintf(block->name, sizeof(block->name), "%.23s", label.text);
         if (params)
@@ -147,7 +109,7 @@ void sara_adapter_report_add(sara_adapter_report *out, const char *layer, bool t
 {
     sara_name label = sara_name_of("text_encoder");
     int place = text ? TEXT_PLACE
-                     : adapter_place_of(sara_families[0]->parts[0].class->blocks, layer, &label);
+                     : sara_block_place(sara_families[0]->parts[0].class->blocks, layer, &label);
     sara_adapter_block *block = &out->blocks[place];
     snprintf(block->name, sizeof(block->name), "%.23s", label.text);
     block->tensors++;

@@ -169,6 +169,22 @@ static json_t *unet_settings(const sara_network *network)
 static const sara_block_list unet_blocks[] = {
     {"down_blocks", 24}, {"mid_block", 0}, {"up_blocks", 24}, {NULL, 0}};
 
+static const sara_layer_kind unet_kinds[] = {{"norms", "norm"},
+                                             {"biases", ".bias"},
+                                             {"time embedding", "time_emb"},
+                                             {"self-attention query", "attn1.to_q"},
+                                             {"self-attention key", "attn1.to_k"},
+                                             {"self-attention value", "attn1.to_v"},
+                                             {"self-attention out", "attn1.to_out"},
+                                             {"cross-attention query", "attn2.to_q"},
+                                             {"cross-attention key", "attn2.to_k"},
+                                             {"cross-attention value", "attn2.to_v"},
+                                             {"cross-attention out", "attn2.to_out"},
+                                             {"feed-forward", ".ff."},
+                                             {"transformer projections", "proj_"},
+                                             {"convolutions", "conv"},
+                                             {NULL, NULL}};
+
 const sara_network_class sara_unet_class = {.library = "diffusers",
                                             .name = "UNet2DConditionModel",
                                             .key = "_class_name",
@@ -182,4 +198,5 @@ const sara_network_class sara_unet_class = {.library = "diffusers",
                                             .settings = unet_settings,
                                             .forward = sara_unet_forward,
                                             .shapes = sara_unet_shapes,
-                                            .blocks = unet_blocks};
+                                            .blocks = unet_blocks,
+                                            .kinds = unet_kinds};
