@@ -1,5 +1,5 @@
-"""Writes recorded_inception.h: what torch-fidelity's InceptionV3 makes of pictures with weights by a
-formula, and what it and clean-fid's mode "clean" make of pictures before.
+"""Writes recorded_inception.h: the features that torch-fidelity's InceptionV3 has of pictures, with
+weights by a formula, and the pixels that it and clean-fid's mode "clean" make of them before.
 
     python3 make_inception.py recorded_inception.h
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from check_eval import check_eval
 from check_exports import check_exports
 from check_loras import check_loras
 from checks import BASE, EXPECTED, TOP, check, relative, run
@@ -216,6 +217,7 @@ def main():
                   f"{a.work}/merged-fp32", a.work)
     check_loras(lambda *args: run(sara, *args), check, BASE,
                 os.path.join(TOP, "examples/emoji/ink"), a.work)
+    check_eval(lambda *args: run(sara, *args), a.work)
     print("peers: all checks passed")
 
 
