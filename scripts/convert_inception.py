@@ -27,6 +27,8 @@ BLOCKS = {"5b": A, "5c": A, "5d": A, "6a": B, "6b": C, "6c": C, "6d": C, "6e": C
           "7c": E}
 TENSORS = ["conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"]
 
+CLASSES = 1008  # TensorFlow's; torchvision's have 1000
+
 
 def names():
     layers = STEM + [f"Mixed_{block}.{name}" for block, rows in BLOCKS.items() for name in rows]
@@ -40,6 +42,10 @@ def convert(source, target):
         rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         sys.exit(f"{source}: these are not InceptionV3's weights for FID: it lacks "
                  f"{', '.join(missing[:5])}{rest}")
+    classes = len(state["fc.bias"]) if "fc.bias" in state else CLASSES
+    if classes != CLASSES:
+        sys.exit(f"{source}: a classifier of {classes}, expected {CLASSES}: these are "
+                 "torchvision's weights, not FID's")
     partial = f"{target}.partial"
     save_file({name: state[name].float().contiguous() for name in names()}, partial)
     os.replace(partial, target)
