@@ -13,7 +13,7 @@
 
 extern char **environ;
 
-#define POLL_NANOSECONDS 20000000L
+#define LONGEST_WAIT 20000000L /* nanoseconds */
 
 static double seconds_now(void)
 {
@@ -22,9 +22,13 @@ static double seconds_now(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static void wait_a_moment(void)
+/* Longer each time: *nanoseconds is 0 at first. */
+static void wait_a_moment(long *nanoseconds)
 {
-    const struct timespec moment = {0, POLL_NANOSECONDS};
+    *nanoseconds = *nanoseconds ? 2 * *nanoseconds : 1000000;
+    if (*nanoseconds > LONGEST_WAIT)
+        *nanoseconds = LONGEST_WAIT;
+    const struct timespec moment = {0, *nanoseconds};
     nanosleep(&moment, NULL);
 }
 
@@ -79,6 +83,7 @@ static sara_status wait_child(const sara_comparison *c, pid_t pid, sara_child *o
                               bool *interrupted)
 {
     struct rusage usage;
+    long pause = 0;
     pid_t got;
     int state = 0;
     *interrupted = false;
@@ -87,7 +92,7 @@ static sara_status wait_child(const sara_comparison *c, pid_t pid, sara_child *o
             *interrupted = true;
             kill(pid, SIGINT);
         }
-        wait_a_moment();
+        wait_a_moment(&pause);
     }
     if (got < 0)
         return sara_fail_errno(c->ctx, c->program, "cannot wait for it");
@@ -145,6 +150,7 @@ done:
 
 sara_status sara_compare_lock(sara_comparison *c)
 {
+    long pause = 0;
     bool told = false;
     sara_status status;
     TRY(sara_directory_make(c->ctx, c->output));
@@ -163,7 +169,7 @@ sara_status sara_compare_lock(sara_comparison *c)
         told = true;
         if (sara_interrupted(c->ctx))
             return stop_here(c);
-        wait_a_moment();
+        wait_a_moment(&pause);
     }
 done:
     return status;

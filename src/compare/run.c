@@ -137,19 +137,24 @@ done:
     return status;
 }
 
-static sara_status run_seed(const row_run *r, json_t *seeds, double rate, size_t index)
+/* known: the record of its training, of the grid; NULL: it is to be trained. */
+static sara_status run_seed(const row_run *r, json_t *seeds, double rate, size_t index,
+                            json_t *known)
 {
-    json_t *trained = NULL, *seed = json_pack("{s:I}", "seed", (json_int_t)r->c->seeds[index]);
+    json_t *trained = json_incref(known),
+           *seed = json_pack("{s:I}", "seed", (json_int_t)r->c->seeds[index]);
     const char *folder;
     sara_status status;
     TRY(sara_compare_put(r->c, seeds, NULL, seed));
     TRY(sara_compare_run_folder(r->c, &folder, r->row, r->data, rate, r->c->seeds[index]));
     TRY(sara_compare_put(r->c, seed, "folder", json_string(folder)));
-    TRY(sara_compare_train(r->c, &trained, r->row, r->data, rate, r->c->seeds[index]));
-    TRY(sara_compare_put(r->c, seed, "train", trained));
+    if (!trained)
+        TRY(sara_compare_train(r->c, &trained, r->row, r->data, rate, r->c->seeds[index]));
+    TRY(sara_compare_put(r->c, seed, "train", json_incref(trained)));
     if (!sara_record_error(trained))
         TRY(measure_trained(r, seed, folder, trained, index == 0));
 done:
+    json_decref(trained);
     return status;
 }
 
@@ -162,21 +167,16 @@ static sara_status run_rate(const row_run *r, json_t *grid, double rate)
                               .prompts = r->data->tuning,
                               .prefix = r->data->prefix,
                               .references = r->data->references};
-    const char *error;
     sara_status status;
     TRY(sara_compare_put(r->c, grid, NULL, entry));
     TRY(sara_compare_train(r->c, &trained, r->row, r->data, rate, r->c->seeds[0]));
-    error = sara_record_error(trained);
-    if (!error) {
+    TRY(sara_compare_put(r->c, entry, "train", json_incref(trained)));
+    if (!sara_record_error(trained)) {
         draw.trained = trained;
         TRY(sara_compare_run_folder(r->c, &draw.folder, r->row, r->data, rate, r->c->seeds[0]));
         TRY(sara_compare_evaluate(r->c, &record, &draw));
-        error = sara_record_error(record);
-    }
-    if (error)
-        TRY(sara_compare_put(r->c, entry, "error", json_string(error)));
-    else
         TRY(sara_compare_put(r->c, entry, "tuning", json_incref(record)));
+    }
 done:
     json_decref(trained);
     json_decref(record);
@@ -247,17 +247,14 @@ static sara_status run_row_data(const row_run *r, json_t *list)
     for (size_t i = 0; i < count; i++)
         TRY(run_rate(r, grid, json_number_value(json_array_get(r->row->rates, i))));
     TRY(sara_compare_choose(r->c, &best, grid));
-    if (best == SIZE_MAX) {
-        const char *error = json_string_value(json_object_get(json_array_get(grid, 0), "error"));
-        TRY(sara_compare_put(r->c, entry, "error",
-                             json_string(error ? error : "no number to choose by")));
-        goto done;
-    }
+    if (best == SIZE_MAX)
+        goto done; /* the grid tells */
     const double rate = json_number_value(json_array_get(r->row->rates, best));
     TRY(sara_compare_put(r->c, entry, "learning_rate", json_real(rate)));
     TRY(sara_compare_put(r->c, entry, "at_edge", json_boolean(best == 0 || best == count - 1)));
     for (size_t i = 0; i < r->c->seed_count; i++)
-        TRY(run_seed(r, seeds, rate, i));
+        TRY(run_seed(r, seeds, rate, i,
+                     i ? NULL : json_object_get(json_array_get(grid, best), "train")));
 done:
     json_decref(grid);
     json_decref(seeds);

@@ -130,30 +130,46 @@ done:
     return status;
 }
 
-/* Errors of a row's runs, and of which seed. */
+/* The first failure among the processes of a seed, or of a learning rate; NULL: all went well. */
+static const json_t *first_failure(const json_t *of)
+{
+    static const char *const parts[] = {"train", "tuning", "adaptation", "forgetting", "drift"};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
+        if (sara_record_error(json_object_get(of, parts[i])))
+            return json_object_get(of, parts[i]);
+    return NULL;
+}
+
+static sara_status tell_failure(sara_comparison *c, const char **out, const json_t *failure)
+{
+    return sara_compare_words(c, out, "failed (exit code %lld): %s",
+                              (long long)json_integer_value(json_object_get(failure, "exit_code")),
+                              sara_record_error(failure));
+}
+
+/* What a row's numbers lack, and which seed. */
 static sara_status told_of(const table_maker *m, const char **out, const json_t *row)
 {
-    static const char *const parts[] = {"train", "adaptation", "forgetting", "drift"};
-    const json_t *entry = table_entry(row, m->data), *rate = json_object_get(entry, "at_edge"),
-                 *seeds = json_object_get(entry, "seeds");
-    const char *error = json_string_value(json_object_get(entry, "error"));
+    const json_t *entry = table_entry(row, m->data), *seeds = json_object_get(entry, "seeds"),
+                 *failure = first_failure(json_array_get(json_object_get(entry, "grid"), 0));
+    sara_status status = SARA_OK;
     *out = "";
-    if (error)
-        return sara_compare_words(m->c, out, "failed: %s", error);
-    for (size_t i = 0; i < json_array_size(seeds); i++)
-        for (size_t p = 0; p < sizeof(parts) / sizeof(*parts); p++) {
-            const json_t *seed = json_array_get(seeds, i),
-                         *record = json_object_get(seed, parts[p]);
-            if (sara_record_error(record))
-                return sara_compare_words(
-                    m->c, out, "seed %lld failed (exit code %lld): %s",
-                    (long long)json_integer_value(json_object_get(seed, "seed")),
-                    (long long)json_integer_value(json_object_get(record, "exit_code")),
-                    sara_record_error(record));
-        }
-    if (json_is_true(rate))
+    if (failure && !json_object_get(entry, "learning_rate"))
+        return tell_failure(m->c, out, failure);
+    for (size_t i = 0; i < json_array_size(seeds); i++) {
+        const json_t *seed = json_array_get(seeds, i);
+        failure = first_failure(seed);
+        if (!failure)
+            continue;
+        TRY(tell_failure(m->c, out, failure));
+        return sara_compare_words(m->c, out, "seed %lld %s",
+                                  (long long)json_integer_value(json_object_get(seed, "seed")),
+                                  *out);
+    }
+    if (json_is_true(json_object_get(entry, "at_edge")))
         *out = "rate at its grid's edge";
-    return SARA_OK;
+done:
+    return status;
 }
 
 /* The base is beside the others and never the best: its numbers are words. */
@@ -225,7 +241,7 @@ static sara_status put_grid_row(sara_comparison *c, sara_cell *cells, const json
     const json_t *report = json_object_get(json_object_get(of, "tuning"), "report");
     const double rate = json_number_value(json_object_get(of, "learning_rate"));
     const bool best = json_number_value(json_object_get(entry, "learning_rate")) == rate;
-    const char *error = json_string_value(json_object_get(of, "error"));
+    const json_t *failure = first_failure(of);
     sara_status status;
     cells[0] = (sara_cell){.text = json_string_value(json_object_get(row, "name"))};
     TRY(sara_compare_words(c, &cells[1].text, "%.3g", rate));
@@ -234,7 +250,9 @@ static sara_status put_grid_row(sara_comparison *c, sara_cell *cells, const json
     cells[3] = (sara_cell){
         .value = sara_compare_number(json_object_get(report, "clip_score"), "mean"), .spread = NAN};
     cells[4] = (sara_cell){.value = sara_compare_number(of, "score"), .spread = NAN};
-    cells[5] = (sara_cell){.text = error ? error : best ? "taken" : ""};
+    cells[5] = (sara_cell){.text = best ? "taken" : ""};
+    if (failure)
+        TRY(tell_failure(c, &cells[5].text, failure));
 done:
     return status;
 }
@@ -297,12 +315,16 @@ done:
 
 sara_status sara_compare_note(sara_comparison *c, const char **out)
 {
+    char seeds[128] = "Of one seed.";
+    if (c->seed_count > 1)
+        sara_print(seeds, sizeof(seeds),
+                   "Means over %zu seeds, ± the standard deviation, of VLHI that of single seeds'.",
+                   c->seed_count);
     return sara_compare_words(
         c, out,
-        "Means over %zu seed%s, ± the standard deviation. VLHI is over this table's rows, without "
-        "the untouched base; of the means, ± that of single seeds' VLHIs. Learning rates are the "
+        "%s VLHI is over this table's rows, without the untouched base. Learning rates are the "
         "best of each row's grid by %s on tuning prompts, which the table does not use.",
-        c->seed_count, c->seed_count == 1 ? "" : "s", c->choose_by);
+        seeds, c->choose_by);
 }
 
 sara_status sara_compare_markdown(sara_comparison *c, const json_t *result)

@@ -1,11 +1,35 @@
-"""compare as its users call it, on the emoji base with a few steps a run. No time is judged."""
+"""compare as its users call it, on the golden pipeline with a few steps a run. No time is judged.
+SARA_LONG=1 kills a larger comparison at ten moments; else a small one at two."""
 
 import copy
+import fcntl
 import json
 import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import time
 import unittest
 
-from support import BASE, EMOJI, INPUT, IO, USAGE, Case
+from support import (
+    EMOJI,
+    GOLDEN,
+    INPUT,
+    INTERRUPTED,
+    IO,
+    PROGRAM,
+    SLOW,
+    USAGE,
+    Case,
+    files_below,
+    read_png,
+)
+
+MEASURED = ("seconds", "peak_bytes", "seconds_per_step")  # what differs from run to run
+LONG = os.environ.get("SARA_LONG") == "1"
 
 
 def lines(path, first, last):
@@ -13,40 +37,86 @@ def lines(path, first, last):
         return "".join(file.readlines()[first:last])
 
 
+def without_measured(value):
+    if isinstance(value, dict):
+        return {k: without_measured(v) for k, v in value.items() if k not in MEASURED}
+    if isinstance(value, list):
+        return [without_measured(v) for v in value]
+    return value
+
+
+def config_in(folder):
+    """A comparison of one row in a folder; what it reads is made there."""
+    prompts = os.path.join(EMOJI, "prompts.txt")
+    for name, first, last in (("prompts", 0, 2), ("tuning", 10, 12), ("base", 20, 22)):
+        with open(os.path.join(folder, name + ".txt"), "w") as file:
+            file.write(lines(prompts, first, last))
+    for name, beginning in (("ink", "u1f34"), ("ink-reference", "u1f33")):
+        os.mkdir(os.path.join(folder, name))
+        for image in os.listdir(os.path.join(EMOJI, name)):
+            if image.startswith(beginning):
+                shutil.copy(os.path.join(EMOJI, name, image), os.path.join(folder, name))
+    return {
+        "model": os.path.join(GOLDEN, "pipeline"),
+        "output_dir": "out",
+        "data": [
+            {
+                "name": "ink",
+                "train_data_dir": "ink",
+                "references": "ink-reference",
+                "prompts": "prompts.txt",
+                "tuning_prompts": "tuning.txt",
+                "caption_prefix": "ink style, ",
+            }
+        ],
+        "seeds": [1],
+        "learning_rates": [0.01, 0.1, 0.5, 2],
+        "train": {
+            "max_train_steps": 2,
+            "train_batch_size": 1,
+            "trainable": "5%",
+            "instance_prompt": "a thing",
+        },
+        "rows": [{"name": "sara"}],
+        "eval": {"clip": os.path.join(EMOJI, "clip"), "steps": 1},
+        "base_prompts": "base.txt",
+    }
+
+
 class CompareCase(Case):
     def setUp(self):
         super().setUp()
-        prompts = os.path.join(EMOJI, "prompts.txt")
-        self.write("prompts.txt", lines(prompts, 0, 3))
-        self.write("tuning.txt", lines(prompts, 10, 12))
-        self.write("base.txt", lines(prompts, 20, 23))
-        self.config = {
-            "model": BASE,
-            "output_dir": "out",
-            "data": [
-                {
-                    "name": "ink",
-                    "train_data_dir": os.path.join(EMOJI, "ink"),
-                    "references": os.path.join(EMOJI, "ink-reference"),
-                    "prompts": "prompts.txt",
-                    "tuning_prompts": "tuning.txt",
-                    "caption_prefix": "ink style, ",
-                }
-            ],
-            "seeds": [1],
-            "learning_rates": [1e-4, 3e-4, 1e-3, 3e-3],
-            "train": {"max_train_steps": 2, "train_batch_size": 1, "trainable": "1%"},
-            "rows": [{"name": "sara"}, {"name": "lora", "method": "lora"}],
-            "eval": {"clip": os.path.join(EMOJI, "clip"), "steps": 2, "guidance_scale": 3},
-            "base_prompts": "base.txt",
-        }
+        self.config = config_in(self.folder)
 
-    def write_config(self, config, name="compare.json"):
-        return self.write(name, json.dumps(config))
+    def write_config(self, config=None, name="compare.json"):
+        return self.write(name, json.dumps(config or self.config))
+
+    def compare(self, *args, out="out"):
+        return self.ok("compare", "--config", "compare.json", "-t", "1", "-o", out, *args)
+
+    def result(self, out="out"):
+        with open(self.path(out, "compare.json")) as file:
+            return json.load(file)
+
+    def table(self, out="out"):
+        """table.md without what differs from run to run."""
+        with open(self.path(out, "table.md")) as file:
+            text = file.read()
+        rows = [line.split(" | ") for line in text.split("\n")]
+        dropped = [i for i, name in enumerate(rows[6]) if re.match("memory|a step", name)]
+        self.assertEqual(len(dropped), 2, text)
+        return [
+            [cell for i, cell in enumerate(row) if i not in dropped] if len(row) > 10 else row
+            for row in rows
+        ]
 
 
 class Refused(CompareCase):
     """Before anything runs, naming the key."""
+
+    def setUp(self):
+        super().setUp()
+        self.config["rows"].append({"name": "lora", "method": "lora"})
 
     def changed(self, *path, value=None):
         config = copy.deepcopy(self.config)
@@ -119,6 +189,322 @@ class Refused(CompareCase):
     def test_command_line(self):
         self.refused(USAGE, "--config", "compare")
         self.refused(USAGE, "--cots", "compare", "--config", "compare.json", "--cots")
+
+
+class Measured(CompareCase):
+    """One comparison of two seeds, with a row that fails and a rate that diverges, looked at."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.whole = cls()
+        cls.whole.setUp()
+        cls.whole.config["seeds"] = [1, 2]
+        cls.whole.config["rows"] = [
+            {"name": "sara"},
+            {"name": "full", "method": "full", "learning_rates": [0.01, 0.1, 1, 1000]},
+            {"name": "bad", "resolution": 9},
+        ]
+        cls.whole.write_config()
+        cls.done = cls.whole.compare()
+        cls.found = cls.whole.result()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.whole.doCleanups()
+        super().tearDownClass()
+
+    def row(self, name):
+        return next(row for row in self.found["rows"] if row["name"] == name)["data"][0]
+
+    @staticmethod
+    def vlhi(fids, clips):
+        def part(values, value):
+            low, high = min(values), max(values)
+            return (value - low) / (high - low) if high > low else 0
+
+        return [1 - part(fids, f) + part(clips, c) for f, c in zip(fids, clips)]
+
+    def test_output(self):
+        out = self.whole.path("out")
+        for name in ("table.md", "report.html", "compare.json"):
+            self.assertTrue(os.path.isfile(os.path.join(out, name)))
+            self.assertIn(name, self.done.out)
+        self.assertEqual([name for name in files_below(out) if "checkpoint" in name], [])
+        with open(os.path.join(out, "report.html")) as file:
+            page = file.read()
+        self.assertNotIn("<script", page)
+        for words in ("Forgetting against adaptation", "Learning rates", "a thing", "data:image"):
+            self.assertIn(words, page)
+
+    def test_rates(self):
+        """Of each row's grid the best by VLHI over that grid, on the tuning prompts."""
+        for name, rates in (("sara", [0.01, 0.1, 0.5, 2]), ("full", [0.01, 0.1, 1, 1000])):
+            row = self.row(name)
+            self.assertEqual([entry["learning_rate"] for entry in row["grid"]], rates)
+            reports = [e["tuning"]["report"] for e in row["grid"] if "tuning" in e]
+            self.assertEqual(len(reports), 4 if name == "sara" else 3)
+            scores = self.vlhi([r["fid"]["value"] for r in reports],
+                               [r["clip_score"]["mean"] for r in reports])
+            for entry, score in zip(row["grid"], scores):
+                self.assertAlmostEqual(entry["score"], score, 9)
+            best = scores.index(max(scores))
+            self.assertEqual(row["learning_rate"], rates[best])
+            self.assertEqual(row["at_edge"], best in (0, 3))
+        diverged = self.row("full")["grid"][3]["train"]
+        self.assertEqual(diverged["exit_code"], 6)
+        self.assertIn("diverged", diverged["error"])
+
+    def test_commands(self):
+        """What each measurement is of."""
+        row = self.row("full")
+        folder = f"runs/full/ink/lr-{row['learning_rate']:g}-seed-2"
+        seed = row["seeds"][1]
+        self.assertEqual(seed["folder"], folder)
+        self.assertEqual(seed["train"]["command"][-2:], ["--config", f"out/{folder}/run.json"])
+        adaptation, forgetting = seed["adaptation"]["command"], seed["forgetting"]["command"]
+        for command in (adaptation, forgetting):
+            self.assertEqual(command[1], "eval")
+            self.assertEqual(command[command.index("--denoiser") + 1], f"out/{folder}/run/unet")
+        tuning = row["grid"][0]["tuning"]["command"]
+        for command, prompts in ((adaptation, "prompts"), (forgetting, "base"), (tuning, "tuning")):
+            self.assertEqual(command[command.index("--prompts") + 1], prompts + ".txt")
+        for command in (adaptation, tuning):
+            self.assertEqual(command[command.index("--prompt_prefix") + 1], "ink style, ")
+        self.assertEqual(adaptation[adaptation.index("--references") + 1], "ink-reference")
+        self.assertNotIn("--prompt_prefix", forgetting)
+        for option in ("--references", "--before"):
+            self.assertEqual(forgetting[forgetting.index(option) + 1], "out/base/forgetting")
+        with open(self.whole.path("out", folder, "run.json")) as file:
+            config = json.load(file)
+        self.assertEqual((config["seed"], config["learning_rate"], config["method"]),
+                         (2, row["learning_rate"], "full"))
+        self.assertEqual(seed["train"]["entries"], 24964)
+        self.assertEqual(seed["train"]["result_bytes"],
+                         sum(os.path.getsize(self.whole.path("out", folder, "run/unet", name))
+                             for name in files_below(self.whole.path("out", folder, "run/unet"))))
+
+    def test_numbers(self):
+        values = {}
+        for name in ("sara", "full"):
+            row = self.row(name)
+            for part, key, field, metric in (
+                ("adaptation", "fid", "value", "fid"),
+                ("adaptation", "kid", "mean", "kid"),
+                ("adaptation", "clip_score", "mean", "clip_score"),
+                ("forgetting", "clip_score", "mean", "base_clip_score"),
+                ("forgetting", "fid", "value", "base_fid"),
+                ("forgetting", "drift", "mean", "drift"),
+            ):
+                each = [seed[part]["report"][key][field] for seed in row["seeds"]]
+                self.assertEqual(len(each), 2)
+                summary = row["summary"][metric]
+                self.assertAlmostEqual(summary["mean"], statistics.mean(each), 9)
+                self.assertAlmostEqual(summary["deviation"], statistics.stdev(each), 9)
+                values[name, metric] = each
+        fids, clips = ([values[name, metric] for name in ("sara", "full")]
+                       for metric in ("fid", "clip_score"))
+        mean = self.vlhi(list(map(statistics.mean, fids)), list(map(statistics.mean, clips)))
+        each = [self.vlhi([f[s] for f in fids], [c[s] for c in clips]) for s in range(2)]
+        for i, name in enumerate(("sara", "full")):
+            vlhi = self.row(name)["vlhi"]["methods"]
+            self.assertAlmostEqual(vlhi["mean"], mean[i], 9)
+            self.assertAlmostEqual(vlhi["deviation"], statistics.stdev(e[i] for e in each), 9)
+
+    def test_failed(self):
+        """A row with its error line; nothing of it is in the others' numbers."""
+        row = self.row("bad")
+        self.assertNotIn("vlhi", row)
+        self.assertEqual([entry["train"]["exit_code"] for entry in row["grid"]], [USAGE] * 4)
+        line = next(line for line in self.whole.table() if line[0] == "| bad")
+        self.assertIn("failed (exit code 2): sara train: --resolution 9", line[-1])
+
+    def test_base(self):
+        """It is measured and has a row; VLHI is not its."""
+        base = self.found["base"]["data"][0]
+        self.assertNotIn("vlhi", base)
+        self.assertGreater(base["summary"]["fid"]["mean"], 0)
+        self.assertIsNone(base["summary"]["drift"])
+
+    def test_any_order(self):
+        """Other folders and another order of rows and data sets' keys: the same results."""
+        self.config = copy.deepcopy(self.whole.config)
+        self.config["rows"].reverse()
+        self.write_config()
+        self.compare()
+        other = without_measured(self.result()["rows"])
+        self.assertEqual(other[::-1], without_measured(self.found["rows"]))
+
+
+class GoingOn(CompareCase):
+    def setUp(self):
+        super().setUp()
+        self.config["train"].update(max_train_steps=12, checkpointing_steps=4)
+        if LONG:
+            self.config["train"].update(max_train_steps=60)
+            self.config["rows"].append({"name": "lora", "method": "lora"})
+
+    def start(self, out):
+        process = subprocess.Popen(
+            [PROGRAM, "compare", "--config", "compare.json", "-t", "1", "-o", out],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            text=True,
+        )
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def children(self, process):
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            return list(map(int, file.read().split()))
+
+    def test_killed(self):
+        """At random moments, with its child or leaving it to die by itself."""
+        self.write_config()
+        began = time.monotonic()
+        self.compare(out="whole")
+        length = time.monotonic() - began
+        expected = without_measured(self.result("whole")), self.table("whole")
+        for i in range(10 if LONG else 2):
+            process = self.start(f"out{i}")
+            time.sleep(random.uniform(0, length))
+            for child in self.children(process) if i % 2 and process.poll() is None else []:
+                os.kill(child, signal.SIGKILL)
+            process.kill()
+            process.wait()
+            self.compare(out=f"out{i}")
+            found = json.loads(json.dumps(self.result(f"out{i}")).replace(f"out{i}/", "whole/")
+                               .replace(f'"out{i}"', '"whole"'))
+            self.assertEqual(without_measured(found), expected[0])
+            self.assertEqual(self.table(f"out{i}"), expected[1])
+
+    def wait_steps(self, process):
+        """Until a run has steps in its log; its folder."""
+        limit = time.monotonic() + 60 * SLOW
+        while process.poll() is None:
+            self.assertLess(time.monotonic(), limit)
+            for name in files_below(self.folder):
+                path = self.path(name)
+                if name.endswith("log.jsonl") and os.path.getsize(path) > 200:
+                    return os.path.dirname(path)
+            time.sleep(0.01)
+        self.fail(process.stderr.read())
+
+    def test_killed_alone(self):
+        """The child ends too, its work saved; until it has, the next start waits for its lock."""
+        self.config["train"].update(max_train_steps=100000, checkpointing_steps=100000)
+        self.write_config()
+        process = self.start("out")
+        run = self.wait_steps(process)
+        (child,) = self.children(process)
+        self.addCleanup(lambda: os.path.exists(f"/proc/{child}") and os.kill(child, signal.SIGKILL))
+        held = [os.path.realpath(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")]
+        lock = os.path.realpath(self.path("out", ".children"))
+        self.assertIn(lock, held)
+        process.kill()
+        process.wait()
+        limit = time.monotonic() + 60 * SLOW
+        while os.path.exists(f"/proc/{child}"):
+            self.assertLess(time.monotonic(), limit)
+            time.sleep(0.01)
+        self.assertEqual(len([name for name in os.listdir(run) if "checkpoint-" in name]), 1)
+        with open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            process = self.start("out")
+            self.assertIn("waiting for a run", process.stderr.readline())
+            self.assertIsNone(process.poll())
+        self.wait_steps(process)
+
+    def test_interrupted(self):
+        """The child saves its work; another comparison in the folder waits outside; what was not
+        begun with the same options is refused."""
+        self.config["train"].update(max_train_steps=100000, checkpointing_steps=100000)
+        self.write_config()
+        process = self.start("out")
+        run = self.wait_steps(process)
+        self.refused(IO, ["out", "another comparison"], "compare", "--config", "compare.json")
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(60 * SLOW), INTERRUPTED)
+        errors = [line for line in process.stderr.read().splitlines() if line.startswith("sara")]
+        self.assertEqual(len(errors), 1, errors)
+        self.assertIn("interrupted", errors[0])
+        self.assertEqual(len([name for name in os.listdir(run) if "checkpoint-" in name]), 1)
+        self.assertFalse(os.path.exists(run + ".done.json"))
+        before = files_below(self.folder)
+        self.config["train"]["lambda_rank"] = 0.1
+        self.write_config()
+        self.refused(USAGE, ["lr-0.01-seed-1", "lambda_rank none", "0.1"], "compare", "--config",
+                     "compare.json")
+        self.assertEqual(files_below(self.folder), before)
+
+    def test_changed_prompts(self):
+        """What depends on them is measured again; nothing is trained again."""
+        self.config["train"].update(max_train_steps=2)
+        self.write_config()
+        self.compare()
+        first = self.result()
+        self.write("base.txt", "a cat\n")
+        self.write("neutral.txt", "a tree\na cup\na hat\n")
+        self.config["neutral_prompts"] = "neutral.txt"
+        self.write_config()
+        self.compare()
+        second = self.result()
+        seeds = [found["rows"][0]["data"][0]["seeds"][0] for found in (first, second)]
+        for part, same in (("train", True), ("adaptation", True), ("forgetting", False)):
+            self.assertEqual(seeds[0][part] == seeds[1][part], same, part)
+        self.assertEqual(seeds[1]["forgetting"]["report"]["images"], 1)
+        self.assertNotIn("drift", seeds[1]["forgetting"]["report"])
+        drift = seeds[1]["drift"]
+        self.assertEqual(len(drift["report"]["drift"]["each"]), 3)
+        self.assertEqual(drift["command"][drift["command"].index("--before") + 1], "out/base/drift")
+        self.assertEqual(second["rows"][0]["data"][0]["summary"]["drift"]["mean"],
+                         drift["report"]["drift"]["mean"])
+        shutil.move(self.path("out"), self.path("moved"))
+        self.compare(out="moved")
+        self.assertEqual(self.result("moved")["rows"][0]["data"][0]["seeds"][0]["adaptation"],
+                         seeds[1]["adaptation"])
+
+
+class Beside(CompareCase):
+    def test_dry_run(self):
+        self.config["rows"].append({"name": "full", "method": "full"})
+        self.config["seeds"] = [1, 2]
+        self.write_config()
+        self.assertIn("10 training runs, 18 evaluations that draw 36 pictures",
+                      self.compare("--dry-run").out)
+        self.assertFalse(os.path.exists(self.path("out", "runs")))
+        self.assertFalse(os.path.exists(self.path("out", "compare.json")))
+        plan = json.loads(self.compare("--dry-run", "--json").out)
+        self.assertEqual([timed["method"] for timed in plan["timed"]], ["forward", "sara", "full"])
+        self.assertGreater(plan["bytes"], 5 * 24964 * 4)
+
+    def test_strengths_and_cost(self):
+        self.config["cost"] = {"methods": ["sara", "full"], "batches": [1, 2]}
+        self.write_config()
+        self.refused(USAGE, "--strengths 0,x", "compare", "--config", "compare.json",
+                     "--strengths", "0,x")
+        self.compare("--strengths", "0,0.5,1", "--cost")
+        width, height = read_png(self.path("out", "strengths", "ink.png"))[:2]
+        side = read_png(self.path("out", "strengths", "ink", "strength 0", "picture.png"))[0]
+        self.assertEqual((width, height), (3 * side + 2 * 2, 2 * side + 2))
+        found = self.result()
+        self.assertEqual([(entry["method"], entry["batch"]) for entry in found["cost"]],
+                         [("sara", 1), ("sara", 2), ("full", 1), ("full", 2)])
+        self.assertEqual([entry["entries"] for entry in found["cost"][2:]], [24964, 24964])
+        for entry in found["cost"]:
+            self.assertGreater(entry["peak_bytes"], 2**20)
+        adapter = found["rows"][0]["data"][0]["seeds"][0]["train"]["adapter"]
+        with open(self.path("out", "strengths", "ink", "strength 0.5.done.json")) as file:
+            command = json.load(file)["command"]
+        self.assertIn(f"out/{adapter}:0.5", command)
+        with open(self.path("out", "report.html")) as file:
+            page = file.read()
+        for words in ("Peak memory of the process", "Strengths"):
+            self.assertIn(words, page)
 
 
 if __name__ == "__main__":
