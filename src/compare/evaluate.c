@@ -26,8 +26,16 @@ done:
     return status;
 }
 
+/* Whether an option is of use: sara eval refuses what is not. */
+static bool is_of_use(const char *key, const sara_compare_draw *draw)
+{
+    if (strncmp(key, "kid_", 4) == 0 || strcmp(key, "fid") == 0 || strcmp(key, "inception") == 0)
+        return draw->references != NULL;
+    return strcmp(key, "dino") != 0 || draw->references || draw->before;
+}
+
 /* What the config's "eval" has, by the names of sara eval's options. */
-static sara_status add_measures(sara_job *job)
+static sara_status add_measures(sara_job *job, const sara_compare_draw *draw)
 {
     sara_comparison *c = job->comparison;
     const char *key, *text;
@@ -36,6 +44,8 @@ static sara_status add_measures(sara_job *job)
     json_object_foreach((json_t *)(uintptr_t)c->eval, key, value)
     {
         const char *option = strcmp(key, "guidance_scale") == 0 ? "cfg-scale" : key;
+        if (!is_of_use(key, draw))
+            continue;
         TRY(sara_compare_text(c, &text, value, key));
         TRY(sara_job_add(job, sara_name_of("--%s", option).text, text));
     }
@@ -93,7 +103,7 @@ static sara_status add_drawing(sara_job *job, const sara_compare_draw *draw)
         TRY(sara_job_path(job, &job->output, ""));
         TRY(sara_job_add(job, "--output", job->output));
     }
-    TRY(add_measures(job));
+    TRY(add_measures(job, draw));
     TRY(sara_job_add(job, "--json", NULL));
 done:
     return status;

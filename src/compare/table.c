@@ -81,6 +81,7 @@ typedef struct table_maker {
     size_t data;                              /* SIZE_MAX: the means over all */
     const sara_metric *metrics[MOST_COLUMNS]; /* NULL: VLHI */
     size_t metric_count;
+    bool has_failures; /* a last column tells them */
 } table_maker;
 
 static bool has_numbers(const table_maker *m, const char *name)
@@ -124,7 +125,8 @@ static sara_status set_columns(const table_maker *m, sara_column *columns)
         if (name)
             TRY(sara_compare_words(m->c, &columns->name, "%s (%s)", metric->title, name));
     }
-    *columns = (sara_column){.name = "told"};
+    if (m->has_failures)
+        *columns = (sara_column){.name = "told"};
     status = SARA_OK;
 done:
     return status;
@@ -147,62 +149,79 @@ static sara_status tell_failure(sara_comparison *c, const char **out, const json
                               sara_record_error(failure));
 }
 
-/* What a row's numbers lack, and which seed. */
+/* What a row's numbers lack, and which seed; *out NULL: nothing. */
 static sara_status told_of(const table_maker *m, const char **out, const json_t *row)
 {
     const json_t *entry = table_entry(row, m->data), *seeds = json_object_get(entry, "seeds"),
                  *failure = first_failure(json_array_get(json_object_get(entry, "grid"), 0));
     sara_status status = SARA_OK;
-    *out = "";
+    *out = NULL;
     if (failure && !json_object_get(entry, "learning_rate"))
         return tell_failure(m->c, out, failure);
-    for (size_t i = 0; i < json_array_size(seeds); i++) {
+    for (size_t i = 0; i < json_array_size(seeds) && !*out; i++) {
         const json_t *seed = json_array_get(seeds, i);
         failure = first_failure(seed);
         if (!failure)
             continue;
         TRY(tell_failure(m->c, out, failure));
-        return sara_compare_words(m->c, out, "seed %lld %s",
-                                  (long long)json_integer_value(json_object_get(seed, "seed")),
-                                  *out);
+        TRY(sara_compare_words(m->c, out, "seed %lld %s",
+                               (long long)json_integer_value(json_object_get(seed, "seed")), *out));
     }
-    if (json_is_true(json_object_get(entry, "at_edge")))
-        *out = "rate at its grid's edge";
 done:
     return status;
 }
 
-/* The base is beside the others and never the best: its numbers are words. */
-static sara_status put_cell(const table_maker *m, sara_cell *cell, const json_t *row,
-                            const sara_metric *metric, bool is_base)
+static void put_number(const table_maker *m, sara_cell *cell, const json_t *row,
+                       const sara_metric *metric, bool is_base)
 {
     const json_t *summary =
         metric ? summary_of(row, m->data, metric->name) : vlhi_in(row, m->data, m->group);
     const double scale = metric ? metric->scale : 1;
     *cell = (sara_cell){.value = scale * sara_compare_number(summary, "mean"),
-                        .spread = scale * sara_compare_number(summary, "deviation")};
+                        .spread = scale * sara_compare_number(summary, "deviation"),
+                        .beside = is_base};
     if (metric && strcmp(metric->name, "entries") == 0)
         cell->spread = NAN;
-    if (!is_base)
-        return SARA_OK;
-    if (!isfinite(cell->value))
-        return sara_compare_words(m->c, &cell->text, "–");
-    return sara_compare_words(m->c, &cell->text, "%.*f", metric ? metric->digits : 2, cell->value);
+}
+
+/* A rate at its grid's edge is told: the row might do better beyond. */
+static sara_status rate_cell(const table_maker *m, sara_cell *cell, const json_t *row)
+{
+    const json_t *entry = table_entry(row, m->data),
+                 *rate = json_object_get(entry, "learning_rate");
+    const bool edge = json_is_true(json_object_get(entry, "at_edge"));
+    *cell = (sara_cell){.text = "–"};
+    return rate ? sara_compare_words(m->c, &cell->text, "%.3g%s", json_number_value(rate),
+                                     edge ? " (edge)" : "")
+                : SARA_OK;
 }
 
 static sara_status put_row(const table_maker *m, sara_cell *cells, const json_t *row, bool is_base)
 {
-    const json_t *rate = json_object_get(table_entry(row, m->data), "learning_rate");
     sara_status status;
     *cells++ = (sara_cell){.text = json_string_value(json_object_get(row, "name"))};
-    *cells = (sara_cell){.text = "–"};
-    if (rate)
-        TRY(sara_compare_words(m->c, &cells->text, "%.3g", json_number_value(rate)));
-    cells++;
+    TRY(rate_cell(m, cells++, row));
     for (size_t i = 0; i < m->metric_count; i++)
-        TRY(put_cell(m, cells++, row, m->metrics[i], is_base));
-    *cells = (sara_cell){.text = ""};
-    status = m->data == SIZE_MAX ? SARA_OK : told_of(m, &cells->text, row);
+        put_number(m, cells++, row, m->metrics[i], is_base);
+    if (!m->has_failures)
+        goto done;
+    TRY(told_of(m, &cells->text, row));
+    if (!cells->text)
+        cells->text = "";
+done:
+    return status;
+}
+
+static sara_status look_for_failures(table_maker *m)
+{
+    const json_t *rows = json_object_get(m->result, "rows");
+    const char *told;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        TRY(told_of(m, &told, row));
+        m->has_failures = m->has_failures || (told && sara_compare_in_group(row, m->group));
+    }
 done:
     return status;
 }
@@ -217,7 +236,8 @@ sara_status sara_compare_table(sara_comparison *c, sara_table *out, const json_t
     size_t width, count = 1;
     sara_status status;
     choose_metrics(&m);
-    width = m.metric_count + 3;
+    TRY(look_for_failures(&m));
+    width = m.metric_count + 2 + m.has_failures;
     TRY(sara_arena_alloc(&c->arena, &columns, width, sizeof(*columns)));
     TRY(sara_arena_alloc(&c->arena, &cells, width * (json_array_size(rows) + 1), sizeof(*cells)));
     TRY(set_columns(&m, columns));

@@ -58,6 +58,7 @@ typedef struct sara_cell {
     const char *text; /* NULL: the number */
     double value;     /* NaN: a dash */
     double spread;    /* "value ± spread"; NaN: without */
+    bool beside;      /* it is never the best, nor the worst: what the others are seen against */
 } sara_cell;
 #define SARA_CELL_TEXT(words)    ((sara_cell){.text = (words)})
 #define SARA_CELL_NUMBER(number) ((sara_cell){.value = (number), .spread = (double)NAN})

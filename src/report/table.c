@@ -32,7 +32,7 @@ static double table_best(const sara_table *table, size_t column)
     for (size_t row = 0; row < table->row_count && c->better != SARA_BETTER_NONE; row++) {
         const sara_cell *cell = &table->cells[row * table->column_count + column];
         double value = c->better == SARA_BETTER_LOW ? -cell->value : cell->value;
-        if (cell->text || !isfinite(value))
+        if (cell->text || cell->beside || !isfinite(value))
             continue;
         best = fmax(best, value);
         worst = fmin(worst, value);
@@ -47,7 +47,7 @@ static bool table_is_best(const sara_table *table, size_t row, size_t column, do
 {
     const sara_cell *cell = &table->cells[row * table->column_count + column];
     int digits = table->columns[column].digits;
-    return !cell->text && isfinite(best) && isfinite(cell->value) &&
+    return !cell->text && !cell->beside && isfinite(best) && isfinite(cell->value) &&
            strcmp(table_number(cell->value, digits).text, table_number(best, digits).text) == 0;
 }
 

@@ -26,11 +26,23 @@ static void assert_markdown(const sara_table *table, const char *expected)
 
 static void test_best(void **state)
 {
-    const sara_cell cells[] = {
-        SARA_CELL_TEXT("a"), NUMBER(10.04), {NULL, 25.5, 0.25}, NUMBER(3),
-        SARA_CELL_TEXT("b"), NUMBER(9.96),  NUMBER(25.254),     NUMBER(4),
-        SARA_CELL_TEXT("c"), NUMBER(NAN),   NUMBER(INFINITY),   NUMBER(-0.2),
-        SARA_CELL_TEXT("d"), NUMBER(10.3),  NUMBER(-1),         SARA_CELL_TEXT("none")};
+    const sara_cell clip = {.value = 25.5, .spread = 0.25};
+    const sara_cell cells[] = {SARA_CELL_TEXT("a"),
+                               NUMBER(10.04),
+                               clip,
+                               NUMBER(3),
+                               SARA_CELL_TEXT("b"),
+                               NUMBER(9.96),
+                               NUMBER(25.254),
+                               NUMBER(4),
+                               SARA_CELL_TEXT("c"),
+                               NUMBER(NAN),
+                               NUMBER(INFINITY),
+                               NUMBER(-0.2),
+                               SARA_CELL_TEXT("d"),
+                               NUMBER(10.3),
+                               NUMBER(-1),
+                               SARA_CELL_TEXT("none")};
     const sara_table table = table_of(cells, 4);
     sara_page page = test_page();
     (void)state;
@@ -57,6 +69,19 @@ static void test_no_best(void **state)
     assert_markdown(&table, HEAD "| a | 10.0 | – | 3 |\n| b | 10.0 | 2.00 | 4 |\n");
 }
 
+/* What the others are seen against is neither the best nor makes another the best. */
+static void test_beside(void **state)
+{
+    const sara_cell base = {.value = 1, .spread = NAN, .beside = true};
+    const sara_cell cells[] = {SARA_CELL_TEXT("base"), base,       base,      NUMBER(3),
+                               SARA_CELL_TEXT("a"),    NUMBER(10), NUMBER(2), NUMBER(4),
+                               SARA_CELL_TEXT("b"),    NUMBER(20), NUMBER(2), NUMBER(4)};
+    const sara_table table = table_of(cells, 3);
+    (void)state;
+    assert_markdown(&table, HEAD "| base | 1.0 | 1.00 | 3 |\n| a | **10.0 ★** | 2.00 | 4 |\n"
+                                 "| b | 20.0 | 2.00 | 4 |\n");
+}
+
 static void test_hostile(void **state)
 {
     const sara_cell cells[] = {SARA_CELL_TEXT("<script>alert(1)</script>|*_`\n\x01"), NUMBER(1e300),
@@ -77,6 +102,7 @@ static void test_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_best), cmocka_unit_test(test_no_best),
+                                       cmocka_unit_test(test_beside),
                                        cmocka_unit_test(test_hostile)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
