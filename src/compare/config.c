@@ -118,6 +118,10 @@ static sara_status need_prompts(sara_comparison *c, const char **out, const json
         if (sara_format(c->ctx, &prefix, "%s: %s: %s", c->source, where, key) == SARA_OK)
             status = sara_fail_in(c->ctx, status, prefix);
         sara_free(c->ctx, prefix);
+    } else if (count < 2) {
+        status = sara_fail(c->ctx, SARA_ERROR_INPUT,
+                           "%s: %s: %s %s: has 1 prompt, and FID is of at least two pictures",
+                           c->source, where, key, *out);
     }
 done:
     return status;

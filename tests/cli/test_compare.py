@@ -159,6 +159,8 @@ class Refused(CompareCase):
         self.check(["references none", "no folder"], "data", 0, "references", value="none")
         self.check(["data[0]: prompts", "none.txt"], "data", 0, "prompts", value="none.txt",
                    code=IO)
+        self.write("one.txt", "a cat\n\n")
+        self.check(["base_prompts one.txt", "1 prompt"], "base_prompts", value="one.txt")
         self.check(["choose_by loss", "vlhi, fid or clip_score"], "choose_by", value="loss")
         self.check(["pictures", "65"], "pictures", value=65)
         self.check(["seeds[0]", "whole number"], "seeds", value=[1.5])
@@ -447,7 +449,7 @@ class GoingOn(CompareCase):
         self.write_config()
         self.compare()
         first = self.result()
-        self.write("base.txt", "a cat\n")
+        self.write("base.txt", "a cat\na dog\n\na cow\n")
         self.write("neutral.txt", "a tree\na cup\na hat\n")
         self.config["neutral_prompts"] = "neutral.txt"
         self.write_config()
@@ -456,7 +458,7 @@ class GoingOn(CompareCase):
         seeds = [found["rows"][0]["data"][0]["seeds"][0] for found in (first, second)]
         for part, same in (("train", True), ("adaptation", True), ("forgetting", False)):
             self.assertEqual(seeds[0][part] == seeds[1][part], same, part)
-        self.assertEqual(seeds[1]["forgetting"]["report"]["images"], 1)
+        self.assertEqual(seeds[1]["forgetting"]["report"]["images"], 3)
         self.assertNotIn("drift", seeds[1]["forgetting"]["report"])
         drift = seeds[1]["drift"]
         self.assertEqual(len(drift["report"]["drift"]["each"]), 3)
