@@ -5,6 +5,7 @@
 #include "models/clip.h"
 #include "models/unet/config.h"
 #include "models/vae.h"
+#include "models/vit.h"
 
 #include <math.h>
 
@@ -65,21 +66,12 @@ static sara_status read_unet(sara_context *ctx)
 }
 
 /* There are no weights: the config is all that can be read. */
-static sara_status read_vae(sara_context *ctx)
+static sara_status read_network(sara_context *ctx, const sara_network_class *class)
 {
-    sara_network *vae = NULL;
-    sara_status status = sara_network_load(sara_host_device(ctx), &vae, &sara_vae_class,
-                                           fuzz_folder(), NULL, SARA_STORE_F32);
-    sara_network_free(vae);
-    return status;
-}
-
-static sara_status read_text(sara_context *ctx)
-{
-    sara_network *text = NULL;
-    sara_status status = sara_network_load(sara_host_device(ctx), &text, &sara_clip_text_class,
-                                           fuzz_folder(), NULL, SARA_STORE_F32);
-    sara_network_free(text);
+    sara_network *network = NULL;
+    sara_status status = sara_network_load(sara_host_device(ctx), &network, class, fuzz_folder(),
+                                           NULL, SARA_STORE_F32);
+    sara_network_free(network);
     return status;
 }
 
@@ -99,8 +91,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_put("config.json", size > 0 ? data + 1 : (const uint8_t *)"", size > 0 ? size - 1 : 0);
     fuzz_path(path, "config.json");
     sara_status status = kind == 'u'   ? read_unet(ctx)
-                         : kind == 'v' ? read_vae(ctx)
-                         : kind == 't' ? read_text(ctx)
+                         : kind == 'v' ? read_network(ctx, &sara_vae_class)
+                         : kind == 't' ? read_network(ctx, &sara_clip_text_class)
+                         : kind == 'c' ? read_network(ctx, &sara_clip_class)
+                         : kind == 'w' ? read_network(ctx, &sara_vit_class)
+                         : kind == 'd' ? read_network(ctx, &sara_dinov2_class)
+                         : kind == 'r' ? read_network(ctx, &sara_dinov2_registers_class)
                          : kind == 'j' ? read_strict(ctx, path)
                                        : read_scheduler(ctx, path);
     fuzz_assert(status == SARA_OK || status == SARA_ERROR_INPUT);

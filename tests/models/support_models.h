@@ -6,7 +6,8 @@
 #include "models/network.h"
 #include "support/support.h"
 
-#define VARIANTS SARA_TEST_GOLDEN "/variants"
+#define VARIANTS      SARA_TEST_GOLDEN "/variants"
+#define VISION_MODELS SARA_TEST_GOLDEN "/../eval/data/models"
 
 /* A new folder with the source's config.json as changed by the JSON object edits, and its other
  * files too if with_files; test_folder_remove(). */

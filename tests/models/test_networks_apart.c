@@ -4,6 +4,7 @@
 
 #include "models/clip.h"
 #include "models/vae.h"
+#include "models/vit.h"
 
 #include <stdlib.h>
 
@@ -176,6 +177,50 @@ static void test_text_encoder(void **state)
     check_equal(values, used);
 }
 
+static void test_clip(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {512, 5, 513, 513, 512, 513, 1, 2};
+    float *values[2] = {NULL, NULL}, pixels[2 * 3 * 15 * 15];
+    size_t used[2] = {0, 0};
+    const sara_shape shape = sara_shape4(2, 3, 15, 15);
+    sara_draw_normal(pixels, sizeof(pixels) / sizeof(*pixels), 5, SARA_DRAW_TEST, 0);
+    for (int apart = 0; apart < 2; apart++) {
+        network_run r = run_open(&sara_clip_class, VISION_MODELS "/clip", apart);
+        double scale;
+        sara_var *leaf, *features;
+        assert_ok(r.ctx, sara_tape_leaf(r.tape, &leaf, &shape, pixels, false));
+        assert_ok(r.ctx, sara_clip_image_features(r.tape, &features, r.network, leaf));
+        keep(&r, &values[apart], &used[apart], features);
+        assert_ok(r.ctx, sara_clip_text_features(r.tape, &features, r.network, ids, 2, 4));
+        keep(&r, &values[apart], &used[apart], features);
+        assert_ok(r.ctx, sara_clip_logit_scale(r.network, &scale));
+        assert_true(scale > 0);
+        run_close(&r);
+    }
+    check_equal(values, used);
+}
+
+/* With registers and interpolated positions. */
+static void test_vit(void **state)
+{
+    (void)state;
+    float *values[2] = {NULL, NULL}, pixels[2 * 3 * 12 * 28];
+    size_t used[2] = {0, 0};
+    const sara_shape shape = sara_shape4(2, 3, 12, 28);
+    sara_draw_normal(pixels, sizeof(pixels) / sizeof(*pixels), 5, SARA_DRAW_TEST, 0);
+    for (int apart = 0; apart < 2; apart++) {
+        network_run r =
+            run_open(&sara_dinov2_registers_class, VISION_MODELS "/dinov2_registers", apart);
+        sara_var *leaf, *features;
+        assert_ok(r.ctx, sara_tape_leaf(r.tape, &leaf, &shape, pixels, false));
+        assert_ok(r.ctx, sara_vit_features(r.tape, &features, r.network, leaf));
+        keep(&r, &values[apart], &used[apart], features);
+        run_close(&r);
+    }
+    check_equal(values, used);
+}
+
 /* Random weights are drawn to the same values. */
 static void test_drawn_weights(void **state)
 {
@@ -209,10 +254,9 @@ static void test_drawn_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unet),
-        cmocka_unit_test(test_vae),
-        cmocka_unit_test(test_text_encoder),
-        cmocka_unit_test(test_drawn_weights),
+        cmocka_unit_test(test_unet),         cmocka_unit_test(test_vae),
+        cmocka_unit_test(test_text_encoder), cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_vit),          cmocka_unit_test(test_drawn_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
