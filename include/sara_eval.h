@@ -52,6 +52,7 @@ typedef struct sara_eval_options {
     const char *fid;
     int kid_subset_size; /* 1000, at most the smaller set */
     int kid_subsets;     /* 100 */
+    const char *page; /* FILE.html: the measures, each picture's, and the first pictures; NULL */
 } sara_eval_options;
 void sara_eval_options_init_sized(sara_eval_options *options, size_t size);
 #define sara_eval_options_init(options)                                                            \
@@ -60,6 +61,24 @@ void sara_eval_options_init_sized(sara_eval_options *options, size_t size);
  * options contradict, SARA_ERROR_INPUT naming the file, SARA_INTERRUPTED, those of loading. */
 SARA_NODISCARD sara_status sara_eval(sara_context *ctx, char **report,
                                      const sara_eval_options *options);
+
+/* What a model's small entries are good for (figure 2b of arXiv 2409.06633): pictures that are
+ * drawn from the same seeds with those of the denoiser set to zero that are below a threshold, for
+ * each of several. */
+typedef struct sara_zero_sweep_options {
+    size_t size; /* of this struct; 0: of its first version */
+    /* The model, prompts, what they are drawn with and measured by; no images, adapters, output,
+     * before and drift. references NULL: FID is of the pictures of the model as it is. */
+    const sara_eval_options *eval;
+    const char *thresholds; /* "1e-5,1e-4,1e-3", ascending; the model as it is comes first, as 0 */
+    const char *output;     /* FILE.json, the report; FILE.html, a page with plots; NULL: none */
+} sara_zero_sweep_options;
+void sara_zero_sweep_options_init_sized(sara_zero_sweep_options *options, size_t size);
+#define sara_zero_sweep_options_init(options)                                                      \
+    sara_zero_sweep_options_init_sized((options), sizeof(*(options)))
+/* *report: a JSON object (docs/formats.md), sara_free(). Errors as of sara_eval(). */
+SARA_NODISCARD sara_status sara_zero_sweep(sara_context *ctx, char **report,
+                                           const sara_zero_sweep_options *options);
 
 /* -------------------------------------------------------------------------------- comparison */
 

@@ -93,7 +93,7 @@ static int show_measures(const cli *c, const char *text, bool json)
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------ end to end */
+/* ----------------------------------------------------------------------------------- end to end */
 
 static int check_request(const cli *c, eval_request *r)
 {
@@ -204,6 +204,7 @@ int cmd_eval(cli *c)
         {"type", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", NULL},
         {"device", 0, CLI_STRING, &r.model.options.device, 0, 0, "NAME",
          "where to compute: cpu (cpu)"},
+        {"report", 0, CLI_STRING, &e->page, 0, 0, "FILE.html", "as a page, with pictures"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON (docs/formats.md)"},
         CLI_MODEL_OPTIONS(&r.model),
         CLI_PARTS_OPTIONS(&r.model),

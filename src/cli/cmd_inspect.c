@@ -1,7 +1,5 @@
 #include "inspect.h"
 
-#include <sara_eval.h>
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,6 +131,7 @@ typedef struct request {
     cli_model model;
     const char *text, *adapter, *page;
     bool json, force, analyze;
+    inspect_sweep sweep;
 } request;
 
 static int show_analysis(const cli *c, const sara_model *model, const request *r)
@@ -174,8 +173,8 @@ static int check_inspect_args(const cli *c, const request *r)
                         r->adapter ? "--adapter" : "--tokenize", r->adapter ? r->adapter : r->text);
     if (r->analyze && !r->page && !r->json)
         return cli_fail(c, SARA_ERROR_USAGE, "--analyze: -o FILE.html or --json is missing");
-    if (r->page && !r->analyze)
-        return cli_fail(c, SARA_ERROR_USAGE, "-o %s: goes with --analyze", r->page);
+    if (r->page && !r->analyze && !r->sweep.thresholds)
+        return cli_fail(c, SARA_ERROR_USAGE, "-o %s: goes with --analyze or --zero_sweep", r->page);
     for (size_t i = 0; i < sizeof(of_models) / sizeof(*of_models); i++)
         if (r->adapter && !has_model(r) && of_models[i].value)
             return cli_fail(c, SARA_ERROR_USAGE,
@@ -187,10 +186,24 @@ static int check_inspect_args(const cli *c, const request *r)
     return 0;
 }
 
-static int inspect(const cli *c, const request *r)
+/* What else is asked for; NULL: nothing. */
+static const char *other_than_sweep(const request *r)
+{
+    return r->adapter               ? "--adapter"
+           : r->text                ? "--tokenize"
+           : r->analyze             ? "--analyze"
+           : r->model.denoiser_only ? "--unet-only"
+                                    : NULL;
+}
+
+static int inspect(const cli *c, request *r)
 {
     sara_model *model = NULL;
     int code = check_inspect_args(c, r);
+    if (code == 0)
+        code = inspect_sweep_check(c, &r->sweep, other_than_sweep(r));
+    if (code == 0 && r->sweep.thresholds)
+        return inspect_sweep_run(c, &r->sweep, &r->model, r->page, r->json);
     if (code == 0 && (!r->adapter || has_model(r)))
         code = cli_load(c, &model, &r->model);
     if (code == 0 && r->adapter)
@@ -207,6 +220,7 @@ int cmd_inspect(cli *c)
 {
     request r = {.model = {.options = {.weight_dtype = "auto"}}};
     bool help;
+    inspect_sweep_init(&r.sweep);
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &r.model.model, 0, 0, "PATH",
          "a diffusers folder or a .safetensors file"},
@@ -218,7 +232,9 @@ int cmd_inspect(cli *c)
          "show what an adapter holds; with its base (-m) also how far it changes that"},
         {"analyze", 0, CLI_SWITCH, &r.analyze, 0, 0, NULL,
          "magnitudes by kind of layer and block, and what budgets select of them"},
-        {"output", 'o', CLI_STRING, &r.page, 0, 0, "FILE.html", "of --analyze, as a page"},
+        {"output", 'o', CLI_STRING, &r.page, 0, 0, "FILE.html",
+         "of --analyze, --zero_sweep (also .json), as a page"},
+        INSPECT_SWEEP_OPTIONS(&r.sweep),
         {"force", 0, CLI_SWITCH, &r.force, 0, 0, NULL,
          "with another base than the adapter was made for"},
         {"json", 0, CLI_SWITCH, &r.json, 0, 0, NULL, "print JSON"},
@@ -235,6 +251,8 @@ int cmd_inspect(cli *c)
         .examples = "  sara inspect -m base\n"
                     "  sara inspect -m base --json\n"
                     "  sara inspect -m base --analyze -o analysis.html\n"
+                    "  sara inspect -m base --zero_sweep 1e-4,1e-3 --prompts p.txt --clip clip "
+                    "-o sweep.html\n"
                     "  sara inspect --adapter run/adapter.safetensors -m base\n"
                     "  sara inspect -m base --tokenize \"ink style, a fox\"\n",
         .options = options,

@@ -16,11 +16,21 @@ void sara_evaluation_close(sara_evaluation *e)
     sara_arena_free(&e->arena);
 }
 
-/* What is wrong with any of it is told before the first picture is drawn. */
-static sara_status open_all(sara_evaluation *e, const sara_eval_options *options)
+static sara_status check_page(const sara_evaluation *e)
+{
+    sara_writer *writer = NULL;
+    sara_status status = SARA_OK;
+    if (e->options.page)
+        status = sara_writer_open(e->ctx, &writer, e->options.page);
+    sara_writer_abort(&writer);
+    return status;
+}
+
+sara_status sara_evaluation_open(sara_evaluation *e, const sara_eval_options *options)
 {
     sara_status status;
     TRY(sara_evaluation_read(e, options));
+    TRY(check_page(e));
     TRY(sara_evaluation_find(e));
     TRY(sara_evaluation_open_output(e));
     TRY(sara_evaluation_open_backbones(e));
@@ -39,6 +49,7 @@ static sara_status measure_all(sara_evaluation *e)
     sara_status status;
     if (e->options.images)
         return sara_evaluation_measure_files(e, SARA_SET_PICTURES);
+    e->draws = e->options.drift ? 2 : 1;
     TRY(sara_evaluation_draw(e, SARA_SET_PICTURES));
     if (e->options.drift)
         TRY(sara_evaluation_draw(e, SARA_SET_BEFORE));
@@ -46,7 +57,7 @@ done:
     return status;
 }
 
-static sara_status take_text(sara_context *ctx, char **out, const json_t *report)
+sara_status sara_evaluation_text(sara_context *ctx, char **out, const json_t *report)
 {
     char *text = sara_json_dump(report, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     sara_status status = text ? sara_strdup(ctx, out, text)
@@ -61,10 +72,12 @@ sara_status sara_eval(sara_context *ctx, char **report, const sara_eval_options 
     json_t *object = NULL;
     sara_status status;
     *report = NULL;
-    TRY(open_all(&e, options));
+    TRY(sara_evaluation_open(&e, options));
     TRY(measure_all(&e));
     TRY(sara_evaluation_report(&e, &object));
-    TRY(take_text(ctx, report, object));
+    if (e.options.page)
+        TRY(sara_evaluation_page(&e, object, e.options.page));
+    TRY(sara_evaluation_text(ctx, report, object));
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);

@@ -49,14 +49,17 @@ typedef struct sara_evaluation {
     FILE *rows;       /* metadata.jsonl of the output; NULL: nothing is kept */
     bool made_output; /* the folder was not there */
     size_t kept;      /* pictures in it */
+    bool own;         /* the references are what was drawn first */
+    int draws, drawn; /* how often all are drawn, and how often they were; draws 0: once */
 } sara_evaluation;
 
 /* eval_options.c: what is asked for, as far as it can be checked without files; which backbone
  * makes which measure. SARA_ERROR_USAGE. */
 SARA_NODISCARD sara_status sara_evaluation_read(sara_evaluation *e, const sara_eval_options *given);
 bool sara_evaluation_has_denoiser(const sara_evaluation *e); /* another than the model's own */
-/* The option that names a backbone's files, without dashes, and what it was given; NULL: nothing. */
+/* What the option of a backbone was given, NULL: nothing; *name (may be NULL): the option's. */
 const char *sara_evaluation_backbone(const sara_evaluation *e, sara_eval_by by, const char **name);
+bool sara_evaluation_has_references(const sara_evaluation *e);
 /* Whether a measure needs the features of a set. */
 bool sara_evaluation_needs(const sara_evaluation *e, sara_eval_by by, sara_eval_set set);
 
@@ -91,6 +94,17 @@ SARA_NODISCARD sara_status sara_evaluation_distance(const sara_evaluation *e, do
                                                     double *kid_mean, double *kid_deviation,
                                                     const sara_features *a, const sara_features *b);
 
+/* eval_page.c: the report as a page. */
+SARA_NODISCARD sara_status sara_evaluation_page(const sara_evaluation *e, const json_t *report,
+                                                const char *path);
+
+/* eval.c: from the options to what can be told before anything is drawn, features of files
+ * included. */
+SARA_NODISCARD sara_status sara_evaluation_open(sara_evaluation *e,
+                                                const sara_eval_options *options);
 void sara_evaluation_close(sara_evaluation *e);
+/* *out: as JSON, sara_free(). */
+SARA_NODISCARD sara_status sara_evaluation_text(sara_context *ctx, char **out,
+                                                const json_t *report);
 
 #endif

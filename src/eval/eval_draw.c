@@ -120,7 +120,8 @@ sara_status sara_evaluation_draw(sara_evaluation *e, sara_eval_set set)
     TRY(for_each_prompt(e, sara_generate_encode, set == SARA_SET_BEFORE));
     sara_model_release(e->model); /* the text encoder; pictures need none */
     for (size_t i = 0; i < prompts; i++) {
-        sara_progress_part(e->ctx, (int64_t)i, (int64_t)prompts);
+        sara_progress_part(e->ctx, (int64_t)(i + prompts * (size_t)e->drawn),
+                           (int64_t)(prompts * (size_t)(e->draws ? e->draws : 1)));
         status = draw_prompt(e, set, i * batch);
         if (status == SARA_INTERRUPTED)
             status = sara_fail(e->ctx, status, "interrupted after %zu of %zu pictures%s%s",
@@ -128,6 +129,7 @@ sara_status sara_evaluation_draw(sara_evaluation *e, sara_eval_set set)
                                e->kept ? e->options.output : "");
         TRY(status);
     }
+    e->drawn++;
 done:
     sara_progress_part(e->ctx, 0, 0);
     return status;

@@ -8,7 +8,7 @@ static const sara_backbone_kind *const kinds[SARA_BACKBONES] = {
 
 static size_t size_of(const sara_evaluation *e, sara_eval_set set)
 {
-    return set == SARA_SET_REFERENCES ? e->reference_count : e->count;
+    return set == SARA_SET_REFERENCES && !e->own ? e->reference_count : e->count;
 }
 
 static sara_status make_room(const sara_evaluation *e, sara_features *out, size_t count,

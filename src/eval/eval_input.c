@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #define MAX_PROMPTS_FILE ((size_t)1 << 26)
+#define FID_PICTURES     2048    /* as many as the features of InceptionV3 have dimensions */
 #define MAX_PICTURES     1000000 /* that six digits number */
 
 /* ------------------------------------------------------------------------------------ prompts */
@@ -78,8 +79,8 @@ done:
 static sara_status scan_folder(sara_evaluation *e, sara_eval_picture **out, size_t *count,
                                const char *folder, bool captions)
 {
-    const sara_dataset_options options = {.folder = folder,
-                                          .instance_prompt = captions ? NULL : "a picture"};
+    const sara_dataset_options options = {
+        .folder = folder, .instance_prompt = captions ? NULL : "a picture", .captions_aside = true};
     sara_dataset dataset = {0};
     sara_status status;
     TRY(sara_dataset_scan(e->ctx, &dataset, &options));
@@ -165,14 +166,29 @@ static sara_status find_references(sara_evaluation *e)
     TRY(sara_arena_alloc(&e->arena, &e->references, e->reference_count, sizeof(*e->references)));
     for (size_t i = 0; i < e->reference_count; i++)
         e->references[i] = found[i].path;
-    if (e->fid == SARA_BACKBONES || (e->count > 1 && e->reference_count > 1))
-        goto done;
-    if (e->options.fid || e->options.inception)
-        status = sara_fail(e->ctx, SARA_ERROR_INPUT,
-                           "FID of %zu and %zu pictures: at least two of each are needed", e->count,
-                           e->reference_count);
-    e->fid = SARA_BACKBONES;
 done:
+    return status;
+}
+
+/* What FID is not made of, and what it says little of. */
+static sara_status check_counts(sara_evaluation *e)
+{
+    size_t count = e->count, references = e->own ? count : e->reference_count;
+    sara_status status = SARA_OK;
+    if (e->fid == SARA_BACKBONES)
+        return SARA_OK;
+    if (count < 2 || references < 2) {
+        if (e->options.fid || e->options.inception)
+            status = sara_fail(e->ctx, SARA_ERROR_INPUT,
+                               "FID of %zu and %zu pictures: at least two of each are needed",
+                               count, references);
+        e->fid = SARA_BACKBONES;
+    } else if (count < FID_PICTURES || references < FID_PICTURES) {
+        sara_log(e->ctx, SARA_LOG_WARNING,
+                 "FID of %zu and %zu pictures: with fewer than %d of each it is biased upwards; "
+                 "the KID beside it is not",
+                 count, references, FID_PICTURES);
+    }
     return status;
 }
 
@@ -212,6 +228,7 @@ sara_status sara_evaluation_find(sara_evaluation *e)
         TRY(give_prompts(e, &prompts));
     if (o->references)
         TRY(find_references(e));
+    TRY(check_counts(e));
     if (o->before)
         TRY(find_before(e));
 done:

@@ -24,6 +24,11 @@ static bool has_backbone(const sara_evaluation *e, sara_eval_by by)
     return sara_evaluation_backbone(e, by, NULL) != NULL;
 }
 
+bool sara_evaluation_has_references(const sara_evaluation *e)
+{
+    return e->own || e->options.references;
+}
+
 bool sara_evaluation_needs(const sara_evaluation *e, sara_eval_by by, sara_eval_set set)
 {
     if (!has_backbone(e, by))
@@ -31,7 +36,7 @@ bool sara_evaluation_needs(const sara_evaluation *e, sara_eval_by by, sara_eval_
     if (set == SARA_SET_BEFORE)
         return e->drift == by;
     return set == SARA_SET_PICTURES ||
-           (e->options.references && (by != SARA_BY_INCEPTION || e->fid == by));
+           (sara_evaluation_has_references(e) && (by != SARA_BY_INCEPTION || e->fid == by));
 }
 
 /* ---------------------------------------------------------------------------------- measures */
@@ -49,7 +54,7 @@ static sara_status choose_fid(sara_evaluation *e)
     e->fid = SARA_BACKBONES;
     for (size_t i = 0; i < sizeof(conventions) / sizeof(*conventions); i++) {
         bool is = wanted ? strcmp(wanted, conventions[i].name) == 0
-                         : e->options.references && has_backbone(e, conventions[i].by);
+                         : sara_evaluation_has_references(e) && has_backbone(e, conventions[i].by);
         if (!is || e->fid != SARA_BACKBONES)
             continue;
         e->fid = conventions[i].by;
@@ -60,7 +65,7 @@ static sara_status choose_fid(sara_evaluation *e)
     if (e->fid == SARA_BACKBONES)
         return sara_fail(e->ctx, SARA_ERROR_USAGE,
                          "--fid %s: expected torch-fidelity, clean, clip or dino", wanted);
-    if (!e->options.references)
+    if (!sara_evaluation_has_references(e))
         return sara_fail(e->ctx, SARA_ERROR_USAGE, "--fid %s: goes with --references", wanted);
     if (!sara_evaluation_backbone(e, e->fid, &name))
         return sara_fail(e->ctx, SARA_ERROR_USAGE, "--fid %s: goes with --%s", wanted, name);
@@ -93,7 +98,7 @@ static sara_status check_uses(const sara_evaluation *e)
         bool used = by == SARA_BY_CLIP || (int)e->drift == by ||
                     sara_evaluation_needs(e, by, SARA_SET_REFERENCES);
         any |= given != NULL;
-        if (given && !used && e->options.references)
+        if (given && !used && sara_evaluation_has_references(e))
             return sara_fail(e->ctx, SARA_ERROR_USAGE, "--%s %s: is of no use with --fid %s", name,
                              given, e->convention);
         if (given && !used)

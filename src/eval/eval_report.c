@@ -3,8 +3,7 @@
 
 #include <math.h>
 
-#define FID_PICTURES 2048 /* fewer than the features of InceptionV3 have dimensions */
-#define KID_SEED     42
+#define KID_SEED 42
 
 /* JSON has no NaN. */
 static json_t *measure_json(double value)
@@ -41,7 +40,7 @@ static const sara_features *of(const sara_evaluation *e, sara_eval_by by, sara_e
     return &e->features[by][set];
 }
 
-/* ------------------------------------------------------------------------------ CLIP's and drift */
+/* ----------------------------------------------------------------------------- CLIP's and drift */
 
 static sara_status report_scores(const sara_evaluation *e, json_t *report)
 {
@@ -88,7 +87,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------- of references */
+/* -------------------------------------------------------------------------------- of references */
 
 static int64_t subset_size(const sara_evaluation *e, const sara_features *a, const sara_features *b)
 {
@@ -125,11 +124,6 @@ static sara_status report_fid(const sara_evaluation *e, json_t *report)
         return SARA_OK;
     a = of(e, e->fid, SARA_SET_PICTURES);
     b = of(e, e->fid, SARA_SET_REFERENCES);
-    if (a->count < FID_PICTURES || b->count < FID_PICTURES)
-        sara_log(e->ctx, SARA_LOG_WARNING,
-                 "FID of %lld and %lld pictures: with fewer than %d of each it is biased upwards; "
-                 "the KID beside it is not",
-                 (long long)a->count, (long long)b->count, FID_PICTURES);
     TRY(sara_evaluation_distance(e, &fid, &mean, &deviation, a, b));
     TRY(put(e, report, "fid",
             json_pack("{s:s,s:o}", "convention", e->convention, "value", measure_json(fid))));
@@ -158,7 +152,7 @@ done:
     return status;
 }
 
-/* ----------------------------------------------------------------------------------------- whole */
+/* ---------------------------------------------------------------------------------------- whole */
 
 static json_t *names_json(const sara_evaluation *e)
 {

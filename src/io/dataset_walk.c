@@ -167,6 +167,9 @@ static sara_status note_unused(sara_dataset_scan_state *scan, const sara_dataset
                                const char *name)
 {
     const char *dot = strrchr(name, '.');
+    if (scan->options->captions_aside &&
+        (is_caption(scan, name) || strncmp(name, "metadata.", 9) == 0))
+        return SARA_OK;
     if (name[0] == '.') /* a hidden image, but not what macOS puts beside each file */
         return sara_file_kind_of(name + 1) == SARA_FILE_IMAGE && name[1] != '_'
                    ? note_dataset_file(scan, folder, "hidden images", name)

@@ -340,6 +340,7 @@ typedef struct sara_dataset_options {
     const char *caption_prefix;    /* put before each caption; NULL: none */
     const char *caption_extension; /* with or without dot; NULL: .txt or .caption */
     const char *instance_prompt;   /* the caption of all images, which wins over files; NULL */
+    bool captions_aside; /* with instance_prompt: what holds captions is not told to be unused */
     const char *output_dir;        /* is passed over where it lies in the folder; NULL */
 } sara_dataset_options;
 /* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv,

@@ -309,6 +309,7 @@ const char *sara_model_architecture(const sara_model *model, bool predicts_v);
 /* modelspec.prediction_type: "v" or "epsilon"; NULL where it is another or not known. */
 const char *sara_model_predicts(const sara_model *model);
 
+bool sara_text_ends_with(const char *text, const char *ending);
 /* SARA_ERROR_USAGE unless the folder is new or empty. */
 SARA_NODISCARD sara_status sara_check_new_folder(sara_context *ctx, const char *path);
 

@@ -43,6 +43,5 @@ SARA_NODISCARD sara_status sara_save_single(sara_context *ctx, const char *to,
                                             const sara_model *model, const sara_dtype *dtype);
 /* Between files: what there is of the copy is removed. */
 SARA_NODISCARD sara_status sara_save_check_interrupted(sara_context *ctx);
-bool sara_text_ends_with(const char *text, const char *ending);
 
 #endif

@@ -74,6 +74,7 @@ class Folders(EvalCase):
         ink = self.folder_of("ink", "ink-reference")
         result = self.ok("eval", "-i", ink, "--references", ink, "--clip", CLIP, "--before", ink)
         self.assertIn("FID of 5 and 5 pictures: with fewer than 2048 of each", result.err)
+        self.assertNotIn("not used", result.err)
         lines = [line.split() for line in result.out.splitlines()]
         self.assertEqual(lines[0], "5 pictures, 5 references".split())
         rows = {line[0]: line for line in lines[1:]}
@@ -81,6 +82,19 @@ class Folders(EvalCase):
         self.assertEqual(rows["FID"][1:], ["0.0000", "(clip)"])
         self.assertEqual(rows["drift"][1], "0.000000")
         self.assertIn("1 x 5 pictures)", " ".join(rows["KID"]))
+
+    def test_page(self):
+        ink = self.folder_of("ink", "ink-reference")
+        args = ["-i", ink, "--references", ink, "--clip", CLIP, "--before", ink]
+        self.ok("eval", *args, "--report", "page.html")
+        with open(self.path("page.html")) as file:
+            text = file.read()
+        for part in ("5 pictures, 5 references.", "CLIP score", "CMMD", "drift", "Each picture"):
+            self.assertIn(part, text)
+        for name in EXPECTED["names"]:
+            self.assertIn(name, text)
+        self.assertEqual(text.count("<img "), 5)
+        self.refused(IO, "no/page.html", "eval", *args, "--report", "no/page.html")
 
     def test_prompts_instead_of_captions(self):
         ink = self.folder_of("ink", "ink-reference")
