@@ -26,6 +26,7 @@ fi
 mkdir -p "$output"
 python3 - "$output/config.json" "$quick" "$stamps" <<'PYTHON'
 import json
+import os
 import sys
 
 path, quick, stamps = sys.argv[1:]
@@ -38,6 +39,14 @@ if quick == "true":
     config["seeds"] = config["seeds"][:1]
     config["train"].update(max_train_steps=80, train_batch_size=4)
     config["eval"]["steps"] = 8
+    for where, key, count in ((config["data"][0], "prompts", 40),
+                              (config["data"][0], "tuning_prompts", 16),
+                              (config, "base_prompts", 24)):
+        with open(where[key]) as file:
+            lines = file.readlines()[:count]
+        where[key] = os.path.join(os.path.dirname(path), key + ".txt")
+        with open(where[key], "w") as file:
+            file.writelines(lines)
 if stamps:
     config["data"].append({
         "name": "stamps",
