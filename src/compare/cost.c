@@ -150,7 +150,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------------ all of them */
+/* ---------------------------------------------------------------------------------- all of them */
 
 static sara_status cost_of(sara_comparison *c, json_t *list, const char *method, int64_t batch)
 {
@@ -188,7 +188,7 @@ done:
     return status;
 }
 
-/* ----------------------------------------------------------------------------------- on the page */
+/* ---------------------------------------------------------------------------------- on the page */
 
 /* Of one method, by batch. */
 static sara_status cost_series(sara_comparison *c, sara_series *out, const json_t *list,

@@ -45,7 +45,7 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------------------- settings, commands */
+/* --------------------------------------------------------------------------- settings, commands */
 
 typedef struct pairs {
     sara_comparison *c;

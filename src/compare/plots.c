@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-/* -------------------------------------------------------------------------- forgetting, adaptation */
+/* ----------------------------------------------------------------------- forgetting, adaptation */
 
 typedef struct pareto {
     double *x, *y, *size, *spread, *spread_x;
@@ -88,7 +88,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------- learning rates */
+/* ------------------------------------------------------------------------------- learning rates */
 
 static sara_status rate_series(sara_comparison *c, sara_series *out, const json_t *row, size_t data)
 {
@@ -135,7 +135,7 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------- pictures */
+/* ------------------------------------------------------------------------------------- pictures */
 
 /* The folder that a job keeps its pictures in: of the base, or of a row's first seed. */
 static sara_status picture_folder(sara_comparison *c, const char **out, const json_t *row,

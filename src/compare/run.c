@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-/* ------------------------------------------------------------------------------------ the base */
+/* ------------------------------------------------------------------------------------- the base */
 
 typedef struct base_pictures {
     const char *prompts, *neutral; /* folders */
@@ -84,7 +84,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------- one trained adapter */
+/* -------------------------------------------------------------------------- one trained adapter */
 
 typedef struct row_run {
     sara_comparison *c;
@@ -158,7 +158,7 @@ done:
     return status;
 }
 
-/* ------------------------------------------------------------------------------ learning rates */
+/* ------------------------------------------------------------------------------- learning rates */
 
 static sara_status run_rate(const row_run *r, json_t *grid, double rate)
 {

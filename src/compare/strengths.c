@@ -56,7 +56,7 @@ static const json_t *best_row(sara_comparison *c, const json_t *result, size_t d
     return best;
 }
 
-/* ------------------------------------------------------------------------------------- drawing */
+/* -------------------------------------------------------------------------------------- drawing */
 
 /* generate's own numbers: NAME.png, NAME_2.png, ... */
 static sara_status picture_path(sara_comparison *c, const char **out, const char *folder,
@@ -113,7 +113,7 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------------------------------- a grid */
+/* --------------------------------------------------------------------------------------- a grid */
 
 static sara_status save_strengths(sara_comparison *c, const char *const *paths, size_t count,
                                   const char *out)

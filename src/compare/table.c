@@ -5,7 +5,7 @@
 
 #define MOST_COLUMNS 24
 
-/* ------------------------------------------------------------------------------- what is in them */
+/* ------------------------------------------------------------------------------ what is in them */
 
 static const json_t *table_entry(const json_t *row, size_t data)
 {
@@ -44,12 +44,19 @@ double sara_compare_spread(const json_t *row, size_t data, const char *name)
 
 sara_status sara_compare_words(sara_comparison *c, const char **out, const char *format, ...)
 {
-    char text[512];
-    va_list args;
+    va_list args, again;
+    char *text = NULL;
+    sara_status status;
     va_start(args, format);
-    sara_print_args(text, sizeof(text), format, args);
+    va_copy(again, args);
+    const int length = sara_print_args(NULL, 0, format, args);
+    TRY(sara_arena_alloc(&c->arena, &text, length > 0 ? (size_t)length + 1 : 1, 1));
+    sara_print_args(text, length > 0 ? (size_t)length + 1 : 1, format, again);
+    *out = text;
+done:
+    va_end(again);
     va_end(args);
-    return sara_arena_strdup(&c->arena, out, text);
+    return status;
 }
 
 /* Which network a measure is of, as the base's own evaluation tells it. */
@@ -72,7 +79,7 @@ const char *sara_compare_convention(const json_t *result, const sara_metric *met
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------- one table */
+/* ------------------------------------------------------------------------------------ one table */
 
 typedef struct table_maker {
     sara_comparison *c;
@@ -253,7 +260,7 @@ done:
     return status;
 }
 
-/* -------------------------------------------------------------------------------- learning rates */
+/* ------------------------------------------------------------------------------- learning rates */
 
 static sara_status put_grid_row(sara_comparison *c, sara_cell *cells, const json_t *row,
                                 const json_t *entry, const json_t *of)
@@ -312,7 +319,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------- Markdown */
+/* ------------------------------------------------------------------------------------- Markdown */
 
 static sara_status put_tables(sara_comparison *c, sara_buffer *out, const json_t *result,
                               const char *group)

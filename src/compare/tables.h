@@ -5,7 +5,7 @@
 #include "compare/compare.h"
 #include "report/report.h"
 
-/* At most 511 bytes as sara_print() makes them. */
+/* As sara_print() makes them, of any length. */
 SARA_NODISCARD sara_status sara_compare_words(sara_comparison *c, const char **out,
                                               const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -19,7 +19,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------- what it has left */
+/* ----------------------------------------------------------------------------- what it has left */
 
 /* The text after `beginning` of the last line that begins so; in the arena, NULL: none does. */
 static sara_status last_line(sara_job *job, const char **out, char *text, const char *beginning)
@@ -176,7 +176,7 @@ done:
     return status;
 }
 
-/* ---------------------------------------------------------------------------------- going on */
+/* ------------------------------------------------------------------------------------- going on */
 
 /* A run that began with other options is not thrown away, nor mixed with this one. */
 static sara_status check_begun(sara_comparison *c, const sara_job *job, const char *path,
@@ -234,6 +234,21 @@ done:
     return status;
 }
 
+/* Its options as a file, anew where the output folder has been moved. */
+static sara_status write_run_config(sara_comparison *c, const sara_job *job, const char *path,
+                                const json_t *config)
+{
+    json_t *there = NULL;
+    sara_status status = SARA_OK;
+    if (sara_path_exists(path))
+        TRY(sara_json_load(c->ctx, &there, path, false));
+    if (!there || !json_equal(there, config))
+        status = sara_json_save(c->ctx, job->folder, "run.json", config, JSON_INDENT(1));
+done:
+    json_decref(there);
+    return status;
+}
+
 sara_status sara_compare_train(sara_comparison *c, json_t **record, const sara_compare_row *row,
                                const sara_compare_data *data, double rate, uint64_t seed)
 {
@@ -243,8 +258,7 @@ sara_status sara_compare_train(sara_comparison *c, json_t **record, const sara_c
     sara_status status;
     *record = NULL;
     TRY(begin_training(c, &job, &config, &path, row, data, rate, seed));
-    if (!sara_path_exists(path))
-        TRY(sara_json_save(c->ctx, job.folder, "run.json", config, JSON_INDENT(1)));
+    TRY(write_run_config(c, &job, path, config));
     TRY(sara_job_run(&job, record));
     TRY(sara_job_path(&job, &run, ""));
     if (!sara_record_error(*record))
@@ -258,22 +272,54 @@ done:
     return status;
 }
 
+/* A finished run has no checkpoints any more, so that it could not go on with other pictures. */
+static sara_status check_finished(sara_comparison *c, sara_job *job)
+{
+    json_t *record = NULL;
+    const char *path, *kept;
+    char hash[65];
+    sara_status status;
+    TRY(sara_job_path(job, &path, ".done.json"));
+    if (!sara_path_exists(path))
+        goto done;
+    TRY(sara_json_load(c->ctx, &record, path, false));
+    TRY(sara_job_hash(job, hash));
+    kept = json_string_value(json_object_get(record, "hash"));
+    if (!sara_record_error(record) && kept && strcmp(kept, hash) != 0)
+        status =
+            sara_fail(c->ctx, SARA_ERROR_USAGE,
+                      "%s: was trained before files of %s or %s changed; remove that folder or "
+                      "name another output_dir",
+                      job->folder, job->inputs[0], job->inputs[1]);
+done:
+    json_decref(record);
+    return status;
+}
+
+static sara_status check_run(sara_comparison *c, const sara_compare_row *row,
+                             const sara_compare_data *data, double rate, uint64_t seed)
+{
+    sara_job job;
+    json_t *config = NULL;
+    const char *path;
+    sara_status status;
+    TRY(begin_training(c, &job, &config, &path, row, data, rate, seed));
+    status = check_finished(c, &job);
+done:
+    json_decref(config);
+    return status;
+}
+
 sara_status sara_compare_check_runs(sara_comparison *c)
 {
     sara_status status = SARA_OK;
     for (size_t r = 0; r < c->row_count; r++)
         for (size_t d = 0; d < c->data_count; d++)
             for (size_t s = 0; s < c->seed_count; s++)
-                for (size_t i = 0; i < json_array_size(c->rows[r].rates); i++) {
-                    sara_job job;
-                    json_t *config = NULL;
-                    const char *path;
-                    status = begin_training(c, &job, &config, &path, &c->rows[r], &c->data[d],
-                                            json_number_value(json_array_get(c->rows[r].rates, i)),
-                                            c->seeds[s]);
-                    json_decref(config);
-                    if (status != SARA_OK)
-                        return status;
-                }
+                for (size_t i = 0; i < json_array_size(c->rows[r].rates); i++)
+                    TRY(check_run(c, &c->rows[r], &c->data[d],
+                                  json_number_value(json_array_get(c->rows[r].rates, i)),
+                                  c->seeds[s]));
+done:
     return status;
 }

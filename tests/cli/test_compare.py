@@ -329,13 +329,16 @@ class Measured(CompareCase):
         self.assertIsNone(base["summary"]["drift"])
 
     def test_any_order(self):
-        """Other folders and another order of rows and data sets' keys: the same results."""
+        """Other folders, rows in another order, fewer seeds: the same of each."""
         self.config = copy.deepcopy(self.whole.config)
         self.config["rows"].reverse()
+        self.config["seeds"] = [1]
         self.write_config()
         self.compare()
-        other = without_measured(self.result()["rows"])
-        self.assertEqual(other[::-1], without_measured(self.found["rows"]))
+        for row in self.result()["rows"]:
+            data, other = row["data"][0], self.row(row["name"])
+            self.assertEqual(without_measured(data["grid"]), without_measured(other["grid"]))
+            self.assertEqual(without_measured(data["seeds"]), without_measured(other["seeds"][:1]))
 
 
 class GoingOn(CompareCase):
@@ -404,7 +407,8 @@ class GoingOn(CompareCase):
         run = self.wait_steps(process)
         (child,) = self.children(process)
         self.addCleanup(lambda: os.path.exists(f"/proc/{child}") and os.kill(child, signal.SIGKILL))
-        held = [os.path.realpath(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")]
+        fds = f"/proc/{child}/fd"
+        held = [os.path.realpath(os.path.join(fds, fd)) for fd in os.listdir(fds)]
         lock = os.path.realpath(self.path("out", ".children"))
         self.assertIn(lock, held)
         process.kill()
@@ -465,10 +469,17 @@ class GoingOn(CompareCase):
         self.assertEqual(drift["command"][drift["command"].index("--before") + 1], "out/base/drift")
         self.assertEqual(second["rows"][0]["data"][0]["summary"]["drift"]["mean"],
                          drift["report"]["drift"]["mean"])
+        shutil.copy(self.path("ink", "u1f344.png"), self.path("ink", "more.png"))
+        self.refused(USAGE, ["lr-0.01-seed-1", "or ink changed"], "compare", "--config",
+                     "compare.json")
+        os.remove(self.path("ink", "more.png"))
         shutil.move(self.path("out"), self.path("moved"))
         self.compare(out="moved")
         self.assertEqual(self.result("moved")["rows"][0]["data"][0]["seeds"][0]["adaptation"],
                          seeds[1]["adaptation"])
+        run = self.path("moved", "runs/sara/ink/lr-0.01-seed-1/run")
+        with open(run + ".json") as file:
+            self.assertEqual(json.load(file)["output_dir"], os.path.relpath(run, self.folder))
 
 
 class Beside(CompareCase):
