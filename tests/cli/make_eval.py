@@ -2,18 +2,21 @@
 """Records what transformers and numpy make of ten emoji: tests/cli/make_eval.py (in an environment
 with torch, transformers, pillow), writes tests/cli/eval_expected.json. Features are of
 examples/emoji/clip, the pictures measured of ink-reference, with its captions, the references the
-pictures of the same names in noto-reference."""
+pictures of the same names in noto-reference; DINO's of the small ViTModel tests/eval/data/models/vit.
+"""
 import json
 import os
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer, ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EMOJI = os.path.join(HERE, "..", "..", "examples", "emoji")
+VIT = os.path.join(HERE, "..", "eval", "data", "models", "vit")
 COUNT = 5
 
 
@@ -23,12 +26,22 @@ def captions(folder):
         return {row["file_name"]: row["text"] for row in rows}
 
 
+def pixel_values(processor, folder, names):
+    pictures = [Image.open(f"{EMOJI}/{folder}/{name}").convert("RGB") for name in names]
+    return torch.tensor(np.stack(processor(images=pictures, return_tensors="np")["pixel_values"]))
+
+
+def dino_features(folder, names):
+    model = ViTModel.from_pretrained(VIT, dtype=torch.float32).eval()
+    pixels = pixel_values(ViTImageProcessorPil.from_pretrained(VIT), folder, names)
+    return model(pixels).last_hidden_state[:, 0].double().numpy()
+
+
 def features(model, folder, names):
     side = model.config.vision_config.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": side},
                                       crop_size={"height": side, "width": side})
-    pictures = [Image.open(f"{EMOJI}/{folder}/{name}").convert("RGB") for name in names]
-    pixels = torch.tensor(np.stack(processor(images=pictures, return_tensors="np")["pixel_values"]))
+    pixels = pixel_values(processor, folder, names)
     pooled = model.vision_model(pixel_values=pixels).pooler_output
     return model.visual_projection(pooled).double().numpy()
 
@@ -86,6 +99,7 @@ def main():
     b = features(model, "noto-reference", names)
     cosines = (unit(a) * unit(text_features(model, [ink[name] for name in names]))).sum(1)
     pairs = (unit(a) * unit(b)).sum(1)
+    c, d = dino_features("ink-reference", names), dino_features("noto-reference", names)
     expected = {
         "names": names,
         "clip_score": (cosines * model.logit_scale.exp().item()).tolist(),
@@ -95,6 +109,9 @@ def main():
         "cmmd": cmmd(a, b),
         "clip_i": (unit(a) @ unit(b).T).mean(),
         "drift": (1 - pairs).tolist(),
+        "dino": (unit(c) @ unit(d).T).mean(),
+        "dino_fid": fid(c, d),
+        "dino_drift": (1 - (unit(c) * unit(d)).sum(1)).tolist(),
     }
     with open(f"{HERE}/eval_expected.json", "w") as file:
         json.dump(expected, file, indent=1)

@@ -11,6 +11,7 @@ import unittest
 from support import BASE, EMOJI, GOLDEN, HERE, INPUT, INTERRUPTED, IO, PROGRAM, USAGE, Case
 
 CLIP = os.path.join(EMOJI, "clip")
+VIT = os.path.join(HERE, "..", "eval", "data", "models", "vit")
 DRAW = ["-m", BASE, "--clip", CLIP, "--steps", "2"]
 
 with open(os.path.join(HERE, "eval_expected.json")) as file:
@@ -69,6 +70,23 @@ class Folders(EvalCase):
         self.near(report["drift"]["each"], EXPECTED["drift"])
         self.near(report["drift"]["mean"], sum(EXPECTED["drift"]) / count)
         self.assertNotIn("dino", report)
+
+    def test_dino(self):
+        """It is DINO that drift is measured by where both are given; FID is by the first."""
+        ink = self.folder_of("ink", "ink-reference")
+        noto = self.folder_of("noto", "noto-reference")
+        args = ["-i", ink, "--references", noto, "--before", noto, "--dino", VIT]
+        report = self.report(*args)
+        self.near(report["dino"]["mean"], EXPECTED["dino"])
+        self.near(report["drift"]["each"], EXPECTED["dino_drift"])
+        self.near(report["fid"]["value"], EXPECTED["dino_fid"])
+        self.assertEqual(report["fid"]["convention"], "dino")
+        both = self.report(*args, "--clip", CLIP)
+        self.assertEqual((both["dino"], both["drift"]), (report["dino"], report["drift"]))
+        self.assertEqual(both["drift"]["backbone"], "dino")
+        self.near(both["fid"]["value"], EXPECTED["fid"])
+        named = self.report(*args, "--clip", CLIP, "--fid", "dino")
+        self.assertEqual((named["fid"], named["kid"]), (report["fid"], report["kid"]))
 
     def test_table(self):
         ink = self.folder_of("ink", "ink-reference")
