@@ -17,10 +17,12 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from formula import formula
 from inception_weights import extractor
 from make_backbones import formula as picture
+from make_metrics import fid, kernel
 
 SIZES = [(37, 53), (299, 120), (310, 700), (3, 2), (640, 299), (1, 1)]
 NETWORK = 3  # of the first so many pictures features are recorded
 SIDE, SAMPLES, FIRST, SUMS = 299, 40, 40, 8
+REFERENCES = [(50, 41), (64, 64), (20, 90)]
 
 
 def torch_fidelity(x):
@@ -31,6 +33,9 @@ def torch_fidelity(x):
 
 def clean(x):
     return build_resizer("clean")(x)
+
+
+RESIZES = {"torch-fidelity": torch_fidelity, "clean": clean}
 
 
 def features(net, resized):
@@ -60,7 +65,7 @@ def main(path):
              "static const struct {", "    const char *convention;", "    int width, height;",
              f"    float pixels[{SAMPLES}];", "    bool has_features;",
              f"    float features[{FIRST}], sums[{SUMS}];", "} recorded[] = {"]
-    for name, resize in (("torch-fidelity", torch_fidelity), ("clean", clean)):
+    for name, resize in RESIZES.items():
         for i, (width, height) in enumerate(SIZES):
             resized = resize(picture(width, height))
             assert resized.shape == (SIDE, SIDE, 3) and resized.dtype == np.float32
@@ -74,6 +79,12 @@ def main(path):
             sums = [np.dot(f.astype(float), formula(f.size, s).astype(float) - 0.5)
                     for s in range(SUMS)]
             lines.append(f"     true,\n     {numbers(f[:FIRST])},\n     {numbers(sums)}}},")
+    lines += ["};", "/* Of these first pictures and references. */", "static const struct {",
+              "    const char *convention;", "    double fid, kid;", "} distances[] = {"]
+    for name, resize in RESIZES.items():
+        a, b = (np.stack([features(net, resize(picture(*size))) for size in sizes])
+                for sizes in (SIZES[:NETWORK], REFERENCES))
+        lines.append(f'    {{"{name}", {fid(a, b):.9g}, {kernel(a, b):.9g}}},')
     pathlib.Path(path).write_text("\n".join(lines + ["};", ""]))
 
 

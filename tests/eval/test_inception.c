@@ -1,11 +1,13 @@
 /* InceptionV3's features and what comes before equal torch-fidelity's and clean-fid's. */
 #include "eval/inception_picture.h"
+#include "sara_eval.h"
 #include "models/inception.h"
 #include "support/memory.h"
 #include "support_eval.h"
 #include "support_formula.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "eval/recorded_inception.h"
 
@@ -135,6 +137,69 @@ static void test_features(void **state)
     (void)state;
 }
 
+/* [count] pictures of these sizes as DIRECTORY/0.png and so on. */
+static void write_pictures(sara_context *ctx, const char *directory, const int sizes[][2],
+                           int count)
+{
+    for (int i = 0; i < count; i++) {
+        sara_image image = test_formula_image(ctx, sizes[i][0], sizes[i][1]);
+        char name[16], *path;
+        snprintf(name, sizeof(name), "%d.png", i);
+        assert_ok(ctx, sara_path_join(ctx, &path, directory, name));
+        assert_ok(ctx, sara_image_save(ctx, &image, path, NULL));
+        sara_free(ctx, path);
+        sara_image_clear(ctx, &image);
+    }
+}
+
+static double number_of(const char *report, const char *measure, const char *key)
+{
+    char text[32];
+    snprintf(text, sizeof(text), "\"%s\"", measure);
+    const char *at = strstr(report, text);
+    assert_non_null(at);
+    snprintf(text, sizeof(text), "\"%s\"", key);
+    at = strstr(at, text);
+    assert_non_null(at);
+    return strtod(strchr(at, ':') + 1, NULL);
+}
+
+/* FID and KID of folders, by the convention that is asked for. */
+static void test_eval(void **state)
+{
+    static const int references[][2] = {{50, 41}, {64, 64}, {20, 90}};
+    sara_context *ctx = test_context();
+    char *weights = test_folder(), *path = write_weights(ctx, weights, 0);
+    char *folders[2] = {test_folder(), test_folder()};
+    int sizes[3][2];
+    for (int i = 0; i < 3; i++) {
+        sizes[i][0] = recorded[i].width;
+        sizes[i][1] = recorded[i].height;
+    }
+    write_pictures(ctx, folders[0], sizes, 3);
+    write_pictures(ctx, folders[1], references, 3);
+    for (size_t i = 0; i < COUNT(distances); i++) {
+        sara_eval_options options;
+        char *report;
+        sara_eval_options_init(&options);
+        options.images = folders[0];
+        options.references = folders[1];
+        options.inception = path;
+        options.fid = distances[i].convention;
+        assert_ok(ctx, sara_eval(ctx, &report, &options));
+        test_assert_contains(report, distances[i].convention, __FILE__, __LINE__);
+        assert_close(fabs(number_of(report, "fid", "value") / distances[i].fid - 1), 1e-5, "FID");
+        assert_close(fabs(number_of(report, "kid", "mean") / distances[i].kid - 1), 1e-5, "KID");
+        sara_free(ctx, report);
+    }
+    sara_free(ctx, path);
+    for (int i = 0; i < 2; i++)
+        test_folder_remove(folders[i]);
+    test_folder_remove(weights);
+    sara_context_free(ctx);
+    (void)state;
+}
+
 static void test_refusals(void **state)
 {
     sara_context *ctx = test_context();
@@ -183,9 +248,8 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pictures),
-        cmocka_unit_test(test_features),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_pictures), cmocka_unit_test(test_features),
+        cmocka_unit_test(test_eval),     cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
