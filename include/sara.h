@@ -534,6 +534,9 @@ typedef struct sara_train_options {
      * the base are still small, and how many large ones became it; 0: never. Of methods that change
      * weights. */
     int64_t track_drift;
+    const char *report_to;   /* beside the log: "none" or "tensorboard"; NULL: none */
+    const char *logging_dir; /* TensorBoard's event files, within output_dir unless it is absolute;
+                                NULL: "logs" */
 } sara_train_options;
 
 typedef struct sara_train_result {

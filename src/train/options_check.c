@@ -43,10 +43,15 @@ done:
 /* Values that have a grammar of their own, before any work begins. */
 static sara_status check_words(sara_context *ctx, const sara_train_options *o)
 {
+    static const char *const reports[] = {"none", "tensorboard", NULL};
     sara_prediction prediction;
     sara_storage storage;
     double factor;
     sara_status status;
+    TRY(check_choice(ctx, "report_to", o->report_to, reports));
+    if (o->logging_dir && (!o->report_to || strcmp(o->report_to, "none") == 0))
+        TRY(sara_fail(ctx, SARA_ERROR_USAGE, "--logging_dir %s: goes with --report_to tensorboard",
+                      o->logging_dir));
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
     TRY(sara_nn_device_check(ctx, o->device, "--device"));
     TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));

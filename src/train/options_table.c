@@ -102,6 +102,8 @@ const option sara_train_option_table[] = {
     NUMBER(OPTION_UINT64, seed, 0, 18446744073709551615.0, NAN, GIVEN, "-1: drawn and told (42)"),
     NUMBER(OPTION_INT64, track_drift, 0, LARGE, NAN, NO,
            "log how small entries drift every N steps (0: never)"),
+    TEXT(report_to, "WHERE", NO, "beside the log: none, tensorboard (none)"),
+    TEXT(logging_dir, "DIR", NO, "TensorBoard's event files, within the run folder (logs)"),
     TEXT(profile, "FILE.json", NO, "trace of the first five steps for chrome://tracing"),
     TEXT(device, "NAME", NO, "where to compute: cpu (cpu)"),
 };

@@ -162,6 +162,7 @@ void sara_run_close(sara_run *run)
 {
     if (run->log)
         fclose(run->log);
+    sara_run_events_close(run);
     if (run->lock >= 0) {
         unlink(run->lock_path);
         close(run->lock); /* gives the lock back */

@@ -256,6 +256,16 @@ done:
     return status;
 }
 
+/* Not where no step is left to do. */
+static sara_status open_events(trainer *t)
+{
+    const sara_train_options *o = &t->options;
+    if (!o->report_to || strcmp(o->report_to, "none") == 0 || t->started_at >= t->steps)
+        return SARA_OK;
+    return sara_run_events_open(&t->run, o->logging_dir ? o->logging_dir : "logs",
+                                t->started_at + 1);
+}
+
 sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
 {
     sara_status status;
@@ -278,6 +288,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_trainer_check_space(t));
     TRY(encode(t));
     TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
+    TRY(open_events(t));
     TRY(sara_trainer_make_tape(t));
     if (t->method->begin)
         TRY(t->method->begin(t));

@@ -138,6 +138,8 @@ typedef struct sara_run {
     char *folder, *log_path, *lock_path;
     int lock; /* file descriptor, -1 if none */
     FILE *log;
+    FILE *events; /* of TensorBoard; NULL: none */
+    char *events_path;
     size_t there; /* beginning of the folder's path that was there before; the whole: all of it */
 } sara_run;
 /* Makes the folder and takes its lock; another run's lock is SARA_ERROR_IO. Clears away what an
@@ -159,6 +161,16 @@ SARA_NODISCARD sara_status sara_run_log_open(sara_run *run, int64_t step, int64_
 /* Appends one line. object is consumed, also on error. */
 SARA_NODISCARD sara_status sara_run_log(sara_run *run, json_t *object);
 SARA_NODISCARD sara_status sara_run_log_sync(sara_run *run);
+/* A new file of events for TensorBoard, whose first step is `step`, in a folder that is made; a
+ * relative one lies in the run folder. sara_run_close() closes it. */
+SARA_NODISCARD sara_status sara_run_events_open(sara_run *run, const char *logging_dir,
+                                                int64_t step);
+void sara_run_events_close(sara_run *run);
+/* The numbers of a step's line of the log; a validation picture from its file. Nothing where no
+ * events are written; a failure is told once and ends them. */
+void sara_run_events_scalars(sara_run *run, const json_t *line);
+void sara_run_events_image(sara_run *run, int64_t step, int index, const sara_image *image,
+                           const char *path);
 
 /* Where a run stands, beyond what the optimiser knows. */
 typedef struct sara_run_state {

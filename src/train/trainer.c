@@ -101,7 +101,8 @@ static sara_status log_step(trainer *t, double loss, const sara_step_report *rep
                      t->method->time_term ? json_real(report->term_loss) : NULL, "lr", lr,
                      "seconds", seconds);
     TRY(add_drift(t, line));
-    status = sara_run_log(&t->run, json_incref(line));
+    TRY(sara_run_log(&t->run, json_incref(line)));
+    sara_run_events_scalars(&t->run, line);
 done:
     json_decref(line);
     return status;

@@ -31,6 +31,7 @@ static sara_status validate_draw(sara_run *run, sara_model *model,
     TRY(sara_format(run->ctx, &path, "%s/samples/step-%06lld-%d.png", run->folder, (long long)step,
                     index));
     TRY(sara_image_save(run->ctx, &images[0], path, text));
+    sara_run_events_image(run, step, index, &images[0], path);
 done:
     sara_images_free(run->ctx, images, count);
     sara_free(run->ctx, text);

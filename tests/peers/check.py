@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from check_eval import check_eval
 from check_exports import check_exports
 from check_loras import check_loras
+from check_tensorboard import check_tensorboard
 from checks import BASE, EXPECTED, TOP, check, relative, run
 from pytorch import check_pytorch
 from single_files import check_single_files
@@ -218,6 +219,8 @@ def main():
     check_loras(lambda *args: run(sara, *args), check, BASE,
                 os.path.join(TOP, "examples/emoji/ink"), a.work)
     check_eval(lambda *args: run(sara, *args), a.work)
+    check_tensorboard(lambda *args: run(sara, *args), check, BASE,
+                      os.path.join(TOP, "examples/emoji/ink"), a.work)
     print("peers: all checks passed")
 
 

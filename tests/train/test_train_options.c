@@ -281,6 +281,8 @@ static void test_json(void **state)
                                                "gradient_checkpointing",
                                                "gradient_checkpointing_levels",
                                                "track_drift",
+                                               "report_to",
+                                               "logging_dir",
                                                "profile",
                                                "device"};
     test_run *run = *state;
