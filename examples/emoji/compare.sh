@@ -54,7 +54,7 @@ if stamps:
         "references": f"{stamps}/reference",
         "prompts": f"{stamps}/prompts.txt",
         "tuning_prompts": f"{stamps}/tuning_prompts.txt",
-        "caption_prefix": "stamp style, ",
+        "caption_prefix": "photo of ",
     })
 with open(path, "w") as file:
     json.dump(config, file, indent=1)
