@@ -2,7 +2,7 @@
  * the base and the base with the result applied. */
 #include "support_train.h"
 
-#include "pipeline/pipeline.h"
+#include "train/trainer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -172,7 +172,7 @@ static void test_refused(void **state)
                    test_run_train(run));
 }
 
-/* ----------------------------------------------------------------------------- what it leaves be */
+/* ---------------------------------------------------------------------------- what it leaves be */
 
 /* Cut and resumed, on a device of its own memory too, the log has the same numbers; and the result
  * is that of a run without. */
@@ -208,6 +208,25 @@ static void test_resumed(void **state)
     }
 }
 
+/* The plan of memory has a bit for each entry, of each parameter in whole words. */
+static void test_plan(void **state)
+{
+    test_run *run = *state;
+    size_t words = 0, planned[2];
+    for (int i = 0; i < 2; i++) {
+        trainer t = {.ctx = run->ctx};
+        run->options.track_drift = i;
+        test_run_output(run, test_text(run, "plan-%d", i));
+        assert_ok(run->ctx, sara_trainer_open(&t, &run->options));
+        const sara_params *params = &t.model->denoiser->params;
+        planned[i] = t.planned_bytes;
+        for (size_t k = 0; i == 0 && k < params->count; k++)
+            words += ((size_t)sara_shape_count(&params->items[k].value.shape) + 63) / 64;
+        sara_trainer_close(&t);
+    }
+    assert_int_equal(planned[1] - planned[0], 8 * words);
+}
+
 /* From an adapter on, what was small is the base's matter, not the adapter's. */
 static void test_from_adapter(void **state)
 {
@@ -227,6 +246,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_sara),    TEST_CASE(test_budget),           TEST_CASE(test_narrow),
         TEST_CASE(test_full),    TEST_CASE(test_other_selections), TEST_CASE(test_branches),
-        TEST_CASE(test_refused), TEST_CASE(test_resumed),          TEST_CASE(test_from_adapter)};
+        TEST_CASE(test_refused), TEST_CASE(test_resumed),          TEST_CASE(test_from_adapter),
+        TEST_CASE(test_plan)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
