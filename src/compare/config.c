@@ -272,6 +272,8 @@ static sara_status read_top(sara_comparison *c, const sara_compare_options *opti
     if (json_object_get(c->config, "neutral_prompts"))
         TRY(need_prompts(c, &c->neutral_prompts, c->config, "the file", "neutral_prompts"));
     c->train = json_object_get(c->config, "train");
+    if (c->train && !json_is_object(c->train))
+        TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: train: expected an object", c->source));
     TRY(read_choice(c));
     TRY(read_eval(c));
     TRY(read_data_sets(c));

@@ -72,10 +72,12 @@ done:
 
 /* ------------------------------------------------------------------- what the result depends on */
 
-/* Names and sizes of what is in a folder, a file's size: contents that change with the same sizes
- * are not seen, but neither are copies and checkouts taken for changes. */
-static sara_status add_stamp(sara_context *ctx, sara_sha256 *hash, const char *path, int depth)
+/* Names and sizes of what is in a folder but for the output, a file's size: contents that change
+ * with the same sizes are not seen, but neither are copies and checkouts taken for changes. */
+static sara_status add_stamp(const sara_comparison *c, sara_sha256 *hash, const char *path,
+                             int depth)
 {
+    sara_context *ctx = c->ctx;
     char **names = NULL, *inner = NULL, size[32];
     size_t count = 0;
     struct stat info;
@@ -86,13 +88,13 @@ static sara_status add_stamp(sara_context *ctx, sara_sha256 *hash, const char *p
         sara_print(size, sizeof(size), "%lld;", (long long)info.st_size);
         return sara_sha256_add(hash, size, strlen(size));
     }
-    if (depth == 0)
+    if (depth == 0 || sara_path_is_same(path, c->output))
         return SARA_OK;
     TRY(sara_directory_list(ctx, &names, &count, path));
     for (size_t i = 0; i < count; i++) {
         TRY(sara_path_join(ctx, &inner, path, names[i]));
         TRY(sara_sha256_add(hash, names[i], strlen(names[i]) + 1));
-        TRY(add_stamp(ctx, hash, inner, depth - 1));
+        TRY(add_stamp(c, hash, inner, depth - 1));
         sara_free(ctx, inner);
         inner = NULL;
     }
@@ -103,14 +105,14 @@ done:
 }
 
 /* Small files, as prompts, by their content. */
-static sara_status add_input(sara_context *ctx, sara_sha256 *hash, const char *path)
+static sara_status add_input(const sara_comparison *c, sara_sha256 *hash, const char *path)
 {
     struct stat info;
     char digits[65];
     sara_status status;
     if (stat(path, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > (off_t)1 << 20)
-        return add_stamp(ctx, hash, path, 8);
-    TRY(sara_sha256_file(ctx, digits, path));
+        return add_stamp(c, hash, path, 8);
+    TRY(sara_sha256_file(c->ctx, digits, path));
     status = sara_sha256_add(hash, digits, 64);
 done:
     return status;
@@ -152,7 +154,7 @@ sara_status sara_job_hash(sara_job *job, char out[65])
         else
             TRY(add_argument(job, hash, job->argv[i]));
     for (size_t i = 0; i < job->input_count; i++)
-        TRY(add_input(job->comparison->ctx, hash, job->inputs[i]));
+        TRY(add_input(job->comparison, hash, job->inputs[i]));
     if (job->after)
         TRY(sara_sha256_add(hash, job->after, strlen(job->after)));
     if (job->config)

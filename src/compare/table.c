@@ -345,7 +345,8 @@ sara_status sara_compare_note(sara_comparison *c, const char **out)
     char seeds[128] = "Of one seed.";
     if (c->seed_count > 1)
         sara_print(seeds, sizeof(seeds),
-                   "Means over %zu seeds, ± the standard deviation, of VLHI that of single seeds'.",
+                   "Means over %zu seeds, ± the standard deviation; VLHI's is that of single "
+                   "seeds.",
                    c->seed_count);
     return sara_compare_words(
         c, out,

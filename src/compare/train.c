@@ -236,7 +236,7 @@ done:
 
 /* Its options as a file, anew where the output folder has been moved. */
 static sara_status write_run_config(sara_comparison *c, const sara_job *job, const char *path,
-                                const json_t *config)
+                                    const json_t *config)
 {
     json_t *there = NULL;
     sara_status status = SARA_OK;

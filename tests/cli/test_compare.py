@@ -161,6 +161,7 @@ class Refused(CompareCase):
                    code=IO)
         self.write("one.txt", "a cat\n\n")
         self.check(["base_prompts one.txt", "1 prompt"], "base_prompts", value="one.txt")
+        self.check(["train: expected an object"], "train", value="long")
         self.check(["choose_by loss", "vlhi, fid or clip_score"], "choose_by", value="loss")
         self.check(["pictures", "65"], "pictures", value=65)
         self.check(["seeds[0]", "whole number"], "seeds", value=[1.5])

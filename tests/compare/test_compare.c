@@ -1,0 +1,153 @@
+/* sara_compare() with a stand-in for the program, whose numbers are known: what a host program may
+ * give it, and that every allocation may fail. */
+#include "support/memory.h"
+
+#include "compare/compare.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* It "trains" by writing the options' size, and measures the length of its arguments. */
+static const char program[] =
+    "#!/bin/sh\n"
+    "if [ \"$1\" = train ]; then\n"
+    "    out=$(sed -n 's/.*\"output_dir\": \"\\(.*\\)\".*/\\1/p' \"$5\")\n"
+    "    mkdir -p \"$out/checkpoint-1\"\n"
+    "    wc -c <\"$5\" >\"$out/adapter.safetensors\"\n"
+    "    for s in 9 2 2 4; do echo \"{\\\"step\\\": 1, \\\"seconds\\\": $s}\"; done"
+    " >\"$out/log.jsonl\"\n"
+    "    echo '{\"step\": 5, \"sec' >>\"$out/log.jsonl\"\n"
+    "    printf '10 of 20 parameters trained\\nadapter: %s\\n' \"$out/adapter.safetensors\"\n"
+    "else\n"
+    "    echo \"$*\" | wc -c | sed 's/.*/{\"clip_score\": {\"mean\": &}, \"fid\": {\"convention\": "
+    "\"clip\", \"value\": &}, \"names\": [\"a.png\"]}/'\n"
+    "fi\n";
+
+static const char config[] =
+    "{\"model\": \"prompts.txt\", \"output_dir\": \"out\", \"base_prompts\": \"prompts.txt\",\n"
+    "\"data\": [{\"name\": \"d\", \"train_data_dir\": \".\", \"references\": \"pictures\",\n"
+    "\"prompts\": \"prompts.txt\", \"tuning_prompts\": \"tuning.txt\"}],\n"
+    "\"seeds\": [1, 2], \"learning_rates\": [0.1, 0.2, 0.3, 0.4], \"eval\": {\"clip\": \".\"},\n"
+    "\"rows\": [{\"name\": \"a\"}, {\"name\": \"b\", \"trainable\": \"1%\"}]}\n";
+
+static void put_file(const char *name, const char *text)
+{
+    FILE *file = fopen(name, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* In a folder of its own, which is the current one from then on. */
+static int enter_folder(void **state)
+{
+    char folder[] = "/tmp/sara-compare-XXXXXX";
+    if (!mkdtemp(folder) || chdir(folder) != 0)
+        return 1;
+    *state = strdup(folder);
+    put_file("program", program);
+    put_file("compare.json", config);
+    put_file("prompts.txt", "a cat\na dog\n");
+    put_file("tuning.txt", "a cow\na pig\n");
+    return chmod("program", 0755) || mkdir("pictures", 0755);
+}
+
+static int leave_folder(void **state)
+{
+    sara_context *ctx = test_context();
+    assert_int_equal(chdir("/"), 0);
+    assert_ok(ctx, sara_directory_remove(ctx, *state));
+    sara_context_free(ctx);
+    free(*state);
+    return 0;
+}
+
+static sara_status compare_with(sara_context *ctx, char **report, const char *given)
+{
+    sara_compare_options options;
+    sara_compare_options_init(&options);
+    options.config = given;
+    options.program = "./program";
+    return sara_compare(ctx, report, &options);
+}
+
+static sara_status compare_once(sara_context *ctx, const char *given)
+{
+    char *report = NULL;
+    sara_status status = compare_with(ctx, &report, given);
+    sara_free(ctx, report);
+    return status;
+}
+
+static void test_refused(void **state)
+{
+    sara_context *ctx = test_context();
+    sara_compare_options options;
+    char *report;
+    (void)state;
+    sara_compare_options_init(&options);
+    options.program = "./program";
+    assert_refused(ctx, SARA_ERROR_USAGE, "--config is missing",
+                   sara_compare(ctx, &report, &options));
+    options.config = "compare.json";
+    options.program = "./prompts.txt";
+    assert_refused(ctx, SARA_ERROR_USAGE, "./prompts.txt: is no program",
+                   sara_compare(ctx, &report, &options));
+    options.program = NULL;
+    assert_refused(ctx, SARA_ERROR_USAGE, "program", sara_compare(ctx, &report, &options));
+    put_file("list.json", "[1]");
+    assert_refused(ctx, SARA_ERROR_INPUT, "list.json: the file: expected an object",
+                   compare_with(ctx, &report, "list.json"));
+    assert_false(sara_path_exists("out"));
+    sara_context_interrupt(ctx);
+    assert_refused(ctx, SARA_INTERRUPTED, "goes on from here",
+                   compare_with(ctx, &report, "compare.json"));
+    assert_null(report);
+    sara_context_free(ctx);
+}
+
+static double record_number(const json_t *record, const char *key)
+{
+    return json_number_value(json_object_get(record, key));
+}
+
+static void test_records(void **state)
+{
+    sara_context *ctx = test_context();
+    json_t *result = NULL;
+    char *report;
+    (void)state;
+    assert_ok(ctx, compare_with(ctx, &report, "compare.json"));
+    assert_ok(ctx, sara_json_parse(ctx, &result, report, strlen(report), "report", false));
+    const json_t *row = json_array_get(json_object_get(result, "rows"), 1),
+                 *data = json_array_get(json_object_get(row, "data"), 0),
+                 *seed = json_array_get(json_object_get(data, "seeds"), 1),
+                 *train = json_object_get(seed, "train");
+    assert_true(record_number(train, "entries") == 10);
+    assert_true(record_number(train, "seconds_per_step") == 2); /* 9 left out: 2, 2, 4 */
+    assert_string_equal(json_string_value(json_object_get(train, "adapter")),
+                        "runs/b/d/lr-0.1-seed-2/run/adapter.safetensors");
+    assert_false(sara_path_exists("out/runs/b/d/lr-0.1-seed-2/run/checkpoint-1"));
+    assert_true(sara_path_exists("out/report.html"));
+    json_decref(result);
+    sara_free(ctx, report);
+    sara_context_free(ctx);
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    test_every_allocation(compare_once, "compare.json"); /* what was run is kept */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_records),
+        cmocka_unit_test(test_memory),
+    };
+    return cmocka_run_group_tests(tests, enter_folder, leave_folder);
+}
