@@ -1,6 +1,8 @@
 /* An analysis beside what numpy makes of the same U-Net, whose layers diffusers sorted. */
 #include "support_eval.h"
 
+#include "support/memory.h"
+
 #include "pipeline/pipeline.h"
 
 #include <math.h>
@@ -124,8 +126,35 @@ static void test_odd(void **state)
     sara_context_free(ctx);
 }
 
+static sara_status analyze_again(sara_context *ctx, const char *folder)
+{
+    sara_model_options options;
+    sara_model *model = NULL;
+    char *page = NULL, *report = NULL;
+    sara_status status;
+    sara_model_options_init(&options);
+    options.unet_only = true;
+    TRY(sara_path_join(ctx, &page, folder, "page.html"));
+    TRY(sara_model_load(ctx, &model, SARA_TEST_GOLDEN "/variants/unet_tiny", &options));
+    TRY(sara_analyze(ctx, &report, model, page));
+done:
+    sara_free(ctx, report);
+    sara_free(ctx, page);
+    sara_model_free(model);
+    return status;
+}
+
+static void test_memory(void **state)
+{
+    char *folder = test_folder();
+    (void)state;
+    test_every_allocation(analyze_again, folder);
+    test_folder_remove(folder);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers), cmocka_unit_test(test_odd)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers), cmocka_unit_test(test_odd),
+                                       cmocka_unit_test(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

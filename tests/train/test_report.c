@@ -1,6 +1,8 @@
 /* report.html from a log, an identity and a folder of samples made by hand. */
 #include "support_train.h"
 
+#include "support/memory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -195,12 +197,35 @@ static void test_many_pictures(void **state)
     holds(text, ">step 300</th>");
 }
 
+static sara_status report_again(sara_context *ctx, const char *folder)
+{
+    json_t *identity = NULL;
+    sara_run run;
+    sara_status status;
+    TRY(sara_run_open(ctx, &run, folder));
+    identity = json_pack("{s:s,s:i}", "method", "sara", "seed", 1);
+    status = sara_run_report(&run, &(sara_run_facts){identity, prompts, 2, "step-000001-0.png"});
+    json_decref(identity);
+    sara_run_close(&run);
+done:
+    return status;
+}
+
+static void test_memory(void **state)
+{
+    page *p = *state;
+    put_picture(p, "step-000001-0.png");
+    report(p, "{\"step\":1,\"loss\":4}\n{\"step\":2,\"loss\":3}\n", "{}");
+    sara_run_close(&p->run); /* gives its lock back */
+    test_every_allocation(report_again, p->folder);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {CASE(test_curves),   CASE(test_damage),
-                                       CASE(test_long),     CASE(test_settings),
-                                       CASE(test_pictures), CASE(test_many_pictures)};
+    const struct CMUnitTest tests[] = {
+        CASE(test_curves),   CASE(test_damage),        CASE(test_long),  CASE(test_settings),
+        CASE(test_pictures), CASE(test_many_pictures), CASE(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
