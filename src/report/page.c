@@ -30,7 +30,7 @@ static const char report_head[] =
     "img{display:block;max-width:100%;height:auto;margin:auto}.small{image-rendering:pixelated;"
     "min-width:96px}"
     "figure{margin:0 1em 1em 0;display:inline-block;vertical-align:top;max-width:100%}"
-    "figcaption{font-size:.9em;color:var(--dim)}.plot{width:580px;max-width:100%}"
+    "figcaption{font-size:.9em;color:var(--dim)}.plot{width:560px;max-width:100%}"
     ".plot figcaption{color:var(--ink);font-weight:600}"
     ".plot svg{display:block;width:100%;height:auto}"
     ".legend{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.1em 1em;"
