@@ -2,7 +2,8 @@
 """Records what transformers and numpy make of ten emoji: tests/cli/make_eval.py (in an environment
 with torch, transformers, pillow), writes tests/cli/eval_expected.json. Features are of
 examples/emoji/clip, the pictures measured of ink-reference, with its captions, the references the
-pictures of the same names in noto-reference; DINO's of the small ViTModel tests/eval/data/models/vit.
+pictures of the same names in noto-reference; DINO's are of the small ViTModel
+tests/eval/data/models/vit.
 """
 import json
 import os
@@ -38,9 +39,7 @@ def dino_features(folder, names):
 
 
 def features(model, folder, names):
-    side = model.config.vision_config.image_size
-    processor = CLIPImageProcessorPil(size={"shortest_edge": side},
-                                      crop_size={"height": side, "width": side})
+    processor = CLIPImageProcessorPil.from_pretrained(f"{EMOJI}/clip")
     pixels = pixel_values(processor, folder, names)
     pooled = model.vision_model(pixel_values=pixels).pooler_output
     return model.visual_projection(pooled).double().numpy()

@@ -77,7 +77,8 @@ def preprocess():
         sizes = {"clip_old": SIZES, "vit_new": SIZES, "clip_pad": SIZES[::3]}.get(name, SIZES[:2])
         for width, height in sizes:
             tensors[f"{name}/{width}x{height}"] = values(processor, formula(width, height))
-    for name, kind, side in (("clip", CLIPImageProcessorPil, 15), ("bit", BitImageProcessorPil, 14)):
+    for name, kind, side in (("clip", CLIPImageProcessorPil, 15),
+                             ("bit", BitImageProcessorPil, 14)):
         processor = kind(size={"shortest_edge": side}, crop_size=side)
         tensors[f"bare_{name}/37x29"] = values(processor, formula(37, 29))
     processor = ViTImageProcessorPil(size={"height": 15, "width": 15})
@@ -178,7 +179,7 @@ def emoji():
     model = CLIPModel.from_pretrained(EMOJI / "clip", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(EMOJI / "clip")
     tensors = {}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=64)
+    processor = CLIPImageProcessorPil.from_pretrained(EMOJI / "clip")
     pictures = [Image.open(EMOJI / "ink-reference" / f"{name}.png").convert("RGB")
                 for name in PICTURES]
     for key, resize in (("images", 0), ("images_512", 512)):
@@ -190,7 +191,8 @@ def emoji():
     tensors["texts"] = model.get_text_features(**inputs).pooler_output
     pixels = processor(pictures, return_tensors="pt")["pixel_values"]
     tensors["logits_per_image_512"] = model(pixel_values=pixels, **inputs).logits_per_image
-    save_file({k: v.detach().numpy().copy() for k, v in tensors.items()}, DATA / "emoji.safetensors")
+    save_file({k: v.detach().numpy().copy() for k, v in tensors.items()},
+              DATA / "emoji.safetensors")
 
 
 if __name__ == "__main__":

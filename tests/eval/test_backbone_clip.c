@@ -66,7 +66,7 @@ static void check_pictures(sara_context *ctx, sara_backbone *clip, float out[3][
     sara_free(ctx, expected);
 }
 
-/* The demo's, which has no image processor's file; texts short, of other letters, empty and too
+/* The demo's; texts short, of other letters, empty and too
  * long. */
 static void test_emoji(void **state)
 {
@@ -111,11 +111,84 @@ static void test_tiny(void **state)
     sara_context_free(ctx);
 }
 
+/* ------------------------------------------------------------------------ CLIP's own vocabulary */
+
+/* The tiny model in a new folder, with tables for so many ids and positions, which are zeros but
+ * for what it had of them. */
+static char *widen_tiny(sara_context *ctx, int64_t ids, int64_t positions)
+{
+    char *folder = test_folder(), path[512], config[512];
+    sara_safetensors *file = test_open(ctx, EVAL_DATA "/models/clip/model.safetensors");
+    size_t count = sara_safetensors_count(file);
+    sara_tensor_source sources[128];
+    void *data[128];
+    assert_true(count <= 128);
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        sara_tensor_source *source = &sources[i];
+        *source = (sara_tensor_source){info->name, info->dtype, info->shape, NULL};
+        if (strcmp(info->name, "text_model.embeddings.token_embedding.weight") == 0)
+            source->shape.dims[0] = ids;
+        if (strcmp(info->name, "text_model.embeddings.position_embedding.weight") == 0)
+            source->shape.dims[0] = positions;
+        assert_ok(ctx, sara_alloc_zero(ctx, &data[i], (size_t)sara_shape_count(&source->shape),
+                                       sara_dtype_size(info->dtype)));
+        assert_ok(ctx, sara_safetensors_read(file, data[i], info));
+        source->data = data[i];
+    }
+    snprintf(path, sizeof(path), "%s/model.safetensors", folder);
+    assert_ok(ctx, sara_safetensors_save(ctx, path, sources, count, NULL, 0));
+    for (size_t i = 0; i < count; i++)
+        sara_free(ctx, data[i]);
+    json_t *object = json_load_file(EVAL_DATA "/models/clip/config.json", 0, NULL);
+    json_t *text = json_object_get(object, "text_config");
+    json_object_set_new(text, "vocab_size", json_integer((json_int_t)ids));
+    json_object_set_new(text, "max_position_embeddings", json_integer((json_int_t)positions));
+    json_object_set_new(text, "eos_token_id", json_integer(49407));
+    snprintf(config, sizeof(config), "%s/config.json", folder);
+    assert_int_equal(json_dump_file(object, config, 0), 0);
+    json_decref(object);
+    sara_safetensors_close(file);
+    return folder;
+}
+
+/* Where the folder has none and it fits, texts are read with it; with fewer positions than it pads
+ * to, or fewer ids, they are refused. */
+static void test_own_vocabulary(void **state)
+{
+    (void)state;
+    static const int64_t sizes[3][2] = {{49408, 77}, {49408, 76}, {49407, 77}};
+    sara_context *ctx = test_context();
+    for (int i = 0; i < 3; i++) {
+        char *folder = widen_tiny(ctx, sizes[i][0], sizes[i][1]), *own = test_folder();
+        sara_backbone_options options = {.path = folder};
+        float out[2][12];
+        sara_backbone *clip = test_backbone(ctx, &sara_backbone_clip, &options);
+        if (i || !sara_tokenizer_has_builtin()) {
+            assert_refused(ctx, SARA_ERROR_USAGE, "CLIP's own does not fit",
+                           sara_backbone_text(clip, out[0], "a cat"));
+        } else {
+            assert_ok(ctx, sara_backbone_text(clip, out[0], "a cat"));
+            sara_backbone_close(clip);
+            assert_ok(ctx, sara_tokenizer_save_builtin(ctx, own, false));
+            options.tokenizer = own;
+            clip = test_backbone(ctx, &sara_backbone_clip, &options);
+            assert_ok(ctx, sara_backbone_text(clip, out[1], "a cat"));
+            assert_memory_equal(out[0], out[1], sizeof(out[0]));
+        }
+        sara_backbone_close(clip);
+        test_folder_remove(folder);
+        test_folder_remove(own);
+    }
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_emoji),
         cmocka_unit_test(test_tiny),
+        cmocka_unit_test(test_own_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
