@@ -22,8 +22,9 @@ extern "C" {
 typedef struct sara_eval_options {
     size_t size; /* of this struct; 0: of its first version */
     /* The pictures: a folder, whose captions are found as data sets' are (docs/formats.md), or,
-     * where it is NULL, one for each prompt, drawn with `generate` (its prompt is not read, image i
-     * has seed + i) by the model at model_path with model options `model` and the adapters. */
+     * where it is NULL, generate->batch_count for each prompt, drawn with `generate` (its prompt is
+     * not read, image i of all has seed + i) by the model at model_path with model options `model`
+     * and the adapters. */
     const char *images;
     const char *model_path;
     const sara_model_options *model;         /* NULL: the defaults */

@@ -147,6 +147,30 @@ typedef struct cli_model {
         "vae", 0, CLI_STRING, &(m)->options.vae, 0, 0, "PATH",                                     \
             "another VAE: a diffusers folder or a .safetensors file"                               \
     }
+/* What pictures are drawn with. all: the help shows the rarer ones, too. */
+#define CLI_DRAW_OPTIONS(g, seed, scheduler, all)                                                  \
+    {"negative-prompt", 'n', CLI_STRING, &(g)->negative_prompt, 0, 0, "TEXT",                      \
+     (all) ? "what to keep away from" : NULL},                                                     \
+        {"no-prompt-weights", 0, CLI_SWITCH, &(g)->no_prompt_weights, 0, 0, NULL,                  \
+         (all) ? "(a), (a:1.4), [a] in prompts are plain text" : NULL},                            \
+        {"long-prompt", 0, CLI_SWITCH, &(g)->long_prompt, 0, 0, NULL,                              \
+         (all) ? "encode prompts of any length in chunks; else they are cut" : NULL},              \
+        {"lora-model-dir", 0, CLI_STRING, &(g)->lora_model_dir, 0, 0, "DIR",                       \
+         (all) ? "<lora:NAME:X> in a prompt applies DIR/NAME.safetensors for it" : NULL},          \
+        {"width", 'W', CLI_INT, &(g)->width, 1, 16384, "N",                                        \
+         "pixels, a multiple of 8 (the model's)"},                                                 \
+        {"height", 'H', CLI_INT, &(g)->height, 1, 16384, "N", "pixels, likewise"},                 \
+        {"steps", 0, CLI_INT, &(g)->steps, 1, 1000, "N", "denoising steps (20)"},                  \
+        {"cfg-scale", 0, CLI_DOUBLE, &(g)->guidance_scale, 0, 1000, "X",                           \
+         "guidance scale (the model's: 7.0)"},                                                     \
+        {"seed", 's', CLI_SEED, seed, 0, 0, "N",                                                   \
+         "image i uses seed + i; -1: drawn and told (42)"},                                        \
+        {"sampling-method", 0, CLI_STRING, &(g)->sampling_method, 0, 0, "NAME",                    \
+         (all) ? "ddim, ddpm, pndm, euler, euler_a, dpm++2m (the model's)" : NULL},                \
+    {                                                                                              \
+        "scheduler", 0, CLI_STRING, scheduler, 0, 0, "NAME",                                       \
+            (all) ? "karras: Karras sigmas (the model's)" : NULL                                   \
+    }
 /* Loads it. */
 int cli_load(const cli *c, sara_model **out, const cli_model *model);
 /* For what needs the denoiser alone: of a file no more is loaded. */

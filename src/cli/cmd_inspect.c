@@ -255,6 +255,7 @@ int cmd_inspect(cli *c)
                     "-o sweep.html\n"
                     "  sara inspect --adapter run/adapter.safetensors -m base\n"
                     "  sara inspect -m base --tokenize \"ink style, a fox\"\n",
+        .note = "What pictures are drawn with and measured by goes with --zero_sweep.\n",
         .options = options,
     };
     int code = cli_parse(c, &command, &help);

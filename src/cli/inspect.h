@@ -18,6 +18,7 @@ typedef struct inspect_sweep {
     sara_eval_options eval;
     sara_generate_options generate;
     cli_seed seed;
+    const char *scheduler;
 } inspect_sweep;
 #define INSPECT_SWEEP_OPTIONS(s)                                                                   \
     {"zero_sweep", 0, CLI_STRING, &(s)->thresholds, 0, 0, "LIST",                                  \
@@ -30,12 +31,7 @@ typedef struct inspect_sweep {
         {"references", 0, CLI_STRING, &(s)->eval.references, 0, 0, "DIR",                          \
          "likewise (what the model as it is draws)"},                                              \
         {"fid", 0, CLI_STRING, &(s)->eval.fid, 0, 0, "NAME", NULL},                                \
-        {"steps", 0, CLI_INT, &(s)->generate.steps, 1, 1000, "N", "of that: denoising (20)"},      \
-        {"cfg-scale", 0, CLI_DOUBLE, &(s)->generate.guidance_scale, 0, 1000, "X",                  \
-         "of that (the model's: 7.0)"},                                                            \
-    {                                                                                              \
-        "seed", 's', CLI_SEED, &(s)->seed, 0, 0, "N", "of that: picture i has seed + i (42)"       \
-    }
+    CLI_DRAW_OPTIONS(&(s)->generate, &(s)->seed, &(s)->scheduler, false)
 void inspect_sweep_init(inspect_sweep *s);
 /* Refuses what goes with --zero_sweep where that is not given, and what does not where it is. */
 int inspect_sweep_check(const cli *c, const inspect_sweep *s, const char *other);

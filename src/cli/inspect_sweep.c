@@ -33,9 +33,14 @@ static const char *sweep_extra(const inspect_sweep *s)
 int inspect_sweep_check(const cli *c, const inspect_sweep *s, const char *other)
 {
     const char *extra = sweep_extra(s);
+    sara_generate_options defaults;
+    sara_generate_options_init(&defaults);
     if (s->thresholds && other)
         return cli_fail(c, SARA_ERROR_USAGE, "--zero_sweep %s and %s: give one of them",
                         s->thresholds, other);
+    if (!extra && (s->scheduler || s->seed.draw || s->seed.number != defaults.seed ||
+                   memcmp(&s->generate, &defaults, sizeof(defaults)) != 0))
+        extra = "what pictures are drawn with";
     if (!s->thresholds && extra)
         return cli_fail(c, SARA_ERROR_USAGE, "%s: goes with --zero_sweep", extra);
     return 0;
@@ -68,7 +73,9 @@ int inspect_sweep_run(const cli *c, inspect_sweep *s, const cli_model *model, co
     sara_zero_sweep_options options;
     sara_model_options of_model = model->options;
     char *report = NULL;
-    int code = cli_take_seed(c, &s->generate.seed, &s->seed, 1000000);
+    int code = cli_check_sigmas(c, s->scheduler, &s->generate.karras);
+    if (code == 0)
+        code = cli_take_seed(c, &s->generate.seed, &s->seed, 1000000);
     if (code)
         return code;
     of_model.size = sizeof(of_model);

@@ -91,7 +91,9 @@ class ZeroSweep(Case):
                 self.refused(USAGE, "--zero_sweep", *ok, "--zero_sweep", text)
         sweep = ["--zero_sweep", "0.01"]
         for words, args in [
-            ("goes with --zero_sweep", ok),
+            ("--prompts: goes with --zero_sweep", ok),
+            ("drawn with: goes with --zero_sweep", ["inspect", "-m", BASE, "--steps", "2"]),
+            ("--scheduler x: expected", [*ok, *sweep, "--scheduler", "x"]),
             ("no prompts given", ["inspect", "-m", BASE, *sweep, "--clip", CLIP]),
             ("nothing to measure with",
              ["inspect", "-m", BASE, *sweep, "--prompts", "prompts.txt"]),
