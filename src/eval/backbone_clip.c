@@ -24,8 +24,8 @@ static bool tokenizer_fits(const sara_tokenizer *tokenizer, const sara_text_info
            sara_tokenizer_length(tokenizer) <= text->max_positions;
 }
 
-/* The one given, else the folder's, else CLIP's own where it fits. Without one pictures can still be
- * measured. */
+/* The one given, else the folder's, else CLIP's own where it fits. Without one pictures can still
+ * be measured. */
 static sara_status open_tokenizer(sara_context *ctx, sara_vision *vision,
                                   const sara_backbone_options *options)
 {
@@ -58,7 +58,8 @@ static sara_status clip_open(sara_backbone *backbone, const sara_backbone_option
     sara_vision *vision;
     sara_status status;
     TRY(sara_vision_open(backbone, &vision, &sara_clip_class, sara_clip_image_features,
-                         &sara_preprocess_clip, options));
+                         &sara_preprocess_clip, options->path));
+    vision->resize = options->resize;
     TRY(open_tokenizer(backbone->ctx, vision, options));
     TRY(sara_clip_logit_scale(vision->network, &backbone->logit_scale));
 done:

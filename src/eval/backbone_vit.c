@@ -43,7 +43,7 @@ static sara_status dino_open(sara_backbone *backbone, const sara_backbone_option
     sara_status status;
     TRY(find_vit(backbone->ctx, &which, options->path));
     TRY(sara_vision_open(backbone, &vision, vits[which].class, sara_vit_features,
-                         vits[which].fallback, options));
+                         vits[which].fallback, options->path));
 done:
     return status;
 }

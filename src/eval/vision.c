@@ -14,7 +14,7 @@ static sara_status check_side(sara_context *ctx, const sara_vision *vision, cons
 
 sara_status sara_vision_open(sara_backbone *backbone, sara_vision **out,
                              const sara_network_class *class, sara_vision_fn forward,
-                             const sara_preprocess *fallback, const sara_backbone_options *options)
+                             const sara_preprocess *fallback, const char *folder)
 {
     sara_context *ctx = backbone->ctx;
     sara_vision *vision;
@@ -22,14 +22,12 @@ sara_status sara_vision_open(sara_backbone *backbone, sara_vision **out,
     TRY(sara_alloc_zero(ctx, &vision, 1, sizeof(*vision)));
     *out = backbone->state = vision;
     vision->forward = forward;
-    vision->resize = options->resize;
     TRY(sara_nn_device_open(ctx, &vision->device, NULL));
     TRY(sara_tape_new(ctx, &vision->tape, vision->device));
-    TRY(sara_network_load(vision->device, &vision->network, class, options->path, NULL,
-                          SARA_STORE_EXACT));
-    TRY(sara_preprocess_read(ctx, &vision->preprocess, options->path, fallback,
+    TRY(sara_network_load(vision->device, &vision->network, class, folder, NULL, SARA_STORE_EXACT));
+    TRY(sara_preprocess_read(ctx, &vision->preprocess, folder, fallback,
                              (int)vision->network->info.vision.side));
-    TRY(check_side(ctx, vision, options->path));
+    TRY(check_side(ctx, vision, folder));
     backbone->width = vision->network->info.vision.width;
 done:
     return status;

@@ -23,8 +23,7 @@ typedef struct sara_vision {
  * sara_vision_close() gives all back, even after an error. fallback: see sara_preprocess_read(). */
 SARA_NODISCARD sara_status sara_vision_open(sara_backbone *backbone, sara_vision **out,
                                             const sara_network_class *class, sara_vision_fn forward,
-                                            const sara_preprocess *fallback,
-                                            const sara_backbone_options *options);
+                                            const sara_preprocess *fallback, const char *folder);
 void sara_vision_close(sara_backbone *backbone);
 SARA_NODISCARD sara_status sara_vision_image(sara_backbone *backbone, float *out,
                                              const sara_image *image);

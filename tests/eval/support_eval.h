@@ -1,4 +1,4 @@
-/* What the tests of backbones share: the pictures of make_backbones.py, backbones that must open. */
+/* What the tests of backbones share: pictures of make_backbones.py, backbones that must open. */
 #ifndef SARA_TEST_SUPPORT_EVAL_H
 #define SARA_TEST_SUPPORT_EVAL_H
 

@@ -20,10 +20,26 @@ static void test_equal_to_transformers(void **state)
     sara_context_free(ctx);
 }
 
+/* What is said of CLIP's pictures is not of DINO's. */
+static void test_options_of_clip(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    const sara_backbone_options options = {
+        .path = EVAL_DATA "/models/vit", .tokenizer = SARA_TEST_GOLDEN "/missing", .resize = 7};
+    sara_safetensors *file = test_open(ctx, EVAL_DATA "/models.safetensors");
+    sara_backbone *dino = test_backbone(ctx, &sara_backbone_dino, &options);
+    assert_int_equal(test_model_pictures(dino, file, "vit"), 3);
+    sara_backbone_close(dino);
+    sara_safetensors_close(file);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equal_to_transformers),
+        cmocka_unit_test(test_options_of_clip),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
