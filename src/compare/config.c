@@ -254,20 +254,47 @@ done:
     return status;
 }
 
+/* Without slashes at its end, by which it would be another folder to what has its name. */
+static sara_status read_output(sara_comparison *c, const char *given)
+{
+    char *path = NULL;
+    sara_status status;
+    if (!given)
+        TRY(need_string(c, &given, c->config, "the file", "output_dir"));
+    size_t length = strlen(given);
+    while (length > 1 && given[length - 1] == '/')
+        length--;
+    TRY(sara_arena_alloc(&c->arena, &path, length + 1, 1));
+    memcpy(path, given, length);
+    path[length] = '\0';
+    c->output = path;
+done:
+    return status;
+}
+
 static sara_status read_top(sara_comparison *c, const sara_compare_options *options)
 {
-    static const char *const known[] = {
-        "model",          "output_dir", "data",      "seeds",        "train",           "rows",
-        "learning_rates", "eval",       "choose_by", "base_prompts", "neutral_prompts", "pictures",
-        "cost",           "strengths",  NULL};
+    static const char *const known[] = {"model",
+                                        "output_dir",
+                                        "data",
+                                        "seeds",
+                                        "train",
+                                        "rows",
+                                        "learning_rates",
+                                        "eval",
+                                        "choose_by",
+                                        "base_prompts",
+                                        "neutral_prompts",
+                                        "pictures",
+                                        "cost",
+                                        "strengths_row",
+                                        NULL};
     sara_status status;
     TRY(sara_compare_check_keys(c, c->config, "the file", known));
     TRY(need_string(c, &c->model, c->config, "the file", "model"));
     if (!sara_path_exists(c->model))
         TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: model %s: is not there", c->source, c->model));
-    c->output = options->output_dir;
-    if (!c->output)
-        TRY(need_string(c, &c->output, c->config, "the file", "output_dir"));
+    TRY(read_output(c, options->output_dir));
     TRY(need_prompts(c, &c->base_prompts, c->config, "the file", "base_prompts"));
     if (json_object_get(c->config, "neutral_prompts"))
         TRY(need_prompts(c, &c->neutral_prompts, c->config, "the file", "neutral_prompts"));

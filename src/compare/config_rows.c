@@ -104,7 +104,8 @@ static sara_status check_rates(const sara_comparison *c, const sara_compare_row 
                              "%s: row %s: learning_rates[%zu]: expected a number, more than 0 to "
                              "1000",
                              c->source, row->name, i);
-        if (i > 0 && !(rate > json_number_value(json_array_get(row->rates, i - 1))))
+        const double before = json_number_value(json_array_get(row->rates, i - 1));
+        if (i > 0 && !(rate > before * (1 + 1e-6))) /* folders have them in ten digits */
             return sara_fail(c->ctx, SARA_ERROR_INPUT,
                              "%s: row %s: learning_rates[%zu]: expected more than the one before",
                              c->source, row->name, i);
@@ -147,6 +148,17 @@ static const char *text_at(const json_t *object, const char *key)
     return json_string_value(json_object_get(object, key));
 }
 
+/* NULL: there is none. */
+static sara_status method_in(const sara_comparison *c, const char **out, const json_t *object,
+                             const char *where)
+{
+    const json_t *value = json_object_get(object, "method");
+    *out = json_string_value(value);
+    return !value || *out
+               ? SARA_OK
+               : sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: %s: method is no text", c->source, where);
+}
+
 static sara_status check_row_name(const sara_comparison *c, const sara_compare_row *row,
                                   const char *where)
 {
@@ -170,13 +182,15 @@ static sara_status read_row(sara_comparison *c, const json_t *object, size_t ind
 {
     const sara_name where = sara_name_of("rows[%zu]", index);
     sara_compare_row *row = &c->rows[index];
-    const char *own = text_at(object, "method"), *common = text_at(c->train, "method");
+    const char *own, *common;
     sara_status status;
     *row = (sara_compare_row){.name = text_at(object, "name"), .options = json_object()};
     c->row_count = index + 1;
     if (!row->options)
         TRY(sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: %s", c->source));
     TRY(check_row_name(c, row, where.text));
+    TRY(method_in(c, &own, object, sara_name_of("row %s", row->name).text));
+    TRY(method_in(c, &common, c->train, "train"));
     row->method = own ? own : common ? common : "sara";
     if (!sara_train_option_goes_with("method", row->method))
         TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: row %s: method %s: no such method", c->source,

@@ -112,6 +112,9 @@ static sara_status read_methods(sara_comparison *c, const json_t *list)
     static const char *const usual[] = {"sara", "lora", "ltsft", "full"};
     const size_t count = list ? json_array_size(list) : 4;
     sara_status status;
+    if (count == 0)
+        return sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: cost: methods: expected a list of names",
+                         c->source);
     TRY(sara_arena_alloc(&c->arena, &c->cost.methods, count + 1, sizeof(*c->cost.methods)));
     for (; c->cost.method_count < count; c->cost.method_count++) {
         const size_t i = c->cost.method_count;

@@ -167,6 +167,10 @@ class Refused(CompareCase):
         self.check(["seeds[0]", "whole number"], "seeds", value=[1.5])
         self.check(["seeds[0] and seeds[1]", "7"], "seeds", value=[7, 7])
         self.check(["row lora", "method lara", "no such method"], "rows", 1, "method", value="lara")
+        self.check(["row lora", "method is no text"], "rows", 1, "method", value=5)
+        self.check(["train: method is no text"], "train", "method", value=["sara"])
+        self.check(["cost: methods"], "cost", value={"methods": "sara"})
+        self.check(["strengths: no such key"], "strengths", value="0,1")
         self.check(["row sara", "trainable: 300%"], "rows", 0, "trainable", value="300%")
         self.check(["row sara", "--train_batch_size 0"], "rows", 0, "train_batch_size", value=0)
         self.check(["row lora", "mask", "method lora"], "rows", 1, "mask", value="random")
@@ -184,6 +188,8 @@ class Refused(CompareCase):
                    value=[1e-4])
         self.check(["row sara", "learning_rates[1]", "more than the one before"], "learning_rates",
                    value=[1e-3, 1e-4, 1e-5, 1e-6])
+        self.check(["row sara", "learning_rates[1]", "more than the one before"], "learning_rates",
+                   value=[1e-3, 1.00000000001e-3, 1e-2, 1e-1])
         self.check(["row sara", "learning_rates[0]", "more than 0"], "learning_rates",
                    value=[0, 1e-4, 1e-3, 1e-2])
         self.write("tuning.txt", "a cat\n" + lines(self.path("prompts.txt"), 1, 2))
@@ -481,6 +487,7 @@ class GoingOn(CompareCase):
         run = self.path("moved", "runs/sara/ink/lr-0.01-seed-1/run")
         with open(run + ".json") as file:
             self.assertEqual(json.load(file)["output_dir"], os.path.relpath(run, self.folder))
+        self.compare(out="moved//")
 
 
 class Beside(CompareCase):
@@ -498,6 +505,7 @@ class Beside(CompareCase):
 
     def test_strengths_and_cost(self):
         self.config["cost"] = {"methods": ["sara", "full"], "batches": [1, 2]}
+        self.config["strengths_row"] = "sara"
         self.write_config()
         self.refused(USAGE, "--strengths 0,x", "compare", "--config", "compare.json",
                      "--strengths", "0,x")
