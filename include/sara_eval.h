@@ -58,8 +58,9 @@ typedef struct sara_eval_options {
 void sara_eval_options_init_sized(sara_eval_options *options, size_t size);
 #define sara_eval_options_init(options)                                                            \
     sara_eval_options_init_sized((options), sizeof(*(options)))
-/* *report: a JSON object, sara_free(). Errors: SARA_ERROR_USAGE where nothing can be measured or
- * options contradict, SARA_ERROR_INPUT naming the file, SARA_INTERRUPTED, those of loading. */
+/* *report: a JSON object, sara_free(); it is there, too, where the page alone cannot be written.
+ * Errors: SARA_ERROR_USAGE where nothing can be measured or options contradict, SARA_ERROR_INPUT
+ * naming the file, SARA_INTERRUPTED, those of loading. */
 SARA_NODISCARD sara_status sara_eval(sara_context *ctx, char **report,
                                      const sara_eval_options *options);
 
@@ -77,7 +78,7 @@ typedef struct sara_zero_sweep_options {
 void sara_zero_sweep_options_init_sized(sara_zero_sweep_options *options, size_t size);
 #define sara_zero_sweep_options_init(options)                                                      \
     sara_zero_sweep_options_init_sized((options), sizeof(*(options)))
-/* *report: a JSON object (docs/formats.md), sara_free(). Errors as of sara_eval(). */
+/* *report: a JSON object (docs/formats.md), sara_free(), and errors as of sara_eval(). */
 SARA_NODISCARD sara_status sara_zero_sweep(sara_context *ctx, char **report,
                                            const sara_zero_sweep_options *options);
 

@@ -118,11 +118,10 @@ static int evaluate(const cli *c, eval_request *r)
     r->eval.adapters = r->adapters.items;
     r->eval.adapter_count = r->adapters.count;
     sara_status status = sara_eval(c->ctx, &report, &r->eval);
-    if (status != SARA_OK)
-        return cli_fail_context(c, status);
-    code = show_measures(c, report, r->json);
+    if (report)
+        code = show_measures(c, report, r->json);
     sara_free(c->ctx, report);
-    return code;
+    return status == SARA_OK ? code : cli_fail_context(c, status);
 }
 
 static int parse_eval(cli *c, const cli_option *options, bool *help)

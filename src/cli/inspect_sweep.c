@@ -89,12 +89,10 @@ int inspect_sweep_run(const cli *c, inspect_sweep *s, const cli_model *model, co
     options.thresholds = s->thresholds;
     options.output = output;
     sara_status status = sara_zero_sweep(c->ctx, &report, &options);
-    if (status != SARA_OK)
-        return cli_fail_context(c, status);
-    if (json)
+    if (report && json)
         printf("%s\n", report);
-    else
+    else if (report)
         code = print_sweep(c, report);
     sara_free(c->ctx, report);
-    return code;
+    return status == SARA_OK ? code : cli_fail_context(c, status);
 }

@@ -75,9 +75,9 @@ sara_status sara_eval(sara_context *ctx, char **report, const sara_eval_options 
     TRY(sara_evaluation_open(&e, options));
     TRY(measure_all(&e));
     TRY(sara_evaluation_report(&e, &object));
+    TRY(sara_evaluation_text(ctx, report, object));
     if (e.options.page)
         TRY(sara_evaluation_page(&e, object, e.options.page));
-    TRY(sara_evaluation_text(ctx, report, object));
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);

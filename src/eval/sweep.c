@@ -205,11 +205,7 @@ sara_status sara_zero_sweep(sara_context *ctx, char **report,
     TRY(sweep_rows(&s));
     TRY(sweep_report(&s, &object));
     TRY(sara_evaluation_text(ctx, report, object));
-    status = write_sweep(&s, object, *report);
-    if (status != SARA_OK) {
-        sara_free(ctx, *report);
-        *report = NULL;
-    }
+    TRY(write_sweep(&s, object, *report));
 done:
     if (status == SARA_INTERRUPTED)
         sara_interrupt_clear(ctx);

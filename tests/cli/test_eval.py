@@ -1,6 +1,7 @@
 """sara eval: pictures of folders, and drawn ones, against values of transformers and numpy
 (make_eval.py); what is told before anything is drawn."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import unittest
 
-from support import BASE, EMOJI, GOLDEN, HERE, INPUT, INTERRUPTED, IO, PROGRAM, USAGE, Case
+from support import BASE, EMOJI, GOLDEN, HERE, INPUT, INTERRUPTED, IO, PROGRAM, USAGE, Shim
 
 CLIP = os.path.join(EMOJI, "clip")
 VIT = os.path.join(HERE, "..", "eval", "data", "models", "vit")
@@ -18,7 +19,7 @@ with open(os.path.join(HERE, "eval_expected.json")) as file:
     EXPECTED = json.load(file)
 
 
-class EvalCase(Case):
+class EvalCase(Shim):
     def report(self, *args):
         return json.loads(self.ok("eval", *args, "--json").out)
 
@@ -113,6 +114,22 @@ class Folders(EvalCase):
             self.assertIn(name, text)
         self.assertEqual(text.count("<img "), 5)
         self.refused(IO, "no/page.html", "eval", *args, "--report", "no/page.html")
+
+    def test_page_that_fails(self):
+        """On a disk that is full by then the numbers are printed all the same."""
+        ink = self.folder_of("ink", "ink-reference")
+        os.mkdir(self.path("out"))
+        args = ["-i", ink, "--clip", CLIP, "--report", self.path("out", "page.html"), "--json"]
+        out = self.path("out")
+        whole = self.ok("eval", *args)
+        os.remove(self.path("out", "page.html"))
+        last = self.count(out, "eval", *args)
+        os.remove(self.path("out", "page.html"))
+        failing = self.shim(out, at=last - 2, number=errno.ENOSPC, sticky=True)
+        result = self.sara("eval", *args, env=failing)
+        self.assertEqual((result.code, result.out), (IO, whole.out), result.err)
+        self.assertIn("page.html", result.errors()[0])
+        self.assertEqual(os.listdir(out), [])
 
     def test_prompts_instead_of_captions(self):
         ink = self.folder_of("ink", "ink-reference")
