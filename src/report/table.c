@@ -4,7 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 
-#define TABLE_STAR " ★"
+#define TABLE_STAR     "★"
+#define TABLE_NO_BREAK "\u00A0" /* a space at which no line ends */
 
 typedef struct cell_text {
     char text[400];
@@ -51,19 +52,24 @@ static bool table_is_best(const sara_table *table, size_t row, size_t column, do
            strcmp(table_number(cell->value, digits).text, table_number(best, digits).text) == 0;
 }
 
-static cell_text table_cell_number(const sara_cell *cell, int digits)
+/* space: between the sign and the spread. */
+static cell_text table_cell_number(const sara_cell *cell, int digits, const char *space)
 {
     cell_text out = table_number(cell->value, digits);
     size_t length = strlen(out.text);
     if (isfinite(cell->value) && isfinite(cell->spread))
-        snprintf(out.text + length, sizeof(out.text) - length, " ± %.40s",
+        snprintf(out.text + length, sizeof(out.text) - length, " ±%s%.40s", space,
                  table_number(cell->spread, digits).text);
     return out;
 }
 
-static const char *table_arrow(sara_better better)
+/* space: before the arrow. */
+static cell_text table_arrow(sara_better better, const char *space)
 {
-    return better == SARA_BETTER_HIGH ? " ↑" : better == SARA_BETTER_LOW ? " ↓" : "";
+    cell_text out = {""};
+    if (better != SARA_BETTER_NONE)
+        snprintf(out.text, sizeof(out.text), "%s%s", space, better == SARA_BETTER_HIGH ? "↑" : "↓");
+    return out;
 }
 
 /* Numbers stand to the right where any row has one. */
@@ -92,7 +98,7 @@ static sara_status table_put_head(sara_buffer *p, const sara_table *table)
         TRY(sara_put_format(p, "<th scope=\"col\"%s>",
                             table_is_numeric(table, i) ? " class=\"n\"" : ""));
         TRY(sara_put_escaped(p, column->name));
-        TRY(sara_buffer_put(p, table_arrow(column->better)));
+        TRY(sara_buffer_put(p, table_arrow(column->better, TABLE_NO_BREAK).text));
         TRY(sara_buffer_put(p, column->unit ? "<br>" : ""));
         TRY(sara_put_escaped(p, column->unit ? column->unit : ""));
         TRY(sara_buffer_put(p, "</th>"));
@@ -113,8 +119,9 @@ static sara_status table_put_cell(sara_buffer *p, const sara_table *table, size_
         TRY(sara_put_escaped(p, cell->text));
     } else {
         TRY(sara_buffer_put(p, marked ? "<td class=\"n best\"><strong>" : "<td class=\"n\">"));
-        TRY(sara_buffer_put(p, table_cell_number(cell, table->columns[column].digits).text));
-        TRY(sara_buffer_put(p, marked ? TABLE_STAR "</strong>" : ""));
+        TRY(sara_buffer_put(
+            p, table_cell_number(cell, table->columns[column].digits, TABLE_NO_BREAK).text));
+        TRY(sara_buffer_put(p, marked ? TABLE_NO_BREAK TABLE_STAR "</strong>" : ""));
     }
     TRY(sara_buffer_put(p, "</td>"));
 done:
@@ -162,7 +169,7 @@ static sara_status markdown_put_head(sara_buffer *out, const sara_table *table)
         const sara_column *column = &table->columns[i];
         TRY(sara_buffer_put(out, "| "));
         TRY(put_markdown(out, column->name));
-        TRY(sara_buffer_put(out, table_arrow(column->better)));
+        TRY(sara_buffer_put(out, table_arrow(column->better, " ").text));
         TRY(sara_buffer_put(out, column->unit ? ", " : ""));
         TRY(put_markdown(out, column->unit ? column->unit : ""));
         TRY(sara_buffer_put_char(out, ' '));
@@ -187,8 +194,9 @@ sara_status sara_table_markdown(sara_buffer *out, const sara_table *table)
         if (cell->text)
             TRY(put_markdown(out, cell->text));
         else
-            TRY(sara_buffer_put(out, table_cell_number(cell, table->columns[column].digits).text));
-        TRY(sara_buffer_put(out, marked ? TABLE_STAR "** " : " "));
+            TRY(sara_buffer_put(out,
+                                table_cell_number(cell, table->columns[column].digits, " ").text));
+        TRY(sara_buffer_put(out, marked ? " " TABLE_STAR "** " : " "));
         if (column + 1 == table->column_count)
             TRY(sara_buffer_put(out, "|\n"));
     }

@@ -51,10 +51,11 @@ static void test_best(void **state)
                                  "| c | – | inf | 0 |\n"
                                  "| d | 10.3 | -1.00 | none |\n");
     assert_ok(page.ctx, sara_page_table(&page, &table));
-    test_page_holds(&page, "<td class=\"n best\"><strong>10.0 ★</strong></td>", 2);
-    test_page_holds(&page, "<td class=\"n best\"><strong>25.50 ± 0.25 ★</strong></td>", 1);
+    test_page_holds(&page, "<td class=\"n best\"><strong>10.0\u00A0★</strong></td>", 2);
+    test_page_holds(&page, "<td class=\"n best\"><strong>25.50 ±\u00A00.25\u00A0★</strong></td>",
+                    1);
     test_page_holds(&page, "★", 3);
-    test_page_holds(&page, "<th scope=\"col\" class=\"n\">CLIP ↑<br>score</th>", 1);
+    test_page_holds(&page, "<th scope=\"col\" class=\"n\">CLIP\u00A0↑<br>score</th>", 1);
     test_page_holds(&page, "<td dir=\"auto\">none</td>", 1);
     test_page_free(&page);
 }
