@@ -69,7 +69,7 @@ static sara_status run_base(sara_comparison *c, json_t *result, base_pictures *p
 {
     json_t *drawn = json_object(), *list = json_array();
     sara_status status;
-    *pictures = (base_pictures){NULL};
+    *pictures = (base_pictures){0};
     TRY(sara_compare_put(c, result, "base", json_pack("{s:s, s:O}", "name", "base", "data", list)));
     TRY(draw_base(c, drawn, "forgetting", c->base_prompts, &pictures->prompts,
                   &pictures->prompts_hash));

@@ -13,6 +13,7 @@
 static const char program[] =
     "#!/bin/sh\n"
     "if [ \"$1\" = train ]; then\n"
+    "    [ -e fail ] && echo 'sara train: as it was told' >&2 && exit $(cat fail)\n"
     "    out=$(sed -n 's/.*\"output_dir\": \"\\(.*\\)\".*/\\1/p' \"$5\")\n"
     "    mkdir -p \"$out/checkpoint-1\"\n"
     "    wc -c <\"$5\" >\"$out/adapter.safetensors\"\n"
@@ -26,10 +27,12 @@ static const char program[] =
     "fi\n";
 
 static const char config[] =
-    "{\"model\": \"prompts.txt\", \"output_dir\": \"out\", \"base_prompts\": \"prompts.txt\",\n"
-    "\"data\": [{\"name\": \"d\", \"train_data_dir\": \".\", \"references\": \"pictures\",\n"
+    "{\"model\": \"prompts.txt\", \"output_dir\": \"data/out\", \"base_prompts\": "
+    "\"prompts.txt\",\n"
+    "\"data\": [{\"name\": \"d\", \"train_data_dir\": \"data\", \"references\": \"pictures\",\n"
     "\"prompts\": \"prompts.txt\", \"tuning_prompts\": \"tuning.txt\"}],\n"
-    "\"seeds\": [1, 2], \"learning_rates\": [0.1, 0.2, 0.3, 0.4], \"eval\": {\"clip\": \".\"},\n"
+    "\"seeds\": [1, 2], \"learning_rates\": [0.1, 0.2, 0.3, 0.4], \"eval\": {\"clip\": "
+    "\"pictures\"},\n"
     "\"rows\": [{\"name\": \"a\"}, {\"name\": \"b\", \"trainable\": \"1%\"}]}\n";
 
 static void put_file(const char *name, const char *text)
@@ -51,7 +54,7 @@ static int enter_folder(void **state)
     put_file("compare.json", config);
     put_file("prompts.txt", "a cat\na dog\n");
     put_file("tuning.txt", "a cow\na pig\n");
-    return chmod("program", 0755) || mkdir("pictures", 0755);
+    return chmod("program", 0755) || mkdir("pictures", 0755) || mkdir("data", 0755);
 }
 
 static int leave_folder(void **state)
@@ -100,7 +103,7 @@ static void test_refused(void **state)
     put_file("list.json", "[1]");
     assert_refused(ctx, SARA_ERROR_INPUT, "list.json: the file: expected an object",
                    compare_with(ctx, &report, "list.json"));
-    assert_false(sara_path_exists("out"));
+    assert_false(sara_path_exists("data/out"));
     sara_context_interrupt(ctx);
     assert_refused(ctx, SARA_INTERRUPTED, "goes on from here",
                    compare_with(ctx, &report, "compare.json"));
@@ -129,10 +132,52 @@ static void test_records(void **state)
     assert_true(record_number(train, "seconds_per_step") == 2); /* 9 left out: 2, 2, 4 */
     assert_string_equal(json_string_value(json_object_get(train, "adapter")),
                         "runs/b/d/lr-0.1-seed-2/run/adapter.safetensors");
-    assert_false(sara_path_exists("out/runs/b/d/lr-0.1-seed-2/run/checkpoint-1"));
-    assert_true(sara_path_exists("out/report.html"));
+    assert_false(sara_path_exists("data/out/runs/b/d/lr-0.1-seed-2/run/checkpoint-1"));
+    assert_true(sara_path_exists("data/out/report.html"));
     json_decref(result);
     sara_free(ctx, report);
+    sara_context_free(ctx);
+}
+
+/* How many of the first row's rates have failed. */
+static size_t failed_rates(sara_context *ctx, const char *output)
+{
+    sara_compare_options options;
+    json_t *result = NULL, *entry;
+    char *report;
+    size_t index, failed = 0;
+    sara_compare_options_init(&options);
+    options.config = "compare.json";
+    options.output_dir = output;
+    options.program = "./program";
+    assert_ok(ctx, sara_compare(ctx, &report, &options));
+    assert_ok(ctx, sara_json_parse(ctx, &result, report, strlen(report), "report", false));
+    const json_t *row = json_array_get(json_object_get(result, "rows"), 0),
+                 *data = json_array_get(json_object_get(row, "data"), 0);
+    json_array_foreach(json_object_get(data, "grid"), index, entry)
+    {
+        const char *error = sara_record_error(json_object_get(entry, "train"));
+        failed += error != NULL;
+        if (error)
+            assert_string_equal(error, "sara train: as it was told");
+    }
+    json_decref(result);
+    sara_free(ctx, report);
+    return failed;
+}
+
+/* What failed is tried again, but for what diverged. */
+static void test_again(void **state)
+{
+    sara_context *ctx = test_context();
+    (void)state;
+    put_file("fail", "4\n");
+    assert_int_equal(failed_rates(ctx, "again"), 4);
+    put_file("fail", "6\n");
+    assert_int_equal(failed_rates(ctx, "diverged"), 4);
+    assert_int_equal(unlink("fail"), 0);
+    assert_int_equal(failed_rates(ctx, "again"), 0);
+    assert_int_equal(failed_rates(ctx, "diverged"), 4);
     sara_context_free(ctx);
 }
 
@@ -147,6 +192,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_records),
+        cmocka_unit_test(test_again),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, enter_folder, leave_folder);
