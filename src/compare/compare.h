@@ -19,6 +19,7 @@ void sara_vlhi(double *vlhi, const double *fid, const double *clip, size_t count
 typedef struct sara_compare_data {
     const char *name, *folder, *references, *prompts, *tuning;
     const char *prefix; /* NULL: none */
+    size_t images;      /* in folder */
 } sara_compare_data;
 
 typedef struct sara_compare_row {

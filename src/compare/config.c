@@ -127,6 +127,18 @@ done:
     return status;
 }
 
+/* But for spaces around them, which tokenizers pass over. */
+static bool says_the_same(const char *a, const char *b)
+{
+    static const char spaces[] = " \t";
+    a += strspn(a, spaces);
+    b += strspn(b, spaces);
+    size_t length = 0;
+    while (a[length] && a[length] == b[length])
+        length++;
+    return !a[length + strspn(a + length, spaces)] && !b[length + strspn(b + length, spaces)];
+}
+
 /* Learning rates are chosen on prompts that the table does not use. */
 static sara_status check_apart(sara_comparison *c, const sara_compare_data *data)
 {
@@ -137,12 +149,31 @@ static sara_status check_apart(sara_comparison *c, const sara_compare_data *data
     TRY(sara_compare_prompts(c, &tuning, &tuning_count, data->tuning));
     for (size_t i = 0; i < count; i++)
         for (size_t j = 0; j < tuning_count; j++)
-            if (strcmp(prompts[i], tuning[j]) == 0)
+            if (says_the_same(prompts[i], tuning[j]))
                 TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
                               "%s: data %s: prompts %s and tuning_prompts %s both have \"%s\": "
                               "learning rates are chosen on prompts that the table does not use",
                               c->source, data->name, data->prompts, data->tuning, prompts[i]));
 done:
+    return status;
+}
+
+/* How many there are to train on; captions are the runs' affair. */
+static sara_status count_images(sara_comparison *c, sara_compare_data *data)
+{
+    const sara_dataset_options options = {.folder = data->folder,
+                                          .instance_prompt = "-",
+                                          .captions_aside = true,
+                                          .output_dir = c->output};
+    const sara_name where = sara_name_of("data %s: train_data_dir", data->name);
+    sara_dataset dataset = {0};
+    sara_status status = sara_dataset_scan(c->ctx, &dataset, &options);
+    data->images = dataset.count;
+    sara_dataset_free(&dataset);
+    if (status != SARA_OK) {
+        status = sara_fail_in(c->ctx, status, where.text);
+        status = sara_fail_in(c->ctx, status, c->source);
+    }
     return status;
 }
 
@@ -163,6 +194,7 @@ static sara_status read_data(sara_comparison *c, sara_compare_data *data, const 
                           "%s: data[%zu] and data[%zu]: both are named %s", c->source, i, index,
                           data->name));
     TRY(need_folder(c, &data->folder, object, where.text, "train_data_dir"));
+    TRY(count_images(c, data));
     TRY(need_folder(c, &data->references, object, where.text, "references"));
     TRY(need_prompts(c, &data->prompts, object, where.text, "prompts"));
     TRY(need_prompts(c, &data->tuning, object, where.text, "tuning_prompts"));

@@ -47,24 +47,14 @@ static double option_or(const json_t *options, const char *name, double fallback
     return json_is_number(value) ? json_number_value(value) : fallback;
 }
 
-/* Optimiser steps of a run; of epochs, by the names in the folder. */
-static sara_status steps_of(sara_comparison *c, double *out, const sara_compare_row *row,
-                            const sara_compare_data *data)
+/* Optimiser steps of a run. */
+static double steps_of(const sara_compare_row *row, const sara_compare_data *data)
 {
     const double epochs = option_or(row->options, "num_train_epochs", 0),
                  batch = option_or(row->options, "train_batch_size", 4) *
                          option_or(row->options, "gradient_accumulation_steps", 1);
-    char **names = NULL;
-    size_t count = 0;
-    sara_status status = SARA_OK;
-    *out = option_or(row->options, "max_train_steps", 5000);
-    if (epochs > 0) {
-        TRY(sara_directory_list(c->ctx, &names, &count, data->folder));
-        *out = epochs * ceil((double)count / batch);
-    }
-done:
-    sara_directory_free(c->ctx, names, count);
-    return status;
+    return epochs > 0 ? epochs * ceil((double)data->images / batch)
+                      : option_or(row->options, "max_train_steps", 5000);
 }
 
 /* Of a method the first row's: sizes make little difference. */
@@ -90,9 +80,7 @@ static sara_status estimate_row(estimate *e, const sara_compare_row *row)
     const double seconds = option_or(record, "seconds_per_step", 0) * batch / timed_batch,
                  entries = option_or(record, "entries", 0);
     for (size_t d = 0; d < c->data_count; d++) {
-        double steps;
-        TRY(steps_of(c, &steps, row, &c->data[d]));
-        e->training += runs * steps * micro * seconds;
+        e->training += runs * steps_of(row, &c->data[d]) * micro * seconds;
         e->bytes += runs * entries * 6; /* values, positions */
     }
 done:

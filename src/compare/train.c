@@ -282,7 +282,12 @@ static sara_status check_finished(sara_comparison *c, sara_job *job)
     TRY(sara_job_path(job, &path, ".done.json"));
     if (!sara_path_exists(path))
         goto done;
-    TRY(sara_json_load(c->ctx, &record, path, false));
+    status = sara_json_load(c->ctx, &record, path, false);
+    if (status == SARA_ERROR_INPUT) { /* damaged: made anew */
+        status = SARA_OK;
+        goto done;
+    }
+    TRY(status);
     TRY(sara_job_hash(job, hash));
     kept = json_string_value(json_object_get(record, "hash"));
     if (!sara_record_error(record) && kept && strcmp(kept, hash) != 0)

@@ -157,6 +157,9 @@ class Refused(CompareCase):
     def test_values(self):
         self.check(["model none", "not there"], "model", value="none")
         self.check(["references none", "no folder"], "data", 0, "references", value="none")
+        os.mkdir(self.path("empty"))
+        self.check(["data ink: train_data_dir: empty", "no images"], "data", 0, "train_data_dir",
+                   value="empty")
         self.check(["data[0]: prompts", "none.txt"], "data", 0, "prompts", value="none.txt",
                    code=IO)
         self.write("one.txt", "a cat\n\n")
@@ -193,6 +196,8 @@ class Refused(CompareCase):
         self.check(["row sara", "learning_rates[0]", "more than 0"], "learning_rates",
                    value=[0, 1e-4, 1e-3, 1e-2])
         self.write("tuning.txt", "a cat\n" + lines(self.path("prompts.txt"), 1, 2))
+        self.check(["data ink", "both have", "does not use"], "seeds", value=[1])
+        self.write("tuning.txt", "a cat\n  " + lines(self.path("prompts.txt"), 1, 2)[:-1] + " \n")
         self.check(["data ink", "both have", "does not use"], "seeds", value=[1])
 
     def test_command_line(self):
@@ -488,6 +493,11 @@ class GoingOn(CompareCase):
         with open(run + ".json") as file:
             self.assertEqual(json.load(file)["output_dir"], os.path.relpath(run, self.folder))
         self.compare(out="moved//")
+        with open(run + ".done.json", "w") as file:
+            file.write("damaged")
+        self.compare(out="moved")
+        again = self.result("moved")["rows"][0]["data"][0]["seeds"][0]
+        self.assertEqual(again["adaptation"], seeds[1]["adaptation"])
 
 
 class Beside(CompareCase):
@@ -502,6 +512,14 @@ class Beside(CompareCase):
         plan = json.loads(self.compare("--dry-run", "--json").out)
         self.assertEqual([timed["method"] for timed in plan["timed"]], ["forward", "sara", "full"])
         self.assertGreater(plan["bytes"], 5 * 24964 * 4)
+        self.write(os.path.join("ink", "u1f344.txt"), "a mushroom")
+        images = sum(name.endswith(".png") for name in os.listdir(self.path("ink")))
+        self.config["train"]["num_train_epochs"] = 3
+        del self.config["train"]["max_train_steps"]
+        self.write_config()
+        plan = json.loads(self.compare("--dry-run", "--json").out)
+        self.assertAlmostEqual(plan["training_seconds"], 5 * 3 * images * sum(
+            timed["seconds_per_step"] for timed in plan["timed"][1:]), 6)
 
     def test_strengths_and_cost(self):
         self.config["cost"] = {"methods": ["sara", "full"], "batches": [1, 2]}

@@ -54,7 +54,10 @@ static int enter_folder(void **state)
     put_file("compare.json", config);
     put_file("prompts.txt", "a cat\na dog\n");
     put_file("tuning.txt", "a cow\na pig\n");
-    return chmod("program", 0755) || mkdir("pictures", 0755) || mkdir("data", 0755);
+    if (chmod("program", 0755) || mkdir("pictures", 0755) || mkdir("data", 0755))
+        return 1;
+    put_file("data/a.png", "is not opened");
+    return 0;
 }
 
 static int leave_folder(void **state)
