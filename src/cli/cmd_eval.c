@@ -63,8 +63,9 @@ static void print_eval_report(const json_t *report)
         printf(", %lld references", (long long)json_integer_value(references));
     printf("\n");
     if (json_object_get(report, "clip_score")) {
+        const json_t *cosine = json_object_get(report, "clip_cosine"); /* null: of features of 0 */
         snprintf(text, sizeof(text), "(cosine %.4f)",
-                 json_number_value(json_object_get(report, "clip_cosine")));
+                 json_is_number(cosine) ? json_number_value(cosine) : NAN);
         print_row("CLIP score", measure_at(report, "clip_score", "mean"), 4, text);
     }
     print_distances(report);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static double bin_edge(int index)
 {
@@ -165,6 +166,7 @@ static int check_inspect_args(const cli *c, const request *r)
                      {"tokenizer", o->tokenizer},
                      {"vae", o->vae},
                      {"denoiser", o->denoiser}};
+    const char *dot = r->page ? strrchr(r->page, '.') : NULL;
     if (r->adapter && r->text)
         return cli_fail(c, SARA_ERROR_USAGE, "--adapter %s and --tokenize %s: give one of them",
                         r->adapter, r->text);
@@ -173,6 +175,9 @@ static int check_inspect_args(const cli *c, const request *r)
                         r->adapter ? "--adapter" : "--tokenize", r->adapter ? r->adapter : r->text);
     if (r->analyze && !r->page && !r->json)
         return cli_fail(c, SARA_ERROR_USAGE, "--analyze: -o FILE.html or --json is missing");
+    if (r->analyze && r->page && (!dot || strcmp(dot, ".html") != 0))
+        return cli_fail(c, SARA_ERROR_USAGE, "-o %s: expected FILE.html; --json prints the numbers",
+                        r->page);
     if (r->page && !r->analyze && !r->sweep.thresholds)
         return cli_fail(c, SARA_ERROR_USAGE, "-o %s: goes with --analyze or --zero_sweep", r->page);
     for (size_t i = 0; i < sizeof(of_models) / sizeof(*of_models); i++)
@@ -199,9 +204,9 @@ static const char *other_than_sweep(const request *r)
 static int inspect(const cli *c, request *r)
 {
     sara_model *model = NULL;
-    int code = check_inspect_args(c, r);
+    int code = inspect_sweep_check(c, &r->sweep, other_than_sweep(r));
     if (code == 0)
-        code = inspect_sweep_check(c, &r->sweep, other_than_sweep(r));
+        code = check_inspect_args(c, r);
     if (code == 0 && r->sweep.thresholds)
         return inspect_sweep_run(c, &r->sweep, &r->model, r->page, r->json);
     if (code == 0 && (!r->adapter || has_model(r)))

@@ -21,6 +21,8 @@ static const char *sweep_extra(const inspect_sweep *s)
         bool given;
     } extras[] = {{"--prompts", s->eval.prompts != NULL},
                   {"--clip", s->eval.clip != NULL},
+                  {"--clip_tokenizer", s->eval.clip_tokenizer != NULL},
+                  {"--clip_resize", s->eval.clip_resize != 0},
                   {"--inception", s->eval.inception != NULL},
                   {"--references", s->eval.references != NULL},
                   {"--fid", s->eval.fid != NULL}};

@@ -35,7 +35,4 @@ uint64_t sara_memory_limit_below(const sara_context *ctx, const char *root);
 SARA_NODISCARD sara_status sara_shape_elements(sara_context *ctx, size_t *out,
                                                const sara_shape *shape);
 
-/* Copies text, escaping control bytes and invalid UTF-8 as \xNN; always terminates. */
-void sara_text_escape(char *out, size_t size, const char *text);
-
 #endif

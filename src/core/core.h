@@ -32,6 +32,8 @@ sara_status sara_fail(sara_context *ctx, sara_status status, const char *format,
     __attribute__((format(printf, 3, 4)));
 /* Puts "prefix: " before the current error line. Returns status unchanged. */
 sara_status sara_fail_in(sara_context *ctx, sara_status status, const char *prefix);
+/* Copies text, escaping control bytes and invalid UTF-8 as \xNN; always terminates. */
+void sara_text_escape(char *out, size_t size, const char *text);
 /* SARA_ERROR_IO with strerror(errno): "path: what: No space left on device". */
 sara_status sara_fail_errno(sara_context *ctx, const char *path, const char *what);
 void sara_log(sara_context *ctx, sara_log_level level, const char *format, ...)

@@ -154,12 +154,31 @@ done:
 
 /* ---------------------------------------------------------------------------------------- whole */
 
-static json_t *names_json(const sara_evaluation *e)
+/* Bytes of a name that are no UTF-8, which JSON cannot have, are \xNN as in messages. */
+static sara_status add_name(const sara_evaluation *e, json_t *list, const char *name)
+{
+    const size_t length = strlen(name), size = 4 * length + 1;
+    char *escaped = NULL;
+    sara_status status = SARA_OK;
+    if (!sara_text_is_utf8(name, length)) {
+        TRY(sara_alloc(e->ctx, &escaped, size, 1));
+        sara_text_escape(escaped, size, name);
+    }
+    if (json_array_append_new(list, json_string(escaped ? escaped : name)) != 0)
+        status = sara_fail(e->ctx, SARA_ERROR_MEMORY, "out of memory: the report");
+done:
+    sara_free(e->ctx, escaped);
+    return status;
+}
+
+/* As many as there are measures of each. */
+static sara_status report_names(const sara_evaluation *e, json_t *report)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < e->count; i++)
-        json_array_append_new(list, json_string(e->pictures[i].name));
-    return list;
+    sara_status status = put(e, report, "names", list);
+    for (size_t i = 0; status == SARA_OK && i < e->count; i++)
+        status = add_name(e, list, e->pictures[i].name);
+    return status;
 }
 
 sara_status sara_evaluation_report(sara_evaluation *e, json_t **out)
@@ -175,7 +194,7 @@ sara_status sara_evaluation_report(sara_evaluation *e, json_t **out)
     TRY(report_set(e, report, "clip_i", "mean", SARA_BY_CLIP, sara_similarity));
     TRY(report_set(e, report, "dino", "mean", SARA_BY_DINO, sara_similarity));
     TRY(report_drift(e, report));
-    TRY(put(e, report, "names", names_json(e)));
+    TRY(report_names(e, report));
     *out = report;
     report = NULL;
 done:

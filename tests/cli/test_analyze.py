@@ -36,6 +36,11 @@ class Analyze(Case):
         for args, text in [
                 (["--analyze"], "-o FILE.html or --json is missing"),
                 (["-o", "x.html"], "-o x.html: goes with --analyze"),
+                (["--analyze", "-o", "x.json"], "-o x.json: expected FILE.html; --json"),
+                (["--analyze", "-o", "x"], "-o x: expected FILE.html"),
+                (["--analyze", "--zero_sweep", "1e-3"], "--zero_sweep 1e-3 and --analyze: give"),
+                (["--clip_resize", "9"], "--clip_resize: goes with --zero_sweep"),
+                (["--clip_tokenizer", "x"], "--clip_tokenizer: goes with --zero_sweep"),
                 (["--analyze", "--tokenize", "a", "--json"], "--analyze and --tokenize a")]:
             self.refused(USAGE, [text], "inspect", "--unet-only", UNET, *args)
         self.assertFalse(os.path.exists(self.path("x.html")))

@@ -151,6 +151,17 @@ class Folders(EvalCase):
         self.assertNotIn("clip_score", json.loads(result.out))
         self.refused(INPUT, "caption", "eval", "-i", ink, "--clip", CLIP)
 
+    def test_name_that_is_no_text(self):
+        """JSON cannot have it: it is written as messages write it, and none is missing."""
+        ink = self.folder_of("ink", "ink-reference")
+        first, *rest = EXPECTED["names"]
+        bad = os.path.join(os.fsencode(ink), b"a\xe9.png")
+        os.rename(os.path.join(os.fsencode(ink), os.fsencode(first)), bad)
+        os.remove(os.path.join(ink, "metadata.jsonl"))
+        report = self.report("-i", ink, "--before", ink, "--clip", CLIP)
+        self.assertEqual(report["names"], ["a\\xe9.png", *rest])
+        self.assertEqual(len(report["drift"]["each"]), len(EXPECTED["names"]))
+
     def test_one_picture(self):
         ink = self.folder_of("ink", "ink-reference")
         one = self.path("one")

@@ -1,6 +1,9 @@
 /* What a backbone's folder may have wrong is told in one line that names it. */
 #include "support_eval.h"
 
+#include "eval/vision.h"
+
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -121,6 +124,32 @@ static void test_damaged_weights(void **state)
     test_folder_remove(folder);
 }
 
+/* Weights of NaN: no measure is made of such features, of pictures and of texts. */
+static void test_not_finite(void **state)
+{
+    (void)state;
+    static const char *const weights[] = {"visual_projection.weight", "text_projection.weight"};
+    sara_context *ctx = test_context();
+    const sara_backbone_options options = {.path = SARA_TEST_EMOJI "/clip"};
+    sara_image image = test_formula_image(ctx, 20, 15);
+    sara_backbone *clip = test_backbone(ctx, &sara_backbone_clip, &options);
+    float *out;
+    assert_ok(ctx, sara_alloc(ctx, &out, (size_t)clip->width, sizeof(*out)));
+    for (int i = 0; i < 2; i++) {
+        sara_network *network = ((sara_vision *)clip->state)->network;
+        for (size_t k = 0; k < network->params.count; k++)
+            if (strcmp(network->params.items[k].name, weights[i]) == 0)
+                sara_param_set(&network->params.items[k], 0, NAN);
+        assert_refused(ctx, SARA_ERROR_INPUT, "clip: feature 0 is not finite",
+                       i == 0 ? sara_backbone_image(clip, out, &image)
+                              : sara_backbone_text(clip, out, "sunset"));
+    }
+    sara_backbone_close(clip);
+    sara_image_clear(ctx, &image);
+    sara_free(ctx, out);
+    sara_context_free(ctx);
+}
+
 /* A tokenizer whose ids the model does not know, and none at all, where pictures are still
  * measured; a folder that has no section for a tower. */
 static void test_tokenizers(void **state)
@@ -174,8 +203,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_other_folders),   cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_damaged_weights), cmocka_unit_test(test_tokenizers),
-        cmocka_unit_test(test_pictures),
+        cmocka_unit_test(test_damaged_weights), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_tokenizers),      cmocka_unit_test(test_pictures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
