@@ -66,6 +66,18 @@ static double plot_padding(const sara_plot *plot, bool across)
     return across || !plot_has(plot, SARA_MARK_BAR) ? pad : fmax(pad, 4);
 }
 
+/* An axis from zero on which points near zero would hide the ticks' texts: they get room there. */
+static void give_zero_room(const sara_plot *plot, sara_axis *axis, sara_extent *extent, double pad,
+                           double length)
+{
+    if (!axis->zero || axis->log || !plot_has(plot, SARA_MARK_POINT) ||
+        plot_has(plot, SARA_MARK_BAR) || !(extent->low >= 0) ||
+        extent->low > extent->high * pad / length)
+        return;
+    axis->zero = false;
+    extent->low = 0;
+}
+
 static void frame_make_y(sara_frame *f, sara_extent extent)
 {
     const sara_axis *axis = &f->plot->y;
@@ -77,6 +89,7 @@ static void frame_make_y(sara_frame *f, sara_extent extent)
     }
     f->y = (sara_scale){.from = f->bottom, .to = f->top};
     upright.zero = axis->zero || plot_has(f->plot, SARA_MARK_BAR);
+    give_zero_room(f->plot, &upright, &extent, plot_padding(f->plot, false), f->bottom - f->top);
     sara_scale_make(&f->y, &upright, extent, plot_padding(f->plot, false), 6);
 }
 
@@ -132,6 +145,7 @@ static void frame_make(sara_frame *f)
     f->left = frame_left(f);
     f->right = SARA_PLOT_WIDTH - PLOT_RIGHT;
     f->x = (sara_scale){.from = f->left, .to = f->right};
+    give_zero_room(plot, &across, &x, plot_padding(plot, true), f->right - f->left);
     sara_scale_make(&f->x, &across, x, plot_padding(plot, true), 7);
     for (size_t i = 0; i < plot->rule_count; i++)
         rows = (int)fmax(rows, rule_place(f, i, &middle) + 1);

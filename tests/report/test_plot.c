@@ -110,6 +110,31 @@ static void test_points(void **state)
     test_page_free(&page);
 }
 
+/* A mark at zero stands beside the axis, not on its texts; lines begin at it. */
+static void test_zero(void **state)
+{
+    const double x[] = {0, 1, 2}, size[] = {1, 1, 1};
+    sara_series series = {
+        .mark = SARA_MARK_POINT, .x = x, .y = one_two_three, .size = size, .count = 3};
+    const sara_plot plot = {
+        .title = "t", .alt = "a", .x = {.zero = true}, .series = &series, .series_count = 1};
+    sara_page page = test_page();
+    double left = 0, middle = 0, radius = 0;
+    (void)state;
+    put(&page, &plot);
+    assert_int_equal(numbers_of(after(&page, "class=\"axis\" x1=\""), &left, 1), 1);
+    assert_int_equal(numbers_of(after(&page, " cx=\""), &middle, 1), 1);
+    assert_int_equal(numbers_of(after(&page, " r=\""), &radius, 1), 1);
+    assert_true(middle - radius >= left);
+    test_page_free(&page);
+    page = test_page();
+    series.mark = SARA_MARK_LINE;
+    put(&page, &plot);
+    assert_int_equal(numbers_of(after(&page, "stroke-dasharray=\"none\" d=\""), &middle, 1), 1);
+    assert_close(fabs(middle - left), 0.1, "at the axis");
+    test_page_free(&page);
+}
+
 static void test_bars(void **state)
 {
     const char *const names[] = {"a", "b<", "c"};
@@ -279,6 +304,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_line),   cmocka_unit_test(test_empty), cmocka_unit_test(test_points),
         cmocka_unit_test(test_bars),   cmocka_unit_test(test_rules), cmocka_unit_test(test_front),
-        cmocka_unit_test(test_labels), cmocka_unit_test(test_memory)};
+        cmocka_unit_test(test_labels), cmocka_unit_test(test_zero),  cmocka_unit_test(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
