@@ -25,17 +25,34 @@ static double cosine_of(const float *a, const float *b, int64_t width)
     return dot / sqrt(aa * bb);
 }
 
+/* sum [width] of the rows, each of unit length. */
+static void sum_unit_rows(double *sum, const sara_features *set)
+{
+    for (int64_t i = 0; i < set->count; i++) {
+        const float *row = set->values + i * set->width;
+        double square = 0;
+        for (int64_t j = 0; j < set->width; j++)
+            square += (double)row[j] * row[j];
+        for (int64_t j = 0; j < set->width; j++)
+            sum[j] += row[j] / sqrt(square);
+    }
+}
+
+/* The products of all pairs are the product of both sums. */
 sara_status sara_similarity(sara_context *ctx, double *out, const sara_features *a,
                             const sara_features *b)
 {
-    double sum = 0;
+    double *sums = NULL, sum = 0;
     sara_status status;
     TRY(check_widths(ctx, a, b));
-    for (int64_t i = 0; i < a->count; i++)
-        for (int64_t j = 0; j < b->count; j++)
-            sum += cosine_of(a->values + i * a->width, b->values + j * b->width, a->width);
-    *out = sum / (double)(a->count * b->count);
+    TRY(sara_alloc_zero(ctx, &sums, 2 * (size_t)a->width, sizeof(*sums)));
+    sum_unit_rows(sums, a);
+    sum_unit_rows(sums + a->width, b);
+    for (int64_t j = 0; j < a->width; j++)
+        sum += sums[j] * sums[a->width + j];
+    *out = sum / ((double)a->count * (double)b->count);
 done:
+    sara_free(ctx, sums);
     return status;
 }
 
