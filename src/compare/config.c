@@ -286,6 +286,17 @@ done:
     return status;
 }
 
+static sara_status check_strengths_row(const sara_comparison *c)
+{
+    if (!c->strengths_row)
+        return SARA_OK;
+    for (size_t i = 0; i < c->row_count; i++)
+        if (strcmp(c->rows[i].name, c->strengths_row) == 0)
+            return SARA_OK;
+    return sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: strengths_row %s: no row is named so",
+                     c->source, c->strengths_row);
+}
+
 /* Without slashes at its end, by which it would be another folder to what has its name. */
 static sara_status read_output(sara_comparison *c, const char *given)
 {
@@ -338,6 +349,7 @@ static sara_status read_top(sara_comparison *c, const sara_compare_options *opti
     TRY(read_data_sets(c));
     TRY(read_seeds(c));
     TRY(sara_compare_read_rows(c));
+    TRY(check_strengths_row(c));
     TRY(sara_compare_read_cost(c));
     TRY(sara_compare_read_strengths(c, options->strengths));
     TRY(sara_compare_check_options(c));

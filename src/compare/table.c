@@ -157,9 +157,9 @@ static sara_status tell_failure(sara_comparison *c, const char **out, const json
 }
 
 /* What a row's numbers lack, and which seed; *out NULL: nothing. */
-static sara_status told_of(const table_maker *m, const char **out, const json_t *row)
+static sara_status told_in(const table_maker *m, const char **out, const json_t *row, size_t data)
 {
-    const json_t *entry = table_entry(row, m->data), *seeds = json_object_get(entry, "seeds"),
+    const json_t *entry = table_entry(row, data), *seeds = json_object_get(entry, "seeds"),
                  *failure = first_failure(json_array_get(json_object_get(entry, "grid"), 0));
     sara_status status = SARA_OK;
     *out = NULL;
@@ -173,6 +173,22 @@ static sara_status told_of(const table_maker *m, const char **out, const json_t 
         TRY(tell_failure(m->c, out, failure));
         TRY(sara_compare_words(m->c, out, "seed %lld %s",
                                (long long)json_integer_value(json_object_get(seed, "seed")), *out));
+    }
+done:
+    return status;
+}
+
+/* Of the means: in the first data set in which anything failed. */
+static sara_status told_of(const table_maker *m, const char **out, const json_t *row)
+{
+    sara_status status = SARA_OK;
+    if (m->data != SIZE_MAX)
+        return told_in(m, out, row, m->data);
+    *out = NULL;
+    for (size_t d = 0; d < m->c->data_count && !*out; d++) {
+        TRY(told_in(m, out, row, d));
+        if (*out)
+            TRY(sara_compare_words(m->c, out, "%s: %s", m->c->data[d].name, *out));
     }
 done:
     return status;

@@ -173,6 +173,7 @@ class Refused(CompareCase):
         self.check(["row lora", "method is no text"], "rows", 1, "method", value=5)
         self.check(["train: method is no text"], "train", "method", value=["sara"])
         self.check(["cost: methods"], "cost", value={"methods": "sara"})
+        self.check(["strengths_row sora", "no row"], "strengths_row", value="sora")
         self.check(["strengths: no such key"], "strengths", value="0,1")
         self.check(["row sara", "trainable: 300%"], "rows", 0, "trainable", value="300%")
         self.check(["row sara", "--train_batch_size 0"], "rows", 0, "train_batch_size", value=0)
@@ -520,6 +521,21 @@ class Beside(CompareCase):
         plan = json.loads(self.compare("--dry-run", "--json").out)
         self.assertAlmostEqual(plan["training_seconds"], 5 * 3 * images * sum(
             timed["seconds_per_step"] for timed in plan["timed"][1:]), 6)
+
+    def test_means(self):
+        """A row that failed with one of the data sets has no mean, and the reason."""
+        os.mkdir(self.path("damaged"))
+        self.write("damaged/a.png", "is none")
+        self.config["data"].append({**self.config["data"][0], "name": "damaged",
+                                    "train_data_dir": "damaged"})
+        self.write_config()
+        self.compare()
+        means = self.result()["rows"][0]["mean"]
+        self.assertIsNone(means["fid"])
+        self.assertNotIn("vlhi", means)
+        with open(self.path("out", "table.md")) as file:
+            table = file.read().split("means over the data sets")[1]
+        self.assertRegex(table, r"\| sara \|.* damaged: failed \(exit code 3\): sara train: ")
 
     def test_strengths_and_cost(self):
         self.config["cost"] = {"methods": ["sara", "full"], "batches": [1, 2]}
