@@ -40,7 +40,7 @@ SARA_NODISCARD sara_status sara_backbone_open(sara_context *ctx, sara_backbone *
                                               const sara_backbone_kind *kind,
                                               const sara_backbone_options *options);
 void sara_backbone_close(sara_backbone *backbone);
-/* Features as the network gives them, of CLIP not yet of unit length. SARA_ERROR_INPUT: they are not
+/* Features as the network gives them, of CLIP not yet of unit length. SARA_ERROR_INPUT: one is not
  * finite. */
 SARA_NODISCARD sara_status sara_backbone_image(sara_backbone *backbone, float *out,
                                                const sara_image *image);

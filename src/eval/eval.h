@@ -56,6 +56,8 @@ typedef struct sara_evaluation {
 /* eval_options.c: what is asked for, as far as it can be checked without files; which backbone
  * makes which measure. SARA_ERROR_USAGE. */
 SARA_NODISCARD sara_status sara_evaluation_read(sara_evaluation *e, const sara_eval_options *given);
+/* What is given of the model's, else the defaults. */
+sara_model_options sara_evaluation_model_options(const sara_evaluation *e);
 bool sara_evaluation_has_denoiser(const sara_evaluation *e); /* another than the model's own */
 /* What the option of a backbone was given, NULL: nothing; *name (may be NULL): the option's. */
 const char *sara_evaluation_backbone(const sara_evaluation *e, sara_eval_by by, const char **name);

@@ -3,10 +3,7 @@
 
 static sara_status load_base(sara_evaluation *e)
 {
-    const sara_model_options *given = e->options.model;
-    sara_model_options options;
-    sara_model_options_init(&options);
-    memcpy(&options, given, given->size < sizeof(options) ? given->size : sizeof(options));
+    sara_model_options options = sara_evaluation_model_options(e);
     options.denoiser = NULL;
     return sara_model_load(e->ctx, &e->model, e->options.model_path, &options);
 }

@@ -135,11 +135,19 @@ static sara_status check_eval_numbers(const sara_evaluation *e)
 
 /* ---------------------------------------------------------------------------------- pictures */
 
+sara_model_options sara_evaluation_model_options(const sara_evaluation *e)
+{
+    const sara_model_options *given = e->options.model;
+    sara_model_options options;
+    sara_model_options_init(&options);
+    if (given)
+        memcpy(&options, given, given->size < sizeof(options) ? given->size : sizeof(options));
+    return options;
+}
+
 bool sara_evaluation_has_denoiser(const sara_evaluation *e)
 {
-    const sara_model_options *m = e->options.model;
-    return m && m->size >= offsetof(sara_model_options, denoiser) + sizeof(m->denoiser) &&
-           m->denoiser;
+    return sara_evaluation_model_options(e).denoiser != NULL;
 }
 
 static sara_status refuse_drawing(const sara_evaluation *e, const char *what)
@@ -147,6 +155,29 @@ static sara_status refuse_drawing(const sara_evaluation *e, const char *what)
     return sara_fail(e->ctx, SARA_ERROR_USAGE,
                      "%s: goes with --model; the pictures of --images %s are there", what,
                      e->options.images);
+}
+
+/* What is said of a model, where there is none. */
+static sara_status check_no_model(const sara_evaluation *e)
+{
+    const sara_model_options m = sara_evaluation_model_options(e);
+    const struct {
+        const char *name;
+        bool given;
+    } options[] = {{"--denoiser", m.denoiser != NULL},
+                   {"--variant", m.variant != NULL},
+                   {"--prediction_type", m.prediction_type != NULL},
+                   {"--model_config", m.model_config != NULL},
+                   {"--tokenizer", m.tokenizer != NULL},
+                   {"--vae", m.vae != NULL},
+                   {"--use_ema_weights", m.use_ema_weights},
+                   {"--weight_dtype", m.weight_dtype != NULL},
+                   {"--device", m.device != NULL},
+                   {"--force", e->options.force}};
+    for (size_t i = 0; i < sizeof(options) / sizeof(*options); i++)
+        if (options[i].given)
+            return refuse_drawing(e, options[i].name);
+    return SARA_OK;
 }
 
 static sara_status check_images(const sara_evaluation *e)
@@ -158,8 +189,6 @@ static sara_status check_images(const sara_evaluation *e)
                          o->images, o->model_path);
     if (o->adapter_count > 0)
         return refuse_drawing(e, "--adapter");
-    if (sara_evaluation_has_denoiser(e))
-        return refuse_drawing(e, "--denoiser");
     if (o->output)
         return refuse_drawing(e, "--output");
     if (o->prompt_prefix)
@@ -171,7 +200,7 @@ static sara_status check_images(const sara_evaluation *e)
         return sara_fail(e->ctx, SARA_ERROR_USAGE,
                          "--drift: goes with --model; of a folder --before DIR names the pictures "
                          "before");
-    return SARA_OK;
+    return check_no_model(e);
 }
 
 static sara_status check_drawing(const sara_evaluation *e)

@@ -59,7 +59,7 @@ done:
     return status;
 }
 
-/* clean-fid's mode "clean": PIL's bicubic with antialiasing of each channel in float, not rounded. */
+/* clean-fid's mode "clean": PIL's bicubic with antialiasing, each channel in float, not rounded. */
 static sara_status resize_clean(sara_context *ctx, float **out, const sara_image *image)
 {
     sara_status status;

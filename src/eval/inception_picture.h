@@ -1,4 +1,4 @@
-/* What becomes of a picture before InceptionV3 sees it: each convention of FID has its own resize. */
+/* What becomes of a picture before InceptionV3 sees it: FID's conventions resize it differently. */
 #ifndef SARA_EVAL_INCEPTION_PICTURE_H
 #define SARA_EVAL_INCEPTION_PICTURE_H
 
