@@ -90,8 +90,9 @@
       (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
 
 /* geglu: x [rows][2c], y [rows][c]. accumulate: y += x. add_scaled: y = a + scale b; a NULL: scale
- * b. multiply: y = a b, or is added to. add_per_sample: y [n][inner][c] = x + e [n][c]; de [n][c] is added to. clamp: NaN stays; dx is
- * added to, where x lies within. widen: y [count] = the first entries of w. */
+ * b. multiply: y = a b, or is added to. add_per_sample: y [n][inner][c] = x + e [n][c]; de [n][c]
+ * is added to. clamp: NaN stays; dx is added to, where x lies within. widen: y [count] = the first
+ * entries of w. */
 #define SARA_POINTWISE_KERNELS(X)                                                                  \
     X(activate_forward, (real * y, const real *x, int64_t count, sara_activation activation),      \
       (y, x, count, activation), .rows = count)                                                    \

@@ -1,5 +1,5 @@
-/* --track_drift: which of the small weights stay small, and which of the large ones become it (figure
- * 3 of arXiv 2409.06633). */
+/* --track_drift: which of the small weights stay small, and which of the large ones become it
+ * (figure 3 of arXiv 2409.06633). */
 #include "nn/nn.h"
 #include "sparse/lora.h"
 #include "sparse/magnitude.h"

@@ -1,5 +1,6 @@
-/* --report_to tensorboard: event files. A record is a length, its checksum, an Event of TensorBoard's
- * event.proto and that one's checksum. The few fields are written here by their numbers there. */
+/* --report_to tensorboard: event files. A record is a length, its checksum, an Event of
+ * TensorBoard's event.proto and that one's checksum. The few fields are written here by their
+ * numbers there. */
 #include "train/train.h"
 
 #include <math.h>
@@ -26,7 +27,7 @@ enum {
 };
 enum { WIRE_VARINT, WIRE_8_BYTES, WIRE_BYTES, WIRE_4_BYTES = 5 };
 
-/* -------------------------------------------------------------------------------------- protobuf */
+/* ------------------------------------------------------------------------------------- protobuf */
 
 static sara_status put_varint(sara_buffer *out, uint64_t value)
 {
@@ -76,7 +77,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------- records */
+/* -------------------------------------------------------------------------------------- records */
 
 /* CRC-32C (Castagnoli), as records have it: rotated, with a constant added. */
 static uint32_t masked_checksum(const char *data, size_t size)
@@ -119,7 +120,7 @@ done:
     return status;
 }
 
-/* --------------------------------------------------------------------------------------- the file */
+/* ------------------------------------------------------------------------------------- the file */
 
 /* TensorBoard reads a folder's files by name: this one's time is later than all others'. */
 static sara_status name_events(sara_run *run, const char *folder)

@@ -92,8 +92,8 @@ SARA_NODISCARD sara_status sara_trainer_plan_memory(trainer *t);
 /* space.c: refuses a run whose first checkpoint would find no place on the disk, and warns where
  * those that are kept would not. */
 SARA_NODISCARD sara_status sara_trainer_check_space(const trainer *t);
-/* drift.c: for --track_drift, which of the weights are small; before the method changes any, so that
- * a run that goes on knows it of the base too. */
+/* drift.c: for --track_drift, which of the weights are small; before the method changes any, so
+ * that a run that goes on knows it of the base too. */
 SARA_NODISCARD sara_status sara_drift_start(trainer *t);
 size_t sara_drift_bytes(const trainer *t); /* with what a measurement needs */
 /* Shares of the weights as the denoiser computes with them, in memory or with a branch's change: of

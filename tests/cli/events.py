@@ -64,8 +64,8 @@ def records(path):
 
 
 def read_events(folder):
-    """All of a folder in the order of names: (step, fields by number), values of summaries parsed to
-    {tag: number or (width, height, bytes)}."""
+    """All of a folder in the order of names: (step, fields by number), values of summaries parsed
+    to {tag: number or (width, height, bytes)}."""
     events = []
     for name in sorted(os.listdir(folder)):
         assert "tfevents" in name, name

@@ -1,4 +1,4 @@
-"""Pages as a browser would read them: whole, closed, with nothing that runs or comes from elsewhere."""
+"""Pages as a browser reads them: whole, closed, with nothing that runs or comes from elsewhere."""
 
 import html.parser
 import re

@@ -1,5 +1,5 @@
-"""train --report_to tensorboard: the events are the log's numbers and the pictures; going on; a disk
-that fails."""
+"""train --report_to tensorboard: the events are the log's numbers and the pictures; going on; a
+disk that fails."""
 
 import json
 import os
