@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Methods side by side on the emoji model: what each learns of the ink drawings, and forgets.
 #   examples/emoji/compare.sh [--quick] [--stamps DIR] [OUTPUT_DIR [OPTIONS of sara compare]]
-# --quick: three rows, one seed, short runs: some minutes on two cores; the whole takes a night. It
+# --quick: three rows, one seed, short runs: some minutes on two cores; the whole some hours. It
 # can be stopped at any time; the same command goes on. --stamps: a second data set, in the folder
 # that examples/stamps/make_data.py wrote. SARA names the program (build/sara).
 set -euo pipefail
