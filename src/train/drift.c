@@ -224,7 +224,7 @@ static sara_status count_one(const trainer *t, int64_t now[2], const uint64_t *w
                              const sara_param *param, float *room)
 {
     int threads = sara_threads(t->ctx);
-    merged m = {.layer = {NULL}};
+    merged m = {0};
     sara_param copy = {0};
     sara_status status;
     if (param->branch) {

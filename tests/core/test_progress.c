@@ -16,7 +16,7 @@ static void report(sara_context *ctx, int64_t step, int64_t total)
 
 static void test_parts(void **state)
 {
-    sara_progress got = {NULL};
+    sara_progress got = {0};
     const sara_context_options options = {.progress = keep, .user = &got};
     sara_context *ctx = NULL;
     (void)state;
