@@ -79,8 +79,10 @@ done:
 static sara_status scan_folder(sara_evaluation *e, sara_eval_picture **out, size_t *count,
                                const char *folder, bool captions)
 {
-    const sara_dataset_options options = {
-        .folder = folder, .instance_prompt = captions ? NULL : "a picture", .captions_aside = true};
+    const sara_dataset_options options = {.folder = folder,
+                                          .instance_prompt = captions ? NULL : "a picture",
+                                          .captions_aside = true,
+                                          .instead = "a file of prompts by --prompts"};
     sara_dataset dataset = {0};
     sara_status status;
     TRY(sara_dataset_scan(e->ctx, &dataset, &options));

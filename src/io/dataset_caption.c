@@ -144,7 +144,7 @@ done:
 static sara_status refuse_without_caption(const sara_dataset_scan_state *scan,
                                           const sara_dataset_folder *folder, const char *image)
 {
-    const char *similar = find_similar(folder, image);
+    const char *similar = find_similar(folder, image), *instead = scan->options->instead;
     int stem = (int)(strrchr(image, '.') - image);
     char *own = NULL;
     sara_status status;
@@ -152,8 +152,9 @@ static sara_status refuse_without_caption(const sara_dataset_scan_state *scan,
     status = sara_fail(
         scan->ctx, SARA_ERROR_INPUT,
         "%s: image %s has no caption: expected %.*s%s beside it, metadata.jsonl or "
-        "metadata.csv in the folder, or one caption for all by --instance_prompt%s%s%s%s",
+        "metadata.csv in the folder, or %s%s%s%s%s",
         folder->path, image, stem, image, scan->extension ? scan->extension : ".txt or .caption",
+        instead ? instead : "one caption for all by --instance_prompt",
         similar ? "; what lies there is " : "", similar ? similar : "",
         own ? "; for that of the folder's name give the folder above " : "", own ? own : "");
 done:

@@ -342,6 +342,8 @@ typedef struct sara_dataset_options {
     const char *instance_prompt;   /* the caption of all images, which wins over files; NULL */
     bool captions_aside; /* with instance_prompt: what holds captions is not told to be unused */
     const char *output_dir;        /* is passed over where it lies in the folder; NULL */
+    const char *instead; /* what else captions may come from, for messages; NULL: one for all by
+                            --instance_prompt */
 } sara_dataset_options;
 /* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv,
  * from files beside the images, or from folders named as kohya's N_name (docs/formats.md, "Data
