@@ -12,6 +12,20 @@ static sara_status check_side(sara_context *ctx, const sara_vision *vision, cons
                      folder, width, height, (long long)info->side);
 }
 
+sara_status sara_vision_start(sara_backbone *backbone, size_t size, sara_vision_fn forward)
+{
+    sara_context *ctx = backbone->ctx;
+    sara_vision *vision;
+    sara_status status;
+    TRY(sara_alloc_zero(ctx, &vision, 1, size));
+    backbone->state = vision;
+    vision->forward = forward;
+    TRY(sara_nn_device_open(ctx, &vision->device, NULL));
+    TRY(sara_tape_new(ctx, &vision->tape, vision->device));
+done:
+    return status;
+}
+
 sara_status sara_vision_open(sara_backbone *backbone, sara_vision **out,
                              const sara_network_class *class, sara_vision_fn forward,
                              const sara_preprocess *fallback, const char *folder)
@@ -19,11 +33,8 @@ sara_status sara_vision_open(sara_backbone *backbone, sara_vision **out,
     sara_context *ctx = backbone->ctx;
     sara_vision *vision;
     sara_status status;
-    TRY(sara_alloc_zero(ctx, &vision, 1, sizeof(*vision)));
-    *out = backbone->state = vision;
-    vision->forward = forward;
-    TRY(sara_nn_device_open(ctx, &vision->device, NULL));
-    TRY(sara_tape_new(ctx, &vision->tape, vision->device));
+    TRY(sara_vision_start(backbone, sizeof(*vision), forward));
+    *out = vision = backbone->state;
     TRY(sara_network_load(vision->device, &vision->network, class, folder, NULL, SARA_STORE_EXACT));
     TRY(sara_preprocess_read(ctx, &vision->preprocess, folder, fallback,
                              (int)vision->network->info.vision.side));
@@ -45,9 +56,10 @@ void sara_vision_close(sara_backbone *backbone)
     sara_free(backbone->ctx, vision);
 }
 
-static sara_status run_picture(sara_vision *vision, float *out, const float *pixels, int height,
-                               int width)
+sara_status sara_vision_run(sara_backbone *backbone, float *out, const float *pixels, int height,
+                            int width)
 {
+    const sara_vision *vision = backbone->state;
     const sara_shape shape = sara_shape4(1, 3, height, width);
     sara_tape *tape = vision->tape;
     const float *values;
@@ -75,7 +87,7 @@ sara_status sara_vision_image(sara_backbone *backbone, float *out, const sara_im
                               SARA_RESAMPLE_BICUBIC));
     TRY(sara_preprocess_picture(ctx, &pixels, &height, &width, &vision->preprocess,
                                 vision->resize ? &square : image));
-    TRY(run_picture(vision, out, pixels, height, width));
+    TRY(sara_vision_run(backbone, out, pixels, height, width));
 done:
     sara_free(ctx, pixels);
     sara_image_clear(ctx, &square);

@@ -1,4 +1,4 @@
-/* What backbones of networks in transformers' folders have in common. */
+/* What backbones have in common, and those of networks in transformers' folders. */
 #ifndef SARA_EVAL_VISION_H
 #define SARA_EVAL_VISION_H
 
@@ -19,6 +19,13 @@ typedef struct sara_vision {
     sara_tokenizer *tokenizer; /* NULL: none */
 } sara_vision;
 
+/* A state of `size` bytes, zeros, that begins with a sara_vision, with device and tape, becomes
+ * backbone->state; sara_vision_close() gives all back, even after an error. */
+SARA_NODISCARD sara_status sara_vision_start(sara_backbone *backbone, size_t size,
+                                             sara_vision_fn forward);
+/* out [width] of pixels [3,height,width] */
+SARA_NODISCARD sara_status sara_vision_run(sara_backbone *backbone, float *out, const float *pixels,
+                                           int height, int width);
 /* Opens the network and reads it; backbone->state becomes *out at once, so that
  * sara_vision_close() gives all back, even after an error. fallback: see sara_preprocess_read(). */
 SARA_NODISCARD sara_status sara_vision_open(sara_backbone *backbone, sara_vision **out,

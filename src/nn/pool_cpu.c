@@ -14,6 +14,21 @@ static pool_window pool_window_of(const sara_pooling_shape *s, int64_t i, int64_
                          right < s->w ? right : s->w};
 }
 
+/* The channels y [c] of one output, of a sample's x [h][w][c]. */
+typedef void (*pool_pixel_fn)(real *y, const real *x, const sara_pooling_shape *s,
+                              const pool_window *p);
+
+static void pool_each(const sara_kernel_env *env, real *y, const real *x,
+                      const sara_pooling_shape *s, pool_pixel_fn pixel)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t r = 0; r < s->n * s->oh; r++)
+        for (int64_t j = 0; j < s->ow; j++) {
+            pool_window p = pool_window_of(s, r % s->oh, j);
+            pixel(y + (r * s->ow + j) * s->c, x + r / s->oh * s->h * s->w * s->c, s, &p);
+        }
+}
+
 static void max_pixel(real *y, const real *x, const sara_pooling_shape *s, const pool_window *p)
 {
     memcpy(y, x + (p->top * s->w + p->left) * s->c, (size_t)s->c * sizeof(*y));
@@ -28,12 +43,7 @@ static void max_pixel(real *y, const real *x, const sara_pooling_shape *s, const
 sara_status KERNEL(max_pool_forward)(const sara_kernel_env *env, real *y, const real *x,
                                      const sara_pooling_shape *s)
 {
-#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
-    for (int64_t r = 0; r < s->n * s->oh; r++)
-        for (int64_t j = 0; j < s->ow; j++) {
-            pool_window p = pool_window_of(s, r % s->oh, j);
-            max_pixel(y + (r * s->ow + j) * s->c, x + r / s->oh * s->h * s->w * s->c, s, &p);
-        }
+    pool_each(env, y, x, s, max_pixel);
     return SARA_OK;
 }
 
@@ -85,12 +95,7 @@ static void average_pixel(real *y, const real *x, const sara_pooling_shape *s, c
 sara_status KERNEL(average_pool_forward)(const sara_kernel_env *env, real *y, const real *x,
                                          const sara_pooling_shape *s)
 {
-#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
-    for (int64_t r = 0; r < s->n * s->oh; r++)
-        for (int64_t j = 0; j < s->ow; j++) {
-            pool_window p = pool_window_of(s, r % s->oh, j);
-            average_pixel(y + (r * s->ow + j) * s->c, x + r / s->oh * s->h * s->w * s->c, s, &p);
-        }
+    pool_each(env, y, x, s, average_pixel);
     return SARA_OK;
 }
 
