@@ -184,6 +184,43 @@ static void test_again(void **state)
     sara_context_free(ctx);
 }
 
+/* A grid of which the first of five has no numbers, and two have the best FID. */
+static json_t *grid_of_five(void)
+{
+    static const double fids[] = {50, 30, 30, 40}, scores[] = {9, 5, 6, 8.5};
+    json_t *grid = json_pack("[{}]");
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(json_array_append_new(
+                             grid, json_pack("{s:{s:{s:{s:f},s:{s:f}}}}", "tuning", "report", "fid",
+                                             "value", fids[i], "clip_score", "mean", scores[i])),
+                         0);
+    return grid;
+}
+
+/* By FID the smallest, of equal ones the first; by CLIP score the largest; by both the one that is
+ * good at each: 1 + 0, 0 + 1, 1 + 1/4, 1/2 + 7/8. */
+static void test_choice(void **state)
+{
+    static const struct {
+        const char *by;
+        size_t index;
+    } cases[] = {{"fid", 2}, {"clip_score", 1}, {"vlhi", 4}};
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        sara_comparison c = {.ctx = test_context(), .choose_by = cases[i].by};
+        json_t *grid = grid_of_five();
+        size_t index;
+        assert_ok(c.ctx, sara_compare_choose(&c, &index, grid));
+        assert_int_equal(index, cases[i].index);
+        json_decref(grid);
+        grid = json_pack("[{},{}]");
+        assert_ok(c.ctx, sara_compare_choose(&c, &index, grid));
+        assert_true(index == SIZE_MAX);
+        json_decref(grid);
+        sara_context_free(c.ctx);
+    }
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -193,9 +230,8 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_records),
-        cmocka_unit_test(test_again),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_records),
+        cmocka_unit_test(test_again),   cmocka_unit_test(test_choice),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, enter_folder, leave_folder);
