@@ -44,6 +44,8 @@ static void print_plan(const json_t *plan)
            number_at(plan, "pictures"));
     print_hours("training", number_at(plan, "training_seconds"));
     print_hours("drawing", number_at(plan, "drawing_seconds"));
+    if (number_at(plan, "cost_seconds") > 0)
+        print_hours("--cost", number_at(plan, "cost_seconds"));
     printf("disk: about %.0f MiB\n", ceil(number_at(plan, "bytes") / 1048576));
     json_array_foreach(json_object_get(plan, "timed"), index, timed)
     {

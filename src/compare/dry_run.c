@@ -7,15 +7,16 @@ typedef struct estimate {
     sara_comparison *c;
     json_t *timed;
     double denoising;         /* seconds of a denoising step, both halves of guidance */
-    double training, drawing; /* seconds */
+    double training, drawing, cost; /* seconds */
     double bytes;
     int64_t pictures;
 } estimate;
 
-static sara_status time_method(estimate *e, json_t **record, const char *method,
-                               const json_t *options, double batch, bool told)
+/* prefix: of the timing's name */
+static sara_status time_method(estimate *e, json_t **record, const char *prefix, const char *method,
+                               const json_t *options, double batch)
 {
-    const sara_name name = sara_name_of("%s-batch-%.0f", method, batch);
+    const sara_name name = sara_name_of("%s%s-batch-%.0f", prefix, method, batch);
     const sara_compare_timing timing = {.folder = "plan",
                                         .name = name.text,
                                         .method = method,
@@ -23,15 +24,19 @@ static sara_status time_method(estimate *e, json_t **record, const char *method,
                                         .batch = batch,
                                         .latent = (double)e->c->cost.latent,
                                         .steps = 2};
+    return sara_compare_time(e->c, record, &timing);
+}
+
+static sara_status tell_timed(estimate *e, const json_t *record, const char *method, double batch)
+{
     sara_status status;
-    TRY(sara_compare_time(e->c, record, &timing));
-    if (sara_record_error(*record) || !told) /* the run itself may still go */
+    if (sara_record_error(record)) /* the run itself may still go */
         return SARA_OK;
     TRY(sara_compare_put(e->c, e->timed, NULL,
                          json_pack("{s:s, s:f, s:O, s:O, s:O}", "method", method, "batch", batch,
-                                   "seconds_per_step", json_object_get(*record, "seconds_per_step"),
-                                   "entries", json_object_get(*record, "entries"), "peak_bytes",
-                                   json_object_get(*record, "peak_bytes"))));
+                                   "seconds_per_step", json_object_get(record, "seconds_per_step"),
+                                   "entries", json_object_get(record, "entries"), "peak_bytes",
+                                   json_object_get(record, "peak_bytes"))));
 done:
     return status;
 }
@@ -76,7 +81,9 @@ static sara_status estimate_row(estimate *e, const sara_compare_row *row)
     const double runs = (double)(json_array_size(row->rates) + c->seed_count - 1);
     json_t *record = NULL;
     sara_status status;
-    TRY(time_method(e, &record, timed->method, timed->options, timed_batch, timed == row));
+    TRY(time_method(e, &record, "", timed->method, timed->options, timed_batch));
+    if (timed == row)
+        TRY(tell_timed(e, record, timed->method, timed_batch));
     const double seconds = option_or(record, "seconds_per_step", 0) * batch / timed_batch,
                  entries = option_or(record, "entries", 0);
     for (size_t d = 0; d < c->data_count; d++) {
@@ -88,12 +95,36 @@ done:
     return status;
 }
 
+/* Of --cost: each method at each batch, with a step ahead of those that count. */
+static sara_status estimate_costs(estimate *e)
+{
+    const sara_comparison *c = e->c;
+    json_t *record = NULL, *options = json_object();
+    sara_status status = SARA_OK;
+    for (size_t m = 0; m < c->cost.method_count; m++) {
+        const char *method = c->cost.methods[m];
+        json_object_clear(options);
+        if (c->cost.trainable && sara_train_option_goes_with("trainable", method))
+            TRY(sara_compare_put(c, options, "trainable", json_string(c->cost.trainable)));
+        TRY(time_method(e, &record, "cost-", method, options, (double)c->cost.batches[0]));
+        for (int b = 0; b < c->cost.batch_count; b++)
+            e->cost += option_or(record, "seconds_per_step", 0) * (double)c->cost.batches[b] /
+                       (double)c->cost.batches[0] * (double)(c->cost.steps + 1);
+        json_decref(record);
+        record = NULL;
+    }
+done:
+    json_decref(record);
+    json_decref(options);
+    return status;
+}
+
 /* Three bytes a pixel of what is kept, more than PNG needs. */
 static sara_status add_pictures(estimate *e)
 {
     sara_comparison *c = e->c;
     const double side = 8 * (double)c->cost.latent, steps = option_or(c->eval, "steps", 20);
-    size_t base = 0, neutral = 0, of_data, tuning, rates = 0;
+    size_t base = 0, neutral = 0, of_data, tuning, rates = 0, strengths = 0;
     const char **lines;
     double kept;
     sara_status status;
@@ -110,7 +141,12 @@ static sara_status add_pictures(estimate *e)
         e->pictures += (int64_t)(of_data + rates * tuning +
                                  c->row_count * c->seed_count * (of_data + base + neutral));
         kept += (double)(of_data + c->row_count * (of_data + base));
+        if (of_data > (size_t)c->pictures)
+            of_data = (size_t)c->pictures;
+        strengths += of_data * c->strengths.count;
     }
+    e->pictures += (int64_t)strengths;
+    kept += (double)strengths;
     e->drawing = (double)e->pictures * steps * e->denoising;
     e->bytes += kept * side * side * 3;
 done:
@@ -124,17 +160,20 @@ sara_status sara_compare_dry_run(sara_comparison *c, json_t **out)
     sara_status status;
     sara_compare_plan(c);
     TRY(sara_compare_check_runs(c));
-    TRY(time_method(&e, &record, "forward", NULL, 2, true));
+    TRY(time_method(&e, &record, "", "forward", NULL, 2));
+    TRY(tell_timed(&e, record, "forward", 2));
     e.denoising = option_or(record, "seconds_per_step", 0);
     for (size_t r = 0; r < c->row_count; r++)
         TRY(estimate_row(&e, &c->rows[r]));
     TRY(add_pictures(&e));
-    *out = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:O}", "rows",
+    if (c->with_cost)
+        TRY(estimate_costs(&e));
+    *out = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:O}", "rows",
                      (json_int_t)c->row_count, "data", (json_int_t)c->data_count, "seeds",
                      (json_int_t)c->seed_count, "trainings", (json_int_t)c->training.planned,
                      "evaluations", (json_int_t)c->drawing.planned, "pictures",
                      (json_int_t)e.pictures, "training_seconds", e.training, "drawing_seconds",
-                     e.drawing, "bytes", e.bytes, "timed", e.timed);
+                     e.drawing, "cost_seconds", e.cost, "bytes", e.bytes, "timed", e.timed);
     if (!*out)
         status = sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: %s", c->source);
 done:

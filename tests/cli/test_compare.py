@@ -513,6 +513,14 @@ class Beside(CompareCase):
         plan = json.loads(self.compare("--dry-run", "--json").out)
         self.assertEqual([timed["method"] for timed in plan["timed"]], ["forward", "sara", "full"])
         self.assertGreater(plan["bytes"], 5 * 24964 * 4)
+        self.assertEqual(plan["cost_seconds"], 0)
+        self.config["cost"] = {"methods": ["full"], "batches": [1, 3], "latent": 8, "steps": 5}
+        self.write_config()
+        whole = json.loads(self.compare("--dry-run", "--json", "--cost", "--strengths", "0,1,2").out)
+        self.assertEqual(whole["pictures"] - plan["pictures"], 3 * 2)
+        with open(self.path("out", "plan", "cost-full-batch-1.done.json")) as file:
+            timed = json.load(file)["seconds_per_step"]
+        self.assertAlmostEqual(whole["cost_seconds"], timed * (1 + 3) * (5 + 1), 6)
         self.write(os.path.join("ink", "u1f344.txt"), "a mushroom")
         images = sum(name.endswith(".png") for name in os.listdir(self.path("ink")))
         self.config["train"]["num_train_epochs"] = 3
