@@ -3,6 +3,7 @@
 const sara_condition_kind sara_condition_kinds[SARA_CONDITION_KINDS] = {
     [SARA_CONDITION_STATES] = {"encoder_hidden_states", 3},
     [SARA_CONDITION_POOLED] = {"pooled", 2},
+    [SARA_CONDITION_TIME_IDS] = {"time_ids", 2},
 };
 
 static sara_status configure_network(sara_device *device, sara_network **out,

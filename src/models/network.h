@@ -11,8 +11,9 @@ typedef struct sara_single_layout sara_single_layout; /* models/single_file.h */
 /* What a denoiser may be told beside the sample and its timesteps. What carries it (batches,
  * replays, the plan of memory) goes over all kinds: another is a line here and one in network.c. */
 enum {
-    SARA_CONDITION_STATES, /* encoder_hidden_states [N,T,width] */
-    SARA_CONDITION_POOLED, /* pooled [N,width] */
+    SARA_CONDITION_STATES,   /* encoder_hidden_states [N,T,width] */
+    SARA_CONDITION_POOLED,   /* pooled [N,width] */
+    SARA_CONDITION_TIME_IDS, /* time_ids [N,SARA_TIME_IDS] */
     SARA_CONDITION_KINDS
 };
 typedef struct sara_condition_kind {
@@ -20,6 +21,10 @@ typedef struct sara_condition_kind {
     int rank; /* with the axis of samples, which is the first */
 } sara_condition_kind;
 extern const sara_condition_kind sara_condition_kinds[SARA_CONDITION_KINDS];
+
+/* What SDXL's denoisers are told of a picture: its height and width before it was resized, the top
+ * and left of the crop taken of it then, and the height and width that it was to have. */
+#define SARA_TIME_IDS 6
 
 typedef struct sara_denoiser_info {
     int rank; /* of the sample [N,C,...]: 4 of images */

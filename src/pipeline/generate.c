@@ -17,6 +17,7 @@ typedef struct generation {
     int count;                             /* images */
     int64_t channels, height, width, size; /* of a latent; size in floats */
     sara_prompt_states states;
+    float time_ids[2][SARA_TIME_IDS]; /* as the states: [0] without the prompt if it is guided */
     float *latents;                /* [count][channels][height][width] */
     float *input, *output, *noise; /* [1 or 2][size], [1 or 2][size], [size] */
     sara_tape *tape;
@@ -89,6 +90,16 @@ done:
     return status;
 }
 
+/* Of a picture that is as it was drawn: neither resized nor cropped. */
+static void tell_size(generation *g)
+{
+    int factor = g->model->vae->info.vae.factor;
+    const float height = (float)(g->height * factor), width = (float)(g->width * factor);
+    for (int i = 0; i < 2; i++)
+        memcpy(g->time_ids[i], (const float[]){height, width, 0, 0, height, width},
+               sizeof(g->time_ids[i]));
+}
+
 /* The scheduler, and sizes with the start noise. */
 static sara_status choose_generation(generation *g)
 {
@@ -100,6 +111,7 @@ static sara_status choose_generation(generation *g)
         TRY(read_start(g));
     else
         TRY(draw_start(g));
+    tell_size(g);
 done:
     return status;
 }
@@ -137,6 +149,9 @@ static sara_status forward(generation *g, int64_t first, int64_t copies, double 
     if (s->pooled)
         condition[SARA_CONDITION_POOLED] = (sara_tensor){
             SARA_F32, sara_shape2(copies, s->pooled_width), s->pooled + first * s->pooled_width};
+    if (g->model->denoiser->info.denoiser.widths[SARA_CONDITION_TIME_IDS])
+        condition[SARA_CONDITION_TIME_IDS] =
+            (sara_tensor){SARA_F32, sara_shape2(copies, SARA_TIME_IDS), g->time_ids[first]};
     TRY(sara_denoiser_predict(g->tape, &out, g->model->denoiser, &sample, timesteps, condition));
     TRY(sara_tape_read(g->tape, &values, out));
     memcpy(g->output + first * g->size, values, (size_t)(copies * g->size) * sizeof(*values));

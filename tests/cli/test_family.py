@@ -226,7 +226,15 @@ class Family(Case):
         self.refused(INPUT, ["TestMixer", "no names"], "merge", "-m", self.model, "-o",
                      "m.safetensors")
 
-    def replay(self, pooled=STATES):
+    def take_time_ids(self):
+        """From now on the denoiser is one that takes time ids, which are in the thousands."""
+        self.tensors["time_ids_in.weight"] = ("F32", [WIDTH, 6], numbers("ids", WIDTH * 6, 1e-3))
+        self.put({**CONFIG, "time_ids": True}, "mixer", "config.json")
+        write_safetensors(
+            os.path.join(self.model, "mixer", "diffusion_pytorch_model.safetensors"), self.tensors
+        )
+
+    def replay(self, pooled=STATES, time_ids=0):
         def tensor(name, *shape):
             count = 1
             for side in shape:
@@ -241,6 +249,8 @@ class Family(Case):
         }
         if pooled:
             tensors["pooled"] = tensor("pooled", 2, 1, pooled)
+        if time_ids:
+            tensors["time_ids"] = tensor("time_ids", 2, 1, time_ids)
         write_safetensors(self.path("replay.safetensors"), tensors)
         return ("train", "--unet-only", os.path.join(self.model, "mixer"), "--replay",
                 "replay.safetensors", "--trainable", "20%", "--learning_rate", "1e-3")
@@ -252,6 +262,12 @@ class Family(Case):
                          "flow_prediction")
         self.refused(INPUT, ["pooled", "64", "128"], *self.replay(64), "-o", "other")
         self.refused(INPUT, "pooled", *self.replay(0), "-o", "other")
+        self.take_time_ids()
+        self.ok(*self.replay(time_ids=6), "-o", "sized")
+        tensors, _ = read_safetensors(self.adapter("sized"))
+        self.assertGreater(self.largest_change(tensors, "time_ids_in.weight"), 1e-4)
+        self.refused(INPUT, ["time_ids", "5", "6"], *self.replay(time_ids=5), "-o", "other")
+        self.refused(INPUT, "no tensor time_ids", *self.replay(), "-o", "other")
 
     def test_timed(self):
         report = json.loads(self.ok("bench", "--shape", "mixer", "--latent", "4", "--steps", "1",

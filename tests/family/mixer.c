@@ -14,7 +14,7 @@ typedef struct mixer_layer {
 typedef struct mixer {
     sara_network network;
     int64_t width, count;
-    sara_layer time_in, pooled_in, proj_in, norm_out, proj_out;
+    sara_layer time_in, pooled_in, time_ids_in, proj_in, norm_out, proj_out;
     mixer_layer *layers; /* [count] */
 } mixer;
 
@@ -23,24 +23,28 @@ static sara_status mixer_read_config(sara_network *network, const sara_model_con
     mixer *m = (mixer *)network;
     sara_denoiser_info *info = &network->info.denoiser;
     int64_t rank, channels, side, states, pooled;
+    bool time_ids;
     sara_status status;
     TRY(sara_config_int(&file->fields, &rank, "rank", 4, 3, 5));
     TRY(sara_config_int(&file->fields, &channels, "in_channels", 4, 1, 64));
     TRY(sara_config_int(&file->fields, &side, "sample_size", 16, 1, 1024));
     TRY(sara_config_int(&file->fields, &states, "state_width", 128, 1, 4096));
     TRY(sara_config_int(&file->fields, &pooled, "pooled_width", 128, 1, 4096));
+    TRY(sara_config_bool(&file->fields, &time_ids, "time_ids", false));
     TRY(sara_config_int(&file->fields, &m->width, "width", 32, 1, 4096));
     TRY(sara_config_int(&file->fields, &m->count, "layers", 2, 1, SARA_MAX_LEVELS));
-    *info = (sara_denoiser_info){
-        .rank = (int)rank,
-        .in_channels = (int)channels,
-        .out_channels = (int)channels,
-        .sample_height = (int)side,
-        .sample_width = (int)side,
-        .widths = {[SARA_CONDITION_STATES] = (int)states, [SARA_CONDITION_POOLED] = (int)pooled},
-        .factor = 1,
-        .least_side = 1,
-        .levels = (int)m->count};
+    *info =
+        (sara_denoiser_info){.rank = (int)rank,
+                             .in_channels = (int)channels,
+                             .out_channels = (int)channels,
+                             .sample_height = (int)side,
+                             .sample_width = (int)side,
+                             .widths = {[SARA_CONDITION_STATES] = (int)states,
+                                        [SARA_CONDITION_POOLED] = (int)pooled,
+                                        [SARA_CONDITION_TIME_IDS] = time_ids ? SARA_TIME_IDS : 0},
+                             .factor = 1,
+                             .least_side = 1,
+                             .levels = (int)m->count};
 done:
     return status;
 }
@@ -78,6 +82,9 @@ static sara_status mixer_bind(sara_network *network, sara_binder *binder,
     TRY(sara_linear_bind(binder, &m->time_in, "time_in", m->width, SINUSOIDS, true));
     TRY(sara_linear_bind(binder, &m->pooled_in, "pooled_in", m->width,
                          info->widths[SARA_CONDITION_POOLED], true));
+    if (info->widths[SARA_CONDITION_TIME_IDS])
+        TRY(sara_linear_bind(binder, &m->time_ids_in, "time_ids_in", m->width, SARA_TIME_IDS,
+                             false));
     TRY(sara_linear_bind(binder, &m->proj_in, "proj_in", m->width, info->in_channels, true));
     for (int i = 0; i < m->count; i++)
         TRY(bind_mixer_layer(binder, &m->layers[i], m, i));
@@ -94,10 +101,12 @@ static json_t *mixer_settings(const sara_network *network)
 
 /* ------------------------------------------------------------------------------------- forward */
 
-/* y [N,width] = silu(time_in(sinusoids) + pooled_in(pooled)) */
+/* y [N,width] = silu(time_in(sinusoids) + pooled_in(pooled) + time_ids_in(time_ids)) */
 static sara_status mixer_embed(sara_tape *tape, sara_var **y, const mixer *m,
-                               const double *timesteps, sara_var *pooled)
+                               const double *timesteps, const sara_condition *condition)
 {
+    sara_var *pooled = condition->of[SARA_CONDITION_POOLED];
+    sara_var *time_ids = condition->of[SARA_CONDITION_TIME_IDS];
     int64_t batch = pooled->shape.dims[0];
     const sara_shape shape = sara_shape2(batch, SINUSOIDS);
     float *sinusoids; /* [N,SINUSOIDS] */
@@ -111,6 +120,10 @@ static sara_status mixer_embed(sara_tape *tape, sara_var **y, const mixer *m,
     TRY(sara_linear_forward(tape, &h, &m->time_in, h));      /* [N,width] */
     TRY(sara_linear_forward(tape, &p, &m->pooled_in, pooled));
     TRY(sara_nn_add(tape, &h, h, p));
+    if (time_ids) {
+        TRY(sara_linear_forward(tape, &p, &m->time_ids_in, time_ids));
+        TRY(sara_nn_add(tape, &h, h, p));
+    }
     TRY(sara_nn_activate(tape, y, h, SARA_SILU));
 done:
     return status;
@@ -150,7 +163,7 @@ static sara_status mixer_forward(sara_tape *tape, sara_var **out, sara_network *
     size_t scope = sara_tape_open(tape);
     sara_var *h, *embedding;
     sara_status status;
-    TRY(mixer_embed(tape, &embedding, m, timesteps, condition->of[SARA_CONDITION_POOLED]));
+    TRY(mixer_embed(tape, &embedding, m, timesteps, condition));
     TRY(sara_tape_view(tape, &h, sample, &flat));    /* [N,C,1,T], whatever the axes after C */
     TRY(sara_nn_to_channels_last(tape, &h, h));      /* [N,1,T,C] */
     TRY(sara_tape_view(tape, &h, h, &tokens));       /* [N,T,C] */
