@@ -60,7 +60,7 @@ static sara_status take_factors(const sara_kernel_env *env, float **factor, cons
     sara_status status;
     TRY(sara_scratch(env, factor, (size_t)out));
     for (int64_t o = 0; o < out; o++)
-        (*factor)[o] = m[o] / norm[o];
+        (*factor)[o] = norm ? m[o] / norm[o] : m[o];
 done:
     return status;
 }
@@ -95,16 +95,17 @@ static int64_t scaled_pieces(int64_t rows)
     return (rows + PIECE_ROWS - 1) / PIECE_ROWS;
 }
 
-/* Of one piece of rows; sum [out] is assigned. */
+/* Of one piece of rows; sum [out] is assigned, or NULL. */
 static void scale_rows_backward(float *restrict sum, float *dx, const float *dy, const float *x,
                                 const float *factor, int64_t rows, int64_t out, bool accumulate)
 {
-    memset(sum, 0, (size_t)out * sizeof(*sum));
+    if (sum)
+        memset(sum, 0, (size_t)out * sizeof(*sum));
     for (int64_t r = 0; r < rows; r++) {
-        const float *dy_row = dy + r * out, *x_row = x + r * out;
+        const float *dy_row = dy + r * out, *x_row = sum ? x + r * out : NULL;
         float *dx_row = dx ? dx + r * out : NULL;
 #pragma omp simd
-        for (int64_t o = 0; o < out; o++)
+        for (int64_t o = 0; o < (sum ? out : 0); o++)
             sum[o] += dy_row[o] * x_row[o];
         if (dx_row && accumulate)
 #pragma omp simd
@@ -135,13 +136,13 @@ static sara_status scale_outputs_backward_fast(const sara_kernel_env *env, float
 #pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (pieces > 1)
     for (int64_t p = 0; p < pieces; p++) {
         int64_t first = p * PIECE_ROWS, left = rows - first;
-        scale_rows_backward(sums + p * out, dx ? dx + first * out : NULL, dy + first * out,
-                            x + first * out, factor, left < PIECE_ROWS ? left : PIECE_ROWS, out,
-                            accumulate);
+        scale_rows_backward(dm ? sums + p * out : NULL, dx ? dx + first * out : NULL,
+                            dy + first * out, dm ? x + first * out : NULL, factor,
+                            left < PIECE_ROWS ? left : PIECE_ROWS, out, accumulate);
     }
     for (int64_t p = 0; dm && p < pieces; p++)
         for (int64_t o = 0; o < out; o++)
-            dm[o] += sums[p * out + o] / norm[o];
+            dm[o] += norm ? sums[p * out + o] / norm[o] : sums[p * out + o];
 done:
     sara_unscratch(env, sums);
     sara_unscratch(env, factor);

@@ -199,8 +199,8 @@
       .rows = (int64_t)updates->count)
 
 /* Low-rank branches. low_rank_norm: norm [out] = |w + scale up down| of each output, w [out][in],
- * down [rank][in], up [out][rank]. scale_outputs: y = x m / norm + b of each column; b may be NULL.
- * Backward: dm [out] is added to; dx and dm may be NULL. */
+ * down [rank][in], up [out][rank]. scale_outputs: y = x m / norm + b of each column; norm (all 1)
+ * and b may be NULL. Backward: dm [out] is added to; dx and dm may be NULL, and with dm x. */
 #define SARA_BRANCH_KERNELS(X)                                                                     \
     X(low_rank_norm,                                                                               \
       (real * norm, const sara_weight_view *w, const real *down, const real *up, real scale,       \

@@ -107,6 +107,13 @@ SARA_NODISCARD sara_status sara_nn_multiply(sara_tape *tape, sara_var **y, sara_
 /* y [N,...,C] = x [N,...,C] + e [N,C] (the time embedding of a residual block). */
 SARA_NODISCARD sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x,
                                                   sara_var *e);
+/* y [N,...,C] = x [N,...,C] e [N,C] (a gate of a transformer with adaptive norms). */
+SARA_NODISCARD sara_status sara_nn_multiply_per_sample(sara_tape *tape, sara_var **y, sara_var *x,
+                                                       sara_var *e);
+/* y = norm(x) (1 + scale) + shift of x [N,...,C], scale and shift [N,C]; the norm is that of a
+ * layer norm without weight and bias (adaptive layer norm; Peebles and Xie 2023). */
+SARA_NODISCARD sara_status sara_nn_modulated_norm(sara_tape *tape, sara_var **y, sara_var *x,
+                                                  sara_var *scale, sara_var *shift, float eps);
 /* Along the last axis. */
 SARA_NODISCARD sara_status sara_nn_concat(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
 /* The same of 1 to SARA_NODE_VARS parts. */
@@ -146,6 +153,10 @@ SARA_NODISCARD sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, 
 /* NCHW <-> NHWC. */
 SARA_NODISCARD sara_status sara_nn_to_channels_last(sara_tape *tape, sara_var **y, sara_var *x);
 SARA_NODISCARD sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var **y, sara_var *x);
+/* y [N,height*patch,width*patch,C] from x [N,height*width,patch*patch*C], tokens row by row, of each
+ * patch the pixels row by row. */
+SARA_NODISCARD sara_status sara_nn_from_patches(sara_tape *tape, sara_var **y, sara_var *x,
+                                                int64_t height, int64_t width, int64_t patch);
 /* loss [1] = mean((prediction - target)^2), prediction [N,...]; with weights [N], NULL: none, the
  * mean over samples of weight times the mean of the sample (as kohya's train_network.py). target
  * [as prediction] and weights are host data, borrowed until the tape is reset. The sum is in

@@ -33,6 +33,17 @@ sara_status sara_op_expect(const sara_tape *tape, const char *op, const char *na
                      name, sara_shape_format(&a, got), sara_shape_format(&b, expected));
 }
 
+sara_status sara_op_expect_per_sample(const sara_tape *tape, const char *op, const sara_shape *x,
+                                      const char *name, const sara_shape *e)
+{
+    const sara_shape expected = sara_shape2(x->dims[0], sara_shape_last(x));
+    sara_shape_text text;
+    if (x->rank < 2)
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "%s: x: shape %s, expected [N,...,C]", op, sara_shape_format(&text, x));
+    return sara_op_expect(tape, op, name, e, &expected);
+}
+
 sara_status sara_op_pass(sara_tape *tape, sara_var *var, const float *dy)
 {
     sara_kernel_env env = sara_tape_env(tape);

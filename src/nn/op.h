@@ -11,6 +11,10 @@ int64_t sara_shape_rows(const sara_shape *shape);  /* product of all axes but th
 /* "op: name: shape [3], expected [4]" unless the shapes are equal. */
 SARA_NODISCARD sara_status sara_op_expect(const sara_tape *tape, const char *op, const char *name,
                                           const sara_shape *got, const sara_shape *expected);
+/* The same unless x is [N,...,C] and e, which is called name, [N,C]. */
+SARA_NODISCARD sara_status sara_op_expect_per_sample(const sara_tape *tape, const char *op,
+                                                     const sara_shape *x, const char *name,
+                                                     const sara_shape *e);
 /* Adds dy, of var's shape, to var's gradient if it requires one. */
 SARA_NODISCARD sara_status sara_op_pass(sara_tape *tape, sara_var *var, const float *dy);
 

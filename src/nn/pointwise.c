@@ -237,16 +237,10 @@ sara_status sara_nn_add_per_sample(sara_tape *tape, sara_var **y, sara_var *x, s
 {
     sara_kernel_env env = sara_tape_env(tape);
     const sara_shape *shape = &x->shape;
-    sara_shape_text text;
     sara_var *out = NULL;
     sara_status status;
     *y = NULL;
-    if (shape->rank < 2)
-        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
-                         "add_per_sample: x: shape %s, expected [N,...,C]",
-                         sara_shape_format(&text, shape));
-    const sara_shape expected = sara_shape2(shape->dims[0], sara_shape_last(shape));
-    TRY(sara_op_expect(tape, "add_per_sample", "e", &e->shape, &expected));
+    TRY(sara_op_expect_per_sample(tape, "add_per_sample", shape, "e", &e->shape));
     TRY(sara_tape_var(tape, &out, shape));
     TRY(SARA_TRACED(env.ctx, "add_per_sample", 0,
                     sara_kernel_add_per_sample(&env, out->data, x->data, e->data, shape->dims[0],

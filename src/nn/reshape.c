@@ -239,9 +239,9 @@ done:
 
 /* ------------------------------------------------------------------------------------ layout */
 
-/* x [n][a][b] -> y [n][b][a] */
+/* x [n][a][b][c] -> y [n][b][a][c] */
 typedef struct swap {
-    int64_t n, a, b;
+    int64_t n, a, b, c;
 } swap;
 
 static sara_status swap_backward(sara_tape *tape, sara_node *node)
@@ -252,8 +252,9 @@ static sara_status swap_backward(sara_tape *tape, sara_node *node)
     bool fresh;
     sara_status status;
     TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
-    TRY(SARA_TRACED(env.ctx, "layout", 0,
-                    sara_kernel_swap_axes(&env, dx, node->out->grad, s->n, s->b, s->a, 1, !fresh)));
+    TRY(SARA_TRACED(
+        env.ctx, "layout", 0,
+        sara_kernel_swap_axes(&env, dx, node->out->grad, s->n, s->b, s->a, s->c, !fresh)));
 done:
     return status;
 }
@@ -265,8 +266,9 @@ static sara_status swap_forward(sara_tape *tape, sara_var **y, const char *op, s
     sara_var *out = NULL;
     sara_status status;
     TRY(sara_tape_var(tape, &out, shape));
-    TRY(SARA_TRACED(env.ctx, "layout", 0,
-                    sara_kernel_swap_axes(&env, out->data, x->data, s->n, s->a, s->b, 1, false)));
+    TRY(SARA_TRACED(
+        env.ctx, "layout", 0,
+        sara_kernel_swap_axes(&env, out->data, x->data, s->n, s->a, s->b, s->c, false)));
     sara_node node = {.op = op, .backward = swap_backward, .in = {x}, .out = out, .attributes = s};
     TRY(sara_tape_add(tape, &node, sizeof(*s)));
     *y = out;
@@ -291,7 +293,7 @@ sara_status sara_nn_to_channels_last(sara_tape *tape, sara_var **y, sara_var *x)
     *y = NULL;
     TRY(check_image(tape, "to_channels_last", &x->shape, "[N,C,H,W]"));
     const sara_shape shape = sara_shape4(d[0], d[2], d[3], d[1]);
-    swap s = {d[0], d[1], d[2] * d[3]};
+    swap s = {d[0], d[1], d[2] * d[3], 1};
     TRY(swap_forward(tape, y, "to_channels_last", x, &shape, &s));
 done:
     return status;
@@ -304,8 +306,28 @@ sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var **y, sara_var *x
     *y = NULL;
     TRY(check_image(tape, "to_channels_first", &x->shape, "[N,H,W,C]"));
     const sara_shape shape = sara_shape4(d[0], d[3], d[1], d[2]);
-    swap s = {d[0], d[1] * d[2], d[3]};
+    swap s = {d[0], d[1] * d[2], d[3], 1};
     TRY(swap_forward(tape, y, "to_channels_first", x, &shape, &s));
+done:
+    return status;
+}
+
+sara_status sara_nn_from_patches(sara_tape *tape, sara_var **y, sara_var *x, int64_t height,
+                                 int64_t width, int64_t patch)
+{
+    const int64_t *d = x->shape.dims, area = patch * patch;
+    sara_shape_text text;
+    sara_status status;
+    *y = NULL;
+    if (x->shape.rank != 3 || height < 1 || width < 1 || patch < 1 || d[1] != height * width ||
+        d[2] % area != 0)
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "from_patches: shape %s, expected [N,%lld,%lld*C]",
+                         sara_shape_format(&text, &x->shape), (long long)(height * width),
+                         (long long)area);
+    const sara_shape shape = sara_shape4(d[0], height * patch, width * patch, d[2] / area);
+    swap s = {d[0] * height, width, patch, d[2] / patch};
+    TRY(swap_forward(tape, y, "from_patches", x, &shape, &s));
 done:
     return status;
 }
