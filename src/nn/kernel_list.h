@@ -80,6 +80,13 @@
       (real * dx, real * dw, real * db, const real *dy, const real *x, const real *mean,           \
        const real *rstd, const real *w, int64_t rows, int64_t c, bool accumulate),                 \
       (dx, dw, db, dy, x, mean, rstd, w, rows, c, accumulate), .rows = rows, .columns = c)         \
+    X(rms_norm_forward,                                                                            \
+      (real * y, real * rstd, const real *x, const real *w, int64_t rows, int64_t c, real eps),    \
+      (y, rstd, x, w, rows, c, eps), .rows = rows, .columns = c)                                   \
+    X(rms_norm_backward,                                                                           \
+      (real * dx, real * dw, const real *dy, const real *x, const real *rstd, const real *w,       \
+       int64_t rows, int64_t c, bool accumulate),                                                  \
+      (dx, dw, dy, x, rstd, w, rows, c, accumulate), .rows = rows, .columns = c)                   \
     X(attention_forward,                                                                           \
       (real * y, real * lse, const real *q, const real *k, const real *v,                          \
        const sara_attention_shape *shape),                                                         \
@@ -89,10 +96,10 @@
        const real *q, const real *k, const real *v, const sara_attention_shape *shape),            \
       (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
 
-/* geglu: x [rows][2c], y [rows][c]. accumulate: y += x. add_scaled: y = a + scale b; a NULL: scale
- * b. multiply: y = a b, or is added to. add_per_sample: y [n][inner][c] = x + e [n][c]; de [n][c]
- * is added to. clamp: NaN stays; dx is added to, where x lies within. widen: y [count] = the first
- * entries of w. */
+/* geglu: x [rows][2c], y [rows][c]. gated_gelu: either of da, db may be NULL. accumulate: y += x.
+ * add_scaled: y = a + scale b; a NULL: scale b. multiply: y = a b, or is added to. add_per_sample:
+ * y [n][inner][c] = x + e [n][c]; de [n][c] is added to. clamp: NaN stays; dx is added to, where x
+ * lies within. widen: y [count] = the first entries of w. */
 #define SARA_POINTWISE_KERNELS(X)                                                                  \
     X(activate_forward, (real * y, const real *x, int64_t count, sara_activation activation),      \
       (y, x, count, activation), .rows = count)                                                    \
@@ -105,6 +112,12 @@
     X(geglu_backward,                                                                              \
       (real * dx, const real *dy, const real *x, int64_t rows, int64_t c, bool accumulate),        \
       (dx, dy, x, rows, c, accumulate), .rows = rows, .columns = c)                                \
+    X(gated_gelu_forward, (real * y, const real *a, const real *b, int64_t count),                 \
+      (y, a, b, count), .rows = count)                                                             \
+    X(gated_gelu_backward,                                                                         \
+      (real * da, real * db, const real *dy, const real *a, const real *b, int64_t count,          \
+       bool add_a, bool add_b),                                                                    \
+      (da, db, dy, a, b, count, add_a, add_b), .rows = count)                                      \
     X(add, (real * y, const real *a, const real *b, int64_t count), (y, a, b, count),              \
       .rows = count)                                                                               \
     X(accumulate, (real * y, const real *x, int64_t count), (y, x, count), .rows = count)          \

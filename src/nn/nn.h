@@ -78,7 +78,8 @@ typedef enum sara_activation {
     SARA_SILU,
     SARA_GELU,       /* exact, by erf */
     SARA_QUICK_GELU, /* x sigmoid(1.702 x) */
-    SARA_RELU        /* NaN stays; no gradient at 0 */
+    SARA_RELU,       /* NaN stays; no gradient at 0 */
+    SARA_GELU_TANH   /* 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
 } sara_activation;
 
 /* x [N,...,C], statistics over all but N within each of `groups` channel groups; weight, bias [C].
@@ -89,10 +90,16 @@ SARA_NODISCARD sara_status sara_nn_group_norm(sara_tape *tape, sara_var **y, sar
 /* x [...,C], over the last axis; weight, bias [C]. */
 SARA_NODISCARD sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x,
                                               sara_param *weight, sara_param *bias, float eps);
+/* y = x / sqrt(mean(x^2) + eps) weight over the last axis, weight [C] (Zhang, Sennrich 2019). */
+SARA_NODISCARD sara_status sara_nn_rms_norm(sara_tape *tape, sara_var **y, sara_var *x,
+                                            sara_param *weight, float eps);
 SARA_NODISCARD sara_status sara_nn_activate(sara_tape *tape, sara_var **y, sara_var *x,
                                             sara_activation activation);
 /* y [...,C] = x[...,:C] gelu(x[...,C:]), x [...,2C] (Shazeer 2020; diffusers' GEGLU). */
 SARA_NODISCARD sara_status sara_nn_geglu(sara_tape *tape, sara_var **y, sara_var *x);
+/* y = gelu(a) b, entry by entry, of one shape; by tanh (T5 v1.1's gated-gelu). */
+SARA_NODISCARD sara_status sara_nn_gated_gelu(sara_tape *tape, sara_var **y, sara_var *a,
+                                              sara_var *b);
 /* Softmax(q k^T / sqrt(D)) v per head. q [N,T,heads*D], k and v [N,S,heads*D], y [N,T,heads*D].
  * causal: position t sees s <= t (T == S). */
 SARA_NODISCARD sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q,
@@ -153,8 +160,8 @@ SARA_NODISCARD sara_status sara_nn_add_positions(sara_tape *tape, sara_var **y, 
 /* NCHW <-> NHWC. */
 SARA_NODISCARD sara_status sara_nn_to_channels_last(sara_tape *tape, sara_var **y, sara_var *x);
 SARA_NODISCARD sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var **y, sara_var *x);
-/* y [N,height*patch,width*patch,C] from x [N,height*width,patch*patch*C], tokens row by row, of each
- * patch the pixels row by row. */
+/* y [N,height*patch,width*patch,C] from x [N,height*width,patch*patch*C], tokens row by row, of
+ * each patch the pixels row by row. */
 SARA_NODISCARD sara_status sara_nn_from_patches(sara_tape *tape, sara_var **y, sara_var *x,
                                                 int64_t height, int64_t width, int64_t patch);
 /* loss [1] = mean((prediction - target)^2), prediction [N,...]; with weights [N], NULL: none, the

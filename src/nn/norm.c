@@ -11,12 +11,13 @@ static sara_status check_vectors(const sara_tape *tape, const char *op, const sa
     const sara_shape expected = sara_shape1(sara_shape_last(x));
     sara_status status;
     TRY(sara_op_expect(tape, op, weight->name, &weight->value.shape, &expected));
-    TRY(sara_op_expect(tape, op, bias->name, &bias->value.shape, &expected));
+    if (bias)
+        TRY(sara_op_expect(tape, op, bias->name, &bias->value.shape, &expected));
 done:
     return status;
 }
 
-/* Runs one norm's backward kernel with the gradients that are wanted. */
+/* Runs one norm's backward kernel with the gradients that are wanted; bias may be NULL. */
 typedef sara_status (*norm_kernel)(sara_tape *tape, const sara_node *node, float *dx, float *dw,
                                    float *db, bool accumulate);
 
@@ -29,10 +30,12 @@ static sara_status norm_backward(sara_tape *tape, sara_node *node, norm_kernel k
     if (node->in[0]->requires_grad)
         TRY(sara_tape_grad_fresh(tape, &dx, &fresh, node->in[0]));
     TRY(sara_op_param_start(tape, &dw, weight));
-    TRY(sara_op_param_start(tape, &db, bias));
+    if (bias)
+        TRY(sara_op_param_start(tape, &db, bias));
     TRY(kernel(tape, node, dx, dw, db, !fresh));
 done:
-    status = sara_op_param_finish(tape, bias, db, status);
+    if (bias)
+        status = sara_op_param_finish(tape, bias, db, status);
     return sara_op_param_finish(tape, weight, dw, status);
 }
 
@@ -165,6 +168,62 @@ sara_status sara_nn_layer_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_
                       .out = out,
                       .attributes = &attributes};
     TRY(layer_norm_make(tape, &node));
+    TRY(sara_tape_add(tape, &node, sizeof(attributes)));
+    *y = out;
+done:
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------- rms norm */
+
+static sara_status rms_kernel(sara_tape *tape, const sara_node *node, float *dx, float *dw,
+                              float *db, bool accumulate)
+{
+    const layer_attributes *a = node->attributes;
+    sara_kernel_env env = sara_tape_env(tape);
+    (void)db;
+    return SARA_TRACED(env.ctx, "rms_norm grad", 0,
+                       sara_kernel_rms_norm_backward(&env, dx, dw, node->out->grad,
+                                                     node->saved[0]->data, node->saved[1]->data,
+                                                     node->params[0]->value.data, a->rows, a->c,
+                                                     accumulate));
+}
+
+static sara_status rms_norm_backward_node(sara_tape *tape, sara_node *node)
+{
+    return norm_backward(tape, node, rms_kernel);
+}
+
+static sara_status rms_norm_make(sara_tape *tape, const sara_node *node)
+{
+    const layer_attributes *a = node->attributes;
+    sara_kernel_env env = sara_tape_env(tape);
+    return SARA_TRACED(env.ctx, "rms_norm", 0,
+                       sara_kernel_rms_norm_forward(
+                           &env, node->out->data, node->saved[1]->data, node->saved[0]->data,
+                           node->params[0]->value.data, a->rows, a->c, a->eps));
+}
+
+sara_status sara_nn_rms_norm(sara_tape *tape, sara_var **y, sara_var *x, sara_param *weight,
+                             float eps)
+{
+    sara_var *out = NULL, *rstd = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(check_vectors(tape, "rms_norm", &x->shape, weight, NULL));
+    layer_attributes attributes = {sara_shape_rows(&x->shape), sara_shape_last(&x->shape), eps};
+    const sara_shape statistics = sara_shape1(attributes.rows);
+    TRY(sara_tape_var(tape, &out, &x->shape));
+    TRY(sara_tape_var(tape, &rstd, &statistics));
+    sara_node node = {.op = "rms_norm",
+                      .backward = rms_norm_backward_node,
+                      .remake = rms_norm_make,
+                      .in = {x},
+                      .saved = {x, rstd},
+                      .params = {weight},
+                      .out = out,
+                      .attributes = &attributes};
+    TRY(rms_norm_make(tape, &node));
     TRY(sara_tape_add(tape, &node, sizeof(attributes)));
     *y = out;
 done:

@@ -1,4 +1,4 @@
-/* Plain group and layer norm; sums are in double, the variance in a second pass. */
+/* Plain group, layer and rms norm; sums are in double, the variance in a second pass. */
 #include "nn/kernels.h"
 
 #include <math.h>
@@ -173,6 +173,53 @@ sara_status KERNEL(layer_norm_backward)(const sara_kernel_env *env, real *dx, re
                 dw[i] += (real)product;
             if (db)
                 db[i] += (real)sum;
+        }
+    }
+    return SARA_OK;
+}
+
+sara_status KERNEL(rms_norm_forward)(const sara_kernel_env *env, real *y, real *rstd, const real *x,
+                                     const real *w, int64_t rows, int64_t c, real eps)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        double square = 0;
+        for (int64_t i = 0; i < c; i++)
+            square += (double)x[r * c + i] * x[r * c + i];
+        rstd[r] = (real)(1 / sqrt(square / (double)c + (double)eps));
+        for (int64_t i = 0; i < c; i++)
+            y[r * c + i] = (real)((double)x[r * c + i] * rstd[r] * w[i]);
+    }
+    return SARA_OK;
+}
+
+static void rms_row_dx(real *dx, const real *dy, const real *x, double rstd, const real *w,
+                       int64_t c, bool accumulate)
+{
+    double product = 0;
+    for (int64_t i = 0; i < c; i++)
+        product += (double)dy[i] * w[i] * x[i] * rstd;
+    for (int64_t i = 0; i < c; i++) {
+        double d = rstd * ((double)dy[i] * w[i] - x[i] * rstd * product / (double)c);
+        dx[i] = (real)(accumulate ? dx[i] + d : d);
+    }
+}
+
+sara_status KERNEL(rms_norm_backward)(const sara_kernel_env *env, real *dx, real *dw,
+                                      const real *dy, const real *x, const real *rstd,
+                                      const real *w, int64_t rows, int64_t c, bool accumulate)
+{
+#pragma omp parallel num_threads(sara_threads(env->ctx))
+    {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < (dx ? rows : 0); r++)
+            rms_row_dx(dx + r * c, dy + r * c, x + r * c, rstd[r], w, c, accumulate);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < (dw ? c : 0); i++) {
+            double product = 0;
+            for (int64_t r = 0; r < rows; r++)
+                product += (double)dy[r * c + i] * x[r * c + i] * rstd[r];
+            dw[i] += (real)product;
         }
     }
     return SARA_OK;

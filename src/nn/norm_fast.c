@@ -1,5 +1,6 @@
-/* Group and layer norm in blocks of rows. A block's sums are floats of differences, which do not
- * cancel; blocks are put together in double and always in the same order, whatever the threads. */
+/* Group, layer and rms norm in blocks of rows. A block's sums are floats of differences, which do
+ * not cancel; blocks are put together in double and always in the same order, whatever the
+ * threads. */
 #include "nn/kernels.h"
 #include "nn/simd/simd.h"
 
@@ -253,6 +254,41 @@ done:
     return status;
 }
 
+static sara_status rms_norm_forward_fast(const sara_kernel_env *env, float *y, float *rstd,
+                                         const float *x, const float *w, int64_t rows, int64_t c,
+                                         float eps)
+{
+    const sara_simd *simd = sara_simd_best();
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (rows > BLOCK_ROWS)
+    for (int64_t r = 0; r < rows; r += BLOCK_ROWS)
+        simd->rms_norm(y + r * c, rstd + r, x + r * c, w, rows_of(rows, r), c, eps);
+    return SARA_OK;
+}
+
+static sara_status rms_norm_backward_fast(const sara_kernel_env *env, float *dx, float *dw,
+                                          const float *dy, const float *x, const float *rstd,
+                                          const float *w, int64_t rows, int64_t c, bool accumulate)
+{
+    const sara_simd *simd = sara_simd_best();
+    int64_t count = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    float *sums = NULL; /* [count][c] */
+    sara_status status = SARA_OK;
+    if (dw)
+        TRY(sara_scratch(env, &sums, (size_t)(count * c)));
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (rows > BLOCK_ROWS)
+    for (int64_t i = 0; i < count; i++) {
+        int64_t r = i * BLOCK_ROWS, n = rows_of(rows, r);
+        if (dw)
+            simd->rms_norm_sums(sums + i * c, dy + r * c, x + r * c, rstd + r, n, c);
+        if (dx)
+            simd->rms_norm_dx(dx + r * c, dy + r * c, x + r * c, rstd + r, w, n, c, accumulate);
+    }
+    add_samples(dw, sums, count, c);
+done:
+    sara_unscratch(env, sums);
+    return status;
+}
+
 /* The backward pass's, which takes more. */
 static sara_kernel_needs group_norm_needs(const sara_kernel_case *c)
 {
@@ -266,6 +302,12 @@ static sara_kernel_needs layer_norm_backward_needs(const sara_kernel_case *c)
     return (sara_kernel_needs){.scratch = (size_t)(2 * blocks_count * c->columns)};
 }
 
+static sara_kernel_needs rms_norm_backward_needs(const sara_kernel_case *c)
+{
+    int64_t count = (c->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    return (sara_kernel_needs){.scratch = (size_t)(count * c->columns)};
+}
+
 void sara_fast_norm_register(sara_kernels *table)
 {
     SARA_KERNEL_ADD(table, group_norm_forward, NULL, group_norm_needs, group_norm_forward_fast);
@@ -273,4 +315,7 @@ void sara_fast_norm_register(sara_kernels *table)
     SARA_KERNEL_ADD(table, layer_norm_forward, .run = layer_norm_forward_fast);
     SARA_KERNEL_ADD(table, layer_norm_backward, NULL, layer_norm_backward_needs,
                     layer_norm_backward_fast);
+    SARA_KERNEL_ADD(table, rms_norm_forward, .run = rms_norm_forward_fast);
+    SARA_KERNEL_ADD(table, rms_norm_backward, NULL, rms_norm_backward_needs,
+                    rms_norm_backward_fast);
 }

@@ -100,6 +100,53 @@ done:
     return status;
 }
 
+static sara_status gated_gelu_backward_node(sara_tape *tape, sara_node *node)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    float *gradients[2] = {NULL, NULL};
+    bool fresh[2] = {false, false};
+    sara_status status = SARA_OK;
+    for (int i = 0; i < 2; i++)
+        if (node->in[i]->requires_grad)
+            TRY(sara_tape_grad_fresh(tape, &gradients[i], &fresh[i], node->in[i]));
+    TRY(SARA_TRACED(env.ctx, "gated_gelu grad", 0,
+                    sara_kernel_gated_gelu_backward(
+                        &env, gradients[0], gradients[1], node->out->grad, node->saved[0]->data,
+                        node->saved[1]->data, sara_shape_count(&node->out->shape), !fresh[0],
+                        !fresh[1])));
+done:
+    return status;
+}
+
+static sara_status gated_gelu_make(sara_tape *tape, const sara_node *node)
+{
+    sara_kernel_env env = sara_tape_env(tape);
+    return SARA_TRACED(env.ctx, "gated_gelu", 0,
+                       sara_kernel_gated_gelu_forward(&env, node->out->data, node->saved[0]->data,
+                                                      node->saved[1]->data,
+                                                      sara_shape_count(&node->out->shape)));
+}
+
+sara_status sara_nn_gated_gelu(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b)
+{
+    sara_var *out = NULL;
+    sara_status status;
+    *y = NULL;
+    TRY(sara_op_expect(tape, "gated_gelu", "b", &b->shape, &a->shape));
+    TRY(sara_tape_var(tape, &out, &a->shape));
+    sara_node node = {.op = "gated_gelu",
+                      .backward = gated_gelu_backward_node,
+                      .remake = gated_gelu_make,
+                      .in = {a, b},
+                      .saved = {a, b},
+                      .out = out};
+    TRY(gated_gelu_make(tape, &node));
+    TRY(sara_tape_add(tape, &node, 0));
+    *y = out;
+done:
+    return status;
+}
+
 /* ---------------------------------------------------------------------------------- addition */
 
 static sara_status add_backward(sara_tape *tape, sara_node *node)

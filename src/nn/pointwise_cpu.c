@@ -13,6 +13,13 @@ static double normal(double x) /* Phi(x) */
     return 0.5 * erfc(-x * 0.70710678118654752440);
 }
 
+#define TANH_GATE 1.59576912160573071176 /* 2 sqrt(2 / pi) */
+
+static double tanh_gate(double x) /* 0.5 (1 + tanh(u)) = sigmoid(2 u) */
+{
+    return sigmoid(TANH_GATE * (x + 0.044715 * x * x * x));
+}
+
 static double activate(double x, sara_activation activation)
 {
     switch (activation) {
@@ -24,6 +31,8 @@ static double activate(double x, sara_activation activation)
         return x * sigmoid(1.702 * x);
     case SARA_RELU:
         return x < 0 ? 0 : x;
+    case SARA_GELU_TANH:
+        return x * tanh_gate(x);
     default:
         return x;
     }
@@ -33,6 +42,12 @@ static double sigmoid_product_grad(double x, double slope) /* of x sigmoid(slope
 {
     double s = sigmoid(slope * x);
     return s + slope * x * s * (1 - s);
+}
+
+static double tanh_gelu_grad(double x)
+{
+    double s = tanh_gate(x);
+    return s + x * s * (1 - s) * TANH_GATE * (1 + 3 * 0.044715 * x * x);
 }
 
 static double activate_grad(double x, sara_activation activation)
@@ -46,6 +61,8 @@ static double activate_grad(double x, sara_activation activation)
         return sigmoid_product_grad(x, 1.702);
     case SARA_RELU:
         return x > 0 ? 1 : 0;
+    case SARA_GELU_TANH:
+        return tanh_gelu_grad(x);
     default:
         return 1;
     }
@@ -97,6 +114,30 @@ sara_status KERNEL(geglu_backward)(const sara_kernel_env *env, real *dx, const r
             pointwise_put(&dx[value], dvalue, accumulate);
             pointwise_put(&dx[gate], dgate, accumulate);
         }
+    return SARA_OK;
+}
+
+sara_status KERNEL(gated_gelu_forward)(const sara_kernel_env *env, real *y, const real *a,
+                                       const real *b, int64_t count)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        y[i] = (real)(activate(a[i], SARA_GELU_TANH) * b[i]);
+    return SARA_OK;
+}
+
+sara_status KERNEL(gated_gelu_backward)(const sara_kernel_env *env, real *da, real *db,
+                                        const real *dy, const real *a, const real *b, int64_t count,
+                                        bool add_a, bool add_b)
+{
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static)
+    for (int64_t i = 0; i < count; i++) {
+        double inner = (double)dy[i] * b[i] * activate_grad(a[i], SARA_GELU_TANH);
+        if (da)
+            pointwise_put(&da[i], inner, add_a);
+        if (db)
+            pointwise_put(&db[i], dy[i] * activate(a[i], SARA_GELU_TANH), add_b);
+    }
     return SARA_OK;
 }
 

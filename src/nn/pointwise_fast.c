@@ -64,6 +64,34 @@ static sara_status geglu_backward_fast(const sara_kernel_env *env, float *dx, co
     return SARA_OK;
 }
 
+static sara_status gated_gelu_forward_fast(const sara_kernel_env *env, float *y, const float *a,
+                                           const float *b, int64_t count)
+{
+    const sara_simd *simd = sara_simd_best();
+    int64_t chunks = chunk_count(count);
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t at = i * CHUNK;
+        simd->gated_gelu(y + at, a + at, b + at, chunk_size(count, at));
+    }
+    return SARA_OK;
+}
+
+static sara_status gated_gelu_backward_fast(const sara_kernel_env *env, float *da, float *db,
+                                            const float *dy, const float *a, const float *b,
+                                            int64_t count, bool add_a, bool add_b)
+{
+    const sara_simd *simd = sara_simd_best();
+    int64_t chunks = chunk_count(count);
+#pragma omp parallel for num_threads(sara_threads(env->ctx)) schedule(static) if (chunks > 1)
+    for (int64_t i = 0; i < chunks; i++) {
+        int64_t at = i * CHUNK;
+        simd->gated_gelu_grad(da ? da + at : NULL, db ? db + at : NULL, dy + at, a + at, b + at,
+                              chunk_size(count, at), add_a, add_b);
+    }
+    return SARA_OK;
+}
+
 static sara_status add_fast(const sara_kernel_env *env, float *y, const float *a, const float *b,
                             int64_t count)
 {
@@ -129,6 +157,8 @@ void sara_fast_pointwise_register(sara_kernels *table)
     SARA_KERNEL_ADD(table, activate_backward, .run = activate_backward_fast);
     SARA_KERNEL_ADD(table, geglu_forward, .run = geglu_forward_fast);
     SARA_KERNEL_ADD(table, geglu_backward, .run = geglu_backward_fast);
+    SARA_KERNEL_ADD(table, gated_gelu_forward, .run = gated_gelu_forward_fast);
+    SARA_KERNEL_ADD(table, gated_gelu_backward, .run = gated_gelu_backward_fast);
     SARA_KERNEL_ADD(table, add, .run = add_fast);
     SARA_KERNEL_ADD(table, accumulate, .run = accumulate_into_fast);
     SARA_KERNEL_ADD(table, add_scaled, .run = add_scaled_fast);

@@ -1,4 +1,4 @@
-/* Group and layer norm on the tape. */
+/* Group, layer and rms norm on the tape. */
 #include "nn/support_gradient.h"
 
 static sara_status build_group(sara_tape *tape, sara_var **y, sara_var *const *in,
@@ -19,6 +19,12 @@ static sara_status build_layer(sara_tape *tape, sara_var **y, sara_var *const *i
     return sara_nn_layer_norm(tape, y, in[0], params[0], params[1], 1e-5f);
 }
 
+static sara_status build_rms(sara_tape *tape, sara_var **y, sara_var *const *in,
+                             sara_param *const *params)
+{
+    return sara_nn_rms_norm(tape, y, in[0], params[0], 1e-5f);
+}
+
 static void test_gradients(void **state)
 {
     (void)state;
@@ -30,6 +36,9 @@ static void test_gradients(void **state)
         {"group_norm, SiLU", build_group_silu, {sara_shape3(2, 4, 10)}, 1, {ten, ten}, 2},
         {"layer_norm", build_layer, {sara_shape3(2, 3, 10)}, 1, {ten, ten}, 2},
         {"layer_norm of one row", build_layer, {sara_shape1(9)}, 1, {nine, nine}, 2},
+        {"rms_norm", build_rms, {sara_shape3(2, 3, 10)}, 1, {ten}, 1},
+        {"rms_norm of heads", build_rms, {sara_shape4(2, 3, 2, 9)}, 1, {nine}, 1},
+        {"rms_norm of one row", build_rms, {sara_shape1(9)}, 1, {nine}, 1},
     };
     for (size_t i = 0; i < sizeof(graphs) / sizeof(*graphs); i++)
         test_graph_check(&graphs[i]);
@@ -61,6 +70,8 @@ static void test_refusals(void **state)
                    sara_nn_group_norm(nn.tape, &y, x, &w, &b, 2, 1e-5f, SARA_GELU));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "layer_norm: norm.bias: shape [5], expected [6]",
                    sara_nn_layer_norm(nn.tape, &y, x, &narrow, &b, 1e-5f));
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "rms_norm: norm.bias: shape [5], expected [6]",
+                   sara_nn_rms_norm(nn.tape, &y, x, &narrow, 1e-5f));
     assert_null(y);
     test_nn_param_free(&nn, &w);
     test_nn_param_free(&nn, &b);

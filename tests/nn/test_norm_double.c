@@ -8,7 +8,7 @@
 
 typedef struct problem {
     sara_kernel_env env;
-    sara_group_norm_shape shape; /* groups 0: layer norm of n rows */
+    sara_group_norm_shape shape; /* groups 0: layer norm of n rows; -1: rms norm */
     double *x, *w, *b, *mean, *rstd;
 } problem;
 
@@ -19,6 +19,9 @@ static void forward(void *data, double *y)
     if (s->groups > 0)
         assert_ok(p->env.ctx,
                   KERNEL(group_norm_forward)(&p->env, y, p->mean, p->rstd, p->x, p->w, p->b, s));
+    else if (s->groups < 0)
+        assert_ok(p->env.ctx,
+                  KERNEL(rms_norm_forward)(&p->env, y, p->rstd, p->x, p->w, s->n, s->c, s->eps));
     else
         assert_ok(p->env.ctx, KERNEL(layer_norm_forward)(&p->env, y, p->mean, p->rstd, p->x, p->w,
                                                          p->b, s->n, s->c, s->eps));
@@ -31,6 +34,9 @@ static void backward(problem *p, double *dx, double *dw, double *db, const doubl
     if (s->groups > 0)
         assert_ok(p->env.ctx, KERNEL(group_norm_backward)(&p->env, dx, dw, db, dy, p->x, p->mean,
                                                           p->rstd, p->w, p->b, s, accumulate));
+    else if (s->groups < 0)
+        assert_ok(p->env.ctx, KERNEL(rms_norm_backward)(&p->env, dx, dw, dy, p->x, p->rstd, p->w,
+                                                        s->n, s->c, accumulate));
     else
         assert_ok(p->env.ctx, KERNEL(layer_norm_backward)(&p->env, dx, dw, db, dy, p->x, p->mean,
                                                           p->rstd, p->w, s->n, s->c, accumulate));
@@ -66,7 +72,7 @@ static void check(int64_t n, int64_t inner, int64_t c, int groups, bool silu)
     backward(&p, dx, dw, db, dy, false);
     check_parts(&p, dx, dw, dy, nx);
     const test_fd_input inputs[] = {{"x", p.x, dx, nx}, {"w", p.w, dw, nc}, {"b", p.b, db, nc}};
-    test_fd_check(forward, &p, nx, dy, inputs, 3);
+    test_fd_check(forward, &p, nx, dy, inputs, groups < 0 ? 2 : 3);
     free(p.x);
     free(p.w);
     free(p.b);
@@ -98,11 +104,36 @@ static void test_layer_norm(void **state)
     check(3, 1, 2, 0, false);
 }
 
+static void test_rms_norm(void **state)
+{
+    (void)state;
+    check(1, 1, 7, -1, false);
+    check(5, 1, 9, -1, false);
+    check(3, 1, 2, -1, false);
+}
+
+/* torch.nn.RMSNorm with eps 0.25, in double, of two rows of 3. */
+static void test_rms_values(void **state)
+{
+    (void)state;
+    sara_kernel_env env = {.ctx = test_context()};
+    const double x[] = {1, -2, 0.5, 0, 0.25, -0.125}, w[] = {2, -1, 0.5};
+    const double expected[] = {1.41421356237309,  1.41421356237309, 0.17677669529664, 0,
+                               -0.47583095143089, -0.11895773785772};
+    double y[6], rstd[2];
+    assert_ok(env.ctx, KERNEL(rms_norm_forward)(&env, y, rstd, x, w, 2, 3, 0.25));
+    for (int i = 0; i < 6; i++)
+        assert_close(fabs(y[i] - expected[i]), 1e-13, "y");
+    sara_context_free(env.ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_group_norm),
         cmocka_unit_test(test_layer_norm),
+        cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_rms_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,7 @@
 
 #define TOLERANCE 1e-5
 
-/* groups 0: layer norm of n rows. */
+/* groups 0: layer norm of n rows; -1: rms norm. */
 typedef struct problem {
     sara_group_norm_shape shape;
     size_t nx, nc, ns; /* elements of x, w and the statistics */
@@ -21,6 +21,9 @@ static void forward(const sara_kernel_env *env, const problem *p, float *y, floa
     if (s->groups > 0)
         assert_ok(env->ctx,
                   sara_kernel_group_norm_forward(env, y, mean, rstd, p->x, p->w, p->b, s));
+    else if (s->groups < 0)
+        assert_ok(env->ctx,
+                  sara_kernel_rms_norm_forward(env, y, rstd, p->x, p->w, s->n, s->c, s->eps));
     else
         assert_ok(env->ctx, sara_kernel_layer_norm_forward(env, y, mean, rstd, p->x, p->w, p->b,
                                                            s->n, s->c, s->eps));
@@ -33,6 +36,9 @@ static void backward(const sara_kernel_env *env, const problem *p, float *dx, fl
     if (s->groups > 0)
         assert_ok(env->ctx, sara_kernel_group_norm_backward(env, dx, dw, db, p->dy, p->x, p->mean,
                                                             p->rstd, p->w, p->b, s, accumulate));
+    else if (s->groups < 0)
+        assert_ok(env->ctx, sara_kernel_rms_norm_backward(env, dx, dw, p->dy, p->x, p->rstd, p->w,
+                                                          s->n, s->c, accumulate));
     else
         assert_ok(env->ctx, sara_kernel_layer_norm_backward(env, dx, dw, db, p->dy, p->x, p->mean,
                                                             p->rstd, p->w, s->n, s->c, accumulate));
@@ -143,6 +149,17 @@ static void test_layer_norm(void **state)
             check(&(sara_group_norm_shape){rows[i], 1, widths[j], 0, 1e-5f, false}, (float)j);
 }
 
+static void test_rms_norm(void **state)
+{
+    (void)state;
+    const int64_t rows[] = {1, 33, 77}, widths[] = {1, 7, 16, 321};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 4; j++)
+            check(&(sara_group_norm_shape){rows[i], 1, widths[j], -1, 1e-6f, false}, (float)j);
+    check(&(sara_group_norm_shape){4096, 1, 64, -1, 1e-6f, false}, 0); /* heads of SD3's */
+    check(&(sara_group_norm_shape){77, 1, 4096, -1, 1e-6f, false}, 0); /* T5-XXL's */
+}
+
 /* Of Stable Diffusion 1.5 at 512x512 pixels, the wide ones after a concatenation. */
 static void test_real_shapes(void **state)
 {
@@ -168,6 +185,28 @@ static void test_offset(void **state)
     (void)state;
     check(&(sara_group_norm_shape){1, 300, 40, 8, 1e-5f, true}, 300);
     check(&(sara_group_norm_shape){20, 1, 321, 0, 1e-5f, false}, 300);
+}
+
+/* Rows of zeros, whose norm is eps alone: zeros and finite gradients. */
+static void check_zeros(void *argument)
+{
+    problem *p = argument;
+    test_nn nn = test_nn_open("cpu");
+    sara_kernel_env env = sara_tape_env(nn.tape);
+    forward(&env, p, p->y, p->mean, p->rstd);
+    backward(&env, p, p->dx, p->dw, p->db, false);
+    for (size_t i = 0; i < p->nx; i++)
+        assert_true(p->y[i] == 0 && isfinite(p->dx[i]));
+    test_nn_close(&nn);
+}
+
+static void test_zeros(void **state)
+{
+    (void)state;
+    problem p = start(&(sara_group_norm_shape){5, 1, 37, -1, 1e-6f, false}, 0);
+    memset(p.x, 0, p.nx * sizeof(*p.x));
+    test_simd_each(check_zeros, &p);
+    finish(&p);
 }
 
 /* Constant rows: the result is the bias, and the gradients are finite. */
@@ -206,8 +245,9 @@ static void test_threads(void **state)
 {
     (void)state;
     const sara_group_norm_shape shapes[] = {{2, 200, 40, 8, 1e-5f, true},
-                                            {150, 1, 37, 0, 1e-5f, false}};
-    for (int i = 0; i < 2; i++) {
+                                            {150, 1, 37, 0, 1e-5f, false},
+                                            {150, 1, 37, -1, 1e-6f, false}};
+    for (int i = 0; i < 3; i++) {
         problem a = start(&shapes[i], 0), b = start(&shapes[i], 0);
         sara_kernel_env one = test_simd_env(1), two = test_simd_env(2);
         forward(&one, &a, a.y, a.mean, a.rstd);
@@ -230,6 +270,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_group_norm), cmocka_unit_test(test_layer_norm),
         cmocka_unit_test(test_offset),     cmocka_unit_test(test_constant),
+        cmocka_unit_test(test_rms_norm),   cmocka_unit_test(test_zeros),
         cmocka_unit_test(test_threads),    cmocka_unit_test(test_real_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

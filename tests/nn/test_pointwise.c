@@ -14,6 +14,9 @@ BUILD(build_gelu, sara_nn_activate(tape, y, in[0], SARA_GELU))
 BUILD(build_quick, sara_nn_activate(tape, y, in[0], SARA_QUICK_GELU))
 BUILD(build_identity, sara_nn_activate(tape, y, in[0], SARA_IDENTITY))
 BUILD(build_relu, sara_nn_activate(tape, y, in[0], SARA_RELU))
+BUILD(build_gelu_tanh, sara_nn_activate(tape, y, in[0], SARA_GELU_TANH))
+BUILD(build_gated, sara_nn_gated_gelu(tape, y, in[0], in[1]))
+BUILD(build_gated_self, sara_nn_gated_gelu(tape, y, in[0], in[0]))
 BUILD(build_geglu, sara_nn_geglu(tape, y, in[0]))
 BUILD(build_add, sara_nn_add(tape, y, in[0], in[1]))
 BUILD(build_double, sara_nn_add(tape, y, in[0], in[0]))
@@ -34,6 +37,9 @@ static void test_gradients(void **state)
         {.name = "quick_gelu", .build = build_quick, .in = {x}, .in_count = 1},
         {.name = "identity", .build = build_identity, .in = {x}, .in_count = 1},
         {.name = "relu", .build = build_relu, .in = {few}, .in_count = 1},
+        {.name = "gelu by tanh", .build = build_gelu_tanh, .in = {x}, .in_count = 1},
+        {.name = "gated_gelu", .build = build_gated, .in = {x, x}, .in_count = 2},
+        {.name = "gelu(x) x", .build = build_gated_self, .in = {x}, .in_count = 1},
         {.name = "geglu", .build = build_geglu, .in = {x}, .in_count = 1},
         {.name = "add", .build = build_add, .in = {x, x}, .in_count = 2},
         {.name = "x + x", .build = build_double, .in = {x}, .in_count = 1},
@@ -102,6 +108,9 @@ static void test_refusals(void **state)
         assert_ok(nn.ctx, sara_tape_leaf(nn.tape, &v[i], &shapes[i], data, true));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "geglu: x: shape [2,3,5], expected [...,2*C]",
                    sara_nn_geglu(nn.tape, &y, v[0]));
+    assert_null(y);
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "gated_gelu: b: shape [2,3,4], expected [2,3,5]",
+                   sara_nn_gated_gelu(nn.tape, &y, v[0], v[1]));
     assert_null(y);
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "add: b: shape [2,3,4], expected [2,3,5]",
                    sara_nn_add(nn.tape, &y, v[0], v[1]));

@@ -37,8 +37,9 @@ static void activate(void *data, double *y)
 static void test_activations(void **state)
 {
     (void)state;
-    const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU, SARA_RELU};
-    for (int i = 0; i < 5; i++) {
+    const sara_activation all[] = {SARA_IDENTITY,   SARA_SILU, SARA_GELU,
+                                   SARA_QUICK_GELU, SARA_RELU, SARA_GELU_TANH};
+    for (int i = 0; i < 6; i++) {
         problem p = start();
         double *dy = test_fd_random(60, 3), *dx = test_fd_random(60, 4), twice[60];
         p.activation = all[i];
@@ -55,19 +56,20 @@ static void test_activations(void **state)
     }
 }
 
-/* SiLU, GELU, quick GELU and ReLU as PyTorch computes them in double. */
+/* SiLU, GELU, quick GELU, ReLU and GELU by tanh as PyTorch computes them in double. */
 static void test_values(void **state)
 {
     (void)state;
     problem p = start();
     const double x[] = {-2, -0.5, 0, 1, 3};
-    const double expected[4][5] = {
+    const double expected[5][5] = {
         {-0.23840584404424, -0.18877033439907, 0, 0.73105857863000, 2.85772238046730},
         {-0.04550026389636, -0.15426876936299, 0, 0.84134474606854, 2.99595030590511},
         {-0.06434137685579, -0.14961156339362, 0, 0.84579576593282, 2.98192869029221},
         {0, 0, 0, 1, 3},
+        {-0.04540230591222, -0.15428599017486, 0, 0.84119199060828, 2.99636260791823},
     };
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         double y[5];
         assert_ok(p.env.ctx,
                   KERNEL(activate_forward)(&p.env, y, x, 5, SARA_SILU + (sara_activation)i));
@@ -97,6 +99,36 @@ static void test_geglu(void **state)
     test_fd_check(geglu, &p, 30, dy, &input, 1);
     free(dy);
     free(dx);
+    finish(&p);
+}
+
+static void gated_gelu(void *data, double *y)
+{
+    problem *p = data;
+    assert_ok(p->env.ctx, KERNEL(gated_gelu_forward)(&p->env, y, p->x, p->e, 10));
+}
+
+/* Of both at once; each alone adds the same. */
+static void test_gated_gelu(void **state)
+{
+    (void)state;
+    problem p = start();
+    double *dy = test_fd_random(10, 3), da[10], db[10], twice[2][10];
+    assert_ok(p.env.ctx,
+              KERNEL(gated_gelu_backward)(&p.env, da, db, dy, p.x, p.e, 10, false, false));
+    memcpy(twice[0], da, sizeof(da));
+    memcpy(twice[1], db, sizeof(db));
+    assert_ok(p.env.ctx,
+              KERNEL(gated_gelu_backward)(&p.env, twice[0], NULL, dy, p.x, p.e, 10, true, false));
+    assert_ok(p.env.ctx,
+              KERNEL(gated_gelu_backward)(&p.env, NULL, twice[1], dy, p.x, p.e, 10, false, true));
+    for (int i = 0; i < 10; i++) {
+        assert_close(fabs(twice[0][i] - 2 * da[i]), 1e-13, "accumulated da");
+        assert_close(fabs(twice[1][i] - 2 * db[i]), 1e-13, "accumulated db");
+    }
+    const test_fd_input inputs[] = {{"a", p.x, da, 10}, {"b", p.e, db, 10}};
+    test_fd_check(gated_gelu, &p, 10, dy, inputs, 2);
+    free(dy);
     finish(&p);
 }
 
@@ -213,6 +245,7 @@ int main(void)
         cmocka_unit_test(test_geglu),       cmocka_unit_test(test_add_per_sample),
         cmocka_unit_test(test_add_scaled),  cmocka_unit_test(test_multiply),
         cmocka_unit_test(test_upsample),    cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_gated_gelu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

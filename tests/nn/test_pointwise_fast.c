@@ -7,8 +7,8 @@
 
 #define TOLERANCE 1e-5
 
-static const sara_activation all[] = {SARA_IDENTITY, SARA_SILU, SARA_GELU, SARA_QUICK_GELU,
-                                      SARA_RELU};
+static const sara_activation all[] = {SARA_IDENTITY,   SARA_SILU, SARA_GELU,
+                                      SARA_QUICK_GELU, SARA_RELU, SARA_GELU_TANH};
 enum { ACTIVATIONS = sizeof(all) / sizeof(*all) };
 
 /* Every element within 2^-21 of its size, or 1e-7 where that is less. */
@@ -113,6 +113,43 @@ static void check_geglu(void *argument)
         free(expected);
         free(dx);
         free(want);
+    }
+}
+
+static void check_gated_gelu(void *argument)
+{
+    const size_t counts[] = {1, 7, 17, 16384 + 5, 40000};
+    test_pair *pair = argument;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++) {
+        size_t n = counts[i];
+        int64_t count = (int64_t)n;
+        float *a = test_nn_random(n, 1), *b = test_nn_random(n, 2), *dy = test_nn_random(n, 3);
+        float *got[3], *want[3]; /* y, da, db */
+        for (int k = 0; k < 3; k++) {
+            got[k] = test_nn_zeros(n);
+            want[k] = test_nn_zeros(n);
+        }
+        assert_ok(pair->fe.ctx, sara_kernel_gated_gelu_forward(&pair->fe, got[0], a, b, count));
+        assert_ok(pair->pe.ctx, sara_kernel_gated_gelu_forward(&pair->pe, want[0], a, b, count));
+        for (int add = 0; add < 4; add++) {
+            assert_ok(pair->fe.ctx,
+                      sara_kernel_gated_gelu_backward(&pair->fe, add == 2 ? NULL : got[1],
+                                                      add == 3 ? NULL : got[2], dy, a, b, count,
+                                                      add == 1, add > 0));
+            assert_ok(pair->pe.ctx,
+                      sara_kernel_gated_gelu_backward(&pair->pe, add == 2 ? NULL : want[1],
+                                                      add == 3 ? NULL : want[2], dy, a, b, count,
+                                                      add == 1, add > 0));
+            for (int k = 0; k < 3; k++)
+                assert_close(test_relative_l2(got[k], want[k], n), TOLERANCE, "gated gelu");
+        }
+        for (int k = 0; k < 3; k++) {
+            free(got[k]);
+            free(want[k]);
+        }
+        free(a);
+        free(b);
+        free(dy);
     }
 }
 
@@ -231,6 +268,12 @@ static void test_geglu(void **state)
     run(check_geglu);
 }
 
+static void test_gated_gelu(void **state)
+{
+    (void)state;
+    run(check_gated_gelu);
+}
+
 static void test_additions(void **state)
 {
     (void)state;
@@ -242,7 +285,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_activations), cmocka_unit_test(test_range),
         cmocka_unit_test(test_geglu),       cmocka_unit_test(test_additions),
-        cmocka_unit_test(test_real_shapes),
+        cmocka_unit_test(test_real_shapes), cmocka_unit_test(test_gated_gelu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

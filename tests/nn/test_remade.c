@@ -27,6 +27,8 @@ static sara_status block(sara_tape *tape, sara_var **y, layers *l, sara_var *x)
     TRY(sara_nn_geglu(tape, &h, h));
     TRY(sara_nn_linear(tape, &h, h, &l->narrow, NULL));
     TRY(sara_nn_activate(tape, &h, h, SARA_GELU));
+    TRY(sara_nn_rms_norm(tape, &skip, h, &l->norm_w, 1e-6f));
+    TRY(sara_nn_gated_gelu(tape, &h, h, skip));
     TRY(sara_nn_linear(tape, &h, h, &l->narrow, NULL));
     TRY(sara_nn_add(tape, y, h, x));
     sara_tape_close(tape, scope, y, 1);

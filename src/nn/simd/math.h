@@ -58,6 +58,17 @@ INLINE vf vnormal(vf *density, vf x)
     return vpositive(x, vset(1.0f) - tail, tail);
 }
 
+/* The GELU by tanh is x gate, where gate = 0.5 (1 + tanh(u)) = sigmoid(2 u); rest: 1 - gate,
+ * without cancelling; slope: the derivative of 2 u. */
+INLINE vf vtanh_gate(vf *rest, vf *slope, vf x)
+{
+    vf square = x * x, z = vset(1.59576912f) * x * vfma(square, vset(0.044715f), vset(1.0f));
+    vf e = vexp(vset(0.0f) - vabs(z)), larger = vset(1.0f) / (vset(1.0f) + e);
+    *slope = vset(1.59576912f) * vfma(square, vset(0.134145f), vset(1.0f));
+    *rest = vpositive(z, e * larger, larger);
+    return vpositive(z, larger, e * larger);
+}
+
 /* SiLU's derivative */
 INLINE vf vsilu_grad(vf x)
 {

@@ -159,3 +159,53 @@ FN void layer_norm_sums(float *dw, float *db, const float *dy, const float *x, c
         }
     }
 }
+
+FN void rms_norm(float *y, float *rstd, const float *x, const float *w, int64_t rows, int64_t c,
+                 float eps)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        const float *row = x + i * c;
+        vf square = vset(0.0f);
+        for (int64_t j = 0; j < c; j += W) {
+            vf v = vload_n(row + j, c - j);
+            square = vfma(v, v, square);
+        }
+        rstd[i] = (float)(1 / sqrt((double)vsum(square) / (double)c + (double)eps));
+        for (int64_t j = 0; j < c; j += W) {
+            int64_t n = c - j;
+            vstore_n(y + i * c + j, vload_n(row + j, n) * vset(rstd[i]) * vload_n(w + j, n), n);
+        }
+    }
+}
+
+FN void rms_norm_dx(float *dx, const float *dy, const float *x, const float *rstd, const float *w,
+                    int64_t rows, int64_t c, bool accumulate)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        vf p = vset(0.0f), factor = vset(rstd[i]);
+        for (int64_t j = 0; j < c; j += W) {
+            int64_t n = c - j;
+            vf g = vload_n(dy + i * c + j, n) * vload_n(w + j, n);
+            p = vfma(g, vload_n(x + i * c + j, n) * factor, p);
+        }
+        vf drstd = vset(vsum(p) / (float)c);
+        for (int64_t j = 0; j < c; j += W) {
+            int64_t n = c - j;
+            vf g = vload_n(dy + i * c + j, n) * vload_n(w + j, n);
+            vf hat = vload_n(x + i * c + j, n) * factor;
+            put(dx + i * c + j, (g - hat * drstd) * factor, n, accumulate);
+        }
+    }
+}
+
+FN void rms_norm_sums(float *dw, const float *dy, const float *x, const float *rstd, int64_t rows,
+                      int64_t c)
+{
+    for (int64_t j = 0; j < c; j += W) {
+        int64_t n = c - j;
+        vf sum = vset(0.0f);
+        for (int64_t i = 0; i < rows; i++)
+            sum = vfma(vload_n(dy + i * c + j, n), vload_n(x + i * c + j, n) * vset(rstd[i]), sum);
+        vstore_n(dw + j, sum, n);
+    }
+}

@@ -16,7 +16,7 @@ FN void add_scaled(float *y, const float *a, const float *b, int64_t count, floa
 
 INLINE vf vactivate(vf x, sara_activation activation)
 {
-    vf density;
+    vf density, rest, slope;
     switch (activation) {
     case SARA_SILU:
         return x * vsigmoid(x);
@@ -26,6 +26,8 @@ INLINE vf vactivate(vf x, sara_activation activation)
         return x * vsigmoid(vset(1.702f) * x);
     case SARA_RELU:
         return vmax(vset(0.0f), x);
+    case SARA_GELU_TANH:
+        return x * vtanh_gate(&rest, &slope, x);
     default:
         return x;
     }
@@ -33,7 +35,7 @@ INLINE vf vactivate(vf x, sara_activation activation)
 
 INLINE vf vactivate_grad(vf x, sara_activation activation)
 {
-    vf density, s;
+    vf density, rest, slope, s;
     switch (activation) {
     case SARA_SILU:
         return vsilu_grad(x);
@@ -45,6 +47,9 @@ INLINE vf vactivate_grad(vf x, sara_activation activation)
         return s * vfma(vset(1.702f) * x, vset(1.0f) - s, vset(1.0f));
     case SARA_RELU:
         return vpositive(x, vset(1.0f), vset(0.0f));
+    case SARA_GELU_TANH:
+        s = vtanh_gate(&rest, &slope, x);
+        return s * vfma(x * slope, rest, vset(1.0f));
     default:
         return vset(1.0f);
     }
@@ -71,6 +76,9 @@ FN void activate(float *y, const float *x, int64_t count, sara_activation activa
         break;
     case SARA_RELU:
         activate_all(y, x, count, SARA_RELU);
+        break;
+    case SARA_GELU_TANH:
+        activate_all(y, x, count, SARA_GELU_TANH);
         break;
     default:
         activate_all(y, x, count, SARA_IDENTITY);
@@ -110,6 +118,9 @@ FN void activate_grad(float *dx, const float *dy, const float *x, int64_t count,
     case SARA_RELU:
         activate_grad_all(dx, dy, x, count, SARA_RELU, accumulate);
         break;
+    case SARA_GELU_TANH:
+        activate_grad_all(dx, dy, x, count, SARA_GELU_TANH, accumulate);
+        break;
     default:
         activate_grad_all(dx, dy, x, count, SARA_IDENTITY, accumulate);
     }
@@ -131,6 +142,27 @@ FN void geglu_grad(float *da, float *db, const float *dy, const float *a, const 
         vf g = vload_n(dy + i, n), x = vload_n(b + i, n), density, phi = vnormal(&density, x);
         put(da + i, g * x * phi, n, accumulate);
         put(db + i, g * vload_n(a + i, n) * vfma(x, density, phi), n, accumulate);
+    }
+}
+
+FN void gated_gelu(float *y, const float *a, const float *b, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += W) {
+        vf gate = vactivate(vload_n(a + i, count - i), SARA_GELU_TANH);
+        vstore_n(y + i, gate * vload_n(b + i, count - i), count - i);
+    }
+}
+
+FN void gated_gelu_grad(float *da, float *db, const float *dy, const float *a, const float *b,
+                        int64_t count, bool add_a, bool add_b)
+{
+    for (int64_t i = 0; i < count; i += W) {
+        int64_t n = count - i;
+        vf g = vload_n(dy + i, n), x = vload_n(a + i, n);
+        if (da)
+            put(da + i, g * vload_n(b + i, n) * vactivate_grad(x, SARA_GELU_TANH), n, add_a);
+        if (db)
+            put(db + i, g * vactivate(x, SARA_GELU_TANH), n, add_b);
     }
 }
 

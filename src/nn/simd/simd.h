@@ -87,6 +87,10 @@ typedef struct sara_simd {
     void (*geglu)(float *y, const float *a, const float *b, int64_t count);
     void (*geglu_grad)(float *da, float *db, const float *dy, const float *a, const float *b,
                        int64_t count, bool accumulate);
+    /* y = gelu(a) b, by tanh; either of da, db may be NULL */
+    void (*gated_gelu)(float *y, const float *a, const float *b, int64_t count);
+    void (*gated_gelu_grad)(float *da, float *db, const float *dy, const float *a, const float *b,
+                            int64_t count, bool add_a, bool add_b);
     /* out [n] += sum over rows of x [rows][stride], first n columns; in double between blocks of
      * 64 rows */
     void (*column_sums)(float *out, const float *x, int64_t stride, int64_t rows, int64_t n);
@@ -109,6 +113,14 @@ typedef struct sara_simd {
     /* dw, db [c]: assigned, over rows (few) */
     void (*layer_norm_sums)(float *dw, float *db, const float *dy, const float *x,
                             const float *mean, const float *rstd, int64_t rows, int64_t c);
+
+    /* rstd [rows]; dw [c]: assigned, over rows (few) */
+    void (*rms_norm)(float *y, float *rstd, const float *x, const float *w, int64_t rows, int64_t c,
+                     float eps);
+    void (*rms_norm_dx)(float *dx, const float *dy, const float *x, const float *rstd,
+                        const float *w, int64_t rows, int64_t c, bool accumulate);
+    void (*rms_norm_sums)(float *dw, const float *dy, const float *x, const float *rstd,
+                          int64_t rows, int64_t c);
 
     /* The transforms of nn/winograd.h; point p of a channel lies at p * step. Of `count` channels;
      * whole vectors of v and m are written and read. */
