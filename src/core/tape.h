@@ -36,7 +36,7 @@ typedef struct sara_var {
     size_t maker;        /* 1 + index of the node that can make data again; 0: none */
 } sara_var;
 
-#define SARA_NODE_VARS 5 /* attention saves q, k, v, y and lse */
+#define SARA_NODE_VARS   6 /* attention saves q, k, v, y, lse and a bias */
 #define SARA_NODE_PARAMS 3
 typedef struct sara_node sara_node;
 /* Adds to the gradients of node->in (only where requires_grad) and of node->params (as they want),

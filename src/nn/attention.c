@@ -21,10 +21,11 @@ static sara_status attention_backward_node(sara_tape *tape, sara_node *node)
     TRY(wanted_grad(tape, &dk, node->in[1]));
     TRY(wanted_grad(tape, &dv, node->in[2]));
     TRY(SARA_TRACED(env.ctx, "attention grad", 2.5 * attention_flops(node->attributes),
-                    sara_kernel_attention_backward(&env, dq, dk, dv, node->out->grad,
-                                                   node->saved[3]->data, node->saved[4]->data,
-                                                   node->saved[0]->data, node->saved[1]->data,
-                                                   node->saved[2]->data, node->attributes)));
+                    sara_kernel_attention_backward(
+                        &env, dq, dk, dv, node->out->grad, node->saved[3]->data,
+                        node->saved[4]->data, node->saved[0]->data, node->saved[1]->data,
+                        node->saved[2]->data, node->saved[5] ? node->saved[5]->data : NULL,
+                        node->attributes)));
 done:
     return status;
 }
@@ -47,34 +48,54 @@ static sara_status attention_check(const sara_tape *tape, const sara_shape *q, c
     return sara_op_expect(tape, "attention", "v", v, k);
 }
 
-sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_var *k, sara_var *v,
-                              int heads, bool causal)
+/* bias may be NULL; what a case needs beyond the shapes of q and k, *shape has. */
+static sara_status attend(sara_tape *tape, sara_var **y, sara_var *q, sara_var *k, sara_var *v,
+                          sara_var *bias, sara_attention_shape *shape)
 {
     sara_kernel_env env = sara_tape_env(tape);
     sara_var *out = NULL, *lse = NULL;
     sara_status status;
-    *y = NULL;
-    TRY(attention_check(tape, &q->shape, &k->shape, &v->shape, heads, causal));
-    sara_attention_shape shape = {.n = q->shape.dims[0],
-                                  .t = q->shape.dims[1],
-                                  .s = k->shape.dims[1],
-                                  .heads = heads,
-                                  .dim = q->shape.dims[2] / heads,
-                                  .causal = causal};
-    const sara_shape lse_shape = sara_shape3(shape.n, heads, shape.t);
+    TRY(attention_check(tape, &q->shape, &k->shape, &v->shape, shape->heads, shape->causal));
+    shape->n = q->shape.dims[0];
+    shape->t = q->shape.dims[1];
+    shape->s = k->shape.dims[1];
+    shape->dim = q->shape.dims[2] / shape->heads;
+    const sara_shape lse_shape = sara_shape3(shape->n, shape->heads, shape->t);
+    const sara_shape scores = sara_shape3(shape->heads, shape->t, shape->s);
+    if (bias)
+        TRY(sara_op_expect(tape, "attention", "bias", &bias->shape, &scores));
     TRY(sara_tape_var(tape, &out, &q->shape));
     TRY(sara_tape_var(tape, &lse, &lse_shape));
-    TRY(SARA_TRACED(env.ctx, "attention", attention_flops(&shape),
+    TRY(SARA_TRACED(env.ctx, "attention", attention_flops(shape),
                     sara_kernel_attention_forward(&env, out->data, lse->data, q->data, k->data,
-                                                  v->data, &shape)));
+                                                  v->data, bias ? bias->data : NULL, shape)));
     sara_node node = {.op = "attention",
                       .backward = attention_backward_node,
                       .in = {q, k, v},
-                      .saved = {q, k, v, out, lse},
+                      .saved = {q, k, v, out, lse, bias},
                       .out = out,
-                      .attributes = &shape};
-    TRY(sara_tape_add(tape, &node, sizeof(shape)));
+                      .attributes = shape};
+    TRY(sara_tape_add(tape, &node, sizeof(*shape)));
     *y = out;
 done:
     return status;
+}
+
+sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q, sara_var *k, sara_var *v,
+                              int heads, bool causal)
+{
+    sara_attention_shape shape = {.heads = heads, .causal = causal};
+    *y = NULL;
+    return attend(tape, y, q, k, v, NULL, &shape);
+}
+
+sara_status sara_nn_attention_biased(sara_tape *tape, sara_var **y, sara_var *q, sara_var *k,
+                                     sara_var *v, sara_var *bias, int heads, float scale)
+{
+    sara_attention_shape shape = {.heads = heads, .scale = scale};
+    *y = NULL;
+    if (bias->requires_grad && sara_tape_recording(tape))
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "attention: bias: requires a gradient, which is not made");
+    return attend(tape, y, q, k, v, bias, &shape);
 }

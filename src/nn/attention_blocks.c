@@ -2,14 +2,17 @@
 
 #include <math.h>
 
-sara_attention_plan sara_attention_plan_make(const sara_attention_shape *shape)
+sara_attention_plan sara_attention_plan_make(const sara_attention_shape *shape, const float *bias)
 {
     sara_attention_plan plan = {.simd = sara_simd_best(),
                                 .shape = shape,
                                 .heads = shape->n * shape->heads,
                                 .row = shape->heads * shape->dim,
                                 .query_blocks = (shape->t + QUERIES - 1) / QUERIES,
-                                .scale = (float)(1 / sqrt((double)shape->dim))};
+                                .scale = shape->scale,
+                                .bias = bias};
+    if (plan.scale == 0)
+        plan.scale = (float)(1 / sqrt((double)shape->dim));
     int64_t about = 64, blocks = (shape->s + about / 2) / about;
     blocks = blocks < 1 ? 1 : blocks;
     plan.keys = sara_attention_lines((shape->s + blocks - 1) / blocks);
@@ -49,7 +52,22 @@ sara_simd_scores sara_attention_scores(const sara_attention_plan *plan, int64_t 
                               .stride = stride,
                               .seen = t0 - s0,
                               .causal = plan->shape->causal,
-                              .scale = plan->scale};
+                              .scale = plan->bias ? 1 : plan->scale,
+                              .slope = plan->scale};
+}
+
+const float *sara_attention_bias(const sara_attention_plan *plan, int64_t head, int64_t t0,
+                                 int64_t s0)
+{
+    const sara_attention_shape *shape = plan->shape;
+    return plan->bias + (head % shape->heads * shape->t + t0) * shape->s + s0;
+}
+
+void sara_attention_scale(const sara_attention_plan *plan, float *factor, int64_t stride,
+                          int64_t rows, int64_t n)
+{
+    for (int64_t i = 0; i < (plan->bias ? rows : 0); i++)
+        plan->simd->add_scaled(factor + i * stride, NULL, factor + i * stride, n, plan->scale);
 }
 
 bool sara_attention_sees(const sara_attention_plan *plan, int64_t t0, int64_t s0)

@@ -22,9 +22,10 @@ typedef struct sara_attention_plan {
     int64_t keys;  /* in a block: about 64, fewer or more so that the last one is no small rest */
     int64_t query_blocks, key_blocks;
     float scale;
+    const float *bias; /* [heads of one sample][t][s]; NULL: none */
 } sara_attention_plan;
 
-sara_attention_plan sara_attention_plan_make(const sara_attention_shape *shape);
+sara_attention_plan sara_attention_plan_make(const sara_attention_shape *shape, const float *bias);
 /* Offset of a head's row i in [n][length][row]. */
 int64_t sara_attention_offset(const sara_attention_plan *plan, int64_t head, int64_t length,
                               int64_t i);
@@ -34,6 +35,13 @@ int64_t sara_attention_lines(int64_t n);
 /* `count` floats of memory from *used on, which is moved to the next cache line; without memory it
  * only counts. */
 float *sara_attention_take(float *memory, int64_t *used, int64_t count);
+/* Where a bias for the query t0 and the key s0 of a head lies; its rows, of queries, lie s apart. */
+const float *sara_attention_bias(const sara_attention_plan *plan, int64_t head, int64_t t0,
+                                 int64_t s0);
+/* With a bias scores start as it, and are products of q or k, scaled ahead by this: [rows][stride],
+ * n columns. Without one softmax scales them. */
+void sara_attention_scale(const sara_attention_plan *plan, float *factor, int64_t stride,
+                          int64_t rows, int64_t n);
 /* The scores of queries from t0 against keys from s0, one of the two in the lanes. */
 sara_simd_scores sara_attention_scores(const sara_attention_plan *plan, int64_t rows,
                                        int64_t columns, int64_t stride, int64_t t0, int64_t s0);

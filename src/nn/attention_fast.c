@@ -48,21 +48,26 @@ static void attention_start_block(const query_block *block, const float *q,
                                   const sara_attention_plan *plan, int64_t count)
 {
     plan->simd->transpose(block->q, QUERIES, q, plan->row, count, plan->shape->dim);
+    sara_attention_scale(plan, block->q, QUERIES, plan->shape->dim, count);
     for (int64_t i = 0; i < count; i++) {
         block->max[i] = -INFINITY;
         block->sum[i] = 0;
     }
 }
 
-/* `count` queries from t0 against work's `keys` keys, those from s0. */
+/* `count` queries from t0 of head h against work's `keys` keys, those from s0. */
 static void forward_pair(const query_block *block, const forward_work *work,
-                         const sara_attention_plan *plan, int64_t count, int64_t keys, int64_t t0,
-                         int64_t s0)
+                         const sara_attention_plan *plan, int64_t h, int64_t count, int64_t keys,
+                         int64_t t0, int64_t s0)
 {
     const sara_simd *simd = plan->simd;
     int64_t dim = plan->shape->dim;
     const sara_simd_scores scores = sara_attention_scores(plan, keys, count, QUERIES, t0, s0);
-    simd->gemm(work->scores, QUERIES, work->k, dim, 1, block->q, QUERIES, keys, count, dim, false);
+    if (plan->bias)
+        simd->transpose(work->scores, QUERIES, sara_attention_bias(plan, h, t0, s0), plan->shape->s,
+                        count, keys);
+    simd->gemm(work->scores, QUERIES, work->k, dim, 1, block->q, QUERIES, keys, count, dim,
+               plan->bias);
     simd->softmax(work->scores, block->max, block->sum, work->factor, &scores);
     if (s0 > 0)
         simd->scale_columns(block->out, QUERIES, work->factor, dim, count);
@@ -100,7 +105,7 @@ static void forward_span(const forward_pass *pass, const forward_work *work, int
         plan->simd->copy_rows(work->v, shape->dim, pass->v + at, plan->row, keys, shape->dim);
         for (int64_t t0 = first, i = 0; t0 < end; t0 += QUERIES, i++)
             if (sara_attention_sees(plan, t0, s0))
-                forward_pair(&work->blocks[i], work, plan, sara_attention_min(end - t0, QUERIES),
+                forward_pair(&work->blocks[i], work, plan, h, sara_attention_min(end - t0, QUERIES),
                              keys, t0, s0);
     }
     for (int64_t t0 = first, i = 0; t0 < end; t0 += QUERIES, i++)
@@ -121,7 +126,7 @@ static int64_t choose_span(const sara_attention_plan *plan, int threads)
 
 static sara_kernel_needs attention_forward_needs(const sara_kernel_case *c)
 {
-    forward_pass pass = {.plan = sara_attention_plan_make(c->attention)};
+    forward_pass pass = {.plan = sara_attention_plan_make(c->attention, NULL)};
     forward_work work;
     int threads = sara_threads(c->env->ctx);
     pass.span = choose_span(&pass.plan, threads);
@@ -131,11 +136,11 @@ static sara_kernel_needs attention_forward_needs(const sara_kernel_case *c)
 
 static sara_status attention_forward_fast(const sara_kernel_env *env, float *y, float *lse,
                                           const float *q, const float *k, const float *v,
-                                          const sara_attention_shape *shape)
+                                          const float *bias, const sara_attention_shape *shape)
 {
     int threads = sara_threads(env->ctx);
     forward_pass pass = {
-        .plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y, .lse = lse};
+        .plan = sara_attention_plan_make(shape, bias), .q = q, .k = k, .v = v, .y = y, .lse = lse};
     sara_status status;
     pass.span = choose_span(&pass.plan, threads);
     pass.own = attention_carve(&(forward_work){0}, NULL, &pass);

@@ -64,6 +64,7 @@ static void attention_backward_start_block(key_block *block, const backward_pass
     int64_t dim = plan->shape->dim;
     size_t bytes = (size_t)(dim * plan->keys) * sizeof(float);
     plan->simd->transpose(block->k, plan->keys, pass->k + at, plan->row, count, dim);
+    sara_attention_scale(plan, block->k, plan->keys, dim, count);
     plan->simd->transpose(block->v, plan->keys, pass->v + at, plan->row, count, dim);
     plan->simd->copy_rows(block->rows, pass->width, pass->k + at, plan->row, count, dim);
     memset(block->dk, 0, bytes);
@@ -79,7 +80,10 @@ static void backward_pair(const backward_pass *pass, const backward_work *work,
     int64_t dim = plan->shape->dim, line = h * plan->shape->t + t0, stride = plan->keys;
     int64_t keys = sara_attention_min(plan->shape->s - s0, stride);
     const sara_simd_scores scores = sara_attention_scores(plan, count, keys, stride, t0, s0);
-    simd->gemm(work->p, stride, work->q, dim, 1, block->k, stride, count, keys, dim, false);
+    if (plan->bias)
+        simd->copy_rows(work->p, stride, sara_attention_bias(plan, h, t0, s0), plan->shape->s,
+                        count, keys);
+    simd->gemm(work->p, stride, work->q, dim, 1, block->k, stride, count, keys, dim, plan->bias);
     simd->gemm(work->dp, stride, work->dy, dim, 1, block->v, stride, count, keys, dim, false);
     simd->softmax_grad(work->p, work->dp, pass->lse + line, pass->delta + line, &scores);
     if (pass->dk)
@@ -187,7 +191,7 @@ static bool has_queries(const sara_kernel_case *c)
 
 static sara_kernel_needs attention_backward_needs(const sara_kernel_case *c)
 {
-    backward_pass pass = {.plan = sara_attention_plan_make(c->attention)};
+    backward_pass pass = {.plan = sara_attention_plan_make(c->attention, NULL)};
     backward_work work;
     attention_backward_cut(&pass);
     int64_t own = sara_threads(c->env->ctx) * attention_backward_carve(&work, NULL, &pass);
@@ -215,9 +219,11 @@ done:
 static sara_status attention_backward_fast(const sara_kernel_env *env, float *dq, float *dk,
                                            float *dv, const float *dy, const float *y,
                                            const float *lse, const float *q, const float *k,
-                                           const float *v, const sara_attention_shape *shape)
+                                           const float *v, const float *bias,
+                                           const sara_attention_shape *shape)
 {
-    backward_pass pass = {.plan = sara_attention_plan_make(shape), .q = q, .k = k, .v = v, .y = y};
+    backward_pass pass = {
+        .plan = sara_attention_plan_make(shape, bias), .q = q, .k = k, .v = v, .y = y};
     int threads = sara_threads(env->ctx);
     sara_status status;
     pass.dy = dy;

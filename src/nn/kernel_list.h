@@ -60,8 +60,9 @@
       .rows = rows, .columns = out)
 
 /* Norms: mean, rstd [n][groups] or [rows] are kept for backward; dw, db [c], either may be NULL, as
- * may dx. Attention: lse [n][heads][t] is the log-sum-exp of each row's scores, for backward; any
- * of dq, dk, dv may be NULL, and all three are added to. */
+ * may dx. Attention: lse [n][heads][t] is the log-sum-exp of each row's scores, for backward; bias
+ * [heads][t][s], or NULL, is added to the scores of all samples. Any of dq, dk, dv may be NULL, and
+ * all three are added to. */
 #define SARA_LAYER_KERNELS(X)                                                                      \
     X(group_norm_forward,                                                                          \
       (real * y, real * mean, real * rstd, const real *x, const real *w, const real *b,            \
@@ -88,13 +89,14 @@
        int64_t rows, int64_t c, bool accumulate),                                                  \
       (dx, dw, dy, x, rstd, w, rows, c, accumulate), .rows = rows, .columns = c)                   \
     X(attention_forward,                                                                           \
-      (real * y, real * lse, const real *q, const real *k, const real *v,                          \
+      (real * y, real * lse, const real *q, const real *k, const real *v, const real *bias,        \
        const sara_attention_shape *shape),                                                         \
-      (y, lse, q, k, v, shape), .attention = shape)                                                \
+      (y, lse, q, k, v, bias, shape), .attention = shape)                                          \
     X(attention_backward,                                                                          \
       (real * dq, real * dk, real * dv, const real *dy, const real *y, const real *lse,            \
-       const real *q, const real *k, const real *v, const sara_attention_shape *shape),            \
-      (dq, dk, dv, dy, y, lse, q, k, v, shape), .attention = shape)
+       const real *q, const real *k, const real *v, const real *bias,                              \
+       const sara_attention_shape *shape),                                                         \
+      (dq, dk, dv, dy, y, lse, q, k, v, bias, shape), .attention = shape)
 
 /* geglu: x [rows][2c], y [rows][c]. gated_gelu: either of da, db may be NULL. accumulate: y += x.
  * add_scaled: y = a + scale b; a NULL: scale b. multiply: y = a b, or is added to. add_per_sample:

@@ -48,6 +48,7 @@ typedef struct sara_attention_shape {
     int heads;
     int64_t dim;     /* of one head; rows are heads * dim wide */
     bool causal;
+    real scale; /* of the scores; 0: 1 / sqrt(dim) */
 } sara_attention_shape;
 
 /* A layer's weight as it lies in memory: reals, F16 or BF16, which kernels convert piece by piece;

@@ -104,6 +104,12 @@ SARA_NODISCARD sara_status sara_nn_gated_gelu(sara_tape *tape, sara_var **y, sar
  * causal: position t sees s <= t (T == S). */
 SARA_NODISCARD sara_status sara_nn_attention(sara_tape *tape, sara_var **y, sara_var *q,
                                              sara_var *k, sara_var *v, int heads, bool causal);
+/* Softmax(scale q k^T + bias) v per head, shapes as above; bias [heads,T,S], the same of all
+ * samples. No gradient is made of the bias: one that requires it is SARA_ERROR_INPUT while the tape
+ * records. */
+SARA_NODISCARD sara_status sara_nn_attention_biased(sara_tape *tape, sara_var **y, sara_var *q,
+                                                    sara_var *k, sara_var *v, sara_var *bias,
+                                                    int heads, float scale);
 SARA_NODISCARD sara_status sara_nn_add(sara_tape *tape, sara_var **y, sara_var *a, sara_var *b);
 /* y = a + scale b, of one shape. */
 SARA_NODISCARD sara_status sara_nn_add_scaled(sara_tape *tape, sara_var **y, sara_var *a,

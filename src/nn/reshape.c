@@ -37,7 +37,7 @@ done:
 static sara_status check_concat(const sara_tape *tape, sara_shape *shape, sara_var *const *parts,
                                 int count)
 {
-    static const char *const names[SARA_NODE_VARS] = {"a", "b", "c", "d", "e"};
+    static const char *const names[SARA_NODE_VARS] = {"a", "b", "c", "d", "e", "f"};
     sara_shape expected = parts[0]->shape;
     sara_shape_text text;
     sara_status status = SARA_OK;

@@ -26,12 +26,29 @@ static sara_status build_shared(sara_tape *tape, sara_var **y, sara_var *const *
     return sara_nn_attention(tape, y, in[0], in[0], in[0], 2, false);
 }
 
+/* The bias has no gradient; it is the same of both samples. */
+static sara_status build_biased(sara_tape *tape, sara_var **y, sara_var *const *in,
+                                sara_param *const *params)
+{
+    static const float bias[] = {0.5f, -1, 2, 0, 1, -0.25f, 0.75f, -2, 1.5f,  -0.5f, 0.25f, 1,
+                                 -1,   3,  0, 1, 2, -1,     0,     1,  -1.5f, 0,     0.5f,  -3};
+    const sara_shape shape = sara_shape3(2, 3, 4);
+    sara_var *leaf;
+    sara_status status;
+    (void)params;
+    TRY(sara_tape_leaf(tape, &leaf, &shape, bias, false));
+    TRY(sara_nn_attention_biased(tape, y, in[0], in[1], in[2], leaf, 2, 1));
+done:
+    return status;
+}
+
 static void test_gradients(void **state)
 {
     (void)state;
     const sara_shape q = sara_shape3(2, 3, 6), k = sara_shape3(2, 4, 6), c = sara_shape3(1, 5, 3);
     const test_graph graphs[] = {
         {.name = "attention", .build = build, .in = {q, k, k}, .in_count = 3},
+        {.name = "biased attention", .build = build_biased, .in = {q, k, k}, .in_count = 3},
         {.name = "causal attention", .build = build_causal, .in = {c, c, c}, .in_count = 3},
         {.name = "shared q, k, v", .build = build_shared, .in = {k}, .in_count = 1},
     };
@@ -88,6 +105,13 @@ static void test_refusals(void **state)
                    sara_nn_attention(nn.tape, &y, v[0], v[1], v[0], 2, false));
     assert_refused(nn.ctx, SARA_ERROR_INPUT, "k: 4 positions, expected the 3 of q",
                    sara_nn_attention(nn.tape, &y, v[0], v[1], v[1], 2, true));
+    sara_tape_record(nn.tape, false);
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "attention: bias: shape [2,4,6], expected [2,3,4]",
+                   sara_nn_attention_biased(nn.tape, &y, v[0], v[1], v[1], v[1], 2, 1));
+    assert_null(y);
+    sara_tape_record(nn.tape, true);
+    assert_refused(nn.ctx, SARA_ERROR_INPUT, "bias: requires a gradient, which is not made",
+                   sara_nn_attention_biased(nn.tape, &y, v[0], v[1], v[1], v[1], 2, 1));
     test_nn_close(&nn);
 }
 

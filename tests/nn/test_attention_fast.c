@@ -9,7 +9,7 @@
 typedef struct problem {
     sara_attention_shape shape;
     size_t nq, nk, nl;
-    float *q, *k, *v, *dy;
+    float *q, *k, *v, *dy, *bias;  /* bias: where the scale is given; else NULL */
     float *y, *lse, *dq, *dk, *dv; /* what the plain kernels give */
 } problem;
 
@@ -23,6 +23,8 @@ static problem start(const sara_attention_shape *s)
     p.k = test_nn_random(p.nk, 2);
     p.v = test_nn_random(p.nk, 3);
     p.dy = test_nn_random(p.nq, 4);
+    if (s->scale != 0)
+        p.bias = test_nn_random((size_t)(s->heads * s->t * s->s), 8);
     p.y = test_nn_zeros(p.nq);
     p.lse = test_nn_zeros(p.nl);
     p.dq = test_nn_random(p.nq, 5);
@@ -33,17 +35,18 @@ static problem start(const sara_attention_shape *s)
 
 static void finish(problem *p)
 {
-    float *all[] = {p->q, p->k, p->v, p->dy, p->y, p->lse, p->dq, p->dk, p->dv};
+    float *all[] = {p->q, p->k, p->v, p->dy, p->bias, p->y, p->lse, p->dq, p->dk, p->dv};
     for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
         free(all[i]);
 }
 
 static void run(const sara_kernel_env *env, problem *p)
 {
+    assert_ok(env->ctx, sara_kernel_attention_forward(env, p->y, p->lse, p->q, p->k, p->v, p->bias,
+                                                      &p->shape));
     assert_ok(env->ctx,
-              sara_kernel_attention_forward(env, p->y, p->lse, p->q, p->k, p->v, &p->shape));
-    assert_ok(env->ctx, sara_kernel_attention_backward(env, p->dq, p->dk, p->dv, p->dy, p->y,
-                                                       p->lse, p->q, p->k, p->v, &p->shape));
+              sara_kernel_attention_backward(env, p->dq, p->dk, p->dv, p->dy, p->y, p->lse, p->q,
+                                             p->k, p->v, p->bias, &p->shape));
 }
 
 /* Each gradient alone gives what all together give. */
@@ -53,9 +56,9 @@ static void check_parts(const sara_kernel_env *env, const problem *p)
     float *dv = test_nn_random(p->nk, 7);
     float *const wanted[3][3] = {{dq, NULL, NULL}, {NULL, dk, NULL}, {NULL, NULL, dv}};
     for (int i = 0; i < 3; i++)
-        assert_ok(env->ctx,
-                  sara_kernel_attention_backward(env, wanted[i][0], wanted[i][1], wanted[i][2],
-                                                 p->dy, p->y, p->lse, p->q, p->k, p->v, &p->shape));
+        assert_ok(env->ctx, sara_kernel_attention_backward(env, wanted[i][0], wanted[i][1],
+                                                           wanted[i][2], p->dy, p->y, p->lse, p->q,
+                                                           p->k, p->v, p->bias, &p->shape));
     assert_memory_equal(dq, p->dq, p->nq * sizeof(float));
     assert_memory_equal(dk, p->dk, p->nk * sizeof(float));
     assert_memory_equal(dv, p->dv, p->nk * sizeof(float));
@@ -103,10 +106,11 @@ static void test_shapes(void **state)
 {
     (void)state;
     const sara_attention_shape shapes[] = {
-        {1, 200, 200, 4, 40, false}, {2, 64, 77, 2, 80, false},  {1, 130, 70, 2, 9, false},
-        {1, 77, 77, 3, 64, true},    {1, 300, 300, 1, 8, true},  {1, 70, 150, 1, 160, false},
-        {1, 65, 129, 1, 1, false},   {1, 200, 200, 1, 33, true}, {2, 1, 1, 2, 5, false},
-        {1, 260, 3, 20, 4, false},
+        {1, 200, 200, 4, 40, false, 0}, {2, 64, 77, 2, 80, false, 0},
+        {1, 130, 70, 2, 9, false, 0},   {1, 77, 77, 3, 64, true, 0},
+        {1, 300, 300, 1, 8, true, 0},   {1, 70, 150, 1, 160, false, 0},
+        {1, 65, 129, 1, 1, false, 0},   {1, 200, 200, 1, 33, true, 0},
+        {2, 1, 1, 2, 5, false, 0},      {1, 260, 3, 20, 4, false, 0},
     };
     for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
         check(&shapes[i]);
@@ -117,10 +121,11 @@ static void test_spans(void **state)
 {
     (void)state;
     const sara_attention_shape shapes[] = {
-        {1, 1024, 1024, 1, 40, false}, {1, 256, 256, 1, 160, false}, {1, 577, 77, 2, 40, false},
-        {1, 300, 333, 2, 80, false},   {1, 64, 1100, 1, 7, false},   {1, 1100, 97, 1, 8, false},
-        {1, 333, 333, 2, 40, true},    {2, 95, 95, 3, 64, true},     {1, 129, 96, 2, 16, false},
-        {9, 70, 200, 2, 24, false},
+        {1, 1024, 1024, 1, 40, false, 0}, {1, 256, 256, 1, 160, false, 0},
+        {1, 577, 77, 2, 40, false, 0},    {1, 300, 333, 2, 80, false, 0},
+        {1, 64, 1100, 1, 7, false, 0},    {1, 1100, 97, 1, 8, false, 0},
+        {1, 333, 333, 2, 40, true, 0},    {2, 95, 95, 3, 64, true, 0},
+        {1, 129, 96, 2, 16, false, 0},    {9, 70, 200, 2, 24, false, 0},
     };
     for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
         check(&shapes[i]);
@@ -172,7 +177,7 @@ static void check_head(void *argument)
 /* The fast kernels on all heads, the plain ones on one of them. */
 static void check_one_head(const sara_attention_shape *s, int head)
 {
-    const sara_attention_shape shape = {1, s->t, s->s, 1, s->dim, s->causal};
+    const sara_attention_shape shape = {1, s->t, s->s, 1, s->dim, s->causal, 0};
     one_head h = {start(&shape), start(s), head};
     float *const inputs[][2] = {
         {h.one.q, h.all.q}, {h.one.k, h.all.k}, {h.one.v, h.all.v}, {h.one.dy, h.all.dy}};
@@ -198,10 +203,23 @@ static void check_one_head(const sara_attention_shape *s, int head)
 static void test_real_shapes(void **state)
 {
     (void)state;
-    check_one_head(&(sara_attention_shape){1, 4096, 4096, 8, 40, false}, 7);
-    check_one_head(&(sara_attention_shape){1, 1024, 1024, 8, 80, false}, 0);
-    check_one_head(&(sara_attention_shape){1, 256, 256, 8, 160, false}, 5);
-    check_one_head(&(sara_attention_shape){1, 4096, 77, 8, 40, false}, 3);
+    check_one_head(&(sara_attention_shape){1, 4096, 4096, 8, 40, false, 0}, 7);
+    check_one_head(&(sara_attention_shape){1, 1024, 1024, 8, 80, false, 0}, 0);
+    check_one_head(&(sara_attention_shape){1, 256, 256, 8, 160, false, 0}, 5);
+    check_one_head(&(sara_attention_shape){1, 4096, 77, 8, 40, false, 0}, 3);
+}
+
+/* With a bias and a scale of its own; T5-XXL's heads, and rests of blocks. */
+static void test_biased(void **state)
+{
+    (void)state;
+    const sara_attention_shape shapes[] = {
+        {1, 77, 77, 8, 64, false, 1},    {2, 130, 150, 2, 12, false, 1},
+        {2, 200, 97, 3, 9, false, 0.3f}, {1, 100, 100, 2, 16, true, 0.5f},
+        {1, 3, 17, 2, 5, false, 1},      {1, 1100, 65, 1, 8, false, -0.2f},
+        {1, 70, 1100, 1, 7, false, 0.2f}};
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+        check(&shapes[i]);
 }
 
 /* Every remainder of the small matrix products. */
@@ -209,8 +227,8 @@ static void test_small(void **state)
 {
     (void)state;
     for (int64_t t = 1; t < 18; t++) {
-        check(&(sara_attention_shape){1, t, 18 - t, 2, t, false});
-        check(&(sara_attention_shape){1, t, t, 1, 5, true});
+        check(&(sara_attention_shape){1, t, 18 - t, 2, t, false, 0});
+        check(&(sara_attention_shape){1, t, t, 1, 5, true, 0});
     }
 }
 
@@ -218,7 +236,7 @@ static void test_small(void **state)
 static void test_extreme_scores(void **state)
 {
     (void)state;
-    const sara_attention_shape shape = {1, 70, 140, 1, 4, false};
+    const sara_attention_shape shape = {1, 70, 140, 1, 4, false, 0};
     problem p = start(&shape);
     for (size_t i = 0; i < p.nq; i++)
         p.q[i] = roundf(p.q[i] * 30);
@@ -244,7 +262,7 @@ static void check_nan(void *argument)
     test_nn nn = test_nn_open("cpu");
     sara_kernel_env env = sara_tape_env(nn.tape);
     assert_ok(env.ctx,
-              sara_kernel_attention_forward(&env, p->y, p->lse, p->q, p->k, p->v, &p->shape));
+              sara_kernel_attention_forward(&env, p->y, p->lse, p->q, p->k, p->v, NULL, &p->shape));
     for (size_t i = 0; i < p->nq; i++)
         assert_true(isnan(p->y[i]) == (i / 6 == 3));
     assert_true(isnan(p->lse[3]));
@@ -254,7 +272,7 @@ static void check_nan(void *argument)
 static void test_nan(void **state)
 {
     (void)state;
-    problem p = start(&(sara_attention_shape){1, 7, 9, 1, 6, false});
+    problem p = start(&(sara_attention_shape){1, 7, 9, 1, 6, false, 0});
     p.q[3 * 6 + 2] = NAN;
     test_simd_each(check_nan, &p);
     finish(&p);
@@ -264,7 +282,7 @@ static void test_nan(void **state)
 static void test_threads(void **state)
 {
     (void)state;
-    const sara_attention_shape shape = {1, 300, 200, 3, 12, false};
+    const sara_attention_shape shape = {1, 300, 200, 3, 12, false, 0.3f};
     problem a = start(&shape), b = start(&shape);
     sara_kernel_env one = test_simd_env(1), two = test_simd_env(2);
     run(&one, &a);
@@ -282,10 +300,10 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_small),       cmocka_unit_test(test_extreme_scores),
-        cmocka_unit_test(test_nan),         cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_real_shapes),
+        cmocka_unit_test(test_shapes), cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_small),  cmocka_unit_test(test_extreme_scores),
+        cmocka_unit_test(test_nan),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_biased), cmocka_unit_test(test_real_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,7 @@ FN void softmax(float *scores, float *max, float *sum, float *factor, const sara
 FN void softmax_grad(float *p, float *dp, const float *lse, const float *delta,
                      const sara_simd_scores *shape)
 {
-    vf scaling = vset(shape->scale);
+    const vf scaling = vset(shape->scale), sloping = vset(shape->slope);
     for (int64_t i = 0; i < shape->rows; i++) {
         float *row = p + i * shape->stride, *grad = dp + i * shape->stride;
         int64_t first = shape->seen + i + 1;
@@ -36,7 +36,7 @@ FN void softmax_grad(float *p, float *dp, const float *lse, const float *delta,
         for (int64_t j = 0; j < shape->columns; j += W) {
             int64_t n = shape->columns - j;
             vf weight = vweight(vfma(vload_n(row + j, n), scaling, vset(-lse[i])));
-            vf slope = (vload_n(grad + j, n) - vset(delta[i])) * scaling;
+            vf slope = (vload_n(grad + j, n) - vset(delta[i])) * sloping;
             vstore_n(row + j, weight, n);
             vstore_n(grad + j, weight * slope, n);
         }

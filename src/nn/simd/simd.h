@@ -20,7 +20,7 @@ typedef struct sara_simd_norm {
 typedef struct sara_simd_scores {
     int64_t rows, columns, stride, seen;
     bool causal;
-    float scale;
+    float scale, slope; /* of scores, and of what is made of their gradient */
 } sara_simd_scores;
 
 /* Nanoseconds of 16 multiplications of a weight's gradient: at chosen entries, dense of a
@@ -61,7 +61,7 @@ typedef struct sara_simd {
     void (*softmax)(float *scores, float *max, float *sum, float *factor,
                     const sara_simd_scores *shape);
     /* Rows are queries and row i sees columns up to seen + i. p: scores become exp(scale * score -
-     * lse); dp becomes scale * p * (dp - delta) */
+     * lse); dp becomes slope * p * (dp - delta) */
     void (*softmax_grad)(float *p, float *dp, const float *lse, const float *delta,
                          const sara_simd_scores *shape);
     /* x [rows][stride], n columns: multiplied by factor [n] */
