@@ -1,15 +1,19 @@
-/* CLIPTextModel, and CLIPModel with both towers. */
+/* CLIPTextModel, the same with a projection, and CLIPModel with both towers. */
 #ifndef SARA_MODELS_CLIP_H
 #define SARA_MODELS_CLIP_H
 
 #include "models/network.h"
 
 extern const sara_network_class sara_clip_text_class;
+extern const sara_network_class sara_clip_text_projection_class; /* CLIPTextModelWithProjection */
 
-/* ids [batch][count]; last_hidden_state [batch,count,hidden]; pooled [batch,hidden] or NULL (the
- * state at the first eos, or where eos_token_id == 2 at the largest id, as transformers does). */
-SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state,
-                                                  sara_var **pooled, sara_network *text,
+/* Of either class. ids [batch][count]; states [batch,count,hidden]: the last after the final norm,
+ * or where skip > 0 those before the last `skip` layers, without it (transformers'
+ * hidden_states[-(skip + 1)]). pooled [batch,info.text.pooled_size] or NULL: the last normed state
+ * at the first eos, or where eos_token_id == 2 at the largest id, as transformers does, through the
+ * projection where there is one. SARA_ERROR_INPUT for more layers than there are. */
+SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **states,
+                                                  sara_var **pooled, sara_network *text, int skip,
                                                   const int32_t *ids, int64_t batch, int64_t count);
 
 /* A folder with both towers, their projections and the logits' scale; info.vision. */

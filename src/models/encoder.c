@@ -151,10 +151,23 @@ static sara_status encoder_layer_forward(sara_tape *tape, sara_var **y, const sa
     TRY(sara_nn_add(tape, &h, h, x));                                          /* [N,T,C] */
     /* [N,T,C] */
     TRY(sara_nn_layer_norm(tape, &f, h, layer->norm2.weight, layer->norm2.bias, encoder->eps));
-    TRY(encoder_feed_forward(tape, &f, encoder, layer, f));  /* [N,T,C] */
-    TRY(scale_channels(tape, &f, layer->scale2));            /* [N,T,C] */
-    TRY(sara_nn_add(tape, y, h, f));                         /* [N,T,C] */
+    TRY(encoder_feed_forward(tape, &f, encoder, layer, f)); /* [N,T,C] */
+    TRY(scale_channels(tape, &f, layer->scale2));           /* [N,T,C] */
+    TRY(sara_nn_add(tape, y, h, f));                        /* [N,T,C] */
     sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+sara_status sara_encoder_range(sara_tape *tape, sara_var **y, const sara_encoder *encoder,
+                               int first, int end, sara_var *x, size_t scope, bool causal)
+{
+    sara_status status = SARA_OK;
+    for (int i = first; i < end; i++) {
+        sara_tape_close(tape, scope, &x, 1);
+        TRY(encoder_layer_forward(tape, &x, encoder, &encoder->layers[i], x, causal));
+    }
+    *y = x;
 done:
     return status;
 }
@@ -162,12 +175,5 @@ done:
 sara_status sara_encoder_forward(sara_tape *tape, sara_var **y, const sara_encoder *encoder,
                                  sara_var *x, size_t scope, bool causal)
 {
-    sara_status status = SARA_OK;
-    for (int i = 0; i < encoder->count; i++) {
-        sara_tape_close(tape, scope, &x, 1);
-        TRY(encoder_layer_forward(tape, &x, encoder, &encoder->layers[i], x, causal));
-    }
-    *y = x;
-done:
-    return status;
+    return sara_encoder_range(tape, y, encoder, 0, encoder->count, x, scope, causal);
 }

@@ -43,6 +43,10 @@ SARA_NODISCARD sara_status sara_encoder_bind(sara_encoder *encoder, sara_binder 
 SARA_NODISCARD sara_status sara_encoder_forward(sara_tape *tape, sara_var **y,
                                                 const sara_encoder *encoder, sara_var *x,
                                                 size_t scope, bool causal);
+/* The same through the layers from `first` on, before `end`. */
+SARA_NODISCARD sara_status sara_encoder_range(sara_tape *tape, sara_var **y,
+                                              const sara_encoder *encoder, int first, int end,
+                                              sara_var *x, size_t scope, bool causal);
 /* What its results depend on beside its weights; NULL: out of memory. */
 json_t *sara_encoder_settings(const sara_encoder *encoder);
 /* `published` where the weights' names begin with it, else "". */

@@ -43,6 +43,7 @@ typedef struct sara_vae_info {
 
 typedef struct sara_text_info {
     int vocab_size, hidden_size, max_positions, eos_token_id;
+    int pooled_size; /* hidden_size where it has no projection */
 } sara_text_info;
 
 /* Of what makes features of pictures. */

@@ -103,7 +103,7 @@ static sara_status clip_encode_chunk(sara_tape *tape, float *states, float *pool
     const float *values;
     sara_var *out, *whole = NULL;
     sara_status status;
-    TRY(sara_clip_text_forward(tape, &out, pooled ? &whole : NULL, text, ids, 1, length));
+    TRY(sara_clip_text_forward(tape, &out, pooled ? &whole : NULL, text, 0, ids, 1, length));
     TRY(sara_tape_read(tape, &values, out));
     memcpy(states, values, (size_t)sara_shape_count(&out->shape) * sizeof(*states));
     if (pooled) {

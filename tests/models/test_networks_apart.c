@@ -169,7 +169,7 @@ static void test_text_encoder(void **state)
     for (int apart = 0; apart < 2; apart++) {
         network_run r = run_open(&sara_clip_text_class, SARA_TEST_GOLDEN "/text_gelu", apart);
         sara_var *states, *pooled;
-        assert_ok(r.ctx, sara_clip_text_forward(r.tape, &states, &pooled, r.network, ids, 2, 4));
+        assert_ok(r.ctx, sara_clip_text_forward(r.tape, &states, &pooled, r.network, 0, ids, 2, 4));
         keep(&r, &values[apart], &used[apart], states);
         keep(&r, &values[apart], &used[apart], pooled);
         run_close(&r);

@@ -60,11 +60,11 @@ static void check_golden(const char *folder, const char *device)
     sara_safetensors *golden = open_golden(&r, folder);
     sara_var *states, *pooled;
     assert_ok(r.ctx,
-              sara_clip_text_forward(r.tape, &states, &pooled, r.text, r.ids, r.batch, r.count));
+              sara_clip_text_forward(r.tape, &states, &pooled, r.text, 0, r.ids, r.batch, r.count));
     assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
     assert_close(test_var_error(r.ctx, pooled, golden, "pooler_output"), 1e-4, "pooled");
     assert_ok(r.ctx,
-              sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));
+              sara_clip_text_forward(r.tape, &states, NULL, r.text, 0, r.ids, r.batch, r.count));
     assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
     sara_safetensors_close(golden);
     run_close(&r);
@@ -101,7 +101,7 @@ static void test_defaults(void **state)
     assert_ok(r.ctx, sara_network_read(r.text));
     assert_int_equal(r.text->info.text.eos_token_id, 49407);
     assert_ok(r.ctx,
-              sara_clip_text_forward(r.tape, &states, NULL, r.text, r.ids, r.batch, r.count));
+              sara_clip_text_forward(r.tape, &states, NULL, r.text, 0, r.ids, r.batch, r.count));
     assert_close(test_var_error(r.ctx, states, golden, "last_hidden_state"), 1e-4, "states");
     sara_component_close(&component);
     sara_safetensors_close(golden);
@@ -160,7 +160,7 @@ static void test_where_a_text_ends(void **state)
         run r = run_open(folder, "cpu");
         sara_var *states, *pooled;
         assert_ok(r.ctx,
-                  sara_clip_text_forward(r.tape, &states, &pooled, r.text, cases[i].ids, 1, 6));
+                  sara_clip_text_forward(r.tape, &states, &pooled, r.text, 0, cases[i].ids, 1, 6));
         assert_memory_equal(pooled->data, states->data + cases[i].end * 64, 64 * sizeof(float));
         run_close(&r);
         test_folder_remove(folder);
@@ -173,7 +173,7 @@ static double pooled_loss(run *r, const int32_t *ids)
     static const float zero[128];
     sara_var *states, *pooled, *loss;
     double sum = 0;
-    assert_ok(r->ctx, sara_clip_text_forward(r->tape, &states, &pooled, r->text, ids, 2, 4));
+    assert_ok(r->ctx, sara_clip_text_forward(r->tape, &states, &pooled, r->text, 0, ids, 2, 4));
     for (int i = 0; i < 128; i++)
         sum += (double)pooled->data[i] * pooled->data[i];
     if (sara_tape_recording(r->tape)) {
@@ -204,7 +204,7 @@ static void test_dry_pass(void **state)
         assert_ok(r.ctx, sara_tape_new(r.ctx, &tape, real ? r.device : nowhere));
         assert_ok(r.ctx, sara_tape_reserve(tape, reached[0]));
         sara_tape_record(tape, true);
-        assert_ok(r.ctx, sara_clip_text_forward(tape, &states, &pooled, r.text, ids, 2, 4));
+        assert_ok(r.ctx, sara_clip_text_forward(tape, &states, &pooled, r.text, 0, ids, 2, 4));
         assert_ok(r.ctx, sara_nn_mse_loss(tape, &loss, pooled, zero, NULL));
         assert_ok(r.ctx, sara_tape_backward(tape, loss, 1));
         reached[real] = sara_tape_reached(tape);
@@ -255,9 +255,9 @@ static void test_later_tokens_do_not_matter(void **state)
     static const int32_t a[] = {298, 5, 6, 7, 299}, b[] = {298, 5, 6, 100, 200};
     run r = run_open(GELU, "cpu");
     sara_var *first, *second, *shorter;
-    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &first, NULL, r.text, a, 1, 5));
-    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &second, NULL, r.text, b, 1, 5));
-    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &shorter, NULL, r.text, a, 1, 3));
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &first, NULL, r.text, 0, a, 1, 5));
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &second, NULL, r.text, 0, b, 1, 5));
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &shorter, NULL, r.text, 0, a, 1, 3));
     assert_close(test_relative_l2(second->data, first->data, 3 * 64), 1e-6, "prefix");
     assert_close(test_relative_l2(shorter->data, first->data, 3 * 64), 1e-6, "shorter");
     assert_true(test_relative_l2(second->data + 3 * 64, first->data + 3 * 64, 64) > 1e-3);
@@ -281,7 +281,7 @@ static void test_published_model(void **state)
     assert_int_equal(tokens->stored, SARA_F16);
     for (int i = 0; i < 32; i++)
         ids[i] = i < 5 ? 3206 - i : 3207;
-    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &states, &pooled, r.text, ids, 1, 32));
+    assert_ok(r.ctx, sara_clip_text_forward(r.tape, &states, &pooled, r.text, 0, ids, 1, 32));
     assert_int_equal(states->shape.dims[2], 128);
     run_close(&r);
 }
@@ -324,13 +324,13 @@ static void test_other_inputs_are_refused(void **state)
     run r = run_open(GELU, "cpu");
     sara_var *states = NULL;
     assert_refused(r.ctx, SARA_ERROR_INPUT, "1 texts of 78 ids, expected 1 to 77",
-                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids, 1, 78));
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, 0, ids, 1, 78));
     assert_refused(r.ctx, SARA_ERROR_INPUT, "0 ids",
-                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids, 1, 0));
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, 0, ids, 1, 0));
     assert_refused(r.ctx, SARA_ERROR_INPUT, "300",
-                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids, 1, 2));
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, 0, ids, 1, 2));
     assert_refused(r.ctx, SARA_ERROR_INPUT, "-1",
-                   sara_clip_text_forward(r.tape, &states, NULL, r.text, ids + 2, 1, 1));
+                   sara_clip_text_forward(r.tape, &states, NULL, r.text, 0, ids + 2, 1, 1));
     run_close(&r);
 }
 
@@ -368,7 +368,7 @@ static sara_status load_and_run(sara_context *ctx)
     TRY(sara_tape_new(ctx, &tape, device));
     TRY(sara_network_load(sara_host_device(ctx), &text, &sara_clip_text_class, GELU, NULL,
                           SARA_STORE_F32));
-    TRY(sara_clip_text_forward(tape, &states, &pooled, text, ids, 1, 3));
+    TRY(sara_clip_text_forward(tape, &states, &pooled, text, 0, ids, 1, 3));
 done:
     sara_network_free(text);
     sara_tape_free(tape);

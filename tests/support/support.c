@@ -121,3 +121,22 @@ long test_stride(long every)
     const char *text = getenv("SARA_LONG");
     return text && strcmp(text, "1") == 0 ? 1 : every;
 }
+
+static const char *families_root(void)
+{
+    const char *root = getenv("SARA_GOLDEN_FAMILIES");
+    return root && *root ? root : NULL;
+}
+
+test_name test_family(const char *name)
+{
+    const char *root = families_root();
+    test_name out;
+    snprintf(out.text, sizeof(out.text), "%s/%s", root ? root : SARA_TEST_GOLDEN "/families", name);
+    return out;
+}
+
+bool test_families_whole(void)
+{
+    return families_root() != NULL;
+}

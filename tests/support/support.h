@@ -45,6 +45,14 @@ char *test_file(const char *folder, const char *name, const void *data, size_t s
 /* The same, and the folders that the name leads through. */
 void test_put(const char *folder, const char *name, const void *data, size_t size);
 
+/* The golden files of families (tests/golden/families) are a part of a larger set, which the
+ * environment's SARA_GOLDEN_FAMILIES names. *out: the path of a name in it, "sdxl/unet". */
+typedef struct test_name {
+    char text[512];
+} test_name;
+test_name test_family(const char *name);
+bool test_families_whole(void); /* the larger set is there */
+
 /* Which of many like cases are tried, every so many: `every`, or with SARA_LONG=1 each. */
 long test_stride(long every);
 

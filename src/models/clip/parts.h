@@ -19,6 +19,7 @@ typedef struct sara_clip_tower { /* of texts */
 typedef struct sara_clip_text {
     sara_network network;
     sara_clip_tower tower;
+    sara_layer projection; /* of pooled states; without a weight: none */
 } sara_clip_text;
 
 extern const sara_single_layout sara_clip_single; /* single.c */
@@ -28,10 +29,10 @@ SARA_NODISCARD sara_status sara_clip_tower_read(sara_clip_tower *tower,
 /* prefix: of all names */
 SARA_NODISCARD sara_status sara_clip_tower_bind(sara_clip_tower *tower, sara_binder *binder,
                                                 sara_arena *arena, const char *prefix);
-/* See sara_clip_text_forward(). */
-SARA_NODISCARD sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **last_hidden_state,
+/* See sara_clip_text_forward(); pooled without projection. */
+SARA_NODISCARD sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **states,
                                                    sara_var **pooled, const sara_clip_tower *tower,
-                                                   const int32_t *ids, int64_t batch,
+                                                   int skip, const int32_t *ids, int64_t batch,
                                                    int64_t count);
 
 #endif

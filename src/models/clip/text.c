@@ -28,7 +28,11 @@ sara_status sara_clip_tower_read(sara_clip_tower *tower, const sara_model_config
     TRY(sara_config_int(fields, &positions, "max_position_embeddings", 77, 1, 1 << 20));
     TRY(sara_config_int(fields, &eos, "eos_token_id", 49407, 0, 1 << 24));
     TRY(sara_encoder_read(encoder, file));
-    tower->info = (sara_text_info){(int)vocab, (int)encoder->width, (int)positions, (int)eos};
+    tower->info = (sara_text_info){.vocab_size = (int)vocab,
+                                   .hidden_size = (int)encoder->width,
+                                   .max_positions = (int)positions,
+                                   .eos_token_id = (int)eos,
+                                   .pooled_size = (int)encoder->width};
 done:
     return status;
 }
@@ -38,6 +42,17 @@ static sara_status clip_read_config(sara_network *network, const sara_model_conf
     sara_clip_text *text = (sara_clip_text *)network;
     sara_status status = sara_clip_tower_read(&text->tower, file);
     network->info.text = text->tower.info;
+    return status;
+}
+
+static sara_status clip_projection_read(sara_network *network, const sara_model_config *file)
+{
+    int64_t width;
+    sara_status status;
+    TRY(clip_read_config(network, file));
+    TRY(sara_config_int(&file->fields, &width, "projection_dim", 512, 1, SARA_MAX_CHANNELS));
+    network->info.text.pooled_size = (int)width;
+done:
     return status;
 }
 
@@ -64,16 +79,35 @@ done:
     return status;
 }
 
+/* "text_model." in published models, "" in those of newer transformers. */
+static sara_status bind_tower(sara_network *network, sara_binder *binder,
+                              const sara_weights *weights)
+{
+    sara_clip_text *text = (sara_clip_text *)network;
+    return sara_clip_tower_bind(&text->tower, binder, &network->arena,
+                                sara_encoder_prefix(weights, "text_model."));
+}
+
 static sara_status clip_bind(sara_network *network, sara_binder *binder,
                              const sara_weights *weights)
 {
-    sara_clip_text *text = (sara_clip_text *)network;
     sara_status status;
-    /* "text_model." in published models, "" in those of newer transformers. */
-    TRY(sara_clip_tower_bind(&text->tower, binder, &network->arena,
-                             sara_encoder_prefix(weights, "text_model.")));
+    TRY(bind_tower(network, binder, weights));
     /* To CLIP's common space: models saved with it have it beside the encoder. */
     TRY(sara_binder_ignore(binder, "text_projection.weight"));
+done:
+    return status;
+}
+
+static sara_status clip_projection_bind(sara_network *network, sara_binder *binder,
+                                        const sara_weights *weights)
+{
+    sara_clip_text *text = (sara_clip_text *)network;
+    const sara_text_info *info = &network->info.text;
+    sara_status status;
+    TRY(bind_tower(network, binder, weights));
+    TRY(sara_linear_bind(binder, &text->projection, "text_projection", info->pooled_size,
+                         info->hidden_size, false));
 done:
     return status;
 }
@@ -108,14 +142,12 @@ done:
     return status;
 }
 
-sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **last_hidden_state,
-                                    sara_var **pooled, const sara_clip_tower *tower,
-                                    const int32_t *ids, int64_t batch, int64_t count)
+/* x [N,T,C] of the ids */
+static sara_status clip_embed(sara_tape *tape, sara_var **x, const sara_clip_tower *tower,
+                              const int32_t *ids, int64_t batch, int64_t count)
 {
-    const sara_encoder *encoder = &tower->encoder;
-    sara_shape shape = sara_shape3(batch, count, encoder->width);
-    size_t scope = sara_tape_open(tape);
-    sara_var *h, *keep[2] = {NULL, NULL};
+    sara_shape shape = sara_shape3(batch, count, tower->encoder.width);
+    sara_var *h;
     sara_status status;
     if (batch < 1 || count < 1 || count > tower->info.max_positions)
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
@@ -123,26 +155,72 @@ sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **last_hidden_stat
                          (long long)batch, (long long)count, tower->info.max_positions);
     TRY(sara_nn_embed(tape, &h, tower->tokens, ids, batch * count)); /* [N*T,C] */
     TRY(sara_tape_view(tape, &h, h, &shape));                        /* [N,T,C] */
-    TRY(sara_nn_add_positions(tape, &h, h, tower->positions));       /* [N,T,C] */
-    TRY(sara_encoder_forward(tape, &h, encoder, h, scope, true));    /* [N,T,C] */
-    TRY(sara_nn_layer_norm(tape, &keep[0], h, tower->final_norm.weight, tower->final_norm.bias,
+    TRY(sara_nn_add_positions(tape, x, h, tower->positions));        /* [N,T,C] */
+done:
+    return status;
+}
+
+/* normed [N,T,C] of the hidden states h [N,T,C] before the last `skip` layers */
+static sara_status clip_finish(sara_tape *tape, sara_var **normed, const sara_clip_tower *tower,
+                               sara_var *h, int skip)
+{
+    const sara_encoder *encoder = &tower->encoder;
+    size_t scope = sara_tape_open(tape);
+    sara_status status;
+    TRY(sara_encoder_range(tape, &h, encoder, encoder->count - skip, encoder->count, h, scope,
+                           true)); /* [N,T,C] */
+    TRY(sara_nn_layer_norm(tape, normed, h, tower->final_norm.weight, tower->final_norm.bias,
                            encoder->eps)); /* [N,T,C] */
+    sara_tape_close(tape, scope, normed, 1);
+done:
+    return status;
+}
+
+sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **states, sara_var **pooled,
+                                    const sara_clip_tower *tower, int skip, const int32_t *ids,
+                                    int64_t batch, int64_t count)
+{
+    const sara_encoder *encoder = &tower->encoder;
+    size_t scope = sara_tape_open(tape);
+    sara_var *h, *normed = NULL, *keep[2] = {NULL, NULL};
+    sara_status status;
+    if (skip < 0 || skip > encoder->count)
+        return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                         "text encoder: %d layers left out, expected 0 to %d", skip,
+                         encoder->count);
+    TRY(clip_embed(tape, &h, tower, ids, batch, count)); /* [N,T,C] */
+    TRY(sara_encoder_range(tape, &h, encoder, 0, encoder->count - skip, h, scope,
+                           true)); /* [N,T,C] */
+    if (pooled || skip == 0)
+        TRY(clip_finish(tape, &normed, tower, h, skip)); /* [N,T,C] */
+    keep[0] = skip ? h : normed;
     if (pooled)
-        TRY(pool(tape, &keep[1], tower, keep[0], ids)); /* [N,C] */
+        TRY(pool(tape, &keep[1], tower, normed, ids)); /* [N,C] */
     sara_tape_close(tape, scope, keep, 2);
-    *last_hidden_state = keep[0];
+    *states = keep[0];
     if (pooled)
         *pooled = keep[1];
 done:
     return status;
 }
 
-sara_status sara_clip_text_forward(sara_tape *tape, sara_var **last_hidden_state, sara_var **pooled,
-                                   sara_network *network, const int32_t *ids, int64_t batch,
-                                   int64_t count)
+sara_status sara_clip_text_forward(sara_tape *tape, sara_var **states, sara_var **pooled,
+                                   sara_network *network, int skip, const int32_t *ids,
+                                   int64_t batch, int64_t count)
 {
-    return sara_clip_tower_forward(tape, last_hidden_state, pooled,
-                                   &((const sara_clip_text *)network)->tower, ids, batch, count);
+    const sara_clip_text *text = (const sara_clip_text *)network;
+    size_t scope = sara_tape_open(tape);
+    sara_var *keep[2] = {NULL, NULL};
+    sara_status status;
+    TRY(sara_clip_tower_forward(tape, states, pooled, &text->tower, skip, ids, batch, count));
+    keep[0] = *states;
+    if (pooled && text->projection.weight)
+        TRY(sara_linear_forward(tape, pooled, &text->projection, *pooled)); /* [N,width] */
+    if (pooled)
+        keep[1] = *pooled;
+    sara_tape_close(tape, scope, keep, 2);
+done:
+    return status;
 }
 
 /* ----------------------------------------------------------------------------------- the class */
@@ -163,3 +241,15 @@ const sara_network_class sara_clip_text_class = {.library = "transformers",
                                                  .bind = clip_bind,
                                                  .single = &sara_clip_single,
                                                  .settings = clip_settings};
+
+const sara_network_class sara_clip_text_projection_class = {.library = "transformers",
+                                                            .name = "CLIPTextModelWithProjection",
+                                                            .key = "model_type",
+                                                            .value = "clip_text_model",
+                                                            .stem = SARA_TRANSFORMERS_STEM,
+                                                            .title = "text encoder",
+                                                            .size = sizeof(sara_clip_text),
+                                                            .read_config = clip_projection_read,
+                                                            .bind = clip_projection_bind,
+                                                            .single = &sara_clip_single,
+                                                            .settings = clip_settings};
