@@ -166,7 +166,7 @@ typedef struct cli_model {
         {"seed", 's', CLI_SEED, seed, 0, 0, "N",                                                   \
          "image i uses seed + i; -1: drawn and told (42)"},                                        \
         {"sampling-method", 0, CLI_STRING, &(g)->sampling_method, 0, 0, "NAME",                    \
-         (all) ? "ddim, ddpm, pndm, euler, euler_a, dpm++2m (the model's)" : NULL},                \
+         (all) ? "ddim, ddpm, pndm, euler, euler_a, dpm++2m; flows: heun (the model's)" : NULL},   \
     {                                                                                              \
         "scheduler", 0, CLI_STRING, scheduler, 0, 0, "NAME",                                       \
             (all) ? "karras: Karras sigmas (the model's)" : NULL                                   \

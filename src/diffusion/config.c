@@ -17,6 +17,7 @@ static const scheduler_class classes[] = {
     [SARA_SAMPLER_EULER_ANCESTRAL] = {"euler_a", "EulerAncestralDiscreteScheduler"},
     [SARA_SAMPLER_DPMPP_2M] = {"dpm++2m", "DPMSolverMultistepScheduler"},
     [SARA_SAMPLER_FLOW_EULER] = {"flow_euler", "FlowMatchEulerDiscreteScheduler"},
+    [SARA_SAMPLER_FLOW_HEUN] = {"flow_heun", "FlowMatchHeunDiscreteScheduler"},
 };
 enum { CLASS_COUNT = sizeof(classes) / sizeof(classes[0]) };
 _Static_assert((int)CLASS_COUNT == (int)SARA_SAMPLER_OTHER, "all others have no sampler");
@@ -30,6 +31,8 @@ static const char *const methods[] = {
     "euler_a",
     "dpm++2m",
     "flow_euler",
+    "flow_heun",
+    "heun",
     "DDIMScheduler",
     "DDPMScheduler",
     "PNDMScheduler",
@@ -37,6 +40,7 @@ static const char *const methods[] = {
     "EulerAncestralDiscreteScheduler",
     "DPMSolverMultistepScheduler",
     "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
     NULL,
 };
 
@@ -55,6 +59,33 @@ const char *scheduler_class_name(const sara_scheduler_config *config)
     return config->kind == SARA_SAMPLER_OTHER ? config->other_class : classes[config->kind].name;
 }
 
+static bool kind_is_of_flows(sara_sampler_kind kind)
+{
+    return kind == SARA_SAMPLER_FLOW_EULER || kind == SARA_SAMPLER_FLOW_HEUN;
+}
+
+bool sara_scheduler_is_flow(const sara_scheduler_config *config)
+{
+    return kind_is_of_flows(config->kind) ||
+           (config->kind == SARA_SAMPLER_DPMPP_2M && config->use_flow_sigmas &&
+            config->prediction_type == SARA_PREDICT_FLOW);
+}
+
+double scheduler_flow_shift(const sara_scheduler_config *config)
+{
+    return kind_is_of_flows(config->kind) ? config->shift : config->flow_shift;
+}
+
+bool sara_sampling_method_is_of_flows(const char *name)
+{
+    bool of_flows = strcmp(name, "heun") == 0;
+    for (int kind = 0; kind < CLASS_COUNT && !of_flows; kind++)
+        of_flows =
+            kind_is_of_flows((sara_sampler_kind)kind) &&
+            (strcmp(classes[kind].method, name) == 0 || strcmp(classes[kind].name, name) == 0);
+    return of_flows;
+}
+
 void scheduler_defaults(sara_scheduler_config *config, sara_sampler_kind kind)
 {
     bool by_sigma = kind == SARA_SAMPLER_EULER || kind == SARA_SAMPLER_EULER_ANCESTRAL ||
@@ -65,8 +96,7 @@ void scheduler_defaults(sara_scheduler_config *config, sara_sampler_kind kind)
         .beta_start = 0.0001,
         .beta_end = 0.02,
         .beta_schedule = SARA_BETAS_LINEAR,
-        .prediction_type =
-            kind == SARA_SAMPLER_FLOW_EULER ? SARA_PREDICT_FLOW : SARA_PREDICT_EPSILON,
+        .prediction_type = kind_is_of_flows(kind) ? SARA_PREDICT_FLOW : SARA_PREDICT_EPSILON,
         .spacing = by_sigma ? SARA_SPACING_LINSPACE : SARA_SPACING_LEADING,
         .set_alpha_to_one = kind == SARA_SAMPLER_DDIM,
         .clip_sample = kind == SARA_SAMPLER_DDIM || kind == SARA_SAMPLER_DDPM,
@@ -77,6 +107,7 @@ void scheduler_defaults(sara_scheduler_config *config, sara_sampler_kind kind)
         .sigma_max = NAN,
         .lambda_min_clipped = -INFINITY,
         .shift = 1.0,
+        .flow_shift = 1.0,
     };
 }
 
@@ -164,12 +195,12 @@ sara_status sara_scheduler_config_parse(sara_context *ctx, sara_scheduler_config
         if (kind == SARA_SAMPLER_OTHER)
             snprintf(config.other_class, sizeof(config.other_class), "%s", class_name);
         TRY(scheduler_fields_read(ctx, &config, object, source));
+        if (kind_is_of_flows(kind)) /* whose classes have no prediction_type */
+            config.prediction_type = SARA_PREDICT_FLOW;
         TRY(sara_scheduler_config_check(ctx, &config, source));
         if (kind == SARA_SAMPLER_OTHER)
             TRY(check_stated_betas(ctx, &config, source));
         config.use_karras_sigmas = config.stated.use_karras_sigmas && scheduler_has_karras(kind);
-        if (kind == SARA_SAMPLER_FLOW_EULER) /* whose class has no prediction_type */
-            config.prediction_type = SARA_PREDICT_FLOW;
         if (config.stated.use_karras_sigmas && !config.use_karras_sigmas &&
             kind != SARA_SAMPLER_OTHER)
             sara_log(ctx, SARA_LOG_WARNING, "%s: use_karras_sigmas is ignored by %s", source,
@@ -191,27 +222,38 @@ static sara_status method_unknown(sara_context *ctx, const char *name)
                      list);
 }
 
-/* "euler" means flow_euler for a flow model; sara has no other way from one family to the other. */
+/* Of a flow "euler" and "heun" are the flow's; DPM++ solves both kinds. sara has no other way from
+ * one to the other. */
 static sara_status method_kind(sara_context *ctx, sara_sampler_kind *out,
                                const sara_scheduler_config *config, const char *name)
 {
-    bool flow = config->kind == SARA_SAMPLER_FLOW_EULER;
-    int kind = strcmp(name, "ddim_trailing") == 0 ? SARA_SAMPLER_DDIM : 0;
-    if (strcmp(name, "ddim_trailing") != 0)
-        while (kind < CLASS_COUNT && strcmp(classes[kind].method, name) != 0 &&
-               strcmp(classes[kind].name, name) != 0)
-            kind++;
+    bool flow = sara_scheduler_is_flow(config);
+    int kind = 0;
+    if (strcmp(name, "ddim_trailing") == 0)
+        name = classes[SARA_SAMPLER_DDIM].method;
+    while (kind < CLASS_COUNT && strcmp(classes[kind].method, name) != 0 &&
+           strcmp(classes[kind].name, name) != 0)
+        kind++;
+    if (strcmp(name, "heun") == 0)
+        kind = SARA_SAMPLER_FLOW_HEUN;
     if (kind == CLASS_COUNT)
         return method_unknown(ctx, name);
     if (flow && strcmp(name, "euler") == 0)
         kind = SARA_SAMPLER_FLOW_EULER;
-    if (flow != (kind == SARA_SAMPLER_FLOW_EULER))
+    *out = (sara_sampler_kind)kind;
+    if (*out != SARA_SAMPLER_DPMPP_2M && flow != kind_is_of_flows(*out))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "sampling method \"%s\" does not go with the model's %s, expected %s",
                          name, scheduler_class_name(config),
-                         flow ? "euler or flow_euler" : "any other than flow_euler");
-    *out = (sara_sampler_kind)kind;
+                         flow ? "euler, heun or dpm++2m" : "one that is not of flows");
     return SARA_OK;
+}
+
+/* The flow's shift under the name that the class has for it, and DPM++'s way of a flow. */
+static void switch_flow(sara_scheduler_config *next, const sara_scheduler_config *from)
+{
+    next->use_flow_sigmas = true;
+    next->shift = next->flow_shift = scheduler_flow_shift(from);
 }
 
 sara_status sara_scheduler_config_switch(sara_context *ctx, sara_scheduler_config *config,
@@ -225,6 +267,8 @@ sara_status sara_scheduler_config_switch(sara_context *ctx, sara_scheduler_confi
     scheduler_fields_inherit(&next, config);
     /* What was set by hand stays, so that a class without it refuses it. */
     next.prediction_type = config->prediction_type;
+    if (sara_scheduler_is_flow(config))
+        switch_flow(&next, config);
     next.use_karras_sigmas =
         config->stated.use_karras_sigmas ? scheduler_has_karras(kind) : config->use_karras_sigmas;
     TRY(sara_scheduler_config_check_sampling(ctx, &next, classes[kind].name));

@@ -16,5 +16,6 @@ void scheduler_field_give(sara_scheduler_config *config, const char *key);
 
 const char *scheduler_class_name(const sara_scheduler_config *config);
 bool scheduler_has_karras(sara_sampler_kind kind);
+double scheduler_flow_shift(const sara_scheduler_config *config); /* of a flow */
 
 #endif

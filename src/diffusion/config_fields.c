@@ -12,11 +12,12 @@ enum {
     EULER = 1 << SARA_SAMPLER_EULER,
     ANCESTRAL = 1 << SARA_SAMPLER_EULER_ANCESTRAL,
     DPMPP = 1 << SARA_SAMPLER_DPMPP_2M,
-    FLOW = 1 << SARA_SAMPLER_FLOW_EULER,
+    FLOW_EULER = 1 << SARA_SAMPLER_FLOW_EULER,
+    FLOW = FLOW_EULER | 1 << SARA_SAMPLER_FLOW_HEUN,
     ALPHAS = DDIM | DDPM | PNDM | EULER | ANCESTRAL | DPMPP, /* all that have betas */
     OTHER = 1 << SARA_SAMPLER_OTHER,
     BETAS = ALPHAS | OTHER,
-    KARRAS = EULER | DPMPP | FLOW,
+    KARRAS = EULER | DPMPP | FLOW_EULER,
     UNKNOWN_NAME = 1000
 };
 
@@ -54,7 +55,7 @@ static const field_name beta_schedules[] = {{"linear", SARA_BETAS_LINEAR, 0},
 static const field_name predictions[] = {{"epsilon", SARA_PREDICT_EPSILON, 0},
                                          {"v_prediction", SARA_PREDICT_V, 0},
                                          {"sample", SARA_PREDICT_SAMPLE, PNDM | ANCESTRAL},
-                                         {"flow_prediction", SARA_PREDICT_FLOW, BETAS},
+                                         {"flow_prediction", SARA_PREDICT_FLOW, BETAS & ~DPMPP},
                                          {NULL, 0, 0}};
 static const field_name spacings[] = {{"linspace", SARA_SPACING_LINSPACE, 0},
                                       {"leading", SARA_SPACING_LEADING, 0},
@@ -119,14 +120,15 @@ static const field fields[] = {
     {"lower_order_final", FIELD_BOOL, AT(lower_order_final), DPMPP, 0, 0, NULL},
     {"euler_at_final", FIELD_BOOL, AT(euler_at_final), DPMPP, 0, 0, NULL},
     {"use_lu_lambdas", FIELD_REFUSED, AT(stated.use_lu_lambdas), DPMPP, 0, 0, NULL},
-    {"use_flow_sigmas", FIELD_REFUSED, AT(stated.use_flow_sigmas), DPMPP, 0, 0, NULL},
+    {"use_flow_sigmas", FIELD_BOOL, AT(use_flow_sigmas), DPMPP, 0, 0, NULL},
+    {"flow_shift", FIELD_DOUBLE, AT(flow_shift), DPMPP, 0.01, 1000, NULL},
     {"lambda_min_clipped", FIELD_DOUBLE, AT(lambda_min_clipped), DPMPP, -INFINITY, 1e9, NULL},
     {"shift", FIELD_DOUBLE, AT(shift), FLOW, 0.01, 1000, NULL}, /* float32 rounds wildly beyond */
-    {"shift_terminal", FIELD_DOUBLE, AT(stated.shift_terminal), FLOW, -1e9, 1e9, NULL},
-    {"use_dynamic_shifting", FIELD_REFUSED, AT(stated.use_dynamic_shifting), DPMPP | FLOW, 0, 0,
-     NULL},
-    {"invert_sigmas", FIELD_REFUSED, AT(stated.invert_sigmas), FLOW, 0, 0, NULL},
-    {"stochastic_sampling", FIELD_REFUSED, AT(stated.stochastic_sampling), FLOW, 0, 0, NULL},
+    {"shift_terminal", FIELD_DOUBLE, AT(stated.shift_terminal), FLOW_EULER, -1e9, 1e9, NULL},
+    {"use_dynamic_shifting", FIELD_REFUSED, AT(stated.use_dynamic_shifting), DPMPP | FLOW_EULER, 0,
+     0, NULL},
+    {"invert_sigmas", FIELD_REFUSED, AT(stated.invert_sigmas), FLOW_EULER, 0, 0, NULL},
+    {"stochastic_sampling", FIELD_REFUSED, AT(stated.stochastic_sampling), FLOW_EULER, 0, 0, NULL},
 };
 #undef AT
 /* The first fields are all that the noise schedule and the objective need, but for the rescaling,
@@ -196,8 +198,7 @@ static sara_status read_name(const sara_config *in, sara_scheduler_config *confi
     int value = name_value(f->names, text);
     memcpy((char *)config + f->offset, &value, sizeof(value));
     /* What only sampling needs is refused by who samples. */
-    if (value != UNKNOWN_NAME && f - fields >= NOISE_FIELDS &&
-        config->kind != SARA_SAMPLER_FLOW_EULER)
+    if (value != UNKNOWN_NAME && f - fields >= NOISE_FIELDS)
         return SARA_OK;
     return name_check(in->ctx, f, value, text, config, in->source);
 }
@@ -289,12 +290,36 @@ sara_status sara_scheduler_config_check(sara_context *ctx, const sara_scheduler_
                                         const char *source)
 {
     sara_status status = SARA_OK;
-    if (config->kind == SARA_SAMPLER_FLOW_EULER) /* whose options are of its schedule */
+    if (sara_scheduler_is_flow(config)) /* whose options are of its schedule */
         return sara_scheduler_config_check_sampling(ctx, config, source);
     for (int i = 0; i < NOISE_FIELDS; i++)
         TRY(check_field(ctx, config, &fields[i], source));
+    if (config->prediction_type == SARA_PREDICT_FLOW)
+        TRY(sara_fail(
+            ctx, SARA_ERROR_INPUT,
+            "%s: prediction_type \"flow_prediction\", %s has it with use_flow_sigmas alone", source,
+            scheduler_class_name(config)));
 done:
     return status;
+}
+
+/* Of DPM++: a flow's sigmas and its prediction go together, and end at 0. */
+static sara_status check_dpmpp_flow(sara_context *ctx, const sara_scheduler_config *config,
+                                    const char *source)
+{
+    const char *prediction = sara_prediction_name(config->prediction_type);
+    if (config->use_flow_sigmas != (config->prediction_type == SARA_PREDICT_FLOW))
+        return sara_fail(ctx, SARA_ERROR_INPUT,
+                         "%s: use_flow_sigmas %s with prediction_type \"%s\", a flow has true with "
+                         "\"flow_prediction\"",
+                         source, config->use_flow_sigmas ? "true" : "false", prediction);
+    if (config->use_flow_sigmas && config->final_sigmas_type != SARA_FINAL_ZERO)
+        return sara_fail(
+            ctx, SARA_ERROR_INPUT,
+            "%s: final_sigmas_type \"sigma_min\" with use_flow_sigmas, only \"zero\" is "
+            "supported",
+            source);
+    return SARA_OK;
 }
 
 sara_status sara_scheduler_config_check_sampling(sara_context *ctx,
@@ -310,6 +335,8 @@ sara_status sara_scheduler_config_check_sampling(sara_context *ctx,
     if (config->kind == SARA_SAMPLER_DPMPP_2M && config->solver_order > 2)
         TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: solver_order %d, 1 and 2 are supported", source,
                       config->solver_order));
+    if (config->kind == SARA_SAMPLER_DPMPP_2M)
+        TRY(check_dpmpp_flow(ctx, config, source));
     if (config->kind == SARA_SAMPLER_FLOW_EULER && config->stated.shift_terminal != 0)
         TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: shift_terminal %g, only null is supported",
                       source, config->stated.shift_terminal));
@@ -365,7 +392,7 @@ sara_status sara_scheduler_config_predict(sara_context *ctx, sara_scheduler_conf
     sara_prediction type;
     sara_status status;
     TRY(sara_prediction_parse(ctx, &type, name));
-    if ((type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
+    if ((type == SARA_PREDICT_FLOW) != sara_scheduler_is_flow(config))
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "prediction_type %s does not go with the model's %s",
                          sara_prediction_name(type), scheduler_class_name(config));

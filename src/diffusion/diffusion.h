@@ -20,8 +20,14 @@ typedef enum sara_interpolation {
 } sara_interpolation;
 typedef enum sara_variance { SARA_VARIANCE_FIXED_SMALL, SARA_VARIANCE_FIXED_LARGE } sara_variance;
 typedef enum sara_sampler_kind {
-    SARA_SAMPLER_DDIM, SARA_SAMPLER_DDPM, SARA_SAMPLER_PNDM, SARA_SAMPLER_EULER,
-    SARA_SAMPLER_EULER_ANCESTRAL, SARA_SAMPLER_DPMPP_2M, SARA_SAMPLER_FLOW_EULER,
+    SARA_SAMPLER_DDIM,
+    SARA_SAMPLER_DDPM,
+    SARA_SAMPLER_PNDM,
+    SARA_SAMPLER_EULER,
+    SARA_SAMPLER_EULER_ANCESTRAL,
+    SARA_SAMPLER_DPMPP_2M,
+    SARA_SAMPLER_FLOW_EULER,
+    SARA_SAMPLER_FLOW_HEUN,
     SARA_SAMPLER_OTHER /* a class with betas that sara has no sampler for */
 } sara_sampler_kind;
 
@@ -30,7 +36,7 @@ typedef enum sara_sampler_kind {
 typedef struct sara_scheduler_stated {
     uint64_t given; /* bit i: the file has the i-th key of the parser's table */
     bool use_karras_sigmas, thresholding, trained_betas, use_exponential_sigmas, use_beta_sigmas;
-    bool use_lu_lambdas, use_flow_sigmas, use_dynamic_shifting, invert_sigmas, stochastic_sampling;
+    bool use_lu_lambdas, use_dynamic_shifting, invert_sigmas, stochastic_sampling;
     int algorithm_type, timestep_type;
     double shift_terminal;
 } sara_scheduler_stated;
@@ -56,6 +62,8 @@ typedef struct sara_scheduler_config {
     double sigma_min, sigma_max;           /* limits of Karras sigmas; NaN: the schedule's */
     double lambda_min_clipped;             /* DPM++; -infinity: no clipping */
     double shift;                          /* flow matching */
+    bool use_flow_sigmas;                  /* DPM++ of a flow */
+    double flow_shift;                     /* and its shift */
     char other_class[64];                  /* the class's name, of SARA_SAMPLER_OTHER */
     sara_scheduler_stated stated;
 } sara_scheduler_config;
@@ -77,9 +85,12 @@ SARA_NODISCARD sara_status sara_scheduler_config_check(sara_context *ctx,
 /* As above, and what sampling with the config's own class needs. */
 SARA_NODISCARD sara_status sara_scheduler_config_check_sampling(
     sara_context *ctx, const sara_scheduler_config *config, const char *source);
+/* Whether it is of rectified flow: a class of flows, or DPM++ by use_flow_sigmas. */
+bool sara_scheduler_is_flow(const sara_scheduler_config *config);
 /* As diffusers' Class.from_config(other.config): keeps the common fields, takes the class's
  * defaults for the rest. name: one of sara_sampling_methods() (stable-diffusion.cpp's spellings
- * and diffusers' class names; "euler" of a flow model is its own). Errors: SARA_ERROR_USAGE with
+ * and diffusers' class names; "euler", "heun" and "dpm++2m" of a flow are its own, the last by
+ * use_flow_sigmas with the flow's shift). Errors: SARA_ERROR_USAGE with
  * the list, or SARA_ERROR_INPUT for an option of the file that the new class would have to read. */
 SARA_NODISCARD sara_status sara_scheduler_config_switch(sara_context *ctx,
                                                         sara_scheduler_config *config,
@@ -93,6 +104,8 @@ const char *sara_prediction_name(sara_prediction prediction);
 /* Also "v", as modelspec and other trainers have it. */
 SARA_NODISCARD sara_status sara_prediction_parse(sara_context *ctx, sara_prediction *out,
                                                  const char *name);
+/* Whether it is of flows alone, one of sara_sampling_methods(). */
+bool sara_sampling_method_is_of_flows(const char *name);
 /* Sets the type by name; flow_prediction goes with the flow scheduler alone, which has no other. */
 SARA_NODISCARD sara_status sara_scheduler_config_predict(sara_context *ctx,
                                                          sara_scheduler_config *config,

@@ -11,10 +11,11 @@ sara_status sara_objective_new(sara_context *ctx, sara_objective *out,
     sara_objective objective = {.ctx = ctx,
                                 .prediction = config->prediction_type,
                                 .num_train_timesteps = config->num_train_timesteps};
-    if ((config->prediction_type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
+    bool flow = sara_scheduler_is_flow(config);
+    if ((config->prediction_type == SARA_PREDICT_FLOW) != flow)
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "prediction_type %s does not go with the model's %s",
                       sara_prediction_name(config->prediction_type), scheduler_class_name(config)));
-    if (config->kind != SARA_SAMPLER_FLOW_EULER)
+    if (!flow)
         TRY(sara_alphas_cumprod(ctx, &objective.alphas_cumprod, config));
     *out = objective;
 done:

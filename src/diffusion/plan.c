@@ -1,5 +1,5 @@
-/* The coefficients of DDIM, DDPM, Euler, ancestral Euler, DPM++ 2M and flow matching, in float32
- * as diffusers computes them. */
+/* The coefficients of DDIM, DDPM, Euler, ancestral Euler, DPM++ 2M and of flows' Euler and Heun, in
+ * float32 as diffusers computes them. */
 #include "diffusion/plan.h"
 
 #include <math.h>
@@ -95,10 +95,10 @@ typedef struct dpm_point {
     float alpha, sigma, lambda;
 } dpm_point;
 
-static dpm_point dpm_at(float sigma)
+static dpm_point dpm_at(bool flow, float sigma)
 {
-    dpm_point p = {.alpha = 1.0f / sqrtf(sigma * sigma + 1.0f)};
-    p.sigma = sigma * p.alpha;
+    dpm_point p = {.alpha = flow ? 1.0f - sigma : 1.0f / sqrtf(sigma * sigma + 1.0f)};
+    p.sigma = flow ? sigma : sigma * p.alpha;
     p.lambda = logf(p.alpha) - logf(p.sigma);
     return p;
 }
@@ -107,13 +107,17 @@ static dpm_point dpm_at(float sigma)
 static void plan_dpmpp(plan_step *step, const sara_scheduler_config *config, float before,
                        float sigma, float to)
 {
-    dpm_point s = dpm_at(sigma), t = dpm_at(to);
+    bool flow = config->prediction_type == SARA_PREDICT_FLOW;
+    dpm_point s = dpm_at(flow, sigma), t = dpm_at(flow, to);
     float h = t.lambda - s.lambda, shrink = expf(-h) - 1.0f;
     if (config->prediction_type == SARA_PREDICT_EPSILON) {
         step->x0_x = 1.0 / s.alpha;
         step->x0_m = -(double)s.sigma / s.alpha;
     } else if (config->prediction_type == SARA_PREDICT_V) {
         step->x0_x = s.alpha;
+        step->x0_m = -s.sigma;
+    } else if (flow) {
+        step->x0_x = 1;
         step->x0_m = -s.sigma;
     } else {
         step->x0_m = 1;
@@ -122,11 +126,23 @@ static void plan_dpmpp(plan_step *step, const sara_scheduler_config *config, flo
     step->x0 = -(t.alpha * shrink);
     if (isnan(before))
         return;
-    float slope = h / (s.lambda - dpm_at(before).lambda), weight = -0.5f * t.alpha * shrink;
+    float slope = h / (s.lambda - dpm_at(flow, before).lambda), weight = -0.5f * t.alpha * shrink;
     if (config->solver_type == SARA_SOLVER_HEUN)
         weight = h == 0 ? 0 : t.alpha * (shrink / h + 1.0f);
     step->x0 += (double)weight * slope;
     step->previous = -(double)weight * slope;
+}
+
+/* Every other evaluation goes all the way, x + dt m, and keeps x as x0; the one after it goes on
+ * from the middle, x + dt (m + m') / 2. */
+static void plan_flow_heun(plan_step *step, const float *sigma, int i)
+{
+    bool second = i % 2 == 1;
+    float change = second ? sigma[0] - sigma[-1] : sigma[1] - sigma[0];
+    step->x0_x = 1;
+    step->x = second ? 0.5 : 1;
+    step->previous = second ? 0.5 : 0;
+    step->m = step->x * change;
 }
 
 static float dpm_before(const schedule *s, const sara_scheduler_config *config, int i)
@@ -174,6 +190,9 @@ static void plan_one(const schedule *s, plan_step *step, const sara_scheduler_co
     case SARA_SAMPLER_FLOW_EULER:
         step->x = 1;
         step->m = sigma[1] - sigma[0];
+        break;
+    case SARA_SAMPLER_FLOW_HEUN:
+        plan_flow_heun(step, sigma, i);
         break;
     case SARA_SAMPLER_PNDM:  /* pndm_fill() */
     case SARA_SAMPLER_OTHER: /* refused before */

@@ -27,12 +27,14 @@ static sara_status sampler_check_options(sara_context *ctx, const sara_scheduler
     const char *name = sara_sampler_kind_name(config->kind);
     int least = config->kind == SARA_SAMPLER_PNDM && !config->skip_prk_steps ? 4 : 1;
     TRY(sara_scheduler_config_check_sampling(ctx, config, scheduler_class_name(config)));
-    if ((config->prediction_type == SARA_PREDICT_FLOW) != (config->kind == SARA_SAMPLER_FLOW_EULER))
+    bool flow = sara_scheduler_is_flow(config), dpmpp = config->kind == SARA_SAMPLER_DPMPP_2M;
+    if ((config->prediction_type == SARA_PREDICT_FLOW) != flow)
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "prediction_type %s does not go with sampler %s",
                       sara_prediction_name(config->prediction_type), name));
-    if (config->use_karras_sigmas && !scheduler_has_karras(config->kind))
+    if (config->use_karras_sigmas && (!scheduler_has_karras(config->kind) || (flow && dpmpp)))
         TRY(sara_fail(ctx, SARA_ERROR_USAGE,
-                      "sampler %s has no Karras sigmas; euler, dpm++2m and flow_euler have", name));
+                      "sampler %s%s has no Karras sigmas; euler, dpm++2m and flow_euler have", name,
+                      flow && dpmpp ? " of a flow" : ""));
     if (steps < least || steps > config->num_train_timesteps)
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "steps %d, expected %d..%d for sampler %s", steps,
                       least, config->num_train_timesteps, name));
@@ -202,7 +204,7 @@ static size_t history_planes(const sara_sampler *s)
 {
     if (s->kind == SARA_SAMPLER_PNDM)
         return PNDM_PLANES;
-    return s->kind == SARA_SAMPLER_DPMPP_2M ? 1 : 0;
+    return s->kind == SARA_SAMPLER_DPMPP_2M || s->kind == SARA_SAMPLER_FLOW_HEUN ? 1 : 0;
 }
 
 /* History starts at zero, where the first steps give it no weight. */

@@ -150,6 +150,7 @@ static double flow_shift(double shift, double sigma)
     return shift * sigma / (1 + (shift - 1) * sigma);
 }
 
+/* sigmas [steps + 1] */
 static void flow_fill(schedule *s, const sara_scheduler_config *config, int steps, double *sigmas)
 {
     double all = config->num_train_timesteps;
@@ -169,10 +170,50 @@ static void flow_fill(schedule *s, const sara_scheduler_config *config, int step
         s->timesteps[i] = (float)sigmas[i] * (float)all;
 }
 
+/* Each step but the last evaluates where it begins and where it ends. */
+static void flow_heun_fill(schedule *s, const sara_scheduler_config *config, int steps,
+                           double *sigmas)
+{
+    flow_fill(s, config, steps, sigmas);
+    s->count = 2 * steps - 1;
+    for (int i = s->count - 1; i >= 0; i--) {
+        s->timesteps[i] = s->timesteps[(i + 1) / 2];
+        sigmas[i] = sigmas[(i + 1) / 2];
+    }
+    sigmas[s->count] = 0;
+}
+
+/* DPM++'s logarithms need sigmas below 1, so it begins with the last timestep but one. Timesteps
+ * are cut to whole numbers, as diffusers does. */
+static void flow_dpmpp_fill(schedule *s, const sara_scheduler_config *config, int steps,
+                            double *sigmas)
+{
+    double all = config->num_train_timesteps, last = 1 / all, step = (last - 1) / steps;
+    s->count = steps;
+    for (int i = 0; i < steps; i++) {
+        double alpha = i == 0 ? last : 1 + (steps - i) * step;
+        sigmas[i] = flow_shift(config->flow_shift, 1.0 - alpha);
+        s->timesteps[i] = trunc(sigmas[i] * all);
+    }
+    sigmas[steps] = 0;
+}
+
+static void flow_schedule(schedule *s, const sara_scheduler_config *config, int steps,
+                          double *sigmas)
+{
+    if (config->kind == SARA_SAMPLER_FLOW_HEUN)
+        flow_heun_fill(s, config, steps, sigmas);
+    else if (config->kind == SARA_SAMPLER_DPMPP_2M)
+        flow_dpmpp_fill(s, config, steps, sigmas);
+    else
+        flow_fill(s, config, steps, sigmas);
+}
+
 static bool has_sigmas(sara_sampler_kind kind)
 {
     return kind == SARA_SAMPLER_EULER || kind == SARA_SAMPLER_EULER_ANCESTRAL ||
-           kind == SARA_SAMPLER_DPMPP_2M || kind == SARA_SAMPLER_FLOW_EULER;
+           kind == SARA_SAMPLER_DPMPP_2M || kind == SARA_SAMPLER_FLOW_EULER ||
+           kind == SARA_SAMPLER_FLOW_HEUN;
 }
 
 static sara_status alphas_make(schedule *s, const sara_scheduler_config *config)
@@ -194,11 +235,11 @@ sara_status schedule_new(sara_context *ctx, schedule *out, const sara_scheduler_
     sara_status status = SARA_OK;
     schedule s = {.ctx = ctx};
     double *sigmas = NULL;
-    size_t points = (size_t)steps + 1;
+    size_t points = (config->kind == SARA_SAMPLER_FLOW_HEUN ? 2 : 1) * (size_t)steps + 1;
     TRY(sara_alloc_zero(ctx, &s.timesteps, points, sizeof(*s.timesteps)));
     TRY(sara_alloc_zero(ctx, &sigmas, points, sizeof(*sigmas)));
-    if (config->kind == SARA_SAMPLER_FLOW_EULER) {
-        flow_fill(&s, config, steps, sigmas);
+    if (sara_scheduler_is_flow(config)) {
+        flow_schedule(&s, config, steps, sigmas);
     } else {
         TRY(alphas_make(&s, config));
         timesteps_fill(&s, config, steps);

@@ -11,9 +11,9 @@ sara_status schedule_alphas(sara_context *ctx, float **out, const sara_scheduler
 /* The points that a trajectory visits. */
 typedef struct schedule {
     sara_context *ctx;
-    int count;         /* model evaluations of a one-step method */
+    int count;         /* model evaluations of all but PNDM */
     float *alphas;     /* [num_train_timesteps]; NULL for flow */
-    double *timesteps; /* [count], descending */
+    double *timesteps; /* [count], descending; Heun's but the first twice */
     float *sigmas;     /* [count + 1], the last is where the last step ends; NULL without sigmas */
 } schedule;
 sara_status schedule_new(sara_context *ctx, schedule *out, const sara_scheduler_config *config,

@@ -32,7 +32,7 @@ sara_status sara_model_correct_scheduler(sara_model *model, const char *source)
     bool states_clip = sara_scheduler_config_states(config, "clip_sample");
     char offset[80];
     sara_status status = SARA_OK;
-    if (config->kind == SARA_SAMPLER_FLOW_EULER) /* which has neither */
+    if (sara_scheduler_is_flow(config)) /* which has neither */
         return SARA_OK;
     TRY(sara_strdup(model->ctx, &model->scheduler_source, source));
     snprintf(offset, sizeof(offset), "%d%s", config->steps_offset,

@@ -122,10 +122,11 @@ static sara_status check_own_sampler(sara_context *ctx, const sara_model *model)
     char *reason = NULL, list[512];
     size_t used = 0;
     sara_status status = sara_scheduler_config_check_sampling(ctx, &model->scheduler, model->path);
-    if (status != SARA_ERROR_INPUT || model->scheduler.kind == SARA_SAMPLER_FLOW_EULER)
+    if (status != SARA_ERROR_INPUT || sara_scheduler_is_flow(&model->scheduler))
         return status;
     for (int i = 0; methods[i] && used < sizeof(list); i++)
-        if (!sara_text_ends_with(methods[i], "Scheduler") && strcmp(methods[i], "flow_euler") != 0)
+        if (!sara_text_ends_with(methods[i], "Scheduler") &&
+            !sara_sampling_method_is_of_flows(methods[i]))
             used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "",
                                      methods[i]);
     TRY(sara_format(ctx, &reason, "%s", sara_context_error(ctx)));
@@ -147,10 +148,12 @@ sara_status sara_generate_scheduler(sara_context *ctx, sara_scheduler_config *ou
         TRY(check_own_sampler(ctx, model));
     if (!options->karras)
         return SARA_OK;
-    if (out->kind != SARA_SAMPLER_EULER && out->kind != SARA_SAMPLER_DPMPP_2M)
+    if (sara_scheduler_is_flow(out) ||
+        (out->kind != SARA_SAMPLER_EULER && out->kind != SARA_SAMPLER_DPMPP_2M))
         return sara_fail(ctx, SARA_ERROR_USAGE,
-                         "sampling method %s has no Karras sigmas; euler and dpm++2m have",
-                         sara_sampler_kind_name(out->kind));
+                         "sampling method %s%s has no Karras sigmas; euler and dpm++2m have",
+                         sara_sampler_kind_name(out->kind),
+                         sara_scheduler_is_flow(out) ? " of a flow" : "");
     out->use_karras_sigmas = true;
 done:
     return status;

@@ -20,11 +20,13 @@ OLD_SD1 = dict(SD, num_train_timesteps=1000, set_alpha_to_one=False, skip_prk_st
                steps_offset=1, trained_betas=None, clip_sample=False)
 METHODS = {"ddim": "DDIM", "ddpm": "DDPM", "pndm": "PNDM", "euler": "EulerDiscrete",
            "euler_a": "EulerAncestralDiscrete", "dpm++2m": "DPMSolverMultistep",
-           "ddim_trailing": "DDIM", "flow_euler": "FlowMatchEulerDiscrete"}
+           "ddim_trailing": "DDIM", "flow_euler": "FlowMatchEulerDiscrete",
+           "heun": "FlowMatchHeunDiscrete"}
 V = dict(prediction_type="v_prediction")
 X0 = dict(prediction_type="sample")
 ZERO = dict(rescale_betas_zero_snr=True)
 KARRAS = dict(use_karras_sigmas=True)
+FLOW = dict(use_flow_sigmas=True, prediction_type="flow_prediction")
 
 
 def spacing(name, offset=0):
@@ -140,6 +142,17 @@ CASES = [  # (class, config, steps, method to switch to)
     ("EulerAncestralDiscrete", dict(SD, **KARRAS), 10, "dpm++2m"),
     ("DDIM", dict(SD, **V, clip_sample=False, sigma_min=0.2, **KARRAS), 10, "dpm++2m"),
     ("FlowMatchEulerDiscrete", dict(shift=2.0), 6, "flow_euler"),
+    ("FlowMatchHeunDiscrete", dict(shift=3.0), 9, None),
+    ("FlowMatchHeunDiscrete", dict(num_train_timesteps=500), 1, None),
+    ("FlowMatchEulerDiscrete", dict(shift=3.0, **KARRAS), 12, "heun"),
+    ("DPMSolverMultistep", dict(**FLOW, flow_shift=3.0), 9, None),
+    ("DPMSolverMultistep", dict(**FLOW, flow_shift=3.0), 20, None),
+    ("DPMSolverMultistep", dict(**FLOW, num_train_timesteps=500), 1, None),
+    ("DPMSolverMultistep", dict(**FLOW, flow_shift=2.5, solver_type="heun"), 16, None),
+    ("DPMSolverMultistep", dict(**FLOW, solver_order=1, **ZERO), 7, None),
+    ("FlowMatchEulerDiscrete", dict(shift=3.0), 10, "dpm++2m"),
+    ("FlowMatchHeunDiscrete", dict(shift=2.0), 10, "flow_euler"),
+    ("DPMSolverMultistep", dict(**FLOW, flow_shift=3.0), 10, "flow_euler"),
 ]
 
 ALPHAS = {
@@ -160,6 +173,10 @@ def build(name, config, method):
     if method is None:
         return scheduler
     extra = dict(timestep_spacing="trailing") if method == "ddim_trailing" else {}
+    if method == "dpm++2m" and name.startswith("Flow"):  # as diffusers' documentation has it
+        extra = dict(FLOW, flow_shift=scheduler.config.shift)
+    if method == "flow_euler":
+        extra = dict(shift=scheduler.config.get("flow_shift", scheduler.config.get("shift")))
     return getattr(diffusers, METHODS[method] + "Scheduler").from_config(scheduler.config, **extra)
 
 

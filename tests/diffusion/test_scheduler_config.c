@@ -85,6 +85,7 @@ static void test_values(void **state)
 
 #define STATED                                                                                     \
     ", \"beta_start\": 0.00085, \"beta_end\": 0.012, \"beta_schedule\": \"scaled_linear\""
+#define FLOW ", \"use_flow_sigmas\": true, \"prediction_type\": \"flow_prediction\""
 
 static void test_refusals(void **state)
 {
@@ -98,7 +99,14 @@ static void test_refusals(void **state)
                                        "\"beta_schedule\": \"curly\"}",
          "beta_schedule \"curly\", LMSDiscreteScheduler supports linear"},
         {CLASS("EDMEulerScheduler") STATED "}", "\"EDMEulerScheduler\", expected one of"},
-        {CLASS("FlowMatchHeunDiscreteScheduler") STATED "}", "expected one of"},
+        {CLASS("FlowMatchLCMScheduler") STATED "}", "expected one of"},
+        {CLASS("DPMSolverMultistepScheduler") ", \"prediction_type\": \"flow_prediction\"}",
+         "has it with use_flow_sigmas alone"},
+        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"use_dynamic_shifting\": true}",
+         "use_dynamic_shifting true"},
+        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"final_sigmas_type\": \"sigma_min\"}",
+         "final_sigmas_type \"sigma_min\" with use_flow_sigmas"},
+        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"flow_shift\": 0}", "flow_shift"},
         {CLASS("Sampler") STATED "}", "\"Sampler\", expected one of"},
         {"{\"_class_name\": 7}", "_class_name"},
         {"[]", "not a JSON object"},
@@ -221,16 +229,16 @@ static void test_methods(void **state)
     (void)state;
     for (const char *const *name = sara_sampling_methods(); *name; name++) {
         sara_scheduler_config c;
-        bool flow = strstr(*name, "low") != NULL;
+        bool flow = sara_sampling_method_is_of_flows(*name);
         assert_ok(ctx, test_config_parse(ctx, &c,
                                          flow ? CLASS("FlowMatchEulerDiscreteScheduler") "}"
                                               : CLASS("PNDMScheduler") "}"));
         assert_ok(ctx, sara_scheduler_config_switch(ctx, &c, *name));
         if (strcmp(*name, "ddim_trailing") == 0)
             assert_int_equal(c.spacing, SARA_SPACING_TRAILING);
-        else if (!strstr(*name, "Scheduler"))
+        else if (!strstr(*name, "Scheduler") && strcmp(*name, "heun") != 0)
             assert_string_equal(sara_sampler_kind_name(c.kind), *name);
-        assert_int_equal(c.kind == SARA_SAMPLER_FLOW_EULER, flow);
+        assert_int_equal(sara_scheduler_is_flow(&c), flow);
     }
     sara_context_free(ctx);
 }
@@ -277,9 +285,8 @@ static void test_switch(void **state)
 
 static void test_switch_refused(void **state)
 {
-    static const char *const lacking[] = {"heun",      "dpm2",  "dpm++2s_a",
-                                          "dpm++2mv2", "ipndm", "lcm",
-                                          "tcd",       "",      "UniPCMultistepScheduler"};
+    static const char *const lacking[] = {
+        "dpm2", "dpm++2s_a", "dpm++2mv2", "ipndm", "lcm", "tcd", "", "UniPCMultistepScheduler"};
     sara_context *ctx = test_context();
     sara_scheduler_config c;
     (void)state;
@@ -293,10 +300,41 @@ static void test_switch_refused(void **state)
     assert_refused(ctx, SARA_ERROR_USAGE, "\"flow_euler\" does not go with the model's PNDM",
                    sara_scheduler_config_switch(ctx, &c, "flow_euler"));
     assert_ok(ctx, test_config_parse(ctx, &c, CLASS("FlowMatchEulerDiscreteScheduler") "}"));
-    assert_refused(ctx, SARA_ERROR_USAGE, "expected euler or flow_euler",
+    assert_refused(ctx, SARA_ERROR_USAGE, "expected euler, heun or dpm++2m",
                    sara_scheduler_config_switch(ctx, &c, "ddim"));
-    assert_ok(ctx, sara_scheduler_config_switch(ctx, &c, "euler"));
-    assert_int_equal(c.kind, SARA_SAMPLER_FLOW_EULER);
+    sara_context_free(ctx);
+}
+
+/* Between a flow's classes its shift goes along, and it stays a flow. */
+static void test_switch_flow(void **state)
+{
+    static const struct {
+        const char *name;
+        sara_sampler_kind kind;
+    } ways[] = {{"heun", SARA_SAMPLER_FLOW_HEUN},
+                {"dpm++2m", SARA_SAMPLER_DPMPP_2M},
+                {"euler", SARA_SAMPLER_FLOW_EULER},
+                {"DPMSolverMultistepScheduler", SARA_SAMPLER_DPMPP_2M},
+                {"FlowMatchHeunDiscreteScheduler", SARA_SAMPLER_FLOW_HEUN}};
+    sara_context *ctx = test_context();
+    sara_scheduler_config c;
+    sara_sampler *sampler = NULL;
+    (void)state;
+    assert_ok(ctx, test_config_parse(ctx, &c, CLASS("PNDMScheduler") "}"));
+    assert_refused(ctx, SARA_ERROR_USAGE, "\"heun\" does not go with the model's PNDMScheduler",
+                   sara_scheduler_config_switch(ctx, &c, "heun"));
+    assert_ok(ctx, test_config_parse(ctx, &c,
+                                     CLASS("FlowMatchEulerDiscreteScheduler") ", \"shift\": 3.0}"));
+    for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
+        assert_ok(ctx, sara_scheduler_config_switch(ctx, &c, ways[i].name));
+        assert_int_equal(c.kind, ways[i].kind);
+        assert_true(sara_scheduler_is_flow(&c) && c.prediction_type == SARA_PREDICT_FLOW);
+        assert_true((c.kind == SARA_SAMPLER_DPMPP_2M ? c.flow_shift : c.shift) == 3.0);
+    }
+    assert_ok(ctx, sara_scheduler_config_switch(ctx, &c, "dpm++2m"));
+    c.use_karras_sigmas = true;
+    assert_refused(ctx, SARA_ERROR_USAGE, "sampler dpm++2m of a flow has no Karras sigmas",
+                   sara_sampler_new(ctx, &sampler, &c, 10));
     sara_context_free(ctx);
 }
 
@@ -371,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_methods),          cmocka_unit_test(test_switch),
         cmocka_unit_test(test_switch_refused),   cmocka_unit_test(test_karras_ignored),
         cmocka_unit_test(test_prediction_names), cmocka_unit_test(test_predict),
+        cmocka_unit_test(test_switch_flow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
