@@ -537,6 +537,12 @@ typedef struct sara_train_options {
     const char *report_to;   /* beside the log: "none" or "tensorboard"; NULL: none */
     const char *logging_dir; /* TensorBoard's event files, within output_dir unless it is absolute;
                                 NULL: "logs" */
+    /* Of rectified flow: how noise levels are drawn and weighed, "logit_normal", "mode",
+     * "sigma_sqrt", "cosmap" or "none" (also "uniform"); NULL: logit_normal */
+    const char *weighting_scheme;
+    double logit_mean, logit_std; /* of logit_normal: 0, 1 */
+    double mode_scale;            /* of mode: 1.29 */
+    int precondition_outputs;     /* 1: the loss is that of x0, not of the velocity (0) */
 } sara_train_options;
 
 typedef struct sara_train_result {

@@ -115,23 +115,60 @@ SARA_NODISCARD sara_status sara_scheduler_config_predict(sara_context *ctx,
 SARA_NODISCARD sara_status sara_alphas_cumprod(sara_context *ctx, double **out,
                                                const sara_scheduler_config *config);
 
+/* Of rectified flow: how noise levels are drawn, and what they weigh. */
+typedef enum sara_weighting_scheme {
+    SARA_WEIGHTING_LOGIT_NORMAL,
+    SARA_WEIGHTING_MODE,
+    SARA_WEIGHTING_SIGMA_SQRT,
+    SARA_WEIGHTING_COSMAP,
+    SARA_WEIGHTING_NONE
+} sara_weighting_scheme;
+typedef struct sara_weighting {
+    sara_weighting_scheme scheme;
+    double logit_mean, logit_std; /* of logit_normal */
+    double mode_scale;            /* of mode */
+    bool precondition_outputs;    /* the loss is that of x0, not of the velocity */
+} sara_weighting;
+/* "uniform" is none. source: what the error (SARA_ERROR_USAGE) begins with. */
+SARA_NODISCARD sara_status sara_weighting_parse(sara_context *ctx, sara_weighting_scheme *out,
+                                                const char *name, const char *source);
+const char *sara_weighting_name(sara_weighting_scheme scheme);
+
 /* What a training step needs, DDPM's forward process or rectified flow. */
 typedef struct sara_objective {
     sara_context *ctx;
     sara_prediction prediction;
     int num_train_timesteps;
     double *alphas_cumprod; /* NULL for flow */
+    /* Of sara_flow_objective_new() alone: the noise levels that are drawn from, descending from 1,
+     * [num_train_timesteps], and how; else NULL and nothing. */
+    float *sigmas;
+    sara_weighting weighting;
 } sara_objective;
 SARA_NODISCARD sara_status sara_objective_new(sara_context *ctx, sara_objective *out,
                                               const sara_scheduler_config *config);
+/* Of a flow, as diffusers' scripts train it: logit_normal, the velocity's loss. SARA_ERROR_INPUT:
+ * the scheduler is none of a flow. */
+SARA_NODISCARD sara_status sara_flow_objective_new(sara_context *ctx, sara_objective *out,
+                                                   const sara_scheduler_config *config);
 void sara_objective_free(sara_objective *objective);
-/* noisy and target from latents and noise, all [batch][count]; timesteps [batch], of flow sigma
- * times num_train_timesteps, else whole numbers. Others, and what is out of range, are
- * SARA_ERROR_INPUT. */
+/* The timestep that a number leads to, N(0, 1) of logit_normal, else of [0, 1). */
+double sara_flow_timestep(const sara_objective *objective, double drawn);
+/* A pure function of seed and element. */
+double sara_flow_draw_timestep(const sara_objective *objective, uint64_t seed, uint64_t element);
+/* Whether samples' losses have other weights than 1, which weigh() gives, [batch]; timesteps and
+ * sigmas as below. SARA_ERROR_INPUT: a weight is not finite. */
+bool sara_objective_weighs(const sara_objective *objective);
+SARA_NODISCARD sara_status sara_objective_weigh(const sara_objective *objective, float *weights,
+                                                const double *timesteps, const float *sigmas,
+                                                int64_t batch);
+/* noisy and target from latents and noise, all [batch][count]; timesteps [batch], whole numbers
+ * but of flow; sigmas [batch], of flow: the noise levels, NULL: timesteps / num_train_timesteps.
+ * Others, and what is out of range, are SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_objective_apply(const sara_objective *objective, float *noisy,
                                                 float *target, const float *latents,
                                                 const float *noise, const double *timesteps,
-                                                int64_t batch, int64_t count);
+                                                const float *sigmas, int64_t batch, int64_t count);
 
 /* One trajectory of `steps` model evaluations or more (PNDM repeats one; DPM++ with
  * lambda_min_clipped may take fewer). Errors of new: SARA_ERROR_USAGE for steps or Karras sigmas

@@ -27,6 +27,7 @@ void sara_objective_free(sara_objective *objective)
     if (!objective || !objective->ctx)
         return;
     sara_free(objective->ctx, objective->alphas_cumprod);
+    sara_free(objective->ctx, objective->sigmas);
     *objective = (sara_objective){0};
 }
 
@@ -38,17 +39,15 @@ static void mix(float *out, const float *x0, const float *noise, float signal, f
         out[i] = signal * x0[i] + deviation * noise[i];
 }
 
+/* sigma: of flow alone */
 static void apply_one(const sara_objective *objective, float *noisy, float *target, const float *x0,
-                      const float *noise, double timestep, int64_t count)
+                      const float *noise, double timestep, float sigma, int64_t count)
 {
-    float signal, deviation;
+    float signal = 1.0f - sigma, deviation = sigma;
     if (objective->alphas_cumprod) {
         float alpha = (float)objective->alphas_cumprod[(int64_t)timestep];
         signal = sqrtf(alpha);
         deviation = sqrtf(1.0f - alpha);
-    } else {
-        deviation = (float)timestep / (float)objective->num_train_timesteps;
-        signal = 1.0f - deviation;
     }
     mix(noisy, x0, noise, signal, deviation, count);
     switch (objective->prediction) {
@@ -69,7 +68,7 @@ static void apply_one(const sara_objective *objective, float *noisy, float *targ
 
 sara_status sara_objective_apply(const sara_objective *objective, float *noisy, float *target,
                                  const float *latents, const float *noise, const double *timesteps,
-                                 int64_t batch, int64_t count)
+                                 const float *sigmas, int64_t batch, int64_t count)
 {
     /* Flow's sigma is t / N up to and with 1. */
     bool whole = objective->alphas_cumprod != NULL;
@@ -79,9 +78,15 @@ sara_status sara_objective_apply(const sara_objective *objective, float *noisy, 
         if (!(t >= 0 && t <= last) || (whole && t != floor(t)))
             return sara_fail(objective->ctx, SARA_ERROR_INPUT,
                              "timestep %.15g of sample %" PRId64 ", expected 0..%d", t, b, last);
+        if (sigmas && !(sigmas[b] >= 0 && sigmas[b] <= 1))
+            return sara_fail(objective->ctx, SARA_ERROR_INPUT,
+                             "sigma %.9g of sample %" PRId64 ", expected 0..1", (double)sigmas[b],
+                             b);
     }
     for (int64_t b = 0; b < batch; b++)
         apply_one(objective, noisy + b * count, target + b * count, latents + b * count,
-                  noise + b * count, timesteps[b], count);
+                  noise + b * count, timesteps[b],
+                  sigmas ? sigmas[b] : (float)timesteps[b] / (float)objective->num_train_timesteps,
+                  count);
     return SARA_OK;
 }

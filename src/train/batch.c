@@ -26,6 +26,7 @@ void sara_batch_clear(sara_context *ctx, sara_batch *batch)
     sara_free(ctx, batch->latents.data);
     sara_free(ctx, batch->noise);
     sara_free(ctx, batch->timesteps);
+    sara_free(ctx, batch->sigmas);
     sara_free(ctx, batch->weights);
     for (int i = 0; i < SARA_CONDITION_KINDS; i++)
         sara_free(ctx, batch->condition[i].data);
@@ -71,23 +72,46 @@ sara_batch sara_batch_shape_for(const sara_denoiser_info *info, sara_shape laten
     return sara_batch_shape_of(&out, latents.dims[0]);
 }
 
+/* weights [N] on the tape, the batch's times the objective's; NULL: all are 1. */
+static sara_status weigh(sara_tape *tape, const float **out, const sara_objective *objective,
+                         const sara_batch *batch)
+{
+    const int64_t samples = batch->latents.shape.dims[0];
+    float *weights;
+    sara_status status = SARA_OK;
+    *out = batch->weights;
+    if (!sara_objective_weighs(objective))
+        return SARA_OK;
+    TRY(sara_tape_memory(tape, &weights, (size_t)samples, sizeof(*weights)));
+    *out = weights;
+    if (!batch->latents.data)
+        return SARA_OK;
+    TRY(sara_objective_weigh(objective, weights, batch->timesteps, batch->sigmas, samples));
+    for (int64_t i = 0; batch->weights && i < samples; i++)
+        weights[i] *= batch->weights[i];
+done:
+    return status;
+}
+
 sara_status sara_batch_loss(sara_tape *tape, sara_var **loss, sara_network *denoiser,
                             const sara_objective *objective, const sara_batch *batch)
 {
     int64_t samples = batch->latents.shape.dims[0], count = sara_shape_count(&batch->latents.shape);
     sara_tensor noisy = {SARA_F32, batch->latents.shape, NULL};
     float *target = NULL; /* [N,C,...] */
+    const float *weights;
     sara_var *prediction; /* [N,C,...] */
     sara_status status;
     if (batch->latents.data) {
         TRY(sara_tape_memory(tape, &noisy.data, (size_t)count, sizeof(float)));
         TRY(sara_tape_memory(tape, &target, (size_t)count, sizeof(float)));
         TRY(sara_objective_apply(objective, noisy.data, target, batch->latents.data, batch->noise,
-                                 batch->timesteps, samples, count / samples));
+                                 batch->timesteps, batch->sigmas, samples, count / samples));
     }
     TRY(sara_denoiser_predict(tape, &prediction, denoiser, &noisy, batch->timesteps,
                               batch->condition));
-    TRY(sara_nn_mse_loss(tape, loss, prediction, target, batch->weights));
+    TRY(weigh(tape, &weights, objective, batch));
+    TRY(sara_nn_mse_loss(tape, loss, prediction, target, weights));
 done:
     return status;
 }

@@ -12,6 +12,7 @@ typedef struct sara_batch {
     sara_tensor condition[SARA_CONDITION_KINDS]; /* [N,...]; rank 0: there is none of the kind */
     float *noise;                                /* as latents */
     double *timesteps;                           /* [N] */
+    float *sigmas;  /* [N], of flow: the noise levels; NULL: what the timesteps tell */
     float *weights; /* [N], of each sample's part of the loss; NULL: all are 1 */
 } sara_batch;
 

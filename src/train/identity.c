@@ -57,7 +57,10 @@ static sara_status identity_resolve(trainer *t, json_t *object)
         json_object_set_new(object, "weight_dtype", json_string(weights)))
         return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
     json_object_del(object, "num_train_epochs");
-    return t->method->resolve ? t->method->resolve(t, object) : SARA_OK;
+    sara_status status = sara_trainer_keep_weighting(t, object);
+    if (status == SARA_OK && t->method->resolve)
+        status = t->method->resolve(t, object);
+    return status;
 }
 
 /* identity[folder of the part + ending] = value, which it takes */
@@ -86,22 +89,25 @@ done:
 }
 
 /* Three of its values tell one noise schedule from others; in a few digits, as the last ones depend
- * on the machine's mathematical library. */
+ * on the machine's mathematical library. Of flows that draw from them they are the noise levels. */
 static json_t *noise_settings(const sara_objective *objective)
 {
     const int count = objective->num_train_timesteps, at[] = {0, count / 2, count - 1};
+    const bool flow = objective->sigmas != NULL;
     json_t *values = json_array();
     int failed = !values;
-    for (size_t i = 0; objective->alphas_cumprod && i < sizeof(at) / sizeof(*at); i++) {
+    for (size_t i = 0; (flow || objective->alphas_cumprod) && i < sizeof(at) / sizeof(*at); i++) {
         char number[40];
-        sara_print(number, sizeof(number), "%.6g", objective->alphas_cumprod[at[i]]);
+        sara_print(number, sizeof(number), "%.6g",
+                   flow ? (double)objective->sigmas[at[i]] : objective->alphas_cumprod[at[i]]);
         failed |= json_array_append_new(values, json_string(number));
     }
     if (failed) {
         json_decref(values);
         return NULL;
     }
-    return json_pack("{s:i,s:o}", "num_train_timesteps", count, "alphas_cumprod", values);
+    return json_pack("{s:i,s:o}", "num_train_timesteps", count, flow ? "sigmas" : "alphas_cumprod",
+                     values);
 }
 
 /* What decides the bits beside weights, options and data, and may come from elsewhere. */

@@ -33,6 +33,8 @@ static void set_defaults(sara_train_options *options)
     options->checkpointing_steps = 500;
     options->checkpoints_total_limit = 3;
     options->seed = 42;
+    options->logit_std = 1;
+    options->mode_scale = 1.29;
 }
 
 void sara_train_options_init_sized(sara_train_options *options, size_t size)

@@ -40,6 +40,31 @@ done:
     return status;
 }
 
+/* How noise levels are drawn: what goes with one scheme alone. */
+static sara_status check_weighting(sara_context *ctx, const sara_train_options *o)
+{
+    static const struct {
+        const char *name;
+        sara_weighting_scheme scheme;
+    } own[] = {{"logit_mean", SARA_WEIGHTING_LOGIT_NORMAL},
+               {"logit_std", SARA_WEIGHTING_LOGIT_NORMAL},
+               {"mode_scale", SARA_WEIGHTING_MODE}};
+    sara_weighting_scheme scheme = SARA_WEIGHTING_LOGIT_NORMAL;
+    sara_status status = SARA_OK;
+    if (o->weighting_scheme)
+        TRY(sara_weighting_parse(ctx, &scheme, o->weighting_scheme, "--weighting_scheme"));
+    for (size_t i = 0; i < sizeof(own) / sizeof(*own) && status == SARA_OK; i++) {
+        char *value = NULL;
+        TRY(sara_train_option_given(ctx, &value, o, own[i].name));
+        if (value && scheme != own[i].scheme)
+            status = sara_fail(ctx, SARA_ERROR_USAGE, "--%s %s: goes with --weighting_scheme %s",
+                               own[i].name, value, sara_weighting_name(own[i].scheme));
+        sara_free(ctx, value);
+    }
+done:
+    return status;
+}
+
 /* Values that have a grammar of their own, before any work begins. */
 static sara_status check_words(sara_context *ctx, const sara_train_options *o)
 {
@@ -55,6 +80,7 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
     TRY(sara_nn_device_check(ctx, o->device, "--device"));
     TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
+    TRY(check_weighting(ctx, o));
     if (o->prediction_type)
         TRY(sara_prediction_parse(ctx, &prediction, o->prediction_type));
 done:

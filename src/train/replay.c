@@ -1,5 +1,6 @@
 #include "train/replay.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #define LATENTS "latents"
@@ -10,6 +11,7 @@ typedef struct replay_source {
     const char *path;
     const sara_network *denoiser;
     const char *suffix; /* of the part's tensors' names: ".3", or "" where all are stacked */
+    bool flow;          /* noise levels are of a flow */
     int last;           /* timestep */
 } replay_source;
 
@@ -57,23 +59,54 @@ static sara_status load_array(const replay_source *s, sara_tensor *out, const ch
                                  &shape);
 }
 
+/* I64 or F32; a flow's may be any number. */
 static sara_status load_timesteps(sara_context *ctx, sara_batch *part, const replay_source *s,
                                   int rank)
 {
+    const char *name = sara_name_of("timesteps%s", s->suffix).text;
+    const sara_tensor_info *info = sara_safetensors_find(s->file, name);
+    const bool is_float = info && info->dtype == SARA_F32;
     sara_tensor numbers;
     size_t count;
     sara_status status;
-    TRY(load_array(s, &numbers, "timesteps", SARA_I64, rank, &part->latents.shape, rank));
+    TRY(load_array(s, &numbers, "timesteps", is_float ? SARA_F32 : SARA_I64, rank,
+                   &part->latents.shape, rank));
     count = (size_t)sara_shape_count(&numbers.shape);
     TRY(sara_alloc(ctx, &part->timesteps, count, sizeof(double)));
     for (size_t i = 0; i < count; i++) {
-        double t = part->timesteps[i] = (double)((const int64_t *)numbers.data)[i];
-        if (t < 0 || t > s->last)
-            TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: timesteps%s[%zu] is %.15g, expected 0 to %d",
-                          s->path, s->suffix, i, t, s->last));
+        double t = is_float ? (double)((const float *)numbers.data)[i]
+                            : (double)((const int64_t *)numbers.data)[i];
+        part->timesteps[i] = t;
+        if (!(t >= 0 && t <= s->last) || (!s->flow && t != floor(t)))
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT,
+                          "%s: timesteps%s[%zu] is %.15g, expected %s0 to %d", s->path, s->suffix,
+                          i, t, t >= 0 && t <= s->last ? "a whole number, " : "", s->last));
     }
 done:
     sara_tensor_free(ctx, &numbers);
+    return status;
+}
+
+/* The noise levels, where the file has them; else timesteps tell them. */
+static sara_status load_sigmas(sara_context *ctx, sara_batch *part, const replay_source *s,
+                               int rank)
+{
+    const char *name = sara_name_of("sigmas%s", s->suffix).text;
+    sara_tensor sigmas;
+    sara_status status;
+    if (!sara_safetensors_find(s->file, name))
+        return SARA_OK;
+    if (!s->flow)
+        return sara_fail(ctx, SARA_ERROR_INPUT,
+                         "%s: %s: goes with models of flow matching, whose noise levels they are",
+                         s->path, name);
+    TRY(load_array(s, &sigmas, "sigmas", SARA_F32, rank, &part->latents.shape, rank));
+    part->sigmas = sigmas.data;
+    for (int64_t i = 0; i < sara_shape_count(&sigmas.shape); i++)
+        if (!(part->sigmas[i] >= 0 && part->sigmas[i] <= 1))
+            TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s[%lld] is %.9g, expected 0 to 1", s->path,
+                          name, (long long)i, (double)part->sigmas[i]));
+done:
     return status;
 }
 
@@ -132,6 +165,7 @@ static sara_status replay_part(sara_replay *replay, sara_batch *part, const repl
     TRY(check_replayed(replay->ctx, &part->latents.shape, s, lead));
     TRY(load_condition(replay->ctx, part, s, lead));
     TRY(load_timesteps(replay->ctx, part, s, lead + 1));
+    TRY(load_sigmas(replay->ctx, part, s, lead + 1));
 done:
     return status;
 }
@@ -198,6 +232,8 @@ static sara_batch micro_batch(const sara_replay *replay, int64_t index)
     out.latents = entry_of(&part->latents, index);
     out.noise += index * sara_shape_count(&out.latents.shape);
     out.timesteps += index * out.latents.shape.dims[0];
+    if (out.sigmas)
+        out.sigmas += index * out.latents.shape.dims[0];
     for (int i = 0; i < SARA_CONDITION_KINDS; i++)
         out.condition[i] = entry_of(&part->condition[i], index);
     return out;
@@ -245,8 +281,11 @@ done:
 sara_status sara_replay_open(sara_context *ctx, sara_replay **out, const sara_model *model,
                              const sara_objective *objective, const char *path)
 {
-    replay_source source = {
-        .path = path, .denoiser = model->denoiser, .last = objective->num_train_timesteps - 1};
+    const bool flow = objective->prediction == SARA_PREDICT_FLOW;
+    replay_source source = {.path = path,
+                            .denoiser = model->denoiser,
+                            .flow = flow,
+                            .last = objective->num_train_timesteps - (flow ? 0 : 1)};
     sara_safetensors *file = NULL;
     sara_replay *replay = NULL;
     sara_status status;

@@ -45,8 +45,13 @@ static const char *const optimiser_keys[] = {"learning_rate",
                                              "mixed_precision",
                                              "seed",
                                              NULL};
-static const report_group report_groups[] = {
-    {"Method", method_keys}, {"Data", data_keys}, {"Optimiser", optimiser_keys}, {"Model", NULL}};
+static const char *const noise_keys[] = {"weighting_scheme", "logit_mean",           "logit_std",
+                                         "mode_scale",       "precondition_outputs", NULL};
+static const report_group report_groups[] = {{"Method", method_keys},
+                                             {"Data", data_keys},
+                                             {"Optimiser", optimiser_keys},
+                                             {"Noise levels", noise_keys},
+                                             {"Model", NULL}};
 #define GROUP_COUNT (sizeof(report_groups) / sizeof(*report_groups))
 
 static const report_group *group_of(const char *key)

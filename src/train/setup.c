@@ -56,6 +56,7 @@ static sara_status load_model(trainer *t)
         TRY(check_validation(t));
     TRY(sara_model_base(t->ctx, &base, t->model));
     TRY(t->model->family->objective(t->ctx, &t->objective, &t->model->scheduler));
+    TRY(sara_trainer_set_weighting(t));
     TRY(sara_trainer_set_checkpointing(t));
 done:
     return status;

@@ -103,6 +103,10 @@ typedef struct sara_drift_shares {
 } sara_drift_shares;
 SARA_NODISCARD sara_status sara_drift_measure(const trainer *t, sara_drift_shares *out);
 void sara_drift_free(trainer *t);
+/* weighting.c: how a flow's noise levels are drawn and weighed, by the options, which are refused
+ * where the model has no such; and of the options, as JSON, those alone that decide it. */
+SARA_NODISCARD sara_status sara_trainer_set_weighting(trainer *t);
+SARA_NODISCARD sara_status sara_trainer_keep_weighting(const trainer *t, json_t *options);
 /* identity.c: the manifest's "run" object and the adapter's metadata. */
 SARA_NODISCARD sara_status sara_trainer_identify(trainer *t);
 

@@ -234,7 +234,7 @@ class Family(Case):
             os.path.join(self.model, "mixer", "diffusion_pytorch_model.safetensors"), self.tensors
         )
 
-    def replay(self, pooled=STATES, time_ids=0):
+    def replay(self, pooled=STATES, time_ids=0, **others):
         def tensor(name, *shape):
             count = 1
             for side in shape:
@@ -251,6 +251,7 @@ class Family(Case):
             tensors["pooled"] = tensor("pooled", 2, 1, pooled)
         if time_ids:
             tensors["time_ids"] = tensor("time_ids", 2, 1, time_ids)
+        tensors.update(others)
         write_safetensors(self.path("replay.safetensors"), tensors)
         return ("train", "--unet-only", os.path.join(self.model, "mixer"), "--replay",
                 "replay.safetensors", "--trainable", "20%", "--learning_rate", "1e-3")
@@ -268,6 +269,95 @@ class Family(Case):
         self.assertGreater(self.largest_change(tensors, "time_ids_in.weight"), 1e-4)
         self.refused(INPUT, ["time_ids", "5", "6"], *self.replay(time_ids=5), "-o", "other")
         self.refused(INPUT, "no tensor time_ids", *self.replay(), "-o", "other")
+
+    def losses(self, run):
+        with open(self.path(run, "log.jsonl")) as file:
+            return [x["loss"] for x in map(json.loads, file) if "loss" in x]
+
+    def first_loss(self, run, *args, **tensors):
+        self.ok(*self.replay(**tensors), "--max_train_steps", "1", "-o", run, *args)
+        return self.losses(run)[0]
+
+    def test_replayed_noise_levels(self):
+        """Timesteps of a flow are any numbers, which noise levels of their own overrule."""
+        whole = self.first_loss("whole")
+        self.assertEqual(self.first_loss("float", timesteps=("F32", [2, 1], [999.0, 20.0])), whole)
+        level = ("F32", [2, 1], [0.999, 0.02])
+        self.assertEqual(self.first_loss("same", sigmas=level), whole)
+        other = self.first_loss("other", sigmas=("F32", [2, 1], [0.3, 0.02]))
+        self.assertGreater(abs(other / whole - 1), 1e-3)
+        last = ("F32", [2, 1], [1000.0, 62.5])
+        self.assertNotEqual(self.first_loss("last", timesteps=last), whole)
+        self.ok(*self.replay(sigmas=("F32", [2, 1], [0.999, 0.7])), "-o", "second")
+        self.ok(*self.replay(), "-o", "both")
+        second, both = self.losses("second"), self.losses("both")
+        self.assertEqual((second[0], len(second)), (both[0], 2))
+        self.assertGreater(abs(second[1] / both[1] - 1), 1e-3)
+        late = ("F32", [2, 1], [1000.5, 20])
+        for tensors, words in (({"timesteps": late}, "timesteps[0] is 1000.5"),
+                               ({"sigmas": ("F32", [2, 1], [0.5, 1.5])}, "sigmas[1] is 1.5"),
+                               ({"sigmas": ("F32", [2, 2], [0.5] * 4)}, "sigmas"),
+                               ({"timesteps": ("I64", [2, 2], [0] * 4)}, "timesteps")):
+            self.refused(INPUT, words, *self.replay(**tensors), "-o", "wrong")
+
+    def test_weighted(self):
+        """The loss of x0 is the velocity's times sigma squared; schemes weigh by sigma too."""
+        plain = self.first_loss("plain")
+        for run, args, weight in (("x0", ("--precondition_outputs", "1"), 0.999**2),
+                                  ("sqrt", ("--weighting_scheme", "sigma_sqrt"), 0.999**-2),
+                                  ("mode", ("--weighting_scheme", "mode", "--mode_scale", "1"), 1),
+                                  ("both", ("--weighting_scheme", "sigma_sqrt",
+                                            "--precondition_outputs", "1"), 1)):
+            self.assertAlmostEqual(self.first_loss(run, *args) / plain, weight, delta=1e-6)
+
+    def test_noise_levels_drawn(self):
+        """Each scheme is another run, which its adapter tells; what goes with none is refused."""
+        adapters = set()
+        for i, args in enumerate(((), ("--weighting_scheme", "logit_normal", "--logit_std", "1"),
+                                  ("--weighting_scheme", "uniform"), ("--logit_mean", "2"),
+                                  ("--weighting_scheme", "mode"),
+                                  ("--weighting_scheme", "mode", "--mode_scale", "-0.5"))):
+            self.train(f"run{i}", *args, steps=2)
+            adapters.add(sha256(self.adapter(f"run{i}")))
+            metadata = read_safetensors(self.adapter(f"run{i}"))[1]
+            scheme = ("logit_normal", "logit_normal", "none", "logit_normal", "mode", "mode")[i]
+            self.assertEqual(metadata["sara.weighting_scheme"], scheme)
+            self.assertEqual(metadata["sara.precondition_outputs"], "0")
+            self.assertEqual("sara.logit_std" in metadata, scheme == "logit_normal")
+            self.assertEqual("sara.mode_scale" in metadata, scheme == "mode")
+        self.assertEqual(len(adapters), 5)  # the first two are one
+        with open(self.path("run5", "checkpoint-2", "manifest.json")) as file:
+            settings = json.load(file)["run"]["noise_settings"]
+        self.assertEqual(settings["sigmas"], ["1", "0.75", "0.00299401"])  # shift 3
+        with open(self.path("run5", "report.html")) as file:
+            self.assertIn("Noise levels", file.read())
+        for args, words in ((("--weighting_scheme", "sqrt"), "--weighting_scheme sqrt: expected"),
+                            (("--mode_scale", "1"),
+                             "--mode_scale 1: goes with --weighting_scheme mode"),
+                            (("--weighting_scheme", "none", "--logit_mean", "1"),
+                             "--logit_mean 1: goes with --weighting_scheme logit_normal"),
+                            (("--logit_std", "0"), "--logit_std 0"),
+                            (("--precondition_outputs", "2"), "--precondition_outputs 2")):
+            self.refused(USAGE, words, "train", "-m", self.model, *TRAIN, "-o", "none", *args)
+        self.refused(USAGE, "logit_mean", "train", "-m", self.model, *TRAIN, "--max_train_steps",
+                     "3", "-o", "run0", "--resume_from_checkpoint", "latest", "--logit_mean", "1")
+        for args in (("--weighting_scheme", "none"), ("--precondition_outputs", "1")):
+            self.refused(USAGE, [args[0], "rectified flow", BASE], "train", "-m", BASE, *TRAIN,
+                         "-o", "none", *args)
+
+    def test_flow_samplers(self):
+        """A flow's own, by the names of programs and of diffusers."""
+        drawn = [self.draw(f"{i}.png", "--sampling-method", name)[0] for i, name in enumerate(
+            ("euler", "heun", "dpm++2m", "flow_heun", "DPMSolverMultistepScheduler"))]
+        self.assertEqual((drawn[3], drawn[4]), (drawn[1], drawn[2]))
+        self.assertEqual(self.draw("own.png")[0], drawn[0])
+        self.assertEqual(len({bytes(rows) if isinstance(rows, bytes) else str(rows)
+                              for rows in drawn}), 3)
+        for args, words in ((("--sampling-method", "ddim"), "expected euler, heun or dpm++2m"),
+                            (("--sampling-method", "dpm++2m", "--scheduler", "karras"),
+                             "dpm++2m of a flow has no Karras sigmas")):
+            self.refused(USAGE, words, "generate", "-m", self.model, "-p", "a", "-o", "a.png",
+                         *args)
 
     def test_timed(self):
         report = json.loads(self.ok("bench", "--shape", "mixer", "--latent", "4", "--steps", "1",

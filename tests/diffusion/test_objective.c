@@ -33,8 +33,8 @@ static void check_objective(sara_context *ctx, const sara_safetensors *file, con
         const float *goal = p == SARA_PREDICT_V ? velocity : p == SARA_PREDICT_SAMPLE ? x : noise;
         assert_ok(ctx, test_config_parse(ctx, &config, text));
         assert_ok(ctx, sara_objective_new(ctx, &objective, &config));
-        assert_ok(
-            ctx, sara_objective_apply(&objective, noisy, target, x, noise, timesteps, BATCH, SIZE));
+        assert_ok(ctx, sara_objective_apply(&objective, noisy, target, x, noise, timesteps, NULL,
+                                            BATCH, SIZE));
         for (int b = 0; b < BATCH; b++) {
             assert_close(test_relative_l2(noisy + b * SIZE, want + b * SIZE, SIZE), 1e-6, text);
             assert_close(test_relative_l2(target + b * SIZE, goal + b * SIZE, SIZE), 1e-6, text);
@@ -79,8 +79,8 @@ static void test_objective_golden(void **state)
               test_config_parse(ctx, &config, sara_safetensors_metadata(file, "scheduler_config")));
     assert_ok(ctx, sara_objective_new(ctx, &objective, &config));
     for (size_t i = 0; i < 3; i++) {
-        assert_ok(ctx, sara_objective_apply(&objective, noisy, target, x, noise, &timesteps[i], 1,
-                                            (int64_t)size));
+        assert_ok(ctx, sara_objective_apply(&objective, noisy, target, x, noise, &timesteps[i],
+                                            NULL, 1, (int64_t)size));
         assert_close(test_relative_l2(noisy, want + i * size, size), 1e-6, "add_noise");
         assert_close(test_relative_l2(target, velocity + i * size, size), 1e-6, "velocity");
     }
@@ -107,14 +107,15 @@ static void test_objective_flow(void **state)
     assert_ok(ctx, test_config_parse(ctx, &config,
                                      "{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\"}"));
     assert_ok(ctx, sara_objective_new(ctx, &objective, &config));
-    assert_ok(ctx, sara_objective_apply(&objective, noisy, target, x, noise, timesteps, 2, 2));
+    assert_ok(ctx,
+              sara_objective_apply(&objective, noisy, target, x, noise, timesteps, NULL, 2, 2));
     for (int i = 0; i < 4; i++) {
         double s = i < 2 ? 0.0625 : 1;
         assert_close(fabs(noisy[i] - ((1 - s) * x[i] + s * noise[i])), 1e-7, "noisy");
         assert_close(fabs(target[i] - (noise[i] - x[i])), 0, "target");
     }
     assert_refused(ctx, SARA_ERROR_INPUT, "timestep 1001 of sample 1, expected 0..1000",
-                   sara_objective_apply(&objective, noisy, target, x, noise, wrong, 2, 2));
+                   sara_objective_apply(&objective, noisy, target, x, noise, wrong, NULL, 2, 2));
     sara_objective_free(&objective);
     config.prediction_type = SARA_PREDICT_EPSILON;
     assert_refused(ctx, SARA_ERROR_USAGE, "prediction_type epsilon does not go with",
@@ -134,13 +135,13 @@ static void test_objective_range(void **state)
     assert_ok(ctx, sara_scheduler_config_parse(ctx, &config, NULL, "none", NULL));
     assert_ok(ctx, sara_objective_new(ctx, &objective, &config));
     assert_refused(ctx, SARA_ERROR_INPUT, "timestep -1 of sample 0, expected 0..999",
-                   sara_objective_apply(&objective, noisy, target, x, x, low, 1, 2));
+                   sara_objective_apply(&objective, noisy, target, x, x, low, NULL, 1, 2));
     assert_refused(ctx, SARA_ERROR_INPUT, "timestep 1000 of sample 0, expected 0..999",
-                   sara_objective_apply(&objective, noisy, target, x, x, high, 1, 2));
+                   sara_objective_apply(&objective, noisy, target, x, x, high, NULL, 1, 2));
     assert_refused(ctx, SARA_ERROR_INPUT, "timestep 3.5 of sample 0, expected 0..999",
-                   sara_objective_apply(&objective, noisy, target, x, x, between, 1, 2));
+                   sara_objective_apply(&objective, noisy, target, x, x, between, NULL, 1, 2));
     assert_refused(ctx, SARA_ERROR_INPUT, "timestep nan of sample 0, expected 0..999",
-                   sara_objective_apply(&objective, noisy, target, x, x, none, 1, 2));
+                   sara_objective_apply(&objective, noisy, target, x, x, none, NULL, 1, 2));
     assert_true(noisy[0] == 7);
     sara_objective_free(&objective);
     sara_context_free(ctx);

@@ -53,14 +53,6 @@ static sara_status mixer_encode(sara_context *ctx, sara_text_states *out, const 
     return sara_clip_encode(ctx, out, model, &model->parts[TEXT], prompt, source, true);
 }
 
-/* Anywhere between noise and image, not at whole numbers alone. */
-static double mixer_draw_timestep(const sara_objective *objective, uint64_t seed, uint64_t element)
-{
-    const uint64_t parts = (uint64_t)1 << 32;
-    uint64_t drawn = sara_draw_below(parts, seed, SARA_DRAW_TIMESTEP, element, 0) + 1;
-    return (double)drawn / (double)parts * objective->num_train_timesteps;
-}
-
 const sara_family test_mixer_family = {
     .name = "Mixer",
     .product = "Mixer",
@@ -73,8 +65,8 @@ const sara_family test_mixer_family = {
     .check_texts = mixer_check_texts,
     .measure = mixer_measure,
     .encode = mixer_encode,
-    .objective = sara_objective_new,
-    .draw_timestep = mixer_draw_timestep,
+    .objective = sara_flow_objective_new,
+    .draw_timestep = sara_flow_draw_timestep,
     .sample_size = 16,
     .guidance_scale = 3.0,
     .target = "mixer",
