@@ -1,4 +1,5 @@
-/* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E). */
+/* UNet2DConditionModel as SD1.x and SD2.x use it (LDM, Rombach et al. 2022, appendix E), and as
+ * SDXL does (Podell et al. 2023). */
 #ifndef SARA_MODELS_UNET_H
 #define SARA_MODELS_UNET_H
 

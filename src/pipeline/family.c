@@ -63,10 +63,24 @@ done:
     return status;
 }
 
-/* Of those with the folder's index the first whose denoiser it has. */
+/* config: of a class of which there are families, but none of them */
+static sara_status refuse_config(sara_context *ctx, const char *source, const char *class_name)
+{
+    char *names = NULL;
+    sara_status status;
+    TRY(sara_family_names(ctx, &names, ", "));
+    status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: a %s of another kind than those of %s", source,
+                       class_name, names);
+done:
+    sara_free(ctx, names);
+    return status;
+}
+
+/* Of those with the folder's index the first whose denoiser it has. *out NULL: none has it. */
 static sara_status match_index(sara_context *ctx, const sara_family **out, const json_t *index,
                                const char *class_name, const char *path)
 {
+    const sara_network_class *class = NULL;
     char *file = NULL;
     json_t *config = NULL;
     sara_status status = SARA_OK;
@@ -75,15 +89,18 @@ static sara_status match_index(sara_context *ctx, const sara_family **out, const
         const sara_family *family = sara_families[i];
         if (!family->is_index(class_name, index))
             continue;
-        TRY(sara_format(ctx, &file, "%s/%s/config.json", path, family->parts[0].folder));
-        TRY(sara_json_load(ctx, &config, file, true));
-        if (family->is_denoiser(config))
-            *out = family;
+        class = family->parts[0].class;
         sara_free(ctx, file);
         json_decref(config);
         file = NULL;
         config = NULL;
+        TRY(sara_format(ctx, &file, "%s/%s/config.json", path, family->parts[0].folder));
+        TRY(sara_json_load(ctx, &config, file, true));
+        if (family->is_denoiser(config))
+            *out = family;
     }
+    if (class && !*out)
+        TRY(refuse_config(ctx, file, class->value));
 done:
     sara_free(ctx, file);
     json_decref(config);
@@ -128,17 +145,23 @@ sara_status sara_family_of_config(sara_context *ctx, const sara_family **out, co
 {
     char *names = NULL;
     const char *kind = json_string_value(json_object_get(config, "_class_name"));
+    const char *known = NULL;
     name_list classes = {.count = 0};
     sara_status status;
     for (int i = 0; sara_families[i]; i++) {
         const sara_family *family = sara_families[i];
         const char *value = family->parts[0].class->value;
         name_list_add(&classes, value);
-        if ((kind && strcmp(kind, value) != 0) || !family->is_denoiser(config))
+        if (kind && strcmp(kind, value) != 0)
+            continue;
+        known = value;
+        if (!family->is_denoiser(config))
             continue;
         *out = family;
         return SARA_OK;
     }
+    if (known)
+        TRY(refuse_config(ctx, source, known));
     TRY(name_list_join(ctx, &names, &classes, "\" or \""));
     status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: _class_name: \"%s\", expected \"%s\"", source,
                        kind ? kind : "", names);

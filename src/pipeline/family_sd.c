@@ -78,20 +78,21 @@ static json_int_t width_of(const json_t *config)
     return json_integer_value(levels ? json_array_get(width, levels - 1) : width);
 }
 
+/* It takes a text's states alone, not what SDXL adds to the timesteps. */
+static bool sd_is_denoiser(const json_t *config)
+{
+    const json_t *addition = json_object_get(config, "addition_embed_type");
+    return !addition || json_is_null(addition);
+}
+
 static bool sd1_is_denoiser(const json_t *config)
 {
-    return width_of(config) == SD1_WIDTH;
+    return width_of(config) == SD1_WIDTH && sd_is_denoiser(config);
 }
 
 static bool sd2_is_denoiser(const json_t *config)
 {
-    return width_of(config) == SD2_WIDTH;
-}
-
-static bool sd_is_denoiser(const json_t *config)
-{
-    (void)config;
-    return true;
+    return width_of(config) == SD2_WIDTH && sd_is_denoiser(config);
 }
 
 /* ------------------------------------------------------------- what single files do not tell */

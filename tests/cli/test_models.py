@@ -49,6 +49,14 @@ class Merge(Case):
             self.assertIn(f"warning: {name}: is no file", err)
         self.assertEqual(files_below(self.path("out")), files_below(BASE))
 
+    def test_denoiser_of_another_family(self):
+        """The folder says Stable Diffusion, its U-Net is SDXL's."""
+        shutil.copytree(BASE, self.path("model"))
+        shutil.rmtree(self.path("model", "unet"))
+        os.symlink(os.path.join(GOLDEN, "families", "sdxl", "unet"), self.path("model", "unet"))
+        self.refused(INPUT, ["model/unet/config.json", "a UNet2DConditionModel of another kind"],
+                     "merge", "-m", "model", "-o", "out")
+
     def test_default_is_the_base(self):
         self.ok("merge", "-m", BASE, "-o", "new/deep/out/")
         for part in ("unet", "vae"):

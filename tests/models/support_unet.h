@@ -8,6 +8,7 @@
 
 #define SD1      SARA_TEST_GOLDEN "/unet_sd1"
 #define SD2      SARA_TEST_GOLDEN "/unet_sd2"
+#define SDXL     SARA_TEST_GOLDEN "/families/sdxl/unet"
 #define PIPELINE SARA_TEST_GOLDEN "/pipeline" /* SD1.x's shape at 18x22, 9x11 and 5x6 */
 
 typedef struct unet_run {
@@ -17,7 +18,7 @@ typedef struct unet_run {
     sara_network *unet;
     sara_params *params;
     sara_safetensors *golden;
-    float *sample, *context, *target;
+    float *sample, *condition[SARA_CONDITION_KINDS], *target;
     double timesteps[8];
     sara_var *output, *loss;
 } unet_run;
@@ -36,8 +37,8 @@ void unet_run_want_sampled(unet_run *r, uint32_t **positions);
 double test_norm(const float *x, size_t count);
 double test_distance(const float *a, const float *b, size_t count);
 double unet_run_norm(const unet_run *r); /* of all dense gradients */
-/* The dense gradients are diffusers'. */
-void unet_run_check_gradients(unet_run *r);
+/* The dense gradients are diffusers': each within `relative` of its norm and `floor` of all's. */
+void unet_run_check_gradients(unet_run *r, double relative, double floor);
 /* One parameter: grad[i] is the dense gradient's entry positions[i]. all: unet_run_norm(). */
 void test_check_sampled(sara_context *ctx, const sara_param *sampled, const float *dense,
                         double all);

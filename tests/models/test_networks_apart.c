@@ -91,6 +91,7 @@ static void test_unet(void **state)
     (void)state;
     compare_step(SD1, SARA_STORE_F32, 0);
     compare_step(SD1, SARA_STORE_BF16, 2);
+    compare_step(SDXL, SARA_STORE_F32, 1);
     compare_step(SD2, SARA_STORE_F32, 9);
     compare_step(SD2, SARA_STORE_F16, 0);
 }

@@ -97,7 +97,16 @@ static const struct {
     {"{\"out_channels\": 1099511627776}", "out_channels: 1099511627776, expected"},
     {"{\"act_fn\": \"gelu\"}", "act_fn: \"gelu\", expected \"silu\""},
     {"{\"class_embed_type\": \"timestep\"}", "class_embed_type: \"timestep\", expected null"},
-    {"{\"addition_embed_type\": \"text_time\"}", "addition_embed_type: \"text_time\""},
+    {"{\"addition_embed_type\": \"text\"}", "addition_embed_type: \"text\""},
+    {"{\"addition_embed_type\": \"text_time\"}", "addition_time_embed_dim: null"},
+    {"{\"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 4}",
+     "projection_class_embeddings_input_dim: null"},
+    {"{\"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 4, "
+     "\"projection_class_embeddings_input_dim\": 24}",
+     "projection_class_embeddings_input_dim 24, addition_time_embed_dim 4"},
+    {"{\"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 2, "
+     "\"projection_class_embeddings_input_dim\": 24, \"freq_shift\": 1}",
+     "freq_shift: 1: addition_time_embed_dim is too small"},
     {"{\"encoder_hid_dim\": 4096}", "encoder_hid_dim: 4096"},
     {"{\"encoder_hid_dim_type\": \"text_proj\"}", "encoder_hid_dim_type: \"text_proj\""},
     {"{\"time_cond_proj_dim\": 256}", "time_cond_proj_dim: 256"},

@@ -1,9 +1,12 @@
 #include "models/unet/config.h"
 
+/* As SDXL has it. */
+#define TEXT_TIME "\"text_time\""
+
 /* Options of UNet2DConditionModel that this network has only one way of. */
 static const sara_supported supported[] = {
     {"act_fn", {"\"silu\"", "\"swish\""}},
-    {"addition_embed_type", {"null"}},
+    {"addition_embed_type", {"null", TEXT_TIME}},
     {"attention_type", {"\"default\""}},
     {"class_embed_type", {"null"}},
     {"class_embeddings_concat", {"false", "null"}},
@@ -150,6 +153,35 @@ done:
     return status;
 }
 
+/* What is added to the time embedding: of the pooled text, beside sinusoids of the time ids. */
+static sara_status read_addition(const sara_model_config *file, sara_unet_config *out)
+{
+    static const char inputs[] = "projection_class_embeddings_input_dim";
+    const int64_t most = (int64_t)SARA_TIME_IDS * SARA_MAX_CHANNELS;
+    const char *type = "";
+    int64_t width, in;
+    sara_status status;
+    TRY(sara_config_string(&file->fields, &type, "addition_embed_type", ""));
+    if (!*type)
+        return SARA_OK;
+    TRY(sara_config_int(&file->fields, &width, "addition_time_embed_dim", 0, 1, SARA_MAX_CHANNELS));
+    TRY(sara_config_int(&file->fields, &in, inputs, 0, 1, most));
+    if (width == 0 || in == 0)
+        return sara_model_config_refuse(file, width ? inputs : "addition_time_embed_dim",
+                                        "addition_embed_type needs it");
+    if (in <= SARA_TIME_IDS * width)
+        return sara_fail(file->fields.ctx, SARA_ERROR_INPUT,
+                         "%s: %s %lld, addition_time_embed_dim %lld: of six of these and the "
+                         "pooled text it must be the sum",
+                         file->path, inputs, (long long)in, (long long)width);
+    if (out->freq_shift >= width / 2 && out->freq_shift)
+        return sara_model_config_refuse(file, "freq_shift", "addition_time_embed_dim is too small");
+    out->time_id_width = width;
+    out->pooled_width = in - SARA_TIME_IDS * width;
+done:
+    return status;
+}
+
 sara_status sara_unet_config_read(const sara_model_config *file, sara_unet_config *out)
 {
     int64_t number;
@@ -163,6 +195,7 @@ sara_status sara_unet_config_read(const sara_model_config *file, sara_unet_confi
     TRY(read_levels(file, out));
     TRY(read_channels(file, out));
     TRY(read_time(file, out));
+    TRY(read_addition(file, out));
     TRY(sara_config_ints(&file->fields, out->sample_size, &count, "sample_size", 2, 2, 1, 65536));
     TRY(sara_config_int(&file->fields, &number, "downsample_padding", 1, 0, 1));
     out->downsample_padding = (int)number;

@@ -18,6 +18,9 @@ typedef struct sara_unet_config {
     int levels;
     sara_unet_level_config level[SARA_MAX_LEVELS];
     int64_t in_channels, out_channels, cross_attention_dim, freq_shift;
+    int64_t time_id_width,
+        pooled_width;       /* what is added to the time embedding is made of: sinusoids
+                                            of each time id, pooled text; 0: nothing is */
     int64_t sample_size[2]; /* height, width; 0 if the config has none */
     int groups, downsample_padding;
     double norm_eps;

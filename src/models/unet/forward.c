@@ -13,8 +13,7 @@ typedef struct pass {
 
 /* Sinusoids (Vaswani et al. 2017) in float32 as diffusers computes them, since the angles reach
  * 1000 radians. out [width] */
-static void embed_timestep(float *out, double timestep, int64_t width,
-                           const sara_unet_config *config)
+static void embed_number(float *out, double number, int64_t width, const sara_unet_config *config)
 {
     int64_t half = width / 2;
     float scale = -(float)log(10000.0);
@@ -22,7 +21,7 @@ static void embed_timestep(float *out, double timestep, int64_t width,
     float *cosines = out + (config->flip_sin_to_cos ? 0 : half);
     for (int64_t i = 0; i < half; i++) {
         float exponent = scale * (float)i / (float)(half - config->freq_shift);
-        float angle = (float)timestep * expf(exponent);
+        float angle = (float)number * expf(exponent);
         sines[i] = sinf(angle);
         cosines[i] = cosf(angle);
     }
@@ -30,24 +29,71 @@ static void embed_timestep(float *out, double timestep, int64_t width,
         out[width - 1] = 0;
 }
 
-/* silu(linear_2(silu(linear_1(sinusoids)))): every residual block starts with that silu. */
-static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *unet,
-                              const double *timesteps, int64_t batch)
+/* y [N,count*width] = the sinusoids of `count` numbers of each sample; numbers NULL: on a dry
+ * device */
+static sara_status sinusoids(sara_tape *tape, sara_var **y, const sara_unet_config *config,
+                             const double *numbers, int64_t batch, int64_t count, int64_t width)
 {
-    int64_t width = unet->config.level[0].channels;
-    sara_shape shape = sara_shape2(batch, width);
-    size_t scope = sara_tape_open(tape);
-    float *sinusoids; /* [N,width] */
+    const sara_shape shape = sara_shape2(batch, count * width);
+    float *values;
+    sara_status status;
+    TRY(sara_tape_memory(tape, &values, (size_t)(batch * count * width), sizeof(*values)));
+    for (int64_t i = 0; numbers && i < batch * count; i++)
+        embed_number(values + i * width, numbers[i], width, config);
+    TRY(sara_tape_leaf(tape, y, &shape, values, false));
+done:
+    return status;
+}
+
+/* y [N,time_channels] = linear_2(silu(linear_1(x))) */
+static sara_status embed(sara_tape *tape, sara_var **y, const sara_layer *linear_1,
+                         const sara_layer *linear_2, sara_var *x)
+{
     sara_var *h;
     sara_status status;
-    TRY(sara_tape_memory(tape, &sinusoids, (size_t)(batch * width), sizeof(*sinusoids)));
-    for (int64_t n = 0; timesteps && n < batch; n++)
-        embed_timestep(sinusoids + n * width, timesteps[n], width, &unet->config);
-    TRY(sara_tape_leaf(tape, &h, &shape, sinusoids, false)); /* [N,width] */
-    TRY(sara_linear_forward(tape, &h, &unet->time_1, h));    /* [N,time_channels] */
+    TRY(sara_linear_forward(tape, &h, linear_1, x)); /* [N,time_channels] */
     TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
-    TRY(sara_linear_forward(tape, &h, &unet->time_2, h)); /* [N,time_channels] */
-    TRY(sara_nn_activate(tape, y, h, SARA_SILU));         /* [N,time_channels] */
+    TRY(sara_linear_forward(tape, y, linear_2, h)); /* [N,time_channels] */
+done:
+    return status;
+}
+
+/* h [N,time_channels] += the embedding of pooled text [N,pooled_width] and time ids [N,6] */
+static sara_status add_text_time(sara_tape *tape, sara_var **h, const sara_unet *unet,
+                                 sara_var *pooled, const sara_var *time_ids)
+{
+    const int64_t batch = time_ids->shape.dims[0], count = batch * SARA_TIME_IDS;
+    const float *ids;
+    double *numbers;
+    sara_var *x;
+    sara_status status;
+    TRY(sara_tape_read(tape, &ids, time_ids));
+    TRY(sara_tape_memory(tape, &numbers, (size_t)count, sizeof(*numbers)));
+    for (int64_t i = 0; i < count; i++)
+        numbers[i] = (double)ids[i];
+    TRY(sinusoids(tape, &x, &unet->config, numbers, batch, SARA_TIME_IDS,
+                  unet->config.time_id_width));          /* [N,6 time_id_width] */
+    TRY(sara_nn_concat(tape, &x, pooled, x));            /* [N,pooled_width + 6 time_id_width] */
+    TRY(embed(tape, &x, &unet->add_1, &unet->add_2, x)); /* [N,time_channels] */
+    TRY(sara_nn_add(tape, h, *h, x));
+done:
+    return status;
+}
+
+/* With the silu that every residual block starts with. */
+static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *unet,
+                              const double *timesteps, int64_t batch,
+                              const sara_condition *condition)
+{
+    size_t scope = sara_tape_open(tape);
+    sara_var *h;
+    sara_status status;
+    TRY(sinusoids(tape, &h, &unet->config, timesteps, batch, 1, unet->config.level[0].channels));
+    TRY(embed(tape, &h, &unet->time_1, &unet->time_2, h)); /* [N,time_channels] */
+    if (unet->config.time_id_width)
+        TRY(add_text_time(tape, &h, unet, condition->of[SARA_CONDITION_POOLED],
+                          condition->of[SARA_CONDITION_TIME_IDS]));
+    TRY(sara_nn_activate(tape, y, h, SARA_SILU)); /* [N,time_channels] */
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
@@ -148,22 +194,36 @@ done:
 
 /* ------------------------------------------------------------------------------------- forward */
 
-static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
-                                const sara_var *context)
+/* x [N,...,width] of this rank; NULL: it is not there */
+static sara_status check_condition(const sara_unet *unet, const sara_condition *condition, int kind,
+                                   int64_t samples)
 {
-    const sara_unet_config *config = &unet->config;
-    const sara_shape *s = &sample->shape, *c = &context->shape;
+    const int width = unet->network.info.denoiser.widths[kind];
+    const sara_condition_kind *k = &sara_condition_kinds[kind];
+    const sara_var *x = condition->of[kind];
     sara_shape_text text;
-    if (s->rank != 4 || s->dims[1] != config->in_channels)
+    if (!width || (x && x->shape.rank == k->rank && x->shape.dims[0] == samples &&
+                   x->shape.dims[k->rank - 1] == width))
+        return SARA_OK;
+    return sara_fail(unet->network.ctx, SARA_ERROR_INPUT, "unet: %s %s, expected [%lld,%s%d]",
+                     k->name, x ? sara_shape_format(&text, &x->shape) : "is missing",
+                     (long long)samples, k->rank == 3 ? "T," : "", width);
+}
+
+static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
+                                const sara_condition *condition)
+{
+    const sara_shape *s = &sample->shape;
+    sara_shape_text text;
+    sara_status status = SARA_OK;
+    if (s->rank != 4 || s->dims[1] != unet->config.in_channels)
         return sara_fail(unet->network.ctx, SARA_ERROR_INPUT,
                          "unet: sample %s, expected [N,%lld,H,W]", sara_shape_format(&text, s),
-                         (long long)config->in_channels);
-    if (c->rank != 3 || c->dims[0] != s->dims[0] || c->dims[2] != config->cross_attention_dim)
-        return sara_fail(unet->network.ctx, SARA_ERROR_INPUT,
-                         "unet: encoder_hidden_states %s, expected [%lld,T,%lld]",
-                         sara_shape_format(&text, c), (long long)s->dims[0],
-                         (long long)config->cross_attention_dim);
-    return SARA_OK;
+                         (long long)unet->config.in_channels);
+    for (int i = 0; i < SARA_CONDITION_KINDS; i++)
+        TRY(check_condition(unet, condition, i, s->dims[0]));
+done:
+    return status;
 }
 
 /* y = 2 x - 1 */
@@ -194,8 +254,9 @@ sara_status sara_unet_forward(sara_tape *tape, sara_var **out, sara_network *net
     size_t scope = sara_tape_open(tape);
     sara_var *h = sample; /* [N,C,H,W] */
     sara_status status;
-    TRY(check_inputs(unet, sample, p.context));
-    TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0])); /* [N,time_channels] */
+    TRY(check_inputs(unet, sample, condition));
+    /* [N,time_channels] */
+    TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0], condition));
     if (config->center_input_sample)
         TRY(unet_center(tape, &h, h));
     TRY(sara_nn_to_channels_last(tape, &h, h));             /* [N,H,W,C] */

@@ -24,6 +24,7 @@ typedef struct sara_unet {
     sara_network network;
     sara_unet_config config;
     sara_layer time_1, time_2; /* time_embedding.linear_1, linear_2 */
+    sara_layer add_1, add_2;   /* add_embedding.linear_1, linear_2; of SDXL */
     sara_layer conv_in;
     sara_unet_level level[SARA_MAX_LEVELS];
     sara_unet_layer mid[2];

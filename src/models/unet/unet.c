@@ -116,6 +116,12 @@ static sara_status unet_bind(sara_network *network, sara_binder *binder,
     TRY(sara_linear_bind(binder, &unet->time_1, "time_embedding.linear_1", 4 * width, width, true));
     TRY(sara_linear_bind(binder, &unet->time_2, "time_embedding.linear_2", 4 * width, 4 * width,
                          true));
+    if (config->time_id_width) {
+        int64_t in = config->pooled_width + SARA_TIME_IDS * config->time_id_width;
+        TRY(sara_linear_bind(binder, &unet->add_1, "add_embedding.linear_1", 4 * width, in, true));
+        TRY(sara_linear_bind(binder, &unet->add_2, "add_embedding.linear_2", 4 * width, 4 * width,
+                             true));
+    }
     TRY(sara_conv_bind(binder, &unet->conv_in, "conv_in", width, config->in_channels, 3));
     TRY(bind_levels(unet, binder));
     TRY(sara_norm_bind(binder, &unet->norm_out, "conv_norm_out", width));
@@ -134,7 +140,9 @@ static sara_denoiser_info info_of(const sara_unet_config *config)
         .out_channels = (int)config->out_channels,
         .sample_height = (int)config->sample_size[0],
         .sample_width = (int)config->sample_size[1],
-        .widths = {[SARA_CONDITION_STATES] = (int)config->cross_attention_dim},
+        .widths = {[SARA_CONDITION_STATES] = (int)config->cross_attention_dim,
+                   [SARA_CONDITION_POOLED] = (int)config->pooled_width,
+                   [SARA_CONDITION_TIME_IDS] = config->time_id_width ? SARA_TIME_IDS : 0},
         .factor = 1 << (config->levels - 1),
         .least_side = config->downsample_padding ? 1 : 1 << (config->levels - 1),
         .levels = config->levels};
@@ -152,7 +160,7 @@ static sara_status unet_read_config(sara_network *network, const sara_model_conf
 static json_t *unet_settings(const sara_network *network)
 {
     const sara_unet_config *c = &((const sara_unet *)network)->config;
-    json_t *heads = json_array();
+    json_t *heads = json_array(), *settings;
     int failed = !heads;
     for (int i = 0; i < c->levels; i++)
         failed |= json_array_append_new(heads, json_integer(c->level[i].heads));
@@ -160,10 +168,16 @@ static json_t *unet_settings(const sara_network *network)
         json_decref(heads);
         return NULL;
     }
-    return json_pack("{s:o,s:i,s:f,s:I,s:i,s:b,s:b}", "heads", heads, "groups", c->groups,
-                     "norm_eps", c->norm_eps, "freq_shift", (json_int_t)c->freq_shift,
-                     "downsample_padding", c->downsample_padding, "flip_sin_to_cos",
-                     c->flip_sin_to_cos, "center_input_sample", c->center_input_sample);
+    settings = json_pack("{s:o,s:i,s:f,s:I,s:i,s:b,s:b}", "heads", heads, "groups", c->groups,
+                         "norm_eps", c->norm_eps, "freq_shift", (json_int_t)c->freq_shift,
+                         "downsample_padding", c->downsample_padding, "flip_sin_to_cos",
+                         c->flip_sin_to_cos, "center_input_sample", c->center_input_sample);
+    if (settings && c->time_id_width &&
+        json_object_set_new(settings, "addition_time_embed_dim", json_integer(c->time_id_width))) {
+        json_decref(settings);
+        return NULL;
+    }
+    return settings;
 }
 
 static const sara_block_list unet_blocks[] = {
@@ -172,6 +186,7 @@ static const sara_block_list unet_blocks[] = {
 static const sara_layer_kind unet_kinds[] = {{"norms", "norm"},
                                              {"biases", ".bias"},
                                              {"time embedding", "time_emb"},
+                                             {"added embedding", "add_emb"},
                                              {"self-attention query", "attn1.to_q"},
                                              {"self-attention key", "attn1.to_k"},
                                              {"self-attention value", "attn1.to_v"},
