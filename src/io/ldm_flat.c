@@ -10,6 +10,7 @@ static const char *const words[] = {"input_blocks",
                                     "output_blocks",
                                     "middle_block",
                                     "time_embed",
+                                    "label_emb",
                                     "transformer_blocks",
                                     "skip_connection",
                                     "emb_layers",
@@ -55,11 +56,20 @@ static const char *next_word(const char *at)
     return NULL;
 }
 
-/* Digits after the word: of its blocks a number and what is in the block, which is one digit. */
+/* Of these two numbers follow, the second of one digit: of a block, and what is in the block. */
+static bool has_two_numbers(const char *word)
+{
+    static const char *const blocks[] = {"input_blocks", "output_blocks", "label_emb"};
+    for (size_t i = 0; i < sizeof(blocks) / sizeof(*blocks); i++)
+        if (strcmp(word, blocks[i]) == 0)
+            return true;
+    return false;
+}
+
 static bool take_numbers(sara_name *out, const char *word, const char **at)
 {
     size_t digits = strspn(*at, "0123456789");
-    bool two = strcmp(word, "input_blocks") == 0 || strcmp(word, "output_blocks") == 0;
+    bool two = has_two_numbers(word);
     int first = (int)digits - two;
     if (digits > MOST_DIGITS || (two && digits < 2))
         return false;

@@ -115,6 +115,8 @@ static void offer_unet(translation *t, const sara_ldm_shape *shape)
 {
     offer(t, "time_embed.0", "time_embedding.linear_1", NULL);
     offer(t, "time_embed.2", "time_embedding.linear_2", NULL);
+    offer(t, "label_emb.0.0", "add_embedding.linear_1", NULL);
+    offer(t, "label_emb.0.2", "add_embedding.linear_2", NULL);
     offer(t, "input_blocks.0.0", "conv_in", NULL);
     for (int i = 0; i < shape->levels; i++)
         offer_unet_level(t, shape, i);

@@ -62,6 +62,8 @@ static const struct {
     {SARA_LDM_UNET, "first_stage_model."},
     {SARA_LDM_UNET, "vae."},
     {SARA_LDM_UNET, "cond_stage_model."},
+    {SARA_LDM_UNET, "conditioner."},
+    {SARA_LDM_UNET, "denoiser."},
     {SARA_LDM_UNET, "model_ema."},
 };
 

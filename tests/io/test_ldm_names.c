@@ -1,4 +1,5 @@
-/* Names of tensors in both layouts, from the published checkpoints of SD1.5 and SD2.1. */
+/* Names of tensors in both layouts, from the published checkpoints of SD1.5, SD2.1 and
+ * SDXL. */
 #include "support_io.h"
 
 #include "io/io.h"
@@ -6,6 +7,7 @@
 #include <stdlib.h>
 
 static const sara_ldm_shape unet = {SARA_LDM_UNET, 4, 2, {true, true, true, false}, false};
+static const sara_ldm_shape sdxl = {SARA_LDM_UNET, 3, 2, {false, true, true}, false};
 static const sara_ldm_shape vae = {SARA_LDM_VAE, 4, 2, {false}, false};
 static const sara_ldm_shape clip = {SARA_LDM_CLIP, 0, 12, {false}, false};
 static const sara_ldm_shape open_clip = {SARA_LDM_OPEN_CLIP, 0, 23, {false}, false};
@@ -40,6 +42,18 @@ static const names both_ways[] = {
      "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"},
     {&unet, "out.0.weight", "conv_norm_out.weight"},
     {&unet, "out.2.bias", "conv_out.bias"},
+    {&sdxl, "label_emb.0.0.weight", "add_embedding.linear_1.weight"},
+    {&sdxl, "label_emb.0.2.bias", "add_embedding.linear_2.bias"},
+    {&sdxl, "input_blocks.3.0.op.weight", "down_blocks.0.downsamplers.0.conv.weight"},
+    {&sdxl, "input_blocks.4.1.transformer_blocks.1.attn1.to_q.weight",
+     "down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q.weight"},
+    {&sdxl, "input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight",
+     "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj.weight"},
+    {&sdxl, "output_blocks.2.2.conv.weight", "up_blocks.0.upsamplers.0.conv.weight"},
+    {&sdxl, "output_blocks.3.1.proj_in.weight", "up_blocks.1.attentions.0.proj_in.weight"},
+    {&sdxl, "output_blocks.5.2.conv.bias", "up_blocks.1.upsamplers.0.conv.bias"},
+    {&sdxl, "output_blocks.8.0.skip_connection.weight",
+     "up_blocks.2.resnets.2.conv_shortcut.weight"},
     {&vae, "encoder.conv_in.weight", "encoder.conv_in.weight"},
     {&vae, "encoder.down.0.block.1.conv2.weight", "encoder.down_blocks.0.resnets.1.conv2.weight"},
     {&vae, "encoder.down.1.block.0.nin_shortcut.bias",
@@ -127,7 +141,7 @@ static void test_none(void **state)
                                  {&unet, "input_blocks.1.0.in_layers.1.weight", NULL},
                                  {&unet, "input_blocks.01.0.in_layers.0.weight", NULL},
                                  {&unet, "output_blocks.2.2.conv.weight", NULL},
-                                 {&unet, "label_emb.0.0.weight", NULL},
+                                 {&unet, "label_emb.0.1.weight", NULL},
                                  {&unet, "", NULL},
                                  {&vae, "encoder.down.4.block.0.conv1.weight", NULL},
                                  {&vae, "decoder.up.0.block.3.conv1.weight", NULL},
@@ -173,10 +187,15 @@ static void test_flat(void **state)
         {"middle_block.0.emb_layers.1.weight", "middle_block0emb_layers1weight"},
         {"middle_block.1.proj_out.weight", "middle_block1proj_outweight"},
         {"time_embed.2.bias", "time_embed2bias"},
+        {"label_emb.0.2.weight", "label_emb02weight"},
         {"out.0.weight", "out0weight"},
     };
-    static const char *const none[] = {"", "label_emb00weight", "input_blocks1weight", "weightx",
-                                       "input_blocks", "input_blocks00000000weight",
+    static const char *const none[] = {"",
+                                       "label_emb0weight",
+                                       "input_blocks1weight",
+                                       "weightx",
+                                       "input_blocks",
+                                       "input_blocks00000000weight",
                                        "out.0.weight"};
     sara_ldm_shape flat = unet;
     sara_context *ctx = test_context();

@@ -9,8 +9,8 @@
 #define MOST_BLOCKS (SARA_MAX_LEVELS * (SARA_SINGLE_LAYERS + 1))
 
 static const char *const sides[] = {"input_blocks.", "output_blocks."};
-static const char *const bare[] = {"input_blocks.", "middle_block.", "output_blocks.",
-                                   "time_embed.",   "out.",          NULL};
+static const char *const bare[] = {
+    "input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.", NULL};
 static const char input_conv[] = "input_blocks.0.0.weight";
 
 static const char *const *unet_starts(sara_ldm_part names)
@@ -125,6 +125,56 @@ static sara_status check_input_channels(const sara_single_file *single,
                      conv->name, (long long)in, what);
 }
 
+/* Of a level's transformers. */
+static int64_t depth_of(const sara_single_file *single, const sara_single_part *part, int level)
+{
+    const sara_ldm_shape *shape = &part->shape;
+    const int stride = shape->layers + 1, last = shape->levels - 1;
+    int depth = 0;
+    for (int j = 0; j < stride; j++) {
+        const int blocks[] = {level * stride + 1 + j, (last - level) * stride + j};
+        for (int up = j == shape->layers; up < 2; up++) {
+            const sara_name start =
+                sara_name_of("%s%d.1.transformer_blocks.", sides[up], blocks[up]);
+            int count = sara_single_count(single, part, start.text);
+            depth = count > depth ? count : depth;
+        }
+    }
+    return depth;
+}
+
+/* A number where it is the same everywhere; the middle has the last level's. */
+static json_t *depths_of(const sara_single_file *single, const sara_single_part *part)
+{
+    const sara_ldm_shape *shape = &part->shape;
+    int middle = sara_single_count(single, part, "middle_block.1.transformer_blocks.");
+    int64_t depths[SARA_MAX_LEVELS];
+    bool same = true;
+    for (int i = 0; i < shape->levels; i++) {
+        depths[i] = shape->attention[i] ? depth_of(single, part, i) : 1;
+        same &= !shape->attention[i] || depths[i] == middle;
+    }
+    if (!shape->attention[shape->levels - 1])
+        depths[shape->levels - 1] = middle;
+    return same ? json_integer(middle) : sara_single_integers(depths, shape->levels);
+}
+
+/* How many of the inputs are of the pooled text it does not tell. */
+static sara_status derive_addition(const sara_single_file *single, const sara_single_part *part,
+                                   json_t *config)
+{
+    int64_t in;
+    sara_status status;
+    if (!sara_single_has(single, part, "label_emb."))
+        return SARA_OK;
+    TRY(sara_single_dim(single, part, &in, 2, 1, sara_name_of("label_emb.0.0.weight")));
+    if (json_object_set_new(config, "addition_embed_type", json_string("text_time")) ||
+        json_object_set_new(config, "projection_class_embeddings_input_dim", json_integer(in)))
+        TRY(sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config", single->path));
+done:
+    return status;
+}
+
 static sara_status unet_derive(const sara_single_file *single, const sara_single_part *part,
                                json_t **out)
 {
@@ -144,7 +194,7 @@ static sara_status unet_derive(const sara_single_file *single, const sara_single
                                               ".0.out_layers.3.weight")));
     TRY(sara_single_made(
         single,
-        json_pack("{s:s,s:s,s:I,s:b,s:o,s:o,s:I,s:I,s:b,s:I,s:i,s:f,s:i,s:i,s:i,s:b,s:o}",
+        json_pack("{s:s,s:s,s:I,s:b,s:o,s:o,s:I,s:I,s:b,s:I,s:i,s:f,s:i,s:i,s:o,s:b,s:o}",
                   "_class_name", "UNet2DConditionModel", "act_fn", "silu", "cross_attention_dim",
                   (json_int_t)cross, "center_input_sample", 0, "block_out_channels",
                   sara_single_integers(channels, shape->levels), "down_block_types",
@@ -152,11 +202,11 @@ static sara_status unet_derive(const sara_single_file *single, const sara_single
                   "in_channels", (json_int_t)in, "out_channels", (json_int_t)in, "flip_sin_to_cos",
                   1, "layers_per_block", (json_int_t)shape->layers, "norm_num_groups", 32,
                   "norm_eps", 1e-5, "freq_shift", 0, "downsample_padding", 1,
-                  "transformer_layers_per_block",
-                  sara_single_count(single, part, "middle_block.1.transformer_blocks."),
-                  "use_linear_projection", proj && proj->shape.rank == 2, "up_block_types",
+                  "transformer_layers_per_block", depths_of(single, part), "use_linear_projection",
+                  proj && proj->shape.rank == 2, "up_block_types",
                   sara_single_kinds(shape, "UpBlock2D", "CrossAttnUpBlock2D", true)),
         out));
+    TRY(derive_addition(single, part, *out));
 done:
     return status;
 }
