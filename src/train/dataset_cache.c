@@ -20,7 +20,7 @@ struct sara_dataset_cache {
     size_t *text_of;
     sara_text_states *texts; /* of those */
     size_t text_count;
-    bool *square; /* of each image: its crop is no choice */
+    sara_image_sizes *sizes; /* of each image */
     bool center_crop, random_flip;
     uint64_t seed;
     int64_t channels, side, size; /* of a latent; size in floats */
@@ -31,9 +31,11 @@ struct sara_dataset_cache {
     sara_source source;
 };
 
+/* A square's crop is no choice. */
 static bool encodes_anew(const sara_dataset_cache *cache, size_t index)
 {
-    return !cache->square[index] && !cache->center_crop;
+    const sara_image_sizes *sizes = &cache->sizes[index];
+    return sizes->resized_width != sizes->resized_height && !cache->center_crop;
 }
 
 const sara_source *sara_dataset_cache_source(const sara_dataset_cache *cache)
@@ -58,7 +60,7 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
         sara_text_states_free(cache->ctx, &cache->texts[i]);
     sara_free(cache->ctx, cache->moments);
     sara_free(cache->ctx, cache->ends);
-    sara_free(cache->ctx, cache->square);
+    sara_free(cache->ctx, cache->sizes);
     sara_free(cache->ctx, cache->captions);
     sara_free(cache->ctx, cache->text_of);
     sara_free(cache->ctx, cache->texts);
@@ -70,24 +72,6 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
 }
 
 /* -------------------------------------------------------------------------------------- pixels */
-
-/* [3][resolution][resolution] in [-1,1] of the crop at (left, top), mirrored if flip. */
-static void crop(const sara_dataset_cache *cache, const sara_image *image, int left, int top,
-                 bool flip)
-{
-    int side = cache->source.resolution;
-    size_t plane = (size_t)side * (size_t)side;
-    for (int y = 0; y < side; y++)
-        for (int x = 0; x < side; x++) {
-            int from = flip ? side - 1 - x : x;
-            const uint8_t *pixel =
-                image->pixels +
-                ((size_t)(top + y) * (size_t)image->width + (size_t)(left + from)) * 3;
-            for (size_t c = 0; c < 3; c++)
-                cache->pixels[c * plane + (size_t)y * (size_t)side + (size_t)x] =
-                    (float)pixel[c] / 255.0f * 2.0f - 1.0f;
-        }
-}
 
 /* torchvision's CenterCrop. */
 static int cache_center(int whole, int side)
@@ -132,18 +116,17 @@ static void cache_report(const sara_dataset_cache *cache, size_t done, double st
 static sara_status cache_image(sara_dataset_cache *cache, size_t index)
 {
     sara_image image = {0};
-    int copies = cache->random_flip ? 2 : 1;
+    const int copies = cache->random_flip ? 2 : 1, side = cache->source.resolution;
     float *moments = NULL;
     sara_status status;
     if (encodes_anew(cache, index))
         return SARA_OK;
-    TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
-                                cache->source.resolution));
+    TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path, side));
     TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2,
                    (size_t)cache->size * sizeof(*moments)));
     for (int flip = 0; flip < copies; flip++) {
-        crop(cache, &image, cache_center(image.width, cache->source.resolution),
-             cache_center(image.height, cache->source.resolution), flip != 0);
+        sara_dataset_image_crop(cache->pixels, &image, side, cache_center(image.width, side),
+                                cache_center(image.height, side), flip != 0);
         TRY(encode_pixels(cache, moments + flip * 2 * cache->size));
     }
     cache->moments[index] = moments;
@@ -175,6 +158,13 @@ done:
     return status;
 }
 
+/* Where the crop begins that is drawn for an element, on an axis: 0 across, 1 down. */
+static int draw_crop(const sara_dataset_cache *cache, int whole, int64_t element, uint32_t axis)
+{
+    uint64_t places = (uint64_t)(whole - cache->source.resolution) + 1;
+    return (int)sara_draw_below(places, cache->seed, SARA_DRAW_CROP, (uint64_t)element, axis);
+}
+
 /* The moments of an element whose crop is drawn. */
 static sara_status encode_fresh(sara_dataset_cache *cache, size_t index, int64_t element, bool flip)
 {
@@ -182,11 +172,9 @@ static sara_status encode_fresh(sara_dataset_cache *cache, size_t index, int64_t
     sara_status status;
     TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
                                 cache->source.resolution));
-    uint64_t columns = (uint64_t)(image.width - cache->source.resolution) + 1;
-    uint64_t rows = (uint64_t)(image.height - cache->source.resolution) + 1;
-    int left = (int)sara_draw_below(columns, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 0);
-    int top = (int)sara_draw_below(rows, cache->seed, SARA_DRAW_CROP, (uint64_t)element, 1);
-    crop(cache, &image, left, top, flip);
+    sara_dataset_image_crop(cache->pixels, &image, cache->source.resolution,
+                            draw_crop(cache, image.width, element, 0),
+                            draw_crop(cache, image.height, element, 1), flip);
     TRY(encode_pixels(cache, cache->fresh));
 done:
     sara_image_clear(cache->ctx, &image);
@@ -296,8 +284,8 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
     TRY(sara_dataset_scan(cache->ctx, &cache->dataset, &source));
     count = cache->dataset.count;
     TRY(count_elements(cache));
-    TRY(sara_alloc(cache->ctx, &cache->square, count, sizeof(*cache->square)));
-    TRY(sara_dataset_check_images(cache->ctx, cache->square, &cache->dataset,
+    TRY(sara_alloc(cache->ctx, &cache->sizes, count, sizeof(*cache->sizes)));
+    TRY(sara_dataset_check_images(cache->ctx, cache->sizes, &cache->dataset,
                                   cache->source.resolution));
     TRY(sara_alloc_zero(cache->ctx, &cache->moments, count, sizeof(*cache->moments)));
     TRY(sara_alloc(cache->ctx, &cache->captions, count, sizeof(*cache->captions)));
@@ -396,9 +384,28 @@ static void set_sample(const sara_tensor *array, int64_t sample, const float *va
     }
 }
 
+/* What an element's picture is, as diffusers' train_text_to_image_sdxl.py tells it: where its crop
+ * lies after it was resized, and mirrored if it is. */
+static void tell_picture(const sara_dataset_cache *cache, float *out, size_t index, int64_t element,
+                         bool flip)
+{
+    const sara_image_sizes *sizes = &cache->sizes[index];
+    const int side = cache->source.resolution, wide = sizes->resized_width;
+    const int high = sizes->resized_height;
+    const bool drawn = encodes_anew(cache, index);
+    int left = drawn ? draw_crop(cache, wide, element, 0) : cache_center(wide, side);
+    int top = drawn ? draw_crop(cache, high, element, 1) : cache_center(high, side);
+    if (flip)
+        left = wide - side - left;
+    const int ids[SARA_TIME_IDS] = {sizes->height, sizes->width, top, left, side, side};
+    for (int i = 0; i < SARA_TIME_IDS; i++)
+        out[i] = (float)ids[i];
+}
+
 sara_status sara_dataset_cache_get(sara_dataset_cache *cache, const sara_batch *batch,
                                    int64_t first)
 {
+    float time_ids[SARA_TIME_IDS];
     sara_status status = SARA_OK;
     for (int64_t i = 0; i < batch->latents.shape.dims[0]; i++) {
         const int64_t element = first + i;
@@ -416,6 +423,8 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, const sara_batch *
         const sara_text_states *text = &cache->texts[cache->text_of[index]];
         set_sample(&batch->condition[SARA_CONDITION_STATES], i, text->states);
         set_sample(&batch->condition[SARA_CONDITION_POOLED], i, text->pooled);
+        tell_picture(cache, time_ids, index, element, flip);
+        set_sample(&batch->condition[SARA_CONDITION_TIME_IDS], i, time_ids);
     }
 done:
     return status;

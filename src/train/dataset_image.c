@@ -9,7 +9,7 @@
 #define SILENT_SECONDS 1.0 /* a short check is no news */
 
 /* The size at which the shorter side is `resolution`, as torchvision's Resize. */
-static sara_status choose_image_size(sara_context *ctx, int *width, int *height,
+static sara_status choose_image_size(sara_context *ctx, sara_image_sizes *out,
                                      const sara_image *image, const char *path, int resolution)
 {
     int64_t w = image->width, h = image->height;
@@ -20,8 +20,7 @@ static sara_status choose_image_size(sara_context *ctx, int *width, int *height,
                          "%s: %lldx%lld is too long: %lldx%lld at resolution %d, at most %d a side",
                          path, (long long)w, (long long)h, (long long)new_width,
                          (long long)new_height, resolution, LONGEST_SIDE);
-    *width = (int)new_width;
-    *height = (int)new_height;
+    *out = (sara_image_sizes){image->width, image->height, (int)new_width, (int)new_height};
     return SARA_OK;
 }
 
@@ -29,30 +28,45 @@ sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out, const ch
                                     int resolution)
 {
     sara_image image = {0};
-    int width, height;
+    sara_image_sizes to;
     sara_status status;
     TRY(sara_image_read(ctx, &image, path));
-    TRY(choose_image_size(ctx, &width, &height, &image, path, resolution));
-    if (width == image.width && height == image.height) {
+    TRY(choose_image_size(ctx, &to, &image, path, resolution));
+    if (to.resized_width == image.width && to.resized_height == image.height) {
         *out = image;
         return SARA_OK;
     }
-    TRY(sara_image_resize(ctx, out, &image, width, height, SARA_RESAMPLE_LANCZOS));
+    TRY(sara_image_resize(ctx, out, &image, to.resized_width, to.resized_height,
+                          SARA_RESAMPLE_LANCZOS));
 done:
     sara_image_clear(ctx, &image);
     return status;
 }
 
+void sara_dataset_image_crop(float *out, const sara_image *image, int side, int left, int top,
+                             bool flip)
+{
+    size_t plane = (size_t)side * (size_t)side;
+    for (int y = 0; y < side; y++)
+        for (int x = 0; x < side; x++) {
+            int from = flip ? side - 1 - x : x;
+            const uint8_t *pixel =
+                image->pixels +
+                ((size_t)(top + y) * (size_t)image->width + (size_t)(left + from)) * 3;
+            for (size_t c = 0; c < 3; c++)
+                out[c * plane + (size_t)y * (size_t)side + (size_t)x] =
+                    (float)pixel[c] / 255.0f * 2.0f - 1.0f;
+        }
+}
+
 /* Decoded wholly: what passes here is what can be loaded later. */
-static sara_status check_one_image(sara_context *ctx, bool *square, const char *path,
+static sara_status check_one_image(sara_context *ctx, sara_image_sizes *sizes, const char *path,
                                    int resolution)
 {
     sara_image image = {0};
-    int width, height;
     sara_status status;
     TRY(sara_image_read(ctx, &image, path));
-    TRY(choose_image_size(ctx, &width, &height, &image, path, resolution));
-    *square = width == height;
+    TRY(choose_image_size(ctx, sizes, &image, path, resolution));
 done:
     sara_image_clear(ctx, &image);
     return status;
@@ -102,8 +116,8 @@ static sara_status refuse_damaged(sara_context *ctx, const damaged_images *damag
                      damaged->count > NAMED_AT_MOST ? ", ..." : "");
 }
 
-sara_status sara_dataset_check_images(sara_context *ctx, bool *square, const sara_dataset *dataset,
-                                      int resolution)
+sara_status sara_dataset_check_images(sara_context *ctx, sara_image_sizes *sizes,
+                                      const sara_dataset *dataset, int resolution)
 {
     damaged_images damaged = {0};
     double started = sara_clock();
@@ -112,7 +126,7 @@ sara_status sara_dataset_check_images(sara_context *ctx, bool *square, const sar
         const char *path = dataset->items[i].path;
         if (sara_interrupted(ctx))
             TRY(sara_fail(ctx, SARA_INTERRUPTED, "interrupted before the first step"));
-        status = check_one_image(ctx, &square[i], path, resolution);
+        status = check_one_image(ctx, &sizes[i], path, resolution);
         if (status == SARA_ERROR_INPUT)
             status = note_damaged(ctx, &damaged, path);
         TRY(status);

@@ -94,14 +94,20 @@ const sara_source *sara_batches_source(const sara_batches *batches);
 const char *sara_batches_rank_name(const sara_batches *batches, int64_t step);
 
 /* Used by batches.c. */
+/* Of an image as its file has it, and resized. */
+typedef struct sara_image_sizes {
+    int width, height, resized_width, resized_height;
+} sara_image_sizes;
 /* Every image is decoded wholly, so that none fails once hours of encoding have begun. The error
- * (SARA_ERROR_INPUT) is the first one's, with the names of others. square [count]: whether the
- * resized image is. */
-SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, bool *square,
+ * (SARA_ERROR_INPUT) is the first one's, with the names of others. sizes [count] */
+SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, sara_image_sizes *sizes,
                                                      const sara_dataset *dataset, int resolution);
 /* Resized by Lanczos so that the shorter side is `resolution`; sara_image_clear(). */
 SARA_NODISCARD sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out,
                                                    const char *path, int resolution);
+/* out [3][side][side] in [-1,1]: the crop at (left, top), mirrored if flip. */
+void sara_dataset_image_crop(float *out, const sara_image *image, int side, int left, int top,
+                             bool flip);
 /* Of what is trained on: names, captions, contents and repeats. */
 SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65],
                                              const sara_dataset *dataset);
