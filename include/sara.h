@@ -403,6 +403,12 @@ typedef struct sara_generate_options {
     /* Prompts longer than the text encoder takes: in chunks, as in A1111, where the word BREAK
      * begins a new one; false: cut */
     bool long_prompt;
+    /* What a model is told that takes it (SDXL; others refuse it), each {height, width} or {top,
+     * left}: the size that the picture had, where it was cropped then, and the size that it was to
+     * have; {0, 0}: the picture's own, uncropped. negative_*: without the prompt; where all of
+     * these are 0, the same as with it. */
+    int original_size[2], crops_coords_top_left[2], target_size[2];
+    int negative_original_size[2], negative_crops_coords_top_left[2], negative_target_size[2];
 } sara_generate_options;
 
 void sara_generate_options_init_sized(sara_generate_options *options, size_t size);

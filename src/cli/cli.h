@@ -37,6 +37,7 @@ typedef enum cli_kind {
     CLI_STRING,  /* const char * */
     CLI_LIST,    /* cli_list */
     CLI_INT,     /* int, from low to high */
+    CLI_PAIR,    /* int[2], from low to high each: "1024,768" */
     CLI_SEED,    /* cli_seed */
     CLI_DOUBLE,  /* double, from low to high */
     CLI_SWITCH,  /* bool */
@@ -170,6 +171,21 @@ typedef struct cli_model {
     {                                                                                              \
         "scheduler", 0, CLI_STRING, scheduler, 0, 0, "NAME",                                       \
             (all) ? "karras: Karras sigmas (the model's)" : NULL                                   \
+    }
+/* What SDXL's models are told of pictures, likewise. */
+#define CLI_SIZES_OPTIONS(g, all)                                                                  \
+    {"original_size", 0, CLI_PAIR, (g)->original_size, 1, 65536, "H,W",                            \
+     (all) ? "SDXL: the size that the picture had (its own)" : NULL},                              \
+        {"crops_coords_top_left", 0, CLI_PAIR, (g)->crops_coords_top_left, 0, 65536, "TOP,LEFT",   \
+         (all) ? "SDXL: where it was cropped then (0,0)" : NULL},                                  \
+        {"target_size", 0, CLI_PAIR, (g)->target_size, 1, 65536, "H,W",                            \
+         (all) ? "SDXL: the size to be; all also as --negative_..." : NULL},                       \
+        {"negative_original_size", 0, CLI_PAIR, (g)->negative_original_size, 1, 65536, "H,W",      \
+         NULL},                                                                                    \
+        {"negative_target_size", 0, CLI_PAIR, (g)->negative_target_size, 1, 65536, "H,W", NULL},   \
+    {                                                                                              \
+        "negative_crops_coords_top_left", 0, CLI_PAIR, (g)->negative_crops_coords_top_left, 0,     \
+            65536, "TOP,LEFT", NULL                                                                \
     }
 /* Loads it. */
 int cli_load(const cli *c, sara_model **out, const cli_model *model);

@@ -184,6 +184,7 @@ int cmd_eval(cli *c)
          "(1000, or the smaller set)"},
         {"kid_subsets", 0, CLI_INT, &e->kid_subsets, 1, 1000000, "N", "(100)"},
         CLI_DRAW_OPTIONS(g, &r.seed, &r.scheduler, false),
+        CLI_SIZES_OPTIONS(g, false),
         {"batch-count", 'b', CLI_INT, &g->batch_count, 1, 100000, "N",
          "pictures of each prompt (1)"},
         {"force", 0, CLI_SWITCH, &e->force, 0, 0, NULL, "apply adapters of other bases"},

@@ -246,6 +246,7 @@ int cmd_generate(cli *c)
         {"adapter", 0, CLI_LIST, &r.adapters, 0, 0, "FILE[:X]",
          "apply at strength X (1); repeatable"},
         CLI_DRAW_OPTIONS(g, &r.seed, &r.scheduler, true),
+        CLI_SIZES_OPTIONS(g, true),
         {"batch-count", 'b', CLI_INT, &g->batch_count, 1, 100000, "N",
          "images for each prompt (1)"},
         {"compare", 0, CLI_SWITCH, &r.compare, 0, 0, NULL,

@@ -30,6 +30,26 @@ static int set_int(cli *c, const cli_option *o, const char *value)
     return 0;
 }
 
+static int set_pair(cli *c, const cli_option *o, const char *value)
+{
+    char *middle, *end;
+    errno = 0;
+    long first = strtol(value, &middle, 10), second = 0;
+    bool whole = middle > value && *middle == ',';
+    if (whole) {
+        second = strtol(middle + 1, &end, 10);
+        whole = end > middle + 1 && *end == '\0' && !errno;
+    }
+    if (!whole || (double)first < o->low || (double)first > o->high || (double)second < o->low ||
+        (double)second > o->high)
+        return cli_fail(c, SARA_ERROR_USAGE,
+                        "--%s %s: expected %s, two whole numbers, %.0f to %.0f", o->name, value,
+                        o->metavar, o->low, o->high);
+    ((int *)o->target)[0] = (int)first;
+    ((int *)o->target)[1] = (int)second;
+    return 0;
+}
+
 static int set_seed(cli *c, const cli_option *o, const char *value)
 {
     char *end;
@@ -76,6 +96,8 @@ int cli_set_option(cli *c, const cli_command *command, const cli_option *o, cons
         return value_add_item(c, o, value);
     case CLI_INT:
         return set_int(c, o, value);
+    case CLI_PAIR:
+        return set_pair(c, o, value);
     case CLI_SEED:
         return set_seed(c, o, value);
     case CLI_DOUBLE:

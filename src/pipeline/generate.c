@@ -90,16 +90,6 @@ done:
     return status;
 }
 
-/* Of a picture that is as it was drawn: neither resized nor cropped. */
-static void tell_size(generation *g)
-{
-    int factor = g->model->vae->info.vae.factor;
-    const float height = (float)(g->height * factor), width = (float)(g->width * factor);
-    for (int i = 0; i < 2; i++)
-        memcpy(g->time_ids[i], (const float[]){height, width, 0, 0, height, width},
-               sizeof(g->time_ids[i]));
-}
-
 /* The scheduler, and sizes with the start noise. */
 static sara_status choose_generation(generation *g)
 {
@@ -111,7 +101,9 @@ static sara_status choose_generation(generation *g)
         TRY(read_start(g));
     else
         TRY(draw_start(g));
-    tell_size(g);
+    sara_generate_time_ids(g->time_ids, g->options, g->guided,
+                           (int)g->height * g->model->vae->info.vae.factor,
+                           (int)g->width * g->model->vae->info.vae.factor);
 done:
     return status;
 }

@@ -86,6 +86,68 @@ done:
     return status;
 }
 
+/* ------------------------------------------------------------------- what the denoiser is told */
+
+typedef struct told_sizes {
+    const char *names[3];
+    const int *pairs[3]; /* original size, crop, target size */
+} told_sizes;
+
+static void sizes_told(told_sizes out[2], const sara_generate_options *o)
+{
+    out[0] = (told_sizes){
+        {"negative_original_size", "negative_crops_coords_top_left", "negative_target_size"},
+        {o->negative_original_size, o->negative_crops_coords_top_left, o->negative_target_size}};
+    out[1] = (told_sizes){{"original_size", "crops_coords_top_left", "target_size"},
+                          {o->original_size, o->crops_coords_top_left, o->target_size}};
+}
+
+static bool is_given(const int *pair)
+{
+    return pair[0] != 0 || pair[1] != 0;
+}
+
+static bool is_any_given(const told_sizes *told)
+{
+    return is_given(told->pairs[0]) || is_given(told->pairs[1]) || is_given(told->pairs[2]);
+}
+
+void sara_generate_time_ids(float out[2][SARA_TIME_IDS], const sara_generate_options *options,
+                            bool guided, int height, int width)
+{
+    const int own[3][2] = {{height, width}, {0, 0}, {height, width}};
+    told_sizes told[2];
+    sizes_told(told, options);
+    for (int i = 0; i < 2; i++) {
+        const told_sizes *t = i == 0 && guided && is_any_given(&told[0]) ? &told[0] : &told[1];
+        for (int k = 0; k < 3; k++)
+            for (int axis = 0; axis < 2; axis++)
+                out[i][2 * k + axis] = (float)(is_given(t->pairs[k]) ? t->pairs[k] : own[k])[axis];
+    }
+}
+
+static sara_status check_told_sizes(sara_context *ctx, const sara_model *model,
+                                    const sara_generate_options *options)
+{
+    const bool taken = model->denoiser->info.denoiser.widths[SARA_CONDITION_TIME_IDS] > 0;
+    told_sizes told[2];
+    sizes_told(told, options);
+    for (int i = 0; i < 6; i++) {
+        const int *pair = told[i / 3].pairs[i % 3], least = i % 3 == 1 ? 0 : 1;
+        const char *name = told[i / 3].names[i % 3];
+        if (is_given(pair) && !taken)
+            return sara_fail(ctx, SARA_ERROR_USAGE,
+                             "%s %d,%d: the %s is told no sizes; leave it out (SDXL's is)", name,
+                             pair[0], pair[1], model->family->parts[0].class->title);
+        if (is_given(pair) && (pair[0] < least || pair[1] < least))
+            return sara_fail(ctx, SARA_ERROR_USAGE, "%s %d,%d: expected two numbers, at least %d",
+                             name, pair[0], pair[1], least);
+    }
+    return SARA_OK;
+}
+
+/* --------------------------------------------------------------------------------- all of them */
+
 sara_status sara_generate_options_check(sara_context *ctx, const sara_model *model,
                                         const sara_generate_options *options)
 {
@@ -102,6 +164,7 @@ sara_status sara_generate_options_check(sara_context *ctx, const sara_model *mod
         return sara_fail(ctx, SARA_ERROR_USAGE, "batch_count %d: expected at least 1",
                          options->batch_count);
     TRY(check_save_latents(ctx, model, options));
+    TRY(check_told_sizes(ctx, model, options));
     if (!isfinite(options->guidance_scale) || options->guidance_scale < 0)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "guidance_scale %g: expected a finite number, at least 0",

@@ -237,6 +237,10 @@ SARA_NODISCARD sara_status sara_generate_options_settle(sara_context *ctx,
 /* Whether settled options go with the model, but for its sizes. */
 SARA_NODISCARD sara_status sara_generate_options_check(sara_context *ctx, const sara_model *model,
                                                        const sara_generate_options *options);
+/* What the denoiser is told of a picture of this size: out[0] without the prompt where it is
+ * guided, else as out[1]. */
+void sara_generate_time_ids(float out[2][SARA_TIME_IDS], const sara_generate_options *options,
+                            bool guided, int height, int width);
 /* Whether the negative prompt is drawn with, too. */
 bool sara_generate_is_guided(const sara_generate_options *options);
 /* The scheduler that options and model agree on. */

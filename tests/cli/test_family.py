@@ -203,6 +203,45 @@ class Family(Case):
         self.model = self.path("merged")
         self.assertEqual(self.draw("merged.png")[0], adapted)
 
+    def test_sizes_told(self):
+        """Each number reaches the denoiser; what is not given is the picture's own size, and
+        without the prompt all is as with it unless something is given."""
+        self.take_time_ids()
+        plain, _ = self.draw("plain.png")
+        own = ("--original_size", "16,16", "--crops_coords_top_left", "0,0", "--target_size",
+               "16,16")
+        self.assertEqual(self.draw("own.png", *own)[0], plain)
+        drawn = [plain]
+        for option in ("original_size", "crops_coords_top_left", "target_size"):
+            for value in ("16,900", "900,16"):
+                for side in ("", "negative_"):
+                    drawn.append(self.draw("a.png", f"--{side}{option}", value)[0])
+        for i, rows in enumerate(drawn):
+            self.assertNotIn(rows, drawn[:i], i)
+        both = [x for option in ("original_size", "target_size")
+                for x in (f"--{option}", "700,500", f"--negative_{option}", "700,500")]
+        self.assertEqual(self.draw("both.png", *both)[0],
+                         self.draw("one.png", *both[:2], *both[4:6])[0])
+        alone = ("--cfg-scale", "1", "--original_size", "700,500")
+        self.assertEqual(self.draw("alone.png", *alone)[0],
+                         self.draw("no.png", *alone, "--negative_original_size", "1,1")[0])
+
+    def test_sizes_refused(self):
+        draw = ("generate", "-m", self.model, "-p", "a", "-o", "a.png")
+        for option in ("original_size", "crops_coords_top_left", "negative_target_size"):
+            self.refused(USAGE, [f"{option} 20,10", "the mixer is told no sizes"], *draw,
+                         f"--{option}", "20,10")
+        for value in ("20", "20,", "20,10,3", "0,10", "20,70000", "20x10", ",5", "20,1e9"):
+            self.refused(USAGE, [f"--original_size {value}:", "expected H,W"], *draw,
+                         "--original_size", value)
+
+    def test_trained_with_sizes(self):
+        """Validation pictures are drawn, and what the denoiser learns is of the sizes too."""
+        self.take_time_ids()
+        self.train("run", "--validation_prompt", "a cat", "--validation_steps", "2")
+        tensors, _ = read_safetensors(self.adapter("run"))
+        self.assertGreater(self.largest_change(tensors, "time_ids_in.weight"), 1e-3)
+
     def test_inspected(self):
         self.train("run")
         model = json.loads(self.ok("inspect", "-m", self.model, "--json").out)

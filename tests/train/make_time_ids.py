@@ -16,4 +16,5 @@ for size in SIZES:
     y1 = max(0, int(round((image.height - SIDE) / 2.0)))
     x1 = max(0, int(round((image.width - SIDE) / 2.0)))
     assert (image.height - SIDE) % 2 == (image.width - SIDE) % 2 == 0
-    print(f"        {{{size[0]}, {size[1]}, {{{', '.join(map(str, (*original, y1, x1, SIDE, SIDE)))}}}}},")
+    ids = ", ".join(map(str, (*original, y1, x1, SIDE, SIDE)))
+    print(f"        {{{size[0]}, {size[1]}, {{{ids}}}}},")
