@@ -110,16 +110,12 @@ static sara_status export_check_stored(sara_context *ctx, const sara_model *mode
         model->path, name);
 }
 
-void sara_export_find_text(sara_export *e)
+static void find_texts(sara_export *e)
 {
     const sara_family *family = e->model->family;
-    for (e->text_part = 1; e->text_part < family->part_count; e->text_part++)
-        if (family->parts[e->text_part].stages & SARA_STAGE_TEXT)
-            break;
-    if (e->text_part == family->part_count)
-        e->text_part = SARA_MOST_PARTS - 1;
-    const sara_network *network = e->model->parts[e->text_part].network;
-    e->text_params = network ? &network->params : NULL;
+    for (int i = 1; i < family->part_count; i++)
+        if ((family->parts[i].stages & SARA_STAGE_TEXT) && e->model->parts[i].network)
+            e->text_params[i] = &e->model->parts[i].network->params;
 }
 
 static void export_fill_report(sara_export *e)
@@ -145,7 +141,7 @@ sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *repor
     bool dense = e.format == SARA_EXPORT_COMFYUI || e.format == SARA_EXPORT_A1111;
     TRY(sara_changes_new(ctx, &e.changes, model, dense ? e.dtype : SARA_F32, !dense));
     export_fill_report(&e);
-    sara_export_find_text(&e);
+    find_texts(&e);
     if (e.format == SARA_EXPORT_SHIRA)
         TRY(sara_export_shira(&e));
     else

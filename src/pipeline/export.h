@@ -56,14 +56,11 @@ typedef struct sara_export {
     sara_dtype dtype;
     int64_t date;
     sara_changes changes;
-    int text_part; /* whose layers are the text encoder's; and its parameters, NULL: it has none */
-    const sara_params *text_params;
+    const sara_params *text_params[SARA_MOST_PARTS]; /* of text encoders; NULL: none */
     int64_t text_left_out; /* entries of text encoders, beside the report's */
     sara_export_report report;
 } sara_export;
 
-/* Fills text_part, and text_params where the model has them. */
-void sara_export_find_text(sara_export *e);
 /* Each writes its file or folder and fills in what the report says of it. */
 SARA_NODISCARD sara_status sara_export_dense(sara_export *e);
 SARA_NODISCARD sara_status sara_export_low_rank(sara_export *e);
@@ -72,11 +69,13 @@ SARA_NODISCARD sara_status sara_export_shira(sara_export *e);
 /* export_names.c: "conv_in" of "conv_in.weight" and "conv_in.bias", both ends told apart. */
 SARA_NODISCARD sara_status sara_export_layer(sara_arena *arena, const char **out, bool *is_bias,
                                              const char *param_name);
-/* ComfyUI's name of a layer of the denoiser, and kohya's, of a text encoder too. */
+/* ComfyUI's name of a layer of the denoiser, and kohya's, of a text encoder too: lora_te_, of
+ * families with several lora_te1_ and so on. */
 SARA_NODISCARD sara_status sara_export_ldm_name(sara_arena *arena, const char **out,
                                                 const char *layer, const sara_ldm_shape *shape);
 SARA_NODISCARD sara_status sara_export_kohya_name(sara_arena *arena, const char **out,
-                                                  const char *layer, bool text);
+                                                  const char *layer, const sara_family *family,
+                                                  int part);
 /* What UIs expect of a LoRA file, with the date. module, rank and args: ss_network_*. */
 SARA_NODISCARD sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e,
                                                 const char *module, int rank, const char *args);

@@ -224,7 +224,8 @@ static sara_status write_lora(const low_rank *l)
                                .dtype = e->dtype,
                                .rank = e->rank,
                                .alpha = e->rank,
-                               .text = &l->lora[e->text_part],
+                               .family = e->model->family,
+                               .texts = l->lora,
                                .text_params = e->text_params};
     sara_metadata_list list;
     char args[80];

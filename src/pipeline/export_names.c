@@ -41,16 +41,27 @@ done:
     return status;
 }
 
+/* "2" of the second of several text encoders, "" of the only one. */
+static sara_name text_number(const sara_family *family, int part)
+{
+    int number = 0, count = 0;
+    for (int i = 1; i < family->part_count; i++) {
+        count += (family->parts[i].stages & SARA_STAGE_TEXT) != 0;
+        number = i == part ? count : number;
+    }
+    return count > 1 ? sara_name_of("%d", number) : (sara_name){""};
+}
+
 /* A1111 knows the last norm under its LDM name alone. */
 sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const char *layer,
-                                   bool text)
+                                   const sara_family *family, int part)
 {
     sara_status status;
     char *name = NULL;
     static const char model[] = "text_model.";
     bool last = strcmp(layer, "conv_norm_out") == 0;
-    if (text) /* newer transformers leave text_model. out */
-        TRY(sara_format(arena->ctx, &name, "lora_te_%s%s",
+    if (part > 0) /* newer transformers leave text_model. out */
+        TRY(sara_format(arena->ctx, &name, "lora_te%s_%s%s", text_number(family, part).text,
                         strncmp(layer, model, strlen(model)) == 0 ? "" : model, layer));
     else
         TRY(sara_format(arena->ctx, &name, "lora_unet_%s", last ? "out_0" : layer));
@@ -105,8 +116,7 @@ sara_status sara_metadata_list_add_kohya(sara_metadata_list *list, const sara_mo
     bool v = model->scheduler.prediction_type == SARA_PREDICT_V;
     sara_status status;
     TRY(sara_metadata_list_add(list, "ss_v2", "%s", family->kohya_v2 ? "True" : "False"));
-    TRY(sara_metadata_list_add(list, "ss_base_model_version", "%s%s", family->kohya,
-                               v ? "_v" : ""));
+    TRY(sara_metadata_list_add(list, "ss_base_model_version", "%s", family->kohya[v]));
     TRY(sara_metadata_list_add(list, "ss_network_module", "%s", module));
     TRY(sara_metadata_list_add(list, "ss_network_dim", "%s", rank));
     TRY(sara_metadata_list_add(list, "ss_network_alpha", "%s", alpha));

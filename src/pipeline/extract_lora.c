@@ -185,8 +185,7 @@ sara_status sara_extract_lora(sara_context *ctx, sara_extract_report *report,
     p.arena = &e.changes.arena;
     TRY(open_pair(&p));
     TRY(gather_differences(&p, &e.changes));
-    sara_export_find_text(&e);
-    e.text_params = p.from[e.text_part];
+    memcpy(e.text_params, p.from, sizeof(e.text_params));
     TRY(sara_export_low_rank(&e));
     *report = (sara_extract_report){.parameters = pair_entries(&p),
                                     .differing = e.changes.entries,

@@ -76,6 +76,17 @@ done:
     return status;
 }
 
+/* The family of the denoiser with this config, unless it is a kind of it that is not supported. */
+static sara_status take_family(sara_context *ctx, const sara_family **out,
+                               const sara_family *family, const json_t *config, const char *source)
+{
+    const char *what = family->unsupported ? family->unsupported(config) : NULL;
+    if (what)
+        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: is of %s", source, what);
+    *out = family;
+    return SARA_OK;
+}
+
 /* Of those with the folder's index the first whose denoiser it has. *out NULL: none has it. */
 static sara_status match_index(sara_context *ctx, const sara_family **out, const json_t *index,
                                const char *class_name, const char *path)
@@ -97,7 +108,7 @@ static sara_status match_index(sara_context *ctx, const sara_family **out, const
         TRY(sara_format(ctx, &file, "%s/%s/config.json", path, family->parts[0].folder));
         TRY(sara_json_load(ctx, &config, file, true));
         if (family->is_denoiser(config))
-            *out = family;
+            TRY(take_family(ctx, out, family, config, file));
     }
     if (class && !*out)
         TRY(refuse_config(ctx, file, class->value));
@@ -107,13 +118,14 @@ done:
     return status;
 }
 
-sara_status sara_family_of_folder(sara_context *ctx, const sara_family **out,
-                                  char **scheduler_class, const char *path)
+sara_status sara_family_of_folder(sara_context *ctx, const sara_family **out, json_t **out_index,
+                                  const char *path)
 {
     char *file = NULL;
     json_t *index = NULL;
-    const char *class_name = NULL, *scheduler;
+    const char *class_name = NULL;
     sara_status status;
+    *out_index = NULL;
     TRY(sara_path_join(ctx, &file, path, "model_index.json"));
     if (!sara_path_is_named(file))
         TRY(sara_fail(ctx, SARA_ERROR_INPUT,
@@ -129,9 +141,7 @@ sara_status sara_family_of_folder(sara_context *ctx, const sara_family **out,
     TRY(match_index(ctx, out, index, class_name, path));
     if (!*out)
         TRY(refuse_index(ctx, file, class_name));
-    scheduler = json_string_value(json_array_get(json_object_get(index, "scheduler"), 1));
-    if (scheduler)
-        TRY(sara_strdup(ctx, scheduler_class, scheduler));
+    *out_index = json_incref(index);
 done:
     json_decref(index);
     sara_free(ctx, file);
@@ -157,8 +167,7 @@ sara_status sara_family_of_config(sara_context *ctx, const sara_family **out, co
         known = value;
         if (!family->is_denoiser(config))
             continue;
-        *out = family;
-        return SARA_OK;
+        return take_family(ctx, out, family, config, source);
     }
     if (known)
         TRY(refuse_config(ctx, source, known));

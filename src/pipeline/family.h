@@ -24,6 +24,7 @@ typedef struct sara_family_part {
     const sara_network_class *class;
     unsigned stages;
     const char *tokenizer; /* the folder of the one it goes with; NULL: none */
+    bool second_padding;   /* the built-in tokenizer's, see sara_tokenizer_load_builtin() */
     /* In single files; NULL: nowhere. The first with the names of a network is written. */
     const sara_single_place *places, *averages;
 } sara_family_part;
@@ -55,6 +56,9 @@ struct sara_family {
     bool (*is_index)(const char *class_name, const json_t *index);
     bool (*is_file)(const sara_single_file *single);
     bool (*is_denoiser)(const json_t *config);
+    /* What a denoiser with such a config is that is one of these and not supported, and what to use
+     * instead ("an inpainting model ...; use ..."); NULL: it is supported. NULL: all are. */
+    const char *(*unsupported)(const json_t *config);
     /* Adds what the shapes of a single file's part do not tell to the config derived from them. */
     SARA_NODISCARD sara_status (*tell)(const sara_single_file *single, sara_single_part *part);
     /* What a single file predicts that does not say so, and why that is thought; NULL: noise. */
@@ -62,7 +66,8 @@ struct sara_family {
                                         const char **reason);
     const char *scheduler; /* JSON: of single files and of denoisers alone */
     int v_sample_size;     /* of single files that predict v, where shapes tell it; 0: no other */
-    bool second_padding;   /* the built-in tokenizer's, see sara_tokenizer_load_builtin() */
+    bool zero_negative; /* as sara_model has it, of indexes without force_zeros_for_empty_prompt and
+                           of single files; false: no index has it */
     /* Whether text encoders, tokenizers and denoiser fit together. */
     SARA_NODISCARD sara_status (*check_texts)(const sara_model *model);
     /* As the pipeline corrects configs of its parts that are outdated; NULL: it does not. */
@@ -88,7 +93,7 @@ struct sara_family {
 
     const char *target;          /* sara.target of adapters */
     const char *architecture[2]; /* modelspec.architecture; [1]: of models that predict v */
-    const char *kohya;           /* ss_base_model_version, without "_v" */
+    const char *kohya[2];        /* ss_base_model_version; likewise */
     bool kohya_v2;               /* ss_v2 */
 };
 
@@ -96,9 +101,9 @@ extern const sara_family *const sara_families[]; /* NULL ends it */
 
 /* family.c. "SD1.x, SD2.x": of all; between: what stands between the last two. *out: sara_free() */
 SARA_NODISCARD sara_status sara_family_names(sara_context *ctx, char **out, const char *between);
-/* Of a diffusers folder. *scheduler_class: that its index names, sara_free(); NULL: none. */
+/* Of a diffusers folder. *index: its model_index.json, json_decref(). */
 SARA_NODISCARD sara_status sara_family_of_folder(sara_context *ctx, const sara_family **out,
-                                                 char **scheduler_class, const char *path);
+                                                 json_t **index, const char *path);
 /* Of a denoiser alone. source: its config's, for errors. */
 SARA_NODISCARD sara_status sara_family_of_config(sara_context *ctx, const sara_family **out,
                                                  const json_t *config, const char *source);

@@ -15,18 +15,18 @@ enum { DENOISER, VAE, TEXT, PARTS };
 
 /* -------------------------------------------------------------------------------------- parts */
 
-static const sara_single_place denoiser_places[] = {
+const sara_single_place sara_sd_denoiser_places[] = {
     {"model.diffusion_model.", "", SARA_LDM_UNET, false},
     {"", "", SARA_LDM_UNET, false},
     {NULL, NULL, SARA_LDM_UNET, false},
 };
 /* LDM writes the names of averages without their dots. */
-static const sara_single_place denoiser_averages[] = {
+const sara_single_place sara_sd_denoiser_averages[] = {
     {"model_ema.diffusion_model.", "", SARA_LDM_UNET, false},
     {"model_ema.diffusion_model", "", SARA_LDM_UNET, true},
     {NULL, NULL, SARA_LDM_UNET, false},
 };
-static const sara_single_place vae_places[] = {
+const sara_single_place sara_sd_vae_places[] = {
     {"first_stage_model.", "", SARA_LDM_VAE, false},
     {"vae.", "", SARA_LDM_VAE, false},
     {NULL, NULL, SARA_LDM_VAE, false},
@@ -38,22 +38,25 @@ static const sara_single_place text_places[] = {
     {NULL, NULL, SARA_LDM_CLIP, false},
 };
 
-static const sara_family_part sd_parts[PARTS] = {
-    [DENOISER] = {.folder = "unet",
-                  .class = &sara_unet_class,
-                  .stages = SARA_STAGE_DENOISE,
-                  .places = denoiser_places,
-                  .averages = denoiser_averages},
-    [VAE] = {.folder = "vae",
-             .class = &sara_vae_class,
-             .stages = SARA_STAGE_IMAGES | SARA_STAGE_DECODE,
-             .places = vae_places},
-    [TEXT] = {.folder = "text_encoder",
-              .class = &sara_clip_text_class,
-              .stages = SARA_STAGE_TEXT,
-              .tokenizer = "tokenizer",
-              .places = text_places},
-};
+#define SD_PARTS(second)                                                                           \
+    {                                                                                              \
+        [DENOISER] = {.folder = "unet",                                                            \
+                      .class = &sara_unet_class,                                                   \
+                      .stages = SARA_STAGE_DENOISE,                                                \
+                      .places = sara_sd_denoiser_places,                                           \
+                      .averages = sara_sd_denoiser_averages},                                      \
+        [VAE] = {.folder = "vae",                                                                  \
+                 .class = &sara_vae_class,                                                         \
+                 .stages = SARA_STAGE_IMAGES | SARA_STAGE_DECODE,                                  \
+                 .places = sara_sd_vae_places},                                                    \
+        [TEXT] = {.folder = "text_encoder",                                                        \
+                  .class = &sara_clip_text_class,                                                  \
+                  .stages = SARA_STAGE_TEXT,                                                       \
+                  .tokenizer = "tokenizer",                                                        \
+                  .second_padding = (second),                                                      \
+                  .places = text_places},                                                          \
+    }
+static const sara_family_part sd_parts[PARTS] = SD_PARTS(false), sd2_parts[PARTS] = SD_PARTS(true);
 
 /* ---------------------------------------------------------------------------------- recognition */
 
@@ -254,44 +257,28 @@ static sara_status sd2_guess(const sara_model *model, const char **prediction, c
 
 /* ---------------------------------------------------------------------------------------- texts */
 
+static const sara_clip_use sd_texts[] = {{TEXT, 0, false}};
+
 static sara_status sd_check_texts(const sara_model *model)
 {
-    const sara_text_info *info = &model->parts[TEXT].network->info.text;
-    int width = model->denoiser->info.denoiser.widths[SARA_CONDITION_STATES];
-    int ids = sara_tokenizer_vocab_size(model->parts[TEXT].tokenizer);
-    if (info->hidden_size != width && model->parts[0].elsewhere)
-        return sara_fail(model->ctx, SARA_ERROR_INPUT,
-                         "%s: cross_attention_dim %d, the text encoder of %s has hidden_size %d: "
-                         "they must agree",
-                         model->parts[0].elsewhere, width, model->path, info->hidden_size);
-    if (info->hidden_size != width)
-        return sara_fail(
-            model->ctx, SARA_ERROR_INPUT,
-            "%s: text_encoder hidden_size %d, unet cross_attention_dim %d: they must agree",
-            model->path, info->hidden_size, width);
-    if (info->vocab_size < ids)
-        return sara_fail(model->ctx, SARA_ERROR_INPUT,
-                         "%s: text_encoder vocab_size %d, the tokenizer has ids up to %d%s",
-                         model->path, info->vocab_size, ids - 1,
-                         model->single ? "; --tokenizer DIR names another" : "");
-    return SARA_OK;
+    return sara_clip_check(model, sd_texts, 1);
 }
 
 static sara_status sd_measure(sara_context *ctx, int64_t *length, const sara_model *model,
                               const sara_prompt *prompt, const sara_text_source *source)
 {
-    return sara_clip_measure(ctx, length, &model->parts[TEXT], prompt, source);
+    return sara_clip_measure(ctx, length, model, sd_texts, 1, prompt, source);
 }
 
 static sara_status sd_encode(sara_context *ctx, sara_text_states *out, const sara_model *model,
                              const sara_prompt *prompt, const sara_text_source *source)
 {
-    return sara_clip_encode(ctx, out, model, &model->parts[TEXT], prompt, source, false);
+    return sara_clip_encode(ctx, out, model, sd_texts, 1, prompt, source);
 }
 
 /* ------------------------------------------------------------------------------------- training */
 
-static double sd_draw_timestep(const sara_objective *objective, uint64_t seed, uint64_t element)
+double sara_sd_draw_timestep(const sara_objective *objective, uint64_t seed, uint64_t element)
 {
     return (double)sara_draw_below((uint64_t)objective->num_train_timesteps, seed,
                                    SARA_DRAW_TIMESTEP, element, 0);
@@ -301,41 +288,42 @@ static double sd_draw_timestep(const sara_objective *objective, uint64_t seed, u
     .product = "Stable Diffusion", .pipeline = "StableDiffusionPipeline",                          \
     .index = "{\"feature_extractor\": [null, null], \"safety_checker\": [null, null], "            \
              "\"requires_safety_checker\": false}",                                                \
-    .parts = sd_parts, .part_count = PARTS, .is_index = sd_is_index, .is_file = sd_is_file,        \
-    .scheduler = scheduler, .check_texts = sd_check_texts,                                         \
-    .correct_scheduler = sara_model_correct_scheduler,                                             \
+    .part_count = PARTS, .is_index = sd_is_index, .is_file = sd_is_file, .scheduler = scheduler,   \
+    .check_texts = sd_check_texts, .correct_scheduler = sara_model_correct_scheduler,              \
     .correct_denoiser = sara_model_correct_denoiser, .measure = sd_measure, .encode = sd_encode,   \
-    .objective = sara_objective_new, .draw_timestep = sd_draw_timestep, .sample_size = 64,         \
+    .objective = sara_objective_new, .draw_timestep = sara_sd_draw_timestep, .sample_size = 64,    \
     .guidance_scale = 7.0, .target = "unet"
 
 const sara_family sara_family_sd1 = {
     SD_COMMON,
     .name = "SD1.x",
+    .parts = sd_parts,
     .is_denoiser = sd1_is_denoiser,
     .tell = sd1_tell,
     .guess = sd1_guess,
     .architecture = {"stable-diffusion-v1", "stable-diffusion-v1"},
-    .kohya = "sd_v1",
+    .kohya = {"sd_v1", "sd_v1_v"},
 };
 
 const sara_family sara_family_sd2 = {
     SD_COMMON,
     .name = "SD2.x",
+    .parts = sd2_parts,
     .is_denoiser = sd2_is_denoiser,
     .tell = sd2_tell,
     .guess = sd2_guess,
     .v_sample_size = 96, /* they draw 768 pixels */
-    .second_padding = true,
     .architecture = {"stable-diffusion-v2-512", "stable-diffusion-v2-768-v"},
-    .kohya = "sd_v2",
+    .kohya = {"sd_v2", "sd_v2_v"},
     .kohya_v2 = true,
 };
 
 const sara_family sara_family_sd = {
     SD_COMMON,
+    .parts = sd_parts,
     .is_denoiser = sd_is_denoiser,
     .tell = sd_tell,
     .guess = sd1_guess,
     .architecture = {"stable-diffusion", "stable-diffusion"},
-    .kohya = "sd_v1",
+    .kohya = {"sd_v1", "sd_v1_v"},
 };

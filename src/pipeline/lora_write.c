@@ -20,8 +20,10 @@ typedef struct lora_tensors {
 
 static sara_status tensors_init(lora_tensors *w, sara_context *ctx, const sara_lora_output *output)
 {
-    size_t most = LAYER_TENSORS * (output->lora->count + (output->text ? output->text->count : 0));
+    size_t most = LAYER_TENSORS * output->lora->count;
     sara_status status;
+    for (int part = 1; output->texts && part < SARA_MOST_PARTS; part++)
+        most += LAYER_TENSORS * output->texts[part].count;
     *w = (lora_tensors){.ctx = ctx, .output = output};
     sara_arena_init(&w->arena, ctx);
     TRY(sara_arena_alloc(&w->arena, &w->items, most, sizeof(*w->items)));
@@ -84,7 +86,7 @@ static sara_shape down_shape(const sara_shape *weight, const sara_lora_layer *la
 
 /* --------------------------------------------------------------------------------------- kohya */
 
-static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer, bool text)
+static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer, int part)
 {
     bool of_inputs = layer->magnitude_of_inputs;
     int64_t rank = layer->rank;
@@ -94,9 +96,9 @@ static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer
     bool is_bias;
     sara_shape weight;
     sara_status status;
-    TRY(shape_of(w, &weight, layer, text ? w->output->text_params : w->output->params));
+    TRY(shape_of(w, &weight, layer, part ? w->output->text_params[part] : w->output->params));
     TRY(sara_export_layer(&w->arena, &own, &is_bias, layer->name));
-    TRY(sara_export_kohya_name(&w->arena, &name, own, text));
+    TRY(sara_export_kohya_name(&w->arena, &name, own, w->output->family, part));
     TRY(sara_arena_alloc(&w->arena, &alpha, 1, sizeof(*alpha)));
     *alpha = (float)(layer->scale * (double)rank);
     TRY(put_tensor(w, name, ".lora_down.weight", dtype, down_shape(&weight, layer), layer->down));
@@ -119,9 +121,10 @@ sara_status sara_lora_write_kohya(sara_context *ctx, const sara_lora_output *out
     sara_status status;
     TRY(tensors_init(&w, ctx, output));
     for (size_t i = 0; i < output->lora->count; i++)
-        TRY(add_kohya_layer(&w, &output->lora->layers[i], false));
-    for (size_t i = 0; output->text && i < output->text->count; i++)
-        TRY(add_kohya_layer(&w, &output->text->layers[i], true));
+        TRY(add_kohya_layer(&w, &output->lora->layers[i], 0));
+    for (int part = 1; output->texts && part < SARA_MOST_PARTS; part++)
+        for (size_t i = 0; i < output->texts[part].count; i++)
+            TRY(add_kohya_layer(&w, &output->texts[part].layers[i], part));
     TRY(sara_safetensors_save_made(ctx, output->path, w.items, w.count, output->metadata,
                                    output->metadata_count, make_tensor, &w));
 done:

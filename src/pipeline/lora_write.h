@@ -16,9 +16,11 @@ typedef struct sara_lora_output {
     /* Of PEFT's config, which names the layers that have others. */
     int64_t rank;
     double alpha;
-    /* Kohya's file: layers of the text encoder too; NULL: there are none. */
-    const sara_lora_file *text;
-    const sara_params *text_params;
+    const sara_family *family;
+    /* Kohya's file: layers of text encoders too, and these' parameters; by part [SARA_MOST_PARTS],
+     * without the first. NULL: there are none. */
+    const sara_lora_file *texts;
+    const sara_params *const *text_params;
 } sara_lora_output;
 
 /* Kohya's layout, for diffusers and UIs: lora_unet_X.lora_down.weight, .lora_up.weight and

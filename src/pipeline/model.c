@@ -22,8 +22,8 @@ static sara_status load_scheduler(sara_model *model)
     TRY(sara_scheduler_config_parse(ctx, &model->scheduler, model->scheduler_json, file,
                                     class_name));
     /* A file that is written has no index. */
-    if (class_name && json_object_set_new(model->scheduler_json, "_class_name",
-                                          json_string(class_name)) != 0)
+    if (class_name &&
+        json_object_set_new(model->scheduler_json, "_class_name", json_string(class_name)) != 0)
         TRY(sara_fail(ctx, SARA_ERROR_MEMORY, "%s: out of memory: scheduler's class", file));
     if (model->family->correct_scheduler)
         TRY(model->family->correct_scheduler(model, file));
@@ -65,7 +65,7 @@ static sara_status load_tokenizer(sara_model *model, int index, const sara_model
     TRY(part->tokenizer_path
             ? sara_tokenizer_load(model->ctx, &part->tokenizer, part->tokenizer_path, length)
             : sara_tokenizer_load_builtin(model->ctx, &part->tokenizer,
-                                          model->family->second_padding));
+                                          model->family->parts[index].second_padding));
 done:
     return status;
 }
@@ -157,14 +157,44 @@ done:
     return status;
 }
 
+/* What else a folder's index tells. */
+static sara_status take_index(sara_model *model, const json_t *index)
+{
+    const sara_config fields = {model->ctx, index, "model_index.json"};
+    const char *scheduler =
+        json_string_value(json_array_get(json_object_get(index, "scheduler"), 1));
+    sara_status status = SARA_OK;
+    if (scheduler)
+        TRY(sara_strdup(model->ctx, &model->scheduler_class, scheduler));
+    if (model->zero_negative)
+        TRY(sara_config_bool(&fields, &model->zero_negative, "force_zeros_for_empty_prompt", true));
+done:
+    return status == SARA_ERROR_INPUT ? sara_fail_in(model->ctx, status, model->path) : status;
+}
+
+static sara_status recognise_folder(sara_model *model, const char *path)
+{
+    json_t *index = NULL;
+    sara_status status;
+    TRY(sara_family_of_folder(model->ctx, &model->family, &index, path));
+    model->zero_negative = model->family->zero_negative;
+    TRY(take_index(model, index));
+done:
+    json_decref(index);
+    return status;
+}
+
 static sara_status recognise(sara_model *model, const char *path, const sara_model_options *options)
 {
-    if (!sara_path_is_directory(path))
-        return sara_family_open_file(model->ctx, &model->family, &model->single, path,
-                                     options->model_config, options->use_ema_weights);
-    if (model->denoiser_only)
-        return recognise_alone(model->ctx, &model->family, path);
-    return sara_family_of_folder(model->ctx, &model->family, &model->scheduler_class, path);
+    sara_status status;
+    if (sara_path_is_directory(path))
+        return model->denoiser_only ? recognise_alone(model->ctx, &model->family, path)
+                                    : recognise_folder(model, path);
+    TRY(sara_family_open_file(model->ctx, &model->family, &model->single, path,
+                              options->model_config, options->use_ema_weights));
+    model->zero_negative = model->family->zero_negative;
+done:
+    return status;
 }
 
 static sara_status open_source(sara_model *model, const char *path,

@@ -18,9 +18,9 @@ typedef struct sara_model_adapter {
 typedef struct sara_model_part {
     sara_network *network; /* NULL: of a denoiser alone, which is the others' case */
     sara_tokenizer *tokenizer;
-    char *tokenizer_path; /* its folder; NULL: the built-in one */
-    bool has_variant;     /* of a part in a folder */
-    char *elsewhere;      /* a folder that is not the model's; NULL: it is the model's own */
+    char *tokenizer_path;  /* its folder; NULL: the built-in one */
+    bool has_variant;      /* of a part in a folder */
+    char *elsewhere;       /* a folder that is not the model's; NULL: it is the model's own */
     sara_applied *applied; /* NULL until the first adapter that changes it */
 } sara_model_part;
 
@@ -28,9 +28,9 @@ struct sara_model {
     sara_context *ctx;
     const sara_family *family;
     char *path;
-    char *variant;            /* NULL: none */
-    sara_single_file *single; /* NULL: path is a folder */
-    char *vae_path; /* of another VAE than its own, that was asked for; NULL: none */
+    char *variant;              /* NULL: none */
+    sara_single_file *single;   /* NULL: path is a folder */
+    char *vae_path;             /* of another VAE than its own, that was asked for; NULL: none */
     sara_single_file *vae_file; /* NULL: vae_path is a folder */
     bool denoiser_only;
     sara_storage storage; /* of the denoiser's weights */
@@ -38,15 +38,16 @@ struct sara_model {
     sara_model_part parts[SARA_MOST_PARTS]; /* as the family's */
     sara_network *denoiser, *vae;           /* of the parts; vae NULL where denoiser_only */
     sara_scheduler_config scheduler;
-    char *scheduler_class;  /* of the folder's index; NULL: it names none */
-    bool has_scheduler;     /* false: it is a denoiser alone, trained as the family's are */
-    json_t *scheduler_json; /* as scheduler_config.json; NULL: none */
-    bool scheduler_changed; /* it is no longer as in the folder */
-    char *scheduler_source; /* of its config, for messages; NULL: none */
-    bool clip_untold;       /* clip_sample would be corrected for other classes alone */
-    sara_base base;         /* of the denoiser as loaded; sha256 "" until sara_model_base() */
-    char file_sha256[65];  /* of the single file; "" until it is wanted */
-    char vae_sha256[65];   /* of vae_file; likewise */
+    char *scheduler_class;        /* of the folder's index; NULL: it names none */
+    bool has_scheduler;           /* false: it is a denoiser alone, trained as the family's are */
+    json_t *scheduler_json;       /* as scheduler_config.json; NULL: none */
+    bool scheduler_changed;       /* it is no longer as in the folder */
+    char *scheduler_source;       /* of its config, for messages; NULL: none */
+    bool zero_negative;           /* a negative prompt that is not given is states of zeros */
+    bool clip_untold;             /* clip_sample would be corrected for other classes alone */
+    sara_base base;               /* of the denoiser as loaded; sha256 "" until sara_model_base() */
+    char file_sha256[65];         /* of the single file; "" until it is wanted */
+    char vae_sha256[65];          /* of vae_file; likewise */
     sara_model_adapter *adapters; /* in the order in which they were applied */
     size_t adapter_count, adapter_capacity;
     struct sara_kept_prompt *prompts; /* encoded ahead */
@@ -177,7 +178,7 @@ typedef struct sara_prompt {
     size_t count, capacity;
     bool weighted;           /* some weight is not 1 */
     bool has_and, has_break; /* these words are in it */
-    char *note; /* what of A1111's syntax is in it and not supported; NULL: nothing */
+    char *note;              /* what of A1111's syntax is in it and not supported; NULL: nothing */
 } sara_prompt;
 /* text: valid UTF-8; what: which prompt, for errors. breaks: the word BREAK begins a new chunk.
  * SARA_ERROR_USAGE for a weight that is no number or beyond 100, and for brackets more than 1000
@@ -203,11 +204,15 @@ typedef struct sara_prompt_chunks {
 SARA_NODISCARD sara_status sara_prompt_chunks_make(sara_context *ctx, sara_prompt_chunks *out,
                                                    const sara_tokenizer *tokenizer,
                                                    const sara_prompt *prompt, bool long_prompt);
+/* Empty ones at the end until there are `count`. */
+SARA_NODISCARD sara_status sara_prompt_chunks_extend(sara_context *ctx, sara_prompt_chunks *chunks,
+                                                     const sara_tokenizer *tokenizer, size_t count);
 void sara_prompt_chunks_free(sara_context *ctx, sara_prompt_chunks *chunks);
 
 /* The prompts of a generation without their tags; loras ascending by name. */
 typedef struct sara_prompts {
     sara_prompt text, negative;
+    bool has_negative; /* it was given, be it empty */
     sara_lora *loras;
     size_t count, capacity;
 } sara_prompts;
@@ -249,16 +254,29 @@ SARA_NODISCARD sara_status sara_generate_scheduler(sara_context *ctx, sara_sched
                                                    const sara_generate_options *options);
 
 void sara_text_states_free(sara_context *ctx, sara_text_states *states);
-/* For families whose texts go through a CLIP text encoder, the part `text`, chunk by chunk. Each
- * state is scaled by its id's weight, and the mean over each chunk stays as it was, as in A1111.
- * pooled: that of the first chunk is wanted too. */
+/* What a family takes of a CLIP text encoder. */
+typedef struct sara_clip_use {
+    int part;    /* of the model */
+    int skip;    /* layers left out at the end, as of sara_clip_text_forward() */
+    bool pooled; /* that of the first chunk is wanted too */
+} sara_clip_use;
+/* For families whose texts go through `count` CLIP text encoders, chunk by chunk. States lie side
+ * by side along their width, encoder after encoder, and pooled ones likewise. Where the tokenizers
+ * part a text into unlike numbers of chunks, empty ones follow the fewer. Each state is scaled by
+ * its id's weight, and the mean over an encoder's chunk stays as it was, as in A1111. */
 SARA_NODISCARD sara_status sara_clip_measure(sara_context *ctx, int64_t *length,
-                                             const sara_model_part *text, const sara_prompt *prompt,
+                                             const sara_model *model, const sara_clip_use *uses,
+                                             int count, const sara_prompt *prompt,
                                              const sara_text_source *source);
 SARA_NODISCARD sara_status sara_clip_encode(sara_context *ctx, sara_text_states *out,
-                                            const sara_model *model, const sara_model_part *text,
-                                            const sara_prompt *prompt,
-                                            const sara_text_source *source, bool pooled);
+                                            const sara_model *model, const sara_clip_use *uses,
+                                            int count, const sara_prompt *prompt,
+                                            const sara_text_source *source);
+
+/* Whether their widths are the denoiser's, and whether they know all ids of their tokenizers. */
+SARA_NODISCARD sara_status sara_clip_check(const sara_model *model, const sara_clip_use *uses,
+                                           int count);
+SARA_NODISCARD sara_status sara_clip_check_ids(const sara_model *model, int part);
 
 /* A prompt that is encoded already, whose states are the model's. */
 typedef struct sara_kept_prompt {

@@ -133,6 +133,22 @@ done:
     return status;
 }
 
+sara_status sara_prompt_chunks_extend(sara_context *ctx, sara_prompt_chunks *chunks,
+                                      const sara_tokenizer *tokenizer, size_t count)
+{
+    chunk_maker m = {.ctx = ctx,
+                     .out = chunks,
+                     .marks = sara_tokenizer_marks_of(tokenizer),
+                     .room = chunks->length - 2};
+    sara_status status = SARA_OK;
+    while (chunks->count < count) {
+        TRY(begin_chunk(&m));
+        end_chunk(&m);
+    }
+done:
+    return status;
+}
+
 void sara_prompt_chunks_free(sara_context *ctx, sara_prompt_chunks *chunks)
 {
     sara_free(ctx, chunks->ids);

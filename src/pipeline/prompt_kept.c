@@ -95,6 +95,12 @@ done:
     return status;
 }
 
+/* Whether zeros stand for the states of the negative prompt. */
+static bool gets_zeros(const sara_model *model, const sara_prompts *prompts)
+{
+    return model->zero_negative && !prompts->has_negative;
+}
+
 sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
                                  const sara_generate_options *given)
 {
@@ -108,7 +114,7 @@ sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
     TRY(sara_prompts_apply(ctx, model, &prompts, &options, SARA_STAGE_TEXT));
     const sara_text_source sources[] = {{negative, options.long_prompt},
                                         {positive, options.long_prompt}};
-    if (sara_generate_is_guided(&options))
+    if (sara_generate_is_guided(&options) && !gets_zeros(model, &prompts))
         TRY(keep_prompt(ctx, model, &prompts.negative, &sources[0]));
     TRY(keep_prompt(ctx, model, &prompts.text, &sources[1]));
     TRY(sara_model_truncate(model, applied));
@@ -155,6 +161,19 @@ done:
     return status;
 }
 
+/* As many states as the prompt has. *out: sara_text_states_free() */
+static sara_status zeros_like(sara_context *ctx, sara_text_states *out,
+                              const sara_prompt_states *as, const sara_text_states *prompt)
+{
+    sara_status status;
+    out->length = prompt->length;
+    TRY(sara_alloc_zero(ctx, &out->states, (size_t)(prompt->length * as->width), sizeof(float)));
+    if (as->pooled_width)
+        TRY(sara_alloc_zero(ctx, &out->pooled, (size_t)as->pooled_width, sizeof(float)));
+done:
+    return status;
+}
+
 sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, sara_model *model,
                                 const sara_prompts *prompts, bool guided, bool long_prompt)
 {
@@ -164,14 +183,17 @@ sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, sara
     sara_text_states own[2] = {{.states = NULL}, {.states = NULL}};
     const sara_text_states *each[2] = {&own[0], &own[1]};
     int first = guided ? 0 : 1;
+    bool zeros = guided && gets_zeros(model, prompts);
     sara_status status = SARA_OK;
     memset(out, 0, sizeof(*out));
-    for (int i = first; i < 2; i++)
-        TRY(states_of(ctx, &each[i - first], &own[i - first], model, given[i], &sources[i]));
-    out->lengths[0] = each[0]->length;
-    out->lengths[1] = each[1]->length;
     out->width = info->widths[SARA_CONDITION_STATES];
     out->pooled_width = info->widths[SARA_CONDITION_POOLED];
+    for (int i = zeros ? 1 : first; i < 2; i++)
+        TRY(states_of(ctx, &each[i - first], &own[i - first], model, given[i], &sources[i]));
+    if (zeros)
+        TRY(zeros_like(ctx, &own[0], out, each[1]));
+    out->lengths[0] = each[0]->length;
+    out->lengths[1] = each[1]->length;
     TRY(join_states(ctx, out, each));
 done:
     sara_text_states_free(ctx, &own[0]);

@@ -217,6 +217,7 @@ sara_status sara_prompts_read(sara_context *ctx, sara_prompts *out,
     const char *negative = options->negative_prompt ? options->negative_prompt : "";
     sara_status status;
     memset(out, 0, sizeof(*out));
+    out->has_negative = options->negative_prompt != NULL;
     TRY(read_prompt(&r, &out->text, options->prompt, options));
     r.what = "negative prompt";
     TRY(read_prompt(&r, &out->negative, negative, options));

@@ -69,8 +69,8 @@ done:
 /* Weights under any name: what is written anew, or would no longer be the model's. */
 static bool is_weights(const char *name)
 {
-    static const char *const endings[] = {".safetensors", ".bin",     ".ckpt", ".pt",  ".pth",
-                                          ".msgpack",     ".h5",      ".onnx", ".gguf"};
+    static const char *const endings[] = {".safetensors", ".bin", ".ckpt", ".pt",  ".pth",
+                                          ".msgpack",     ".h5",  ".onnx", ".gguf"};
     for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++)
         if (sara_text_ends_with(name, endings[i]))
             return true;
@@ -134,7 +134,7 @@ done:
 typedef struct carrying {
     sara_context *ctx;
     const sara_family *family; /* of a model's folder; NULL: of another */
-    const char *variant; /* NULL: none */
+    const char *variant;       /* NULL: none */
 } carrying;
 
 static sara_status carry_file(const carrying *c, const char *to, const char *from, const char *name,
@@ -199,8 +199,7 @@ done:
 static sara_status folder_write_json(sara_context *ctx, const char *folder, const char *name,
                                      const json_t *object)
 {
-    return sara_json_save(ctx, folder, name, object,
-                          JSON_INDENT(2) | JSON_SORT_KEYS);
+    return sara_json_save(ctx, folder, name, object, JSON_INDENT(2) | JSON_SORT_KEYS);
 }
 
 /* index[name] = [library, class] */
@@ -279,7 +278,7 @@ static sara_status write_tokenizer(sara_context *ctx, const char *to, const sara
     if (from)
         TRY(carry_along(&(carrying){.ctx = ctx}, folder, from, 1, false));
     else
-        TRY(sara_tokenizer_save_builtin(ctx, folder, model->family->second_padding));
+        TRY(sara_tokenizer_save_builtin(ctx, folder, model->family->parts[part].second_padding));
 done:
     sara_free(ctx, folder);
     return status;

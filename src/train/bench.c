@@ -138,17 +138,18 @@ static sara_status find_denoiser_folder(const bench *b, char **out)
 {
     const char *model = b->options->model;
     const sara_family *family;
-    char *index = NULL, *scheduler_class = NULL;
+    json_t *entries = NULL;
+    char *index = NULL;
     sara_status status;
     TRY(sara_path_join(b->ctx, &index, model, "model_index.json"));
     if (sara_path_exists(index)) {
-        TRY(sara_family_of_folder(b->ctx, &family, &scheduler_class, model));
+        TRY(sara_family_of_folder(b->ctx, &family, &entries, model));
         TRY(sara_path_join(b->ctx, out, model, family->parts[0].folder));
     } else {
         TRY(sara_strdup(b->ctx, out, model));
     }
 done:
-    sara_free(b->ctx, scheduler_class);
+    json_decref(entries);
     sara_free(b->ctx, index);
     return status;
 }

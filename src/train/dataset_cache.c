@@ -15,7 +15,7 @@ struct sara_dataset_cache {
     /* Of each image [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped. NULL:
      * drawn anew. */
     float **moments;
-    int64_t *ends; /* of an item's elements in an epoch, counted from its start */
+    int64_t *ends;         /* of an item's elements in an epoch, counted from its start */
     const char **captions; /* the distinct ones; text_of: which of them an image has */
     size_t *text_of;
     sara_text_states *texts; /* of those */
@@ -223,8 +223,7 @@ done:
 
 /* --------------------------------------------------------------------------------------- cache */
 
-static sara_status choose_resolution(sara_dataset_cache *cache,
-                                     const sara_train_options *options)
+static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train_options *options)
 {
     const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
     int factor = cache->model->vae->info.vae.factor;

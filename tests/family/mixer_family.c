@@ -41,16 +41,18 @@ static sara_status mixer_check_texts(const sara_model *model)
                      info->widths[SARA_CONDITION_STATES], info->widths[SARA_CONDITION_POOLED]);
 }
 
+static const sara_clip_use mixer_texts[] = {{TEXT, 0, true}};
+
 static sara_status mixer_measure(sara_context *ctx, int64_t *length, const sara_model *model,
                                  const sara_prompt *prompt, const sara_text_source *source)
 {
-    return sara_clip_measure(ctx, length, &model->parts[TEXT], prompt, source);
+    return sara_clip_measure(ctx, length, model, mixer_texts, 1, prompt, source);
 }
 
 static sara_status mixer_encode(sara_context *ctx, sara_text_states *out, const sara_model *model,
                                 const sara_prompt *prompt, const sara_text_source *source)
 {
-    return sara_clip_encode(ctx, out, model, &model->parts[TEXT], prompt, source, true);
+    return sara_clip_encode(ctx, out, model, mixer_texts, 1, prompt, source);
 }
 
 const sara_family test_mixer_family = {
@@ -71,5 +73,5 @@ const sara_family test_mixer_family = {
     .guidance_scale = 3.0,
     .target = "mixer",
     .architecture = {"test-mixer", "test-mixer"},
-    .kohya = "test_mixer",
+    .kohya = {"test_mixer", "test_mixer_v"},
 };

@@ -231,8 +231,8 @@ static void test_loading_refusals(void **state)
     assert_refused(f->ctx, SARA_ERROR_INPUT, "model_index.json",
                    sara_model_load(f->ctx, &model, f->folder, NULL));
     free(test_file(f->folder, "model_index.json",
-                   "{\"_class_name\": \"StableDiffusionXLPipeline\"}", 44));
-    assert_refused(f->ctx, SARA_ERROR_INPUT, "StableDiffusionXLPipeline",
+                   "{\"_class_name\": \"KolorsPipeline\"}", 33));
+    assert_refused(f->ctx, SARA_ERROR_INPUT, "KolorsPipeline is not supported",
                    sara_model_load(f->ctx, &model, f->folder, NULL));
     assert_refused(f->ctx, SARA_ERROR_INPUT, "bf16",
                    sara_model_load(f->ctx, &model, BASE, &(sara_model_options){.variant = "bf16"}));

@@ -1,0 +1,119 @@
+/* Stable Diffusion XL (Podell et al. 2023). */
+#include "pipeline/family_sd.h"
+
+#include "models/clip.h"
+#include "models/unet.h"
+#include "models/vae.h"
+#include "pipeline/pipeline.h"
+
+enum { DENOISER, VAE, TEXT, TEXT_2, PARTS };
+
+static const sara_family_part sdxl_parts[PARTS] = {
+    [DENOISER] = {.folder = "unet", .class = &sara_unet_class, .stages = SARA_STAGE_DENOISE},
+    [VAE] = {.folder = "vae",
+             .class = &sara_vae_class,
+             .stages = SARA_STAGE_IMAGES | SARA_STAGE_DECODE},
+    [TEXT] = {.folder = "text_encoder",
+              .class = &sara_clip_text_class,
+              .stages = SARA_STAGE_TEXT,
+              .tokenizer = "tokenizer"},
+    [TEXT_2] = {.folder = "text_encoder_2",
+                .class = &sara_clip_text_projection_class,
+                .stages = SARA_STAGE_TEXT,
+                .tokenizer = "tokenizer_2",
+                .second_padding = true},
+};
+
+/* ---------------------------------------------------------------------------------- recognition */
+
+static bool sdxl_is_index(const char *class_name, const json_t *index)
+{
+    static const char start[] = "StableDiffusionXL";
+    (void)index;
+    return strncmp(class_name, start, strlen(start)) == 0;
+}
+
+static bool sdxl_is_denoiser(const json_t *config)
+{
+    const char *addition = json_string_value(json_object_get(config, "addition_embed_type"));
+    return addition && strcmp(addition, "text_time") == 0;
+}
+
+/* The refiner is told five numbers beside bigG's pooled states, which are as wide as its states. */
+static bool is_refiner(const json_t *config)
+{
+    json_int_t time = json_integer_value(json_object_get(config, "addition_time_embed_dim"));
+    json_int_t all =
+        json_integer_value(json_object_get(config, "projection_class_embeddings_input_dim"));
+    json_int_t states = json_integer_value(json_object_get(config, "cross_attention_dim"));
+    return states > 0 && all - 5 * time == states;
+}
+
+static const char *sdxl_unsupported(const json_t *config)
+{
+    json_int_t channels = json_integer_value(json_object_get(config, "in_channels"));
+    if (channels == 9)
+        return "an inpainting model of SDXL, whose U-Net is given a mask and a picture too; use "
+               "the model that it was made of";
+    if (channels == 8)
+        return "an edit model of SDXL (instruct pix2pix), whose U-Net is given a picture too; use "
+               "the model that it was made of";
+    if (is_refiner(config))
+        return "SDXL's refiner, which goes over what another model has drawn; use the base model";
+    return NULL;
+}
+
+/* As in the published folder. */
+static const char sdxl_scheduler[] =
+    "{\"_class_name\": \"EulerDiscreteScheduler\", \"beta_start\": 0.00085, \"beta_end\": 0.012, "
+    "\"beta_schedule\": \"scaled_linear\", \"num_train_timesteps\": 1000, "
+    "\"prediction_type\": \"epsilon\", \"interpolation_type\": \"linear\", "
+    "\"use_karras_sigmas\": false, \"steps_offset\": 1, \"timestep_spacing\": \"leading\"}";
+
+/* ---------------------------------------------------------------------------------------- texts */
+
+/* The states before the last layer of each, and what the second one's projection makes of all. */
+static const sara_clip_use sdxl_texts[] = {{TEXT, 1, false}, {TEXT_2, 1, true}};
+#define TEXTS (int)(sizeof(sdxl_texts) / sizeof(*sdxl_texts))
+
+static sara_status sdxl_check_texts(const sara_model *model)
+{
+    return sara_clip_check(model, sdxl_texts, TEXTS);
+}
+
+static sara_status sdxl_measure(sara_context *ctx, int64_t *length, const sara_model *model,
+                                const sara_prompt *prompt, const sara_text_source *source)
+{
+    return sara_clip_measure(ctx, length, model, sdxl_texts, TEXTS, prompt, source);
+}
+
+static sara_status sdxl_encode(sara_context *ctx, sara_text_states *out, const sara_model *model,
+                               const sara_prompt *prompt, const sara_text_source *source)
+{
+    return sara_clip_encode(ctx, out, model, sdxl_texts, TEXTS, prompt, source);
+}
+
+const sara_family sara_family_sdxl = {
+    .name = "SDXL",
+    .product = "Stable Diffusion XL",
+    .pipeline = "StableDiffusionXLPipeline",
+    .index = "{\"feature_extractor\": [null, null], \"image_encoder\": [null, null], "
+             "\"force_zeros_for_empty_prompt\": true}",
+    .parts = sdxl_parts,
+    .part_count = PARTS,
+    .is_index = sdxl_is_index,
+    .is_denoiser = sdxl_is_denoiser,
+    .unsupported = sdxl_unsupported,
+    .scheduler = sdxl_scheduler,
+    .zero_negative = true,
+    .check_texts = sdxl_check_texts,
+    .measure = sdxl_measure,
+    .encode = sdxl_encode,
+    .objective = sara_objective_new,
+    .draw_timestep = sara_sd_draw_timestep,
+    .sample_size = 128,
+    .guidance_scale = 5.0,
+    .target = "unet",
+    .architecture = {"stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-base"},
+    .kohya = {"sdxl_base_v1-0", "sdxl_base_v1-0"},
+};
