@@ -108,8 +108,7 @@ typedef struct sara_arena {
 void sara_arena_init(sara_arena *arena, sara_context *ctx);
 SARA_NODISCARD sara_status sara_arena_alloc(sara_arena *arena, void *out, size_t count,
                                             size_t size);
-SARA_NODISCARD sara_status sara_arena_strdup(sara_arena *arena, const char **out,
-                                             const char *text);
+SARA_NODISCARD sara_status sara_arena_strdup(sara_arena *arena, const char **out, const char *text);
 void sara_arena_free(sara_arena *arena);
 /* Forgets what was given out, and keeps the memory for what comes next. */
 void sara_arena_reset(sara_arena *arena);
@@ -166,14 +165,14 @@ typedef enum sara_purpose {
  * of (seed, purpose, index, i). */
 void sara_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
 void sara_draw_normal(float *out, size_t count, uint64_t seed, sara_purpose purpose,
-                      uint64_t index);                       /* N(0, 1), Box-Muller in double */
+                      uint64_t index); /* N(0, 1), Box-Muller in double */
 void sara_draw_uniform(float *out, size_t count, uint64_t seed, sara_purpose purpose,
-                       uint64_t index);                      /* [0, 1) */
+                       uint64_t index); /* [0, 1) */
 /* Elements first, first + 1, ... of 32 bits each; first: a multiple of 4. */
 void sara_draw_bits(uint32_t *out, size_t count, uint64_t seed, sara_purpose purpose,
                     uint64_t index, uint64_t first);
-uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose,
-                         uint64_t index, uint64_t element);  /* [0, bound), unbiased */
+uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose, uint64_t index,
+                         uint64_t element); /* [0, bound), unbiased */
 
 /* ----------------------------------------------------------------------------------- tensors */
 
@@ -181,9 +180,24 @@ uint64_t sara_draw_below(uint64_t bound, uint64_t seed, sara_purpose purpose,
 
 /* Storage types; arithmetic is in f32. Integers, C64 and F8_E8M0 are only copied. */
 typedef enum sara_dtype {
-    SARA_F64, SARA_F32, SARA_F16, SARA_BF16, SARA_I64, SARA_I32, SARA_I16, SARA_I8, SARA_U8,
-    SARA_BOOL, SARA_U16, SARA_U32, SARA_U64, SARA_C64, SARA_F8_E5M2, SARA_F8_E4M3,
-    SARA_F8_E8M0, SARA_DTYPE_COUNT
+    SARA_F64,
+    SARA_F32,
+    SARA_F16,
+    SARA_BF16,
+    SARA_I64,
+    SARA_I32,
+    SARA_I16,
+    SARA_I8,
+    SARA_U8,
+    SARA_BOOL,
+    SARA_U16,
+    SARA_U32,
+    SARA_U64,
+    SARA_C64,
+    SARA_F8_E5M2,
+    SARA_F8_E4M3,
+    SARA_F8_E8M0,
+    SARA_DTYPE_COUNT
 } sara_dtype;
 const char *sara_dtype_name(sara_dtype dtype); /* as safetensors spells it: "F32", "BF16" */
 size_t sara_dtype_size(sara_dtype dtype);
@@ -205,8 +219,12 @@ sara_shape sara_shape3(int64_t a, int64_t b, int64_t c);
 sara_shape sara_shape4(int64_t a, int64_t b, int64_t c, int64_t d);
 bool sara_shape_equal(const sara_shape *a, const sara_shape *b);
 int64_t sara_shape_count(const sara_shape *shape); /* product; 1 for rank 0 */
+/* out [cols][rows] of in [rows][cols], entries of `size` bytes. */
+void sara_transpose(void *out, const void *in, int64_t rows, int64_t cols, size_t size);
 /* "[320,4,3,3]" into the buffer, which is returned. */
-typedef struct sara_shape_text { char text[8 * 21 + 4]; } sara_shape_text;
+typedef struct sara_shape_text {
+    char text[8 * 21 + 4];
+} sara_shape_text;
 const char *sara_shape_format(sara_shape_text *buffer, const sara_shape *shape);
 
 /* Row-major and contiguous; owns its data unless said otherwise. */
@@ -248,7 +266,7 @@ typedef struct sara_param {
     sara_grad_kind want;
     const uint32_t *positions; /* [selected] ascending row-major; borrowed from the selection */
     size_t selected;
-    float *grad;         /* backward adds to it; borrowed from whoever set want */
+    float *grad; /* backward adds to it; borrowed from whoever set want */
     /* Counts changes of value, so that what is derived from it can be cached; differs between the
      * sets of a context, as a new one may lie where a freed one lay. */
     uint64_t version;
@@ -294,8 +312,8 @@ void sara_param_set(sara_param *param, size_t index, float value);
 /* Entries first .. first + count - 1, at most SARA_PARAM_BLOCK of them: where they lie, or
  * converted into the buffer. */
 #define SARA_PARAM_BLOCK 4096
-const float *sara_param_block(const sara_param *param, float buffer[SARA_PARAM_BLOCK],
-                              size_t first, size_t count);
+const float *sara_param_block(const sara_param *param, float buffer[SARA_PARAM_BLOCK], size_t first,
+                              size_t count);
 /* The size of the block at `first` of so many entries. */
 static inline size_t sara_param_part(size_t entries, size_t first)
 {

@@ -135,3 +135,11 @@ void sara_tensor_free(sara_context *ctx, sara_tensor *tensor)
     sara_free(ctx, tensor->data);
     memset(tensor, 0, sizeof(*tensor));
 }
+
+void sara_transpose(void *out, const void *in, int64_t rows, int64_t cols, size_t size)
+{
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t col = 0; col < cols; col++)
+            memcpy((char *)out + (size_t)(col * rows + row) * size,
+                   (const char *)in + (size_t)(row * cols + col) * size, size);
+}

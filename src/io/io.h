@@ -45,7 +45,7 @@ SARA_NODISCARD sara_status sara_path_bytes(sara_context *ctx, int64_t *bytes, co
 SARA_NODISCARD sara_status sara_directory_remove(sara_context *ctx, const char *path);
 /* The same of what was half-written, after an error whose line stays; a failure is logged. */
 void sara_directory_discard(sara_context *ctx, const char *path);
-SARA_NODISCARD sara_status sara_directory_sync(sara_context *ctx, const char *path);   /* fsync */
+SARA_NODISCARD sara_status sara_directory_sync(sara_context *ctx, const char *path); /* fsync */
 /* rename, then fsync of the parent folder. Before it, where `from` is a folder, fsync of that: the
  * names in it are on the disk before its own is. */
 SARA_NODISCARD sara_status sara_rename_durably(sara_context *ctx, const char *from, const char *to);
@@ -160,8 +160,7 @@ SARA_NODISCARD sara_status sara_safetensors_read(const sara_safetensors *file, v
 /* Floating dtypes only, converted to F32, F16 or BF16 (to nearest even), with no copy of the whole
  * in between. SARA_ERROR_INPUT if F16 cannot hold a finite value. */
 SARA_NODISCARD sara_status sara_safetensors_read_as(const sara_safetensors *file, void *out,
-                                                    sara_dtype dtype,
-                                                    const sara_tensor_info *info);
+                                                    sara_dtype dtype, const sara_tensor_info *info);
 SARA_NODISCARD sara_status sara_safetensors_check_dtype(const sara_safetensors *file,
                                                         const sara_tensor_info *info);
 /* SARA_ERROR_IO where the file was written to since it was opened, or its name is another's. One
@@ -231,7 +230,8 @@ typedef struct sara_ldm_shape {
     int levels;        /* resolutions of the U-Net or the VAE */
     int layers;        /* residual blocks of a level on the way down */
     bool attention[8]; /* of the U-Net: whether the level (0: the largest) has transformers */
-    bool flat; /* LDM names are without their dots, as those of a U-Net's averages (LitEma) */
+    bool flat;       /* LDM names are without their dots, as those of a U-Net's averages (LitEma) */
+    bool projection; /* a text encoder's is a part of it; OpenCLIP keeps it transposed */
 } sara_ldm_shape;
 /* A U-Net's LDM name without its dots, and back; false: it is none. */
 sara_name sara_ldm_flatten(const char *name);
@@ -340,9 +340,9 @@ typedef struct sara_dataset_options {
     const char *caption_prefix;    /* put before each caption; NULL: none */
     const char *caption_extension; /* with or without dot; NULL: .txt or .caption */
     const char *instance_prompt;   /* the caption of all images, which wins over files; NULL */
-    bool captions_aside; /* with instance_prompt: what holds captions is not told to be unused */
-    const char *output_dir;        /* is passed over where it lies in the folder; NULL */
-    const char *instead; /* what else captions may come from, for messages; NULL: one for all by
+    bool captions_aside;    /* with instance_prompt: what holds captions is not told to be unused */
+    const char *output_dir; /* is passed over where it lies in the folder; NULL */
+    const char *instead;    /* what else captions may come from, for messages; NULL: one for all by
                             --instance_prompt */
 } sara_dataset_options;
 /* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv,

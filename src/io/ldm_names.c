@@ -165,6 +165,15 @@ static void offer_vae(translation *t, const sara_ldm_shape *shape)
 
 /* --------------------------------------------------------------------------------------- text */
 
+/* It is beside the text encoder's tower in both layouts. */
+static void offer_projection(translation *t, const sara_ldm_shape *shape)
+{
+    bool open = shape->part == SARA_LDM_OPEN_CLIP;
+    if (shape->projection)
+        offer(t, open ? "text_projection" : "text_projection.weight", "text_projection.weight",
+              NULL);
+}
+
 /* Some files were written without text_model. */
 static void offer_clip(translation *t)
 {
@@ -199,6 +208,8 @@ static sara_status translate(sara_context *ctx, char **out, const sara_ldm_shape
     *out = NULL;
     if (strlen(name) > LONGEST_NAME)
         return SARA_OK;
+    if (is_text)
+        offer_projection(&t, shape);
     /* Newer transformers leave it out. */
     if (is_text && !to_diffusers && !after(name, "text_model"))
         t.name = whole.text;

@@ -23,7 +23,8 @@ sara_status sara_weights_add(sara_weights *weights, sara_safetensors *file)
                   sizeof(*weights->items)));
     for (size_t i = 0; i < count; i++) {
         const sara_tensor_info *info = sara_safetensors_at(file, i);
-        weights->items[weights->count++] = (sara_weight){*info, info, file, NULL};
+        weights->items[weights->count++] =
+            (sara_weight){.info = *info, .stored = info, .file = file};
     }
 done:
     return status;
@@ -158,6 +159,20 @@ done:
     return status;
 }
 
+/* A matrix of this shape, which is there transposed. */
+static sara_status turn(sara_context *ctx, void *data, size_t size, const sara_shape *shape)
+{
+    size_t count = (size_t)sara_shape_count(shape);
+    void *copy = NULL;
+    sara_status status;
+    TRY(sara_alloc(ctx, &copy, count, size));
+    memcpy(copy, data, count * size);
+    sara_transpose(data, copy, shape->dims[1], shape->dims[0], size);
+done:
+    sara_free(ctx, copy);
+    return status;
+}
+
 sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
                                  const sara_tensor_info *info)
 {
@@ -167,6 +182,8 @@ sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dt
     TRY(owner(weights, &item, &as, info));
     TRY(item->scale ? sara_weights_read_scaled(weights, out, dtype, item, &as)
                     : sara_safetensors_read_as(item->file, out, dtype, &as));
+    if (item->transposed)
+        TRY(turn(weights->ctx, out, sara_dtype_size(dtype), &info->shape));
 done:
     return status;
 }
@@ -185,6 +202,8 @@ sara_status sara_weights_read(const sara_weights *weights, void *out, const sara
     TRY(owner(weights, &item, &as, info));
     TRY(item->scale ? sara_weights_read_scaled(weights, out, SARA_F32, item, &as)
                     : sara_safetensors_read(item->file, out, &as));
+    if (item->transposed)
+        TRY(turn(weights->ctx, out, sara_dtype_size(info->dtype), &info->shape));
 done:
     return status;
 }

@@ -11,6 +11,7 @@ typedef struct sara_weight {
     const sara_tensor_info *stored; /* what the file says of it */
     const sara_safetensors *file;
     const struct sara_weight *scale; /* what its values are multiplied by; NULL: nothing */
+    bool transposed;                 /* the file has its matrix so */
 } sara_weight;
 
 struct sara_weights {
@@ -23,7 +24,7 @@ struct sara_weights {
     sara_arena names;
     char *prefix; /* of a part's tensors; NULL: names are the file's */
     sara_ldm_shape shape;
-    bool bare; /* the part's names have no text_model. */
+    bool bare;   /* the part's names have no text_model. */
     bool scaled; /* a marker above the part says that its 8-bit tensors have scales */
     sara_weight *scales;
     size_t scale_count;

@@ -14,7 +14,7 @@ static sara_status part_add_item(sara_weights *weights, const sara_safetensors *
     TRY(sara_arena_strdup(&weights->names, &own, name));
     TRY(sara_grow(weights->ctx, &weights->items, &weights->capacity, weights->count + 1,
                   sizeof(*weights->items)));
-    weights->items[weights->count] = (sara_weight){*info, stored, file, NULL};
+    weights->items[weights->count] = (sara_weight){.info = *info, .stored = stored, .file = file};
     weights->items[weights->count++].info.name = own;
 done:
     return status;
@@ -47,6 +47,24 @@ done:
     return status;
 }
 
+/* A matrix that the file has transposed. */
+static sara_status add_transposed(sara_weights *weights, const sara_safetensors *file,
+                                  const sara_tensor_info *info, const char *name)
+{
+    sara_tensor_info as = *info;
+    sara_shape_text shape;
+    sara_status status;
+    if (info->shape.rank != 2)
+        return sara_fail(weights->ctx, SARA_ERROR_INPUT,
+                         "%s: tensor %.200s: shape %s, expected a matrix", weights->path,
+                         info->name, sara_shape_format(&shape, &info->shape));
+    as.shape = sara_shape2(info->shape.dims[1], info->shape.dims[0]);
+    TRY(part_add_item(weights, file, &as, info, name));
+    weights->items[weights->count - 1].transposed = true;
+done:
+    return status;
+}
+
 /* Among a part's tensors, but no part of it: projections to CLIP's common space, averages and
  * losses of the VAE's training, the other parts of a file whose U-Net has no prefix. */
 static const struct {
@@ -70,7 +88,9 @@ static const struct {
 /* name: without the prefix */
 static bool is_left_out(const sara_ldm_shape *shape, const char *name)
 {
-    static const char blocks[] = "transformer.resblocks.";
+    static const char blocks[] = "transformer.resblocks.", projection[] = "text_projection";
+    if (shape->projection && strncmp(name, projection, strlen(projection)) == 0)
+        return false;
     for (size_t i = 0; i < sizeof(left_out) / sizeof(*left_out); i++)
         if (left_out[i].part == shape->part &&
             strncmp(name, left_out[i].start, strlen(left_out[i].start)) == 0)
@@ -92,6 +112,8 @@ static sara_status add_tensor(sara_weights *weights, const sara_safetensors *fil
         as.shape.rank = 2;
     if (shape->part == SARA_LDM_OPEN_CLIP && other && strstr(other, ".in_proj."))
         TRY(add_thirds(weights, file, info, other));
+    else if (shape->part == SARA_LDM_OPEN_CLIP && strcmp(name, "text_projection") == 0)
+        TRY(add_transposed(weights, file, info, other));
     else
         TRY(part_add_item(weights, file, &as, info, other ? other : name));
     if (shape->part == SARA_LDM_CLIP && other && strcmp(other, name) != 0)
@@ -125,8 +147,7 @@ sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const 
     for (size_t i = 0; i < sara_safetensors_count(file); i++) {
         const sara_tensor_info *info = sara_safetensors_at(file, i);
         weights->scaled |= is_marker_above(info->name, prefix);
-        if (strncmp(info->name, prefix, length) == 0 &&
-            !is_left_out(shape, info->name + length))
+        if (strncmp(info->name, prefix, length) == 0 && !is_left_out(shape, info->name + length))
             TRY(add_tensor(weights, file, info, shape, info->name + length));
     }
     sara_weights_sort(weights);
@@ -149,8 +170,11 @@ const sara_tensor_info *sara_weights_in_file(const sara_tensor_info *info)
 sara_shape sara_weights_shape_in_file(const sara_tensor_info *info, const sara_shape *shape)
 {
     const sara_tensor_info *stored = sara_weights_in_file(info);
+    const sara_weight *weight = (const void *)info;
     sara_shape there = *shape;
-    if (shape->rank == 2 && stored->shape.rank == 4 && info->shape.rank == 2)
+    if (weight->transposed && shape->rank == 2)
+        there = sara_shape2(shape->dims[1], shape->dims[0]);
+    else if (shape->rank == 2 && stored->shape.rank == 4 && info->shape.rank == 2)
         there = sara_shape4(shape->dims[0], shape->dims[1], 1, 1);
     else if (shape->rank > 0 && stored->size != info->size)
         there.dims[0] *= 3;

@@ -76,9 +76,8 @@ done:
     return status;
 }
 
-/* The family of the denoiser with this config, unless it is a kind of it that is not supported. */
-static sara_status take_family(sara_context *ctx, const sara_family **out,
-                               const sara_family *family, const json_t *config, const char *source)
+sara_status sara_family_take(sara_context *ctx, const sara_family **out, const sara_family *family,
+                             const json_t *config, const char *source)
 {
     const char *what = family->unsupported ? family->unsupported(config) : NULL;
     if (what)
@@ -108,7 +107,7 @@ static sara_status match_index(sara_context *ctx, const sara_family **out, const
         TRY(sara_format(ctx, &file, "%s/%s/config.json", path, family->parts[0].folder));
         TRY(sara_json_load(ctx, &config, file, true));
         if (family->is_denoiser(config))
-            TRY(take_family(ctx, out, family, config, file));
+            TRY(sara_family_take(ctx, out, family, config, file));
     }
     if (class && !*out)
         TRY(refuse_config(ctx, file, class->value));
@@ -167,7 +166,7 @@ sara_status sara_family_of_config(sara_context *ctx, const sara_family **out, co
         known = value;
         if (!family->is_denoiser(config))
             continue;
-        return take_family(ctx, out, family, config, source);
+        return sara_family_take(ctx, out, family, config, source);
     }
     if (known)
         TRY(refuse_config(ctx, source, known));

@@ -64,6 +64,7 @@ struct sara_family {
     /* What a single file predicts that does not say so, and why that is thought; NULL: noise. */
     SARA_NODISCARD sara_status (*guess)(const sara_model *model, const char **prediction,
                                         const char **reason);
+    const char *v_marker;  /* a tensor without content by which files say v; NULL: none does */
     const char *scheduler; /* JSON: of single files and of denoisers alone */
     int v_sample_size;     /* of single files that predict v, where shapes tell it; 0: no other */
     bool zero_negative; /* as sara_model has it, of indexes without force_zeros_for_empty_prompt and
@@ -104,6 +105,11 @@ SARA_NODISCARD sara_status sara_family_names(sara_context *ctx, char **out, cons
 /* Of a diffusers folder. *index: its model_index.json, json_decref(). */
 SARA_NODISCARD sara_status sara_family_of_folder(sara_context *ctx, const sara_family **out,
                                                  json_t **index, const char *path);
+/* The family of a denoiser with this config, unless it is a kind of it that is not supported.
+ * source: the config's, for errors. */
+SARA_NODISCARD sara_status sara_family_take(sara_context *ctx, const sara_family **out,
+                                            const sara_family *family, const json_t *config,
+                                            const char *source);
 /* Of a denoiser alone. source: its config's, for errors. */
 SARA_NODISCARD sara_status sara_family_of_config(sara_context *ctx, const sara_family **out,
                                                  const json_t *config, const char *source);

@@ -3,22 +3,24 @@
 
 /* -------------------------------------------------------------------------- what else it may be */
 
-/* Files that people try, by a piece of a tensor's name. supported: what is, is told too. */
+/* Files that people try, by a piece of a tensor's name, and where it needs that by the beginning of
+ * another's (NULL: it does not). supported: what is, is told too. */
 static const struct {
-    const char *piece, *what;
+    const char *piece, *beside, *what;
     bool supported;
 } others[] = {
-    {".positions", "an adapter of sara; give it with --adapter", false},
-    {"lora_down", "a LoRA, not a checkpoint", false},
-    {"lora_A", "a LoRA, not a checkpoint", false},
-    {"conditioner.embedders.", "an SDXL checkpoint", true},
-    {".label_emb.", "a checkpoint with class embeddings (SDXL, unCLIP)", true},
-    {"joint_blocks.", "an SD3 checkpoint", true},
-    {"double_blocks.", "a FLUX checkpoint", true},
-    {"motion_modules.", "an AnimateDiff module, not a checkpoint", false},
-    {"control_model.", "a ControlNet, not a checkpoint", false},
-    {"input_hint_block.", "a ControlNet, not a checkpoint", false},
-    {"down_blocks.0.resnets.",
+    {".positions", NULL, "an adapter of sara; give it with --adapter", false},
+    {"lora_down", NULL, "a LoRA, not a checkpoint", false},
+    {"lora_A", NULL, "a LoRA, not a checkpoint", false},
+    {"conditioner.embedders.0.model.", NULL,
+     "SDXL's refiner, which goes over what another model has drawn; use the base model", false},
+    {".label_emb.", "cond_stage_model.", "a checkpoint with class embeddings (unCLIP)", true},
+    {"joint_blocks.", NULL, "an SD3 checkpoint", true},
+    {"double_blocks.", NULL, "a FLUX checkpoint", true},
+    {"motion_modules.", NULL, "an AnimateDiff module, not a checkpoint", false},
+    {"control_model.", NULL, "a ControlNet, not a checkpoint", false},
+    {"input_hint_block.", NULL, "a ControlNet, not a checkpoint", false},
+    {"down_blocks.0.resnets.", NULL,
      "a module in diffusers' layout; put it into its folder with its config.json", false},
 };
 
@@ -37,13 +39,21 @@ done:
     return status;
 }
 
+static bool has_beginning(const sara_single_file *single, const char *start)
+{
+    for (size_t i = 0; start && i < sara_safetensors_count(single->file); i++)
+        if (strncmp(sara_safetensors_at(single->file, i)->name, start, strlen(start)) == 0)
+            return true;
+    return !start;
+}
+
 /* A VAE alone may have diffusers' names, the last piece. */
 static sara_status refuse_others(const sara_single_file *single)
 {
     for (size_t i = 0; i < sizeof(others) / sizeof(*others) - single->alone; i++)
         for (size_t j = 0; j < sara_safetensors_count(single->file); j++) {
             const char *name = sara_safetensors_at(single->file, j)->name;
-            if (strstr(name, others[i].piece))
+            if (strstr(name, others[i].piece) && has_beginning(single, others[i].beside))
                 return refuse_as(single, others[i].what, others[i].supported, name);
         }
     return SARA_OK;
@@ -154,8 +164,9 @@ static sara_status match_file(sara_single_file *single, const sara_family **out,
             continue;
         sara_single_part_clear(single->ctx, &single->parts[0]);
         TRY(find_denoiser(single, family, model_config, use_ema));
-        if (family->is_denoiser(single->parts[0].config))
-            *out = family;
+        const json_t *config = single->parts[0].config;
+        if (family->is_denoiser(config))
+            TRY(sara_family_take(single->ctx, out, family, config, single->path));
     }
     if (!*out)
         status = sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: is no checkpoint that is supported",

@@ -6,22 +6,42 @@
 #include "models/vae.h"
 #include "pipeline/pipeline.h"
 
+#define HEAD       64  /* channels of an attention's head */
+#define TIME_WIDTH 256 /* of the sinusoids of a size */
+
 enum { DENOISER, VAE, TEXT, TEXT_2, PARTS };
 
+static const sara_single_place text_places[] = {
+    {"conditioner.embedders.0.transformer.", "text_model.", SARA_LDM_CLIP, false},
+    {"conditioner.embedders.0.transformer.", "", SARA_LDM_CLIP, false},
+    {NULL, NULL, SARA_LDM_CLIP, false},
+};
+static const sara_single_place text_2_places[] = {
+    {"conditioner.embedders.1.model.", "", SARA_LDM_OPEN_CLIP, false},
+    {NULL, NULL, SARA_LDM_OPEN_CLIP, false},
+};
+
 static const sara_family_part sdxl_parts[PARTS] = {
-    [DENOISER] = {.folder = "unet", .class = &sara_unet_class, .stages = SARA_STAGE_DENOISE},
+    [DENOISER] = {.folder = "unet",
+                  .class = &sara_unet_class,
+                  .stages = SARA_STAGE_DENOISE,
+                  .places = sara_sd_denoiser_places,
+                  .averages = sara_sd_denoiser_averages},
     [VAE] = {.folder = "vae",
              .class = &sara_vae_class,
-             .stages = SARA_STAGE_IMAGES | SARA_STAGE_DECODE},
+             .stages = SARA_STAGE_IMAGES | SARA_STAGE_DECODE,
+             .places = sara_sd_vae_places},
     [TEXT] = {.folder = "text_encoder",
               .class = &sara_clip_text_class,
               .stages = SARA_STAGE_TEXT,
-              .tokenizer = "tokenizer"},
+              .tokenizer = "tokenizer",
+              .places = text_places},
     [TEXT_2] = {.folder = "text_encoder_2",
                 .class = &sara_clip_text_projection_class,
                 .stages = SARA_STAGE_TEXT,
                 .tokenizer = "tokenizer_2",
-                .second_padding = true},
+                .second_padding = true,
+                .places = text_2_places},
 };
 
 /* ---------------------------------------------------------------------------------- recognition */
@@ -31,6 +51,15 @@ static bool sdxl_is_index(const char *class_name, const json_t *index)
     static const char start[] = "StableDiffusionXL";
     (void)index;
     return strncmp(class_name, start, strlen(start)) == 0;
+}
+
+/* By the embedding of pooled text and sizes, which may stand behind any prefix. */
+static bool sdxl_is_file(const sara_single_file *single)
+{
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++)
+        if (strstr(sara_safetensors_at(single->file, i)->name, "label_emb"))
+            return true;
+    return false;
 }
 
 static bool sdxl_is_denoiser(const json_t *config)
@@ -61,6 +90,54 @@ static const char *sdxl_unsupported(const json_t *config)
     if (is_refiner(config))
         return "SDXL's refiner, which goes over what another model has drawn; use the base model";
     return NULL;
+}
+
+/* ------------------------------------------------------------- what single files do not tell */
+
+static int tell_xl_unet(json_t *config)
+{
+    const json_t *channels = json_object_get(config, "block_out_channels");
+    json_t *heads = json_array();
+    for (size_t i = 0; i < json_array_size(channels); i++)
+        json_array_append_new(heads,
+                              json_integer(json_integer_value(json_array_get(channels, i)) / HEAD));
+    return json_object_set_new(config, "attention_head_dim", heads) |
+           json_object_set_new(config, "addition_time_embed_dim", json_integer(TIME_WIDTH)) |
+           json_object_set_new(config, "sample_size", json_integer(128));
+}
+
+static int tell_xl_vae(json_t *config)
+{
+    return json_object_set_new(config, "sample_size", json_integer(1024)) |
+           json_object_set_new(config, "scaling_factor", json_real(0.13025)) |
+           json_object_set_new(config, "force_upcast", json_true());
+}
+
+static int tell_xl_text(json_t *config, bool second)
+{
+    return json_object_set_new(config, "hidden_act", json_string(second ? "gelu" : "quick_gelu")) |
+           json_object_set_new(config, "pad_token_id", json_integer(1));
+}
+
+static sara_status sdxl_tell(const sara_single_file *single, sara_single_part *part)
+{
+    int failed = part->class == &sara_unet_class ? tell_xl_unet(part->config)
+                 : part->class == &sara_vae_class
+                     ? tell_xl_vae(part->config)
+                     : tell_xl_text(part->config, part->shape.projection);
+    return failed ? sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config",
+                              single->path)
+                  : SARA_OK;
+}
+
+static const char v_marker[] = "v_pred";
+
+static sara_status sdxl_guess(const sara_model *model, const char **prediction, const char **reason)
+{
+    bool marked = sara_safetensors_find(model->single->file, v_marker) != NULL;
+    *prediction = marked ? "v_prediction" : "epsilon";
+    *reason = marked ? "as its tensor v_pred says" : "as SDXL has it";
+    return SARA_OK;
 }
 
 /* As in the published folder. */
@@ -102,8 +179,12 @@ const sara_family sara_family_sdxl = {
     .parts = sdxl_parts,
     .part_count = PARTS,
     .is_index = sdxl_is_index,
+    .is_file = sdxl_is_file,
     .is_denoiser = sdxl_is_denoiser,
     .unsupported = sdxl_unsupported,
+    .tell = sdxl_tell,
+    .guess = sdxl_guess,
+    .v_marker = v_marker,
     .scheduler = sdxl_scheduler,
     .zero_negative = true,
     .check_texts = sdxl_check_texts,

@@ -36,40 +36,6 @@ done:
 
 /* ------------------------------------------------------------------------------- the networks */
 
-static sara_status find_tokenizer(const sara_model *model, char **out, const char *name,
-                                  const sara_model_options *options)
-{
-    if (!model->single)
-        return sara_path_join(model->ctx, out, model->path, name);
-    if (options->tokenizer)
-        return sara_strdup(model->ctx, out, options->tokenizer);
-    if (options->model_config)
-        return sara_path_join(model->ctx, out, options->model_config, name);
-    if (sara_tokenizer_has_builtin())
-        return SARA_OK;
-    return sara_fail(model->ctx, SARA_ERROR_USAGE,
-                     "%s: a single file holds no vocabulary; --tokenizer DIR names a tokenizer "
-                     "folder with vocab.json and merges.txt",
-                     model->path);
-}
-
-static sara_status load_tokenizer(sara_model *model, int index, const sara_model_options *options)
-{
-    sara_model_part *part = &model->parts[index];
-    const char *name = model->family->parts[index].tokenizer;
-    int length = part->network->info.text.max_positions;
-    sara_status status = SARA_OK;
-    if (!name)
-        return SARA_OK;
-    TRY(find_tokenizer(model, &part->tokenizer_path, name, options));
-    TRY(part->tokenizer_path
-            ? sara_tokenizer_load(model->ctx, &part->tokenizer, part->tokenizer_path, length)
-            : sara_tokenizer_load_builtin(model->ctx, &part->tokenizer,
-                                          model->family->parts[index].second_padding));
-done:
-    return status;
-}
-
 static sara_status load_part(sara_model *model, int index, sara_storage storage)
 {
     sara_network **network = &model->parts[index].network;
@@ -93,7 +59,7 @@ static sara_status load_others(sara_model *model, const sara_model_options *opti
     sara_status status = SARA_OK;
     for (int i = 1; i < model->family->part_count; i++) {
         TRY(load_part(model, i, SARA_STORE_EXACT));
-        TRY(load_tokenizer(model, i, options));
+        TRY(sara_model_load_tokenizer(model, i, options));
     }
     TRY(sara_model_check_vae(model));
     TRY(model->family->check_texts(model));

@@ -210,6 +210,68 @@ done:
     return status;
 }
 
+/* ---------------------------------------------------------------------------------- tokenizers */
+
+static int count_tokenizers(const sara_family *family)
+{
+    int count = 0;
+    for (int i = 0; i < family->part_count; i++)
+        count += family->parts[i].tokenizer != NULL;
+    return count;
+}
+
+/* A folder of one, or of several under their names where the family has several. */
+static sara_status choose_tokenizer(const sara_model *model, char **out, const char *name,
+                                    const char *folder)
+{
+    sara_status status;
+    if (count_tokenizers(model->family) == 1)
+        return sara_strdup(model->ctx, out, folder);
+    TRY(sara_path_join(model->ctx, out, folder, name));
+    if (!sara_path_is_directory(*out))
+        status = sara_fail(model->ctx, SARA_ERROR_USAGE,
+                           "tokenizer %s: %s has several; name a folder in which %s and the others "
+                           "are",
+                           folder, model->family->name, name);
+done:
+    return status;
+}
+
+static sara_status find_tokenizer(const sara_model *model, char **out, const char *name,
+                                  const sara_model_options *options)
+{
+    if (!model->single)
+        return sara_path_join(model->ctx, out, model->path, name);
+    if (options->tokenizer)
+        return choose_tokenizer(model, out, name, options->tokenizer);
+    if (options->model_config)
+        return sara_path_join(model->ctx, out, options->model_config, name);
+    if (sara_tokenizer_has_builtin())
+        return SARA_OK;
+    return sara_fail(model->ctx, SARA_ERROR_USAGE,
+                     "%s: a single file holds no vocabulary; --tokenizer DIR names a tokenizer "
+                     "folder with vocab.json and merges.txt",
+                     model->path);
+}
+
+sara_status sara_model_load_tokenizer(sara_model *model, int index,
+                                      const sara_model_options *options)
+{
+    sara_model_part *part = &model->parts[index];
+    const char *name = model->family->parts[index].tokenizer;
+    int length = part->network->info.text.max_positions;
+    sara_status status = SARA_OK;
+    if (!name)
+        return SARA_OK;
+    TRY(find_tokenizer(model, &part->tokenizer_path, name, options));
+    TRY(part->tokenizer_path
+            ? sara_tokenizer_load(model->ctx, &part->tokenizer, part->tokenizer_path, length)
+            : sara_tokenizer_load_builtin(model->ctx, &part->tokenizer,
+                                          model->family->parts[index].second_padding));
+done:
+    return status;
+}
+
 /* ----------------------------------------------------------------------------- whether it fits */
 
 /* The denoiser was trained on what the model's own VAE makes of images. */

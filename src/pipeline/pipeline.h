@@ -99,6 +99,9 @@ SARA_NODISCARD sara_status sara_model_save_denoiser(sara_context *ctx, const cha
  * part that is nowhere is SARA_ERROR_INPUT. */
 SARA_NODISCARD sara_status sara_model_choose_parts(sara_model *model,
                                                    const sara_model_options *options);
+/* Of a text encoder that is open, from the folder, or from what a single file has instead. */
+SARA_NODISCARD sara_status sara_model_load_tokenizer(sara_model *model, int index,
+                                                     const sara_model_options *options);
 /* Whether the VAE fits the denoiser and, where it is another, what the model's own was. */
 SARA_NODISCARD sara_status sara_model_check_vae(const sara_model *model);
 /* *out: sara_component_close(). */

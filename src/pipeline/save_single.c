@@ -132,6 +132,26 @@ done:
     return status;
 }
 
+/* In the file it lies transposed. */
+static sara_status add_turned(const written *t, const char *name, const sara_tensor_info *info)
+{
+    const sara_shape turned = sara_shape2(info->shape.dims[1], info->shape.dims[0]);
+    sara_save_list own;
+    void *data;
+    sara_status status;
+    sara_save_list_init(&own, t->s->ctx);
+    own.applied = t->s->list.applied;
+    TRY(sara_save_list_weight(&own, NULL, NULL, t->weights, info, t->s->dtype));
+    const sara_tensor_source *as = &own.sources[0];
+    size_t size = sara_dtype_size(as->dtype);
+    TRY(sara_save_list_own(&t->s->list, &data, (size_t)sara_shape_count(&turned) * size));
+    sara_transpose(data, as->data, info->shape.dims[0], info->shape.dims[1], size);
+    TRY(sara_save_list_add(&t->s->list, name, as->dtype, &turned, data));
+done:
+    sara_save_list_free(&own);
+    return status;
+}
+
 /* Readers of SD2 files build a layer more than is used, and want its weights: the last one's. */
 static sara_status repeat_last_layer(const written *t)
 {
@@ -157,7 +177,7 @@ static bool is_passed_over(const written *w, const char *name)
     bool open = w->shape.part == SARA_LDM_OPEN_CLIP;
     if (w->shape.part != SARA_LDM_CLIP && !open)
         return false;
-    return strstr(name, "text_projection.weight") ||
+    return (strstr(name, "text_projection.weight") && !w->shape.projection) ||
            (open &&
             (strstr(name, "position_ids") || strstr(name, ".k_proj.") || strstr(name, ".v_proj.")));
 }
@@ -172,6 +192,8 @@ static sara_status add_tensor_of_part(const written *w, const sara_tensor_info *
     const sara_shape shape = shape_in_file(w, name, info);
     if (w->shape.part == SARA_LDM_OPEN_CLIP && strstr(info->name, ".q_proj."))
         TRY(add_fused(w, name, info));
+    else if (w->shape.part == SARA_LDM_OPEN_CLIP && strstr(info->name, "text_projection"))
+        TRY(add_turned(w, name, info));
     else
         TRY(sara_save_list_weight(&w->s->list, name, &shape, w->weights, info, w->s->dtype));
 done:
@@ -191,12 +213,16 @@ static sara_status add_other_part(single *s, int part)
     TRY(sara_network_ldm_shape(s->model->parts[part].network, &w.shape));
     while (place->prefix && place->names != w.shape.part)
         place++;
+    if (!place->prefix) { /* the file has it under other names than another family's has */
+        place = s->model->family->parts[part].places;
+        w.shape.part = place->names;
+    }
     w.weights = weights;
     w.prefix = place->prefix;
     s->list.applied = s->model->parts[part].applied;
     for (size_t i = 0; i < sara_weights_count(weights); i++)
         TRY(add_tensor_of_part(&w, sara_weights_at(weights, i)));
-    if (w.shape.part == SARA_LDM_OPEN_CLIP)
+    if (w.shape.part == SARA_LDM_OPEN_CLIP && !w.shape.projection)
         TRY(repeat_last_layer(&w));
 done:
     s->list.applied = NULL;
@@ -246,6 +272,12 @@ static bool is_replaced(const single *s, const char *name)
     return false;
 }
 
+static bool is_v_marker(const single *s, const char *name)
+{
+    const char *marker = s->model->family->v_marker;
+    return marker && strcmp(name, marker) == 0;
+}
+
 /* From a single file all but the denoiser and what is replaced is copied as it is. */
 static sara_status add_others(single *s)
 {
@@ -254,7 +286,8 @@ static sara_status add_others(single *s)
     TRY(sara_weights_open_file(s->ctx, &weights, s->model->path));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
-        if (!is_of_denoiser(s, info->name) && !is_replaced(s, info->name))
+        if (!is_of_denoiser(s, info->name) && !is_replaced(s, info->name) &&
+            !is_v_marker(s, info->name))
             TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
     }
 done:
@@ -340,6 +373,17 @@ done:
     return status;
 }
 
+/* For UIs that do not read metadata. */
+static sara_status mark_v(single *s)
+{
+    const char *marker = s->model->family->v_marker;
+    const sara_shape nothing = sara_shape1(0);
+    if (!marker || !s->model->has_scheduler ||
+        s->model->scheduler.prediction_type != SARA_PREDICT_V)
+        return SARA_OK;
+    return sara_save_list_add(&s->list, marker, SARA_F32, &nothing, "");
+}
+
 /* Not copied with the rest of a single file. */
 static bool is_written_anew(const sara_model *model, int part)
 {
@@ -362,6 +406,7 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
     for (int i = 1; i < model->family->part_count; i++)
         if (is_written_anew(model, i))
             TRY(add_other_part(&s, i));
+    TRY(mark_v(&s));
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
     TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata.items,

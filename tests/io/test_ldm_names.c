@@ -6,11 +6,13 @@
 
 #include <stdlib.h>
 
-static const sara_ldm_shape unet = {SARA_LDM_UNET, 4, 2, {true, true, true, false}, false};
-static const sara_ldm_shape sdxl = {SARA_LDM_UNET, 3, 2, {false, true, true}, false};
-static const sara_ldm_shape vae = {SARA_LDM_VAE, 4, 2, {false}, false};
-static const sara_ldm_shape clip = {SARA_LDM_CLIP, 0, 12, {false}, false};
-static const sara_ldm_shape open_clip = {SARA_LDM_OPEN_CLIP, 0, 23, {false}, false};
+static const sara_ldm_shape unet = {
+    .part = SARA_LDM_UNET, .levels = 4, .layers = 2, .attention = {true, true, true, false}};
+static const sara_ldm_shape sdxl = {
+    .part = SARA_LDM_UNET, .levels = 3, .layers = 2, .attention = {false, true, true}};
+static const sara_ldm_shape vae = {.part = SARA_LDM_VAE, .levels = 4, .layers = 2};
+static const sara_ldm_shape clip = {.part = SARA_LDM_CLIP, .layers = 12};
+static const sara_ldm_shape open_clip = {.part = SARA_LDM_OPEN_CLIP, .layers = 23};
 
 typedef struct names {
     const sara_ldm_shape *shape;
@@ -237,7 +239,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_both_ways),
                                        cmocka_unit_test(test_one_way), cmocka_unit_test(test_none),
-                                       cmocka_unit_test(test_flat),
-                                       cmocka_unit_test(test_memory)};
+                                       cmocka_unit_test(test_flat), cmocka_unit_test(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

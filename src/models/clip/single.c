@@ -13,17 +13,45 @@ static const char *const *clip_starts(sara_ldm_part names)
     return names == SARA_LDM_OPEN_CLIP ? open : own;
 }
 
+static bool has_projection(const sara_network_class *class)
+{
+    return class == &sara_clip_text_projection_class;
+}
+
 /* Stable Diffusion 2 takes the state before the last of 24 layers, so that diffusers leaves it out,
- * and so do the files that diffusers' own script makes of its folders. */
+ * and so do the files that diffusers' own script makes of its folders. What is projected has gone
+ * through all layers. */
 static sara_status clip_read_shape(const sara_single_file *single, sara_single_part *part)
 {
     bool open = part->shape.part == SARA_LDM_OPEN_CLIP;
     const char *start = open ? "transformer.resblocks." : "encoder.layers.";
     int *layers = &part->shape.layers;
     *layers = sara_single_clamp(sara_single_count(single, part, start), 256);
-    if (open && *layers > 1 && *layers != SD2_TEXT_LAYERS)
+    part->shape.projection = has_projection(part->class);
+    if (open && !part->shape.projection && *layers > 1 && *layers != SD2_TEXT_LAYERS)
         --*layers;
     return SARA_OK;
+}
+
+/* The text ends at the largest id, as the published configs have it. */
+static sara_status derive_projection(const sara_single_file *single, const sara_single_part *text,
+                                     json_t *config)
+{
+    bool open = text->shape.part == SARA_LDM_OPEN_CLIP;
+    sara_single_part beside = *text; /* the tower, where the projection is */
+    int64_t width;
+    sara_status status;
+    if (!text->shape.projection)
+        return SARA_OK;
+    beside.stem = "";
+    TRY(sara_single_dim(single, &beside, &width, 2, open,
+                        sara_name_of(open ? "text_projection" : "text_projection.weight")));
+    if (json_object_set_new(config, "projection_dim", json_integer(width)) ||
+        json_object_set_new(config, "eos_token_id", json_integer(2)) ||
+        json_object_set_new(config, "architectures", json_pack("[s]", text->class->name)))
+        TRY(sara_fail(single->ctx, SARA_ERROR_MEMORY, "%s: out of memory: config", single->path));
+done:
+    return status;
 }
 
 static sara_status clip_derive(const sara_single_file *single, const sara_single_part *text,
@@ -51,6 +79,7 @@ static sara_status clip_derive(const sara_single_file *single, const sara_single
                   "vocab_size", (json_int_t)vocabulary, "layer_norm_eps", 1e-5, "bos_token_id",
                   49406, "eos_token_id", 49407),
         out));
+    TRY(derive_projection(single, text, *out));
 done:
     return status;
 }
@@ -73,7 +102,8 @@ static sara_status clip_names_of(const sara_network *network, sara_ldm_shape *ou
     const sara_encoder *encoder = &((const sara_clip_text *)network)->tower.encoder;
     bool open = encoder->activation == SARA_GELU;
     *out = (sara_ldm_shape){.part = open ? SARA_LDM_OPEN_CLIP : SARA_LDM_CLIP,
-                            .layers = encoder->count};
+                            .layers = encoder->count,
+                            .projection = has_projection(network->class)};
     return SARA_OK;
 }
 
