@@ -1,6 +1,8 @@
 /* Whole trajectories of every scheduler against diffusers' own. */
 #include "diffusion/support_diffusion.h"
 
+#include "diffusion/schedule.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +58,48 @@ static void test_golden(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         check_golden(names[i]);
+}
+
+/* Timesteps and noise levels of the pipelines that families' pictures were drawn with. */
+static void check_family(const char *name)
+{
+    size_t count = 0, sigma_count = 0;
+    sara_context *ctx = test_context();
+    sara_scheduler_config config;
+    schedule points = {0};
+    sara_safetensors *file = test_open(ctx, test_family(name).text);
+    const char *steps = sara_safetensors_metadata(file, "steps");
+    float *timesteps = test_load_named(ctx, file, "", "timesteps", &count);
+    float *sigmas = test_load_named(ctx, file, "", "sigmas", &sigma_count);
+    assert_non_null(steps);
+    assert_ok(ctx,
+              test_config_parse(ctx, &config, sara_safetensors_metadata(file, "scheduler_config")));
+    assert_ok(ctx, schedule_new(ctx, &points, &config, atoi(steps)));
+    assert_int_equal(points.count, count);
+    assert_int_equal(sigma_count, count + 1);
+    for (size_t i = 0; i < sigma_count; i++) {
+        if (i < count)
+            assert_close(fabs(points.timesteps[i] - timesteps[i]), 1e-4, name);
+        assert_close(fabs(points.sigmas[i] - sigmas[i]), 2e-7 * fabs(sigmas[i]), name);
+    }
+    schedule_free(&points);
+    sara_free(ctx, timesteps);
+    sara_free(ctx, sigmas);
+    sara_safetensors_close(file);
+    sara_context_free(ctx);
+}
+
+static void test_families(void **state)
+{
+    static const char *const names[] = {"sdxl/expected/euler.safetensors",
+                                        "sdxl/expected/dpmpp2m_karras.safetensors",
+                                        "sdxl/expected/euler_zero_negative.safetensors",
+                                        "sd3/expected/flow_euler.safetensors",
+                                        "sd3/expected/flow_euler_empty_negative.safetensors",
+                                        "sd35_medium/expected/flow_euler.safetensors"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names) && test_families_whole(); i++)
+        check_family(names[i]);
 }
 
 static void check_case(sara_context *ctx, const sara_safetensors *file, const json_t *entry,
@@ -131,6 +175,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
         cmocka_unit_test(test_options),
+        cmocka_unit_test(test_families),
         cmocka_unit_test(test_alphas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
