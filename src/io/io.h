@@ -221,8 +221,9 @@ SARA_NODISCARD sara_status sara_safetensors_save_made(sara_context *ctx, const c
 typedef enum sara_ldm_part {
     SARA_LDM_UNET,
     SARA_LDM_VAE,
-    SARA_LDM_CLIP,     /* SD1's text encoder, under transformers' names in both layouts */
-    SARA_LDM_OPEN_CLIP /* SD2's, whose attention keeps query, key and value in one tensor */
+    SARA_LDM_CLIP,      /* SD1's text encoder, under transformers' names in both layouts */
+    SARA_LDM_OPEN_CLIP, /* SD2's, whose attention keeps query, key and value in one tensor */
+    SARA_LDM_T5         /* under transformers' names in both layouts */
 } sara_ldm_part;
 /* What the numbers in the names depend on. */
 typedef struct sara_ldm_shape {

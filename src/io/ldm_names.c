@@ -226,6 +226,9 @@ static sara_status translate(sara_context *ctx, char **out, const sara_ldm_shape
     case SARA_LDM_OPEN_CLIP:
         offer_open_clip(&t);
         break;
+    case SARA_LDM_T5:
+        offer(&t, "", "", NULL);
+        break;
     }
     return t.found ? sara_strdup(ctx, out, t.result.text) : SARA_OK;
 }

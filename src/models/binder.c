@@ -25,6 +25,7 @@ struct sara_binder {
     const char **ignored; /* suffixes */
     size_t ignored_count, ignored_capacity;
     sara_storage storage;
+    bool piecewise; /* values are never all held at once */
 };
 
 sara_status sara_binder_new(sara_device *device, sara_binder **out)
@@ -51,6 +52,11 @@ void sara_binder_free(sara_binder *binder)
 void sara_binder_store(sara_binder *binder, sara_storage storage)
 {
     binder->storage = storage;
+}
+
+void sara_binder_hold(sara_binder *binder, bool hold)
+{
+    binder->piecewise = !hold;
 }
 
 /* --------------------------------------------------------------------------------- collecting */
@@ -90,11 +96,9 @@ static sara_status find_want(sara_binder *binder, want **out, const char *name)
 sara_status sara_binder_alias(sara_binder *binder, const char *name, const char *file_name)
 {
     want *wanted;
-    sara_status status;
-    TRY(find_want(binder, &wanted, name));
-    TRY(sara_arena_strdup(&binder->arena, &wanted->alias, file_name));
-done:
-    return status;
+    sara_status status = find_want(binder, &wanted, name);
+    return status == SARA_OK ? sara_arena_strdup(&binder->arena, &wanted->alias, file_name)
+                             : status;
 }
 
 sara_status sara_binder_also_shape(sara_binder *binder, const char *name, const sara_shape *shape)
@@ -318,7 +322,7 @@ static sara_status check_memory(const sara_binder *binder, want **order,
         sara_dtype dtype = dtype_in_memory(binder, info->dtype, &info->shape);
         bytes += (uint64_t)sara_shape_count(&info->shape) * sara_dtype_size(dtype);
     }
-    if (bytes <= limit)
+    if (bytes <= limit || binder->piecewise)
         return SARA_OK;
     return sara_fail(binder->ctx, SARA_ERROR_MEMORY,
                      "%s: needs %s of memory, %s are available%s", sara_weights_path(weights),

@@ -54,6 +54,7 @@ sara_status sara_network_open(sara_device *device, sara_network **out,
     TRY(open_network_weights(network, &network->weights, component));
     TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
+    sara_binder_hold(binder, !class->streamed);
     TRY(class->bind(network, binder, network->weights));
     TRY(sara_binder_match(binder, &network->params, network->weights));
     *out = network;
@@ -62,6 +63,11 @@ done:
     sara_binder_free(binder);
     sara_network_free(network);
     return status;
+}
+
+static bool is_of(const sara_param *param, const char *prefix)
+{
+    return strncmp(param->name, prefix, strlen(prefix)) == 0;
 }
 
 static sara_status read_values(sara_context *ctx, sara_param *param, const sara_weights *weights)
@@ -84,6 +90,12 @@ static void release_params(sara_context *ctx, sara_params *params)
         sara_param_release(ctx, &params->items[i]);
 }
 
+static void release_param(sara_network *network, sara_param *param)
+{
+    sara_nn_device_forget(network->device, param);
+    sara_param_release(network->ctx, param);
+}
+
 sara_status sara_params_fill(sara_context *ctx, sara_params *params, const sara_weights *weights)
 {
     sara_status status = SARA_OK;
@@ -99,7 +111,7 @@ done:
 sara_status sara_network_read(sara_network *network)
 {
     sara_status status;
-    if (network->there)
+    if (network->there || network->class->streamed)
         return SARA_OK;
     TRY(sara_params_fill(network->ctx, &network->params, network->weights));
     network->there = true;
@@ -116,10 +128,63 @@ void sara_network_release(sara_network *network)
     if (!network->weights || !network->there)
         return;
     for (size_t i = 0; i < network->params.count; i++)
-        sara_nn_device_forget(network->device, &network->params.items[i]);
-    release_params(network->ctx, &network->params);
+        release_param(network, &network->params.items[i]);
     network->there = false;
 }
+
+/* ------------------------------------------------------------------------------ piece by piece */
+
+sara_status sara_network_lend(sara_tape *tape, sara_network *network, const char *prefix)
+{
+    sara_status status = SARA_OK;
+    if (network->there || sara_tape_is_dry(tape))
+        return SARA_OK;
+    for (size_t i = 0; i < network->params.count; i++)
+        if (is_of(&network->params.items[i], prefix))
+            TRY(read_values(network->ctx, &network->params.items[i], network->weights));
+    TRY(sara_weights_check_unchanged(network->weights));
+done:
+    return status;
+}
+
+void sara_network_return(sara_tape *tape, sara_network *network, const char *prefix)
+{
+    if (network->there || sara_tape_is_dry(tape))
+        return;
+    for (size_t i = 0; i < network->params.count; i++)
+        if (is_of(&network->params.items[i], prefix))
+            release_param(network, &network->params.items[i]);
+}
+
+/* How long the start of the name is that all of its piece share. */
+static size_t piece_length(const char *name)
+{
+    for (const char *dot = strchr(name, '.'); dot; dot = strchr(dot + 1, '.')) {
+        size_t digits = strspn(dot + 1, "0123456789");
+        if (digits > 0 && dot[1 + digits] == '.')
+            return (size_t)(dot - name) + digits + 2;
+    }
+    return strlen(name) + 1;
+}
+
+int64_t sara_network_bytes(const sara_network *network)
+{
+    const sara_params *params = &network->params;
+    int64_t largest = 0, piece = 0;
+    if (!network->class->streamed || network->there)
+        return sara_params_bytes(params);
+    for (size_t i = 0; i < params->count; i++) { /* in the order of their names */
+        const sara_params one = {&params->items[i], 1};
+        const char *name = params->items[i].name;
+        if (i == 0 || strncmp(name, params->items[i - 1].name, piece_length(name)) != 0)
+            piece = 0;
+        piece += sara_params_bytes(&one);
+        largest = piece > largest ? piece : largest;
+    }
+    return largest;
+}
+
+/* ----------------------------------------------------------------------------------------- ends */
 
 void sara_network_close_files(sara_network *network)
 {

@@ -42,7 +42,7 @@ typedef struct sara_vae_info {
 } sara_vae_info;
 
 typedef struct sara_text_info {
-    int vocab_size, hidden_size, max_positions, eos_token_id;
+    int vocab_size, hidden_size, max_positions, eos_token_id; /* max_positions 0: no limit */
     int pooled_size; /* hidden_size where it has no projection */
 } sara_text_info;
 
@@ -109,6 +109,9 @@ struct sara_network_class {
     const char *stem;           /* of its weight files' names */
     const char *title;          /* "U-Net", in messages */
     size_t size;                /* of the network's own struct */
+    /* Its values are never all in memory: sara_network_read() leaves them in their files, and its
+     * forward pass borrows what it needs, piece by piece. No adapters can be put on it. */
+    bool streamed;
     SARA_NODISCARD sara_status (*read_config)(sara_network *network, const sara_model_config *file);
     /* Wants every parameter. weights: where they will be read from; NULL: they are drawn. */
     SARA_NODISCARD sara_status (*bind)(sara_network *network, sara_binder *binder,
@@ -143,6 +146,15 @@ SARA_NODISCARD sara_status sara_network_open(sara_device *device, sara_network *
 SARA_NODISCARD sara_status sara_network_read(sara_network *network);
 /* Gives that memory back, and what the device keeps of the values. Without files they stay. */
 void sara_network_release(sara_network *network);
+/* For passes of a streamed class: the values of all parameters whose names begin with `prefix`,
+ * which is that of a block or a whole name, until they are returned. Nothing where all values are
+ * there, and on a dry tape. Files that are no longer as they were opened are SARA_ERROR_IO. */
+SARA_NODISCARD sara_status sara_network_lend(sara_tape *tape, sara_network *network,
+                                             const char *prefix);
+void sara_network_return(sara_tape *tape, sara_network *network, const char *prefix);
+/* Bytes that its values take at most while it is used: of a streamed class those of its largest
+ * piece, which is a block ("encoder.block.3.") or a parameter outside of all blocks. */
+int64_t sara_network_bytes(const sara_network *network);
 void sara_network_close_files(sara_network *network);
 /* Of a folder with config.json and weights; variant NULL: the plain files. */
 SARA_NODISCARD sara_status sara_network_load(sara_device *device, sara_network **out,

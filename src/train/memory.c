@@ -30,7 +30,7 @@ static size_t stage_bytes(const sara_model *model, unsigned stage, unsigned othe
     for (int i = 0; i < model->family->part_count; i++) {
         unsigned stages = model->family->parts[i].stages;
         if (model->parts[i].network && (stages & stage) && !(stages & others))
-            bytes += sara_params_bytes(&model->parts[i].network->params);
+            bytes += sara_network_bytes(model->parts[i].network);
     }
     return (size_t)bytes;
 }
