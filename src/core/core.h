@@ -277,6 +277,7 @@ typedef struct sara_param {
 typedef struct sara_params {
     sara_param *items;
     size_t count;
+    size_t buffers; /* so many items follow that are no parameters, but constants of the file */
 } sara_params;
 SARA_NODISCARD sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count);
 /* Names and values too; the parameters' device must still be open. */
@@ -286,9 +287,14 @@ SARA_NODISCARD sara_status sara_param_alloc(sara_param *param, sara_device *devi
                                             sara_dtype dtype, const sara_shape *shape);
 /* Gives the value's memory back; what its dtype and shape are stays known. */
 void sara_param_release(sara_context *ctx, sara_param *param);
+/* With the buffers. */
+static inline size_t sara_params_all(const sara_params *params)
+{
+    return params->count + params->buffers;
+}
 sara_param *sara_params_find(const sara_params *params, const char *name); /* NULL: absent */
 int64_t sara_params_entries(const sara_params *params);
-/* Of their values in memory, whether these are there or not. */
+/* Of their values in memory and the buffers', whether these are there or not. */
 int64_t sara_params_bytes(const sara_params *params);
 /* Whether value holds less than the file it came from. */
 bool sara_param_is_rounded(const sara_param *param);

@@ -21,13 +21,12 @@ void sara_param_release(sara_context *ctx, sara_param *param)
 
 void sara_params_free(sara_context *ctx, sara_params *params)
 {
-    for (size_t i = 0; i < params->count; i++) {
+    for (size_t i = 0; i < sara_params_all(params); i++) {
         sara_free(ctx, (void *)(uintptr_t)params->items[i].name);
         sara_param_release(ctx, &params->items[i]);
     }
     sara_free(ctx, params->items);
-    params->items = NULL;
-    params->count = 0;
+    *params = (sara_params){0};
 }
 
 sara_status sara_param_alloc(sara_param *param, sara_device *device, sara_dtype dtype,
@@ -71,7 +70,7 @@ int64_t sara_params_entries(const sara_params *params)
 int64_t sara_params_bytes(const sara_params *params)
 {
     int64_t bytes = 0;
-    for (size_t i = 0; i < params->count; i++) {
+    for (size_t i = 0; i < sara_params_all(params); i++) {
         const sara_tensor *value = &params->items[i].value;
         bytes += sara_shape_count(&value->shape) * (int64_t)sara_dtype_size(value->dtype);
     }
@@ -130,17 +129,20 @@ sara_status sara_param_write(sara_param *param, const sara_param *copy)
 
 sara_status sara_params_read(sara_context *ctx, sara_params *copy, const sara_params *params)
 {
+    const size_t all = sara_params_all(params);
     bool host = true;
     sara_status status = SARA_OK;
     *copy = *params;
-    for (size_t i = 0; i < params->count; i++)
+    for (size_t i = 0; i < all; i++)
         host &= sara_device_is_host(params->items[i].device);
     if (host)
         return SARA_OK;
-    copy->count = 0;
-    TRY(sara_alloc(ctx, &copy->items, params->count, sizeof(*copy->items)));
-    for (; copy->count < params->count; copy->count++)
+    copy->count = copy->buffers = 0;
+    TRY(sara_alloc(ctx, &copy->items, all, sizeof(*copy->items)));
+    for (; copy->count < all; copy->count++)
         TRY(sara_param_read(ctx, &copy->items[copy->count], &params->items[copy->count]));
+    copy->count = params->count;
+    copy->buffers = params->buffers;
 done:
     if (status != SARA_OK)
         sara_params_read_end(ctx, copy, params);
@@ -150,7 +152,7 @@ done:
 void sara_params_read_end(sara_context *ctx, sara_params *copy, const sara_params *params)
 {
     if (copy->items != params->items) {
-        for (size_t i = 0; i < copy->count; i++)
+        for (size_t i = 0; i < sara_params_all(copy); i++)
             sara_param_read_end(ctx, &copy->items[i], &params->items[i]);
         sara_free(ctx, copy->items);
     }

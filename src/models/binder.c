@@ -1,7 +1,5 @@
 #include "models/models.h"
 
-#include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,6 +12,7 @@ typedef struct want {
     sara_shape shape, also;   /* also of rank 0: none */
     sara_param **slot;
     const sara_tensor_info *found; /* while matching */
+    bool buffer;                   /* no parameter */
 } want;
 
 struct sara_binder {
@@ -79,6 +78,15 @@ sara_status sara_binder_want(sara_binder *binder, sara_param **slot, const sara_
 done:
     va_end(args);
     va_end(again);
+    return status;
+}
+
+sara_status sara_binder_want_buffer(sara_binder *binder, sara_param **slot, const sara_shape *shape,
+                                    const char *name)
+{
+    sara_status status = sara_binder_want(binder, slot, shape, "%s", name);
+    if (status == SARA_OK)
+        binder->wants[binder->count - 1].buffer = true;
     return status;
 }
 
@@ -273,13 +281,14 @@ done:
 
 /* ---------------------------------------------------------------------------------- matching */
 
-/* Biases and norms are small, and their kernels take floats. */
-static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
-                                  const sara_shape *shape)
+/* Biases and norms are small, and their kernels take floats. A buffer is as the file has it, where
+ * it is not to be narrower: nothing is computed with it but a sum. */
+static sara_dtype dtype_in_memory(const sara_binder *binder, const want *wanted, sara_dtype stored)
 {
-    if (shape->rank < 2)
+    bool as_stored = wanted->buffer && binder->storage == SARA_STORE_F32;
+    if (wanted->shape.rank < 2)
         return SARA_F32;
-    switch (binder->storage) {
+    switch (as_stored ? SARA_STORE_AUTO : binder->storage) {
     case SARA_STORE_F16:
         return SARA_F16;
     case SARA_STORE_BF16:
@@ -295,15 +304,16 @@ static sara_dtype dtype_in_memory(const sara_binder *binder, sara_dtype stored,
 
 /* All but the values. */
 static sara_status match_param(const sara_binder *binder, sara_param *param,
-                               const sara_weights *weights, const sara_tensor_info *info)
+                               const sara_weights *weights, const want *wanted)
 {
+    const sara_tensor_info *info = wanted->found;
     char *name = NULL;
     sara_status status;
     TRY(sara_strdup(binder->ctx, &name, info->name));
     param->name = name;
     param->stored = info->dtype;
     param->device = binder->device;
-    param->value.dtype = dtype_in_memory(binder, info->dtype, &info->shape);
+    param->value.dtype = dtype_in_memory(binder, wanted, info->dtype);
     param->value.shape = info->shape;
     param->as_floats = binder->storage == SARA_STORE_EXACT;
     TRY(sara_weights_check(weights, info));
@@ -319,7 +329,7 @@ static sara_status check_memory(const sara_binder *binder, want **order,
     sara_bytes_text needed, there;
     for (size_t i = 0; i < binder->count; i++) {
         const sara_tensor_info *info = order[i]->found;
-        sara_dtype dtype = dtype_in_memory(binder, info->dtype, &info->shape);
+        sara_dtype dtype = dtype_in_memory(binder, order[i], info->dtype);
         bytes += (uint64_t)sara_shape_count(&info->shape) * sara_dtype_size(dtype);
     }
     if (bytes <= limit || binder->piecewise)
@@ -330,6 +340,23 @@ static sara_status check_memory(const sara_binder *binder, want **order,
                      binder->storage == SARA_STORE_F32 ? " (16-bit weights take half)" : "");
 }
 
+static int by_kind(const void *a, const void *b)
+{
+    const want *const *first = a, *const *second = b;
+    int kinds = (*first)->buffer - (*second)->buffer;
+    return kinds ? kinds : by_file_name(a, b);
+}
+
+/* The slots are filled, and the buffers, which are the last, told apart. */
+static void give_out(const sara_binder *binder, want *const *order, sara_params *made)
+{
+    for (size_t i = 0; i < binder->count; i++) {
+        *order[i]->slot = &made->items[i];
+        made->buffers += order[i]->buffer;
+    }
+    made->count -= made->buffers;
+}
+
 sara_status sara_binder_match(sara_binder *binder, sara_params *params, const sara_weights *weights)
 {
     sara_params matched = {0};
@@ -338,11 +365,12 @@ sara_status sara_binder_match(sara_binder *binder, sara_params *params, const sa
     TRY(sara_alloc(binder->ctx, &order, binder->count, sizeof(*order)));
     TRY(binder_compare(binder, order, weights));
     TRY(check_memory(binder, order, weights));
+    if (binder->count)
+        qsort(order, binder->count, sizeof(*order), by_kind);
     TRY(sara_params_new(binder->ctx, &matched, binder->count));
     for (size_t i = 0; i < matched.count; i++)
-        TRY(match_param(binder, &matched.items[i], weights, order[i]->found));
-    for (size_t i = 0; i < matched.count; i++)
-        *order[i]->slot = &matched.items[i];
+        TRY(match_param(binder, &matched.items[i], weights, order[i]));
+    give_out(binder, order, &matched);
     *params = matched;
     matched = (sara_params){0};
 done:
@@ -357,14 +385,15 @@ int64_t sara_binder_entries(const sara_binder *binder)
 {
     int64_t entries = 0;
     for (size_t i = 0; i < binder->count; i++)
-        entries += sara_shape_count(&binder->wants[i].shape);
+        entries += binder->wants[i].buffer ? 0 : sara_shape_count(&binder->wants[i].shape);
     return entries;
 }
 
 static int by_name(const void *a, const void *b)
 {
     const want *const *first = a, *const *second = b;
-    return strcmp((*first)->name, (*second)->name);
+    int kinds = (*first)->buffer - (*second)->buffer;
+    return kinds ? kinds : strcmp((*first)->name, (*second)->name);
 }
 
 static sara_status new_param(const sara_binder *binder, sara_param *param, const want *wanted)
@@ -374,50 +403,17 @@ static sara_status new_param(const sara_binder *binder, sara_param *param, const
     sara_status status;
     TRY(sara_strdup(ctx, &name, wanted->name));
     param->name = name;
-    param->stored = dtype_in_memory(binder, SARA_F32, &wanted->shape);
+    param->stored = dtype_in_memory(binder, wanted, SARA_F32);
     TRY(sara_param_alloc(param, binder->device, param->stored, &wanted->shape));
 done:
     return status;
 }
 
-/* Biases are drawn too: equal ones could only be selected all together. spare takes the values on
- * their way to 16 bits. */
-static void draw_param(sara_param *param, float *spare, uint64_t seed, uint64_t index)
-{
-    const sara_shape *shape = &param->value.shape;
-    size_t count = (size_t)sara_shape_count(shape), name = strlen(param->name);
-    bool bias = name >= 5 && strcmp(param->name + name - 5, ".bias") == 0;
-    bool norm = shape->rank == 1 && !bias;
-    int64_t outputs = shape->rank > 1 ? shape->dims[0] : 1;
-    float factor = (float)sqrt((double)outputs / (double)count);
-    float *values = param->value.dtype == SARA_F32 ? param->value.data : spare;
-    if (!norm)
-        sara_draw_normal(values, count, seed, SARA_DRAW_WEIGHT, index);
-    for (size_t i = 0; i < count; i++)
-        values[i] = norm ? 1.0f : values[i] * factor;
-    if (param->value.dtype != SARA_F32)
-        sara_convert_from_f32(param->value.data, param->value.dtype, values, count);
-}
-
-/* Of the largest parameter that is not drawn where it lies; 0: there is none. */
-static size_t largest_converted(const sara_params *params)
-{
-    size_t largest = 0;
-    for (size_t i = 0; i < params->count; i++) {
-        size_t count = (size_t)sara_shape_count(&params->items[i].value.shape);
-        if (params->items[i].value.dtype != SARA_F32 && count > largest)
-            largest = count;
-    }
-    return largest;
-}
-
 sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t seed)
 {
     sara_context *ctx = binder->ctx;
-    sara_params drawn = {0}, copy = {0};
+    sara_params drawn = {0};
     want **order = NULL;
-    float *spares = NULL; /* one for each thread */
-    int threads = sara_threads(ctx);
     sara_status status;
     TRY(sara_alloc(ctx, &order, binder->count, sizeof(*order)));
     for (size_t i = 0; i < binder->count; i++)
@@ -427,23 +423,12 @@ sara_status sara_binder_draw(sara_binder *binder, sara_params *params, uint64_t 
     TRY(sara_params_new(ctx, &drawn, binder->count));
     for (size_t i = 0; i < drawn.count; i++)
         TRY(new_param(binder, &drawn.items[i], order[i]));
-    TRY(sara_params_read(ctx, &copy, &drawn));
-    size_t spare = largest_converted(&drawn);
-    TRY(sara_alloc(ctx, &spares, (size_t)threads, spare * sizeof(*spares)));
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < drawn.count; i++)
-        draw_param(&copy.items[i], spares + (size_t)omp_get_thread_num() * spare, seed, i);
-    for (size_t i = 0; i < drawn.count; i++) {
-        TRY(sara_param_write(&drawn.items[i], &copy.items[i]));
-        *order[i]->slot = &drawn.items[i];
-    }
-    sara_params_read_end(ctx, &copy, &drawn);
+    TRY(sara_params_draw(ctx, &drawn, seed));
+    give_out(binder, order, &drawn);
     *params = drawn;
     drawn = (sara_params){0};
 done:
-    sara_params_read_end(ctx, &copy, &drawn);
     sara_params_free(ctx, &drawn);
-    sara_free(ctx, spares);
     sara_free(ctx, order);
     return status;
 }

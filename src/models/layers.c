@@ -1,5 +1,6 @@
 #include "models/layers.h"
 
+#include <math.h>
 #include <stdio.h>
 
 /* ------------------------------------------------------------------------------------ layers */
@@ -59,6 +60,68 @@ sara_status sara_norm_conv_forward(sara_tape *tape, sara_var **y, const sara_lay
                            SARA_SILU));          /* [N,H,W,in] */
     TRY(sara_conv3x3_forward(tape, y, conv, h)); /* [N,H,W,out] */
     sara_tape_close(tape, scope, y, 1);
+done:
+    return status;
+}
+
+/* out [width] */
+static void embed_number(float *out, double number, int64_t width, const sara_sinusoids *s)
+{
+    int64_t half = width / 2;
+    float scale = -(float)log(10000.0);
+    float *sines = out + (s->cosines_first ? half : 0);
+    float *cosines = out + (s->cosines_first ? 0 : half);
+    for (int64_t i = 0; i < half; i++) {
+        float exponent = scale * (float)i / (float)(half - s->shift);
+        float angle = (float)number * expf(exponent);
+        sines[i] = sinf(angle);
+        cosines[i] = cosf(angle);
+    }
+    if (width % 2)
+        out[width - 1] = 0;
+}
+
+sara_status sara_sinusoids_forward(sara_tape *tape, sara_var **y, const sara_sinusoids *sinusoids,
+                                   const double *numbers, int64_t n, int64_t count, int64_t width)
+{
+    const sara_shape shape = sara_shape2(n, count * width);
+    float *values;
+    sara_status status;
+    TRY(sara_tape_memory(tape, &values, (size_t)(n * count * width), sizeof(*values)));
+    for (int64_t i = 0; numbers && i < n * count; i++)
+        embed_number(values + i * width, numbers[i], width, sinusoids);
+    TRY(sara_tape_leaf(tape, y, &shape, values, false));
+done:
+    return status;
+}
+
+sara_status sara_embedding_forward(sara_tape *tape, sara_var **y, const sara_layer *first,
+                                   const sara_layer *second, sara_var *x)
+{
+    sara_var *h;
+    sara_status status;
+    TRY(sara_linear_forward(tape, &h, first, x)); /* [N,out] */
+    TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
+    TRY(sara_linear_forward(tape, y, second, h)); /* [N,out] */
+done:
+    return status;
+}
+
+sara_status sara_bottlenecks_forward(sara_tape *tape, sara_var **h, sara_var *x,
+                                     const sara_branch *branch)
+{
+    sara_status status = SARA_OK;
+    for (; branch; branch = branch->next) {
+        size_t scope = sara_tape_open(tape);
+        sara_var *b;
+        if (branch->kind != SARA_BRANCH_BOTTLENECK)
+            continue;
+        TRY(sara_nn_linear(tape, &b, x, branch->down, branch->down_bias)); /* [N,T,width] */
+        TRY(sara_nn_activate(tape, &b, b, SARA_RELU));
+        TRY(sara_nn_linear(tape, &b, b, branch->up, branch->up_bias)); /* [N,T,inner] */
+        TRY(sara_nn_add_scaled(tape, h, *h, b, branch->scale));
+        sara_tape_close(tape, scope, h, 1);
+    }
 done:
     return status;
 }

@@ -28,6 +28,27 @@ SARA_NODISCARD sara_status sara_linear_forward(sara_tape *tape, sara_var **y,
 SARA_NODISCARD sara_status sara_conv3x3_forward(sara_tape *tape, sara_var **y,
                                                 const sara_layer *layer, sara_var *x);
 
+/* Sinusoids of numbers, in float32 as diffusers computes them, since the angles reach 1000 radians
+ * (Vaswani et al. 2017). */
+typedef struct sara_sinusoids {
+    bool cosines_first;
+    int64_t shift; /* their frequencies are 10000^(-i / (width / 2 - shift)) */
+} sara_sinusoids;
+/* y [n,count*width] of `count` numbers of each sample; numbers [n,count], NULL on a dry device. */
+SARA_NODISCARD sara_status sara_sinusoids_forward(sara_tape *tape, sara_var **y,
+                                                  const sara_sinusoids *sinusoids,
+                                                  const double *numbers, int64_t n, int64_t count,
+                                                  int64_t width);
+/* y [N,out] = second(silu(first(x))) */
+SARA_NODISCARD sara_status sara_embedding_forward(sara_tape *tape, sara_var **y,
+                                                  const sara_layer *first, const sara_layer *second,
+                                                  sara_var *x);
+
+/* What is beside a feed-forward of input x [N,T,in]: h [N,T,out] += scale (up relu(down x +
+ * down_bias) + up_bias) of each bottleneck, branch NULL: there is none. */
+SARA_NODISCARD sara_status sara_bottlenecks_forward(sara_tape *tape, sara_var **h, sara_var *x,
+                                                    const sara_branch *branch);
+
 /* y [n,count*C]: the first `count` rows of C of the table, n times. */
 SARA_NODISCARD sara_status sara_rows_repeat(sara_tape *tape, sara_var **y, sara_param *table,
                                             int64_t n, int64_t count);

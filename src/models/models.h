@@ -34,6 +34,10 @@ void sara_binder_free(sara_binder *binder);
 SARA_NODISCARD sara_status sara_binder_want(sara_binder *binder, sara_param **slot,
                                             const sara_shape *shape, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+/* A tensor of the file that is no parameter, such as a table of positions: one of the set's
+ * buffers. In memory it is as the file has it, or in 16 bits where the weights are. */
+SARA_NODISCARD sara_status sara_binder_want_buffer(sara_binder *binder, sara_param **slot,
+                                                   const sara_shape *shape, const char *name);
 /* A file name that is read as the name wanted (published models' text_model. prefix, old
  * attention names) where the wanted one is absent. */
 SARA_NODISCARD sara_status sara_binder_alias(sara_binder *binder, const char *name,
@@ -56,9 +60,10 @@ SARA_NODISCARD sara_status sara_binder_match(sara_binder *binder, sara_params *p
 /* The values of matched parameters, into memory of their device; after an error there are none. */
 SARA_NODISCARD sara_status sara_params_fill(sara_context *ctx, sara_params *params,
                                             const sara_weights *weights);
-/* Instead of matching: every wanted parameter with random values, matrices and convolutions
- * N(0, 1 / inputs), biases N(0, 1 / length), the weights of norms 1. The same seed gives the same
+/* Random values for a set that is allocated: matrices and convolutions N(0, 1 / inputs), biases N(0, 1 / length), the weights of norms 1. The same seed gives the same
  * values whatever the number of threads. */
+SARA_NODISCARD sara_status sara_params_draw(sara_context *ctx, sara_params *params, uint64_t seed);
+/* Instead of matching: every wanted parameter, drawn by sara_params_draw(). */
 SARA_NODISCARD sara_status sara_binder_draw(sara_binder *binder, sara_params *params,
                                             uint64_t seed);
 int64_t sara_binder_entries(const sara_binder *binder); /* of all wanted parameters */

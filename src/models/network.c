@@ -86,7 +86,7 @@ done:
 
 static void release_params(sara_context *ctx, sara_params *params)
 {
-    for (size_t i = 0; i < params->count; i++)
+    for (size_t i = 0; i < sara_params_all(params); i++)
         sara_param_release(ctx, &params->items[i]);
 }
 
@@ -99,7 +99,7 @@ static void release_param(sara_network *network, sara_param *param)
 sara_status sara_params_fill(sara_context *ctx, sara_params *params, const sara_weights *weights)
 {
     sara_status status = SARA_OK;
-    for (size_t i = 0; i < params->count; i++)
+    for (size_t i = 0; i < sara_params_all(params); i++)
         TRY(read_values(ctx, &params->items[i], weights));
     TRY(sara_weights_check_unchanged(weights));
 done:
@@ -127,7 +127,7 @@ void sara_network_release(sara_network *network)
 {
     if (!network->weights || !network->there)
         return;
-    for (size_t i = 0; i < network->params.count; i++)
+    for (size_t i = 0; i < sara_params_all(&network->params); i++)
         release_param(network, &network->params.items[i]);
     network->there = false;
 }
@@ -174,7 +174,7 @@ int64_t sara_network_bytes(const sara_network *network)
     if (!network->class->streamed || network->there)
         return sara_params_bytes(params);
     for (size_t i = 0; i < params->count; i++) { /* in the order of their names */
-        const sara_params one = {&params->items[i], 1};
+        const sara_params one = {.items = &params->items[i], .count = 1};
         const char *name = params->items[i].name;
         if (i == 0 || strncmp(name, params->items[i - 1].name, piece_length(name)) != 0)
             piece = 0;
@@ -259,6 +259,36 @@ void sara_network_free(sara_network *network)
     sara_network_close_files(network);
     sara_arena_free(&network->arena);
     sara_free(network->ctx, network);
+}
+
+/* x [N,...,width] of this kind's rank; NULL: it is not there */
+static sara_status check_condition(const sara_network *denoiser, const char *title, int kind,
+                                   const sara_var *x, int64_t samples)
+{
+    const int width = denoiser->info.denoiser.widths[kind];
+    const sara_condition_kind *k = &sara_condition_kinds[kind];
+    sara_shape_text text;
+    if (!width || (x && x->shape.rank == k->rank && x->shape.dims[0] == samples &&
+                   x->shape.dims[k->rank - 1] == width))
+        return SARA_OK;
+    return sara_fail(denoiser->ctx, SARA_ERROR_INPUT, "%s: %s %s, expected [%lld,%s%d]", title,
+                     k->name, x ? sara_shape_format(&text, &x->shape) : "is missing",
+                     (long long)samples, k->rank == 3 ? "T," : "", width);
+}
+
+sara_status sara_denoiser_check(const sara_network *denoiser, const char *title,
+                                const sara_shape *sample, const sara_condition *condition)
+{
+    const int channels = denoiser->info.denoiser.in_channels;
+    sara_shape_text text;
+    sara_status status = SARA_OK;
+    if (sample->rank != 4 || sample->dims[1] != channels)
+        return sara_fail(denoiser->ctx, SARA_ERROR_INPUT, "%s: sample %s, expected [N,%d,H,W]",
+                         title, sara_shape_format(&text, sample), channels);
+    for (int i = 0; i < SARA_CONDITION_KINDS; i++)
+        TRY(check_condition(denoiser, title, i, condition->of[i], sample->dims[0]));
+done:
+    return status;
 }
 
 sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out, sara_network *denoiser,

@@ -170,6 +170,11 @@ SARA_NODISCARD sara_status sara_network_draw(sara_device *device, sara_network *
 SARA_NODISCARD sara_status sara_network_shape_of(sara_context *ctx, sara_component *out,
                                                  const sara_network_class *class, const char *name);
 void sara_network_free(sara_network *network);
+/* For forward passes on images: whether the sample and the conditions have the shapes that
+ * info.denoiser tells of. title: the network's, in errors. */
+SARA_NODISCARD sara_status sara_denoiser_check(const sara_network *denoiser, const char *title,
+                                               const sara_shape *sample,
+                                               const sara_condition *condition);
 SARA_NODISCARD sara_status sara_denoiser_forward(sara_tape *tape, sara_var **out,
                                                  sara_network *denoiser, sara_var *sample,
                                                  const double *timesteps,

@@ -17,6 +17,7 @@ static sara_status save_weights(sara_context *ctx, const char *to, const sara_pa
                                 const sara_trainables *trainables)
 {
     const sara_metadata format = {"format", "pt"};
+    const sara_dtype floats = SARA_F32;
     sara_save_list list;
     char *path = NULL;
     size_t next = 0;
@@ -29,6 +30,8 @@ static sara_status save_weights(sara_context *ctx, const char *to, const sara_pa
         TRY(sara_save_list_fetch(&list, &values, param->device, bytes));
         TRY(sara_save_list_add(&list, param->name, SARA_F32, &param->value.shape, values));
     }
+    for (size_t i = params->count; i < sara_params_all(params); i++)
+        TRY(sara_save_list_param(&list, NULL, NULL, &params->items[i], &floats));
     TRY(sara_path_join(ctx, &path, to, SARA_DIFFUSERS_STEM ".safetensors"));
     TRY(sara_safetensors_save(ctx, path, list.sources, list.count, &format, 1));
 done:

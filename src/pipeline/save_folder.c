@@ -29,7 +29,7 @@ static sara_status save_denoiser(sara_context *ctx, const char *folder, const sa
     sara_save_list list;
     sara_status status = SARA_OK;
     sara_save_list_init(&list, ctx);
-    for (size_t i = 0; i < params->count; i++)
+    for (size_t i = 0; i < sara_params_all(params); i++)
         TRY(sara_save_list_param(&list, NULL, NULL, &params->items[i], dtype));
     TRY(write_list(&list, folder, model->denoiser->class->stem));
 done:

@@ -54,7 +54,7 @@ static sara_status add_denoiser(single *s)
     sara_status status;
     TRY(sara_network_ldm_shape(s->model->denoiser, &shape));
     const char *prefix = denoiser_prefix(s);
-    for (size_t i = 0; i < params->count; i++) {
+    for (size_t i = 0; i < sara_params_all(params); i++) {
         TRY(name_in_file(s->ctx, &name, prefix, &shape, params->items[i].name));
         TRY(sara_save_list_param(&s->list, name, NULL, &params->items[i], s->dtype));
         sara_free(s->ctx, name);

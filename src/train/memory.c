@@ -17,7 +17,7 @@ size_t sara_memory_weights(const sara_model *model, bool narrow)
 {
     const sara_params *params = &model->denoiser->params;
     int64_t bytes = sara_params_bytes(params);
-    for (size_t i = 0; narrow && i < params->count; i++)
+    for (size_t i = 0; narrow && i < sara_params_all(params); i++)
         if (may_narrow(&params->items[i]))
             bytes -= 2 * sara_shape_count(&params->items[i].value.shape);
     return (size_t)bytes;

@@ -4,15 +4,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Whole numbers, or any. */
 static void load_timesteps(unet_run *r)
 {
+    const sara_tensor_info *info = sara_safetensors_find(r->golden, "timestep");
     sara_tensor tensor;
     sara_shape any = sara_shape1(-1);
-    assert_ok(r->ctx, sara_safetensors_load(r->golden, &tensor, "timestep", SARA_I64, &any));
+    assert_ok(r->ctx, sara_safetensors_load(r->golden, &tensor, "timestep", info->dtype, &any));
     assert_true(tensor.shape.dims[0] <= 8);
     for (int64_t i = 0; i < tensor.shape.dims[0]; i++)
-        r->timesteps[i] = (double)((int64_t *)tensor.data)[i];
+        r->timesteps[i] = info->dtype == SARA_I64 ? (double)((int64_t *)tensor.data)[i]
+                                                  : (double)((float *)tensor.data)[i];
     sara_tensor_free(r->ctx, &tensor);
+}
+
+/* What the config says that it is. */
+static const sara_network_class *class_of(sara_context *ctx, const char *folder)
+{
+    const sara_network_class *const classes[] = {&sara_unet_class, &sara_mmdit_class};
+    const sara_network_class *found = NULL;
+    sara_component component;
+    assert_ok(ctx, sara_component_open(ctx, &component, folder, SARA_DIFFUSERS_STEM, NULL));
+    const json_t *name = json_object_get(component.config, "_class_name");
+    for (int i = 0; i < 2; i++)
+        if (!name ? i == 0 : strcmp(json_string_value(name), classes[i]->value) == 0)
+            found = classes[i];
+    assert_non_null(found);
+    sara_component_close(&component);
+    return found;
 }
 
 unet_run unet_run_open_stored(const char *folder, const char *device, sara_storage storage)
@@ -22,7 +41,8 @@ unet_run unet_run_open_stored(const char *folder, const char *device, sara_stora
     size_t count;
     assert_ok(r.ctx, sara_nn_device_open(r.ctx, &r.device, device));
     assert_ok(r.ctx, sara_tape_new(r.ctx, &r.tape, r.device));
-    assert_ok(r.ctx, sara_network_load(r.device, &r.unet, &sara_unet_class, folder, NULL, storage));
+    assert_ok(r.ctx,
+              sara_network_load(r.device, &r.unet, class_of(r.ctx, folder), folder, NULL, storage));
     r.params = &r.unet->params;
     assert_ok(r.ctx, sara_path_join(r.ctx, &path, folder, "golden.safetensors"));
     r.golden = test_open(r.ctx, path);

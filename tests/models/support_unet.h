@@ -1,14 +1,17 @@
-/* A U-Net and what diffusers computed with it, as one step of training. */
+/* A U-Net, or another denoiser of diffusers, and what diffusers computed with it, as one step of training. */
 #ifndef SARA_TEST_SUPPORT_UNET_H
 #define SARA_TEST_SUPPORT_UNET_H
 
 #include "support_models.h"
 
+#include "models/mmdit.h"
 #include "models/unet.h"
 
 #define SD1      SARA_TEST_GOLDEN "/unet_sd1"
 #define SD2      SARA_TEST_GOLDEN "/unet_sd2"
 #define SDXL     SARA_TEST_GOLDEN "/families/sdxl/unet"
+#define MMDIT    SARA_TEST_GOLDEN "/mmdit_tiny" /* make_mmdit.py */
+#define SD35     SARA_TEST_GOLDEN "/families/sd35_medium/transformer"
 #define PIPELINE SARA_TEST_GOLDEN "/pipeline" /* SD1.x's shape at 18x22, 9x11 and 5x6 */
 
 typedef struct unet_run {

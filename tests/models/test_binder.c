@@ -81,6 +81,43 @@ static void test_slots_and_params(void **state)
     teardown(&f);
 }
 
+/* Buffers are read and counted as memory, but are none of the parameters. */
+static void test_buffers(void **state)
+{
+    (void)state;
+    static const uint16_t halves[] = {0x3C00, 0xC000}; /* 1, -2 */
+    sara_tensor_source tensors[] = {{"b.table", SARA_F16, sara_shape2(2, 1), halves},
+                                    tensor("a", sara_shape1(1)),
+                                    tensor("c", sara_shape2(2, 3))};
+    const sara_storage storages[] = {SARA_STORE_F32, SARA_STORE_BF16};
+    const sara_shape shape = sara_shape2(2, 1);
+    for (int i = 0; i < 2; i++) {
+        fixture f;
+        sara_params params;
+        sara_param *table = NULL;
+        setup(&f, tensors, 3);
+        sara_param **c = want(&f, "c", sara_shape2(2, 3));
+        assert_ok(f.ctx, sara_binder_want_buffer(f.binder, &table, &shape, "b.table"));
+        sara_param **a = want(&f, "a", sara_shape1(1));
+        sara_binder_store(f.binder, storages[i]);
+        assert_int_equal(sara_binder_entries(f.binder), 7);
+        assert_ok(f.ctx, sara_binder_match(f.binder, &params, f.weights));
+        assert_int_equal(params.count, 2);
+        assert_int_equal(params.buffers, 1);
+        assert_ptr_equal(*a, &params.items[0]);
+        assert_ptr_equal(*c, &params.items[1]);
+        assert_ptr_equal(table, &params.items[2]);
+        assert_null(sara_params_find(&params, "b.table"));
+        assert_int_equal(table->value.dtype, i ? SARA_BF16 : SARA_F16);
+        assert_int_equal(sara_params_entries(&params), 7);
+        assert_int_equal(sara_params_bytes(&params), i ? 4 + 12 + 4 : 4 + 24 + 4);
+        assert_ok(f.ctx, sara_params_fill(f.ctx, &params, f.weights));
+        assert_true(sara_param_get(table, 0) == 1 && sara_param_get(table, 1) == -2);
+        sara_params_free(f.ctx, &params);
+        teardown(&f);
+    }
+}
+
 static void test_other_names_and_shapes(void **state)
 {
     (void)state;
@@ -209,6 +246,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slots_and_params),
+        cmocka_unit_test(test_buffers),
         cmocka_unit_test(test_other_names_and_shapes),
         cmocka_unit_test(test_both_a_name_and_its_alias_are_one_too_many),
         cmocka_unit_test(test_what_does_not_fit_is_listed),

@@ -202,6 +202,15 @@ static void test_clip(void **state)
     check_equal(values, used);
 }
 
+/* With a table of positions, and blocks with and without a second attention. */
+static void test_mmdit(void **state)
+{
+    (void)state;
+    compare_step(MMDIT, SARA_STORE_F32, 0);
+    compare_step(SD35, SARA_STORE_F32, 1);
+    compare_step(SD35, SARA_STORE_AUTO, SARA_MAX_LEVELS);
+}
+
 /* With registers and interpolated positions. */
 static void test_vit(void **state)
 {
@@ -255,9 +264,10 @@ static void test_drawn_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unet),         cmocka_unit_test(test_vae),
-        cmocka_unit_test(test_text_encoder), cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_vit),          cmocka_unit_test(test_drawn_weights),
+        cmocka_unit_test(test_unet),          cmocka_unit_test(test_mmdit),
+        cmocka_unit_test(test_vae),           cmocka_unit_test(test_text_encoder),
+        cmocka_unit_test(test_clip),          cmocka_unit_test(test_vit),
+        cmocka_unit_test(test_drawn_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,7 +66,7 @@ static void test_defaults(void **state)
     assert_int_equal(config.groups, 32);
     assert_true(config.norm_eps == 1e-5);
     assert_int_equal(config.downsample_padding, 1);
-    assert_true(config.flip_sin_to_cos && config.freq_shift == 0);
+    assert_true(config.sinusoids.cosines_first && config.sinusoids.shift == 0);
     assert_false(config.linear_projection || config.center_input_sample);
     sara_context_free(ctx);
 }

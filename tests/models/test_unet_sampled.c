@@ -37,6 +37,8 @@ static void test_sampled_gradients_equal_dense_ones(void **state)
     sampled_equals_dense(SD2, "cpu", SARA_MAX_LEVELS);
     sampled_equals_dense(VARIANTS "/unet_odd", "cpu", 0);
     sampled_equals_dense(PIPELINE "/unet", "cpu", SARA_MAX_LEVELS);
+    sampled_equals_dense(MMDIT, "cpu-plain", 0);
+    sampled_equals_dense(SD35, "cpu", 2);
     sampled_equals_dense(SDXL, "cpu", 1);
 }
 
@@ -71,6 +73,7 @@ static void test_dry_pass_foretells(void **state)
         check_dry(SD2, levels, "cpu", "dry");
         check_dry(VARIANTS "/unet_odd", levels, "cpu", "dry");
         check_dry(PIPELINE "/unet", levels, "cpu", "dry");
+        check_dry(SD35, levels, "cpu", "dry");
         check_dry(SDXL, levels, "cpu", "dry");
     }
     sara_context *ctx = test_context();

@@ -146,8 +146,8 @@ static sara_status read_time(const sara_model_config *file, sara_unet_config *ou
 {
     int64_t half = out->level[0].channels / 2;
     sara_status status;
-    TRY(sara_config_bool(&file->fields, &out->flip_sin_to_cos, "flip_sin_to_cos", true));
-    TRY(sara_config_int(&file->fields, &out->freq_shift, "freq_shift", 0, 0,
+    TRY(sara_config_bool(&file->fields, &out->sinusoids.cosines_first, "flip_sin_to_cos", true));
+    TRY(sara_config_int(&file->fields, &out->sinusoids.shift, "freq_shift", 0, 0,
                         half > 1 ? half - 1 : 0));
 done:
     return status;
@@ -174,7 +174,7 @@ static sara_status read_addition(const sara_model_config *file, sara_unet_config
                          "%s: %s %lld, addition_time_embed_dim %lld: of six of these and the "
                          "pooled text it must be the sum",
                          file->path, inputs, (long long)in, (long long)width);
-    if (out->freq_shift >= width / 2 && out->freq_shift)
+    if (out->sinusoids.shift >= width / 2 && out->sinusoids.shift)
         return sara_model_config_refuse(file, "freq_shift", "addition_time_embed_dim is too small");
     out->time_id_width = width;
     out->pooled_width = in - SARA_TIME_IDS * width;

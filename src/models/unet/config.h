@@ -2,6 +2,7 @@
 #ifndef SARA_MODELS_UNET_CONFIG_H
 #define SARA_MODELS_UNET_CONFIG_H
 
+#include "models/layers.h"
 #include "models/unet.h"
 
 #define SARA_MAX_LAYERS 16
@@ -17,14 +18,15 @@ typedef struct sara_unet_level_config {
 typedef struct sara_unet_config {
     int levels;
     sara_unet_level_config level[SARA_MAX_LEVELS];
-    int64_t in_channels, out_channels, cross_attention_dim, freq_shift;
+    int64_t in_channels, out_channels, cross_attention_dim;
     int64_t time_id_width,
         pooled_width;       /* what is added to the time embedding is made of: sinusoids
                                             of each time id, pooled text; 0: nothing is */
     int64_t sample_size[2]; /* height, width; 0 if the config has none */
     int groups, downsample_padding;
     double norm_eps;
-    bool linear_projection, flip_sin_to_cos, center_input_sample;
+    bool linear_projection, center_input_sample;
+    sara_sinusoids sinusoids;
 } sara_unet_config;
 
 SARA_NODISCARD sara_status sara_unet_config_read(const sara_model_config *file,

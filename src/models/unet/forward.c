@@ -1,7 +1,5 @@
 #include "models/unet/parts.h"
 
-#include <math.h>
-
 /* What every layer of a pass reads. */
 typedef struct pass {
     sara_unet *unet;
@@ -10,53 +8,6 @@ typedef struct pass {
 } pass;
 
 /* ------------------------------------------------------------------------------ time embedding */
-
-/* Sinusoids (Vaswani et al. 2017) in float32 as diffusers computes them, since the angles reach
- * 1000 radians. out [width] */
-static void embed_number(float *out, double number, int64_t width, const sara_unet_config *config)
-{
-    int64_t half = width / 2;
-    float scale = -(float)log(10000.0);
-    float *sines = out + (config->flip_sin_to_cos ? half : 0);
-    float *cosines = out + (config->flip_sin_to_cos ? 0 : half);
-    for (int64_t i = 0; i < half; i++) {
-        float exponent = scale * (float)i / (float)(half - config->freq_shift);
-        float angle = (float)number * expf(exponent);
-        sines[i] = sinf(angle);
-        cosines[i] = cosf(angle);
-    }
-    if (width % 2)
-        out[width - 1] = 0;
-}
-
-/* y [N,count*width] = the sinusoids of `count` numbers of each sample; numbers NULL: on a dry
- * device */
-static sara_status sinusoids(sara_tape *tape, sara_var **y, const sara_unet_config *config,
-                             const double *numbers, int64_t batch, int64_t count, int64_t width)
-{
-    const sara_shape shape = sara_shape2(batch, count * width);
-    float *values;
-    sara_status status;
-    TRY(sara_tape_memory(tape, &values, (size_t)(batch * count * width), sizeof(*values)));
-    for (int64_t i = 0; numbers && i < batch * count; i++)
-        embed_number(values + i * width, numbers[i], width, config);
-    TRY(sara_tape_leaf(tape, y, &shape, values, false));
-done:
-    return status;
-}
-
-/* y [N,time_channels] = linear_2(silu(linear_1(x))) */
-static sara_status embed(sara_tape *tape, sara_var **y, const sara_layer *linear_1,
-                         const sara_layer *linear_2, sara_var *x)
-{
-    sara_var *h;
-    sara_status status;
-    TRY(sara_linear_forward(tape, &h, linear_1, x)); /* [N,time_channels] */
-    TRY(sara_nn_activate(tape, &h, h, SARA_SILU));
-    TRY(sara_linear_forward(tape, y, linear_2, h)); /* [N,time_channels] */
-done:
-    return status;
-}
 
 /* h [N,time_channels] += the embedding of pooled text [N,pooled_width] and time ids [N,6] */
 static sara_status add_text_time(sara_tape *tape, sara_var **h, const sara_unet *unet,
@@ -71,10 +22,10 @@ static sara_status add_text_time(sara_tape *tape, sara_var **h, const sara_unet 
     TRY(sara_tape_memory(tape, &numbers, (size_t)count, sizeof(*numbers)));
     for (int64_t i = 0; i < count; i++)
         numbers[i] = (double)ids[i];
-    TRY(sinusoids(tape, &x, &unet->config, numbers, batch, SARA_TIME_IDS,
-                  unet->config.time_id_width));          /* [N,6 time_id_width] */
-    TRY(sara_nn_concat(tape, &x, pooled, x));            /* [N,pooled_width + 6 time_id_width] */
-    TRY(embed(tape, &x, &unet->add_1, &unet->add_2, x)); /* [N,time_channels] */
+    TRY(sara_sinusoids_forward(tape, &x, &unet->config.sinusoids, numbers, batch, SARA_TIME_IDS,
+                               unet->config.time_id_width)); /* [N,6 time_id_width] */
+    TRY(sara_nn_concat(tape, &x, pooled, x)); /* [N,pooled_width + 6 time_id_width] */
+    TRY(sara_embedding_forward(tape, &x, &unet->add_1, &unet->add_2, x)); /* [N,time_channels] */
     TRY(sara_nn_add(tape, h, *h, x));
 done:
     return status;
@@ -88,8 +39,9 @@ static sara_status embed_time(sara_tape *tape, sara_var **y, const sara_unet *un
     size_t scope = sara_tape_open(tape);
     sara_var *h;
     sara_status status;
-    TRY(sinusoids(tape, &h, &unet->config, timesteps, batch, 1, unet->config.level[0].channels));
-    TRY(embed(tape, &h, &unet->time_1, &unet->time_2, h)); /* [N,time_channels] */
+    TRY(sara_sinusoids_forward(tape, &h, &unet->config.sinusoids, timesteps, batch, 1,
+                               unet->config.level[0].channels));
+    TRY(sara_embedding_forward(tape, &h, &unet->time_1, &unet->time_2, h)); /* [N,time_channels] */
     if (unet->config.time_id_width)
         TRY(add_text_time(tape, &h, unet, condition->of[SARA_CONDITION_POOLED],
                           condition->of[SARA_CONDITION_TIME_IDS]));
@@ -194,38 +146,6 @@ done:
 
 /* ------------------------------------------------------------------------------------- forward */
 
-/* x [N,...,width] of this rank; NULL: it is not there */
-static sara_status check_condition(const sara_unet *unet, const sara_condition *condition, int kind,
-                                   int64_t samples)
-{
-    const int width = unet->network.info.denoiser.widths[kind];
-    const sara_condition_kind *k = &sara_condition_kinds[kind];
-    const sara_var *x = condition->of[kind];
-    sara_shape_text text;
-    if (!width || (x && x->shape.rank == k->rank && x->shape.dims[0] == samples &&
-                   x->shape.dims[k->rank - 1] == width))
-        return SARA_OK;
-    return sara_fail(unet->network.ctx, SARA_ERROR_INPUT, "unet: %s %s, expected [%lld,%s%d]",
-                     k->name, x ? sara_shape_format(&text, &x->shape) : "is missing",
-                     (long long)samples, k->rank == 3 ? "T," : "", width);
-}
-
-static sara_status check_inputs(const sara_unet *unet, const sara_var *sample,
-                                const sara_condition *condition)
-{
-    const sara_shape *s = &sample->shape;
-    sara_shape_text text;
-    sara_status status = SARA_OK;
-    if (s->rank != 4 || s->dims[1] != unet->config.in_channels)
-        return sara_fail(unet->network.ctx, SARA_ERROR_INPUT,
-                         "unet: sample %s, expected [N,%lld,H,W]", sara_shape_format(&text, s),
-                         (long long)unet->config.in_channels);
-    for (int i = 0; i < SARA_CONDITION_KINDS; i++)
-        TRY(check_condition(unet, condition, i, s->dims[0]));
-done:
-    return status;
-}
-
 /* y = 2 x - 1 */
 static sara_status unet_center(sara_tape *tape, sara_var **y, sara_var *x)
 {
@@ -254,7 +174,7 @@ sara_status sara_unet_forward(sara_tape *tape, sara_var **out, sara_network *net
     size_t scope = sara_tape_open(tape);
     sara_var *h = sample; /* [N,C,H,W] */
     sara_status status;
-    TRY(check_inputs(unet, sample, condition));
+    TRY(sara_denoiser_check(network, "unet", &sample->shape, condition));
     /* [N,time_channels] */
     TRY(embed_time(tape, &p.time, unet, timesteps, sample->shape.dims[0], condition));
     if (config->center_input_sample)

@@ -81,26 +81,6 @@ done:
     return status;
 }
 
-/* h += scale (up relu(down x + down_bias) + up_bias) of each bottleneck; h, x [N,T,inner] */
-static sara_status add_bottlenecks(sara_tape *tape, sara_var **h, sara_var *x,
-                                   const sara_branch *branch)
-{
-    sara_status status = SARA_OK;
-    for (; branch; branch = branch->next) {
-        size_t scope = sara_tape_open(tape);
-        sara_var *b;
-        if (branch->kind != SARA_BRANCH_BOTTLENECK)
-            continue;
-        TRY(sara_nn_linear(tape, &b, x, branch->down, branch->down_bias)); /* [N,T,width] */
-        TRY(sara_nn_activate(tape, &b, b, SARA_RELU));
-        TRY(sara_nn_linear(tape, &b, b, branch->up, branch->up_bias)); /* [N,T,inner] */
-        TRY(sara_nn_add_scaled(tape, h, *h, b, branch->scale));
-        sara_tape_close(tape, scope, h, 1);
-    }
-done:
-    return status;
-}
-
 /* y = x + ff_out(geglu(ff_in(norm3(x)))), and what is beside it of the same input */
 static sara_status feed_forward(sara_tape *tape, sara_var **y, const sara_transformer_block *block,
                                 sara_var *x)
@@ -113,7 +93,7 @@ static sara_status feed_forward(sara_tape *tape, sara_var **y, const sara_transf
     TRY(sara_linear_forward(tape, &h, &block->ff_in, normed)); /* [N,T,8 inner] */
     TRY(sara_nn_geglu(tape, &h, h));                           /* [N,T,4 inner] */
     TRY(sara_linear_forward(tape, &h, &block->ff_out, h));     /* [N,T,inner] */
-    TRY(add_bottlenecks(tape, &h, normed, block->ff_out.weight->branch));
+    TRY(sara_bottlenecks_forward(tape, &h, normed, block->ff_out.weight->branch));
     TRY(sara_nn_add(tape, y, h, x)); /* [N,T,inner] */
     sara_tape_close(tape, scope, y, 1);
 done:

@@ -169,9 +169,9 @@ static json_t *unet_settings(const sara_network *network)
         return NULL;
     }
     settings = json_pack("{s:o,s:i,s:f,s:I,s:i,s:b,s:b}", "heads", heads, "groups", c->groups,
-                         "norm_eps", c->norm_eps, "freq_shift", (json_int_t)c->freq_shift,
+                         "norm_eps", c->norm_eps, "freq_shift", (json_int_t)c->sinusoids.shift,
                          "downsample_padding", c->downsample_padding, "flip_sin_to_cos",
-                         c->flip_sin_to_cos, "center_input_sample", c->center_input_sample);
+                         c->sinusoids.cosines_first, "center_input_sample", c->center_input_sample);
     if (settings && c->time_id_width &&
         json_object_set_new(settings, "addition_time_embed_dim", json_integer(c->time_id_width))) {
         json_decref(settings);
