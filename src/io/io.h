@@ -223,13 +223,14 @@ typedef enum sara_ldm_part {
     SARA_LDM_VAE,
     SARA_LDM_CLIP,      /* SD1's text encoder, under transformers' names in both layouts */
     SARA_LDM_OPEN_CLIP, /* SD2's, whose attention keeps query, key and value in one tensor */
+    SARA_LDM_MMDIT,     /* SD3's transformer, which does so too */
     SARA_LDM_T5         /* under transformers' names in both layouts */
 } sara_ldm_part;
 /* What the numbers in the names depend on. */
 typedef struct sara_ldm_shape {
     sara_ldm_part part;
     int levels;        /* resolutions of the U-Net or the VAE */
-    int layers;        /* residual blocks of a level on the way down */
+    int layers;        /* residual blocks of a level on the way down; blocks of a transformer */
     bool attention[8]; /* of the U-Net: whether the level (0: the largest) has transformers */
     bool flat;       /* LDM names are without their dots, as those of a U-Net's averages (LitEma) */
     bool projection; /* a text encoder's is a part of it; OpenCLIP keeps it transposed */
@@ -239,11 +240,20 @@ sara_name sara_ldm_flatten(const char *name);
 bool sara_ldm_unflatten(sara_name *out, const char *flat);
 /* *out: sara_free(); NULL if no tensor of the other layout corresponds. The in_proj tensors of
  * SARA_LDM_OPEN_CLIP are what to_q, to_k and to_v have in common: from diffusers all three give
- * its name, to diffusers "self_attn.in_proj.weight" stands for them. */
+ * its name, to diffusers "self_attn.in_proj.weight" stands for them; so do "to_qkv" and
+ * "add_qkv_proj" of SARA_LDM_MMDIT. */
 SARA_NODISCARD sara_status sara_ldm_to_diffusers(sara_context *ctx, char **out,
                                                  const sara_ldm_shape *shape, const char *name);
 SARA_NODISCARD sara_status sara_ldm_from_diffusers(sara_context *ctx, char **out,
                                                    const sara_ldm_shape *shape, const char *name);
+
+/* Of such a name that stands for three, one below the other, these; false: it stands for none. */
+bool sara_ldm_split(const sara_ldm_shape *shape, sara_name thirds[3], const char *name);
+/* Of diffusers' name of one of the three: which it is, and all; -1: it is none. */
+int sara_ldm_third(const sara_ldm_shape *shape, sara_name thirds[3], const char *name);
+/* Whether the halves of diffusers' tensor, along its first axis, are the other way round in single
+ * files (scale and shift, shift and scale). */
+bool sara_ldm_is_swapped(const sara_ldm_shape *shape, const char *name);
 
 /* --------------------------------------------------------------------------- weight sources */
 

@@ -43,6 +43,37 @@ static const pair open_clip_ends[] = {{"ln_1", "layer_norm1"},
                                       {"attn.in_proj_bias", "self_attn.v_proj.bias"},
                                       {NULL, NULL}};
 
+#define MMDIT_FEED_FORWARD(name)                                                                   \
+    {"mlp.fc1", name ".net.0.proj"}, {"mlp.fc2", name ".net.2"},                                   \
+    {                                                                                              \
+        NULL, NULL                                                                                 \
+    }
+static const pair mmdit_image_ends[] = {{"adaLN_modulation.1", "norm1.linear"},
+                                        {"attn.qkv", "attn.to_qkv"},
+                                        {"attn.qkv", "attn.to_q"},
+                                        {"attn.qkv", "attn.to_k"},
+                                        {"attn.qkv", "attn.to_v"},
+                                        {"attn.proj", "attn.to_out.0"},
+                                        {"attn.ln_q", "attn.norm_q"},
+                                        {"attn.ln_k", "attn.norm_k"},
+                                        {"attn2.qkv", "attn2.to_qkv"},
+                                        {"attn2.qkv", "attn2.to_q"},
+                                        {"attn2.qkv", "attn2.to_k"},
+                                        {"attn2.qkv", "attn2.to_v"},
+                                        {"attn2.proj", "attn2.to_out.0"},
+                                        {"attn2.ln_q", "attn2.norm_q"},
+                                        {"attn2.ln_k", "attn2.norm_k"},
+                                        MMDIT_FEED_FORWARD("ff")};
+static const pair mmdit_text_ends[] = {{"adaLN_modulation.1", "norm1_context.linear"},
+                                       {"attn.qkv", "attn.add_qkv_proj"},
+                                       {"attn.qkv", "attn.add_q_proj"},
+                                       {"attn.qkv", "attn.add_k_proj"},
+                                       {"attn.qkv", "attn.add_v_proj"},
+                                       {"attn.proj", "attn.to_add_out"},
+                                       {"attn.ln_q", "attn.norm_added_q"},
+                                       {"attn.ln_k", "attn.norm_added_k"},
+                                       MMDIT_FEED_FORWARD("ff_context")};
+
 typedef struct translation {
     const char *name;
     bool to_diffusers, found;
@@ -197,6 +228,29 @@ static void offer_open_clip(translation *t)
               sara_name_of("text_model.encoder.layers.%ld", layer).text, open_clip_ends);
 }
 
+/* -------------------------------------------------------------------------------------- MMDiT */
+
+static void offer_mmdit(translation *t, const sara_ldm_shape *shape)
+{
+    static const pair ends[] = {{"t_embedder.mlp.0", "time_text_embed.timestep_embedder.linear_1"},
+                                {"t_embedder.mlp.2", "time_text_embed.timestep_embedder.linear_2"},
+                                {"y_embedder.mlp.0", "time_text_embed.text_embedder.linear_1"},
+                                {"y_embedder.mlp.2", "time_text_embed.text_embedder.linear_2"},
+                                {"x_embedder.proj", "pos_embed.proj"},
+                                {"pos_embed", "pos_embed.pos_embed"},
+                                {"context_embedder", "context_embedder"},
+                                {"final_layer.adaLN_modulation.1", "norm_out.linear"},
+                                {"final_layer.linear", "proj_out"}};
+    for (size_t i = 0; i < sizeof(ends) / sizeof(*ends); i++)
+        offer(t, ends[i].ldm, ends[i].diffusers, NULL);
+    for (int i = 0; i < shape->layers; i++) {
+        const sara_name block = sara_name_of("transformer_blocks.%d", i);
+        offer(t, sara_name_of("joint_blocks.%d.x_block", i).text, block.text, mmdit_image_ends);
+        offer(t, sara_name_of("joint_blocks.%d.context_block", i).text, block.text,
+              mmdit_text_ends);
+    }
+}
+
 /* ------------------------------------------------------------------------------------ interface */
 
 static sara_status translate(sara_context *ctx, char **out, const sara_ldm_shape *shape,
@@ -228,6 +282,9 @@ static sara_status translate(sara_context *ctx, char **out, const sara_ldm_shape
         break;
     case SARA_LDM_T5:
         offer(&t, "", "", NULL);
+        break;
+    case SARA_LDM_MMDIT:
+        offer_mmdit(&t, shape);
         break;
     }
     return t.found ? sara_strdup(ctx, out, t.result.text) : SARA_OK;

@@ -173,6 +173,19 @@ done:
     return status;
 }
 
+/* Changes the halves of a tensor that is read. */
+static void swap_halves(void *data, const sara_weight *item, sara_dtype dtype)
+{
+    const sara_shape *shape = &item->info.shape;
+    size_t half = (size_t)sara_shape_count(shape) * sara_dtype_size(dtype) / 2;
+    char *first = data, *second = first + half;
+    for (size_t i = 0; item->swapped && i < half; i++) {
+        const char was = first[i];
+        first[i] = second[i];
+        second[i] = was;
+    }
+}
+
 sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
                                  const sara_tensor_info *info)
 {
@@ -184,6 +197,7 @@ sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dt
                     : sara_safetensors_read_as(item->file, out, dtype, &as));
     if (item->transposed)
         TRY(turn(weights->ctx, out, sara_dtype_size(dtype), &info->shape));
+    swap_halves(out, item, dtype);
 done:
     return status;
 }
@@ -204,6 +218,7 @@ sara_status sara_weights_read(const sara_weights *weights, void *out, const sara
                     : sara_safetensors_read(item->file, out, &as));
     if (item->transposed)
         TRY(turn(weights->ctx, out, sara_dtype_size(info->dtype), &info->shape));
+    swap_halves(out, item, item->scale ? SARA_F32 : as.dtype);
 done:
     return status;
 }

@@ -20,13 +20,10 @@ done:
     return status;
 }
 
-/* Rows of in_proj: query, key and value, one below the other. */
+/* Query, key and value, one below the other. */
 static sara_status add_thirds(sara_weights *weights, const sara_safetensors *file,
-                              const sara_tensor_info *info, const char *name)
+                              const sara_tensor_info *info, const sara_name thirds[3])
 {
-    static const char *const thirds[] = {"q_proj", "k_proj", "v_proj"};
-    const char *fused = strstr(name, "in_proj");
-    int length = (int)(fused - name);
     sara_tensor_info part = *info;
     sara_shape_text shape;
     sara_status status = SARA_OK;
@@ -39,9 +36,7 @@ static sara_status add_thirds(sara_weights *weights, const sara_safetensors *fil
     part.size /= 3;
     for (int i = 0; i < 3; i++) {
         part.offset = info->offset + (uint64_t)i * part.size;
-        TRY(part_add_item(
-            weights, file, &part, info,
-            sara_name_of("%.*s%s%s", length, name, thirds[i], fused + strlen("in_proj")).text));
+        TRY(part_add_item(weights, file, &part, info, thirds[i].text));
     }
 done:
     return status;
@@ -83,6 +78,9 @@ static const struct {
     {SARA_LDM_UNET, "conditioner."},
     {SARA_LDM_UNET, "denoiser."},
     {SARA_LDM_UNET, "model_ema."},
+    {SARA_LDM_MMDIT, "first_stage_model."},
+    {SARA_LDM_MMDIT, "vae."},
+    {SARA_LDM_MMDIT, "text_encoders."},
 };
 
 /* name: without the prefix */
@@ -104,18 +102,21 @@ static sara_status add_tensor(sara_weights *weights, const sara_safetensors *fil
                               const char *name)
 {
     sara_tensor_info as = *info;
+    sara_name thirds[3];
     char *other = NULL;
     sara_status status;
     TRY(sara_ldm_to_diffusers(weights->ctx, &other, shape, name));
     if (shape->part == SARA_LDM_VAE && other && strstr(other, ".attentions.") &&
         as.shape.rank == 4 && as.shape.dims[2] == 1 && as.shape.dims[3] == 1)
         as.shape.rank = 2;
-    if (shape->part == SARA_LDM_OPEN_CLIP && other && strstr(other, ".in_proj."))
-        TRY(add_thirds(weights, file, info, other));
+    if (other && sara_ldm_split(shape, thirds, other))
+        TRY(add_thirds(weights, file, info, thirds));
     else if (shape->part == SARA_LDM_OPEN_CLIP && strcmp(name, "text_projection") == 0)
         TRY(add_transposed(weights, file, info, other));
     else
         TRY(part_add_item(weights, file, &as, info, other ? other : name));
+    if (other && sara_ldm_is_swapped(shape, other))
+        weights->items[weights->count - 1].swapped = true;
     if (shape->part == SARA_LDM_CLIP && other && strcmp(other, name) != 0)
         weights->bare = true;
 done:
@@ -201,6 +202,6 @@ done:
 
 bool sara_weights_is_told_of(const sara_weights *weights, const char *name)
 {
-    return !weights->prefix || weights->shape.part != SARA_LDM_OPEN_CLIP ||
-           (!strstr(name, ".self_attn.k_proj.") && !strstr(name, ".self_attn.v_proj."));
+    sara_name thirds[3];
+    return !weights->prefix || sara_ldm_third(&weights->shape, thirds, name) <= 0;
 }

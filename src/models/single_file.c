@@ -82,6 +82,7 @@ sara_status sara_single_dim(const sara_single_file *single, const sara_single_pa
                                         [SARA_LDM_VAE] = "VAE",
                                         [SARA_LDM_CLIP] = "CLIP text encoder",
                                         [SARA_LDM_OPEN_CLIP] = "OpenCLIP text encoder",
+                                        [SARA_LDM_MMDIT] = "transformer",
                                         [SARA_LDM_T5] = "T5 text encoder"};
     const sara_tensor_info *info = sara_single_find(single, part, name.text);
     sara_shape_text shape;

@@ -26,6 +26,18 @@ SARA_NODISCARD sara_status sara_save_list_weight(sara_save_list *list, const cha
                                                  const sara_weights *weights,
                                                  const sara_tensor_info *info,
                                                  const sara_dtype *dtype);
+/* save_names.c. *out: sara_free(); "prefix" + the name in the file. Fails where there is none. */
+SARA_NODISCARD sara_status sara_save_name_in_file(sara_context *ctx, char **out, const char *prefix,
+                                                  const sara_ldm_shape *shape, const char *name);
+/* The narrowest that holds the values of both. */
+sara_dtype sara_save_common_dtype(sara_dtype a, sara_dtype b);
+/* The parts one below the other as one tensor; they have one dtype and shape. swapped: of one part
+ * its second half, then the first. */
+SARA_NODISCARD sara_status sara_save_list_joined(sara_save_list *list, const char *name,
+                                                 const sara_save_list *parts, bool swapped);
+/* All parameters and buffers under their names in single files, which begin with `prefix`. */
+SARA_NODISCARD sara_status sara_save_list_network(sara_save_list *list, const sara_network *network,
+                                                  const char *prefix, const sara_dtype *dtype);
 /* Adds memory that the list frees, for data that the caller makes. */
 SARA_NODISCARD sara_status sara_save_list_own(sara_save_list *list, void **data, size_t bytes);
 /* Data of a device: becomes a copy that the list frees where the memory is not the host's. */

@@ -13,25 +13,6 @@ typedef struct single {
     sara_metadata_list metadata;
 } single;
 
-/* *out: sara_free(); "prefix" + the name in the file. Fails where there is none. */
-static sara_status name_in_file(sara_context *ctx, char **out, const char *prefix,
-                                const sara_ldm_shape *shape, const char *name)
-{
-    char *ldm = NULL;
-    sara_status status;
-    *out = NULL;
-    TRY(sara_ldm_from_diffusers(ctx, &ldm, shape, name));
-    if (ldm)
-        TRY(sara_format(ctx, out, "%s%s", prefix, ldm));
-    else
-        status =
-            sara_fail(ctx, SARA_ERROR_INPUT,
-                      "tensor %.200s has no name in single-file checkpoints; save a folder", name);
-done:
-    sara_free(ctx, ldm);
-    return status;
-}
-
 /* -------------------------------------------------------------------------------- the denoiser */
 
 /* That of the source's tensors, if it is none of averages, whose place they take; beside the other
@@ -48,21 +29,7 @@ static const char *denoiser_prefix(const single *s)
 
 static sara_status add_denoiser(single *s)
 {
-    const sara_params *params = &s->model->denoiser->params;
-    sara_ldm_shape shape;
-    char *name = NULL;
-    sara_status status;
-    TRY(sara_network_ldm_shape(s->model->denoiser, &shape));
-    const char *prefix = denoiser_prefix(s);
-    for (size_t i = 0; i < sara_params_all(params); i++) {
-        TRY(name_in_file(s->ctx, &name, prefix, &shape, params->items[i].name));
-        TRY(sara_save_list_param(&s->list, name, NULL, &params->items[i], s->dtype));
-        sara_free(s->ctx, name);
-        name = NULL;
-    }
-done:
-    sara_free(s->ctx, name);
-    return status;
+    return sara_save_list_network(&s->list, s->model->denoiser, denoiser_prefix(s), s->dtype);
 }
 
 /* ------------------------------------------------------------------------------- another part */
@@ -83,50 +50,30 @@ static sara_shape shape_in_file(const written *w, const char *name, const sara_t
     return shape;
 }
 
-/* The narrowest that holds the values of both. */
-static sara_dtype common_dtype(sara_dtype a, sara_dtype b)
-{
-    size_t first = sara_dtype_size(a), second = sara_dtype_size(b);
-    if (a != b && first == second)
-        return SARA_F32;
-    return first > second ? a : b;
-}
-
 /* Query, key and value one below the other, in one dtype. info: the query's */
-static sara_status add_fused(const written *t, const char *name, const sara_tensor_info *info)
+static sara_status add_fused(const written *t, const char *name, const sara_tensor_info *info,
+                             const sara_name thirds[3])
 {
-    static const char *const thirds[] = {"q_proj", "k_proj", "v_proj"};
-    const char *third = strstr(info->name, thirds[0]);
     const sara_tensor_info *found[3];
-    sara_shape shape = info->shape;
     sara_dtype dtype = info->dtype;
     sara_save_list parts;
-    size_t bytes;
-    void *data;
     sara_status status = SARA_OK;
     sara_save_list_init(&parts, t->s->ctx);
     parts.applied = t->s->list.applied;
     for (int i = 0; i < 3; i++) {
-        sara_name part = sara_name_of("%.*s%s%s", (int)(third - info->name), info->name, thirds[i],
-                                      third + strlen(thirds[0]));
-        found[i] = sara_weights_find(t->weights, part.text);
-        if (!found[i] || !sara_shape_equal(&found[i]->shape, &shape)) {
+        found[i] = sara_weights_find(t->weights, thirds[i].text);
+        if (!found[i] || !sara_shape_equal(&found[i]->shape, &info->shape)) {
             status =
                 sara_fail(t->s->ctx, SARA_ERROR_INPUT, "%s: tensor %s: expected one like %.200s",
-                          sara_weights_path(t->weights), part.text, info->name);
+                          sara_weights_path(t->weights), thirds[i].text, info->name);
             goto done;
         }
-        dtype = common_dtype(dtype, found[i]->dtype);
+        dtype = sara_save_common_dtype(dtype, found[i]->dtype);
     }
     for (int i = 0; i < 3; i++)
         TRY(sara_save_list_weight(&parts, NULL, NULL, t->weights, found[i],
                                   t->s->dtype ? t->s->dtype : &dtype));
-    bytes = (size_t)sara_shape_count(&shape) * sara_dtype_size(parts.sources[0].dtype);
-    TRY(sara_save_list_own(&t->s->list, &data, 3 * bytes));
-    for (size_t i = 0; i < 3; i++)
-        memcpy((char *)data + i * bytes, parts.sources[i].data, bytes);
-    shape.dims[0] *= 3;
-    TRY(sara_save_list_add(&t->s->list, name, parts.sources[0].dtype, &shape, data));
+    TRY(sara_save_list_joined(&t->s->list, name, &parts, false));
 done:
     sara_save_list_free(&parts);
     return status;
@@ -171,27 +118,28 @@ done:
     return status;
 }
 
-/* What there are no names for, and what goes with the query. */
+/* What there are no names for. */
 static bool is_passed_over(const written *w, const char *name)
 {
     bool open = w->shape.part == SARA_LDM_OPEN_CLIP;
     if (w->shape.part != SARA_LDM_CLIP && !open)
         return false;
     return (strstr(name, "text_projection.weight") && !w->shape.projection) ||
-           (open &&
-            (strstr(name, "position_ids") || strstr(name, ".k_proj.") || strstr(name, ".v_proj.")));
+           (open && strstr(name, "position_ids"));
 }
 
 static sara_status add_tensor_of_part(const written *w, const sara_tensor_info *info)
 {
+    sara_name thirds[3];
+    const int third = sara_ldm_third(&w->shape, thirds, info->name);
     char *name = NULL;
     sara_status status;
-    if (is_passed_over(w, info->name))
+    if (is_passed_over(w, info->name) || third > 0) /* that goes with the query */
         return SARA_OK;
-    TRY(name_in_file(w->s->ctx, &name, w->prefix, &w->shape, info->name));
+    TRY(sara_save_name_in_file(w->s->ctx, &name, w->prefix, &w->shape, info->name));
     const sara_shape shape = shape_in_file(w, name, info);
-    if (w->shape.part == SARA_LDM_OPEN_CLIP && strstr(info->name, ".q_proj."))
-        TRY(add_fused(w, name, info));
+    if (third == 0)
+        TRY(add_fused(w, name, info, thirds));
     else if (w->shape.part == SARA_LDM_OPEN_CLIP && strstr(info->name, "text_projection"))
         TRY(add_turned(w, name, info));
     else

@@ -14,6 +14,8 @@ static const sara_ldm_shape vae = {.part = SARA_LDM_VAE, .levels = 4, .layers = 
 static const sara_ldm_shape clip = {.part = SARA_LDM_CLIP, .layers = 12};
 static const sara_ldm_shape open_clip = {.part = SARA_LDM_OPEN_CLIP, .layers = 23};
 
+static const sara_ldm_shape mmdit = {SARA_LDM_MMDIT, 0, 24, {false}, false};
+
 typedef struct names {
     const sara_ldm_shape *shape;
     const char *ldm, *diffusers;
@@ -72,6 +74,19 @@ static const names both_ways[] = {
      "decoder.up_blocks.3.resnets.0.conv_shortcut.weight"},
     {&vae, "decoder.up.1.upsample.conv.bias", "decoder.up_blocks.2.upsamplers.0.conv.bias"},
     {&vae, "post_quant_conv.weight", "post_quant_conv.weight"},
+    {&mmdit, "pos_embed", "pos_embed.pos_embed"},
+    {&mmdit, "x_embedder.proj.bias", "pos_embed.proj.bias"},
+    {&mmdit, "t_embedder.mlp.2.weight", "time_text_embed.timestep_embedder.linear_2.weight"},
+    {&mmdit, "y_embedder.mlp.0.weight", "time_text_embed.text_embedder.linear_1.weight"},
+    {&mmdit, "joint_blocks.23.x_block.attn2.ln_k.weight",
+     "transformer_blocks.23.attn2.norm_k.weight"},
+    {&mmdit, "joint_blocks.1.context_block.attn.proj.bias",
+     "transformer_blocks.1.attn.to_add_out.bias"},
+    {&mmdit, "joint_blocks.11.context_block.mlp.fc2.weight",
+     "transformer_blocks.11.ff_context.net.2.weight"},
+    {&mmdit, "joint_blocks.2.x_block.adaLN_modulation.1.bias",
+     "transformer_blocks.2.norm1.linear.bias"},
+    {&mmdit, "final_layer.adaLN_modulation.1.weight", "norm_out.linear.weight"},
     {&clip, "text_model.encoder.layers.11.self_attn.q_proj.weight",
      "text_model.encoder.layers.11.self_attn.q_proj.weight"},
     {&open_clip, "positional_embedding", "text_model.embeddings.position_embedding.weight"},
