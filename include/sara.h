@@ -549,6 +549,11 @@ typedef struct sara_train_options {
     double logit_mean, logit_std; /* of logit_normal: 0, 1 */
     double mode_scale;            /* of mode: 1.29 */
     int precondition_outputs;     /* 1: the loss is that of x0, not of the velocity (0) */
+    /* Encoded images and captions are files in cache_dir, from which they are read when they are
+     * wanted, by later runs too; names and files depend on content, settings and encoders. */
+    bool cache_latents_to_disk, cache_text_encoder_outputs_to_disk;
+    const char *cache_dir; /* NULL: .sara-cache in train_data_dir; where that cannot be written,
+                              cache in output_dir */
 } sara_train_options;
 
 typedef struct sara_train_result {

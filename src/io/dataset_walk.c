@@ -322,6 +322,8 @@ static sara_status walk_inner(sara_dataset_scan_state *scan, const sara_dataset_
     sara_dataset_folder inner = {0};
     const char *reason = "hidden", *below;
     sara_status status = SARA_OK;
+    if (strcmp(name, SARA_DATASET_CACHE) == 0) /* sara's own; not worth a word */
+        return SARA_OK;
     if (!is_hidden(name)) {
         TRY(sara_dataset_folder_open(scan, &inner, folder, name));
         reason = find_reason(scan, &inner, name, beside);

@@ -334,6 +334,9 @@ SARA_NODISCARD sara_status sara_image_resize_exact(sara_context *ctx, float **ou
 
 /* ---------------------------------------------------------------------------- dataset folders */
 
+/* Where what is made of a folder's images may lie; it is passed over without a word. */
+#define SARA_DATASET_CACHE ".sara-cache"
+
 typedef struct sara_dataset_item {
     const char *path;
     const char *caption;

@@ -30,7 +30,7 @@ sara_status sara_views_open(sara_context *ctx, sara_params *out, const sara_tens
                             size_t count)
 {
     sara_status status;
-    sara_params result = {NULL, 0};
+    sara_params result = {0};
     *out = result;
     TRY(sara_params_new(ctx, &result, count));
     for (size_t i = 0; i < count; i++)
@@ -45,7 +45,7 @@ done:
 void sara_views_close(sara_context *ctx, sara_params *params)
 {
     sara_free(ctx, params->items);
-    *params = (sara_params){NULL, 0};
+    *params = (sara_params){0};
 }
 
 struct sara_tensor_selection {
@@ -57,7 +57,7 @@ sara_status sara_tensors_select(sara_context *ctx, sara_tensor_selection **out, 
                                 sara_budget_kind kind, double value)
 {
     const sara_budget budget = {kind, value};
-    sara_params params = {NULL, 0};
+    sara_params params = {0};
     sara_tensor_selection *result = NULL;
     sara_status status;
     *out = NULL;

@@ -139,6 +139,13 @@ done:
     return status;
 }
 
+sara_status sara_batches_open_files(sara_batches *batches, const sara_train_options *options,
+                                    const json_t *identity)
+{
+    return batches->cache ? sara_dataset_cache_open_files(batches->cache, options, identity)
+                          : SARA_OK;
+}
+
 sara_status sara_batches_fill(sara_batches *batches)
 {
     return batches->cache ? sara_dataset_cache_fill(batches->cache) : SARA_OK;

@@ -139,7 +139,8 @@ done:
     return status;
 }
 
-sara_status sara_dataset_hash(sara_context *ctx, char out[65], const sara_dataset *dataset)
+sara_status sara_dataset_hash(sara_context *ctx, char out[65], char (*contents)[65],
+                              const sara_dataset *dataset)
 {
     sara_sha256 *hash = NULL;
     sara_status status;
@@ -153,6 +154,8 @@ sara_status sara_dataset_hash(sara_context *ctx, char out[65], const sara_datase
         TRY(sara_sha256_add(hash, name, strlen(name) + 1));
         TRY(sara_sha256_add(hash, item->caption, strlen(item->caption) + 1));
         TRY(sara_sha256_add(hash, content, sizeof(content)));
+        if (contents)
+            memcpy(contents[i], content, sizeof(content));
         if (item->repeats != 1) {
             char repeats[24];
             int length = snprintf(repeats, sizeof(repeats), "%lld", (long long)item->repeats);

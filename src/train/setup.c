@@ -249,6 +249,7 @@ unsigned sara_trainer_stages(const trainer *t)
 static sara_status encode(trainer *t)
 {
     sara_status status;
+    TRY(sara_batches_open_files(t->batches, &t->options, t->identity));
     TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options));
     TRY(sara_batches_fill(t->batches));
     sara_model_give_back(t->model, sara_trainer_stages(t));

@@ -79,6 +79,11 @@ typedef struct sara_batches sara_batches;
 SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **out,
                                              sara_model *model, const sara_train_options *options,
                                              const sara_objective *objective);
+/* Has what the options say of it kept on the disk, or read from there. identity: the run's, with
+ * the hashes of what encodes. */
+SARA_NODISCARD sara_status sara_batches_open_files(sara_batches *batches,
+                                                   const sara_train_options *options,
+                                                   const json_t *identity);
 /* Encodes images and captions; micro-batches can be taken afterwards. */
 SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches);
 /* `count` random micro-batches of a shape (without arrays), for timing. */
@@ -108,8 +113,9 @@ SARA_NODISCARD sara_status sara_dataset_image_load(sara_context *ctx, sara_image
 /* out [3][side][side] in [-1,1]: the crop at (left, top), mirrored if flip. */
 void sara_dataset_image_crop(float *out, const sara_image *image, int side, int left, int top,
                              bool flip);
-/* Of what is trained on: names, captions, contents and repeats. */
-SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65],
+/* Of what is trained on: names, captions, contents and repeats. contents [dataset->count]: of each
+ * file alone; NULL: not wanted. */
+SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65], char (*contents)[65],
                                              const sara_dataset *dataset);
 /* Which of `count` things an element of the endless sequence of epochs is: place element % count in
  * the order of its epoch. The order is a keyed bijection (a Feistel network over the next power of
@@ -126,6 +132,10 @@ typedef struct sara_dataset_cache sara_dataset_cache;
 SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                                   sara_model *model,
                                                   const sara_train_options *options);
+/* See sara_batches_open_files(). */
+SARA_NODISCARD sara_status sara_dataset_cache_open_files(sara_dataset_cache *cache,
+                                                         const sara_train_options *options,
+                                                         const json_t *identity);
 SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
 void sara_dataset_cache_free(sara_dataset_cache *cache);
 /* Latents and condition of a batch of N elements of the endless sequence of epochs. */

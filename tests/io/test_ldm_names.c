@@ -13,8 +13,7 @@ static const sara_ldm_shape sdxl = {
 static const sara_ldm_shape vae = {.part = SARA_LDM_VAE, .levels = 4, .layers = 2};
 static const sara_ldm_shape clip = {.part = SARA_LDM_CLIP, .layers = 12};
 static const sara_ldm_shape open_clip = {.part = SARA_LDM_OPEN_CLIP, .layers = 23};
-
-static const sara_ldm_shape mmdit = {SARA_LDM_MMDIT, 0, 24, {false}, false};
+static const sara_ldm_shape mmdit = {.part = SARA_LDM_MMDIT, .layers = 24};
 
 typedef struct names {
     const sara_ldm_shape *shape;

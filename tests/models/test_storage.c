@@ -48,7 +48,7 @@ static void test_name_of_parameters(void **state)
     sara_param items[] = {{.name = "a", .value = {SARA_F32, {1, {4}}, NULL}},
                           {.name = "b", .value = {SARA_BF16, {2, {4, 4}}, NULL}},
                           {.name = "c", .value = {SARA_BF16, {4, {4, 4, 1, 1}}, NULL}}};
-    const sara_params params = {items, 3};
+    const sara_params params = {.items = items, .count = 3};
     assert_string_equal(sara_storage_name(&params), "bf16");
     items[1].value.dtype = SARA_F16;
     assert_string_equal(sara_storage_name(&params), "auto");

@@ -84,7 +84,7 @@ static void *ledger_take(void *user, size_t size)
     ledger *l = user;
     int64_t there = 0;
     for (size_t i = 0; l->t5 && i < l->t5->params.count; i++) {
-        const sara_params one = {&l->t5->params.items[i], 1};
+        const sara_params one = {.items = &l->t5->params.items[i], .count = 1};
         there += one.items->value.data ? sara_params_bytes(&one) : 0;
     }
     l->most = there > l->most ? there : l->most;

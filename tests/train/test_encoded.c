@@ -259,7 +259,7 @@ static void test_data_sha256(void **state)
         assert_ok(run->ctx, sara_file_write(run->ctx, path, content, strlen(content)));
         items[i] = (sara_dataset_item){path, images[i].caption, images[i].repeats};
     }
-    assert_ok(run->ctx, sara_dataset_hash(run->ctx, sha256, &dataset));
+    assert_ok(run->ctx, sara_dataset_hash(run->ctx, sha256, NULL, &dataset));
     assert_string_equal(sha256, expected);
 }
 

@@ -158,6 +158,7 @@ static sara_status use_images(memory_run *m, sara_model *model, long n)
     m->allocator.left = n;
     static const sara_objective objective = {.num_train_timesteps = 1000};
     TRY(sara_batches_open(m->ctx, &batches, model, &m->run->options, &objective));
+    TRY(sara_batches_open_files(batches, &m->run->options, NULL));
     TRY(sara_batches_fill(batches));
     for (int i = 0; i < 2; i++)
         TRY(sara_batches_get(batches, &batch, i));
@@ -168,11 +169,10 @@ done:
     return status;
 }
 
-static void test_images(void **state)
+static void check_images(test_run *run, long stride)
 {
     memory_run m;
     sara_model *model = NULL;
-    test_run *run = *state;
     memory_run_open(&m, run);
     test_run_use_images(run, 1);
     run->options.train_batch_size = 1;
@@ -180,7 +180,9 @@ static void test_images(void **state)
     assert_int_equal(sara_model_load(m.ctx, &model, SARA_TEST_EMOJI "/base", NULL), SARA_OK);
     assert_int_equal(use_images(&m, model, -1), SARA_OK); /* what the device keeps is there now */
     long before = m.allocator.alive, n = 0;
-    for (bool failed = true; failed; n++) {
+    for (bool failed = true; failed; n += stride) {
+        if (run->options.cache_dir && sara_path_exists(run->options.cache_dir))
+            assert_ok(run->ctx, sara_directory_remove(run->ctx, run->options.cache_dir));
         sara_status status = use_images(&m, model, n);
         failed = m.allocator.failures > 0;
         test_assert_status(m.ctx, status, failed ? SARA_ERROR_MEMORY : SARA_OK,
@@ -190,6 +192,20 @@ static void test_images(void **state)
     assert_true(n > 100);
     sara_model_free(model);
     memory_run_close(&m);
+}
+
+static void test_images(void **state)
+{
+    check_images(*state, 1);
+}
+
+static void test_images_on_the_disk(void **state)
+{
+    test_run *run = *state;
+    run->options.cache_dir = test_text(run, "%s/kept", run->folder);
+    run->options.cache_latents_to_disk = run->options.cache_text_encoder_outputs_to_disk = true;
+    run->options.center_crop = true;
+    check_images(run, test_stride(9));
 }
 
 typedef struct drawing {
@@ -253,6 +269,7 @@ int main(void)
         TEST_TINY(test_every_failure), TEST_TINY(test_single_failures),
         TEST_TINY(test_full),          TEST_TINY(test_adaptformer),
         TEST_TINY(test_dora),          TEST_TINY(test_from_adapter),
-        TEST_TINY(test_images),        TEST_TINY(test_pictures)};
+        TEST_TINY(test_images),        TEST_TINY(test_images_on_the_disk),
+        TEST_TINY(test_pictures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

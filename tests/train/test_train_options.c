@@ -285,6 +285,9 @@ static void test_json(void **state)
                                                "track_drift",
                                                "report_to",
                                                "logging_dir",
+                                               "cache_latents_to_disk",
+                                               "cache_text_encoder_outputs_to_disk",
+                                               "cache_dir",
                                                "profile",
                                                "device"};
     test_run *run = *state;

@@ -1,0 +1,231 @@
+#include "train/cache_files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define LAYOUT "1" /* of the files; another is another scope */
+
+/* --------------------------------------------------------------------------------------- where */
+
+static sara_status make_writable(sara_context *ctx, const char *folder)
+{
+    char text[128];
+    sara_status status;
+    TRY(sara_directory_make(ctx, folder));
+    if (access(folder, W_OK | X_OK) != 0)
+        status = sara_fail(ctx, SARA_ERROR_IO, "%s: cannot be written: %s", folder,
+                           sara_errno_text(text, errno));
+done:
+    return status;
+}
+
+sara_status sara_cache_folder(sara_context *ctx, char **out, const sara_train_options *options)
+{
+    sara_status status;
+    *out = NULL;
+    if (options->cache_dir) {
+        TRY(sara_strdup(ctx, out, options->cache_dir));
+        TRY(make_writable(ctx, *out));
+        return SARA_OK;
+    }
+    TRY(sara_path_join(ctx, out, options->train_data_dir, SARA_DATASET_CACHE));
+    if (make_writable(ctx, *out) == SARA_OK)
+        return SARA_OK;
+    sara_free(ctx, *out);
+    *out = NULL;
+    TRY(sara_path_join(ctx, out, options->output_dir, "cache"));
+    sara_log(ctx, SARA_LOG_INFO, "%s; encoded images and captions are kept in %s instead",
+             sara_context_error(ctx), *out);
+    TRY(make_writable(ctx, *out));
+done:
+    if (status != SARA_OK) {
+        sara_free(ctx, *out);
+        *out = NULL;
+    }
+    return status;
+}
+
+/* --------------------------------------------------------------------------------------- names */
+
+static sara_status add_text(sara_sha256 *hash, const char *text)
+{
+    return sara_sha256_add(hash, text, strlen(text) + 1);
+}
+
+/* Hash and settings of a part, as the run's identity has them. */
+static sara_status cache_add_part(sara_context *ctx, sara_sha256 *hash, const json_t *identity,
+                                  const char *folder)
+{
+    static const char *const endings[] = {"_sha256", "_settings"};
+    sara_status status;
+    TRY(add_text(hash, folder));
+    for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++) {
+        const json_t *value =
+            json_object_get(identity, sara_name_of("%s%s", folder, endings[i]).text);
+        char *text = sara_json_dump(value ? value : json_null(),
+                                    JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS);
+        status = text ? add_text(hash, text)
+                      : sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options");
+        free(text);
+        TRY(status);
+    }
+done:
+    return status;
+}
+
+sara_status sara_cache_files_open(sara_cache_files *out, const char *folder, const char *kind,
+                                  const sara_model *model, sara_stage stage, const json_t *identity)
+{
+    sara_sha256 *hash = NULL;
+    sara_status status;
+    *out = (sara_cache_files){.ctx = model->ctx};
+    TRY(sara_path_join(out->ctx, &out->folder, folder, kind));
+    TRY(make_writable(out->ctx, out->folder));
+    TRY(sara_sha256_new(out->ctx, &hash));
+    TRY(add_text(hash, LAYOUT));
+    TRY(add_text(hash, model->family->name ? model->family->name : ""));
+    for (int i = 0; i < model->family->part_count; i++)
+        if (model->family->parts[i].stages & stage)
+            TRY(cache_add_part(out->ctx, hash, identity, model->family->parts[i].folder));
+    TRY(sara_sha256_end(&hash, out->scope));
+done:
+    sara_sha256_abort(&hash);
+    return status;
+}
+
+void sara_cache_files_close(sara_cache_files *files)
+{
+    if (files->ctx)
+        sara_free(files->ctx, files->folder);
+    *files = (sara_cache_files){.folder = NULL};
+}
+
+sara_status sara_cache_files_name(const sara_cache_files *files, char name[65], const char *key)
+{
+    sara_sha256 *hash = NULL;
+    sara_status status;
+    TRY(sara_sha256_new(files->ctx, &hash));
+    TRY(add_text(hash, files->scope));
+    TRY(add_text(hash, key));
+    TRY(sara_sha256_end(&hash, name));
+done:
+    sara_sha256_abort(&hash);
+    return status;
+}
+
+/* *out: sara_free() */
+static sara_status cached_path(const sara_cache_files *files, char **out, const char *name)
+{
+    return sara_format(files->ctx, out, "%s/%s.safetensors", files->folder, name);
+}
+
+/* --------------------------------------------------------------------------------------- files */
+
+static sara_status hash_tensors(sara_context *ctx, char out[65], const sara_tensor_source *tensors,
+                                size_t count)
+{
+    sara_sha256 *hash = NULL;
+    sara_status status;
+    TRY(sara_sha256_new(ctx, &hash));
+    for (size_t i = 0; i < count; i++)
+        TRY(sara_sha256_add(hash, tensors[i].data,
+                            (size_t)sara_shape_count(&tensors[i].shape) * sizeof(float)));
+    TRY(sara_sha256_end(&hash, out));
+done:
+    sara_sha256_abort(&hash);
+    return status;
+}
+
+/* That the file has these tensors, and their hash is what it says. */
+static sara_status check_cached(sara_context *ctx, const char *path,
+                                const sara_tensor_source *tensors, size_t count)
+{
+    sara_safetensors *file = NULL;
+    sara_sha256 *hash = NULL;
+    sara_tensor tensor = {0};
+    char digits[65];
+    sara_status status;
+    TRY(sara_safetensors_open(ctx, &file, path));
+    TRY(sara_sha256_new(ctx, &hash));
+    for (size_t i = 0; i < count; i++) {
+        TRY(sara_safetensors_load(file, &tensor, tensors[i].name, SARA_F32, &tensors[i].shape));
+        TRY(sara_sha256_add(hash, tensor.data,
+                            (size_t)sara_shape_count(&tensor.shape) * sizeof(float)));
+        sara_tensor_free(ctx, &tensor);
+    }
+    TRY(sara_sha256_end(&hash, digits));
+    const char *said = sara_safetensors_metadata(file, "sha256");
+    if (!said || strcmp(said, digits) != 0)
+        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: its values are not those that were written",
+                           path);
+done:
+    sara_tensor_free(ctx, &tensor);
+    sara_sha256_abort(&hash);
+    sara_safetensors_close(file);
+    return status;
+}
+
+sara_status sara_cache_files_find(sara_cache_files *files, bool *there, const char *name,
+                                  const sara_tensor_source *tensors, size_t count)
+{
+    char *path = NULL;
+    sara_status status;
+    *there = false;
+    TRY(cached_path(files, &path, name));
+    if (!sara_path_is_named(path))
+        goto done;
+    status = check_cached(files->ctx, path, tensors, count);
+    if (status == SARA_ERROR_MEMORY)
+        goto done;
+    *there = status == SARA_OK;
+    files->found += *there;
+    if (status != SARA_OK)
+        sara_log(files->ctx, SARA_LOG_WARNING, "%s; it is made anew",
+                 sara_context_error(files->ctx));
+    status = SARA_OK;
+done:
+    sara_free(files->ctx, path);
+    return status;
+}
+
+sara_status sara_cache_files_write(sara_cache_files *files, const char *name,
+                                   const sara_tensor_source *tensors, size_t count)
+{
+    sara_metadata metadata = {.key = "sha256"};
+    char *path = NULL, digits[65];
+    sara_status status;
+    TRY(cached_path(files, &path, name));
+    TRY(hash_tensors(files->ctx, digits, tensors, count));
+    metadata.value = digits;
+    TRY(sara_safetensors_save(files->ctx, path, tensors, count, &metadata, 1));
+    files->made++;
+done:
+    sara_free(files->ctx, path);
+    return status;
+}
+
+sara_status sara_cache_files_read(const sara_cache_files *files, const char *name,
+                                  const char *tensor, float *out, size_t count)
+{
+    sara_safetensors *file = NULL;
+    char *path = NULL;
+    sara_status status;
+    TRY(cached_path(files, &path, name));
+    TRY(sara_safetensors_open(files->ctx, &file, path));
+    const sara_tensor_info *info = sara_safetensors_find(file, tensor);
+    if (!info || (size_t)sara_shape_count(&info->shape) != count)
+        TRY(sara_fail(files->ctx, SARA_ERROR_INPUT, "%s: changed while it was in use", path));
+    TRY(sara_safetensors_read_f32(file, out, info));
+done:
+    sara_safetensors_close(file);
+    sara_free(files->ctx, path);
+    return status;
+}
+
+void sara_cache_files_tell(const sara_cache_files *files, const char *what)
+{
+    if (files->folder)
+        sara_log(files->ctx, SARA_LOG_INFO, "%s: %zu %s found, %zu made", files->folder,
+                 files->found, what, files->made);
+}

@@ -1,0 +1,172 @@
+#include "train/dataset_texts.h"
+
+#include <stdio.h>
+
+/* ----------------------------------------------------------------------------------------- ids */
+
+/* Known without the text encoder: their hash, and how many are cut. */
+static sara_status read_tokens(sara_dataset_texts *texts)
+{
+    const sara_tokenizer *tokenizer = sara_model_tokenizer(texts->model);
+    size_t length = (size_t)sara_tokenizer_length(tokenizer);
+    size_t cut_captions = 0, cut;
+    sara_sha256 *hash = NULL;
+    int32_t *ids = NULL;
+    sara_status status;
+    TRY(sara_sha256_new(texts->ctx, &hash));
+    TRY(sara_alloc(texts->ctx, &ids, length, sizeof(*ids)));
+    for (size_t i = 0; i < texts->count; i++) {
+        TRY(sara_tokenizer_pad(tokenizer, ids, &cut, texts->captions[i]));
+        TRY(sara_sha256_add(hash, ids, length * sizeof(*ids)));
+        cut_captions += cut > 0;
+    }
+    TRY(sara_sha256_end(&hash, texts->sha256));
+    if (cut_captions)
+        sara_log(texts->ctx, SARA_LOG_WARNING,
+                 "%zu captions are longer than %zu tokens and were cut", cut_captions, length);
+done:
+    sara_sha256_abort(&hash);
+    sara_free(texts->ctx, ids);
+    return status;
+}
+
+sara_status sara_dataset_texts_open(sara_dataset_texts *texts, sara_model *model,
+                                    const sara_dataset *dataset)
+{
+    sara_context *ctx = model->ctx;
+    sara_status status;
+    *texts = (sara_dataset_texts){.ctx = ctx, .model = model};
+    TRY(sara_model_text_length(ctx, &texts->length, model));
+    TRY(sara_alloc(ctx, &texts->captions, dataset->count, sizeof(*texts->captions)));
+    TRY(sara_alloc(ctx, &texts->of, dataset->count, sizeof(*texts->of)));
+    TRY(sara_captions_number(ctx, texts->of, texts->captions, &texts->count, dataset));
+    TRY(read_tokens(texts));
+done:
+    return status;
+}
+
+void sara_dataset_texts_free(sara_dataset_texts *texts)
+{
+    if (!texts->ctx)
+        return;
+    for (size_t i = 0; texts->states && i < texts->count; i++)
+        sara_text_states_free(texts->ctx, &texts->states[i]);
+    sara_text_states_free(texts->ctx, &texts->read);
+    sara_free(texts->ctx, texts->states);
+    sara_free(texts->ctx, texts->names);
+    sara_free(texts->ctx, texts->captions);
+    sara_free(texts->ctx, texts->of);
+    sara_cache_files_close(&texts->files);
+    *texts = (sara_dataset_texts){.ctx = NULL};
+}
+
+/* -------------------------------------------------------------------------------------- states */
+
+/* The arrays of a text's states in a file; returns how many there are. */
+static size_t states_tensors(const sara_dataset_texts *texts, sara_tensor_source out[2],
+                             const sara_text_states *states)
+{
+    const int *widths = texts->model->denoiser->info.denoiser.widths;
+    out[0] = (sara_tensor_source){sara_condition_kinds[SARA_CONDITION_STATES].name, SARA_F32,
+                                  sara_shape2(texts->length, widths[SARA_CONDITION_STATES]),
+                                  states->states};
+    out[1] = (sara_tensor_source){sara_condition_kinds[SARA_CONDITION_POOLED].name, SARA_F32,
+                                  sara_shape1(widths[SARA_CONDITION_POOLED]), states->pooled};
+    return widths[SARA_CONDITION_POOLED] ? 2 : 1;
+}
+
+/* The text and what tells its ids: captions of one text have other ids with another tokenizer. */
+static sara_status name_text_file(sara_dataset_texts *texts, size_t i)
+{
+    char *key = NULL, digits[65];
+    int32_t *ids = NULL;
+    size_t count;
+    sara_sha256 *hash = NULL;
+    sara_status status;
+    TRY(sara_model_tokenize(texts->ctx, &ids, &count, texts->model, texts->captions[i]));
+    TRY(sara_sha256_new(texts->ctx, &hash));
+    TRY(sara_sha256_add(hash, ids, count * sizeof(*ids)));
+    TRY(sara_sha256_end(&hash, digits));
+    TRY(sara_format(texts->ctx, &key, "%s %lld %s", digits, (long long)texts->length,
+                    texts->captions[i]));
+    TRY(sara_cache_files_name(&texts->files, texts->names[i], key));
+done:
+    sara_sha256_abort(&hash);
+    sara_free(texts->ctx, ids);
+    sara_free(texts->ctx, key);
+    return status;
+}
+
+static sara_status encode_caption(sara_dataset_texts *texts, size_t i)
+{
+    sara_text_states *states = &texts->states[i];
+    sara_tensor_source tensors[2];
+    size_t count = states_tensors(texts, tensors, states);
+    bool there = false;
+    sara_status status;
+    if (texts->files.folder) {
+        TRY(name_text_file(texts, i));
+        TRY(sara_cache_files_find(&texts->files, &there, texts->names[i], tensors, count));
+        if (there)
+            return SARA_OK;
+    }
+    TRY(sara_model_encode_text(texts->ctx, states, texts->model, texts->captions[i]));
+    if (texts->files.folder) {
+        states_tensors(texts, tensors, states);
+        TRY(sara_cache_files_write(&texts->files, texts->names[i], tensors, count));
+        sara_text_states_free(texts->ctx, states);
+    }
+done:
+    return status;
+}
+
+sara_status sara_dataset_texts_fill(sara_dataset_texts *texts)
+{
+    sara_status status;
+    TRY(sara_alloc_zero(texts->ctx, &texts->states, texts->count, sizeof(*texts->states)));
+    TRY(sara_alloc_zero(texts->ctx, &texts->names, texts->count, sizeof(*texts->names)));
+    for (size_t i = 0; i < texts->count; i++) {
+        if (sara_interrupted(texts->ctx))
+            return sara_fail(texts->ctx, SARA_INTERRUPTED, "interrupted before the first step");
+        TRY(encode_caption(texts, i));
+    }
+    sara_cache_files_tell(&texts->files, "captions' states");
+done:
+    return status;
+}
+
+size_t sara_dataset_texts_bytes(const sara_dataset_texts *texts, bool on_disk)
+{
+    const int *widths = texts->model->denoiser->info.denoiser.widths;
+    return (on_disk ? 1 : texts->count) * sizeof(float) *
+           (size_t)(texts->length * widths[SARA_CONDITION_STATES] + widths[SARA_CONDITION_POOLED]);
+}
+
+/* From its file to texts->read. */
+static sara_status read_states(sara_dataset_texts *texts, const char *name)
+{
+    sara_tensor_source tensors[2];
+    size_t count = states_tensors(texts, tensors, &texts->read);
+    float **arrays[2] = {&texts->read.states, &texts->read.pooled};
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < count; i++) {
+        size_t floats = (size_t)sara_shape_count(&tensors[i].shape);
+        if (!*arrays[i])
+            TRY(sara_alloc(texts->ctx, arrays[i], floats, sizeof(float)));
+        TRY(sara_cache_files_read(&texts->files, name, tensors[i].name, *arrays[i], floats));
+    }
+    texts->read.length = texts->length;
+done:
+    return status;
+}
+
+sara_status sara_dataset_texts_get(sara_dataset_texts *texts, const sara_text_states **out,
+                                   size_t image)
+{
+    const size_t i = texts->of[image];
+    *out = &texts->states[i];
+    if (texts->states[i].states)
+        return SARA_OK;
+    *out = &texts->read;
+    return read_states(texts, texts->names[i]);
+}
