@@ -14,7 +14,8 @@ static void test_published_sizes(void **state)
         int64_t entries;
         int heads[3], factor, cross_attention_dim, sample_size;
     } cases[] = {{"sd15", 859520964, {8, 8, 8}, 8, 768, 64},
-                 {"sd21", 865910724, {5, 10, 20}, 8, 1024, 96}};
+                 {"sd21", 865910724, {5, 10, 20}, 8, 1024, 96},
+                 {"sdxl", 2567463684, {5, 10, 20}, 4, 2048, 128}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         sara_context *ctx = test_context();
         const sara_network_class *class = &sara_unet_class;

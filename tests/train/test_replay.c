@@ -10,14 +10,14 @@ static const sara_safetensors *open_replay(test_run *run, sara_safetensors **fil
 }
 
 /* The settings that the golden file was made with, taken from its metadata. */
-static void take_settings(test_run *run, const char *kind)
+static void take_replay(test_run *run, const char *denoiser, const char *path)
 {
     static const char *const names[] = {"threshold",         "learning_rate",  "lambda_rank",
                                         "lr_scheduler",      "max_grad_norm",  "progressive_iter",
                                         "adam_weight_decay", "prediction_type"};
     sara_safetensors *file;
-    run->options.unet_only = test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind);
-    run->options.replay = test_text(run, "%s/train_%s.safetensors", SARA_TEST_GOLDEN, kind);
+    run->options.unet_only = denoiser;
+    run->options.replay = path;
     open_replay(run, &file);
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         const char *value = sara_safetensors_metadata(file, names[i]);
@@ -26,6 +26,20 @@ static void take_settings(test_run *run, const char *kind)
                                                    test_text(run, "%s", value)));
     }
     sara_safetensors_close(file);
+}
+
+static void take_settings(test_run *run, const char *kind)
+{
+    take_replay(run, test_text(run, "%s/unet_%s", SARA_TEST_GOLDEN, kind),
+                test_text(run, "%s/train_%s.safetensors", SARA_TEST_GOLDEN, kind));
+}
+
+/* Of a folder of the families' golden files. */
+static void take_family(test_run *run, const char *folder, const char *denoiser)
+{
+    take_replay(
+        run, test_text(run, "%s", test_family(test_text(run, "%s/%s", folder, denoiser)).text),
+        test_text(run, "%s", test_family(test_text(run, "%s/train.safetensors", folder)).text));
 }
 
 static void check_column(test_run *run, const sara_safetensors *file, const char *field,
@@ -117,8 +131,9 @@ static void compare_adapter(test_run *run, const sara_safetensors *file)
     sara_model_free(model);
 }
 
-/* Applied to the base, the adapter changes exactly the entries below the threshold. */
-static void check_unselected(test_run *run)
+/* Applied to the base, the adapter changes exactly the entries below the threshold: so many or
+ * more. */
+static void check_unselected(test_run *run, int64_t least)
 {
     sara_model *model = load_base(run), *base = load_base(run);
     const sara_params *now = &model->denoiser->params, *before = &base->denoiser->params;
@@ -136,15 +151,15 @@ static void check_unselected(test_run *run)
                 assert_memory_equal(&a, &b, sizeof(a));
         }
     }
-    assert_true(changed > 50000);
+    assert_true(changed > least);
     sara_model_free(model);
     sara_model_free(base);
 }
 
-static void replay(test_run *run, const char *kind, size_t steps)
+/* Of what was taken. */
+static void run_replay(test_run *run, size_t steps)
 {
     sara_safetensors *file;
-    take_settings(run, kind);
     if (steps < TEST_REPLAY_STEPS)
         run->options.max_train_steps = (int64_t)steps;
     assert_ok(run->ctx, test_run_train(run));
@@ -157,16 +172,36 @@ static void replay(test_run *run, const char *kind, size_t steps)
     sara_safetensors_close(file);
 }
 
+static void replay(test_run *run, const char *kind, size_t steps)
+{
+    take_settings(run, kind);
+    run_replay(run, steps);
+}
+
 static void test_sd1(void **state)
 {
     replay(*state, "sd1", TEST_REPLAY_STEPS);
-    check_unselected(*state);
+    check_unselected(*state, 50000);
     assert_int_equal(test_run_events(*state, "reselect"), 1);
 }
 
 static void test_sd2(void **state)
 {
     replay(*state, "sd2", TEST_REPLAY_STEPS);
+}
+
+/* With pooled text and time ids. */
+static void test_sdxl(void **state)
+{
+    test_run *run = *state;
+    take_family(run, "sdxl", "unet");
+    run_replay(run, TEST_REPLAY_STEPS);
+    check_unselected(run, 25000);
+    const char *sha256 = test_run_sha256(run);
+    run->options.gradient_checkpointing_levels = 1;
+    test_run_output(run, "levels");
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
 }
 
 static void test_checkpointing(void **state)
@@ -259,7 +294,7 @@ static void test_16_bits(void **state)
         run->options.weight_dtype = cases[i].name;
         test_run_output(run, cases[i].name);
         assert_ok(run->ctx, test_run_train(run));
-        check_unselected(run);
+        check_unselected(run, 50000);
         test_run_adapter(run, &narrow);
         assert_string_equal(sara_adapter_metadata(&narrow, "sara.weight_dtype"), cases[i].name);
         check_masters(run, &narrow, cases[i].dtype);
@@ -389,6 +424,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_sd1),
         TEST_CASE(test_sd2),
+        TEST_CASE(test_sdxl),
         TEST_CASE(test_checkpointing),
         TEST_CASE(test_16_bits),
         TEST_CASE(test_auto),
