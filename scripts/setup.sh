@@ -3,8 +3,9 @@
 #   scripts/setup.sh [--tests]     --tests: also what the tests need
 set -euo pipefail
 
-packages=(gcc cmake ninja-build pkg-config libdnnl-dev libjansson-dev libpng-dev libjpeg-dev
-          libwebp-dev libutf8proc-dev libssl-dev liblapacke-dev python3 python3-pip)
+packages=(gcc g++ cmake ninja-build pkg-config libdnnl-dev libjansson-dev libpng-dev libjpeg-dev
+          libwebp-dev libutf8proc-dev libssl-dev liblapacke-dev libsentencepiece-dev python3
+          python3-pip)
 if [ "${1:-}" = --tests ]; then
     packages+=(libcmocka-dev locales)
 fi

@@ -96,12 +96,17 @@ void sara_component_close(sara_component *component);
 
 /* ---------------------------------------------------------------------------------- tokenizer */
 
-/* transformers' CLIPTokenizer from tokenizer/: vocab.json + merges.txt, or tokenizer.json alone. */
+/* transformers' CLIPTokenizer from tokenizer/: vocab.json + merges.txt, or tokenizer.json alone; or
+ * its T5TokenizerFast. */
 typedef struct sara_tokenizer sara_tokenizer;
 /* context_length: the text encoder's max positions; tokenizer_config.json's model_max_length rules
  * where it is smaller. 0: the file's alone. */
 SARA_NODISCARD sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out,
                                                const char *folder, int context_length);
+/* T5's, from spiece.model, or where there is none from tokenizer.json; the length is
+ * tokenizer_config.json's, at most 512. A text's ids are its pieces, then </s>. */
+SARA_NODISCARD sara_status sara_tokenizer_load_t5(sara_context *ctx, sara_tokenizer **out,
+                                                  const char *folder);
 /* CLIP's own vocabulary, of which the library holds a copy if it was there when it was built.
  * second: with SD2's padding. save writes it as a tokenizer/ folder. */
 bool sara_tokenizer_has_builtin(void);
@@ -122,11 +127,15 @@ SARA_NODISCARD sara_status sara_tokenizer_append(const sara_tokenizer *tokenizer
                                                  size_t *count, size_t *capacity,
                                                  const char *text, size_t size);
 typedef struct sara_tokenizer_marks {
-    int32_t start, end, pad; /* around a text's ids */
+    int32_t start, end, pad; /* around a text's ids; start -1: T5's has none */
     int32_t comma;           /* a word that is a comma; -1: there is none */
 } sara_tokenizer_marks;
 sara_tokenizer_marks sara_tokenizer_marks_of(const sara_tokenizer *tokenizer);
-/* Cut and padded to sara_tokenizer_length() ids; *cut (may be NULL): ids left out. */
+/* Cut and padded to `length` ids, at least 1, the end of the text among them; *cut (may be NULL):
+ * ids left out. */
+SARA_NODISCARD sara_status sara_tokenizer_pad_to(const sara_tokenizer *tokenizer, int32_t *ids,
+                                                 size_t length, size_t *cut, const char *text);
+/* The same to sara_tokenizer_length() ids. */
 SARA_NODISCARD sara_status sara_tokenizer_pad(const sara_tokenizer *tokenizer, int32_t *ids,
                                               size_t *cut, const char *text);
 

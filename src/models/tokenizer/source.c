@@ -1,5 +1,6 @@
 /* Reads a tokenizer folder. A tokenizer.json rules over vocab.json and merges.txt where both
- * exist, as in transformers 5; special tokens come from the other files in either case. */
+ * exist, as in transformers 5, but of T5's spiece.model rules; special tokens come from the other
+ * files in either case. */
 #include "models/tokenizer/tokenizer.h"
 
 #define LARGEST_FILE ((size_t)64 * 1024 * 1024)
@@ -11,6 +12,7 @@ static const char *const names[SARA_FILE_COUNT] = {
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
 };
 
 sara_status sara_tokenizer_refuse(sara_context *ctx, const char *path, const char *item,
@@ -94,6 +96,8 @@ static sara_status tokenizer_load(sara_tokenizer_source *out, int file)
     sara_status status = SARA_OK;
     if (file == SARA_FILE_MERGES) {
         TRY(sara_file_read(ctx, &out->merges, &out->merges_size, path, LARGEST_FILE));
+    } else if (file == SARA_FILE_PIECES) {
+        TRY(sara_file_read(ctx, &out->pieces, &out->pieces_size, path, LARGEST_FILE));
     } else {
         TRY(file == SARA_FILE_CONFIG ? config_load(ctx, &out->json[file], path)
                                      : sara_json_load(ctx, &out->json[file], path, false));
@@ -107,10 +111,12 @@ done:
 /* Settings of tokenizer_config.json that would change the ids. */
 static sara_status check_config(const sara_tokenizer_source *source)
 {
-    static const struct {
+    const struct {
         const char *key, *values[2];
     } checks[] = {
-        {"tokenizer_class", {"CLIPTokenizer", "CLIPTokenizerFast"}},
+        {"tokenizer_class",
+         {source->unigram ? "T5Tokenizer" : "CLIPTokenizer",
+          source->unigram ? "T5TokenizerFast" : "CLIPTokenizerFast"}},
         {"padding_side", {"right", "right"}},
         {"truncation_side", {"right", "right"}},
     };
@@ -155,19 +161,32 @@ done:
     return status;
 }
 
+/* T5's pieces, of either form. */
+static sara_status choose_pieces(sara_tokenizer_source *out)
+{
+    const json_t *model = json_object_get(out->json[SARA_FILE_WHOLE], "model");
+    const char *type = json_string_value(json_object_get(model, "type"));
+    out->vocab_source = out->paths[out->pieces ? SARA_FILE_PIECES : SARA_FILE_WHOLE];
+    if (!out->pieces && (!type || strcmp(type, "Unigram") != 0))
+        return sara_tokenizer_refuse(out->ctx, out->vocab_source, "model.type",
+                                     json_object_get(model, "type"), "\"Unigram\", T5's tokenizer");
+    return SARA_OK;
+}
+
 sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source *out,
-                                       const char *folder)
+                                       const char *folder, bool unigram)
 {
     sara_status status;
-    *out = (sara_tokenizer_source){.ctx = ctx};
+    *out = (sara_tokenizer_source){.ctx = ctx, .unigram = unigram};
     for (int i = 0; i < SARA_FILE_COUNT; i++) {
-        bool needed = i == SARA_FILE_VOCAB || i == SARA_FILE_MERGES;
+        bool clip = i == SARA_FILE_VOCAB || i == SARA_FILE_MERGES, t5 = i == SARA_FILE_PIECES;
+        bool needed = (unigram ? t5 : clip) && !out->json[SARA_FILE_WHOLE];
         TRY(sara_path_join(ctx, &out->paths[i], folder, names[i]));
-        if (needed ? !out->json[SARA_FILE_WHOLE] : sara_path_is_named(out->paths[i]))
+        if (needed || (!clip && t5 <= unigram && sara_path_is_named(out->paths[i])))
             TRY(tokenizer_load(out, i));
     }
     TRY(check_config(out));
-    TRY(tokenizer_choose(out));
+    TRY(unigram ? choose_pieces(out) : tokenizer_choose(out));
 done:
     return status;
 }
@@ -179,5 +198,6 @@ void sara_tokenizer_source_free(sara_tokenizer_source *source)
         sara_free(source->ctx, source->paths[i]);
     }
     sara_free(source->ctx, source->merges);
+    sara_free(source->ctx, source->pieces);
     *source = (sara_tokenizer_source){.ctx = source->ctx};
 }

@@ -1,6 +1,9 @@
-#include "models/tokenizer/tokenizer.h"
+#include "models/tokenizer/unigram.h"
 
 #include <math.h>
+
+/* The largest max_sequence_length that diffusers allows. */
+#define UNIGRAM_LENGTH 512
 
 /* ------------------------------------------------------------------------------------ encode */
 
@@ -10,6 +13,8 @@ static sara_status add_normalized(sara_token_encoder *encoder, const char *text,
     sara_token_match match;
     size_t scan = 0, covered = 0;
     sara_status status;
+    if (tokenizer->pieces)
+        return sara_unigram_encode(encoder, text, size);
     TRY(sara_text_normalize(&encoder->work, text, size));
     text = encoder->work.text;
     size = encoder->work.size;
@@ -83,7 +88,8 @@ sara_status sara_tokenizer_encode(const sara_tokenizer *tokenizer, int32_t **ids
     sara_status status;
     *ids = NULL;
     *count = 0;
-    TRY(append_id(tokenizer, &all, &used, &capacity, tokenizer->start));
+    if (tokenizer->start >= 0)
+        TRY(append_id(tokenizer, &all, &used, &capacity, tokenizer->start));
     TRY(sara_tokenizer_append(tokenizer, &all, &used, &capacity, text, strlen(text)));
     TRY(append_id(tokenizer, &all, &used, &capacity, tokenizer->end));
     *ids = all;
@@ -97,7 +103,13 @@ done:
 sara_status sara_tokenizer_pad(const sara_tokenizer *tokenizer, int32_t *ids, size_t *cut,
                                const char *text)
 {
-    size_t count = 0, length = (size_t)tokenizer->length;
+    return sara_tokenizer_pad_to(tokenizer, ids, (size_t)tokenizer->length, cut, text);
+}
+
+sara_status sara_tokenizer_pad_to(const sara_tokenizer *tokenizer, int32_t *ids, size_t length,
+                                  size_t *cut, const char *text)
+{
+    size_t count = 0;
     int32_t *all = NULL;
     sara_status status;
     TRY(sara_tokenizer_encode(tokenizer, &all, &count, text));
@@ -114,7 +126,7 @@ done:
 
 sara_tokenizer_marks sara_tokenizer_marks_of(const sara_tokenizer *tokenizer)
 {
-    int32_t comma = tokenizer->bytes[1][','];
+    int32_t comma = tokenizer->pieces ? tokenizer->end : tokenizer->bytes[1][','];
     return (sara_tokenizer_marks){tokenizer->start, tokenizer->end, tokenizer->pad,
                                   comma == tokenizer->end ? -1 : comma};
 }
@@ -168,8 +180,12 @@ static sara_status tokenizer_build(sara_context *ctx, sara_tokenizer **out,
     tokenizer->ctx = ctx;
     sara_arena_init(&tokenizer->arena, ctx);
     TRY(read_model_max_length(tokenizer, source, context_length));
-    TRY(sara_token_list_read(&list, source));
-    TRY(sara_tokenizer_build(tokenizer, &list, source));
+    if (source->unigram) {
+        TRY(sara_unigram_build(tokenizer, source));
+    } else {
+        TRY(sara_token_list_read(&list, source));
+        TRY(sara_tokenizer_build(tokenizer, &list, source));
+    }
     *out = tokenizer;
     tokenizer = NULL;
 done:
@@ -184,8 +200,20 @@ sara_status sara_tokenizer_load(sara_context *ctx, sara_tokenizer **out, const c
     sara_tokenizer_source source = {.ctx = ctx};
     sara_status status;
     *out = NULL;
-    TRY(sara_tokenizer_source_read(ctx, &source, folder));
+    TRY(sara_tokenizer_source_read(ctx, &source, folder, false));
     TRY(tokenizer_build(ctx, out, &source, context_length));
+done:
+    sara_tokenizer_source_free(&source);
+    return status;
+}
+
+sara_status sara_tokenizer_load_t5(sara_context *ctx, sara_tokenizer **out, const char *folder)
+{
+    sara_tokenizer_source source = {.ctx = ctx};
+    sara_status status;
+    *out = NULL;
+    TRY(sara_tokenizer_source_read(ctx, &source, folder, true));
+    TRY(tokenizer_build(ctx, out, &source, UNIGRAM_LENGTH));
 done:
     sara_tokenizer_source_free(&source);
     return status;
@@ -209,5 +237,6 @@ void sara_tokenizer_free(sara_tokenizer *tokenizer)
         return;
     sara_context *ctx = tokenizer->ctx;
     sara_arena_free(&tokenizer->arena);
+    sara_sentencepiece_free(tokenizer->pieces);
     sara_free(ctx, tokenizer);
 }

@@ -1,4 +1,5 @@
-/* The inside of the tokenizer: text -> added tokens -> normalised text -> words -> merged bytes. */
+/* The inside of the tokenizers. CLIP's: text -> added tokens -> normalised text -> words -> merged
+ * bytes; T5's: text -> special tokens -> libsentencepiece. */
 #ifndef SARA_MODELS_TOKENIZER_H
 #define SARA_MODELS_TOKENIZER_H
 
@@ -81,6 +82,7 @@ struct sara_tokenizer {
     int32_t bytes[2][256]; /* ids of a byte inside a word and at its end; unk's where it has none */
     sara_merges merges;
     sara_token_set raw, normalized;
+    struct sara_sentencepiece *pieces; /* T5's, which has no start (-1); NULL: CLIP's */
 };
 
 /* The ids of a text while it is encoded, and the working memory. */
@@ -106,10 +108,13 @@ SARA_NODISCARD sara_status sara_token_encoder_word(sara_token_encoder *encoder, 
 /* What a tokenizer folder holds; the JSON texts are kept because tokens are borrowed from them. */
 typedef struct sara_tokenizer_source {
     sara_context *ctx;
-    char *paths[6];  /* by sara_tokenizer_file */
-    json_t *json[6]; /* NULL: no such file; SARA_FILE_MERGES is text */
+    char *paths[7];  /* by sara_tokenizer_file */
+    json_t *json[7]; /* NULL: no such file; the last two are none */
     char *merges;    /* of merges.txt */
     size_t merges_size;
+    char *pieces; /* of spiece.model */
+    size_t pieces_size;
+    bool unigram; /* T5's; the fields below are CLIP's, but for vocab_source */
     json_t *vocab;                            /* token -> id; borrowed */
     const json_t *merges_list;                /* tokenizer.json's merges; NULL: merges.txt */
     const char *vocab_source, *merges_source; /* names in errors */
@@ -120,11 +125,12 @@ enum sara_tokenizer_file {
     SARA_FILE_ADDED,   /* added_tokens.json */
     SARA_FILE_WHOLE,   /* tokenizer.json */
     SARA_FILE_VOCAB,   /* vocab.json */
-    SARA_FILE_MERGES   /* merges.txt */
+    SARA_FILE_MERGES,  /* merges.txt */
+    SARA_FILE_PIECES   /* spiece.model */
 };
-#define SARA_FILE_COUNT 6
+#define SARA_FILE_COUNT 7
 SARA_NODISCARD sara_status sara_tokenizer_source_read(sara_context *ctx, sara_tokenizer_source *out,
-                                                      const char *folder);
+                                                      const char *folder, bool unigram);
 /* As if read from a folder; see sara_tokenizer_load_builtin(). */
 SARA_NODISCARD sara_status sara_tokenizer_source_builtin(sara_context *ctx,
                                                          sara_tokenizer_source *out, bool second);
