@@ -102,14 +102,15 @@ static void sizes_told(told_sizes out[2], const sara_generate_options *o)
                           {o->original_size, o->crops_coords_top_left, o->target_size}};
 }
 
-static bool is_given(const int *pair)
+static bool is_pair_given(const int *pair)
 {
     return pair[0] != 0 || pair[1] != 0;
 }
 
 static bool is_any_given(const told_sizes *told)
 {
-    return is_given(told->pairs[0]) || is_given(told->pairs[1]) || is_given(told->pairs[2]);
+    return is_pair_given(told->pairs[0]) || is_pair_given(told->pairs[1]) ||
+           is_pair_given(told->pairs[2]);
 }
 
 void sara_generate_time_ids(float out[2][SARA_TIME_IDS], const sara_generate_options *options,
@@ -122,7 +123,8 @@ void sara_generate_time_ids(float out[2][SARA_TIME_IDS], const sara_generate_opt
         const told_sizes *t = i == 0 && guided && is_any_given(&told[0]) ? &told[0] : &told[1];
         for (int k = 0; k < 3; k++)
             for (int axis = 0; axis < 2; axis++)
-                out[i][2 * k + axis] = (float)(is_given(t->pairs[k]) ? t->pairs[k] : own[k])[axis];
+                out[i][2 * k + axis] =
+                    (float)(is_pair_given(t->pairs[k]) ? t->pairs[k] : own[k])[axis];
     }
 }
 
@@ -135,11 +137,11 @@ static sara_status check_told_sizes(sara_context *ctx, const sara_model *model,
     for (int i = 0; i < 6; i++) {
         const int *pair = told[i / 3].pairs[i % 3], least = i % 3 == 1 ? 0 : 1;
         const char *name = told[i / 3].names[i % 3];
-        if (is_given(pair) && !taken)
+        if (is_pair_given(pair) && !taken)
             return sara_fail(ctx, SARA_ERROR_USAGE,
                              "%s %d,%d: the %s is told no sizes; leave it out (SDXL's is)", name,
                              pair[0], pair[1], model->family->parts[0].class->title);
-        if (is_given(pair) && (pair[0] < least || pair[1] < least))
+        if (is_pair_given(pair) && (pair[0] < least || pair[1] < least))
             return sara_fail(ctx, SARA_ERROR_USAGE, "%s %d,%d: expected two numbers, at least %d",
                              name, pair[0], pair[1], least);
     }
