@@ -4,6 +4,7 @@ sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count)
 {
     sara_status status = sara_alloc_zero(ctx, &out->items, count, sizeof(*out->items));
     out->count = status == SARA_OK ? count : 0;
+    out->buffers = 0;
     ctx->param_sets++;
     for (size_t i = 0; i < out->count; i++)
         out->items[i].version = ctx->param_sets << 32;

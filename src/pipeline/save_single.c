@@ -29,7 +29,13 @@ static const char *denoiser_prefix(const single *s)
 
 static sara_status add_denoiser(single *s)
 {
-    return sara_save_list_network(&s->list, s->model->denoiser, denoiser_prefix(s), s->dtype);
+    const sara_network *denoiser = s->model->denoiser;
+    sara_ldm_shape shape;
+    sara_status status;
+    TRY(sara_network_ldm_shape(denoiser, &shape)); /* without one there are no places */
+    TRY(sara_save_list_network(&s->list, denoiser, denoiser_prefix(s), s->dtype));
+done:
+    return status;
 }
 
 /* ------------------------------------------------------------------------------- another part */

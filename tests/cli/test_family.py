@@ -402,7 +402,7 @@ class Family(Case):
         report = json.loads(self.ok("bench", "--shape", "mixer", "--latent", "4", "--steps", "1",
                                     "--json").out)
         self.assertGreater(report["memory"]["activations"], 0)
-        self.refused(USAGE, "expected mixer, sd15, sd21 or tiny", "bench", "--shape", "none")
+        self.refused(USAGE, "expected mixer, sd15, sd21, sdxl or tiny", "bench", "--shape", "none")
 
     def test_planned(self):
         """The plan knows the denoiser's activations, and what makes them fit."""

@@ -96,7 +96,7 @@ static void test_drawing(void **state)
     for (const char *const *method = sara_sampling_methods(); *method; method++) {
         sara_image *images[2];
         const char *latents[2];
-        if (strstr(*method, "low")) /* of other models */
+        if (strstr(*method, "low") || strcmp(*method, "heun") == 0) /* of other models */
             continue;
         for (int k = 0; k < 2; k++)
             draw(pipe, &images[k], &latents[k], models[k], *method);

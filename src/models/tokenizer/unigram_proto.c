@@ -52,7 +52,7 @@ static sara_status check_charsmap(const sara_unigram *unigram)
 
 /* --------------------------------------------------------------------------------------- proto */
 
-static size_t put_number(char *out, uint64_t value)
+static size_t proto_number(char *out, uint64_t value)
 {
     size_t size = 0;
     for (; value >= 0x80; value >>= 7, size++)
@@ -66,8 +66,8 @@ static size_t put_number(char *out, uint64_t value)
 /* The head of a field of so many bytes. */
 static size_t put_head(char *out, unsigned number, size_t size)
 {
-    size_t used = put_number(out, number << 3 | 2);
-    return used + put_number(out ? out + used : NULL, size);
+    size_t used = proto_number(out, number << 3 | 2);
+    return used + proto_number(out ? out + used : NULL, size);
 }
 
 static size_t put_field(char *out, unsigned number, const char *data, size_t size)
