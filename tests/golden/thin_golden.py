@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Keeps every 35th entry of a golden file's large gradients, so that the tree stays small; the
-gradients of variants/ are whole. Needs safetensors and torch: tests/golden/thin_golden.py FILE
+gradients of variants/ are whole, but those of unet_lists. Needs safetensors and torch: tests/golden/thin_golden.py FILE
 LARGE"""
 import sys
 
