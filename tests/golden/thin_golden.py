@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Keeps every 35th entry of a golden file's large gradients, so that the tree stays small; the
-gradients of variants/ are whole, but those of unet_lists. Needs safetensors and torch: tests/golden/thin_golden.py FILE
-LARGE"""
+"""Keeps every 35th entry of a golden file's large gradients, so that the tree stays small; those of
+variants/ are whole, but for unet_lists. Needs safetensors and torch: tests/golden/thin_golden.py
+FILE LARGE"""
 import sys
 
 from safetensors.torch import load_file, save_file
