@@ -70,11 +70,12 @@ SARA_NODISCARD sara_status sara_export_shira(sara_export *e);
 SARA_NODISCARD sara_status sara_export_layer(sara_arena *arena, const char **out, bool *is_bias,
                                              const char *param_name);
 /* ComfyUI's name of a layer of the denoiser, and kohya's, of a text encoder too: lora_te_, of
- * families with several lora_te1_ and so on. */
+ * families with several lora_te1_ and so on. Kohya's are as the family has them, or diffusers' of a
+ * denoiser that single files have no names for. */
 SARA_NODISCARD sara_status sara_export_ldm_name(sara_arena *arena, const char **out,
                                                 const char *layer, const sara_ldm_shape *shape);
 SARA_NODISCARD sara_status sara_export_kohya_name(sara_arena *arena, const char **out,
-                                                  const char *layer, const sara_family *family,
+                                                  const char *layer, const sara_model *model,
                                                   int part);
 /* What UIs expect of a LoRA file, with the date. module, rank and args: ss_network_*. */
 SARA_NODISCARD sara_status sara_export_metadata(sara_metadata_list *list, const sara_export *e,

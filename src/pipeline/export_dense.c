@@ -75,8 +75,7 @@ static sara_status list_tensors(dense *d, int64_t *layers)
         TRY(sara_export_layer(&d->arena, &layer, &is_bias, change->param->name));
         TRY(comfyui && change->part == 0
                 ? sara_export_ldm_name(&d->arena, &name, layer, &shape)
-                : sara_export_kohya_name(&d->arena, &name, layer, d->e->model->family,
-                                         change->part));
+                : sara_export_kohya_name(&d->arena, &name, layer, d->e->model, change->part));
         TRY(dense_add(d, name, is_bias ? ".diff_b" : ".diff", &change->param->value.shape, change));
         if (is_bias && d->e->format == SARA_EXPORT_A1111)
             TRY(add_zero(d, name, layer, i + 1, change->part));

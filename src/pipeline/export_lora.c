@@ -224,7 +224,7 @@ static sara_status write_lora(const low_rank *l)
                                .dtype = e->dtype,
                                .rank = e->rank,
                                .alpha = e->rank,
-                               .family = e->model->family,
+                               .model = e->model,
                                .texts = l->lora,
                                .text_params = e->text_params};
     sara_metadata_list list;

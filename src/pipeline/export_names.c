@@ -53,18 +53,32 @@ static sara_name text_number(const sara_family *family, int part)
 }
 
 /* A1111 knows the last norm under its LDM name alone. */
+static sara_status kohya_denoiser_name(sara_context *ctx, char **out, const char *layer,
+                                       const sara_model *model)
+{
+    bool last = strcmp(layer, "conv_norm_out") == 0;
+    char *ldm = NULL;
+    sara_ldm_shape shape;
+    sara_status status;
+    if (model->family->kohya_single && sara_network_ldm_shape(model->denoiser, &shape) == SARA_OK)
+        TRY(sara_ldm_from_diffusers(ctx, &ldm, &shape, layer));
+    TRY(sara_format(ctx, out, "lora_unet_%s", ldm ? ldm : last ? "out_0" : layer));
+done:
+    sara_free(ctx, ldm);
+    return status;
+}
+
 sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const char *layer,
-                                   const sara_family *family, int part)
+                                   const sara_model *model, int part)
 {
     sara_status status;
     char *name = NULL;
-    static const char model[] = "text_model.";
-    bool last = strcmp(layer, "conv_norm_out") == 0;
+    static const char text[] = "text_model.";
     if (part > 0) /* newer transformers leave text_model. out */
-        TRY(sara_format(arena->ctx, &name, "lora_te%s_%s%s", text_number(family, part).text,
-                        strncmp(layer, model, strlen(model)) == 0 ? "" : model, layer));
+        TRY(sara_format(arena->ctx, &name, "lora_te%s_%s%s", text_number(model->family, part).text,
+                        strncmp(layer, text, strlen(text)) == 0 ? "" : text, layer));
     else
-        TRY(sara_format(arena->ctx, &name, "lora_unet_%s", last ? "out_0" : layer));
+        TRY(kohya_denoiser_name(arena->ctx, &name, layer, model));
     for (char *at = name; *at; at++)
         if (*at == '.')
             *at = '_';

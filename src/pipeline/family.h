@@ -96,6 +96,7 @@ struct sara_family {
     const char *architecture[2]; /* modelspec.architecture; [1]: of models that predict v */
     const char *kohya[2];        /* ss_base_model_version; likewise */
     bool kohya_v2;               /* ss_v2 */
+    bool kohya_single;           /* its names of the denoiser's layers are those of single files */
 };
 
 extern const sara_family *const sara_families[]; /* NULL ends it */

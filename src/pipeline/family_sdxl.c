@@ -197,4 +197,5 @@ const sara_family sara_family_sdxl = {
     .target = "unet",
     .architecture = {"stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-base"},
     .kohya = {"sdxl_base_v1-0", "sdxl_base_v1-0"},
+    .kohya_single = true,
 };

@@ -98,7 +98,7 @@ static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer
     sara_status status;
     TRY(shape_of(w, &weight, layer, part ? w->output->text_params[part] : w->output->params));
     TRY(sara_export_layer(&w->arena, &own, &is_bias, layer->name));
-    TRY(sara_export_kohya_name(&w->arena, &name, own, w->output->family, part));
+    TRY(sara_export_kohya_name(&w->arena, &name, own, w->output->model, part));
     TRY(sara_arena_alloc(&w->arena, &alpha, 1, sizeof(*alpha)));
     *alpha = (float)(layer->scale * (double)rank);
     TRY(put_tensor(w, name, ".lora_down.weight", dtype, down_shape(&weight, layer), layer->down));

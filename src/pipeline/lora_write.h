@@ -16,7 +16,7 @@ typedef struct sara_lora_output {
     /* Of PEFT's config, which names the layers that have others. */
     int64_t rank;
     double alpha;
-    const sara_family *family;
+    const sara_model *model;
     /* Kohya's file: layers of text encoders too, and these' parameters; by part [SARA_MOST_PARTS],
      * without the first. NULL: there are none. */
     const sara_lora_file *texts;

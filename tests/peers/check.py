@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from check_eval import check_eval
 from check_exports import check_exports
 from check_loras import check_loras
+from check_sdxl import check_sdxl
 from check_tensorboard import check_tensorboard
 from checks import BASE, EXPECTED, TOP, check, relative, run
 from pytorch import check_pytorch
@@ -214,6 +215,7 @@ def main():
     check_reader_of_nothing(a.work)
     check_pytorch(sara, a.work)
     check_single_files(sara, a.work)
+    check_sdxl(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors",
                   f"{a.work}/merged-fp32", a.work)
     check_loras(lambda *args: run(sara, *args), check, BASE,

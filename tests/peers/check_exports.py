@@ -30,7 +30,8 @@ RESNET = {
 }
 TOP = {
     "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
-    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2"
+    "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"
 }
 
 
@@ -87,7 +88,7 @@ def apply_comfyui(base, lora, names):
 
 def a1111_name(key, layers_per_block):
     """convert_diffusers_name_to_compvis; the 3 of its block numbers is layers_per_block + 1 of
-    SD1.x and SD2.x."""
+    SD1.x and SD2.x. SDXL's files have the program's own names already."""
     n, inner = layers_per_block + 1, {v: k.replace(".", "_") for k, v in RESNET.items()}
     if m := re.match(r"lora_unet_conv_in(.*)", key):
         return f"diffusion_model_input_blocks_0_0{m[1]}"
@@ -168,7 +169,8 @@ def check_dense(c, base_folder, adapter, merged, work, layers_per_block):
                 off, reachable, worst = missed(base, merged, applied)
                 print(f"     {form}: {off} entries are no float32 away from the base's")
                 c.check(f"{form}: entries missed that a float32 reaches", reachable, 0)
-                c.check(f"{form}: the others, in roundings of the change", worst, 0.5000001)
+                # half of one of the change's own rounding, half where the sum is a tie
+                c.check(f"{form}: the others, in roundings of the change", worst, 1.0000001)
 
 
 def check_dense_exactly(c, base_folder, work, layers_per_block):

@@ -138,7 +138,7 @@ static sara_status write_to(const trainer *t, const char *path, bool peft)
     const sara_lora_output output = {.path = path,
                                      .lora = &lora,
                                      .params = &t->model->denoiser->params,
-                                     .family = t->model->family,
+                                     .model = t->model,
                                      .dtype = SARA_F32,
                                      .metadata = list.items,
                                      .metadata_count = list.count,
