@@ -26,7 +26,7 @@ FORBIDDEN = set(
 PROGRAMS_OWN = set("stdout stderr printf puts putchar _exit strcasecmp".split())
 # What compiler and start-up code put into any library.
 FOREIGN = re.compile(
-    r"^(completed\.\d+|__dso_handle|__TMC_END__|__cpu_model|__cpu_features2|_edata|_end|"
+    r"^(completed\.\d+|__dso_handle|__TMC_(END|LIST)__|__cpu_model|__cpu_features2|_edata|_end|"
     r"__bss_start|__data_start|data_start|_IO_stdin_used|DW\.ref\.__gxx_personality_v0)$"
 )
 
