@@ -27,13 +27,20 @@ static double number_at(const json_t *plan, const char *key)
     return json_number_value(json_object_get(plan, key));
 }
 
-static void print_hours(const char *what, double seconds)
+/* seconds null: what they were to come from could not be timed. */
+static void print_hours(const char *what, const json_t *plan, const char *key)
 {
+    const json_t *number = json_object_get(plan, key);
+    const double seconds = json_number_value(number);
+    if (json_is_null(number)) {
+        printf("%s: unknown, as not all of it could be timed\n", what);
+        return;
+    }
     printf("%s: about %.0f:%02.0f hours\n", what, floor(seconds / 3600),
            floor(fmod(seconds, 3600) / 60));
 }
 
-static void print_plan(const json_t *plan)
+static void print_plan(const json_t *plan, bool cost)
 {
     size_t index;
     json_t *timed;
@@ -42,10 +49,10 @@ static void print_plan(const json_t *plan)
            number_at(plan, "rows"), number_at(plan, "data"), number_at(plan, "seeds"),
            number_at(plan, "trainings"), number_at(plan, "evaluations"),
            number_at(plan, "pictures"));
-    print_hours("training", number_at(plan, "training_seconds"));
-    print_hours("drawing", number_at(plan, "drawing_seconds"));
-    if (number_at(plan, "cost_seconds") > 0)
-        print_hours("--cost", number_at(plan, "cost_seconds"));
+    print_hours("training", plan, "training_seconds");
+    print_hours("drawing", plan, "drawing_seconds");
+    if (cost)
+        print_hours("--cost", plan, "cost_seconds");
     printf("disk: about %.0f MiB\n", ceil(number_at(plan, "bytes") / 1048576));
     json_array_foreach(json_object_get(plan, "timed"), index, timed)
     {
@@ -63,7 +70,7 @@ static int print_comparison(const cli *c, const sara_compare_options *o, const c
         return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
     const char *folder = json_string_value(json_object_get(result, "output_dir"));
     if (o->dry_run) {
-        print_plan(result);
+        print_plan(result, o->cost);
     } else {
         cli_print_path("table:   ", folder, "/table.md");
         cli_print_path("report:  ", folder, "/report.html");

@@ -46,7 +46,8 @@ typedef struct sara_comparison {
     const char **groups; /* of all rows, in the order in which they first come */
     size_t group_count;
     const json_t *train, *eval;
-    int pictures;       /* of each row in the report */
+    int64_t latent, factor; /* the model's side of latents, and how many pixels one of them is */
+    int pictures;           /* of each row in the report */
     struct sara_compare_cost {
         const char **methods, *trainable;
         size_t method_count;
@@ -75,10 +76,11 @@ void sara_comparison_free(sara_comparison *c);
  * no memory for it. */
 SARA_NODISCARD sara_status sara_compare_put(const sara_comparison *c, json_t *object,
                                             const char *key, json_t *value);
-/* Of config_rows.c and config_options.c, for sara_comparison_open(). An object's keys are among
+/* Of config_eval.c and config_rows.c, for sara_comparison_open(). An object's keys are among
  * `known` (ended by NULL), or SARA_ERROR_INPUT names the other; where: "rows[2]". */
 SARA_NODISCARD sara_status sara_compare_check_keys(const sara_comparison *c, const json_t *object,
                                                    const char *where, const char *const *known);
+SARA_NODISCARD sara_status sara_compare_read_eval(sara_comparison *c);
 SARA_NODISCARD sara_status sara_compare_read_rows(sara_comparison *c);
 /* Whether a name can be a folder's: letters, digits, and ._+%- and spaces within. */
 SARA_NODISCARD sara_status sara_compare_check_name(const sara_comparison *c, const char *where,
@@ -93,7 +95,7 @@ SARA_NODISCARD sara_status sara_compare_train_config(sara_comparison *c, json_t 
                                                      uint64_t seed, const char *run);
 /* Each run's options, as `sara train` itself checks them. */
 SARA_NODISCARD sara_status sara_compare_check_options(sara_comparison *c);
-/* A file's prompts, one a line, without empty ones, in the arena. SARA_ERROR_INPUT: none. */
+/* As sara_evaluation_prompts(), into the comparison's arena. */
 SARA_NODISCARD sara_status sara_compare_prompts(sara_comparison *c, const char ***out,
                                                 size_t *count, const char *path);
 
@@ -166,6 +168,7 @@ SARA_NODISCARD sara_status sara_compare_check_runs(sara_comparison *c);
 typedef struct sara_compare_draw {
     const char *folder, *name;    /* of the job */
     const json_t *trained;        /* a record of training; NULL: the base as it is */
+    const json_t *options;        /* of training */
     const char *prompts, *prefix; /* prefix NULL: none */
     const char *references;       /* a folder for FID and KID; NULL: none */
     const char *before;           /* a folder with the base's pictures for drift; NULL: none */
@@ -174,8 +177,8 @@ typedef struct sara_compare_draw {
 } sara_compare_draw;
 SARA_NODISCARD sara_status sara_compare_evaluate(sara_comparison *c, json_t **record,
                                                  const sara_compare_draw *draw);
-/* Options of the model that evaluations and timings share with training. */
-SARA_NODISCARD sara_status sara_compare_add_model(sara_job *job, bool whole);
+/* The model, with what training options say of it; whole: of its text encoder and VAE, too. */
+SARA_NODISCARD sara_status sara_compare_add_model(sara_job *job, const json_t *options, bool whole);
 
 /* The learning rate of a grid's best entry: *index, SIZE_MAX where all failed. */
 SARA_NODISCARD sara_status sara_compare_choose(const sara_comparison *c, size_t *index,
@@ -215,6 +218,7 @@ typedef struct sara_metric {
 } sara_metric;
 extern const sara_metric sara_compare_metrics[];
 extern const size_t sara_compare_metric_count;
+const sara_metric *sara_compare_metric_named(const char *name); /* of those */
 /* NaN: it is not there. */
 double sara_metric_of(const sara_metric *metric, const json_t *seed);
 bool sara_compare_in_group(const json_t *row, const char *group);

@@ -1,6 +1,8 @@
 /* The comparison's JSON file: what it may hold, and all that can be told before anything runs. */
 #include "compare/compare.h"
 
+#include "eval/eval.h"
+
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -79,30 +81,7 @@ done:
 sara_status sara_compare_prompts(sara_comparison *c, const char ***out, size_t *count,
                                  const char *path)
 {
-    char *text = NULL;
-    const char *line;
-    size_t size = 0, lines = 1;
-    sara_status status;
-    *count = 0;
-    TRY(sara_file_read(c->ctx, &text, &size, path, (size_t)1 << 26));
-    for (size_t i = 0; i < size; i++)
-        lines += text[i] == '\n';
-    TRY(sara_arena_alloc(&c->arena, out, lines, sizeof(**out)));
-    for (char *at = text, *end; at; at = end) {
-        end = strchr(at, '\n');
-        if (end)
-            *end++ = '\0';
-        at[strcspn(at, "\r")] = '\0';
-        if (!*at)
-            continue;
-        TRY(sara_arena_strdup(&c->arena, &line, at));
-        (*out)[(*count)++] = line;
-    }
-    if (*count == 0)
-        status = sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: has no prompts", path);
-done:
-    sara_free(c->ctx, text);
-    return status;
+    return sara_evaluation_prompts(c->ctx, &c->arena, out, count, path);
 }
 
 static sara_status need_prompts(sara_comparison *c, const char **out, const json_t *object,
@@ -250,24 +229,6 @@ done:
     return status;
 }
 
-static sara_status read_eval(sara_comparison *c)
-{
-    static const char *const known[] = {
-        "clip",  "clip_tokenizer",  "clip_resize", "dino",  "inception", "fid",
-        "steps", "guidance_scale",  "kid_subsets", "width", "height",    "sampling_method",
-        "seed",  "kid_subset_size", NULL};
-    const char *clip;
-    sara_status status;
-    c->eval = json_object_get(c->config, "eval");
-    if (!c->eval)
-        return sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: eval is missing: it names at least clip",
-                         c->source);
-    TRY(sara_compare_check_keys(c, c->eval, "eval", known));
-    TRY(need_folder(c, &clip, c->eval, "eval", "clip"));
-done:
-    return status;
-}
-
 static sara_status read_choice(sara_comparison *c)
 {
     const sara_config config = {c->ctx, c->config, c->source};
@@ -345,7 +306,7 @@ static sara_status read_top(sara_comparison *c, const sara_compare_options *opti
     if (c->train && !json_is_object(c->train))
         TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: train: expected an object", c->source));
     TRY(read_choice(c));
-    TRY(read_eval(c));
+    TRY(sara_compare_read_eval(c));
     TRY(read_data_sets(c));
     TRY(read_seeds(c));
     TRY(sara_compare_read_rows(c));

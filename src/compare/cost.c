@@ -70,7 +70,7 @@ sara_status sara_compare_time(sara_comparison *c, json_t **record, const sara_co
     sara_status status;
     *record = NULL;
     TRY(sara_job_begin(c, &job, "bench", t->name, t->folder));
-    TRY(sara_compare_add_model(&job, false));
+    TRY(sara_compare_add_model(&job, c->train, false));
     TRY(sara_job_add(&job, "--method", t->method));
     TRY(sara_job_number(&job, "--batch", t->batch));
     TRY(sara_job_number(&job, "--latent", t->latent));
@@ -88,22 +88,38 @@ done:
 
 /* --------------------------------------------------------------------------------------- config */
 
-/* What a diffusers folder says its pictures' latents are; 64 elsewhere. */
-static sara_status own_latent(sara_comparison *c, int64_t *out)
+/* *out: what is in a folder of the model, NULL where there is none; json_decref(). */
+static sara_status part_config(sara_comparison *c, json_t **out, const char *part)
 {
     char *path = NULL;
-    json_t *unet = NULL;
     sara_status status;
-    *out = 64;
-    TRY(sara_path_join(c->ctx, &path, c->model, "unet/config.json"));
-    if (!sara_path_exists(path))
-        goto done;
-    TRY(sara_json_load(c->ctx, &unet, path, true));
-    const sara_config config = {c->ctx, unet, path};
-    status = sara_config_int(&config, out, "sample_size", 64, 1, 4096);
+    *out = NULL;
+    TRY(sara_path_join(c->ctx, &path, c->model, part));
+    if (sara_path_exists(path))
+        TRY(sara_json_load(c->ctx, out, path, true));
 done:
-    json_decref(unet);
     sara_free(c->ctx, path);
+    return status;
+}
+
+/* What a diffusers folder says of its pictures; 64 latents of 8 pixels elsewhere. */
+static sara_status read_latent(sara_comparison *c)
+{
+    json_t *denoiser = NULL, *vae = NULL;
+    sara_status status;
+    c->latent = 64;
+    TRY(part_config(c, &denoiser, "unet/config.json"));
+    if (!denoiser)
+        TRY(part_config(c, &denoiser, "transformer/config.json"));
+    TRY(part_config(c, &vae, "vae/config.json"));
+    const sara_config config = {c->ctx, denoiser, c->model};
+    if (denoiser)
+        TRY(sara_config_int(&config, &c->latent, "sample_size", 64, 1, 4096));
+    const size_t levels = json_array_size(json_object_get(vae, "block_out_channels"));
+    c->factor = levels >= 1 && levels <= 8 ? (int64_t)1 << (levels - 1) : 8;
+done:
+    json_decref(denoiser);
+    json_decref(vae);
     return status;
 }
 
@@ -134,7 +150,6 @@ sara_status sara_compare_read_cost(sara_comparison *c)
     const json_t *given = json_object_get(c->config, "cost"), *list;
     json_t *object = given ? json_incref((json_t *)(uintptr_t)given) : json_object();
     const sara_config config = {c->ctx, object, c->source};
-    int64_t latent;
     sara_status status;
     TRY(sara_compare_check_keys(c, object, "cost", known));
     TRY(read_methods(c, json_object_get(object, "methods")));
@@ -144,8 +159,8 @@ sara_status sara_compare_read_cost(sara_comparison *c)
                              1024));
     for (; !list && c->cost.batch_count < 4; c->cost.batch_count++)
         c->cost.batches[c->cost.batch_count] = (int64_t)1 << c->cost.batch_count;
-    TRY(own_latent(c, &latent));
-    TRY(sara_config_int(&config, &c->cost.latent, "latent", latent, 1, 4096));
+    TRY(read_latent(c));
+    TRY(sara_config_int(&config, &c->cost.latent, "latent", c->latent, 1, 4096));
     TRY(sara_config_int(&config, &c->cost.steps, "steps", 4, 2, 64));
     TRY(sara_config_string(&config, &c->cost.trainable, "trainable", NULL));
 done:

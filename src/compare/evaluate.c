@@ -3,8 +3,7 @@
 
 #include <stdlib.h>
 
-/* Options of training that say what the model is; whole: of its text encoder and VAE, too. */
-sara_status sara_compare_add_model(sara_job *job, bool whole)
+sara_status sara_compare_add_model(sara_job *job, const json_t *options, bool whole)
 {
     static const char *const names[] = {"variant",   "model_config",    "use_ema_weights",
                                         "tokenizer", "prediction_type", "vae"};
@@ -12,7 +11,7 @@ sara_status sara_compare_add_model(sara_job *job, bool whole)
     sara_status status;
     TRY(sara_job_add(job, "-m", c->model));
     for (size_t i = 0; i < (whole ? 6 : 3); i++) {
-        const json_t *value = json_object_get(c->train, names[i]);
+        const json_t *value = json_object_get(options, names[i]);
         const char *text;
         if (!value)
             continue;
@@ -90,7 +89,7 @@ done:
 static sara_status add_drawing(sara_job *job, const sara_compare_draw *draw)
 {
     sara_status status;
-    TRY(sara_compare_add_model(job, true));
+    TRY(sara_compare_add_model(job, draw->options, true));
     TRY(add_trained(job, draw->trained));
     TRY(sara_job_add(job, "--prompts", draw->prompts));
     if (draw->prefix)

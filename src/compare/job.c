@@ -72,8 +72,9 @@ done:
 
 /* ------------------------------------------------------------------- what the result depends on */
 
-/* Names and sizes of what is in a folder but for the output, a file's size: contents that change
- * with the same sizes are not seen, but neither are copies and checkouts taken for changes. */
+/* Names and sizes of what is in a folder but for the output and what is hidden (caches, which runs
+ * fill), a file's size: contents that change with the same sizes are not seen, but neither are
+ * copies and checkouts taken for changes. */
 static sara_status add_stamp(const sara_comparison *c, sara_sha256 *hash, const char *path,
                              int depth)
 {
@@ -92,6 +93,8 @@ static sara_status add_stamp(const sara_comparison *c, sara_sha256 *hash, const 
         return SARA_OK;
     TRY(sara_directory_list(ctx, &names, &count, path));
     for (size_t i = 0; i < count; i++) {
+        if (names[i][0] == '.')
+            continue;
         TRY(sara_path_join(ctx, &inner, path, names[i]));
         TRY(sara_sha256_add(hash, names[i], strlen(names[i]) + 1));
         TRY(add_stamp(c, hash, inner, depth - 1));

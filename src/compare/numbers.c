@@ -21,6 +21,14 @@ const sara_metric sara_compare_metrics[] = {
 const size_t sara_compare_metric_count =
     sizeof(sara_compare_metrics) / sizeof(*sara_compare_metrics);
 
+const sara_metric *sara_compare_metric_named(const char *name)
+{
+    const sara_metric *metric = sara_compare_metrics;
+    while (strcmp(metric->name, name) != 0)
+        metric++;
+    return metric;
+}
+
 double sara_metric_of(const sara_metric *metric, const json_t *seed)
 {
     const json_t *record = json_object_get(seed, metric->part), *value;
@@ -123,10 +131,7 @@ static double number_of(const json_t *row, const vlhi_of *of, const char *name)
         entry = json_array_get(json_object_get(row, "data"), of->data);
         if (of->seed != SIZE_MAX) {
             const json_t *seed = json_array_get(json_object_get(entry, "seeds"), of->seed);
-            for (size_t m = 0; m < sara_compare_metric_count; m++)
-                if (strcmp(sara_compare_metrics[m].name, name) == 0)
-                    number = sara_metric_of(&sara_compare_metrics[m], seed);
-            return number;
+            return sara_metric_of(sara_compare_metric_named(name), seed);
         }
         found = json_object_get(json_object_get(entry, "summary"), name);
     }

@@ -41,19 +41,12 @@ done:
     return status;
 }
 
-static const sara_metric *metric_named(const char *name)
-{
-    const sara_metric *metric = sara_compare_metrics;
-    while (strcmp(metric->name, name) != 0)
-        metric++;
-    return metric;
-}
-
 static sara_status metric_label(sara_comparison *c, const char **out, const json_t *result,
                                 const char *name, const char *what)
 {
-    const char *convention = sara_compare_convention(result, metric_named(name));
-    return sara_compare_words(c, out, "%s: %s (%s)", what, metric_named(name)->title,
+    const sara_metric *metric = sara_compare_metric_named(name);
+    const char *convention = sara_compare_convention(result, metric);
+    return sara_compare_words(c, out, "%s: %s (%s)", what, metric->title,
                               convention ? convention : "–");
 }
 

@@ -30,7 +30,7 @@ static sara_status draw_base(sara_comparison *c, json_t *seed, const char *key, 
                              const char **folder, const char **hash)
 {
     const sara_compare_draw draw = {
-        .folder = "base", .name = key, .prompts = prompts, .keep = true};
+        .folder = "base", .name = key, .options = c->train, .prompts = prompts, .keep = true};
     json_t *record = NULL;
     char *path = NULL;
     sara_status status;
@@ -50,6 +50,7 @@ static sara_status measure_base_data(sara_comparison *c, json_t *list, const jso
     const sara_name name = sara_name_of("data %s", data->name);
     const sara_compare_draw draw = {.folder = "base",
                                     .name = name.text,
+                                    .options = c->train,
                                     .prompts = data->prompts,
                                     .prefix = data->prefix,
                                     .references = data->references,
@@ -110,6 +111,7 @@ static sara_status measure_trained(const row_run *r, json_t *seed, const char *f
     const sara_compare_draw adaptation = {.folder = folder,
                                           .name = "adaptation",
                                           .trained = trained,
+                                          .options = r->row->options,
                                           .prompts = r->data->prompts,
                                           .prefix = r->data->prefix,
                                           .references = r->data->references,
@@ -117,6 +119,7 @@ static sara_status measure_trained(const row_run *r, json_t *seed, const char *f
                             forgetting = {.folder = folder,
                                           .name = "forgetting",
                                           .trained = trained,
+                                          .options = r->row->options,
                                           .prompts = r->c->base_prompts,
                                           .references = base->prompts,
                                           .before = base->neutral ? NULL : base->prompts,
@@ -125,6 +128,7 @@ static sara_status measure_trained(const row_run *r, json_t *seed, const char *f
                             drift = {.folder = folder,
                                      .name = "drift",
                                      .trained = trained,
+                                     .options = r->row->options,
                                      .prompts = r->c->neutral_prompts,
                                      .before = base->neutral,
                                      .after = base->neutral_hash};
@@ -164,6 +168,7 @@ static sara_status run_rate(const row_run *r, json_t *grid, double rate)
 {
     json_t *trained = NULL, *record = NULL, *entry = json_pack("{s:f}", "learning_rate", rate);
     sara_compare_draw draw = {.name = "tuning",
+                              .options = r->row->options,
                               .prompts = r->data->tuning,
                               .prefix = r->data->prefix,
                               .references = r->data->references};

@@ -87,15 +87,16 @@ done:
 }
 
 static sara_status draw_strength(sara_comparison *c, json_t **record, const char *folder,
-                                 const json_t *trained, const sara_compare_data *data,
-                                 const char *const *prompts, size_t count, double strength)
+                                 const json_t *row, const json_t *trained,
+                                 const sara_compare_data *data, const char *const *prompts,
+                                 size_t count, double strength)
 {
     const sara_name name = sara_name_of("strength %.10g", strength);
     const char *adapter = json_string_value(json_object_get(trained, "adapter")), *text, *path;
     sara_job job;
     sara_status status;
     TRY(sara_job_begin(c, &job, "generate", name.text, folder));
-    TRY(sara_compare_add_model(&job, true));
+    TRY(sara_compare_add_model(&job, json_object_get(row, "options"), true));
     TRY(sara_compare_words(c, &text, "%s/%s:%.10g", c->output, adapter, strength));
     TRY(sara_job_add(&job, "--adapter", text));
     for (size_t i = 0; i < count; i++) {
@@ -163,7 +164,7 @@ static sara_status strengths_of(sara_comparison *c, json_t *list, const json_t *
     count = count < (size_t)c->pictures ? count : (size_t)c->pictures;
     TRY(sara_compare_words(c, &folder, "strengths/%s", c->data[data].name));
     for (size_t s = 0; s < c->strengths.count && !error && count; s++) {
-        TRY(draw_strength(c, &record, folder, json_object_get(seed, "train"), &c->data[data],
+        TRY(draw_strength(c, &record, folder, row, json_object_get(seed, "train"), &c->data[data],
                           prompts, count, c->strengths.values[s]));
         if (sara_record_error(record))
             TRY(sara_arena_strdup(&c->arena, &error, sara_record_error(record)));

@@ -303,7 +303,7 @@ done:
 sara_status sara_compare_grid_table(sara_comparison *c, sara_table *out, const json_t *result,
                                     size_t data)
 {
-    static const sara_column columns[] = {
+    static const sara_column usual[] = {
         {.name = "row"},
         {.name = "learning rate"},
         {.name = "FID", .digits = 2},
@@ -311,11 +311,17 @@ sara_status sara_compare_grid_table(sara_comparison *c, sara_table *out, const j
         {.name = "score", .digits = 3},
         {.name = "told"},
     };
-    const size_t width = sizeof(columns) / sizeof(*columns);
+    const size_t width = sizeof(usual) / sizeof(*usual);
     const json_t *rows = json_object_get(result, "rows");
+    const char *fid = sara_compare_convention(result, sara_compare_metric_named("fid"));
     size_t count = 0;
+    sara_column *columns;
     sara_cell *cells;
     sara_status status;
+    TRY(sara_arena_alloc(&c->arena, &columns, width, sizeof(*columns)));
+    memcpy(columns, usual, sizeof(usual));
+    if (fid)
+        TRY(sara_compare_words(c, &columns[2].name, "FID (%s)", fid));
     for (size_t i = 0; i < c->row_count; i++)
         count += json_array_size(c->rows[i].rates);
     TRY(sara_arena_alloc(&c->arena, &cells, width * count, sizeof(*cells)));

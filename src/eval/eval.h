@@ -65,6 +65,11 @@ bool sara_evaluation_has_references(const sara_evaluation *e);
 /* Whether a measure needs the features of a set. */
 bool sara_evaluation_needs(const sara_evaluation *e, sara_eval_by by, sara_eval_set set);
 
+/* A file's prompts, one a line, in the arena: of UTF-8, with or without its mark; lines end as on
+ * any system, blank ones are none. SARA_ERROR_INPUT: another text, or no prompt in it. */
+SARA_NODISCARD sara_status sara_evaluation_prompts(sara_context *ctx, sara_arena *arena,
+                                                   const char ***out, size_t *count,
+                                                   const char *path);
 /* eval_input.c: prompts, pictures with their texts, references, and pictures before. */
 SARA_NODISCARD sara_status sara_evaluation_find(sara_evaluation *e);
 

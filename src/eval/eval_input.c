@@ -11,46 +11,47 @@
 
 typedef struct prompt_list {
     const char **items;
-    size_t count, capacity;
+    size_t count;
 } prompt_list;
 
-static sara_status add_line(sara_evaluation *e, prompt_list *list, char *line)
+static sara_status add_prompt(sara_arena *arena, const char **items, size_t *count, char *line)
 {
     size_t length = strlen(line);
-    const char *kept;
     sara_status status = SARA_OK;
     if (length > 0 && line[length - 1] == '\r')
         line[--length] = '\0';
     if (strspn(line, " \t") == length)
         return SARA_OK;
-    TRY(sara_arena_strdup(&e->arena, &kept, line));
-    TRY(sara_grow(e->ctx, &list->items, &list->capacity, list->count + 1, sizeof(*list->items)));
-    list->items[list->count++] = kept;
+    TRY(sara_arena_strdup(arena, &items[*count], line));
+    ++*count;
 done:
     return status;
 }
 
-/* One a line; what is blank is none. */
-static sara_status read_prompts(sara_evaluation *e, prompt_list *list)
+sara_status sara_evaluation_prompts(sara_context *ctx, sara_arena *arena, const char ***out,
+                                    size_t *count, const char *path)
 {
-    const char *path = e->options.prompts;
     char *text = NULL;
-    size_t size = 0;
+    size_t size = 0, lines = 1;
     sara_status status;
-    TRY(sara_file_read(e->ctx, &text, &size, path, MAX_PROMPTS_FILE));
+    *count = 0;
+    TRY(sara_file_read(ctx, &text, &size, path, MAX_PROMPTS_FILE));
     if (!sara_text_is_utf8(text, size) || strlen(text) != size)
-        TRY(sara_fail(e->ctx, SARA_ERROR_INPUT, "%s: is no text in UTF-8", path));
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: is no text in UTF-8", path));
+    for (size_t i = 0; i < size; i++)
+        lines += text[i] == '\n';
+    TRY(sara_arena_alloc(arena, out, lines, sizeof(**out)));
     char *at = text + (strncmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0);
     for (char *next; at; at = next) {
         next = strchr(at, '\n');
         if (next)
             *next++ = '\0';
-        TRY(add_line(e, list, at));
+        TRY(add_prompt(arena, *out, count, at));
     }
-    if (list->count == 0)
-        status = sara_fail(e->ctx, SARA_ERROR_INPUT, "%s: holds no prompt", path);
+    if (*count == 0)
+        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: holds no prompt", path);
 done:
-    sara_free(e->ctx, text);
+    sara_free(ctx, text);
     return status;
 }
 
@@ -221,7 +222,7 @@ sara_status sara_evaluation_find(sara_evaluation *e)
     prompt_list prompts = {0};
     sara_status status = SARA_OK;
     if (o->prompts)
-        TRY(read_prompts(e, &prompts));
+        TRY(sara_evaluation_prompts(e->ctx, &e->arena, &prompts.items, &prompts.count, o->prompts));
     if (o->images)
         TRY(find_images(e));
     else
@@ -234,6 +235,5 @@ sara_status sara_evaluation_find(sara_evaluation *e)
     if (o->before)
         TRY(find_before(e));
 done:
-    sara_free(e->ctx, prompts.items);
     return status;
 }

@@ -185,6 +185,26 @@ class Refused(CompareCase):
         self.check(["a/b", "folder"], "rows", 1, "name", value="a/b")
         self.check(["row sara", "groups"], "rows", 0, "groups", value=[])
 
+    def test_eval(self):
+        """What sara eval would refuse after the base's pictures are drawn."""
+        for words, key, value in (
+            ("fid foo", "fid", "foo"),
+            ("fid dino: goes with dino", "fid", "dino"),
+            ("dino none", "dino", "none"),
+            ("clip_tokenizer none", "clip_tokenizer", "none"),
+            ("inception none", "inception", "none"),
+            ("inception: is of no use with fid clip", "inception", "compare.json"),
+            ("sampling_method zz", "sampling_method", "zz"),
+            ("guidance_scale", "guidance_scale", -1),
+            ("kid_subset_size", "kid_subset_size", 1),
+            ("kid_subsets", "kid_subsets", 0),
+            ("clip_resize", "clip_resize", [1]),
+            ("steps", "steps", "20"),
+            ("width", "width", 0),
+            ("seed", "seed", -1),  # drawn anew by each process
+        ):
+            self.check([f"compare.json: eval: {words}"], "eval", key, value=value)
+
     def test_fair(self):
         self.check(["row sara", "learning_rates: 3", "at least 4"], "learning_rates",
                    value=[1e-4, 1e-3, 1e-2])
@@ -501,7 +521,76 @@ class GoingOn(CompareCase):
         self.assertEqual(again["adaptation"], seeds[1]["adaptation"])
 
 
+    def test_what_runs_leave(self):
+        """Caches beside the pictures are no change of them."""
+        self.config["train"].update(max_train_steps=1, cache_latents_to_disk=True)
+        self.write_config()
+        self.compare()
+        first = self.result()
+        self.assertTrue(os.path.isdir(self.path("ink", ".sara-cache")))
+        self.compare()
+        self.assertEqual(self.result(), first)
+
+
 class Beside(CompareCase):
+    def test_prompts(self):
+        """Those that are drawn are those that are shown, whatever editor wrote the file."""
+        first, second = lines(self.path("prompts.txt"), 0, 2).split("\n")[:2]
+        self.write("prompts.txt", f"\ufeff{first}\r\n  \r\n\r\n{second}\r\n")
+        self.config["train"]["max_train_steps"] = 1
+        self.write_config()
+        self.compare("--strengths", "1")
+        report = self.result()["rows"][0]["data"][0]["seeds"][0]["adaptation"]["report"]
+        self.assertEqual(report["images"], 2)
+        with open(self.path("out", "report.html")) as file:
+            page = file.read()
+        grid = page.split("prompts of the style")[1].split("</thead>")[0]
+        self.assertEqual(re.findall('<th scope="col"[^>]*>([^<]*)', grid), ["row", first, second])
+        drawn = os.listdir(self.path("out", "strengths", "ink", "strength 1"))
+        self.assertEqual(len(drawn), 2)
+        with open(self.path("out", "table.md")) as file:
+            self.assertIn("| row | learning rate | FID (clip) | CLIP score |", file.read())
+
+    def test_model_of_a_row(self):
+        """Pictures are drawn with what the row was trained with."""
+        vae = os.path.join(GOLDEN, "pipeline", "vae")
+        self.config["train"]["max_train_steps"] = 1
+        self.config["rows"].append({"name": "other", "vae": vae})
+        self.write_config()
+        self.compare("--strengths", "1")
+        rows = self.result()["rows"]
+        for row, expected in zip(rows, (False, True)):
+            seed = row["data"][0]["seeds"][0]
+            for record in (seed["adaptation"], seed["forgetting"],
+                           row["data"][0]["grid"][0]["tuning"]):
+                self.assertEqual("--vae" in record["command"], expected)
+                if expected:
+                    command = record["command"]
+                    self.assertEqual(command[command.index("--vae") + 1], vae)
+
+    def test_plan_of_sizes(self):
+        """What is timed is what would be trained and drawn; what cannot be timed has no time."""
+        self.config["train"]["resolution"] = 16
+        self.config["eval"].update(width=64, height=16)
+        self.config["cost"] = {"methods": ["sara"], "batches": [1], "latent": 12}
+        self.config["rows"].append({"name": "larger", "resolution": 32})
+        self.write_config()
+        plan = json.loads(self.compare("--dry-run", "--cost", "--json").out)
+        for name, latent in (("forward-batch-2", 8), ("sara-batch-1", 4),
+                             ("cost-sara-batch-1", 12)):
+            with open(self.path("out", "plan", f"{name}.done.json")) as file:
+                command = json.load(file)["command"]
+            self.assertEqual(float(command[command.index("--latent") + 1]), latent, name)
+        timed = plan["timed"][1]["seconds_per_step"]
+        self.assertAlmostEqual(plan["training_seconds"], 4 * 2 * timed * (1 + 4), 6)
+        shutil.copytree(self.config["model"], self.path("model"))
+        os.remove(self.path("model", "unet", "config.json"))
+        self.config["model"] = "model"
+        self.write_config()
+        plan = json.loads(self.compare("--dry-run", "--json", out="none").out)
+        self.assertEqual((plan["training_seconds"], plan["drawing_seconds"]), (None, None))
+        self.assertIn("training: unknown", self.compare("--dry-run", out="none").out)
+
     def test_dry_run(self):
         self.config["rows"].append({"name": "full", "method": "full"})
         self.config["seeds"] = [1, 2]
