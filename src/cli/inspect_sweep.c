@@ -57,14 +57,18 @@ static double sweep_value(const json_t *row, const char *key)
 static int print_sweep(const cli *c, const char *text)
 {
     json_t *report = json_loads(text, 0, NULL);
+    const char *convention = json_string_value(json_object_get(report, "convention"));
+    char fid[64];
     const json_t *row;
     size_t index;
     if (!report)
         return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
-    printf("%12s %14s %9s %12s %12s\n", "t", "entries", "share", "FID", "CLIP score");
-    json_array_foreach(json_object_get(report, "rows"), index, row) printf(
-        "%12g %14.0f %7.2f %% %12.4f %12.4f\n", sweep_value(row, "t"), sweep_value(row, "entries"),
-        100 * sweep_value(row, "share"), sweep_value(row, "fid"), sweep_value(row, "clip_score"));
+    snprintf(fid, sizeof(fid), "FID (%s)", convention ? convention : "-");
+    printf("%12s %14s %9s %20s %12s %12s\n", "t", "entries", "share", fid, "KID", "CLIP score");
+    json_array_foreach(json_object_get(report, "rows"), index, row)
+        printf("%12g %14.0f %7.2f %% %20.4f %12.6f %12.4f\n", sweep_value(row, "t"),
+               sweep_value(row, "entries"), 100 * sweep_value(row, "share"),
+               sweep_value(row, "fid"), sweep_value(row, "kid"), sweep_value(row, "clip_score"));
     json_decref(report);
     return 0;
 }

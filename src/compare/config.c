@@ -118,21 +118,36 @@ static bool says_the_same(const char *a, const char *b)
     return !a[length + strspn(a + length, spaces)] && !b[length + strspn(b + length, spaces)];
 }
 
-/* Learning rates are chosen on prompts that the table does not use. */
-static sara_status check_apart(sara_comparison *c, const sara_compare_data *data)
+/* Learning rates are chosen on prompts that the table does not use. key: of the table's. */
+static sara_status check_apart(sara_comparison *c, const sara_compare_data *data, const char *key,
+                               const char *path)
 {
     const char **prompts, **tuning;
     size_t count, tuning_count;
     sara_status status;
-    TRY(sara_compare_prompts(c, &prompts, &count, data->prompts));
+    TRY(sara_compare_prompts(c, &prompts, &count, path));
     TRY(sara_compare_prompts(c, &tuning, &tuning_count, data->tuning));
     for (size_t i = 0; i < count; i++)
         for (size_t j = 0; j < tuning_count; j++)
             if (says_the_same(prompts[i], tuning[j]))
                 TRY(sara_fail(c->ctx, SARA_ERROR_INPUT,
-                              "%s: data %s: prompts %s and tuning_prompts %s both have \"%s\": "
+                              "%s: data %s: %s %s and tuning_prompts %s both have \"%s\": "
                               "learning rates are chosen on prompts that the table does not use",
-                              c->source, data->name, data->prompts, data->tuning, prompts[i]));
+                              c->source, data->name, key, path, data->tuning, prompts[i]));
+done:
+    return status;
+}
+
+/* Without a prefix the base's own prompts would be the same pictures as well. */
+static sara_status check_all_apart(sara_comparison *c, const sara_compare_data *data)
+{
+    sara_status status;
+    TRY(check_apart(c, data, "prompts", data->prompts));
+    if (data->prefix && *data->prefix)
+        return SARA_OK;
+    TRY(check_apart(c, data, "base_prompts", c->base_prompts));
+    if (c->neutral_prompts)
+        TRY(check_apart(c, data, "neutral_prompts", c->neutral_prompts));
 done:
     return status;
 }
@@ -181,7 +196,7 @@ static sara_status read_data(sara_comparison *c, sara_compare_data *data, const 
     if (prefix && !data->prefix)
         TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: %s: caption_prefix is no text", c->source,
                       where.text));
-    TRY(check_apart(c, data));
+    TRY(check_all_apart(c, data));
 done:
     return status;
 }

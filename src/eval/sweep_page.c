@@ -95,6 +95,7 @@ done:
 
 static sara_status put_sweep_summary(sara_page *page, const json_t *report)
 {
+    const json_t *first = json_array_get(json_object_get(report, "rows"), 0);
     const char *against = json_string_value(json_object_get(report, "against"));
     bool own = against && strcmp(against, "untouched") == 0;
     const sara_name text = sara_name_of("%.0f pictures are drawn for each threshold from the same "
@@ -104,8 +105,9 @@ static sara_status put_sweep_summary(sara_page *page, const json_t *report)
                                         json_string_value(json_object_get(report, "denoiser")));
     sara_status status;
     TRY(sara_page_paragraph(page, text.text));
-    TRY(sara_page_paragraph(page, own ? "FID is of the pictures of the model as it is."
-                                      : "FID is of the references."));
+    if (json_object_get(first, "fid"))
+        TRY(sara_page_paragraph(page, own ? "FID is of the pictures of the model as it is."
+                                          : "FID is of the references."));
 done:
     return status;
 }
@@ -117,9 +119,10 @@ sara_status sara_sweep_page(sara_context *ctx, const json_t *report, const char 
     sara_page page;
     sara_status status;
     TRY(sara_page_begin(&page, ctx, "Small entries set to zero"));
+    const sara_name fid = sara_name_of("FID (%s)", convention ? convention : "-");
     TRY(put_sweep_summary(&page, report));
     if (json_object_get(first, "fid"))
-        TRY(put_measure(&page, rows, "fid", "FID", SARA_BETTER_LOW));
+        TRY(put_measure(&page, rows, "fid", fid.text, SARA_BETTER_LOW));
     if (json_object_get(first, "clip_score"))
         TRY(put_measure(&page, rows, "clip_score", "CLIP score", SARA_BETTER_HIGH));
     TRY(put_sweep_table(&page, rows, convention));

@@ -77,10 +77,12 @@ class ZeroSweep(Case):
         self.assertEqual(report["rows"][0]["fid"], expected["fid"]["value"])
         self.assertEqual(len(table.splitlines()), 3)
         self.assertIn(f"{report['rows'][1]['fid']:.4f}", table)
+        self.assertIn(f"{report['rows'][1]['kid']:.6f}", table)
+        self.assertIn("FID (clip)", table)
         self.sweep([0.01, 0.02], "-o", "sweep.html")
         with open(self.path("sweep.html")) as file:
             page = file.read()
-        for part in ("<svg", "FID", "CLIP score", "the model as it is", "0.01", "0.02"):
+        for part in ("<svg", "FID (clip)", "CLIP score", "the model as it is", "0.01", "0.02"):
             self.assertIn(part, page)
 
     def test_refused(self):
