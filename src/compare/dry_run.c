@@ -41,7 +41,7 @@ done:
     return status;
 }
 
-static json_t *seconds_json(double seconds)
+static json_t *plan_seconds(double seconds)
 {
     return isfinite(seconds) ? json_real(seconds) : json_null();
 }
@@ -200,9 +200,9 @@ sara_status sara_compare_dry_run(sara_comparison *c, json_t **out)
                      (json_int_t)c->row_count, "data", (json_int_t)c->data_count, "seeds",
                      (json_int_t)c->seed_count, "trainings", (json_int_t)c->training.planned,
                      "evaluations", (json_int_t)c->drawing.planned, "pictures",
-                     (json_int_t)e.pictures, "training_seconds", seconds_json(e.training),
-                     "drawing_seconds", seconds_json(e.drawing), "cost_seconds",
-                     seconds_json(e.cost), "bytes", e.bytes, "timed", e.timed);
+                     (json_int_t)e.pictures, "training_seconds", plan_seconds(e.training),
+                     "drawing_seconds", plan_seconds(e.drawing), "cost_seconds",
+                     plan_seconds(e.cost), "bytes", e.bytes, "timed", e.timed);
     if (!*out)
         status = sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: %s", c->source);
 done:

@@ -14,7 +14,7 @@ typedef struct prompt_list {
     size_t count;
 } prompt_list;
 
-static sara_status add_prompt(sara_arena *arena, const char **items, size_t *count, char *line)
+static sara_status add_prompt_line(sara_arena *arena, const char **items, size_t *count, char *line)
 {
     size_t length = strlen(line);
     sara_status status = SARA_OK;
@@ -46,7 +46,7 @@ sara_status sara_evaluation_prompts(sara_context *ctx, sara_arena *arena, const 
         next = strchr(at, '\n');
         if (next)
             *next++ = '\0';
-        TRY(add_prompt(arena, *out, count, at));
+        TRY(add_prompt_line(arena, *out, count, at));
     }
     if (*count == 0)
         status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: holds no prompt", path);
