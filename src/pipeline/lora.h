@@ -53,9 +53,11 @@ const char *sara_lora_other(const char *name);
 typedef struct sara_lora_name {
     const char *text; /* without prefix and dots: "down_blocks_0_attentions_0_proj_in" */
     size_t param;     /* index */
+    int third;    /* which of a tensor's three weights, one below the other; -1: it is its own */
+    bool swapped; /* its halves, along the outputs, are the other way round in the file */
 } sara_lora_name;
 typedef struct sara_lora_names {
-    sara_lora_name *items; /* ascending by text */
+    sara_lora_name *items; /* ascending by text and by which third */
     size_t count;
 } sara_lora_names;
 /* [SARA_MOST_PARTS], of the parts that the model has. */
@@ -64,8 +66,9 @@ SARA_NODISCARD sara_status sara_lora_names_make(sara_arena *arena, sara_lora_nam
 /* A layer's name in a file, without what tells its part. *part: which; -1: it does not say, -2: one
  * that the family does not have. */
 const char *sara_lora_strip(const sara_family *family, int *part, const char *layer);
-/* *part and *param of a layer's weight; *found false: the model does not have it. */
-SARA_NODISCARD sara_status sara_lora_find(sara_context *ctx, bool *found, int *part, size_t *param,
+/* A layer's weight and its *part; where the name stands for three the first, behind which the others
+ * are. NULL: the model does not have it. */
+SARA_NODISCARD sara_status sara_lora_find(sara_context *ctx, const sara_lora_name **out, int *part,
                                           const sara_family *family, const sara_lora_names *names,
                                           const char *layer);
 

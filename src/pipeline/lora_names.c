@@ -94,38 +94,59 @@ static sara_status add_lora_name(sara_arena *arena, sara_lora_names *names, cons
     sara_status status;
     TRY(sara_strdup(arena->ctx, &copy, layer));
     lora_flatten(copy);
+    *item = (sara_lora_name){.param = param, .third = -1};
     TRY(sara_arena_strdup(arena, &item->text, copy));
-    item->param = param;
     names->count++;
 done:
     sara_free(arena->ctx, copy);
     return status;
 }
 
-/* Text encoders are known with text_model. before their names and without it. */
-static sara_status add_lora_names(sara_arena *arena, sara_lora_names *names, const char *layer,
-                                  size_t param, const sara_ldm_shape *ldm)
+/* That of single files, where three weights may lie in one tensor. */
+static sara_status add_single_name(sara_arena *arena, sara_lora_names *names, const char *weight,
+                                   const char *layer, size_t param, const sara_ldm_shape *ldm)
 {
-    static const char text[] = "text_model.";
+    sara_lora_name *item = &names->items[names->count];
+    sara_name thirds[3];
     char *other = NULL;
     sara_status status;
-    TRY(add_lora_name(arena, names, layer, param));
-    if (ldm)
-        TRY(sara_ldm_from_diffusers(arena->ctx, &other, ldm, layer));
-    else if (strncmp(layer, text, strlen(text)) == 0)
-        TRY(sara_strdup(arena->ctx, &other, layer + strlen(text)));
-    else
-        TRY(sara_format(arena->ctx, &other, "%s%s", text, layer));
-    if (other)
-        TRY(add_lora_name(arena, names, other, param));
+    TRY(sara_ldm_from_diffusers(arena->ctx, &other, ldm, layer));
+    if (!other)
+        return SARA_OK;
+    TRY(add_lora_name(arena, names, other, param));
+    item->third = sara_ldm_third(ldm, thirds, weight);
+    item->swapped = sara_ldm_is_swapped(ldm, weight);
 done:
     sara_free(arena->ctx, other);
     return status;
 }
 
-static int compare_lora_names(const void *a, const void *b)
+/* Text encoders are known with text_model. before their names and without it. */
+static sara_status add_text_name(sara_arena *arena, sara_lora_names *names, const char *layer,
+                                 size_t param)
+{
+    static const char text[] = "text_model.";
+    char *other = NULL;
+    sara_status status;
+    if (strncmp(layer, text, strlen(text)) == 0)
+        TRY(sara_strdup(arena->ctx, &other, layer + strlen(text)));
+    else
+        TRY(sara_format(arena->ctx, &other, "%s%s", text, layer));
+    TRY(add_lora_name(arena, names, other, param));
+done:
+    sara_free(arena->ctx, other);
+    return status;
+}
+
+static int compare_lora_texts(const void *a, const void *b)
 {
     return strcmp(((const sara_lora_name *)a)->text, ((const sara_lora_name *)b)->text);
+}
+
+static int compare_lora_names(const void *a, const void *b)
+{
+    int order = compare_lora_texts(a, b);
+    return order ? order : ((const sara_lora_name *)a)->third - ((const sara_lora_name *)b)->third;
 }
 
 static sara_status make_part_names(sara_arena *arena, sara_lora_names *names,
@@ -143,10 +164,11 @@ static sara_status make_part_names(sara_arena *arena, sara_lora_names *names,
         if (!dot || strcmp(dot, ".weight") != 0)
             continue;
         TRY(sara_format(arena->ctx, &layer, "%.*s", (int)(dot - name), name));
-        if (!denoiser || has_ldm)
-            TRY(add_lora_names(arena, names, layer, i, denoiser ? &ldm : NULL));
-        else
-            TRY(add_lora_name(arena, names, layer, i));
+        TRY(add_lora_name(arena, names, layer, i));
+        if (!denoiser)
+            TRY(add_text_name(arena, names, layer, i));
+        else if (has_ldm)
+            TRY(add_single_name(arena, names, name, layer, i, &ldm));
         sara_free(arena->ctx, layer);
         layer = NULL;
     }
@@ -197,7 +219,7 @@ static int nth_text_part(const sara_family *family, int which)
 
 const char *sara_lora_strip(const sara_family *family, int *part, const char *layer)
 {
-    static const char *const denoisers[] = {"lora_unet_", "diffusion_model.",
+    static const char *const denoisers[] = {"lora_unet_", "lora_transformer_", "diffusion_model.",
                                             "model.diffusion_model."};
     const char *rest;
     int which;
@@ -217,19 +239,19 @@ const char *sara_lora_strip(const sara_family *family, int *part, const char *la
     return rest ? rest : layer;
 }
 
-static bool find_lora_name(const sara_lora_names *names, size_t *param, const char *text)
+static const sara_lora_name *find_lora_name(const sara_lora_names *names, const char *text)
 {
-    const sara_lora_name key = {text, 0}, *found;
+    const sara_lora_name key = {.text = text}, *found;
     if (names->count == 0)
-        return false;
-    found = bsearch(&key, names->items, names->count, sizeof(key), compare_lora_names);
-    if (found)
-        *param = found->param;
-    return found != NULL;
+        return NULL;
+    found = bsearch(&key, names->items, names->count, sizeof(key), compare_lora_texts);
+    while (found && found > names->items && strcmp(found[-1].text, text) == 0)
+        found--;
+    return found;
 }
 
 /* diffusers' attention processors call the layers otherwise than the networks. */
-static sara_status try_endings(sara_context *ctx, bool *found, size_t *param,
+static sara_status try_endings(sara_context *ctx, const sara_lora_name **found,
                                const sara_lora_names *names, const char *text)
 {
     static const char *const endings[][2] = {{"", ""},
@@ -246,7 +268,7 @@ static sara_status try_endings(sara_context *ctx, bool *found, size_t *param,
         if (length < tail || strcmp(text + length - tail, endings[i][0]) != 0)
             continue;
         TRY(sara_format(ctx, &other, "%.*s%s", (int)(length - tail), text, endings[i][1]));
-        *found = find_lora_name(names, param, other);
+        *found = find_lora_name(names, other);
         sara_free(ctx, other);
         other = NULL;
     }
@@ -254,7 +276,7 @@ done:
     return status;
 }
 
-sara_status sara_lora_find(sara_context *ctx, bool *found, int *part, size_t *param,
+sara_status sara_lora_find(sara_context *ctx, const sara_lora_name **out, int *part,
                            const sara_family *family, const sara_lora_names *names,
                            const char *layer)
 {
@@ -262,7 +284,7 @@ sara_status sara_lora_find(sara_context *ctx, bool *found, int *part, size_t *pa
     int wanted;
     char *text = NULL, *at;
     sara_status status;
-    *found = false;
+    *out = NULL;
     TRY(sara_strdup(ctx, &text, sara_lora_strip(family, &wanted, layer)));
     lora_flatten(text);
     at = strstr(text, processor);
@@ -270,8 +292,8 @@ sara_status sara_lora_find(sara_context *ctx, bool *found, int *part, size_t *pa
         memmove(at, at + strlen(processor), strlen(at + strlen(processor)) + 1);
     for (*part = 0; *part < family->part_count; ++*part) {
         if (wanted == -1 || wanted == *part)
-            TRY(try_endings(ctx, found, param, &names[*part], text));
-        if (*found)
+            TRY(try_endings(ctx, out, &names[*part], text));
+        if (*out)
             break;
     }
 done:

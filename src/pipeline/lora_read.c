@@ -84,33 +84,52 @@ static bool to_bias(const sara_params *params, size_t *param)
     return bias != NULL;
 }
 
+static const sara_tensor_info *some_tensor(const sara_lora_tensors *tensors)
+{
+    for (int role = 0; role < SARA_LORA_ROLES; role++)
+        if (tensors->of[role])
+            return tensors->of[role];
+    return NULL;
+}
+
+/* *found false: the model has no such bias. */
+static sara_status place_tensor(sara_lora_reading *r, bool *found, const sara_tensor_info *info,
+                                sara_lora_role role, int part, const sara_lora_name *name)
+{
+    size_t param = name->param;
+    *found = role != SARA_LORA_DIFF_BIAS || to_bias(&r->model->parts[part].network->params, &param);
+    if (!*found)
+        return SARA_OK;
+    role = role == SARA_LORA_DIFF_BIAS ? SARA_LORA_DIFF : role;
+    sara_lora_tensors *to = &r->of[part][param];
+    const sara_tensor_info *other = to->of[role];
+    if (!other && to->name && to->name->third != name->third)
+        other = some_tensor(to);
+    if (other)
+        return sara_fail(r->ctx, SARA_ERROR_INPUT, "%s: %.200s: the same as %.200s",
+                         r->source->path, info->name, other->name);
+    to->of[role] = info;
+    to->name = name;
+    return SARA_OK;
+}
+
 static sara_status lora_sort_tensor(sara_lora_reading *r, const sara_tensor_info *info)
 {
     sara_lora_role role;
-    size_t length = sara_lora_key(info->name, &role), param = 0;
+    size_t length = sara_lora_key(info->name, &role);
     char *layer = NULL;
-    bool found;
+    const sara_lora_name *name;
+    bool found = false;
     int part;
     sara_status status;
     if (length == 0)
         return refuse_tensor(r, info->name);
     TRY(sara_format(r->ctx, &layer, "%.*s", (int)length, info->name));
-    TRY(sara_lora_find(r->ctx, &found, &part, &param, r->model->family, r->names, layer));
-    if (found && role == SARA_LORA_DIFF_BIAS) {
-        found = to_bias(&r->model->parts[part].network->params, &param);
-        role = SARA_LORA_DIFF;
-    }
-    if (!found) {
+    TRY(sara_lora_find(r->ctx, &name, &part, r->model->family, r->names, layer));
+    for (int i = 0, count = !name ? 0 : name->third < 0 ? 1 : 3; i < count; i++)
+        TRY(place_tensor(r, &found, info, role, part, &name[i]));
+    if (!found)
         TRY(note_missing(r, layer));
-        goto done;
-    }
-    const sara_tensor_info **place = &r->of[part][param].of[role];
-    if (*place) {
-        status = sara_fail(r->ctx, SARA_ERROR_INPUT, "%s: %.200s: the same as %.200s",
-                           r->source->path, info->name, (*place)->name);
-        goto done;
-    }
-    *place = info;
 done:
     sara_free(r->ctx, layer);
     return status;
@@ -165,20 +184,12 @@ done:
 
 /* ------------------------------------------------------------------------------- the whole file */
 
-static bool is_some(const sara_lora_tensors *tensors)
-{
-    for (int role = 0; role < SARA_LORA_ROLES; role++)
-        if (tensors->of[role])
-            return true;
-    return false;
-}
-
 static size_t count_found(const sara_lora_reading *r, int part)
 {
     const sara_network *network = r->model->parts[part].network;
     size_t count = 0;
     for (size_t i = 0; network && i < network->params.count; i++)
-        count += is_some(&r->of[part][i]);
+        count += some_tensor(&r->of[part][i]) != NULL;
     return count;
 }
 
@@ -228,7 +239,7 @@ static sara_status read_part(sara_lora_reading *r, sara_lora_file *out, int part
     TRY(choose_config(r, part));
     TRY(sara_arena_alloc(&out->arena, &out->layers, count, sizeof(*out->layers)));
     for (size_t i = 0; i < network->params.count; i++) {
-        bool kept = is_some(&r->of[part][i]);
+        bool kept = some_tensor(&r->of[part][i]) != NULL;
         if (kept)
             TRY(sara_lora_read_layer(r, &out->layers[out->count], &kept, &out->arena,
                                      &network->params.items[i], &r->of[part][i]));

@@ -4,9 +4,10 @@
 
 #include "pipeline/lora.h"
 
-/* What the file has of one parameter. */
+/* What the file has of one parameter, by the name that it has there. */
 typedef struct sara_lora_tensors {
     const sara_tensor_info *of[SARA_LORA_ROLES];
+    const sara_lora_name *name;
 } sara_lora_tensors;
 
 typedef struct sara_lora_reading {

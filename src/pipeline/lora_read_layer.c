@@ -65,6 +65,36 @@ static sara_status read_factor(const lora_layer *l, float **out, const sara_tens
     return sara_lora_read_factor(l->r->source, l->arena, out, info);
 }
 
+/* How often the weight's outputs are in a tensor of outputs. */
+static int64_t weights_in(const lora_layer *l)
+{
+    return l->tensors->name->third < 0 ? 1 : 3;
+}
+
+/* Of a tensor whose first axis is the outputs, those of the weight in its order. */
+static sara_status read_outputs(const lora_layer *l, float **out, const sara_tensor_info *info)
+{
+    const sara_lora_name *name = l->tensors->name;
+    size_t rows = (size_t)l->out->out;
+    size_t width = (size_t)(sara_shape_count(&info->shape) / (l->out->out * weights_in(l)));
+    size_t first = name->third < 0 ? 0 : (size_t)name->third * rows;
+    sara_arena scratch;
+    float *all;
+    sara_status status;
+    if (name->third < 0 && !name->swapped)
+        return read_factor(l, out, info);
+    sara_arena_init(&scratch, l->r->ctx);
+    TRY(sara_lora_read_factor(l->r->source, &scratch, &all, info));
+    TRY(sara_arena_alloc(l->arena, out, rows * width, sizeof(**out)));
+    for (size_t i = 0; i < rows; i++) {
+        size_t row = name->swapped ? (i + rows / 2) % rows : i;
+        memcpy(*out + i * width, all + (first + row) * width, width * sizeof(**out));
+    }
+done:
+    sara_arena_free(&scratch);
+    return status;
+}
+
 sara_status sara_lora_check_pair(const sara_adapter_source *source,
                                  const sara_tensor_info *const of[SARA_LORA_ROLES])
 {
@@ -166,7 +196,7 @@ static sara_status check_factors(const lora_layer *l)
         return sara_fail(l->r->ctx, SARA_ERROR_INPUT, "%s: %.200s: rank %lld, expected 1 to %d",
                          l->r->source->path, down->name, (long long)rank, MOST_RANK);
     TRY(check_shape(l, down, &shape));
-    shape = sara_shape2(out->out, rank);
+    shape = sara_shape2(out->out * weights_in(l), rank);
     TRY(check_shape(l, l->tensors->of[SARA_LORA_UP], &shape));
     shape = sara_shape4(rank, rank, out->kh, out->kw);
     if (mid)
@@ -183,13 +213,14 @@ static sara_status read_magnitude(const lora_layer *l)
     sara_lora_layer *out = l->out;
     bool peft = strstr(info->name, "lora_magnitude_vector") != NULL;
     int64_t count = sara_shape_count(&info->shape);
-    sara_shape outputs = sara_shape1(out->out);
+    sara_shape outputs = sara_shape1(out->out * weights_in(l));
     sara_status status;
     out->magnitude_of_inputs = !peft && info->shape.rank > 1 && info->shape.dims[0] == 1 &&
-                               out->out != 1 && count == out->in;
+                               out->out != 1 && count == out->in && weights_in(l) == 1;
     if (!out->magnitude_of_inputs && !(peft && count == out->out))
         TRY(check_shape(l, info, &outputs));
-    TRY(read_factor(l, &out->magnitude, info));
+    TRY(out->magnitude_of_inputs ? read_factor(l, &out->magnitude, info)
+                                 : read_outputs(l, &out->magnitude, info));
 done:
     return status;
 }
@@ -200,7 +231,7 @@ static sara_status read_factors(const lora_layer *l)
     TRY(sara_lora_check_pair(l->r->source, l->tensors->of));
     TRY(check_factors(l));
     TRY(read_factor(l, &l->out->down, l->tensors->of[SARA_LORA_DOWN]));
-    TRY(read_factor(l, &l->out->up, l->tensors->of[SARA_LORA_UP]));
+    TRY(read_outputs(l, &l->out->up, l->tensors->of[SARA_LORA_UP]));
     if (l->tensors->of[SARA_LORA_MID])
         TRY(read_factor(l, &l->out->mid, l->tensors->of[SARA_LORA_MID]));
     if (l->tensors->of[SARA_LORA_MAGNITUDE])
@@ -216,14 +247,16 @@ done:
 static sara_status lora_read_whole(const lora_layer *l, bool *kept)
 {
     const sara_tensor_info *info = l->tensors->of[SARA_LORA_DIFF];
-    size_t count = (size_t)sara_shape_count(&info->shape), i = 0;
+    sara_shape shape = l->param->value.shape;
+    size_t count = (size_t)sara_shape_count(&shape), i = 0;
     sara_status status;
     for (int role = 0; role < SARA_LORA_DIFF; role++)
         if (l->tensors->of[role])
             return sara_fail(l->r->ctx, SARA_ERROR_INPUT, "%s: %.200s: beside %.200s",
                              l->r->source->path, info->name, l->tensors->of[role]->name);
-    TRY(check_shape(l, info, &l->param->value.shape));
-    TRY(read_factor(l, &l->out->whole, info));
+    shape.dims[0] *= weights_in(l);
+    TRY(check_shape(l, info, &shape));
+    TRY(read_outputs(l, &l->out->whole, info));
     while (i < count && l->out->whole[i] == 0)
         i++;
     *kept = i < count;

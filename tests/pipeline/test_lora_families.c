@@ -1,6 +1,8 @@
 /* LoRA files of families whose names are not those of Stable Diffusion. */
 #include "support_export.h"
 
+#include "models/mmdit.h"
+
 /* ----------------------------------------------------------------------------------------- SDXL */
 
 /* What of diffusers' UNet2DConditionModel kohya calls otherwise, whose U-Net is the original one;
@@ -43,10 +45,163 @@ static void test_xl_names_written(void **state)
     sara_model_free(a.model);
 }
 
+/* ------------------------------------------------------------------------------ files of others */
+
+#define FILES     SARA_TEST_GOLDEN "/lora_families" /* make_lora_families.py */
+#define TOLERANCE 1e-5
+
+/* Of a part's parameter, without the text_model. that newer transformers leave out. */
+static size_t find_param(const sara_params *params, const char *name)
+{
+    static const char start[] = "text_model.";
+    for (size_t i = 0; i < params->count; i++) {
+        const char *own = params->items[i].name;
+        if (strncmp(own, start, strlen(start)) == 0)
+            own += strlen(start);
+        if (strcmp(own, name) == 0)
+            return i;
+    }
+    fail_msg("%s: no such parameter", name);
+    return 0;
+}
+
+/* change (1, 2, ...) of each row [out]; lives as long as the test. */
+static float *probe(test_pipe *pipe, const sara_param *param, const float *before,
+                    const float *after)
+{
+    int64_t rows = param->value.shape.dims[0];
+    int64_t width = sara_shape_count(&param->value.shape) / rows;
+    float *out;
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &out, (size_t)rows, sizeof(*out)));
+    for (int64_t i = 0; i < rows; i++) {
+        double sum = 0;
+        for (int64_t j = 0; j < width; j++)
+            sum += ((double)after[i * width + j] - (double)before[i * width + j]) *
+                   (double)(param->value.shape.rank > 1 ? j + 1 : 1);
+        out[i] = (float)sum;
+    }
+    return out;
+}
+
+/* All values of a part; lives as long as the test. */
+static float *part_values(test_pipe *pipe, const sara_params *params)
+{
+    size_t count = (size_t)sara_params_entries(params);
+    float *values, *at;
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &values, count, sizeof(*values)));
+    at = values;
+    for (size_t i = 0; i < params->count; i++)
+        for (int64_t e = 0; e < sara_shape_count(&params->items[i].value.shape); e++)
+            *at++ = sara_param_get(&params->items[i], (size_t)e);
+    return values;
+}
+
+typedef struct part_change {
+    const sara_params *params;
+    const float *before, *after;
+    size_t changed; /* parameters */
+} part_change;
+
+static void count_changed(part_change *c)
+{
+    size_t first = 0;
+    for (size_t i = 0; i < c->params->count; i++) {
+        size_t count = (size_t)sara_shape_count(&c->params->items[i].value.shape);
+        c->changed += memcmp(c->before + first, c->after + first, count * sizeof(float)) != 0;
+        first += count;
+    }
+}
+
+/* Takes what is expected off the parameters that have changed. */
+static void compare_change(test_pipe *pipe, part_change *c, const sara_safetensors *expected,
+                           const char *key, const char *name)
+{
+    size_t index = find_param(c->params, name), first = 0, count;
+    for (size_t i = 0; i < index; i++)
+        first += (size_t)sara_shape_count(&c->params->items[i].value.shape);
+    const float *ours = probe(pipe, &c->params->items[index], c->before + first, c->after + first);
+    float *theirs = test_load_f32(pipe->ctx, expected, key, &count);
+    double error = test_relative_l2(ours, theirs, count);
+    if (!(error <= TOLERANCE))
+        fail_msg("%s: the change is off by %g", key, error);
+    sara_free(pipe->ctx, theirs);
+    c->changed--;
+}
+
+/* A file on the model: every change is as expected, and there is no other. */
+static void check_foreign(test_pipe *pipe, sara_model *model, const char *name)
+{
+    sara_safetensors *expected = test_open(pipe->ctx, FILES "/expected.safetensors");
+    part_change changes[SARA_MOST_PARTS] = {{0}};
+    const int parts = model->family->part_count;
+    for (int p = 0; p < parts; p++)
+        if (model->parts[p].network) {
+            changes[p].params = &model->parts[p].network->params;
+            changes[p].before = part_values(pipe, changes[p].params);
+        }
+    assert_ok(pipe->ctx,
+              sara_model_apply(pipe->ctx, model, test_text(pipe, FILES "/%s.safetensors", name), 1,
+                               false));
+    for (int p = 0; p < parts; p++) {
+        if (!changes[p].params)
+            continue;
+        changes[p].after = part_values(pipe, changes[p].params);
+        count_changed(&changes[p]);
+        const char *start = test_text(pipe, "%s/%s/", name, model->family->parts[p].folder);
+        for (size_t i = 0; i < sara_safetensors_count(expected); i++) {
+            const char *key = sara_safetensors_at(expected, i)->name;
+            if (strncmp(key, start, strlen(start)) == 0)
+                compare_change(pipe, &changes[p], expected, key, key + strlen(start));
+        }
+        assert_int_equal(changes[p].changed, 0);
+    }
+    assert_ok(pipe->ctx, sara_model_remove(model));
+    sara_safetensors_close(expected);
+}
+
+static void test_xl_files(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, test_family("sdxl").text, false);
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT | SARA_STAGE_DECODE));
+    check_foreign(pipe, model, "sdxl_kohya");
+    check_foreign(pipe, model, "sdxl_diffusers");
+    sara_model_free(model);
+}
+
+/* Of the denoiser alone. */
+static void test_sd3_files(void **state)
+{
+    static const sara_family_part parts[] = {
+        {.folder = "transformer", .class = &sara_mmdit_class, .stages = SARA_STAGE_DENOISE}};
+    static const sara_family family = {.name = "SD3", .parts = parts, .part_count = 1};
+    static const char *const files[] = {"sd3_kohya", "sd3_comfyui", "sd3_dense", "sd3_diffusers",
+                                        "sd3_onetrainer"};
+    test_pipe *pipe = *state;
+    const char *folder = test_text(pipe, "%s/transformer", test_family("sd35_medium").text);
+    sara_component component;
+    sara_model *model;
+    assert_ok(pipe->ctx, sara_alloc(pipe->ctx, &model, 1, sizeof(*model)));
+    *model = (sara_model){.ctx = pipe->ctx, .family = &family, .denoiser_only = true};
+    assert_ok(pipe->ctx, sara_nn_device_open(pipe->ctx, &model->device, NULL));
+    assert_ok(pipe->ctx,
+              sara_component_open(pipe->ctx, &component, folder, parts[0].class->stem, NULL));
+    assert_ok(pipe->ctx, sara_network_open(model->device, &model->denoiser, parts[0].class,
+                                           &component, SARA_STORE_F32));
+    assert_ok(pipe->ctx, sara_network_read(model->denoiser));
+    sara_component_close(&component);
+    model->parts[0].network = model->denoiser;
+    for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++)
+        check_foreign(pipe, model, files[i]);
+    sara_model_free(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_xl_names_written),
+        TEST_CASE(test_xl_files),
+        TEST_CASE(test_sd3_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
