@@ -144,6 +144,7 @@ typedef struct sara_model_options {
      * folder: it stands in for the model's own. NULL: its own */
     const char *denoiser;
     const char *device; /* where its weights lie and it computes: "cpu"; NULL: that */
+    bool no_t5;         /* of SD3: without its third text encoder, zeros being its states */
 } sara_model_options;
 void sara_model_options_init_sized(sara_model_options *options, size_t size);
 #define sara_model_options_init(options)                                                           \
@@ -409,6 +410,8 @@ typedef struct sara_generate_options {
      * these are 0, the same as with it. */
     int original_size[2], crops_coords_top_left[2], target_size[2];
     int negative_original_size[2], negative_crops_coords_top_left[2], negative_target_size[2];
+    int max_sequence_length; /* of SD3: ids of T5 that a prompt is padded and cut to, at most 512;
+                                0: 256 */
 } sara_generate_options;
 
 void sara_generate_options_init_sized(sara_generate_options *options, size_t size);
@@ -554,6 +557,8 @@ typedef struct sara_train_options {
     bool cache_latents_to_disk, cache_text_encoder_outputs_to_disk;
     const char *cache_dir; /* NULL: .sara-cache in train_data_dir; where that cannot be written,
                               cache in output_dir */
+    bool no_t5;            /* see sara_model_options */
+    int max_sequence_length; /* of captions, see sara_generate_options; validation has 256. 0: 77 */
 } sara_train_options;
 
 typedef struct sara_train_result {

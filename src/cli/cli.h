@@ -147,6 +147,10 @@ typedef struct cli_model {
     {                                                                                              \
         "vae", 0, CLI_STRING, &(m)->options.vae, 0, 0, "PATH",                                     \
             "another VAE: a diffusers folder or a .safetensors file"                               \
+    },                                                                                             \
+    {                                                                                              \
+        "no-t5", 0, CLI_SWITCH, &(m)->options.no_t5, 0, 0, NULL,                                   \
+            "of SD3: without its T5 text encoder"                                                  \
     }
 /* What pictures are drawn with. all: the help shows the rarer ones, too. */
 #define CLI_DRAW_OPTIONS(g, seed, scheduler, all)                                                  \
@@ -166,6 +170,8 @@ typedef struct cli_model {
          "guidance scale (the model's: 7.0)"},                                                     \
         {"seed", 's', CLI_SEED, seed, 0, 0, "N",                                                   \
          "image i uses seed + i; -1: drawn and told (42)"},                                        \
+        {"max_sequence_length", 0, CLI_INT, &(g)->max_sequence_length, 1, 512, "N",                \
+         (all) ? "SD3: tokens that T5 takes (256)" : NULL},                                        \
         {"sampling-method", 0, CLI_STRING, &(g)->sampling_method, 0, 0, "NAME",                    \
          (all) ? "ddim, ddpm, pndm, euler, euler_a, dpm++2m; flows: heun (the model's)" : NULL},   \
     {                                                                                              \

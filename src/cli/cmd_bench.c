@@ -142,7 +142,8 @@ int cmd_bench(cli *c)
     const cli_option options[] = {
         {"model", 'm', CLI_STRING, &o.model, 0, 0, "PATH",
          "a diffusers folder, whose unet/ is read, a bare unet/ folder or a .safetensors file"},
-        {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME", "random weights: sd15, sd21 or tiny"},
+        {"shape", 0, CLI_STRING, &o.shape, 0, 0, "NAME",
+         "random weights: sd15, sd21, sdxl, sd3-medium, sd35-medium, sd35-large or tiny"},
         {"variant", 0, CLI_STRING, &o.variant, 0, 0, "NAME", "weight files' variant, e.g. fp16"},
         {"model_config", 0, CLI_STRING, &o.model_config, 0, 0, "DIR",
          "for a file: a diffusers folder with its configs"},

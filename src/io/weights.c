@@ -186,6 +186,16 @@ static void swap_halves(void *data, const sara_weight *item, sara_dtype dtype)
     }
 }
 
+static sara_status make_identity(void *out, sara_dtype dtype, const sara_shape *shape)
+{
+    const size_t side = (size_t)shape->dims[0], size = sara_dtype_size(dtype);
+    const float one = 1;
+    memset(out, 0, side * side * size);
+    for (size_t i = 0; i < side; i++)
+        sara_convert_from_f32((char *)out + i * (side + 1) * size, dtype, &one, 1);
+    return SARA_OK;
+}
+
 sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dtype dtype,
                                  const sara_tensor_info *info)
 {
@@ -193,6 +203,8 @@ sara_status sara_weights_read_as(const sara_weights *weights, void *out, sara_dt
     sara_tensor_info as;
     sara_status status;
     TRY(owner(weights, &item, &as, info));
+    if (item->identity)
+        return make_identity(out, dtype, &info->shape);
     TRY(item->scale ? sara_weights_read_scaled(weights, out, dtype, item, &as)
                     : sara_safetensors_read_as(item->file, out, dtype, &as));
     if (item->transposed)
@@ -214,6 +226,8 @@ sara_status sara_weights_read(const sara_weights *weights, void *out, const sara
     sara_tensor_info as;
     sara_status status;
     TRY(owner(weights, &item, &as, info));
+    if (item->identity)
+        return make_identity(out, info->dtype, &info->shape);
     TRY(item->scale ? sara_weights_read_scaled(weights, out, SARA_F32, item, &as)
                     : sara_safetensors_read(item->file, out, &as));
     if (item->transposed)
@@ -229,6 +243,8 @@ sara_status sara_weights_check(const sara_weights *weights, const sara_tensor_in
     sara_tensor_info as;
     sara_status status;
     TRY(owner(weights, &item, &as, info));
+    if (item->identity)
+        return SARA_OK;
     TRY(item->scale ? sara_weights_check_scales(weights, item)
                     : sara_safetensors_check_dtype(item->file, &as));
 done:

@@ -12,6 +12,7 @@ typedef struct sara_weight {
     const sara_safetensors *file;
     const struct sara_weight *scale; /* what its values are multiplied by; NULL: nothing */
     bool transposed;                 /* the file has its matrix so */
+    bool identity;                   /* the file has none: it is the identity matrix */
     bool swapped; /* its halves, along the first axis, are the other way round in the file */
 } sara_weight;
 

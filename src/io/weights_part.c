@@ -124,6 +124,36 @@ done:
     return status;
 }
 
+static const sara_weight *item_ending(const sara_weights *weights, const char *end)
+{
+    size_t length = strlen(end);
+    for (size_t i = 0; i < weights->count; i++) {
+        const char *name = weights->items[i].info.name;
+        if (strlen(name) >= length && strcmp(name + strlen(name) - length, end) == 0)
+            return &weights->items[i];
+    }
+    return NULL;
+}
+
+/* Files of SD3 lack the projection of the text encoder whose own is the identity. It is of the
+ * dtype of the encoder's tokens. */
+static sara_status add_projection(sara_weights *weights, const sara_safetensors *file)
+{
+    const sara_weight *tokens = item_ending(weights, "embeddings.token_embedding.weight");
+    sara_tensor_info as;
+    sara_status status = SARA_OK;
+    if (weights->shape.part != SARA_LDM_CLIP || !weights->shape.projection || !tokens ||
+        tokens->info.shape.rank != 2 || item_ending(weights, "text_projection.weight"))
+        return SARA_OK;
+    as = tokens->info;
+    as.shape.dims[0] = as.shape.dims[1];
+    as.size = (size_t)sara_shape_count(&as.shape) * sara_dtype_size(as.dtype);
+    TRY(part_add_item(weights, file, &as, tokens->stored, "text_projection.weight"));
+    weights->items[weights->count - 1].identity = true;
+done:
+    return status;
+}
+
 /* Whether the tensor marks as scaled all whose names begin with `prefix`, and more. */
 static bool is_marker_above(const char *name, const char *prefix)
 {
@@ -151,6 +181,7 @@ sara_status sara_weights_open_part(sara_context *ctx, sara_weights **out, const 
         if (strncmp(info->name, prefix, length) == 0 && !is_left_out(shape, info->name + length))
             TRY(add_tensor(weights, file, info, shape, info->name + length));
     }
+    TRY(add_projection(weights, file));
     sara_weights_sort(weights);
     TRY(sara_weights_take_scales(weights));
     *out = weights;

@@ -25,6 +25,7 @@ typedef struct sara_family_part {
     unsigned stages;
     const char *tokenizer; /* the folder of the one it goes with; NULL: none */
     bool second_padding;   /* the built-in tokenizer's, see sara_tokenizer_load_builtin() */
+    bool t5_tokenizer;     /* it is T5's, of which none is built in */
     /* In single files; NULL: nowhere. The first with the names of a network is written. */
     const sara_single_place *places, *averages;
 } sara_family_part;
@@ -41,7 +42,11 @@ typedef struct sara_text_states {
 typedef struct sara_text_source {
     const char *name; /* "negative prompt", for messages; NULL: of many, all is silent */
     bool long_prompt;
+    int sequence; /* ids of T5, for families that have it; 0: SARA_SEQUENCE_LENGTH */
 } sara_text_source;
+#define SARA_SEQUENCE_LENGTH 256 /* in drawing */
+#define SARA_MOST_SEQUENCE   512
+#define SARA_CAPTION_LENGTH  77 /* in training, as in diffusers' script */
 
 struct sara_family {
     const char *name;              /* "SD1.x" */
@@ -50,6 +55,7 @@ struct sara_family {
     const char *index;             /* JSON: what else that has; NULL: nothing */
     const sara_family_part *parts; /* the denoiser first */
     int part_count;
+    const sara_family *without; /* the same without its last part, which may be left out; or NULL */
 
     /* Whether a folder with such an index, a single file, a denoiser with such a config is one of
      * these. The first family of the table for which both hold is taken. */
@@ -123,7 +129,9 @@ const sara_family *sara_family_of_target(const char *target);
 SARA_NODISCARD sara_status sara_family_targets(sara_context *ctx, char **out,
                                                const sara_family *family);
 
-/* family_file.c. The parts that the file holds, with their configs; without a denoiser it is
+/* family_file.c. Whether the piece is in a name of one of the file's tensors. */
+bool sara_family_file_has(const sara_single_file *single, const char *piece);
+/* The parts that the file holds, with their configs; without a denoiser it is
  * SARA_ERROR_INPUT, as another architecture is, by its name. What tensors' shapes do not tell
  * (heads, ...) is from model_config (a diffusers folder, NULL: none), else from the metadata
  * sara.config.FOLDER, else as in the published models. use_ema: the denoiser is the averages

@@ -15,7 +15,6 @@ static const struct {
     {"conditioner.embedders.0.model.", NULL,
      "SDXL's refiner, which goes over what another model has drawn; use the base model", false},
     {".label_emb.", "cond_stage_model.", "a checkpoint with class embeddings (unCLIP)", true},
-    {"joint_blocks.", NULL, "an SD3 checkpoint", true},
     {"double_blocks.", NULL, "a FLUX checkpoint", true},
     {"motion_modules.", NULL, "an AnimateDiff module, not a checkpoint", false},
     {"control_model.", NULL, "a ControlNet, not a checkpoint", false},
@@ -23,6 +22,14 @@ static const struct {
     {"down_blocks.0.resnets.", NULL,
      "a module in diffusers' layout; put it into its folder with its config.json", false},
 };
+
+bool sara_family_file_has(const sara_single_file *single, const char *piece)
+{
+    for (size_t i = 0; i < sara_safetensors_count(single->file); i++)
+        if (strstr(sara_safetensors_at(single->file, i)->name, piece))
+            return true;
+    return false;
+}
 
 static sara_status refuse_as(const sara_single_file *single, const char *what, bool supported,
                              const char *name)
@@ -89,7 +96,8 @@ static sara_status refuse_without_denoiser(const sara_single_file *single,
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: holds no averages of the %s's weights (no tensor %s*); leave "
                          "--use_ema_weights out",
-                         single->path, title, last_prefix(part->averages));
+                         single->path, title,
+                         part->averages ? last_prefix(part->averages) : "model_ema.");
     if (has_averages(single, part))
         return sara_fail(single->ctx, SARA_ERROR_INPUT,
                          "%s: of the %s it holds averages alone (%.*s.*), no %s*; "

@@ -66,11 +66,10 @@ static bool sd_is_index(const char *class_name, const json_t *index)
            !json_object_get(index, "text_encoder_2") && !json_object_get(index, "transformer");
 }
 
-/* What is wrong with other files is told as if they were to be these. */
+/* What is wrong with other files is told as if they were to be these, but for transformers. */
 static bool sd_is_file(const sara_single_file *single)
 {
-    (void)single;
-    return true;
+    return !sara_family_file_has(single, "joint_blocks.");
 }
 
 /* A list has a number for each level. */
@@ -261,7 +260,7 @@ static const sara_clip_use sd_texts[] = {{TEXT, 0, false}};
 
 static sara_status sd_check_texts(const sara_model *model)
 {
-    return sara_clip_check(model, sd_texts, 1);
+    return sara_clip_check(model, sd_texts, 1, false);
 }
 
 static sara_status sd_measure(sara_context *ctx, int64_t *length, const sara_model *model,

@@ -56,10 +56,7 @@ static bool sdxl_is_index(const char *class_name, const json_t *index)
 /* By the embedding of pooled text and sizes, which may stand behind any prefix. */
 static bool sdxl_is_file(const sara_single_file *single)
 {
-    for (size_t i = 0; i < sara_safetensors_count(single->file); i++)
-        if (strstr(sara_safetensors_at(single->file, i)->name, "label_emb"))
-            return true;
-    return false;
+    return sara_family_file_has(single, "label_emb");
 }
 
 static bool sdxl_is_denoiser(const json_t *config)
@@ -155,7 +152,7 @@ static const sara_clip_use sdxl_texts[] = {{TEXT, 1, false}, {TEXT_2, 1, true}};
 
 static sara_status sdxl_check_texts(const sara_model *model)
 {
-    return sara_clip_check(model, sdxl_texts, TEXTS);
+    return sara_clip_check(model, sdxl_texts, TEXTS, false);
 }
 
 static sara_status sdxl_measure(sara_context *ctx, int64_t *length, const sara_model *model,

@@ -114,8 +114,9 @@ static sara_status prepare(generation *g)
     sara_status status;
     TRY(choose_generation(g));
     copies = g->guided ? 2 : 1;
-    TRY(sara_prompts_encode(g->ctx, &g->states, g->model, &g->prompts, g->guided,
-                            g->options->long_prompt));
+    const sara_text_source source = {.long_prompt = g->options->long_prompt,
+                                     .sequence = g->options->max_sequence_length};
+    TRY(sara_prompts_encode(g->ctx, &g->states, g->model, &g->prompts, g->guided, &source));
     TRY(sara_alloc(g->ctx, &g->input, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->output, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->noise, (size_t)g->size, sizeof(float)));

@@ -150,6 +150,22 @@ static sara_status check_told_sizes(sara_context *ctx, const sara_model *model,
 
 /* --------------------------------------------------------------------------------- all of them */
 
+static sara_status check_sequence(sara_context *ctx, const sara_model *model,
+                                  const sara_generate_options *options)
+{
+    const int length = options->max_sequence_length;
+    if (length < 0 || length > SARA_MOST_SEQUENCE)
+        return sara_fail(ctx, SARA_ERROR_USAGE, "max_sequence_length %d: expected 1 to %d", length,
+                         SARA_MOST_SEQUENCE);
+    if (length && !model->family->without)
+        return sara_fail(
+            ctx, SARA_ERROR_USAGE,
+            "max_sequence_length %d: %s has no T5 text encoder; that goes with SD3 and "
+            "SD3.5",
+            length, model->path);
+    return SARA_OK;
+}
+
 sara_status sara_generate_options_check(sara_context *ctx, const sara_model *model,
                                         const sara_generate_options *options)
 {
@@ -165,6 +181,7 @@ sara_status sara_generate_options_check(sara_context *ctx, const sara_model *mod
     if (options->batch_count < 1)
         return sara_fail(ctx, SARA_ERROR_USAGE, "batch_count %d: expected at least 1",
                          options->batch_count);
+    TRY(check_sequence(ctx, model, options));
     TRY(check_save_latents(ctx, model, options));
     TRY(check_told_sizes(ctx, model, options));
     if (!isfinite(options->guidance_scale) || options->guidance_scale < 0)

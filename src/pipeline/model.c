@@ -150,6 +150,32 @@ done:
     return status;
 }
 
+/* The last part of a family that may lack it, where neither the file nor the folder of its configs
+ * has it. */
+static sara_status take_absent(sara_model *model, const sara_model_options *options)
+{
+    const sara_family *family = model->family;
+    const int last = family->part_count - 1;
+    char *folder = NULL;
+    bool there = model->single->parts[last].prefix != NULL;
+    sara_status status = SARA_OK;
+    if (!family->without || family->without == family || options->no_t5)
+        return SARA_OK;
+    if (options->model_config) {
+        TRY(sara_path_join(model->ctx, &folder, options->model_config, family->parts[last].folder));
+        there |= sara_path_is_directory(folder);
+    }
+    if (there)
+        goto done;
+    model->family = family->without;
+    if (!model->denoiser_only)
+        sara_log(model->ctx, SARA_LOG_INFO, "%s: holds no %s; zeros stand for its states",
+                 model->path, family->parts[last].class->title);
+done:
+    sara_free(model->ctx, folder);
+    return status;
+}
+
 static sara_status recognise(sara_model *model, const char *path, const sara_model_options *options)
 {
     sara_status status;
@@ -159,8 +185,20 @@ static sara_status recognise(sara_model *model, const char *path, const sara_mod
     TRY(sara_family_open_file(model->ctx, &model->family, &model->single, path,
                               options->model_config, options->use_ema_weights));
     model->zero_negative = model->family->zero_negative;
+    TRY(take_absent(model, options));
 done:
     return status;
+}
+
+/* T5, of a family that may lack it. */
+static sara_status leave_out_last(sara_model *model)
+{
+    if (!model->family->without)
+        return sara_fail(model->ctx, SARA_ERROR_USAGE,
+                         "no_t5: %s has no T5 text encoder; that goes with SD3 and SD3.5",
+                         model->path);
+    model->family = model->family->without;
+    return SARA_OK;
 }
 
 static sara_status open_source(sara_model *model, const char *path,
@@ -171,6 +209,8 @@ static sara_status open_source(sara_model *model, const char *path,
     TRY(model_check_options(model, path, options));
     TRY(sara_strdup(ctx, &model->path, path));
     TRY(recognise(model, path, options));
+    if (options->no_t5)
+        TRY(leave_out_last(model));
     if (options->tokenizer && model->denoiser_only)
         TRY(sara_fail(ctx, SARA_ERROR_USAGE,
                       "tokenizer %s: of %s the %s alone is loaded, which needs none",

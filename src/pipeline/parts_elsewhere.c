@@ -81,7 +81,7 @@ static sara_status check_denoiser(const sara_model *model, const char *path)
     TRY(sara_path_join(model->ctx, &file, model->parts[0].elsewhere, "config.json"));
     TRY(sara_json_load(model->ctx, &config, file, true));
     TRY(sara_family_of_config(model->ctx, &family, config, file));
-    if (family != model->family)
+    if (family != model->family && (!family->without || family->without != model->family->without))
         status =
             sara_fail(model->ctx, SARA_ERROR_INPUT, "denoiser %s: is of %s, %s is of %s", path,
                       family_title(family).text, model->path, family_title(model->family).text);
@@ -212,40 +212,53 @@ done:
 
 /* ---------------------------------------------------------------------------------- tokenizers */
 
-static int count_tokenizers(const sara_family *family)
+static int count_tokenizers(const sara_family *family, bool t5)
 {
     int count = 0;
     for (int i = 0; i < family->part_count; i++)
-        count += family->parts[i].tokenizer != NULL;
+        count += family->parts[i].tokenizer != NULL && (!t5 || family->parts[i].t5_tokenizer);
     return count;
 }
 
-/* A folder of one, or of several under their names where the family has several. */
-static sara_status choose_tokenizer(const sara_model *model, char **out, const char *name,
-                                    const char *folder)
+/* A folder of one, or of several under their names where the family has several. Beside T5's the
+ * others may be the built-in ones. *out NULL: it is. */
+static sara_status choose_tokenizer(const sara_model *model, char **out,
+                                    const sara_family_part *record, const char *folder)
 {
-    sara_status status;
-    if (count_tokenizers(model->family) == 1)
+    bool alone = count_tokenizers(model->family, false) == 1;
+    sara_status status = SARA_OK;
+    if (!alone)
+        TRY(sara_path_join(model->ctx, out, folder, record->tokenizer));
+    if (!alone && sara_path_is_directory(*out))
+        return SARA_OK;
+    sara_free(model->ctx, *out);
+    *out = NULL;
+    if (alone || record->t5_tokenizer)
         return sara_strdup(model->ctx, out, folder);
-    TRY(sara_path_join(model->ctx, out, folder, name));
-    if (!sara_path_is_directory(*out))
+    if (!sara_tokenizer_has_builtin() || !count_tokenizers(model->family, true))
         status = sara_fail(model->ctx, SARA_ERROR_USAGE,
                            "tokenizer %s: %s has several; name a folder in which %s and the others "
                            "are",
-                           folder, model->family->name, name);
+                           folder, model->family->name, record->tokenizer);
 done:
     return status;
 }
 
-static sara_status find_tokenizer(const sara_model *model, char **out, const char *name,
+static sara_status find_tokenizer(const sara_model *model, char **out,
+                                  const sara_family_part *record,
                                   const sara_model_options *options)
 {
     if (!model->single)
-        return sara_path_join(model->ctx, out, model->path, name);
+        return sara_path_join(model->ctx, out, model->path, record->tokenizer);
     if (options->tokenizer)
-        return choose_tokenizer(model, out, name, options->tokenizer);
+        return choose_tokenizer(model, out, record, options->tokenizer);
     if (options->model_config)
-        return sara_path_join(model->ctx, out, options->model_config, name);
+        return sara_path_join(model->ctx, out, options->model_config, record->tokenizer);
+    if (record->t5_tokenizer)
+        return sara_fail(model->ctx, SARA_ERROR_USAGE,
+                         "%s: a single file holds no vocabulary of T5; --tokenizer DIR names a "
+                         "folder with spiece.model or tokenizer.json, --no-t5 goes without",
+                         model->path);
     if (sara_tokenizer_has_builtin())
         return SARA_OK;
     return sara_fail(model->ctx, SARA_ERROR_USAGE,
@@ -258,16 +271,18 @@ sara_status sara_model_load_tokenizer(sara_model *model, int index,
                                       const sara_model_options *options)
 {
     sara_model_part *part = &model->parts[index];
-    const char *name = model->family->parts[index].tokenizer;
+    const sara_family_part *record = &model->family->parts[index];
     int length = part->network->info.text.max_positions;
     sara_status status = SARA_OK;
-    if (!name)
+    if (!record->tokenizer)
         return SARA_OK;
-    TRY(find_tokenizer(model, &part->tokenizer_path, name, options));
-    TRY(part->tokenizer_path
-            ? sara_tokenizer_load(model->ctx, &part->tokenizer, part->tokenizer_path, length)
-            : sara_tokenizer_load_builtin(model->ctx, &part->tokenizer,
-                                          model->family->parts[index].second_padding));
+    TRY(find_tokenizer(model, &part->tokenizer_path, record, options));
+    if (record->t5_tokenizer)
+        TRY(sara_tokenizer_load_t5(model->ctx, &part->tokenizer, part->tokenizer_path));
+    else if (part->tokenizer_path)
+        TRY(sara_tokenizer_load(model->ctx, &part->tokenizer, part->tokenizer_path, length));
+    else
+        TRY(sara_tokenizer_load_builtin(model->ctx, &part->tokenizer, record->second_padding));
 done:
     return status;
 }

@@ -44,6 +44,7 @@ struct sara_model {
     bool scheduler_changed;       /* it is no longer as in the folder */
     char *scheduler_source;       /* of its config, for messages; NULL: none */
     bool zero_negative;           /* a negative prompt that is not given is states of zeros */
+    int caption_length;           /* of T5, of texts that are trained on; 0: SARA_CAPTION_LENGTH */
     bool clip_untold;             /* clip_sample would be corrected for other classes alone */
     sara_base base;               /* of the denoiser as loaded; sha256 "" until sara_model_base() */
     char file_sha256[65];         /* of the single file; "" until it is wanted */
@@ -276,15 +277,17 @@ SARA_NODISCARD sara_status sara_clip_encode(sara_context *ctx, sara_text_states 
                                             int count, const sara_prompt *prompt,
                                             const sara_text_source *source);
 
-/* Whether their widths are the denoiser's, and whether they know all ids of their tokenizers. */
+/* Whether their widths are the denoiser's (filled: or less, the rest being zeros), and whether they
+ * know all ids of their tokenizers. */
 SARA_NODISCARD sara_status sara_clip_check(const sara_model *model, const sara_clip_use *uses,
-                                           int count);
+                                           int count, bool filled);
 SARA_NODISCARD sara_status sara_clip_check_ids(const sara_model *model, int part);
 
 /* A prompt that is encoded already, whose states are the model's. */
 typedef struct sara_kept_prompt {
     sara_prompt prompt;
     bool long_prompt;
+    int sequence;      /* see sara_text_source */
     char adapters[65]; /* hash of those that were on text encoders; "": none */
     sara_text_states states;
 } sara_kept_prompt;
@@ -301,7 +304,7 @@ typedef struct sara_prompt_states {
  * cut off. *out's arrays: sara_free(). */
 SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out,
                                                sara_model *model, const sara_prompts *prompts,
-                                               bool guided, bool long_prompt);
+                                               bool guided, const sara_text_source *source);
 /* How many states the options' prompt comes to. */
 SARA_NODISCARD sara_status sara_prompt_length(sara_context *ctx, int64_t *length,
                                               const sara_model *model,

@@ -47,10 +47,17 @@ void sara_text_states_free(sara_context *ctx, sara_text_states *states)
 
 /* -------------------------------------------------------------------------------------- prompts */
 
+/* Of what is trained on. */
+static sara_text_source caption_source(const sara_model *model)
+{
+    int length = model->caption_length ? model->caption_length : SARA_CAPTION_LENGTH;
+    return (sara_text_source){.sequence = length};
+}
+
 sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out, sara_model *model,
                                    const char *text)
 {
-    const sara_text_source source = {NULL, false};
+    const sara_text_source source = caption_source(model);
     sara_prompt prompt = {0};
     sara_status status;
     *out = (sara_text_states){.states = NULL};
@@ -65,7 +72,7 @@ done:
 
 sara_status sara_model_text_length(sara_context *ctx, int64_t *length, const sara_model *model)
 {
-    const sara_text_source source = {NULL, false};
+    const sara_text_source source = caption_source(model);
     sara_prompt prompt = {0};
     sara_status status;
     TRY(sara_prompt_literal(ctx, &prompt, ""));
@@ -78,7 +85,7 @@ done:
 sara_status sara_prompt_length(sara_context *ctx, int64_t *length, const sara_model *model,
                                const sara_generate_options *options)
 {
-    const sara_text_source source = {"prompt", options->long_prompt};
+    const sara_text_source source = {"prompt", options->long_prompt, options->max_sequence_length};
     sara_prompts prompts = {0};
     sara_status status;
     TRY(needs_text(ctx, model));

@@ -231,14 +231,14 @@ static void clip_describe(const clip_texts *t, sara_name *names, sara_name *widt
     }
 }
 
-static sara_status check_width(const clip_texts *t)
+static sara_status check_width(const clip_texts *t, bool filled)
 {
     const sara_model *model = t->model;
     int hidden = 0, width = model->denoiser->info.denoiser.widths[SARA_CONDITION_STATES];
     sara_name names, widths;
     for (int i = 0; i < t->count; i++)
         hidden += clip_info(t, i)->hidden_size;
-    if (hidden == width)
+    if (hidden == width || (filled && hidden < width))
         return SARA_OK;
     clip_describe(t, &names, &widths);
     if (model->parts[0].elsewhere)
@@ -278,11 +278,12 @@ sara_status sara_clip_check_ids(const sara_model *model, int part)
                      model->single ? "; --tokenizer DIR names another" : "");
 }
 
-sara_status sara_clip_check(const sara_model *model, const sara_clip_use *uses, int count)
+sara_status sara_clip_check(const sara_model *model, const sara_clip_use *uses, int count,
+                            bool filled)
 {
     const clip_texts t = {.ctx = model->ctx, .model = model, .uses = uses, .count = count};
     sara_status status;
-    TRY(check_width(&t));
+    TRY(check_width(&t, filled));
     TRY(check_pooled(&t));
     for (int i = 0; i < count; i++)
         TRY(sara_clip_check_ids(model, uses[i].part));

@@ -46,7 +46,7 @@ done:
 
 /* *out NULL: it is not kept. */
 static sara_status find_kept(const sara_model *model, const sara_text_states **out,
-                             const sara_prompt *prompt, bool long_prompt)
+                             const sara_prompt *prompt, const sara_text_source *source)
 {
     char adapters[65];
     sara_status status;
@@ -55,7 +55,8 @@ static sara_status find_kept(const sara_model *model, const sara_text_states **o
         return SARA_OK;
     TRY(hash_adapters(model, adapters));
     for (size_t i = 0; i < model->prompt_count && !*out; i++)
-        if (model->prompts[i].long_prompt == long_prompt &&
+        if (model->prompts[i].long_prompt == source->long_prompt &&
+            model->prompts[i].sequence == source->sequence &&
             strcmp(model->prompts[i].adapters, adapters) == 0 &&
             is_same_prompt(&model->prompts[i].prompt, prompt))
             *out = &model->prompts[i].states;
@@ -73,10 +74,10 @@ void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept)
 static sara_status keep_prompt(sara_context *ctx, sara_model *model, sara_prompt *prompt,
                                const sara_text_source *source)
 {
-    sara_kept_prompt kept = {.long_prompt = source->long_prompt};
+    sara_kept_prompt kept = {.long_prompt = source->long_prompt, .sequence = source->sequence};
     const sara_text_states *known;
     sara_status status;
-    TRY(find_kept(model, &known, prompt, source->long_prompt));
+    TRY(find_kept(model, &known, prompt, source));
     if (known)
         return SARA_OK;
     if (sara_interrupted(ctx))
@@ -112,8 +113,9 @@ sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
     TRY(sara_generate_options_check(ctx, model, &options));
     TRY(sara_prompts_read(ctx, &prompts, &options));
     TRY(sara_prompts_apply(ctx, model, &prompts, &options, SARA_STAGE_TEXT));
-    const sara_text_source sources[] = {{negative, options.long_prompt},
-                                        {positive, options.long_prompt}};
+    const sara_text_source sources[] = {
+        {negative, options.long_prompt, options.max_sequence_length},
+        {positive, options.long_prompt, options.max_sequence_length}};
     if (sara_generate_is_guided(&options) && !gets_zeros(model, &prompts))
         TRY(keep_prompt(ctx, model, &prompts.negative, &sources[0]));
     TRY(keep_prompt(ctx, model, &prompts.text, &sources[1]));
@@ -151,7 +153,7 @@ static sara_status states_of(sara_context *ctx, const sara_text_states **out, sa
                              const sara_text_source *source)
 {
     sara_status status;
-    TRY(find_kept(model, out, prompt, source->long_prompt));
+    TRY(find_kept(model, out, prompt, source));
     if (*out)
         return SARA_OK;
     *out = own;
@@ -175,9 +177,11 @@ done:
 }
 
 sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out, sara_model *model,
-                                const sara_prompts *prompts, bool guided, bool long_prompt)
+                                const sara_prompts *prompts, bool guided,
+                                const sara_text_source *source)
 {
-    const sara_text_source sources[2] = {{negative, long_prompt}, {positive, long_prompt}};
+    const sara_text_source sources[2] = {{negative, source->long_prompt, source->sequence},
+                                         {positive, source->long_prompt, source->sequence}};
     const sara_prompt *given[2] = {&prompts->negative, &prompts->text};
     const sara_denoiser_info *info = &model->denoiser->info.denoiser;
     sara_text_states own[2] = {{.states = NULL}, {.states = NULL}};

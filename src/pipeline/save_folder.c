@@ -223,7 +223,8 @@ static sara_status write_index(sara_context *ctx, const char *to, const sara_mod
         const sara_family_part *part = &family->parts[i];
         failed |= set_entry(index, part->folder, part->class->library, part->class->name);
         if (part->tokenizer)
-            failed |= set_entry(index, part->tokenizer, "transformers", "CLIPTokenizer");
+            failed |= set_entry(index, part->tokenizer, "transformers",
+                                part->t5_tokenizer ? "T5TokenizerFast" : "CLIPTokenizer");
     }
     TRY(failed ? sara_fail(ctx, SARA_ERROR_MEMORY, "%s: out of memory: model_index.json", to)
                : folder_write_json(ctx, to, "model_index.json", index));

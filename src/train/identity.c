@@ -57,6 +57,14 @@ static sara_status identity_resolve(trainer *t, json_t *object)
         json_object_set_new(object, "weight_dtype", json_string(weights)))
         return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
     json_object_del(object, "num_train_epochs");
+    if (!t->options.no_t5)
+        json_object_del(object, "no_t5");
+    if (!t->model->family->without || t->source->is_replay)
+        json_object_del(object, "max_sequence_length");
+    else if (!t->options.max_sequence_length &&
+             json_object_set_new(object, "max_sequence_length",
+                                 json_integer(SARA_CAPTION_LENGTH)) != 0)
+        return sara_fail(t->ctx, SARA_ERROR_MEMORY, "out of memory: options");
     sara_status status = sara_trainer_keep_weighting(t, object);
     if (status == SARA_OK && t->method->resolve)
         status = t->method->resolve(t, object);

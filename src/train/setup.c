@@ -45,13 +45,20 @@ static sara_status load_model(trainer *t)
                                   .vae = o->vae,
                                   .use_ema_weights = o->use_ema_weights,
                                   .weight_dtype = o->weight_dtype,
-                                  .device = o->device};
+                                  .device = o->device,
+                                  .no_t5 = o->no_t5};
     bool alone;
     const char *path = sara_train_options_model(o, &alone);
     const sara_base *base;
     sara_status status;
     TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
               : sara_model_load(t->ctx, &t->model, path, &options));
+    if (o->max_sequence_length && !t->model->family->without)
+        TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
+                      "--max_sequence_length %d: %s has no T5 text encoder; that goes with SD3 and "
+                      "SD3.5",
+                      o->max_sequence_length, path));
+    t->model->caption_length = o->max_sequence_length;
     if (o->validation_prompt_count > 0)
         TRY(check_validation(t));
     TRY(sara_model_base(t->ctx, &base, t->model));

@@ -196,7 +196,8 @@ class Bench(Case):
         for words, args in [
             ("no model given", ()),
             (["--model", "--shape"], ("-m", UNET, "--shape", "tiny")),
-            ("--shape sd9: expected sd15, sd21, sdxl or tiny", ("--shape", "sd9")),
+            ("--shape sd9: expected sd15, sd21, sdxl, tiny, sd3-medium, sd35-medium or "
+             "sd35-large", ("--shape", "sd9")),
             ("--model_config x: goes with --model", (*TINY[1:], "--model_config", "x")),
             (["--vae", "the U-Net alone is timed"], ("-m", UNET, "--vae", "x")),
             (["--tokenizer", "the U-Net alone is timed"], ("-m", UNET, "--tokenizer", "x")),

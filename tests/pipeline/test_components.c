@@ -32,7 +32,7 @@ static void test_index(void **state)
         "",
         "{\"_class_name\": 3}",
         "{\"_class_name\": \"FluxPipeline\"}",
-        "{\"_class_name\": \"StableDiffusion3Pipeline\", \"transformer\": []}",
+        "{\"_class_name\": \"PixArtAlphaPipeline\", \"transformer\": []}",
         "{\"_class_name\": \"KolorsPipeline\"}",
         "{\"_class_name\": \"StableDiffusionPipeline\", \"text_encoder_2\": [\"a\", \"B\"]}"};
     test_pipe *pipe = *state;

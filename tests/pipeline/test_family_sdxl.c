@@ -115,7 +115,8 @@ static sara_prompt_states xl_states(test_pipe *pipe, const xl_expected *e, sara_
     options.prompt = xl_prompt(e, 0);
     options.negative_prompt = json_string_value(e->negative);
     assert_ok(pipe->ctx, sara_prompts_read(pipe->ctx, &prompts, &options));
-    assert_ok(pipe->ctx, sara_prompts_encode(pipe->ctx, &states, model, &prompts, true, false));
+    assert_ok(pipe->ctx, sara_prompts_encode(pipe->ctx, &states, model, &prompts, true,
+                                             &(sara_text_source){.sequence = 0}));
     assert_int_equal(states.lengths[0], states.lengths[1]);
     sara_prompts_free(pipe->ctx, &prompts);
     return states;
@@ -408,7 +409,7 @@ static void test_long_prompts(void **state)
     test_pipe *pipe = *state;
     xl_expected e = xl_open(pipe, "euler");
     sara_model *model = xl_model(pipe, &e);
-    const sara_text_source source = {"prompt", true};
+    const sara_text_source source = {.name = "prompt", .long_prompt = true};
     sara_text_states states = {0}, first = {0};
     sara_prompt prompt;
     int64_t length;

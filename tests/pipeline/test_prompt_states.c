@@ -11,8 +11,8 @@ static sara_prompt_states states_of(test_pipe *pipe, sara_model *model,
     sara_prompts prompts;
     sara_prompt_states states;
     assert_ok(pipe->ctx, sara_prompts_read(pipe->ctx, &prompts, options));
-    assert_ok(pipe->ctx, sara_prompts_encode(pipe->ctx, &states, model, &prompts, guided,
-                                             options->long_prompt));
+    const sara_text_source source = {.long_prompt = options->long_prompt};
+    assert_ok(pipe->ctx, sara_prompts_encode(pipe->ctx, &states, model, &prompts, guided, &source));
     sara_prompts_free(pipe->ctx, &prompts);
     return states;
 }

@@ -262,7 +262,7 @@ static void test_refused(void **state)
     } cases[] = {
         {UNET "out.2.bias", UNET "label_emb.0.0.weight", "a checkpoint with class embeddings"},
         {UNET "out.2.bias", "conditioner.embedders.0.model.x", "SDXL's refiner"},
-        {UNET "out.2.bias", "model.diffusion_model.joint_blocks.0.x", "an SD3 checkpoint"},
+        {UNET "out.2.bias", "model.diffusion_model.double_blocks.0.x", "a FLUX checkpoint"},
         {UNET "out.2.bias", "lora_unet_mid_block.lora_down.weight", "a LoRA"},
     };
     test_pipe *pipe = *state;

@@ -383,7 +383,8 @@ static void test_refused(void **state)
     } while (0)
     REFUSED("no model given", o.shape = NULL);
     REFUSED("--model x and --shape tiny", o.model = "x");
-    REFUSED("--shape sd9: expected sd15, sd21, sdxl or tiny", o.shape = "sd9");
+    REFUSED("--shape sd9: expected sd15, sd21, sdxl, tiny, sd3-medium, sd35-medium or sd35-large",
+            o.shape = "sd9");
     REFUSED("--variant fp16", o.variant = "fp16");
     REFUSED("--method none: expected sara, full, ", o.method = "none");
     REFUSED("--method: a value is missing", o.method = NULL);

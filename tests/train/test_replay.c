@@ -204,6 +204,17 @@ static void test_sdxl(void **state)
     assert_string_equal(test_run_sha256(run), sha256);
 }
 
+/* A flow, whose noise levels are recorded; its transformer is in the whole set alone. */
+static void test_sd3(void **state)
+{
+    test_run *run = *state;
+    if (!test_families_whole())
+        return;
+    take_family(run, "sd3", "transformer");
+    run_replay(run, TEST_REPLAY_STEPS);
+    check_unselected(run, 15000);
+}
+
 static void test_checkpointing(void **state)
 {
     test_run *run = *state;
@@ -425,6 +436,7 @@ int main(void)
         TEST_CASE(test_sd1),
         TEST_CASE(test_sd2),
         TEST_CASE(test_sdxl),
+        TEST_CASE(test_sd3),
         TEST_CASE(test_checkpointing),
         TEST_CASE(test_16_bits),
         TEST_CASE(test_auto),

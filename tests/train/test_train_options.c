@@ -103,7 +103,7 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 34);
+    assert_int_equal(numbers, 35);
 }
 
 static void test_ranges(void **state)

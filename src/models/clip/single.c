@@ -33,7 +33,8 @@ static sara_status clip_read_shape(const sara_single_file *single, sara_single_p
     return SARA_OK;
 }
 
-/* The text ends at the largest id, as the published configs have it. */
+/* The text ends at the largest id, as the published configs have it. Under transformers' names a
+ * projection that is the identity may be left out, as in files of SD3. */
 static sara_status derive_projection(const sara_single_file *single, const sara_single_part *text,
                                      json_t *config)
 {
@@ -44,8 +45,11 @@ static sara_status derive_projection(const sara_single_file *single, const sara_
     if (!text->shape.projection)
         return SARA_OK;
     beside.stem = "";
-    TRY(sara_single_dim(single, &beside, &width, 2, open,
-                        sara_name_of(open ? "text_projection" : "text_projection.weight")));
+    if (!open && !sara_single_find(single, &beside, "text_projection.weight"))
+        width = json_integer_value(json_object_get(config, "hidden_size"));
+    else
+        TRY(sara_single_dim(single, &beside, &width, 2, open,
+                            sara_name_of(open ? "text_projection" : "text_projection.weight")));
     if (json_object_set_new(config, "projection_dim", json_integer(width)) ||
         json_object_set_new(config, "eos_token_id", json_integer(2)) ||
         json_object_set_new(config, "architectures", json_pack("[s]", text->class->name)))
