@@ -204,6 +204,70 @@ def check_loras(d, base, plain, adapter):
         check_same(d, base, plain, f"export {form}", path, load)
 
 
+# ---------------------------------------------------------------------------------- foreign LoRAs
+
+
+def check_foreign(d, base, plain):
+    """diffusers' file of the U-Net and both text encoders."""
+    import diffusers
+    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+    pipe, layers, configs = pipeline(base), {}, {}
+    generator = torch.Generator().manual_seed(8)
+    for part, targets in (("unet", ["to_q", "to_out.0", "ff.net.2", "conv1"]),
+                          ("text_encoder", ["q_proj", "fc1"]),
+                          ("text_encoder_2", ["v_proj", "fc2"])):
+        model, config = getattr(pipe, part), LoraConfig(r=3, lora_alpha=5, target_modules=targets)
+        inject_adapter_in_model(config, model)
+        model.peft_config = {"default": config}
+        for name, p in model.named_parameters():
+            if "lora_" in name:
+                p.data = 0.1 * torch.randn(p.shape, generator=generator)
+        layers[f"{part}_lora_layers"] = get_peft_model_state_dict(model)
+        configs[f"{part}_lora_adapter_metadata"] = config.to_dict()
+    diffusers.StableDiffusionXLPipeline.save_lora_weights(f"{d.work}/theirs", **layers, **configs)
+    ours = d.ours(base, "--adapter", f"{d.work}/theirs/pytorch_lora_weights.safetensors")
+    check("SDXL foreign LoRA: change of the latents", relative(ours, plain), 100 * DISTANCE,
+          larger=True)
+    check("SDXL foreign LoRA: latents", relative(ours, d.theirs(pipe)), DISTANCE)
+
+
+# ------------------------------------------------------------------------------------- in PyTorch
+
+
+def loss_in_pytorch(model, seed):
+    g = torch.Generator().manual_seed(seed)
+    noisy, noise = torch.randn(2, 2, 4, SIZE // 8, SIZE // 8, generator=g)
+    said = {"text_embeds": torch.randn(2, 128, generator=g),
+            "time_ids": torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]] * 2)}
+    out = model(noisy, torch.tensor([400, 800]), torch.randn(2, 9, 192, generator=g),
+                added_cond_kwargs=said).sample
+    return (out - noise).square().mean()
+
+
+def check_pytorch_adapters(d, base, adapter):
+    """sara train's adapter on diffusers' U-Net gives the merged weights; the Python package's
+    merges to the weights that it has trained, and draws what these draw."""
+    import sara
+    pipe = pipeline(base)
+    sara.apply(pipe.unet, adapter)
+    check_equal("SDXL: sara's adapter in PyTorch", pipe.unet.state_dict(),
+                states(f"{d.work}/merged", "unet/diffusion_pytorch_model.safetensors"))
+    sara.remove(pipe.unet)
+    optimizer = sara.adamw(pipe.unet, lr=3e-3)
+    for seed in range(3):
+        loss_in_pytorch(pipe.unet, seed).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    path, merged = f"{d.work}/pytorch.safetensors", f"{d.work}/merged-pytorch"
+    optimizer.save(path)
+    run(d.sara, "merge", "-m", base, "--adapter", path, "-o", merged)
+    check_equal("SDXL: PyTorch's adapter in sara", pipe.unet.state_dict(),
+                states(merged, "unet/diffusion_pytorch_model.safetensors"))
+    pipe.unet.requires_grad_(False)
+    check("SDXL: PyTorch's adapter, latents", relative(d.ours(base, "--adapter", path),
+                                                       d.theirs(pipe)), DISTANCE)
+
+
 def check_dense_exports(d, base, adapter):
     c = Checks(lambda *args: run(d.sara, *args), check)
     check_dense(c, base, adapter, unet(f"{d.work}/merged"), d.work, 2)
@@ -222,4 +286,6 @@ def check_sdxl(sara, work):
     check_merged(d, base, plain, adapter)
     check_single_file(d, base, plain)
     check_loras(d, base, plain, adapter)
+    check_foreign(d, base, plain)
+    check_pytorch_adapters(d, base, adapter)
     check_dense_exports(d, base, adapter)
