@@ -167,7 +167,7 @@ typedef struct cli_model {
         {"height", 'H', CLI_INT, &(g)->height, 1, 16384, "N", "pixels, likewise"},                 \
         {"steps", 0, CLI_INT, &(g)->steps, 1, 1000, "N", "denoising steps (20)"},                  \
         {"cfg-scale", 0, CLI_DOUBLE, &(g)->guidance_scale, 0, 1000, "X",                           \
-         "guidance scale (the model's: 7.0)"},                                                     \
+         "guidance scale (the model's: 7; SDXL: 5)"},                                              \
         {"seed", 's', CLI_SEED, seed, 0, 0, "N",                                                   \
          "image i uses seed + i; -1: drawn and told (42)"},                                        \
         {"max_sequence_length", 0, CLI_INT, &(g)->max_sequence_length, 1, 512, "N",                \

@@ -72,14 +72,30 @@ static json_t *model_report_json(const sara_model_report *report)
                      report->base_precision);
 }
 
+static int wider(int width, const char *text)
+{
+    return (int)strlen(text) > width ? (int)strlen(text) : width;
+}
+
+static void print_components(const sara_model_report *report)
+{
+    int name = 13, class_name = 22;
+    for (int i = 0; i < report->component_count; i++) {
+        name = wider(name, report->components[i].name);
+        class_name = wider(class_name, report->components[i].class_name);
+    }
+    for (int i = 0; i < report->component_count; i++) {
+        const sara_component_report *part = &report->components[i];
+        printf("%-*s %-*s %-6s %6lld tensors %13lld parameters\n", name, part->name, class_name,
+               part->class_name, part->dtype, (long long)part->tensors,
+               (long long)part->parameters);
+    }
+}
+
 static void print_model_report(const sara_model_report *report)
 {
     int64_t most = 1;
-    for (int i = 0; i < report->component_count; i++) {
-        const sara_component_report *part = &report->components[i];
-        printf("%-13s %-22s %-6s %6lld tensors %13lld parameters\n", part->name, part->class_name,
-               part->dtype, (long long)part->tensors, (long long)part->parameters);
-    }
+    print_components(report);
     printf("architecture  %s%s%s\n", report->architecture,
            *report->prediction_type ? ", predicts " : "", report->prediction_type);
     printf("base_sha256   %s, in %s\n\nThe %s's parameters by |p|:\n", report->base_sha256,

@@ -70,7 +70,9 @@ struct sara_family {
     /* What a single file predicts that does not say so, and why that is thought; NULL: noise. */
     SARA_NODISCARD sara_status (*guess)(const sara_model *model, const char **prediction,
                                         const char **reason);
-    const char *v_marker;  /* a tensor without content by which files say v; NULL: none does */
+    /* Tensors without content by which files say that they predict v, and that the schedule of such
+     * a model's noise ends without signal; NULL: none does. */
+    const char *v_marker, *zero_snr_marker;
     const char *scheduler; /* JSON: of single files and of denoisers alone */
     int v_sample_size;     /* of single files that predict v, where shapes tell it; 0: no other */
     bool zero_negative; /* as sara_model has it, of indexes without force_zeros_for_empty_prompt and

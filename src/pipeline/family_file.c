@@ -14,6 +14,8 @@ static const struct {
     {"lora_A", NULL, "a LoRA, not a checkpoint", false},
     {"conditioner.embedders.0.model.", NULL,
      "SDXL's refiner, which goes over what another model has drawn; use the base model", false},
+    {"edm_mean", NULL, "a checkpoint of EDM's noise levels (Playground v2.5)", true},
+    {"edm_vpred.", NULL, "a checkpoint of EDM's noise levels (CosXL)", true},
     {".label_emb.", "cond_stage_model.", "a checkpoint with class embeddings (unCLIP)", true},
     {"double_blocks.", NULL, "a FLUX checkpoint", true},
     {"motion_modules.", NULL, "an AnimateDiff module, not a checkpoint", false},

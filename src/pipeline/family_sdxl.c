@@ -182,6 +182,7 @@ const sara_family sara_family_sdxl = {
     .tell = sdxl_tell,
     .guess = sdxl_guess,
     .v_marker = v_marker,
+    .zero_snr_marker = "ztsnr",
     .scheduler = sdxl_scheduler,
     .zero_negative = true,
     .check_texts = sdxl_check_texts,

@@ -226,10 +226,11 @@ static bool is_replaced(const single *s, const char *name)
     return false;
 }
 
-static bool is_v_marker(const single *s, const char *name)
+static bool is_kind_marker(const single *s, const char *name)
 {
-    const char *marker = s->model->family->v_marker;
-    return marker && strcmp(name, marker) == 0;
+    const sara_family *family = s->model->family;
+    return (family->v_marker && strcmp(name, family->v_marker) == 0) ||
+           (family->zero_snr_marker && strcmp(name, family->zero_snr_marker) == 0);
 }
 
 /* From a single file all but the denoiser and what is replaced is copied as it is. */
@@ -241,7 +242,7 @@ static sara_status add_others(single *s)
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
         if (!is_of_denoiser(s, info->name) && !is_replaced(s, info->name) &&
-            !is_v_marker(s, info->name))
+            !is_kind_marker(s, info->name))
             TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
     }
 done:
@@ -328,14 +329,20 @@ done:
 }
 
 /* For UIs that do not read metadata. */
-static sara_status mark_v(single *s)
+static sara_status add_markers(single *s)
 {
-    const char *marker = s->model->family->v_marker;
+    const sara_family *family = s->model->family;
+    const sara_scheduler_config *scheduler = &s->model->scheduler;
     const sara_shape nothing = sara_shape1(0);
-    if (!marker || !s->model->has_scheduler ||
-        s->model->scheduler.prediction_type != SARA_PREDICT_V)
+    sara_status status = SARA_OK;
+    if (!s->model->has_scheduler || scheduler->prediction_type != SARA_PREDICT_V)
         return SARA_OK;
-    return sara_save_list_add(&s->list, marker, SARA_F32, &nothing, "");
+    if (family->v_marker)
+        TRY(sara_save_list_add(&s->list, family->v_marker, SARA_F32, &nothing, ""));
+    if (family->zero_snr_marker && scheduler->rescale_betas_zero_snr)
+        TRY(sara_save_list_add(&s->list, family->zero_snr_marker, SARA_F32, &nothing, ""));
+done:
+    return status;
 }
 
 /* Not copied with the rest of a single file. */
@@ -360,7 +367,7 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
     for (int i = 1; i < model->family->part_count; i++)
         if (is_written_anew(model, i))
             TRY(add_other_part(&s, i));
-    TRY(mark_v(&s));
+    TRY(add_markers(&s));
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
     TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata.items,

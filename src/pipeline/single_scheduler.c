@@ -94,6 +94,28 @@ done:
     return status;
 }
 
+/* What was trained down to no signal is drawn from the last timestep on, where there is none. */
+static sara_status choose_zero_snr(sara_model *model, const sara_model_options *options)
+{
+    const sara_safetensors *file = model->single->file;
+    const char *marker = model->family->zero_snr_marker;
+    sara_status status;
+    if (!marker || !sara_safetensors_find(file, marker) || options->model_config ||
+        sara_safetensors_metadata(file, "sara.config.scheduler") ||
+        model->scheduler.prediction_type != SARA_PREDICT_V)
+        return SARA_OK;
+    if (json_object_set_new(model->scheduler_json, "rescale_betas_zero_snr", json_true()) |
+        json_object_set_new(model->scheduler_json, "timestep_spacing", json_string("trailing")))
+        TRY(sara_fail(model->ctx, SARA_ERROR_MEMORY, "%s: out of memory: scheduler", model->path));
+    TRY(sara_scheduler_config_parse(model->ctx, &model->scheduler, model->scheduler_json,
+                                    model->path, NULL));
+    sara_log(model->ctx, SARA_LOG_INFO,
+             "%s: a noise schedule that ends without signal (as its tensor %s says)", model->path,
+             marker);
+done:
+    return status;
+}
+
 sara_status sara_single_prediction(sara_model *model, const sara_model_options *options)
 {
     const sara_single_part *part = &model->single->parts[0];
@@ -101,6 +123,7 @@ sara_status sara_single_prediction(sara_model *model, const sara_model_options *
     int side = model->family->v_sample_size;
     sara_status status;
     TRY(single_choose_prediction(model, options));
+    TRY(choose_zero_snr(model, options));
     if (part->derived && side && model->scheduler.prediction_type == SARA_PREDICT_V) {
         info->sample_height = info->sample_width = side;
         json_object_set_new(part->config, "sample_size", json_integer(side));

@@ -106,7 +106,7 @@ const option sara_train_option_table[] = {
      SARA_PART_NO},
     NUMBER(OPTION_INT64, validation_steps, 1, LARGE, NAN, NO, "(500)"),
     NUMBER(OPTION_DOUBLE, validation_guidance_scale, 0, 1000, SARA_OF_MODEL, NO,
-           "(the model's: 7.0)"),
+           "(the model's: 7; SDXL: 5)"),
     SWITCH(no_prompt_weights, NO, "(a), (a:1.4), [a] in validation prompts are plain text"),
     SWITCH(long_prompt, NO, "validation prompts of any length in chunks; else cut"),
     NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, NO, "save to resume from (500)"),
