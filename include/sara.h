@@ -144,6 +144,7 @@ typedef struct sara_model_options {
      * folder: it stands in for the model's own. NULL: its own */
     const char *denoiser;
     const char *device; /* where its weights lie and it computes: "cpu"; NULL: that */
+    const char *encoder_dtype; /* as weight_dtype, of text encoders and VAE; NULL: "auto" */
     bool no_t5;         /* of SD3: without its third text encoder, zeros being its states */
 } sara_model_options;
 void sara_model_options_init_sized(sara_model_options *options, size_t size);
@@ -557,6 +558,7 @@ typedef struct sara_train_options {
     bool cache_latents_to_disk, cache_text_encoder_outputs_to_disk;
     const char *cache_dir; /* NULL: .sara-cache in train_data_dir; where that cannot be written,
                               cache in output_dir */
+    const char *encoder_dtype; /* "auto"; see sara_model_options */
     bool no_t5;            /* see sara_model_options */
     int max_sequence_length; /* of captions, see sara_generate_options; validation has 256. 0: 77 */
 } sara_train_options;

@@ -261,6 +261,8 @@ int cmd_generate(cli *c)
         {"type", 0, CLI_STRING, &r.type, 0, 0, "TYPE",
          "in memory: f32, f16, bf16; auto: the file's (f32)"},
         {"weight_dtype", 0, CLI_STRING, &r.model.options.weight_dtype, 0, 0, "TYPE", "the same"},
+        {"encoder_dtype", 0, CLI_STRING, &r.model.options.encoder_dtype, 0, 0, "TYPE",
+         "likewise of text encoders and VAE (auto)"},
         {"device", 0, CLI_STRING, &r.model.options.device, 0, 0, "NAME",
          "where to compute: cpu (cpu)"},
         CLI_MODEL_OPTIONS(&r.model),

@@ -290,8 +290,10 @@ static sara_dtype dtype_in_memory(const sara_binder *binder, const want *wanted,
         return SARA_F32;
     switch (as_stored ? SARA_STORE_AUTO : binder->storage) {
     case SARA_STORE_F16:
+    case SARA_STORE_EXACT_F16:
         return SARA_F16;
     case SARA_STORE_BF16:
+    case SARA_STORE_EXACT_BF16:
         return SARA_BF16;
     case SARA_STORE_AUTO:
     case SARA_STORE_EXACT:
@@ -315,7 +317,7 @@ static sara_status match_param(const sara_binder *binder, sara_param *param,
     param->device = binder->device;
     param->value.dtype = dtype_in_memory(binder, wanted, info->dtype);
     param->value.shape = info->shape;
-    param->as_floats = binder->storage == SARA_STORE_EXACT;
+    param->as_floats = binder->storage >= SARA_STORE_EXACT;
     TRY(sara_weights_check(weights, info));
 done:
     return status;

@@ -14,11 +14,18 @@ typedef enum sara_storage {
     SARA_STORE_F16,
     SARA_STORE_BF16,
     SARA_STORE_AUTO, /* F16 and BF16 as the file has them, else F32 */
-    SARA_STORE_EXACT /* the same, and results are F32's to the bit */
+    /* As SARA_STORE_AUTO, SARA_STORE_F16 and SARA_STORE_BF16, and what is computed of the values in
+     * memory is to the bit what it is of the same values as F32. */
+    SARA_STORE_EXACT,
+    SARA_STORE_EXACT_F16,
+    SARA_STORE_EXACT_BF16
 } sara_storage;
 /* "auto" or a name that sara_dtype_parse() knows; NULL: F32. what: the option's name. */
 SARA_NODISCARD sara_status sara_storage_parse(sara_context *ctx, sara_storage *out,
                                               const char *name, const char *what);
+sara_storage sara_storage_exact(sara_storage storage);
+/* Whether any value in memory may be another than the file's. */
+bool sara_params_are_rounded(const sara_params *params);
 /* How all tensors of more than one dimension are stored: "fp32", "fp16" or "bf16"; "auto" where
  * they differ. */
 const char *sara_storage_name(const sara_params *params);

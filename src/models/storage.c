@@ -16,6 +16,28 @@ sara_status sara_storage_parse(sara_context *ctx, sara_storage *out, const char 
     return SARA_OK;
 }
 
+sara_storage sara_storage_exact(sara_storage storage)
+{
+    switch (storage) {
+    case SARA_STORE_AUTO:
+        return SARA_STORE_EXACT;
+    case SARA_STORE_F16:
+        return SARA_STORE_EXACT_F16;
+    case SARA_STORE_BF16:
+        return SARA_STORE_EXACT_BF16;
+    default:
+        return storage;
+    }
+}
+
+bool sara_params_are_rounded(const sara_params *params)
+{
+    for (size_t i = 0; i < params->count; i++)
+        if (sara_param_is_rounded(&params->items[i]))
+            return true;
+    return false;
+}
+
 const char *sara_storage_name(const sara_params *params)
 {
     size_t counts[SARA_DTYPE_COUNT] = {0}, matrices = 0;

@@ -3,11 +3,21 @@
 
 bool sara_model_is_rounded(const sara_model *model)
 {
-    const sara_params *params = &model->denoiser->params;
-    for (size_t i = 0; i < params->count; i++)
-        if (sara_param_is_rounded(&params->items[i]))
-            return true;
-    return false;
+    return sara_params_are_rounded(&model->denoiser->params);
+}
+
+sara_status sara_model_check_exact(const sara_model *model, const char *purpose)
+{
+    for (int i = 0; i < model->family->part_count; i++) {
+        const sara_network *network = model->parts[i].network;
+        if (network && sara_params_are_rounded(&network->params))
+            return sara_fail(model->ctx, SARA_ERROR_USAGE,
+                             "%s: was loaded with %s_dtype %s, which rounded its weights; load it "
+                             "with fp32 or auto%s",
+                             model->path, i == 0 ? "weight" : "encoder",
+                             sara_storage_name(&network->params), purpose);
+    }
+    return SARA_OK;
 }
 
 typedef struct base_file {

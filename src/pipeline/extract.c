@@ -80,16 +80,10 @@ done:
 
 static sara_status check_models(sara_context *ctx, const sara_model *base, const sara_model *tuned)
 {
-    const sara_model *rounded = sara_model_is_rounded(base)    ? base
-                                : sara_model_is_rounded(tuned) ? tuned
-                                                               : NULL;
     bool changed;
     sara_status status;
-    if (rounded)
-        return sara_fail(ctx, SARA_ERROR_USAGE,
-                         "%s: was loaded with weight_dtype %s, which rounded its weights; load it "
-                         "with fp32 or auto",
-                         rounded->path, sara_storage_name(&rounded->denoiser->params));
+    TRY(sara_model_check_exact(base, ""));
+    TRY(sara_model_check_exact(tuned, ""));
     TRY(sara_model_is_changed(base, &changed));
     if (changed)
         status =

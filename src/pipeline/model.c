@@ -58,7 +58,7 @@ static sara_status load_others(sara_model *model, const sara_model_options *opti
 {
     sara_status status = SARA_OK;
     for (int i = 1; i < model->family->part_count; i++) {
-        TRY(load_part(model, i, SARA_STORE_EXACT));
+        TRY(load_part(model, i, model->encoder_storage));
         TRY(sara_model_load_tokenizer(model, i, options));
     }
     TRY(sara_model_check_vae(model));
@@ -304,6 +304,22 @@ void sara_model_options_init_sized(sara_model_options *options, size_t size)
     sara_options_init(options, size, &defaults, &model_options_type);
 }
 
+static sara_status choose_encoder_storage(sara_model *model, const sara_model_options *options)
+{
+    const char *name = options->encoder_dtype ? options->encoder_dtype : "auto";
+    sara_storage storage;
+    sara_status status;
+    TRY(sara_storage_parse(model->ctx, &storage, name, "encoder_dtype"));
+    model->encoder_storage = sara_storage_exact(storage);
+    if (model->denoiser_only && storage != SARA_STORE_AUTO)
+        status = sara_fail(model->ctx, SARA_ERROR_USAGE,
+                           "encoder_dtype %s: of text encoders and VAE, and the denoiser alone is "
+                           "loaded; leave it out",
+                           name);
+done:
+    return status;
+}
+
 static sara_status model_open(sara_context *ctx, sara_model **out, const char *path,
                               const sara_model_options *options, bool denoiser_only)
 {
@@ -317,6 +333,7 @@ static sara_status model_open(sara_context *ctx, sara_model **out, const char *p
     model->ctx = ctx;
     model->denoiser_only = denoiser_only;
     TRY(sara_storage_parse(ctx, &model->storage, options->weight_dtype, "weight_dtype"));
+    TRY(choose_encoder_storage(model, options));
     TRY(sara_nn_device_check(ctx, options->device, "device"));
     TRY(open_source(model, path, options));
     TRY(load_parts(model, options));

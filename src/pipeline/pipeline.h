@@ -33,7 +33,8 @@ struct sara_model {
     char *vae_path;             /* of another VAE than its own, that was asked for; NULL: none */
     sara_single_file *vae_file; /* NULL: vae_path is a folder */
     bool denoiser_only;
-    sara_storage storage; /* of the denoiser's weights */
+    sara_storage storage;         /* of the denoiser's weights */
+    sara_storage encoder_storage; /* of the other parts', SARA_STORE_EXACT... or SARA_STORE_F32 */
     sara_device *device;
     sara_model_part parts[SARA_MOST_PARTS]; /* as the family's */
     sara_network *denoiser, *vae;           /* of the parts; vae NULL where denoiser_only */
@@ -130,6 +131,8 @@ SARA_NODISCARD sara_status sara_model_read_base(sara_context *ctx, sara_base *ou
                                                 const sara_model *model);
 /* Whether the file holds more than the denoiser in memory. */
 bool sara_model_is_rounded(const sara_model *model);
+/* SARA_ERROR_USAGE where weights of any part were rounded; purpose: " to save it". */
+SARA_NODISCARD sara_status sara_model_check_exact(const sara_model *model, const char *purpose);
 
 /* An adapter's strength, either way: beyond it only slips of the keyboard are to be expected. */
 #define SARA_STRONGEST 100.0

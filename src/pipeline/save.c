@@ -197,17 +197,6 @@ done:
     return status;
 }
 
-/* Frozen weights would be written as they were rounded. */
-static sara_status check_rounded(sara_context *ctx, const sara_model *model)
-{
-    if (!sara_model_is_rounded(model))
-        return SARA_OK;
-    return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "%s: was loaded with weight_dtype %s, which rounded its weights; load it with "
-                     "fp32 or auto to save it",
-                     model->path, sara_storage_name(&model->denoiser->params));
-}
-
 static sara_status save_to_folder(sara_context *ctx, const char *target, const sara_model *model,
                                   const sara_dtype *dtype)
 {
@@ -307,7 +296,8 @@ sara_status sara_model_save_sized(sara_context *ctx, sara_save_report *report, s
     sara_status status;
     TRY(parse_dtype(ctx, &dtype, &given, dtype_name));
     TRY(sara_model_check_weights(ctx, model));
-    TRY(check_rounded(ctx, model));
+    /* Frozen weights would be written as they were rounded. */
+    TRY(sara_model_check_exact(model, " to save it"));
     TRY(check_target(ctx, &target, out, model->path));
     TRY(check_scheduler(ctx, model, target));
     TRY(save_check_finite(ctx, model));

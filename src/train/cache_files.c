@@ -53,13 +53,19 @@ static sara_status add_text(sara_sha256 *hash, const char *text)
     return sara_sha256_add(hash, text, strlen(text) + 1);
 }
 
-/* Hash and settings of a part, as the run's identity has them. */
-static sara_status cache_add_part(sara_context *ctx, sara_sha256 *hash, const json_t *identity,
-                                  const char *folder)
+/* Hash and settings of a part, as the run's identity has them, and what its weights are rounded to,
+ * which the hash does not tell. */
+static sara_status cache_add_part(const sara_model *model, sara_sha256 *hash,
+                                  const json_t *identity, int part)
 {
     static const char *const endings[] = {"_sha256", "_settings"};
+    const sara_network *network = model->parts[part].network; /* NULL: it is left out */
+    const char *folder = model->family->parts[part].folder;
+    sara_context *ctx = model->ctx;
     sara_status status;
     TRY(add_text(hash, folder));
+    if (network && sara_params_are_rounded(&network->params))
+        TRY(add_text(hash, sara_storage_name(&network->params)));
     for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++) {
         const json_t *value =
             json_object_get(identity, sara_name_of("%s%s", folder, endings[i]).text);
@@ -87,7 +93,7 @@ sara_status sara_cache_files_open(sara_cache_files *out, const char *folder, con
     TRY(add_text(hash, model->family->name ? model->family->name : ""));
     for (int i = 0; i < model->family->part_count; i++)
         if (model->family->parts[i].stages & stage)
-            TRY(cache_add_part(out->ctx, hash, identity, model->family->parts[i].folder));
+            TRY(cache_add_part(model, hash, identity, i));
     TRY(sara_sha256_end(&hash, out->scope));
 done:
     sara_sha256_abort(&hash);

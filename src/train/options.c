@@ -19,6 +19,7 @@ static void set_defaults(sara_train_options *options)
     options->train_batch_size = 4;
     options->gradient_accumulation_steps = 1;
     options->weight_dtype = "fp32";
+    options->encoder_dtype = "auto";
     options->lr_scheduler = "cosine";
     options->mixed_precision = "no";
     options->lr_num_cycles = 1;

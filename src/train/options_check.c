@@ -78,6 +78,7 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "--logging_dir %s: goes with --report_to tensorboard",
                       o->logging_dir));
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
+    TRY(sara_storage_parse(ctx, &storage, o->encoder_dtype, "--encoder_dtype"));
     TRY(sara_nn_device_check(ctx, o->device, "--device"));
     TRY(sara_lr_factor(ctx, &factor, o, 1.0, 0, 1));
     TRY(check_weighting(ctx, o));

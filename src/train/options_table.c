@@ -74,6 +74,7 @@ const option sara_train_option_table[] = {
            "recompute those of the N largest resolutions alone (all)"),
     TEXT(mixed_precision, "TYPE", GIVEN, "no; bf16: layers multiply bf16 (needs AVX512-BF16) (no)"),
     TEXT(weight_dtype, "TYPE", RESOLVED, "in memory: fp32, fp16, bf16; auto: the file's (fp32)"),
+    TEXT(encoder_dtype, "TYPE", GIVEN, "likewise of text encoders and VAE (auto)"),
     TEXT(lr_scheduler, "NAME", GIVEN,
          "cosine (default), constant, constant_with_warmup, linear, cosine_with_restarts, "
          "polynomial"),

@@ -45,6 +45,7 @@ static sara_status load_model(trainer *t)
                                   .vae = o->vae,
                                   .use_ema_weights = o->use_ema_weights,
                                   .weight_dtype = o->weight_dtype,
+                                  .encoder_dtype = o->encoder_dtype,
                                   .device = o->device,
                                   .no_t5 = o->no_t5};
     bool alone;
