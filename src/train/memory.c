@@ -286,6 +286,25 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+static void plan_find_peak(sara_memory_plan *p)
+{
+    const struct {
+        size_t bytes;
+        const char *name;
+    } stages[] = {{p->optimizer + p->activations, "in training"},
+                  {p->optimizer + p->texts, "while texts are encoded"},
+                  {p->optimizer + p->encoder, "while images are encoded"},
+                  {p->optimizer + p->pictures, "while pictures are drawn"},
+                  {p->begin, "while entries are chosen"},
+                  {p->later, "in the second phase"}};
+    size_t most = 0;
+    for (size_t i = 1; i < sizeof(stages) / sizeof(*stages); i++)
+        if (stages[i].bytes > stages[most].bytes)
+            most = i;
+    p->stage = stages[most].name;
+    p->peak = stages[most].bytes + p->weights + p->other;
+}
+
 sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                   const sara_memory_setting *s)
 {
@@ -310,9 +329,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     }
     TRY(beginning(t, &p.begin, s));
     TRY(turning(t, &p.later, s));
-    p.peak = p.optimizer;
-    p.peak += larger(p.activations, larger(p.pictures, larger(p.encoder, p.texts)));
-    p.peak = larger(p.peak, larger(p.begin, p.later)) + p.weights + p.other;
+    plan_find_peak(&p);
     *out = p;
 done:
     return status;
@@ -352,11 +369,11 @@ static void plan_announce(const trainer *t, const sara_memory_plan *p)
                  ", instead of optimizer and activations in the second phase %s",
                  sara_bytes_format(&chosen, p->later));
     sara_log(t->ctx, SARA_LOG_INFO,
-             "memory: weights %s, optimizer %s, activations %s, other %s%s%s%s, peak %s",
+             "memory: weights %s, optimizer %s, activations %s, other %s%s%s%s, peak %s %s",
              sara_bytes_format(&texts[0], p->weights), sara_bytes_format(&texts[1], p->optimizer),
              sara_bytes_format(&texts[2], p->activations), sara_bytes_format(&texts[3], p->other),
              instead, *instead ? sara_bytes_format(&texts[4], most) : "", choosing,
-             sara_bytes_format(&texts[5], p->peak));
+             sara_bytes_format(&texts[5], p->peak), p->stage);
 }
 
 sara_status sara_trainer_plan_memory(trainer *t)

@@ -23,6 +23,7 @@ typedef struct sara_memory_plan {
     size_t begin;          /* while what is trained is chosen, instead of the optimiser too */
     size_t later;          /* once the method trains others: their optimiser and activations */
     size_t texts, encoder; /* while those, or images, are encoded before the first step */
+    const char *stage;     /* which of them the peak is: "in training" */
 } sara_memory_plan;
 
 /* memory.c: by a pass that computes nothing. */

@@ -177,7 +177,7 @@ class Bench(Case):
         huge = ("--shape", "tiny", "--latent", "4096", "--batch", "1024", "--steps", "1000")
         result = self.refused(MEMORY, ["training needs ", "--latent "], "bench", *huge)
         self.assertNotIn("--train_batch_size", result.err)
-        self.assertRegex(result.err, r"(?m)^memory: weights .*, peak \d+\.\d+ GiB$")
+        self.assertRegex(result.err, r"(?m)^memory: weights .*, peak \d+\.\d+ GiB in training$")
 
     def test_profile(self):
         self.ok(*TINY, "--profile", "trace.json")

@@ -297,13 +297,16 @@ static void test_phases(void **state)
     assert_int_equal(cached.texts, text);
     assert_int_equal(cached.peak, cached.weights + cached.optimizer + cached.other +
                                       cached.pictures); /* the largest of this run */
+    assert_string_equal(cached.stage, "while pictures are drawn");
     run->options.validation_prompt_count = 0;
     const sara_memory_plan bare = plan_of(run, "bare", &denoiser, &vae, &text);
     assert_int_equal(bare.peak, bare.weights + bare.optimizer + bare.other + bare.encoder);
+    assert_string_equal(bare.stage, "while images are encoded");
     run->options.center_crop = false;
     run->options.resolution = 16;
     const sara_memory_plan small = plan_of(run, "small", &denoiser, &vae, &text);
     assert_int_equal(small.peak, small.weights + small.optimizer + small.other + small.texts);
+    assert_string_equal(small.stage, "while texts are encoded");
 }
 
 /* The allocator's peak over a whole run is the plan's, but for the program, its libraries and what
