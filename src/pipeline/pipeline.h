@@ -24,6 +24,16 @@ typedef struct sara_model_part {
     sara_applied *applied; /* NULL until the first adapter that changes it */
 } sara_model_part;
 
+/* Where states of prompts that are encoded ahead are beside the model, for another time. key: of
+ * all that decides them but the text encoders. */
+typedef struct sara_prompt_store {
+    void *user;
+    /* *there: out->length states are, and out has them; sara_text_states_free(), even after an
+     * error. */
+    sara_status (*find)(void *user, bool *there, sara_text_states *out, const char *key);
+    sara_status (*keep)(void *user, const sara_text_states *states, const char *key);
+} sara_prompt_store;
+
 struct sara_model {
     sara_context *ctx;
     const sara_family *family;
@@ -54,6 +64,7 @@ struct sara_model {
     size_t adapter_count, adapter_capacity;
     struct sara_kept_prompt *prompts; /* encoded ahead */
     size_t prompt_count, prompt_capacity;
+    const sara_prompt_store *prompt_store; /* NULL: none */
 };
 
 /* As sara_model_load() with its denoiser alone. */

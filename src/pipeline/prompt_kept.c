@@ -70,6 +70,56 @@ void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept)
     sara_text_states_free(ctx, &kept->states);
 }
 
+/* Of the prompt, what the tokenizers make of its text, and the adapters that are on the encoders. */
+static sara_status prompt_key(const sara_model *model, char out[65], const sara_prompt *prompt,
+                              const sara_kept_prompt *kept)
+{
+    const char *const texts[] = {prompt->text, kept->adapters, kept->long_prompt ? "long" : ""};
+    sara_sha256 *hash = NULL;
+    int32_t *ids = NULL;
+    size_t count;
+    sara_status status;
+    TRY(sara_sha256_new(model->ctx, &hash));
+    for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
+        TRY(sara_sha256_add(hash, texts[i], strlen(texts[i]) + 1));
+    for (size_t i = 0; i < prompt->count; i++) {
+        const sara_prompt_part *part = &prompt->parts[i];
+        const double values[] = {(double)part->start, (double)part->size, part->weight,
+                                 part->is_break, part->is_blank};
+        TRY(sara_sha256_add(hash, values, sizeof(values)));
+    }
+    TRY(sara_model_tokenize(model->ctx, &ids, &count, model, prompt->text));
+    TRY(sara_sha256_add(hash, ids, count * sizeof(*ids)));
+    TRY(sara_sha256_add(hash, &kept->states.length, sizeof(kept->states.length)));
+    TRY(sara_sha256_end(&hash, out));
+done:
+    sara_sha256_abort(&hash);
+    sara_free(model->ctx, ids);
+    return status;
+}
+
+static sara_status find_or_encode(sara_context *ctx, sara_model *model, sara_kept_prompt *kept,
+                                  const sara_prompt *prompt, const sara_text_source *source)
+{
+    const sara_prompt_store *store = model->prompt_store;
+    bool there = false;
+    char key[65];
+    sara_status status;
+    if (store) {
+        TRY(model->family->measure(ctx, &kept->states.length, model, prompt, source));
+        TRY(prompt_key(model, key, prompt, kept));
+        TRY(store->find(store->user, &there, &kept->states, key));
+    }
+    if (there)
+        return SARA_OK;
+    TRY(sara_model_need(model, SARA_STAGE_TEXT));
+    TRY(model->family->encode(ctx, &kept->states, model, prompt, source));
+    if (store)
+        TRY(store->keep(store->user, &kept->states, key));
+done:
+    return status;
+}
+
 /* Takes the prompt over unless it is kept already. */
 static sara_status keep_prompt(sara_context *ctx, sara_model *model, sara_prompt *prompt,
                                const sara_text_source *source)
@@ -84,9 +134,8 @@ static sara_status keep_prompt(sara_context *ctx, sara_model *model, sara_prompt
         return sara_fail(ctx, SARA_INTERRUPTED, "interrupted");
     TRY(sara_grow(ctx, &model->prompts, &model->prompt_capacity, model->prompt_count + 1,
                   sizeof(*model->prompts)));
-    TRY(sara_model_need(model, SARA_STAGE_TEXT));
     TRY(hash_adapters(model, kept.adapters));
-    TRY(model->family->encode(ctx, &kept.states, model, prompt, source));
+    TRY(find_or_encode(ctx, model, &kept, prompt, source));
     kept.prompt = *prompt;
     *prompt = (sara_prompt){.text = NULL};
     model->prompts[model->prompt_count++] = kept;

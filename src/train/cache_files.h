@@ -35,6 +35,19 @@ SARA_NODISCARD sara_status sara_cache_files_write(sara_cache_files *files, const
 /* One tensor, F32 as it was written: out [count]. */
 SARA_NODISCARD sara_status sara_cache_files_read(const sara_cache_files *files, const char *name,
                                                  const char *tensor, float *out, size_t count);
+/* cache_states.c: the states of a text that has `length` of them, pooled ones too where the denoiser
+ * takes such. */
+SARA_NODISCARD sara_status sara_cache_states_find(sara_cache_files *files, bool *there,
+                                                  const char *name, const sara_model *model,
+                                                  int64_t length);
+SARA_NODISCARD sara_status sara_cache_states_write(sara_cache_files *files, const char *name,
+                                                   const sara_model *model,
+                                                   const sara_text_states *states);
+/* states->length of them, into arrays that are made where there are none; sara_text_states_free(),
+ * even after an error. */
+SARA_NODISCARD sara_status sara_cache_states_read(const sara_cache_files *files, const char *name,
+                                                  const sara_model *model,
+                                                  sara_text_states *states);
 /* One line of how much was found and made; what: "latents". */
 void sara_cache_files_tell(const sara_cache_files *files, const char *what);
 

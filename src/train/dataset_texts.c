@@ -62,19 +62,6 @@ void sara_dataset_texts_free(sara_dataset_texts *texts)
 
 /* -------------------------------------------------------------------------------------- states */
 
-/* The arrays of a text's states in a file; returns how many there are. */
-static size_t states_tensors(const sara_dataset_texts *texts, sara_tensor_source out[2],
-                             const sara_text_states *states)
-{
-    const int *widths = texts->model->denoiser->info.denoiser.widths;
-    out[0] = (sara_tensor_source){sara_condition_kinds[SARA_CONDITION_STATES].name, SARA_F32,
-                                  sara_shape2(texts->length, widths[SARA_CONDITION_STATES]),
-                                  states->states};
-    out[1] = (sara_tensor_source){sara_condition_kinds[SARA_CONDITION_POOLED].name, SARA_F32,
-                                  sara_shape1(widths[SARA_CONDITION_POOLED]), states->pooled};
-    return widths[SARA_CONDITION_POOLED] ? 2 : 1;
-}
-
 /* The text and what tells its ids: captions of one text have other ids with another tokenizer. */
 static sara_status name_text_file(sara_dataset_texts *texts, size_t i)
 {
@@ -100,20 +87,18 @@ done:
 static sara_status encode_caption(sara_dataset_texts *texts, size_t i)
 {
     sara_text_states *states = &texts->states[i];
-    sara_tensor_source tensors[2];
-    size_t count = states_tensors(texts, tensors, states);
     bool there = false;
     sara_status status;
     if (texts->files.folder) {
         TRY(name_text_file(texts, i));
-        TRY(sara_cache_files_find(&texts->files, &there, texts->names[i], tensors, count));
+        TRY(sara_cache_states_find(&texts->files, &there, texts->names[i], texts->model,
+                                   texts->length));
         if (there)
             return SARA_OK;
     }
     TRY(sara_model_encode_text(texts->ctx, states, texts->model, texts->captions[i]));
     if (texts->files.folder) {
-        states_tensors(texts, tensors, states);
-        TRY(sara_cache_files_write(&texts->files, texts->names[i], tensors, count));
+        TRY(sara_cache_states_write(&texts->files, texts->names[i], texts->model, states));
         sara_text_states_free(texts->ctx, states);
     }
 done:
@@ -142,24 +127,6 @@ size_t sara_dataset_texts_bytes(const sara_dataset_texts *texts, bool on_disk)
            (size_t)(texts->length * widths[SARA_CONDITION_STATES] + widths[SARA_CONDITION_POOLED]);
 }
 
-/* From its file to texts->read. */
-static sara_status read_states(sara_dataset_texts *texts, const char *name)
-{
-    sara_tensor_source tensors[2];
-    size_t count = states_tensors(texts, tensors, &texts->read);
-    float **arrays[2] = {&texts->read.states, &texts->read.pooled};
-    sara_status status = SARA_OK;
-    for (size_t i = 0; i < count; i++) {
-        size_t floats = (size_t)sara_shape_count(&tensors[i].shape);
-        if (!*arrays[i])
-            TRY(sara_alloc(texts->ctx, arrays[i], floats, sizeof(float)));
-        TRY(sara_cache_files_read(&texts->files, name, tensors[i].name, *arrays[i], floats));
-    }
-    texts->read.length = texts->length;
-done:
-    return status;
-}
-
 sara_status sara_dataset_texts_get(sara_dataset_texts *texts, const sara_text_states **out,
                                    size_t image)
 {
@@ -168,5 +135,6 @@ sara_status sara_dataset_texts_get(sara_dataset_texts *texts, const sara_text_st
     if (texts->states[i].states)
         return SARA_OK;
     *out = &texts->read;
-    return read_states(texts, texts->names[i]);
+    texts->read.length = texts->length;
+    return sara_cache_states_read(&texts->files, texts->names[i], texts->model, &texts->read);
 }

@@ -40,7 +40,7 @@ const option sara_train_option_table[] = {
     SWITCH(center_crop, GIVEN, "crop the centre instead of a random place"),
     SWITCH(random_flip, GIVEN, "flip images left-right at random"),
     SWITCH(cache_latents_to_disk, NO, "keep encoded images for later runs, not in memory"),
-    SWITCH(cache_text_encoder_outputs_to_disk, NO, "likewise encoded captions"),
+    SWITCH(cache_text_encoder_outputs_to_disk, NO, "likewise encoded captions and prompts"),
     TEXT(cache_dir, "DIR", NO, "where (.sara-cache in --train_data_dir)"),
     TEXT(method, "NAME", GIVEN, "sara, full, lora, dora, adaptformer, ltsft, shira (sara)"),
     TEXT(adapter, "FILE[:X]", NO, "train on from this adapter, at strength X (1)"),

@@ -258,7 +258,7 @@ static sara_status encode(trainer *t)
 {
     sara_status status;
     TRY(sara_batches_open_files(t->batches, &t->options, t->identity));
-    TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options));
+    TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options, t->identity));
     TRY(sara_batches_fill(t->batches));
     sara_model_give_back(t->model, sara_trainer_stages(t));
     TRY(sara_model_need(t->model, sara_trainer_stages(t)));

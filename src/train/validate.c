@@ -1,5 +1,5 @@
 /* Pictures of the validation prompts, drawn with the weights as they stand. */
-#include "train/train.h"
+#include "train/cache_files.h"
 
 /* What the pictures of a prompt are drawn with; where the model, if it is known yet, does not say
  * their size, as it is trained. */
@@ -67,8 +67,8 @@ sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, const sar
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }
 
-sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
-                                    const sara_train_options *options)
+static sara_status encode_each_prompt(sara_context *ctx, sara_model *model,
+                                      const sara_train_options *options)
 {
     sara_generate_options generate;
     sara_status status = SARA_OK;
@@ -81,8 +81,70 @@ sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }
 
-sara_status sara_run_validate(sara_run *run, sara_model *model,
-                              const sara_train_options *options, int64_t step)
+/* Where prompts' states are on the disk. */
+typedef struct prompt_files {
+    sara_cache_files files;
+    const sara_model *model;
+} prompt_files;
+
+static sara_status find_prompt(void *user, bool *there, sara_text_states *out, const char *key)
+{
+    prompt_files *p = user;
+    char name[65];
+    sara_status status;
+    TRY(sara_cache_files_name(&p->files, name, key));
+    TRY(sara_cache_states_find(&p->files, there, name, p->model, out->length));
+    if (*there)
+        TRY(sara_cache_states_read(&p->files, name, p->model, out));
+done:
+    return status;
+}
+
+static sara_status keep_prompt_file(void *user, const sara_text_states *states, const char *key)
+{
+    prompt_files *p = user;
+    char name[65];
+    sara_status status;
+    TRY(sara_cache_files_name(&p->files, name, key));
+    TRY(sara_cache_states_write(&p->files, name, p->model, states));
+done:
+    return status;
+}
+
+static sara_status open_prompt_files(prompt_files *p, const sara_model *model,
+                                     const sara_train_options *options, const json_t *identity)
+{
+    char *folder = NULL;
+    sara_status status;
+    *p = (prompt_files){.model = model};
+    TRY(sara_cache_folder(model->ctx, &folder, options));
+    TRY(sara_cache_files_open(&p->files, folder, "states", model, SARA_STAGE_TEXT, identity));
+done:
+    sara_free(model->ctx, folder);
+    return status;
+}
+
+sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
+                                    const sara_train_options *options, const json_t *identity)
+{
+    prompt_files files = {.model = NULL};
+    const sara_prompt_store store = {&files, find_prompt, keep_prompt_file};
+    sara_status status;
+    if (options->validation_prompt_count && options->cache_text_encoder_outputs_to_disk &&
+        options->train_data_dir) {
+        TRY(open_prompt_files(&files, model, options, identity));
+        model->prompt_store = &store;
+    }
+    TRY(encode_each_prompt(ctx, model, options));
+    sara_cache_files_tell(&files.files, "prompts' states");
+done:
+    model->prompt_store = NULL;
+    sara_cache_files_close(&files.files);
+    return status;
+}
+
+sara_status sara_run_validate(sara_run *run, sara_model *model, const sara_train_options *options,
+                              int64_t step)
 {
     char *folder = NULL;
     sara_status status;

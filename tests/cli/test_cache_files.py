@@ -59,6 +59,26 @@ class CacheFiles(Case):
         self.assertNotIn("latents:", done.err)
         self.assertEqual(self.result("states"), self.result("plain"))
 
+    def test_validation_prompts(self):
+        """Their states, the negative prompt's among them, are found by what decides them."""
+        shown = ("--validation_steps", "1", "--validation_prompt")
+        plain = self.train("plain", *shown, "a (cat:1.3)")
+        self.assertNotIn("prompts' states", plain.err.replace("captions", ""))
+        for run, more, found in (("first", ("a (cat:1.3)",), (0, 2)),
+                                 ("second", ("a (cat:1.3)",), (2, 0)),
+                                 ("weight", ("a (cat:1.2)",), (1, 1)),
+                                 ("literal", ("a (cat:1.3)", "--no_prompt_weights"), (0, 2)),
+                                 ("long", ("a (cat:1.3)", "--long_prompt"), (0, 2)),
+                                 ("one", ("a cat", "--validation_guidance_scale", "1"), (0, 1))):
+            done = self.train(run, *KEEP, *shown, *more)
+            self.assertIn("data/.sara-cache/states: {} prompts' states found, {} made"
+                          .format(*found), done.err)
+            self.assertEqual(self.result(run), self.result("plain"))
+        for run in ("first", "second"):
+            for name in ("step-000001-0.png", "step-000002-0.png"):
+                self.assertEqual(sha256(self.path(run, "samples", name)),
+                                 sha256(self.path("plain", "samples", name)))
+
     def test_resumed(self):
         """Where encoded images lie is no part of a run, and they are no images of the folder."""
         self.train("whole")
