@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Keeps every 35th entry of a golden file's large gradients, so that the tree stays small; those of
-variants/ are whole, but for unet_lists. Needs safetensors and torch: tests/golden/thin_golden.py
+variants/ are whole, but for unet_lists and unet_odd. Needs safetensors and torch: tests/golden/thin_golden.py
 FILE LARGE"""
 import sys
 

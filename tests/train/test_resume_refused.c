@@ -44,6 +44,16 @@ static void test_flipped_bit(void **state)
     }
 }
 
+/* Whether another byte leaves the values as they are: the last digit of a number may. */
+static bool has_same_values(const char *a, const char *b)
+{
+    json_t *first = json_loads(a, 0, NULL), *second = json_loads(b, 0, NULL);
+    bool same = first && second && json_equal(first, second);
+    json_decref(first);
+    json_decref(second);
+    return same;
+}
+
 /* Each byte of the manifest counts: text that no longer parses, another number, another hash. */
 static void test_manifest(void **state)
 {
@@ -58,6 +68,8 @@ static void test_manifest(void **state)
     for (size_t i = 0; i < size; i += 37) {
         char *damaged = (char *)(uintptr_t)test_text(run, "%s", text);
         damaged[i] ^= 1;
+        if (has_same_values(text, damaged))
+            continue;
         test_run_write(run, name, damaged, size);
         run->options.resume_from_checkpoint = "checkpoint-6";
         test_assert_status(run->ctx, test_run_train(run), SARA_ERROR_INPUT, damaged, __FILE__,
