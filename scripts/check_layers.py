@@ -19,7 +19,7 @@ LAYERS = {  # folder: the folders it may include from
     "report": ["core", "io"],
     "train": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
     "eval": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
-    "compare": ["core", "io", "report", "train", "eval"],
+    "compare": ["core", "io", "pipeline", "report", "train", "eval"],
     "cli": [],
 }
 # Headers that other layers may include, beside a layer's own name (core/core.h).
@@ -27,8 +27,9 @@ OUTER = {"core/device.h", "core/number.h", "core/pool.h", "core/tape.h", "core/t
          "models/clip.h", "models/inception.h", "models/mmdit.h", "models/network.h",
          "models/single_file.h", "models/t5.h", "models/unet.h", "models/unicode.h",
          "models/vae.h", "models/vit.h", "nn/kernels.h", "nn/simd/simd.h", "nn/update.h",
-         "pipeline/adapter_kind.h", "pipeline/lora.h", "pipeline/lora_write.h", "sparse/adamw.h",
-         "sparse/bottleneck.h", "sparse/lora.h", "sparse/magnitude.h"}
+         "pipeline/adapter_kind.h", "pipeline/family.h", "pipeline/lora.h",
+         "pipeline/lora_write.h", "sparse/adamw.h", "sparse/bottleneck.h",
+         "sparse/lora.h", "sparse/magnitude.h"}
 LIBRARIES = {  # header: the only files that may include it
     r"oneapi/dnnl|^dnnl": r"src/(nn/onednn/|sparse/\w*onednn)\w*\.[ch]$",
     r"^cuda|^cublas|^cudnn": r"_cuda\.cu$",

@@ -2,6 +2,8 @@
  * Fig. 5). */
 #include "compare/tables.h"
 
+#include "pipeline/family.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -88,13 +90,13 @@ done:
 
 /* --------------------------------------------------------------------------------------- config */
 
-/* *out: what is in a folder of the model, NULL where there is none; json_decref(). */
+/* *out: of a folder of the model, NULL where there is none; json_decref(). */
 static sara_status part_config(sara_comparison *c, json_t **out, const char *part)
 {
     char *path = NULL;
     sara_status status;
     *out = NULL;
-    TRY(sara_path_join(c->ctx, &path, c->model, part));
+    TRY(sara_format(c->ctx, &path, "%s/%s/config.json", c->model, part));
     if (sara_path_exists(path))
         TRY(sara_json_load(c->ctx, out, path, true));
 done:
@@ -102,22 +104,27 @@ done:
     return status;
 }
 
-/* What a diffusers folder says of its pictures; 64 latents of 8 pixels elsewhere. */
+/* What a diffusers folder's denoiser says of its pictures, else its family; 64 latents of 8 pixels
+ * elsewhere. */
 static sara_status read_latent(sara_comparison *c)
 {
-    json_t *denoiser = NULL, *vae = NULL;
-    sara_status status;
+    const sara_family *family;
+    json_t *index = NULL, *denoiser = NULL, *vae = NULL;
+    sara_status status = SARA_OK;
     c->latent = 64;
-    TRY(part_config(c, &denoiser, "unet/config.json"));
-    if (!denoiser)
-        TRY(part_config(c, &denoiser, "transformer/config.json"));
-    TRY(part_config(c, &vae, "vae/config.json"));
+    c->factor = 8;
+    if (!sara_path_is_directory(c->model))
+        return SARA_OK;
+    TRY(sara_family_of_folder(c->ctx, &family, &index, c->model));
+    TRY(part_config(c, &denoiser, family->parts[0].folder));
+    TRY(part_config(c, &vae, "vae"));
     const sara_config config = {c->ctx, denoiser, c->model};
-    if (denoiser)
-        TRY(sara_config_int(&config, &c->latent, "sample_size", 64, 1, 4096));
+    TRY(sara_config_int(&config, &c->latent, "sample_size", family->sample_size, 1, 4096));
     const size_t levels = json_array_size(json_object_get(vae, "block_out_channels"));
-    c->factor = levels >= 1 && levels <= 8 ? (int64_t)1 << (levels - 1) : 8;
+    if (levels >= 1 && levels <= 8)
+        c->factor = (int64_t)1 << (levels - 1);
 done:
+    json_decref(index);
     json_decref(denoiser);
     json_decref(vae);
     return status;

@@ -227,12 +227,40 @@ static void test_memory(void **state)
     test_every_allocation(compare_once, "compare.json"); /* what was run is kept */
 }
 
+static int64_t latent_of(sara_context *ctx, const char *denoiser)
+{
+    sara_comparison c = {
+        .ctx = ctx, .config = json_object(), .source = "compare.json", .model = "model"};
+    put_file("model/unet/config.json", denoiser);
+    sara_arena_init(&c.arena, ctx);
+    assert_ok(ctx, sara_compare_read_cost(&c));
+    sara_arena_free(&c.arena);
+    json_decref(c.config);
+    return c.cost.latent;
+}
+
+/* Pictures are timed as large as the model draws them: what it says, else its family's size. */
+static void test_latent(void **state)
+{
+    sara_context *ctx = test_context();
+    (void)state;
+    assert_int_equal(mkdir("model", 0755), 0);
+    assert_int_equal(mkdir("model/unet", 0755), 0);
+    put_file("model/model_index.json", "{\"_class_name\": \"StableDiffusionXLPipeline\"}");
+    assert_int_equal(latent_of(ctx, "{\"addition_embed_type\": \"text_time\"}"), 128);
+    assert_int_equal(
+        latent_of(ctx, "{\"addition_embed_type\": \"text_time\", \"sample_size\": 96}"), 96);
+    put_file("model/model_index.json", "{\"_class_name\": \"StableDiffusionPipeline\"}");
+    assert_int_equal(latent_of(ctx, "{\"cross_attention_dim\": 768}"), 64);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused), cmocka_unit_test(test_records),
         cmocka_unit_test(test_again),   cmocka_unit_test(test_choice),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory),  cmocka_unit_test(test_latent),
     };
     return cmocka_run_group_tests(tests, enter_folder, leave_folder);
 }
