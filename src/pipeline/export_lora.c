@@ -80,7 +80,7 @@ static sara_status finish_layer(low_rank *l, sara_lora_layer *layer, const sara_
 {
     const sara_shape *shape = &change->param->value.shape;
     int64_t rows = shape->dims[0], cols = sara_shape_count(shape) / rows;
-    bool kohya = l->e->format == SARA_EXPORT_LORA;
+    bool kohya = l->e->format == SARA_EXPORT_LORA && !l->e->model->family->lora_of_diffusers;
     double gain;
     sara_status status;
     layer->scale = kohya ? (double)l->e->rank / (double)layer->rank : 1;

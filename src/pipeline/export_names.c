@@ -74,12 +74,18 @@ sara_status sara_export_kohya_name(sara_arena *arena, const char **out, const ch
     sara_status status;
     char *name = NULL;
     static const char text[] = "text_model.";
-    if (part > 0) /* newer transformers leave text_model. out */
+    /* newer transformers leave text_model. out */
+    const char *stem = part > 0 && strncmp(layer, text, strlen(text)) != 0 ? text : "";
+    bool dots = model->family->lora_of_diffusers;
+    if (dots)
+        TRY(sara_format(arena->ctx, &name, "%s.%s%s", model->family->parts[part].folder, stem,
+                        layer));
+    else if (part > 0)
         TRY(sara_format(arena->ctx, &name, "lora_te%s_%s%s", text_number(model->family, part).text,
-                        strncmp(layer, text, strlen(text)) == 0 ? "" : text, layer));
+                        stem, layer));
     else
         TRY(kohya_denoiser_name(arena->ctx, &name, layer, model));
-    for (char *at = name; *at; at++)
+    for (char *at = name; !dots && *at; at++)
         if (*at == '.')
             *at = '_';
     TRY(sara_arena_strdup(arena, out, name));

@@ -105,6 +105,7 @@ struct sara_family {
     const char *kohya[2];        /* ss_base_model_version; likewise */
     bool kohya_v2;               /* ss_v2 */
     bool kohya_single;           /* its names of the denoiser's layers are those of single files */
+    bool lora_of_diffusers;      /* LoRA files have diffusers' layout instead of kohya's */
 };
 
 extern const sara_family *const sara_families[]; /* NULL ends it */

@@ -66,14 +66,20 @@ static bool has_t5(const json_t *index)
     return json_is_string(json_array_get(json_object_get(index, "text_encoder_3"), 1));
 }
 
+static bool is_sd3_pipeline(const char *class_name)
+{
+    static const char start[] = "StableDiffusion3";
+    return strncmp(class_name, start, strlen(start)) == 0;
+}
+
 static bool is_sd3_index(const char *class_name, const json_t *index)
 {
-    return strcmp(class_name, "StableDiffusion3Pipeline") == 0 && has_t5(index);
+    return is_sd3_pipeline(class_name) && has_t5(index);
 }
 
 static bool is_sd3_index_without(const char *class_name, const json_t *index)
 {
-    return strcmp(class_name, "StableDiffusion3Pipeline") == 0 && !has_t5(index);
+    return is_sd3_pipeline(class_name) && !has_t5(index);
 }
 
 static bool sd3_is_file(const sara_single_file *single)
@@ -110,6 +116,16 @@ static bool sd35_medium_is_denoiser(const json_t *config)
 static bool sd35_large_is_denoiser(const json_t *config)
 {
     return is_sd3_class(config) && has_qk_norm(config) && !has_dual_layers(config);
+}
+
+static const char *sd3_unsupported(const json_t *config)
+{
+    const json_t *in = json_object_get(config, "in_channels");
+    const json_t *out = json_object_get(config, "out_channels");
+    if (json_is_integer(out) && json_integer_value(in) > json_integer_value(out))
+        return "an inpainting, edit or depth model of SD3, whose transformer is given a picture "
+               "too; use the model that it was made of";
+    return NULL;
 }
 
 /* -------------------------------------------------------------- what single files do not tell */
@@ -265,10 +281,10 @@ done:
 
 #define SD3_COMMON                                                                                 \
     .pipeline = "StableDiffusion3Pipeline", .parts = sd3_parts, .scheduler = sd3_scheduler,        \
-    .is_file = sd3_is_file, .tell = sd3_tell, .guess = sd3_guess, .check_texts = sd3_check_texts,  \
-    .measure = sd3_measure, .encode = sd3_encode, .objective = sara_flow_objective_new,            \
-    .draw_timestep = sara_flow_draw_timestep, .sample_size = 128, .guidance_scale = 7.0,           \
-    .target = "transformer"
+    .is_file = sd3_is_file, .unsupported = sd3_unsupported, .tell = sd3_tell, .guess = sd3_guess,  \
+    .check_texts = sd3_check_texts, .measure = sd3_measure, .encode = sd3_encode,                  \
+    .objective = sara_flow_objective_new, .draw_timestep = sara_flow_draw_timestep,                \
+    .sample_size = 128, .guidance_scale = 7.0, .target = "transformer", .lora_of_diffusers = true
 #define WITHOUT_T5                                                                                 \
     .part_count = TEXT_3, .is_index = is_sd3_index_without,                                        \
     .index = "{\"feature_extractor\": [null, null], \"image_encoder\": [null, null], "             \

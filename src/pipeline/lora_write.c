@@ -86,6 +86,29 @@ static sara_shape down_shape(const sara_shape *weight, const sara_lora_layer *la
 
 /* --------------------------------------------------------------------------------------- kohya */
 
+/* diffusers' loaders of such families know no alpha: the scale goes into the second factor. */
+static sara_status add_diffusers_layer(lora_tensors *w, const sara_lora_layer *layer,
+                                       const sara_shape *weight, const char *name)
+{
+    const size_t count = (size_t)(layer->out * layer->rank);
+    sara_dtype dtype = w->output->dtype;
+    float *up;
+    sara_status status;
+    if (layer->mid || layer->magnitude_of_inputs)
+        TRY(sara_fail(w->ctx, SARA_ERROR_USAGE, "%s: has %s, which diffusers has nothing for",
+                      layer->name, layer->mid ? "a middle matrix" : "a magnitude of inputs"));
+    TRY(sara_arena_alloc(&w->arena, &up, count, sizeof(*up)));
+    for (size_t i = 0; i < count; i++)
+        up[i] = (float)(layer->up[i] * layer->scale);
+    TRY(put_tensor(w, name, ".lora_A.weight", dtype, down_shape(weight, layer), layer->down));
+    TRY(put_tensor(w, name, ".lora_B.weight", dtype,
+                   factor_shape(weight, layer->out, layer->rank, false), up));
+    TRY(put_tensor(w, name, ".lora_magnitude_vector", dtype, sara_shape1(layer->out),
+                   layer->magnitude));
+done:
+    return status;
+}
+
 static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer, int part)
 {
     bool of_inputs = layer->magnitude_of_inputs;
@@ -99,6 +122,8 @@ static sara_status add_kohya_layer(lora_tensors *w, const sara_lora_layer *layer
     TRY(shape_of(w, &weight, layer, part ? w->output->text_params[part] : w->output->params));
     TRY(sara_export_layer(&w->arena, &own, &is_bias, layer->name));
     TRY(sara_export_kohya_name(&w->arena, &name, own, w->output->model, part));
+    if (w->output->model->family->lora_of_diffusers)
+        return add_diffusers_layer(w, layer, &weight, name);
     TRY(sara_arena_alloc(&w->arena, &alpha, 1, sizeof(*alpha)));
     *alpha = (float)(layer->scale * (double)rank);
     TRY(put_tensor(w, name, ".lora_down.weight", dtype, down_shape(&weight, layer), layer->down));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Keeps every 35th entry of a golden file's large gradients, so that the tree stays small; those of
-variants/ are whole, but for unet_lists and unet_odd. Needs safetensors and torch: tests/golden/thin_golden.py
-FILE LARGE"""
+variants/ are whole, but for unet_lists and unet_odd. Needs safetensors and torch:
+tests/golden/thin_golden.py FILE LARGE"""
 import sys
 
 from safetensors.torch import load_file, save_file

@@ -136,7 +136,8 @@ const char *test_adapter(test_pipe *pipe, const char *name, sara_model *model, s
     const sara_params *params = &model->denoiser->params;
     sara_adapter_entry *entries = NULL;
     assert_ok(pipe->ctx, sara_model_base_sha256(pipe->ctx, &base, model));
-    const sara_metadata metadata[] = {{"sara.base_sha256", base}, {"sara.target", "unet"}};
+    const sara_metadata metadata[] = {{"sara.base_sha256", base},
+                                      {"sara.target", model->family->target}};
     assert_ok(pipe->ctx,
               sara_arena_alloc(&pipe->strings, &entries, params->count, sizeof(*entries)));
     for (size_t i = 0; i < params->count; i++)
@@ -163,4 +164,31 @@ float *test_values(test_pipe *pipe, const sara_model *model, size_t *count)
         used += size;
     }
     return all;
+}
+
+void test_holds(test_pipe *pipe, const char *a, const char *b, size_t least)
+{
+    sara_safetensors *one = test_open(pipe->ctx, a), *two = test_open(pipe->ctx, b);
+    size_t same = 0;
+    for (size_t i = 0; i < sara_safetensors_count(two); i++) {
+        const sara_tensor_info *info = sara_safetensors_at(two, i);
+        const sara_tensor_info *other = sara_safetensors_find(one, info->name);
+        void *x = NULL, *y = NULL;
+        if (!other)
+            continue;
+        if (info->dtype != other->dtype || !sara_shape_equal(&info->shape, &other->shape))
+            fail_msg("%s: another dtype or shape", info->name);
+        assert_ok(pipe->ctx, sara_alloc(pipe->ctx, &x, info->size + 1, 1));
+        assert_ok(pipe->ctx, sara_alloc(pipe->ctx, &y, info->size + 1, 1));
+        assert_ok(pipe->ctx, sara_safetensors_read(one, x, other));
+        assert_ok(pipe->ctx, sara_safetensors_read(two, y, info));
+        if (memcmp(x, y, info->size) != 0)
+            fail_msg("%s: other values", info->name);
+        sara_free(pipe->ctx, x);
+        sara_free(pipe->ctx, y);
+        same++;
+    }
+    assert_true(same >= least);
+    sara_safetensors_close(one);
+    sara_safetensors_close(two);
 }

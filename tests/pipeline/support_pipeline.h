@@ -43,4 +43,7 @@ const char *test_adapter(test_pipe *pipe, const char *name, sara_model *model, s
 /* All values of the U-Net, one after the other; lives as long as the test. */
 float *test_values(test_pipe *pipe, const sara_model *model, size_t *count);
 
+/* Of files: the tensors of b that a has too, which are at least `least`, are the same in both. */
+void test_holds(test_pipe *pipe, const char *a, const char *b, size_t least);
+
 #endif

@@ -232,6 +232,20 @@ static void test_sd3_options_refused(void **state)
     sara_model_free(model);
 }
 
+static void test_sd3_unsupported(void **state)
+{
+    (void)state;
+    json_t *config = json_loads("{\"_class_name\": \"SD3Transformer2DModel\", "
+                                "\"in_channels\": 33, \"out_channels\": 16}",
+                                0, NULL);
+    sara_context *ctx = test_context();
+    const sara_family *family;
+    assert_refused(ctx, SARA_ERROR_INPUT, "is of an inpainting, edit or depth model of SD3",
+                   sara_family_of_config(ctx, &family, config, "config.json"));
+    json_decref(config);
+    sara_context_free(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -240,6 +254,7 @@ int main(void)
         TEST_CASE(test_sequences),
         TEST_CASE(test_prompt_weights),
         TEST_CASE(test_sd3_options_refused),
+        TEST_CASE(test_sd3_unsupported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
