@@ -1,8 +1,6 @@
 /* LoRA files of families whose names are not those of Stable Diffusion. */
 #include "support_export.h"
 
-#include "models/mmdit.h"
-
 /* ----------------------------------------------------------------------------------------- SDXL */
 
 /* What of diffusers' UNet2DConditionModel kohya calls otherwise, whose U-Net is the original one;
@@ -129,7 +127,7 @@ static void compare_change(test_pipe *pipe, part_change *c, const sara_safetenso
 }
 
 /* A file on the model: every change is as expected, and there is no other. */
-static void check_foreign(test_pipe *pipe, sara_model *model, const char *name)
+static void check_foreign(test_pipe *pipe, sara_model *model, const char *path, const char *name)
 {
     sara_safetensors *expected = test_open(pipe->ctx, FILES "/expected.safetensors");
     part_change changes[SARA_MOST_PARTS] = {{0}};
@@ -139,9 +137,7 @@ static void check_foreign(test_pipe *pipe, sara_model *model, const char *name)
             changes[p].params = &model->parts[p].network->params;
             changes[p].before = part_values(pipe, changes[p].params);
         }
-    assert_ok(pipe->ctx,
-              sara_model_apply(pipe->ctx, model, test_text(pipe, FILES "/%s.safetensors", name), 1,
-                               false));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, path, 1, false));
     for (int p = 0; p < parts; p++) {
         if (!changes[p].params)
             continue;
@@ -164,44 +160,86 @@ static void test_xl_files(void **state)
     test_pipe *pipe = *state;
     sara_model *model = test_model(pipe, test_family("sdxl").text, false);
     assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT | SARA_STAGE_DECODE));
-    check_foreign(pipe, model, "sdxl_kohya");
-    check_foreign(pipe, model, "sdxl_diffusers");
+    check_foreign(pipe, model, FILES "/sdxl_kohya.safetensors", "sdxl_kohya");
+    check_foreign(pipe, model, FILES "/sdxl_diffusers.safetensors", "sdxl_diffusers");
     sara_model_free(model);
 }
 
-/* Of the denoiser alone. */
+static sara_model *sd3_model(test_pipe *pipe)
+{
+    return test_model(pipe, test_text(pipe, "%s/transformer", test_family("sd35_medium").text),
+                      true);
+}
+
 static void test_sd3_files(void **state)
 {
-    static const sara_family_part parts[] = {
-        {.folder = "transformer", .class = &sara_mmdit_class, .stages = SARA_STAGE_DENOISE}};
-    static const sara_family family = {.name = "SD3", .parts = parts, .part_count = 1};
     static const char *const files[] = {"sd3_kohya", "sd3_comfyui", "sd3_dense", "sd3_diffusers",
                                         "sd3_onetrainer"};
     test_pipe *pipe = *state;
-    const char *folder = test_text(pipe, "%s/transformer", test_family("sd35_medium").text);
-    sara_component component;
-    sara_model *model;
-    assert_ok(pipe->ctx, sara_alloc(pipe->ctx, &model, 1, sizeof(*model)));
-    *model = (sara_model){.ctx = pipe->ctx, .family = &family, .denoiser_only = true};
-    assert_ok(pipe->ctx, sara_nn_device_open(pipe->ctx, &model->device, NULL));
-    assert_ok(pipe->ctx,
-              sara_component_open(pipe->ctx, &component, folder, parts[0].class->stem, NULL));
-    assert_ok(pipe->ctx, sara_network_open(model->device, &model->denoiser, parts[0].class,
-                                           &component, SARA_STORE_F32));
-    assert_ok(pipe->ctx, sara_network_read(model->denoiser));
-    sara_component_close(&component);
-    model->parts[0].network = model->denoiser;
+    sara_model *model = sd3_model(pipe);
     for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++)
-        check_foreign(pipe, model, files[i]);
+        check_foreign(pipe, model, test_text(pipe, FILES "/%s.safetensors", files[i]), files[i]);
+    sara_model_free(model);
+}
+
+/* -------------------------------------------------------------------------------- SD3's exports */
+
+/* ComfyUI's file of whole changes, applied and exported, is itself. */
+static void test_sd3_dense(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = sd3_model(pipe);
+    const sara_export_options options = test_export_options("comfyui", 0, "fp32");
+    const char *path = test_path(pipe, "comfyui.safetensors");
+    sara_safetensors *expected = test_open(pipe->ctx, FILES "/sd3_dense.safetensors");
+    assert_ok(pipe->ctx,
+              sara_model_apply(pipe->ctx, model, FILES "/sd3_dense.safetensors", 1, false));
+    assert_ok(pipe->ctx, sara_model_export(pipe->ctx, NULL, model, path, &options));
+    sara_safetensors *file = test_open(pipe->ctx, path);
+    assert_int_equal(sara_safetensors_count(file), sara_safetensors_count(expected));
+    for (size_t i = 0; i < sara_safetensors_count(expected); i++) {
+        const char *key = sara_safetensors_at(expected, i)->name;
+        size_t count, size;
+        float *theirs = test_load_f32(pipe->ctx, expected, key, &count);
+        float *ours = test_load_f32(pipe->ctx, file, key, &size);
+        assert_int_equal(size, count);
+        if (!(test_relative_l2(ours, theirs, count) <= TOLERANCE))
+            fail_msg("%s", key);
+        sara_free(pipe->ctx, ours);
+        sara_free(pipe->ctx, theirs);
+    }
+    sara_safetensors_close(file);
+    sara_safetensors_close(expected);
+    sara_model_free(model);
+}
+
+/* diffusers' file of rank 2, exported with that rank: the same layers, and the same changes. */
+static void test_sd3_low_rank(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = sd3_model(pipe);
+    const sara_export_options options = test_export_options("lora", 2, "fp32");
+    const char *path = test_path(pipe, "lora.safetensors");
+    sara_safetensors *expected = test_open(pipe->ctx, FILES "/sd3_diffusers.safetensors");
+    assert_ok(pipe->ctx,
+              sara_model_apply(pipe->ctx, model, FILES "/sd3_diffusers.safetensors", 1, false));
+    assert_ok(pipe->ctx, sara_model_export(pipe->ctx, NULL, model, path, &options));
+    assert_ok(pipe->ctx, sara_model_remove(model));
+    sara_safetensors *file = test_open(pipe->ctx, path);
+    assert_int_equal(sara_safetensors_count(file), sara_safetensors_count(expected));
+    for (size_t i = 0; i < sara_safetensors_count(expected); i++)
+        assert_non_null(sara_safetensors_find(file, sara_safetensors_at(expected, i)->name));
+    sara_safetensors_close(file);
+    sara_safetensors_close(expected);
+    check_foreign(pipe, model, path, "sd3_diffusers");
     sara_model_free(model);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_xl_names_written),
-        TEST_CASE(test_xl_files),
-        TEST_CASE(test_sd3_files),
+        TEST_CASE(test_xl_names_written), TEST_CASE(test_xl_files),     TEST_CASE(test_sd3_files),
+        TEST_CASE(test_sd3_dense),        TEST_CASE(test_sd3_low_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
