@@ -331,6 +331,9 @@ SARA_NODISCARD sara_status sara_model_text_length(sara_context *ctx, int64_t *le
                                                   const sara_model *model);
 /* The first of its tokenizers; NULL: there is none. */
 const sara_tokenizer *sara_model_tokenizer(const sara_model *model);
+/* Adds the text's ids by each of its tokenizers. */
+SARA_NODISCARD sara_status sara_model_hash_ids(const sara_model *model, sara_sha256 *hash,
+                                               const char *text);
 /* SARA_ERROR_USAGE unless width and height are positive multiples of the VAE's factor; what: the
  * option's name. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,

@@ -38,6 +38,25 @@ done:
     return status;
 }
 
+sara_status sara_model_hash_ids(const sara_model *model, sara_sha256 *hash, const char *text)
+{
+    int32_t *ids = NULL;
+    sara_status status = SARA_OK;
+    for (int i = 0; i < model->family->part_count; i++) {
+        const sara_tokenizer *tokenizer = model->parts[i].tokenizer;
+        if (!tokenizer)
+            continue;
+        size_t length = (size_t)sara_tokenizer_length(tokenizer);
+        sara_free(model->ctx, ids);
+        TRY(sara_alloc(model->ctx, &ids, length, sizeof(*ids)));
+        TRY(sara_tokenizer_pad(tokenizer, ids, NULL, text));
+        TRY(sara_sha256_add(hash, ids, length * sizeof(*ids)));
+    }
+done:
+    sara_free(model->ctx, ids);
+    return status;
+}
+
 void sara_text_states_free(sara_context *ctx, sara_text_states *states)
 {
     sara_free(ctx, states->states);

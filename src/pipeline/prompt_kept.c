@@ -76,8 +76,6 @@ static sara_status prompt_key(const sara_model *model, char out[65], const sara_
 {
     const char *const texts[] = {prompt->text, kept->adapters, kept->long_prompt ? "long" : ""};
     sara_sha256 *hash = NULL;
-    int32_t *ids = NULL;
-    size_t count;
     sara_status status;
     TRY(sara_sha256_new(model->ctx, &hash));
     for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
@@ -88,13 +86,11 @@ static sara_status prompt_key(const sara_model *model, char out[65], const sara_
                                  part->is_break, part->is_blank};
         TRY(sara_sha256_add(hash, values, sizeof(values)));
     }
-    TRY(sara_model_tokenize(model->ctx, &ids, &count, model, prompt->text));
-    TRY(sara_sha256_add(hash, ids, count * sizeof(*ids)));
+    TRY(sara_model_hash_ids(model, hash, prompt->text));
     TRY(sara_sha256_add(hash, &kept->states.length, sizeof(kept->states.length)));
     TRY(sara_sha256_end(&hash, out));
 done:
     sara_sha256_abort(&hash);
-    sara_free(model->ctx, ids);
     return status;
 }
 

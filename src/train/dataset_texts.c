@@ -17,7 +17,7 @@ static sara_status read_tokens(sara_dataset_texts *texts)
     TRY(sara_alloc(texts->ctx, &ids, length, sizeof(*ids)));
     for (size_t i = 0; i < texts->count; i++) {
         TRY(sara_tokenizer_pad(tokenizer, ids, &cut, texts->captions[i]));
-        TRY(sara_sha256_add(hash, ids, length * sizeof(*ids)));
+        TRY(sara_model_hash_ids(texts->model, hash, texts->captions[i]));
         cut_captions += cut > 0;
     }
     TRY(sara_sha256_end(&hash, texts->sha256));
@@ -66,20 +66,16 @@ void sara_dataset_texts_free(sara_dataset_texts *texts)
 static sara_status name_text_file(sara_dataset_texts *texts, size_t i)
 {
     char *key = NULL, digits[65];
-    int32_t *ids = NULL;
-    size_t count;
     sara_sha256 *hash = NULL;
     sara_status status;
-    TRY(sara_model_tokenize(texts->ctx, &ids, &count, texts->model, texts->captions[i]));
     TRY(sara_sha256_new(texts->ctx, &hash));
-    TRY(sara_sha256_add(hash, ids, count * sizeof(*ids)));
+    TRY(sara_model_hash_ids(texts->model, hash, texts->captions[i]));
     TRY(sara_sha256_end(&hash, digits));
     TRY(sara_format(texts->ctx, &key, "%s %lld %s", digits, (long long)texts->length,
                     texts->captions[i]));
     TRY(sara_cache_files_name(&texts->files, texts->names[i], key));
 done:
     sara_sha256_abort(&hash);
-    sara_free(texts->ctx, ids);
     sara_free(texts->ctx, key);
     return status;
 }

@@ -1,5 +1,6 @@
 """Encoded images and captions on the disk: the same results, and nothing is encoded twice."""
 
+import json
 import os
 import shutil
 import unittest
@@ -7,6 +8,7 @@ import unittest
 from support import EMOJI, GOLDEN, IO, Case, sha256
 
 BASE = os.path.join(GOLDEN, "pipeline")
+SDXL = os.path.join(GOLDEN, "families", "sdxl")
 IMAGES = 4
 KEEP = ("--cache_latents_to_disk", "--cache_text_encoder_outputs_to_disk")
 
@@ -41,6 +43,28 @@ class CacheFiles(Case):
 
     def files(self, kind, folder=("data", ".sara-cache")):
         return sorted(os.listdir(self.path(*folder, kind)))
+
+    def test_second_tokenizer(self):
+        """States depend on the ids of each of a model's tokenizers."""
+        shutil.copytree(SDXL, self.path("sdxl"))
+
+        def states():
+            shutil.rmtree(self.path("run"), ignore_errors=True)
+            done = self.ok("train", "-m", "sdxl", "--train_data_dir", "data", "-o", "run", "-t",
+                           "1", "--max_train_steps", "1", "--resolution", "16", KEEP[1])
+            return done.err
+
+        every = self.captions
+        self.assertIn(f"0 captions' states found, {every} made", states())
+        self.assertIn(f"{every} captions' states found, 0 made", states())
+        path = self.path("sdxl", "tokenizer_2", "vocab.json")
+        with open(path) as file:
+            ids = json.load(file)
+        words = [word for word in ids if not word.startswith("<|")]
+        ids.update(zip(words, [ids[word] for word in reversed(words)]))
+        with open(path, "w") as file:
+            json.dump(ids, file)
+        self.assertIn(f"0 captions' states found, {every} made", states())
 
     def test_same_bits(self):
         self.train("plain")
