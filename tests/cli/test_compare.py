@@ -584,7 +584,11 @@ class Beside(CompareCase):
         timed = plan["timed"][1]["seconds_per_step"]
         self.assertAlmostEqual(plan["training_seconds"], 4 * 2 * timed * (1 + 4), 6)
         shutil.copytree(self.config["model"], self.path("model"))
-        os.remove(self.path("model", "unet", "config.json"))
+        path = self.path("model", "unet", "config.json")
+        with open(path) as file:
+            config = json.load(file)
+        with open(path, "w") as file:
+            json.dump({**config, "class_embed_type": "timestep"}, file)
         self.config["model"] = "model"
         self.write_config()
         plan = json.loads(self.compare("--dry-run", "--json", out="none").out)
