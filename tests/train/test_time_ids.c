@@ -82,7 +82,7 @@ static void test_cropped_in_the_middle(void **state)
     test_run_take_images(run, 1);
     run->options.center_crop = run->options.random_flip = true;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-        pictures p = {NULL};
+        pictures p = {0};
         use_ramp(run, test_text(run, "ramp-%zu", i), cases[i].width, cases[i].height);
         open_pictures(run, &p);
         for (int64_t element = 0; element < 8; element++) /* mirrored ones among them */
@@ -113,7 +113,7 @@ static void check_drawn(test_run *run, int64_t element, bool flipped[2], float p
     sara_train_options *options = &run->options;
     const char *folder = options->train_data_dir;
     const char *path = test_text(run, "%s/a.png", folder);
-    pictures p = {NULL};
+    pictures p = {0};
     int found = 0;
     open_pictures(run, &p);
     const float *ids = get(run, &p, element);
@@ -122,7 +122,7 @@ static void check_drawn(test_run *run, int64_t element, bool flipped[2], float p
         places[1][axis] = ids[2 + axis] > places[1][axis] ? ids[2 + axis] : places[1][axis];
     }
     for (int flip = 0; flip < 2; flip++) {
-        pictures part = {NULL};
+        pictures part = {0};
         use_part(run, path, ids, flip != 0);
         options->random_flip = false;
         open_pictures(run, &part);
@@ -160,7 +160,7 @@ static void test_drawn_crops(void **state)
 static void test_in_a_batch(void **state)
 {
     test_run *run = *state;
-    pictures p = {NULL};
+    pictures p = {0};
     bool seen[2] = {false, false};
     test_run_take_images(run, 1);
     use_ramp(run, "both", 64, 32);
