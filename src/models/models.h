@@ -67,8 +67,9 @@ SARA_NODISCARD sara_status sara_binder_match(sara_binder *binder, sara_params *p
 /* The values of matched parameters, into memory of their device; after an error there are none. */
 SARA_NODISCARD sara_status sara_params_fill(sara_context *ctx, sara_params *params,
                                             const sara_weights *weights);
-/* Random values for a set that is allocated: matrices and convolutions N(0, 1 / inputs), biases N(0, 1 / length), the weights of norms 1. The same seed gives the same
- * values whatever the number of threads. */
+/* Random values for a set that is allocated: matrices and convolutions N(0, 1 / inputs), biases
+ * N(0, 1 / length), the weights of norms 1. The same seed gives the same values whatever the number
+ * of threads. */
 SARA_NODISCARD sara_status sara_params_draw(sara_context *ctx, sara_params *params, uint64_t seed);
 /* Instead of matching: every wanted parameter, drawn by sara_params_draw(). */
 SARA_NODISCARD sara_status sara_binder_draw(sara_binder *binder, sara_params *params,

@@ -35,7 +35,7 @@ int64_t sara_attention_lines(int64_t n);
 /* `count` floats of memory from *used on, which is moved to the next cache line; without memory it
  * only counts. */
 float *sara_attention_take(float *memory, int64_t *used, int64_t count);
-/* Where a bias for the query t0 and the key s0 of a head lies; its rows, of queries, lie s apart. */
+/* Where a bias for the query t0 and the key s0 of a head lies; its rows, of queries, s apart. */
 const float *sara_attention_bias(const sara_attention_plan *plan, int64_t head, int64_t t0,
                                  int64_t s0);
 /* With a bias scores start as it, and are products of q or k, scaled ahead by this: [rows][stride],

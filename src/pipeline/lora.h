@@ -66,8 +66,8 @@ SARA_NODISCARD sara_status sara_lora_names_make(sara_arena *arena, sara_lora_nam
 /* A layer's name in a file, without what tells its part. *part: which; -1: it does not say, -2: one
  * that the family does not have. */
 const char *sara_lora_strip(const sara_family *family, int *part, const char *layer);
-/* A layer's weight and its *part; where the name stands for three the first, behind which the others
- * are. NULL: the model does not have it. */
+/* A layer's weight and its *part; where the name stands for three the first, behind which the
+ * others are. NULL: the model does not have it. */
 SARA_NODISCARD sara_status sara_lora_find(sara_context *ctx, const sara_lora_name **out, int *part,
                                           const sara_family *family, const sara_lora_names *names,
                                           const char *layer);

@@ -70,7 +70,7 @@ void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept)
     sara_text_states_free(ctx, &kept->states);
 }
 
-/* Of the prompt, what the tokenizers make of its text, and the adapters that are on the encoders. */
+/* Of the prompt, what the tokenizers make of its text, and the adapters that are on encoders. */
 static sara_status prompt_key(const sara_model *model, char out[65], const sara_prompt *prompt,
                               const sara_kept_prompt *kept)
 {

@@ -35,8 +35,8 @@ SARA_NODISCARD sara_status sara_cache_files_write(sara_cache_files *files, const
 /* One tensor, F32 as it was written: out [count]. */
 SARA_NODISCARD sara_status sara_cache_files_read(const sara_cache_files *files, const char *name,
                                                  const char *tensor, float *out, size_t count);
-/* cache_states.c: the states of a text that has `length` of them, pooled ones too where the denoiser
- * takes such. */
+/* cache_states.c: the states of a text that has `length` of them, pooled ones too where the
+ * denoiser takes such. */
 SARA_NODISCARD sara_status sara_cache_states_find(sara_cache_files *files, bool *there,
                                                   const char *name, const sara_model *model,
                                                   int64_t length);

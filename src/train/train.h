@@ -235,8 +235,8 @@ SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx, sara_model 
 SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length,
                                                   const sara_model *model,
                                                   const sara_train_options *options);
-/* Ahead, so that the pictures need no text encoder; with the options' cache of texts on the disk from
- * there. identity: the run's, as sara_batches_open_files() has it. */
+/* Ahead, so that the pictures need no text encoder; with the options' cache of texts on the disk
+ * from there. identity: the run's, as sara_batches_open_files() has it. */
 SARA_NODISCARD sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
                                                    const sara_train_options *options,
                                                    const json_t *identity);

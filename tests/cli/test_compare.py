@@ -609,7 +609,8 @@ class Beside(CompareCase):
         self.assertEqual(plan["cost_seconds"], 0)
         self.config["cost"] = {"methods": ["full"], "batches": [1, 3], "latent": 8, "steps": 5}
         self.write_config()
-        whole = json.loads(self.compare("--dry-run", "--json", "--cost", "--strengths", "0,1,2").out)
+        more = ("--cost", "--strengths", "0,1,2")
+        whole = json.loads(self.compare("--dry-run", "--json", *more).out)
         self.assertEqual(whole["pictures"] - plan["pictures"], 3 * 2)
         with open(self.path("out", "plan", "cost-full-batch-1.done.json")) as file:
             timed = json.load(file)["seconds_per_step"]

@@ -87,11 +87,23 @@ static void test_values(void **state)
     ", \"beta_start\": 0.00085, \"beta_end\": 0.012, \"beta_schedule\": \"scaled_linear\""
 #define FLOW ", \"use_flow_sigmas\": true, \"prediction_type\": \"flow_prediction\""
 
+typedef struct refused_config {
+    const char *text, *message;
+} refused_config;
+
+static void check_refused_configs(const refused_config *cases, size_t count)
+{
+    sara_context *ctx = test_context();
+    sara_scheduler_config c;
+    for (size_t i = 0; i < count; i++)
+        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].message,
+                       test_config_parse(ctx, &c, cases[i].text));
+    sara_context_free(ctx);
+}
+
 static void test_refusals(void **state)
 {
-    static const struct {
-        const char *text, *message;
-    } cases[] = {
+    static const refused_config cases[] = {
         {"{}", "_class_name \"\", expected one of DDIMScheduler, "},
         {CLASS("LMSDiscreteScheduler") "}", "LMSDiscreteScheduler states no beta_start"},
         {CLASS("LMSDiscreteScheduler") STATED ", \"trained_betas\": [0.1]}", "trained_betas"},
@@ -100,13 +112,6 @@ static void test_refusals(void **state)
          "beta_schedule \"curly\", LMSDiscreteScheduler supports linear"},
         {CLASS("EDMEulerScheduler") STATED "}", "\"EDMEulerScheduler\", expected one of"},
         {CLASS("FlowMatchLCMScheduler") STATED "}", "expected one of"},
-        {CLASS("DPMSolverMultistepScheduler") ", \"prediction_type\": \"flow_prediction\"}",
-         "has it with use_flow_sigmas alone"},
-        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"use_dynamic_shifting\": true}",
-         "use_dynamic_shifting true"},
-        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"final_sigmas_type\": \"sigma_min\"}",
-         "final_sigmas_type \"sigma_min\" with use_flow_sigmas"},
-        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"flow_shift\": 0}", "flow_shift"},
         {CLASS("Sampler") STATED "}", "\"Sampler\", expected one of"},
         {"{\"_class_name\": 7}", "_class_name"},
         {"[]", "not a JSON object"},
@@ -136,6 +141,21 @@ static void test_refusals(void **state)
         {CLASS("EulerDiscreteScheduler") ", \"interpolation_type\": \"cubic\"}",
          "interpolation_type \"cubic\""},
         {CLASS("DPMSolverMultistepScheduler") ", \"solver_type\": \"rk4\"}", "solver_type \"rk4\""},
+    };
+    (void)state;
+    check_refused_configs(cases, sizeof(cases) / sizeof(*cases));
+}
+
+static void test_flow_refusals(void **state)
+{
+    static const refused_config cases[] = {
+        {CLASS("DPMSolverMultistepScheduler") ", \"prediction_type\": \"flow_prediction\"}",
+         "has it with use_flow_sigmas alone"},
+        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"use_dynamic_shifting\": true}",
+         "use_dynamic_shifting true"},
+        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"final_sigmas_type\": \"sigma_min\"}",
+         "final_sigmas_type \"sigma_min\" with use_flow_sigmas"},
+        {CLASS("DPMSolverMultistepScheduler") FLOW ", \"flow_shift\": 0}", "flow_shift"},
         {CLASS("FlowMatchEulerDiscreteScheduler") ", \"use_dynamic_shifting\": true}",
          "use_dynamic_shifting true"},
         {CLASS("FlowMatchEulerDiscreteScheduler") ", \"invert_sigmas\": true}", "invert_sigmas"},
@@ -145,13 +165,8 @@ static void test_refusals(void **state)
          "shift_terminal 0.1"},
         {CLASS("FlowMatchEulerDiscreteScheduler") ", \"shift\": 0}", "shift"},
     };
-    sara_context *ctx = test_context();
-    sara_scheduler_config c;
     (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-        assert_refused(ctx, SARA_ERROR_INPUT, cases[i].message,
-                       test_config_parse(ctx, &c, cases[i].text));
-    sara_context_free(ctx);
+    check_refused_configs(cases, sizeof(cases) / sizeof(*cases));
 }
 
 /* What only sampling needs is read, and refused by the sampler; a switch leaves it behind. */
@@ -403,13 +418,13 @@ static void test_predict(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_class_defaults),   cmocka_unit_test(test_no_config),
-        cmocka_unit_test(test_values),           cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_sampler),       cmocka_unit_test(test_other_schedule),
-        cmocka_unit_test(test_methods),          cmocka_unit_test(test_switch),
-        cmocka_unit_test(test_switch_refused),   cmocka_unit_test(test_karras_ignored),
-        cmocka_unit_test(test_prediction_names), cmocka_unit_test(test_predict),
-        cmocka_unit_test(test_switch_flow),
+        cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_no_config),
+        cmocka_unit_test(test_values),         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_flow_refusals),  cmocka_unit_test(test_no_sampler),
+        cmocka_unit_test(test_other_schedule), cmocka_unit_test(test_methods),
+        cmocka_unit_test(test_switch),         cmocka_unit_test(test_switch_refused),
+        cmocka_unit_test(test_karras_ignored), cmocka_unit_test(test_prediction_names),
+        cmocka_unit_test(test_predict),        cmocka_unit_test(test_switch_flow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,7 +61,7 @@ def original_shapes(width, heads, blocks, dual, inner):
 
 
 def make_single():
-    """diffusers' loader says what the original tensors are in its names, and its model takes all."""
+    """diffusers' loader names the original tensors as its own, and its model takes all."""
     g = torch.Generator().manual_seed(13)
     shapes = original_shapes(12, 3, 3, (0, 1), 48)
     original = {n: torch.randn(s, generator=g).half() for n, s in shapes.items()}
@@ -104,7 +104,8 @@ def main():
     for i, (height, width) in enumerate(SIDES):
         case = inputs(g, 1, height, width, 2)
         with torch.no_grad():
-            sides.update({f"{k}.{i}": v for k, v in dict(case, output=forward(model, case)).items()})
+            case["output"] = forward(model, case)
+        sides.update({f"{k}.{i}": v for k, v in case.items()})
     os.makedirs(FOLDER, exist_ok=True)
     zero = [n for n, p in model.named_parameters() if not p.grad.any()]
     save_file(golden, f"{FOLDER}/golden.safetensors", {"zero_gradients": json.dumps(zero)})

@@ -114,3 +114,20 @@ double test_var_error(sara_context *ctx, const sara_var *var, const sara_safeten
     sara_free(ctx, expected);
     return error;
 }
+
+int32_t *test_load_ids(sara_context *ctx, const sara_safetensors *golden, int64_t *batch,
+                       int64_t *count)
+{
+    const sara_shape any = sara_shape2(-1, -1);
+    sara_tensor tensor;
+    int32_t *ids;
+    assert_ok(ctx, sara_safetensors_load(golden, &tensor, "input_ids", SARA_I64, &any));
+    *batch = tensor.shape.dims[0];
+    *count = tensor.shape.dims[1];
+    size_t total = (size_t)(*batch * *count);
+    assert_ok(ctx, sara_alloc(ctx, &ids, total, sizeof(*ids)));
+    for (size_t i = 0; i < total; i++)
+        ids[i] = (int32_t)((int64_t *)tensor.data)[i];
+    sara_tensor_free(ctx, &tensor);
+    return ids;
+}

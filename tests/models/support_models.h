@@ -23,5 +23,8 @@ sara_var *test_leaf(sara_tape *tape, const sara_safetensors *golden, const char 
 /* Relative L2 between a variable and golden's tensor, whose shapes must agree. */
 double test_var_error(sara_context *ctx, const sara_var *var, const sara_safetensors *golden,
                       const char *name);
+/* golden's input_ids [*batch][*count]; sara_free(). */
+int32_t *test_load_ids(sara_context *ctx, const sara_safetensors *golden, int64_t *batch,
+                       int64_t *count);
 
 #endif

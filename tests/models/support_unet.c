@@ -211,3 +211,18 @@ void test_check_sampled(sara_context *ctx, const sara_param *sampled, const floa
                  1e-5 * test_norm(gathered, sampled->selected) + 1e-7 * all, sampled->name);
     sara_free(ctx, gathered);
 }
+
+void unet_run_check_model(const char *folder, const char *device, sara_storage storage, int levels)
+{
+    unet_run r = unet_run_open_stored(folder, device, storage);
+    size_t count;
+    float *loss = test_load_f32(r.ctx, r.golden, "loss", &count);
+    unet_run_want_dense(&r);
+    r.unet->checkpoint_levels = levels;
+    unet_run_step(&r);
+    assert_close(test_var_error(r.ctx, r.output, r.golden, "output"), 1e-5, "output");
+    assert_close(fabs((double)r.loss->data[0] - loss[0]), 1e-5 * fabs((double)loss[0]), "loss");
+    unet_run_check_gradients(&r, 1e-4, 0);
+    sara_free(r.ctx, loss);
+    unet_run_close(&r);
+}

@@ -1,4 +1,5 @@
-/* A U-Net, or another denoiser of diffusers, and what diffusers computed with it, as one step of training. */
+/* A U-Net, or another denoiser of diffusers, and what diffusers computed with it, as one step of
+ * training. */
 #ifndef SARA_TEST_SUPPORT_UNET_H
 #define SARA_TEST_SUPPORT_UNET_H
 
@@ -42,6 +43,8 @@ double test_distance(const float *a, const float *b, size_t count);
 double unet_run_norm(const unet_run *r); /* of all dense gradients */
 /* The dense gradients are diffusers': each within `relative` of its norm and `floor` of all's. */
 void unet_run_check_gradients(unet_run *r, double relative, double floor);
+/* A whole step of a golden model: output, loss and all gradients are diffusers'. */
+void unet_run_check_model(const char *folder, const char *device, sara_storage storage, int levels);
 /* One parameter: grad[i] is the dense gradient's entry positions[i]. all: unet_run_norm(). */
 void test_check_sampled(sara_context *ctx, const sara_param *sampled, const float *dense,
                         double all);

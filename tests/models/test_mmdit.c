@@ -15,34 +15,19 @@ static int family_count(void)
     return test_families_whole() ? 3 : 1;
 }
 
-static void check_model(const char *folder, const char *device, sara_storage storage, int levels)
-{
-    unet_run r = unet_run_open_stored(folder, device, storage);
-    size_t count;
-    float *loss = test_load_f32(r.ctx, r.golden, "loss", &count);
-    unet_run_want_dense(&r);
-    r.unet->checkpoint_levels = levels;
-    unet_run_step(&r);
-    assert_close(test_var_error(r.ctx, r.output, r.golden, "output"), 1e-5, "output");
-    assert_close(fabs((double)r.loss->data[0] - loss[0]), 1e-5 * fabs((double)loss[0]), "loss");
-    unet_run_check_gradients(&r, 1e-4, 0);
-    sara_free(r.ctx, loss);
-    unet_run_close(&r);
-}
-
 /* Where the text ends, what gives its queries has no gradient at all. */
 static void test_equals_diffusers(void **state)
 {
     (void)state;
-    check_model(MMDIT, "cpu-plain", SARA_STORE_F32, 0);
-    check_model(MMDIT, "cpu", SARA_STORE_F32, 0);
-    check_model(MMDIT, "cpu", SARA_STORE_F16, 2);
+    unet_run_check_model(MMDIT, "cpu-plain", SARA_STORE_F32, 0);
+    unet_run_check_model(MMDIT, "cpu", SARA_STORE_F32, 0);
+    unet_run_check_model(MMDIT, "cpu", SARA_STORE_F16, 2);
     for (int i = 0; i < family_count(); i++) {
         const test_name folder = test_family(families[i]);
-        check_model(folder.text, "cpu-plain", SARA_STORE_F32, 0);
-        check_model(folder.text, "cpu", SARA_STORE_F32, 0);
-        check_model(folder.text, "cpu", SARA_STORE_F32, 1);
-        check_model(folder.text, "cpu", SARA_STORE_F16, SARA_MAX_LEVELS);
+        unet_run_check_model(folder.text, "cpu-plain", SARA_STORE_F32, 0);
+        unet_run_check_model(folder.text, "cpu", SARA_STORE_F32, 0);
+        unet_run_check_model(folder.text, "cpu", SARA_STORE_F32, 1);
+        unet_run_check_model(folder.text, "cpu", SARA_STORE_F16, SARA_MAX_LEVELS);
     }
 }
 
@@ -118,7 +103,7 @@ static void test_checkpointing_gives_the_same(void **state)
     }
 }
 
-/* ---------------------------------------------------------------------------- the table, the file */
+/* ------------------------------------------------------------------------- the table, the file */
 
 /* It is no parameter, but lies in memory as the file has it, or narrower where it is to. */
 static void test_positions_are_a_buffer(void **state)

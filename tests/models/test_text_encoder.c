@@ -38,18 +38,9 @@ static void run_close(run *r)
 static sara_safetensors *open_golden(run *r, const char *folder)
 {
     char *path;
-    sara_tensor tensor;
-    sara_shape any = sara_shape2(-1, -1);
     assert_ok(r->ctx, sara_path_join(r->ctx, &path, folder, "golden.safetensors"));
     sara_safetensors *golden = test_open(r->ctx, path);
-    assert_ok(r->ctx, sara_safetensors_load(golden, &tensor, "input_ids", SARA_I64, &any));
-    r->batch = tensor.shape.dims[0];
-    r->count = tensor.shape.dims[1];
-    size_t total = (size_t)(r->batch * r->count);
-    assert_ok(r->ctx, sara_alloc(r->ctx, &r->ids, total, sizeof(*r->ids)));
-    for (size_t i = 0; i < total; i++)
-        r->ids[i] = (int32_t)((int64_t *)tensor.data)[i];
-    sara_tensor_free(r->ctx, &tensor);
+    r->ids = test_load_ids(r->ctx, golden, &r->batch, &r->count);
     sara_free(r->ctx, path);
     return golden;
 }

@@ -16,20 +16,6 @@ typedef struct family_run {
     int64_t batch, count;
 } family_run;
 
-static void load_ids(family_run *r)
-{
-    sara_tensor tensor;
-    sara_shape any = sara_shape2(-1, -1);
-    assert_ok(r->ctx, sara_safetensors_load(r->golden, &tensor, "input_ids", SARA_I64, &any));
-    r->batch = tensor.shape.dims[0];
-    r->count = tensor.shape.dims[1];
-    size_t total = (size_t)(r->batch * r->count);
-    assert_ok(r->ctx, sara_alloc(r->ctx, &r->ids, total, sizeof(*r->ids)));
-    for (size_t i = 0; i < total; i++)
-        r->ids[i] = (int32_t)((int64_t *)tensor.data)[i];
-    sara_tensor_free(r->ctx, &tensor);
-}
-
 static family_run family_open(const char *name, const sara_network_class *class, const char *device)
 {
     const test_name folder = test_family(name);
@@ -42,7 +28,7 @@ static family_run family_open(const char *name, const sara_network_class *class,
     assert_ok(r.ctx, sara_path_join(r.ctx, &path, folder.text, "golden.safetensors"));
     r.golden = test_open(r.ctx, path);
     sara_free(r.ctx, path);
-    load_ids(&r);
+    r.ids = test_load_ids(r.ctx, r.golden, &r.batch, &r.count);
     return r;
 }
 

@@ -7,30 +7,16 @@
 
 static const char *const models[] = {"sdxl/unet"};
 
-static void check_model(const char *name, const char *device, sara_storage storage, int levels)
-{
-    unet_run r = unet_run_open_stored(test_family(name).text, device, storage);
-    size_t count;
-    float *loss = test_load_f32(r.ctx, r.golden, "loss", &count);
-    unet_run_want_dense(&r);
-    r.unet->checkpoint_levels = levels;
-    unet_run_step(&r);
-    assert_close(test_var_error(r.ctx, r.output, r.golden, "output"), 1e-5, "output");
-    assert_close(fabs((double)r.loss->data[0] - loss[0]), 1e-5 * fabs((double)loss[0]), "loss");
-    unet_run_check_gradients(&r, 1e-4, 0);
-    sara_free(r.ctx, loss);
-    unet_run_close(&r);
-}
-
 /* Their weights are float16's numbers. */
 static void test_equals_diffusers(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof(models) / sizeof(*models); i++) {
-        check_model(models[i], "cpu-plain", SARA_STORE_F32, 0);
-        check_model(models[i], "cpu", SARA_STORE_F32, 0);
-        check_model(models[i], "cpu", SARA_STORE_F32, 1);
-        check_model(models[i], "cpu", SARA_STORE_F16, SARA_MAX_LEVELS);
+        const test_name folder = test_family(models[i]);
+        unet_run_check_model(folder.text, "cpu-plain", SARA_STORE_F32, 0);
+        unet_run_check_model(folder.text, "cpu", SARA_STORE_F32, 0);
+        unet_run_check_model(folder.text, "cpu", SARA_STORE_F32, 1);
+        unet_run_check_model(folder.text, "cpu", SARA_STORE_F16, SARA_MAX_LEVELS);
     }
 }
 
