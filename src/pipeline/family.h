@@ -35,7 +35,7 @@ typedef struct sara_text_states {
     float *states; /* [length][the denoiser's width] */
     float *pooled; /* [the denoiser's width]; NULL where that is 0 */
     int64_t length;
-    size_t cut; /* ids left out */
+    bool warned; /* something was told of it that encoding alone shows */
 } sara_text_states;
 
 /* Where a text that is encoded is from. */

@@ -198,33 +198,14 @@ done:
     return status;
 }
 
-/* T5's, of which there are zeros without it. */
-static int64_t t5_rows(const sara_text_source *source)
-{
-    return source->sequence ? source->sequence : SARA_SEQUENCE_LENGTH;
-}
-
 static sara_status sd3_measure(sara_context *ctx, int64_t *length, const sara_model *model,
                                const sara_prompt *prompt, const sara_text_source *source)
 {
     sara_status status;
     TRY(sara_clip_measure(ctx, length, model, sd3_texts, TEXTS, prompt, source));
-    *length += t5_rows(source);
+    *length += sara_text_sequence(source); /* T5's, of which there are zeros without it */
 done:
     return status;
-}
-
-static void tell_t5(sara_context *ctx, const sara_prompt *prompt, const sara_text_source *source,
-                    size_t cut)
-{
-    if (source->name && prompt->weighted)
-        sara_log(ctx, SARA_LOG_INFO, "the %s's weights scale CLIP's states; T5 takes it without",
-                 source->name);
-    if (source->name && cut)
-        sara_log(ctx, SARA_LOG_WARNING,
-                 "the %s is too long for T5: %zu tokens were cut off at %lld; "
-                 "--max_sequence_length takes more",
-                 source->name, cut, (long long)t5_rows(source));
 }
 
 /* rows [count][width], T5's states of the text, padding included */
@@ -232,16 +213,14 @@ static sara_status encode_t5(sara_context *ctx, float *rows, const sara_model *m
                              const sara_prompt *prompt, const sara_text_source *source)
 {
     const sara_model_part *part = &model->parts[TEXT_3];
-    const size_t count = (size_t)t5_rows(source);
+    const size_t count = (size_t)sara_text_sequence(source);
     sara_tape *tape = NULL;
     int32_t *ids = NULL;
-    size_t cut = 0;
     const float *values;
     sara_var *states;
     sara_status status;
     TRY(sara_alloc(ctx, &ids, count, sizeof(*ids)));
-    TRY(sara_tokenizer_pad_to(part->tokenizer, ids, count, &cut, prompt->text));
-    tell_t5(ctx, prompt, source, cut);
+    TRY(sara_tokenizer_pad_to(part->tokenizer, ids, count, NULL, prompt->text));
     TRY(sara_tape_new(ctx, &tape, model->device));
     TRY(sara_t5_forward(tape, &states, part->network, ids, 1, (int64_t)count));
     TRY(sara_tape_read(tape, &values, states));
@@ -262,8 +241,8 @@ static sara_status sd3_encode(sara_context *ctx, sara_text_states *out, const sa
     for (int i = 0; i < TEXTS; i++)
         narrow += model->parts[sd3_texts[i].part].network->info.text.hidden_size;
     TRY(sara_clip_encode(ctx, &clip, model, sd3_texts, TEXTS, prompt, source));
-    out->length = clip.length + t5_rows(source);
-    out->cut = clip.cut;
+    out->length = clip.length + sara_text_sequence(source);
+    out->warned = clip.warned;
     TRY(sara_alloc_zero(ctx, &out->states, (size_t)out->length, (size_t)width * sizeof(float)));
     for (int64_t i = 0; i < clip.length; i++)
         memcpy(out->states + i * width, clip.states + i * narrow,

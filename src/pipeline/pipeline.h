@@ -314,8 +314,8 @@ typedef struct sara_prompt_states {
     float *pooled; /* [2][pooled_width]; NULL: none */
     int64_t lengths[2], width, pooled_width;
 } sara_prompt_states;
-/* Without guided the prompt alone, and lengths[1] 0. What is encoded anew logs how many ids were
- * cut off. *out's arrays: sara_free(). */
+/* Without guided the prompt alone, and lengths[1] 0. What is encoded anew is told as by
+ * sara_prompt_tell_cut(). *out's arrays: sara_free(). */
 SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_states *out,
                                                sara_model *model, const sara_prompts *prompts,
                                                bool guided, const sara_text_source *source);
@@ -329,6 +329,19 @@ SARA_NODISCARD sara_status sara_model_encode_text(sara_context *ctx, sara_text_s
 /* How many states that has, of any text. */
 SARA_NODISCARD sara_status sara_model_text_length(sara_context *ctx, int64_t *length,
                                                   const sara_model *model);
+/* prompt_cut.c: ids of T5. */
+int64_t sara_text_sequence(const sara_text_source *source);
+/* Ids of T5 that are taken of a text that is trained on. */
+int sara_model_caption_length(const sara_model *model);
+/* Logs how many ids are cut off, for CLIP or T5, in how many chunks it is encoded, and that T5 gets
+ * it without weights. */
+SARA_NODISCARD sara_status sara_prompt_tell_cut(sara_context *ctx, const sara_model *model,
+                                                const sara_prompt *prompt,
+                                                const sara_text_source *source);
+/* Of a text that is trained on: ids by the CLIP tokenizer that makes most, or by T5's, and how many
+ * are taken; both 0 where there is none. */
+SARA_NODISCARD sara_status sara_model_count_ids(const sara_model *model, size_t *count,
+                                                size_t *most, bool t5, const char *text);
 /* The first of its tokenizers; NULL: there is none. */
 const sara_tokenizer *sara_model_tokenizer(const sara_model *model);
 /* Adds the text's ids by each of its tokenizers. */

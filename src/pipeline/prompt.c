@@ -66,11 +66,15 @@ void sara_text_states_free(sara_context *ctx, sara_text_states *states)
 
 /* -------------------------------------------------------------------------------------- prompts */
 
+int sara_model_caption_length(const sara_model *model)
+{
+    return model->caption_length ? model->caption_length : SARA_CAPTION_LENGTH;
+}
+
 /* Of what is trained on. */
 static sara_text_source caption_source(const sara_model *model)
 {
-    int length = model->caption_length ? model->caption_length : SARA_CAPTION_LENGTH;
-    return (sara_text_source){.sequence = length};
+    return (sara_text_source){.sequence = sara_model_caption_length(model)};
 }
 
 sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out, sara_model *model,

@@ -28,8 +28,9 @@ static float weigh_states(float *states, const float *weights, int64_t length, i
     return factor;
 }
 
-/* A mean near 0 is no measure to keep; A1111 does so nevertheless. */
-static void tell_factor(sara_context *ctx, float factor, const char *what)
+/* Whether there is something to tell. A mean near 0 is no measure to keep; A1111 does so
+ * nevertheless. */
+static bool tell_factor(sara_context *ctx, float factor, const char *what)
 {
     if (!isfinite(factor))
         sara_log(ctx, SARA_LOG_WARNING,
@@ -39,6 +40,7 @@ static void tell_factor(sara_context *ctx, float factor, const char *what)
                  "the %s's weights change the mean of its states; restoring it scales all of them "
                  "by %.3g; other weights may suit better",
                  what, (double)factor);
+    return !(factor >= 0.5f && factor <= 2);
 }
 
 static bool has_weights(const float *weights, int64_t length)
@@ -60,6 +62,7 @@ typedef struct clip_texts {
     sara_prompt_chunks chunks[SARA_MOST_PARTS]; /* of each encoder, as many of one length */
     sara_tape *tape;
     float *chunk; /* the states of one */
+    bool warned;
 } clip_texts;
 
 static const sara_model_part *clip_part(const clip_texts *t, int encoder)
@@ -95,8 +98,8 @@ done:
 }
 
 /* Into rows of states `width` apart. pooled: NULL where it is not wanted */
-static sara_status clip_encode_chunks(const clip_texts *t, int encoder, float *states,
-                                      int64_t width, float *pooled, const char *what)
+static sara_status clip_encode_chunks(clip_texts *t, int encoder, float *states, int64_t width,
+                                      float *pooled, const char *what)
 {
     const sara_prompt_chunks *chunks = &t->chunks[encoder];
     int64_t length = (int64_t)chunks->length, hidden = clip_info(t, encoder)->hidden_size;
@@ -106,23 +109,12 @@ static sara_status clip_encode_chunks(const clip_texts *t, int encoder, float *s
         TRY(clip_encode_chunk(t, encoder, t->chunk, i ? NULL : pooled,
                               chunks->ids + i * chunks->length, length));
         if (has_weights(weights, length))
-            tell_factor(t->ctx, weigh_states(t->chunk, weights, length, hidden), what);
+            t->warned |= tell_factor(t->ctx, weigh_states(t->chunk, weights, length, hidden), what);
         for (int64_t row = 0; row < length; row++, states += width)
             memcpy(states, t->chunk + row * hidden, (size_t)hidden * sizeof(*states));
     }
 done:
     return status;
-}
-
-static void tell_chunks(sara_context *ctx, const sara_prompt_chunks *chunks, const char *what)
-{
-    if (chunks->cut)
-        sara_log(ctx, SARA_LOG_WARNING,
-                 "the %s is too long: %zu tokens were cut off at %zu; --long-prompt keeps them",
-                 what, chunks->cut, chunks->length);
-    if (chunks->count > 1)
-        sara_log(ctx, SARA_LOG_INFO, "the %s is encoded in %zu chunks of %zu tokens", what,
-                 chunks->count, chunks->length - 2);
 }
 
 /* clip_texts_free(), even after an error. */
@@ -179,7 +171,6 @@ static sara_status clip_alloc(clip_texts *t, sara_text_states *out, size_t *widt
         *width += (size_t)info->hidden_size;
         pooled += t->uses[i].pooled ? (size_t)info->pooled_size : 0;
         widest = info->hidden_size > widest ? info->hidden_size : widest;
-        out->cut = t->chunks[i].cut > out->cut ? t->chunks[i].cut : out->cut;
     }
     out->length = (int64_t)(t->chunks[0].count * length);
     TRY(sara_alloc(t->ctx, &out->states, (size_t)out->length, *width * sizeof(float)));
@@ -197,13 +188,8 @@ sara_status sara_clip_encode(sara_context *ctx, sara_text_states *out, const sar
 {
     clip_texts t = {.ctx = ctx, .model = model, .uses = uses, .count = count};
     size_t width, column = 0, pooled = 0;
-    int told = 0; /* the encoder of which most is cut off */
     sara_status status;
     TRY(make_chunks(&t, prompt, source));
-    for (int i = 1; i < count; i++)
-        told = t.chunks[i].cut > t.chunks[told].cut ? i : told;
-    if (source->name)
-        tell_chunks(ctx, &t.chunks[told], source->name);
     TRY(clip_alloc(&t, out, &width));
     for (int i = 0; i < count; i++) {
         const sara_text_info *info = clip_info(&t, i);
@@ -212,6 +198,7 @@ sara_status sara_clip_encode(sara_context *ctx, sara_text_states *out, const sar
         column += (size_t)info->hidden_size;
         pooled += uses[i].pooled ? (size_t)info->pooled_size : 0;
     }
+    out->warned = t.warned;
 done:
     clip_texts_free(&t);
     return status;

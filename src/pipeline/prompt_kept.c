@@ -106,11 +106,12 @@ static sara_status find_or_encode(sara_context *ctx, sara_model *model, sara_kep
         TRY(prompt_key(model, key, prompt, kept));
         TRY(store->find(store->user, &there, &kept->states, key));
     }
+    TRY(sara_prompt_tell_cut(ctx, model, prompt, source));
     if (there)
         return SARA_OK;
     TRY(sara_model_need(model, SARA_STAGE_TEXT));
     TRY(model->family->encode(ctx, &kept->states, model, prompt, source));
-    if (store)
+    if (store && !kept->states.warned) /* of which nobody would be told the next time */
         TRY(store->keep(store->user, &kept->states, key));
 done:
     return status;
@@ -202,6 +203,7 @@ static sara_status states_of(sara_context *ctx, const sara_text_states **out, sa
     if (*out)
         return SARA_OK;
     *out = own;
+    TRY(sara_prompt_tell_cut(ctx, model, prompt, source));
     TRY(sara_model_need(model, SARA_STAGE_TEXT));
     TRY(model->family->encode(ctx, own, model, prompt, source));
 done:

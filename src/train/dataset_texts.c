@@ -4,29 +4,49 @@
 
 /* ----------------------------------------------------------------------------------------- ids */
 
-/* Known without the text encoder: their hash, and how many are cut. */
-static sara_status read_tokens(sara_dataset_texts *texts)
+/* The image whose caption it is. */
+static const char *captioned_image(const sara_dataset_texts *texts, const sara_dataset *dataset,
+                                   size_t caption)
 {
-    const sara_tokenizer *tokenizer = sara_model_tokenizer(texts->model);
-    size_t length = (size_t)sara_tokenizer_length(tokenizer);
-    size_t cut_captions = 0, cut;
+    size_t i = 0;
+    while (texts->of[i] != caption)
+        i++;
+    return dataset->items[i].path;
+}
+
+static sara_status tell_cut_captions(const sara_dataset_texts *texts, const sara_dataset *dataset,
+                                     bool t5)
+{
+    size_t cut = 0, first = 0, longest = 0, count, most = 0;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < texts->count; i++) {
+        TRY(sara_model_count_ids(texts->model, &count, &most, t5, texts->captions[i]));
+        first = cut == 0 ? i : first;
+        cut += count > most;
+        longest = count > longest ? count : longest;
+    }
+    if (cut)
+        sara_log(texts->ctx, SARA_LOG_WARNING,
+                 "captions are cut at %zu tokens for %s: %zu of %zu, the longest of %zu; the first "
+                 "is that of %s%s",
+                 most, t5 ? "T5" : "CLIP", cut, texts->count, longest,
+                 captioned_image(texts, dataset, first),
+                 t5 && most < SARA_MOST_SEQUENCE ? "; --max_sequence_length takes more" : "");
+done:
+    return status;
+}
+
+/* Known without the text encoder. */
+static sara_status hash_tokens(sara_dataset_texts *texts)
+{
     sara_sha256 *hash = NULL;
-    int32_t *ids = NULL;
     sara_status status;
     TRY(sara_sha256_new(texts->ctx, &hash));
-    TRY(sara_alloc(texts->ctx, &ids, length, sizeof(*ids)));
-    for (size_t i = 0; i < texts->count; i++) {
-        TRY(sara_tokenizer_pad(tokenizer, ids, &cut, texts->captions[i]));
+    for (size_t i = 0; i < texts->count; i++)
         TRY(sara_model_hash_ids(texts->model, hash, texts->captions[i]));
-        cut_captions += cut > 0;
-    }
     TRY(sara_sha256_end(&hash, texts->sha256));
-    if (cut_captions)
-        sara_log(texts->ctx, SARA_LOG_WARNING,
-                 "%zu captions are longer than %zu tokens and were cut", cut_captions, length);
 done:
     sara_sha256_abort(&hash);
-    sara_free(texts->ctx, ids);
     return status;
 }
 
@@ -40,7 +60,9 @@ sara_status sara_dataset_texts_open(sara_dataset_texts *texts, sara_model *model
     TRY(sara_alloc(ctx, &texts->captions, dataset->count, sizeof(*texts->captions)));
     TRY(sara_alloc(ctx, &texts->of, dataset->count, sizeof(*texts->of)));
     TRY(sara_captions_number(ctx, texts->of, texts->captions, &texts->count, dataset));
-    TRY(read_tokens(texts));
+    TRY(hash_tokens(texts));
+    TRY(tell_cut_captions(texts, dataset, false));
+    TRY(tell_cut_captions(texts, dataset, true));
 done:
     return status;
 }

@@ -216,7 +216,8 @@ static void test_cut_captions(void **state)
         e.run->options.instance_prompt = test_text(e.run, "%.*s", count, letters);
         test_run_forget_log(e.run);
         open_image(&e, "square", count == 14);
-        bool told = strstr(e.run->log, "1 captions are longer than 16 tokens and were cut") != NULL;
+        bool told = strstr(e.run->log, "captions are cut at 16 tokens for CLIP: 1 of 1, the "
+                                       "longest of 17; the first is that of ") != NULL;
         assert_int_equal(told, count == 15);
     }
     end_encoding(&e);

@@ -88,7 +88,7 @@ static void test_long_captions(void **state)
     run->options.instance_prompt = caption;
     run->options.trainable = "0.00000001%";
     refused_early(run, SARA_ERROR_USAGE, "selects nothing");
-    assert_non_null(strstr(run->log, "1 captions are longer than 32 tokens and were cut"));
+    assert_non_null(strstr(run->log, "captions are cut at 32 tokens for CLIP: 1 of 1, "));
 }
 
 /* What stands where files of the run will be written, some of them only at its end. */
