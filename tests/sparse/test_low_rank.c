@@ -61,25 +61,46 @@ static void assert_matches(const sample *s, const float *polar, double nuclear)
     assert_close(1 - cosine(s, polar), 1e-4, "1 - cosine");
 }
 
+/* A golden matrix, of which the file has the entries at these positions; all others are 0. */
+static float *scattered(sara_context *ctx, const sara_safetensors *file, const char *kind, int i,
+                        const int32_t shape[2])
+{
+    const sara_shape any = sara_shape1(-1);
+    sara_tensor positions;
+    float *dense = NULL;
+    size_t count;
+    assert_ok(ctx, sara_safetensors_load(file, &positions, sara_name_of("positions_%d", i).text,
+                                         SARA_I32, &any));
+    float *values = test_load_f32(ctx, file, sara_name_of("%s_%d", kind, i).text, &count);
+    assert_int_equal(count, sara_shape_count(&positions.shape));
+    assert_ok(ctx, sara_alloc_zero(ctx, &dense, (size_t)(shape[0] * shape[1]), sizeof(*dense)));
+    for (size_t at = 0; at < count; at++)
+        dense[((const int32_t *)positions.data)[at]] = values[at];
+    sara_tensor_free(ctx, &positions);
+    sara_free(ctx, values);
+    return dense;
+}
+
 static void golden_matrices(void **state)
 {
+    const sara_shape two = sara_shape1(2);
     (void)state;
     sara_context *ctx = test_context();
     sara_safetensors *file = test_open(ctx, SARA_TEST_GOLDEN "/low_rank.safetensors");
     for (int i = 0; i < 4; i++) {
-        char name[32];
         size_t count;
-        snprintf(name, sizeof(name), "matrix_%d", i);
-        const sara_shape *shape = &sara_safetensors_find(file, name)->shape;
-        float *matrix = test_load_f32(ctx, file, name, &count);
-        snprintf(name, sizeof(name), "polar_%d", i);
-        float *polar = test_load_f32(ctx, file, name, &count);
-        snprintf(name, sizeof(name), "nuclear_%d", i);
-        float *nuclear = test_load_f32(ctx, file, name, &count);
-        sample s = sample_new(ctx, shape->dims[0], shape->dims[1], matrix);
+        sara_tensor tensor;
+        assert_ok(ctx, sara_safetensors_load(file, &tensor, sara_name_of("shape_%d", i).text,
+                                             SARA_I32, &two));
+        const int32_t *shape = tensor.data;
+        float *matrix = scattered(ctx, file, "matrix", i, shape);
+        float *polar = scattered(ctx, file, "polar", i, shape);
+        float *nuclear = test_load_f32(ctx, file, sara_name_of("nuclear_%d", i).text, &count);
+        sample s = sample_new(ctx, shape[0], shape[1], matrix);
         sample_run(ctx, &s);
         assert_matches(&s, polar, (double)nuclear[0]);
         sample_free(ctx, &s);
+        sara_tensor_free(ctx, &tensor);
         sara_free(ctx, matrix);
         sara_free(ctx, polar);
         sara_free(ctx, nuclear);
