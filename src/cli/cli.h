@@ -163,7 +163,7 @@ typedef struct cli_model {
         {"lora-model-dir", 0, CLI_STRING, &(g)->lora_model_dir, 0, 0, "DIR",                       \
          (all) ? "<lora:NAME:X> in a prompt applies DIR/NAME.safetensors for it" : NULL},          \
         {"width", 'W', CLI_INT, &(g)->width, 1, 16384, "N",                                        \
-         "pixels, a multiple of 8 (the model's)"},                                                 \
+         "pixels, a multiple of 8, of SD3 of 16 (the model's)"},                                   \
         {"height", 'H', CLI_INT, &(g)->height, 1, 16384, "N", "pixels, likewise"},                 \
         {"steps", 0, CLI_INT, &(g)->steps, 1, 1000, "N", "denoising steps (20)"},                  \
         {"cfg-scale", 0, CLI_DOUBLE, &(g)->guidance_scale, 0, 1000, "X",                           \

@@ -276,6 +276,20 @@ static sara_status check_condition(const sara_network *denoiser, const char *tit
                      (long long)samples, k->rank == 3 ? "T," : "", width);
 }
 
+bool sara_denoiser_takes_side(const sara_denoiser_info *info, int64_t side)
+{
+    return side >= info->least_side && side % info->unit == 0 &&
+           (!info->most_side || side <= info->most_side);
+}
+
+sara_name sara_denoiser_sides(const sara_denoiser_info *info)
+{
+    const sara_name least =
+        info->unit > 1 ? sara_name_of("multiples of %d", info->unit)
+                       : sara_name_of("%d%s", info->least_side, info->most_side ? "" : " or more");
+    return info->most_side ? sara_name_of("%s up to %d", least.text, info->most_side) : least;
+}
+
 sara_status sara_denoiser_check(const sara_network *denoiser, const char *title,
                                 const sara_shape *sample, const sara_condition *condition)
 {

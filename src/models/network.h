@@ -32,7 +32,8 @@ typedef struct sara_denoiser_info {
     int sample_height, sample_width; /* of the latents it was trained on; 0: its config has none */
     int widths[SARA_CONDITION_KINDS]; /* of each kind's last axis; 0: it takes none */
     int factor;                      /* latents' sides that are multiples of it are halved evenly */
-    int least_side;                  /* of latents */
+    int unit;                        /* latents' sides are multiples of it */
+    int least_side, most_side;       /* of latents; most_side 0: any */
     int levels;                      /* parts that can be recomputed in backward */
 } sara_denoiser_info;
 
@@ -170,6 +171,9 @@ SARA_NODISCARD sara_status sara_network_draw(sara_device *device, sara_network *
 SARA_NODISCARD sara_status sara_network_shape_of(sara_context *ctx, sara_component *out,
                                                  const sara_network_class *class, const char *name);
 void sara_network_free(sara_network *network);
+/* Whether latents may have such a side, and which they may have: "multiples of 2 up to 384". */
+bool sara_denoiser_takes_side(const sara_denoiser_info *info, int64_t side);
+sara_name sara_denoiser_sides(const sara_denoiser_info *info);
 /* For forward passes on images: whether the sample and the conditions have the shapes that
  * info.denoiser tells of. title: the network's, in errors. */
 SARA_NODISCARD sara_status sara_denoiser_check(const sara_network *denoiser, const char *title,

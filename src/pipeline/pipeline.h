@@ -347,8 +347,8 @@ const sara_tokenizer *sara_model_tokenizer(const sara_model *model);
 /* Adds the text's ids by each of its tokenizers. */
 SARA_NODISCARD sara_status sara_model_hash_ids(const sara_model *model, sara_sha256 *hash,
                                                const char *text);
-/* SARA_ERROR_USAGE unless width and height are positive multiples of the VAE's factor; what: the
- * option's name. */
+/* SARA_ERROR_USAGE unless width and height are such that the VAE and the denoiser take them; what:
+ * the option's name. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
                                                  int width, int height, const char *what);
 /* SARA_ERROR_USAGE where the denoiser's config does not tell the model's own size; instead: what

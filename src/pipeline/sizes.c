@@ -3,32 +3,63 @@
 
 #define LARGEST 16384
 
-/* The multiple of unit below or above, at least `least`. */
-static int nearest_side(int side, int unit, int least, bool above)
+/* What sides of pictures may be. */
+typedef struct picture_sides {
+    int unit, least, most;
+} picture_sides;
+
+static picture_sides sides_of(const sara_model *model)
 {
-    int found = (side + (above ? unit - 1 : 0)) / unit * unit;
-    return found > least ? found : least;
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    const int factor = model->vae ? model->vae->info.vae.factor : 1;
+    const int64_t most = info->most_side ? (int64_t)factor * info->most_side : LARGEST;
+    return (picture_sides){.unit = factor * info->unit,
+                           .least = factor * info->least_side,
+                           .most = most < LARGEST ? (int)most : LARGEST};
+}
+
+static bool is_side(const picture_sides *sides, int side)
+{
+    return side >= sides->least && side <= sides->most;
+}
+
+/* The multiple below or above. */
+static int nearest_side(const picture_sides *sides, int side, bool above)
+{
+    const int unit = sides->unit, found = (side + (above ? unit - 1 : 0)) / unit * unit;
+    return found > sides->least ? found : sides->least;
+}
+
+/* "8, the VAE's factor", or "16, the VAE's factor 8 by the transformer's 2" */
+static sara_name name_unit(const sara_model *model, const picture_sides *sides)
+{
+    const int unit = model->denoiser->info.denoiser.unit;
+    if (unit == 1)
+        return sara_name_of("%d, the VAE's factor", sides->unit);
+    return sara_name_of("%d, the VAE's factor %d by the %s's %d", sides->unit, sides->unit / unit,
+                        model->family->parts[0].class->title, unit);
 }
 
 sara_status sara_model_check_size(sara_context *ctx, const sara_model *model, int width, int height,
                                   const char *what)
 {
-    const int unit = model->vae ? model->vae->info.vae.factor : 1;
-    const int least = unit * model->denoiser->info.denoiser.least_side;
-    bool whole = width % unit == 0 && height % unit == 0;
-    if (width < 1 || height < 1 || width > LARGEST || height > LARGEST ||
-        (whole && (width < least || height < least)))
-        return sara_fail(ctx, SARA_ERROR_USAGE, "%s %dx%d: width and height must be %d to %d", what,
-                         width, height, least, LARGEST);
+    const picture_sides sides = sides_of(model);
+    const bool whole = width % sides.unit == 0 && height % sides.unit == 0;
+    const bool of_table = sides.most < LARGEST;
+    const bool within = width >= 1 && height >= 1 && width <= sides.most && height <= sides.most;
+    if (!within || (whole && !(is_side(&sides, width) && is_side(&sides, height))))
+        return sara_fail(ctx, SARA_ERROR_USAGE, "%s %dx%d: width and height must be %d to %d%s%s%s",
+                         what, width, height, sides.least, sides.most, of_table ? "; the " : "",
+                         of_table ? model->family->parts[0].class->title : "",
+                         of_table ? " has positions for no more" : "");
     if (whole)
         return SARA_OK;
     return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "%s %dx%d: width and height must be multiples of %d, the VAE's factor; the "
-                     "nearest are %dx%d and %dx%d",
-                     what, width, height, unit, nearest_side(width, unit, least, false),
-                     nearest_side(height, unit, least, false),
-                     nearest_side(width, unit, least, true),
-                     nearest_side(height, unit, least, true));
+                     "%s %dx%d: width and height must be multiples of %s; the nearest are %dx%d "
+                     "and %dx%d",
+                     what, width, height, name_unit(model, &sides).text,
+                     nearest_side(&sides, width, false), nearest_side(&sides, height, false),
+                     nearest_side(&sides, width, true), nearest_side(&sides, height, true));
 }
 
 sara_status sara_model_check_sample_size(sara_context *ctx, const sara_model *model,

@@ -204,9 +204,9 @@ static sara_status make_batches(bench *b)
     const sara_denoiser_info *info = &b->t.model->denoiser->info.denoiser;
     const sara_batch shape = sara_batch_shape_for(
         info, sara_shape4(o->batch, info->in_channels, o->latent, o->latent), TEXT_LENGTH);
-    if (o->latent < info->least_side)
-        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %d or more",
-                         o->latent, b->t.model->denoiser->class->title, info->least_side);
+    if (!sara_denoiser_takes_side(info, o->latent))
+        return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %s", o->latent,
+                         b->t.model->denoiser->class->title, sara_denoiser_sides(info).text);
     return sara_batches_random(b->ctx, &b->t.batches, b->t.model, &shape, b->t.steps, o->seed,
                                &b->t.objective);
 }

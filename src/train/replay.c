@@ -122,10 +122,11 @@ static sara_status check_replayed(sara_context *ctx, const sara_shape *shape,
     if (channels != info->in_channels)
         return sara_fail(ctx, SARA_ERROR_INPUT, "%s: latents%s: %lld channels, the %s takes %d",
                          s->path, s->suffix, (long long)channels, title, info->in_channels);
-    if (info->rank > 3 && (sides[0] < info->least_side || sides[1] < info->least_side))
-        return sara_fail(ctx, SARA_ERROR_INPUT, "%s: latents%s: %lldx%lld, the %s takes %d or more",
-                         s->path, s->suffix, (long long)sides[0], (long long)sides[1], title,
-                         info->least_side);
+    for (int i = 0; i < 2 && info->rank > 3; i++)
+        if (!sara_denoiser_takes_side(info, sides[i]))
+            return sara_fail(ctx, SARA_ERROR_INPUT, "%s: latents%s: %lldx%lld, the %s takes %s",
+                             s->path, s->suffix, (long long)sides[0], (long long)sides[1], title,
+                             sara_denoiser_sides(info).text);
     return SARA_OK;
 }
 

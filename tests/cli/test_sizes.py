@@ -9,6 +9,7 @@ from support import (EMOJI, GOLDEN, INPUT, USAGE, Case, read_png, read_safetenso
                      write_safetensors)
 
 MODEL = os.path.join(GOLDEN, "pipeline")
+SD3 = os.path.join(GOLDEN, "sd3_tiny")  # patches of 2, a table of 7 positions a side
 DRAW = ("generate", "-m", MODEL, "-p", "x", "--steps", "2")
 TRAIN = ("--max_train_steps", "1", "--trainable", "10%", "--output_dir", "run")
 
@@ -89,6 +90,42 @@ class Sizes(Case):
         self.ok(*unet, "--replay", self.replay(5, 9), *TRAIN)
         self.refused(USAGE, "--latent 3: the U-Net takes 4 or more", "bench", "-m", folder,
                      "--latent", "3")
+
+    def test_patches(self):
+        """SD3's are multiples of its patches, too, and within its table of positions."""
+        draw = ("generate", "-m", SD3, "-p", "x", "--steps", "1", "-o", "x.png")
+        for width, height in ((8, 8), (56, 24)):
+            self.ok(*draw, "-W", str(width), "-H", str(height))
+            self.assertEqual(read_png(self.path("x.png"))[:2], (width, height))
+        unit = "multiples of 8, the VAE's factor 4 by the transformer's 2; the nearest are "
+        most = "width and height must be 8 to 56; the transformer has positions for no more"
+        train = ("train", "-m", SD3, *self.images(), *TRAIN)
+        for width, height, words in (
+                (12, 16, unit + "8x16 and 16x16"), (4, 8, unit + "8x8 and 8x8"),
+                (53, 8, unit + "48x8 and 56x8"), (64, 8, most), (8, 60, most)):
+            size = f"{width}x{height}"
+            result = self.refused(USAGE, [f"size {size}: ", words], *draw, "-W", str(width), "-H",
+                                  str(height))
+            self.assertNotIn("encoded", result.err)
+            self.refused(USAGE, [f"size {size}: ", words], "eval", "-m", SD3, "--prompts",
+                         self.write("prompts.txt", "x"), "--clip",
+                         os.path.join(EMOJI, "clip"), "-W", str(width), "-H", str(height))
+            if (width, height) != (53, 8):
+                latents = [1, 4, height // 4, width // 4]
+                write_safetensors(self.path("l.safetensors"), {
+                    "latents": ("F32", latents, [0.5] * (width * height // 4))})
+                self.refused(USAGE, [f"l.safetensors {size}: ", words], *draw, "--init-latents",
+                             "l.safetensors")
+        for side, words in ((12, unit + "8x8 and 16x16"), (64, most)):
+            self.refused(USAGE, [f"--resolution {side}x{side}: ", words], *train, "--resolution",
+                         str(side))
+        for side in (3, 16):
+            words = f"{side}: the transformer takes multiples of 2 up to 14"
+            self.refused(USAGE, f"--latent {words}", "bench", "-m",
+                         os.path.join(SD3, "transformer"), "--latent", str(side))
+            self.refused(INPUT, f"latents: {side}x{side}, the transformer takes multiples of 2",
+                         "train", "--unet_only", os.path.join(SD3, "transformer"), "--replay",
+                         self.replay(side, side), *TRAIN)
 
     def test_timed(self):
         for side in ("1", "7", "54"):

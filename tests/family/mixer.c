@@ -43,6 +43,7 @@ static sara_status mixer_read_config(sara_network *network, const sara_model_con
                                         [SARA_CONDITION_POOLED] = (int)pooled,
                                         [SARA_CONDITION_TIME_IDS] = time_ids ? SARA_TIME_IDS : 0},
                              .factor = 1,
+                             .unit = 1,
                              .least_side = 1,
                              .levels = (int)m->count};
 done:

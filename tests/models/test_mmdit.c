@@ -223,7 +223,7 @@ static void test_inputs_of_other_shapes_are_refused(void **state)
         {{4, {1, 4, 4, 4}}, {3, {1, 2, 12}}, {2, {1, 6}}, "states [1,2,12], expected [1,T,10]"},
         {{4, {1, 4, 4, 4}}, {3, {1, 2, 10}}, {2, {1, 7}}, "pooled [1,7], expected [1,6]"},
         {{4, {1, 4, 4, 5}}, {3, {1, 2, 10}}, {2, {1, 6}}, "of 4 x 5, expected sides that are mult"},
-        {{4, {1, 4, 16, 4}}, {3, {1, 2, 10}}, {2, {1, 6}}, "multiples of 2 and at most 14"},
+        {{4, {1, 4, 16, 4}}, {3, {1, 2, 10}}, {2, {1, 6}}, "multiples of 2 up to 14"},
     };
     static const float zeros[256] = {0};
     (void)state;

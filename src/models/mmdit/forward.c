@@ -66,14 +66,13 @@ done:
 
 static sara_status check_patches(const sara_mmdit *mmdit, const sara_shape *sample)
 {
-    const int64_t patch = mmdit->config.patch, most = patch * mmdit->config.positions;
+    const sara_denoiser_info *info = &mmdit->network.info.denoiser;
     for (int i = 2; i < 4; i++)
-        if (sample->dims[i] % patch != 0 || sample->dims[i] > most)
+        if (!sara_denoiser_takes_side(info, sample->dims[i]))
             return sara_fail(mmdit->network.ctx, SARA_ERROR_INPUT,
-                             "mmdit: sample of %lld x %lld, expected sides that are multiples of "
-                             "%lld and at most %lld",
+                             "mmdit: sample of %lld x %lld, expected sides that are %s",
                              (long long)sample->dims[2], (long long)sample->dims[3],
-                             (long long)patch, (long long)most);
+                             sara_denoiser_sides(info).text);
     return SARA_OK;
 }
 

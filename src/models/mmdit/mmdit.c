@@ -140,7 +140,9 @@ static sara_status mmdit_read_config(sara_network *network, const sara_model_con
                              .widths = {[SARA_CONDITION_STATES] = (int)c->joint_width,
                                         [SARA_CONDITION_POOLED] = (int)c->pooled_width},
                              .factor = (int)c->patch,
+                             .unit = (int)c->patch,
                              .least_side = (int)c->patch,
+                             .most_side = (int)(c->patch * c->positions),
                              .levels = c->blocks < SARA_MAX_LEVELS ? c->blocks : SARA_MAX_LEVELS};
 done:
     return status;

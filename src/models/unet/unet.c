@@ -144,6 +144,7 @@ static sara_denoiser_info info_of(const sara_unet_config *config)
                    [SARA_CONDITION_POOLED] = (int)config->pooled_width,
                    [SARA_CONDITION_TIME_IDS] = config->time_id_width ? SARA_TIME_IDS : 0},
         .factor = 1 << (config->levels - 1),
+        .unit = 1,
         .least_side = config->downsample_padding ? 1 : 1 << (config->levels - 1),
         .levels = config->levels};
 }
