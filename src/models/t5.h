@@ -8,6 +8,10 @@
  * them back. info.text; max_positions 0: a text may have any number of ids. */
 extern const sara_network_class sara_t5_class;
 
+/* Its table of tokens, which files hold under either name or, single files, under both. */
+#define SARA_T5_TOKENS       "shared.weight"
+#define SARA_T5_TOKENS_AGAIN "encoder.embed_tokens.weight"
+
 /* ids [batch][count], all of which are attended to; states [batch,count,d_model] after the final
  * norm. What a text comes to does not depend on those beside it, nor on whether values are
  * streamed; but they share each read of the files. No gradients pass: the tape records nothing.

@@ -97,6 +97,18 @@ done:
     return status;
 }
 
+/* A1111 finds layers of SD3 for LoRAs alone, and ComfyUI drops biases under diffusers' names. */
+static sara_status export_check_family(sara_context *ctx, const sara_export *e)
+{
+    const sara_family *family = e->model->family;
+    if (e->format != SARA_EXPORT_A1111 || !family->lora_of_diffusers)
+        return SARA_OK;
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "format a1111: A1111 takes no whole changes of %s; format comfyui holds them "
+                     "for ComfyUI and stable-diffusion.cpp, format lora a part of them",
+                     family->product);
+}
+
 /* 16-bit weights would have rounded what the adapters made of them. */
 static sara_status export_check_stored(sara_context *ctx, const sara_model *model)
 {
@@ -136,6 +148,7 @@ sara_status sara_model_export_sized(sara_context *ctx, sara_export_report *repor
     sara_status status;
     TRY(sara_export_check(ctx, out, options));
     TRY(export_parse(ctx, &e, options));
+    TRY(export_check_family(ctx, &e));
     TRY(sara_model_check_weights(ctx, model));
     TRY(export_check_stored(ctx, model));
     bool dense = e.format == SARA_EXPORT_COMFYUI || e.format == SARA_EXPORT_A1111;

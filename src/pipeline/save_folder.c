@@ -1,5 +1,6 @@
 /* Writing a diffusers folder: the denoiser and what adapters change from memory, everything else
  * from the source. */
+#include "models/t5.h"
 #include "pipeline/save.h"
 
 #include <sys/stat.h>
@@ -37,6 +38,14 @@ done:
     return status;
 }
 
+/* What single files hold once more. */
+static bool is_repeated(const sara_network_class *class, const sara_weights *weights,
+                        const sara_tensor_info *info)
+{
+    return class == &sara_t5_class && strcmp(info->name, SARA_T5_TOKENS_AGAIN) == 0 &&
+           sara_weights_find(weights, SARA_T5_TOKENS);
+}
+
 /* The component's own tensors, those that sara does not use among them, in one file, with what
  * adapters change. */
 static sara_status save_component(sara_context *ctx, const char *to, const sara_model *model,
@@ -52,8 +61,11 @@ static sara_status save_component(sara_context *ctx, const char *to, const sara_
     list.applied = model->parts[part].applied;
     TRY(sara_model_component(model, &component, part));
     TRY(sara_component_weights(&component, &weights));
-    for (size_t i = 0; i < sara_weights_count(weights); i++)
-        TRY(sara_save_list_weight(&list, NULL, NULL, weights, sara_weights_at(weights, i), dtype));
+    for (size_t i = 0; i < sara_weights_count(weights); i++) {
+        const sara_tensor_info *info = sara_weights_at(weights, i);
+        if (!is_repeated(record->class, weights, info))
+            TRY(sara_save_list_weight(&list, NULL, NULL, weights, info, dtype));
+    }
     TRY(sara_path_join(ctx, &folder, to, record->folder));
     TRY(write_list(&list, folder, record->class->stem));
 done:

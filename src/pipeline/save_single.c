@@ -1,6 +1,7 @@
 /* Writing a single-file checkpoint: the denoiser from memory, the other parts from the source, but
  * for what adapters change, all under the names of the LDM repository. What names and shapes do not
  * tell goes into the metadata. */
+#include "models/t5.h"
 #include "pipeline/save.h"
 
 #include <stdlib.h>
@@ -124,6 +125,25 @@ done:
     return status;
 }
 
+/* Readers of T5 build its table of tokens twice, as one, and fill each from a name of its own. */
+static sara_status repeat_tokens(const written *t)
+{
+    static const char *const names[] = {SARA_T5_TOKENS, SARA_T5_TOKENS_AGAIN};
+    const sara_tensor_source *found[2] = {NULL, NULL};
+    sara_name full[2];
+    for (int i = 0; i < 2; i++) {
+        full[i] = sara_name_of("%s%s", t->prefix, names[i]);
+        for (size_t j = 0; j < t->s->list.count; j++)
+            if (strcmp(t->s->list.sources[j].name, full[i].text) == 0)
+                found[i] = &t->s->list.sources[j];
+    }
+    if (!found[0] == !found[1])
+        return SARA_OK;
+    const sara_tensor_source one = *found[found[0] ? 0 : 1];
+    return sara_save_list_add(&t->s->list, full[found[0] ? 1 : 0].text, one.dtype, &one.shape,
+                              one.data);
+}
+
 /* What there are no names for. */
 static bool is_passed_over(const written *w, const char *name)
 {
@@ -178,6 +198,8 @@ static sara_status add_other_part(single *s, int part)
         TRY(add_tensor_of_part(&w, sara_weights_at(weights, i)));
     if (w.shape.part == SARA_LDM_OPEN_CLIP && !w.shape.projection)
         TRY(repeat_last_layer(&w));
+    if (w.shape.part == SARA_LDM_T5)
+        TRY(repeat_tokens(&w));
 done:
     s->list.applied = NULL;
     sara_weights_close(weights);

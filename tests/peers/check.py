@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from check_eval import check_eval
 from check_exports import check_exports
 from check_loras import check_loras
+from check_sd3 import check_sd3
 from check_sdxl import check_sdxl
 from check_tensorboard import check_tensorboard
 from checks import BASE, EXPECTED, TOP, check, relative, run
@@ -178,7 +179,8 @@ def check_hash(sara, work):
 def check_tokens(sara):
     from transformers import CLIPTokenizer
     tokenizer, rng = CLIPTokenizer.from_pretrained(f"{BASE}/tokenizer"), random.Random(5)
-    texts = ["İstanbul ﬁne ΣΑΣ", "a  b\u3000c", "<|endoftext|> x", "e\u0327\u0301 👩‍🚀 1234"]
+    texts = ["İstanbul ﬁne ΣΑΣ", "a  b\u3000c", "<|endoftext|> x"]
+    texts.append("e\u0327\u0301 👩‍🚀 1234")
     ranges = ((32, 126), (0xA1, 0x2FF), (0x3040, 0x9FFF), (0x1F300, 0x1FAFF))
     letter = lambda: chr(rng.choice([rng.randint(*bounds) for bounds in ranges]))
     texts += ["".join(letter() for _ in range(rng.randint(1, 40))) for _ in range(20)]
@@ -216,6 +218,7 @@ def main():
     check_pytorch(sara, a.work)
     check_single_files(sara, a.work)
     check_sdxl(sara, a.work)
+    check_sd3(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors",
                   f"{a.work}/merged-fp32", a.work)
     check_loras(lambda *args: run(sara, *args), check, BASE,

@@ -75,9 +75,9 @@ def pipeline(folder):
 
 
 class Drawings:
-    def __init__(self, sara, work):
+    def __init__(self, sara, work, channels=4):
         self.sara, self.work = sara, work
-        self.start = torch.randn(1, 4, SIZE // 8, SIZE // 8,
+        self.start = torch.randn(1, channels, SIZE // 8, SIZE // 8,
                                  generator=torch.Generator().manual_seed(3))
         save_file({"latents": self.start}, f"{work}/start.safetensors")
 

@@ -24,9 +24,8 @@ static sara_status t5_derive(const sara_single_file *single, const sara_single_p
         sara_name_of(SARA_T5_BLOCKS "0.layer.0.SelfAttention.relative_attention_bias.weight");
     const sara_name q = sara_name_of(SARA_T5_BLOCKS "0.layer.0.SelfAttention.q.weight");
     const sara_name gate = sara_name_of(SARA_T5_BLOCKS "0.layer.1.DenseReluDense.wi_0.weight");
-    const char *tokens = sara_single_find(single, part, "shared.weight")
-                             ? "shared.weight"
-                             : "encoder.embed_tokens.weight";
+    const char *tokens =
+        sara_single_find(single, part, SARA_T5_TOKENS) ? SARA_T5_TOKENS : SARA_T5_TOKENS_AGAIN;
     int64_t vocabulary, width, all, inner, heads, buckets;
     sara_status status;
     TRY(sara_single_dim(single, part, &vocabulary, 2, 0, sara_name_of("%s", tokens)));

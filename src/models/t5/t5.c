@@ -97,7 +97,6 @@ done:
 
 static sara_status t5_bind(sara_network *network, sara_binder *binder, const sara_weights *weights)
 {
-    static const char shared[] = "shared.weight", own[] = "encoder.embed_tokens.weight";
     sara_t5 *t5 = (sara_t5 *)network;
     const sara_shape tokens = sara_shape2(network->info.text.vocab_size, t5->width);
     const sara_shape positions = sara_shape2(t5->buckets, t5->heads);
@@ -107,10 +106,9 @@ static sara_status t5_bind(sara_network *network, sara_binder *binder, const sar
     (void)weights;
     TRY(sara_arena_alloc(&network->arena, &t5->blocks, 1, bytes));
     memset(t5->blocks, 0, bytes);
-    /* One table, which files hold under either name or, as those for ComfyUI, both. */
-    TRY(sara_binder_want(binder, &t5->tokens, &tokens, shared));
-    TRY(sara_binder_alias(binder, shared, own));
-    TRY(sara_binder_ignore(binder, own));
+    TRY(sara_binder_want(binder, &t5->tokens, &tokens, SARA_T5_TOKENS));
+    TRY(sara_binder_alias(binder, SARA_T5_TOKENS, SARA_T5_TOKENS_AGAIN));
+    TRY(sara_binder_ignore(binder, SARA_T5_TOKENS_AGAIN));
     TRY(sara_binder_want(binder, &t5->positions, &positions,
                          SARA_T5_BLOCKS "0.layer.0.SelfAttention.relative_attention_bias.weight"));
     for (int i = 0; i < t5->count; i++)
