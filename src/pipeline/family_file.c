@@ -4,27 +4,53 @@
 /* -------------------------------------------------------------------------- what else it may be */
 
 /* Files that people try, by a piece of a tensor's name, and where it needs that by the beginning of
- * another's (NULL: it does not). supported: what is, is told too. */
+ * another's (NULL: it does not). supported: what is, is told too. Models stand before those that
+ * have the same piece and others. */
 static const struct {
     const char *piece, *beside, *what;
     bool supported;
 } others[] = {
     {".positions", NULL, "an adapter of sara; give it with --adapter", false},
-    {"lora_down", NULL, "a LoRA, not a checkpoint", false},
-    {"lora_A", NULL, "a LoRA, not a checkpoint", false},
+    {"lora_down", NULL, "a LoRA, not a checkpoint; give it with --adapter", false},
+    {"lora_A", NULL, "a LoRA, not a checkpoint; give it with --adapter", false},
+    {"to_k_ip.", NULL, "an IP-Adapter, not a checkpoint; use a model without it", false},
+    {"emb_params", NULL, "a textual inversion, not a checkpoint; use a model without it", false},
     {"conditioner.embedders.0.model.", NULL,
      "SDXL's refiner, which goes over what another model has drawn; use the base model", false},
     {"edm_mean", NULL, "a checkpoint of EDM's noise levels (Playground v2.5)", true},
     {"edm_vpred.", NULL, "a checkpoint of EDM's noise levels (CosXL)", true},
+    {".time_stack.", NULL, "a Stable Video Diffusion checkpoint", true},
+    {".label_emb.weight", "cond_stage_model.",
+     "SD2's upscaler, which is given a picture too; use a model of text to image", false},
     {".label_emb.", "cond_stage_model.", "a checkpoint with class embeddings (unCLIP)", true},
+    {"distilled_guidance_layer.", NULL, "a Chroma checkpoint", true},
+    {"individual_token_refiner.", NULL, "a HunyuanVideo checkpoint", true},
+    {"double_stream_modulation_img.", NULL, "a FLUX.2 checkpoint", true},
+    {"double_stream_blocks.", NULL, "a HiDream checkpoint", true},
     {"double_blocks.", NULL, "a FLUX checkpoint", true},
+    {"single_transformer_blocks.", NULL, "a FLUX or AuraFlow transformer in diffusers' layout",
+     true},
+    {"attention_y_norm.weight", NULL, "a Sana checkpoint", true},
     {"t_block.1.weight", NULL, "a PixArt checkpoint", true},
     {"head.modulation", NULL, "a Wan checkpoint", true},
     {"cond_seq_linear.", NULL, "an AuraFlow checkpoint", true},
     {"mlp_t5.0.weight", NULL, "a HunyuanDiT checkpoint", true},
-    {"motion_modules.", NULL, "an AnimateDiff module, not a checkpoint", false},
-    {"control_model.", NULL, "a ControlNet, not a checkpoint", false},
-    {"input_hint_block.", NULL, "a ControlNet, not a checkpoint", false},
+    {"patchify_proj.", NULL, "an LTX-Video checkpoint", true},
+    {"txt_norm.weight", NULL, "a Qwen-Image checkpoint", true},
+    {"layers.0.adaLN_modulation.0.weight", NULL, "a Z-Image checkpoint", true},
+    {"cap_embedder.", NULL, "a Lumina checkpoint", true},
+    {"t5_yproj.", NULL, "a Mochi checkpoint", true},
+    {"net.x_embedder.proj.1.weight", NULL, "a Cosmos checkpoint", true},
+    {"clf.1.weight", NULL, "a Stable Cascade checkpoint", true},
+    {"motion_modules.", NULL, "an AnimateDiff module, not a checkpoint; use a model without it",
+     false},
+    {"control_model.", NULL, "a ControlNet, not a checkpoint; use a model without it", false},
+    {"input_hint_block.", NULL, "a ControlNet, not a checkpoint; use a model without it", false},
+    {"controlnet_", NULL, "a ControlNet, not a checkpoint; use a model without it", false},
+    {"body.0.block1.", NULL, "a T2I-Adapter, not a checkpoint; use a model without it", false},
+    {"body.0.in_conv.", NULL, "a T2I-Adapter, not a checkpoint; use a model without it", false},
+    {"transformer_blocks.0.attn.add_q_proj.", NULL,
+     "a transformer in diffusers' layout; put it into its folder with its config.json", false},
     {"down_blocks.0.resnets.", NULL,
      "a module in diffusers' layout; put it into its folder with its config.json", false},
 };

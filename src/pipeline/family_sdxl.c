@@ -77,13 +77,6 @@ static bool is_refiner(const json_t *config)
 
 static const char *sdxl_unsupported(const json_t *config)
 {
-    json_int_t channels = json_integer_value(json_object_get(config, "in_channels"));
-    if (channels == 9)
-        return "an inpainting model of SDXL, whose U-Net is given a mask and a picture too; use "
-               "the model that it was made of";
-    if (channels == 8)
-        return "an edit model of SDXL (instruct pix2pix), whose U-Net is given a picture too; use "
-               "the model that it was made of";
     if (is_refiner(config))
         return "SDXL's refiner, which goes over what another model has drawn; use the base model";
     return NULL;

@@ -102,7 +102,7 @@ class SingleRefused(Case):
 
     def test_inpainting(self):
         dtype, (out, _, *kernel), data = self.tensors[UNET + "input_blocks.0.0.weight"]
-        for channels, what in ((9, "an inpainting model"), (8, "an InstructPix2Pix model")):
+        for channels, what in ((9, "an inpainting model"), (8, "an edit model (InstructPix2Pix)")):
             weight = (dtype, [out, channels, *kernel], bytes(len(data) // 4 * channels))
             more = {**self.tensors, UNET + "input_blocks.0.0.weight": weight}
             words = [f"{UNET}input_blocks.0.0.weight takes {channels} channels, expected 4", what]

@@ -89,8 +89,13 @@ static const struct {
     const char *edits, *error;
 } refused[] = {
     {"{\"_class_name\": \"UNet3DConditionModel\"}", "_class_name: \"UNet3DConditionModel\""},
-    {"{\"in_channels\": 9}", "in_channels: 9: inpainting models are not supported"},
-    {"{\"in_channels\": 8}", "in_channels 8, out_channels 4"},
+    {"{\"in_channels\": 9}",
+     "in_channels: 9: an inpainting model, which is given a mask and a picture"},
+    {"{\"in_channels\": 9, \"out_channels\": 9}", "in_channels: 9: an inpainting model"},
+    {"{\"in_channels\": 8}", "in_channels: 8: an edit model (InstructPix2Pix), which is given"},
+    {"{\"in_channels\": 7}", "in_channels: 7: an upscaler, which is given a picture too; use a"},
+    {"{\"in_channels\": 5}", "in_channels: 5: a depth model, which is given depths too; use the"},
+    {"{\"in_channels\": 6}", "in_channels 6, out_channels 4"},
     {"{\"in_channels\": 0}", "in_channels: 0, expected"},
     {"{\"in_channels\": \"4\"}", "in_channels: \"4\", expected"},
     {"{\"in_channels\": 4.5}", "in_channels: 4.5, expected"},

@@ -335,28 +335,46 @@ static void test_other_kinds(void **state)
     static const struct {
         const char *unet, *error;
     } cases[] = {
-        {"{\"in_channels\": 9}", "unet/config.json: is of an inpainting model of SDXL, whose"},
-        {"{\"in_channels\": 8}", "is of an edit model of SDXL (instruct pix2pix), whose U-Net is"},
-        {"{\"cross_attention_dim\": 36, \"addition_time_embed_dim\": 8}", "is of SDXL's refiner"},
-        {"{\"cross_attention_dim\": 55}", "text_encoder + text_encoder_2 hidden_size 24 + 32, unet "
-                                          "cross_attention_dim 55: they must"},
-        {"{\"projection_class_embeddings_input_dim\": 77}",
-         "text encoders' pooled states of width 28, the U-Net takes 29: they must agree"},
+        {"{\"in_channels\": 9}", "unet/config.json: in_channels: 9: an inpainting model, which is"},
+        {"{\"in_channels\": 8}", "in_channels: 8: an edit model (InstructPix2Pix), which is given"},
+        {"{\"in_channels\": 5}", "in_channels: 5: a depth model, which is given depths too"},
+        {"{\"cross_attention_dim\": 36, \"addition_time_embed_dim\": 8}",
+         "unet/config.json: is of SDXL's refiner, which goes over what another model has drawn; "
+         "use "
+         "the base model"},
         {"{\"addition_embed_type\": \"text_image\"}", "of another kind than those of SD1.x"},
     };
     test_pipe *pipe = *state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         const char *folder = xl_folder(pipe, test_text(pipe, "kind-%zu", i), "{}", cases[i].unet);
         sara_model *model = NULL;
-        const char *error = i < 5 && i > 2 ? "" : cases[i].error;
-        assert_refused(pipe->ctx, SARA_ERROR_INPUT, error,
+        assert_refused(pipe->ctx, SARA_ERROR_INPUT, cases[i].error,
                        sara_model_load(pipe->ctx, &model, folder, NULL));
         assert_null(model);
-        if (i != 3 && i != 4)
-            assert_refused(pipe->ctx, SARA_ERROR_INPUT, cases[i].error,
-                           sara_model_load(pipe->ctx, &model, test_text(pipe, "%s/unet", folder),
-                                           &(sara_model_options){.unet_only = true}));
+        assert_refused(pipe->ctx, SARA_ERROR_INPUT, cases[i].error,
+                       sara_model_load(pipe->ctx, &model, test_text(pipe, "%s/unet", folder),
+                                       &(sara_model_options){.unet_only = true}));
     }
+}
+
+/* A text encoder of another width, and one whose pooled states are wider. */
+static void test_other_widths(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *folder = xl_folder(pipe, "widths", "{}", "{}");
+    sara_model *model = test_model(pipe, folder, false);
+    model->parts[SDXL_TEXT_2].network->info.text.pooled_size++;
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT,
+                   "text encoders' pooled states of width 29, the U-Net takes 28: they must agree",
+                   model->family->check_texts(model));
+    sara_model_free(model);
+    test_relink(pipe, folder, "text_encoder", TEST_BASE "/text_encoder");
+    assert_refused(
+        pipe->ctx, SARA_ERROR_INPUT,
+        "text_encoder + text_encoder_2 hidden_size 128 + 32, unet cross_attention_dim 56: "
+        "they must agree",
+        sara_model_load(pipe->ctx, &model, folder, NULL));
+    assert_null(model);
 }
 
 /* Where the index says so, a negative prompt that is not given is encoded as an empty one. */
@@ -443,6 +461,7 @@ int main(void)
         TEST_CASE(test_negative_prompts),
         TEST_CASE(test_dpmpp2m_karras),
         TEST_CASE(test_other_kinds),
+        TEST_CASE(test_other_widths),
         TEST_CASE(test_encoded_negative),
         TEST_CASE(test_long_prompts),
     };

@@ -125,14 +125,32 @@ done:
     return status;
 }
 
+const char *sara_unet_other_kind(int64_t in_channels)
+{
+    switch (in_channels) {
+    case 5:
+        return "a depth model, which is given depths too; use the model that it was made of";
+    case 7:
+        return "an upscaler, which is given a picture too; use a model of text to image";
+    case 8:
+        return "an edit model (InstructPix2Pix), which is given a picture too; use the model that "
+               "it was made of";
+    case 9:
+        return "an inpainting model, which is given a mask and a picture too; use the model that "
+               "it was made of";
+    default:
+        return NULL;
+    }
+}
+
 static sara_status read_channels(const sara_model_config *file, sara_unet_config *out)
 {
     sara_status status;
     TRY(sara_config_int(&file->fields, &out->in_channels, "in_channels", 4, 1, 1024));
     TRY(sara_config_int(&file->fields, &out->out_channels, "out_channels", 4, 1, 1024));
-    if (out->in_channels == 9)
-        status =
-            sara_model_config_refuse(file, "in_channels", "inpainting models are not supported");
+    const char *other = sara_unet_other_kind(out->in_channels);
+    if (other && (out->in_channels != out->out_channels || out->in_channels == 9))
+        status = sara_model_config_refuse(file, "in_channels", other);
     else if (out->in_channels != out->out_channels)
         status = sara_fail(file->fields.ctx, SARA_ERROR_INPUT,
                            "%s: in_channels %lld, out_channels %lld: models whose output is not "

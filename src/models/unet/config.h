@@ -32,4 +32,7 @@ typedef struct sara_unet_config {
 SARA_NODISCARD sara_status sara_unet_config_read(const sara_model_config *file,
                                                  sara_unet_config *out);
 
+/* What a U-Net is that takes so many channels; NULL: nothing that is known. */
+const char *sara_unet_other_kind(int64_t in_channels);
+
 #endif

@@ -115,14 +115,12 @@ static sara_status check_input_channels(const sara_single_file *single,
 {
     const sara_tensor_info *conv = sara_single_find(single, part, input_conv);
     int64_t in = conv && conv->shape.rank == 4 ? conv->shape.dims[1] : 4; /* else told of later */
-    const char *what = in == 9   ? "an inpainting model"
-                       : in == 8 ? "an InstructPix2Pix model"
-                                 : "a model of another kind";
+    const char *what = sara_unet_other_kind(in);
     if (in == 4 || (in == configured && in != 9))
         return SARA_OK;
-    return sara_fail(single->ctx, SARA_ERROR_INPUT,
-                     "%s: %s takes %lld channels, expected 4: %s is not supported", single->path,
-                     conv->name, (long long)in, what);
+    return sara_fail(single->ctx, SARA_ERROR_INPUT, "%s: %s takes %lld channels, expected 4: %s",
+                     single->path, conv->name, (long long)in,
+                     what ? what : "a model of another kind");
 }
 
 /* Of a level's transformers. */
