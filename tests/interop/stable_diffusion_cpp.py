@@ -1,12 +1,13 @@
-"""stable-diffusion.cpp as a client of the single file that sara writes; run by hand,
+"""stable-diffusion.cpp as a client of sara's single files and exports; run by hand,
 docs/reliability.md tells what was seen.
 
     pip install stable-diffusion-cpp-python          # builds it from source, minutes
-    python tests/interop/stable_diffusion_cpp.py SARA MODEL_FOLDER WORK_FOLDER
+    python tests/interop/stable_diffusion_cpp.py SARA MODEL_FOLDER WORK_FOLDER [ADAPTER]
 
-MODEL_FOLDER: an SD1.5 or SD2.1 as a diffusers folder, random weights will do (`python
-bench/peer_step.py save` and `save-pipeline` make one). Fails unless the library takes every tensor
-of the file and draws an image from it that is not of one colour.
+MODEL_FOLDER: a diffusers folder of full size, random weights will do (`python bench/peer_step.py
+save` and `save-pipeline` make one of SD1.5). Fails unless the library takes every tensor of the
+file and draws an image from it that is not of one colour. ADAPTER: of it; the images of its exports
+are compared with that of the merged model's file, and so is how many tensors were taken.
 """
 import ast
 import os
@@ -17,39 +18,88 @@ import sys
 CLIENT = """
 import sys
 from stable_diffusion_cpp import StableDiffusion
-model = StableDiffusion(model_path=sys.argv[1], verbose=True)
-image = model.generate_image("a red barn", width=256, height=256, sample_steps=2, seed=1)[0]
-image.save(sys.argv[2])
+file, lora, picture = sys.argv[1:]
+model = StableDiffusion(model_path=file, lora_model_dir=".", verbose=True)
+prompt = "a red barn" + (f"<lora:{lora}:1>" if lora else "")
+image = model.generate_image(prompt, width=256, height=256, sample_steps=2, seed=1, cfg_scale=4,
+                             sample_method="euler")[0]
+image.save(picture)
 print("extrema", image.getextrema())
 """
 # Words of its log about tensors that it misses or does not know.
 COMPLAINTS = re.compile(
-    r"(unknown tensor|not in model file|unused tensor|missing|failed to load|wrong shape).*", re.I)
+    r"(unknown tensor|not in model file|unused|missing|failed to load|wrong shape).*", re.I)
+TAKEN = re.compile(r"\((\d+) / (\d+)\) LoRA tensors have been applied")
+EXPORTS = {"a1111": (), "comfyui": (), "lora": ("--rank", "16")}
 
 
 def fail(text):
     sys.exit(f"FAIL {text}")
 
 
-def main():
-    sara, folder, work = sys.argv[1:]
-    single, picture = os.path.join(work, "single.safetensors"), os.path.join(work, "client.png")
-    if not os.path.exists(single):
-        subprocess.run([sara, "merge", "-m", folder, "--dtype", "fp16", "-o", single], check=True)
-    done = subprocess.run([sys.executable, "-c", CLIENT, single, picture], capture_output=True,
-                          text=True)
+def make(sara, *args, path):
+    """False: sara has no such export of the model."""
+    if not os.path.exists(path):
+        done = subprocess.run([sara, *args, "-o", path], capture_output=True, text=True)
+        if done.returncode == 2 and "format a1111: A1111 takes no" in done.stderr:
+            print(f"ok: refused: {done.stderr.strip()}")
+            return False
+        if done.returncode:
+            fail(f"sara {' '.join(args)}: {done.stderr}")
+        print(done.stdout.strip())
+    return True
+
+
+def draw(work, file, lora=""):
+    """The picture's path; prints what the library said of tensors."""
+    name = f"{file}-{lora}" if lora else file
+    picture = os.path.join(work, f"{name}.png")
+    done = subprocess.run([sys.executable, "-c", CLIENT, f"{file}.safetensors", lora, picture],
+                          capture_output=True, text=True, cwd=work)
     log = done.stdout + done.stderr
-    with open(os.path.join(work, "client.log"), "w") as file:
-        file.write(log)
+    with open(os.path.join(work, f"{name}.log"), "w") as out:
+        out.write(log)
     if done.returncode:
-        fail(f"the client ended with {done.returncode}: {log[-800:]}")
+        fail(f"{name}: the client ended with {done.returncode}: {log[-800:]}")
     complaints = sorted({found.group(0) for found in COMPLAINTS.finditer(log)})
-    if complaints:
-        fail(f"{len(complaints)} complaints, the first: {complaints[:5]}")
+    taken = TAKEN.search(log)
+    print(f"{name}: {len(complaints)} complaints {complaints[:4]}"
+          + (f"; {taken[1]} of {taken[2]} tensors taken" if taken else ""))
+    if complaints and not lora or lora and not taken:
+        fail(f"{name}: tensors were not taken; see {name}.log")
     extrema = re.search(r"extrema (.*)", log).group(1)
     if all(low == high for low, high in ast.literal_eval(extrema)[:3]):
-        fail(f"the image is of one colour: {extrema}")
-    print(f"ok: every tensor was taken; image {picture}, extrema {extrema}")
+        fail(f"{name}: the image is of one colour: {extrema}")
+    return picture
+
+
+def distance(a, b):
+    """Root of the mean square, of 255."""
+    import numpy as np
+    from PIL import Image
+    x, y = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) for path in (a, b))
+    return float(np.sqrt(np.mean((x - y) ** 2)))
+
+
+def main():
+    sara, folder, work, *adapter = sys.argv[1:]
+    path = lambda name: os.path.join(work, f"{name}.safetensors")
+    make(sara, "merge", "-m", folder, "--dtype", "fp16", path=path("single"))
+    plain = draw(work, "single")
+    print(f"ok: every tensor was taken; image {plain}")
+    if not adapter:
+        return
+    make(sara, "merge", "-m", folder, "--adapter", adapter[0], "--dtype", "fp16",
+         path=path("merged"))
+    merged = draw(work, "merged")
+    os.remove(path("merged"))
+    print(f"merged: {distance(merged, plain):.2f} from the base")
+    for name, more in EXPORTS.items():
+        if make(sara, "export", adapter[0], "-m", folder, "--format", name, *more, path=path(name)):
+            picture = draw(work, "single", name)
+            print(f"{name}: {distance(picture, plain):.2f} from the base, "
+                  f"{distance(picture, merged):.2f} from the merged model")
+            os.remove(path(name))
 
 
 if __name__ == "__main__":
