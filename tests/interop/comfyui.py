@@ -2,12 +2,13 @@
 needs, docs/reliability.md tells what was seen. Its own functions find out what a checkpoint is,
 load it, match LoRA files' keys and patch the weights.
 
-    python tests/interop/comfyui.py COMFYUI_CHECKOUT SARA MODEL WORK_FOLDER [--denoiser-only] ADAPTER...
+    python tests/interop/comfyui.py [--denoiser-only] CHECKOUT SARA MODEL WORK_FOLDER ADAPTER...
 
 MODEL: a diffusers folder, random weights will do; the adapters: of it, added up. --denoiser-only:
-leaves text encoders and VAE out, whose sizes are fixed there. Fails unless every tensor of the file is
-in the program's model, every tensor of the exports is matched, and the patched weights are those of
-sara's merged model: of whole changes but for what fp32 loses, of LoRAs as near as sara tells.
+leaves text encoders and VAE out, whose sizes are fixed there. Fails unless every tensor of the
+file is in the program's model, every tensor of the exports is matched, and the patched weights are
+those of sara's merged model: of whole changes but for what fp32 loses, of LoRAs as near as sara
+tells.
 """
 import argparse
 import logging
