@@ -5,12 +5,13 @@
 
 sara_status sara_compare_add_model(sara_job *job, const json_t *options, bool whole)
 {
-    static const char *const names[] = {"variant",   "model_config",    "use_ema_weights",
-                                        "tokenizer", "prediction_type", "vae"};
+    static const char *const names[] = {
+        "variant",         "model_config", "use_ema_weights", "tokenizer",
+        "prediction_type", "vae",          "no_t5",           NULL};
     sara_comparison *c = job->comparison;
     sara_status status;
     TRY(sara_job_add(job, "-m", c->model));
-    for (size_t i = 0; i < (whole ? 6 : 3); i++) {
+    for (size_t i = 0; names[i] && (whole || i < 3); i++) {
         const json_t *value = json_object_get(options, names[i]);
         const char *text;
         if (!value)

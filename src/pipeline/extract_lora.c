@@ -64,6 +64,11 @@ done:
     return status;
 }
 
+bool sara_extract_lora_holds(const sara_family *family, int part)
+{
+    return (family->parts[part].stages & SARA_STAGE_TEXT) && !family->parts[part].class->streamed;
+}
+
 static sara_status open_pair(pair *p)
 {
     const sara_family *family = p->base->family;
@@ -71,7 +76,7 @@ static sara_status open_pair(pair *p)
     p->from[0] = &p->base->denoiser->params;
     p->to[0] = &p->tuned->denoiser->params;
     for (int i = 1; i < family->part_count && family == p->tuned->family; i++) {
-        if (!(family->parts[i].stages & SARA_STAGE_TEXT) || !sara_model_has_part(p->base, i) ||
+        if (!sara_extract_lora_holds(family, i) || !sara_model_has_part(p->base, i) ||
             !sara_model_has_part(p->tuned, i))
             continue;
         TRY(open_part(p, &p->from[i], p->base, i));

@@ -115,7 +115,7 @@ sara_status sara_extract_warn(sara_context *ctx, const sara_model *base, const s
                  sara_prediction_name(*to));
     for (int i = base->family->part_count - 1; i > 0 && base->family == tuned->family; i--)
         if (sara_model_has_part(base, i) && sara_model_has_part(tuned, i) &&
-            !(with_text && (base->family->parts[i].stages & SARA_STAGE_TEXT)))
+            !(with_text && sara_extract_lora_holds(base->family, i)))
             TRY(compare_part(ctx, base, tuned, i));
 done:
     return status;

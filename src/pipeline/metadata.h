@@ -14,6 +14,9 @@ SARA_NODISCARD sara_status sara_metadata_list_add_model(sara_metadata_list *list
 SARA_NODISCARD sara_status sara_check_new_file(sara_context *ctx, const char *path);
 /* Whether any entry is another than the base's. */
 SARA_NODISCARD sara_status sara_model_is_changed(const sara_model *model, bool *changed);
+/* extract_lora.c: whether a LoRA holds the change of the part too, which is not the denoiser: text
+ * encoders', but for those that are never whole in memory. */
+bool sara_extract_lora_holds(const sara_family *family, int part);
 /* extract_others.c: logs a warning for each of text encoder and VAE, where both models have it,
  * that is not the same in both; with_text: what is extracted holds the text encoder's change. */
 SARA_NODISCARD sara_status sara_extract_warn(sara_context *ctx, const sara_model *base,

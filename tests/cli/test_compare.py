@@ -568,6 +568,20 @@ class Beside(CompareCase):
                     command = record["command"]
                     self.assertEqual(command[command.index("--vae") + 1], vae)
 
+    def test_without_t5(self):
+        """Pictures of rows that are trained without T5, and of their base, are drawn without."""
+        self.config["model"] = os.path.join(GOLDEN, "sd3_tiny")
+        self.config["train"].update(max_train_steps=1, no_t5=True, resolution=16)
+        self.config["eval"].update(width=16, height=16)
+        self.write_config()
+        self.compare()
+        result = self.result()
+        seed = result["rows"][0]["data"][0]["seeds"][0]
+        base = result["base"]["data"][0]["seeds"][0]
+        for record in (seed["adaptation"], seed["forgetting"], base["adaptation"],
+                       base["forgetting"]):
+            self.assertIn("--no_t5", record["command"])
+
     def test_plan_of_sizes(self):
         """What is timed is what would be trained and drawn; what cannot be timed has no time."""
         self.config["train"]["resolution"] = 16

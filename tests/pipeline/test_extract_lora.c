@@ -3,6 +3,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+#define SD3 SARA_TEST_GOLDEN "/sd3_tiny"
 
 /* Weights of linear layers and convolutions, each entry by a multiple of 1/64. */
 static void move(sara_params *params)
@@ -199,6 +202,56 @@ static void test_whole(void **state)
     close_models(&m);
 }
 
+/* A folder like SD3's but for T5, all of whose values are 0. */
+static const char *without_values(test_pipe *pipe)
+{
+    static const char *const linked[] = {"transformer",    "vae",       "text_encoder",
+                                         "text_encoder_2", "tokenizer", "tokenizer_2",
+                                         "tokenizer_3",    "scheduler", "model_index.json"};
+    static const uint8_t zeros[16384];
+    const char *folder = test_path(pipe, "sd3"), *part = test_path(pipe, "sd3/text_encoder_3");
+    sara_tensor_source tensors[64];
+    sara_safetensors *file = test_open(pipe->ctx, SD3 "/text_encoder_3/model.safetensors");
+    const size_t count = sara_safetensors_count(file);
+    assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, part));
+    for (size_t i = 0; i < sizeof(linked) / sizeof(*linked); i++)
+        assert_int_equal(symlink(test_text(pipe, SD3 "/%s", linked[i]),
+                                 test_text(pipe, "%s/%s", folder, linked[i])),
+                         0);
+    assert_int_equal(
+        symlink(SD3 "/text_encoder_3/config.json", test_text(pipe, "%s/config.json", part)), 0);
+    assert_true(count <= 64);
+    for (size_t i = 0; i < count; i++) {
+        const sara_tensor_info *info = sara_safetensors_at(file, i);
+        assert_true(info->size <= sizeof(zeros));
+        tensors[i] = (sara_tensor_source){info->name, info->dtype, info->shape, zeros};
+    }
+    assert_ok(pipe->ctx,
+              sara_safetensors_save(pipe->ctx, test_text(pipe, "%s/model.safetensors", part),
+                                    tensors, count, NULL, 0));
+    sara_safetensors_close(file);
+    return folder;
+}
+
+/* SD3's T5 is never whole in memory: a LoRA holds the others' changes, and says that it does not
+ * hold T5's. */
+static void test_t5(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *base = test_model(pipe, SD3, false);
+    sara_model *tuned = test_model(pipe, without_values(pipe), false);
+    sara_extract_options options = options_of(4096, "fp32");
+    const char *path = test_path(pipe, "sd3.safetensors");
+    move(&tuned->denoiser->params);
+    assert_ok(pipe->ctx, sara_model_extract(pipe->ctx, NULL, base, tuned, path, &options));
+    assert_non_null(strstr(pipe->log, "another than the base's (21 tensors"));
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, base, path, 1, false));
+    assert_close(distance_of(&base->denoiser->params, &tuned->denoiser->params), 1e-3,
+                 "transformer");
+    sara_model_free(base);
+    sara_model_free(tuned);
+}
+
 static void test_refused(void **state)
 {
     test_pipe *pipe = *state;
@@ -227,9 +280,8 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_against_numpy),
-        TEST_CASE(test_other_names),
-        TEST_CASE(test_whole),
+        TEST_CASE(test_against_numpy), TEST_CASE(test_other_names),
+        TEST_CASE(test_whole),         TEST_CASE(test_t5),
         TEST_CASE(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
