@@ -3,6 +3,7 @@
 #define SARA_COMPARE_H
 
 #include "io/io.h"
+#include "pipeline/pipeline.h"
 #include "sara_eval.h"
 
 /* The paper's measure (arXiv 2409.06633, section 5): of row i among all rows of one model and one
@@ -47,6 +48,7 @@ typedef struct sara_comparison {
     size_t group_count;
     const json_t *train, *eval;
     int64_t latent, factor; /* the model's side of latents, and how many pixels one of them is */
+    sara_picture_sides sides; /* of its pictures; unit 0: they are not known yet */
     int pictures;           /* of each row in the report */
     struct sara_compare_cost {
         const char **methods, *trainable;

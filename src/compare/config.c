@@ -291,6 +291,15 @@ done:
     return status;
 }
 
+/* Where the folder is one that cannot be read, what reads it says so. */
+static sara_status read_sides(sara_comparison *c)
+{
+    sara_status status = SARA_OK;
+    if (sara_path_is_directory(c->model))
+        status = sara_folder_sides(c->ctx, &c->sides, c->model);
+    return status == SARA_ERROR_MEMORY ? status : SARA_OK;
+}
+
 static sara_status read_top(sara_comparison *c, const sara_compare_options *options)
 {
     static const char *const known[] = {"model",
@@ -321,6 +330,7 @@ static sara_status read_top(sara_comparison *c, const sara_compare_options *opti
     if (c->train && !json_is_object(c->train))
         TRY(sara_fail(c->ctx, SARA_ERROR_INPUT, "%s: train: expected an object", c->source));
     TRY(read_choice(c));
+    TRY(read_sides(c));
     TRY(sara_compare_read_eval(c));
     TRY(read_data_sets(c));
     TRY(read_seeds(c));

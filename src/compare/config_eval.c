@@ -67,6 +67,23 @@ done:
     return status;
 }
 
+/* Of one that is not given the other's. */
+static sara_status check_drawn_size(sara_comparison *c, const sara_config *config)
+{
+    int64_t width, height;
+    sara_status status;
+    TRY(sara_config_int(config, &width, "width", 0, 1, 16384));
+    TRY(sara_config_int(config, &height, "height", 0, 1, 16384));
+    if (!c->sides.unit || (!width && !height))
+        return SARA_OK;
+    status = sara_picture_sides_check(c->ctx, &c->sides, (int)(width ? width : height),
+                                      (int)(height ? height : width), "size");
+    if (status == SARA_ERROR_USAGE)
+        status = sara_fail_in(c->ctx, SARA_ERROR_INPUT, config->source);
+done:
+    return status;
+}
+
 sara_status sara_compare_read_eval(sara_comparison *c)
 {
     static const char *const known[] = {
@@ -76,9 +93,10 @@ sara_status sara_compare_read_eval(sara_comparison *c)
     static const struct {
         const char *key;
         int64_t low, high;
-    } numbers[] = {{"clip_resize", 1, 16384}, {"kid_subset_size", 2, 1000000},
-                   {"kid_subsets", 1, 1000000}, {"steps", 1, 1000},
-                   {"width", 1, 16384}, {"height", 1, 16384},
+    } numbers[] = {{"clip_resize", 1, 16384},
+                   {"kid_subset_size", 2, 1000000},
+                   {"kid_subsets", 1, 1000000},
+                   {"steps", 1, 1000},
                    {"seed", 0, INT64_MAX}}; /* none that is drawn: pictures are to be the same */
     const sara_name source = sara_name_of("%.150s: eval", c->source);
     sara_config config = {c->ctx, NULL, source.text};
@@ -96,6 +114,7 @@ sara_status sara_compare_read_eval(sara_comparison *c)
     for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++)
         TRY(sara_config_int(&config, &number, numbers[i].key, numbers[i].low, numbers[i].low,
                             numbers[i].high));
+    TRY(check_drawn_size(c, &config));
     TRY(sara_config_double(&config, &guidance, "guidance_scale", 0, 0, 1000));
 done:
     return status;

@@ -266,6 +266,9 @@ static sara_status check_run_options(sara_comparison *c, const sara_compare_row 
         TRY(sara_train_options_set(c->ctx, &options, key, text));
     }
     TRY(sara_train_options_check(c->ctx, &options));
+    if (c->sides.unit && options.resolution && !options.vae)
+        TRY(sara_picture_sides_check(c->ctx, &c->sides, options.resolution, options.resolution,
+                                     "resolution"));
 done:
     json_decref(config);
     return status;

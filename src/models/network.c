@@ -6,9 +6,8 @@ const sara_condition_kind sara_condition_kinds[SARA_CONDITION_KINDS] = {
     [SARA_CONDITION_TIME_IDS] = {"time_ids", 2},
 };
 
-static sara_status configure_network(sara_device *device, sara_network **out,
-                                     const sara_network_class *class,
-                                     const sara_component *component)
+sara_status sara_network_configure(sara_device *device, sara_network **out,
+                                   const sara_network_class *class, const sara_component *component)
 {
     sara_context *ctx = device->ctx;
     sara_network *network = NULL;
@@ -50,7 +49,7 @@ sara_status sara_network_open(sara_device *device, sara_network **out,
     sara_binder *binder = NULL;
     sara_status status;
     *out = NULL;
-    TRY(configure_network(device, &network, class, component));
+    TRY(sara_network_configure(device, &network, class, component));
     TRY(open_network_weights(network, &network->weights, component));
     TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
@@ -219,7 +218,7 @@ sara_status sara_network_draw(sara_device *device, sara_network **out,
     sara_binder *binder = NULL;
     sara_status status;
     *out = NULL;
-    TRY(configure_network(device, &network, class, component));
+    TRY(sara_network_configure(device, &network, class, component));
     TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
     TRY(class->bind(network, binder, NULL));

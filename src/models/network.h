@@ -161,6 +161,10 @@ void sara_network_close_files(sara_network *network);
 SARA_NODISCARD sara_status sara_network_load(sara_device *device, sara_network **out,
                                              const sara_network_class *class, const char *folder,
                                              const char *variant, sara_storage storage);
+/* What its config says of it, without parameters. *out: sara_network_free(). */
+SARA_NODISCARD sara_status sara_network_configure(sara_device *device, sara_network **out,
+                                                  const sara_network_class *class,
+                                                  const sara_component *component);
 /* With random weights, for timing. */
 SARA_NODISCARD sara_status sara_network_draw(sara_device *device, sara_network **out,
                                              const sara_network_class *class,

@@ -347,8 +347,20 @@ const sara_tokenizer *sara_model_tokenizer(const sara_model *model);
 /* Adds the text's ids by each of its tokenizers. */
 SARA_NODISCARD sara_status sara_model_hash_ids(const sara_model *model, sara_sha256 *hash,
                                                const char *text);
-/* SARA_ERROR_USAGE unless width and height are such that the VAE and the denoiser take them; what:
- * the option's name. */
+/* What sides of pictures may be. */
+typedef struct sara_picture_sides {
+    int unit, least, most; /* multiples of unit */
+    int factor;            /* the VAE's, of which unit is a multiple */
+    const char *title;     /* the denoiser's, for messages */
+} sara_picture_sides;
+/* Of a folder, by its configs. */
+SARA_NODISCARD sara_status sara_folder_sides(sara_context *ctx, sara_picture_sides *out,
+                                             const char *path);
+/* SARA_ERROR_USAGE unless width and height are such sides; what: the option's name. */
+SARA_NODISCARD sara_status sara_picture_sides_check(sara_context *ctx,
+                                                    const sara_picture_sides *sides, int width,
+                                                    int height, const char *what);
+/* The same of a model's. */
 SARA_NODISCARD sara_status sara_model_check_size(sara_context *ctx, const sara_model *model,
                                                  int width, int height, const char *what);
 /* SARA_ERROR_USAGE where the denoiser's config does not tell the model's own size; instead: what

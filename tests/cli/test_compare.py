@@ -205,6 +205,19 @@ class Refused(CompareCase):
         ):
             self.check([f"compare.json: eval: {words}"], "eval", key, value=value)
 
+    def test_sizes(self):
+        """Those that the model does not take, by its configs."""
+        wide = "width and height must be multiples of 4, the VAE's factor; the nearest are "
+        self.check(["eval: size 30x32: ", wide + "28x32 and 32x32"], "eval",
+                   value={**self.config["eval"], "width": 30, "height": 32})
+        self.check(["row sara: resolution 33x33: ", wide + "32x32 and 36x36"], "train",
+                   value={**self.config["train"], "resolution": 33})
+        self.config["model"] = os.path.join(GOLDEN, "sd3_tiny")
+        self.check(["eval: size 64x64: ", "8 to 56; the transformer has positions for no more"],
+                   "eval", value={**self.config["eval"], "width": 64})
+        self.check(["row sara: resolution 20x20: ", "multiples of 8, the VAE's factor 4 by the "
+                    "transformer's 2"], "train", value={**self.config["train"], "resolution": 20})
+
     def test_fair(self):
         self.check(["row sara", "learning_rates: 3", "at least 4"], "learning_rates",
                    value=[1e-4, 1e-3, 1e-2])
@@ -238,7 +251,7 @@ class Measured(CompareCase):
         cls.whole.config["rows"] = [
             {"name": "sara"},
             {"name": "full", "method": "full", "learning_rates": [0.01, 0.1, 1, 1000]},
-            {"name": "bad", "resolution": 9},
+            {"name": "bad", "trainable": "0.00000001%"},
         ]
         cls.whole.write_config()
         cls.done = cls.whole.compare()
@@ -352,7 +365,7 @@ class Measured(CompareCase):
         self.assertNotIn("vlhi", row)
         self.assertEqual([entry["train"]["exit_code"] for entry in row["grid"]], [USAGE] * 4)
         line = next(line for line in self.whole.table() if line[0] == "| bad")
-        self.assertIn("failed (exit code 2): sara train: --resolution 9", line[-1])
+        self.assertIn("failed (exit code 2): sara train: threshold ", line[-1])
 
     def test_base(self):
         """It is measured and has a row; VLHI is not its."""
