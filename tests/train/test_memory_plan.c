@@ -4,7 +4,6 @@
 
 #include "train/memory.h"
 
-#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,26 +32,6 @@ static sara_status train(test_run *run, lines *log, char *error, size_t size, ui
     snprintf(error, size, "%s", sara_context_error(ctx));
     sara_context_free(ctx);
     return status;
-}
-
-/* What is taken and not given back, and the most that ever was. */
-typedef struct taken {
-    size_t now, peak;
-} taken;
-
-static void *take(void *user, size_t size)
-{
-    taken *t = user;
-    void *memory = malloc(size);
-    t->now += malloc_usable_size(memory);
-    t->peak = t->now > t->peak ? t->now : t->peak;
-    return memory;
-}
-
-static void give(void *user, void *memory)
-{
-    ((taken *)user)->now -= malloc_usable_size(memory);
-    free(memory);
 }
 
 /* The MiB after a word of the line. */
@@ -125,147 +104,6 @@ static int check_named(test_run *run, const char *error, uint64_t limit)
             fail_msg("%s:%s: %s", error, flags, message);
     }
     return count;
-}
-
-static void check_part(const char *what, size_t planned, size_t measured, double tolerance)
-{
-    double error = fabs((double)planned - (double)measured);
-    if (!(error <= tolerance * (double)measured) || measured == 0)
-        fail_msg("%s: planned %zu bytes, taken %zu", what, planned, measured);
-}
-
-/* A plan against what a trainer takes: of the allocator for weights and optimiser, of its tape for
- * the activations of a step. What is not planned is named beside its tolerance. */
-static sara_memory_plan check_kept(test_run *run, taken *memory, const char *name)
-{
-    const sara_allocator allocator = {take, give, memory};
-    const sara_context_options options = {.allocator = &allocator, .threads = 1};
-    sara_model_options unet = {.unet_only = true, .weight_dtype = run->options.weight_dtype};
-    sara_context *ctx = NULL;
-    sara_model *model = NULL;
-    sara_memory_plan plan;
-    sara_step_report report;
-    double loss, lr;
-    assert_ok(ctx, sara_context_new(&ctx, &options));
-    size_t before = memory->now;
-    assert_ok(ctx, sara_model_load(ctx, &model, run->options.unet_only, &unet));
-    size_t weights = memory->now - before;
-    sara_model_free(model);
-    trainer t = {.ctx = ctx};
-    test_run_output(run, name);
-    assert_ok(ctx, sara_trainer_open(&t, &run->options));
-    const sara_method *method = t.method;
-    sara_optimizer_free(t.optimizer);
-    sara_method_close(&t);
-    assert_ok(ctx, sara_method_start(&t, method));
-    before = memory->now;
-    assert_ok(ctx, sara_trainer_make_optimizer(&t));
-    size_t optimizer = memory->now - before;
-    const sara_memory_setting setting = {.levels = t.checkpoint_levels, .share = 1};
-    assert_ok(ctx, sara_memory_make_plan(&t, &plan, &setting));
-    assert_ok(ctx, sara_trainer_step(&t, &loss, &report, &lr));
-    check_part("activations", plan.activations, sara_tape_reached(t.tape), 0.2); /* oneDNN's own */
-    check_part("weights", plan.weights, weights, 0.1);                           /* names */
-    check_part("optimizer", plan.optimizer, optimizer, 0.1);
-    assert_int_equal(plan.peak, t.planned_bytes);
-    sara_trainer_close(&t);
-    sara_context_free(ctx);
-    return plan;
-}
-
-/* What the plan says is what a run takes. */
-static void test_plan_is_kept(void **state)
-{
-    static const char *const flags[][2] = {{"lambda_rank", "0"},
-                                           {"gradient_checkpointing", "true"},
-                                           {"weight_dtype", "bf16"},
-                                           {"trainable", "100%"}};
-    test_run *run = *state;
-    run->options.learning_rate = 1e-5;
-    run->options.progressive_iter = 0; /* which would take memory later */
-    for (int i = 0; i < 4; i++) {
-        const sara_train_options before = run->options;
-        taken memory = {0};
-        assert_ok(run->ctx,
-                  sara_train_options_set(run->ctx, &run->options, flags[i][0], flags[i][1]));
-        check_kept(run, &memory, test_text(run, "kept-%d", i));
-        run->options = before;
-    }
-}
-
-/* Of full fine-tuning: a gradient and two moments for each weight, and masters of 16-bit ones. */
-static void test_full_is_kept(void **state)
-{
-    static const char *const dtypes[] = {"fp32", "bf16"};
-    static const double shares[] = {12.0 / 4, 16.0 / 2}; /* biases are never 16-bit */
-    test_run *run = *state;
-    run->options.method = "full";
-    for (int i = 0; i < 2; i++) {
-        taken memory = {0};
-        run->options.weight_dtype = dtypes[i];
-        sara_memory_plan plan = check_kept(run, &memory, dtypes[i]);
-        double share = (double)plan.optimizer / (double)plan.weights;
-        assert_close(fabs(share / shares[i] - 1), 0.02, dtypes[i]);
-    }
-}
-
-/* Of parameters beside the weights: a value, a gradient and two moments for each entry, whatever
- * the weights are. */
-static void check_beside(test_run *run, const char *method)
-{
-    static const char *const dtypes[] = {"fp32", "bf16"};
-    run->options.method = method;
-    for (int i = 0; i < 2; i++) {
-        taken memory = {0};
-        run->options.weight_dtype = dtypes[i];
-        check_kept(run, &memory, test_text(run, "%s-%s", method, dtypes[i]));
-    }
-}
-
-static void test_adaptformer_is_kept(void **state)
-{
-    check_beside(*state, "adaptformer");
-}
-
-static void test_lora_is_kept(void **state)
-{
-    test_run *run = *state;
-    check_beside(run, "lora");
-    run->options.lora_targets = "all";
-    run->options.rank = 16;
-    check_beside(run, "dora");
-}
-
-/* LT-SFT's second phase, where its entries at positions need more than all did. */
-static void test_ltsft_is_kept(void **state)
-{
-    static const char *const shares[] = {"5%", "100%"};
-    test_run *run = *state;
-    test_run_use_images(run, 2);
-    run->options.method = "ltsft";
-    run->options.ltsft_steps = 1;
-    run->options.max_train_steps = 2;
-    for (int i = 0; i < 2; i++) {
-        const sara_memory_setting setting = {.share = 1};
-        trainer t = {.ctx = run->ctx};
-        sara_memory_plan plan;
-        sara_step_report report;
-        double loss, lr;
-        run->options.trainable = shares[i];
-        test_run_output(run, shares[i]);
-        assert_ok(run->ctx, sara_trainer_open(&t, &run->options));
-        assert_ok(run->ctx, sara_memory_make_plan(&t, &plan, &setting));
-        assert_int_equal(plan.peak, t.planned_bytes);
-        assert_ok(run->ctx, sara_trainer_step(&t, &loss, &report, &lr));
-        assert_ok(run->ctx, sara_trainer_step(&t, &loss, &report, &lr));
-        size_t second = sara_tape_reached(t.tape);
-        size_t optimizer = sara_trainables_bytes(&t.optimizer->trainables);
-        check_part("second phase", plan.later, optimizer + second, 0.05);
-        double share = (double)plan.later / (double)(plan.optimizer + plan.activations);
-        assert_true(i == 0 ? share < 0.5 : share > 0.95);
-        assert_true(plan.peak >= plan.later + plan.weights + plan.other);
-        sara_trainer_close(&t);
-    }
 }
 
 /* A flag that the error names neither alone nor with another does not, even at its strongest (but
@@ -509,21 +347,12 @@ static void test_too_many_levels(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said),
-                                       TEST_CASE(test_refused),
-                                       TEST_CASE(test_plan_is_kept),
-                                       TEST_CASE(test_full_is_kept),
-                                       TEST_CASE(test_adaptformer_is_kept),
-                                       TEST_CASE(test_lora_is_kept),
-                                       TEST_CASE(test_ltsft_is_kept),
-                                       TEST_CASE(test_last_resorts),
-                                       TEST_CASE(test_hopeless),
-                                       TEST_CASE(test_too_many_entries),
-                                       TEST_CASE(test_full),
-                                       TEST_CASE(test_pictures),
-                                       TEST_CASE(test_long_prompts),
-                                       TEST_CASE(test_encoder),
-                                       TEST_CASE(test_weights_alone_too_large),
-                                       TEST_CASE(test_too_many_levels)};
+    const struct CMUnitTest tests[] = {
+        TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
+        TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
+        TEST_CASE(test_too_many_entries), TEST_CASE(test_full),
+        TEST_CASE(test_pictures),         TEST_CASE(test_long_prompts),
+        TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
+        TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
