@@ -4,7 +4,7 @@
 /* 16-bit weights are converted so many at a time: a block that stays in cache while it is
  * multiplied, and large enough that the products' cost does not grow. The product with a block may
  * round otherwise than with the whole. */
-#define BLOCK_FLOATS ((int64_t)1 << 20)
+#define BLOCK_FLOATS ((int64_t)1 << 22)
 #define BLOCK_UNIT   16 /* outputs */
 
 /* Outputs of a block: about equal ones. */
