@@ -603,7 +603,7 @@ SARA_NODISCARD sara_status sara_train_sized(sara_context *ctx, sara_train_result
 
 typedef struct sara_bench_options {
     size_t size; /* of this struct; 0: of its first version */
-    const char *shape;     /* a U-Net with random weights: "sd15", "sd21" or "tiny" */
+    const char *shape;     /* random weights: "sd15", "sd21", "sdxl", "sd3-medium", "tiny", ... */
     /* Or a diffusers folder, whose unet/ is read, a bare unet/ folder, or a .safetensors file. */
     const char *model;
     const char *variant, *model_config; /* see sara_model_options */
@@ -629,6 +629,7 @@ typedef struct sara_bench_options {
     const char *lora_targets;
     int adapter_width;
     double adapter_scale;
+    int text_length; /* states of a text; 0: 77 */
 } sara_bench_options;
 
 void sara_bench_options_init_sized(sara_bench_options *options, size_t size);

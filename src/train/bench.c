@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #define TEXT_LENGTH 77
 #define FORWARD     "forward"
@@ -119,6 +120,8 @@ static sara_status bench_check_options(bench *b)
     TRY(check_source(b));
     TRY(check_method(b));
     TRY(check_number(b, "latent", o->latent, 4096));
+    if (o->text_length) /* 0: not given */
+        TRY(check_number(b, "text_length", o->text_length, 4096));
     TRY(check_number(b, "batch", o->batch, 1024));
     TRY(check_number(b, "steps", o->steps, 1000));
     if (o->gradient_checkpointing_levels) /* 0: not given */
@@ -202,8 +205,9 @@ static sara_status make_batches(bench *b)
 {
     const sara_bench_options *o = b->options;
     const sara_denoiser_info *info = &b->t.model->denoiser->info.denoiser;
-    const sara_batch shape = sara_batch_shape_for(
-        info, sara_shape4(o->batch, info->in_channels, o->latent, o->latent), TEXT_LENGTH);
+    const sara_batch shape =
+        sara_batch_shape_for(info, sara_shape4(o->batch, info->in_channels, o->latent, o->latent),
+                             o->text_length ? o->text_length : TEXT_LENGTH);
     if (!sara_denoiser_takes_side(info, o->latent))
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %s", o->latent,
                          b->t.model->denoiser->class->title, sara_denoiser_sides(info).text);
@@ -267,11 +271,19 @@ done:
     return status;
 }
 
+/* They tell the work of a step where other programs take turns with it. */
+static double processor_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 static sara_status time_step(bench *b, int index)
 {
     bench_step *step = &b->steps[index];
     const sara_trace_event *events;
-    double loss = 0;
+    double loss = 0, start = processor_seconds();
     sara_status status;
     if (sara_interrupted(b->ctx)) {
         sara_interrupt_clear(b->ctx);
@@ -280,6 +292,7 @@ static sara_status time_step(bench *b, int index)
     }
     sara_trace_events(b->ctx, &step->first);
     TRY(SARA_TRACED(b->ctx, SARA_BENCH_STEP, 0, compute_step(b, &loss)));
+    step->processor_seconds = processor_seconds() - start;
     events = sara_trace_events(b->ctx, &step->end);
     step->seconds = events[step->end - 1].seconds; /* so that the kinds' add up to it */
     if (step->seconds < b->steps[b->best].seconds)

@@ -6,6 +6,7 @@
 
 typedef struct bench_step {
     double seconds;
+    double processor_seconds; /* of all threads */
     size_t first, end; /* its events in the trace */
 } bench_step;
 

@@ -60,14 +60,16 @@ static double bench_rounded(double value, double parts)
     return round(value * parts) / parts;
 }
 
-static json_t *seconds_json(const bench *b)
+static json_t *seconds_json(const bench *b, bool processor)
 {
     json_t *list = json_array();
-    for (int i = 0; i < b->options->steps; i++)
-        if (json_array_append_new(list, json_real(bench_rounded(b->steps[i].seconds, 1e3))) != 0) {
+    for (int i = 0; i < b->options->steps; i++) {
+        double seconds = processor ? b->steps[i].processor_seconds : b->steps[i].seconds;
+        if (json_array_append_new(list, json_real(bench_rounded(seconds, 1e3))) != 0) {
             json_decref(list);
             return NULL;
         }
+    }
     return list;
 }
 
@@ -109,17 +111,18 @@ static json_t *bench_report_json(bench *b)
     sum_up(&all, b);
     for (size_t i = 0; i < all.count; i++)
         flops += all.items[i].flops;
-    json_t *list = seconds_json(b), *table = kinds_json(&all), *memory = memory_json(b);
+    json_t *list = seconds_json(b, false), *processor = seconds_json(b, true);
+    json_t *table = kinds_json(&all), *memory = memory_json(b);
     json_t *root = json_pack(
-        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:i,s:I,s:I,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}",
+        "{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:b,s:i,s:I,s:I,s:o,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,s:o}",
         "model", b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
         "weight_dtype", sara_storage_name(&b->t.model->denoiser->params), "latent", o->latent,
         "batch", o->batch, "threads", sara_threads(b->ctx), "checkpointing",
         b->t.checkpoint_levels > 0, "checkpointing_levels", b->t.checkpoint_levels, "parameters",
         (json_int_t)sara_params_entries(&b->t.model->denoiser->params), "trainable",
-        (json_int_t)b->t.selected, "seconds", list, "best", bench_rounded(best, 1e3),
-        "load_seconds", bench_rounded(b->load_seconds, 1e3), "flops_per_second",
-        bench_rounded(flops / best, 1e-6), "peak_flops_per_second",
+        (json_int_t)b->t.selected, "seconds", list, "processor_seconds", processor, "best",
+        bench_rounded(best, 1e3), "load_seconds", bench_rounded(b->load_seconds, 1e3),
+        "flops_per_second", bench_rounded(flops / best, 1e-6), "peak_flops_per_second",
         bench_rounded(b->peak_flops, 1e-6), "peak_rss_gib",
         bench_rounded((double)b->peak_bytes / 1073741824.0, 1e3), "planned_gib",
         bench_rounded((double)b->t.planned_bytes / 1073741824.0, 1e3), "kinds", table, "memory",

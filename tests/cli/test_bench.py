@@ -21,6 +21,7 @@ KEYS = {
     "parameters": int,
     "trainable": int,
     "seconds": list,
+    "processor_seconds": list,
     "best": float,
     "load_seconds": float,
     "peak_rss_gib": float,
@@ -41,7 +42,8 @@ class Bench(Case):
         self.assertEqual({key: type(value) for key, value in report.items()}, KEYS)
         self.assertEqual(len(report["seconds"]), 2)
         self.assertEqual(report["best"], min(report["seconds"]))
-        for seconds in report["seconds"]:
+        self.assertEqual(len(report["processor_seconds"]), 2)
+        for seconds in report["seconds"] + report["processor_seconds"]:
             self.assertEqual(seconds, round(seconds, 3))
         self.assertEqual((report["threads"], report["batch"], report["latent"]), (1, 2, 4))
         self.assertEqual(set(report["memory"]), {"weights", "optimizer", "activations", "other"})
@@ -50,6 +52,14 @@ class Bench(Case):
         self.assertLess(abs(report["trainable"] / report["parameters"] - 0.058), 1e-4)
         total = sum(report["memory"].values()) / 2**30
         self.assertLess(abs(total - report["peak_rss_gib"]), 1e-3)
+
+    def test_text_length(self):
+        long, short = (
+            self.report(*TINY, *length)["memory"]["activations"]
+            for length in (("--text_length", "1024"), ())
+        )
+        self.assertGreater(long, short)
+        self.refused(USAGE, "--text_length", *TINY, "--text_length", "4097")
 
     def test_options(self):
         report = self.report(
