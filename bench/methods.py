@@ -1,4 +1,4 @@
-"""The methods that pytorch.py and gpu_pytorch.py compare, on U-Nets with random weights.
+"""The methods that cpu_pytorch.py and gpu_pytorch.py compare, on U-Nets with random weights.
 
 adamw    torch.optim.AdamW on all parameters
 fused    the same with fused=True

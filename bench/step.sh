@@ -5,7 +5,7 @@
 #   bench/step.sh [--quick] --against BINARY
 #     --quick    one round, 32x32 latents at batch 1; without --only: time, memory, weights16
 #     --only     some of: time memory weights16 checkpointing budgets threads full methods generate
-#                load
+#                load families
 #     --append   to the results of earlier calls, instead of anew
 #     --against  a step of this build beside one of another build of sara, in alternating pairs;
 #                exit code 1 if it takes more than 3 % more time or 1 % more memory
@@ -15,10 +15,11 @@
 #   SARA                         a built program, instead of building one
 #   SARA_BENCH_VENV              the peers' virtual environment (bench/.venv)
 #   SARA_BENCH_WORK              the work folder (bench/work)
+#   SHAPES, LATENTS              of families: "sdxl sd3-medium", "64 128"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts="time memory weights16 checkpointing budgets threads full methods generate load"
+parts="time memory weights16 checkpointing budgets threads full methods generate load families"
 quick_parts="time memory weights16"
 configs=("64 1" "32 1" "32 4") # latents, batch
 rounds=${ROUNDS:-3}
@@ -35,6 +36,8 @@ model=$work/sd15
 weights=$model/unet/diffusion_pytorch_model.safetensors
 results=$work/results.jsonl
 append=false
+shapes=${SHAPES:-sdxl sd3-medium}
+latents=${LATENTS:-64 128}
 failures=0
 
 usage() {
@@ -98,6 +101,7 @@ prepare_sara() {
 
 # One model for all. Neither the U-Net's folder nor model_index.json is there before it is complete.
 prepare_model() {
+    [ "$parts" != families ] || return 0
     if [ ! -e "$model/unet" ]; then
         rm -rf "$model/unet.part"
         "$python" bench/peer_step.py save --model "$model/unet.part"
@@ -181,6 +185,17 @@ plan_load() {
     echo "load 0 0 $budget $threads"
 }
 
+plan_families() {
+    local shape latent run
+    for latent in $latents; do
+        for shape in $shapes; do
+            for run in peft sara lora; do
+                echo "$run-$shape $latent 1 $budget $threads"
+            done
+        done
+    done
+}
+
 # Every run once, those of a configuration side by side.
 plan() {
     local part
@@ -191,6 +206,19 @@ plan() {
 
 # --------------------------------------------------------------------------------------------- runs
 
+# A family's real shape with random weights in bf16, checkpointing on both sides.
+set_family_command() { # RUN-SHAPE LATENTS
+    local text=77 size=(--latent "$2" --steps "$steps")
+    [ "${1#*-}" != sd3-medium ] || text=333 # of CLIP and of T5
+    size+=(--text_length "$text")
+    command=("$sara" bench --shape "${1#*-}" --weight_dtype bf16 --gradient_checkpointing --json)
+    case $1 in
+    peft-*) command=("$python" bench/peer_family.py "${1#*-}" "${size[@]}") ;;
+    sara-*) command+=(--method sara --trainable "$budget%" "${size[@]}") ;;
+    lora-*) command+=(--method lora --rank 16 "${size[@]}") ;;
+    esac
+}
+
 set_command() { # RUN LATENTS BATCH BUDGET
     local fraction
     fraction=$(awk -v percent="$4" 'BEGIN { print percent / 100 }')
@@ -199,6 +227,7 @@ set_command() { # RUN LATENTS BATCH BUDGET
     local theirs=("$python" bench/peer_step.py "$1" --model "$model/unet" "${size[@]}")
     local selective=("${ours[@]}" --method sara --trainable "$fraction")
     case $1 in
+    peft-* | sara-sd* | lora-*) set_family_command "$1" "$2" ;;
     lora16 | dora16 | shira32 | adaptformer64 | full-fused) command=("${theirs[@]}") ;;
     masked) command=("${theirs[@]}" --fraction "$fraction") ;;
     sara) command=("${selective[@]}" "${size[@]}") ;;

@@ -135,6 +135,20 @@ BARS = [
 ]
 
 
+FAMILIES = {"sdxl": "SDXL", "sd3-medium": "SD3-medium"}
+
+
+def family_bars(shape, latent):
+    """Of 16-bit weights with checkpointing on both sides."""
+    where, ours, peer = f"{FAMILIES[shape]}, {latent}x{latent}", f"sara-{shape}", f"peft-{shape}"
+    return [Bar("time of a step / LoRA", where, lambda r: r.time(ours, peer, latent, 1), 1.0, 0.8,
+                False),
+            Bar("memory / LoRA", where, lambda r: r.memory(ours, peer, latent, 1), 0.6, 0.5, False)]
+
+
+BARS += [bar for shape in FAMILIES for latent in (64, 128) for bar in family_bars(shape, latent)]
+
+
 def verdict(value, bar):
     if value is None:
         return "not measured"
@@ -182,6 +196,25 @@ def is_step(key):
     return key.run in ("sara", SIXTEEN_BIT, CHECKPOINTING, FULL, FUSED, *METHODS, *peers)
 
 
+def is_family(key):
+    return key.run.split("-", 1)[-1] in FAMILIES
+
+
+def processor_seconds(row):
+    """Of the threads together, in the step that needed the fewest."""
+    return min(row.result["processor_seconds"])
+
+
+def family_line(key, row, results):
+    """Processor seconds are those of the row's best round."""
+    peer = results.peer(key, "peft-" + key.run.split("-", 1)[-1])
+    share = processor_seconds(row) / processor_seconds(peer) if peer else None
+    return [f"{key.latent}x{key.latent}", key.run, f"{row.result['trainable'] / 1e6:.1f}",
+            number(row.best), number(row.spread, True), number(ratio(row, peer, "best")),
+            number(processor_seconds(row)), number(share), number(row.peak),
+            number(ratio(row, peer, "peak"))]
+
+
 def markdown(header, lines):
     """A table; empty if there are no lines."""
     rows = [header, ["---"] * len(header), *lines] if lines else []
@@ -193,13 +226,19 @@ def sections(results):
     steps = sorted((item for item in results.rows.items() if is_step(item[0])),
                    key=lambda item: (-item[0].latent, item[0].batch,
                                      item[0].threads != results.host["threads"], item[0].threads))
-    others = [item for item in results.rows.items() if not is_step(item[0])]
+    others = [item for item in results.rows.items()
+              if not is_step(item[0]) and not is_family(item[0])]
+    families = [item for item in results.rows.items() if is_family(item[0])]
     yield markdown([
         "latents", "batch", "run", "budget", "M trained", "threads", "s / step", "spread",
         "/ lora16", "/ masked", "/ full-fused", "GiB", "/ lora16", "/ full-fused"
     ], [step_line(key, row, results) for key, row in steps])
     yield markdown(["run", "seconds", "spread", "/ peer", "GiB"],
                    [other_line(key, row, results) for key, row in others])
+    yield markdown([
+        "latents", "run", "M trained", "s / step", "spread", "/ peft", "processor s", "/ peft",
+        "GiB", "/ peft"
+    ], [family_line(key, row, results) for key, row in families])
     yield markdown(["where", "bar", "measured", "must", "aim", "verdict"],
                    [bar_line(bar, results) for bar in BARS])
 

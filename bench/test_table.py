@@ -85,6 +85,21 @@ class TableTest(unittest.TestCase):
                          {"time of a step of ltsft / masked": "MISSED",
                           "memory of ltsft / masked": "met"})
 
+    def test_families(self):
+        for best, peak, expected in ((8, 6, ["aim met", "must met"]),
+                                     (10, 5, ["must met", "aim met"]),
+                                     (10.1, 6.1, ["MISSED", "MISSED"])):
+            lines = (line("peft-sdxl", 10, 10, processor_seconds=[30, 20]),
+                     line("sara-sdxl", best, peak, processor_seconds=[15, 16]))
+            found = verdicts(*lines)
+            self.assertEqual({where for where, _ in found}, {"SDXL, 64x64"})
+            self.assertEqual([text for _, text in found.values()], expected)
+        results = table.Results([dict(run="host", threads=2, budget=5.8), *lines])
+        rows = [row.split(" | ") for row in list(table.sections(results))[2].splitlines()[2:]]
+        self.assertEqual([row[5:] for row in rows],
+                         [["1.00", "20.00", "1.00", "10.00", "1.00 |"],
+                          ["1.01", "15.00", "0.75", "6.10", "0.61 |"]])
+
 
 class AgainstTest(unittest.TestCase):
     def verdicts(self, *lines):

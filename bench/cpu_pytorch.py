@@ -2,9 +2,9 @@
 loaded model, and time.
 
     pip install torch diffusers peft ./python
-    python bench/pytorch.py [--shape small|sd15] [--rounds 3] [--latent 32] [--batch 1] [--steps 4]
-                            [--fraction 0.058] [--methods METHOD,...] [--json FILE]
-    python bench/pytorch.py --only METHOD      one run, as JSON
+    python bench/cpu_pytorch.py [--shape small|sd15] [--rounds 3] [--latent 32] [--batch 1]
+        [--steps 4] [--fraction 0.058] [--methods METHOD,...] [--json FILE]
+    python bench/cpu_pytorch.py --only METHOD      one run, as JSON
 
 METHOD: those of methods.py, but for lora16. Each run is a process of its own on a U-Net of SD1.5's
 structure, 142M parameters or (--shape sd15, 16 GiB) SD1.5's 860M; a round is one run of each.
