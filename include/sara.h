@@ -629,7 +629,7 @@ typedef struct sara_bench_options {
     const char *lora_targets;
     int adapter_width;
     double adapter_scale;
-    int text_length; /* states of a text; 0: 77 */
+    int text_length; /* states of a text; 0: 77, of SD3 154, of "forward" 333 */
 } sara_bench_options;
 
 void sara_bench_options_init_sized(sara_bench_options *options, size_t size);

@@ -245,7 +245,8 @@ static sara_status method_kind(sara_context *ctx, sara_sampler_kind *out,
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "sampling method \"%s\" does not go with the model's %s, expected %s",
                          name, scheduler_class_name(config),
-                         flow ? "euler, heun or dpm++2m" : "one that is not of flows");
+                         flow ? "euler, heun or dpm++2m"
+                              : "ddim, ddim_trailing, ddpm, pndm, euler, euler_a or dpm++2m");
     return SARA_OK;
 }
 

@@ -6,7 +6,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define TEXT_LENGTH 77
+#define CLIP_LENGTH 77
 #define FORWARD     "forward"
 
 /* No method of a run: passes without gradients. */
@@ -201,13 +201,21 @@ done:
     return status;
 }
 
+int64_t sara_bench_text_length(const bench *b)
+{
+    const int t5 = b->t.method ? SARA_CAPTION_LENGTH : SARA_SEQUENCE_LENGTH;
+    if (b->options->text_length)
+        return b->options->text_length;
+    return CLIP_LENGTH + (b->t.model->family->without ? t5 : 0);
+}
+
 static sara_status make_batches(bench *b)
 {
     const sara_bench_options *o = b->options;
     const sara_denoiser_info *info = &b->t.model->denoiser->info.denoiser;
     const sara_batch shape =
         sara_batch_shape_for(info, sara_shape4(o->batch, info->in_channels, o->latent, o->latent),
-                             o->text_length ? o->text_length : TEXT_LENGTH);
+                             sara_bench_text_length(b));
     if (!sara_denoiser_takes_side(info, o->latent))
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--latent %d: the %s takes %s", o->latent,
                          b->t.model->denoiser->class->title, sara_denoiser_sides(info).text);

@@ -24,6 +24,9 @@ typedef struct bench {
 /* The kind of the event around a step; its own time is what no kernel's is. */
 #define SARA_BENCH_STEP "step"
 
+/* bench.c: states of a text: as asked for, else CLIP's and T5's (or zeros in their place), as many
+ * as in training, or in drawing where no method is timed. */
+int64_t sara_bench_text_length(const bench *b);
 /* bench_report.c: the JSON text, sara_free(). */
 SARA_NODISCARD sara_status sara_bench_report(bench *b, char **out);
 

@@ -5,7 +5,7 @@ import os
 import re
 import unittest
 
-from support import BASE, DEVICE, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
+from support import BASE, DEVICE, GOLDEN, IO, MEMORY, SANITIZE, UNET, USAGE, Case, processor_has
 
 TINY = ("bench", "--shape", "tiny", "--latent", "4", "--steps", "2")
 KEYS = {
@@ -15,6 +15,7 @@ KEYS = {
     "weight_dtype": str,
     "latent": int,
     "batch": int,
+    "text_length": int,
     "threads": int,
     "checkpointing": bool,
     "checkpointing_levels": int,
@@ -36,6 +37,13 @@ KEYS = {
 class Bench(Case):
     def report(self, *args):
         return json.loads(self.ok(*args, "--json").out)
+
+    def test_text_states(self):
+        """CLIP's 77, and of SD3 T5's: 77 in training, 256 in drawing, as diffusers has them."""
+        sd3 = ("bench", "-m", os.path.join(GOLDEN, "sd3_tiny", "transformer"), "--latent", "4",
+               "--steps", "2")
+        for args, states in ((TINY, 77), (sd3, 154), ((*sd3, "--method", "forward"), 333)):
+            self.assertEqual(self.report(*args)["text_length"], states, args)
 
     def test_json(self):
         report = self.report(*TINY, "-t", "1", "--batch", "2")

@@ -336,7 +336,9 @@ static void test_switch_flow(void **state)
     sara_sampler *sampler = NULL;
     (void)state;
     assert_ok(ctx, test_config_parse(ctx, &c, CLASS("PNDMScheduler") "}"));
-    assert_refused(ctx, SARA_ERROR_USAGE, "\"heun\" does not go with the model's PNDMScheduler",
+    assert_refused(ctx, SARA_ERROR_USAGE,
+                   "\"heun\" does not go with the model's PNDMScheduler, expected ddim, "
+                   "ddim_trailing, ddpm, pndm, euler, euler_a or dpm++2m",
                    sara_scheduler_config_switch(ctx, &c, "heun"));
     assert_ok(ctx, test_config_parse(ctx, &c,
                                      CLASS("FlowMatchEulerDiscreteScheduler") ", \"shift\": 3.0}"));
