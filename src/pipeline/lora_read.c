@@ -126,6 +126,8 @@ static sara_status lora_sort_tensor(sara_lora_reading *r, const sara_tensor_info
         return refuse_tensor(r, info->name);
     TRY(sara_format(r->ctx, &layer, "%.*s", (int)length, info->name));
     TRY(sara_lora_find(r->ctx, &name, &part, r->model->family, r->names, layer));
+    if (name && r->model->family->parts[part].class->streamed)
+        name = NULL;
     for (int i = 0, count = !name ? 0 : name->third < 0 ? 1 : 3; i < count; i++)
         TRY(place_tensor(r, &found, info, role, part, &name[i]));
     if (!found)
@@ -135,7 +137,7 @@ done:
     return status;
 }
 
-/* "; what was loaded has no text_encoder", or "". */
+/* "; what was loaded has no text_encoder", "; text_encoder_3 takes no adapters", or "". */
 static sara_name tell_bare(const sara_lora_reading *r)
 {
     const sara_family *family = r->model->family;
@@ -143,6 +145,8 @@ static sara_name tell_bare(const sara_lora_reading *r)
     sara_lora_strip(family, &part, r->missing);
     if (part > 0 && !r->model->parts[part].network)
         return sara_name_of("; what was loaded has no %s", family->parts[part].folder);
+    if (part > 0 && family->parts[part].class->streamed)
+        return sara_name_of("; %s takes no adapters", family->parts[part].folder);
     return sara_name_of("%s", "");
 }
 

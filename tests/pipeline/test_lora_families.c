@@ -235,11 +235,31 @@ static void test_sd3_low_rank(void **state)
     sara_model_free(model);
 }
 
+/* T5's values are never all in memory, and so no adapter is put on them. */
+static void test_t5_layers(void **state)
+{
+    static const float values[2 * 10] = {1};
+    const sara_tensor_source tensors[] = {
+        {"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight", SARA_F32,
+         sara_shape2(2, 10), values},
+        {"lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight", SARA_F32,
+         sara_shape2(9, 2), values}};
+    test_pipe *pipe = *state;
+    const char *path = test_path(pipe, "t5.safetensors");
+    sara_model *model = test_model(pipe, SARA_TEST_GOLDEN "/sd3_tiny", false);
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, path, tensors, 2, NULL, 0));
+    assert_refused(pipe->ctx, SARA_ERROR_INPUT,
+                   "the first is lora_te3_encoder_block_0_layer_0_SelfAttention_q; text_encoder_3 "
+                   "takes no adapters, and no layer is the model's",
+                   sara_model_apply(pipe->ctx, model, path, 1, false));
+    sara_model_free(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_xl_names_written), TEST_CASE(test_xl_files),     TEST_CASE(test_sd3_files),
-        TEST_CASE(test_sd3_dense),        TEST_CASE(test_sd3_low_rank),
+        TEST_CASE(test_sd3_dense),        TEST_CASE(test_sd3_low_rank), TEST_CASE(test_t5_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
