@@ -2,16 +2,18 @@
 docs/reliability.md tells what was seen.
 
     pip install stable-diffusion-cpp-python          # builds it from source, minutes
-    python tests/interop/stable_diffusion_cpp.py SARA MODEL_FOLDER WORK_FOLDER [ADAPTER]
+    python tests/interop/stable_diffusion_cpp.py SARA MODEL_FOLDER WORK_FOLDER [ADAPTER [LORA]]
 
 MODEL_FOLDER: a diffusers folder of full size, random weights will do (`python bench/peer_step.py
 save` and `save-pipeline` make one of SD1.5). Fails unless the library takes every tensor of the
 file and draws an image from it that is not of one colour. ADAPTER: of it; the images of its exports
-are compared with that of the merged model's file, and so is how many tensors were taken.
+of whole changes are compared with that of the merged model's file, and how many tensors were taken
+is told. LORA: likewise, sara's own LoRA file as it is.
 """
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -21,7 +23,7 @@ from stable_diffusion_cpp import StableDiffusion
 file, lora, picture = sys.argv[1:]
 model = StableDiffusion(model_path=file, lora_model_dir=".", verbose=True)
 prompt = "a red barn" + (f"<lora:{lora}:1>" if lora else "")
-image = model.generate_image(prompt, width=256, height=256, sample_steps=2, seed=1, cfg_scale=4,
+image = model.generate_image(prompt, width=128, height=128, sample_steps=2, seed=1, cfg_scale=4,
                              sample_method="euler")[0]
 image.save(picture)
 print("extrema", image.getextrema())
@@ -30,7 +32,6 @@ print("extrema", image.getextrema())
 COMPLAINTS = re.compile(
     r"(unknown tensor|not in model file|unused|missing|failed to load|wrong shape).*", re.I)
 TAKEN = re.compile(r"\((\d+) / (\d+)\) LoRA tensors have been applied")
-EXPORTS = {"a1111": (), "comfyui": (), "lora": ("--rank", "16")}
 
 
 def fail(text):
@@ -81,25 +82,35 @@ def distance(a, b):
     return float(np.sqrt(np.mean((x - y) ** 2)))
 
 
+def compare(sara, folder, work, adapter, plain, loras):
+    """The merged model's image with those of the base and LoRA files, which are made in between."""
+    path = os.path.join(work, "merged.safetensors")
+    make(sara, "merge", "-m", folder, "--adapter", adapter, "--dtype", "fp16", path=path)
+    merged = draw(work, "merged")
+    os.remove(path)
+    print(f"merged: {distance(merged, plain):.2f} from the base")
+    for name, ready in loras:
+        file = os.path.join(work, f"{name}.safetensors")
+        if ready:
+            shutil.copy(ready, file)
+        elif not make(sara, "export", adapter, "-m", folder, "--format", name, path=file):
+            continue
+        picture = draw(work, "single", name)
+        print(f"{name}: {distance(picture, plain):.2f} from the base, "
+              f"{distance(picture, merged):.2f} from the merged model")
+        os.remove(file)
+
+
 def main():
-    sara, folder, work, *adapter = sys.argv[1:]
-    path = lambda name: os.path.join(work, f"{name}.safetensors")
-    make(sara, "merge", "-m", folder, "--dtype", "fp16", path=path("single"))
+    sara, folder, work, *adapters = sys.argv[1:]
+    make(sara, "merge", "-m", folder, "--dtype", "fp16",
+         path=os.path.join(work, "single.safetensors"))
     plain = draw(work, "single")
     print(f"ok: every tensor was taken; image {plain}")
-    if not adapter:
-        return
-    make(sara, "merge", "-m", folder, "--adapter", adapter[0], "--dtype", "fp16",
-         path=path("merged"))
-    merged = draw(work, "merged")
-    os.remove(path("merged"))
-    print(f"merged: {distance(merged, plain):.2f} from the base")
-    for name, more in EXPORTS.items():
-        if make(sara, "export", adapter[0], "-m", folder, "--format", name, *more, path=path(name)):
-            picture = draw(work, "single", name)
-            print(f"{name}: {distance(picture, plain):.2f} from the base, "
-                  f"{distance(picture, merged):.2f} from the merged model")
-            os.remove(path(name))
+    if adapters:
+        compare(sara, folder, work, adapters[0], plain, [("a1111", None), ("comfyui", None)])
+    if len(adapters) > 1:
+        compare(sara, folder, work, adapters[1], plain, [("lora", adapters[1])])
 
 
 if __name__ == "__main__":
