@@ -6,10 +6,11 @@ load it, match LoRA files' keys and patch the weights.
 
 MODEL: a diffusers folder, random weights will do; the adapters: of it, added up. --denoiser-only:
 leaves text encoders and VAE out, whose sizes are fixed there. --fp16, --formats NAME,...: for
-models of full size, where the exports' decomposition would take long. --lora: takes the one adapter, a LoRA file of sara's, as it is instead of exporting it. Fails unless
-every tensor of the file is in the program's model, every tensor of the exports is matched, and the
-patched weights are those of sara's merged model: of whole changes but for rounding, of exported
-LoRAs as near as sara tells.
+models of full size, where the exports' decomposition would take long. --lora: takes the one
+adapter, a LoRA file of sara's, as it is instead of exporting it. Fails unless every tensor of the
+file is in the program's model, every tensor of the exports is matched, and the patched weights are
+those of sara's merged model: of whole changes but for rounding, of exported LoRAs as near as sara
+tells.
 """
 import argparse
 import logging

@@ -31,6 +31,8 @@ print("extrema", image.getextrema())
 # Words of its log about tensors that it misses or does not know.
 COMPLAINTS = re.compile(
     r"(unknown tensor|not in model file|unused|missing|failed to load|wrong shape).*", re.I)
+# SD3's first projection is the identity there.
+KNOWN = "text_encoders.clip_l.transformer.text_model.text_projection"
 TAKEN = re.compile(r"\((\d+) / (\d+)\) LoRA tensors have been applied")
 
 
@@ -62,7 +64,8 @@ def draw(work, file, lora=""):
         out.write(log)
     if done.returncode:
         fail(f"{name}: the client ended with {done.returncode}: {log[-800:]}")
-    complaints = sorted({found.group(0) for found in COMPLAINTS.finditer(log)})
+    complaints = sorted({found.group(0) for found in COMPLAINTS.finditer(log)
+                         if KNOWN not in found.group(0)})
     taken = TAKEN.search(log)
     print(f"{name}: {len(complaints)} complaints {complaints[:4]}"
           + (f"; {taken[1]} of {taken[2]} tensors taken" if taken else ""))
