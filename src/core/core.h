@@ -257,6 +257,15 @@ typedef enum sara_grad_kind {
     SARA_GRAD_SAMPLED /* grad[i] belongs to the entry positions[i] */
 } sara_grad_kind;
 
+struct sara_param;
+
+/* Where values are read from that are not in memory. */
+typedef struct sara_param_source {
+    /* out [entries] of the parameter's dtype */
+    sara_status (*read)(const void *user, void *out, const struct sara_param *param);
+    const void *user;
+} sara_param_source;
+
 typedef struct sara_param {
     const char *name;    /* the checkpoint key; owned by the set */
     sara_device *device; /* where value, positions and grad lie; NULL: in the host's memory */
@@ -271,6 +280,7 @@ typedef struct sara_param {
      * sets of a context, as a new one may lie where a freed one lay. */
     uint64_t version;
     struct sara_branch *branch; /* what ops add beside it (nn/nn.h), borrowed; NULL: nothing */
+    const sara_param_source *source; /* borrowed; NULL: it has values whenever they are asked for */
 } sara_param;
 
 /* The parameters of one module, ascending by name's bytes; the items never move. */
@@ -299,8 +309,9 @@ int64_t sara_params_bytes(const sara_params *params);
 /* Whether value holds less than the file it came from. */
 bool sara_param_is_rounded(const sara_param *param);
 /* What the host reads of a parameter or a set, and may write: themselves where their memory is the
- * host's, else copies, with which they share all but the values and the device. stage is as read,
- * but a copy's values are uninitialised. write gives a parameter the values of its copy; the caller
+ * host's, else copies, with which they share all but the values and the device. Of values that are
+ * not in memory these are read from the source. stage is as read, but a copy's values are
+ * uninitialised. write gives a parameter, whose values are in memory, those of its copy; the caller
  * counts the version up. end gives copies back. */
 SARA_NODISCARD sara_status sara_param_stage(sara_context *ctx, sara_param *copy,
                                             const sara_param *param);
@@ -311,6 +322,12 @@ SARA_NODISCARD sara_status sara_param_write(sara_param *param, const sara_param 
 SARA_NODISCARD sara_status sara_params_read(sara_context *ctx, sara_params *copy,
                                             const sara_params *params);
 void sara_params_read_end(sara_context *ctx, sara_params *copy, const sara_params *params);
+/* The same of a part of the set, copy->count parameters from `first` on: of all where that takes no
+ * copies, else of some MiB at a time, at least of one. */
+SARA_NODISCARD sara_status sara_params_read_from(sara_context *ctx, sara_params *copy,
+                                                 const sara_params *params, size_t first);
+void sara_params_read_from_end(sara_context *ctx, sara_params *copy, const sara_params *params,
+                               size_t first);
 /* Of a parameter in the host's memory. Values are float32 for whoever asks, whatever their dtype.
  * set rounds to it; the caller counts the version up. */
 float sara_param_get(const sara_param *param, size_t index);

@@ -1,5 +1,7 @@
 #include "core/context.h"
 
+#define READ_AHEAD ((size_t)64 << 20) /* bytes of copies at a time */
+
 sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count)
 {
     sara_status status = sara_alloc_zero(ctx, &out->items, count, sizeof(*out->items));
@@ -91,10 +93,16 @@ static size_t value_bytes(const sara_param *param)
     return (size_t)sara_shape_count(&param->value.shape) * sara_dtype_size(param->value.dtype);
 }
 
+/* Whether the host reads the values where they are. */
+static bool lies_ready(const sara_param *param)
+{
+    return sara_device_is_host(param->device) && (param->value.data || !param->source);
+}
+
 sara_status sara_param_stage(sara_context *ctx, sara_param *copy, const sara_param *param)
 {
     *copy = *param;
-    if (sara_device_is_host(param->device))
+    if (lies_ready(param))
         return SARA_OK;
     copy->device = NULL;
     return sara_alloc(ctx, &copy->value.data, value_bytes(param), 1);
@@ -104,7 +112,9 @@ sara_status sara_param_read(sara_context *ctx, sara_param *copy, const sara_para
 {
     sara_status status;
     TRY(sara_param_stage(ctx, copy, param));
-    if (copy->value.data != param->value.data)
+    if (!param->value.data && param->source)
+        TRY(param->source->read(param->source->user, copy->value.data, param));
+    else if (copy->value.data != param->value.data)
         TRY(sara_device_copy_out(param->device, copy->value.data, param->value.data,
                                  value_bytes(param)));
 done:
@@ -135,7 +145,7 @@ sara_status sara_params_read(sara_context *ctx, sara_params *copy, const sara_pa
     sara_status status = SARA_OK;
     *copy = *params;
     for (size_t i = 0; i < all; i++)
-        host &= sara_device_is_host(params->items[i].device);
+        host &= lies_ready(&params->items[i]);
     if (host)
         return SARA_OK;
     copy->count = copy->buffers = 0;
@@ -158,6 +168,32 @@ void sara_params_read_end(sara_context *ctx, sara_params *copy, const sara_param
         sara_free(ctx, copy->items);
     }
     memset(copy, 0, sizeof(*copy));
+}
+
+/* Parameters from `first` on, without the buffers. */
+static sara_params rest_of(const sara_params *params, size_t first)
+{
+    return (sara_params){.items = params->items + first, .count = params->count - first};
+}
+
+sara_status sara_params_read_from(sara_context *ctx, sara_params *copy, const sara_params *params,
+                                  size_t first)
+{
+    sara_params part = rest_of(params, first);
+    size_t count = 0, bytes = 0;
+    while (count < part.count && bytes < READ_AHEAD) {
+        const sara_param *param = &part.items[count++];
+        bytes += lies_ready(param) ? 0 : value_bytes(param);
+    }
+    part.count = count;
+    return sara_params_read(ctx, copy, &part);
+}
+
+void sara_params_read_from_end(sara_context *ctx, sara_params *copy, const sara_params *params,
+                               size_t first)
+{
+    const sara_params part = rest_of(params, first);
+    sara_params_read_end(ctx, copy, &part);
 }
 
 float sara_param_get(const sara_param *param, size_t index)

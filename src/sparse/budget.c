@@ -103,40 +103,74 @@ static void budget_count_block(int64_t *own, const float *values, size_t count,
     }
 }
 
-static const float *own_block(const void *user, float *buffer, size_t param, size_t first,
-                              size_t count)
+static const float *own_block(const void *user, float *buffer, const sara_param *param,
+                              size_t index, size_t first, size_t count)
 {
-    const sara_params *params = user;
-    return sara_param_block(&params->items[param], buffer, first, count);
+    (void)user;
+    (void)index;
+    return sara_param_block(param, buffer, first, count);
 }
 
-/* Counts the magnitudes by their upper bits; or, if prefix is given, those whose upper bits it is
- * by their lower bits. To be called by a team of threads. */
-static void count_share(int64_t *own, const sara_params *params, const uint32_t *prefix,
-                        sara_block_fn block, const void *user)
+sara_ranking sara_ranking_of_values(const sara_params *params)
+{
+    return (sara_ranking){.params = params, .reads = true, .block = own_block};
+}
+
+sara_status sara_ranking_read(sara_context *ctx, sara_params *copy, const sara_ranking *ranking,
+                              size_t first)
+{
+    if (ranking->reads)
+        return sara_params_read_from(ctx, copy, ranking->params, first);
+    *copy = (sara_params){.items = ranking->params->items + first,
+                          .count = ranking->params->count - first};
+    return SARA_OK;
+}
+
+void sara_ranking_read_end(sara_context *ctx, sara_params *copy, const sara_ranking *ranking,
+                           size_t first)
+{
+    if (ranking->reads)
+        sara_params_read_from_end(ctx, copy, ranking->params, first);
+    *copy = (sara_params){0};
+}
+
+/* Of parameters from `from` on, counts the magnitudes by their upper bits; or, if prefix is given,
+ * those whose upper bits it is by their lower bits. To be called by a team of threads. */
+static void count_share(int64_t *own, const sara_params *part, size_t from, const uint32_t *prefix,
+                        const sara_ranking *r)
 {
     float buffer[SARA_PARAM_BLOCK];
-    for (size_t p = 0; p < params->count; p++) {
-        const sara_param *param = &params->items[p];
+    for (size_t p = 0; p < part->count; p++) {
+        const sara_param *param = &part->items[p];
         size_t count = (size_t)sara_shape_count(&param->value.shape);
 #pragma omp for schedule(static) nowait
         for (size_t at = 0; at < count; at += SARA_PARAM_BLOCK) {
-            size_t part = sara_param_part(count, at);
-            budget_count_block(own, block(user, buffer, p, at, part), part, prefix);
+            size_t size = sara_param_part(count, at);
+            budget_count_block(own, r->block(r->user, buffer, param, from + p, at, size), size,
+                               prefix);
         }
     }
 }
 
 /* The sums are in counts[0] afterwards. */
-static void count_magnitudes(bins *counts, int threads, const sara_params *params,
-                             const uint32_t *prefix, sara_block_fn block, const void *user)
+static sara_status count_magnitudes(sara_context *ctx, bins *counts, int threads,
+                                    const sara_ranking *r, const uint32_t *prefix)
 {
+    sara_params part;
+    sara_status status = SARA_OK;
     memset(counts, 0, (size_t)threads * sizeof(*counts));
+    for (size_t first = 0, next; first < r->params->count; first = next) {
+        TRY(sara_ranking_read(ctx, &part, r, first));
+        next = first + part.count;
 #pragma omp parallel num_threads(threads)
-    count_share(counts[omp_get_thread_num()], params, prefix, block, user);
+        count_share(counts[omp_get_thread_num()], &part, first, prefix, r);
+        sara_ranking_read_end(ctx, &part, r, first);
+    }
     for (int t = 1; t < threads; t++)
         for (size_t i = 0; i < BINS; i++)
             counts[0][i] += counts[t][i];
+done:
+    return status;
 }
 
 /* The bin that holds the element of this rank; *rank becomes its rank within the bin. */
@@ -158,19 +192,18 @@ done:
 }
 
 sara_status sara_magnitude_select(sara_context *ctx, uint32_t *magnitude,
-                                  const sara_params *params, int64_t rank, sara_block_fn block,
-                                  const void *user)
+                                  const sara_ranking *ranking, int64_t rank)
 {
     sara_status status;
     bins *counts = NULL;
     int threads = sara_threads(ctx) < MOST_THREADS ? sara_threads(ctx) : MOST_THREADS;
     TRY(sara_alloc(ctx, &counts, (size_t)threads, sizeof(*counts)));
-    count_magnitudes(counts, threads, params, NULL, block, user);
+    TRY(count_magnitudes(ctx, counts, threads, ranking, NULL));
     for (uint32_t i = SARA_MAGNITUDE_INFINITY >> LOW_BITS; i < BINS; i++)
         if (counts[0][i] > 0)
-            TRY(check_all_finite(ctx, params));
+            TRY(check_all_finite(ctx, ranking->params));
     uint32_t high = find_bin(counts[0], &rank);
-    count_magnitudes(counts, threads, params, &high, block, user);
+    TRY(count_magnitudes(ctx, counts, threads, ranking, &high));
     *magnitude = high << LOW_BITS | find_bin(counts[0], &rank);
 done:
     sara_free(ctx, counts);
@@ -207,7 +240,7 @@ sara_status sara_budget_resolve(sara_context *ctx, double *threshold, const sara
 {
     sara_status status;
     uint32_t magnitude = SARA_MAGNITUDE_INFINITY;
-    sara_params copy = {0};
+    const sara_ranking values = sara_ranking_of_values(params);
     double total = (double)sara_params_entries(params);
     TRY(check_budget(ctx, budget));
     if (budget->kind == SARA_BUDGET_THRESHOLD) {
@@ -216,12 +249,9 @@ sara_status sara_budget_resolve(sara_context *ctx, double *threshold, const sara
     }
     double count = budget->kind == SARA_BUDGET_FRACTION ? rint(budget->value * total)
                                                         : budget->value;
-    if (count < total) {
-        TRY(sara_params_read(ctx, &copy, params));
-        TRY(sara_magnitude_select(ctx, &magnitude, &copy, (int64_t)count, own_block, &copy));
-    }
+    if (count < total)
+        TRY(sara_magnitude_select(ctx, &magnitude, &values, (int64_t)count));
     *threshold = (double)sara_magnitude_value(magnitude);
 done:
-    sara_params_read_end(ctx, &copy, params);
     return status;
 }

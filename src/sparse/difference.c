@@ -199,13 +199,13 @@ static void fill_param(sara_adapter_entry *entry, tally *counts, const test *t,
     }
 }
 
-static const float *change_block(const void *user, float *buffer, size_t param, size_t first,
-                                 size_t count)
+static const float *change_block(const void *user, float *buffer, const sara_param *param,
+                                 size_t index, size_t first, size_t count)
 {
     const pair *p = user;
     float other[SARA_PARAM_BLOCK], own[SARA_PARAM_BLOCK];
-    const float *a = sara_param_block(&p->base->items[param], other, first, count);
-    const float *b = sara_param_block(&p->tuned->items[param], own, first, count);
+    const float *a = sara_param_block(param, other, first, count);
+    const float *b = sara_param_block(&p->tuned->items[index], own, first, count);
     for (size_t i = 0; i < count; i++)
         buffer[i] = b[i] - a[i];
     return buffer;
@@ -218,7 +218,8 @@ static sara_status difference_resolve(sara_context *ctx, test *out, const pair *
     *out = (test){.tolerance = rule->tolerance, .ranked = rule->most > 0};
     if (!out->ranked || rule->most >= entries)
         return SARA_OK;
-    return sara_magnitude_select(ctx, &out->limit, p->base, entries - rule->most, change_block, p);
+    const sara_ranking changes = {.params = p->base, .block = change_block, .user = p};
+    return sara_magnitude_select(ctx, &out->limit, &changes, entries - rule->most);
 }
 
 /* Room for what was counted; of those at the limit, the first in the order of names. */

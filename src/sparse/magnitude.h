@@ -24,15 +24,28 @@ static inline float sara_magnitude_value(uint32_t bits)
 /* The magnitude of (float)threshold; an entry is selected if its own is below. */
 uint32_t sara_threshold_magnitude(double threshold);
 
-/* Values that belong to entries of a parameter: where they lie, or made in the buffer. */
-typedef const float *(*sara_block_fn)(const void *user, float *buffer, size_t param, size_t first,
-                                      size_t count);
-/* The magnitude that has `rank` smaller or equal ones before it in ascending order, exactly, of
- * values as many as the parameters have entries. Parameters that are not finite are
- * SARA_ERROR_INPUT where such a value is met. */
+/* Values that belong to entries of a parameter, the set's at `index`: where they lie, or made in
+ * the buffer. */
+typedef const float *(*sara_block_fn)(const void *user, float *buffer, const sara_param *param,
+                                      size_t index, size_t first, size_t count);
+/* What entries are ranked by, as many values as the parameters have entries. */
+typedef struct sara_ranking {
+    const sara_params *params;
+    bool reads; /* the block function is to have parameters whose values the host can read */
+    sara_block_fn block;
+    const void *user;
+} sara_ranking;
+/* A part of the ranking's parameters, as sara_params_read_from() has it. */
+SARA_NODISCARD sara_status sara_ranking_read(sara_context *ctx, sara_params *copy,
+                                             const sara_ranking *ranking, size_t first);
+void sara_ranking_read_end(sara_context *ctx, sara_params *copy, const sara_ranking *ranking,
+                           size_t first);
+/* The parameters' own values. */
+sara_ranking sara_ranking_of_values(const sara_params *params);
+/* The magnitude that has `rank` smaller or equal ones before it in ascending order, exactly.
+ * Parameters that are not finite are SARA_ERROR_INPUT where such a value is met. */
 SARA_NODISCARD sara_status sara_magnitude_select(sara_context *ctx, uint32_t *magnitude,
-                                                 const sara_params *params, int64_t rank,
-                                                 sara_block_fn block, const void *user);
+                                                 const sara_ranking *ranking, int64_t rank);
 
 /* The memory of the positions of all items, whose counts add up to the total. */
 SARA_NODISCARD sara_status sara_selection_alloc(sara_context *ctx, sara_selection *selection);

@@ -22,42 +22,35 @@ sara_status sara_mask_parse(sara_context *ctx, sara_mask_kind *out, const char *
 
 /* ------------------------------------------------------------------------------ what is ranked */
 
-/* The parameters `first` .. of a set, with what their entries are ranked by. */
-typedef struct ranking {
-    const sara_params *params; /* those parameters */
-    size_t first;              /* the index in the set of the first of them */
+/* What entries are ranked by that are not ranked by values. */
+typedef struct entry_scores {
     uint64_t seed;
-    const float *scores; /* of these parameters' entries */
-    size_t *offsets;     /* [params->count]: where each one's scores begin; NULL: at 0 */
-    sara_block_fn block;
-} ranking;
-
-static const float *value_block(const void *user, float *buffer, size_t param, size_t first,
-                                size_t count)
-{
-    const ranking *r = user;
-    return sara_param_block(&r->params->items[param], buffer, first, count);
-}
+    size_t first;        /* the index in the whole set of the first parameter that is ranked */
+    const float *values; /* of these parameters' entries */
+    size_t *offsets;     /* [params]: where each one's values begin; NULL: at 0 */
+} entry_scores;
 
 /* 30 bits are finite as a float32's. */
-static const float *random_block(const void *user, float *buffer, size_t param, size_t first,
-                                 size_t count)
+static const float *random_block(const void *user, float *buffer, const sara_param *param,
+                                 size_t index, size_t first, size_t count)
 {
-    const ranking *r = user;
+    const entry_scores *s = user;
     uint32_t bits[SARA_PARAM_BLOCK];
-    sara_draw_bits(bits, count, r->seed, SARA_DRAW_MASK, r->first + param, first);
+    (void)param;
+    sara_draw_bits(bits, count, s->seed, SARA_DRAW_MASK, s->first + index, first);
     for (size_t i = 0; i < count; i++)
         buffer[i] = sara_magnitude_value(bits[i] >> 2);
     return buffer;
 }
 
-static const float *score_block(const void *user, float *buffer, size_t param, size_t first,
-                                size_t count)
+static const float *score_block(const void *user, float *buffer, const sara_param *param,
+                                size_t index, size_t first, size_t count)
 {
-    const ranking *r = user;
+    const entry_scores *s = user;
     (void)buffer;
+    (void)param;
     (void)count;
-    return r->scores + (r->offsets ? r->offsets[param] : 0) + first;
+    return s->values + (s->offsets ? s->offsets[index] : 0) + first;
 }
 
 /* ------------------------------------------------------------------------------ the first ones */
@@ -67,14 +60,15 @@ typedef struct rank_count {
     size_t above, equal;
 } rank_count;
 
-static rank_count count_ranked(const ranking *r, size_t param, uint32_t limit)
+static rank_count count_ranked(const sara_ranking *r, const sara_param *param, size_t index,
+                               uint32_t limit)
 {
-    size_t count = (size_t)sara_shape_count(&r->params->items[param].value.shape);
+    size_t count = (size_t)sara_shape_count(&param->value.shape);
     float buffer[SARA_PARAM_BLOCK];
     rank_count found = {0, 0};
     for (size_t at = 0, part; at < count; at += part) {
         part = sara_param_part(count, at);
-        const float *values = r->block(r, buffer, param, at, part);
+        const float *values = r->block(r->user, buffer, param, index, at, part);
         for (size_t i = 0; i < part; i++) {
             found.above += sara_magnitude(values[i]) > limit;
             found.equal += sara_magnitude(values[i]) == limit;
@@ -84,14 +78,14 @@ static rank_count count_ranked(const ranking *r, size_t param, uint32_t limit)
 }
 
 /* Those above the limit and the first `equal` at it. */
-static void collect_ranked(sara_selected *item, const ranking *r, size_t param, uint32_t limit,
-                           size_t equal)
+static void collect_ranked(sara_selected *item, const sara_ranking *r, const sara_param *param,
+                           size_t index, uint32_t limit, size_t equal)
 {
-    size_t count = (size_t)sara_shape_count(&r->params->items[param].value.shape), next = 0;
+    size_t count = (size_t)sara_shape_count(&param->value.shape), next = 0;
     float buffer[SARA_PARAM_BLOCK];
     for (size_t at = 0, part; at < count && next < item->count; at += part) {
         part = sara_param_part(count, at);
-        const float *values = r->block(r, buffer, param, at, part);
+        const float *values = r->block(r->user, buffer, param, index, at, part);
         for (size_t i = 0; i < part; i++) {
             uint32_t magnitude = sara_magnitude(values[i]);
             if (magnitude < limit || (magnitude == limit && equal == 0))
@@ -103,22 +97,56 @@ static void collect_ranked(sara_selected *item, const ranking *r, size_t param, 
     SARA_ASSERT(next == item->count); /* as many as were counted */
 }
 
+static sara_status count_all_ranked(sara_context *ctx, rank_count *counts, const sara_ranking *r,
+                                    uint32_t limit)
+{
+    int threads = sara_threads(ctx);
+    sara_params part;
+    sara_status status = SARA_OK;
+    for (size_t first = 0, next; first < r->params->count; first = next) {
+        TRY(sara_ranking_read(ctx, &part, r, first));
+        next = first + part.count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t i = 0; i < part.count; i++)
+            counts[first + i] = count_ranked(r, &part.items[i], first + i, limit);
+        sara_ranking_read_end(ctx, &part, r, first);
+    }
+done:
+    return status;
+}
+
+static sara_status collect_all_ranked(sara_context *ctx, const sara_selection *result,
+                                      const rank_count *counts, const sara_ranking *r,
+                                      uint32_t limit)
+{
+    int threads = sara_threads(ctx);
+    sara_params part;
+    sara_status status = SARA_OK;
+    for (size_t first = 0, next; first < r->params->count; first = next) {
+        TRY(sara_ranking_read(ctx, &part, r, first));
+        next = first + part.count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t i = 0; i < part.count; i++)
+            collect_ranked(&result->items[first + i], r, &part.items[i], first + i, limit,
+                           counts[first + i].equal);
+        sara_ranking_read_end(ctx, &part, r, first);
+    }
+done:
+    return status;
+}
+
 /* The largest `most` of all; result's items are zero. */
-static sara_status select_ranked(sara_context *ctx, sara_selection *result, const ranking *r,
+static sara_status select_ranked(sara_context *ctx, sara_selection *result, const sara_ranking *r,
                                  int64_t most)
 {
     const size_t params = r->params->count;
     size_t left = (size_t)most;
-    int threads = sara_threads(ctx);
     rank_count *counts = NULL;
     uint32_t limit;
     sara_status status;
-    TRY(sara_magnitude_select(ctx, &limit, r->params, sara_params_entries(r->params) - most,
-                              r->block, r));
+    TRY(sara_magnitude_select(ctx, &limit, r, sara_params_entries(r->params) - most));
     TRY(sara_alloc(ctx, &counts, params, sizeof(*counts)));
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < params; i++)
-        counts[i] = count_ranked(r, i, limit);
+    TRY(count_all_ranked(ctx, counts, r, limit));
     for (size_t i = 0; i < params; i++)
         left -= counts[i].above;
     for (size_t i = 0; i < params; i++) {
@@ -128,24 +156,25 @@ static sara_status select_ranked(sara_context *ctx, sara_selection *result, cons
     }
     result->total = most;
     TRY(sara_selection_alloc(ctx, result));
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < params; i++)
-        collect_ranked(&result->items[i], r, i, limit, counts[i].equal);
+    TRY(collect_all_ranked(ctx, result, counts, r, limit));
 done:
     sara_free(ctx, counts);
     return status;
 }
 
-/* The largest ones of the one parameter that is ranked, as many as the item has room for. */
-static sara_status select_in_one(sara_context *ctx, sara_selected *item, const ranking *r)
+/* The largest ones of the one parameter that is ranked, as many as the item has room for, by what
+ * is no value of its own. */
+static sara_status select_in_one(sara_context *ctx, sara_selected *item, const sara_ranking *r)
 {
+    const sara_param *param = r->params->items;
     int64_t entries = sara_params_entries(r->params);
     uint32_t limit;
     sara_status status;
     if (item->count == 0)
         return SARA_OK;
-    TRY(sara_magnitude_select(ctx, &limit, r->params, entries - (int64_t)item->count, r->block, r));
-    collect_ranked(item, r, 0, limit, item->count - count_ranked(r, 0, limit).above);
+    TRY(sara_magnitude_select(ctx, &limit, r, entries - (int64_t)item->count));
+    collect_ranked(item, r, param, 0, limit,
+                   item->count - count_ranked(r, param, 0, limit).above);
 done:
     return status;
 }
@@ -192,15 +221,18 @@ static sara_status approximate_param(sara_context *ctx, float *out, const sara_p
     const int64_t rank = most < side ? most : side;
     float *up = NULL, *down = NULL;
     double *singular = NULL;
+    sara_param copy = {0};
     sara_status status;
+    TRY(sara_param_read(ctx, &copy, param));
     TRY(sara_alloc(ctx, &up, (size_t)rows, (size_t)rank * sizeof(*up)));
     TRY(sara_alloc(ctx, &down, (size_t)rank, (size_t)cols * sizeof(*down)));
     TRY(sara_alloc(ctx, &singular, (size_t)rank, sizeof(*singular)));
     for (int64_t i = 0; i < count; i++)
-        out[i] = sara_param_get(param, (size_t)i);
+        out[i] = sara_param_get(&copy, (size_t)i);
     TRY(sara_truncated_svd(ctx, up, down, singular, rows, cols, rank, NULL, out, (size_t)count));
     TRY(approximate_rows(ctx, out, up, down, rows, cols, rank));
 done:
+    sara_param_read_end(ctx, &copy, param);
     sara_free(ctx, up);
     sara_free(ctx, down);
     sara_free(ctx, singular);
@@ -234,7 +266,7 @@ static void share_budget(sara_selection *result, const sara_params *params, int6
 static sara_status select_lifted(sara_context *ctx, sara_selection *result,
                                  const sara_params *params, int rank, int64_t most)
 {
-    float *scores = NULL;
+    float *lifted = NULL;
     sara_status status;
     share_budget(result, params, most);
     TRY(sara_selection_alloc(ctx, result));
@@ -244,22 +276,24 @@ static sara_status select_lifted(sara_context *ctx, sara_selection *result,
             continue;
         if (sara_interrupted(ctx))
             TRY(sara_fail(ctx, SARA_INTERRUPTED, "interrupted while entries were chosen"));
-        TRY(sara_alloc(ctx, &scores, (size_t)sara_params_entries(&one), sizeof(*scores)));
-        TRY(approximate_param(ctx, scores, one.items, rank));
-        TRY(select_in_one(ctx, &result->items[i],
-                          &(ranking){.params = &one, .scores = scores, .block = score_block}));
-        sara_free(ctx, scores);
-        scores = NULL;
+        TRY(sara_alloc(ctx, &lifted, (size_t)sara_params_entries(&one), sizeof(*lifted)));
+        TRY(approximate_param(ctx, lifted, one.items, rank));
+        const entry_scores by = {.values = lifted};
+        TRY(select_in_one(
+            ctx, &result->items[i],
+            &(sara_ranking){.params = &one, .block = score_block, .user = &by}));
+        sara_free(ctx, lifted);
+        lifted = NULL;
     }
 done:
-    sara_free(ctx, scores);
+    sara_free(ctx, lifted);
     return status;
 }
 
 /* --------------------------------------------------------------------------------- selections */
 
-/* A selection of nothing yet, and the values for the host. */
-static sara_status begin_selection(sara_context *ctx, sara_selection *result, sara_params *copy,
+/* A selection of nothing yet. */
+static sara_status begin_selection(sara_context *ctx, sara_selection *result,
                                    const sara_params *params, double threshold)
 {
     sara_status status;
@@ -267,20 +301,19 @@ static sara_status begin_selection(sara_context *ctx, sara_selection *result, sa
     TRY(sara_alloc_zero(ctx, &result->items, params->count, sizeof(*result->items)));
     for (size_t i = 0; i < params->count; i++)
         result->items[i].param = &params->items[i];
-    TRY(sara_params_read(ctx, copy, params));
 done:
     return status;
 }
 
-static sara_status check_scores(sara_context *ctx, const sara_params *params, const float *scores)
+static sara_status check_scores(sara_context *ctx, const sara_params *params, const float *values)
 {
     for (size_t i = 0; i < params->count; i++) {
         size_t count = (size_t)sara_shape_count(&params->items[i].value.shape);
         for (size_t k = 0; k < count; k++)
-            if (!isfinite(scores[k]))
+            if (!isfinite(values[k]))
                 return sara_fail(ctx, SARA_ERROR_DIVERGED, "%s: what entry %zu is ranked by is %g",
-                                 params->items[i].name, k, (double)scores[k]);
-        scores += count;
+                                 params->items[i].name, k, (double)values[k]);
+        values += count;
     }
     return SARA_OK;
 }
@@ -301,7 +334,8 @@ done:
 static sara_status select_all(sara_context *ctx, sara_selection *result, const sara_params *params,
                               const sara_mask_rule *rule, int64_t most)
 {
-    ranking r = {.params = params, .seed = rule->seed, .scores = rule->scores};
+    entry_scores by = {.seed = rule->seed, .values = rule->scores};
+    sara_ranking r = {.params = params, .user = &by};
     sara_status status;
     switch (rule->kind) {
     case SARA_MASK_LIFT:
@@ -311,15 +345,15 @@ static sara_status select_all(sara_context *ctx, sara_selection *result, const s
         break;
     case SARA_MASK_GRADIENT:
         r.block = score_block;
-        TRY(check_scores(ctx, params, r.scores));
-        TRY(find_offsets(ctx, &r.offsets, params));
+        TRY(check_scores(ctx, params, by.values));
+        TRY(find_offsets(ctx, &by.offsets, params));
         break;
     default:
-        r.block = value_block;
+        r = sara_ranking_of_values(params);
     }
     TRY(select_ranked(ctx, result, &r, most));
 done:
-    sara_free(ctx, r.offsets);
+    sara_free(ctx, by.offsets);
     return status;
 }
 
@@ -327,15 +361,13 @@ static sara_status select_by_rule(sara_context *ctx, sara_selection *out, const 
                                   const sara_mask_rule *rule, int64_t most, double threshold)
 {
     sara_selection result = {0};
-    sara_params copy = {0};
     sara_status status;
     *out = (sara_selection){0};
-    TRY(begin_selection(ctx, &result, &copy, params, threshold));
-    TRY(select_all(ctx, &result, &copy, rule, most));
+    TRY(begin_selection(ctx, &result, params, threshold));
+    TRY(select_all(ctx, &result, params, rule, most));
     *out = result;
     result = (sara_selection){0};
 done:
-    sara_params_read_end(ctx, &copy, params);
     sara_selection_free(ctx, &result);
     return status;
 }
@@ -369,25 +401,24 @@ sara_status sara_select_random(sara_context *ctx, sara_selection *out, const sar
                                const size_t *counts, uint64_t seed)
 {
     sara_selection result = {0};
-    sara_params copy = {0};
     sara_status status;
     *out = (sara_selection){0};
-    TRY(begin_selection(ctx, &result, &copy, params, NAN));
+    TRY(begin_selection(ctx, &result, params, NAN));
     for (size_t i = 0; i < params->count; i++) {
         result.items[i].count = counts[i];
         result.total += (int64_t)counts[i];
     }
     TRY(sara_selection_alloc(ctx, &result));
     for (size_t i = 0; i < params->count; i++) {
-        const sara_params one = {.items = &copy.items[i], .count = 1};
+        const sara_params one = {.items = &params->items[i], .count = 1};
+        const entry_scores by = {.first = i, .seed = seed};
         TRY(select_in_one(
             ctx, &result.items[i],
-            &(ranking){.params = &one, .first = i, .seed = seed, .block = random_block}));
+            &(sara_ranking){.params = &one, .block = random_block, .user = &by}));
     }
     *out = result;
     result = (sara_selection){0};
 done:
-    sara_params_read_end(ctx, &copy, params);
     sara_selection_free(ctx, &result);
     return status;
 }

@@ -48,32 +48,49 @@ done:
     return status;
 }
 
-static int64_t count_of_magnitude(const sara_params *params, uint32_t magnitude)
+static int64_t count_in_param(const sara_param *param, uint32_t magnitude)
 {
+    size_t count = (size_t)sara_shape_count(&param->value.shape);
     float buffer[SARA_PARAM_BLOCK];
     int64_t found = 0;
-    for (size_t p = 0; p < params->count; p++) {
-        size_t count = (size_t)sara_shape_count(&params->items[p].value.shape);
-        for (size_t at = 0, part; at < count; at += part) {
-            part = sara_param_part(count, at);
-            const float *values = sara_param_block(&params->items[p], buffer, at, part);
-            for (size_t i = 0; i < part; i++)
-                found += sara_magnitude(values[i]) == magnitude;
-        }
+    for (size_t at = 0, part; at < count; at += part) {
+        part = sara_param_part(count, at);
+        const float *values = sara_param_block(param, buffer, at, part);
+        for (size_t i = 0; i < part; i++)
+            found += sara_magnitude(values[i]) == magnitude;
     }
     return found;
+}
+
+static sara_status count_of_magnitude(sara_context *ctx, long long *found,
+                                      const sara_params *params, uint32_t magnitude)
+{
+    sara_param copy = {0};
+    sara_status status = SARA_OK;
+    *found = 0;
+    for (size_t i = 0; i < params->count; i++) {
+        TRY(sara_param_read(ctx, &copy, &params->items[i]));
+        *found += count_in_param(&copy, magnitude);
+        sara_param_read_end(ctx, &copy, &params->items[i]);
+    }
+done:
+    return status;
 }
 
 /* As with a budget of one entry where many are exactly 0: equal ones are selected all or not. */
 static sara_status fail_empty(sara_context *ctx, const sara_params *params, double threshold,
                               uint32_t smallest)
 {
-    long long equal = count_of_magnitude(params, smallest);
-    return sara_fail(ctx, SARA_ERROR_USAGE,
-                     "threshold %.9g selects nothing: the smallest magnitude is %.9g, that of %lld "
-                     "%s; a larger threshold or a budget of at least %lld selects %s",
-                     threshold, (double)sara_magnitude_value(smallest), equal,
-                     equal == 1 ? "entry" : "entries", equal, equal == 1 ? "it" : "them");
+    long long equal;
+    sara_status status;
+    TRY(count_of_magnitude(ctx, &equal, params, smallest));
+    status = sara_fail(ctx, SARA_ERROR_USAGE,
+                       "threshold %.9g selects nothing: the smallest magnitude is %.9g, that of "
+                       "%lld %s; a larger threshold or a budget of at least %lld selects %s",
+                       threshold, (double)sara_magnitude_value(smallest), equal,
+                       equal == 1 ? "entry" : "entries", equal, equal == 1 ? "it" : "them");
+done:
+    return status;
 }
 
 /* Refuses what cannot be trained and a selection without entries. */
@@ -95,13 +112,13 @@ done:
     return status;
 }
 
-static void select_collect(sara_selected *item, uint32_t limit)
+static void select_collect(sara_selected *item, const sara_param *param, uint32_t limit)
 {
-    size_t count = (size_t)sara_shape_count(&item->param->value.shape), next = 0;
+    size_t count = (size_t)sara_shape_count(&param->value.shape), next = 0;
     float buffer[SARA_PARAM_BLOCK];
     for (size_t at = 0, part; at < count && next < item->count; at += part) {
         part = sara_param_part(count, at);
-        const float *values = sara_param_block(item->param, buffer, at, part);
+        const float *values = sara_param_block(param, buffer, at, part);
         for (size_t i = 0; i < part && next < item->count; i++)
             if (sara_magnitude(values[i]) < limit)
                 item->positions[next++] = (uint32_t)(at + i);
@@ -120,25 +137,56 @@ static sara_status check_sizes(sara_context *ctx, const sara_params *params)
     return SARA_OK;
 }
 
+static sara_status scan_all(sara_context *ctx, scan *scans, const sara_params *params,
+                            uint32_t limit)
+{
+    int threads = sara_threads(ctx);
+    sara_params part;
+    sara_status status = SARA_OK;
+    for (size_t first = 0, next; first < params->count; first = next) {
+        TRY(sara_params_read_from(ctx, &part, params, first));
+        next = first + part.count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t i = 0; i < part.count; i++)
+            scans[first + i] = scan_param(&part.items[i], limit);
+        sara_params_read_from_end(ctx, &part, params, first);
+    }
+done:
+    return status;
+}
+
+static sara_status collect_all(sara_context *ctx, const sara_selection *result,
+                               const sara_params *params, uint32_t limit)
+{
+    int threads = sara_threads(ctx);
+    sara_params part;
+    sara_status status = SARA_OK;
+    for (size_t first = 0, next; first < params->count; first = next) {
+        TRY(sara_params_read_from(ctx, &part, params, first));
+        next = first + part.count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t i = 0; i < part.count; i++)
+            select_collect(&result->items[first + i], &part.items[i], limit);
+        sara_params_read_from_end(ctx, &part, params, first);
+    }
+done:
+    return status;
+}
+
 /* result's items are allocated and zero. */
 static sara_status select_fill(sara_context *ctx, sara_selection *result, const sara_params *params,
                                scan *scans)
 {
     sara_status status = SARA_OK;
     uint32_t limit = sara_threshold_magnitude(result->threshold);
-    int threads = sara_threads(ctx);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < params->count; i++)
-        scans[i] = scan_param(&params->items[i], limit);
+    TRY(scan_all(ctx, scans, params, limit));
     TRY(check_scans(ctx, scans, params, result->threshold));
     for (size_t i = 0; i < params->count; i++) {
         result->items[i] = (sara_selected){&params->items[i], NULL, scans[i].below};
         result->total += (int64_t)scans[i].below;
     }
     TRY(sara_selection_alloc(ctx, result));
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (size_t i = 0; i < params->count; i++)
-        select_collect(&result->items[i], limit);
+    TRY(collect_all(ctx, result, params, limit));
 done:
     return status;
 }
@@ -163,22 +211,17 @@ sara_status sara_select(sara_context *ctx, sara_selection *out, const sara_param
 {
     sara_status status;
     sara_selection result = {0};
-    sara_params copy = {0};
     scan *scans = NULL;
     memset(out, 0, sizeof(*out));
     TRY(check_sizes(ctx, params));
-    TRY(sara_params_read(ctx, &copy, params));
-    TRY(sara_budget_resolve(ctx, &result.threshold, &copy, budget));
+    TRY(sara_budget_resolve(ctx, &result.threshold, params, budget));
     TRY(sara_alloc(ctx, &scans, params->count, sizeof(*scans)));
     TRY(sara_alloc_zero(ctx, &result.items, params->count, sizeof(*result.items)));
     result.item_count = params->count;
-    TRY(select_fill(ctx, &result, &copy, scans));
-    for (size_t i = 0; i < params->count; i++)
-        result.items[i].param = &params->items[i];
+    TRY(select_fill(ctx, &result, params, scans));
     *out = result;
     memset(&result, 0, sizeof(result));
 done:
-    sara_params_read_end(ctx, &copy, params);
     sara_free(ctx, scans);
     sara_selection_free(ctx, &result);
     return status;
