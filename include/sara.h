@@ -152,9 +152,9 @@ void sara_model_options_init_sized(sara_model_options *options, size_t size);
     sara_model_options_init_sized((options), sizeof(*(options)))
 
 /* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors:
- * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. Text encoders and VAE are checked, and
- * read when they are first needed: their files stay open, and one that is written to or replaced
- * meanwhile is SARA_ERROR_IO then. */
+ * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. All parts are checked, and read when they
+ * are first needed: their files stay open, and one that is written to or replaced meanwhile is
+ * SARA_ERROR_IO then. Of unet_only the denoiser is read at once. */
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);
 void sara_model_free(sara_model *model);
@@ -413,6 +413,9 @@ typedef struct sara_generate_options {
     int negative_original_size[2], negative_crops_coords_top_left[2], negative_target_size[2];
     int max_sequence_length; /* of SD3: ids of T5 that a prompt is padded and cut to, at most 512;
                                 0: 256 */
+    /* Parts of the model are given back as soon as their work is done: text encoders before the
+     * denoiser is read, that before the pictures are decoded. What comes after reads them again. */
+    bool release_parts;
 } sara_generate_options;
 
 void sara_generate_options_init_sized(sara_generate_options *options, size_t size);
@@ -443,7 +446,8 @@ SARA_NODISCARD sara_status sara_generate_check_model(sara_context *ctx, sara_mod
 SARA_NODISCARD sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
                                                 const sara_generate_options *options);
 /* *images: *count images, freed with sara_images_free(). The model is afterwards as before, but for
- * parts that were not in memory yet, which stay there. */
+ * parts that were not in memory yet, which stay there, and those that went: by the options, or the
+ * denoiser where there is no room for the decoder beside it. */
 SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
                                          sara_model *model, const sara_generate_options *options);
 void sara_images_free(sara_context *ctx, sara_image *images, int count);

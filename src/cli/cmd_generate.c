@@ -68,6 +68,7 @@ static int generate_each(const cli *c, sara_model *model, generate_request *r)
         sara_image *images;
         int count;
         r->generate.prompt = r->prompts.items[p];
+        r->generate.release_parts = p == r->prompts.count - 1; /* the others' are wanted again */
         sara_status status = sara_generate(c->ctx, &images, &count, model, &r->generate);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
@@ -84,7 +85,8 @@ static int generate_each(const cli *c, sara_model *model, generate_request *r)
 /* -------------------------------------------------------------------------------------- compare */
 
 /* Prompt p with seed + p goes to cells[p]; they own their pixels. */
-static int draw_row(const cli *c, sara_image *cells, sara_model *model, generate_request *r)
+static int draw_row(const cli *c, sara_image *cells, sara_model *model, generate_request *r,
+                    bool last)
 {
     uint64_t seed = r->generate.seed;
     r->generate.batch_count = 1;
@@ -93,6 +95,7 @@ static int draw_row(const cli *c, sara_image *cells, sara_model *model, generate
         int count;
         r->generate.prompt = r->prompts.items[p];
         r->generate.seed = seed + (uint64_t)p;
+        r->generate.release_parts = last && p == r->prompts.count - 1;
         sara_status status = sara_generate(c->ctx, &images, &count, model, &r->generate);
         if (status != SARA_OK)
             return cli_fail_context(c, status);
@@ -135,13 +138,13 @@ static int generate_compare(const cli *c, sara_model *model, generate_request *r
     int columns = r->prompts.count;
     sara_image *cells = calloc((size_t)columns * 2, sizeof(*cells));
     r->generate.lora_ignore = true;
-    int code =
-        cells ? draw_row(c, cells, model, r) : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    int code = cells ? draw_row(c, cells, model, r, false)
+                     : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
     r->generate.lora_ignore = false;
     if (code == 0)
         code = cli_apply(c, model, &r->adapters, r->generate.lora_force);
     if (code == 0)
-        code = draw_row(c, cells + columns, model, r);
+        code = draw_row(c, cells + columns, model, r, true);
     if (code == 0)
         code = save_grid(c, model, r, cells);
     for (int i = 0; cells && i < columns * 2; i++)
@@ -193,8 +196,8 @@ static int generate(const cli *c, generate_request *r)
     sara_model *model = NULL;
     int code = generate_check(c, r);
     if (code == 0)
-        code = cli_take_seed(c, &r->generate.seed, &r->seed,
-                             r->compare ? r->prompts.count : r->count);
+        code =
+            cli_take_seed(c, &r->generate.seed, &r->seed, r->compare ? r->prompts.count : r->count);
     if (code == 0)
         code = cli_load(c, &model, &r->model);
     if (code == 0)

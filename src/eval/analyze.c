@@ -213,6 +213,7 @@ sara_status sara_analyze(sara_context *ctx, char **report, const sara_model *mod
     *report = NULL;
     TRY(sara_alloc_zero(ctx, &analysis, 1, sizeof(*analysis)));
     analysis->title = model->denoiser->class->title;
+    TRY(sara_model_need_part(model, 0)); /* it is gone over again and again */
     TRY(find_thresholds(ctx, analysis, &edges, model));
     TRY(analyze_all(ctx, analysis, model->denoiser, &edges));
     TRY(analysis_count_parts(ctx, analysis, &model->denoiser->params));

@@ -93,8 +93,9 @@ static sara_status zero_below(sweep *s, double threshold, int64_t *zeroed)
     const sara_params *params = &s->e.model->denoiser->params;
     uint32_t below = sara_threshold_magnitude(threshold);
     sara_param copy = {0};
-    sara_status status = SARA_OK;
+    sara_status status;
     *zeroed = 0;
+    TRY(sara_model_need(s->e.model, SARA_STAGE_DENOISE));
     for (size_t i = 0; i < params->count && threshold > 0; i++) {
         sara_param *param = &params->items[i];
         TRY(sara_param_read(s->e.ctx, &copy, param));

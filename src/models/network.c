@@ -41,6 +41,21 @@ static sara_status open_network_weights(const sara_network *network, sara_weight
     return sara_component_weights(&as, out);
 }
 
+static sara_status read_from_files(const void *user, void *out, const sara_param *param)
+{
+    const sara_weights *weights = ((const sara_network *)user)->weights;
+    return sara_weights_read_as(weights, out, param->value.dtype,
+                                sara_weights_find(weights, param->name));
+}
+
+/* What settle() makes of the values is in no file. */
+static void set_source(sara_network *network)
+{
+    network->source = (sara_param_source){read_from_files, network};
+    for (size_t i = 0; !network->class->settle && i < sara_params_all(&network->params); i++)
+        network->params.items[i].source = &network->source;
+}
+
 sara_status sara_network_open(sara_device *device, sara_network **out,
                               const sara_network_class *class, const sara_component *component,
                               sara_storage storage)
@@ -56,6 +71,7 @@ sara_status sara_network_open(sara_device *device, sara_network **out,
     sara_binder_hold(binder, !class->streamed);
     TRY(class->bind(network, binder, network->weights));
     TRY(sara_binder_match(binder, &network->params, network->weights));
+    set_source(network);
     *out = network;
     network = NULL;
 done:

@@ -64,6 +64,7 @@ typedef struct sara_network {
     sara_params params;
     sara_weights *weights; /* its files, which stay open; NULL: drawn, or for good in memory */
     bool there;            /* the parameters' values are in memory */
+    sara_param_source source; /* of theirs, while they are not */
     /* Of a denoiser: so many levels, the largest first, are recomputed in backward; gradients are
      * the same to the bit. 0, as at first: none; more than there are: all. */
     int checkpoint_levels;
@@ -136,7 +137,8 @@ int sara_block_place(const sara_block_list *list, const char *name, sara_name *l
 /* The number of a parameter's kind, of one that is in none the next; *title: its name. */
 int sara_layer_kind_of(const sara_layer_kind *kinds, const char *name, const char **title);
 
-/* Without its values: sara_network_read() reads them from its files, which stay open. A config
+/* Without its values: sara_network_read() reads them from its files, which stay open, as
+ * sara_param_read() does one parameter's where the class has no settle(). A config
  * option that is not supported is refused by name and value, and what the files lack. device: where
  * the parameters will lie; it outlives the network. *out: sara_network_free(). */
 SARA_NODISCARD sara_status sara_network_open(sara_device *device, sara_network **out,

@@ -42,15 +42,13 @@ static sara_status apply_adaptformer(sara_context *ctx, sara_model *model,
                                      const sara_adapter_source *source, double strength, bool force,
                                      unsigned stages)
 {
-    sara_model_part *to = &model->parts[0];
     sara_bottlenecks bottlenecks = {0};
     sara_status status;
     if (!(stages & SARA_STAGE_DENOISE))
         return SARA_OK;
     TRY(read_checked(ctx, &bottlenecks, model, source, force));
-    if (!to->applied)
-        TRY(sara_applied_new(ctx, &to->applied, &to->network->params, NULL));
-    TRY(sara_applied_add_bottlenecks(to->applied, &bottlenecks, strength));
+    TRY(sara_model_begin_applied(model, 0, NULL));
+    TRY(sara_applied_add_bottlenecks(model->parts[0].applied, &bottlenecks, strength));
 done:
     sara_bottlenecks_free(&bottlenecks);
     return status;

@@ -93,14 +93,12 @@ sara_status sara_model_apply_entries(sara_context *ctx, sara_model *model,
                                      const sara_adapter *adapter, const char *path, double strength,
                                      bool force)
 {
-    sara_model_part *part = &model->parts[0];
     const sara_base *base;
     sara_status status;
     TRY(sara_model_base(ctx, &base, model));
-    if (!part->applied)
-        TRY(sara_applied_new(ctx, &part->applied, &model->denoiser->params, base));
-    sara_applied_know_base(part->applied, base);
-    status = sara_applied_add(part->applied, adapter, strength, force);
+    TRY(sara_model_begin_applied(model, 0, base));
+    sara_applied_know_base(model->parts[0].applied, base);
+    status = sara_applied_add(model->parts[0].applied, adapter, strength, force);
     if (status != SARA_OK)
         sara_fail_in(ctx, status, path);
 done:
@@ -216,8 +214,7 @@ sara_status sara_model_visit_changes(const sara_model *model, sara_applied_fn fn
         const sara_applied *applied = model->parts[i].applied;
         if (!applied || sara_applied_count(applied) == 0)
             continue;
-        /* Values that come into memory are no change of the model. */
-        TRY(sara_model_need((sara_model *)(uintptr_t)model, model->family->parts[i].stages));
+        TRY(sara_model_need_changed(model, i));
         TRY(sara_applied_visit(applied, fn, user));
     }
 done:

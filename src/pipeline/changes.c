@@ -93,8 +93,7 @@ static sara_status changes_gather(gathering *g, const sara_model *model, int par
 {
     const sara_applied *applied = model->parts[part].applied;
     sara_status status;
-    /* Values that come into memory are no change of the model. */
-    TRY(sara_model_need((sara_model *)(uintptr_t)model, model->family->parts[part].stages));
+    TRY(sara_model_need_changed(model, part));
     TRY(sara_applied_visit(applied, count_change, g));
     TRY(changes_reserve(g, applied, part, one_by_one));
     TRY(sara_applied_visit(applied, add_change, g));

@@ -221,6 +221,8 @@ sara_status sara_model_extract_sized(sara_context *ctx, sara_extract_report *rep
     TRY(read_extract_options(ctx, &options, given));
     TRY(check_values(ctx, &options, &dtype, &lora));
     TRY(check_models(ctx, base, tuned));
+    TRY(sara_model_need_part(base, 0));
+    TRY(sara_model_need_part(tuned, 0));
     TRY(lora ? extract_lora(ctx, &full, base, tuned, path, &options, dtype)
              : extract_adapter(ctx, &full, base, tuned, path, &options, dtype));
     sara_sized_write(report, report_size, &full, sizeof(full));

@@ -3,6 +3,7 @@
 
 #include "core/trace.h"
 #include "models/vae.h"
+#include "nn/nn.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -117,6 +118,9 @@ static sara_status prepare(generation *g)
     const sara_text_source source = {.long_prompt = g->options->long_prompt,
                                      .sequence = g->options->max_sequence_length};
     TRY(sara_prompts_encode(g->ctx, &g->states, g->model, &g->prompts, g->guided, &source));
+    if (g->options->release_parts)
+        sara_model_give_back(g->model, SARA_STAGE_DENOISE);
+    TRY(sara_model_need(g->model, SARA_STAGE_DENOISE));
     TRY(sara_alloc(g->ctx, &g->input, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->output, copies * (size_t)g->size, sizeof(float)));
     TRY(sara_alloc(g->ctx, &g->noise, (size_t)g->size, sizeof(float)));
@@ -228,6 +232,44 @@ done:
     return status;
 }
 
+/* Whether the decoder, with what its pass takes, has room beside the denoiser. */
+static sara_status has_room(const generation *g, bool *out)
+{
+    const sara_model *model = g->model;
+    const sara_shape shape = sara_shape4(1, g->channels, g->height, g->width);
+    sara_device *device = NULL;
+    sara_tape *tape = NULL;
+    sara_var *leaf, *pixels;
+    sara_status status;
+    TRY(sara_nn_device_open_dry(g->ctx, &device, model->device));
+    TRY(sara_tape_new(g->ctx, &tape, device));
+    TRY(sara_tape_leaf(tape, &leaf, &shape, NULL, false));
+    TRY(sara_vae_decode(tape, &pixels, model->vae, leaf));
+    uint64_t needed = sara_tape_reached(tape) + sara_nn_device_kept(device) +
+                      (uint64_t)sara_network_bytes(model->denoiser) +
+                      (uint64_t)sara_network_bytes(model->vae);
+    *out = needed <= sara_memory_limit(g->ctx);
+done:
+    sara_tape_free(tape);
+    sara_nn_device_close(device);
+    return status;
+}
+
+/* The decoder takes the denoiser's place, where that is wanted or there is none beside it. */
+static sara_status begin_decoding(generation *g)
+{
+    bool beside;
+    sara_status status;
+    TRY(has_room(g, &beside));
+    if (g->options->release_parts || !beside) {
+        sara_tape_trim(g->tape);
+        sara_model_give_back(g->model, SARA_STAGE_DECODE);
+    }
+    TRY(sara_model_need(g->model, SARA_STAGE_DECODE));
+done:
+    return status;
+}
+
 static sara_status generate_decode(generation *g, sara_image *out, int image)
 {
     const sara_vae_info *info = &g->model->vae->info.vae;
@@ -308,7 +350,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
         TRY(denoise(&g, i));
     if (options->save_latents)
         TRY(save_latents(&g));
-    TRY(sara_model_need(model, SARA_STAGE_DECODE));
+    TRY(begin_decoding(&g));
     for (int i = 0; i < g.count; i++)
         TRY(generate_decode(&g, &result[i], i));
     TRY(sara_model_truncate(model, applied));

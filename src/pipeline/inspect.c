@@ -98,6 +98,7 @@ sara_status sara_model_inspect_sized(sara_context *ctx, sara_model_report *repor
     sara_model_report result = {0};
     sara_base base;
     sara_status status;
+    TRY(sara_model_need_part(model, 0)); /* it is gone over again and again */
     add_components(&result, model);
     inspect_add_kind(&result, model);
     for (size_t i = 0; i < sizeof(round_values) / sizeof(*round_values); i++)

@@ -212,7 +212,7 @@ static sara_status measure_part(measure *m, int part, double *original2)
     const sara_applied *applied = m->base->parts[part].applied;
     const sara_params *params = &m->base->parts[part].network->params;
     sara_status status;
-    TRY(sara_model_need((sara_model *)(uintptr_t)m->base, m->base->family->parts[part].stages));
+    TRY(sara_model_need_part(m->base, part));
     for (size_t i = 0; i < params->count; i++) {
         m->change2 = m->original2 = 0;
         m->last = NULL;

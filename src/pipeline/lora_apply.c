@@ -25,17 +25,11 @@ static sara_status check_lora(sara_context *ctx, sara_model *model,
     return status;
 }
 
-static sara_status apply_part(sara_context *ctx, sara_model *model, int part, sara_lora_file *file,
-                              double strength)
+static sara_status apply_part(sara_model *model, int part, sara_lora_file *file, double strength)
 {
-    sara_model_part *to = &model->parts[part];
     sara_status status;
-    if (!to->applied) {
-        TRY(sara_applied_new(ctx, &to->applied, &to->network->params, NULL));
-        if (!to->network->there)
-            TRY(sara_applied_leave(to->applied));
-    }
-    TRY(sara_applied_add_low_rank(to->applied, file, strength));
+    TRY(sara_model_begin_applied(model, part, NULL));
+    TRY(sara_applied_add_low_rank(model->parts[part].applied, file, strength));
 done:
     return status;
 }
@@ -59,7 +53,7 @@ static sara_status apply_lora(sara_context *ctx, sara_model *model,
                  source->path);
     for (int i = 0; i < model->family->part_count; i++)
         if (set.parts[i].count > 0 && (model->family->parts[i].stages & stages))
-            TRY(apply_part(ctx, model, i, &set.parts[i], strength));
+            TRY(apply_part(model, i, &set.parts[i], strength));
 done:
     sara_lora_set_free(&set);
     return status;

@@ -285,11 +285,13 @@ static sara_status load_parts(sara_model *model, const sara_model_options *optio
     else
         TRY(load_scheduler(model));
     TRY(load_part(model, 0, model->storage));
-    TRY(sara_network_read(model->denoiser));
-    sara_network_close_files(model->denoiser);
     TRY(model_choose_prediction(model, options));
-    if (!model->denoiser_only)
+    if (model->denoiser_only) { /* nothing comes before it */
+        TRY(sara_network_read(model->denoiser));
+        sara_network_close_files(model->denoiser);
+    } else {
         TRY(load_others(model, options));
+    }
     warn_of_doubles(model);
 done:
     return status;

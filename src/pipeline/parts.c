@@ -70,6 +70,31 @@ done:
     return status;
 }
 
+sara_status sara_model_need_part(const sara_model *model, int part)
+{
+    return part_need(&((sara_model *)(uintptr_t)model)->parts[part]);
+}
+
+sara_status sara_model_need_changed(const sara_model *model, int part)
+{
+    const sara_applied *applied = model->parts[part].applied;
+    bool changed = applied && sara_applied_count(applied) > 0;
+    return changed ? sara_model_need_part(model, part) : SARA_OK;
+}
+
+sara_status sara_model_begin_applied(sara_model *model, int part, const sara_base *base)
+{
+    sara_model_part *to = &model->parts[part];
+    sara_status status;
+    if (to->applied)
+        return SARA_OK;
+    TRY(sara_applied_new(model->ctx, &to->applied, &to->network->params, base));
+    if (!to->network->there)
+        TRY(sara_applied_leave(to->applied));
+done:
+    return status;
+}
+
 sara_status sara_model_check_files(const sara_model *model, unsigned stages)
 {
     sara_status status = SARA_OK;

@@ -98,6 +98,13 @@ bool sara_model_has_part(const sara_model *model, int part);
 bool sara_model_is_vae(const sara_model *model, int part);
 /* Reads the values of the parts that these stages need, where they are not there. */
 SARA_NODISCARD sara_status sara_model_need(sara_model *model, unsigned stages);
+/* Those of a part, and of it where adapters change it: values that come into memory are no change
+ * of the model. */
+SARA_NODISCARD sara_status sara_model_need_part(const sara_model *model, int part);
+SARA_NODISCARD sara_status sara_model_need_changed(const sara_model *model, int part);
+/* Begins a part's set of adapters where it has none. base: the part's, NULL: it is not known. */
+SARA_NODISCARD sara_status sara_model_begin_applied(sara_model *model, int part,
+                                                    const sara_base *base);
 /* SARA_ERROR_IO where the files of parts that are yet to be read for them were written to. */
 SARA_NODISCARD sara_status sara_model_check_files(const sara_model *model, unsigned stages);
 /* Gives back the values of the parts that none of these stages needs. */

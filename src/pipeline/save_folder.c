@@ -28,8 +28,9 @@ static sara_status save_denoiser(sara_context *ctx, const char *folder, const sa
 {
     sara_params *params = &model->denoiser->params;
     sara_save_list list;
-    sara_status status = SARA_OK;
+    sara_status status;
     sara_save_list_init(&list, ctx);
+    TRY(sara_model_need_changed(model, 0));
     for (size_t i = 0; i < sara_params_all(params); i++)
         TRY(sara_save_list_param(&list, NULL, NULL, &params->items[i], dtype));
     TRY(write_list(&list, folder, model->denoiser->class->stem));
@@ -59,6 +60,7 @@ static sara_status save_component(sara_context *ctx, const char *to, const sara_
     sara_status status;
     sara_save_list_init(&list, ctx);
     list.applied = model->parts[part].applied;
+    TRY(sara_model_need_changed(model, part));
     TRY(sara_model_component(model, &component, part));
     TRY(sara_component_weights(&component, &weights));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {

@@ -102,7 +102,7 @@ sara_status sara_save_list_param(sara_save_list *list, const char *name, const s
     const void *data = param->value.data;
     void *converted;
     sara_status status;
-    if (wanted != param->value.dtype) {
+    if (wanted != param->value.dtype || !data) {
         TRY(sara_save_list_own(list, &converted, count * sara_dtype_size(wanted)));
         TRY(store_param(list->ctx, converted, wanted, param));
         data = converted;

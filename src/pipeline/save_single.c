@@ -182,6 +182,7 @@ static sara_status add_other_part(single *s, int part)
     sara_weights *weights = NULL;
     written w = {.s = s};
     sara_status status;
+    TRY(sara_model_need_changed(s->model, part));
     TRY(sara_model_component(s->model, &component, part));
     TRY(sara_component_weights(&component, &weights));
     TRY(sara_network_ldm_shape(s->model->parts[part].network, &w.shape));

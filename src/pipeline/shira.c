@@ -166,11 +166,8 @@ static sara_status check_shira(sara_context *ctx, sara_model *model,
                                const sara_adapter_source *source, bool force)
 {
     sara_adapter adapter;
-    sara_status status = sara_model_need(model, SARA_STAGE_DENOISE);
+    sara_status status = read_all(&adapter, source, model, force);
     (void)ctx;
-    if (status != SARA_OK)
-        return status;
-    status = read_all(&adapter, source, model, force);
     sara_adapter_free(&adapter);
     return status;
 }

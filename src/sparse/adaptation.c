@@ -85,10 +85,9 @@ static bool is_due(const sara_adaptation *a)
 
 size_t sara_adaptation_bytes(const sara_adaptation *a)
 {
-    bool will_reselect = a->optimizer->steps <= a->options.progressive_iter;
     size_t total = (size_t)sara_trainables_total(&a->optimizer->trainables);
-    /* positions anew and, of 16-bit parameters, masters */
-    return a->first.masks || will_reselect ? total * (sizeof(uint32_t) + sizeof(float)) : 0;
+    /* positions anew and, of 16-bit parameters, masters: once it has reselected */
+    return a->options.progressive_iter >= 0 ? total * (sizeof(uint32_t) + sizeof(float)) : 0;
 }
 
 /* ------------------------------------------------------------------------------ the first mask */

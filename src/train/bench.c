@@ -250,8 +250,10 @@ static sara_status open_trainer(bench *b)
     t->flags.pixels = 1;
     TRY(make_batches(b));
     t->source = sara_batches_source(t->batches);
-    if (t->method)
+    if (t->method) {
         TRY(sara_trainer_make_optimizer(t));
+        TRY(sara_trainer_settle(t));
+    }
     TRY(sara_trainer_plan_memory(t));
     TRY(sara_trainer_make_tape(t));
     if (t->method && t->method->begin)

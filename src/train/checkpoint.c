@@ -235,7 +235,7 @@ void sara_checkpoint_clear(sara_context *ctx, sara_checkpoint *checkpoint)
     *checkpoint = (sara_checkpoint){NULL, NULL};
 }
 
-sara_status sara_checkpoint_take(trainer *t)
+sara_status sara_checkpoint_count(trainer *t)
 {
     const sara_config config = {t->ctx, t->checkpoint.manifest, t->checkpoint.folder};
     sara_run_state taken;
@@ -246,7 +246,6 @@ sara_status sara_checkpoint_take(trainer *t)
     TRY(sara_config_int(&config, &taken.micro_batches, "micro_batches", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped, "skipped", 0, 0, INT64_MAX));
     TRY(sara_config_int(&config, &taken.skipped_in_row, "skipped_in_row", 0, 0, INT64_MAX));
-    TRY(t->method->load(t, t->checkpoint.folder));
     status = sara_optimizer_restore(t->optimizer, steps, adam_steps);
     if (status != SARA_OK)
         return sara_fail_in(t->ctx, status, t->checkpoint.folder);

@@ -11,8 +11,8 @@
 
 /* checkpoint.c: writes checkpoint-N (N: optimiser steps), then prunes to the limit. */
 SARA_NODISCARD sara_status sara_checkpoint_save(trainer *t);
-/* Puts the trained values, the optimiser and the counters where they were. */
-SARA_NODISCARD sara_status sara_checkpoint_take(trainer *t);
+/* Puts the counters where they were; the method's load() does it with what is trained. */
+SARA_NODISCARD sara_status sara_checkpoint_count(trainer *t);
 
 /* state.c: the moments of all trainables, and an I32 vector of the method's for each, of as many
  * values as are trained; NULL: none. */

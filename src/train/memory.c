@@ -286,23 +286,24 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static void plan_find_peak(sara_memory_plan *p)
+void sara_memory_find_peak(sara_memory_plan *p)
 {
+    const size_t steps = p->weights + p->optimizer;
     const struct {
         size_t bytes;
         const char *name;
-    } stages[] = {{p->optimizer + p->activations, "in training"},
+    } stages[] = {{steps + p->activations, "in training"},
                   {p->optimizer + p->texts, "while texts are encoded"},
                   {p->optimizer + p->encoder, "while images are encoded"},
-                  {p->optimizer + p->pictures, "while pictures are drawn"},
-                  {p->begin, "while entries are chosen"},
-                  {p->later, "in the second phase"}};
+                  {steps + p->pictures, "while pictures are drawn"},
+                  {p->begin ? p->weights + p->begin : 0, "while entries are chosen"},
+                  {p->later ? p->weights + p->later : 0, "in the second phase"}};
     size_t most = 0;
     for (size_t i = 1; i < sizeof(stages) / sizeof(*stages); i++)
         if (stages[i].bytes > stages[most].bytes)
             most = i;
     p->stage = stages[most].name;
-    p->peak = stages[most].bytes + p->weights + p->other;
+    p->peak = stages[most].bytes + p->other;
 }
 
 sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
@@ -329,7 +330,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     }
     TRY(beginning(t, &p.begin, s));
     TRY(turning(t, &p.later, s));
-    plan_find_peak(&p);
+    sara_memory_find_peak(&p);
     *out = p;
 done:
     return status;
@@ -356,10 +357,12 @@ static void plan_announce(const trainer *t, const sara_memory_plan *p)
 {
     sara_bytes_text texts[6], chosen;
     char choosing[96] = "";
-    size_t encoding = larger(p->encoder, p->texts), most = larger(p->pictures, encoding);
-    const char *instead = most <= p->activations ? ""
-                          : most == encoding     ? ", instead of activations for encoding "
-                                                 : ", instead of activations for pictures ";
+    size_t encoding = larger(p->encoder, p->texts), steps = p->weights + p->activations;
+    bool encodes = encoding > larger(steps, p->weights + p->pictures);
+    bool draws = !encodes && p->pictures > p->activations;
+    const char *instead = encodes ? ", instead of weights and activations for encoding "
+                          : draws ? ", instead of activations for pictures "
+                                  : "";
     if (p->begin)
         snprintf(choosing, sizeof(choosing),
                  ", instead of optimizer and activations for choosing entries %s",
@@ -372,8 +375,9 @@ static void plan_announce(const trainer *t, const sara_memory_plan *p)
              "memory: weights %s, optimizer %s, activations %s, other %s%s%s%s, peak %s %s",
              sara_bytes_format(&texts[0], p->weights), sara_bytes_format(&texts[1], p->optimizer),
              sara_bytes_format(&texts[2], p->activations), sara_bytes_format(&texts[3], p->other),
-             instead, *instead ? sara_bytes_format(&texts[4], most) : "", choosing,
-             sara_bytes_format(&texts[5], p->peak), p->stage);
+             instead,
+             *instead ? sara_bytes_format(&texts[4], encodes ? encoding : p->pictures) : "",
+             choosing, sara_bytes_format(&texts[5], p->peak), p->stage);
 }
 
 sara_status sara_trainer_plan_memory(trainer *t)

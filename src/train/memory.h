@@ -27,6 +27,8 @@ typedef struct sara_memory_plan {
 } sara_memory_plan;
 
 /* memory.c: by a pass that computes nothing. */
+/* The peak and its stage of the plan's other numbers: the denoiser is read when all is encoded. */
+void sara_memory_find_peak(sara_memory_plan *plan);
 SARA_NODISCARD sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                                  const sara_memory_setting *setting);
 size_t sara_memory_weights(const sara_model *model, bool narrow); /* of the denoiser */

@@ -40,6 +40,9 @@ typedef struct sara_method {
      * is not what the optimiser has at first, and has sara_trainer_use() make the optimiser. The
      * number of steps is known. */
     sara_status (*prepare)(trainer *t);
+    /* With the denoiser's values in memory, which prepare() need not find there: what is made of
+     * them, before a checkpoint is loaded. Or NULL. */
+    sara_status (*settle)(trainer *t);
     /* Before the first step of a run, when all is encoded and memory is planned: what can be chosen
      * only then takes the place of what is trained. Or NULL. */
     sara_status (*begin)(trainer *t);

@@ -54,6 +54,8 @@ static sara_status load_model(trainer *t)
     sara_status status;
     TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
               : sara_model_load(t->ctx, &t->model, path, &options));
+    if (o->replay) /* nothing is encoded: what comes first is read once */
+        TRY(sara_model_need(t->model, SARA_STAGE_DENOISE));
     if (o->max_sequence_length && !t->model->family->without)
         TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
                       "--max_sequence_length %d: %s has no T5 text encoder; that goes with SD3 and "
@@ -180,6 +182,7 @@ done:
     return status;
 }
 
+/* What the checkpoint's files hold comes later, with the denoiser's values. */
 static sara_status resume(trainer *t)
 {
     sara_status status = SARA_OK;
@@ -187,7 +190,7 @@ static sara_status resume(trainer *t)
         TRY(sara_checkpoint_check_run(
             t->ctx, &t->checkpoint, t->identity,
             t->method->changing ? t->method->changing(t) : (const char *const[]){NULL}));
-        TRY(sara_checkpoint_take(t));
+        TRY(sara_checkpoint_count(t));
     }
     t->started_at = t->optimizer->steps;
     if (t->checkpoint.folder)
@@ -253,7 +256,8 @@ unsigned sara_trainer_stages(const trainer *t)
     return SARA_STAGE_DENOISE | (t->source->encodes_anew ? SARA_STAGE_IMAGES : 0);
 }
 
-/* Texts, then images; each part of the model goes after its last use. */
+/* Texts, then images; each part of the model goes after its last use, and the denoiser comes
+ * last. */
 static sara_status encode(trainer *t)
 {
     sara_status status;
@@ -262,6 +266,17 @@ static sara_status encode(trainer *t)
     TRY(sara_batches_fill(t->batches));
     sara_model_give_back(t->model, sara_trainer_stages(t));
     TRY(sara_model_need(t->model, sara_trainer_stages(t)));
+done:
+    return status;
+}
+
+sara_status sara_trainer_settle(trainer *t)
+{
+    sara_status status = SARA_OK;
+    if (t->method->settle)
+        TRY(t->method->settle(t));
+    if (t->checkpoint.folder)
+        TRY(t->method->load(t, t->checkpoint.folder));
 done:
     return status;
 }
@@ -297,6 +312,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_trainer_plan_memory(t));
     TRY(sara_trainer_check_space(t));
     TRY(encode(t));
+    TRY(sara_trainer_settle(t));
     TRY(sara_run_log_open(&t->run, t->started_at, t->state.skipped_in_row));
     TRY(open_events(t));
     TRY(sara_trainer_make_tape(t));

@@ -64,6 +64,8 @@ void sara_trainer_close(trainer *t);
 /* Its parts, which need the model: what is trained, with its optimiser; once the plan of memory is
  * made, the tape with its memory. */
 SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);
+/* With the denoiser's values in memory: what the method and the checkpoint make of them. */
+SARA_NODISCARD sara_status sara_trainer_settle(trainer *t);
 /* For a method's prepare(): the optimiser of the trainables, which it takes over, as the options
  * and t->learning_rate have it. */
 SARA_NODISCARD sara_status sara_trainer_use(trainer *t, sara_trainables *trainables);

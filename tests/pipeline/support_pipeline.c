@@ -101,6 +101,7 @@ sara_model *test_model_stored(test_pipe *pipe, const char *path, bool unet_only,
     const sara_model_options options = {.unet_only = unet_only, .weight_dtype = weight_dtype};
     sara_model *model = NULL;
     assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, path, &options));
+    assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_DENOISE));
     return model;
 }
 

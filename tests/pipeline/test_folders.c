@@ -63,6 +63,7 @@ static sara_model *load(fixture *f, const char *path, const sara_model_options *
 {
     sara_model *model = NULL;
     assert_ok(f->ctx, sara_model_load(f->ctx, &model, path, options));
+    assert_ok(f->ctx, sara_model_need(model, SARA_STAGE_DENOISE));
     return model;
 }
 

@@ -59,6 +59,7 @@ static int setup(void **state)
     f->folder = test_folder();
     f->adapter = in_folder(f, "adapter.safetensors");
     assert_ok(f->ctx, sara_model_load(f->ctx, &f->model, BASE, NULL));
+    assert_ok(f->ctx, sara_model_need(f->model, SARA_STAGE_DENOISE));
     const sara_params *params = &f->model->denoiser->params;
     f->original = calloc(params->count, sizeof(*f->original));
     for (size_t i = 0; i < params->count; i++) {
@@ -153,6 +154,7 @@ static void test_save_in_f32(void **state)
     assert_int_equal(report.rounded_away, 0);
     assert_true(report.rounding_error == 0);
     assert_ok(f->ctx, sara_model_load(f->ctx, &again, out, NULL));
+    assert_ok(f->ctx, sara_model_need(again, SARA_STAGE_DENOISE));
     const sara_params *params = &f->model->denoiser->params;
     for (size_t i = 0; i < params->count; i++)
         memcpy(f->original[i], params->items[i].value.data,
@@ -178,6 +180,7 @@ static void test_save_rounds(void **state)
     assert_int_equal(report.rounded_away, 1);
     assert_true(report.rounding_error > 1e-6 && report.rounding_error < 1e-2);
     assert_ok(f->ctx, sara_model_load(f->ctx, &again, out, NULL));
+    assert_ok(f->ctx, sara_model_need(again, SARA_STAGE_DENOISE));
     assert_int_equal(again->denoiser->params.items[0].stored, SARA_F16);
     assert_int_equal(differing(again, f->original), selected(f) - 1);
     sara_model_free(again);
@@ -208,6 +211,7 @@ static void test_save_carries_along(void **state)
     }
     sara_model *again;
     assert_ok(f->ctx, sara_model_load(f->ctx, &again, out, NULL));
+    assert_ok(f->ctx, sara_model_need(again, SARA_STAGE_DENOISE));
     assert_int_equal(differing(again, f->original), 0);
     sara_model_free(again);
     free(out);

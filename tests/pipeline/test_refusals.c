@@ -22,6 +22,7 @@ static int setup(void **state)
     f->ctx = test_context();
     f->folder = test_folder();
     assert_ok(f->ctx, sara_model_load(f->ctx, &f->model, SARA_TEST_EMOJI "/base", NULL));
+    assert_ok(f->ctx, sara_model_need(f->model, SARA_STAGE_DENOISE));
     sara_generate_options_init(&f->options);
     f->options.prompt = "a cat";
     f->options.steps = 1;

@@ -2,6 +2,8 @@
 #include "support/memory.h"
 #include "support_pipeline.h"
 
+#include "pipeline/metadata.h"
+
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,7 +20,6 @@ static bool is_there(const sara_model *model, int part)
 
 static void assert_there(const sara_model *model, bool text, bool vae)
 {
-    assert_true(is_there(model, TEST_DENOISER));
     assert_int_equal(is_there(model, TEST_TEXT), text);
     assert_int_equal(is_there(model, TEST_VAE), vae);
 }
@@ -47,6 +48,7 @@ static void test_need_and_give_back(void **state)
     sara_model *model = test_model(pipe, TEST_BASE, false);
     size_t size, again;
     assert_there(model, false, false);
+    assert_true(is_there(model, TEST_DENOISER));
     assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT | SARA_STAGE_DENOISE));
     assert_there(model, true, false);
     assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_IMAGES));
@@ -56,6 +58,7 @@ static void test_need_and_give_back(void **state)
     assert_there(model, false, true);
     sara_model_release(model);
     assert_there(model, false, false);
+    assert_true(is_there(model, TEST_DENOISER));
     assert_ok(pipe->ctx, sara_model_need(model, SARA_STAGE_TEXT | SARA_STAGE_DECODE));
     assert_there(model, true, true);
     assert_memory_equal(values_of(pipe, model, TEST_TEXT, &again), text, size);
@@ -247,12 +250,116 @@ static void test_prompts_ahead(void **state)
     sara_model_free(model);
 }
 
+/* ------------------------------------------------------------------------ the denoiser, too */
+
+/* As the command has it: nothing is in memory before it is needed, or after. */
+static sara_model *opened(sara_context *ctx)
+{
+    sara_model *model = NULL;
+    assert_ok(ctx, sara_model_load(ctx, &model, TEST_BASE, NULL));
+    assert_false(is_there(model, TEST_DENOISER));
+    assert_there(model, false, false);
+    return model;
+}
+
+static const uint8_t *draw_releasing(test_pipe *pipe, sara_model *model, const char *adapter)
+{
+    sara_generate_options options;
+    sara_image *images = NULL;
+    uint8_t *pixels = NULL;
+    int count;
+    sara_generate_options_init(&options);
+    options.prompt = "red face";
+    options.negative_prompt = "sad";
+    options.steps = 2;
+    options.width = 32;
+    options.height = 16;
+    options.release_parts = true;
+    if (adapter)
+        assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, adapter, 1, false));
+    assert_false(is_there(model, TEST_DENOISER));
+    assert_ok(pipe->ctx, sara_generate_encode(pipe->ctx, model, &options));
+    assert_false(is_there(model, TEST_DENOISER));
+    assert_ok(pipe->ctx, sara_generate(pipe->ctx, &images, &count, model, &options));
+    assert_false(is_there(model, TEST_DENOISER));
+    assert_there(model, false, true);
+    assert_ok(pipe->ctx, sara_arena_alloc(&pipe->strings, &pixels, PICTURE_SIZE, 1));
+    memcpy(pixels, images[0].pixels, PICTURE_SIZE);
+    sara_images_free(pipe->ctx, images, count);
+    return pixels;
+}
+
+/* Adapters that were applied before it is read are on it then. */
+static void test_denoiser(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, TEST_BASE, false);
+    const char *adapter = test_adapter(pipe, "ink.safetensors", model, 7, 0.05f);
+    const uint8_t *expected = draw(pipe, model, "red face");
+    assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, adapter, 1, false));
+    const uint8_t *inked = draw(pipe, model, "red face");
+    sara_model_free(model);
+    model = opened(pipe->ctx);
+    assert_memory_equal(draw_releasing(pipe, model, NULL), expected, PICTURE_SIZE);
+    assert_memory_equal(draw_releasing(pipe, model, adapter), inked, PICTURE_SIZE);
+    assert_memory_not_equal(inked, expected, PICTURE_SIZE);
+    sara_model_free(model);
+}
+
+/* What adapters change is exported, saved and measured though the denoiser was not read. */
+static void test_denoiser_saved(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *const folders[] = {test_text(pipe, "%s/read", pipe->folder),
+                                   test_text(pipe, "%s/unread", pipe->folder)};
+    char sha256[2][65];
+    for (int i = 0; i < 2; i++) {
+        sara_model *model = i ? opened(pipe->ctx) : test_model(pipe, TEST_BASE, false);
+        const char *adapter = test_adapter(pipe, "ink.safetensors", model, 7, 0.05f);
+        bool changed;
+        assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, adapter, 1, false));
+        assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, folders[i], NULL));
+        assert_ok(pipe->ctx, sara_model_is_changed(model, &changed));
+        assert_true(changed);
+        sara_model_free(model);
+        assert_ok(pipe->ctx, sara_sha256_file(pipe->ctx, sha256[i],
+                                              test_text(pipe, "%s/unet/" VAE_FILE, folders[i])));
+    }
+    assert_string_equal(sha256[0], sha256[1]);
+}
+
+/* Where there is no room for the decoder beside it, the denoiser goes without being asked to. */
+static void test_no_room(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_context *own = pipe->ctx;
+    sara_model *model = test_model(pipe, TEST_BASE, false);
+    const uint8_t *expected = draw(pipe, model, "red face");
+    assert_true(is_there(model, TEST_DENOISER));
+    const uint64_t bytes = (uint64_t)sara_network_bytes(model->denoiser);
+    sara_model_free(model);
+    const sara_context_options limited = {.size = sizeof(limited),
+                                          .memory_limit = bytes + (1 << 20)};
+    assert_ok(own, sara_context_new(&pipe->ctx, &limited));
+    model = opened(pipe->ctx);
+    assert_memory_equal(draw(pipe, model, "red face"), expected, PICTURE_SIZE);
+    assert_false(is_there(model, TEST_DENOISER));
+    assert_there(model, false, true);
+    sara_model_free(model);
+    sara_context_free(pipe->ctx);
+    pipe->ctx = own;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_CASE(test_need_and_give_back),
-                                       TEST_CASE(test_drawn_stays), TEST_CASE(test_changed_files),
+                                       TEST_CASE(test_drawn_stays),
+                                       TEST_CASE(test_changed_files),
                                        TEST_CASE(test_interrupted),
                                        TEST_CASE(test_failing_allocations),
-                                       TEST_CASE(test_prompts_ahead)};
+                                       TEST_CASE(test_prompts_ahead),
+                                       TEST_CASE(test_denoiser),
+                                       TEST_CASE(test_denoiser_saved),
+                                       TEST_CASE(test_no_room)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,6 +17,7 @@ enum { VAE = 1, TEXT }; /* parts of the emoji model */
 typedef struct taken {
     size_t now, peak;
     size_t at[2]; /* when the first two steps were reported */
+    size_t encoding; /* the most when an image was */
 } taken;
 
 static void *take(void *user, size_t size)
@@ -117,6 +118,8 @@ static void note_step(void *user, const sara_progress *progress)
     taken *t = user;
     if (strcmp(progress->phase, "train") == 0 && progress->step <= 2)
         t->at[progress->step - 1] = t->now;
+    if (strcmp(progress->phase, "cache") == 0 && t->now > t->encoding)
+        t->encoding = t->now;
 }
 
 /* The pictures after a step leave nothing behind for the next. */
@@ -131,11 +134,36 @@ static void test_after_pictures(void **state)
     assert_true(memory.at[0] > 0 && memory.at[1] < memory.at[0] + ((size_t)1 << 20));
 }
 
+/* The denoiser is in memory only when all is encoded, with the optimiser's choice made already. */
+static void test_denoiser_last(void **state)
+{
+    test_run *run = *state;
+    static const char *const methods[] = {"sara", "lora", "shira", "ltsft"};
+    sara_model *model = NULL;
+    test_run_take_images(run, 1);
+    run->options.max_train_steps = 2;
+    assert_ok(run->ctx, sara_model_load(run->ctx, &model, SARA_TEST_EMOJI "/base", NULL));
+    const size_t weights = bytes_of(model, 0);
+    sara_model_free(model);
+    for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++) {
+        bool whole = strcmp(methods[i], "ltsft") == 0; /* it trains all: 12 bytes an entry */
+        taken memory = {0};
+        sara_context *ctx = counted(&memory, note_step);
+        run->options.method = methods[i];
+        test_run_output(run, methods[i]);
+        assert_ok(ctx, sara_train(ctx, NULL, &run->options));
+        sara_context_free(ctx);
+        assert_true(memory.encoding > 0 && memory.at[0] > weights);
+        assert_true(memory.encoding < (whole ? 4 * weights : weights));
+    }
+}
+
 static void check_cached(void *user, const sara_progress *progress)
 {
     sara_model *const *model = user;
     assert_string_equal(progress->phase, "cache");
     assert_false((*model)->parts[TEXT].network->there);
+    assert_false((*model)->denoiser->there);
     assert_true((*model)->vae->there);
 }
 
@@ -300,13 +328,39 @@ static void test_phases(void **state)
     assert_string_equal(cached.stage, "while pictures are drawn");
     run->options.validation_prompt_count = 0;
     const sara_memory_plan bare = plan_of(run, "bare", &denoiser, &vae, &text);
-    assert_int_equal(bare.peak, bare.weights + bare.optimizer + bare.other + bare.encoder);
-    assert_string_equal(bare.stage, "while images are encoded");
-    run->options.center_crop = false;
-    run->options.resolution = 16;
-    const sara_memory_plan small = plan_of(run, "small", &denoiser, &vae, &text);
-    assert_int_equal(small.peak, small.weights + small.optimizer + small.other + small.texts);
-    assert_string_equal(small.stage, "while texts are encoded");
+    assert_int_equal(bare.peak, bare.weights + bare.optimizer + bare.other + bare.activations);
+    assert_string_equal(bare.stage, "in training");
+}
+
+/* The denoiser is read when all is encoded, as test_encoding tells. */
+static void test_stage_of_peak(void **state)
+{
+    const struct {
+        size_t activations, texts, encoder, pictures, begin, later, peak;
+        const char *stage;
+    } cases[] = {
+        {100, 1109, 1109, 99, 0, 0, 1120, "in training"},
+        {100, 1111, 1110, 99, 0, 0, 1121, "while texts are encoded"},
+        {100, 1111, 1112, 99, 0, 0, 1122, "while images are encoded"},
+        {100, 1111, 1112, 103, 0, 0, 1123, "while pictures are drawn"},
+        {100, 1111, 1112, 103, 114, 0, 1124, "while entries are chosen"},
+        {100, 1111, 1112, 103, 114, 115, 1125, "in the second phase"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        sara_memory_plan p = {.weights = 1000,
+                              .optimizer = 10,
+                              .other = 10,
+                              .activations = cases[i].activations,
+                              .texts = cases[i].texts - 10,
+                              .encoder = cases[i].encoder - 10,
+                              .pictures = cases[i].pictures,
+                              .begin = cases[i].begin,
+                              .later = cases[i].later};
+        sara_memory_find_peak(&p);
+        assert_int_equal(p.peak, cases[i].peak);
+        assert_string_equal(p.stage, cases[i].stage);
+    }
 }
 
 /* The allocator's peak over a whole run is the plan's, but for the program, its libraries and what
@@ -339,11 +393,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {TEST_CASE(test_cached),
                                        TEST_CASE(test_after_pictures),
+                                       TEST_CASE(test_denoiser_last),
                                        TEST_CASE(test_encoding),
                                        TEST_CASE(test_drawn_anew),
                                        TEST_CASE(test_pictures_are_the_models),
                                        TEST_CASE(test_changed_vae),
                                        TEST_CASE(test_phases),
+                                       cmocka_unit_test(test_stage_of_peak),
                                        TEST_CASE(test_peak)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

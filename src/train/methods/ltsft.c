@@ -93,15 +93,19 @@ static sara_status ltsft_prepare(trainer *t)
     bool kept;
     sara_status status;
     TRY(find_entries_kept(t, &selection, &kept));
-    if (kept) {
+    if (kept)
         TRY(use_kept(t, &selection));
-    } else {
-        TRY(keep_base(t));
+    else
         TRY(sara_whole_use(t, &t->model->denoiser->params));
-    }
 done:
     sara_selection_free(t->ctx, &selection);
     return status;
+}
+
+/* Before the first phase, or what is left of it, changes the base's values. */
+static sara_status ltsft_settle(trainer *t)
+{
+    return ltsft_of(t)->selected.adaptation ? sara_selective_settle(t) : keep_base(t);
 }
 
 /* ------------------------------------------------------------------------------- between phases */
@@ -244,6 +248,7 @@ const sara_method sara_method_ltsft = {
     .open = sara_selective_open,
     .check = sara_selective_check,
     .prepare = ltsft_prepare,
+    .settle = ltsft_settle,
     .turn = ltsft_turn,
     .turns_to = ltsft_turns_to,
     .schedule = ltsft_schedule,

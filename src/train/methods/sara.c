@@ -180,6 +180,7 @@ const sara_method sara_method_sara = {
     .check = sara_selective_check,
     .small = sara_mask_threshold,
     .prepare = sara_prepare,
+    .settle = sara_selective_settle,
     .begin = sara_begin,
     .begin_bytes = sara_begin_bytes,
     .resolve = sara_resolve,

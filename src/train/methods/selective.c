@@ -36,13 +36,20 @@ sara_status sara_selective_use(trainer *t, sara_selection *selection,
     sara_status status;
     TRY(check_room(t, selection));
     TRY(sara_trainables_select(t->ctx, &trainables, selection));
-    if (s->origin.is)
-        TRY(sara_trainables_start(&trainables, &s->start, s->origin.strength));
-    sara_adapter_free(&s->start);
     TRY(sara_trainer_use(t, &trainables));
     TRY(sara_adaptation_new(t->ctx, &s->adaptation, t->optimizer, options));
 done:
     sara_trainables_free(&trainables);
+    return status;
+}
+
+sara_status sara_selective_settle(trainer *t)
+{
+    selective *s = selective_of(t);
+    sara_status status = SARA_OK;
+    if (s->origin.is)
+        status = sara_trainables_start(&t->optimizer->trainables, &s->start, s->origin.strength);
+    sara_adapter_free(&s->start);
     return status;
 }
 

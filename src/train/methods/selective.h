@@ -7,7 +7,7 @@
 typedef struct selective {
     sara_adaptation *adaptation;
     sara_origin origin;
-    sara_adapter start;       /* the origin's, until the optimiser has its values */
+    sara_adapter start;       /* the origin's, until the parameters have its values */
     double start_threshold;   /* its threshold; NaN: none */
     int64_t progressive_iter; /* -1: never */
     bool reselection_moves;   /* a resumed run's, with the number of steps */
@@ -19,10 +19,12 @@ static inline selective *selective_of(const trainer *t)
 }
 
 /* selective.c: for prepare(), or once nothing is trained: has sara_trainer_use() make
- * an optimiser of the selection, which it takes over, from the origin's values on if there is one,
- * and adapts it. A selection that is not finite, or for which there is no room, is refused. */
+ * an optimiser of the selection, which it takes over, and adapts it. A selection that is not
+ * finite, or for which there is no room, is refused. */
 SARA_NODISCARD sara_status sara_selective_use(trainer *t, sara_selection *selection,
                                               const sara_adaptation_options *options);
+/* Gives what is trained the origin's values, if there is one. */
+SARA_NODISCARD sara_status sara_selective_settle(trainer *t);
 /* What is trained so far is trained no longer; its memory goes. Until others are used there is no
  * optimiser, and where that fails the run ends as the last checkpoint has it. */
 void sara_selective_drop(trainer *t);

@@ -169,6 +169,7 @@ const sara_method sara_method_shira = {
     .open = sara_selective_open,
     .check = shira_check,
     .prepare = shira_prepare,
+    .settle = sara_selective_settle,
     .resolve = shira_resolve,
     .describe = shira_describe,
     .bytes = sara_selective_bytes,
