@@ -233,7 +233,7 @@ done:
 }
 
 /* Whether the decoder, with what its pass takes, has room beside the denoiser. */
-static sara_status has_room(const generation *g, bool *out)
+static sara_status decoder_has_room(const generation *g, bool *out)
 {
     const sara_model *model = g->model;
     const sara_shape shape = sara_shape4(1, g->channels, g->height, g->width);
@@ -260,7 +260,7 @@ static sara_status begin_decoding(generation *g)
 {
     bool beside;
     sara_status status;
-    TRY(has_room(g, &beside));
+    TRY(decoder_has_room(g, &beside));
     if (g->options->release_parts || !beside) {
         sara_tape_trim(g->tape);
         sara_model_give_back(g->model, SARA_STAGE_DECODE);
