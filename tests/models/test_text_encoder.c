@@ -204,7 +204,8 @@ static void test_dry_pass(void **state)
         sara_free(r.ctx, bias->grad);
         run_close(&r);
     }
-    assert_in_range(reached[0], reached[1] / 2, reached[1]); /* oneDNN's scratch is not foretold */
+    /* oneDNN's scratch is not foretold, and two pieces of attention's are planned as one. */
+    assert_in_range(reached[0], reached[1] / 2, reached[1] + 32 * sizeof(float));
 }
 
 /* The gradient of the pooled states reaches the parameters: against finite differences. */
