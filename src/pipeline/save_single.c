@@ -34,6 +34,7 @@ static sara_status add_denoiser(single *s)
     sara_ldm_shape shape;
     sara_status status;
     TRY(sara_network_ldm_shape(denoiser, &shape)); /* without one there are no places */
+    TRY(sara_model_need_changed(s->model, 0));
     TRY(sara_save_list_network(&s->list, denoiser, denoiser_prefix(s), s->dtype));
 done:
     return status;

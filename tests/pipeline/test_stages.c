@@ -312,12 +312,16 @@ static void test_denoiser_saved(void **state)
     test_pipe *pipe = *state;
     const char *const folders[] = {test_text(pipe, "%s/read", pipe->folder),
                                    test_text(pipe, "%s/unread", pipe->folder)};
-    char sha256[2][65];
+    char sha256[2][65], single[2][65];
     for (int i = 0; i < 2; i++) {
+        const char *file = test_text(pipe, "%s/%d.safetensors", pipe->folder, i);
         sara_model *model = i ? opened(pipe->ctx) : test_model(pipe, TEST_BASE, false);
         const char *adapter = test_adapter(pipe, "ink.safetensors", model, 7, 0.05f);
         bool changed;
         assert_ok(pipe->ctx, sara_model_apply(pipe->ctx, model, adapter, 1, false));
+        assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, file, NULL));
+        assert_ok(pipe->ctx, sara_sha256_file(pipe->ctx, single[i], file));
+        sara_model_give_back(model, i ? 0 : SARA_STAGE_DENOISE);
         assert_ok(pipe->ctx, sara_model_save(pipe->ctx, NULL, model, folders[i], NULL));
         assert_ok(pipe->ctx, sara_model_is_changed(model, &changed));
         assert_true(changed);
@@ -326,6 +330,7 @@ static void test_denoiser_saved(void **state)
                                               test_text(pipe, "%s/unet/" VAE_FILE, folders[i])));
     }
     assert_string_equal(sha256[0], sha256[1]);
+    assert_string_equal(single[0], single[1]);
 }
 
 /* Where there is no room for the decoder beside it, the denoiser goes without being asked to. */
