@@ -52,6 +52,15 @@ static void on_signal(int number)
         notice = 0;
 }
 
+/* oneDNN's sgemm (2.6) keeps data below the stack pointer, further than the ABI allows: a handler on
+ * that stack writes over it, and the product writes over the heap. */
+static void use_own_stack(void)
+{
+    static char memory[1 << 16];
+    const stack_t own = {.ss_sp = memory, .ss_size = sizeof(memory)};
+    (void)sigaltstack(&own, NULL); /* it fails for arguments alone, which these are not */
+}
+
 /* What a shell or nohup has set to be ignored stays so. */
 static void catch_signal(int number)
 {
@@ -60,7 +69,7 @@ static void catch_signal(int number)
         return;
     memset(&action, 0, sizeof(action));
     action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
+    action.sa_flags = SA_RESTART | SA_ONSTACK;
     sigaction(number, &action, NULL);
 }
 
@@ -79,6 +88,7 @@ int cli_open(cli *c)
         return cli_fail_context(c, status);
     interrupted_context = c->ctx;
     notice = c->view->terminal;
+    use_own_stack();
     catch_signal(SIGINT);
     catch_signal(SIGTERM);
     catch_signal(SIGHUP);
