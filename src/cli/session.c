@@ -56,8 +56,8 @@ static void on_signal(int number)
  * that stack writes over it, and the product writes over the heap. */
 static void use_own_stack(void)
 {
-    static char memory[1 << 16];
-    const stack_t own = {.ss_sp = memory, .ss_size = sizeof(memory)};
+    static char signal_stack[1 << 16];
+    const stack_t own = {.ss_sp = signal_stack, .ss_size = sizeof(signal_stack)};
     (void)sigaltstack(&own, NULL); /* it fails for arguments alone, which these are not */
 }
 
