@@ -96,6 +96,7 @@ static sara_status zero_below(sweep *s, double threshold, int64_t *zeroed)
     sara_status status;
     *zeroed = 0;
     TRY(sara_model_need(s->e.model, SARA_STAGE_DENOISE));
+    sara_network_close_files(s->e.model->denoiser); /* no file has what comes of it */
     for (size_t i = 0; i < params->count && threshold > 0; i++) {
         sara_param *param = &params->items[i];
         TRY(sara_param_read(s->e.ctx, &copy, param));

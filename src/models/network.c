@@ -44,8 +44,12 @@ static sara_status open_network_weights(const sara_network *network, sara_weight
 static sara_status read_from_files(const void *user, void *out, const sara_param *param)
 {
     const sara_weights *weights = ((const sara_network *)user)->weights;
-    return sara_weights_read_as(weights, out, param->value.dtype,
-                                sara_weights_find(weights, param->name));
+    const sara_tensor_info *info = sara_weights_find(weights, param->name);
+    sara_status status;
+    TRY(sara_weights_read_as(weights, out, param->value.dtype, info));
+    TRY(sara_weights_check_unchanged(weights));
+done:
+    return status;
 }
 
 /* What settle() makes of the values is in no file. */
@@ -203,6 +207,8 @@ int64_t sara_network_bytes(const sara_network *network)
 
 void sara_network_close_files(sara_network *network)
 {
+    for (size_t i = 0; i < sara_params_all(&network->params); i++)
+        network->params.items[i].source = NULL;
     sara_weights_close(network->weights);
     network->weights = NULL;
 }

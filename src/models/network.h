@@ -158,6 +158,8 @@ void sara_network_return(sara_tape *tape, sara_network *network, const char *pre
 /* Bytes that its values take at most while it is used: of a streamed class those of its largest
  * piece, which is a block ("encoder.block.3.") or a parameter outside of all blocks. */
 int64_t sara_network_bytes(const sara_network *network);
+/* Of values that are there, and stay for good: what is trained, or changed in place, is in no file
+ * that it could be read from again. */
 void sara_network_close_files(sara_network *network);
 /* Of a folder with config.json and weights; variant NULL: the plain files. */
 SARA_NODISCARD sara_status sara_network_load(sara_device *device, sara_network **out,

@@ -245,9 +245,13 @@ static sara_status decoder_has_room(const generation *g, bool *out)
     TRY(sara_tape_new(g->ctx, &tape, device));
     TRY(sara_tape_leaf(tape, &leaf, &shape, NULL, false));
     TRY(sara_vae_decode(tape, &pixels, model->vae, leaf));
-    uint64_t needed = sara_tape_reached(tape) + sara_nn_device_kept(device) +
-                      (uint64_t)sara_network_bytes(model->denoiser) +
-                      (uint64_t)sara_network_bytes(model->vae);
+    uint64_t needed = sara_tape_reached(tape) + sara_nn_device_kept(device);
+    for (int i = 0; i < model->family->part_count; i++) {
+        const sara_model_part *part = &model->parts[i];
+        bool there = part->network->there || part->network == model->vae;
+        int copies = part->applied && sara_applied_count(part->applied) > 0 ? 2 : 1; /* at most */
+        needed += there ? (uint64_t)sara_network_bytes(part->network) * copies : 0;
+    }
     *out = needed <= sara_memory_limit(g->ctx);
 done:
     sara_tape_free(tape);

@@ -447,10 +447,14 @@ done:
 sara_status sara_model_tell_not_finite(const sara_model *model, sara_status status)
 {
     const sara_params *params = &model->denoiser->params;
-    for (size_t i = 0; status == SARA_ERROR_INPUT && i < params->count; i++)
-        if (model_check_finite(model, &params->items[i]) != SARA_OK)
+    for (size_t i = 0; status == SARA_ERROR_INPUT && i < params->count; i++) {
+        sara_status found = model_check_finite(model, &params->items[i]);
+        if (found == SARA_ERROR_INPUT)
             return sara_fail_in(model->ctx, SARA_ERROR_INPUT,
                                 model->parts[0].elsewhere ? model->parts[0].elsewhere
                                                           : model->path);
+        if (found != SARA_OK)
+            return found;
+    }
     return status;
 }

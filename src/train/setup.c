@@ -54,7 +54,7 @@ static sara_status load_model(trainer *t)
     sara_status status;
     TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
               : sara_model_load(t->ctx, &t->model, path, &options));
-    if (o->replay) /* nothing is encoded: what comes first is read once */
+    if (o->replay && !o->validation_prompt_count) /* nothing is encoded before it */
         TRY(sara_model_need(t->model, SARA_STAGE_DENOISE));
     if (o->max_sequence_length && !t->model->family->without)
         TRY(sara_fail(t->ctx, SARA_ERROR_USAGE,
@@ -266,6 +266,7 @@ static sara_status encode(trainer *t)
     TRY(sara_batches_fill(t->batches));
     sara_model_give_back(t->model, sara_trainer_stages(t));
     TRY(sara_model_need(t->model, sara_trainer_stages(t)));
+    sara_network_close_files(t->model->denoiser); /* its values are about to be trained */
 done:
     return status;
 }

@@ -134,13 +134,59 @@ static void test_sweep_refused(void **state)
     sara_context_free(ctx);
 }
 
+/* The report of a sweep with so much memory (0: all that there is); free(). */
+static char *sweep_within(const char *folder, uint64_t limit)
+{
+    const sara_context_options within = {.size = sizeof(within), .memory_limit = limit};
+    const sara_name prompts = sara_name_of("%s/prompts.txt", folder);
+    sara_zero_sweep_options options;
+    sara_generate_options drawn;
+    sara_eval_options eval;
+    sara_context *ctx;
+    char *report, *kept;
+    sara_generate_options_init(&drawn);
+    drawn.steps = 2;
+    sara_eval_options_init(&eval);
+    eval.model_path = SARA_TEST_EMOJI "/base";
+    eval.clip = SARA_TEST_EMOJI "/clip";
+    eval.prompts = prompts.text;
+    eval.generate = &drawn;
+    sara_zero_sweep_options_init(&options);
+    options.thresholds = "3e-2";
+    options.eval = &eval;
+    assert_ok(ctx, sara_context_new(&ctx, &within));
+    assert_ok(ctx, sara_zero_sweep(ctx, &report, &options));
+    kept = strdup(report);
+    assert_non_null(kept);
+    sara_free(ctx, report);
+    sara_context_free(ctx);
+    return kept;
+}
+
+/* A denoiser that was changed in memory stays there: no file has what it was changed to. */
+static void test_sweep_without_room(void **state)
+{
+    char *folder = test_folder(), *wide, *narrow;
+    const sara_name file = sara_name_of("%s/prompts.txt", folder);
+    FILE *prompts = fopen(file.text, "w");
+    (void)state;
+    assert_non_null(prompts);
+    assert_true(fputs("a fox\nsunset\nsnowman\n", prompts) >= 0);
+    assert_int_equal(fclose(prompts), 0);
+    wide = sweep_within(folder, 0);
+    narrow = sweep_within(folder, 36 << 20);
+    assert_string_equal(narrow, wide);
+    free(wide);
+    free(narrow);
+    test_folder_remove(folder);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory_runs_out),
-        cmocka_unit_test(test_versions),
-        cmocka_unit_test(test_equal_sets),
-        cmocka_unit_test(test_sweep_refused),
+        cmocka_unit_test(test_memory_runs_out),    cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_equal_sets),         cmocka_unit_test(test_sweep_refused),
+        cmocka_unit_test(test_sweep_without_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

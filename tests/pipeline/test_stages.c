@@ -333,6 +333,34 @@ static void test_denoiser_saved(void **state)
     assert_string_equal(single[0], single[1]);
 }
 
+/* What is read of its files before it is in memory is of those that were opened. */
+static void test_denoiser_changed(void **state)
+{
+    test_pipe *pipe = *state;
+    const char *folder = test_linked_model(pipe, "changed");
+    const char *unet = test_text(pipe, "%s-unet", folder);
+    const char *file = test_text(pipe, "%s/" VAE_FILE, unet);
+    const char *line = test_text(pipe, "unet/" VAE_FILE ": was changed");
+    sara_model *model = NULL;
+    const sara_base *base;
+    assert_ok(pipe->ctx, sara_directory_make(pipe->ctx, unet));
+    assert_ok(pipe->ctx, sara_file_copy(pipe->ctx, TEST_BASE "/unet/config.json",
+                                        test_text(pipe, "%s/config.json", unet)));
+    assert_ok(pipe->ctx, sara_file_copy(pipe->ctx, TEST_BASE "/unet/" VAE_FILE, file));
+    test_relink(pipe, folder, "unet", unet);
+    assert_ok(pipe->ctx, sara_model_load(pipe->ctx, &model, folder, NULL));
+    FILE *written = fopen(file, "r+");
+    assert_non_null(written);
+    assert_int_equal(fputc(0x77, written), 0x77);
+    assert_int_equal(fclose(written), 0);
+    assert_refused(pipe->ctx, SARA_ERROR_IO, line, sara_model_base(pipe->ctx, &base, model));
+    assert_refused(
+        pipe->ctx, SARA_ERROR_IO, line,
+        sara_model_save(pipe->ctx, NULL, model, test_text(pipe, "%s/saved", pipe->folder), NULL));
+    assert_refused(pipe->ctx, SARA_ERROR_IO, line, sara_model_need(model, SARA_STAGE_DENOISE));
+    sara_model_free(model);
+}
+
 /* Where there is no room for the decoder beside it, the denoiser goes without being asked to. */
 static void test_no_room(void **state)
 {
@@ -365,6 +393,7 @@ int main(void)
                                        TEST_CASE(test_prompts_ahead),
                                        TEST_CASE(test_denoiser),
                                        TEST_CASE(test_denoiser_saved),
+                                       TEST_CASE(test_denoiser_changed),
                                        TEST_CASE(test_no_room)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -89,6 +89,9 @@ static void check_steps(test_run *run, bool vae)
     assert_there(&t, true);
     sara_model_give_back(t.model, sara_trainer_stages(&t));
     assert_there(&t, vae);
+    sara_model_give_back(t.model, SARA_STAGE_DECODE); /* as where there is no room beside it */
+    assert_true(t.model->denoiser->there);
+    sara_model_give_back(t.model, sara_trainer_stages(&t));
     size_t before = memory.now, gone = bytes_of(t.model, TEXT) + (vae ? 0 : bytes_of(t.model, VAE));
     assert_ok(ctx, sara_model_need(t.model, ~0u));
     assert_true(memory.now >= before + gone);
