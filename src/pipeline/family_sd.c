@@ -248,9 +248,13 @@ done:
 static sara_status sd2_guess(const sara_model *model, const char **prediction, const char **reason)
 {
     double mean = 0;
-    sara_status status = test_forward(&mean, model);
+    sara_status status;
+    TRY(sara_model_need_part(model, 0));
+    TRY(test_forward(&mean, model));
     *prediction = mean < -1 ? "v_prediction" : "epsilon";
     *reason = "by a test forward";
+    sara_network_release(model->denoiser); /* all else comes before it */
+done:
     return status;
 }
 

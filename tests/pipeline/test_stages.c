@@ -333,6 +333,26 @@ static void test_denoiser_saved(void **state)
     assert_string_equal(single[0], single[1]);
 }
 
+/* SD2's files tell what they predict by a pass of the denoiser, which does not stay for it. */
+static void test_forward_at_loading(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = opened(pipe->ctx);
+    const char *prediction = NULL, *reason = NULL;
+    int guesses = 0;
+    for (int i = 0; sara_families[i]; i++) {
+        if (strcmp(sara_families[i]->name, "SD2.x") != 0)
+            continue;
+        assert_ok(pipe->ctx, sara_families[i]->guess(model, &prediction, &reason));
+        assert_string_equal(prediction, "epsilon");
+        assert_string_equal(reason, "by a test forward");
+        assert_false(is_there(model, TEST_DENOISER));
+        guesses++;
+    }
+    assert_true(guesses > 0);
+    sara_model_free(model);
+}
+
 /* What is read of its files before it is in memory is of those that were opened. */
 static void test_denoiser_changed(void **state)
 {
@@ -393,6 +413,7 @@ int main(void)
                                        TEST_CASE(test_prompts_ahead),
                                        TEST_CASE(test_denoiser),
                                        TEST_CASE(test_denoiser_saved),
+                                       TEST_CASE(test_forward_at_loading),
                                        TEST_CASE(test_denoiser_changed),
                                        TEST_CASE(test_no_room)};
     return cmocka_run_group_tests(tests, NULL, NULL);
