@@ -341,7 +341,7 @@ static void test_forward_at_loading(void **state)
     const char *prediction = NULL, *reason = NULL;
     int guesses = 0;
     for (int i = 0; sara_families[i]; i++) {
-        if (strcmp(sara_families[i]->name, "SD2.x") != 0)
+        if (!sara_families[i]->name || strcmp(sara_families[i]->name, "SD2.x") != 0)
             continue;
         assert_ok(pipe->ctx, sara_families[i]->guess(model, &prediction, &reason));
         assert_string_equal(prediction, "epsilon");
