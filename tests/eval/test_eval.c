@@ -142,7 +142,7 @@ static char *sweep_within(const char *folder, uint64_t limit)
     sara_zero_sweep_options options;
     sara_generate_options drawn;
     sara_eval_options eval;
-    sara_context *ctx;
+    sara_context *ctx = NULL;
     char *report, *kept;
     sara_generate_options_init(&drawn);
     drawn.steps = 2;
