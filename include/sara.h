@@ -152,8 +152,8 @@ void sara_model_options_init_sized(sara_model_options *options, size_t size);
     sara_model_options_init_sized((options), sizeof(*(options)))
 
 /* options may be NULL; one that has no effect on this kind of model is SARA_ERROR_USAGE. Errors:
- * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. All parts are checked, and read when they
- * are first needed: their files stay open, and one that is written to or replaced meanwhile is
+ * also SARA_ERROR_IO, SARA_ERROR_INPUT, SARA_ERROR_MEMORY. All parts are checked, and read when
+ * they are first needed: their files stay open, and one that is written to or replaced meanwhile is
  * SARA_ERROR_IO then. Of unet_only the denoiser is read at once. */
 SARA_NODISCARD sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *path,
                                            const sara_model_options *options);

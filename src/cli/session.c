@@ -52,8 +52,8 @@ static void on_signal(int number)
         notice = 0;
 }
 
-/* oneDNN's sgemm (2.6) keeps data below the stack pointer, further than the ABI allows: a handler on
- * that stack writes over it, and the product writes over the heap. */
+/* oneDNN's sgemm (2.6) keeps data below the stack pointer, further than the ABI allows: a handler
+ * on that stack writes over it, and the product writes over the heap. */
 static void use_own_stack(void)
 {
     static char signal_stack[1 << 16];

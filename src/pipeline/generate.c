@@ -262,10 +262,11 @@ done:
 /* The decoder takes the denoiser's place, where that is wanted or there is none beside it. */
 static sara_status begin_decoding(generation *g)
 {
-    bool beside;
+    bool beside = false;
     sara_status status;
-    TRY(decoder_has_room(g, &beside));
-    if (g->options->release_parts || !beside) {
+    if (!g->options->release_parts)
+        TRY(decoder_has_room(g, &beside));
+    if (!beside) {
         sara_tape_trim(g->tape);
         sara_model_give_back(g->model, SARA_STAGE_DECODE);
     }
