@@ -153,7 +153,7 @@ int cmd_bench(cli *c)
          "as of sara train, or forward: no gradient (sara)"},
         {"latent", 0, CLI_INT, &o.latent, 1, 4096, "N",
          "side of the latents, an eighth of the image's (64)"},
-        {"text_length", 0, CLI_INT, &o.text_length, 1, 4096, "N", "states of a text (77; SD3: 154)"},
+        {"text_length", 0, CLI_INT, &o.text_length, 1, 4096, "N", "text states (77; SD3: 154)"},
         {"batch", 0, CLI_INT, &o.batch, 1, 1024, "N", "(1)"},
         {"steps", 0, CLI_INT, &o.steps, 1, 1000, "N", "(3)"},
         {"trainable", 0, CLI_STRING, &o.trainable, 0, 0, "BUDGET",

@@ -134,6 +134,24 @@ void sara_ranking_read_end(sara_context *ctx, sara_params *copy, const sara_rank
     *copy = (sara_params){0};
 }
 
+sara_status sara_ranking_each(sara_context *ctx, const sara_ranking *ranking, sara_ranking_fn fn,
+                              void *user)
+{
+    int threads = sara_threads(ctx);
+    sara_params part;
+    sara_status status = SARA_OK;
+    for (size_t first = 0, next; first < ranking->params->count; first = next) {
+        TRY(sara_ranking_read(ctx, &part, ranking, first));
+        next = first + part.count;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+        for (size_t i = 0; i < part.count; i++)
+            fn(user, &part.items[i], first + i);
+        sara_ranking_read_end(ctx, &part, ranking, first);
+    }
+done:
+    return status;
+}
+
 /* Of parameters from `from` on, counts the magnitudes by their upper bits; or, if prefix is given,
  * those whose upper bits it is by their lower bits. To be called by a team of threads. */
 static void count_share(int64_t *own, const sara_params *part, size_t from, const uint32_t *prefix,

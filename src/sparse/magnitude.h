@@ -40,6 +40,10 @@ SARA_NODISCARD sara_status sara_ranking_read(sara_context *ctx, sara_params *cop
                                              const sara_ranking *ranking, size_t first);
 void sara_ranking_read_end(sara_context *ctx, sara_params *copy, const sara_ranking *ranking,
                            size_t first);
+/* fn of every parameter, the set's at `index`, by several threads. */
+typedef void (*sara_ranking_fn)(void *user, const sara_param *param, size_t index);
+SARA_NODISCARD sara_status sara_ranking_each(sara_context *ctx, const sara_ranking *ranking,
+                                             sara_ranking_fn fn, void *user);
 /* The parameters' own values. */
 sara_ranking sara_ranking_of_values(const sara_params *params);
 /* The magnitude that has `rank` smaller or equal ones before it in ascending order, exactly.

@@ -97,42 +97,24 @@ static void collect_ranked(sara_selected *item, const sara_ranking *r, const sar
     SARA_ASSERT(next == item->count); /* as many as were counted */
 }
 
-static sara_status count_all_ranked(sara_context *ctx, rank_count *counts, const sara_ranking *r,
-                                    uint32_t limit)
+/* What is counted, then collected. */
+typedef struct ranked {
+    const sara_ranking *ranking;
+    rank_count *counts;
+    sara_selected *items;
+    uint32_t limit;
+} ranked;
+
+static void count_one_ranked(void *user, const sara_param *param, size_t index)
 {
-    int threads = sara_threads(ctx);
-    sara_params part;
-    sara_status status = SARA_OK;
-    for (size_t first = 0, next; first < r->params->count; first = next) {
-        TRY(sara_ranking_read(ctx, &part, r, first));
-        next = first + part.count;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t i = 0; i < part.count; i++)
-            counts[first + i] = count_ranked(r, &part.items[i], first + i, limit);
-        sara_ranking_read_end(ctx, &part, r, first);
-    }
-done:
-    return status;
+    const ranked *r = user;
+    r->counts[index] = count_ranked(r->ranking, param, index, r->limit);
 }
 
-static sara_status collect_all_ranked(sara_context *ctx, const sara_selection *result,
-                                      const rank_count *counts, const sara_ranking *r,
-                                      uint32_t limit)
+static void collect_one_ranked(void *user, const sara_param *param, size_t index)
 {
-    int threads = sara_threads(ctx);
-    sara_params part;
-    sara_status status = SARA_OK;
-    for (size_t first = 0, next; first < r->params->count; first = next) {
-        TRY(sara_ranking_read(ctx, &part, r, first));
-        next = first + part.count;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t i = 0; i < part.count; i++)
-            collect_ranked(&result->items[first + i], r, &part.items[i], first + i, limit,
-                           counts[first + i].equal);
-        sara_ranking_read_end(ctx, &part, r, first);
-    }
-done:
-    return status;
+    const ranked *r = user;
+    collect_ranked(&r->items[index], r->ranking, param, index, r->limit, r->counts[index].equal);
 }
 
 /* The largest `most` of all; result's items are zero. */
@@ -142,11 +124,12 @@ static sara_status select_ranked(sara_context *ctx, sara_selection *result, cons
     const size_t params = r->params->count;
     size_t left = (size_t)most;
     rank_count *counts = NULL;
-    uint32_t limit;
+    ranked all = {.ranking = r, .items = result->items};
     sara_status status;
-    TRY(sara_magnitude_select(ctx, &limit, r, sara_params_entries(r->params) - most));
+    TRY(sara_magnitude_select(ctx, &all.limit, r, sara_params_entries(r->params) - most));
     TRY(sara_alloc(ctx, &counts, params, sizeof(*counts)));
-    TRY(count_all_ranked(ctx, counts, r, limit));
+    all.counts = counts;
+    TRY(sara_ranking_each(ctx, r, count_one_ranked, &all));
     for (size_t i = 0; i < params; i++)
         left -= counts[i].above;
     for (size_t i = 0; i < params; i++) {
@@ -156,7 +139,7 @@ static sara_status select_ranked(sara_context *ctx, sara_selection *result, cons
     }
     result->total = most;
     TRY(sara_selection_alloc(ctx, result));
-    TRY(collect_all_ranked(ctx, result, counts, r, limit));
+    TRY(sara_ranking_each(ctx, r, collect_one_ranked, &all));
 done:
     sara_free(ctx, counts);
     return status;

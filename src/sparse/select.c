@@ -137,40 +137,23 @@ static sara_status check_sizes(sara_context *ctx, const sara_params *params)
     return SARA_OK;
 }
 
-static sara_status scan_all(sara_context *ctx, scan *scans, const sara_params *params,
-                            uint32_t limit)
+/* What is scanned, then collected. */
+typedef struct selecting {
+    scan *scans;
+    sara_selected *items;
+    uint32_t limit;
+} selecting;
+
+static void scan_one(void *user, const sara_param *param, size_t index)
 {
-    int threads = sara_threads(ctx);
-    sara_params part;
-    sara_status status = SARA_OK;
-    for (size_t first = 0, next; first < params->count; first = next) {
-        TRY(sara_params_read_from(ctx, &part, params, first));
-        next = first + part.count;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t i = 0; i < part.count; i++)
-            scans[first + i] = scan_param(&part.items[i], limit);
-        sara_params_read_from_end(ctx, &part, params, first);
-    }
-done:
-    return status;
+    const selecting *s = user;
+    s->scans[index] = scan_param(param, s->limit);
 }
 
-static sara_status collect_all(sara_context *ctx, const sara_selection *result,
-                               const sara_params *params, uint32_t limit)
+static void collect_one(void *user, const sara_param *param, size_t index)
 {
-    int threads = sara_threads(ctx);
-    sara_params part;
-    sara_status status = SARA_OK;
-    for (size_t first = 0, next; first < params->count; first = next) {
-        TRY(sara_params_read_from(ctx, &part, params, first));
-        next = first + part.count;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (size_t i = 0; i < part.count; i++)
-            select_collect(&result->items[first + i], &part.items[i], limit);
-        sara_params_read_from_end(ctx, &part, params, first);
-    }
-done:
-    return status;
+    const selecting *s = user;
+    select_collect(&s->items[index], param, s->limit);
 }
 
 /* result's items are allocated and zero. */
@@ -178,15 +161,16 @@ static sara_status select_fill(sara_context *ctx, sara_selection *result, const 
                                scan *scans)
 {
     sara_status status = SARA_OK;
-    uint32_t limit = sara_threshold_magnitude(result->threshold);
-    TRY(scan_all(ctx, scans, params, limit));
+    const sara_ranking values = sara_ranking_of_values(params);
+    selecting s = {scans, result->items, sara_threshold_magnitude(result->threshold)};
+    TRY(sara_ranking_each(ctx, &values, scan_one, &s));
     TRY(check_scans(ctx, scans, params, result->threshold));
     for (size_t i = 0; i < params->count; i++) {
         result->items[i] = (sara_selected){&params->items[i], NULL, scans[i].below};
         result->total += (int64_t)scans[i].below;
     }
     TRY(sara_selection_alloc(ctx, result));
-    TRY(collect_all(ctx, result, params, limit));
+    TRY(sara_ranking_each(ctx, &values, collect_one, &s));
 done:
     return status;
 }
