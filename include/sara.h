@@ -274,6 +274,12 @@ typedef struct sara_adapter_report {
     double relative;               /* change_norm by the norm of what is changed; NaN: no base */
     int64_t width;                 /* of an AdaptFormer's bottlenecks; 0: it is none */
     double scale;                  /* of these */
+    /* Of a textual inversion (method "embedding", layout "diffusers", "A1111" or "clip_l, clip_g"),
+     * which is no adapter and has neither target nor blocks. */
+    int64_t vectors;      /* 0: it is none */
+    int64_t widths[2];    /* of the first text encoder's and the second's; 0: it is for one alone */
+    const char *token;    /* by which it names itself; "": by none */
+    const char *families; /* whose text encoders are as wide; "": of none that is published */
 } sara_adapter_report;
 
 /* What an adapter file holds, a LoRA of others too. It is read and checked as for applying; with a
@@ -416,6 +422,11 @@ typedef struct sara_generate_options {
     /* Parts of the model are given back as soon as their work is done: text encoders before the
      * denoiser is read, that before the pictures are decoded. What comes after reads them again. */
     bool release_parts;
+    /* Files of textual inversion (.safetensors) in this folder and below, which stand in prompts
+     * where their names do (docs/formats.md, "Embeddings"): a file's name among the words,
+     * embedding:NAME, or the token that it names itself by. Files are read when they are named.
+     * NULL: none, and a prompt with embedding:NAME is refused. */
+    const char *embedding_dir;
 } sara_generate_options;
 
 void sara_generate_options_init_sized(sara_generate_options *options, size_t size);
@@ -565,6 +576,8 @@ typedef struct sara_train_options {
     const char *encoder_dtype; /* "auto"; see sara_model_options */
     bool no_t5;            /* see sara_model_options */
     int max_sequence_length; /* of captions, see sara_generate_options; validation has 256. 0: 77 */
+    const char *embedding_dir; /* of the validation prompts, see sara_generate_options; captions are
+                                  text throughout. Files are read once */
 } sara_train_options;
 
 typedef struct sara_train_result {

@@ -162,6 +162,8 @@ typedef struct cli_model {
          (all) ? "encode prompts of any length in chunks; else they are cut" : NULL},              \
         {"lora-model-dir", 0, CLI_STRING, &(g)->lora_model_dir, 0, 0, "DIR",                       \
          (all) ? "<lora:NAME:X> in a prompt applies DIR/NAME.safetensors for it" : NULL},          \
+        {"embedding-dir", 0, CLI_STRING, &(g)->embedding_dir, 0, 0, "DIR",                         \
+         (all) ? "textual inversion: names in prompts are files of it, and below" : NULL},         \
         {"width", 'W', CLI_INT, &(g)->width, 1, 16384, "N",                                        \
          "pixels, a multiple of 8, of SD3 of 16 (the model's)"},                                   \
         {"height", 'H', CLI_INT, &(g)->height, 1, 16384, "N", "pixels, likewise"},                 \

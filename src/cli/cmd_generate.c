@@ -226,6 +226,8 @@ static int parse_generate(cli *c, const cli_option *options, bool *help)
             "fox\"\n"
             "  sara generate -m base -p \"a (red:1.4) fox, [snow]\" -n \"(blurry)\"\n"
             "  sara generate -m base --lora-model-dir runs -p \"a fox <lora:ink:0.8>\"\n"
+            "  sara generate -m base --embedding-dir embeddings -p \"a fox\" -n "
+            "\"(easynegative:1.2)\"\n"
             "  sara generate -m base --adapter a.safetensors --compare -p cat -p dog -o grid.png\n",
         .options = options,
         .refusals = refusals,

@@ -250,7 +250,8 @@ int cmd_inspect(cli *c)
         {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
          "print the token ids of a prompt, padded and cut"},
         {"adapter", 0, CLI_STRING, &r.adapter, 0, 0, "FILE",
-         "show what an adapter holds; with its base (-m) also how far it changes that"},
+         "show what an adapter or an embedding holds; with its base (-m) also how far it "
+         "changes that"},
         {"analyze", 0, CLI_SWITCH, &r.analyze, 0, 0, NULL,
          "magnitudes by kind of layer and block, and what budgets select of them"},
         {"output", 'o', CLI_STRING, &r.page, 0, 0, "FILE.html",
@@ -268,15 +269,17 @@ int cmd_inspect(cli *c)
     const cli_command command = {
         .name = "inspect",
         .summary = "show what a model or an adapter consists of, what budgets train",
-        .usage = "-m DIR | --adapter FILE [-m DIR] [options]",
+        .usage = "-m DIR | [--adapter] FILE [-m DIR] [options]",
         .examples = "  sara inspect -m base\n"
                     "  sara inspect -m base --json\n"
                     "  sara inspect -m base --analyze -o analysis.html\n"
                     "  sara inspect -m base --zero_sweep 1e-4,1e-3 --prompts p.txt --clip clip "
                     "-o sweep.html\n"
                     "  sara inspect --adapter run/adapter.safetensors -m base\n"
+                    "  sara inspect embeddings/easynegative.safetensors\n"
                     "  sara inspect -m base --tokenize \"ink style, a fox\"\n",
         .note = "What pictures are drawn with and measured by goes with --zero_sweep.\n",
+        .operand = "adapter",
         .options = options,
     };
     int code = cli_parse(c, &command, &help);

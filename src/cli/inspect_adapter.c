@@ -104,6 +104,21 @@ static json_t *add_others_json(json_t *root, const sara_adapter_report *report)
     return root;
 }
 
+static json_t *embedding_json(const sara_adapter_report *report)
+{
+    json_t *widths = json_pack("[I]", (json_int_t)report->widths[0]);
+    if (report->widths[1] && json_array_append_new(widths, json_integer(report->widths[1])) != 0) {
+        json_decref(widths);
+        widths = NULL;
+    }
+    return json_pack("{s:s,s:s,s:I,s:o,s:s?,s:s,s:s,s:I,s:I,s:o}", "method", report->method,
+                     "layout", report->layout, "vectors", (json_int_t)report->vectors, "widths",
+                     widths, "token", *report->token ? report->token : NULL, "families",
+                     report->families, "dtype", report->dtype, "file_bytes",
+                     (json_int_t)report->file_bytes, "tensors", (json_int_t)report->tensors,
+                     "metadata", strings_json(report, false));
+}
+
 static json_t *adapter_report_json(const sara_adapter_report *report)
 {
     json_t *options = strings_json(report, true), *metadata = strings_json(report, false);
@@ -121,6 +136,23 @@ static json_t *adapter_report_json(const sara_adapter_report *report)
 }
 
 /* ----------------------------------------------------------------------------------------- text */
+
+static void print_embedding(const sara_adapter_report *report)
+{
+    char token[80];
+    text_escape(token, sizeof(token), report->token);
+    printf("method        embedding (textual inversion), in the layout of %s\n", report->layout);
+    printf("vectors       %lld of width %lld", (long long)report->vectors,
+           (long long)report->widths[0]);
+    if (report->widths[1])
+        printf(" + %lld", (long long)report->widths[1]);
+    printf(", %s, %lld bytes\n", report->dtype, (long long)report->file_bytes);
+    printf("families      %s\n",
+           *report->families ? report->families : "no published one has such text encoders");
+    if (*report->token)
+        printf("token         %s\n", token);
+    printf("\nIn prompts its name stands for it: generate --embedding-dir DIR\n");
+}
 
 static void print_options(const sara_adapter_report *report)
 {
@@ -228,7 +260,10 @@ int inspect_adapter(const cli *c, const char *path, sara_model *base, bool force
     if (status != SARA_OK)
         return cli_fail_context(c, status);
     if (json)
-        code = inspect_print_json(c, adapter_report_json(report));
+        code = inspect_print_json(c, report->vectors ? embedding_json(report)
+                                                     : adapter_report_json(report));
+    else if (report->vectors)
+        print_embedding(report);
     else if (*report->layout || report->width)
         print_other_report(report, base != NULL, force);
     else

@@ -15,6 +15,18 @@ extern const sara_network_class sara_clip_text_projection_class; /* CLIPTextMode
 SARA_NODISCARD sara_status sara_clip_text_forward(sara_tape *tape, sara_var **states,
                                                   sara_var **pooled, sara_network *text, int skip,
                                                   const int32_t *ids, int64_t batch, int64_t count);
+/* Vectors that stand in a text beside those of the encoder's table (textual inversion). */
+typedef struct sara_clip_vectors {
+    const float *data; /* [count][hidden] */
+    int64_t count;
+} sara_clip_vectors;
+/* The same where id -1 is the first of the vectors, -2 the second, ...; NULL: there are none. No
+ * text ends at one of them. */
+SARA_NODISCARD sara_status sara_clip_text_forward_with(sara_tape *tape, sara_var **states,
+                                                       sara_var **pooled, sara_network *text,
+                                                       int skip, const int32_t *ids, int64_t batch,
+                                                       int64_t count,
+                                                       const sara_clip_vectors *vectors);
 
 /* A folder with both towers, their projections and the logits' scale; info.vision. */
 extern const sara_network_class sara_clip_class;

@@ -1,8 +1,8 @@
 #include "pipeline/adapter_kind.h"
 
 const sara_adapter_kind *const sara_adapter_kinds[] = {
-    &sara_adapter_kind_beside, &sara_adapter_kind_own, &sara_adapter_kind_shira,
-    &sara_adapter_kind_lora, NULL};
+    &sara_adapter_kind_beside,    &sara_adapter_kind_own,  &sara_adapter_kind_shira,
+    &sara_adapter_kind_embedding, &sara_adapter_kind_lora, NULL};
 
 #define CONFIG  "adapter_config.json"
 #define WEIGHTS "adapter_model.safetensors"

@@ -51,7 +51,7 @@ SARA_NODISCARD sara_status sara_lora_describe(sara_adapter_report *out, sara_are
 /* NULL ends it. */
 extern const sara_adapter_kind *const sara_adapter_kinds[];
 extern const sara_adapter_kind sara_adapter_kind_own, sara_adapter_kind_lora,
-    sara_adapter_kind_beside, sara_adapter_kind_shira;
+    sara_adapter_kind_beside, sara_adapter_kind_shira, sara_adapter_kind_embedding;
 
 /* path: a file, or a folder with adapter_config.json and adapter_model.safetensors (PEFT's) or with
  * pytorch_lora_weights.safetensors (diffusers'). What is of no kind is SARA_ERROR_INPUT that says

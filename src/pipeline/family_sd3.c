@@ -216,17 +216,20 @@ static sara_status encode_t5(sara_context *ctx, float *rows, const sara_model *m
     const size_t count = (size_t)sara_text_sequence(source);
     sara_tape *tape = NULL;
     int32_t *ids = NULL;
+    char *text = NULL;
     const float *values;
     sara_var *states;
     sara_status status;
     TRY(sara_alloc(ctx, &ids, count, sizeof(*ids)));
-    TRY(sara_tokenizer_pad_to(part->tokenizer, ids, count, NULL, prompt->text));
+    TRY(sara_prompt_t5_text(ctx, &text, prompt));
+    TRY(sara_tokenizer_pad_to(part->tokenizer, ids, count, NULL, text));
     TRY(sara_tape_new(ctx, &tape, model->device));
     TRY(sara_t5_forward(tape, &states, part->network, ids, 1, (int64_t)count));
     TRY(sara_tape_read(tape, &values, states));
     memcpy(rows, values, (size_t)sara_shape_count(&states->shape) * sizeof(*rows));
 done:
     sara_tape_free(tape);
+    sara_free(ctx, text);
     sara_free(ctx, ids);
     return status;
 }

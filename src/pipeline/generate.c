@@ -323,6 +323,7 @@ sara_status sara_generate_check_model(sara_context *ctx, sara_model *model,
     TRY(sara_generate_options_settle(ctx, options, given, model));
     TRY(sara_generate_options_check(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
+    TRY(sara_prompts_embed(ctx, model, &g.prompts, options, true));
     TRY(check_loras(&g, model));
     TRY(choose_generation(&g));
     TRY(sara_sampler_new(ctx, &sampler, &g.scheduler, options->steps));
@@ -346,6 +347,7 @@ sara_status sara_generate(sara_context *ctx, sara_image **images, int *count, sa
     TRY(sara_generate_options_settle(ctx, options, given, model));
     TRY(sara_generate_options_check(ctx, model, options));
     TRY(sara_prompts_read(ctx, &g.prompts, options));
+    TRY(sara_prompts_embed(ctx, model, &g.prompts, options, false));
     TRY(sara_prompts_apply(ctx, model, &g.prompts, options, ~0U)); /* until the images are there */
     TRY(prepare(&g));
     sara_model_tell_clip(model, g.scheduler.kind);

@@ -47,6 +47,8 @@ static sara_status check_generation_prompts(sara_context *ctx, const sara_genera
                          *negative ? ", negative prompt " : "", negative);
     sara_status status = sara_prompts_read(ctx, &prompts, options);
     if (status == SARA_OK && tell)
+        status = sara_prompts_check_embeddings(ctx, &prompts, options);
+    if (status == SARA_OK && tell)
         sara_prompts_tell(ctx, &prompts, options->long_prompt);
     sara_prompts_free(ctx, &prompts);
     if (status == SARA_OK && options->save_latents) {

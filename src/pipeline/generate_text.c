@@ -82,6 +82,48 @@ done:
     return status;
 }
 
+#define TI_HASH 12 /* digits of A1111's */
+
+/* `NAME: HASH`, the name without what A1111 leaves out of it. */
+static sara_status embedding_put(sara_buffer *line, const sara_embedding *embedding, bool first)
+{
+    char own[256], *to = own;
+    sara_status status;
+    for (const char *at = embedding->name; *at && to < own + sizeof(own) - 1; at++)
+        if (*at != ':' && *at != ',')
+            *to++ = *at;
+    *to = '\0';
+    TRY(sara_buffer_put(line, first ? ", TI hashes: \"" : ", "));
+    TRY(append_escaped(line, own));
+    TRY(sara_buffer_put(line, sara_name_of(": %.*s", TI_HASH, embedding->sha256).text));
+done:
+    return status;
+}
+
+/* `, TI hashes: "easynegative: 0123456789ab"`, as A1111 has it, or nothing. *out: sara_free(). */
+static sara_status embeddings_text(sara_context *ctx, char **out, sara_model *model,
+                                   const sara_generate_options *options)
+{
+    sara_buffer line = {.ctx = ctx};
+    sara_prompts prompts = {0};
+    sara_status status;
+    TRY(sara_prompts_read(ctx, &prompts, options));
+    TRY(sara_prompts_embed(ctx, model, &prompts, options, false));
+    const sara_prompt *texts[] = {&prompts.text, &prompts.negative};
+    TRY(sara_buffer_put(&line, ""));
+    for (size_t t = 0; t < 2; t++)
+        for (size_t i = 0; i < texts[t]->embedding_count; i++)
+            if (!t || !sara_prompt_has_embedding(texts[0], &texts[1]->embeddings[i]))
+                TRY(embedding_put(&line, &texts[t]->embeddings[i], !line.data[0]));
+    TRY(sara_buffer_put(&line, line.data[0] ? "\"" : ""));
+    *out = line.data;
+    line.data = NULL;
+done:
+    sara_buffer_free(&line);
+    sara_prompts_free(ctx, &prompts);
+    return status;
+}
+
 /* The last part of a path, cut: without a file's ending; in quotes, as A1111 has it, where it would
  * break the line of settings. *out: sara_free(). */
 static sara_status name_text(sara_context *ctx, char **out, const char *path, bool cut)
@@ -139,7 +181,7 @@ sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
     sara_generate_options own, *options = &own;
     const char *negative, *hash;
     sara_scheduler_config scheduler;
-    char *adapters = NULL, *name = NULL, *vae = NULL;
+    char *adapters = NULL, *embeddings = NULL, *name = NULL, *vae = NULL;
     sara_status status;
     TRY(sara_generate_options_settle(ctx, options, given, model));
     negative = options->negative_prompt;
@@ -147,20 +189,22 @@ sara_status sara_generate_text(sara_context *ctx, char **out, sara_model *model,
     TRY(sara_generate_scheduler(ctx, &scheduler, model, options));
     TRY(sara_model_picture_hash(ctx, &hash, model));
     TRY(adapters_text(ctx, &adapters, model, options));
+    TRY(embeddings_text(ctx, &embeddings, model, options));
     TRY(name_text(ctx, &name, model->path, model->single != NULL));
     TRY(vae_text(ctx, &vae, model));
     status = sara_format(
         ctx, out,
         "%s%s%s\nSteps: %d, Sampler: %s%s, CFG scale: %g, Seed: %llu, Size: %dx%d, "
-        "Model hash: %.*s, Model: %s%s%s%s, Version: sara %s",
+        "Model hash: %.*s, Model: %s%s%s%s%s, Version: sara %s",
         options->prompt, has_negative ? "\nNegative prompt: " : "", has_negative ? negative : "",
         options->steps, sara_sampler_kind_name(scheduler.kind),
         scheduler.use_karras_sigmas ? " Karras" : "", options->guidance_scale,
         (unsigned long long)(options->seed + (uint64_t)index), width, height, SHORT_HASH, hash,
-        name, vae, emphasis_text(options, negative), adapters, sara_version());
+        name, vae, emphasis_text(options, negative), adapters, embeddings, sara_version());
 done:
     sara_free(ctx, name);
     sara_free(ctx, vae);
     sara_free(ctx, adapters);
+    sara_free(ctx, embeddings);
     return status;
 }

@@ -207,7 +207,7 @@ sara_status sara_adapter_inspect(sara_context *ctx, sara_adapter_report **out, c
     *out = NULL;
     TRY(sara_alloc_zero(ctx, &result, 1, sizeof(*result)));
     sara_arena_init(&result->adapter.arena, ctx);
-    result->shown.layout = "";
+    result->shown.layout = result->shown.token = result->shown.families = "";
     result->shown.alpha_low = result->shown.alpha_high = result->shown.relative = (double)NAN;
     TRY(sara_adapter_source_open(ctx, &source, path));
     if (base)

@@ -1,5 +1,5 @@
 /* Loading a model folder. */
-#include "pipeline/pipeline.h"
+#include "pipeline/embedding.h"
 
 static sara_status missing_model(sara_context *ctx, const char *path)
 {
@@ -403,6 +403,7 @@ void sara_model_free(sara_model *model)
     for (size_t i = 0; i < model->prompt_count; i++)
         sara_kept_prompt_free(model->ctx, &model->prompts[i]);
     sara_free(model->ctx, model->prompts);
+    sara_embedding_folder_free(model->embeddings);
     sara_free(model->ctx, model->adapters);
     for (int i = 0; i < SARA_MOST_PARTS; i++) {
         sara_tokenizer_free(model->parts[i].tokenizer);

@@ -65,6 +65,8 @@ struct sara_model {
     struct sara_kept_prompt *prompts; /* encoded ahead */
     size_t prompt_count, prompt_capacity;
     const sara_prompt_store *prompt_store; /* NULL: none */
+    bool keeps_embeddings;                 /* files of embeddings are read once */
+    struct sara_embedding_folder *embeddings; /* NULL until then */
 };
 
 /* As sara_model_load() with its denoiser alone. */
@@ -189,12 +191,23 @@ typedef struct sara_lora {
     char *name, *path;
     double strength;
 } sara_lora;
+#define SARA_EMBEDDED_ENCODERS 2 /* CLIP's, that vectors may be for */
+/* Vectors that stand in a prompt for words of it (textual inversion). */
+typedef struct sara_embedding {
+    char *name, *path; /* its file's: without folder and ending; with both */
+    char sha256[65];   /* of the file */
+    int64_t count;     /* of vectors */
+    /* Of each CLIP text encoder of the model, [count][width]; NULL: there is none. */
+    float *vectors[SARA_EMBEDDED_ENCODERS];
+    int64_t widths[SARA_EMBEDDED_ENCODERS];
+} sara_embedding;
 /* A part of a prompt that has a weight of its own. */
 typedef struct sara_prompt_part {
     size_t start, size; /* bytes of the prompt's text */
     double weight;
     bool is_break; /* the word BREAK, which begins a new chunk; it has no text */
     bool is_blank;
+    int embedding; /* 1 + which stands for the text; 0: none */
 } sara_prompt_part;
 /* A prompt's text without the brackets that weigh it. */
 typedef struct sara_prompt {
@@ -204,6 +217,8 @@ typedef struct sara_prompt {
     bool weighted;           /* some weight is not 1 */
     bool has_and, has_break; /* these words are in it */
     char *note;              /* what of A1111's syntax is in it and not supported; NULL: nothing */
+    sara_embedding *embeddings; /* in the order in which they first appear */
+    size_t embedding_count, embedding_capacity;
 } sara_prompt;
 /* text: valid UTF-8; what: which prompt, for errors. breaks: the word BREAK begins a new chunk.
  * SARA_ERROR_USAGE for a weight that is no number or beyond 100, and for brackets more than 1000
@@ -214,17 +229,21 @@ SARA_NODISCARD sara_status sara_prompt_parse(sara_context *ctx, sara_prompt *out
 SARA_NODISCARD sara_status sara_prompt_literal(sara_context *ctx, sara_prompt *out,
                                                const char *text);
 void sara_prompt_free(sara_context *ctx, sara_prompt *prompt);
+bool sara_prompt_is_blank(const char *text, size_t size);
 
 /* A prompt's ids as the text encoder takes them. */
 typedef struct sara_prompt_chunks {
-    int32_t *ids;   /* [count][length], each with start, end and padding */
+    /* [count][length], each with start, end and padding; -1 is the first vector of the prompt's
+     * first embedding, and so on through all of them */
+    int32_t *ids;
     float *weights; /* of the ids; 1 for start, end and padding */
     size_t count, length;
     size_t cut; /* ids left out */
     size_t id_capacity, weight_capacity;
 } sara_prompt_chunks;
 /* Without long_prompt one chunk, cut; with it as A1111 does: where a chunk is full, what follows
- * its last comma, if that is near, goes to the next. SARA_ERROR_USAGE for more than 64 chunks.
+ * its last comma, if that is near, goes to the next, and an embedding's vectors stay together.
+ * SARA_ERROR_USAGE for more than 64 chunks.
  * sara_prompt_chunks_free() even after an error. */
 SARA_NODISCARD sara_status sara_prompt_chunks_make(sara_context *ctx, sara_prompt_chunks *out,
                                                    const sara_tokenizer *tokenizer,
@@ -253,6 +272,24 @@ SARA_NODISCARD sara_status sara_prompts_apply(sara_context *ctx, sara_model *mod
                                               unsigned stages);
 /* Logs the weights, if there are any, and what is not supported. breaks: as they were parsed. */
 void sara_prompts_tell(sara_context *ctx, const sara_prompts *prompts, bool breaks);
+
+/* prompt_embeddings.c: checks what can be said of embeddings without a model: the folder, and that
+ * what prompts name as embedding:NAME is there. */
+SARA_NODISCARD sara_status sara_prompts_check_embeddings(sara_context *ctx,
+                                                         const sara_prompts *prompts,
+                                                         const sara_generate_options *options);
+/* Puts embeddings of the options' folder into the prompts where their names stand. tell: logs
+ * which. */
+SARA_NODISCARD sara_status sara_prompts_embed(sara_context *ctx, sara_model *model,
+                                              sara_prompts *prompts,
+                                              const sara_generate_options *options, bool tell);
+/* As the model's T5 takes it: without embeddings and what they stand for. *out: sara_free(). */
+SARA_NODISCARD sara_status sara_prompt_t5_text(sara_context *ctx, char **out,
+                                               const sara_prompt *prompt);
+/* Whether its file is one of the prompt's. */
+bool sara_prompt_has_embedding(const sara_prompt *prompt, const sara_embedding *embedding);
+/* From now on the model keeps the embeddings that it reads, of one folder. */
+void sara_model_keep_embeddings(sara_model *model);
 
 #define SARA_MAX_START_LATENTS 4096 /* that init_latents may hold */
 
@@ -327,8 +364,7 @@ SARA_NODISCARD sara_status sara_prompts_encode(sara_context *ctx, sara_prompt_st
                                                sara_model *model, const sara_prompts *prompts,
                                                bool guided, const sara_text_source *source);
 /* How many states the options' prompt comes to. */
-SARA_NODISCARD sara_status sara_prompt_length(sara_context *ctx, int64_t *length,
-                                              const sara_model *model,
+SARA_NODISCARD sara_status sara_prompt_length(sara_context *ctx, int64_t *length, sara_model *model,
                                               const sara_generate_options *options);
 /* Of a text without weights. *out: sara_text_states_free(), even after an error. */
 SARA_NODISCARD sara_status sara_model_encode_text(sara_context *ctx, sara_text_states *out,

@@ -105,7 +105,7 @@ done:
     return status;
 }
 
-sara_status sara_prompt_length(sara_context *ctx, int64_t *length, const sara_model *model,
+sara_status sara_prompt_length(sara_context *ctx, int64_t *length, sara_model *model,
                                const sara_generate_options *options)
 {
     const sara_text_source source = {"prompt", options->long_prompt, options->max_sequence_length};
@@ -113,6 +113,7 @@ sara_status sara_prompt_length(sara_context *ctx, int64_t *length, const sara_mo
     sara_status status;
     TRY(needs_text(ctx, model));
     TRY(sara_prompts_read(ctx, &prompts, options));
+    TRY(sara_prompts_embed(ctx, model, &prompts, options, false));
     TRY(model->family->measure(ctx, length, model, &prompts.text, &source));
 done:
     sara_prompts_free(ctx, &prompts);

@@ -78,24 +78,56 @@ done:
     return status;
 }
 
-static sara_status add_id(chunk_maker *m, int32_t id, float weight)
+/* Begins another chunk where the last is full, if there may be several. */
+static sara_status make_chunk_room(chunk_maker *m, bool comma)
 {
-    bool comma = id == m->marks.comma;
     sara_status status = SARA_OK;
     for (; m->breaks > 0; m->breaks--)
         TRY(next_chunk(m));
-    bool full = m->used == m->room;
-    if (full && !m->several) {
-        m->out->cut++;
+    if (!m->several)
         return SARA_OK;
-    }
-    if (full && !comma && m->comma > 0 && m->room - m->comma < COMMA_REACH)
+    if (m->used == m->room && !comma && m->comma > 0 && m->room - m->comma < COMMA_REACH)
         TRY(split_at_comma(m));
     if (m->used == m->room)
         TRY(next_chunk(m));
-    put_id(m, id, weight);
+done:
+    return status;
+}
+
+static void put_or_cut(chunk_maker *m, int32_t id, float weight)
+{
+    if (m->used == m->room)
+        m->out->cut++;
+    else
+        put_id(m, id, weight);
+}
+
+static sara_status add_id(chunk_maker *m, int32_t id, float weight)
+{
+    bool comma = id == m->marks.comma;
+    sara_status status;
+    TRY(make_chunk_room(m, comma));
+    put_or_cut(m, id, weight);
     if (comma)
         m->comma = m->used;
+done:
+    return status;
+}
+
+/* All of them in one chunk, if there may be several. */
+static sara_status add_embedding(chunk_maker *m, const sara_prompt *prompt, int number,
+                                 float weight)
+{
+    const size_t count = (size_t)prompt->embeddings[number].count;
+    int32_t first = -1;
+    sara_status status;
+    for (int i = 0; i < number; i++)
+        first -= (int32_t)prompt->embeddings[i].count;
+    TRY(make_chunk_room(m, false));
+    if (m->several && m->used > 0 && m->used + count > m->room)
+        TRY(next_chunk(m));
+    for (size_t i = 0; i < count; i++)
+        put_or_cut(m, first - (int32_t)i, weight);
 done:
     return status;
 }
@@ -118,6 +150,10 @@ sara_status sara_prompt_chunks_make(sara_context *ctx, sara_prompt_chunks *out,
         size_t count = 0;
         if (part->is_break) {
             m.breaks++;
+            continue;
+        }
+        if (part->embedding) {
+            TRY(add_embedding(&m, prompt, part->embedding - 1, (float)part->weight));
             continue;
         }
         TRY(sara_tokenizer_append(tokenizer, &ids, &count, &capacity, prompt->text + part->start,

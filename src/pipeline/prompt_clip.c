@@ -62,6 +62,9 @@ typedef struct clip_texts {
     sara_prompt_chunks chunks[SARA_MOST_PARTS]; /* of each encoder, as many of one length */
     sara_tape *tape;
     float *chunk; /* the states of one */
+    const sara_prompt *prompt;
+    float *vectors; /* of its embeddings for the encoder, one after the other */
+    int64_t vector_count;
     bool warned;
 } clip_texts;
 
@@ -80,12 +83,13 @@ static const sara_text_info *clip_info(const clip_texts *t, int encoder)
 static sara_status clip_encode_chunk(const clip_texts *t, int encoder, float *states, float *pooled,
                                      const int32_t *ids, int64_t length)
 {
+    const sara_clip_vectors vectors = {t->vectors, t->vector_count};
     const float *values;
     sara_var *out, *whole = NULL;
     sara_status status;
-    TRY(sara_clip_text_forward(t->tape, &out, pooled ? &whole : NULL,
-                               clip_part(t, encoder)->network, t->uses[encoder].skip, ids, 1,
-                               length));
+    TRY(sara_clip_text_forward_with(t->tape, &out, pooled ? &whole : NULL,
+                                    clip_part(t, encoder)->network, t->uses[encoder].skip, ids, 1,
+                                    length, &vectors));
     TRY(sara_tape_read(t->tape, &values, out));
     memcpy(states, values, (size_t)sara_shape_count(&out->shape) * sizeof(*states));
     if (pooled) {
@@ -97,13 +101,39 @@ done:
     return status;
 }
 
+/* The vectors of the prompt's embeddings for an encoder. */
+static sara_status take_vectors(clip_texts *t, int encoder)
+{
+    const int64_t hidden = clip_info(t, encoder)->hidden_size;
+    size_t used = 0;
+    sara_status status = SARA_OK;
+    sara_free(t->ctx, t->vectors);
+    t->vectors = NULL;
+    t->vector_count = 0;
+    for (size_t i = 0; i < t->prompt->embedding_count; i++)
+        t->vector_count += t->prompt->embeddings[i].count;
+    if (t->vector_count == 0)
+        return SARA_OK;
+    TRY(sara_alloc(t->ctx, &t->vectors, (size_t)t->vector_count, (size_t)hidden * sizeof(float)));
+    for (size_t i = 0; i < t->prompt->embedding_count; i++) {
+        const sara_embedding *embedding = &t->prompt->embeddings[i];
+        size_t count = (size_t)(embedding->count * hidden);
+        SARA_ASSERT(embedding->widths[encoder] == hidden);
+        memcpy(t->vectors + used, embedding->vectors[encoder], count * sizeof(float));
+        used += count;
+    }
+done:
+    return status;
+}
+
 /* Into rows of states `width` apart. pooled: NULL where it is not wanted */
 static sara_status clip_encode_chunks(clip_texts *t, int encoder, float *states, int64_t width,
                                       float *pooled, const char *what)
 {
     const sara_prompt_chunks *chunks = &t->chunks[encoder];
     int64_t length = (int64_t)chunks->length, hidden = clip_info(t, encoder)->hidden_size;
-    sara_status status = SARA_OK;
+    sara_status status;
+    TRY(take_vectors(t, encoder));
     for (size_t i = 0; i < chunks->count; i++) {
         const float *weights = chunks->weights + i * chunks->length;
         TRY(clip_encode_chunk(t, encoder, t->chunk, i ? NULL : pooled,
@@ -146,6 +176,7 @@ static void clip_texts_free(clip_texts *t)
         sara_prompt_chunks_free(t->ctx, &t->chunks[i]);
     sara_tape_free(t->tape);
     sara_free(t->ctx, t->chunk);
+    sara_free(t->ctx, t->vectors);
 }
 
 sara_status sara_clip_measure(sara_context *ctx, int64_t *length, const sara_model *model,
@@ -186,7 +217,7 @@ sara_status sara_clip_encode(sara_context *ctx, sara_text_states *out, const sar
                              const sara_clip_use *uses, int count, const sara_prompt *prompt,
                              const sara_text_source *source)
 {
-    clip_texts t = {.ctx = ctx, .model = model, .uses = uses, .count = count};
+    clip_texts t = {.ctx = ctx, .model = model, .uses = uses, .count = count, .prompt = prompt};
     size_t width, column = 0, pooled = 0;
     sara_status status;
     TRY(make_chunks(&t, prompt, source));

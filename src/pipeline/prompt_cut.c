@@ -43,11 +43,17 @@ static sara_status tell_t5(sara_context *ctx, const sara_tokenizer *tokenizer,
 {
     const long long most = sara_text_sequence(source);
     int32_t *ids = NULL;
+    char *text = NULL;
     size_t count;
     sara_status status;
-    TRY(sara_tokenizer_encode(tokenizer, &ids, &count, prompt->text));
+    TRY(sara_prompt_t5_text(ctx, &text, prompt));
+    TRY(sara_tokenizer_encode(tokenizer, &ids, &count, text));
     if (prompt->weighted)
         sara_log(ctx, SARA_LOG_INFO, "the %s's weights scale CLIP's states; T5 takes it without",
+                 source->name);
+    if (prompt->embedding_count)
+        sara_log(ctx, SARA_LOG_INFO,
+                 "the %s's embeddings are for CLIP; T5 takes it without them and their names",
                  source->name);
     if (count > (size_t)most)
         sara_log(ctx, SARA_LOG_WARNING,
@@ -56,6 +62,7 @@ static sara_status tell_t5(sara_context *ctx, const sara_tokenizer *tokenizer,
                  most < SARA_MOST_SEQUENCE ? "; generate --max_sequence_length takes more" : "");
 done:
     sara_free(ctx, ids);
+    sara_free(ctx, text);
     return status;
 }
 

@@ -7,13 +7,17 @@ static const char positive[] = "prompt", negative[] = "negative prompt";
 static bool is_same_part(const sara_prompt_part *a, const sara_prompt_part *b)
 {
     return a->size == b->size && a->weight == b->weight && a->is_break == b->is_break &&
-           a->is_blank == b->is_blank;
+           a->is_blank == b->is_blank && a->embedding == b->embedding;
 }
 
 static bool is_same_prompt(const sara_prompt *a, const sara_prompt *b)
 {
-    if (a->count != b->count || strcmp(a->text, b->text) != 0)
+    if (a->count != b->count || a->embedding_count != b->embedding_count ||
+        strcmp(a->text, b->text) != 0)
         return false;
+    for (size_t i = 0; i < a->embedding_count; i++)
+        if (strcmp(a->embeddings[i].sha256, b->embeddings[i].sha256) != 0)
+            return false;
     for (size_t i = 0; i < a->count; i++)
         if (!is_same_part(&a->parts[i], &b->parts[i]))
             return false;
@@ -70,6 +74,19 @@ void sara_kept_prompt_free(sara_context *ctx, sara_kept_prompt *kept)
     sara_text_states_free(ctx, &kept->states);
 }
 
+/* Where embeddings are in the prompt, and of which files. */
+static sara_status hash_embeddings(sara_sha256 *hash, const sara_prompt *prompt)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; prompt->embedding_count > 0 && i < prompt->count; i++)
+        TRY(sara_sha256_add(hash, &prompt->parts[i].embedding, sizeof(prompt->parts[i].embedding)));
+    for (size_t i = 0; i < prompt->embedding_count; i++)
+        TRY(sara_sha256_add(hash, prompt->embeddings[i].sha256,
+                            sizeof(prompt->embeddings[i].sha256)));
+done:
+    return status;
+}
+
 /* Of the prompt, what the tokenizers make of its text, and the adapters that are on encoders. */
 static sara_status prompt_key(const sara_model *model, char out[65], const sara_prompt *prompt,
                               const sara_kept_prompt *kept)
@@ -86,6 +103,7 @@ static sara_status prompt_key(const sara_model *model, char out[65], const sara_
                                  part->is_break, part->is_blank};
         TRY(sara_sha256_add(hash, values, sizeof(values)));
     }
+    TRY(hash_embeddings(hash, prompt));
     TRY(sara_model_hash_ids(model, hash, prompt->text));
     TRY(sara_sha256_add(hash, &kept->states.length, sizeof(kept->states.length)));
     TRY(sara_sha256_end(&hash, out));
@@ -158,6 +176,7 @@ sara_status sara_generate_encode(sara_context *ctx, sara_model *model,
     TRY(sara_generate_options_settle(ctx, &options, given, model));
     TRY(sara_generate_options_check(ctx, model, &options));
     TRY(sara_prompts_read(ctx, &prompts, &options));
+    TRY(sara_prompts_embed(ctx, model, &prompts, &options, false));
     TRY(sara_prompts_apply(ctx, model, &prompts, &options, SARA_STAGE_TEXT));
     const sara_text_source sources[] = {
         {negative, options.long_prompt, options.max_sequence_length},

@@ -2,7 +2,7 @@
  * \( \) \[ \] are brackets of the text. A bracket that is never closed reaches to the end, one that
  * was never opened is text. */
 #include "models/unicode.h"
-#include "pipeline/pipeline.h"
+#include "pipeline/embedding.h"
 
 #include <math.h>
 
@@ -40,7 +40,8 @@ static sara_status add_part(weight_parser *p, bool is_break)
     sara_status status =
         sara_grow(p->ctx, &out->parts, &out->capacity, out->count + 1, sizeof(*out->parts));
     if (status == SARA_OK)
-        out->parts[out->count++] = (sara_prompt_part){p->used, 0, 1, is_break, false};
+        out->parts[out->count++] =
+            (sara_prompt_part){.start = p->used, .weight = 1, .is_break = is_break};
     p->fresh = is_break;
     return status;
 }
@@ -284,12 +285,17 @@ static void join_parts(sara_prompt *out)
     out->count = kept;
 }
 
+bool sara_prompt_is_blank(const char *text, size_t size)
+{
+    return skip_blanks(text, text + size) == size;
+}
+
 static sara_status check_weights(sara_context *ctx, sara_prompt *out, const char *what)
 {
     for (size_t i = 0; i < out->count; i++) {
         sara_prompt_part *part = &out->parts[i];
         const char *text = out->text + part->start;
-        part->is_blank = skip_blanks(text, text + part->size) == part->size;
+        part->is_blank = sara_prompt_is_blank(text, part->size);
         if (part->is_blank)
             continue;
         out->weighted |= part->weight != 1;
@@ -330,7 +336,7 @@ sara_status sara_prompt_literal(sara_context *ctx, sara_prompt *out, const char 
     memset(out, 0, sizeof(*out));
     TRY(sara_strdup(ctx, &out->text, text));
     TRY(sara_grow(ctx, &out->parts, &out->capacity, 1, sizeof(*out->parts)));
-    out->parts[out->count++] = (sara_prompt_part){0, strlen(text), 1, false, false};
+    out->parts[out->count++] = (sara_prompt_part){.size = strlen(text), .weight = 1};
 done:
     return status;
 }
@@ -340,5 +346,8 @@ void sara_prompt_free(sara_context *ctx, sara_prompt *prompt)
     sara_free(ctx, prompt->text);
     sara_free(ctx, prompt->parts);
     sara_free(ctx, prompt->note);
+    for (size_t i = 0; i < prompt->embedding_count; i++)
+        sara_embedding_free(ctx, &prompt->embeddings[i]);
+    sara_free(ctx, prompt->embeddings);
     memset(prompt, 0, sizeof(*prompt));
 }

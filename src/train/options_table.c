@@ -110,6 +110,7 @@ const option sara_train_option_table[] = {
            "(the model's: 7; SDXL: 5)"),
     SWITCH(no_prompt_weights, NO, "(a), (a:1.4), [a] in validation prompts are plain text"),
     SWITCH(long_prompt, NO, "validation prompts of any length in chunks; else cut"),
+    TEXT(embedding_dir, "DIR", NO, "textual inversion: names in validation prompts are its files"),
     NUMBER(OPTION_INT64, checkpointing_steps, 1, LARGE, NAN, NO, "save to resume from (500)"),
     NUMBER(OPTION_INT, checkpoints_total_limit, 0, 1000000, NAN, NO, "keep so many; 0: all (3)"),
     TEXT(resume_from_checkpoint, "PATH", NO, "latest, or a checkpoint folder"),

@@ -233,7 +233,7 @@ SARA_NODISCARD sara_status sara_run_check_prompts(sara_context *ctx, sara_model 
                                                   const sara_train_options *options);
 /* *length: states of the longest validation prompt; 0: there is none. */
 SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length,
-                                                  const sara_model *model,
+                                                  sara_model *model,
                                                   const sara_train_options *options);
 /* Ahead, so that the pictures need no text encoder; with the options' cache of texts on the disk
  * from there. identity: the run's, as sara_batches_open_files() has it. */

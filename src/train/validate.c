@@ -12,6 +12,7 @@ static void use_options(sara_generate_options *generate, const sara_model *model
     generate->guidance_scale = options->validation_guidance_scale;
     generate->no_prompt_weights = options->no_prompt_weights;
     generate->long_prompt = options->long_prompt;
+    generate->embedding_dir = options->embedding_dir;
     if (model && !model->denoiser->info.denoiser.sample_width)
         generate->width = generate->height = options->resolution;
 }
@@ -44,6 +45,8 @@ sara_status sara_run_check_prompts(sara_context *ctx, sara_model *model,
 {
     sara_generate_options generate;
     sara_status status = SARA_OK;
+    if (model) /* whatever becomes of the files while it trains */
+        sara_model_keep_embeddings(model);
     for (int i = 0; i < options->validation_prompt_count && status == SARA_OK; i++) {
         use_options(&generate, model, options, i);
         status = model ? sara_generate_check_model(ctx, model, &generate)
@@ -52,7 +55,7 @@ sara_status sara_run_check_prompts(sara_context *ctx, sara_model *model,
     return status == SARA_OK ? status : sara_fail_in(ctx, status, "--validation_prompt");
 }
 
-sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, const sara_model *model,
+sara_status sara_run_prompt_length(sara_context *ctx, int64_t *length, sara_model *model,
                                    const sara_train_options *options)
 {
     sara_generate_options generate;

@@ -20,7 +20,7 @@ class Unknown(Case):
             self.refused(USAGE, [f"sara {command}: ", "--bogus"], command, "--bogus")
             self.refused(USAGE, "--bogus", command, "--bogus=3")
             self.refused(USAGE, "-Q", command, "-Q")
-            if command != "export":  # there it is an adapter
+            if command not in ("export", "inspect"):  # there it is an adapter
                 self.refused(USAGE, '"stray"', command, "stray")
             self.refused(USAGE, '""', command, "")
 

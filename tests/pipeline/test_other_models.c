@@ -61,7 +61,7 @@ static const other_file adapters[] = {
      {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight"}},
     {"an IP-Adapter, not a checkpoint; use a model without it",
      {"ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"}},
-    {"a textual inversion, not a checkpoint; use a model without it", {"emb_params"}},
+    {"a textual inversion, not a checkpoint; give its folder with --embedding-dir", {"emb_params"}},
     {"a ControlNet, not a checkpoint; use a model without it",
      {"control_model.input_blocks.0.0.weight", "control_model.input_hint_block.0.weight"}},
     {"a ControlNet, not a checkpoint; use a model without it",

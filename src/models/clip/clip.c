@@ -132,7 +132,7 @@ sara_status sara_clip_text_features(sara_tape *tape, sara_var **features, sara_n
     size_t scope = sara_tape_open(tape);
     sara_var *states, *pooled;
     sara_status status;
-    TRY(sara_clip_tower_forward(tape, &states, &pooled, &clip->text, 0, ids, batch, count));
+    TRY(sara_clip_tower_forward(tape, &states, &pooled, &clip->text, 0, ids, batch, count, NULL));
     TRY(sara_linear_forward(tape, features, &clip->text_projection, pooled)); /* [N,width] */
     sara_tape_close(tape, scope, features, 1);
 done:

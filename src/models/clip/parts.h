@@ -29,10 +29,10 @@ SARA_NODISCARD sara_status sara_clip_tower_read(sara_clip_tower *tower,
 /* prefix: of all names */
 SARA_NODISCARD sara_status sara_clip_tower_bind(sara_clip_tower *tower, sara_binder *binder,
                                                 sara_arena *arena, const char *prefix);
-/* See sara_clip_text_forward(); pooled without projection. */
+/* See sara_clip_text_forward_with(); pooled without projection. */
 SARA_NODISCARD sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **states,
                                                    sara_var **pooled, const sara_clip_tower *tower,
                                                    int skip, const int32_t *ids, int64_t batch,
-                                                   int64_t count);
+                                                   int64_t count, const sara_clip_vectors *vectors);
 
 #endif

@@ -142,9 +142,56 @@ done:
     return status;
 }
 
+/* y [count,C], the rows of the table h [count,C] at ids, but where ids are negative those of the
+ * vectors. */
+static sara_status put_vectors(sara_tape *tape, sara_var **y, sara_var *h, const int32_t *ids,
+                               int64_t count, const sara_clip_vectors *vectors)
+{
+    const int64_t width = h->shape.dims[1], all = count + vectors->count;
+    sara_shape side = sara_shape2(1, vectors->count * width), line = sara_shape2(1, count * width);
+    sara_shape rows = sara_shape2(all, width);
+    sara_var *added;
+    int64_t *order;
+    sara_status status;
+    TRY(sara_tape_memory(tape, &order, (size_t)count, sizeof(*order)));
+    for (int64_t i = 0; i < count; i++)
+        order[i] = ids[i] < 0 ? count - 1 - ids[i] : i;
+    TRY(sara_tape_leaf(tape, &added, &side, vectors->data, false)); /* [1,vectors*C] */
+    TRY(sara_tape_view(tape, &h, h, &line));                        /* [1,count*C] */
+    TRY(sara_nn_concat(tape, &h, h, added));                        /* [1,all*C] */
+    TRY(sara_tape_view(tape, &h, h, &rows));                        /* [all,C] */
+    TRY(sara_nn_take_rows(tape, y, h, order, count));               /* [count,C] */
+done:
+    return status;
+}
+
+/* y [count,C]; vectors NULL: there are none */
+static sara_status clip_embed_ids(sara_tape *tape, sara_var **y, const sara_clip_tower *tower,
+                                  const int32_t *ids, int64_t count,
+                                  const sara_clip_vectors *vectors)
+{
+    int32_t *known;
+    sara_status status;
+    if (!vectors || vectors->count == 0)
+        return sara_nn_embed(tape, y, tower->tokens, ids, count);
+    TRY(sara_tape_memory(tape, &known, (size_t)count, sizeof(*known)));
+    for (int64_t i = 0; i < count; i++) {
+        if (-(int64_t)ids[i] > vectors->count)
+            return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
+                             "text encoder: id %d, and %lld vectors beside its table", ids[i],
+                             (long long)vectors->count);
+        known[i] = ids[i] < 0 ? 0 : ids[i];
+    }
+    TRY(sara_nn_embed(tape, y, tower->tokens, known, count));
+    TRY(put_vectors(tape, y, *y, ids, count, vectors));
+done:
+    return status;
+}
+
 /* x [N,T,C] of the ids */
 static sara_status clip_embed(sara_tape *tape, sara_var **x, const sara_clip_tower *tower,
-                              const int32_t *ids, int64_t batch, int64_t count)
+                              const int32_t *ids, int64_t batch, int64_t count,
+                              const sara_clip_vectors *vectors)
 {
     sara_shape shape = sara_shape3(batch, count, tower->encoder.width);
     sara_var *h;
@@ -153,9 +200,9 @@ static sara_status clip_embed(sara_tape *tape, sara_var **x, const sara_clip_tow
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "text encoder: %lld texts of %lld ids, expected 1 to %d ids",
                          (long long)batch, (long long)count, tower->info.max_positions);
-    TRY(sara_nn_embed(tape, &h, tower->tokens, ids, batch * count)); /* [N*T,C] */
-    TRY(sara_tape_view(tape, &h, h, &shape));                        /* [N,T,C] */
-    TRY(sara_nn_add_positions(tape, x, h, tower->positions));        /* [N,T,C] */
+    TRY(clip_embed_ids(tape, &h, tower, ids, batch * count, vectors)); /* [N*T,C] */
+    TRY(sara_tape_view(tape, &h, h, &shape));                          /* [N,T,C] */
+    TRY(sara_nn_add_positions(tape, x, h, tower->positions));          /* [N,T,C] */
 done:
     return status;
 }
@@ -178,7 +225,7 @@ done:
 
 sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **states, sara_var **pooled,
                                     const sara_clip_tower *tower, int skip, const int32_t *ids,
-                                    int64_t batch, int64_t count)
+                                    int64_t batch, int64_t count, const sara_clip_vectors *vectors)
 {
     const sara_encoder *encoder = &tower->encoder;
     size_t scope = sara_tape_open(tape);
@@ -188,7 +235,7 @@ sara_status sara_clip_tower_forward(sara_tape *tape, sara_var **states, sara_var
         return sara_fail(sara_tape_context(tape), SARA_ERROR_INPUT,
                          "text encoder: %d layers left out, expected 0 to %d", skip,
                          encoder->count);
-    TRY(clip_embed(tape, &h, tower, ids, batch, count)); /* [N,T,C] */
+    TRY(clip_embed(tape, &h, tower, ids, batch, count, vectors)); /* [N,T,C] */
     TRY(sara_encoder_range(tape, &h, encoder, 0, encoder->count - skip, h, scope,
                            true)); /* [N,T,C] */
     if (pooled || skip == 0)
@@ -208,11 +255,21 @@ sara_status sara_clip_text_forward(sara_tape *tape, sara_var **states, sara_var 
                                    sara_network *network, int skip, const int32_t *ids,
                                    int64_t batch, int64_t count)
 {
+    return sara_clip_text_forward_with(tape, states, pooled, network, skip, ids, batch, count,
+                                       NULL);
+}
+
+sara_status sara_clip_text_forward_with(sara_tape *tape, sara_var **states, sara_var **pooled,
+                                        sara_network *network, int skip, const int32_t *ids,
+                                        int64_t batch, int64_t count,
+                                        const sara_clip_vectors *vectors)
+{
     const sara_clip_text *text = (const sara_clip_text *)network;
     size_t scope = sara_tape_open(tape);
     sara_var *keep[2] = {NULL, NULL};
     sara_status status;
-    TRY(sara_clip_tower_forward(tape, states, pooled, &text->tower, skip, ids, batch, count));
+    TRY(sara_clip_tower_forward(tape, states, pooled, &text->tower, skip, ids, batch, count,
+                                vectors));
     keep[0] = *states;
     if (pooled && text->projection.weight)
         TRY(sara_linear_forward(tape, pooled, &text->projection, *pooled)); /* [N,width] */
