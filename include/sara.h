@@ -578,6 +578,22 @@ typedef struct sara_train_options {
     int max_sequence_length; /* of captions, see sara_generate_options; validation has 256. 0: 77 */
     const char *embedding_dir; /* of the validation prompts, see sara_generate_options; captions are
                                   text throughout. Files are read once */
+    /* Data sets as people have them, by kohya's names; docs/formats.md, "Data sets". */
+    bool random_crop, color_aug;
+    bool enable_bucket, bucket_no_upscale;
+    int min_bucket_reso, max_bucket_reso, bucket_reso_steps; /* 256, 1024, 64 */
+    const char *dataset_config; /* a TOML or JSON file instead of train_data_dir */
+    /* DreamBooth's prior preservation: beside train_batch_size images as many of their class, whose
+     * loss counts prior_loss_weight. */
+    bool with_prior_preservation;
+    const char *class_data_dir, *class_prompt;
+    double prior_loss_weight;                       /* 1 */
+    const char *caption_suffix, *caption_separator; /* NULL; "," */
+    bool shuffle_caption, enable_wildcard;
+    int keep_tokens;
+    const char *keep_tokens_separator, *secondary_separator; /* NULL */
+    double caption_dropout_rate, caption_tag_dropout_rate;
+    int caption_dropout_every_n_epochs;
 } sara_train_options;
 
 typedef struct sara_train_result {

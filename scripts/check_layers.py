@@ -17,7 +17,8 @@ LAYERS = {  # folder: the folders it may include from
     "diffusion": ["core", "io", "nn"],
     "pipeline": ["core", "io", "nn", "sparse", "models", "diffusion"],
     "report": ["core", "io"],
-    "train": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
+    "data": ["core", "io"],
+    "train": ["core", "io", "data", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
     "eval": ["core", "io", "nn", "sparse", "models", "diffusion", "pipeline", "report"],
     "compare": ["core", "io", "pipeline", "report", "train", "eval"],
     "cli": [],
@@ -40,6 +41,7 @@ LIBRARIES = {  # header: the only files that may include it
     r"^openssl/": r"src/(io/sha256|report/picture)\.c$",
     r"^lapacke\.h": r"src/(sparse|eval)/\w+\.c$",
     r"^spawn\.h": r"src/compare/process\.c$",
+    r"^toml\+\+/": r"src/data/toml\.cc$",
     r"^jansson\.h": r"src/(io/\w+|cli/\w+)\.[ch]$",
 }
 BANNED = r"\b(printf|puts|exit|abort|malloc|calloc|realloc)\s*\("  # outside cli/

@@ -4,8 +4,8 @@
 set -euo pipefail
 
 packages=(gcc g++ cmake ninja-build pkg-config libdnnl-dev libjansson-dev libpng-dev libjpeg-dev
-          libwebp-dev libutf8proc-dev libssl-dev liblapacke-dev libsentencepiece-dev python3
-          python3-pip)
+          libwebp-dev libutf8proc-dev libssl-dev liblapacke-dev libsentencepiece-dev
+          libtomlplusplus-dev python3 python3-pip)
 if [ "${1:-}" = --tests ]; then
     packages+=(libcmocka-dev locales)
 fi

@@ -155,10 +155,13 @@ typedef enum sara_purpose {
     SARA_DRAW_FLIP,
     SARA_DRAW_RANK, /* matrix of the low-rank term */
     SARA_DRAW_TEST,
-    SARA_DRAW_WEIGHT, /* random weights */
-    SARA_DRAW_STATE,  /* random text states */
-    SARA_DRAW_MASK,   /* entries that are trained */
-    SARA_DRAW_SUBSET  /* pictures whose features are compared */
+    SARA_DRAW_WEIGHT,  /* random weights */
+    SARA_DRAW_STATE,   /* random text states */
+    SARA_DRAW_MASK,    /* entries that are trained */
+    SARA_DRAW_SUBSET,  /* pictures whose features are compared */
+    SARA_DRAW_SHAPE,   /* orders of the images of each shape */
+    SARA_DRAW_CAPTION, /* what becomes of captions */
+    SARA_DRAW_COLOR    /* colours of images */
 } sara_purpose;
 
 /* Philox 4x32-10 (Salmon et al., SC 2011), counter-based: element i of a draw is a pure function

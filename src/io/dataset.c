@@ -31,23 +31,19 @@ sara_status sara_dataset_add(sara_dataset_scan_state *scan, const sara_dataset_f
 {
     sara_context *ctx = scan->ctx;
     sara_dataset_item item = {.repeats = folder->repeats};
-    const char *below;
-    char *path = NULL, *text = NULL;
+    char *path = NULL;
     sara_status status = SARA_OK;
 
     TRY(sara_path_join(ctx, &path, folder->path, name));
-    TRY(sara_format(ctx, &text, "%s%s", scan->prefix, caption));
     TRY(sara_arena_strdup(&scan->arena, &item.path, path));
-    TRY(sara_arena_strdup(&scan->arena, &item.caption, text));
+    TRY(sara_arena_strdup(&scan->arena, &item.caption, caption));
+    TRY(sara_dataset_below(scan, &item.name, folder, name));
     TRY(sara_grow(ctx, &scan->items, &scan->capacity, scan->count + 1, sizeof(item)));
     scan->items[scan->count++] = item;
-    if (!*caption) {
-        TRY(sara_dataset_below(scan, &below, folder, name));
-        TRY(sara_dataset_note_add(scan, &scan->captions, "empty", below));
-    }
+    if (!*caption)
+        TRY(sara_dataset_note_add(scan, &scan->captions, "empty", item.name));
 done:
     sara_free(ctx, path);
-    sara_free(ctx, text);
     return status;
 }
 
@@ -112,11 +108,10 @@ static void free_scan(sara_dataset_scan_state *scan)
 sara_status sara_dataset_scan(sara_context *ctx, sara_dataset *out,
                               const sara_dataset_options *options)
 {
-    sara_dataset_scan_state scan = {
-        .ctx = ctx,
-        .options = options,
-        .column = options->caption_column ? options->caption_column : "text",
-        .prefix = options->caption_prefix ? options->caption_prefix : ""};
+    sara_dataset_scan_state scan = {.ctx = ctx,
+                                    .options = options,
+                                    .column =
+                                        options->caption_column ? options->caption_column : "text"};
     sara_status status = SARA_OK;
 
     sara_arena_init(&scan.arena, ctx);

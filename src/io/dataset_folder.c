@@ -73,6 +73,7 @@ sara_status sara_dataset_folder_open(sara_dataset_scan_state *scan, sara_dataset
     sara_status status;
     *out = (sara_dataset_folder){.parent = parent, .path = scan->options->folder, .name = ""};
     out->repeats = parent ? parent->repeats : 1;
+    out->caption = scan->options->class_tokens;
     if (parent) {
         out->caption = parent->caption;
         out->is_numbered = parent->is_numbered;

@@ -41,7 +41,7 @@ typedef struct sara_dataset_folder {
 typedef struct sara_dataset_scan_state {
     sara_context *ctx;
     const sara_dataset_options *options;
-    const char *column, *prefix; /* never NULL */
+    const char *column;          /* never NULL */
     char *extension;             /* with its dot; NULL: any of those known */
     sara_dataset_item *items;
     size_t count, capacity;
@@ -97,7 +97,7 @@ SARA_NODISCARD sara_status sara_dataset_check_file(sara_context *ctx, const char
 
 /* --------------------------------------------------------------------------------------- items */
 
-/* name: from the folder. Copies all strings; the prefix goes before the caption. */
+/* name: from the folder. Copies all strings. */
 SARA_NODISCARD sara_status sara_dataset_add(sara_dataset_scan_state *scan,
                                             const sara_dataset_folder *folder, const char *name,
                                             const char *caption);

@@ -102,12 +102,16 @@ static bool is_of_run(const sara_dataset_folder *above, const char *name)
     return marks.checkpoint || marks.adapter || marks.log;
 }
 
-static bool is_output(const sara_dataset_scan_state *scan, const sara_dataset_folder *folder)
+static bool is_this_folder(const sara_dataset_folder *folder, const char *path)
 {
     struct stat info;
-    const char *output = scan->options->output_dir;
-    return output && stat(output, &info) == 0 && info.st_dev == folder->device &&
+    return path && stat(path, &info) == 0 && info.st_dev == folder->device &&
            info.st_ino == folder->inode;
+}
+
+static bool is_output(const sara_dataset_scan_state *scan, const sara_dataset_folder *folder)
+{
+    return is_this_folder(folder, scan->options->output_dir);
 }
 
 /* Whether a folder with repeats and images lies in this one: kohya reads such folders alone. */
@@ -300,6 +304,8 @@ static const char *find_reason(const sara_dataset_scan_state *scan, sara_dataset
         folder->is_numbered || folder->is_listed ? -1 : sara_dataset_parse_repeats(&caption, name);
     if (is_output(scan, folder))
         return "the output folder";
+    if (is_this_folder(folder, scan->options->masks_dir))
+        return "the masks";
     if (product)
         return product;
     if (is_of_run(folder->parent, name))
@@ -352,10 +358,10 @@ static sara_status walk_folder(sara_dataset_scan_state *scan, sara_dataset_folde
         folder->used[metadata] = true;
         folder->is_listed = true;
     }
-    if (!folder->is_listed && !folder->is_numbered)
+    if (!folder->is_listed && !folder->is_numbered && !scan->options->flat)
         TRY(find_numbered(scan, &beside, folder));
     TRY(read_files(scan, folder, beside));
-    for (size_t i = 0; i < folder->count; i++)
+    for (size_t i = 0; i < folder->count && !scan->options->flat; i++)
         if (folder->is_folder[i])
             TRY(walk_inner(scan, folder, folder->names[i], beside));
 done:

@@ -339,6 +339,7 @@ SARA_NODISCARD sara_status sara_image_resize_exact(sara_context *ctx, float **ou
 
 typedef struct sara_dataset_item {
     const char *path;
+    const char *name; /* from the folder */
     const char *caption;
     int64_t repeats; /* how often an epoch has it */
 } sara_dataset_item;
@@ -351,11 +352,13 @@ typedef struct sara_dataset {
 typedef struct sara_dataset_options {
     const char *folder;
     const char *caption_column;    /* of metadata; NULL: "text" */
-    const char *caption_prefix;    /* put before each caption; NULL: none */
     const char *caption_extension; /* with or without dot; NULL: .txt or .caption */
     const char *instance_prompt;   /* the caption of all images, which wins over files; NULL */
     bool captions_aside;    /* with instance_prompt: what holds captions is not told to be unused */
+    const char *class_tokens; /* the caption of images that have no other; NULL */
+    bool flat;                /* folders below are not read, but for what metadata names there */
     const char *output_dir; /* is passed over where it lies in the folder; NULL */
+    const char *masks_dir;  /* likewise */
     const char *instead;    /* what else captions may come from, for messages; NULL: one for all by
                             --instance_prompt */
 } sara_dataset_options;

@@ -14,6 +14,7 @@ typedef struct sara_batch {
     double *timesteps;                           /* [N] */
     float *sigmas;  /* [N], of flow: the noise levels; NULL: what the timesteps tell */
     float *weights; /* [N], of each sample's part of the loss; NULL: all are 1 */
+    const struct sara_batch *also; /* another pass, whose loss is added; NULL: there is none */
 } sara_batch;
 
 /* Its latents, noise, timesteps and condition, uninitialised; sara_batch_clear(). */

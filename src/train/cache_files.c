@@ -20,7 +20,8 @@ done:
     return status;
 }
 
-sara_status sara_cache_folder(sara_context *ctx, char **out, const sara_train_options *options)
+sara_status sara_cache_folder(sara_context *ctx, char **out, const sara_train_options *options,
+                              const char *images)
 {
     sara_status status;
     *out = NULL;
@@ -29,7 +30,7 @@ sara_status sara_cache_folder(sara_context *ctx, char **out, const sara_train_op
         TRY(make_writable(ctx, *out));
         return SARA_OK;
     }
-    TRY(sara_path_join(ctx, out, options->train_data_dir, SARA_DATASET_CACHE));
+    TRY(sara_path_join(ctx, out, images, SARA_DATASET_CACHE));
     if (make_writable(ctx, *out) == SARA_OK)
         return SARA_OK;
     sara_free(ctx, *out);

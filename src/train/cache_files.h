@@ -12,11 +12,11 @@ typedef struct sara_cache_files {
     size_t found, made;
 } sara_cache_files;
 
-/* Where the options' caches lie: cache_dir, else .sara-cache in the image folder, else, where that
- * cannot be written, which is said, cache in the output folder. The folder is made; SARA_ERROR_IO.
- * *out: sara_free() */
+/* Where the options' caches lie: cache_dir, else .sara-cache in `images`, the first image folder,
+ * else, where that cannot be written, which is said, cache in the output folder. The folder is
+ * made; SARA_ERROR_IO. *out: sara_free() */
 SARA_NODISCARD sara_status sara_cache_folder(sara_context *ctx, char **out,
-                                             const sara_train_options *options);
+                                             const sara_train_options *options, const char *images);
 /* kind: the folder's name within. stage: the parts of the model that make it; identity: the run's,
  * which has their hashes. sara_cache_files_close(), even after an error. */
 SARA_NODISCARD sara_status sara_cache_files_open(sara_cache_files *out, const char *folder,

@@ -1,40 +1,99 @@
-/* The inside of a data set's cache, for dataset_cache.c and dataset_moments.c. */
+/* The inside of a data set's cache: what images and captions are encoded to. */
 #ifndef SARA_TRAIN_DATASET_CACHE_H
 #define SARA_TRAIN_DATASET_CACHE_H
 
 #include "train/dataset_texts.h"
 
-struct sara_dataset_cache {
+/* Which images a micro-batch takes: of the subject, or of its class. */
+typedef enum sara_dataset_part {
+    SARA_DATASET_INSTANCE,
+    SARA_DATASET_CLASS,
+    SARA_DATASET_PARTS
+} sara_dataset_part;
+
+typedef struct sara_dataset_cache {
     sara_context *ctx;
     sara_model *model;
-    sara_dataset dataset;
+    sara_data_config config;
+    sara_data data;
     /* Of each image [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped. NULL:
      * drawn anew, or in files. */
     float **moments;
-    char (*contents)[65]; /* [images]: hashes of the files */
-    int64_t *ends;        /* of an item's elements in an epoch, counted from its start */
     sara_dataset_texts texts;
-    sara_cache_files files;  /* of moments */
-    sara_image_sizes *sizes; /* of each image */
-    bool center_crop, random_flip;
+    sara_cache_files files; /* of moments */
     uint64_t seed;
-    int64_t channels, side, size; /* of a latent; size in floats */
+    int64_t channels;
+    int factor;                   /* pixels of a latent */
+    int most;                     /* samples of a part of a micro-batch, at most */
+    bool together;                /* both parts are one batch: one shape alone */
+    sara_order_element *elements; /* [most]: of the micro-batch that is made */
     sara_tape *tape;
-    float *pixels; /* [3][resolution][resolution] */
-    float *fresh;  /* [2][size]: moments of an image that are not in memory */
+    float *pixels;      /* [3][height][width] of the largest shape */
+    float *fresh;       /* [2][channels][height][width] of it: of an image that is not in memory */
+    sara_batch *shapes; /* [source.shape_count] */
+    int64_t stretch_first, stretch_end; /* micro-batches whose varying captions are encoded */
     sara_source source;
-};
+} sara_dataset_cache;
 
-/* Whether the image's crop is drawn at each step, so that nothing is kept of it. */
-bool sara_dataset_crops_anew(const sara_dataset_cache *cache, size_t index);
+/* An image in a micro-batch. number: that of the sample in the whole run, from which all is drawn
+ * that differs from one use of the image to the next. */
+typedef struct sara_dataset_sample {
+    size_t image;
+    uint64_t number;
+} sara_dataset_sample;
+
+/* The options' data sets; sara_data_config_free(), even after an error. */
+SARA_NODISCARD sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
+                                               const sara_train_options *options, int resolution);
+
+SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
+                                                  sara_model *model,
+                                                  const sara_train_options *options);
+/* See sara_batches_open_files(). */
+SARA_NODISCARD sara_status sara_dataset_cache_open_files(sara_dataset_cache *cache,
+                                                         const sara_train_options *options,
+                                                         const json_t *identity);
+SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first);
+void sara_dataset_cache_free(sara_dataset_cache *cache);
+/* The shape of a part of a micro-batch; of none: of rank 0. */
+sara_batch sara_dataset_cache_shape(sara_dataset_cache *cache, sara_dataset_part part,
+                                    int64_t index);
+/* The number of a micro-batch's first sample of a part. */
+uint64_t sara_dataset_cache_number(const sara_dataset_cache *cache, sara_dataset_part part,
+                                   int64_t index);
+/* Latents and condition of a part of a micro-batch, to the batch's samples from `first` on. */
+SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache,
+                                                  const sara_batch *batch, int64_t first,
+                                                  sara_dataset_part part, int64_t index);
+
+/* ------------------------------------------------------------------------------- used within it */
+
+const sara_subset *sara_dataset_subset(const sara_dataset_cache *cache, size_t image);
+/* Floats of an image's latent. */
+int64_t sara_dataset_latent_size(const sara_dataset_cache *cache, size_t image);
+/* Whether the image is encoded at each step, so that nothing is kept of it. */
+bool sara_dataset_encodes_anew(const sara_dataset_cache *cache, size_t image);
+/* Where a sample's crop begins in the resized image, and whether it is mirrored. */
+typedef struct sara_dataset_crop {
+    int left, top;
+    bool flip;
+} sara_dataset_crop;
+sara_dataset_crop sara_dataset_crop_of(const sara_dataset_cache *cache,
+                                       const sara_dataset_sample *sample);
 /* Encodes the images that are not in files. */
 SARA_NODISCARD sara_status sara_dataset_moments_fill(sara_dataset_cache *cache);
-/* Of an element's image, [2][size]; *out lives until the next call. */
+/* [2][latent size]; *out lives until the next call. */
 SARA_NODISCARD sara_status sara_dataset_moments_of(sara_dataset_cache *cache, const float **out,
-                                                   size_t index, int64_t element);
-/* Of an element's picture, as diffusers' train_text_to_image_sdxl.py tells them: its size in the
+                                                   const sara_dataset_sample *sample);
+/* Of a sample's picture, as diffusers' train_text_to_image_sdxl.py tells them: its size in the
  * file, where its crop lies after it was resized, and mirrored if it is, and the crop's size. */
 void sara_dataset_time_ids_of(const sara_dataset_cache *cache, float out[SARA_TIME_IDS],
-                              size_t index, int64_t element);
+                              const sara_dataset_sample *sample);
+/* out [3][height][width] in [-1,1]: the crop, mirrored if it is to be. */
+void sara_dataset_crop_pixels(float *out, const sara_image *image, const sara_fit *fit,
+                              const sara_dataset_crop *crop);
+/* The colours of a sample, in place, as kohya's color_aug: for 0.33 of samples the hue by up to 8
+ * of OpenCV's 180 steps, or a gamma of 0.95 to 1.05 of values of 0 to 255. */
+void sara_dataset_color_pixels(sara_image *image, uint64_t seed, uint64_t number);
 
 #endif

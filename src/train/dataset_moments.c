@@ -1,5 +1,5 @@
-/* Moments of images' latents: in memory, in files, or encoded at each step where the crop is
- * drawn. */
+/* Moments of images' latents: in memory, in files, or encoded at each step where crops or colours
+ * are drawn. */
 #include "train/dataset_cache.h"
 
 #include "core/trace.h"
@@ -7,13 +7,15 @@
 
 #include <math.h>
 
-bool sara_dataset_crops_anew(const sara_dataset_cache *cache, size_t index)
+bool sara_dataset_encodes_anew(const sara_dataset_cache *cache, size_t image)
 {
-    const sara_image_sizes *sizes = &cache->sizes[index]; /* a square's crop is no choice */
-    return sizes->resized_width != sizes->resized_height && !cache->center_crop;
+    const sara_subset *subset = sara_dataset_subset(cache, image);
+    const sara_fit *fit = &cache->data.images[image].fit; /* one that fits leaves no choice */
+    const bool choice = fit->resized_width != fit->width || fit->resized_height != fit->height;
+    return subset->color_aug || (subset->random_crop && choice);
 }
 
-/* -------------------------------------------------------------------------------------- pixels */
+/* ---------------------------------------------------------------------------------------- crops */
 
 /* torchvision's CenterCrop. */
 static int cache_center(int whole, int side)
@@ -21,13 +23,60 @@ static int cache_center(int whole, int side)
     return (int)lrint((whole - side) / 2.0);
 }
 
-/* out [2][size]: mean and log-variance of the cropped pixels. */
-static sara_status encode_pixels(const sara_dataset_cache *cache, float *out)
+/* Where the crop of an image begins that lies in the middle. */
+static sara_dataset_crop center_crop(const sara_fit *fit, bool flip)
 {
-    sara_shape shape = sara_shape4(1, 3, cache->source.resolution, cache->source.resolution);
+    return (sara_dataset_crop){cache_center(fit->resized_width, fit->width),
+                               cache_center(fit->resized_height, fit->height), flip};
+}
+
+/* On an axis: 0 across, 1 down. */
+static int draw_crop(const sara_dataset_cache *cache, int whole, int side, uint64_t number,
+                     uint32_t axis)
+{
+    return (int)sara_draw_below((uint64_t)(whole - side) + 1, cache->seed, SARA_DRAW_CROP, number,
+                                axis);
+}
+
+sara_dataset_crop sara_dataset_crop_of(const sara_dataset_cache *cache,
+                                       const sara_dataset_sample *sample)
+{
+    const sara_subset *subset = sara_dataset_subset(cache, sample->image);
+    const sara_fit *fit = &cache->data.images[sample->image].fit;
+    const bool flip =
+        subset->flip_aug && sara_draw_below(2, cache->seed, SARA_DRAW_FLIP, sample->number, 0) == 1;
+    if (!subset->random_crop)
+        return center_crop(fit, flip);
+    return (sara_dataset_crop){
+        draw_crop(cache, fit->resized_width, fit->width, sample->number, 0),
+        draw_crop(cache, fit->resized_height, fit->height, sample->number, 1), flip};
+}
+
+void sara_dataset_time_ids_of(const sara_dataset_cache *cache, float out[SARA_TIME_IDS],
+                              const sara_dataset_sample *sample)
+{
+    const sara_data_image *image = &cache->data.images[sample->image];
+    const sara_fit *fit = &image->fit;
+    sara_dataset_crop crop = sara_dataset_crop_of(cache, sample);
+    if (crop.flip)
+        crop.left = fit->resized_width - fit->width - crop.left;
+    const int ids[SARA_TIME_IDS] = {image->height, image->width, crop.top,
+                                    crop.left,     fit->height,  fit->width};
+    for (int i = 0; i < SARA_TIME_IDS; i++)
+        out[i] = (float)ids[i];
+}
+
+/* ------------------------------------------------------------------------------------- encoding */
+
+/* out [2][size]: mean and log-variance of the cropped pixels. */
+static sara_status encode_pixels(const sara_dataset_cache *cache, float *out, size_t index)
+{
+    const sara_fit *fit = &cache->data.images[index].fit;
+    const int64_t size = sara_dataset_latent_size(cache, index);
+    const sara_shape shape = sara_shape4(1, 3, fit->height, fit->width);
     const float *values;
     sara_var *image, *mean, *logvar;
-    size_t bytes = (size_t)cache->size * sizeof(*out);
+    size_t bytes = (size_t)size * sizeof(*out);
     sara_status status;
     TRY(sara_model_need(cache->model, SARA_STAGE_IMAGES));
     TRY(sara_tape_leaf(cache->tape, &image, &shape, cache->pixels, false));
@@ -35,7 +84,7 @@ static sara_status encode_pixels(const sara_dataset_cache *cache, float *out)
     TRY(sara_tape_read(cache->tape, &values, mean));
     memcpy(out, values, bytes);
     TRY(sara_tape_read(cache->tape, &values, logvar));
-    memcpy(out + cache->size, values, bytes);
+    memcpy(out + size, values, bytes);
 done:
     sara_tape_reset(cache->tape);
     return status;
@@ -47,11 +96,11 @@ static void cache_report(const sara_dataset_cache *cache, size_t done, double st
     double rate = (double)done / (seconds + 1e-9);
     sara_progress progress = {"cache",
                               (int64_t)done,
-                              (int64_t)cache->dataset.count,
+                              (int64_t)cache->data.count,
                               NAN,
                               NAN,
                               rate,
-                              (double)(cache->dataset.count - done) / rate};
+                              (double)(cache->data.count - done) / rate};
     sara_report_progress(cache->ctx, &progress);
 }
 
@@ -59,28 +108,40 @@ static void cache_report(const sara_dataset_cache *cache, size_t done, double st
 
 static const char moments_key[] = "moments";
 
-static sara_tensor_source moments_tensor(const sara_dataset_cache *cache, const float *moments)
+static sara_tensor_source moments_tensor(const sara_dataset_cache *cache, size_t index,
+                                         const float *moments)
 {
-    return (sara_tensor_source){moments_key, SARA_F32,
-                                sara_shape4(2, cache->channels, cache->side, cache->side), moments};
+    const sara_fit *fit = &cache->data.images[index].fit;
+    const sara_shape shape =
+        sara_shape4(2, cache->channels, fit->height / cache->factor, fit->width / cache->factor);
+    return (sara_tensor_source){moments_key, SARA_F32, shape, moments};
 }
 
+/* By the content, and how it is resized, cropped and mirrored. */
 static sara_status name_moments(const sara_dataset_cache *cache, char name[65], size_t index,
                                 int flip)
 {
-    const sara_name key = sara_name_of("%s %d %s", cache->contents[index], cache->source.resolution,
-                                       flip ? "flipped" : "");
+    const sara_data_image *image = &cache->data.images[index];
+    const sara_fit *fit = &image->fit;
+    const char *flipped = flip ? "flipped" : "";
+    const int shorter =
+        fit->resized_width < fit->resized_height ? fit->resized_width : fit->resized_height;
+    const bool square = fit->width == fit->height && shorter == fit->width;
+    const sara_name key =
+        square ? sara_name_of("%s %d %s", image->sha256, fit->width, flipped)
+               : sara_name_of("%s %dx%d of %dx%d %s", image->sha256, fit->width, fit->height,
+                              fit->resized_width, fit->resized_height, flipped);
     return sara_cache_files_name(&cache->files, name, key.text);
 }
 
 /* *there: of all that are wanted of the image. */
 static sara_status find_moments(sara_dataset_cache *cache, bool *there, size_t index)
 {
-    const sara_tensor_source tensor = moments_tensor(cache, NULL);
+    const sara_tensor_source tensor = moments_tensor(cache, index, NULL);
     char name[65];
     sara_status status = SARA_OK;
     *there = cache->files.folder != NULL;
-    for (int flip = 0; *there && flip <= cache->random_flip; flip++) {
+    for (int flip = 0; *there && flip <= sara_dataset_subset(cache, index)->flip_aug; flip++) {
         TRY(name_moments(cache, name, index, flip));
         TRY(sara_cache_files_find(&cache->files, there, name, &tensor, 1));
     }
@@ -91,10 +152,11 @@ done:
 /* moments [1 or 2][2][size], of the image as it is and flipped */
 static sara_status write_moments(sara_dataset_cache *cache, const float *moments, size_t index)
 {
+    const int64_t size = sara_dataset_latent_size(cache, index);
     char name[65];
     sara_status status = SARA_OK;
-    for (int flip = 0; flip <= cache->random_flip; flip++) {
-        const sara_tensor_source tensor = moments_tensor(cache, moments + flip * 2 * cache->size);
+    for (int flip = 0; flip <= sara_dataset_subset(cache, index)->flip_aug; flip++) {
+        const sara_tensor_source tensor = moments_tensor(cache, index, moments + flip * 2 * size);
         TRY(name_moments(cache, name, index, flip));
         TRY(sara_cache_files_write(&cache->files, name, &tensor, 1));
     }
@@ -109,7 +171,7 @@ static sara_status load_moments(const sara_dataset_cache *cache, size_t index, b
     sara_status status;
     TRY(name_moments(cache, name, index, flip));
     TRY(sara_cache_files_read(&cache->files, name, moments_key, cache->fresh,
-                              2 * (size_t)cache->size));
+                              2 * (size_t)sara_dataset_latent_size(cache, index)));
 done:
     return status;
 }
@@ -118,23 +180,24 @@ done:
 
 static sara_status cache_image(sara_dataset_cache *cache, size_t index)
 {
+    const sara_data_image *of = &cache->data.images[index];
+    const int copies = sara_dataset_subset(cache, index)->flip_aug ? 2 : 1;
+    const int64_t size = sara_dataset_latent_size(cache, index);
     sara_image image = {0};
-    const int copies = cache->random_flip ? 2 : 1, side = cache->source.resolution;
     float *moments = NULL;
     bool there;
     sara_status status;
-    if (sara_dataset_crops_anew(cache, index))
+    if (sara_dataset_encodes_anew(cache, index))
         return SARA_OK;
     TRY(find_moments(cache, &there, index));
     if (there)
         return SARA_OK;
-    TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path, side));
-    TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2,
-                   (size_t)cache->size * sizeof(*moments)));
+    TRY(sara_data_image_load(cache->ctx, &image, of));
+    TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2, (size_t)size * sizeof(*moments)));
     for (int flip = 0; flip < copies; flip++) {
-        sara_dataset_image_crop(cache->pixels, &image, side, cache_center(image.width, side),
-                                cache_center(image.height, side), flip != 0);
-        TRY(encode_pixels(cache, moments + flip * 2 * cache->size));
+        const sara_dataset_crop crop = center_crop(&of->fit, flip != 0);
+        sara_dataset_crop_pixels(cache->pixels, &image, &of->fit, &crop);
+        TRY(encode_pixels(cache, moments + flip * 2 * size, index));
     }
     if (cache->files.folder) {
         TRY(write_moments(cache, moments, index));
@@ -151,85 +214,64 @@ done:
 sara_status sara_dataset_moments_fill(sara_dataset_cache *cache)
 {
     sara_status status = SARA_OK;
-    size_t uncached = 0;
+    size_t cropped = 0, coloured = 0;
     double started = sara_clock();
-    for (size_t i = 0; i < cache->dataset.count; i++) {
+    for (size_t i = 0; i < cache->data.count; i++) {
+        const bool anew = sara_dataset_encodes_anew(cache, i);
         if (sara_interrupted(cache->ctx))
             return sara_fail(cache->ctx, SARA_INTERRUPTED, "interrupted before the first step");
         TRY(cache_image(cache, i));
-        uncached += sara_dataset_crops_anew(cache, i);
+        coloured += sara_dataset_subset(cache, i)->color_aug;
+        cropped += anew && !sara_dataset_subset(cache, i)->color_aug;
         cache_report(cache, i + 1, started);
     }
     sara_cache_files_tell(&cache->files, "latents");
-    if (uncached)
+    if (cropped)
         sara_log(cache->ctx, SARA_LOG_INFO,
                  "%zu of %zu images are cropped at random and encoded at each step; --center_crop "
                  "is faster",
-                 uncached, cache->dataset.count);
+                 cropped, cache->data.count);
+    if (coloured)
+        sara_log(cache->ctx, SARA_LOG_INFO,
+                 "%zu of %zu images change their colours and are encoded at each step", coloured,
+                 cache->data.count);
 done:
     return status;
 }
 
-/* Where the crop begins that is drawn for an element, on an axis: 0 across, 1 down. */
-static int draw_crop(const sara_dataset_cache *cache, int whole, int64_t element, uint32_t axis)
-{
-    uint64_t places = (uint64_t)(whole - cache->source.resolution) + 1;
-    return (int)sara_draw_below(places, cache->seed, SARA_DRAW_CROP, (uint64_t)element, axis);
-}
+/* ------------------------------------------------------------------------------ of a sample */
 
-/* The moments of an element whose crop is drawn. */
-static sara_status encode_fresh(sara_dataset_cache *cache, size_t index, int64_t element, bool flip)
+/* To cache->fresh. */
+static sara_status encode_fresh(sara_dataset_cache *cache, const sara_dataset_sample *sample,
+                                const sara_dataset_crop *crop)
 {
+    const sara_data_image *of = &cache->data.images[sample->image];
     sara_image image = {0};
     sara_status status;
-    TRY(sara_dataset_image_load(cache->ctx, &image, cache->dataset.items[index].path,
-                                cache->source.resolution));
-    sara_dataset_image_crop(cache->pixels, &image, cache->source.resolution,
-                            draw_crop(cache, image.width, element, 0),
-                            draw_crop(cache, image.height, element, 1), flip);
-    TRY(encode_pixels(cache, cache->fresh));
+    TRY(sara_data_image_load(cache->ctx, &image, of));
+    if (sara_dataset_subset(cache, sample->image)->color_aug)
+        sara_dataset_color_pixels(&image, cache->seed, sample->number);
+    sara_dataset_crop_pixels(cache->pixels, &image, &of->fit, crop);
+    TRY(encode_pixels(cache, cache->fresh, sample->image));
 done:
     sara_image_clear(cache->ctx, &image);
     return status;
 }
 
-/* ------------------------------------------------------------------------------ of an element */
-
-static bool draws_flip(const sara_dataset_cache *cache, int64_t element)
-{
-    return cache->random_flip &&
-           sara_draw_below(2, cache->seed, SARA_DRAW_FLIP, (uint64_t)element, 0) == 1;
-}
-
 /* *out: in memory, or read or encoded to cache->fresh. */
-sara_status sara_dataset_moments_of(sara_dataset_cache *cache, const float **out, size_t index,
-                                    int64_t element)
+sara_status sara_dataset_moments_of(sara_dataset_cache *cache, const float **out,
+                                    const sara_dataset_sample *sample)
 {
-    bool flip = draws_flip(cache, element);
+    const int64_t size = sara_dataset_latent_size(cache, sample->image);
+    const sara_dataset_crop crop = sara_dataset_crop_of(cache, sample);
     sara_status status = SARA_OK;
     *out = cache->fresh;
-    if (cache->moments[index])
-        *out = cache->moments[index] + (flip ? 2 * cache->size : 0);
-    else if (sara_dataset_crops_anew(cache, index))
-        TRY(encode_fresh(cache, index, element, flip));
+    if (cache->moments[sample->image])
+        *out = cache->moments[sample->image] + (crop.flip ? 2 * size : 0);
+    else if (sara_dataset_encodes_anew(cache, sample->image))
+        TRY(encode_fresh(cache, sample, &crop));
     else
-        TRY(load_moments(cache, index, flip));
+        TRY(load_moments(cache, sample->image, crop.flip));
 done:
     return status;
-}
-
-void sara_dataset_time_ids_of(const sara_dataset_cache *cache, float out[SARA_TIME_IDS],
-                              size_t index, int64_t element)
-{
-    const sara_image_sizes *sizes = &cache->sizes[index];
-    const int side = cache->source.resolution, wide = sizes->resized_width;
-    const int high = sizes->resized_height;
-    const bool drawn = sara_dataset_crops_anew(cache, index);
-    int left = drawn ? draw_crop(cache, wide, element, 0) : cache_center(wide, side);
-    int top = drawn ? draw_crop(cache, high, element, 1) : cache_center(high, side);
-    if (draws_flip(cache, element))
-        left = wide - side - left;
-    const int ids[SARA_TIME_IDS] = {sizes->height, sizes->width, top, left, side, side};
-    for (int i = 0; i < SARA_TIME_IDS; i++)
-        out[i] = (float)ids[i];
 }

@@ -213,17 +213,17 @@ done:
 /* An image through the VAE's encoder: before the steps, or within each where crops are drawn. */
 static sara_status encoder(const trainer *t, size_t *out, const sara_memory_setting *s)
 {
-    int side = t->source->resolution;
+    int width = t->source->width, height = t->source->height;
     sara_device *device = NULL;
     sara_tape *tape = NULL;
     sara_var *image, *mean, *logvar;
     sara_status status = SARA_OK;
     *out = 0;
-    if (side == 0)
+    if (width == 0)
         return SARA_OK;
     if (s->side)
-        side = (int)s->side * t->model->vae->info.vae.factor;
-    const sara_shape shape = sara_shape4(1, 3, side, side);
+        width = height = (int)s->side * t->model->vae->info.vae.factor;
+    const sara_shape shape = sara_shape4(1, 3, height, width);
     TRY(sara_nn_device_open_dry(t->ctx, &device, t->model->device));
     TRY(sara_tape_new(t->ctx, &tape, device));
     TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
@@ -327,6 +327,10 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     if (t->source->encodes_anew) {
         p.other += p.encoder;
         p.encoder = 0;
+    }
+    if (t->source->texts_anew) {
+        p.other += p.texts;
+        p.texts = 0;
     }
     TRY(beginning(t, &p.begin, s));
     TRY(turning(t, &p.later, s));

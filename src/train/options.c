@@ -36,6 +36,11 @@ static void set_defaults(sara_train_options *options)
     options->seed = 42;
     options->logit_std = 1;
     options->mode_scale = 1.29;
+    options->min_bucket_reso = 256;
+    options->max_bucket_reso = 1024;
+    options->bucket_reso_steps = 64;
+    options->caption_separator = ",";
+    options->prior_loss_weight = 1.0;
 }
 
 void sara_train_options_init_sized(sara_train_options *options, size_t size)
@@ -70,6 +75,7 @@ static const struct {
     const char *theirs, *ours;
 } aliases[] = {
     {"instance_data_dir", "train_data_dir"},
+    {"reg_data_dir", "class_data_dir"},
     {"flip_aug", "random_flip"},
     {"validation_prompts", "validation_prompt"},
     {"resume", "resume_from_checkpoint"},
@@ -284,13 +290,21 @@ sara_status sara_train_options_json(sara_context *ctx, json_t **out,
                                     const sara_train_options *options)
 {
     *out = json_object();
-    for (size_t i = 0; *out && i < sara_train_option_count; i++)
-        if (sara_train_option_table[i].part != SARA_PART_NO &&
-            json_object_set_new(*out, sara_train_option_table[i].info.name,
-                                field_json(options, &sara_train_option_table[i])) != 0) {
+    sara_train_options defaults;
+    set_defaults(&defaults);
+    for (size_t i = 0; *out && i < sara_train_option_count; i++) {
+        const option *o = &sara_train_option_table[i];
+        json_t *value = o->part == SARA_PART_NO ? NULL : field_json(options, o);
+        json_t *automatic = o->part == SARA_PART_CHOSEN ? field_json(&defaults, o) : NULL;
+        const bool silent = o->part == SARA_PART_NO || (automatic && json_equal(value, automatic));
+        json_decref(automatic);
+        if (silent) {
+            json_decref(value);
+        } else if (json_object_set_new(*out, o->info.name, value) != 0) {
             json_decref(*out);
             *out = NULL;
         }
+    }
     return *out ? SARA_OK : sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: options");
 }
 

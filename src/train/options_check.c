@@ -109,7 +109,7 @@ static sara_status check_sources(sara_context *ctx, const sara_train_options *o)
                          o->unet_only);
     if (!o->output_dir || !*o->output_dir)
         return sara_fail(ctx, status, "--output_dir is missing: name the run folder");
-    if (!o->train_data_dir && !o->replay && !o->unet_only)
+    if (!o->train_data_dir && !o->dataset_config && !o->replay && !o->unet_only)
         return sara_fail(ctx, status,
                          "--train_data_dir is missing: name the folder of training images");
     if (o->train_data_dir && o->replay)
@@ -232,6 +232,7 @@ sara_status sara_train_options_check(sara_context *ctx, const sara_train_options
     TRY(check_missing(ctx, o));
     TRY(check_sources(ctx, o));
     TRY(check_words(ctx, o));
+    TRY(sara_train_options_check_data(ctx, o));
     TRY(sara_train_options_check_method(ctx, o));
     TRY(check_given_steps(ctx, o));
 done:

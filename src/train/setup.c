@@ -126,12 +126,11 @@ static sara_status count_replayed_steps(trainer *t)
 static sara_status count_epochs_steps(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    int64_t items = t->source->items;
-    int64_t samples = (int64_t)o->gradient_accumulation_steps * o->train_batch_size;
-    if (o->num_train_epochs > INT64_MAX / 2 / items)
+    const int64_t parts = o->gradient_accumulation_steps;
+    if (o->num_train_epochs > INT64_MAX / 2 / t->source->items)
         return sara_fail(t->ctx, SARA_ERROR_USAGE, "--num_train_epochs %lld: too many",
                          (long long)o->num_train_epochs);
-    t->steps = (o->num_train_epochs * items + samples - 1) / samples;
+    t->steps = (sara_order_length(t->source->order, o->num_train_epochs) + parts - 1) / parts;
     return SARA_OK;
 }
 
@@ -225,15 +224,18 @@ static void setup_announce(const trainer *t)
              (long long)t->selected, (long long)t->parameters,
              100.0 * (double)t->selected / (double)t->parameters, text.entries, t->learning_rate,
              given ? "" : " (", given ? "" : text.default_rate, given ? "" : ")");
-    char repeats[64] = "";
+    char repeats[64] = "", classes[64] = "";
     int64_t items = t->source->items, images = t->source->images;
     if (images && images != items)
         snprintf(repeats, sizeof(repeats), ", %lld with repeats", (long long)items);
-    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %s%lld x %d samples from %lld %s%s%s%s",
+    if (t->source->class_images)
+        snprintf(classes, sizeof(classes), " and %lld class images",
+                 (long long)t->source->class_images);
+    sara_log(t->ctx, SARA_LOG_INFO, "%lld steps of %s%lld x %d samples from %lld %s%s%s%s%s",
              (long long)t->steps, t->source->shape_count > 1 ? "up to " : "",
              (long long)most_samples(t), o->gradient_accumulation_steps,
              (long long)(images ? images : items), images ? "images" : "recorded micro-batches",
-             repeats, *text.course ? "; " : "", text.course);
+             repeats, classes, *text.course ? "; " : "", text.course);
 }
 
 /* What the steps train on; nothing is encoded yet. */
@@ -242,9 +244,10 @@ static sara_status open_batches(trainer *t)
     sara_status status;
     TRY(sara_batches_open(t->ctx, &t->batches, t->model, &t->options, &t->objective));
     t->source = sara_batches_source(t->batches);
-    if (!t->source->is_replay) {
+    const bool alone = !t->source->class_images && !t->options.dataset_config;
+    if (!t->source->is_replay && t->source->shape_count == 1 && alone) {
         t->flags.size = "train_batch_size";
-        t->flags.side = "resolution";
+        t->flags.side = t->options.enable_bucket ? NULL : "resolution";
         t->flags.pixels = t->model->vae->info.vae.factor;
     }
 done:
@@ -262,8 +265,8 @@ static sara_status encode(trainer *t)
 {
     sara_status status;
     TRY(sara_batches_open_files(t->batches, &t->options, t->identity));
-    TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options, t->identity));
-    TRY(sara_batches_fill(t->batches));
+    TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options, t->source->folder, t->identity));
+    TRY(sara_batches_fill(t->batches, t->state.micro_batches));
     sara_model_give_back(t->model, sara_trainer_stages(t));
     TRY(sara_model_need(t->model, sara_trainer_stages(t)));
     sara_network_close_files(t->model->denoiser); /* its values are about to be trained */

@@ -8,7 +8,8 @@
 static sara_status check_run_output(const trainer *t)
 {
     const sara_train_options *o = &t->options;
-    const char *inputs[] = {sara_train_options_model(o, NULL), o->train_data_dir, o->vae};
+    const char *inputs[] = {sara_train_options_model(o, NULL), o->train_data_dir, o->class_data_dir,
+                            o->vae};
     for (size_t i = 0; i < sizeof(inputs) / sizeof(*inputs); i++)
         if (inputs[i] && sara_path_is_same(o->output_dir, inputs[i]))
             return sara_fail(t->ctx, SARA_ERROR_USAGE,
@@ -20,8 +21,8 @@ static sara_status check_run_output(const trainer *t)
 static sara_status open_profile(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    const char *inputs[] = {sara_train_options_model(o, NULL), o->train_data_dir, o->replay,
-                            o->vae};
+    const char *inputs[] = {sara_train_options_model(o, NULL), o->train_data_dir, o->replay, o->vae,
+                            o->dataset_config};
     if (!o->profile)
         return SARA_OK;
     return sara_profile_open(t->ctx, &t->profile, o->profile, inputs,

@@ -3,6 +3,7 @@
 #ifndef SARA_TRAIN_H
 #define SARA_TRAIN_H
 
+#include "data/data.h"
 #include "train/batch.h"
 
 #include <stdio.h>
@@ -26,6 +27,9 @@ SARA_NODISCARD sara_status sara_train_options_check_beside(sara_context *ctx,
 /* And what contradicts or is missing. */
 SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
                                                     const sara_train_options *options);
+/* Of images and captions: what contradicts or is missing. */
+SARA_NODISCARD sara_status sara_train_options_check_data(sara_context *ctx,
+                                                         const sara_train_options *options);
 /* *value: of an option that is not at its default, as text, sara_free(); else NULL. */
 SARA_NODISCARD sara_status sara_train_option_given(sara_context *ctx, char **value,
                                                    const sara_train_options *options,
@@ -36,6 +40,7 @@ const char *sara_train_options_model(const sara_train_options *options, bool *al
 typedef enum sara_option_part {
     SARA_PART_NO,       /* nothing: the result does not depend on it */
     SARA_PART_GIVEN,    /* as it was given, or its default */
+    SARA_PART_CHOSEN,   /* as it was given; at its default the run does not speak of it */
     SARA_PART_RESOLVED, /* what it came to with base and data; its default stands for that */
     SARA_PART_DERIVED   /* likewise, of other options too, in which a difference is told first */
 } sara_option_part;
@@ -59,8 +64,12 @@ typedef struct sara_source {
         items; /* of an epoch (images, each as often as it is repeated), or a replay's entries */
     int64_t images; /* without repeats; 0: there are none */
     bool is_replay;
-    int resolution;    /* of what is encoded; 0: nothing is */
-    bool encodes_anew; /* images are encoded at each step, as their crops are drawn */
+    int64_t class_images;    /* of these, for prior preservation */
+    const sara_order *order; /* of images; NULL: there are none */
+    const char *folder;      /* the first one of images */
+    int width, height;       /* of the largest that is encoded; 0: nothing is */
+    bool encodes_anew;       /* images are encoded at each step, as crops or colours are drawn */
+    bool texts_anew;   /* captions vary, and those of the next steps are encoded between steps */
     size_t bytes;      /* that it keeps or comes to use; the encoder's activations left out */
     char sha256[65];   /* of what is trained on */
     /* Of the ids that the tokenizer makes of captions; "": there are none. */
@@ -84,67 +93,20 @@ SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **o
 SARA_NODISCARD sara_status sara_batches_open_files(sara_batches *batches,
                                                    const sara_train_options *options,
                                                    const json_t *identity);
-/* Encodes images and captions; micro-batches can be taken afterwards. */
-SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches);
+/* Encodes images, and captions: of those that vary what micro-batches from `first` on need.
+ * Micro-batches can be taken afterwards. */
+SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches, int64_t first);
 /* `count` random micro-batches of a shape (without arrays), for timing. */
 SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches **out,
                                                const sara_model *model, const sara_batch *shape,
                                                int64_t count, uint64_t seed,
                                                const sara_objective *objective);
 void sara_batches_free(sara_batches *batches);
-/* The batch's arrays live until the next call. */
+/* The batch's arrays live until the next call. out->also: class images of another shape. */
 SARA_NODISCARD sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index);
 const sara_source *sara_batches_source(const sara_batches *batches);
 /* The replay's matrix for the low-rank term of a step; NULL: draw one. */
 const char *sara_batches_rank_name(const sara_batches *batches, int64_t step);
-
-/* Used by batches.c. */
-/* Of an image as its file has it, and resized. */
-typedef struct sara_image_sizes {
-    int width, height, resized_width, resized_height;
-} sara_image_sizes;
-/* Every image is decoded wholly, so that none fails once hours of encoding have begun. The error
- * (SARA_ERROR_INPUT) is the first one's, with the names of others. sizes [count] */
-SARA_NODISCARD sara_status sara_dataset_check_images(sara_context *ctx, sara_image_sizes *sizes,
-                                                     const sara_dataset *dataset, int resolution);
-/* Resized by Lanczos so that the shorter side is `resolution`; sara_image_clear(). */
-SARA_NODISCARD sara_status sara_dataset_image_load(sara_context *ctx, sara_image *out,
-                                                   const char *path, int resolution);
-/* out [3][side][side] in [-1,1]: the crop at (left, top), mirrored if flip. */
-void sara_dataset_image_crop(float *out, const sara_image *image, int side, int left, int top,
-                             bool flip);
-/* Of what is trained on: names, captions, contents and repeats. contents [dataset->count]: of each
- * file alone; NULL: not wanted. */
-SARA_NODISCARD sara_status sara_dataset_hash(sara_context *ctx, char out[65], char (*contents)[65],
-                                             const sara_dataset *dataset);
-/* Which of `count` things an element of the endless sequence of epochs is: place element % count in
- * the order of its epoch. The order is a keyed bijection (a Feistel network over the next power of
- * four, walked until it lands inside), so that no shuffled list has to be kept or saved and every
- * epoch visits each thing once. */
-uint64_t sara_epoch_place(uint64_t seed, uint64_t count, uint64_t element);
-/* The distinct captions in the order in which they first come: distinct [dataset->count], of
- * which *distinct_count are filled, is borrowed from the data set; numbers [dataset->count]: which
- * of them an image has. */
-SARA_NODISCARD sara_status sara_captions_number(sara_context *ctx, size_t *numbers,
-                                                const char **distinct, size_t *distinct_count,
-                                                const sara_dataset *dataset);
-typedef struct sara_dataset_cache sara_dataset_cache;
-SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
-                                                  sara_model *model,
-                                                  const sara_train_options *options);
-/* See sara_batches_open_files(). */
-SARA_NODISCARD sara_status sara_dataset_cache_open_files(sara_dataset_cache *cache,
-                                                         const sara_train_options *options,
-                                                         const json_t *identity);
-SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache);
-void sara_dataset_cache_free(sara_dataset_cache *cache);
-/* Latents and condition of a batch of N elements of the endless sequence of epochs. */
-SARA_NODISCARD sara_status sara_dataset_cache_get(sara_dataset_cache *cache,
-                                                  const sara_batch *batch, int64_t first);
-/* Without shapes. */
-const sara_source *sara_dataset_cache_source(const sara_dataset_cache *cache);
-/* Of a batch of N samples, without arrays. */
-sara_batch sara_dataset_cache_shape(const sara_dataset_cache *cache, int64_t samples);
 
 /* ---------------------------------------------------------------------------------- run folder */
 
@@ -236,10 +198,11 @@ SARA_NODISCARD sara_status sara_run_prompt_length(sara_context *ctx, int64_t *le
                                                   sara_model *model,
                                                   const sara_train_options *options);
 /* Ahead, so that the pictures need no text encoder; with the options' cache of texts on the disk
- * from there. identity: the run's, as sara_batches_open_files() has it. */
+ * from there. images: the first folder of images, NULL: there is none. identity: the run's, as
+ * sara_batches_open_files() has it. */
 SARA_NODISCARD sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
                                                    const sara_train_options *options,
-                                                   const json_t *identity);
+                                                   const char *images, const json_t *identity);
 /* samples/step-NNNNNN-I.png for each validation prompt. */
 SARA_NODISCARD sara_status sara_run_validate(sara_run *run, sara_model *model,
                                              const sara_train_options *options, int64_t step);

@@ -8,17 +8,16 @@
 
 #include <math.h>
 
-static sara_status one_pass(trainer *t, double *loss, int64_t index, bool record)
+/* *loss grows by the batch's. */
+static sara_status one_pass(trainer *t, double *loss, const sara_batch *batch, bool record)
 {
-    sara_batch batch;
     const float *result;
     sara_var *value;
     sara_status status;
-    TRY(sara_batches_get(t->batches, &batch, index));
     sara_tape_record(t->tape, record);
-    TRY(sara_batch_loss(t->tape, &value, t->model->denoiser, &t->objective, &batch));
+    TRY(sara_batch_loss(t->tape, &value, t->model->denoiser, &t->objective, batch));
     TRY(sara_tape_read(t->tape, &result, value));
-    *loss = *result;
+    *loss += *result;
     if (record && isfinite(*loss))
         TRY(sara_tape_backward(t->tape, value, 1.0f));
 done:
@@ -26,14 +25,26 @@ done:
     return status;
 }
 
+static sara_status all_passes(trainer *t, double *loss, int64_t index, bool record)
+{
+    sara_batch batch;
+    sara_status status;
+    *loss = 0;
+    TRY(sara_batches_get(t->batches, &batch, index));
+    for (const sara_batch *b = &batch; b; b = b->also)
+        TRY(one_pass(t, loss, b, record));
+done:
+    return status;
+}
+
 sara_status sara_trainer_micro_batch(trainer *t, double *loss)
 {
-    return one_pass(t, loss, t->state.micro_batches, t->optimizer != NULL);
+    return all_passes(t, loss, t->state.micro_batches, t->optimizer != NULL);
 }
 
 sara_status sara_trainer_gradients(trainer *t, double *loss, int64_t index)
 {
-    return one_pass(t, loss, index, true);
+    return all_passes(t, loss, index, true);
 }
 
 sara_status sara_trainer_lr_factor(const trainer *t, double *out, int64_t step, int64_t steps)

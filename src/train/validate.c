@@ -115,12 +115,13 @@ done:
 }
 
 static sara_status open_prompt_files(prompt_files *p, const sara_model *model,
-                                     const sara_train_options *options, const json_t *identity)
+                                     const sara_train_options *options, const char *images,
+                                     const json_t *identity)
 {
     char *folder = NULL;
     sara_status status;
     *p = (prompt_files){.model = model};
-    TRY(sara_cache_folder(model->ctx, &folder, options));
+    TRY(sara_cache_folder(model->ctx, &folder, options, images));
     TRY(sara_cache_files_open(&p->files, folder, "states", model, SARA_STAGE_TEXT, identity));
 done:
     sara_free(model->ctx, folder);
@@ -128,14 +129,14 @@ done:
 }
 
 sara_status sara_run_encode_prompts(sara_context *ctx, sara_model *model,
-                                    const sara_train_options *options, const json_t *identity)
+                                    const sara_train_options *options, const char *images,
+                                    const json_t *identity)
 {
     prompt_files files = {.model = NULL};
     const sara_prompt_store store = {&files, find_prompt, keep_prompt_file};
     sara_status status;
-    if (options->validation_prompt_count && options->cache_text_encoder_outputs_to_disk &&
-        options->train_data_dir) {
-        TRY(open_prompt_files(&files, model, options, identity));
+    if (options->validation_prompt_count && options->cache_text_encoder_outputs_to_disk && images) {
+        TRY(open_prompt_files(&files, model, options, images, identity));
         model->prompt_store = &store;
     }
     TRY(encode_each_prompt(ctx, model, options));

@@ -55,8 +55,7 @@ static void test_empty_captions(void **state)
     dataset_test *test = *state;
     dataset_put(test, "c.webp", "");
     dataset_put(test, "c.txt", " \n");
-    test->options.caption_prefix = "ink style";
-    DATASET_ASSERT(test, "c.webp: ink style");
+    DATASET_ASSERT(test, "c.webp: ");
     dataset_assert_logged(test, "captions: empty: 1 (c.webp)");
 }
 
@@ -208,11 +207,10 @@ static void test_demo(void **state)
 {
     dataset_test *test = *state;
     test->options.folder = SARA_TEST_EMOJI "/ink";
-    test->options.caption_prefix = "ink style, ";
     assert_ok(test->ctx, dataset_scan(test));
     assert_null(test->log);
     assert_int_equal(test->data.count, 240);
-    assert_string_equal(test->data.items[0].caption, "ink style, foggy");
+    assert_string_equal(test->data.items[0].caption, "foggy");
     for (size_t i = 0; i < test->data.count; i++) {
         sara_image image = {0};
         assert_ok(test->ctx, sara_image_read(test->ctx, &image, test->data.items[i].path));
@@ -247,7 +245,6 @@ static void fail_each_allocation(const sara_dataset_options *options, sara_statu
 static void test_every_allocation_may_fail(void **state)
 {
     dataset_test *test = *state;
-    test->options.caption_prefix = "p, ";
     dataset_put(test, "a.png", "");
     dataset_put(test, "cafe\xcc\x81.jpg", "");
     dataset_put(test, "sub/e\xcc\x81.png", "");

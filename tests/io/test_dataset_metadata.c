@@ -21,15 +21,14 @@ static void test_rows(void **state)
     dataset_assert_logged(test, "captions: empty: 1 (sub/c.webp)");
 }
 
-static void test_column_and_prefix(void **state)
+static void test_column(void **state)
 {
     dataset_test *test = *state;
     dataset_put(test, "a.png", "");
     dataset_put(test, "metadata.jsonl",
                 "{\"file_name\": \"a.png\", \"caption\": \"moon\", \"text\": \"x\"}");
     test->options.caption_column = "caption";
-    test->options.caption_prefix = "ink style, ";
-    DATASET_ASSERT(test, "a.png: ink style, moon");
+    DATASET_ASSERT(test, "a.png: moon");
 }
 
 static void test_bad_rows(void **state)
@@ -380,7 +379,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         DATASET_TEST(test_rows),
-        DATASET_TEST(test_column_and_prefix),
+        DATASET_TEST(test_column),
         DATASET_TEST(test_bad_rows),
         DATASET_TEST(test_names_that_lead_out),
         DATASET_TEST(test_csv_as_pandas),

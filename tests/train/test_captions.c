@@ -1,6 +1,6 @@
 /* The distinct captions of a data set, and how many comparisons finding them takes. */
 #include "support/support.h"
-#include "train/train.h"
+#include "train/dataset_texts.h"
 
 #define MANY     4096
 #define COPIES   3
@@ -19,7 +19,7 @@ int __wrap_strcmp(const char *a, const char *b)
 }
 
 typedef struct numbering {
-    sara_dataset_item items[MANY];
+    const char *captions[MANY];
     size_t numbers[MANY], count;
     const char *distinct[MANY];
     char texts[MANY][32];
@@ -29,10 +29,9 @@ static numbering made;
 
 static sara_status number_first(sara_context *ctx, numbering *n, size_t count)
 {
-    const sara_dataset dataset = {.items = n->items, .count = count};
     for (size_t i = 0; i < count; i++)
-        n->items[i].caption = n->texts[i];
-    return sara_captions_number(ctx, n->numbers, n->distinct, &n->count, &dataset);
+        n->captions[i] = n->texts[i];
+    return sara_captions_number(ctx, n->numbers, n->distinct, &n->count, n->captions, count);
 }
 
 /* In the order in which they first come, each from where it first stands. */

@@ -78,7 +78,7 @@ static void open_image(encoding *e, const char *name, bool mirrored)
     static const sara_objective objective = {.num_train_timesteps = 1000};
     assert_ok(run->ctx,
               sara_batches_open(run->ctx, &e->batches, e->model, &run->options, &objective));
-    assert_ok(run->ctx, sara_batches_fill(e->batches));
+    assert_ok(run->ctx, sara_batches_fill(e->batches, 0));
 }
 
 /* out [ELEMENTS][LATENT] */
@@ -163,33 +163,6 @@ static void test_timesteps_and_noise(void **state)
     end_encoding(&e);
 }
 
-/* As torchvision's Resize: the longer side is int(resolution * long / short). 16384 is the most. */
-static void test_loaded_sizes(void **state)
-{
-    static const struct {
-        int width, height, resolution, new_width, new_height;
-    } cases[] = {{10, 13, 16, 16, 20},   {13, 10, 16, 20, 16}, {30, 31, 15, 15, 15},
-                 {7, 7, 16, 16, 16},     {16, 40, 16, 16, 40}, {1, 512, 32, 32, 16384},
-                 {512, 1, 32, 16384, 32}};
-    test_run *run = *state;
-    const char *path = test_text(run, "%s/a.png", run->folder);
-    uint8_t pixels[3 * 1024] = {0};
-    sara_image loaded = {0};
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-        const sara_image image = {cases[i].width, cases[i].height, pixels};
-        assert_true(image.width * image.height <= 1024);
-        assert_ok(run->ctx, sara_image_save(run->ctx, &image, path, NULL));
-        assert_ok(run->ctx, sara_dataset_image_load(run->ctx, &loaded, path, cases[i].resolution));
-        assert_int_equal(loaded.width, cases[i].new_width);
-        assert_int_equal(loaded.height, cases[i].new_height);
-        sara_image_clear(run->ctx, &loaded);
-    }
-    const sara_image strip = {1, 513, pixels};
-    assert_ok(run->ctx, sara_image_save(run->ctx, &strip, path, NULL));
-    assert_refused(run->ctx, SARA_ERROR_INPUT, "1x513 is too long: 32x16416 at resolution 32",
-                   sara_dataset_image_load(run->ctx, &loaded, path, 32));
-}
-
 static size_t bytes_of(encoding *e, const char *name, bool mirrored, bool random_flip)
 {
     e->run->options.random_flip = random_flip;
@@ -232,36 +205,12 @@ static void test_own_resolution(void **state)
     info->sample_width = 5;
     info->sample_height = 4;
     open_image(&e, "square", false);
-    assert_int_equal(sara_batches_source(e.batches)->resolution, 5 * 4); /* the VAE's factor */
+    assert_int_equal(sara_batches_source(e.batches)->width, 5 * 4); /* the VAE's factor */
     info->sample_width = 4;
     info->sample_height = 6;
     open_image(&e, "square", true);
-    assert_int_equal(sara_batches_source(e.batches)->resolution, 6 * 4);
+    assert_int_equal(sara_batches_source(e.batches)->width, 6 * 4);
     end_encoding(&e);
-}
-
-/* By Python's hashlib: of each image the name, the caption and the content's digits, and how often
- * it is repeated where that is not once, each with a NUL behind it. */
-static void test_data_sha256(void **state)
-{
-    static const char expected[] =
-        "219ee862e42d655f5ce8ef4923a18af92aeb43289fdd585e471513bfe788695e";
-    static const struct {
-        const char *name, *caption, *content;
-        int64_t repeats;
-    } images[] = {{"a.png", "a cat", "one", 1}, {"b.png", "", "two", 2}, {"c.png", "x", "", 30}};
-    test_run *run = *state;
-    sara_dataset_item items[3];
-    const sara_dataset dataset = {.items = items, .count = 3};
-    char sha256[65];
-    for (size_t i = 0; i < 3; i++) {
-        const char *content = images[i].content;
-        const char *path = test_text(run, "%s/%s", run->folder, images[i].name);
-        assert_ok(run->ctx, sara_file_write(run->ctx, path, content, strlen(content)));
-        items[i] = (sara_dataset_item){path, images[i].caption, images[i].repeats};
-    }
-    assert_ok(run->ctx, sara_dataset_hash(run->ctx, sha256, NULL, &dataset));
-    assert_string_equal(sha256, expected);
 }
 
 static void test_order_of_epochs(void **state)
@@ -280,8 +229,6 @@ int main(void)
                                        TEST_CASE(test_flips),
                                        TEST_CASE(test_timesteps_and_noise),
                                        TEST_CASE(test_order_of_epochs),
-                                       TEST_CASE(test_loaded_sizes),
-                                       TEST_CASE(test_data_sha256),
                                        TEST_CASE(test_cut_captions),
                                        TEST_CASE(test_kept_bytes),
                                        TEST_CASE(test_own_resolution)};

@@ -1,6 +1,8 @@
 /* Training on image folders: epochs, caches and interruptions in the middle of an epoch. */
 #include "support_train.h"
 
+#include "train/dataset_cache.h"
+
 #include <math.h>
 
 static void whole_and_interrupted(test_run *run)
@@ -95,12 +97,13 @@ static void test_order(void **state)
     sara_batch batch;
     int64_t orders[4][3];
     test_run_take_images(run, 3);
+    run->options.train_batch_size = 3;
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(cache));
-    assert_int_equal(sara_dataset_cache_source(cache)->items, 3);
-    batch = sara_dataset_cache_shape(cache, 3);
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0));
+    assert_int_equal(cache->source.items, 3);
+    batch = sara_dataset_cache_shape(cache, SARA_DATASET_INSTANCE, 0);
     assert_int_equal(sara_shape_count(&batch.latents.shape), 3 * 4 * 8 * 8);
     assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
     const float *states = batch.condition[SARA_CONDITION_STATES].data;
@@ -108,7 +111,7 @@ static void test_order(void **state)
     const float *first = NULL;
     for (int64_t epoch = 0; epoch < 4; epoch++) {
         int64_t seen = 0;
-        assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 3 * epoch));
+        assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 0, SARA_DATASET_INSTANCE, epoch));
         if (!first) { /* the captions of the first epoch stand for the images */
             float *copy;
             assert_ok(run->ctx,
@@ -151,13 +154,14 @@ static void test_repeats_in_an_epoch(void **state)
     sara_text_states first;
     int64_t count[2] = {0};
     take_repeats(run);
+    run->options.train_batch_size = 1;
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(cache));
-    assert_int_equal(sara_dataset_cache_source(cache)->items, 4);
-    assert_int_equal(sara_dataset_cache_source(cache)->images, 2);
-    batch = sara_dataset_cache_shape(cache, 1);
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0));
+    assert_int_equal(cache->source.items, 4);
+    assert_int_equal(cache->source.images, 2);
+    batch = sara_dataset_cache_shape(cache, SARA_DATASET_INSTANCE, 0);
     assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
     const float *states = batch.condition[SARA_CONDITION_STATES].data;
     size_t state_size = (size_t)sara_shape_count(&batch.condition[SARA_CONDITION_STATES].shape);
@@ -165,7 +169,8 @@ static void test_repeats_in_an_epoch(void **state)
     for (int64_t epoch = 0; epoch < 5; epoch++) {
         count[0] = count[1] = 0;
         for (int64_t i = 0; i < 4; i++) {
-            assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 4 * epoch + i));
+            assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 0, SARA_DATASET_INSTANCE,
+                                                       4 * epoch + i));
             count[memcmp(states, first.states, state_size * sizeof(*states)) != 0]++;
         }
         assert_int_equal(count[0], 3);

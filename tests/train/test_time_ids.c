@@ -1,14 +1,14 @@
 /* What a denoiser that asks for it is told of the pictures that it is trained on. */
 #include "support_train.h"
 
-#include "train/train.h"
+#include "train/dataset_cache.h"
 
 #define SIDE 32
 
 typedef struct pictures {
     sara_model *model;
     sara_dataset_cache *cache;
-    sara_batch batch; /* of one */
+    sara_batch batch; /* of train_batch_size */
 } pictures;
 
 static void open_pictures(test_run *run, pictures *p)
@@ -18,8 +18,8 @@ static void open_pictures(test_run *run, pictures *p)
     /* As if its denoiser were SDXL's: nothing of it is run here. */
     p->model->denoiser->info.denoiser.widths[SARA_CONDITION_TIME_IDS] = SARA_TIME_IDS;
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &p->cache, p->model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(p->cache));
-    p->batch = sara_dataset_cache_shape(p->cache, 1);
+    assert_ok(run->ctx, sara_dataset_cache_fill(p->cache, 0));
+    p->batch = sara_dataset_cache_shape(p->cache, SARA_DATASET_INSTANCE, 0);
     assert_ok(run->ctx, sara_batch_alloc(run->ctx, &p->batch));
 }
 
@@ -32,7 +32,8 @@ static void close_pictures(test_run *run, pictures *p)
 
 static const float *get(test_run *run, pictures *p, int64_t element)
 {
-    assert_ok(run->ctx, sara_dataset_cache_get(p->cache, &p->batch, element));
+    assert_ok(run->ctx,
+              sara_dataset_cache_get(p->cache, &p->batch, 0, SARA_DATASET_INSTANCE, element));
     return p->batch.condition[SARA_CONDITION_TIME_IDS].data;
 }
 
@@ -80,6 +81,7 @@ static void test_cropped_in_the_middle(void **state)
     };
     test_run *run = *state;
     test_run_take_images(run, 1);
+    run->options.train_batch_size = 1;
     run->options.center_crop = run->options.random_flip = true;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         pictures p = {0};
@@ -95,7 +97,16 @@ static void test_cropped_in_the_middle(void **state)
 static void use_part(test_run *run, const char *from, const float *ids, bool flip)
 {
     sara_image whole = {0}, part = {.width = SIDE, .height = SIDE};
-    assert_ok(run->ctx, sara_dataset_image_load(run->ctx, &whole, from, SIDE));
+    const sara_bucket_options square = {.width = SIDE, .height = SIDE};
+    const sara_buckets buckets = {.options = square};
+    sara_data_image picture = {.path = from};
+    assert_ok(run->ctx, sara_image_read(run->ctx, &whole, from));
+    picture.width = whole.width;
+    picture.height = whole.height;
+    sara_image_clear(run->ctx, &whole);
+    assert_ok(run->ctx, sara_buckets_fit(run->ctx, &picture.fit, &buckets, from, picture.width,
+                                         picture.height));
+    assert_ok(run->ctx, sara_data_image_load(run->ctx, &whole, &picture));
     assert_ok(run->ctx, sara_arena_alloc(&run->strings, &part.pixels, 3, SIDE * SIDE));
     for (int i = 0; i < SIDE * SIDE; i++) {
         int x = (int)ids[3] + i % SIDE, y = (int)ids[2] + i / SIDE;
@@ -145,6 +156,7 @@ static void test_drawn_crops(void **state)
     bool flipped[2] = {false, false};
     float places[2][2] = {{100, 100}, {-1, -1}}; /* least, most */
     test_run_take_images(run, 1);
+    run->options.train_batch_size = 1;
     run->options.random_flip = true;
     use_ramp(run, "wide", 75, 40);
     for (int64_t element = 0; element < 5; element++)
@@ -163,6 +175,7 @@ static void test_in_a_batch(void **state)
     pictures p = {0};
     bool seen[2] = {false, false};
     test_run_take_images(run, 1);
+    run->options.train_batch_size = 1;
     use_ramp(run, "both", 64, 32);
     const char *folder = run->options.train_data_dir;
     use_ramp(run, "other", 48, 48);
@@ -170,11 +183,9 @@ static void test_in_a_batch(void **state)
     test_put(folder, "b.txt", "b", 1);
     run->options.train_data_dir = folder;
     run->options.center_crop = true;
+    run->options.train_batch_size = 2;
     open_pictures(run, &p);
-    sara_batch batch = sara_dataset_cache_shape(p.cache, 2);
-    assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
-    assert_ok(run->ctx, sara_dataset_cache_get(p.cache, &batch, 0));
-    const float *ids = batch.condition[SARA_CONDITION_TIME_IDS].data;
+    const float *ids = get(run, &p, 0);
     for (int i = 0; i < 2; i++) {
         static const float wide[] = {32, 64, 0, 16, 32, 32}, square[] = {48, 48, 0, 0, 32, 32};
         bool is_wide = ids[SARA_TIME_IDS * i] == 32;
@@ -182,7 +193,6 @@ static void test_in_a_batch(void **state)
         seen[is_wide] = true;
     }
     assert_true(seen[0] && seen[1]);
-    sara_batch_clear(run->ctx, &batch);
     close_pictures(run, &p);
 }
 

@@ -103,7 +103,7 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 35);
+    assert_int_equal(numbers, 43);
 }
 
 static void test_ranges(void **state)
@@ -288,6 +288,8 @@ static void test_json(void **state)
                                                "cache_latents_to_disk",
                                                "cache_text_encoder_outputs_to_disk",
                                                "cache_dir",
+                                               "dataset_config",
+                                               "class_data_dir",
                                                "profile",
                                                "device"};
     test_run *run = *state;
@@ -296,11 +298,14 @@ static void test_json(void **state)
     size_t count = 0;
     run->options.seed = UINT64_MAX;
     run->options.caption_prefix = "ink style, ";
+    run->options.keep_tokens = 2;
     assert_ok(run->ctx, sara_train_options_json(run->ctx, &json, &run->options));
     for (size_t i = 0; (info = sara_train_option_at(i)); i++) {
         bool is_free = false;
         for (size_t k = 0; k < sizeof(free_options) / sizeof(*free_options); k++)
             is_free |= strcmp(free_options[k], info->name) == 0;
+        if (sara_train_option_part(info->name) == SARA_PART_CHOSEN) /* all at their defaults */
+            is_free = strcmp("keep_tokens", info->name) != 0;
         if (is_free != !json_object_get(json, info->name))
             fail_msg("%s: %s the JSON", info->name, is_free ? "in" : "not in");
         count += !is_free;
@@ -308,6 +313,7 @@ static void test_json(void **state)
     assert_int_equal(json_object_size(json), count);
     assert_string_equal(json_string_value(json_object_get(json, "seed")), "18446744073709551615");
     assert_string_equal(json_string_value(json_object_get(json, "caption_prefix")), "ink style, ");
+    assert_int_equal(json_integer_value(json_object_get(json, "keep_tokens")), 2);
     assert_true(json_is_null(json_object_get(json, "instance_prompt")));
     assert_true(json_is_false(json_object_get(json, "random_flip")));
     assert_true(json_real_value(json_object_get(json, "lambda_rank")) == 5e-4);
