@@ -46,6 +46,8 @@ static const char *find_caption_line(const char *lines, size_t *size, size_t *co
         at += strcspn(at, "\n\r");
         if (line < at && (*count)++ == chosen) {
             *size = (size_t)(at - line);
+            while (strchr(WHITE_SPACE, line[*size - 1]))
+                --*size;
             return line;
         }
     }

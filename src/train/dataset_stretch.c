@@ -2,7 +2,7 @@
  * holds, and forgotten for the next stretch. */
 #include "train/dataset_texts.h"
 
-#define STRETCH_BYTES ((size_t)256 << 20)
+#define STRETCH_BYTES ((size_t)64 << 20)
 #define LEAST_STRETCH 64 /* captions, however long they are */
 
 static size_t stretch_limit(const sara_dataset_texts *texts)

@@ -81,7 +81,8 @@ static void test_limits(void **state)
                    "min_bucket_reso 512: is above the resolution's 448",
                    sara_buckets_make(test->ctx, &buckets, &o));
     o = (sara_bucket_options){512, 448, true, false, 256, 448, 64};
-    assert_refused(test->ctx, SARA_ERROR_USAGE, "max_bucket_reso 448: is below the resolution's 512",
+    assert_refused(test->ctx, SARA_ERROR_USAGE,
+                   "max_bucket_reso 448: is below the resolution's 512",
                    sara_buckets_make(test->ctx, &buckets, &o));
     o = (sara_bucket_options){512, 448, true, false, 32, 1024, 64};
     assert_refused(test->ctx, SARA_ERROR_USAGE,

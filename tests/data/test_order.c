@@ -24,8 +24,8 @@ static void count_epoch(const sara_order *order, int64_t epoch, int64_t *counts,
     sara_order_element elements[MOST];
     memset(counts, 0, IMAGES * sizeof(*counts));
     for (int64_t i = 0; i < order->micro_batches; i++) {
-        size_t shape, count =
-                          sara_order_get(order, elements, &shape, epoch * order->micro_batches + i);
+        size_t shape,
+            count = sara_order_get(order, elements, &shape, epoch * order->micro_batches + i);
         assert_in_range(count, 1, order->shapes[shape].batch);
         for (size_t k = 0; k < count; k++) {
             assert_int_equal(mixed[elements[k].image].shape, shape);
