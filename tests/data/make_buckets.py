@@ -3,8 +3,8 @@
 
 The algorithm is that of library/train_util.py (BucketManager) and library/model_util.py
 (make_bucket_resolutions) as docs/train_README.md describes it, written anew. A line of settings
-(width, height, min, max, steps, no_upscale) and its resolutions, then a line for each image: its
-size, the bucket's, and the size to which it is resized before it is cropped.
+(width, height, min, max, steps, no_upscale, buckets), a line for each of its buckets, then one for
+each image: its size, the bucket's, and the size to which it is resized before it is cropped.
 """
 import math
 import random
@@ -59,7 +59,9 @@ def main():
     random.seed(20)
     for setting in SETTINGS:
         sizes = [] if setting[5] else resolutions(*setting[:5])
-        print("setting", *setting, len(sizes), *(f"{w}x{h}" for w, h in sizes))
+        print("setting", *setting, len(sizes))
+        for size in sizes:
+            print("bucket", *size)
         for _ in range(IMAGES):
             w, h = random.randint(80, 3000), random.randint(80, 3000)
             if random.random() < 0.3:

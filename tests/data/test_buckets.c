@@ -5,37 +5,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void check_sizes(const sara_buckets *buckets, const char *rest)
-{
-    int used, count, width, height;
-    assert_int_equal(sscanf(rest, "%d%n", &count, &used), 1);
-    assert_int_equal(buckets->count, count);
-    for (int i = 0; i < count; i++) {
-        rest += used;
-        assert_int_equal(sscanf(rest, " %dx%d%n", &width, &height, &used), 2);
-        assert_int_equal(buckets->sizes[i].width, width);
-        assert_int_equal(buckets->sizes[i].height, height);
-    }
-}
-
 static void take_setting(data_test *test, sara_buckets *buckets, const char *line)
 {
     sara_bucket_options o = {.enabled = true};
-    int no_upscale, used;
-    assert_int_equal(sscanf(line, "setting %d %d %d %d %d %d%n", &o.width, &o.height, &o.least,
-                            &o.most, &o.steps, &no_upscale, &used),
-                     6);
+    int no_upscale, count;
+    assert_int_equal(sscanf(line, "setting %d %d %d %d %d %d %d", &o.width, &o.height, &o.least,
+                            &o.most, &o.steps, &no_upscale, &count),
+                     7);
     o.no_upscale = no_upscale != 0;
     sara_buckets_free(test->ctx, buckets);
     assert_ok(test->ctx, sara_buckets_make(test->ctx, buckets, &o));
-    check_sizes(buckets, line + used);
+    assert_int_equal(buckets->count, count);
+}
+
+static void check_bucket(const sara_buckets *buckets, const char *line, size_t index)
+{
+    int width, height;
+    assert_int_equal(sscanf(line, "bucket %d %d", &width, &height), 2);
+    assert_in_range(index, 0, buckets->count - 1);
+    assert_int_equal(buckets->sizes[index].width, width);
+    assert_int_equal(buckets->sizes[index].height, height);
 }
 
 static void test_recorded(void **state)
 {
     data_test *test = *state;
     sara_buckets buckets = {0};
-    size_t images = 0, settings = 0, size;
+    size_t images = 0, settings = 0, sizes = 0, size;
     char *text = NULL, *rest, *line;
     assert_ok(test->ctx,
               sara_file_read(test->ctx, &text, &size, SARA_TEST_DATA "/buckets.txt", 1 << 20));
@@ -45,8 +41,14 @@ static void test_recorded(void **state)
         if (strncmp(line, "setting", 7) == 0) {
             take_setting(test, &buckets, line);
             settings++;
+            sizes = 0;
             continue;
         }
+        if (strncmp(line, "bucket", 6) == 0) {
+            check_bucket(&buckets, line, sizes++);
+            continue;
+        }
+        assert_int_equal(sizes, buckets.count);
         assert_int_equal(sscanf(line, "%d %d %d %d %d %d", &image[0], &image[1], &expected[0],
                                 &expected[1], &expected[2], &expected[3]),
                          6);
