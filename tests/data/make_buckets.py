@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records which bucket kohya's sd-scripts give images of random sizes: make_buckets.py > buckets.txt
+"""Records which buckets kohya's sd-scripts give to images: make_buckets.py > buckets.txt
 
 The algorithm is that of library/train_util.py (BucketManager) and library/model_util.py
 (make_bucket_resolutions) as docs/train_README.md describes it, written anew. A line of settings

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Records what becomes of captions by the rules of kohya's sd-scripts: make_captions.py > captions.json
+"""Records what becomes of captions by kohya's rules: make_captions.py > captions.json
 
-The rules are those of library/train_util.py (process_caption) as docs/config_README-en.md describes
-them, with what they draw by the Philox of core/make_draws.py: a number below n, one after the other.
-One thing is not kohya's: of several lines one is chosen before prefix and suffix are put to it.
+The rules are those of sd-scripts' library/train_util.py (process_caption), as
+docs/config_README-en.md describes them, with what they draw by the Philox of core/make_draws.py: a
+number below n, one after the other. One thing is not kohya's: of several lines one is chosen before
+prefix and suffix are put to it.
 """
 import json
 import os
