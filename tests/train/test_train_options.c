@@ -288,6 +288,7 @@ static void test_json(void **state)
                                                "cache_latents_to_disk",
                                                "cache_text_encoder_outputs_to_disk",
                                                "cache_dir",
+                                               "embedding_dir",
                                                "dataset_config",
                                                "class_data_dir",
                                                "profile",
