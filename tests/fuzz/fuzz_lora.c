@@ -1,8 +1,11 @@
-/* A LoRA file, all the way to the weights: what can be read may be applied, and comes off to the
+/* A LoRA file, all the way to the weights, or an embedding's, to its vectors: what can be read may be applied, and comes off to the
  * same bits; nothing else happens than that it is refused. */
 #include "fuzz/fuzz.h"
 
 #include "pipeline/adapter_kind.h"
+#include "pipeline/embedding.h"
+
+#include <math.h>
 
 static const struct {
     const char *name;
@@ -43,6 +46,21 @@ static void check_originals(const sara_network *network)
     }
 }
 
+/* What is read is finite, and of the shape that the file tells. */
+static void try_embedding(sara_context *ctx, sara_safetensors *file)
+{
+    sara_embedding_file described;
+    sara_embedding embedding = {.count = 0};
+    sara_status status = sara_embedding_describe(ctx, &described, file);
+    if (status == SARA_OK)
+        status = sara_embedding_load(ctx, &embedding, &described, "a");
+    fuzz_assert(status == SARA_OK || status == SARA_ERROR_INPUT);
+    for (int i = 0; status == SARA_OK && i < SARA_EMBEDDED_ENCODERS; i++)
+        for (int64_t k = 0; k < embedding.count * embedding.widths[i]; k++)
+            fuzz_assert(isfinite(embedding.vectors[i][k]));
+    sara_embedding_free(ctx, &embedding);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const sara_network_class class = {.name = "Fuzzed"};
@@ -57,6 +75,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_path(path, "adapter_model.safetensors");
     sara_status status = sara_adapter_source_open(ctx, &source, path);
     fuzz_assert(status == SARA_OK || status == SARA_ERROR_INPUT);
+    if (status == SARA_OK && source.kind == &sara_adapter_kind_embedding)
+        try_embedding(ctx, source.file);
     for (int force = 0; status == SARA_OK && force < 2; force++) {
         if (source.kind != &sara_adapter_kind_lora)
             break;

@@ -1,8 +1,9 @@
-/* A prompt: its weights are read, and it becomes ids in chunks. The first byte tells how. */
+/* A prompt: its weights are read, embeddings found, and it becomes ids in chunks. The first byte
+ * tells how. */
 #include "fuzz/fuzz.h"
 
 #include "models/tokenizer/tokenizer.h"
-#include "pipeline/pipeline.h"
+#include "pipeline/embedding.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -42,6 +43,64 @@ static const sara_tokenizer *small_tokenizer(void)
     return tokenizer;
 }
 
+#define WIDTH 4 /* of embeddings */
+
+static void put_embedding(const char *file, const char *tensor, int64_t count)
+{
+    static const float values[3 * WIDTH] = {1};
+    const sara_tensor_source source = {tensor, SARA_F32, sara_shape2(count, WIDTH), values};
+    sara_context *ctx = fuzz_context();
+    char path[256];
+    fuzz_path(path, file);
+    fuzz_assert(sara_safetensors_save(ctx, path, &source, 1, NULL, 0) == SARA_OK);
+    sara_context_free(ctx);
+}
+
+static void put_embeddings(void)
+{
+    static bool there;
+    if (there)
+        return;
+    put_embedding("abc.safetensors", "emb_params", 2);
+    put_embedding("b.safetensors", "<b>", 1);
+    put_embedding("abc b.safetensors", "emb_params", 3);
+    there = true;
+}
+
+/* Three files are there; names of others are refused. */
+static bool embed_prompt_of(sara_context *ctx, sara_prompt *prompt)
+{
+    sara_network network = {.class = NULL};
+    sara_model model = {.ctx = ctx, .family = sara_families[0]};
+    const sara_generate_options options = {.embedding_dir = fuzz_folder()};
+    sara_prompts prompts = {.text = *prompt};
+    network.info.text.hidden_size = WIDTH;
+    for (int i = 0; i < model.family->part_count; i++) {
+        model.parts[i].network = &network;
+        if (model.family->parts[i].tokenizer)
+            model.parts[i].tokenizer = (sara_tokenizer *)(uintptr_t)small_tokenizer();
+    }
+    put_embeddings();
+    sara_status status = sara_prompts_embed(ctx, &model, &prompts, &options, false);
+    fuzz_assert(status == SARA_OK || status == SARA_ERROR_IO);
+    *prompt = prompts.text;
+    return status == SARA_OK;
+}
+
+/* They still hold all of the text; what stands for an embedding is some of it. */
+static void check_embedded(const sara_prompt *prompt)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < prompt->count; i++) {
+        const sara_prompt_part *part = &prompt->parts[i];
+        fuzz_assert(part->start == at);
+        fuzz_assert(part->embedding >= 0 && (size_t)part->embedding <= prompt->embedding_count);
+        fuzz_assert(part->is_break || part->size > 0);
+        at += part->size;
+    }
+    fuzz_assert(strlen(prompt->text) == at);
+}
+
 /* Parts follow each other and hold all of the text; neighbours differ. */
 static void check_parts(const sara_prompt *prompt)
 {
@@ -61,13 +120,16 @@ static void check_parts(const sara_prompt *prompt)
 static size_t count_ids(const sara_prompt *prompt)
 {
     int32_t *ids = NULL;
-    size_t count = 0, capacity = 0;
+    size_t count = 0, capacity = 0, vectors = 0;
     for (size_t i = 0; i < prompt->count; i++)
-        fuzz_assert(sara_tokenizer_append(small_tokenizer(), &ids, &count, &capacity,
-                                          prompt->text + prompt->parts[i].start,
-                                          prompt->parts[i].size) == SARA_OK);
+        if (prompt->parts[i].embedding)
+            vectors += (size_t)prompt->embeddings[prompt->parts[i].embedding - 1].count;
+        else
+            fuzz_assert(sara_tokenizer_append(small_tokenizer(), &ids, &count, &capacity,
+                                              prompt->text + prompt->parts[i].start,
+                                              prompt->parts[i].size) == SARA_OK);
     sara_free(small_tokenizer()->ctx, ids);
-    return count;
+    return count + vectors;
 }
 
 /* No id is lost: those of the text, up to the first end and padding of each chunk. */
@@ -92,6 +154,7 @@ static void check_chunks(const sara_prompt_chunks *chunks, size_t expected)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     bool several = size > 0 && (data[0] & 1), literal = size > 0 && (data[0] & 2);
+    bool embeds = size > 0 && (data[0] & 4);
     sara_context *ctx = fuzz_context();
     sara_prompt prompt = {0};
     sara_prompt_chunks chunks = {0};
@@ -105,6 +168,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (status == SARA_OK) {
         if (!literal)
             check_parts(&prompt);
+        if (embeds && embed_prompt_of(ctx, &prompt))
+            check_embedded(&prompt);
         status = sara_prompt_chunks_make(ctx, &chunks, small_tokenizer(), &prompt, several);
         fuzz_assert(status == SARA_OK || (status == SARA_ERROR_USAGE && several));
         fuzz_assert(status != SARA_OK || !several || chunks.cut == 0);

@@ -120,6 +120,19 @@ def compact(data):
     return json.dumps(json.loads(data), separators=(",", ":")).encode()
 
 
+def make_embeddings():
+    def put(name, tensors):
+        write("fuzz_lora", "embedding-" + name, safetensors(tensors))
+
+    pair = {"clip_l": ("F16", [1, 2], struct.pack("<2e", 0.5, 1)),
+            "clip_g": ("F32", [1, 3], floats(1, 2, 3))}  # fmt: skip
+    put("plain", {"emb_params": ("F32", [2, 2], floats(1, -2, 0.5, 0))})
+    put("token", {"<b>": ("BF16", [2], struct.pack("<2H", 0x3F80, 0xFF80))})
+    put("pair", {**pair, "t5xxl": ("F32", [1, 1], floats(1))})
+    put("uneven", {**pair, "clip_g": ("F32", [3, 1], floats(1, 2, 3))})
+    put("none", {"emb_params": ("F32", [0, 2], b"")})
+
+
 def make_configs():
     golden = ("tests", "golden")
     for name, kind, path in [
@@ -191,7 +204,7 @@ def make_tokenizers():
 
 
 def make_prompts():
-    """The first byte: 1 in chunks, 2 literal."""
+    """The first byte: 1 in chunks, 2 literal, 4 with embeddings abc, "abc b" and <b>."""
     for name, how, text in [
         ("weights", 0, "a (abc:1.4) [ab], ((c))"),
         ("chunks", 1, "ab, abc, (c:.5) a, b BREAK [abc"),
@@ -201,6 +214,8 @@ def make_prompts():
         ("unbalanced", 1, "a) ([b) c:1.2) ((("),
         ("unicode", 1, "(\u5f37\u8abf:1.3),BREAK\u00e9 \u2003"),
         ("refused", 0, "(a:1.2.3) ((a:90):90)"),
+        ("embeddings", 5, "a ABC, (abc b:1.2) <b>c embedding:b, embedding:abc.safetensors b's 'b"),
+        ("no-embedding", 4, "a <c> embedding:, embedding:c"),
     ]:
         write("fuzz_prompt", name, bytes([how]) + text.encode())
 
@@ -209,6 +224,7 @@ if __name__ == "__main__":
     make_safetensors()
     make_adapters()
     make_loras()
+    make_embeddings()
     make_configs()
     make_tokenizers()
     make_prompts()
