@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from check_embeddings import check_embeddings
 from check_eval import check_eval
 from check_exports import check_exports
 from check_loras import check_loras
@@ -219,6 +220,7 @@ def main():
     check_single_files(sara, a.work)
     check_sdxl(sara, a.work)
     check_sd3(sara, a.work)
+    check_embeddings(sara, a.work)
     check_exports(lambda *args: run(sara, *args), check, BASE, f"{a.work}/demo/adapter.safetensors",
                   f"{a.work}/merged-fp32", a.work)
     check_loras(lambda *args: run(sara, *args), check, BASE,
