@@ -161,16 +161,21 @@ static void test_vae(void **state)
     check_equal(values, used);
 }
 
+#define TEXT_WIDTH 64 /* of golden/text_gelu */
+
 static void test_text_encoder(void **state)
 {
     (void)state;
-    static const int32_t ids[] = {298, 5, 299, 299, 298, 299, 1, 2};
-    float *values[2] = {NULL, NULL};
+    static const int32_t ids[] = {298, 5, 299, 299, 298, -1, -2, 2};
+    float *values[2] = {NULL, NULL}, data[2 * TEXT_WIDTH];
     size_t used[2] = {0, 0};
+    const sara_clip_vectors vectors = {data, 2};
+    sara_draw_normal(data, 2 * TEXT_WIDTH, 6, SARA_DRAW_TEST, 0);
     for (int apart = 0; apart < 2; apart++) {
         network_run r = run_open(&sara_clip_text_class, SARA_TEST_GOLDEN "/text_gelu", apart);
         sara_var *states, *pooled;
-        assert_ok(r.ctx, sara_clip_text_forward(r.tape, &states, &pooled, r.network, 0, ids, 2, 4));
+        assert_ok(r.ctx, sara_clip_text_forward_with(r.tape, &states, &pooled, r.network, 0, ids, 2,
+                                                     4, &vectors));
         keep(&r, &values[apart], &used[apart], states);
         keep(&r, &values[apart], &used[apart], pooled);
         run_close(&r);

@@ -85,6 +85,52 @@ static void states_and_projections_of_transformers(void **state)
     }
 }
 
+/* ids without their second to fourth, whose rows of the table are the vectors [3][width], last
+ * first; sara_free(). */
+static float *take_rows(const family_run *r, int32_t *ids)
+{
+    const sara_param *table =
+        sara_params_find(&r->text->params, "text_model.embeddings.token_embedding.weight");
+    const size_t width = (size_t)table->value.shape.dims[1];
+    sara_param copy;
+    float *vectors = NULL;
+    assert_ok(r->ctx, sara_alloc(r->ctx, &vectors, 3, width * sizeof(float)));
+    assert_ok(r->ctx, sara_param_read(r->ctx, &copy, table));
+    for (int32_t i = 0; i < 3; i++) {
+        for (size_t k = 0; k < width; k++)
+            vectors[(size_t)(2 - i) * width + k] =
+                sara_param_get(&copy, (size_t)ids[1 + i] * width + k);
+        ids[1 + i] = -3 + i;
+    }
+    sara_param_read_end(r->ctx, &copy, table);
+    return vectors;
+}
+
+/* Vectors of textual inversion, which are those of words here. */
+static void vectors_in_the_place_of_ids(void **state)
+{
+    static const char *const devices[] = {"cpu-plain", "cpu"};
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        family_run r =
+            family_open("sdxl/text_encoder_2", &sara_clip_text_projection_class, devices[i]);
+        float *data = take_rows(&r, r.ids);
+        sara_clip_vectors vectors = {data, 3};
+        sara_var *states, *pooled;
+        assert_ok(r.ctx, sara_clip_text_forward_with(r.tape, &states, &pooled, r.text, 1, r.ids,
+                                                     r.batch, r.count, &vectors));
+        assert_close(test_var_error(r.ctx, states, r.golden, "penultimate"), 1e-5, devices[i]);
+        assert_close(test_var_error(r.ctx, pooled, r.golden, "text_embeds"), 1e-5, devices[i]);
+        sara_tape_reset(r.tape);
+        vectors.count = 2;
+        assert_refused(r.ctx, SARA_ERROR_INPUT, "id -3, and 2 vectors beside its table",
+                       sara_clip_text_forward_with(r.tape, &states, NULL, r.text, 1, r.ids, r.batch,
+                                                   r.count, &vectors));
+        sara_free(r.ctx, data);
+        family_close(&r);
+    }
+}
+
 static void more_layers_than_there_are(void **state)
 {
     family_run r = family_open("sdxl/text_encoder", &sara_clip_text_class, "cpu");
@@ -152,6 +198,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(states_and_projections_of_transformers),
+        cmocka_unit_test(vectors_in_the_place_of_ids),
         cmocka_unit_test(more_layers_than_there_are),
         cmocka_unit_test(projections_of_other_widths),
         cmocka_unit_test(ids_of_the_second_tokenizer),

@@ -357,6 +357,31 @@ static void test_keys(void **state)
     assert_string_not_equal(keys.keys[0], keys.keys[3]);
 }
 
+/* SD3's CLIP encoders get theirs, T5 the text without the name. */
+static void test_sd3(void **state)
+{
+    static const float values[8] = {1, -1, 2, 0.5f, -3, 1, 1, 2};
+    static const sara_tensor_source pair[] = {{"clip_g", SARA_F32, {2, {2, 4}}, values},
+                                              {"clip_l", SARA_F32, {2, {2, 4}}, values}};
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, SARA_TEST_GOLDEN "/sd3_tiny", false);
+    sara_generate_options options = options_with(pipe->folder, "a embedding:toy b");
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, test_path(pipe, "toy.safetensors"), pair,
+                                               2, NULL, 0));
+    sara_prompt_states s = embedded_states(pipe, model, &options), plain;
+    options.prompt = "a  b";
+    plain = embedded_states(pipe, model, &options);
+    const size_t clip = (size_t)(32 * s.width), all = (size_t)(s.lengths[0] * s.width);
+    assert_int_equal(s.lengths[0], plain.lengths[0]);
+    assert_true(test_relative_l2(s.data, plain.data, clip) > 0.1);
+    assert_memory_equal(s.data + clip, plain.data + clip, (all - clip) * sizeof(float));
+    sara_free(pipe->ctx, s.data);
+    sara_free(pipe->ctx, s.pooled);
+    sara_free(pipe->ctx, plain.data);
+    sara_free(pipe->ctx, plain.pooled);
+    sara_model_free(model);
+}
+
 /* T5 gets what is left of the text. */
 static void test_t5_text(void **state)
 {
@@ -382,6 +407,7 @@ int main(void)
         TEST_CASE(test_sd1_states), TEST_CASE(test_sdxl_states), TEST_CASE(test_latents),
         TEST_CASE(test_chunks),     TEST_CASE(test_names),       TEST_CASE(test_moved),
         TEST_CASE(test_changed),    TEST_CASE(test_keys),        TEST_CASE(test_t5_text),
+        TEST_CASE(test_sd3),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
