@@ -206,7 +206,7 @@ typedef struct sara_prompt_part {
     size_t start, size; /* bytes of the prompt's text */
     double weight;
     bool is_break; /* the word BREAK, which begins a new chunk; it has no text */
-    bool is_blank;
+    bool is_blank; /* as it was read */
     int embedding; /* 1 + which stands for the text; 0: none */
 } sara_prompt_part;
 /* A prompt's text without the brackets that weigh it. */
@@ -229,7 +229,6 @@ SARA_NODISCARD sara_status sara_prompt_parse(sara_context *ctx, sara_prompt *out
 SARA_NODISCARD sara_status sara_prompt_literal(sara_context *ctx, sara_prompt *out,
                                                const char *text);
 void sara_prompt_free(sara_context *ctx, sara_prompt *prompt);
-bool sara_prompt_is_blank(const char *text, size_t size);
 
 /* A prompt's ids as the text encoder takes them. */
 typedef struct sara_prompt_chunks {

@@ -232,8 +232,6 @@ static sara_status put_part(embedder *e, const sara_prompt_part *of, size_t from
     part.start = of->start + from;
     part.size = to - from;
     part.embedding = embedding;
-    part.is_blank = !embedding && !of->is_break &&
-                    sara_prompt_is_blank(e->prompt->text + part.start, part.size);
     TRY(sara_grow(e->ctx, &e->parts, &e->capacity, e->count + 1, sizeof(*e->parts)));
     e->parts[e->count++] = part;
 done:

@@ -285,17 +285,12 @@ static void join_parts(sara_prompt *out)
     out->count = kept;
 }
 
-bool sara_prompt_is_blank(const char *text, size_t size)
-{
-    return skip_blanks(text, text + size) == size;
-}
-
 static sara_status check_weights(sara_context *ctx, sara_prompt *out, const char *what)
 {
     for (size_t i = 0; i < out->count; i++) {
         sara_prompt_part *part = &out->parts[i];
         const char *text = out->text + part->start;
-        part->is_blank = sara_prompt_is_blank(text, part->size);
+        part->is_blank = skip_blanks(text, text + part->size) == part->size;
         if (part->is_blank)
             continue;
         out->weighted |= part->weight != 1;

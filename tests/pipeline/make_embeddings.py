@@ -98,7 +98,8 @@ def record_sdxl(files):
 
 # ------------------------------------------------------------------------------------------ A1111
 
-NAMES = {"toy": 3, "red toy": 2, "red": 1, "bad_hand-v2": 12, "Big": 29, "face": 30}
+NAMES = {"toy": 3, "red toy": 2, "red": 1, "bad_hand-v2": 12, "Big": 29, "face": 30, "Hat": 1,
+         "hat toy": 4}
 CASES = [  # [text, weight] each
     [["a toy", 1.0]],
     [["a red toy, red hat", 1.0]],
@@ -119,6 +120,7 @@ CASES = [  # [text, weight] each
     [["face dog face", 1.0]],
     [["dog dog, big, big", 1.0]],
     [["toy " * 12, 0.9]],
+    [["a hat toy hat, toy hat", 1.0]],
 ]
 
 

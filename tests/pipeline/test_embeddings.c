@@ -198,7 +198,7 @@ static void test_chunks(void **state)
     json_object_foreach(json_object_get(recorded, "names"), name, count) put_embedding(
         pipe, test_text(pipe, "%s.safetensors", name), json_integer_value(count), 128);
     const json_t *rows = json_object_get(recorded, "cases");
-    assert_int_equal(json_array_size(rows), 19);
+    assert_int_equal(json_array_size(rows), 20);
     for (size_t i = 0; i < json_array_size(rows); i++)
         check_case(pipe, model, json_array_get(rows, i));
     json_decref(recorded);
@@ -382,6 +382,32 @@ static void test_sd3(void **state)
     sara_model_free(model);
 }
 
+/* What is cut of T5's text is told without names. */
+static void test_sd3_cut(void **state)
+{
+    test_pipe *pipe = *state;
+    sara_model *model = test_model(pipe, SARA_TEST_GOLDEN "/sd3_tiny", false);
+    const sara_tokenizer *t5 = model->parts[model->family->part_count - 1].tokenizer;
+    const sara_tensor_source pair[] = {
+        {"clip_g", SARA_F32, {1, {4}}, (const float[4]){1, 2, 0, -1}},
+        {"clip_l", SARA_F32, {1, {4}}, (const float[4]){1, 2, 0, -1}}};
+    sara_generate_options options = options_with(pipe->folder, "a embedding:toy b");
+    int32_t *ids;
+    size_t count;
+    assert_ok(pipe->ctx, sara_safetensors_save(pipe->ctx, test_path(pipe, "toy.safetensors"), pair,
+                                               2, NULL, 0));
+    assert_ok(pipe->ctx, sara_tokenizer_encode(t5, &ids, &count, "a  b"));
+    options.max_sequence_length = (int)count;
+    assert_ok(pipe->ctx, sara_generate_encode(pipe->ctx, model, &options));
+    assert_non_null(strstr(pipe->log, "the prompt's embeddings are for CLIP; T5 takes it without"));
+    assert_null(strstr(pipe->log, "too long for T5"));
+    options.max_sequence_length--;
+    assert_ok(pipe->ctx, sara_generate_encode(pipe->ctx, model, &options));
+    assert_non_null(strstr(pipe->log, "the prompt is too long for T5: 1 tokens were cut off"));
+    sara_free(pipe->ctx, ids);
+    sara_model_free(model);
+}
+
 /* T5 gets what is left of the text. */
 static void test_t5_text(void **state)
 {
@@ -407,7 +433,7 @@ int main(void)
         TEST_CASE(test_sd1_states), TEST_CASE(test_sdxl_states), TEST_CASE(test_latents),
         TEST_CASE(test_chunks),     TEST_CASE(test_names),       TEST_CASE(test_moved),
         TEST_CASE(test_changed),    TEST_CASE(test_keys),        TEST_CASE(test_t5_text),
-        TEST_CASE(test_sd3),
+        TEST_CASE(test_sd3),        TEST_CASE(test_sd3_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
