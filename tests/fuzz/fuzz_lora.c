@@ -1,5 +1,5 @@
-/* A LoRA file, all the way to the weights, or an embedding's, to its vectors: what can be read may be applied, and comes off to the
- * same bits; nothing else happens than that it is refused. */
+/* A LoRA file, all the way to the weights, or an embedding's, to its vectors: what can be read may
+ * be applied, and comes off to the same bits; nothing else happens than that it is refused. */
 #include "fuzz/fuzz.h"
 
 #include "pipeline/adapter_kind.h"
