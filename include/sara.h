@@ -461,6 +461,13 @@ SARA_NODISCARD sara_status sara_generate_encode(sara_context *ctx, sara_model *m
  * denoiser where there is no room for the decoder beside it. */
 SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
                                          sara_model *model, const sara_generate_options *options);
+/* The ids of the options' prompt, chunk after chunk, each padded, by the first tokenizer. Where a
+ * vector of an embedding stands, names has "toy[0]", its name and number, and the id is negative;
+ * else NULL. *ids, *names: sara_free(). */
+SARA_NODISCARD sara_status sara_model_tokenize_prompt(sara_context *ctx, int32_t **ids,
+                                                      char ***names, size_t *count,
+                                                      sara_model *model,
+                                                      const sara_generate_options *options);
 void sara_images_free(sara_context *ctx, sara_image *images, int count);
 /* The text that image UIs read and show ("a cat\nSteps: 20, Sampler: ..."), for the image at index
  * of a generation: the prompt as given, the adapters applied and those of its tags, the beginning

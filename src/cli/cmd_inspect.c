@@ -1,4 +1,5 @@
 #include "inspect.h"
+#include "text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -129,6 +130,14 @@ static int show_report(const cli *c, const sara_model *model, bool json)
     return 0;
 }
 
+typedef struct request {
+    cli_model model;
+    const char *text, *adapter, *page;
+    const char *embedding_dir; /* of text; NULL: none */
+    bool json, force, analyze;
+    inspect_sweep sweep;
+} request;
+
 static int show_tokens(const cli *c, const sara_model *model, const char *text, bool json)
 {
     int32_t *ids;
@@ -144,12 +153,56 @@ static int show_tokens(const cli *c, const sara_model *model, const char *text, 
     return 0;
 }
 
-typedef struct request {
-    cli_model model;
-    const char *text, *adapter, *page;
-    bool json, force, analyze;
-    inspect_sweep sweep;
-} request;
+/* Ids, and where embeddings stand. */
+static json_t *embedded_json(const int32_t *ids, char *const *names, size_t count)
+{
+    json_t *list = json_array(), *places = json_array();
+    for (size_t i = 0; i < count; i++)
+        if (json_array_append_new(list, json_integer(ids[i])) != 0 ||
+            (names[i] && json_array_append_new(places, json_pack("{s:I,s:s}", "at", (json_int_t)i,
+                                                                 "vector", names[i])) != 0)) {
+            json_decref(list);
+            list = NULL;
+            break;
+        }
+    return json_pack("{s:o,s:o}", "ids", list, "embeddings", places);
+}
+
+/* The same with embeddings, whose vectors are shown by their names. */
+static int show_embedded_tokens(const cli *c, sara_model *model, const request *r)
+{
+    sara_generate_options options;
+    int32_t *ids;
+    char **names;
+    size_t count;
+    int code = 0;
+    sara_generate_options_init(&options);
+    options.prompt = r->text;
+    options.embedding_dir = r->embedding_dir;
+    options.no_prompt_weights = true;
+    sara_status status = sara_model_tokenize_prompt(c->ctx, &ids, &names, &count, model, &options);
+    if (status != SARA_OK)
+        return cli_fail_context(c, status);
+    if (r->json)
+        code = inspect_print_json(c, embedded_json(ids, names, count));
+    for (size_t i = 0; i < count && !r->json; i++) {
+        char name[300];
+        snprintf(name, sizeof(name), "%ld", (long)ids[i]);
+        if (names[i])
+            text_escape(name, sizeof(name), names[i]);
+        printf("%s%s", i ? " " : "", name);
+    }
+    printf(r->json ? "" : "\n");
+    sara_free(c->ctx, ids);
+    sara_free(c->ctx, names);
+    return code;
+}
+
+static int show_prompt(const cli *c, sara_model *model, const request *r)
+{
+    return r->embedding_dir ? show_embedded_tokens(c, model, r)
+                            : show_tokens(c, model, r->text, r->json);
+}
 
 static int show_analysis(const cli *c, const sara_model *model, const request *r)
 {
@@ -220,6 +273,10 @@ static const char *other_than_sweep(const request *r)
 static int inspect(const cli *c, request *r)
 {
     sara_model *model = NULL;
+    if (r->text) { /* no more of what pictures are drawn with */
+        r->embedding_dir = r->sweep.generate.embedding_dir;
+        r->sweep.generate.embedding_dir = NULL;
+    }
     int code = inspect_sweep_check(c, &r->sweep, other_than_sweep(r));
     if (code == 0)
         code = check_inspect_args(c, r);
@@ -232,7 +289,7 @@ static int inspect(const cli *c, request *r)
     else if (code == 0 && r->analyze)
         code = show_analysis(c, model, r);
     else if (code == 0)
-        code = r->text ? show_tokens(c, model, r->text, r->json) : show_report(c, model, r->json);
+        code = r->text ? show_prompt(c, model, r) : show_report(c, model, r->json);
     sara_model_free(model);
     return code;
 }
@@ -248,7 +305,7 @@ int cmd_inspect(cli *c)
         {"unet-only", 0, CLI_STRING, &r.model.denoiser_only, 0, 0, "DIR",
          "a bare unet/ folder instead"},
         {"tokenize", 0, CLI_STRING, &r.text, 0, 0, "TEXT",
-         "print the token ids of a prompt, padded and cut"},
+         "print the token ids of a prompt, padded and cut; --embedding-dir shows embeddings"},
         {"adapter", 0, CLI_STRING, &r.adapter, 0, 0, "FILE",
          "show what an adapter or an embedding holds; with its base (-m) also how far it "
          "changes that"},

@@ -91,6 +91,21 @@ class Embeddings(Case):
         self.refused(USAGE, ["inner/toy.safetensors", "-m"], "inspect", "inner/toy.safetensors",
                      "-m", BASE)
 
+    def test_tokens(self):
+        """Vectors where the words' ids were; weights are literal there."""
+        show = ("inspect", "-m", BASE, "--json", "--tokenize")
+        plain = json.loads(self.ok(*show, "a b").out)["ids"]
+        shown = self.ok(*show, "a toy <cat-toy> b", "--embedding-dir", "inner").out
+        report = json.loads(shown)
+        self.assertEqual(report["embeddings"], [{"at": 2, "vector": "toy[0]"},
+                                                {"at": 3, "vector": "toy[1]"},
+                                                {"at": 4, "vector": "learned[0]"}])  # fmt: skip
+        self.assertEqual(report["ids"], [*plain[:2], -1, -2, -3, *plain[2:-3]])
+        text = self.ok(*(show[:3]), "--tokenize", "a toy", "--embedding-dir", "inner").out
+        ids = " ".join(map(str, plain[:2]))
+        self.assertTrue(text.startswith(f"{ids} toy[0] toy[1] "), text)
+        self.refused(USAGE, ["--zero_sweep"], "inspect", "-m", BASE, "--embedding-dir", "inner")
+
     def validate(self, run, *more):
         """The pictures before the first step and after it."""
         self.ok("train", "-m", BASE, "--train_data_dir", os.path.join(EMOJI, "ink"), "-o", run,
