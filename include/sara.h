@@ -616,6 +616,9 @@ typedef struct sara_train_result {
 void sara_train_options_init_sized(sara_train_options *options, size_t size);
 #define sara_train_options_init(options)                                                           \
     sara_train_options_init_sized((options), sizeof(*(options)))
+/* A TOML file as JSON text, for options from a file. Errors name file and line. *json:
+ * sara_free(). */
+SARA_NODISCARD sara_status sara_read_toml(sara_context *ctx, char **json, const char *path);
 /* Sets one option by its name or an alias ('-' and '_' alike) from text, as the command line does;
  * the text is borrowed. A prompt list grows. Errors: SARA_ERROR_USAGE naming the option and the
  * value. */

@@ -39,13 +39,13 @@ static const cli_refusal refusals[] = {
     {"zero_terminal_snr", "set rescale_betas_zero_snr in the model's scheduler_config.json"},
     {"sample_prompts", "use --validation_prompt, once for each prompt"},
     {"sample_sampler", "validation uses the model's own scheduler"},
-    {"config_file", "use --config FILE with a JSON object of options"},
+    {"config_file", "use --config FILE"},
     {"enable_xformers_memory_efficient_attention", "attention is blockwise already; leave it out"},
     {"allow_tf32", "there is no GPU here; leave it out"},
     {"dataloader_num_workers", "latents are cached; leave it out"},
     {"lr_end", "polynomial ends at 1e-7, as in diffusers"},
     {"percent", "use --trainable 5.8%"},
-    {"preset_path", "use --config FILE with a JSON object of options"},
+    {"preset_path", "use --config FILE"},
     {NULL, NULL},
 };
 

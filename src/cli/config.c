@@ -1,4 +1,4 @@
-/* Options from a JSON file. */
+/* Options from a JSON or TOML file. */
 #include "text.h"
 
 #include <errno.h>
@@ -49,22 +49,58 @@ static int take_object(cli *c, const cli_command *command, json_t *root, cli_con
     return code;
 }
 
-int cli_read_config(cli *c, const cli_command *command, const char *path, cli_config_fn set)
+/* *root: NULL after an error, whose code is returned. */
+static int load_json(cli *c, json_t **root, const char *path)
 {
     json_error_t error;
     FILE *file = fopen(path, "re");
+    *root = NULL;
     if (!file)
         return cli_fail(c, SARA_ERROR_IO, "--config %s: %s", path, strerror(errno));
-    json_t *root = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
+    *root = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
     int reason = ferror(file) ? errno : 0;
     fclose(file);
-    int code;
-    if (reason) {
-        code = cli_fail(c, SARA_ERROR_IO, "--config %s: %s", path, strerror(reason));
-    } else if (!json_is_object(root)) {
-        code = cli_fail(c, SARA_ERROR_INPUT, "--config %s: line %d: %s", path,
-                        root ? 1 : error.line, root ? "expected an object of options" : error.text);
-    } else {
+    if (reason)
+        return cli_fail(c, SARA_ERROR_IO, "--config %s: %s", path, strerror(reason));
+    if (!json_is_object(*root))
+        return cli_fail(c, SARA_ERROR_INPUT, "--config %s: line %d: %s", path,
+                        *root ? 1 : error.line,
+                        *root ? "expected an object of options" : error.text);
+    return 0;
+}
+
+/* As kohya's --config_file: what stands in tables is taken as if it stood above them. */
+static int load_toml(cli *c, json_t **root, const char *path)
+{
+    char *text;
+    const char *key;
+    json_t *tables, *value;
+    *root = NULL;
+    const sara_status status = sara_read_toml(c->ctx, &text, path);
+    if (status != SARA_OK)
+        return cli_fail(c, status, "--config %s", sara_context_error(c->ctx));
+    tables = json_loads(text, 0, NULL);
+    sara_free(c->ctx, text);
+    *root = json_object();
+    int failed = !tables || !*root;
+    json_object_foreach(tables, key, value) failed |= json_is_object(value)
+                                                          ? json_object_update(*root, value)
+                                                          : json_object_set(*root, key, value);
+    json_decref(tables);
+    return failed ? cli_fail(c, SARA_ERROR_MEMORY, "out of memory") : 0;
+}
+
+static bool is_toml(const char *path)
+{
+    const size_t length = strlen(path);
+    return length > 5 && strcmp(path + length - 5, ".toml") == 0;
+}
+
+int cli_read_config(cli *c, const cli_command *command, const char *path, cli_config_fn set)
+{
+    json_t *root;
+    int code = is_toml(path) ? load_toml(c, &root, path) : load_json(c, &root, path);
+    if (code == 0) {
         char safe[1024];
         text_escape(safe, sizeof(safe), path);
         c->config = safe;

@@ -303,20 +303,30 @@ done:
     return status;
 }
 
-sara_status sara_toml_read(sara_context *ctx, json_t **out, const char *path)
+sara_status sara_read_toml(sara_context *ctx, char **json, const char *path)
 {
-    char *text = NULL, *json = NULL, why[256];
+    char *text = NULL, *made = NULL, why[256];
     size_t size;
     sara_status status;
-    *out = NULL;
+    *json = NULL;
     TRY(sara_file_read(ctx, &text, &size, path, MOST_CONFIG));
-    json = sara_toml_to_json(text, size, why, sizeof(why));
-    if (!json)
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s", path, why));
+    made = sara_toml_to_json(text, size, why, sizeof(why));
+    TRY(made ? sara_strdup(ctx, json, made)
+             : sara_fail(ctx, SARA_ERROR_INPUT, "%s: %s", path, why));
+done:
+    free(made);
+    sara_free(ctx, text);
+    return status;
+}
+
+static sara_status load_toml_config(sara_context *ctx, json_t **out, const char *path)
+{
+    char *json = NULL;
+    sara_status status;
+    TRY(sara_read_toml(ctx, &json, path));
     TRY(sara_json_parse(ctx, out, json, strlen(json), path, false));
 done:
-    free(json);
-    sara_free(ctx, text);
+    sara_free(ctx, json);
     return status;
 }
 
@@ -335,7 +345,7 @@ sara_status sara_data_config_read(sara_context *ctx, sara_data_config *out, cons
     *out = (sara_data_config){0};
     sara_arena_init(&out->arena, ctx);
     TRY(is_json_file(path) ? sara_json_load(ctx, &root, path, false)
-                           : sara_toml_read(ctx, &root, path));
+                           : load_toml_config(ctx, &root, path));
     if (!json_is_object(root))
         TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: expected [general] and [[datasets]]", path));
     TRY(read_data_document(&r, root, set, subset));

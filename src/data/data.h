@@ -146,8 +146,6 @@ SARA_NODISCARD sara_status sara_data_config_read(sara_context *ctx, sara_data_co
                                                  const char *path, const sara_image_set *set,
                                                  const sara_subset *subset);
 void sara_data_config_free(sara_data_config *config);
-/* A TOML file as JSON; json_decref(). Errors name file and line. */
-SARA_NODISCARD sara_status sara_toml_read(sara_context *ctx, json_t **out, const char *path);
 
 /* --------------------------------------------------------------------------------------- images */
 

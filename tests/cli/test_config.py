@@ -1,4 +1,4 @@
-"""Options from JSON files, and the spellings of options."""
+"""Options from JSON and TOML files, and the spellings of options."""
 
 import json
 import os
@@ -53,6 +53,24 @@ class Config(Case):
     def manifest(self, step):
         with open(self.path("run", f"checkpoint-{step}", "manifest.json")) as file:
             return json.load(file)["run"]
+
+    def test_toml(self):
+        """As kohya's: tables are no more than headings."""
+        path = self.config(
+            "[model]\nunet_only = '%s'\n[data]\nreplay = '%s'\noutput = '%s'\n"
+            "center_crop = true\nlambda_rank = 0.25\n[training]\nmax_train_steps = 2\n"
+            "validation_prompt = []\n"
+            % (UNET, self.write_replay("replay.safetensors", 3), self.path("run")),
+            "run.toml",
+        )
+        self.ok("train", "--config", path, "--checkpointing_steps", "2")
+        run = self.manifest(2)
+        self.assertEqual((run["lambda_rank"], run["center_crop"]), (0.25, True))
+        self.refused(INPUT, ["bad.toml: line 2: "], "train", "--config",
+                     self.config("a = 1\nb = \n", "bad.toml"))
+        self.refused(USAGE, ["run.toml", "bogus"], "train", "--config",
+                     self.config("[x]\nbogus = 1\n", "run.toml"))
+        self.refused(IO, "none.toml", "train", "--config", "none.toml")
 
     def test_below_the_command_line(self):
         path = self.config(self.base())
