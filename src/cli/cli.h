@@ -74,7 +74,7 @@ typedef struct cli_option {
 #define CLI_CONFIG_OPTION                                                                          \
     {                                                                                              \
         "config", 0, CLI_CONFIG, NULL, 0, 0, "FILE",                                               \
-            "options in JSON or TOML, below the command line"                                       \
+            "options in JSON or TOML, below the command line"                                      \
     }
 
 /* Flags of other programs, with what to use instead. */
