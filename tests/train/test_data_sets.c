@@ -201,7 +201,8 @@ static void test_epoch_of_buckets(void **state)
     count_samples(run, &d, 9, &instance, &class);
     assert_int_equal(instance, 15);
     assert_in_range(class, 9, 18);
-    assert_non_null(strstr(run->log, "3 shapes with their numbers of images: 32x32 3, 48x16 1, 16x48 1"));
+    assert_non_null(
+        strstr(run->log, "3 shapes with their numbers of images: 32x32 3, 48x16 1, 16x48 1"));
     close_data(&d);
 }
 
