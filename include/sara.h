@@ -590,6 +590,10 @@ typedef struct sara_train_options {
     bool enable_bucket, bucket_no_upscale;
     int min_bucket_reso, max_bucket_reso, bucket_reso_steps; /* 256, 1024, 64 */
     const char *dataset_config; /* a TOML or JSON file instead of train_data_dir */
+    /* Each position's loss is multiplied by a mask of its image: a file of that name in
+     * conditioning_data_dir, or the image's alpha; a configuration's subsets name theirs. */
+    bool masked_loss, alpha_mask;
+    const char *conditioning_data_dir;
     /* DreamBooth's prior preservation: beside train_batch_size images as many of their class, whose
      * loss counts prior_loss_weight. */
     bool with_prior_preservation;

@@ -74,16 +74,27 @@ static sara_status image_decode(const sara_image_source *source, sara_image *out
 {
     if (begins(source, 0, "\x89PNG\r\n\x1a\n", 8))
         return sara_image_decode_png(source, out, orientation);
-    if (begins(source, 0, "\xff\xd8\xff", 3))
-        return sara_image_decode_jpeg(source, out, orientation);
+    if (begins(source, 0, "\xff\xd8\xff", 3)) {
+        const sara_status status = sara_image_decode_jpeg(source, out, orientation);
+        if (status == SARA_OK && source->alpha)
+            memset(out->pixels, 255, 3 * (size_t)out->width * (size_t)out->height);
+        return status;
+    }
     if (begins(source, 0, "RIFF", 4) && begins(source, 8, "WEBP", 4))
         return sara_image_decode_webp(source, out, orientation);
     return image_refuse(source);
 }
 
-sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path)
+void sara_image_take_alpha(sara_image *out, const uint8_t *rgba)
 {
-    sara_image_source source = {.ctx = ctx, .path = path};
+    const size_t count = (size_t)out->width * (size_t)out->height;
+    for (size_t i = 0; i < count; i++)
+        memset(out->pixels + 3 * i, rgba[4 * i + 3], 3);
+}
+
+static sara_status read_image_file(sara_context *ctx, sara_image *out, const char *path, bool alpha)
+{
+    sara_image_source source = {.ctx = ctx, .path = path, .alpha = alpha};
     sara_image image = {0};
     char *data = NULL;
     int orientation = 1;
@@ -99,4 +110,14 @@ done:
     sara_image_clear(ctx, &image);
     sara_free(ctx, data);
     return status;
+}
+
+sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path)
+{
+    return read_image_file(ctx, out, path, false);
+}
+
+sara_status sara_image_read_alpha(sara_context *ctx, sara_image *out, const char *path)
+{
+    return read_image_file(ctx, out, path, true);
 }

@@ -12,6 +12,7 @@ typedef struct sara_image_source {
     const char *path;
     const uint8_t *data;
     size_t size;
+    bool alpha; /* all three channels are to be the image's alpha */
 } sara_image_source;
 
 /* Checks a header's size against the limits; nothing of that size is allocated before. */
@@ -38,6 +39,8 @@ typedef struct sara_image_metadata {
 } sara_image_metadata;
 SARA_NODISCARD sara_status sara_image_orientation(const sara_image_source *source, int *out,
                                                   const sara_image_metadata *metadata);
+/* pixels = the alpha of as many of rgba [pixels][4], in all three channels. */
+void sara_image_take_alpha(sara_image *out, const uint8_t *rgba);
 /* Turns the image upright in place of the old one. */
 SARA_NODISCARD sara_status sara_image_orient(sara_context *ctx, sara_image *image, int orientation);
 

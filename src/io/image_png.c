@@ -15,6 +15,7 @@ typedef struct png_job {
     sara_image *out;
     int *orientation;
     uint8_t *exif;      /* of a hexadecimal profile */
+    uint8_t *rgba;      /* [height][width][4], where alpha is asked for */
     sara_status status; /* why libpng was left */
 } png_job;
 
@@ -76,7 +77,10 @@ static void configure(png_job *job)
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_user_limits(png, 0x7fffffff, 0x7fffffff); /* ours name both values */
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
-    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, alpha, 1);
+    if (!job->source->alpha)
+        png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, alpha, 1);
+    else
+        png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_AS_DEFAULT, alpha, 1);
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_ALWAYS, exif, 1);
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_AS_DEFAULT, text, 3);
 }
@@ -105,18 +109,27 @@ static void png_read_pixels(png_job *job)
     png_structp png = job->png;
     int width = (int)png_get_image_width(png, job->info);
     int height = (int)png_get_image_height(png, job->info);
-    png_set_expand(png);
+    png_set_expand(png); /* transparent colours become alpha */
     png_set_strip_16(png);
-    png_set_strip_alpha(png);
+    if (job->source->alpha)
+        png_set_add_alpha(png, 255, PNG_FILLER_AFTER); /* where there is none */
+    else
+        png_set_strip_alpha(png);
     png_set_gray_to_rgb(png);
     int passes = png_set_interlace_handling(png);
     png_read_update_info(png, job->info);
-    if (png_get_rowbytes(png, job->info) != (size_t)width * 3)
+    const size_t row = (size_t)width * (job->source->alpha ? 4 : 3);
+    if (png_get_rowbytes(png, job->info) != row)
         png_error(png, "a row is not RGB");
     png_check(job, sara_image_allocate(job->source->ctx, job->out, width, height));
+    if (job->source->alpha)
+        png_check(job, sara_alloc(job->source->ctx, &job->rgba, (size_t)height, row));
+    uint8_t *pixels = job->source->alpha ? job->rgba : job->out->pixels;
     for (int pass = 0; pass < passes; pass++)
         for (int y = 0; y < height; y++)
-            png_read_row(png, job->out->pixels + (size_t)y * (size_t)width * 3, NULL);
+            png_read_row(png, pixels + (size_t)y * row, NULL);
+    if (job->source->alpha)
+        sara_image_take_alpha(job->out, job->rgba);
     png_read_end(png, job->info);
 }
 
@@ -206,5 +219,6 @@ sara_status sara_image_decode_png(const sara_image_source *source, sara_image *o
 done:
     png_destroy_read_struct(&job.png, &job.info, NULL);
     sara_free(source->ctx, job.exif);
+    sara_free(source->ctx, job.rgba);
     return status;
 }

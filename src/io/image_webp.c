@@ -54,8 +54,10 @@ static sara_status webp_read_orientation(const sara_image_source *source, int *o
 sara_status sara_image_decode_webp(const sara_image_source *source, sara_image *out,
                                    int *orientation)
 {
+    const size_t channels = source->alpha ? 4 : 3;
     WebPDecoderConfig config;
     VP8StatusCode code;
+    uint8_t *rgba = NULL;
     sara_status status = SARA_OK;
 
     if (!WebPInitDecoderConfig(&config))
@@ -68,16 +70,21 @@ sara_status sara_image_decode_webp(const sara_image_source *source, sara_image *
                          "%s: an animated WebP, expected a still image", source->path);
     TRY(sara_image_check_size(source, (uint64_t)config.input.width, (uint64_t)config.input.height));
     TRY(sara_image_allocate(source->ctx, out, config.input.width, config.input.height));
-    config.output.colorspace = MODE_RGB;
+    if (source->alpha)
+        TRY(sara_alloc(source->ctx, &rgba, (size_t)out->width * (size_t)out->height, channels));
+    config.output.colorspace = source->alpha ? MODE_RGBA : MODE_RGB;
     config.output.is_external_memory = 1;
-    config.output.u.RGBA.rgba = out->pixels;
-    config.output.u.RGBA.stride = out->width * 3;
-    config.output.u.RGBA.size = (size_t)out->width * (size_t)out->height * 3;
+    config.output.u.RGBA.rgba = source->alpha ? rgba : out->pixels;
+    config.output.u.RGBA.stride = out->width * (int)channels;
+    config.output.u.RGBA.size = (size_t)out->width * (size_t)out->height * channels;
     code = WebPDecode(source->data, source->size, &config);
     WebPFreeDecBuffer(&config.output);
     if (code != VP8_STATUS_OK)
         TRY(webp_fail(source, code));
+    if (source->alpha)
+        sara_image_take_alpha(out, rgba);
     TRY(webp_read_orientation(source, orientation));
 done:
+    sara_free(source->ctx, rgba);
     return status;
 }

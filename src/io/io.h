@@ -315,6 +315,10 @@ bool sara_weights_is_told_of(const sara_weights *weights, const char *name);
  * and 16-bit colour as PIL). Refused: 16-bit grey (PIL clips it to white), animated WebP, and
  * damage that PIL reads over. Free with sara_image_clear(). */
 SARA_NODISCARD sara_status sara_image_read(sara_context *ctx, sara_image *out, const char *path);
+/* The same with the image's alpha, as PIL's convert("RGBA") has it, in all three channels; 255
+ * where the file has none. */
+SARA_NODISCARD sara_status sara_image_read_alpha(sara_context *ctx, sara_image *out,
+                                                 const char *path);
 void sara_image_clear(sara_context *ctx, sara_image *image);
 typedef enum sara_resample { /* the values are PIL's */
                              SARA_RESAMPLE_LANCZOS = 1,

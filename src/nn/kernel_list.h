@@ -192,18 +192,21 @@
       (real * y, const real *x, size_t x_count, const uint32_t *positions, size_t count),          \
       (y, x, x_count, positions, count), .selected = count)
 
-/* loss [1] = mean(weight (prediction - target)^2), summed in double, of `samples` rows of `count`;
- * dx = dloss [1] times its gradient. weights [samples]; NULL: all 1. */
+/* loss [1] = mean(weight mask (prediction - target)^2), summed in double, of `samples` rows of
+ * `count`; dx = dloss [1] times its gradient. weights [samples], mask [samples][plane], which each
+ * of a row's planes has; NULL: all 1. */
 #define SARA_LOSS_KERNELS(X)                                                                       \
     X(mse_forward,                                                                                 \
       (real * loss, const real *prediction, const real *target, const real *weights,               \
-       int64_t samples, int64_t count),                                                            \
-      (loss, prediction, target, weights, samples, count), .rows = samples, .columns = count)      \
+       const real *mask, int64_t samples, int64_t count, int64_t plane),                           \
+      (loss, prediction, target, weights, mask, samples, count, plane), .rows = samples,           \
+      .columns = count)                                                                            \
     X(mse_backward,                                                                                \
       (real * dx, const real *dloss, const real *prediction, const real *target,                   \
-       const real *weights, int64_t samples, int64_t count, bool accumulate),                      \
-      (dx, dloss, prediction, target, weights, samples, count, accumulate), .rows = samples,       \
-      .columns = count)
+       const real *weights, const real *mask, int64_t samples, int64_t count, int64_t plane,       \
+       bool accumulate),                                                                           \
+      (dx, dloss, prediction, target, weights, mask, samples, count, plane, accumulate),           \
+      .rows = samples, .columns = count)
 
 /* One optimiser's step. sums [updates]: of each one's squared gradients times scale, one after the
  * other. adamw also rounds masters to the values and sets gradients to zero. */

@@ -1,17 +1,24 @@
 /* Plain kernels of the loss; sums are in double. */
 #include "nn/kernels.h"
 
+/* Of entry i of a sample whose mask begins at `mask`; NULL: 1, by which a product is itself. */
+static double mask_at(const real *mask, int64_t i, int64_t plane)
+{
+    return mask ? mask[i % plane] : 1;
+}
+
 sara_status KERNEL(mse_forward)(const sara_kernel_env *env, real *loss, const real *prediction,
-                                const real *target, const real *weights, int64_t samples,
-                                int64_t count)
+                                const real *target, const real *weights, const real *mask,
+                                int64_t samples, int64_t count, int64_t plane)
 {
     double sum = 0;
     (void)env;
     for (int64_t n = 0; n < samples; n++) {
-        double weight = weights ? weights[n] : 1; /* by which a product is itself */
-        for (int64_t i = n * count; i < (n + 1) * count; i++) {
-            double d = (double)prediction[i] - target[i];
-            sum += weight * (d * d);
+        const real *of = mask ? mask + n * plane : NULL;
+        double weight = weights ? weights[n] : 1;
+        for (int64_t i = 0; i < count; i++) {
+            double d = (double)prediction[n * count + i] - target[n * count + i];
+            sum += weight * mask_at(of, i, plane) * (d * d);
         }
     }
     *loss = (real)(sum / (double)(samples * count));
@@ -20,15 +27,18 @@ sara_status KERNEL(mse_forward)(const sara_kernel_env *env, real *loss, const re
 
 sara_status KERNEL(mse_backward)(const sara_kernel_env *env, real *dx, const real *dloss,
                                  const real *prediction, const real *target, const real *weights,
-                                 int64_t samples, int64_t count, bool accumulate)
+                                 const real *mask, int64_t samples, int64_t count, int64_t plane,
+                                 bool accumulate)
 {
     double factor = 2.0 * *dloss / (double)(samples * count);
     (void)env;
     for (int64_t n = 0; n < samples; n++) {
+        const real *of = mask ? mask + n * plane : NULL;
         double weighted = weights ? factor * weights[n] : factor;
-        for (int64_t i = n * count; i < (n + 1) * count; i++) {
-            double d = weighted * ((double)prediction[i] - target[i]);
-            dx[i] = (real)(accumulate ? dx[i] + d : d);
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t at = n * count + i;
+            double d = weighted * mask_at(of, i, plane) * ((double)prediction[at] - target[at]);
+            dx[at] = (real)(accumulate ? dx[at] + d : d);
         }
     }
     return SARA_OK;

@@ -170,11 +170,13 @@ SARA_NODISCARD sara_status sara_nn_to_channels_first(sara_tape *tape, sara_var *
  * each patch the pixels row by row. */
 SARA_NODISCARD sara_status sara_nn_from_patches(sara_tape *tape, sara_var **y, sara_var *x,
                                                 int64_t height, int64_t width, int64_t patch);
-/* loss [1] = mean((prediction - target)^2), prediction [N,...]; with weights [N], NULL: none, the
- * mean over samples of weight times the mean of the sample (as kohya's train_network.py). target
- * [as prediction] and weights are host data, borrowed until the tape is reset. The sum is in
- * double. */
+/* loss [1] = mean((prediction - target)^2), prediction [N,C,...]; with weights [N], NULL: none, the
+ * mean over samples of weight times the mean of the sample (as kohya's train_network.py); with a
+ * mask [N,...], NULL: none, each square times its position's, then the mean over all (as kohya's
+ * apply_masked_loss: not divided by the mask's area). target [as prediction], weights and mask are
+ * host data, borrowed until the tape is reset. The sum is in double. */
 SARA_NODISCARD sara_status sara_nn_mse_loss(sara_tape *tape, sara_var **loss, sara_var *prediction,
-                                            const float *target, const float *weights);
+                                            const float *target, const float *weights,
+                                            const float *mask);
 
 #endif

@@ -15,6 +15,7 @@ sara_status sara_batch_alloc(sara_context *ctx, sara_batch *batch)
     for (int i = 0; i < SARA_CONDITION_KINDS; i++)
         TRY(sara_alloc(ctx, &batch->condition[i].data, array_size(&batch->condition[i]),
                        sizeof(float)));
+    TRY(sara_alloc(ctx, &batch->mask.data, array_size(&batch->mask), sizeof(float)));
 done:
     if (status != SARA_OK)
         sara_batch_clear(ctx, batch);
@@ -28,6 +29,7 @@ void sara_batch_clear(sara_context *ctx, sara_batch *batch)
     sara_free(ctx, batch->timesteps);
     sara_free(ctx, batch->sigmas);
     sara_free(ctx, batch->weights);
+    sara_free(ctx, batch->mask.data);
     for (int i = 0; i < SARA_CONDITION_KINDS; i++)
         sara_free(ctx, batch->condition[i].data);
     *batch = sara_batch_shape_of(batch, batch->latents.shape.dims[0]);
@@ -35,7 +37,7 @@ void sara_batch_clear(sara_context *ctx, sara_batch *batch)
 
 size_t sara_batch_bytes(const sara_batch *batch)
 {
-    size_t floats = 2 * array_size(&batch->latents);
+    size_t floats = 2 * array_size(&batch->latents) + array_size(&batch->mask);
     for (int i = 0; i < SARA_CONDITION_KINDS; i++)
         floats += array_size(&batch->condition[i]);
     return floats * sizeof(float);
@@ -43,7 +45,8 @@ size_t sara_batch_bytes(const sara_batch *batch)
 
 bool sara_batch_same_shape(const sara_batch *a, const sara_batch *b)
 {
-    bool same = sara_shape_equal(&a->latents.shape, &b->latents.shape);
+    bool same = sara_shape_equal(&a->latents.shape, &b->latents.shape) &&
+                sara_shape_equal(&a->mask.shape, &b->mask.shape);
     for (int i = 0; same && i < SARA_CONDITION_KINDS; i++)
         same = sara_shape_equal(&a->condition[i].shape, &b->condition[i].shape);
     return same;
@@ -57,6 +60,8 @@ sara_batch sara_batch_shape_of(const sara_batch *batch, int64_t samples)
         out.condition[i] = (sara_tensor){SARA_F32, batch->condition[i].shape, NULL};
         out.condition[i].shape.dims[0] = samples;
     }
+    out.mask = (sara_tensor){SARA_F32, batch->mask.shape, NULL};
+    out.mask.shape.dims[0] = samples;
     return out;
 }
 
@@ -111,7 +116,7 @@ sara_status sara_batch_loss(sara_tape *tape, sara_var **loss, sara_network *deno
     TRY(sara_denoiser_predict(tape, &prediction, denoiser, &noisy, batch->timesteps,
                               batch->condition));
     TRY(weigh(tape, &weights, objective, batch));
-    TRY(sara_nn_mse_loss(tape, loss, prediction, target, weights));
+    TRY(sara_nn_mse_loss(tape, loss, prediction, target, weights, batch->mask.data));
 done:
     return status;
 }

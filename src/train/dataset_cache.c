@@ -17,12 +17,16 @@ void sara_dataset_cache_free(sara_dataset_cache *cache)
         return;
     for (size_t i = 0; cache->moments && i < cache->data.count; i++)
         sara_free(cache->ctx, cache->moments[i]);
+    for (size_t i = 0; cache->masks && i < cache->data.count; i++)
+        sara_free(cache->ctx, cache->masks[i]);
     sara_free(cache->ctx, cache->moments);
+    sara_free(cache->ctx, cache->masks);
     sara_dataset_texts_free(&cache->texts);
     sara_cache_files_close(&cache->files);
     sara_free(cache->ctx, cache->elements);
     sara_free(cache->ctx, cache->pixels);
     sara_free(cache->ctx, cache->fresh);
+    sara_free(cache->ctx, cache->fresh_mask);
     sara_free(cache->ctx, cache->shapes);
     sara_tape_free(cache->tape);
     sara_data_free(&cache->data);
@@ -46,10 +50,13 @@ static const sara_data_group *cache_group(const sara_dataset_cache *cache, sara_
 static sara_batch batch_of(const sara_dataset_cache *cache, const sara_data_shape *shape,
                            int64_t samples)
 {
-    return sara_batch_shape_for(&cache->model->denoiser->info.denoiser,
-                                sara_shape4(samples, cache->channels, shape->height / cache->factor,
-                                            shape->width / cache->factor),
-                                cache->texts.length);
+    const int height = shape->height / cache->factor, width = shape->width / cache->factor;
+    sara_batch batch = sara_batch_shape_for(&cache->model->denoiser->info.denoiser,
+                                            sara_shape4(samples, cache->channels, height, width),
+                                            cache->texts.length);
+    if (cache->masked)
+        batch.mask = (sara_tensor){SARA_F32, sara_shape4(samples, 1, height, width), NULL};
+    return batch;
 }
 
 /* Whether subject and class have one shape alone, which both share. */
@@ -171,11 +178,13 @@ static void fill_source(sara_dataset_cache *cache, const sara_train_options *opt
             source->width = image->fit.width;
             source->height = image->fit.height;
         }
+        const size_t size = (size_t)sara_dataset_latent_size(cache, i);
+        const size_t positions = image->mask ? size / (size_t)cache->channels : 0;
         source->texts_anew = source->texts_anew || image->varies;
         if (sara_dataset_encodes_anew(cache, i))
             source->encodes_anew = true;
         else if (!options->cache_latents_to_disk)
-            floats += copies * 2 * (size_t)sara_dataset_latent_size(cache, i);
+            floats += copies * (2 * size + positions);
     }
     source->bytes =
         floats * sizeof(float) +
@@ -190,6 +199,7 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
 {
     const sara_data_options source = {.output_dir = options->output_dir,
                                       .dataset_config = options->dataset_config,
+                                      .masked_loss = options->masked_loss,
                                       .seed = options->seed};
     int resolution;
     sara_status status;
@@ -198,6 +208,9 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
     TRY(sara_data_open(cache->ctx, &cache->data, &cache->config, &source));
     TRY(check_data_shapes(cache));
     TRY(sara_alloc_zero(cache->ctx, &cache->moments, cache->data.count, sizeof(*cache->moments)));
+    TRY(sara_alloc_zero(cache->ctx, &cache->masks, cache->data.count, sizeof(*cache->masks)));
+    for (size_t i = 0; i < cache->data.count; i++)
+        cache->masked = cache->masked || cache->data.images[i].mask;
     TRY(sara_dataset_texts_open(&cache->texts, cache->model, &cache->data));
     TRY(list_data_shapes(cache));
     TRY(tell_shapes(cache));
@@ -302,7 +315,7 @@ static sara_status get_sample(sara_dataset_cache *cache, const sara_batch *batch
     const int64_t size = sara_dataset_latent_size(cache, sample->image);
     float *latents = (float *)batch->latents.data + at * size;
     const sara_text_states *text;
-    const float *moments;
+    const float *moments, *mask;
     float time_ids[SARA_TIME_IDS];
     sara_status status;
     TRY(sara_dataset_moments_of(cache, &moments, sample));
@@ -313,6 +326,10 @@ static sara_status get_sample(sara_dataset_cache *cache, const sara_batch *batch
     set_sample(&batch->condition[SARA_CONDITION_POOLED], at, text->pooled);
     sara_dataset_time_ids_of(cache, time_ids, sample);
     set_sample(&batch->condition[SARA_CONDITION_TIME_IDS], at, time_ids);
+    if (cache->masked) {
+        TRY(sara_dataset_mask_of(cache, &mask, sample));
+        set_sample(&batch->mask, at, mask);
+    }
 done:
     return status;
 }
@@ -367,6 +384,7 @@ sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first)
     TRY(sara_alloc(cache->ctx, &cache->pixels, pixels, 3 * sizeof(float)));
     TRY(sara_alloc(cache->ctx, &cache->fresh, pixels / (factor * factor) * (size_t)cache->channels,
                    2 * sizeof(float)));
+    TRY(sara_alloc(cache->ctx, &cache->fresh_mask, pixels / (factor * factor), sizeof(float)));
     TRY(sara_tape_new(cache->ctx, &cache->tape, cache->model->device));
     TRY(sara_dataset_texts_fill(&cache->texts));
     if (cache->source.texts_anew)

@@ -19,8 +19,11 @@ typedef struct sara_dataset_cache {
     /* Of each image [1 or 2][2][channels][height][width]: mean, log-variance; as is, flipped. NULL:
      * drawn anew, or in files. */
     float **moments;
+    /* Of each image [1 or 2][height][width] of latents. NULL: drawn anew, in files, or all 1. */
+    float **masks;
+    bool masked; /* some image has a mask */
     sara_dataset_texts texts;
-    sara_cache_files files; /* of moments */
+    sara_cache_files files; /* of moments and masks */
     uint64_t seed;
     int64_t channels;
     int factor;                   /* pixels of a latent */
@@ -30,6 +33,7 @@ typedef struct sara_dataset_cache {
     sara_tape *tape;
     float *pixels;      /* [3][height][width] of the largest shape */
     float *fresh;       /* [2][channels][height][width] of it: of an image that is not in memory */
+    float *fresh_mask;  /* [height][width] of it */
     sara_batch *shapes; /* [source.shape_count] */
     int64_t stretch_first, stretch_end; /* micro-batches whose varying captions are encoded */
     sara_source source;
@@ -85,6 +89,17 @@ SARA_NODISCARD sara_status sara_dataset_moments_fill(sara_dataset_cache *cache);
 /* [2][latent size]; *out lives until the next call. */
 SARA_NODISCARD sara_status sara_dataset_moments_of(sara_dataset_cache *cache, const float **out,
                                                    const sara_dataset_sample *sample);
+/* Its mask [latent height][latent width], all 1 where it has none; *out lives until the next
+ * call. */
+SARA_NODISCARD sara_status sara_dataset_mask_of(sara_dataset_cache *cache, const float **out,
+                                                const sara_dataset_sample *sample);
+/* dataset_mask.c: of an image and a crop of it, of the latents' size. */
+SARA_NODISCARD sara_status sara_dataset_mask_make(const sara_dataset_cache *cache, float *out,
+                                                  size_t index, const sara_dataset_crop *crop);
+/* out [height][width] in [0, 1]: of the crop of a resized mask, whose red counts, the means over
+ * the pixels that each position covers, as torch's interpolate(mode="area"). */
+void sara_dataset_mask_average(float *out, int width, int height, const sara_image *mask,
+                               const sara_fit *fit, const sara_dataset_crop *crop);
 /* Of a sample's picture, as diffusers' train_text_to_image_sdxl.py tells them: its size in the
  * file, where its crop lies after it was resized, and mirrored if it is, and the crop's size. */
 void sara_dataset_time_ids_of(const sara_dataset_cache *cache, float out[SARA_TIME_IDS],

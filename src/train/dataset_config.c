@@ -9,6 +9,8 @@ static sara_subset subset_of(const sara_train_options *o)
                          .instance_prompt = o->instance_prompt,
                          .caption_extension = o->caption_extension,
                          .caption_column = o->caption_column,
+                         .conditioning_data_dir = o->conditioning_data_dir,
+                         .alpha_mask = o->alpha_mask,
                          .flip_aug = o->random_flip,
                          .color_aug = o->color_aug,
                          .random_crop = kohya ? o->random_crop : !o->center_crop,
@@ -40,6 +42,8 @@ static sara_status config_of_folders(sara_data_config *out, const sara_image_set
         class->image_dir = o->class_data_dir;
         class->instance_prompt = o->class_prompt;
         class->is_reg = true;
+        class->alpha_mask = false;
+        class->conditioning_data_dir = NULL;
     }
 done:
     return status;

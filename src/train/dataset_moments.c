@@ -106,15 +106,18 @@ static void cache_report(const sara_dataset_cache *cache, size_t done, double st
 
 /* ---------------------------------------------------------------------------- latents in files */
 
-static const char moments_key[] = "moments";
+static const char moments_key[] = "moments", mask_key[] = "mask";
 
-static sara_tensor_source moments_tensor(const sara_dataset_cache *cache, size_t index,
-                                         const float *moments)
+/* What the file of an image holds; returns how many tensors. */
+static size_t kept_tensors(const sara_dataset_cache *cache, sara_tensor_source out[2], size_t index,
+                           const float *moments, const float *mask)
 {
-    const sara_fit *fit = &cache->data.images[index].fit;
-    const sara_shape shape =
-        sara_shape4(2, cache->channels, fit->height / cache->factor, fit->width / cache->factor);
-    return (sara_tensor_source){moments_key, SARA_F32, shape, moments};
+    const sara_data_image *image = &cache->data.images[index];
+    const int height = image->fit.height / cache->factor, width = image->fit.width / cache->factor;
+    out[0] = (sara_tensor_source){moments_key, SARA_F32,
+                                  sara_shape4(2, cache->channels, height, width), moments};
+    out[1] = (sara_tensor_source){mask_key, SARA_F32, sara_shape2(height, width), mask};
+    return image->mask ? 2 : 1;
 }
 
 /* By the content, and how it is resized, cropped and mirrored. */
@@ -127,38 +130,43 @@ static sara_status name_moments(const sara_dataset_cache *cache, char name[65], 
     const int shorter =
         fit->resized_width < fit->resized_height ? fit->resized_width : fit->resized_height;
     const bool square = fit->width == fit->height && shorter == fit->width;
+    const char *masked = !image->mask ? "" : image->mask == image->path ? " alpha" : " mask";
     const sara_name key =
-        square ? sara_name_of("%s %d %s", image->sha256, fit->width, flipped)
-               : sara_name_of("%s %dx%d of %dx%d %s", image->sha256, fit->width, fit->height,
-                              fit->resized_width, fit->resized_height, flipped);
+        square ? sara_name_of("%s %d %s%s", image->sha256, fit->width, flipped, masked)
+               : sara_name_of("%s %dx%d of %dx%d %s%s", image->sha256, fit->width, fit->height,
+                              fit->resized_width, fit->resized_height, flipped, masked);
     return sara_cache_files_name(&cache->files, name, key.text);
 }
 
 /* *there: of all that are wanted of the image. */
 static sara_status find_moments(sara_dataset_cache *cache, bool *there, size_t index)
 {
-    const sara_tensor_source tensor = moments_tensor(cache, index, NULL);
+    sara_tensor_source tensors[2];
+    const size_t count = kept_tensors(cache, tensors, index, NULL, NULL);
     char name[65];
     sara_status status = SARA_OK;
     *there = cache->files.folder != NULL;
     for (int flip = 0; *there && flip <= sara_dataset_subset(cache, index)->flip_aug; flip++) {
         TRY(name_moments(cache, name, index, flip));
-        TRY(sara_cache_files_find(&cache->files, there, name, &tensor, 1));
+        TRY(sara_cache_files_find(&cache->files, there, name, tensors, count));
     }
 done:
     return status;
 }
 
-/* moments [1 or 2][2][size], of the image as it is and flipped */
-static sara_status write_moments(sara_dataset_cache *cache, const float *moments, size_t index)
+/* moments [1 or 2][2][size], mask [1 or 2][size / channels]: of the image as it is and flipped */
+static sara_status write_moments(sara_dataset_cache *cache, const float *moments,
+                                 const float *masks, size_t index)
 {
     const int64_t size = sara_dataset_latent_size(cache, index);
+    sara_tensor_source tensors[2];
     char name[65];
     sara_status status = SARA_OK;
     for (int flip = 0; flip <= sara_dataset_subset(cache, index)->flip_aug; flip++) {
-        const sara_tensor_source tensor = moments_tensor(cache, index, moments + flip * 2 * size);
+        const float *mask = masks ? masks + flip * (size / cache->channels) : NULL;
+        const size_t count = kept_tensors(cache, tensors, index, moments + flip * 2 * size, mask);
         TRY(name_moments(cache, name, index, flip));
-        TRY(sara_cache_files_write(&cache->files, name, &tensor, 1));
+        TRY(sara_cache_files_write(&cache->files, name, tensors, count));
     }
 done:
     return status;
@@ -183,8 +191,9 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index)
     const sara_data_image *of = &cache->data.images[index];
     const int copies = sara_dataset_subset(cache, index)->flip_aug ? 2 : 1;
     const int64_t size = sara_dataset_latent_size(cache, index);
+    const int64_t positions = size / cache->channels;
     sara_image image = {0};
-    float *moments = NULL;
+    float *moments = NULL, *masks = NULL;
     bool there;
     sara_status status;
     if (sara_dataset_encodes_anew(cache, index))
@@ -194,19 +203,25 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index)
         return SARA_OK;
     TRY(sara_data_image_load(cache->ctx, &image, of));
     TRY(sara_alloc(cache->ctx, &moments, (size_t)copies * 2, (size_t)size * sizeof(*moments)));
+    if (of->mask)
+        TRY(sara_alloc(cache->ctx, &masks, (size_t)copies, (size_t)positions * sizeof(*masks)));
     for (int flip = 0; flip < copies; flip++) {
         const sara_dataset_crop crop = center_crop(&of->fit, flip != 0);
         sara_dataset_crop_pixels(cache->pixels, &image, &of->fit, &crop);
         TRY(encode_pixels(cache, moments + flip * 2 * size, index));
+        if (masks)
+            TRY(sara_dataset_mask_make(cache, masks + flip * positions, index, &crop));
     }
     if (cache->files.folder) {
-        TRY(write_moments(cache, moments, index));
+        TRY(write_moments(cache, moments, masks, index));
     } else {
         cache->moments[index] = moments;
-        moments = NULL;
+        cache->masks[index] = masks;
+        moments = masks = NULL;
     }
 done:
     sara_free(cache->ctx, moments);
+    sara_free(cache->ctx, masks);
     sara_image_clear(cache->ctx, &image);
     return status;
 }
@@ -272,6 +287,29 @@ sara_status sara_dataset_moments_of(sara_dataset_cache *cache, const float **out
         TRY(encode_fresh(cache, sample, &crop));
     else
         TRY(load_moments(cache, sample->image, crop.flip));
+done:
+    return status;
+}
+
+/* *out: in memory, or read or made to cache->fresh_mask. */
+sara_status sara_dataset_mask_of(sara_dataset_cache *cache, const float **out,
+                                 const sara_dataset_sample *sample)
+{
+    const size_t index = sample->image;
+    const int64_t positions = sara_dataset_latent_size(cache, index) / cache->channels;
+    const sara_dataset_crop crop = sara_dataset_crop_of(cache, sample);
+    char name[65];
+    sara_status status = SARA_OK;
+    *out = cache->fresh_mask;
+    if (cache->masks[index]) {
+        *out = cache->masks[index] + (crop.flip ? positions : 0);
+    } else if (!cache->data.images[index].mask || sara_dataset_encodes_anew(cache, index)) {
+        TRY(sara_dataset_mask_make(cache, cache->fresh_mask, index, &crop));
+    } else {
+        TRY(name_moments(cache, name, index, crop.flip));
+        TRY(sara_cache_files_read(&cache->files, name, mask_key, cache->fresh_mask,
+                                  (size_t)positions));
+    }
 done:
     return status;
 }

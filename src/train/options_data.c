@@ -39,6 +39,23 @@ static sara_status check_data_crops(sara_context *ctx, const sara_train_options 
     return SARA_OK;
 }
 
+/* That masks are somewhere, in one place. */
+static sara_status check_masks(sara_context *ctx, const sara_train_options *o)
+{
+    if (o->alpha_mask && o->conditioning_data_dir)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--alpha_mask and --conditioning_data_dir %s: give one of them",
+                         o->conditioning_data_dir);
+    if (o->masked_loss && !o->alpha_mask && !o->conditioning_data_dir && !o->dataset_config)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--masked_loss: where are the masks? Give --conditioning_data_dir DIR or "
+                         "--alpha_mask");
+    if (o->masked_loss && o->replay)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--masked_loss: a replay has no images; leave it out");
+    return SARA_OK;
+}
+
 /* Where class images are, and that they are wanted. */
 static sara_status check_prior(sara_context *ctx, const sara_train_options *o)
 {
@@ -72,6 +89,8 @@ sara_status sara_train_options_check_data(sara_context *ctx, const sara_train_op
                                             {"max_bucket_reso", "enable_bucket"},
                                             {"bucket_reso_steps", "enable_bucket"},
                                             {NULL, NULL}};
+    static const option_beside masks[] = {
+        {"alpha_mask", "masked_loss"}, {"conditioning_data_dir", "masked_loss"}, {NULL, NULL}};
     static const option_beside classes[] = {
         {"class_prompt", "class_data_dir"}, {"prior_loss_weight", "class_data_dir"}, {NULL, NULL}};
     sara_status status;
@@ -80,6 +99,8 @@ sara_status sara_train_options_check_data(sara_context *ctx, const sara_train_op
     TRY(check_config_alone(ctx, o));
     TRY(check_data_crops(ctx, o));
     TRY(check_prior(ctx, o));
+    TRY(check_masks(ctx, o));
+    TRY(check_beside_data(ctx, o, masks, o->masked_loss));
     TRY(check_beside_data(ctx, o, buckets, o->enable_bucket || o->dataset_config));
     TRY(check_beside_data(ctx, o, classes, o->class_data_dir || o->dataset_config));
 done:

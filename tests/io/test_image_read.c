@@ -28,6 +28,44 @@ static void test_pixels_equal_pillow(void **state)
     sara_context_free(ctx);
 }
 
+/* alpha.safetensors has those that are not opaque throughout: make_alpha.py. */
+static void test_alpha_equals_pillow(void **state)
+{
+    (void)state;
+    sara_context *ctx = test_context();
+    sara_safetensors *images = test_images_open(ctx);
+    sara_safetensors *alphas = test_open(ctx, IMAGE_DATA "/alpha.safetensors");
+    size_t transparent = 0;
+    for (size_t i = 0; i < sara_safetensors_count(images); i++) {
+        const char *name = sara_safetensors_at(images, i)->name;
+        sara_image image = {0};
+        sara_tensor alpha = {0};
+        if (strchr(name, '/'))
+            continue;
+        char *path = test_image_path(name);
+        const sara_tensor_info *info = sara_safetensors_find(alphas, name);
+        assert_ok(ctx, sara_image_read_alpha(ctx, &image, path));
+        const sara_shape shape = sara_shape2(image.height, image.width);
+        if (info)
+            assert_ok(ctx, sara_safetensors_load(alphas, &alpha, name, SARA_U8, &shape));
+        for (int p = 0; p < image.width * image.height; p++)
+            for (int c = 0; c < 3; c++) {
+                const int want = info ? ((const uint8_t *)alpha.data)[p] : 255;
+                if (image.pixels[3 * p + c] != want)
+                    fail_msg("%s: alpha %d, expected %d", name, image.pixels[3 * p + c], want);
+            }
+        transparent += info != NULL;
+        sara_tensor_free(ctx, &alpha);
+        sara_image_clear(ctx, &image);
+        free(path);
+    }
+    assert_int_equal(transparent, sara_safetensors_count(alphas));
+    assert_in_range(transparent, 8, 91);
+    sara_safetensors_close(alphas);
+    sara_safetensors_close(images);
+    sara_context_free(ctx);
+}
+
 static void test_refused(void **state)
 {
     static const struct {
@@ -144,9 +182,10 @@ static void test_not_a_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pixels_equal_pillow),      cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_text_bomb_is_passed_over), cmocka_unit_test(test_content_decides),
-        cmocka_unit_test(test_file_too_large),           cmocka_unit_test(test_not_a_file),
+        cmocka_unit_test(test_pixels_equal_pillow), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_alpha_equals_pillow), cmocka_unit_test(test_text_bomb_is_passed_over),
+        cmocka_unit_test(test_content_decides),     cmocka_unit_test(test_file_too_large),
+        cmocka_unit_test(test_not_a_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,7 +108,7 @@ void unet_run_step(unet_run *r)
 {
     sara_tape_record(r->tape, true);
     unet_run_forward(r);
-    assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &r->loss, r->output, r->target, NULL));
+    assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &r->loss, r->output, r->target, NULL, NULL));
     assert_ok(r->ctx, sara_tape_backward(r->tape, r->loss, 1));
 }
 

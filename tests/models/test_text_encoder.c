@@ -168,7 +168,7 @@ static double pooled_loss(run *r, const int32_t *ids)
     for (int i = 0; i < 128; i++)
         sum += (double)pooled->data[i] * pooled->data[i];
     if (sara_tape_recording(r->tape)) {
-        assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &loss, pooled, zero, NULL));
+        assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &loss, pooled, zero, NULL, NULL));
         assert_ok(r->ctx, sara_tape_backward(r->tape, loss, 1));
     }
     sara_tape_reset(r->tape);
@@ -196,7 +196,7 @@ static void test_dry_pass(void **state)
         assert_ok(r.ctx, sara_tape_reserve(tape, reached[0]));
         sara_tape_record(tape, true);
         assert_ok(r.ctx, sara_clip_text_forward(tape, &states, &pooled, r.text, 0, ids, 2, 4));
-        assert_ok(r.ctx, sara_nn_mse_loss(tape, &loss, pooled, zero, NULL));
+        assert_ok(r.ctx, sara_nn_mse_loss(tape, &loss, pooled, zero, NULL, NULL));
         assert_ok(r.ctx, sara_tape_backward(tape, loss, 1));
         reached[real] = sara_tape_reached(tape);
         sara_tape_free(tape);

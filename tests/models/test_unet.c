@@ -210,7 +210,7 @@ static sara_status train_once(sara_context *ctx, sara_tape *tape, sara_network *
     TRY(sara_tape_leaf(tape, &sample, &shape, latents, false));
     TRY(sara_tape_leaf(tape, &condition.of[SARA_CONDITION_STATES], &context_shape, text, false));
     TRY(sara_denoiser_forward(tape, &output, unet, sample, timesteps, &condition));
-    TRY(sara_nn_mse_loss(tape, &loss, output, target, NULL));
+    TRY(sara_nn_mse_loss(tape, &loss, output, target, NULL, NULL));
     TRY(sara_tape_backward(tape, loss, 1));
 done:
     sara_tape_reset(tape);

@@ -148,7 +148,7 @@ static double features_loss(vision_run *r, const float *pixels, const sara_shape
     for (int i = 0; i < 2 * WIDTH; i++)
         sum += pow((double)values[i] - (double)target[i], 2);
     if (sara_tape_recording(r->tape)) {
-        assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &loss, features, target, NULL));
+        assert_ok(r->ctx, sara_nn_mse_loss(r->tape, &loss, features, target, NULL, NULL));
         assert_ok(r->ctx, sara_tape_backward(r->tape, loss, 1));
     }
     sara_tape_reset(r->tape);

@@ -321,7 +321,7 @@ static size_t alive(layer *l, sara_device *device, bool training)
     size_t scope = sara_tape_open(tape);
     assert_ok(l->nn.ctx, apply(tape, &y, x, &l->weight, &l->bias));
     if (training) {
-        assert_ok(l->nn.ctx, sara_nn_mse_loss(tape, &loss, y, zeros, NULL));
+        assert_ok(l->nn.ctx, sara_nn_mse_loss(tape, &loss, y, zeros, NULL, NULL));
         sara_tape_close(tape, scope, &loss, 1);
         assert_ok(l->nn.ctx, sara_tape_backward(tape, loss, 1));
     }

@@ -86,7 +86,7 @@ static sara_status pass(sara_tape *tape, inputs *in)
     TRY(sara_nn_multiply(tape, &t, t, words));
     TRY(sara_nn_rms_norm(tape, &t, t, &in->norm, 1e-6f));
     TRY(sara_nn_gated_gelu(tape, &t, t, words));
-    TRY(sara_nn_mse_loss(tape, &loss, t, in->target, NULL));
+    TRY(sara_nn_mse_loss(tape, &loss, t, in->target, NULL, NULL));
     TRY(sara_tape_backward(tape, loss, 1));
 done:
     return status;

@@ -67,7 +67,7 @@ static size_t run(test_nn *nn, layers *l, float **dx, bool remaking)
     assert_ok(nn->ctx, sara_tape_leaf(nn->tape, &leaf, &shape, x, true));
     assert_ok(nn->ctx, block(nn->tape, &y, l, leaf));
     assert_ok(nn->ctx, block(nn->tape, &y, l, y));
-    assert_ok(nn->ctx, sara_nn_mse_loss(nn->tape, &loss, y, target, NULL));
+    assert_ok(nn->ctx, sara_nn_mse_loss(nn->tape, &loss, y, target, NULL, NULL));
     assert_ok(nn->ctx, sara_tape_backward(nn->tape, loss, 1));
     *dx = test_nn_copy(leaf->grad, count);
     free(target);

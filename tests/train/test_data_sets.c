@@ -206,7 +206,7 @@ static void test_epoch_of_buckets(void **state)
     close_data(&d);
 }
 
-/* ---------------------------------------------------------------------------------- class images */
+/* --------------------------------------------------------------------------------- class images */
 
 /* One shape: subject and class are one batch, in halves. */
 static void use_prior(test_run *run)
@@ -252,7 +252,7 @@ static void test_one_batch(void **state)
     close_data(&d);
 }
 
-/* The subject's samples are drawn by numbers of their own: without a weight the class is nothing. */
+/* Without a weight the class adds nothing to the loss. */
 static void test_weight_of_nothing(void **state)
 {
     test_run *run = *state;

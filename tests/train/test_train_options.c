@@ -291,6 +291,7 @@ static void test_json(void **state)
                                                "embedding_dir",
                                                "dataset_config",
                                                "class_data_dir",
+                                               "conditioning_data_dir",
                                                "profile",
                                                "device"};
     test_run *run = *state;
