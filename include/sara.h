@@ -598,6 +598,8 @@ typedef struct sara_train_options {
      * loss counts prior_loss_weight. */
     bool with_prior_preservation;
     const char *class_data_dir, *class_prompt;
+    int num_class_images; /* with class_prompt: what is missing in class_data_dir is drawn by the
+                             base before anything is trained; 0: 100 */
     double prior_loss_weight;                       /* 1 */
     const char *caption_suffix, *caption_separator; /* NULL; "," */
     bool shuffle_caption, enable_wildcard;

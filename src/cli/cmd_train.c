@@ -13,7 +13,6 @@ static const cli_refusal refusals[] = {
     {"hub_token", "sara uses no network"},
     {"hub_model_id", "sara uses no network"},
     {"image_column", "metadata names its images by file_name"},
-    {"num_class_images", "class images are those of --class_data_dir; leave it out"},
     {"use_8bit_adam", "the optimiser's moments are float32; leave it out"},
     {"use_ema", "leave it out; there is no moving average"},
     {"scale_lr", "give --learning_rate as it shall be"},

@@ -26,6 +26,12 @@ sara_file_kind sara_file_kind_of(const char *name)
                                                                                 : SARA_FILE_OTHER;
 }
 
+bool sara_path_is_image(const char *path)
+{
+    const char *name = strrchr(path, '/');
+    return sara_file_kind_of(name ? name + 1 : path) == SARA_FILE_IMAGE;
+}
+
 sara_status sara_dataset_add(sara_dataset_scan_state *scan, const sara_dataset_folder *folder,
                              const char *name, const char *caption)
 {

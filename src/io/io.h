@@ -366,6 +366,8 @@ typedef struct sara_dataset_options {
     const char *instead;    /* what else captions may come from, for messages; NULL: one for all by
                             --instance_prompt */
 } sara_dataset_options;
+/* By its extension, of a kind that is read; no hidden file. */
+bool sara_path_is_image(const char *path);
 /* The images of a folder and of those below, with captions from metadata.jsonl or metadata.csv,
  * from files beside the images, or from folders named as kohya's N_name (docs/formats.md, "Data
  * sets"). Images are not opened. What lies there and is not used is logged. */

@@ -93,6 +93,7 @@ sara_status sara_train_options_check_data(sara_context *ctx, const sara_train_op
         {"alpha_mask", "masked_loss"}, {"conditioning_data_dir", "masked_loss"}, {NULL, NULL}};
     static const option_beside classes[] = {
         {"class_prompt", "class_data_dir"}, {"prior_loss_weight", "class_data_dir"}, {NULL, NULL}};
+    static const option_beside drawn[] = {{"num_class_images", "class_prompt"}, {NULL, NULL}};
     sara_status status;
     if (!o->caption_separator || !*o->caption_separator)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--caption_separator: is empty");
@@ -100,6 +101,7 @@ sara_status sara_train_options_check_data(sara_context *ctx, const sara_train_op
     TRY(check_data_crops(ctx, o));
     TRY(check_prior(ctx, o));
     TRY(check_masks(ctx, o));
+    TRY(check_beside_data(ctx, o, drawn, o->class_prompt != NULL));
     TRY(check_beside_data(ctx, o, masks, o->masked_loss));
     TRY(check_beside_data(ctx, o, buckets, o->enable_bucket || o->dataset_config));
     TRY(check_beside_data(ctx, o, classes, o->class_data_dir || o->dataset_config));

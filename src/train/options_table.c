@@ -54,6 +54,7 @@ const option sara_train_option_table[] = {
     SWITCH(with_prior_preservation, CHOSEN, "class images beside those of --train_data_dir"),
     TEXT(class_data_dir, "DIR", NO, "class images; those that are missing are drawn"),
     TEXT(class_prompt, "TEXT", CHOSEN, "their caption, e.g. \"a photo of a dog\""),
+    NUMBER(OPTION_INT, num_class_images, 1, 1000000, 0, NO, "how many there are to be (100)"),
     NUMBER(OPTION_DOUBLE, prior_loss_weight, 0, 1e6, NAN, CHOSEN, "of the class images' loss (1)"),
     TEXT(caption_suffix, "TEXT", CHOSEN, "put behind each caption"),
     TEXT(caption_separator, "TEXT", CHOSEN, "between tags of a caption (,)"),

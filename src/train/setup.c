@@ -1,5 +1,6 @@
 /* Everything up to the first step, so that what is wrong is told before hours of encoding. */
 #include "train/checkpoint.h"
+#include "train/class_images.h"
 #include "train/trainer.h"
 
 #include <math.h>
@@ -306,6 +307,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
     if (t->method->check)
         TRY(t->method->check(t));
+    TRY(sara_class_images_draw(t->ctx, t->model, &t->options));
     TRY(open_batches(t));
     TRY(count_steps(t));
     TRY(sara_drift_start(t));

@@ -219,6 +219,7 @@ static void use_prior(test_run *run)
     run->options.instance_prompt = "a cat";
     run->options.class_data_dir = test_text(run, "%s/reg/2_foggy", run->folder);
     run->options.class_prompt = "a dog";
+    run->options.num_class_images = 1;
     run->options.with_prior_preservation = true;
     run->options.prior_loss_weight = 0.25;
     run->options.train_batch_size = 2;

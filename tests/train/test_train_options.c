@@ -103,7 +103,7 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 43);
+    assert_int_equal(numbers, 44);
 }
 
 static void test_ranges(void **state)
@@ -291,6 +291,7 @@ static void test_json(void **state)
                                                "embedding_dir",
                                                "dataset_config",
                                                "class_data_dir",
+                                               "num_class_images",
                                                "conditioning_data_dir",
                                                "profile",
                                                "device"};
