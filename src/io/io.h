@@ -206,7 +206,7 @@ SARA_NODISCARD sara_status sara_safetensors_save(sara_context *ctx, const char *
                                                  size_t metadata_count);
 /* The same, but the data of tensors[index], where it is NULL, is made when it is written, so that
  * never more than one tensor's is in memory. */
-typedef void (*sara_tensor_fill_fn)(const void *user, size_t index, void *data);
+typedef sara_status (*sara_tensor_fill_fn)(const void *user, size_t index, void *data);
 SARA_NODISCARD sara_status sara_safetensors_save_made(sara_context *ctx, const char *path,
                                                       const sara_tensor_source *tensors,
                                                       size_t count, const sara_metadata *metadata,

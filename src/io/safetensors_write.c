@@ -201,7 +201,7 @@ static sara_status write_tensor(sara_context *ctx, sara_writer *writer, const ma
     if (tensor->data || !make->fill || size == 0)
         return sara_writer_write(writer, tensor->data, size);
     TRY(sara_alloc(ctx, &buffer, size, 1));
-    make->fill(make->user, (size_t)(tensor - make->tensors), buffer);
+    TRY(make->fill(make->user, (size_t)(tensor - make->tensors), buffer));
     TRY(sara_writer_write(writer, buffer, size));
 done:
     sara_free(ctx, buffer);

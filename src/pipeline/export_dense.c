@@ -26,7 +26,7 @@ static void put_dense_change(char *data, sara_dtype dtype, const sara_change *ch
         sara_convert_from_f32(data, dtype, change->values, change->count);
 }
 
-static void dense_fill(const void *user, size_t index, void *data)
+static sara_status dense_fill(const void *user, size_t index, void *data)
 {
     const dense *d = user;
     const dense_made *made = &d->made[index];
@@ -42,6 +42,7 @@ static void dense_fill(const void *user, size_t index, void *data)
         values[i] = values[bytes / 2 + i];
         values[bytes / 2 + i] = first;
     }
+    return SARA_OK;
 }
 
 /* third: which of a fused tensor's, of which the others may be there already; -1: it is none. */

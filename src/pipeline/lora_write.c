@@ -50,12 +50,13 @@ done:
     return status;
 }
 
-static void make_tensor(const void *user, size_t index, void *data)
+static sara_status make_tensor(const void *user, size_t index, void *data)
 {
     const lora_tensors *w = user;
     const sara_tensor_source *tensor = &w->items[index];
     sara_convert_from_f32(data, tensor->dtype, w->values[index],
                           (size_t)sara_shape_count(&tensor->shape));
+    return SARA_OK;
 }
 
 static sara_status shape_of(const lora_tensors *w, sara_shape *out, const sara_lora_layer *layer,

@@ -33,7 +33,7 @@ static sara_status save_weights(sara_context *ctx, const char *to, const sara_pa
     for (size_t i = params->count; i < sara_params_all(params); i++)
         TRY(sara_save_list_param(&list, NULL, NULL, &params->items[i], &floats));
     TRY(sara_path_join(ctx, &path, to, SARA_DIFFUSERS_STEM ".safetensors"));
-    TRY(sara_safetensors_save(ctx, path, list.sources, list.count, &format, 1));
+    TRY(sara_save_list_write(&list, path, &format, 1));
 done:
     sara_save_list_free(&list);
     sara_free(ctx, path);

@@ -16,7 +16,7 @@ static sara_status write_list(const sara_save_list *list, const char *folder, co
     TRY(sara_save_check_interrupted(ctx));
     TRY(sara_format(ctx, &name, "%s.safetensors", stem));
     TRY(sara_path_join(ctx, &path, folder, name));
-    TRY(sara_safetensors_save(ctx, path, list->sources, list->count, &format, 1));
+    TRY(sara_save_list_write(list, path, &format, 1));
 done:
     sara_free(ctx, name);
     sara_free(ctx, path);
@@ -63,6 +63,7 @@ static sara_status save_component(sara_context *ctx, const char *to, const sara_
     TRY(sara_model_need_changed(model, part));
     TRY(sara_model_component(model, &component, part));
     TRY(sara_component_weights(&component, &weights));
+    TRY(sara_save_list_keep(&list, weights));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
         if (!is_repeated(record->class, weights, info))
@@ -72,7 +73,6 @@ static sara_status save_component(sara_context *ctx, const char *to, const sara_
     TRY(write_list(&list, folder, record->class->stem));
 done:
     sara_save_list_free(&list);
-    sara_weights_close(weights);
     sara_component_close(&component);
     sara_free(ctx, folder);
     return status;

@@ -27,27 +27,6 @@ sara_dtype sara_save_common_dtype(sara_dtype a, sara_dtype b)
     return first > second ? a : b;
 }
 
-sara_status sara_save_list_joined(sara_save_list *list, const char *name,
-                                  const sara_save_list *parts, bool swapped)
-{
-    const sara_tensor_source *first = parts->sources;
-    sara_shape shape = first->shape;
-    size_t bytes = (size_t)sara_shape_count(&shape) * sara_dtype_size(first->dtype);
-    void *data;
-    sara_status status;
-    TRY(sara_save_list_own(list, &data, parts->count * bytes));
-    for (size_t i = 0; i < parts->count; i++)
-        memcpy((char *)data + i * bytes, parts->sources[i].data, bytes);
-    if (swapped) {
-        memcpy(data, (const char *)first->data + bytes / 2, bytes / 2);
-        memcpy((char *)data + bytes / 2, first->data, bytes / 2);
-    }
-    shape.dims[0] *= (int64_t)parts->count;
-    TRY(sara_save_list_add(list, name, first->dtype, &shape, data));
-done:
-    return status;
-}
-
 /* Under the name in the file; what it is one of several of goes with the first of them. */
 static sara_status add_param(sara_save_list *to, const char *name, const sara_ldm_shape *shape,
                              const sara_params *params, const sara_param *param,
@@ -56,26 +35,23 @@ static sara_status add_param(sara_save_list *to, const char *name, const sara_ld
     const bool swapped = sara_ldm_is_swapped(shape, param->name);
     sara_name thirds[3];
     const int third = sara_ldm_third(shape, thirds, param->name);
-    const sara_param *parts[3] = {param};
+    sara_save_recipe recipe = {.values = {{.param = param}},
+                               .count = third == 0 ? 3 : 1,
+                               .form = swapped ? SARA_SAVE_SWAPPED : SARA_SAVE_JOINED};
     sara_dtype dtype = sara_dtype_widened(param->stored);
-    sara_save_list list;
-    sara_status status = SARA_OK;
+    sara_shape whole = param->value.shape;
     if (third < 0 && !swapped)
         return sara_save_list_param(to, name, NULL, param, as);
     if (third > 0)
         return SARA_OK;
-    sara_save_list_init(&list, to->ctx);
-    for (int i = 1; third == 0 && i < 3; i++) {
-        parts[i] = sara_params_find(params, thirds[i].text);
-        SARA_ASSERT(parts[i]); /* the network would not have been opened without it */
-        dtype = sara_save_common_dtype(dtype, sara_dtype_widened(parts[i]->stored));
+    for (int i = 1; i < recipe.count; i++) {
+        const sara_param *part = sara_params_find(params, thirds[i].text);
+        SARA_ASSERT(part); /* the network would not have been opened without it */
+        dtype = sara_save_common_dtype(dtype, sara_dtype_widened(part->stored));
+        recipe.values[i].param = part;
     }
-    for (int i = 0; i < 3 && parts[i]; i++)
-        TRY(sara_save_list_param(&list, NULL, NULL, parts[i], as ? as : &dtype));
-    TRY(sara_save_list_joined(to, name, &list, swapped));
-done:
-    sara_save_list_free(&list);
-    return status;
+    whole.dims[0] *= recipe.count;
+    return sara_save_list_made(to, name, as ? *as : dtype, &whole, &recipe);
 }
 
 sara_status sara_save_list_network(sara_save_list *list, const sara_network *network,

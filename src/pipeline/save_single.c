@@ -62,49 +62,34 @@ static sara_shape shape_in_file(const written *w, const char *name, const sara_t
 static sara_status add_fused(const written *t, const char *name, const sara_tensor_info *info,
                              const sara_name thirds[3])
 {
-    const sara_tensor_info *found[3];
+    sara_save_recipe recipe = {.count = 3};
+    sara_shape whole = info->shape;
     sara_dtype dtype = info->dtype;
-    sara_save_list parts;
-    sara_status status = SARA_OK;
-    sara_save_list_init(&parts, t->s->ctx);
-    parts.applied = t->s->list.applied;
     for (int i = 0; i < 3; i++) {
-        found[i] = sara_weights_find(t->weights, thirds[i].text);
-        if (!found[i] || !sara_shape_equal(&found[i]->shape, &info->shape)) {
-            status =
-                sara_fail(t->s->ctx, SARA_ERROR_INPUT, "%s: tensor %s: expected one like %.200s",
-                          sara_weights_path(t->weights), thirds[i].text, info->name);
-            goto done;
-        }
-        dtype = sara_save_common_dtype(dtype, found[i]->dtype);
+        const sara_tensor_info *found = sara_weights_find(t->weights, thirds[i].text);
+        if (!found || !sara_shape_equal(&found->shape, &info->shape))
+            return sara_fail(t->s->ctx, SARA_ERROR_INPUT, "%s: tensor %s: expected one like %.200s",
+                             sara_weights_path(t->weights), thirds[i].text, info->name);
+        dtype = sara_save_common_dtype(dtype, found->dtype);
+        recipe.values[i] = sara_save_list_value(&t->s->list, t->weights, found);
     }
-    for (int i = 0; i < 3; i++)
-        TRY(sara_save_list_weight(&parts, NULL, NULL, t->weights, found[i],
-                                  t->s->dtype ? t->s->dtype : &dtype));
-    TRY(sara_save_list_joined(&t->s->list, name, &parts, false));
-done:
-    sara_save_list_free(&parts);
-    return status;
+    whole.dims[0] *= 3;
+    return sara_save_list_made(
+        &t->s->list, name,
+        sara_save_value_dtype(&recipe.values[0], t->s->dtype ? t->s->dtype : &dtype), &whole,
+        &recipe);
 }
 
 /* In the file it lies transposed. */
 static sara_status add_turned(const written *t, const char *name, const sara_tensor_info *info)
 {
     const sara_shape turned = sara_shape2(info->shape.dims[1], info->shape.dims[0]);
-    sara_save_list own;
-    void *data;
-    sara_status status;
-    sara_save_list_init(&own, t->s->ctx);
-    own.applied = t->s->list.applied;
-    TRY(sara_save_list_weight(&own, NULL, NULL, t->weights, info, t->s->dtype));
-    const sara_tensor_source *as = &own.sources[0];
-    size_t size = sara_dtype_size(as->dtype);
-    TRY(sara_save_list_own(&t->s->list, &data, (size_t)sara_shape_count(&turned) * size));
-    sara_transpose(data, as->data, info->shape.dims[0], info->shape.dims[1], size);
-    TRY(sara_save_list_add(&t->s->list, name, as->dtype, &turned, data));
-done:
-    sara_save_list_free(&own);
-    return status;
+    const sara_save_recipe recipe = {
+        .values = {sara_save_list_value(&t->s->list, t->weights, info)},
+        .count = 1,
+        .form = SARA_SAVE_TURNED};
+    return sara_save_list_made(
+        &t->s->list, name, sara_save_value_dtype(&recipe.values[0], t->s->dtype), &turned, &recipe);
 }
 
 /* Readers of SD2 files build a layer more than is used, and want its weights: the last one's. */
@@ -114,13 +99,13 @@ static sara_status repeat_last_layer(const written *t)
     size_t length = strlen(last.text), count = t->s->list.count;
     sara_status status = SARA_OK;
     for (size_t i = 0; i < count; i++) {
-        const sara_tensor_source source = t->s->list.sources[i];
-        if (strncmp(source.name, last.text, length) == 0)
-            TRY(sara_save_list_add(&t->s->list,
-                                   sara_name_of("%stransformer.resblocks.%d.%s", t->prefix,
-                                                t->shape.layers, source.name + length)
-                                       .text,
-                                   source.dtype, &source.shape, source.data));
+        const char *name = t->s->list.sources[i].name;
+        if (strncmp(name, last.text, length) == 0)
+            TRY(sara_save_list_again(&t->s->list,
+                                     sara_name_of("%stransformer.resblocks.%d.%s", t->prefix,
+                                                  t->shape.layers, name + length)
+                                         .text,
+                                     i));
     }
 done:
     return status;
@@ -130,19 +115,18 @@ done:
 static sara_status repeat_tokens(const written *t)
 {
     static const char *const names[] = {SARA_T5_TOKENS, SARA_T5_TOKENS_AGAIN};
-    const sara_tensor_source *found[2] = {NULL, NULL};
+    size_t found[2] = {SIZE_MAX, SIZE_MAX};
     sara_name full[2];
     for (int i = 0; i < 2; i++) {
         full[i] = sara_name_of("%s%s", t->prefix, names[i]);
         for (size_t j = 0; j < t->s->list.count; j++)
             if (strcmp(t->s->list.sources[j].name, full[i].text) == 0)
-                found[i] = &t->s->list.sources[j];
+                found[i] = j;
     }
-    if (!found[0] == !found[1])
+    if ((found[0] == SIZE_MAX) == (found[1] == SIZE_MAX))
         return SARA_OK;
-    const sara_tensor_source one = *found[found[0] ? 0 : 1];
-    return sara_save_list_add(&t->s->list, full[found[0] ? 1 : 0].text, one.dtype, &one.shape,
-                              one.data);
+    const int there = found[0] == SIZE_MAX;
+    return sara_save_list_again(&t->s->list, full[!there].text, found[there]);
 }
 
 /* What there are no names for. */
@@ -186,6 +170,7 @@ static sara_status add_other_part(single *s, int part)
     TRY(sara_model_need_changed(s->model, part));
     TRY(sara_model_component(s->model, &component, part));
     TRY(sara_component_weights(&component, &weights));
+    TRY(sara_save_list_keep(&s->list, weights));
     TRY(sara_network_ldm_shape(s->model->parts[part].network, &w.shape));
     while (place->prefix && place->names != w.shape.part)
         place++;
@@ -204,7 +189,6 @@ static sara_status add_other_part(single *s, int part)
         TRY(repeat_tokens(&w));
 done:
     s->list.applied = NULL;
-    sara_weights_close(weights);
     sara_component_close(&component);
     return status;
 }
@@ -263,6 +247,7 @@ static sara_status add_others(single *s)
     sara_weights *weights = NULL;
     sara_status status;
     TRY(sara_weights_open_file(s->ctx, &weights, s->model->path));
+    TRY(sara_save_list_keep(&s->list, weights));
     for (size_t i = 0; i < sara_weights_count(weights); i++) {
         const sara_tensor_info *info = sara_weights_at(weights, i);
         if (!is_of_denoiser(s, info->name) && !is_replaced(s, info->name) &&
@@ -270,7 +255,6 @@ static sara_status add_others(single *s)
             TRY(sara_save_list_weight(&s->list, NULL, NULL, weights, info, s->dtype));
     }
 done:
-    sara_weights_close(weights);
     return status;
 }
 
@@ -394,8 +378,7 @@ sara_status sara_save_single(sara_context *ctx, const char *to, const sara_model
     TRY(add_markers(&s));
     TRY(make_metadata(&s));
     TRY(sara_save_check_interrupted(ctx));
-    TRY(sara_safetensors_save(ctx, to, s.list.sources, s.list.count, s.metadata.items,
-                              s.metadata.count));
+    TRY(sara_save_list_write(&s.list, to, s.metadata.items, s.metadata.count));
 done:
     sara_metadata_list_free(&s.metadata);
     sara_save_list_free(&s.list);

@@ -31,19 +31,20 @@ static float value_at(const saving *s, size_t entry, size_t i)
 
 /* Tensors are made when they are written: 2 k are the positions of entry kept[k], 2 k + 1 its
  * values. */
-static void fill_tensor(const void *user, size_t index, void *data)
+static sara_status fill_tensor(const void *user, size_t index, void *data)
 {
     const saving *s = user;
     const sara_adapter_entry *entry = &s->entries[s->kept[index / 2]];
     size_t size = sara_dtype_size(s->dtype);
     if (index % 2 == 0) {
         sara_positions_encode(data, entry->positions, entry->count);
-        return;
+        return SARA_OK;
     }
     for (size_t i = 0; i < entry->count; i++) {
         float value = value_at(s, s->kept[index / 2], i);
         sara_convert_from_f32((char *)data + i * size, s->dtype, &value, 1);
     }
+    return SARA_OK;
 }
 
 /* A finite value may be too large for a 16-bit type. */

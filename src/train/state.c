@@ -29,10 +29,11 @@ static void source_list_free(sara_context *ctx, source_list *list)
 }
 
 /* The extra's values, which alone are not in memory. */
-static void make_extra(const void *user, size_t index, void *data)
+static sara_status make_extra(const void *user, size_t index, void *data)
 {
     const source_list *list = user;
     list->extra->make(list->extra->user, data, index / list->per_item);
+    return SARA_OK;
 }
 
 /* moment1, then moment2 of all: where they lie, or in *copy. */

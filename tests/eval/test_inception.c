@@ -50,7 +50,7 @@ static bool ends_with(const char *name, const char *end)
 }
 
 /* inception_weights.py's fill(); its streams count names in the order of their bytes. */
-static void fill(const void *user, size_t index, void *data)
+static sara_status fill(const void *user, size_t index, void *data)
 {
     const sara_tensor_source *tensor = (const sara_tensor_source *)user + index;
     size_t count = (size_t)sara_shape_count(&tensor->shape);
@@ -64,6 +64,7 @@ static void fill(const void *user, size_t index, void *data)
     float bound = (float)sqrt(6 / ((double)count / (double)tensor->shape.dims[0]));
     for (size_t i = 0; kernel && i < count; i++)
         x[i] *= bound;
+    return SARA_OK;
 }
 
 /* What the network wants, and its classifier, which is passed over; `count`: so many alone. */

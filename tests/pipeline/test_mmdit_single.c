@@ -85,7 +85,7 @@ static void check_written(sara_context *ctx, const sara_network *network, const 
     assert_ok(ctx, sara_path_join(ctx, &path, folder, "file.safetensors"));
     sara_save_list_init(&list, ctx);
     assert_ok(ctx, sara_save_list_network(&list, network, prefix, dtype));
-    assert_ok(ctx, sara_safetensors_save(ctx, path, list.sources, list.count, NULL, 0));
+    assert_ok(ctx, sara_save_list_write(&list, path, NULL, 0));
     compare_files(ctx, path, original);
     sara_save_list_free(&list);
     sara_free(ctx, path);
