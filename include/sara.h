@@ -607,6 +607,9 @@ typedef struct sara_train_options {
     const char *keep_tokens_separator, *secondary_separator; /* NULL */
     double caption_dropout_rate, caption_tag_dropout_rate;
     int caption_dropout_every_n_epochs;
+    /* The denoiser's values stay in their files and are read a recomputed region at a time; goes
+     * with gradient_checkpointing, which it switches on. Results are the same to the bit. */
+    bool disk_offload;
 } sara_train_options;
 
 typedef struct sara_train_result {

@@ -284,6 +284,7 @@ typedef struct sara_param {
     uint64_t version;
     struct sara_branch *branch; /* what ops add beside it (nn/nn.h), borrowed; NULL: nothing */
     const sara_param_source *source; /* borrowed; NULL: it has values whenever they are asked for */
+    bool away; /* its values are in memory only while they are lent; what is trained is laid over */
 } sara_param;
 
 /* The parameters of one module, ascending by name's bytes; the items never move. */

@@ -115,6 +115,17 @@ SARA_NODISCARD sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out,
                                                 sara_region_fn region, sara_var *const *in,
                                                 int in_count, const void *argument,
                                                 size_t argument_size);
+/* The same of a region that computes with what is lent to it alone: borrow comes before it runs,
+ * and before it runs again in backward; give_back when that is over, also after an error. */
+typedef struct sara_region {
+    sara_region_fn run;
+    sara_status (*borrow)(sara_tape *tape, const void *argument); /* NULL: nothing is lent */
+    void (*give_back)(sara_tape *tape, const void *argument);     /* NULL with borrow */
+} sara_region;
+SARA_NODISCARD sara_status sara_tape_checkpoint_lent(sara_tape *tape, sara_var **out,
+                                                     const sara_region *region, sara_var *const *in,
+                                                     int in_count, const void *argument,
+                                                     size_t argument_size);
 
 /* Most bytes of variables, gradients and scratch alive at once since the tape was made. */
 size_t sara_tape_peak(const sara_tape *tape);

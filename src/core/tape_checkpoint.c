@@ -2,7 +2,7 @@
 #include "core/tape_state.h"
 
 typedef struct region {
-    sara_region_fn run;
+    sara_region of;
     void *argument;
     int in_count;
 } region;
@@ -35,16 +35,39 @@ static sara_status stand_in(sara_tape *tape, sara_var **leaves, const sara_node 
     return sara_tape_borrow(tape, &leaves[i], &in->shape, in->data, in->requires_grad);
 }
 
+static sara_status region_borrow(sara_tape *tape, const sara_region *of, const void *argument)
+{
+    return of->borrow ? of->borrow(tape, argument) : SARA_OK;
+}
+
+static void region_give_back(sara_tape *tape, const sara_region *of, const void *argument)
+{
+    if (of->give_back)
+        of->give_back(tape, argument);
+}
+
+static sara_status region_run(sara_tape *tape, sara_var **out, const sara_region *of,
+                              sara_var *const *in, const void *argument)
+{
+    sara_status status;
+    TRY(region_borrow(tape, of, argument));
+    status = of->run(tape, out, in, argument);
+done:
+    region_give_back(tape, of, argument);
+    return status;
+}
+
 static sara_status checkpoint_backward(sara_tape *tape, sara_node *node)
 {
     const region *r = node->attributes;
     sara_var *leaves[SARA_NODE_VARS] = {NULL}, *out = NULL;
     size_t scope = sara_tape_open(tape), first = tape->node_count;
     sara_status status;
+    TRY(region_borrow(tape, &r->of, r->argument));
     for (int i = 0; i < r->in_count; i++)
         TRY(stand_in(tape, leaves, node, i));
     sara_tape_record(tape, true);
-    status = r->run(tape, &out, leaves, r->argument);
+    status = r->of.run(tape, &out, leaves, r->argument);
     sara_tape_record(tape, false);
     if (status != SARA_OK)
         goto done;
@@ -58,6 +81,7 @@ static sara_status checkpoint_backward(sara_tape *tape, sara_node *node)
             take_back(node->in[i], leaves[i]);
     sara_tape_close(tape, scope, NULL, 0);
 done:
+    region_give_back(tape, &r->of, r->argument);
     return status;
 }
 
@@ -65,18 +89,26 @@ sara_status sara_tape_checkpoint(sara_tape *tape, sara_var **out, sara_region_fn
                                  sara_var *const *in, int in_count, const void *argument,
                                  size_t argument_size)
 {
+    const sara_region of = {.run = run};
+    return sara_tape_checkpoint_lent(tape, out, &of, in, in_count, argument, argument_size);
+}
+
+sara_status sara_tape_checkpoint_lent(sara_tape *tape, sara_var **out, const sara_region *of,
+                                      sara_var *const *in, int in_count, const void *argument,
+                                      size_t argument_size)
+{
     sara_var *result = NULL;
-    region attributes = {run, NULL, in_count};
+    region attributes = {*of, NULL, in_count};
     sara_status status;
     if (!tape->recording)
-        return run(tape, out, in, argument);
+        return region_run(tape, out, of, in, argument);
     TRY(sara_arena_alloc(&tape->arena, &attributes.argument, 1, argument_size));
     if (argument_size)
         memcpy(attributes.argument, argument, argument_size);
     size_t scope = sara_tape_open(tape);
     sara_tape_record(tape, false);
     tape->wanted = false;
-    status = run(tape, &result, in, argument);
+    status = region_run(tape, &result, of, in, argument);
     sara_tape_record(tape, true);
     if (status != SARA_OK)
         goto done;

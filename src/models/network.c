@@ -119,7 +119,8 @@ sara_status sara_params_fill(sara_context *ctx, sara_params *params, const sara_
 {
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sara_params_all(params); i++)
-        TRY(read_values(ctx, &params->items[i], weights));
+        if (!params->items[i].away)
+            TRY(read_values(ctx, &params->items[i], weights));
     TRY(sara_weights_check_unchanged(weights));
 done:
     if (status != SARA_OK)
@@ -153,22 +154,40 @@ void sara_network_release(sara_network *network)
 
 /* ------------------------------------------------------------------------------ piece by piece */
 
+/* From wherever the parameter says. */
+static sara_status lend_values(sara_context *ctx, sara_param *param)
+{
+    sara_param copy = {0};
+    sara_status status;
+    TRY(sara_param_alloc(param, param->device, param->value.dtype, &param->value.shape));
+    TRY(sara_param_stage(ctx, &copy, param));
+    TRY(param->source->read(param->source->user, copy.value.data, param));
+    TRY(sara_param_write(param, &copy));
+done:
+    sara_param_read_end(ctx, &copy, param);
+    return status;
+}
+
+static bool lends(const sara_tape *tape, const sara_network *network)
+{
+    return (!network->there || network->offloaded) && !sara_tape_is_dry(tape);
+}
+
 sara_status sara_network_lend(sara_tape *tape, sara_network *network, const char *prefix)
 {
     sara_status status = SARA_OK;
-    if (network->there || sara_tape_is_dry(tape))
+    if (!lends(tape, network))
         return SARA_OK;
     for (size_t i = 0; i < network->params.count; i++)
         if (is_of(&network->params.items[i], prefix))
-            TRY(read_values(network->ctx, &network->params.items[i], network->weights));
-    TRY(sara_weights_check_unchanged(network->weights));
+            TRY(lend_values(network->ctx, &network->params.items[i]));
 done:
     return status;
 }
 
 void sara_network_return(sara_tape *tape, sara_network *network, const char *prefix)
 {
-    if (network->there || sara_tape_is_dry(tape))
+    if (!lends(tape, network))
         return;
     for (size_t i = 0; i < network->params.count; i++)
         if (is_of(&network->params.items[i], prefix))
@@ -186,12 +205,89 @@ static size_t piece_length(const char *name)
     return strlen(name) + 1;
 }
 
+/* How long the start of the name is that all of its region share; 0: it is of none. */
+static size_t region_length(const sara_network_class *class, const char *name)
+{
+    for (const char *dot = name; class->regions && dot; dot = strchr(dot, '.')) {
+        dot += *dot == '.';
+        for (const char *const *region = class->regions; *region; region++) {
+            size_t length = strlen(*region);
+            if (strncmp(dot, *region, length) != 0 || dot[length] != '.')
+                continue;
+            size_t digits = strspn(dot + length + 1, "0123456789");
+            if (digits > 0 && dot[length + 1 + digits] == '.')
+                return (size_t)(dot - name) + length + digits + 2;
+        }
+    }
+    return 0;
+}
+
+static sara_name region_of(const sara_network *network, const sara_param *param)
+{
+    return sara_name_of("%.*s", (int)region_length(network->class, param->name), param->name);
+}
+
+sara_status sara_network_lend_region(sara_tape *tape, sara_network *network, const sara_param *of)
+{
+    return network->offloaded ? sara_network_lend(tape, network, region_of(network, of).text)
+                              : SARA_OK;
+}
+
+void sara_network_return_region(sara_tape *tape, sara_network *network, const sara_param *of)
+{
+    if (network->offloaded)
+        sara_network_return(tape, network, region_of(network, of).text);
+}
+
+sara_status sara_network_offload(sara_network *network)
+{
+    const sara_network_class *class = network->class;
+    SARA_ASSERT(!network->there);
+    if (!class->regions || class->settle || class->streamed)
+        return sara_fail(network->ctx, SARA_ERROR_USAGE,
+                         "--disk_offload: %s has no regions that could be read one at a time; "
+                         "leave it out",
+                         class->name);
+    network->offloaded = true;
+    for (size_t i = 0; i < network->params.count; i++)
+        network->params.items[i].away = region_length(class, network->params.items[i].name) > 0;
+    return SARA_OK;
+}
+
+static int64_t bytes_of(const sara_param *param, bool narrow)
+{
+    const sara_tensor *value = &param->value;
+    bool halved = narrow && value->shape.rank > 1 && value->dtype == SARA_F32;
+    return sara_shape_count(&value->shape) *
+           (int64_t)sara_dtype_size(halved ? SARA_BF16 : value->dtype);
+}
+
+int64_t sara_network_bytes_as(const sara_network *network, bool offloaded, bool narrow)
+{
+    const sara_params *params = &network->params;
+    int64_t always = 0, largest = 0, region = 0;
+    for (size_t i = 0; i < sara_params_all(params); i++) { /* in the order of their names */
+        const sara_param *param = &params->items[i];
+        const bool buffer = i >= params->count;
+        size_t length = offloaded && !buffer ? region_length(network->class, param->name) : 0;
+        if (length == 0) {
+            always += bytes_of(param, narrow);
+            continue;
+        }
+        if (i == 0 || strncmp(param->name, params->items[i - 1].name, length) != 0)
+            region = 0;
+        region += bytes_of(param, narrow);
+        largest = region > largest ? region : largest;
+    }
+    return always + largest;
+}
+
 int64_t sara_network_bytes(const sara_network *network)
 {
     const sara_params *params = &network->params;
     int64_t largest = 0, piece = 0;
     if (!network->class->streamed || network->there)
-        return sara_params_bytes(params);
+        return sara_network_bytes_as(network, network->offloaded, false);
     for (size_t i = 0; i < params->count; i++) { /* in the order of their names */
         const sara_params one = {.items = &params->items[i], .count = 1};
         const char *name = params->items[i].name;
@@ -205,12 +301,18 @@ int64_t sara_network_bytes(const sara_network *network)
 
 /* ----------------------------------------------------------------------------------------- ends */
 
-void sara_network_close_files(sara_network *network)
+static void close_files(sara_network *network)
 {
     for (size_t i = 0; i < sara_params_all(&network->params); i++)
         network->params.items[i].source = NULL;
     sara_weights_close(network->weights);
     network->weights = NULL;
+}
+
+void sara_network_close_files(sara_network *network)
+{
+    if (!network->offloaded)
+        close_files(network);
 }
 
 sara_status sara_network_load(sara_device *device, sara_network **out,
@@ -277,7 +379,7 @@ void sara_network_free(sara_network *network)
     if (!network)
         return;
     sara_params_free(network->ctx, &network->params);
-    sara_network_close_files(network);
+    close_files(network);
     sara_arena_free(&network->arena);
     sara_free(network->ctx, network);
 }

@@ -65,6 +65,7 @@ typedef struct sara_network {
     sara_weights *weights; /* its files, which stay open; NULL: drawn, or for good in memory */
     bool there;            /* the parameters' values are in memory */
     sara_param_source source; /* of theirs, while they are not */
+    bool offloaded; /* values of regions are lent to passes alone: sara_network_offload() */
     /* Of a denoiser: so many levels, the largest first, are recomputed in backward; gradients are
      * the same to the bit. 0, as at first: none; more than there are: all. */
     int checkpoint_levels;
@@ -128,6 +129,9 @@ struct sara_network_class {
     sara_denoiser_fn forward;         /* NULL: it is no denoiser */
     const sara_network_shape *shapes; /* NULL: none are named */
     const sara_block_list *blocks;    /* as adapters are told of; NULL: none */
+    /* What recomputed regions are called, which lend themselves their values: "resnets" of
+     * "down_blocks.0.resnets.1."; NULL ends it. NULL: it cannot be offloaded. */
+    const char *const *regions;
     const sara_layer_kind *kinds;     /* as `sara inspect --analyze` tells of; NULL: none */
 };
 
@@ -155,11 +159,22 @@ void sara_network_release(sara_network *network);
 SARA_NODISCARD sara_status sara_network_lend(sara_tape *tape, sara_network *network,
                                              const char *prefix);
 void sara_network_return(sara_tape *tape, sara_network *network, const char *prefix);
+/* Those of the region that a parameter is of, where the network is offloaded; else nothing. */
+SARA_NODISCARD sara_status sara_network_lend_region(sara_tape *tape, sara_network *network,
+                                                    const sara_param *of);
+void sara_network_return_region(sara_tape *tape, sara_network *network, const sara_param *of);
+/* From now on, before its values are read: those of regions never come into memory but lent, from
+ * sara_param.source, and its files stay open. All regions must be recomputed in backward.
+ * SARA_ERROR_USAGE where the class cannot. */
+SARA_NODISCARD sara_status sara_network_offload(sara_network *network);
 /* Bytes that its values take at most while it is used: of a streamed class those of its largest
- * piece, which is a block ("encoder.block.3.") or a parameter outside of all blocks. */
+ * piece, which is a block ("encoder.block.3.") or a parameter outside of all blocks; of one that is
+ * offloaded those outside of regions and of the largest region. */
 int64_t sara_network_bytes(const sara_network *network);
+/* The same as if it were offloaded, or its matrices were of 16 bits. */
+int64_t sara_network_bytes_as(const sara_network *network, bool offloaded, bool narrow);
 /* Of values that are there, and stay for good: what is trained, or changed in place, is in no file
- * that it could be read from again. */
+ * that it could be read from again. Not where it is offloaded. */
 void sara_network_close_files(sara_network *network);
 /* Of a folder with config.json and weights; variant NULL: the plain files. */
 SARA_NODISCARD sara_status sara_network_load(sara_device *device, sara_network **out,

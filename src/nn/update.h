@@ -30,7 +30,7 @@ static inline real sara_adamw_entry(const sara_adamw *a, real master, real gradi
 
 /* The trained entries of one parameter; all pointers are memory of the device. */
 typedef struct sara_update {
-    void *value; /* the parameter's */
+    void *value; /* the parameter's; NULL: it is not there, masters alone are updated */
     sara_dtype dtype;
     const uint32_t *positions; /* [count] of the entries in value; NULL: all, in their order */
     size_t count;

@@ -38,7 +38,8 @@ static void update_plainly(const sara_update *u, const sara_adamw *a, size_t fro
                                       &u->moment1[i], &u->moment2[i]);
         if (u->masters)
             u->masters[i] = value;
-        put_value(u, at, value);
+        if (u->value)
+            put_value(u, at, value);
         u->gradient[i] = 0;
     }
 }

@@ -100,9 +100,9 @@ static void update_piece(const sara_simd *simd, const sara_update *u, const sara
             gathered[i] = wide[positions[i]];
     simd->adamw(masters, gradient, u->added ? u->added + at : NULL, u->moment1 + at,
                 u->moment2 + at, (int64_t)count, a);
-    if (positions)
+    if (u->value && positions)
         scatter_values(u, positions, masters, count);
-    else if (u->masters)
+    else if (u->value && u->masters)
         sara_convert_from_f32((char *)u->value + at * sara_dtype_size(u->dtype), u->dtype, masters,
                               count);
     memset(gradient, 0, count * sizeof(*gradient));

@@ -45,6 +45,8 @@ static sara_status load_part(sara_model *model, int index, sara_storage storage)
     TRY(sara_network_open(model->device, network, model->family->parts[index].class, &component,
                           storage));
     model->denoiser = model->parts[0].network;
+    if (index == 0 && model->offload)
+        TRY(sara_network_offload(*network));
     if (sara_model_is_vae(model, index))
         model->vae = *network;
     if (index == 0 && !model->denoiser_only && model->family->correct_denoiser)
@@ -323,7 +325,7 @@ done:
 }
 
 static sara_status model_open(sara_context *ctx, sara_model **out, const char *path,
-                              const sara_model_options *options, bool denoiser_only)
+                              const sara_model_options *options, bool denoiser_only, bool offload)
 {
     sara_model *model = NULL;
     sara_status status;
@@ -334,6 +336,7 @@ static sara_status model_open(sara_context *ctx, sara_model **out, const char *p
     TRY(sara_alloc_zero(ctx, &model, 1, sizeof(*model)));
     model->ctx = ctx;
     model->denoiser_only = denoiser_only;
+    model->offload = offload;
     TRY(sara_storage_parse(ctx, &model->storage, options->weight_dtype, "weight_dtype"));
     TRY(choose_encoder_storage(model, options));
     TRY(sara_nn_device_check(ctx, options->device, "device"));
@@ -354,7 +357,7 @@ sara_status sara_model_load(sara_context *ctx, sara_model **out, const char *pat
     *out = NULL;
     if (given)
         TRY(sara_options_read(ctx, &options, &model_options_type, given));
-    TRY(model_open(ctx, out, path, &options, options.unet_only));
+    TRY(model_open(ctx, out, path, &options, options.unet_only, false));
 done:
     return status;
 }
@@ -363,7 +366,14 @@ sara_status sara_model_load_denoiser(sara_context *ctx, sara_model **out, const 
                                      const sara_model_options *options)
 {
     *out = NULL;
-    return model_open(ctx, out, path, options, true);
+    return model_open(ctx, out, path, options, true, false);
+}
+
+sara_status sara_model_load_offloaded(sara_context *ctx, sara_model **out, const char *path,
+                                      const sara_model_options *options, bool denoiser_only)
+{
+    *out = NULL;
+    return model_open(ctx, out, path, options, denoiser_only, true);
 }
 
 sara_status sara_model_new_random(sara_context *ctx, sara_model **out, const char *shape,

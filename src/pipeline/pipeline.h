@@ -39,6 +39,7 @@ struct sara_model {
     const sara_family *family;
     char *path;
     char *variant;              /* NULL: none */
+    bool offload;               /* the denoiser's regions stay in their files */
     sara_single_file *single;   /* NULL: path is a folder */
     char *vae_path;             /* of another VAE than its own, that was asked for; NULL: none */
     sara_single_file *vae_file; /* NULL: vae_path is a folder */
@@ -73,6 +74,12 @@ struct sara_model {
 SARA_NODISCARD sara_status sara_model_load_denoiser(sara_context *ctx, sara_model **out,
                                                     const char *path,
                                                     const sara_model_options *options);
+/* As sara_model_load(), or its denoiser alone, whose regions' values stay in their files:
+ * sara_network_offload(). */
+SARA_NODISCARD sara_status sara_model_load_offloaded(sara_context *ctx, sara_model **out,
+                                                     const char *path,
+                                                     const sara_model_options *options,
+                                                     bool denoiser_only);
 /* A denoiser alone, of a named shape with random weights, for timing. weight_dtype and device as
  * in sara_model_options. */
 SARA_NODISCARD sara_status sara_model_new_random(sara_context *ctx, sara_model **out,

@@ -168,9 +168,12 @@ static void take_rest(sara_adaptation *a, sara_mask *masks, const sara_trainable
     a->first.positions = rest->positions;
     a->first.masters = rest->masters;
     for (size_t i = 0; i < t->count; i++)
-        if (t->items[i].param->value.dtype != SARA_F32) {
+        if (sara_param_has_masters(t->items[i].param)) {
             masks[i].masters = masters;
             masters += masks[i].count;
+            t->items[i].rest_positions = masks[i].positions;
+            t->items[i].rest = masks[i].masters;
+            t->items[i].rest_count = masks[i].count;
         }
 }
 

@@ -6,11 +6,6 @@
 
 /* ---------------------------------------------------------------------------------- the layout */
 
-static bool is_float32(const sara_trainable *item)
-{
-    return item->param->value.dtype == SARA_F32;
-}
-
 /* Where an item's gradients begin that follow `used` entries. */
 static size_t item_place(const sara_trainable *item, size_t used)
 {
@@ -109,10 +104,12 @@ sara_status sara_trainable_write(const sara_trainables *t, const sara_trainable 
 {
     sara_param copy = {0};
     sara_status status;
-    TRY(sara_param_read(t->ctx, &copy, item->param));
-    for (size_t i = 0; i < item->count; i++)
-        sara_param_set(&copy, sara_trainable_position(item, i), values[i]);
-    TRY(sara_param_write(item->param, &copy));
+    if (!item->param->away) {
+        TRY(sara_param_read(t->ctx, &copy, item->param));
+        for (size_t i = 0; i < item->count; i++)
+            sara_param_set(&copy, sara_trainable_position(item, i), values[i]);
+        TRY(sara_param_write(item->param, &copy));
+    }
     if (item->masters)
         TRY(sara_device_copy_in(t->device, item->masters, values, item->count * sizeof(*values)));
     item->param->version++;
@@ -149,17 +146,68 @@ static sara_status alloc_masters(sara_trainables *t)
     size_t narrow = 0, next = 0;
     sara_status status;
     for (size_t i = 0; i < t->count; i++)
-        narrow += is_float32(&t->items[i]) ? 0 : t->items[i].count;
+        narrow += sara_param_has_masters(t->items[i].param) ? t->items[i].count : 0;
     TRY(sara_device_alloc(t->device, &t->masters, narrow, sizeof(float)));
     for (size_t i = 0; i < t->count; i++) {
         sara_trainable *item = &t->items[i];
-        item->masters = is_float32(item) ? NULL : t->masters + next;
+        item->masters = sara_param_has_masters(item->param) ? t->masters + next : NULL;
         if (item->masters)
             TRY(fill_masters(t, item));
         next += item->masters ? item->count : 0;
     }
 done:
     return status;
+}
+
+/* --------------------------------------------------------------------------- what is not there */
+
+static void lay_over(sara_param *copy, const uint32_t *positions, const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        sara_param_set(copy, positions ? positions[i] : i, values[i]);
+}
+
+/* The base's values, and over them those that are trained now, or were. */
+static sara_status read_trained(const void *user, void *out, const sara_param *param)
+{
+    const sara_trainable *item = user;
+    sara_param copy = *param;
+    float *values = NULL;
+    bool host = sara_device_is_host(param->device);
+    sara_status status;
+    copy.device = NULL;
+    copy.value.data = out;
+    TRY(item->base->read(item->base->user, out, param));
+    lay_over(&copy, item->rest_positions, item->rest, item->rest_count);
+    if (!host) {
+        TRY(sara_alloc(param->device->ctx, &values, item->count, sizeof(*values)));
+        TRY(sara_device_copy_out(param->device, values, item->masters,
+                                 item->count * sizeof(*values)));
+    }
+    lay_over(&copy, item->positions, host ? item->masters : values, item->count);
+done:
+    if (!host)
+        sara_free(param->device->ctx, values);
+    return status;
+}
+
+static void take_sources(const sara_trainables *t)
+{
+    for (size_t i = 0; i < t->count; i++) {
+        sara_trainable *item = &t->items[i];
+        if (!item->param->away)
+            continue;
+        item->base = item->param->source;
+        item->source = (sara_param_source){read_trained, item};
+        item->param->source = &item->source;
+    }
+}
+
+static void give_sources_back(const sara_trainables *t)
+{
+    for (size_t i = 0; i < t->count; i++)
+        if (t->items[i].param->away)
+            t->items[i].param->source = t->items[i].base;
 }
 
 /* How many positions the items have. */
@@ -211,6 +259,7 @@ sara_status sara_trainables_init(sara_trainables *out, sara_context *ctx, sara_t
     TRY(sara_device_fill(t.device, t.gradients, 0, 3 * t.entries * sizeof(float)));
     lay_out(&t);
     ask_gradients(&t);
+    take_sources(&t);
     *out = t;
     t = (sara_trainables){.device = t.device};
 done:
@@ -222,6 +271,7 @@ done:
 
 void sara_trainables_free(sara_trainables *t)
 {
+    give_sources_back(t);
     for (size_t i = 0; i < t->count; i++)
         sara_trainable_ask_nothing(t->items[i].param);
     free_places(t->device, t->places);
@@ -242,7 +292,7 @@ int64_t sara_trainables_total(const sara_trainables *t)
 
 size_t sara_trainable_entry_bytes(const sara_param *param, bool sampled)
 {
-    size_t floats = param->value.dtype == SARA_F32 ? 3 : 4;
+    size_t floats = sara_param_has_masters(param) ? 4 : 3;
     return floats * sizeof(float) + (sampled ? sizeof(uint32_t) : 0);
 }
 
@@ -323,7 +373,7 @@ static sara_status kept_arrays_alloc(const sara_trainables *t, kept_arrays *out,
     *out = (kept_arrays){.positions = kept};
     for (size_t i = 0; i < t->count; i++) {
         out->entries += counts[i];
-        out->narrow += is_float32(&t->items[i]) ? 0 : counts[i];
+        out->narrow += sara_param_has_masters(t->items[i].param) ? counts[i] : 0;
     }
     TRY(sara_device_alloc(t->device, &out->masters, out->narrow, sizeof(float)));
     out->host_masters = out->masters;

@@ -13,7 +13,19 @@ typedef struct sara_trainable {
     size_t count;
     float *masters; /* [count]; NULL: the float32 parameter holds them */
     float *gradient, *moment1, *moment2; /* [count] */
+    /* Of a parameter that is away: where its values are read from, with masters laid over; the
+     * base's; and masters of entries that are trained no longer [rest_count], or NULL. */
+    sara_param_source source;
+    const sara_param_source *base;
+    const uint32_t *rest_positions;
+    const float *rest;
+    size_t rest_count;
 } sara_trainable;
+/* Whether its trained entries' float32 values are not in the parameter itself. */
+static inline bool sara_param_has_masters(const sara_param *param)
+{
+    return param->value.dtype != SARA_F32 || param->away;
+}
 
 /* All that one optimiser trains, of parameters on one device. Gradients, then moment1, then moment2
  * of all items lie in one piece of memory, so that what concerns all of them is one pass over an
@@ -25,7 +37,7 @@ typedef struct sara_trainables {
     size_t count;
     size_t entries, capacity; /* of gradients, moment1 and moment2 each; as there is memory for */
     float *gradients, *moment1, *moment2;
-    float *masters;      /* of the items of 16-bit parameters, one after the other */
+    float *masters;      /* of the items that have some, one after the other */
     uint32_t *positions; /* of the items that have some, one after the other; the host's */
     uint32_t *places;    /* the same on the device; where its memory is the host's, positions */
 } sara_trainables;

@@ -15,12 +15,8 @@ static bool may_narrow(const sara_param *param)
 
 size_t sara_memory_weights(const sara_model *model, bool narrow)
 {
-    const sara_params *params = &model->denoiser->params;
-    int64_t bytes = sara_params_bytes(params);
-    for (size_t i = 0; narrow && i < sara_params_all(params); i++)
-        if (may_narrow(&params->items[i]))
-            bytes -= 2 * sara_shape_count(&params->items[i].value.shape);
-    return (size_t)bytes;
+    const sara_network *denoiser = model->denoiser;
+    return (size_t)sara_network_bytes_as(denoiser, denoiser->offloaded, narrow);
 }
 
 /* Of the parts that a stage needs, and that are not there for the others anyway. */
@@ -55,7 +51,8 @@ static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
     bytes += t->method->bytes ? t->method->bytes(t) : 0;
     for (size_t i = 0; s->narrow && i < trainables->count; i++) {
         const sara_trainable *item = &trainables->items[i];
-        bool narrowed = may_narrow(item->param) && is_weight(t->model, item->param);
+        bool narrowed =
+            may_narrow(item->param) && !item->param->away && is_weight(t->model, item->param);
         bytes += narrowed ? item->count * sizeof(float) : 0;
     }
     return s->share < 1 ? (size_t)((double)bytes * s->share) : bytes;

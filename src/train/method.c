@@ -92,6 +92,8 @@ static const char *why_not(const char *option)
 {
     if (strcmp(option, "trainable") == 0)
         return "has no size to choose";
+    if (strcmp(option, "disk_offload") == 0)
+        return "trains all values";
     return strcmp(option, "track_drift") == 0 ? "changes no weight" : "has none";
 }
 

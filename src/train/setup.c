@@ -14,7 +14,14 @@ sara_status sara_trainer_set_checkpointing(trainer *t)
                          "--gradient_checkpointing_levels %d: the %s has %d resolutions",
                          o->gradient_checkpointing_levels, t->model->denoiser->class->title,
                          levels);
-    t->checkpoint_levels = o->gradient_checkpointing ? levels : 0;
+    if (o->disk_offload && o->gradient_checkpointing_levels)
+        return sara_fail(t->ctx, SARA_ERROR_USAGE,
+                         "--gradient_checkpointing_levels %d: --disk_offload recomputes all "
+                         "levels; leave one of them out",
+                         o->gradient_checkpointing_levels);
+    if (o->disk_offload && !o->gradient_checkpointing)
+        sara_log(t->ctx, SARA_LOG_INFO, "--disk_offload: gradient checkpointing is on");
+    t->checkpoint_levels = o->gradient_checkpointing || o->disk_offload ? levels : 0;
     if (o->gradient_checkpointing_levels)
         t->checkpoint_levels = o->gradient_checkpointing_levels;
     t->model->denoiser->checkpoint_levels = t->checkpoint_levels;
@@ -53,8 +60,11 @@ static sara_status load_model(trainer *t)
     const char *path = sara_train_options_model(o, &alone);
     const sara_base *base;
     sara_status status;
-    TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
-              : sara_model_load(t->ctx, &t->model, path, &options));
+    if (o->disk_offload)
+        TRY(sara_model_load_offloaded(t->ctx, &t->model, path, &options, alone));
+    else
+        TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
+                  : sara_model_load(t->ctx, &t->model, path, &options));
     if (o->replay && !o->validation_prompt_count) /* nothing is encoded before it */
         TRY(sara_model_need(t->model, SARA_STAGE_DENOISE));
     if (o->max_sequence_length && !t->model->family->without)

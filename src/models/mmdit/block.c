@@ -207,26 +207,46 @@ done:
     return status;
 }
 
+typedef struct region {
+    sara_network *network;
+    const sara_mmdit_block *block;
+} region;
+
+static sara_status lend_block(sara_tape *tape, const void *argument)
+{
+    const region *r = argument;
+    return sara_network_lend_region(tape, r->network, r->block->image.modulation.weight);
+}
+
+static void return_block(sara_tape *tape, const void *argument)
+{
+    const region *r = argument;
+    sara_network_return_region(tape, r->network, r->block->image.modulation.weight);
+}
+
 /* A region has one result: all tokens, image first. in: x, text and e */
 static sara_status run_region(sara_tape *tape, sara_var **y, sara_var *const *in,
                               const void *argument)
 {
-    const sara_mmdit_block *const *block = argument;
+    const sara_mmdit_block *block = ((const region *)argument)->block;
     sara_var *keep[2] = {in[0], in[1]};
     size_t scope = sara_tape_open(tape);
     sara_status status;
-    TRY(run_streams(tape, keep, *block, in[2]));
+    TRY(run_streams(tape, keep, block, in[2]));
     *y = keep[0];
-    if (!(*block)->last)
+    if (!block->last)
         TRY(join(tape, y, keep[0], keep[1]));
     sara_tape_close(tape, scope, y, 1);
 done:
     return status;
 }
 
-sara_status sara_mmdit_block_forward(sara_tape *tape, const sara_mmdit_block *block, sara_var **x,
-                                     sara_var **text, sara_var *e, bool again)
+sara_status sara_mmdit_block_forward(sara_tape *tape, sara_network *network,
+                                     const sara_mmdit_block *block, sara_var **x, sara_var **text,
+                                     sara_var *e, bool again)
 {
+    static const sara_region whole = {run_region, lend_block, return_block};
+    const region r = {network, block};
     sara_var *const in[] = {*x, *text, e};
     const int64_t count = (*x)->shape.dims[1], more = (*text)->shape.dims[1];
     size_t scope = sara_tape_open(tape);
@@ -235,7 +255,7 @@ sara_status sara_mmdit_block_forward(sara_tape *tape, const sara_mmdit_block *bl
     if (!again) {
         TRY(run_streams(tape, keep, block, e));
     } else {
-        TRY(sara_tape_checkpoint(tape, &all, run_region, in, 3, &block, sizeof(block)));
+        TRY(sara_tape_checkpoint_lent(tape, &all, &whole, in, 3, &r, sizeof(r)));
         keep[0] = all;
         if (!block->last) {
             TRY(tokens_of(tape, &keep[0], all, 0, count));

@@ -83,14 +83,14 @@ static bool is_again(const sara_network *network, int block, int blocks)
 }
 
 /* y [N,T,C] of x [N,T,C] and text [N,S,C] */
-static sara_status run_blocks(sara_tape *tape, sara_var **y, const sara_mmdit *mmdit, sara_var *x,
+static sara_status run_blocks(sara_tape *tape, sara_var **y, sara_mmdit *mmdit, sara_var *x,
                               sara_var *text, sara_var *e)
 {
     const int blocks = mmdit->config.blocks;
     size_t scope = sara_tape_open(tape);
     sara_status status = SARA_OK;
     for (int i = 0; i < blocks; i++) {
-        TRY(sara_mmdit_block_forward(tape, &mmdit->blocks[i], &x, &text, e,
+        TRY(sara_mmdit_block_forward(tape, &mmdit->network, &mmdit->blocks[i], &x, &text, e,
                                      is_again(&mmdit->network, i, blocks)));
         sara_var *keep[] = {x, text};
         sara_tape_close(tape, scope, keep, text ? 2 : 1);
@@ -104,7 +104,7 @@ sara_status sara_mmdit_forward(sara_tape *tape, sara_var **out, sara_network *ne
                                sara_var *sample, const double *timesteps,
                                const sara_condition *condition)
 {
-    const sara_mmdit *mmdit = (const sara_mmdit *)network;
+    sara_mmdit *mmdit = (sara_mmdit *)network;
     const int64_t patch = mmdit->config.patch;
     size_t scope = sara_tape_open(tape);
     sara_var *h, *text, *e, *m;

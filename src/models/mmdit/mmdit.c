@@ -153,6 +153,8 @@ static json_t *mmdit_settings(const sara_network *network)
     return json_pack("{s:i}", "heads", ((const sara_mmdit *)network)->config.heads);
 }
 
+static const char *const mmdit_regions[] = {"transformer_blocks", NULL};
+
 static const sara_block_list mmdit_blocks[] = {{"transformer_blocks", SARA_MMDIT_BLOCKS},
                                                {NULL, 0}};
 
@@ -191,4 +193,5 @@ const sara_network_class sara_mmdit_class = {.library = "diffusers",
                                              .forward = sara_mmdit_forward,
                                              .shapes = sara_mmdit_shapes,
                                              .blocks = mmdit_blocks,
+                                             .regions = mmdit_regions,
                                              .kinds = mmdit_kinds};

@@ -42,9 +42,9 @@ typedef struct sara_mmdit {
 /* block.c: *x [N,T,width] and *text [N,S,width] become what the block makes of them; NULL: of the
  * last, whose text nobody reads. e [N,width] is the conditioning after its SiLU. again: what lies
  * between is computed again in backward. */
-SARA_NODISCARD sara_status sara_mmdit_block_forward(sara_tape *tape, const sara_mmdit_block *block,
-                                                    sara_var **x, sara_var **text, sara_var *e,
-                                                    bool again);
+SARA_NODISCARD sara_status sara_mmdit_block_forward(sara_tape *tape, sara_network *network,
+                                                    const sara_mmdit_block *block, sara_var **x,
+                                                    sara_var **text, sara_var *e, bool again);
 /* y = norm(x) (1 + scale) + shift with the parts of m [N,parts*width] of these numbers. */
 SARA_NODISCARD sara_status sara_mmdit_modulate(sara_tape *tape, sara_var **y, sara_var *x,
                                                sara_var *m, int shift, int scale);

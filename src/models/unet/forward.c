@@ -54,6 +54,7 @@ done:
 /* -------------------------------------------------------------------------------------- layers */
 
 typedef struct region {
+    sara_network *network;
     const sara_unet_layer *layer;
     bool has_skip;
 } region;
@@ -83,6 +84,34 @@ static sara_status run_transformer(sara_tape *tape, sara_var **y, sara_var *cons
     return sara_transformer_forward(tape, y, r->layer->transformer, in[0], in[1]);
 }
 
+static sara_status lend_resnet(sara_tape *tape, const void *argument)
+{
+    const region *r = argument;
+    return sara_network_lend_region(tape, r->network, r->layer->resnet.norm1.weight);
+}
+
+static void return_resnet(sara_tape *tape, const void *argument)
+{
+    const region *r = argument;
+    sara_network_return_region(tape, r->network, r->layer->resnet.norm1.weight);
+}
+
+static sara_status lend_transformer(sara_tape *tape, const void *argument)
+{
+    const region *r = argument;
+    return sara_network_lend_region(tape, r->network, r->layer->transformer->norm.weight);
+}
+
+static void return_transformer(sara_tape *tape, const void *argument)
+{
+    const region *r = argument;
+    sara_network_return_region(tape, r->network, r->layer->transformer->norm.weight);
+}
+
+static const sara_region resnet_region = {run_resnet, lend_resnet, return_resnet};
+static const sara_region transformer_region = {run_transformer, lend_transformer,
+                                               return_transformer};
+
 /* skip NULL: none. Recomputed in backward, the residual block and the transformer are regions of
  * their own, so that the variables of only one of them are alive. */
 static sara_status unet_layer_forward(sara_tape *tape, sara_var **y, const pass *p, int level,
@@ -91,16 +120,17 @@ static sara_status unet_layer_forward(sara_tape *tape, sara_var **y, const pass 
     bool again = level < p->unet->network.checkpoint_levels;
     sara_var *resnet_in[] = {x, p->time, skip}, *h;
     int count = skip ? 3 : 2;
-    const region r = {layer, skip != NULL};
+    const region r = {&p->unet->network, layer, skip != NULL};
     size_t scope = sara_tape_open(tape);
     sara_status status;
     if (again)
-        TRY(sara_tape_checkpoint(tape, &h, run_resnet, resnet_in, count, &r, sizeof(r)));
+        TRY(sara_tape_checkpoint_lent(tape, &h, &resnet_region, resnet_in, count, &r, sizeof(r)));
     else
         TRY(run_resnet(tape, &h, resnet_in, &r)); /* [N,H,W,out] */
     sara_var *const transformer_in[] = {h, p->context};
     if (layer->transformer && again)
-        TRY(sara_tape_checkpoint(tape, &h, run_transformer, transformer_in, 2, &r, sizeof(r)));
+        TRY(sara_tape_checkpoint_lent(tape, &h, &transformer_region, transformer_in, 2, &r,
+                                      sizeof(r)));
     else if (layer->transformer)
         TRY(run_transformer(tape, &h, transformer_in, &r)); /* [N,H,W,out] */
     sara_tape_close(tape, scope, &h, 1);

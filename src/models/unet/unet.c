@@ -181,6 +181,8 @@ static json_t *unet_settings(const sara_network *network)
     return settings;
 }
 
+static const char *const unet_regions[] = {"resnets", "attentions", NULL};
+
 static const sara_block_list unet_blocks[] = {
     {"down_blocks", 24}, {"mid_block", 0}, {"up_blocks", 24}, {NULL, 0}};
 
@@ -215,4 +217,5 @@ const sara_network_class sara_unet_class = {.library = "diffusers",
                                             .forward = sara_unet_forward,
                                             .shapes = sara_unet_shapes,
                                             .blocks = unet_blocks,
+                                            .regions = unet_regions,
                                             .kinds = unet_kinds};

@@ -152,8 +152,8 @@ const sara_method sara_method_adaptformer = {
     .name = SARA_BOTTLENECK_METHOD,
     .title = "AdaptFormer",
     .state_size = sizeof(adaptformer),
-    .options =
-        (const char *const[]){"adapter", "trainable", "adapter_width", "adapter_scale", NULL},
+    .options = (const char *const[]){"adapter", "trainable", "adapter_width", "adapter_scale",
+                                     "disk_offload", NULL},
     .files = (const char *const[]){FILE_NAME, SARA_CHECKPOINT_STATE, NULL},
     .result = FILE_NAME,
     .entry_bytes = sizeof(float),

@@ -141,8 +141,9 @@ static size_t lora_bytes(const trainer *t)
 
 #define SHARED                                                                                     \
     .state_size = sizeof(sara_lora_run),                                                           \
-    .options = (const char *const[]){"adapter",      "trainable", "rank",        "lora_alpha",     \
-                                     "lora_targets", "save_as",   "track_drift", NULL},            \
+    .options = (const char *const[]){"adapter",      "trainable",    "rank",                       \
+                                     "lora_alpha",   "lora_targets", "save_as",                    \
+                                     "disk_offload", "track_drift",  NULL},                        \
     .files = (const char *const[]){SARA_LORA_RESULT, SARA_CHECKPOINT_STATE, NULL},                 \
     .result = SARA_LORA_RESULT, .peft_result = "lora", .entry_bytes = sizeof(float),               \
     .learning_rate = 1e-4, .open = lora_open, .check = lora_check, .prepare = lora_prepare,        \

@@ -170,9 +170,9 @@ const sara_method sara_method_sara = {
     .name = "sara",
     .title = "SaRA",
     .state_size = sizeof(selective),
-    .options =
-        (const char *const[]){"adapter", "mask", "mask_steps", "rank", "threshold", "trainable",
-                              "lambda_rank", "progressive_iter", "track_drift", NULL},
+    .options = (const char *const[]){"adapter", "mask", "mask_steps", "rank", "threshold",
+                                     "trainable", "lambda_rank", "progressive_iter", "disk_offload",
+                                     "track_drift", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = 5, /* a value and its position */

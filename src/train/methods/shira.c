@@ -160,8 +160,8 @@ const sara_method sara_method_shira = {
     .name = "shira",
     .title = "SHiRA",
     .state_size = sizeof(shira_run),
-    .options =
-        (const char *const[]){"adapter", "rank", "lora_targets", "trainable", "track_drift", NULL},
+    .options = (const char *const[]){"adapter", "rank", "lora_targets", "trainable", "disk_offload",
+                                     "track_drift", NULL},
     .files = (const char *const[]){SARA_CHECKPOINT_ADAPTER, SARA_CHECKPOINT_STATE, NULL},
     .result = "adapter.safetensors",
     .entry_bytes = 5, /* a value and its position */
