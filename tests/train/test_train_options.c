@@ -45,7 +45,7 @@ static void test_values(void **state)
     assert_false(o->random_flip);
     assert_ok(run->ctx, set(run, "trainable", "5.8%"));
     assert_string_equal(o->trainable, "5.8%");
-    assert_ok(run->ctx, set(run, "gradient_checkpointing_levels", "disk_offload", "2"));
+    assert_ok(run->ctx, set(run, "gradient_checkpointing_levels", "2"));
     assert_int_equal(o->gradient_checkpointing_levels, 2);
     assert_ok(run->ctx, set(run, "progressive_iter", "0"));
     assert_int_equal(o->progressive_iter, 0);
