@@ -154,6 +154,15 @@ done:
     return status;
 }
 
+static void note_rest(sara_away *away, const sara_mask *mask)
+{
+    if (!away)
+        return;
+    away->rest_positions = mask->positions;
+    away->rest = mask->masters;
+    away->rest_count = mask->count;
+}
+
 /* Memory that becomes the first mask's (masks not NULL), or has ceased to be needed. */
 static void take_rest(sara_adaptation *a, sara_mask *masks, const sara_trainables_rest *rest)
 {
@@ -171,9 +180,7 @@ static void take_rest(sara_adaptation *a, sara_mask *masks, const sara_trainable
         if (sara_param_has_masters(t->items[i].param)) {
             masks[i].masters = masters;
             masters += masks[i].count;
-            t->items[i].rest_positions = masks[i].positions;
-            t->items[i].rest = masks[i].masters;
-            t->items[i].rest_count = masks[i].count;
+            note_rest(t->items[i].away, &masks[i]);
         }
 }
 

@@ -170,15 +170,16 @@ static void lay_over(sara_param *copy, const uint32_t *positions, const float *v
 /* The base's values, and over them those that are trained now, or were. */
 static sara_status read_trained(const void *user, void *out, const sara_param *param)
 {
-    const sara_trainable *item = user;
+    const sara_away *away = user;
+    const sara_trainable *item = away->item;
     sara_param copy = *param;
     float *values = NULL;
     bool host = sara_device_is_host(param->device);
     sara_status status;
     copy.device = NULL;
     copy.value.data = out;
-    TRY(item->base->read(item->base->user, out, param));
-    lay_over(&copy, item->rest_positions, item->rest, item->rest_count);
+    TRY(away->base->read(away->base->user, out, param));
+    lay_over(&copy, away->rest_positions, away->rest, away->rest_count);
     if (!host) {
         TRY(sara_alloc(param->device->ctx, &values, item->count, sizeof(*values)));
         TRY(sara_device_copy_out(param->device, values, item->masters,
@@ -191,23 +192,32 @@ done:
     return status;
 }
 
+static size_t count_away(const sara_trainables *t)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < t->count; i++)
+        count += t->items[i].param->away;
+    return count;
+}
+
 static void take_sources(const sara_trainables *t)
 {
+    sara_away *next = t->away;
     for (size_t i = 0; i < t->count; i++) {
         sara_trainable *item = &t->items[i];
         if (!item->param->away)
             continue;
-        item->base = item->param->source;
-        item->source = (sara_param_source){read_trained, item};
-        item->param->source = &item->source;
+        *next = (sara_away){{read_trained, next}, item->param->source, item, NULL, NULL, 0};
+        item->param->source = &next->source;
+        item->away = next++;
     }
 }
 
 static void give_sources_back(const sara_trainables *t)
 {
     for (size_t i = 0; i < t->count; i++)
-        if (t->items[i].param->away)
-            t->items[i].param->source = t->items[i].base;
+        if (t->items[i].away)
+            t->items[i].param->source = t->items[i].away->base;
 }
 
 /* How many positions the items have. */
@@ -257,6 +267,7 @@ sara_status sara_trainables_init(sara_trainables *out, sara_context *ctx, sara_t
     TRY(alloc_masters(&t));
     TRY(sara_device_alloc(t.device, &t.gradients, 3 * t.entries, sizeof(float)));
     TRY(sara_device_fill(t.device, t.gradients, 0, 3 * t.entries * sizeof(float)));
+    TRY(sara_alloc(ctx, &t.away, count_away(&t), sizeof(*t.away)));
     lay_out(&t);
     ask_gradients(&t);
     take_sources(&t);
@@ -278,6 +289,7 @@ void sara_trainables_free(sara_trainables *t)
     sara_device_free(t->device, t->gradients);
     sara_device_free(t->device, t->masters);
     sara_free(t->ctx, t->positions);
+    sara_free(t->ctx, t->away);
     sara_free(t->ctx, t->items);
     *t = (sara_trainables){.ctx = t->ctx};
 }

@@ -13,14 +13,19 @@ typedef struct sara_trainable {
     size_t count;
     float *masters; /* [count]; NULL: the float32 parameter holds them */
     float *gradient, *moment1, *moment2; /* [count] */
-    /* Of a parameter that is away: where its values are read from, with masters laid over; the
-     * base's; and masters of entries that are trained no longer [rest_count], or NULL. */
+    struct sara_away *away;              /* of a parameter that is away; else NULL */
+} sara_trainable;
+
+/* Where the values of a parameter that is away are read from: the base's with masters laid over. */
+typedef struct sara_away {
     sara_param_source source;
     const sara_param_source *base;
-    const uint32_t *rest_positions;
-    const float *rest;
+    const sara_trainable *item;
+    const uint32_t
+        *rest_positions; /* [rest_count] of entries that are trained no longer, or NULL */
+    const float *rest;   /* their masters, borrowed */
     size_t rest_count;
-} sara_trainable;
+} sara_away;
 /* Whether its trained entries' float32 values are not in the parameter itself. */
 static inline bool sara_param_has_masters(const sara_param *param)
 {
@@ -38,6 +43,7 @@ typedef struct sara_trainables {
     size_t entries, capacity; /* of gradients, moment1 and moment2 each; as there is memory for */
     float *gradients, *moment1, *moment2;
     float *masters;      /* of the items that have some, one after the other */
+    sara_away *away;     /* of the items that are, one after the other */
     uint32_t *positions; /* of the items that have some, one after the other; the host's */
     uint32_t *places;    /* the same on the device; where its memory is the host's, positions */
 } sara_trainables;

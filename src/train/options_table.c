@@ -102,7 +102,7 @@ const option sara_train_option_table[] = {
     SWITCH(gradient_checkpointing, NO, "recompute activations: less memory, more time"),
     NUMBER(OPTION_INT, gradient_checkpointing_levels, 1, SARA_MAX_LEVELS, 0, NO,
            "recompute those of the N largest resolutions alone (all)"),
-    SWITCH(disk_offload, NO, "read weights from disk for each use: less memory, more time"),
+    SWITCH(disk_offload, NO, "read weights from disk at each use: less memory"),
     TEXT(mixed_precision, "TYPE", GIVEN, "no; bf16: layers multiply bf16 (needs AVX512-BF16) (no)"),
     TEXT(weight_dtype, "TYPE", RESOLVED, "in memory: fp32, fp16, bf16; auto: the file's (fp32)"),
     TEXT(encoder_dtype, "TYPE", GIVEN, "likewise of text encoders and VAE (auto)"),
