@@ -135,7 +135,7 @@ static void test_refused(void **state)
                    test_run_train(run));
 }
 
-/* A file that was cut after it was opened is told of. */
+/* A file that was written to or cut after it was opened is told of. */
 static void test_cut_file(void **state)
 {
     test_run *run = *state;
@@ -157,6 +157,11 @@ static void test_cut_file(void **state)
     assert_non_null(param->value.data);
     sara_network_return_region(tape, model->denoiser, param);
     assert_null(param->value.data);
+    test_run_copy(run, "unet/diffusion_pytorch_model.safetensors",
+                  SARA_TEST_GOLDEN "/unet_sd1/diffusion_pytorch_model.safetensors");
+    assert_refused(run->ctx, SARA_ERROR_IO, "diffusion_pytorch_model",
+                   sara_network_lend_region(tape, model->denoiser, param));
+    sara_network_return_region(tape, model->denoiser, param);
     assert_int_equal(truncate(file, 4096), 0);
     assert_refused(run->ctx, SARA_ERROR_IO, "diffusion_pytorch_model",
                    sara_network_lend_region(tape, model->denoiser, param));
