@@ -269,6 +269,74 @@ static void test_weight_of_nothing(void **state)
     assert_non_null(strstr(run->log, "4 steps of 4 x 2 samples from 4 images and 1 class images"));
 }
 
+/* The states are those of the captions that samples have, one after the other. */
+static void test_states_of_samples(void **state)
+{
+    test_run *run = *state;
+    sara_dataset_cache *cache = NULL;
+    sara_model *model = NULL;
+    sara_order_element elements[2];
+    size_t shape, different = 0;
+    use_everything(run, false);
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
+    assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0));
+    for (int64_t i = 0; i < 4; i++) {
+        sara_batch batch = sara_dataset_cache_shape(cache, SARA_DATASET_INSTANCE, i);
+        const size_t count = sara_order_get(&cache->data.instance.order, elements, &shape, i);
+        assert_ok(run->ctx, sara_batch_alloc(run->ctx, &batch));
+        assert_ok(run->ctx, sara_dataset_cache_get(cache, &batch, 0, SARA_DATASET_INSTANCE, i));
+        const sara_tensor *states = &batch.condition[SARA_CONDITION_STATES];
+        const size_t size = (size_t)sara_shape_count(&states->shape) / count;
+        for (size_t k = 0; k < count; k++) {
+            const size_t image = cache->data.instance.images[elements[k].image];
+            const uint64_t number = sara_dataset_cache_number(cache, SARA_DATASET_INSTANCE, i) + k;
+            sara_text_states text = {0};
+            char *caption;
+            assert_ok(run->ctx,
+                      sara_data_caption(&cache->data, &caption, image, number, elements[k].epoch));
+            assert_ok(run->ctx, sara_model_encode_text(run->ctx, &text, model, caption));
+            assert_memory_equal((const float *)states->data + k * size, text.states,
+                                size * sizeof(float));
+            different += strcmp(caption, cache->data.images[image].caption) != 0;
+            sara_text_states_free(run->ctx, &text);
+            sara_free(run->ctx, caption);
+        }
+        sara_batch_clear(run->ctx, &batch);
+    }
+    assert_in_range(different, 3, 8);
+    sara_dataset_cache_free(cache);
+    sara_model_free(model);
+}
+
+/* The loss of a class in a shape of its own is added. */
+static void test_loss_of_also(void **state)
+{
+    test_run *run = *state;
+    double losses[2][4];
+    use_everything(run, false);
+    for (int i = 0; i < 2; i++) {
+        run->options.prior_loss_weight = i;
+        test_run_output(run, i ? "whole" : "none");
+        assert_ok(run->ctx, test_run_train(run));
+        assert_int_equal(test_run_column(run, losses[i], 4, "loss"), 4);
+    }
+    assert_true(losses[1][0] > 1.2 * losses[0][0]);
+}
+
+/* Where colours change, images are encoded at each step. */
+static void test_colours(void **state)
+{
+    test_run *run = *state;
+    test_run_take_images(run, 2);
+    run->options.color_aug = true;
+    data_run d = open_data(run);
+    assert_true(sara_batches_source(d.batches)->encodes_anew);
+    assert_non_null(strstr(run->log, "2 of 2 images change their colours"));
+    close_data(&d);
+}
+
 /* ------------------------------------------------------------------------------------- refusals */
 
 static void test_refused(void **state)
@@ -303,10 +371,11 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_resumed),   TEST_CASE(test_cached),
-        TEST_CASE(test_identity),  TEST_CASE(test_epoch_of_buckets),
-        TEST_CASE(test_one_batch), TEST_CASE(test_weight_of_nothing),
-        TEST_CASE(test_refused),
+        TEST_CASE(test_resumed),           TEST_CASE(test_cached),
+        TEST_CASE(test_identity),          TEST_CASE(test_epoch_of_buckets),
+        TEST_CASE(test_one_batch),         TEST_CASE(test_weight_of_nothing),
+        TEST_CASE(test_states_of_samples), TEST_CASE(test_loss_of_also),
+        TEST_CASE(test_colours),           TEST_CASE(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
