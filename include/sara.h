@@ -599,7 +599,8 @@ typedef struct sara_train_options {
     bool with_prior_preservation;
     const char *class_data_dir, *class_prompt;
     int num_class_images; /* with class_prompt: what is missing in class_data_dir is drawn by the
-                             base before anything is trained; 0: 100 */
+                             base before anything is trained; 0: 100 with with_prior_preservation,
+                             else none is drawn */
     double prior_loss_weight;                       /* 1 */
     const char *caption_suffix, *caption_separator; /* NULL; "," */
     bool shuffle_caption, enable_wildcard;

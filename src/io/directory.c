@@ -40,6 +40,18 @@ done:
     return status;
 }
 
+sara_status sara_directory_make_writable(sara_context *ctx, const char *path)
+{
+    char text[128];
+    sara_status status;
+    TRY(sara_directory_make(ctx, path));
+    if (access(path, W_OK | X_OK) != 0)
+        status = sara_fail(ctx, SARA_ERROR_IO, "%s: cannot be written: %s", path,
+                           sara_errno_text(text, errno));
+done:
+    return status;
+}
+
 static bool is_dot(const char *name)
 {
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;

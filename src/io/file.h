@@ -15,7 +15,5 @@ SARA_NODISCARD sara_status sara_file_pread(sara_context *ctx, int fd, void *out,
                                            uint64_t offset, const char *path);
 /* The same from any thread, without an error line: whether all was read. */
 bool sara_file_pread_quietly(int fd, void *out, size_t size, uint64_t offset);
-/* The folder that path is in: "." where it names none. */
-SARA_NODISCARD sara_status sara_path_parent(sara_context *ctx, char **out, const char *path);
 
 #endif

@@ -31,10 +31,14 @@ bool sara_path_is_link(const char *path);
 SARA_NODISCARD sara_status sara_path_is_within(sara_context *ctx, bool *out, const char *path,
                                                const char *folder);
 bool sara_path_is_same(const char *a, const char *b); /* both are there and are one file */
+/* The folder that path is in: "." where it names none. */
+SARA_NODISCARD sara_status sara_path_parent(sara_context *ctx, char **out, const char *path);
 /* Whether the open file is still the one that is there: others may have removed its name. */
 bool sara_file_is_at(int fd, const char *path);
 /* And its parents. */
 SARA_NODISCARD sara_status sara_directory_make(sara_context *ctx, const char *path);
+/* The same, and files can be made in it. */
+SARA_NODISCARD sara_status sara_directory_make_writable(sara_context *ctx, const char *path);
 /* Names (not paths) in bytewise order, without . and ..; free with sara_directory_free(). */
 SARA_NODISCARD sara_status sara_directory_list(sara_context *ctx, char ***names, size_t *count,
                                                const char *path);

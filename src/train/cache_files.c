@@ -8,18 +8,6 @@
 
 /* --------------------------------------------------------------------------------------- where */
 
-static sara_status make_writable(sara_context *ctx, const char *folder)
-{
-    char text[128];
-    sara_status status;
-    TRY(sara_directory_make(ctx, folder));
-    if (access(folder, W_OK | X_OK) != 0)
-        status = sara_fail(ctx, SARA_ERROR_IO, "%s: cannot be written: %s", folder,
-                           sara_errno_text(text, errno));
-done:
-    return status;
-}
-
 sara_status sara_cache_folder(sara_context *ctx, char **out, const sara_train_options *options,
                               const char *images)
 {
@@ -27,18 +15,18 @@ sara_status sara_cache_folder(sara_context *ctx, char **out, const sara_train_op
     *out = NULL;
     if (options->cache_dir) {
         TRY(sara_strdup(ctx, out, options->cache_dir));
-        TRY(make_writable(ctx, *out));
+        TRY(sara_directory_make_writable(ctx, *out));
         return SARA_OK;
     }
     TRY(sara_path_join(ctx, out, images, SARA_DATASET_CACHE));
-    if (make_writable(ctx, *out) == SARA_OK)
+    if (sara_directory_make_writable(ctx, *out) == SARA_OK)
         return SARA_OK;
     sara_free(ctx, *out);
     *out = NULL;
     TRY(sara_path_join(ctx, out, options->output_dir, "cache"));
     sara_log(ctx, SARA_LOG_INFO, "%s; encoded images and captions are kept in %s instead",
              sara_context_error(ctx), *out);
-    TRY(make_writable(ctx, *out));
+    TRY(sara_directory_make_writable(ctx, *out));
 done:
     if (status != SARA_OK) {
         sara_free(ctx, *out);
@@ -88,7 +76,7 @@ sara_status sara_cache_files_open(sara_cache_files *out, const char *folder, con
     sara_status status;
     *out = (sara_cache_files){.ctx = model->ctx};
     TRY(sara_path_join(out->ctx, &out->folder, folder, kind));
-    TRY(make_writable(out->ctx, out->folder));
+    TRY(sara_directory_make_writable(out->ctx, out->folder));
     TRY(sara_sha256_new(out->ctx, &hash));
     TRY(add_text(hash, LAYOUT));
     TRY(add_text(hash, model->family->name ? model->family->name : ""));

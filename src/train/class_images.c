@@ -1,8 +1,7 @@
 #include "train/class_images.h"
 
-#include "core/trace.h"
+#include "train/dataset_cache.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #define DEFAULT_COUNT 100 /* diffusers' train_dreambooth.py */
@@ -63,9 +62,9 @@ static sara_status look_into_folder(class_folder *folder, const sara_train_optio
 {
     int64_t others = 0;
     bool there;
-    sara_status status;
-    TRY(sara_directory_make(folder->ctx, folder->path));
-    TRY(count_others(folder->ctx, &others, folder->path, true));
+    sara_status status = SARA_OK;
+    if (sara_path_is_named(folder->path))
+        TRY(count_others(folder->ctx, &others, folder->path, true));
     folder->wanted = (o->num_class_images ? o->num_class_images : DEFAULT_COUNT) - others;
     for (int64_t i = 0; i < folder->wanted; i++) {
         TRY(has_class_image(folder, &there, i));
@@ -73,6 +72,48 @@ static sara_status look_into_folder(class_folder *folder, const sara_train_optio
     }
 done:
     return status;
+}
+
+/* --------------------------------------------------------------------------- what is told early */
+
+/* The subject's images are wholly read before hours of drawing, and again with those of the class.
+ */
+static sara_status check_subject(sara_context *ctx, sara_model *model, const sara_train_options *o)
+{
+    sara_train_options subject = *o;
+    sara_dataset_cache *cache = NULL;
+    sara_status status;
+    subject.class_data_dir = subject.class_prompt = NULL;
+    TRY(sara_dataset_cache_new(ctx, &cache, model, &subject));
+done:
+    sara_dataset_cache_free(cache);
+    return status;
+}
+
+static sara_status check_class_prompt(sara_context *ctx, sara_model *model,
+                                      const sara_generate_options *options)
+{
+    sara_status status = sara_generate_check_model(ctx, model, options);
+    return status == SARA_OK ? status : sara_fail_in(ctx, status, "--class_prompt");
+}
+
+/* A PNG takes about what its pixels do, at most; mostly it is far smaller. */
+static void tell_space(const class_folder *folder, const sara_model *model,
+                       const sara_generate_options *options)
+{
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    const int factor = model->vae->info.vae.factor;
+    const int width = options->width ? options->width : info->sample_width * factor;
+    const int height = options->height ? options->height : info->sample_height * factor;
+    const int64_t missing = folder->wanted - folder->there;
+    const uint64_t most = (uint64_t)missing * 3 * (uint64_t)width * (uint64_t)height;
+    const uint64_t free_bytes = sara_disk_free(folder->path);
+    sara_bytes_text needed, there;
+    if (free_bytes < most)
+        sara_log(folder->ctx, SARA_LOG_WARNING,
+                 "%s: %lld class images may take %s, %s are free on the disk", folder->path,
+                 (long long)missing, sara_bytes_format(&needed, most),
+                 sara_bytes_format(&there, free_bytes));
 }
 
 /* ------------------------------------------------------------------------------------- drawing */
@@ -97,19 +138,16 @@ done:
     return status;
 }
 
-static void report_class_images(const class_folder *folder, int64_t drawn, double seconds)
+static sara_status class_interrupted(const class_folder *folder, int64_t drawn)
 {
-    const double rate = (double)drawn / (seconds + 1e-9);
-    const int64_t done = folder->there + drawn;
-    const sara_progress progress = {
-        "class", done, folder->wanted, NAN, NAN, rate, (double)(folder->wanted - done) / rate};
-    sara_report_progress(folder->ctx, &progress);
+    return sara_fail(folder->ctx, SARA_INTERRUPTED,
+                     "interrupted: %lld of %lld class images are in %s; the same command goes on",
+                     (long long)(folder->there + drawn), (long long)folder->wanted, folder->path);
 }
 
 static sara_status draw_missing(const class_folder *folder, sara_model *model,
                                 const sara_generate_options *options)
 {
-    const double started = sara_clock();
     int64_t drawn = 0;
     bool there;
     sara_status status = SARA_OK;
@@ -117,18 +155,33 @@ static sara_status draw_missing(const class_folder *folder, sara_model *model,
         TRY(has_class_image(folder, &there, i));
         if (there)
             continue;
-        status = sara_interrupted(folder->ctx) ? SARA_INTERRUPTED
-                                               : draw_class_image(folder, model, options, i);
-        if (status == SARA_INTERRUPTED)
-            status = sara_fail(folder->ctx, status,
-                               "interrupted: %lld of %lld class images are in %s; the same command "
-                               "goes on",
-                               (long long)(folder->there + drawn), (long long)folder->wanted,
-                               folder->path);
-        TRY(status);
-        report_class_images(folder, ++drawn, sara_clock() - started);
+        if (sara_interrupted(folder->ctx))
+            TRY(class_interrupted(folder, drawn));
+        sara_progress_part(folder->ctx, drawn, folder->wanted - folder->there);
+        status = draw_class_image(folder, model, options, i);
+        TRY(status == SARA_INTERRUPTED ? class_interrupted(folder, drawn) : status);
+        drawn++;
     }
 done:
+    sara_progress_part(folder->ctx, 0, 0);
+    return status;
+}
+
+static sara_status draw_all(const class_folder *folder, sara_model *model,
+                            const sara_generate_options *options)
+{
+    sara_status status;
+    TRY(sara_directory_make_writable(folder->ctx, folder->path));
+    tell_space(folder, model, options);
+    sara_log(folder->ctx, SARA_LOG_INFO, "%lld of %lld class images are drawn to %s: \"%s\"",
+             (long long)(folder->wanted - folder->there), (long long)folder->wanted, folder->path,
+             options->prompt);
+    status = sara_generate_encode(folder->ctx, model, options);
+    TRY(status == SARA_INTERRUPTED ? class_interrupted(folder, 0) : status);
+    sara_model_give_back(model, ~(unsigned)SARA_STAGE_TEXT);
+    TRY(draw_missing(folder, model, options));
+done:
+    sara_model_give_back(model, 0);
     return status;
 }
 
@@ -137,8 +190,9 @@ sara_status sara_class_images_draw(sara_context *ctx, sara_model *model,
 {
     class_folder folder = {.ctx = ctx, .path = o->class_data_dir};
     sara_generate_options options;
-    sara_status status = SARA_OK;
-    if (!o->with_prior_preservation || !o->class_data_dir || !o->class_prompt)
+    sara_status status;
+    if (!o->class_data_dir || !o->class_prompt ||
+        !(o->with_prior_preservation || o->num_class_images))
         return SARA_OK;
     TRY(look_into_folder(&folder, o));
     if (folder.there >= folder.wanted)
@@ -148,15 +202,9 @@ sara_status sara_class_images_draw(sara_context *ctx, sara_model *model,
     options.no_prompt_weights = true; /* as captions are */
     options.seed = o->seed;
     options.width = options.height = o->resolution;
-    status = sara_generate_check_model(ctx, model, &options);
-    TRY(status == SARA_OK ? status : sara_fail_in(ctx, status, "--class_prompt"));
-    sara_log(ctx, SARA_LOG_INFO, "%lld of %lld class images are drawn to %s: \"%s\"",
-             (long long)(folder.wanted - folder.there), (long long)folder.wanted, folder.path,
-             o->class_prompt);
-    TRY(sara_generate_encode(ctx, model, &options));
-    sara_model_give_back(model, ~(unsigned)SARA_STAGE_TEXT);
-    TRY(draw_missing(&folder, model, &options));
+    TRY(check_class_prompt(ctx, model, &options));
+    TRY(check_subject(ctx, model, o));
+    TRY(draw_all(&folder, model, &options));
 done:
-    sara_model_give_back(model, 0);
     return status;
 }

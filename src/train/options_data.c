@@ -59,6 +59,10 @@ static sara_status check_masks(sara_context *ctx, const sara_train_options *o)
 /* Where class images are, and that they are wanted. */
 static sara_status check_prior(sara_context *ctx, const sara_train_options *o)
 {
+    if (o->class_data_dir && o->replay)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--class_data_dir %s: a replay has no images; leave it out",
+                         o->class_data_dir);
     if (o->with_prior_preservation && !o->class_data_dir && !o->dataset_config)
         return sara_fail(ctx, SARA_ERROR_USAGE,
                          "--with_prior_preservation: --class_data_dir is missing: name the folder "
@@ -91,8 +95,8 @@ sara_status sara_train_options_check_data(sara_context *ctx, const sara_train_op
                                             {NULL, NULL}};
     static const option_beside masks[] = {
         {"alpha_mask", "masked_loss"}, {"conditioning_data_dir", "masked_loss"}, {NULL, NULL}};
-    static const option_beside classes[] = {
-        {"class_prompt", "class_data_dir"}, {"prior_loss_weight", "class_data_dir"}, {NULL, NULL}};
+    static const option_beside classes[] = {{"prior_loss_weight", "class_data_dir"}, {NULL, NULL}};
+    static const option_beside prompts[] = {{"class_prompt", "class_data_dir"}, {NULL, NULL}};
     static const option_beside drawn[] = {{"num_class_images", "class_prompt"}, {NULL, NULL}};
     sara_status status;
     if (!o->caption_separator || !*o->caption_separator)
@@ -102,6 +106,7 @@ sara_status sara_train_options_check_data(sara_context *ctx, const sara_train_op
     TRY(check_prior(ctx, o));
     TRY(check_masks(ctx, o));
     TRY(check_beside_data(ctx, o, drawn, o->class_prompt != NULL));
+    TRY(check_beside_data(ctx, o, prompts, o->class_data_dir != NULL));
     TRY(check_beside_data(ctx, o, masks, o->masked_loss));
     TRY(check_beside_data(ctx, o, buckets, o->enable_bucket || o->dataset_config));
     TRY(check_beside_data(ctx, o, classes, o->class_data_dir || o->dataset_config));

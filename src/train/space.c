@@ -5,14 +5,19 @@
 
 #define STATE_BYTES 8 /* of an entry: two moments */
 
-sara_status sara_run_check_space(const sara_run *run, uint64_t least, uint64_t most)
+uint64_t sara_disk_free(const char *folder)
 {
     struct statvfs info;
-    sara_bytes_text needed, there;
-    if (statvfs(run->folder, &info) != 0 || info.f_blocks == 0)
-        return SARA_OK; /* not known */
+    if (statvfs(folder, &info) != 0 || info.f_blocks == 0)
+        return UINT64_MAX;
     uint64_t unit = info.f_frsize ? info.f_frsize : info.f_bsize;
-    uint64_t free_bytes = info.f_bavail > UINT64_MAX / unit ? UINT64_MAX : info.f_bavail * unit;
+    return info.f_bavail > UINT64_MAX / unit ? UINT64_MAX : info.f_bavail * unit;
+}
+
+sara_status sara_run_check_space(const sara_run *run, uint64_t least, uint64_t most)
+{
+    const uint64_t free_bytes = sara_disk_free(run->folder);
+    sara_bytes_text needed, there;
     sara_bytes_format(&there, free_bytes);
     if (free_bytes < least)
         return sara_fail(run->ctx, SARA_ERROR_IO,

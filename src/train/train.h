@@ -127,6 +127,7 @@ SARA_NODISCARD sara_status sara_run_open(sara_context *ctx, sara_run *run, const
 /* SARA_ERROR_IO where no file of this name can be written, as only the end of a run would tell. */
 SARA_NODISCARD sara_status sara_run_check_file(const sara_run *run, const char *name);
 void sara_run_close(sara_run *run);
+uint64_t sara_disk_free(const char *folder); /* bytes; UINT64_MAX where it is not known */
 /* SARA_ERROR_IO where the disk has less than `least` bytes free; a warning below `most`. */
 SARA_NODISCARD sara_status sara_run_check_space(const sara_run *run, uint64_t least,
                                                 uint64_t most);

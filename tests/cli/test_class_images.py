@@ -1,5 +1,7 @@
 """DreamBooth's class images: what is missing is drawn by the base, once, wherever it stopped."""
 
+import ctypes
+import errno
 import os
 import random
 import shutil
@@ -8,14 +10,19 @@ import subprocess
 import time
 import unittest
 
-from support import EMOJI, GOLDEN, INPUT, INTERRUPTED, IO, PROGRAM, USAGE, Case, sha256
+from support import EMOJI, GOLDEN, INPUT, INTERRUPTED, IO, PROGRAM, USAGE, Shim, sha256
 
 BASE = os.path.join(GOLDEN, "pipeline")
 COUNT = 6
-PROMPT = "a red barn"
+PROMPT = "a (red:1.9) barn"  # as a caption: the marks are text
 
 
-class ClassImages(Case):
+def as_others():
+    """Permissions hold for root, too: without CAP_DAC_OVERRIDE."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+class ClassImages(Shim):
     def setUp(self):
         super().setUp()
         os.mkdir(self.path("data"))
@@ -45,8 +52,8 @@ class ClassImages(Case):
         self.assertIn(f"from 2 images and {COUNT} class images", done.err)
         first = self.hashes()
         self.assertEqual(list(first), [f"class-{i:06}.png" for i in range(COUNT)])
-        self.ok("generate", "-m", BASE, "-p", PROMPT, "-s", "9", "-W", "16", "-H", "16", "-o",
-                "x.png")
+        self.ok("generate", "-m", BASE, "-p", PROMPT, "-s", "9", "-W", "16", "-H", "16",
+                "--no-prompt-weights", "-o", "x.png")
         self.assertEqual(sha256(self.path("x.png")), first["class-000002.png"])
         done = self.train("two", "--seed", "7")
         self.assertNotIn("are drawn", done.err)
@@ -89,12 +96,36 @@ class ClassImages(Case):
         self.assertEqual(sha256(self.path("run", "adapter.safetensors")),
                          sha256(self.path("whole", "adapter.safetensors")))
 
+    def test_full_disk(self):
+        """Each call that fails is told; what is whole stays, and the next start goes on."""
+        two = ["--num_class_images", "2"]
+        calls = self.count(self.path("whole"), *self.arguments("run", *two, folder="whole"))
+        self.assertGreaterEqual(calls, 6)  # made, renamed, synced: of each picture
+        whole = self.hashes("whole")
+        for sticky in (False, True):
+            for at in range(1, calls + 1):
+                shutil.rmtree(self.path("class"), ignore_errors=True)
+                shutil.rmtree(self.path("run"))
+                args = self.arguments("run", *two)
+                shim = self.shim(self.path("class"), at, errno.ENOSPC, sticky)
+                self.refused(IO, ["class", "No space left"], *args, env=shim)
+                left = os.listdir(self.path("class")) if os.path.isdir(self.path("class")) else []
+                self.assertEqual(sorted(left), sorted(whole)[:len(left)])
+                for name in left:
+                    self.assertEqual(sha256(self.path("class", name)), whole[name])
+                self.ok(*args)
+                self.assertEqual(self.hashes(), whole)
+
     def test_refused(self):
         self.refused(USAGE, ["--num_class_images 3", "goes with --class_prompt"], "train", "-m",
                      BASE, "--train_data_dir", "data", "--instance_prompt", "x", "-o", "run",
                      "--class_data_dir", "class", "--num_class_images", "3")
         self.write("file", "")
         self.refused(IO, ["file"], *self.arguments("run", folder="file"))
+        os.mkdir(self.path("closed"), 0o555)
+        done = self.refused(IO, ["closed: cannot be written: Permission denied"],
+                            *self.arguments("run", folder="closed"), limit=as_others)
+        self.assertNotIn("are drawn", done.err)
         os.mkdir(self.path("empty"))
         self.refused(INPUT, ["empty", "no images"], "train", "-m", BASE, "--train_data_dir", "data",
                      "--instance_prompt", "x", "-o", "run", "--class_data_dir", "empty",
