@@ -205,5 +205,8 @@ SARA_NODISCARD sara_status sara_data_caption(const sara_data *data, char **out, 
 /* The image as it is used before it is cropped; sara_image_clear(). */
 SARA_NODISCARD sara_status sara_data_image_load(sara_context *ctx, sara_image *out,
                                                 const sara_data_image *image);
+/* The same of its mask, where it has one: the red channel counts, which alpha stands in too. */
+SARA_NODISCARD sara_status sara_data_mask_load(sara_context *ctx, sara_image *out,
+                                               const sara_data_image *image);
 
 #endif

@@ -9,15 +9,17 @@
 #define NAMED_AT_MOST  5
 #define SILENT_SECONDS 1.0 /* a short check is no news */
 
-sara_status sara_data_image_load(sara_context *ctx, sara_image *out, const sara_data_image *image)
+/* `path`, the image itself or its mask, in the size that the image is resized to. */
+static sara_status load_resized(sara_context *ctx, sara_image *out, const sara_data_image *image,
+                                const char *path, bool alpha)
 {
     const sara_fit *fit = &image->fit;
     sara_image read = {0};
     sara_status status;
-    TRY(sara_image_read(ctx, &read, image->path));
+    TRY(alpha ? sara_image_read_alpha(ctx, &read, path) : sara_image_read(ctx, &read, path));
     if (read.width != image->width || read.height != image->height)
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: has %dx%d pixels now instead of %dx%d",
-                      image->path, read.width, read.height, image->width, image->height));
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: has %dx%d pixels now instead of %dx%d", path,
+                      read.width, read.height, image->width, image->height));
     if (fit->resized_width == read.width && fit->resized_height == read.height) {
         *out = read;
         return SARA_OK;
@@ -27,6 +29,16 @@ sara_status sara_data_image_load(sara_context *ctx, sara_image *out, const sara_
 done:
     sara_image_clear(ctx, &read);
     return status;
+}
+
+sara_status sara_data_image_load(sara_context *ctx, sara_image *out, const sara_data_image *image)
+{
+    return load_resized(ctx, out, image, image->path, false);
+}
+
+sara_status sara_data_mask_load(sara_context *ctx, sara_image *out, const sara_data_image *image)
+{
+    return load_resized(ctx, out, image, image->mask, image->mask == image->path);
 }
 
 /* ------------------------------------------------------------------------------------- checking */

@@ -22,27 +22,6 @@ void sara_dataset_mask_average(float *out, int width, int height, const sara_ima
         }
 }
 
-static sara_status load_mask(sara_context *ctx, sara_image *out, const sara_data_image *image)
-{
-    const sara_fit *fit = &image->fit;
-    sara_image mask = {0};
-    sara_status status;
-    TRY(image->mask == image->path ? sara_image_read_alpha(ctx, &mask, image->mask)
-                                   : sara_image_read(ctx, &mask, image->mask));
-    if (mask.width != image->width || mask.height != image->height)
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: has %dx%d pixels now instead of %dx%d",
-                      image->mask, mask.width, mask.height, image->width, image->height));
-    if (fit->resized_width == mask.width && fit->resized_height == mask.height) {
-        *out = mask;
-        return SARA_OK;
-    }
-    TRY(sara_image_resize(ctx, out, &mask, fit->resized_width, fit->resized_height,
-                          SARA_RESAMPLE_LANCZOS));
-done:
-    sara_image_clear(ctx, &mask);
-    return status;
-}
-
 sara_status sara_dataset_mask_make(const sara_dataset_cache *cache, float *out, size_t index,
                                    const sara_dataset_crop *crop)
 {
@@ -55,7 +34,7 @@ sara_status sara_dataset_mask_make(const sara_dataset_cache *cache, float *out, 
             out[i] = 1;
         return SARA_OK;
     }
-    TRY(load_mask(cache->ctx, &mask, image));
+    TRY(sara_data_mask_load(cache->ctx, &mask, image));
     sara_dataset_mask_average(out, width, height, &mask, &image->fit, crop);
 done:
     sara_image_clear(cache->ctx, &mask);

@@ -1,7 +1,7 @@
 /* The train layer: options, batches, caches, the trainer, checkpoints. Implements sara.h's
  * training functions. */
-#ifndef SARA_TRAIN_H
-#define SARA_TRAIN_H
+#ifndef SARA_TRAIN_TRAIN_H
+#define SARA_TRAIN_TRAIN_H
 
 #include "data/data.h"
 #include "train/batch.h"

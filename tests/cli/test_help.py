@@ -64,7 +64,7 @@ class Help(Case):
 
     def test_every_option_is_named(self):
         """The options of the public header are all in the help, and each is understood."""
-        with open(os.path.join(TOP, "include", "sara.h")) as file:
+        with open(os.path.join(TOP, "include", "sara_train.h")) as file:
             header = file.read()
         struct = re.search(
             r"typedef struct sara_train_options \{(.*?)\} sara_train_options", header, re.S

@@ -1,28 +1,9 @@
 /* A model is saved in another dtype tensor by tensor: what that takes beside the model. */
 #include "support_pipeline.h"
 
-#include <malloc.h>
+#include "support/memory.h"
+
 #include <stdlib.h>
-
-/* What is taken and not given back, and the most that was since `mark`. */
-typedef struct taken_memory {
-    size_t now, peak;
-} taken_memory;
-
-static void *take_counted(void *user, size_t size)
-{
-    taken_memory *t = user;
-    void *memory = malloc(size);
-    t->now += malloc_usable_size(memory);
-    t->peak = t->now > t->peak ? t->now : t->peak;
-    return memory;
-}
-
-static void give_counted(void *user, void *memory)
-{
-    ((taken_memory *)user)->now -= malloc_usable_size(memory);
-    free(memory);
-}
 
 /* Of all parts, as float32. */
 static size_t widest_tensor(const sara_model *model)
@@ -42,8 +23,8 @@ static size_t widest_tensor(const sara_model *model)
  * that is fused, its value and the file's buffer. */
 static void check_peak(test_pipe *pipe, const char *name)
 {
-    taken_memory memory = {0};
-    const sara_allocator allocator = {take_counted, give_counted, &memory};
+    test_taken memory = {0};
+    const sara_allocator allocator = test_taken_functions(&memory);
     const sara_context_options options = {.allocator = &allocator, .threads = 1};
     sara_context *ctx = NULL;
     sara_model *model = NULL;

@@ -1,6 +1,27 @@
 #include "support/memory.h"
 
+#include <malloc.h>
 #include <stdlib.h>
+
+static void *take_counted(void *user, size_t size)
+{
+    test_taken *taken = user;
+    void *memory = malloc(size);
+    taken->now += malloc_usable_size(memory);
+    taken->peak = taken->now > taken->peak ? taken->now : taken->peak;
+    return memory;
+}
+
+static void give_counted(void *user, void *memory)
+{
+    ((test_taken *)user)->now -= malloc_usable_size(memory);
+    free(memory);
+}
+
+sara_allocator test_taken_functions(test_taken *taken)
+{
+    return (sara_allocator){take_counted, give_counted, taken};
+}
 
 static void *allocate(void *user, size_t size)
 {

@@ -1,8 +1,15 @@
-/* An allocator that fails when it is told to, and what runs a function with each failure. */
+/* Allocators of tests: one that counts bytes, and one that fails when it is told to, with what runs
+ * a function with each failure. */
 #ifndef SARA_TEST_MEMORY_H
 #define SARA_TEST_MEMORY_H
 
 #include "support/support.h"
+
+/* Bytes that are taken and not given back, and the most that ever were. */
+typedef struct test_taken {
+    size_t now, peak;
+} test_taken;
+sara_allocator test_taken_functions(test_taken *taken); /* which goes on from what it holds */
 
 /* An allocator whose n-th allocation from now on fails, and all after it unless `once`; counts what
  * was made, what of it is alive, and what failed. */

@@ -113,6 +113,25 @@ sara_status test_run_train(test_run *run)
     return sara_train(run->ctx, NULL, &run->options);
 }
 
+void test_run_interrupted(test_run *run)
+{
+    const int64_t steps = run->options.max_train_steps;
+    const char *saved = test_text(run, "of %lld and saved", (long long)steps);
+    test_run_output(run, "whole");
+    assert_ok(run->ctx, test_run_train(run));
+    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
+    test_run_output(run, "interrupted");
+    for (run->interrupt_at = 1; run->interrupt_at < steps; run->interrupt_at += 2) {
+        assert_refused(run->ctx, SARA_INTERRUPTED, saved, test_run_train(run));
+        run->options.resume_from_checkpoint = "latest";
+    }
+    run->interrupt_at = -1;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_string_equal(test_run_sha256(run), sha256);
+    assert_string_equal(test_run_lines(run), lines);
+    run->options.resume_from_checkpoint = NULL;
+}
+
 /* --------------------------------------------------------------------------------------- files */
 
 const char *test_run_read(test_run *run, const char *name, size_t *size)

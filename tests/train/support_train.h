@@ -33,6 +33,9 @@ const char *test_text(test_run *run, const char *format, ...) __attribute__((for
 /* Takes another run folder in the scratch folder. */
 void test_run_output(test_run *run, const char *name);
 sara_status test_run_train(test_run *run); /* forgets the log lines before */
+/* A whole run, "whole", and one interrupted after every second step, "interrupted": the same adapter
+ * and log. */
+void test_run_interrupted(test_run *run);
 void test_run_forget_log(test_run *run);
 
 /* The bytes of a file of the run folder, NUL-terminated; lives as long as the test. */

@@ -100,29 +100,12 @@ static void close_data(data_run *d)
 
 /* ------------------------------------------------------------------------------------- resuming */
 
-static void whole_and_resumed(test_run *run)
-{
-    run->options.max_train_steps = 6;
-    test_run_output(run, "whole");
-    assert_ok(run->ctx, test_run_train(run));
-    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    test_run_output(run, "resumed");
-    for (run->interrupt_at = 1; run->interrupt_at < 6; run->interrupt_at += 2) {
-        assert_refused(run->ctx, SARA_INTERRUPTED, "of 6 and saved", test_run_train(run));
-        run->options.resume_from_checkpoint = "latest";
-    }
-    run->interrupt_at = -1;
-    assert_ok(run->ctx, test_run_train(run));
-    assert_string_equal(test_run_sha256(run), sha256);
-    assert_string_equal(test_run_lines(run), lines);
-    run->options.resume_from_checkpoint = NULL;
-}
-
 static void test_resumed(void **state)
 {
     test_run *run = *state;
     use_everything(run, true);
-    whole_and_resumed(run);
+    run->options.max_train_steps = 6;
+    test_run_interrupted(run);
 }
 
 /* A cache on the disk changes nothing, whether it is filled or found. */
@@ -130,7 +113,8 @@ static void test_cached(void **state)
 {
     test_run *run = *state;
     use_everything(run, false);
-    whole_and_resumed(run);
+    run->options.max_train_steps = 6;
+    test_run_interrupted(run);
     const char *sha256 = test_run_sha256(run);
     run->options.cache_latents_to_disk = run->options.cache_text_encoder_outputs_to_disk = true;
     for (int again = 0; again < 2; again++) {

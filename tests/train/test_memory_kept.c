@@ -1,31 +1,11 @@
 /* The plan of memory is what a run takes: of the allocator, and of its tape. */
 #include "support_train.h"
 
+#include "support/memory.h"
 #include "train/memory.h"
 
-#include <malloc.h>
 #include <math.h>
 #include <stdlib.h>
-
-/* What is taken and not given back, and the most that ever was. */
-typedef struct taken {
-    size_t now, peak;
-} taken;
-
-static void *take(void *user, size_t size)
-{
-    taken *t = user;
-    void *memory = malloc(size);
-    t->now += malloc_usable_size(memory);
-    t->peak = t->now > t->peak ? t->now : t->peak;
-    return memory;
-}
-
-static void give(void *user, void *memory)
-{
-    ((taken *)user)->now -= malloc_usable_size(memory);
-    free(memory);
-}
 
 static void check_part(const char *what, size_t planned, size_t measured, double tolerance)
 {
@@ -36,9 +16,9 @@ static void check_part(const char *what, size_t planned, size_t measured, double
 
 /* A plan against what a trainer takes: of the allocator for weights and optimiser, of its tape for
  * the activations of a step. What is not planned is named beside its tolerance. */
-static sara_memory_plan check_kept(test_run *run, taken *memory, const char *name)
+static sara_memory_plan check_kept(test_run *run, test_taken *memory, const char *name)
 {
-    const sara_allocator allocator = {take, give, memory};
+    const sara_allocator allocator = test_taken_functions(memory);
     const sara_context_options options = {.allocator = &allocator, .threads = 1};
     sara_model_options unet = {.unet_only = true, .weight_dtype = run->options.weight_dtype};
     sara_context *ctx = NULL;
@@ -85,7 +65,7 @@ static void test_plan_is_kept(void **state)
     run->options.progressive_iter = 0; /* which would take memory later */
     for (int i = 0; i < 4; i++) {
         const sara_train_options before = run->options;
-        taken memory = {0};
+        test_taken memory = {0};
         assert_ok(run->ctx,
                   sara_train_options_set(run->ctx, &run->options, flags[i][0], flags[i][1]));
         check_kept(run, &memory, test_text(run, "kept-%d", i));
@@ -101,7 +81,7 @@ static void test_full_is_kept(void **state)
     test_run *run = *state;
     run->options.method = "full";
     for (int i = 0; i < 2; i++) {
-        taken memory = {0};
+        test_taken memory = {0};
         run->options.weight_dtype = dtypes[i];
         sara_memory_plan plan = check_kept(run, &memory, dtypes[i]);
         double share = (double)plan.optimizer / (double)plan.weights;
@@ -116,7 +96,7 @@ static void check_beside(test_run *run, const char *method)
     static const char *const dtypes[] = {"fp32", "bf16"};
     run->options.method = method;
     for (int i = 0; i < 2; i++) {
-        taken memory = {0};
+        test_taken memory = {0};
         run->options.weight_dtype = dtypes[i];
         check_kept(run, &memory, test_text(run, "%s-%s", method, dtypes[i]));
     }

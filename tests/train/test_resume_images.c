@@ -5,30 +5,13 @@
 
 #include <math.h>
 
-static void whole_and_interrupted(test_run *run)
-{
-    test_run_output(run, "whole");
-    assert_ok(run->ctx, test_run_train(run));
-    const char *sha256 = test_run_sha256(run), *lines = test_run_lines(run);
-    test_run_output(run, "interrupted");
-    for (run->interrupt_at = 1; run->interrupt_at < 4; run->interrupt_at += 2) {
-        assert_refused(run->ctx, SARA_INTERRUPTED, "of 4 and saved", test_run_train(run));
-        run->options.resume_from_checkpoint = "latest";
-    }
-    run->interrupt_at = -1;
-    assert_ok(run->ctx, test_run_train(run));
-    assert_string_equal(test_run_sha256(run), sha256);
-    assert_string_equal(test_run_lines(run), lines);
-    run->options.resume_from_checkpoint = NULL;
-}
-
 /* Three images, two a step: step 1 ends in the middle of an epoch. */
 static void test_mid_epoch(void **state)
 {
     test_run *run = *state;
     test_run_take_images(run, 3);
     run->options.random_flip = true;
-    whole_and_interrupted(run);
+    test_run_interrupted(run);
 }
 
 /* An image twice as wide as high is cropped at random and encoded at each step. */
@@ -56,7 +39,7 @@ static void test_random_crop(void **state)
     test_run_take_images(run, 2);
     run->options.random_flip = true;
     add_wide_image(run, run->options.train_data_dir);
-    whole_and_interrupted(run);
+    test_run_interrupted(run);
     assert_non_null(strstr(run->log, "1 of 3 images are cropped at random"));
     const char *cropped = test_run_sha256(run);
     run->options.center_crop = true;
@@ -188,7 +171,7 @@ static void test_repeats_resumed(void **state)
     sara_train_result result;
     take_repeats(run);
     run->options.random_flip = true;
-    whole_and_interrupted(run);
+    test_run_interrupted(run);
     assert_non_null(strstr(run->log, "from 2 images, 4 with repeats"));
     test_run_output(run, "epochs");
     run->options.max_train_steps = 0;

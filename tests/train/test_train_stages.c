@@ -1,9 +1,9 @@
 /* Which parts of the model are in memory while it is trained, and what the pictures need. */
 #include "support_train.h"
 
+#include "support/memory.h"
 #include "train/memory.h"
 
-#include <malloc.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -13,31 +13,16 @@ enum { VAE = 1, TEXT }; /* parts of the emoji model */
 
 /* ------------------------------------------------------------------------------- in the steps */
 
-/* Bytes that are taken and not given back, and the most that ever were. */
-typedef struct taken {
-    size_t now, peak;
-    size_t at[2]; /* when the first two steps were reported */
+/* What was taken when. */
+typedef struct staged {
+    test_taken taken;
+    size_t at[2];    /* when the first two steps were reported */
     size_t encoding; /* the most when an image was */
-} taken;
+} staged;
 
-static void *take(void *user, size_t size)
+static sara_context *counted(staged *memory, sara_progress_fn progress)
 {
-    taken *t = user;
-    void *memory = malloc(size);
-    t->now += malloc_usable_size(memory);
-    t->peak = t->now > t->peak ? t->now : t->peak;
-    return memory;
-}
-
-static void give(void *user, void *memory)
-{
-    ((taken *)user)->now -= malloc_usable_size(memory);
-    free(memory);
-}
-
-static sara_context *counted(taken *memory, sara_progress_fn progress)
-{
-    const sara_allocator allocator = {take, give, memory};
+    const sara_allocator allocator = test_taken_functions(&memory->taken);
     const sara_context_options options = {.size = sizeof(options),
                                           .allocator = &allocator,
                                           .progress = progress,
@@ -76,7 +61,7 @@ static void assert_there(const trainer *t, bool vae)
  * there is not counted by the allocator. */
 static void check_steps(test_run *run, bool vae)
 {
-    taken memory = {0};
+    staged memory = {0};
     sara_context *ctx = counted(&memory, NULL);
     trainer t = {.ctx = ctx};
     sara_step_report report;
@@ -92,12 +77,13 @@ static void check_steps(test_run *run, bool vae)
     sara_model_give_back(t.model, SARA_STAGE_DECODE); /* as where there is no room beside it */
     assert_true(t.model->denoiser->there);
     sara_model_give_back(t.model, sara_trainer_stages(&t));
-    size_t before = memory.now, gone = bytes_of(t.model, TEXT) + (vae ? 0 : bytes_of(t.model, VAE));
+    size_t before = memory.taken.now,
+           gone = bytes_of(t.model, TEXT) + (vae ? 0 : bytes_of(t.model, VAE));
     assert_ok(ctx, sara_model_need(t.model, ~0u));
-    assert_true(memory.now >= before + gone);
+    assert_true(memory.taken.now >= before + gone);
     sara_trainer_close(&t);
     sara_context_free(ctx);
-    assert_int_equal(memory.now, 0);
+    assert_int_equal(memory.taken.now, 0);
 }
 
 static void take_pictures(test_run *run)
@@ -118,18 +104,18 @@ static void test_cached(void **state)
 
 static void note_step(void *user, const sara_progress *progress)
 {
-    taken *t = user;
+    staged *t = user;
     if (strcmp(progress->phase, "train") == 0 && progress->step <= 2)
-        t->at[progress->step - 1] = t->now;
-    if (strcmp(progress->phase, "cache") == 0 && t->now > t->encoding)
-        t->encoding = t->now;
+        t->at[progress->step - 1] = t->taken.now;
+    if (strcmp(progress->phase, "cache") == 0 && t->taken.now > t->encoding)
+        t->encoding = t->taken.now;
 }
 
 /* The pictures after a step leave nothing behind for the next. */
 static void test_after_pictures(void **state)
 {
     test_run *run = *state;
-    taken memory = {0};
+    staged memory = {0};
     sara_context *ctx = counted(&memory, note_step);
     take_pictures(run);
     assert_ok(ctx, sara_train(ctx, NULL, &run->options));
@@ -150,7 +136,7 @@ static void test_denoiser_last(void **state)
     sara_model_free(model);
     for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++) {
         bool whole = strcmp(methods[i], "ltsft") == 0; /* it trains all: 12 bytes an entry */
-        taken memory = {0};
+        staged memory = {0};
         sara_context *ctx = counted(&memory, note_step);
         run->options.method = methods[i];
         test_run_output(run, methods[i]);
@@ -370,14 +356,14 @@ static void test_stage_of_peak(void **state)
  * they compile, and for chunks that are larger than what is in them. */
 static void check_peak(test_run *run, const char *name)
 {
-    taken memory = {0};
+    staged memory = {0};
     sara_context *ctx = counted(&memory, NULL);
     size_t denoiser, vae, text;
     const sara_memory_plan p = plan_of(run, name, &denoiser, &vae, &text);
     test_run_output(run, test_text(run, "%s-whole", name));
     assert_ok(ctx, sara_train(ctx, NULL, &run->options));
     sara_context_free(ctx);
-    double planned = (double)(p.peak - (21 << 20)), peak = (double)memory.peak;
+    double planned = (double)(p.peak - (21 << 20)), peak = (double)memory.taken.peak;
     assert_close(fabs(planned - peak) / peak, 0.1, name);
 }
 
