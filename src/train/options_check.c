@@ -77,6 +77,11 @@ static sara_status check_words(sara_context *ctx, const sara_train_options *o)
     if (o->logging_dir && (!o->report_to || strcmp(o->report_to, "none") == 0))
         TRY(sara_fail(ctx, SARA_ERROR_USAGE, "--logging_dir %s: goes with --report_to tensorboard",
                       o->logging_dir));
+    if (o->embedding_dir && o->validation_prompt_count == 0)
+        TRY(sara_fail(ctx, SARA_ERROR_USAGE,
+                      "--embedding_dir %s: its names stand in validation prompts alone; give "
+                      "--validation_prompt or leave it out",
+                      o->embedding_dir));
     TRY(sara_storage_parse(ctx, &storage, o->weight_dtype, "--weight_dtype"));
     TRY(sara_storage_parse(ctx, &storage, o->encoder_dtype, "--encoder_dtype"));
     TRY(sara_nn_device_check(ctx, o->device, "--device"));

@@ -197,7 +197,10 @@ static void test_contradictions(void **state)
     assert_refused(run->ctx, SARA_ERROR_USAGE, "--threshold 0.01 and --trainable 5%: give one",
                    test_run_train(run));
     o->threshold = 0;
-    o->threshold = 0;
+    o->embedding_dir = "names";
+    assert_refused(run->ctx, SARA_ERROR_USAGE, "--embedding_dir names: its names stand in valid",
+                   test_run_train(run));
+    o->embedding_dir = NULL;
     o->mask = "largest";
     o->progressive_iter = 3;
     assert_refused(run->ctx, SARA_ERROR_USAGE, "--progressive_iter 3: --mask largest has no resel",
