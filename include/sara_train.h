@@ -29,7 +29,8 @@ typedef struct sara_train_options {
     const char *caption_prefix;  /* NULL: none */
     const char *caption_extension; /* of files beside images; NULL: .txt or .caption */
     const char *instance_prompt; /* one caption for all images; NULL: captions from files */
-    int resolution;              /* a multiple of the VAE's factor; 0: sample_size times that */
+    int resolution;              /* a multiple of the VAE's factor; 0: sample_size times that. A
+                                    square's side, or the width beside resolution_height */
     bool center_crop, random_flip;
     /* "FILE[:strength]": train the entries of this adapter, from base + strength (value - base) on,
      * instead of a selection; the result stands alone. No reselection unless progressive_iter is
@@ -138,6 +139,7 @@ typedef struct sara_train_options {
     /* The denoiser's values stay in their files and are read a recomputed region at a time; goes
      * with gradient_checkpointing, which it switches on. Results are the same to the bit. */
     bool disk_offload;
+    int resolution_height; /* where it is not resolution; 0: it is */
 } sara_train_options;
 
 typedef struct sara_train_result {

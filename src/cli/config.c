@@ -6,6 +6,20 @@
 #include <stdio.h>
 #include <string.h>
 
+static int number_text(char *out, size_t size, const json_t *value)
+{
+    return json_is_integer(value)
+               ? snprintf(out, size, "%lld", (long long)json_integer_value(value))
+               : snprintf(out, size, "%.17g", json_real_value(value));
+}
+
+static int config_set_text(cli *c, const cli_command *command, const char *key, const char *text,
+                           cli_config_fn set)
+{
+    text = text_keep(c, text);
+    return text ? set(c, command, key, text) : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+}
+
 static int take_value(cli *c, const cli_command *command, const char *key, const json_t *value,
                       cli_config_fn set)
 {
@@ -13,16 +27,37 @@ static int take_value(cli *c, const cli_command *command, const char *key, const
     const char *text = number;
     if (json_is_string(value))
         text = json_string_value(value);
-    else if (json_is_integer(value))
-        snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
-    else if (json_is_real(value))
-        snprintf(number, sizeof(number), "%.17g", json_real_value(value));
+    else if (json_is_number(value))
+        number_text(number, sizeof(number), value);
     else if (json_is_boolean(value))
         text = json_is_true(value) ? "true" : "false";
     else
         return cli_fail(c, SARA_ERROR_INPUT, "%s: expected a string, a number or a boolean", key);
-    text = text_keep(c, text);
-    return text ? set(c, command, key, text) : cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
+    return config_set_text(c, command, key, text, set);
+}
+
+/* All of a list are numbers: they are one value, "512,768". */
+static bool is_of_numbers(const json_t *list)
+{
+    bool numbers = json_array_size(list) > 0;
+    for (size_t i = 0; numbers && i < json_array_size(list); i++)
+        numbers = json_is_number(json_array_get(list, i));
+    return numbers;
+}
+
+static int config_take_numbers(cli *c, const cli_command *command, const char *key,
+                               const json_t *list, cli_config_fn set)
+{
+    char text[128];
+    size_t used = 0;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s", i ? "," : "");
+        used += (size_t)number_text(text + used, sizeof(text) - used, json_array_get(list, i));
+        if (used + 2 > sizeof(text))
+            return cli_fail(c, SARA_ERROR_INPUT, "%s: %zu numbers are too many", key,
+                            json_array_size(list));
+    }
+    return config_set_text(c, command, key, text, set);
 }
 
 static int take_list(cli *c, const cli_command *command, const char *key, const json_t *list,
@@ -41,8 +76,9 @@ static int take_object(cli *c, const cli_command *command, json_t *root, cli_con
     int code = 0;
     json_object_foreach(root, key, value)
     {
-        code = json_is_array(value) ? take_list(c, command, key, value, set)
-                                    : take_value(c, command, key, value, set);
+        code = is_of_numbers(value)   ? config_take_numbers(c, command, key, value, set)
+               : json_is_array(value) ? take_list(c, command, key, value, set)
+                                      : take_value(c, command, key, value, set);
         if (code)
             break;
     }

@@ -29,6 +29,7 @@ typedef struct sara_compare_row {
     const json_t *rates; /* [at least SARA_LEAST_RATES], numbers */
     const char **groups; /* tables that it stands in */
     size_t group_count;
+    int width, height; /* of the pictures that it is trained on; 0: the model's */
 } sara_compare_row;
 
 /* Strings are the config's or the arena's. */

@@ -251,7 +251,7 @@ sara_status sara_compare_train_config(sara_comparison *c, json_t **out, const sa
     return status;
 }
 
-static sara_status check_run_options(sara_comparison *c, const sara_compare_row *row)
+static sara_status check_run_options(sara_comparison *c, sara_compare_row *row)
 {
     const double rate = json_number_value(json_array_get(row->rates, 0));
     sara_train_options options;
@@ -266,9 +266,9 @@ static sara_status check_run_options(sara_comparison *c, const sara_compare_row 
         TRY(sara_train_options_set(c->ctx, &options, key, text));
     }
     TRY(sara_train_options_check(c->ctx, &options));
-    if (c->sides.unit && options.resolution && !options.vae)
-        TRY(sara_picture_sides_check(c->ctx, &c->sides, options.resolution, options.resolution,
-                                     "resolution"));
+    sara_train_options_sides(&options, &row->width, &row->height);
+    if (c->sides.unit && row->width && !options.vae)
+        TRY(sara_picture_sides_check(c->ctx, &c->sides, row->width, row->height, "resolution"));
 done:
     json_decref(config);
     return status;
@@ -277,7 +277,7 @@ done:
 sara_status sara_compare_check_options(sara_comparison *c)
 {
     for (size_t i = 0; i < c->row_count; i++) {
-        const sara_compare_row *row = &c->rows[i];
+        sara_compare_row *row = &c->rows[i];
         sara_status status = check_run_options(c, row);
         if (status == SARA_ERROR_USAGE) {
             sara_name where = sara_name_of("row %s", row->name);

@@ -77,8 +77,7 @@ static double latent_side(const sara_comparison *c, double width, double height)
 
 static double trained_side(const sara_comparison *c, const sara_compare_row *row)
 {
-    const double resolution = option_or(row->options, "resolution", 0);
-    return latent_side(c, resolution, resolution);
+    return latent_side(c, row->width, row->height);
 }
 
 static double drawn_side(const sara_comparison *c)

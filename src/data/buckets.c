@@ -205,9 +205,9 @@ sara_status sara_buckets_fit(sara_context *ctx, sara_fit *out, const sara_bucket
                          path, width, height, o->steps);
     if (resized[0] > SARA_LONGEST_SIDE || resized[1] > SARA_LONGEST_SIDE)
         return sara_fail(ctx, SARA_ERROR_INPUT,
-                         "%s: %dx%d is too long: %lldx%lld at resolution %d, at most %d a side",
+                         "%s: %dx%d is too long: %lldx%lld at resolution %dx%d, at most %d a side",
                          path, width, height, (long long)resized[0], (long long)resized[1],
-                         o->width, SARA_LONGEST_SIDE);
+                         o->width, o->height, SARA_LONGEST_SIDE);
     out->resized_width = (int)resized[0];
     out->resized_height = (int)resized[1];
     return SARA_OK;

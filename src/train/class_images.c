@@ -201,7 +201,7 @@ sara_status sara_class_images_draw(sara_context *ctx, sara_model *model,
     options.prompt = o->class_prompt;
     options.no_prompt_weights = true; /* as captions are */
     options.seed = o->seed;
-    options.width = options.height = o->resolution;
+    sara_train_options_sides(o, &options.width, &options.height);
     TRY(check_class_prompt(ctx, model, &options));
     TRY(check_subject(ctx, model, o));
     TRY(draw_all(&folder, model, &options));

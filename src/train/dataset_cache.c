@@ -99,19 +99,49 @@ done:
     return status;
 }
 
-static sara_status check_data_shapes(const sara_dataset_cache *cache)
+/* A size that `key` of --dataset_config, where that is from_file, or else --key gives. */
+static sara_status check_given_size(const sara_dataset_cache *cache, int width, int height,
+                                    const char *key, const char *file, bool from_file)
 {
-    for (int part = 0; part < SARA_DATASET_PARTS; part++) {
-        const sara_data_group *group = cache_group(cache, (sara_dataset_part)part);
-        for (size_t i = 0; i < group->order.shape_count; i++) {
-            const sara_data_shape *shape = &group->shapes[i];
-            const sara_status status = sara_model_check_size(cache->ctx, cache->model, shape->width,
-                                                             shape->height, "--bucket_reso_steps");
-            if (status != SARA_OK)
-                return status;
-        }
+    const sara_name what = sara_name_of("%s%s", from_file ? "" : "--", key);
+    const sara_status status =
+        sara_model_check_size(cache->ctx, cache->model, width, height, what.text);
+    if (status == SARA_ERROR_USAGE && from_file)
+        return sara_fail_in(cache->ctx, SARA_ERROR_INPUT, file);
+    return status;
+}
+
+/* What a --dataset_config says of sizes of its own; that of --resolution is checked. */
+static sara_status check_set_sizes(const sara_dataset_cache *cache,
+                                   const sara_train_options *options)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; options->dataset_config && i < cache->config.set_count; i++) {
+        const sara_bucket_options *o = &cache->config.sets[i].buckets;
+        const sara_name where = sara_name_of("%.150s: datasets[%zu]", options->dataset_config, i);
+        if (!o->enabled)
+            TRY(check_given_size(cache, o->width, o->height, "resolution", where.text, true));
     }
-    return SARA_OK;
+done:
+    return status;
+}
+
+static sara_status check_bucket_sizes(const sara_dataset_cache *cache,
+                                      const sara_train_options *options)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < cache->data.count; i++) {
+        const sara_fit *fit = &cache->data.images[i].fit;
+        const size_t set = sara_dataset_subset(cache, i)->set;
+        const sara_bucket_options *o = &cache->config.sets[set].buckets;
+        const char *file = options->dataset_config ? options->dataset_config : "";
+        const sara_name where = sara_name_of("%.150s: datasets[%zu]", file, set);
+        if (o->enabled)
+            TRY(check_given_size(cache, fit->width, fit->height, "bucket_reso_steps", where.text,
+                                 o->steps != options->bucket_reso_steps));
+    }
+done:
+    return status;
 }
 
 static sara_status tell_shapes(const sara_dataset_cache *cache)
@@ -138,7 +168,7 @@ done:
 /* -------------------------------------------------------------------------------------- opening */
 
 static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train_options *options,
-                                     int *resolution)
+                                     int *width, int *height)
 {
     const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
     int sample =
@@ -146,10 +176,12 @@ static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train
     sara_status status = SARA_OK;
     cache->factor = cache->model->vae->info.vae.factor;
     cache->channels = info->in_channels;
-    *resolution = options->resolution ? options->resolution : sample * cache->factor;
-    if (!options->resolution)
+    sara_train_options_sides(options, width, height);
+    if (!*width) {
         TRY(sara_model_check_sample_size(cache->ctx, cache->model, "--resolution"));
-    TRY(sara_model_check_size(cache->ctx, cache->model, *resolution, *resolution, "--resolution"));
+        *width = *height = sample * cache->factor;
+    }
+    TRY(sara_model_check_size(cache->ctx, cache->model, *width, *height, "--resolution"));
 done:
     return status;
 }
@@ -201,12 +233,13 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
                                       .dataset_config = options->dataset_config,
                                       .masked_loss = options->masked_loss,
                                       .seed = options->seed};
-    int resolution;
+    int width, height;
     sara_status status;
-    TRY(choose_resolution(cache, options, &resolution));
-    TRY(sara_dataset_config(cache->ctx, &cache->config, options, resolution));
+    TRY(choose_resolution(cache, options, &width, &height));
+    TRY(sara_dataset_config(cache->ctx, &cache->config, options, width, height));
+    TRY(check_set_sizes(cache, options));
     TRY(sara_data_open(cache->ctx, &cache->data, &cache->config, &source));
-    TRY(check_data_shapes(cache));
+    TRY(check_bucket_sizes(cache, options));
     TRY(sara_alloc_zero(cache->ctx, &cache->moments, cache->data.count, sizeof(*cache->moments)));
     TRY(sara_alloc_zero(cache->ctx, &cache->masks, cache->data.count, sizeof(*cache->masks)));
     for (size_t i = 0; i < cache->data.count; i++)

@@ -50,10 +50,10 @@ done:
 }
 
 sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
-                                const sara_train_options *o, int resolution)
+                                const sara_train_options *o, int width, int height)
 {
-    const sara_image_set set = {.buckets = {.width = resolution,
-                                            .height = resolution,
+    const sara_image_set set = {.buckets = {.width = width,
+                                            .height = height,
                                             .enabled = o->enable_bucket,
                                             .no_upscale = o->bucket_no_upscale,
                                             .least = o->min_bucket_reso,

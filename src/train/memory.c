@@ -173,8 +173,12 @@ static sara_status plan_draw(const trainer *t, sara_tape *tape)
     sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
     sara_var *sample, *out;
     sara_status status;
-    if (!info->sample_width)
-        shape.dims[2] = shape.dims[3] = t->options.resolution / t->model->vae->info.vae.factor;
+    if (!info->sample_width) {
+        int width, height;
+        sara_train_options_sides(&t->options, &width, &height);
+        shape.dims[2] = height / t->model->vae->info.vae.factor;
+        shape.dims[3] = width / t->model->vae->info.vae.factor;
+    }
     sara_tape_record(tape, false);
     TRY(draw_step(t, tape, &shape, length));
     shape.dims[0] = 1;

@@ -57,6 +57,12 @@ sara_status sara_train_options_read(sara_context *ctx, sara_train_options *out,
     return sara_options_read(ctx, out, &train_options_type, given);
 }
 
+void sara_train_options_sides(const sara_train_options *options, int *width, int *height)
+{
+    *width = options->resolution;
+    *height = options->resolution_height ? options->resolution_height : options->resolution;
+}
+
 const sara_option_info *sara_train_option_at(size_t index)
 {
     return index < sara_train_option_count ? &sara_train_option_table[index].info : NULL;
@@ -135,24 +141,75 @@ static sara_status out_of_range(sara_context *ctx, const option *o, const char *
                      o->kind == OPTION_DOUBLE ? "a number, " : "a whole number, ", low, o->high);
 }
 
+static bool in_range(const option *o, double value)
+{
+    return value >= o->low && value <= o->high;
+}
+
+/* Whether the calling program's options have the field. */
+static bool has_field(const sara_train_options *options, size_t offset)
+{
+    return offset < (options->size ? options->size : train_options_type.first_size);
+}
+
+static sara_status built_before(sara_context *ctx, const option *o)
+{
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "--%s: the calling program was built for an earlier version, whose options "
+                     "lack it",
+                     o->info.name);
+}
+
 static sara_status set_number(sara_context *ctx, void *field, const option *o, const char *value)
 {
     char *end = NULL;
     errno = 0;
     if (o->kind == OPTION_DOUBLE) {
         double number = sara_parse_double(value, &end);
-        if (end == value || *end || errno || !(number >= o->low && number <= o->high))
+        if (end == value || *end || errno || !in_range(o, number))
             return out_of_range(ctx, o, value);
         *(double *)field = number;
         return SARA_OK;
     }
     long long number = strtoll(value, &end, 10);
-    if (end == value || *end || errno || (double)number < o->low || (double)number > o->high)
+    if (end == value || *end || errno || !in_range(o, (double)number))
         return out_of_range(ctx, o, value);
     if (o->kind == OPTION_INT)
         *(int *)field = (int)number;
     else
         *(int64_t *)field = number;
+    return SARA_OK;
+}
+
+static sara_status refuse_sides(sara_context *ctx, const option *o, const char *value)
+{
+    return sara_fail(ctx, SARA_ERROR_USAGE,
+                     "--%s %s: expected one whole number or two, width,height, %.15g to %.15g",
+                     o->info.name, value, o->low, o->high);
+}
+
+/* "512" or "512,768"; equal ones are a square's. */
+static sara_status set_size_option(sara_context *ctx, sara_train_options *options, const option *o,
+                                   const char *value)
+{
+    char *end = NULL;
+    errno = 0;
+    const long long width = strtoll(value, &end, 10);
+    long long height = width;
+    const bool two = end > value && *end == ',';
+    if (two) {
+        const char *second = end + 1;
+        height = strtoll(second, &end, 10);
+        end = end > second ? end : (char *)(uintptr_t)value;
+    }
+    if (end == value || *end || errno || !in_range(o, (double)width) ||
+        !in_range(o, (double)height))
+        return refuse_sides(ctx, o, value);
+    if (height != width && !has_field(options, offsetof(sara_train_options, resolution_height)))
+        return built_before(ctx, o);
+    options->resolution = (int)width;
+    if (has_field(options, offsetof(sara_train_options, resolution_height)))
+        options->resolution_height = height == width ? 0 : (int)height;
     return SARA_OK;
 }
 
@@ -202,11 +259,8 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
     if (!o)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: no such option", name);
     void *field = (char *)options + o->offset;
-    if (o->offset >= (options->size ? options->size : train_options_type.first_size))
-        return sara_fail(ctx, SARA_ERROR_USAGE,
-                         "--%s: the calling program was built for an earlier version, whose "
-                         "options lack it",
-                         o->info.name);
+    if (!has_field(options, o->offset))
+        return built_before(ctx, o);
     if (!value && o->kind != OPTION_SWITCH)
         return sara_fail(ctx, SARA_ERROR_USAGE, "--%s: a value is missing", o->info.name);
     switch (o->kind) {
@@ -217,6 +271,8 @@ sara_status sara_train_options_set(sara_context *ctx, sara_train_options *option
         return options_set_switch(ctx, field, o, value);
     case OPTION_PROMPTS:
         return add_prompt(ctx, options, value);
+    case OPTION_SIZE:
+        return set_size_option(ctx, options, o, value);
     default:
         while (*value && strchr(" \t\n\v\f\r", *value))
             value++;
@@ -232,7 +288,12 @@ static json_t *field_json(const sara_train_options *options, const option *o)
     const char *field = (const char *)options + o->offset;
     const char *text;
     char number[32];
+    int width, height;
     switch (o->kind) {
+    case OPTION_SIZE: /* of a square as one number */
+        sara_train_options_sides(options, &width, &height);
+        snprintf(number, sizeof(number), "%d,%d", width, height);
+        return width == height ? json_integer(width) : json_string(number);
     case OPTION_STRING:
         text = get_text(options, o);
         return text ? json_string(text) : json_null();
@@ -326,6 +387,16 @@ static sara_status check_ranges(sara_context *ctx, const sara_train_options *opt
     return SARA_OK;
 }
 
+/* As --resolution has it. */
+static sara_status check_resolution(sara_context *ctx, const sara_train_options *options)
+{
+    const option *o = find_option("resolution");
+    int width, height;
+    sara_train_options_sides(options, &width, &height);
+    const bool fit = width ? in_range(o, width) && in_range(o, height) : height == 0;
+    return fit ? SARA_OK : refuse_sides(ctx, o, sara_name_of("%d,%d", width, height).text);
+}
+
 static bool is_utf8(const char *text)
 {
     json_t *string = json_string(text);
@@ -351,6 +422,7 @@ sara_status sara_train_options_check_values(sara_context *ctx, const sara_train_
 {
     sara_status status;
     TRY(check_ranges(ctx, options));
+    TRY(check_resolution(ctx, options));
     TRY(check_texts(ctx, options));
 done:
     return status;

@@ -11,6 +11,7 @@ typedef enum option_kind {
     OPTION_UINT64,
     OPTION_DOUBLE,
     OPTION_SWITCH,
+    OPTION_SIZE, /* resolution, and resolution_height: one number or two */
     OPTION_PROMPTS
 } option_kind;
 

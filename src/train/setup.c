@@ -30,11 +30,12 @@ sara_status sara_trainer_set_checkpointing(trainer *t)
 
 static sara_status check_validation(const trainer *t)
 {
-    int side = t->options.resolution;
+    int width, height;
     sara_status status;
+    sara_train_options_sides(&t->options, &width, &height);
     TRY(sara_scheduler_config_check_sampling(t->ctx, &t->model->scheduler, "--validation_prompt"));
-    if (side && !t->model->denoiser->info.denoiser.sample_width)
-        TRY(sara_model_check_size(t->ctx, t->model, side, side, "--resolution"));
+    if (width && !t->model->denoiser->info.denoiser.sample_width)
+        TRY(sara_model_check_size(t->ctx, t->model, width, height, "--resolution"));
     else
         TRY(sara_model_check_sample_size(t->ctx, t->model, "--resolution"));
     TRY(sara_run_check_prompts(t->ctx, t->model, &t->options));
@@ -258,7 +259,8 @@ static sara_status open_batches(trainer *t)
     const bool alone = !t->source->class_images && !t->options.dataset_config;
     if (!t->source->is_replay && t->source->shape_count == 1 && alone) {
         t->flags.size = "train_batch_size";
-        t->flags.side = t->options.enable_bucket ? NULL : "resolution";
+        const bool square = !t->options.enable_bucket && t->source->width == t->source->height;
+        t->flags.side = square ? "resolution" : NULL;
         t->flags.pixels = t->model->vae->info.vae.factor;
     }
 done:

@@ -30,6 +30,8 @@ SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
 /* Of images and captions: what contradicts or is missing. */
 SARA_NODISCARD sara_status sara_train_options_check_data(sara_context *ctx,
                                                          const sara_train_options *options);
+/* Of images, as --resolution has them; 0, 0: the model's. */
+void sara_train_options_sides(const sara_train_options *options, int *width, int *height);
 /* *value: of an option that is not at its default, as text, sara_free(); else NULL. */
 SARA_NODISCARD sara_status sara_train_option_given(sara_context *ctx, char **value,
                                                    const sara_train_options *options,

@@ -14,7 +14,7 @@ static void use_options(sara_generate_options *generate, const sara_model *model
     generate->long_prompt = options->long_prompt;
     generate->embedding_dir = options->embedding_dir;
     if (model && !model->denoiser->info.denoiser.sample_width)
-        generate->width = generate->height = options->resolution;
+        sara_train_options_sides(options, &generate->width, &generate->height);
 }
 
 static sara_status validate_draw(sara_run *run, sara_model *model,

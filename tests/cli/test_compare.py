@@ -215,7 +215,8 @@ class Beside(CompareCase):
         self.config["train"]["resolution"] = 16
         self.config["eval"].update(width=64, height=16)
         self.config["cost"] = {"methods": ["sara"], "batches": [1], "latent": 12}
-        self.config["rows"].append({"name": "larger", "resolution": 32})
+        self.config["rows"] += [{"name": "larger", "resolution": 32},
+                                {"name": "wide", "resolution": "64,16"}]
         self.write_config()
         plan = json.loads(self.compare("--dry-run", "--cost", "--json").out)
         for name, latent in (("forward-batch-2", 8), ("sara-batch-1", 4),
@@ -224,7 +225,7 @@ class Beside(CompareCase):
                 command = json.load(file)["command"]
             self.assertEqual(float(command[command.index("--latent") + 1]), latent, name)
         timed = plan["timed"][1]["seconds_per_step"]
-        self.assertAlmostEqual(plan["training_seconds"], 4 * 2 * timed * (1 + 4), 6)
+        self.assertAlmostEqual(plan["training_seconds"], 4 * 2 * timed * (1 + 4 + 4), 6)
         shutil.copytree(self.config["model"], self.path("model"))
         path = self.path("model", "unet", "config.json")
         with open(path) as file:

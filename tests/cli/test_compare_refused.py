@@ -109,6 +109,8 @@ class Refused(CompareCase):
                    value={**self.config["eval"], "width": 30, "height": 32})
         self.check(["row sara: resolution 33x33: ", wide + "32x32 and 36x36"], "train",
                    value={**self.config["train"], "resolution": 33})
+        self.check(["row sara: resolution 33x32: ", wide + "32x32 and 36x32"], "train",
+                   value={**self.config["train"], "resolution": "33,32"})
         self.config["model"] = os.path.join(GOLDEN, "sd3_tiny")
         self.check(["eval: size 64x64: ", "8 to 56; the transformer has positions for no more"],
                    "eval", value={**self.config["eval"], "width": 64})

@@ -71,7 +71,7 @@ class Help(Case):
         ).group(1)
         struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.S)
         fields = set(re.findall(r"[ *](\w+)(?:\[\w+\])?[,;]", struct))
-        fields -= {"size", "validation_prompt_count", "draw_seed"}
+        fields -= {"size", "validation_prompt_count", "draw_seed", "resolution_height"}
         fields = {"validation_prompt" if f == "validation_prompts" else f for f in fields}
         self.assertGreater(len(fields), 35)
         shown = set()

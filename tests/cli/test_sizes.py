@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import unittest
 
@@ -67,6 +68,48 @@ class Sizes(Case):
         metadata = read_safetensors(self.path("run", "adapter.safetensors"))[1]
         self.assertEqual(metadata["modelspec.resolution"], "36x36")
         self.assertEqual(read_png(self.path("run", "samples", "step-000001-0.png"))[:2], (32, 32))
+
+    def test_trained_otherwise_than_square(self):
+        """As kohya's: --resolution width,height; a list in files."""
+        train = ("train", "-m", MODEL, *self.images(), *TRAIN)
+        for i, given in enumerate((["--resolution", "48,32"],
+                                   ["--config", self.write("a.toml", "resolution = [48, 32]")],
+                                   ["--config", self.write("b.toml", "resolution = '48,32'")],
+                                   ["--config", self.write("c.json", '{"resolution": [48, 32]}')],
+                                   ["--config", "a.toml", "--resolution", "48"])):
+            self.ok(*train, *given, "-o", f"run{i}")
+            metadata = read_safetensors(self.path(f"run{i}", "adapter.safetensors"))[1]
+            size, option = ("48x32", "48,32") if i < 4 else ("48x48", "48")
+            self.assertEqual(metadata["modelspec.resolution"], size)
+            self.assertEqual(metadata["sara.resolution"], option)
+        self.refused(USAGE, ["--resolution 30x33: ", "28x32 and 32x36"], *train, "--resolution",
+                     "30,33")
+        for value in ("[48, 32, 16]", "[48, 7]", "[48.5, 32]"):
+            self.refused(USAGE, ["d.toml: --resolution ", "expected one whole number or two"],
+                         *train, "--config", self.write("d.toml", f"resolution = {value}"))
+        self.refused(USAGE, 'has resolution = "48,32", now it is "32,48"', *train, "-o", "run0",
+                     "--resume_from_checkpoint", "latest", "--resolution", "32,48")
+
+    def test_of_a_dataset_config(self):
+        """What a file says is told as the file's."""
+        folder = self.images()[1]
+
+        def refused(words, keys, *more):
+            text = (f"[general]\n{keys}\n[[datasets]]\n[[datasets.subsets]]\n"
+                    f"image_dir = '{folder}'\nclass_tokens = 'x'\n")
+            result = self.refused(INPUT, words, "train", "-m", MODEL, "--dataset_config",
+                                  self.write("data.toml", text), *TRAIN, *more)
+            self.assertNotIn("--", result.errors()[0])
+
+        wide = "multiples of 4, the VAE's factor; the nearest are "
+        refused(["data.toml: datasets[0]: resolution 30x33: ", wide + "28x32 and 32x36"],
+                "resolution = [30, 33]", "--resolution", "32")
+        refused(["data.toml: datasets[0]: bucket_reso_steps 30x30: ", wide + "28x28 and 32x32"],
+                "resolution = 32\nenable_bucket = true\nbucket_reso_steps = 15\n"
+                "min_bucket_reso = 15\nmax_bucket_reso = 60")
+        self.refused(USAGE, "--bucket_reso_steps 30x30: ", "train", "-m", MODEL, *self.images(),
+                     *TRAIN, "--enable_bucket", "--resolution", "32", "--bucket_reso_steps", "15",
+                     "--min_bucket_reso", "15", "--max_bucket_reso", "60")
 
     def test_replayed(self):
         unet = ("train", "--unet_only", os.path.join(MODEL, "unet"))
@@ -144,9 +187,18 @@ class Sizes(Case):
         self.ok(*train, "--resolution", "20", "--validation_prompt", "x", "--validation_steps", "1")
         self.assertEqual(read_png(self.path("run", "samples", "step-000001-0.png"))[:2], (20, 20))
         shutil.rmtree(self.path("run"))
+        self.ok(*train, "--resolution", "20,28", "--validation_prompt", "x", "--validation_steps",
+                "1")
+        self.assertEqual(read_png(self.path("run", "samples", "step-000001-0.png"))[:2], (20, 28))
+        shutil.rmtree(self.path("run"))
         replay = ("train", "-m", folder, "--replay", self.replay(5, 5), *TRAIN)
         self.refused(USAGE, ["no sample_size", "give --resolution"], *replay,
                      "--validation_prompt", "x")
+        planned = []
+        for size in ("160,20", "20,160"):  # of 160x160 eight times as much
+            done = self.ok(*replay, "--validation_prompt", "x", "--resolution", size, "-o", size)
+            planned.append(float(re.search(r"for pictures ([0-9.]+) MiB", done.err)[1]))
+        self.assertAlmostEqual(planned[0] / planned[1], 1, delta=0.1)
         self.refused(USAGE, "the nearest are 20x20 and 24x24", *replay, "--validation_prompt", "x",
                      "--resolution", "21")
         self.ok(*replay, "--validation_prompt", "x", "--validation_steps", "1",

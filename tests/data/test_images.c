@@ -42,7 +42,7 @@ static void test_loaded_sizes(void **state)
     }
     const sara_image strip = {1, 513, pixels};
     assert_ok(test->ctx, sara_image_save(test->ctx, &strip, path, NULL));
-    assert_refused(test->ctx, SARA_ERROR_INPUT, "1x513 is too long: 32x16416 at resolution 32",
+    assert_refused(test->ctx, SARA_ERROR_INPUT, "1x513 is too long: 32x16416 at resolution 32x32",
                    load_at(test, &loaded, path, &strip, 32));
 }
 

@@ -18,3 +18,17 @@ for size in SIZES:
     assert (image.height - SIDE) % 2 == (image.width - SIDE) % 2 == 0
     ids = ", ".join(map(str, (*original, y1, x1, SIDE, SIDE)))
     print(f"        {{{size[0]}, {size[1]}, {{{ids}}}}},")
+
+# As kohya's trainer without buckets: resized to cover WIDE, then cropped in the middle.
+WIDE = (48, 32)
+
+print()
+for size in [(64, 32), (32, 64), (100, 64), (200, 200), (96, 64), (60, 32)]:
+    scale = max(WIDE[0] / size[0], WIDE[1] / size[1])
+    resized = [int(side * scale + 0.5) for side in size]
+    image = Image.new("RGB", size).resize(resized, Image.LANCZOS)
+    y1 = max(0, int(round((image.height - WIDE[1]) / 2.0)))
+    x1 = max(0, int(round((image.width - WIDE[0]) / 2.0)))
+    assert (image.height - WIDE[1]) % 2 == (image.width - WIDE[0]) % 2 == 0
+    ids = ", ".join(map(str, (size[1], size[0], y1, x1, WIDE[1], WIDE[0])))
+    print(f"        {{{size[0]}, {size[1]}, {{{ids}}}}},")

@@ -33,6 +33,7 @@ static sara_status draw_one(sara_context *ctx, const char *folder)
     char class[512], subject[512], picture[600];
     sara_model *model = NULL;
     sara_train_options options;
+    sara_image drawn = {0};
     sara_status status;
     snprintf(class, sizeof(class), "%s/class", folder);
     snprintf(subject, sizeof(subject), "%s/subject", folder);
@@ -45,11 +46,14 @@ static sara_status draw_one(sara_context *ctx, const char *folder)
     options.class_data_dir = class;
     options.class_prompt = "a dog";
     options.num_class_images = 1;
-    options.resolution = 8;
+    options.resolution = 12;
+    options.resolution_height = 8;
     TRY(sara_model_load(ctx, &model, MODEL, NULL));
     TRY(sara_class_images_draw(ctx, model, &options));
-    assert_true(sara_path_exists(picture));
+    TRY(sara_image_read(ctx, &drawn, picture));
+    assert_true(drawn.width == 12 && drawn.height == 8);
 done:
+    sara_image_clear(ctx, &drawn);
     sara_model_free(model);
     return status;
 }

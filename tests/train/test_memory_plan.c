@@ -182,6 +182,32 @@ static void test_last_resorts(void **state)
     assert_true(sides >= 2 && shares >= 2 && both >= 1);
 }
 
+/* Of pictures that are no squares no side is named; turned round they need as much. */
+static void test_no_squares(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights, other[3];
+    lines log;
+    char error[512];
+    prepare(run, &whole, &activations, &weights);
+    for (int i = 0; i < 3; i++) {
+        run->options.resolution = i ? 128 : 64;
+        run->options.resolution_height = i == 1 ? 64 : 128;
+        test_run_output(run, test_text(run, "sides-%d", i));
+        assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+        other[i] = mib_after(log.text, "activations ");
+    }
+    assert_true(other[0] > activations && fabs(other[0] - other[1]) < 0.02 * other[0]);
+    assert_true(other[2] > 1.5 * other[0]);
+    run->options.resolution_height = 64;
+    run->options.train_batch_size = 1;
+    run->options.gradient_checkpointing = true;
+    test_run_output(run, "hopeless-sides");
+    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)((weights + 12) * 1048576)),
+                     SARA_ERROR_MEMORY);
+    assert_null(strstr(error, "--resolution"));
+}
+
 static void test_hopeless(void **state)
 {
     test_run *run = *state;
@@ -347,12 +373,17 @@ static void test_too_many_levels(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        TEST_CASE(test_plan_is_said),     TEST_CASE(test_refused),
-        TEST_CASE(test_last_resorts),     TEST_CASE(test_hopeless),
-        TEST_CASE(test_too_many_entries), TEST_CASE(test_full),
-        TEST_CASE(test_pictures),         TEST_CASE(test_long_prompts),
-        TEST_CASE(test_encoder),          TEST_CASE(test_weights_alone_too_large),
-        TEST_CASE(test_too_many_levels)};
+    const struct CMUnitTest tests[] = {TEST_CASE(test_plan_is_said),
+                                       TEST_CASE(test_refused),
+                                       TEST_CASE(test_last_resorts),
+                                       TEST_CASE(test_hopeless),
+                                       TEST_CASE(test_no_squares),
+                                       TEST_CASE(test_too_many_entries),
+                                       TEST_CASE(test_full),
+                                       TEST_CASE(test_pictures),
+                                       TEST_CASE(test_long_prompts),
+                                       TEST_CASE(test_encoder),
+                                       TEST_CASE(test_weights_alone_too_large),
+                                       TEST_CASE(test_too_many_levels)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,21 +69,16 @@ static void assert_ids(const float *ids, const float expected[SARA_TIME_IDS])
 
 /* Recorded of torchvision's Resize(32) and CenterCrop(32), as train_text_to_image_sdxl.py calls
  * them: make_time_ids.py. */
-static void test_cropped_in_the_middle(void **state)
+typedef struct ids_case {
+    int width, height;
+    float expected[SARA_TIME_IDS];
+} ids_case;
+
+static void check_ids(test_run *run, const ids_case *cases, size_t count)
 {
-    static const struct {
-        int width, height;
-        float expected[SARA_TIME_IDS];
-    } cases[] = {
-        {64, 32, {32, 64, 0, 16, 32, 32}},    {32, 64, {64, 32, 16, 0, 32, 32}},
-        {97, 61, {61, 97, 0, 9, 32, 32}},     {61, 97, {97, 61, 9, 0, 32, 32}},
-        {200, 200, {200, 200, 0, 0, 32, 32}}, {40, 75, {75, 40, 14, 0, 32, 32}},
-    };
-    test_run *run = *state;
-    test_run_take_images(run, 1);
     run->options.train_batch_size = 1;
     run->options.center_crop = run->options.random_flip = true;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+    for (size_t i = 0; i < count; i++) {
         pictures p = {0};
         use_ramp(run, test_text(run, "ramp-%zu", i), cases[i].width, cases[i].height);
         open_pictures(run, &p);
@@ -91,6 +86,37 @@ static void test_cropped_in_the_middle(void **state)
             assert_ids(get(run, &p, element), cases[i].expected);
         close_pictures(run, &p);
     }
+}
+
+static void test_cropped_in_the_middle(void **state)
+{
+    static const ids_case cases[] = {
+        {64, 32, {32, 64, 0, 16, 32, 32}},    {32, 64, {64, 32, 16, 0, 32, 32}},
+        {97, 61, {61, 97, 0, 9, 32, 32}},     {61, 97, {97, 61, 9, 0, 32, 32}},
+        {200, 200, {200, 200, 0, 0, 32, 32}}, {40, 75, {75, 40, 14, 0, 32, 32}},
+    };
+    test_run *run = *state;
+    test_run_take_images(run, 1);
+    check_ids(run, cases, sizeof(cases) / sizeof(*cases));
+}
+
+/* --resolution 48,32, whose images are resized to cover it: make_time_ids.py. */
+static void test_of_no_squares(void **state)
+{
+    static const ids_case cases[] = {
+        {64, 32, {32, 64, 0, 8, 32, 48}},   {32, 64, {64, 32, 32, 0, 32, 48}},
+        {100, 64, {64, 100, 0, 1, 32, 48}}, {200, 200, {200, 200, 8, 0, 32, 48}},
+        {96, 64, {64, 96, 0, 0, 32, 48}},   {60, 32, {32, 60, 0, 6, 32, 48}},
+    };
+    test_run *run = *state;
+    pictures p = {0};
+    test_run_take_images(run, 1);
+    assert_ok(run->ctx, sara_train_options_set(run->ctx, &run->options, "resolution", "48,32"));
+    check_ids(run, cases, sizeof(cases) / sizeof(*cases));
+    open_pictures(run, &p);
+    const sara_shape *latents = &p.batch.latents.shape; /* 4 channels, pixels / 4 */
+    assert_true(latents->dims[1] == 4 && latents->dims[2] == 8 && latents->dims[3] == 12);
+    close_pictures(run, &p);
 }
 
 /* The part of the resized picture, mirrored or not, that ids tell of. */
@@ -200,6 +226,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_cropped_in_the_middle),
+        TEST_CASE(test_of_no_squares),
         TEST_CASE(test_drawn_crops),
         TEST_CASE(test_in_a_batch),
     };

@@ -103,7 +103,42 @@ static void test_bad_numbers(void **state)
             assert_memory_equal(&before, &run->options, sizeof(before));
         }
     }
-    assert_int_equal(numbers, 44);
+    assert_int_equal(numbers, 43);
+}
+
+/* --resolution is a square's or, as in kohya, "width,height". */
+static void test_sides(void **state)
+{
+    static const struct {
+        const char *value;
+        int width, height;
+        const char *json;
+    } good[] = {{"512", 512, 512, "512"},          {"512,768", 512, 768, "\"512,768\""},
+                {"8,8192", 8, 8192, "\"8,8192\""}, {"64,64", 64, 64, "64"},
+                {" 96, 32", 96, 32, "\"96,32\""},  {"640", 640, 640, "640"}};
+    static const char *const bad[] = {
+        "",     "junk",    "512,",  ",512",    "512,7", "8193,64", "0",
+        "64,0", "64,8193", "64x32", "-8,8",    "64,-8", ",",       "8,8,8",
+        "64, ", "64,32x",  "nan",   "64.5,32", "64 ,",  "1e2,64",  "64,99999999999999999999"};
+    test_run *run = *state;
+    for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
+        json_t *json = NULL;
+        int width, height;
+        assert_ok(run->ctx, set(run, "resolution", good[i].value));
+        sara_train_options_sides(&run->options, &width, &height);
+        assert_true(width == good[i].width && height == good[i].height);
+        assert_ok(run->ctx, sara_train_options_json(run->ctx, &json, &run->options));
+        char *text = json_dumps(json_object_get(json, "resolution"), JSON_ENCODE_ANY);
+        assert_string_equal(text, good[i].json);
+        free(text);
+        json_decref(json);
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+        const sara_train_options before = run->options;
+        assert_refused(run->ctx, SARA_ERROR_USAGE, "expected one whole number or two, width,height",
+                       set(run, "resolution", bad[i]));
+        assert_memory_equal(&before, &run->options, sizeof(before));
+    }
 }
 
 static void test_ranges(void **state)
@@ -145,6 +180,13 @@ static void test_fields(void **state)
     test_run *run = *state;
     sara_train_options *o = &run->options;
     const sara_train_options good = *o;
+    o->resolution = 64;
+    o->resolution_height = 64; /* is the same as 64 alone */
+    json_t *json = NULL;
+    assert_ok(run->ctx, sara_train_options_json(run->ctx, &json, o));
+    assert_int_equal(json_integer_value(json_object_get(json, "resolution")), 64);
+    json_decref(json);
+    *o = good;
 #define REFUSED(field, value, text)                                                                \
     do {                                                                                           \
         o->field = (value);                                                                        \
@@ -153,6 +195,8 @@ static void test_fields(void **state)
     } while (0)
     REFUSED(learning_rate, NAN, "--learning_rate nan: expected");
     REFUSED(learning_rate, -1, "--learning_rate -1: expected");
+    REFUSED(resolution, 7, "--resolution 7,7: expected one whole number or two");
+    REFUSED(resolution_height, 512, "--resolution 0,512: expected one whole number or two");
     REFUSED(threshold, INFINITY, "--threshold inf: expected");
     REFUSED(max_train_steps, -1, "--max_train_steps -1: expected");
     REFUSED(progressive_iter, -2, "--progressive_iter -2: expected");
@@ -374,6 +418,13 @@ static void test_struct_sizes(void **state)
                    sara_train_options_read(ctx, &read, &o.now));
     assert_refused(ctx, SARA_ERROR_USAGE, "earlier version, whose options lack it",
                    sara_train_options_set(ctx, &o.now, "profile", "x.json"));
+    memset(&o.now.resolution_height, 'x', sizeof(o.now.resolution_height));
+    o.now.size = offsetof(sara_train_options, resolution_height);
+    assert_ok(ctx, sara_train_options_set(ctx, &o.now, "resolution", "32"));
+    assert_refused(ctx, SARA_ERROR_USAGE, "--resolution: the calling program was built for an",
+                   sara_train_options_set(ctx, &o.now, "resolution", "48,96"));
+    assert_int_equal(o.now.resolution, 32);
+    assert_memory_equal(&o.now.resolution_height, "xxxx", sizeof(o.now.resolution_height));
     o.now.size = sizeof(o.now);
     assert_ok(ctx, sara_train_options_set(ctx, &o.now, "profile", "x.json"));
     memset(&before, 'x', sizeof(before));
@@ -385,12 +436,19 @@ static void test_struct_sizes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_TINY(test_defaults),        TEST_TINY(test_values),
-        TEST_TINY(test_aliases),         TEST_TINY(test_goes_with),
-        TEST_TINY(test_bad_numbers),     TEST_TINY(test_ranges),
-        TEST_TINY(test_fields),          TEST_TINY(test_contradictions),
-        TEST_TINY(test_prompts),         TEST_TINY(test_json),
-        TEST_TINY(test_prediction_type), cmocka_unit_test(test_struct_sizes),
+        TEST_TINY(test_defaults),
+        TEST_TINY(test_values),
+        TEST_TINY(test_aliases),
+        TEST_TINY(test_goes_with),
+        TEST_TINY(test_bad_numbers),
+        TEST_TINY(test_ranges),
+        TEST_TINY(test_sides),
+        TEST_TINY(test_fields),
+        TEST_TINY(test_contradictions),
+        TEST_TINY(test_prompts),
+        TEST_TINY(test_json),
+        TEST_TINY(test_prediction_type),
+        cmocka_unit_test(test_struct_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
