@@ -219,7 +219,7 @@ sara_status sara_data_open(sara_context *ctx, sara_data *out, const sara_data_co
     TRY(check_data(out));
     TRY(sara_data_hash(out, options->dataset_config != NULL));
     TRY(make_group(out, &out->instance, false, options->seed));
-    TRY(make_group(out, &out->class, true, options->seed));
+    TRY(make_group(out, &out->class, true, options->seed + 1));
     if (!out->instance.count)
         TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: all images are class images (is_reg)",
                       options->dataset_config));

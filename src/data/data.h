@@ -166,13 +166,15 @@ typedef struct sara_data_shape {
     int width, height; /* in pixels */
     int batch;         /* images of a micro-batch */
 } sara_data_shape;
-/* Images that are drawn from together: those of the subject, or those of its class. */
+/* Images that are drawn from together: those of the subject, or those of its class. The orders are
+ * functions of seeds that differ by one, so that with as many of both it is not the same pairs that
+ * meet in every epoch. */
 typedef struct sara_data_group {
     size_t *images; /* [count]: of those of sara_data */
     size_t count;
     sara_data_shape
         *shapes;      /* [order.shape_count], the one of the most pixels a micro-batch first */
-    sara_order order; /* of places in images */
+    sara_order order; /* of places in images; seed: the data set's, of the class that and 1 */
 } sara_data_group;
 typedef struct sara_data {
     sara_context *ctx;

@@ -209,6 +209,36 @@ static void use_prior(test_run *run)
     run->options.train_batch_size = 2;
 }
 
+/* The class's order is another seed's: with as many images of both other pairs meet. */
+static void test_pairs(void **state)
+{
+    enum { COUNT = 4, EPOCHS = 8 };
+    test_run *run = *state;
+    sara_dataset_cache *cache = NULL;
+    sara_model *model = NULL;
+    int met[COUNT][COUNT] = {{0}}, pairs = 0;
+    use_prior(run);
+    for (int i = 0; i < COUNT; i++)
+        put_picture(run, test_text(run, "class/%d.png", i), SIDE, SIDE, 20 + i);
+    run->options.class_data_dir = test_text(run, "%s/class", run->folder);
+    run->options.train_batch_size = 1;
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
+    assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
+    for (int64_t i = 0; i < COUNT * EPOCHS; i++) {
+        sara_order_element a, b;
+        size_t shape;
+        sara_order_get(&cache->data.instance.order, &a, &shape, i);
+        sara_order_get(&cache->data.class.order, &b, &shape, i);
+        assert_int_equal(a.image, sara_epoch_place(run->options.seed, COUNT, (uint64_t)i));
+        assert_int_equal(b.image, sara_epoch_place(run->options.seed + 1, COUNT, (uint64_t)i));
+        pairs += met[a.image][b.image]++ == 0;
+    }
+    assert_true(pairs > 2 * COUNT);
+    sara_dataset_cache_free(cache);
+    sara_model_free(model);
+}
+
 static void test_one_batch(void **state)
 {
     test_run *run = *state;
@@ -355,11 +385,17 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_resumed),           TEST_CASE(test_cached),
-        TEST_CASE(test_identity),          TEST_CASE(test_epoch_of_buckets),
-        TEST_CASE(test_one_batch),         TEST_CASE(test_weight_of_nothing),
-        TEST_CASE(test_states_of_samples), TEST_CASE(test_loss_of_also),
-        TEST_CASE(test_colours),           TEST_CASE(test_refused),
+        TEST_CASE(test_resumed),
+        TEST_CASE(test_cached),
+        TEST_CASE(test_identity),
+        TEST_CASE(test_epoch_of_buckets),
+        TEST_CASE(test_one_batch),
+        TEST_CASE(test_weight_of_nothing),
+        TEST_CASE(test_states_of_samples),
+        TEST_CASE(test_loss_of_also),
+        TEST_CASE(test_colours),
+        TEST_CASE(test_refused),
+        TEST_CASE(test_pairs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
