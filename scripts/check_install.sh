@@ -14,7 +14,7 @@ PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name sara.pc)")
 library=$(dirname "$PKG_CONFIG_PATH")
 flags=$(pkg-config --define-variable=prefix="$prefix" --cflags --libs sara)
 
-for header in sara.h sara_train.h sara_eval.h sara_tensors.h; do
+for header in sara.h sara_train.h sara_data.h sara_eval.h sara_tensors.h; do
     echo "#include <$header>" | ${CC:-cc} -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only \
         -I"$prefix/include" -xc -
     echo "#include <$header>" | ${CXX:-c++} -Wall -Wextra -Werror -fsyntax-only \

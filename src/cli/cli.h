@@ -220,6 +220,7 @@ int cli_take_seed(const cli *c, uint64_t *out, const cli_seed *seed, int count);
 /* ------------------------------------------------------------------------------------ commands */
 
 int cmd_train(cli *c);
+int cmd_data(cli *c);
 int cmd_generate(cli *c);
 int cmd_merge(cli *c);
 int cmd_extract(cli *c);

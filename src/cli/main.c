@@ -14,6 +14,7 @@ static const struct {
     int (*run)(cli *c);
 } commands[] = {
     {"train", "fine-tune a model with SaRA on a folder of images", cmd_train},
+    {"data", "look at a data set before training: data check", cmd_data},
     {"generate", "draw images from prompts, with adapters if wanted", cmd_generate},
     {"merge", "write a model with adapters merged in", cmd_merge},
     {"extract", "make an adapter of what two models differ in", cmd_extract},

@@ -212,3 +212,8 @@ sara_status sara_buckets_fit(sara_context *ctx, sara_fit *out, const sara_bucket
     out->resized_height = (int)resized[1];
     return SARA_OK;
 }
+
+int sara_fit_center(int resized, int cropped)
+{
+    return (int)lrint((resized - cropped) / 2.0);
+}

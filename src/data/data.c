@@ -17,8 +17,11 @@ static sara_status scan_subset(sara_data *data, size_t index, const sara_data_op
         .flat = options->dataset_config != NULL,
         .output_dir = options->output_dir,
         .masks_dir = options->masked_loss ? subset->conditioning_data_dir : NULL,
-        .instead = options->dataset_config ? "one for all by class_tokens" : NULL};
-    return sara_dataset_scan(data->ctx, &data->scans[index], &source);
+        .instead = options->dataset_config ? "one for all by class_tokens" : NULL,
+        .refused = options->listener ? options->listener->refused : NULL,
+        .user = options->listener ? options->listener->user : NULL};
+    return sara_data_hear(data->ctx, options->listener, subset->image_dir,
+                          sara_dataset_scan(data->ctx, &data->scans[index], &source));
 }
 
 /* The image's name without its extension, in the folder of masks, with any that is read. */
@@ -56,6 +59,7 @@ static sara_status add_image(sara_data *data, size_t index, const sara_dataset_i
                                .caption = item->caption,
                                .repeats = item->repeats * subset->num_repeats,
                                .subset = index,
+                               .refused = item->refused,
                                .varies = sara_caption_varies(&subset->captions, item->caption)};
     if (!image->varies) {
         TRY(sara_caption_make(data->ctx, &caption, &subset->captions, item->caption, 0, 0, 0));
@@ -63,8 +67,11 @@ static sara_status add_image(sara_data *data, size_t index, const sara_dataset_i
     }
     if (options->masked_loss && subset->alpha_mask)
         image->mask = image->path;
-    else if (options->masked_loss && subset->conditioning_data_dir)
-        TRY(find_mask(data, image, subset->conditioning_data_dir, item->name));
+    else if (options->masked_loss && subset->conditioning_data_dir) {
+        TRY(sara_data_hear(data->ctx, options->listener, image->path,
+                           find_mask(data, image, subset->conditioning_data_dir, item->name)));
+        image->refused = image->refused || !image->mask;
+    }
 done:
     sara_free(data->ctx, caption);
     return status;
@@ -176,7 +183,8 @@ static sara_status make_group(sara_data *data, sara_data_group *group, bool is_r
     sara_status status;
     TRY(sara_alloc(data->ctx, &group->images, data->count, sizeof(*group->images)));
     for (size_t i = 0; i < data->count; i++)
-        if (data->config->subsets[data->images[i].subset].is_reg == is_reg)
+        if (!data->images[i].refused &&
+            data->config->subsets[data->images[i].subset].is_reg == is_reg)
             group->images[group->count++] = i;
     if (group->count)
         TRY(order_group(data, group, seed));
@@ -193,7 +201,7 @@ static void free_group(sara_context *ctx, sara_data_group *group)
 
 /* ---------------------------------------------------------------------------------------- whole */
 
-static sara_status check_data(sara_data *data)
+static sara_status check_data(sara_data *data, const sara_data_listener *listener)
 {
     const sara_data_config *config = data->config;
     sara_buckets *buckets = NULL;
@@ -201,7 +209,7 @@ static sara_status check_data(sara_data *data)
     TRY(sara_alloc_zero(data->ctx, &buckets, config->set_count, sizeof(*buckets)));
     for (size_t i = 0; i < config->set_count; i++)
         TRY(sara_buckets_make(data->ctx, &buckets[i], &config->sets[i].buckets));
-    TRY(sara_data_check_images(data, buckets));
+    TRY(sara_data_check_images(data, buckets, listener));
 done:
     for (size_t i = 0; buckets && i < config->set_count; i++)
         sara_buckets_free(data->ctx, &buckets[i]);
@@ -216,13 +224,15 @@ sara_status sara_data_open(sara_context *ctx, sara_data *out, const sara_data_co
     *out = (sara_data){.ctx = ctx, .config = config, .seed = options->seed};
     sara_arena_init(&out->arena, ctx);
     TRY(collect_images(out, options));
-    TRY(check_data(out));
+    TRY(check_data(out, options->listener));
     TRY(sara_data_hash(out, options->dataset_config != NULL));
     TRY(make_group(out, &out->instance, false, options->seed));
     TRY(make_group(out, &out->class, true, options->seed + 1));
-    if (!out->instance.count)
-        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: all images are class images (is_reg)",
-                      options->dataset_config));
+    if (!out->instance.count && out->class.count) {
+        status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: all images are class images (is_reg)",
+                           options->dataset_config);
+        TRY(sara_data_hear(ctx, options->listener, options->dataset_config, status));
+    }
 done:
     return status;
 }

@@ -160,6 +160,7 @@ typedef struct sara_data_image {
     int width, height; /* of the file */
     sara_fit fit;
     bool varies;     /* its caption, from element to element */
+    bool refused;    /* it is in no group; a listener has heard why. Sizes may be 0 */
     char sha256[65]; /* of the file, and of its mask's */
 } sara_data_image;
 typedef struct sara_data_shape {
@@ -188,15 +189,24 @@ typedef struct sara_data {
     char sha256[65]; /* of what is trained on: names, contents, captions, repeats, settings of a
                         configuration */
 } sara_data;
+/* Who hears of all that cannot be used, where else the first fault ends it, and sees each image. */
+typedef struct sara_data_listener {
+    void *user; /* passed to both */
+    /* path: of the image, or of what else the line tells of */
+    void (*refused)(void *user, const char *path, const char *line);
+    /* Once each, as it was read, its size, fit and mask's path known. */
+    sara_status (*seen)(void *user, const sara_data_image *image, const sara_image *pixels);
+} sara_data_listener;
 typedef struct sara_data_options {
     const char *output_dir;     /* is passed over where it lies in a folder of images; NULL */
     const char *dataset_config; /* the configuration's file, for messages; NULL: there is none */
     bool masked_loss;           /* else masks are not looked for */
     uint64_t seed;
+    const sara_data_listener *listener; /* NULL: none */
 } sara_data_options;
 /* Scans the folders and decodes each image and mask wholly, so that none fails later; the error
- * (SARA_ERROR_INPUT) is the first one's, with the names of others. sara_data_free(), even after an
- * error. */
+ * (SARA_ERROR_INPUT) is the first one's, with the names of others; with a listener there is none,
+ * and groups may be empty. sara_data_free(), even after an error. */
 SARA_NODISCARD sara_status sara_data_open(sara_context *ctx, sara_data *out,
                                           const sara_data_config *config,
                                           const sara_data_options *options);
@@ -210,5 +220,7 @@ SARA_NODISCARD sara_status sara_data_image_load(sara_context *ctx, sara_image *o
 /* The same of its mask, where it has one: the red channel counts, which alpha stands in too. */
 SARA_NODISCARD sara_status sara_data_mask_load(sara_context *ctx, sara_image *out,
                                                const sara_data_image *image);
+/* Where a crop in the middle begins, as torchvision's CenterCrop. */
+int sara_fit_center(int resized, int cropped);
 
 #endif

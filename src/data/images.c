@@ -61,7 +61,8 @@ done:
 }
 
 /* Decoded wholly: what passes here is what can be loaded later. */
-static sara_status check_one_image(sara_data *data, const sara_buckets *buckets, size_t index)
+static sara_status check_one_image(sara_data *data, const sara_buckets *buckets, size_t index,
+                                   const sara_data_listener *listener)
 {
     sara_data_image *image = &data->images[index];
     sara_image read = {0};
@@ -71,6 +72,8 @@ static sara_status check_one_image(sara_data *data, const sara_buckets *buckets,
     image->height = read.height;
     TRY(sara_buckets_fit(data->ctx, &image->fit, &buckets[data->config->subsets[image->subset].set],
                          image->path, read.width, read.height));
+    if (listener)
+        TRY(listener->seen(listener->user, image, &read));
     sara_image_clear(data->ctx, &read);
     TRY(check_mask_file(data->ctx, image));
 done:
@@ -122,7 +125,29 @@ static sara_status refuse_damaged(sara_context *ctx, const damaged_images *damag
                      damaged->count > NAMED_AT_MOST ? ", ..." : "");
 }
 
-sara_status sara_data_check_images(sara_data *data, const sara_buckets *buckets)
+sara_status sara_data_hear(sara_context *ctx, const sara_data_listener *listener, const char *path,
+                           sara_status status)
+{
+    if (!listener || (status != SARA_ERROR_INPUT && status != SARA_ERROR_IO))
+        return status;
+    listener->refused(listener->user, path, sara_context_error(ctx));
+    return SARA_OK;
+}
+
+/* An image that cannot be used is kept for the error, or refused where that is listened to. */
+static sara_status take_checked(sara_data *data, damaged_images *damaged, size_t index,
+                                const sara_data_listener *listener, sara_status status)
+{
+    sara_data_image *image = &data->images[index];
+    if (listener) {
+        image->refused = image->refused || status != SARA_OK;
+        return sara_data_hear(data->ctx, listener, image->path, status);
+    }
+    return status == SARA_ERROR_INPUT ? note_damaged(data->ctx, damaged, image->path) : status;
+}
+
+sara_status sara_data_check_images(sara_data *data, const sara_buckets *buckets,
+                                   const sara_data_listener *listener)
 {
     sara_context *ctx = data->ctx;
     damaged_images damaged = {0};
@@ -131,10 +156,7 @@ sara_status sara_data_check_images(sara_data *data, const sara_buckets *buckets)
     for (size_t i = 0; i < data->count; i++) {
         if (sara_interrupted(ctx))
             TRY(sara_fail(ctx, SARA_INTERRUPTED, "interrupted before the first step"));
-        status = check_one_image(data, buckets, i);
-        if (status == SARA_ERROR_INPUT)
-            status = note_damaged(ctx, &damaged, data->images[i].path);
-        TRY(status);
+        TRY(take_checked(data, &damaged, i, listener, check_one_image(data, buckets, i, listener)));
         report_check(ctx, i + 1, data->count, started);
     }
     status = refuse_damaged(ctx, &damaged);
@@ -198,6 +220,8 @@ sara_status sara_data_hash(sara_data *data, bool configured)
     if (configured)
         TRY(sara_data_hash_config(hash, data->config));
     for (size_t i = 0; i < data->count; i++) {
+        if (data->images[i].refused)
+            continue;
         if (data->config->subset_count > 1)
             TRY(add_number(hash, (int64_t)data->images[i].subset));
         TRY(hash_image(data, hash, i));

@@ -32,21 +32,30 @@ bool sara_path_is_image(const char *path)
     return sara_file_kind_of(name ? name + 1 : path) == SARA_FILE_IMAGE;
 }
 
+sara_status sara_dataset_hear(const sara_dataset_scan_state *scan, const char *path,
+                              sara_status status)
+{
+    if (!scan->options->refused || (status != SARA_ERROR_INPUT && status != SARA_ERROR_IO))
+        return status;
+    scan->options->refused(scan->options->user, path, sara_context_error(scan->ctx));
+    return SARA_OK;
+}
+
 sara_status sara_dataset_add(sara_dataset_scan_state *scan, const sara_dataset_folder *folder,
                              const char *name, const char *caption)
 {
     sara_context *ctx = scan->ctx;
-    sara_dataset_item item = {.repeats = folder->repeats};
+    sara_dataset_item item = {.repeats = folder->repeats, .refused = !caption};
     char *path = NULL;
     sara_status status = SARA_OK;
 
     TRY(sara_path_join(ctx, &path, folder->path, name));
     TRY(sara_arena_strdup(&scan->arena, &item.path, path));
-    TRY(sara_arena_strdup(&scan->arena, &item.caption, caption));
+    TRY(sara_arena_strdup(&scan->arena, &item.caption, caption ? caption : ""));
     TRY(sara_dataset_below(scan, &item.name, folder, name));
     TRY(sara_grow(ctx, &scan->items, &scan->capacity, scan->count + 1, sizeof(item)));
     scan->items[scan->count++] = item;
-    if (!*caption)
+    if (caption && !*caption)
         TRY(sara_dataset_note_add(scan, &scan->captions, "empty", item.name));
 done:
     sara_free(ctx, path);

@@ -133,7 +133,8 @@ static sara_status read_jsonl(metadata_reader *reader, const char *text, const c
         const char *stop = memchr(text, '\n', (size_t)(end - text));
         stop = stop ? stop : end;
         if (!is_blank(text, (size_t)(stop - text)))
-            TRY(read_object(reader, line, text, (size_t)(stop - text)));
+            TRY(sara_dataset_hear(reader->scan, reader->path,
+                                  read_object(reader, line, text, (size_t)(stop - text))));
         text = stop < end ? stop + 1 : end;
     }
     if (!reader->count)
@@ -219,8 +220,9 @@ static sara_status read_csv_rows(metadata_reader *reader, sara_csv *csv)
                 ctx, SARA_ERROR_INPUT, "%s: line %zu: %zu fields, the first row has %zu%s",
                 reader->path, csv->line, csv->count, columns,
                 csv->count > columns ? ": a caption with commas has to stand in \" \"" : ""));
-        TRY(add_row(reader, csv->line, csv->text.data + csv->fields[name],
-                    csv->text.data + csv->fields[caption]));
+        TRY(sara_dataset_hear(reader->scan, reader->path,
+                              add_row(reader, csv->line, csv->text.data + csv->fields[name],
+                                      csv->text.data + csv->fields[caption])));
     }
     if (!reader->count)
         status = sara_fail(ctx, SARA_ERROR_INPUT,

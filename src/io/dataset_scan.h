@@ -97,7 +97,11 @@ SARA_NODISCARD sara_status sara_dataset_check_file(sara_context *ctx, const char
 
 /* --------------------------------------------------------------------------------------- items */
 
-/* name: from the folder. Copies all strings. */
+/* SARA_OK where options->refused has heard of the error, which was the file's at path; else
+ * status. */
+SARA_NODISCARD sara_status sara_dataset_hear(const sara_dataset_scan_state *scan, const char *path,
+                                             sara_status status);
+/* name: from the folder; caption NULL: of an image that is refused. Copies all strings. */
 SARA_NODISCARD sara_status sara_dataset_add(sara_dataset_scan_state *scan,
                                             const sara_dataset_folder *folder, const char *name,
                                             const char *caption);

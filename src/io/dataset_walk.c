@@ -185,16 +185,34 @@ static sara_status note_unused(sara_dataset_scan_state *scan, const sara_dataset
     return note_dataset_file(scan, folder, dot && strlen(dot) < 16 ? dot : "other files", name);
 }
 
+/* With its caption; one that has none is refused. */
+static sara_status add_scanned(sara_dataset_scan_state *scan, sara_dataset_folder *folder,
+                               size_t file, const char *path)
+{
+    const char *name = folder->names[file], *prompt = scan->options->instance_prompt;
+    const size_t before = scan->count;
+    sara_status status = prompt ? sara_dataset_add(scan, folder, name, prompt)
+                                : sara_dataset_add_captioned(scan, folder, file);
+    TRY(sara_dataset_hear(scan, path, status));
+    if (scan->count == before)
+        TRY(sara_dataset_add(scan, folder, name, NULL));
+done:
+    return status;
+}
+
 static sara_status read_image(sara_dataset_scan_state *scan, sara_dataset_folder *folder,
                               size_t file)
 {
-    const char *name = folder->names[file], *prompt = scan->options->instance_prompt;
+    const char *name = folder->names[file];
     char *path = NULL;
     sara_status status;
     TRY(sara_path_join(scan->ctx, &path, folder->path, name));
-    TRY(sara_dataset_check_file(scan->ctx, folder->path, path, name));
-    TRY(prompt ? sara_dataset_add(scan, folder, name, prompt)
-               : sara_dataset_add_captioned(scan, folder, file));
+    status = sara_dataset_check_file(scan->ctx, folder->path, path, name);
+    if (status != SARA_OK) {
+        status = sara_dataset_hear(scan, path, status);
+        goto done;
+    }
+    TRY(add_scanned(scan, folder, file, path));
     if (folder->is_numbered) {
         const char *below, *label;
         char *text = NULL;

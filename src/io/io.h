@@ -339,6 +339,9 @@ SARA_NODISCARD sara_status sara_image_resize(sara_context *ctx, sara_image *out,
 SARA_NODISCARD sara_status sara_image_resize_exact(sara_context *ctx, float **out,
                                                    const sara_image *in, int width, int height,
                                                    sara_resample resample);
+/* A JPEG of the image for a page, no side of it longer than `side`. *out [*size]: sara_free(). */
+SARA_NODISCARD sara_status sara_image_thumbnail(sara_context *ctx, char **out, size_t *size,
+                                                const sara_image *image, int side);
 
 /* ---------------------------------------------------------------------------- dataset folders */
 
@@ -350,6 +353,7 @@ typedef struct sara_dataset_item {
     const char *name; /* from the folder */
     const char *caption;
     int64_t repeats; /* how often an epoch has it */
+    bool refused;    /* it cannot be used, of which options->refused heard; its caption is "" */
 } sara_dataset_item;
 typedef struct sara_dataset {
     sara_dataset_item *items; /* in the metadata's order, else by file name's bytes; a folder's own
@@ -369,6 +373,10 @@ typedef struct sara_dataset_options {
     const char *masks_dir;  /* likewise */
     const char *instead;    /* what else captions may come from, for messages; NULL: one for all by
                             --instance_prompt */
+    /* Hears of each file that cannot be used, with the line that tells why, and the scan goes on;
+     * NULL: the first ends it. */
+    void (*refused)(void *user, const char *path, const char *line);
+    void *user; /* passed to it */
 } sara_dataset_options;
 /* By its extension, of a kind that is read; no hidden file. */
 bool sara_path_is_image(const char *path);

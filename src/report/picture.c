@@ -38,25 +38,34 @@ static sara_status put_base64(sara_buffer *out, const char *data, size_t size)
     return status;
 }
 
-/* The element alone; alt is two texts, one of which may be "". Nothing is put after an error. */
-static sara_status put_picture(sara_page *page, const char *path, const char *alt, const char *more)
+/* The element alone, of a picture in memory; alt is two texts, one of which may be "". */
+static sara_status put_picture_data(sara_page *page, const char *data, size_t size, const char *alt,
+                                    const char *more)
 {
     sara_buffer *p = &page->text;
-    char *data = NULL;
-    size_t size = 0;
     sara_status status;
-    TRY(sara_file_read(page->ctx, &data, &size, path, PICTURE_LIMIT));
-    const char *type = picture_type(data, size);
-    if (!type)
-        TRY(sara_fail(page->ctx, SARA_ERROR_INPUT, "%s: is no PNG, JPEG or WebP picture", path));
     TRY(sara_put_format(p, "<img%s alt=\"",
                         picture_is_small(data, size) ? " class=\"small\"" : ""));
     TRY(sara_put_escaped(p, alt));
     TRY(sara_buffer_put(p, *more ? ", " : ""));
     TRY(sara_put_escaped(p, more));
-    TRY(sara_put_format(p, "\" src=\"data:%s;base64,", type));
+    TRY(sara_put_format(p, "\" src=\"data:%s;base64,", picture_type(data, size)));
     TRY(put_base64(p, data, size));
     TRY(sara_buffer_put(p, "\">"));
+done:
+    return status;
+}
+
+/* Nothing is put after an error. */
+static sara_status put_picture(sara_page *page, const char *path, const char *alt, const char *more)
+{
+    char *data = NULL;
+    size_t size = 0;
+    sara_status status;
+    TRY(sara_file_read(page->ctx, &data, &size, path, PICTURE_LIMIT));
+    if (!picture_type(data, size))
+        TRY(sara_fail(page->ctx, SARA_ERROR_INPUT, "%s: is no PNG, JPEG or WebP picture", path));
+    TRY(put_picture_data(page, data, size, alt, more));
 done:
     sara_free(page->ctx, data);
     return status;
@@ -129,4 +138,62 @@ sara_status sara_page_pictures(sara_page *page, const sara_picture_grid *grid)
     TRY(sara_buffer_put(p, "</tbody></table></div>\n"));
 done:
     return status;
+}
+
+/* ---------------------------------------------------------------------------------------- sheet */
+
+sara_status sara_page_sheet_begin(sara_page *page)
+{
+    return sara_buffer_put(&page->text, "<div class=\"sheet\">\n");
+}
+
+/* What of the picture is used, as a frame over it. */
+static sara_status put_frame(sara_page *page, const sara_sheet_item *item)
+{
+    if (!(item->width > 0 && item->height > 0))
+        return SARA_OK;
+    return sara_put_format(
+        &page->text, "<span style=\"left:%.2f%%;top:%.2f%%;width:%.2f%%;height:%.2f%%\"></span>",
+        100 * item->left, 100 * item->top, 100 * item->width, 100 * item->height);
+}
+
+static sara_status put_sheet_lines(sara_page *page, const char *class, const char *const *lines,
+                                   size_t count)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < count; i++) {
+        TRY(sara_put_format(&page->text, "<p class=\"%s\" dir=\"auto\">", class));
+        TRY(sara_put_escaped(&page->text, lines[i]));
+        TRY(sara_buffer_put(&page->text, "</p>"));
+    }
+done:
+    return status;
+}
+
+sara_status sara_page_sheet_item(sara_page *page, const sara_sheet_item *item)
+{
+    sara_status status;
+    TRY(sara_buffer_put(&page->text, "<figure><div class=\"shot\">"));
+    if (item->data) {
+        TRY(sara_buffer_put(&page->text, "<div>"));
+        TRY(put_picture_data(page, item->data, item->size, item->name, ""));
+        TRY(put_frame(page, item));
+        TRY(sara_buffer_put(&page->text, "</div>"));
+    } else {
+        TRY(sara_buffer_put(&page->text, "–"));
+    }
+    TRY(sara_buffer_put(&page->text, "</div><figcaption>"));
+    TRY(put_sheet_lines(page, "name", &item->name, 1));
+    TRY(put_sheet_lines(page, "bad", item->faults, item->fault_count));
+    TRY(put_sheet_lines(page, "warn", item->warnings, item->warning_count));
+    TRY(put_sheet_lines(page, "fact", item->facts, item->fact_count));
+    TRY(put_sheet_lines(page, "said", &item->caption, item->caption != NULL));
+    TRY(sara_buffer_put(&page->text, "</figcaption></figure>\n"));
+done:
+    return status;
+}
+
+sara_status sara_page_sheet_end(sara_page *page)
+{
+    return sara_buffer_put(&page->text, "</div>\n");
 }

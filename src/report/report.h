@@ -46,6 +46,20 @@ typedef struct sara_picture_grid {
 } sara_picture_grid;
 SARA_NODISCARD sara_status sara_page_pictures(sara_page *page, const sara_picture_grid *grid);
 
+/* A contact sheet: its items between begin and end, as many in a row as there is room for. */
+typedef struct sara_sheet_item {
+    const char *data; /* [size] a PNG, JPEG or WebP file; NULL: a dash */
+    size_t size;
+    double left, top, width, height; /* shares of the picture: a frame around what of it is used;
+                                        width 0: none */
+    const char *name, *caption;      /* caption NULL: none */
+    const char *const *faults, *const *warnings, *const *facts; /* lines, [..._count] each */
+    size_t fault_count, warning_count, fact_count;
+} sara_sheet_item;
+SARA_NODISCARD sara_status sara_page_sheet_begin(sara_page *page);
+SARA_NODISCARD sara_status sara_page_sheet_item(sara_page *page, const sara_sheet_item *item);
+SARA_NODISCARD sara_status sara_page_sheet_end(sara_page *page);
+
 /* ---------------------------------------------------------------------------------------- table */
 
 typedef enum sara_better { SARA_BETTER_NONE, SARA_BETTER_HIGH, SARA_BETTER_LOW } sara_better;

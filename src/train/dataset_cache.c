@@ -99,51 +99,6 @@ done:
     return status;
 }
 
-/* A size that `key` of --dataset_config, where that is from_file, or else --key gives. */
-static sara_status check_given_size(const sara_dataset_cache *cache, int width, int height,
-                                    const char *key, const char *file, bool from_file)
-{
-    const sara_name what = sara_name_of("%s%s", from_file ? "" : "--", key);
-    const sara_status status =
-        sara_model_check_size(cache->ctx, cache->model, width, height, what.text);
-    if (status == SARA_ERROR_USAGE && from_file)
-        return sara_fail_in(cache->ctx, SARA_ERROR_INPUT, file);
-    return status;
-}
-
-/* What a --dataset_config says of sizes of its own; that of --resolution is checked. */
-static sara_status check_set_sizes(const sara_dataset_cache *cache,
-                                   const sara_train_options *options)
-{
-    sara_status status = SARA_OK;
-    for (size_t i = 0; options->dataset_config && i < cache->config.set_count; i++) {
-        const sara_bucket_options *o = &cache->config.sets[i].buckets;
-        const sara_name where = sara_name_of("%.150s: datasets[%zu]", options->dataset_config, i);
-        if (!o->enabled)
-            TRY(check_given_size(cache, o->width, o->height, "resolution", where.text, true));
-    }
-done:
-    return status;
-}
-
-static sara_status check_bucket_sizes(const sara_dataset_cache *cache,
-                                      const sara_train_options *options)
-{
-    sara_status status = SARA_OK;
-    for (size_t i = 0; i < cache->data.count; i++) {
-        const sara_fit *fit = &cache->data.images[i].fit;
-        const size_t set = sara_dataset_subset(cache, i)->set;
-        const sara_bucket_options *o = &cache->config.sets[set].buckets;
-        const char *file = options->dataset_config ? options->dataset_config : "";
-        const sara_name where = sara_name_of("%.150s: datasets[%zu]", file, set);
-        if (o->enabled)
-            TRY(check_given_size(cache, fit->width, fit->height, "bucket_reso_steps", where.text,
-                                 o->steps != options->bucket_reso_steps));
-    }
-done:
-    return status;
-}
-
 static sara_status tell_shapes(const sara_dataset_cache *cache)
 {
     const sara_data_group *group = &cache->data.instance;
@@ -166,25 +121,6 @@ done:
 }
 
 /* -------------------------------------------------------------------------------------- opening */
-
-static sara_status choose_resolution(sara_dataset_cache *cache, const sara_train_options *options,
-                                     int *width, int *height)
-{
-    const sara_denoiser_info *info = &cache->model->denoiser->info.denoiser;
-    int sample =
-        info->sample_height > info->sample_width ? info->sample_height : info->sample_width;
-    sara_status status = SARA_OK;
-    cache->factor = cache->model->vae->info.vae.factor;
-    cache->channels = info->in_channels;
-    sara_train_options_sides(options, width, height);
-    if (!*width) {
-        TRY(sara_model_check_sample_size(cache->ctx, cache->model, "--resolution"));
-        *width = *height = sample * cache->factor;
-    }
-    TRY(sara_model_check_size(cache->ctx, cache->model, *width, *height, "--resolution"));
-done:
-    return status;
-}
 
 int64_t sara_dataset_latent_size(const sara_dataset_cache *cache, size_t image)
 {
@@ -235,11 +171,13 @@ static sara_status open_dataset(sara_dataset_cache *cache, const sara_train_opti
                                       .seed = options->seed};
     int width, height;
     sara_status status;
-    TRY(choose_resolution(cache, options, &width, &height));
+    cache->factor = cache->model->vae->info.vae.factor;
+    cache->channels = cache->model->denoiser->info.denoiser.in_channels;
+    TRY(sara_dataset_resolution(cache->model, options, &width, &height));
     TRY(sara_dataset_config(cache->ctx, &cache->config, options, width, height));
-    TRY(check_set_sizes(cache, options));
+    TRY(sara_dataset_check_sizes(cache->model, &cache->config, NULL, options));
     TRY(sara_data_open(cache->ctx, &cache->data, &cache->config, &source));
-    TRY(check_bucket_sizes(cache, options));
+    TRY(sara_dataset_check_sizes(cache->model, &cache->config, &cache->data, options));
     TRY(sara_alloc_zero(cache->ctx, &cache->moments, cache->data.count, sizeof(*cache->moments)));
     TRY(sara_alloc_zero(cache->ctx, &cache->masks, cache->data.count, sizeof(*cache->masks)));
     for (size_t i = 0; i < cache->data.count; i++)

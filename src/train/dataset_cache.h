@@ -46,11 +46,6 @@ typedef struct sara_dataset_sample {
     uint64_t number;
 } sara_dataset_sample;
 
-/* The options' data sets; sara_data_config_free(), even after an error. */
-SARA_NODISCARD sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
-                                               const sara_train_options *options, int width,
-                                               int height);
-
 SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_dataset_cache **out,
                                                   sara_model *model,
                                                   const sara_train_options *options);

@@ -68,3 +68,68 @@ sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
     subset.image_dir = NULL;
     return sara_data_config_read(ctx, out, o->dataset_config, &set, &subset);
 }
+
+/* ---------------------------------------------------------------------------------------- sizes */
+
+sara_status sara_dataset_resolution(const sara_model *model, const sara_train_options *options,
+                                    int *width, int *height)
+{
+    const sara_denoiser_info *info = &model->denoiser->info.denoiser;
+    int sample =
+        info->sample_height > info->sample_width ? info->sample_height : info->sample_width;
+    sara_status status = SARA_OK;
+    sara_train_options_sides(options, width, height);
+    if (!*width) {
+        TRY(sara_model_check_sample_size(model->ctx, model, "--resolution"));
+        *width = *height = sample * model->vae->info.vae.factor;
+    }
+    TRY(sara_model_check_size(model->ctx, model, *width, *height, "--resolution"));
+done:
+    return status;
+}
+
+/* A size that `key` of --dataset_config, where that is from_file, or else --key gives. */
+static sara_status check_given_size(const sara_model *model, int width, int height, const char *key,
+                                    const char *file, bool from_file)
+{
+    const sara_name what = sara_name_of("%s%s", from_file ? "" : "--", key);
+    const sara_status status = sara_model_check_size(model->ctx, model, width, height, what.text);
+    if (status == SARA_ERROR_USAGE && from_file)
+        return sara_fail_in(model->ctx, SARA_ERROR_INPUT, file);
+    return status;
+}
+
+/* What a --dataset_config says of sizes of its own; that of --resolution is checked. */
+static sara_status check_set_sizes(const sara_model *model, const sara_data_config *config,
+                                   const sara_train_options *options)
+{
+    sara_status status = SARA_OK;
+    for (size_t i = 0; options->dataset_config && i < config->set_count; i++) {
+        const sara_bucket_options *o = &config->sets[i].buckets;
+        const sara_name where = sara_name_of("%.150s: datasets[%zu]", options->dataset_config, i);
+        if (!o->enabled)
+            TRY(check_given_size(model, o->width, o->height, "resolution", where.text, true));
+    }
+done:
+    return status;
+}
+
+sara_status sara_dataset_check_sizes(const sara_model *model, const sara_data_config *config,
+                                     const sara_data *data, const sara_train_options *options)
+{
+    sara_status status = SARA_OK;
+    if (!data)
+        return check_set_sizes(model, config, options);
+    for (size_t i = 0; i < data->count; i++) {
+        const sara_fit *fit = &data->images[i].fit;
+        const size_t set = config->subsets[data->images[i].subset].set;
+        const sara_bucket_options *o = &config->sets[set].buckets;
+        const char *file = options->dataset_config ? options->dataset_config : "";
+        const sara_name where = sara_name_of("%.150s: datasets[%zu]", file, set);
+        if (o->enabled && !data->images[i].refused)
+            TRY(check_given_size(model, fit->width, fit->height, "bucket_reso_steps", where.text,
+                                 o->steps != options->bucket_reso_steps));
+    }
+done:
+    return status;
+}

@@ -17,17 +17,11 @@ bool sara_dataset_encodes_anew(const sara_dataset_cache *cache, size_t image)
 
 /* ---------------------------------------------------------------------------------------- crops */
 
-/* torchvision's CenterCrop. */
-static int cache_center(int whole, int side)
-{
-    return (int)lrint((whole - side) / 2.0);
-}
-
 /* Where the crop of an image begins that lies in the middle. */
 static sara_dataset_crop center_crop(const sara_fit *fit, bool flip)
 {
-    return (sara_dataset_crop){cache_center(fit->resized_width, fit->width),
-                               cache_center(fit->resized_height, fit->height), flip};
+    return (sara_dataset_crop){sara_fit_center(fit->resized_width, fit->width),
+                               sara_fit_center(fit->resized_height, fit->height), flip};
 }
 
 /* On an axis: 0 across, 1 down. */

@@ -63,6 +63,21 @@ void sara_train_options_sides(const sara_train_options *options, int *width, int
     *height = options->resolution_height ? options->resolution_height : options->resolution;
 }
 
+sara_model_options sara_train_model_options(const sara_train_options *o)
+{
+    return (sara_model_options){.size = sizeof(sara_model_options),
+                                .variant = o->variant,
+                                .prediction_type = o->prediction_type,
+                                .model_config = o->model_config,
+                                .tokenizer = o->tokenizer,
+                                .vae = o->vae,
+                                .use_ema_weights = o->use_ema_weights,
+                                .weight_dtype = o->weight_dtype,
+                                .encoder_dtype = o->encoder_dtype,
+                                .device = o->device,
+                                .no_t5 = o->no_t5};
+}
+
 const sara_option_info *sara_train_option_at(size_t index)
 {
     return index < sara_train_option_count ? &sara_train_option_table[index].info : NULL;

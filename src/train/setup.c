@@ -46,17 +46,7 @@ done:
 static sara_status load_model(trainer *t)
 {
     const sara_train_options *o = &t->options;
-    sara_model_options options = {.size = sizeof(options),
-                                  .variant = o->variant,
-                                  .prediction_type = o->prediction_type,
-                                  .model_config = o->model_config,
-                                  .tokenizer = o->tokenizer,
-                                  .vae = o->vae,
-                                  .use_ema_weights = o->use_ema_weights,
-                                  .weight_dtype = o->weight_dtype,
-                                  .encoder_dtype = o->encoder_dtype,
-                                  .device = o->device,
-                                  .no_t5 = o->no_t5};
+    const sara_model_options options = sara_train_model_options(o);
     bool alone;
     const char *path = sara_train_options_model(o, &alone);
     const sara_base *base;

@@ -32,6 +32,21 @@ SARA_NODISCARD sara_status sara_train_options_check_data(sara_context *ctx,
                                                          const sara_train_options *options);
 /* Of images, as --resolution has them; 0, 0: the model's. */
 void sara_train_options_sides(const sara_train_options *options, int *width, int *height);
+/* Their data sets, images of that resolution; sara_data_config_free(), even after an error. */
+SARA_NODISCARD sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
+                                               const sara_train_options *options, int width,
+                                               int height);
+/* The images' resolution, the model's own where the options give none. */
+SARA_NODISCARD sara_status sara_dataset_resolution(const sara_model *model,
+                                                   const sara_train_options *options, int *width,
+                                                   int *height);
+/* That the model takes the sizes of a configuration and, where data is not NULL, of buckets. */
+SARA_NODISCARD sara_status sara_dataset_check_sizes(const sara_model *model,
+                                                    const sara_data_config *config,
+                                                    const sara_data *data,
+                                                    const sara_train_options *options);
+/* As a model is loaded for them. */
+sara_model_options sara_train_model_options(const sara_train_options *options);
 /* *value: of an option that is not at its default, as text, sara_free(); else NULL. */
 SARA_NODISCARD sara_status sara_train_option_given(sara_context *ctx, char **value,
                                                    const sara_train_options *options,

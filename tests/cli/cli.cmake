@@ -61,6 +61,7 @@ file(GLOB family_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/family/*.
 add_executable(test_family_program ${cli_sources} ${family_sources})
 set_target_properties(test_family_program PROPERTIES OUTPUT_NAME sara-family)
 target_include_directories(test_family_program PRIVATE ${CMAKE_SOURCE_DIR}/src/cli)
-target_link_libraries(test_family_program PRIVATE sara_compare_archive PkgConfig::jansson m)
+target_link_libraries(test_family_program PRIVATE sara_compare_archive sara_check_archive
+                      PkgConfig::jansson m)
 set_property(TEST cli/test_family APPEND PROPERTY ENVIRONMENT
              "SARA_FAMILY_PROGRAM=$<TARGET_FILE:test_family_program>")

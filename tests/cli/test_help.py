@@ -6,7 +6,7 @@ import unittest
 
 from support import TOP, USAGE, Case
 
-COMMANDS = ["train", "generate", "merge", "extract", "export", "inspect", "bench",
+COMMANDS = ["train", "data", "generate", "merge", "extract", "export", "inspect", "bench",
             "compare", "eval"]
 
 METHODS = {

@@ -101,7 +101,7 @@ class Library(unittest.TestCase):
         self.assertGreater(len(names), 20)
         self.assertEqual([name for name in names if not name.startswith("sara_")], [])
         header = ""
-        for public in ("sara.h", "sara_train.h", "sara_eval.h", "sara_tensors.h"):
+        for public in ("sara.h", "sara_train.h", "sara_data.h", "sara_eval.h", "sara_tensors.h"):
             with open(os.path.join(TOP, "include", public)) as file:
                 header += file.read()
         self.assertEqual([name for name in names if not re.search(rf"\b{name}\(", header)], [])
