@@ -212,6 +212,7 @@ typedef struct sara_bench_options {
     int adapter_width;
     double adapter_scale;
     int text_length; /* states of a text; 0: 77, of SD3 154, of "forward" 333 */
+    bool disk_offload; /* with a model, as in sara_train_options; of "forward" too */
 } sara_bench_options;
 
 void sara_bench_options_init_sized(sara_bench_options *options, size_t size);

@@ -24,11 +24,13 @@ static void print_steps(json_t *root)
     char checkpointing[64] = "";
     if (levels > 0)
         snprintf(checkpointing, sizeof(checkpointing), ", checkpointing of %g levels", levels);
-    printf("%s: method %s, latents %gx%g, batch %g, %g threads, %s, mixed precision %s%s\n", model,
-           json_string_value(json_object_get(root, "method")), real_at(root, "latent"),
+    bool offloaded = json_is_true(json_object_get(root, "disk_offload"));
+    printf("%s: method %s, latents %gx%g, batch %g, %g threads, %s, mixed precision %s%s%s\n",
+           model, json_string_value(json_object_get(root, "method")), real_at(root, "latent"),
            real_at(root, "latent"), real_at(root, "batch"), real_at(root, "threads"),
            json_string_value(json_object_get(root, "weight_dtype")),
-           json_string_value(json_object_get(root, "mixed_precision")), checkpointing);
+           json_string_value(json_object_get(root, "mixed_precision")), checkpointing,
+           offloaded ? ", weights on the disk" : "");
     printf("%.0f of %.0f parameters trained (%.2f %%); loaded in %.1f s\n", trainable, parameters,
            100 * trainable / parameters, real_at(root, "load_seconds"));
     printf("seconds of each step:");
@@ -178,6 +180,8 @@ int cmd_bench(cli *c)
          "compute blocks again in backward, which saves memory"},
         {"gradient_checkpointing_levels", 0, CLI_INT, &o.gradient_checkpointing_levels, 1, 8, "N",
          "those of the N largest resolutions alone (all)"},
+        {"disk_offload", 0, CLI_SWITCH, &o.disk_offload, 0, 0, NULL,
+         "read weights from disk at each use: less memory"},
         {"mixed_precision", 0, CLI_STRING, &o.mixed_precision, 0, 0, "TYPE",
          "no, or bf16: layers multiply bf16 (no)"},
         {"weight_dtype", 0, CLI_STRING, &o.weight_dtype, 0, 0, "TYPE",

@@ -10,8 +10,9 @@
 #define FORWARD     "forward"
 
 /* No method of a run: passes without gradients. */
-static const sara_method forward_alone = {
-    .name = FORWARD, .title = "a forward pass", .options = (const char *const[]){NULL}};
+static const sara_method forward_alone = {.name = FORWARD,
+                                          .title = "a forward pass",
+                                          .options = (const char *const[]){"disk_offload", NULL}};
 
 static const sara_options_type bench_options_type = SARA_OPTIONS_TYPE(sara_bench_options, profile);
 static const sara_bench_options bench_defaults = {.method = "sara",
@@ -52,6 +53,9 @@ static sara_status check_source(const bench *b)
     if (o->shape && o->model_config)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--model_config %s: goes with --model",
                          o->model_config);
+    if (o->shape && o->disk_offload)
+        return sara_fail(b->ctx, SARA_ERROR_USAGE,
+                         "--disk_offload: goes with --model; random weights lie in no file");
     if (o->shape && o->variant)
         return sara_fail(b->ctx, SARA_ERROR_USAGE, "--variant %s: goes with --model", o->variant);
     return SARA_OK;
@@ -68,6 +72,7 @@ static void take_train_options(sara_train_options *out, const sara_bench_options
     out->device = o->device;
     out->gradient_checkpointing = o->gradient_checkpointing;
     out->gradient_checkpointing_levels = o->gradient_checkpointing_levels;
+    out->disk_offload = o->disk_offload;
     out->rank = o->method_rank;
     out->mask = o->mask ? o->mask : out->mask;
     out->mask_steps = o->mask_steps;
@@ -189,7 +194,9 @@ static sara_status bench_load(bench *b)
     TRY(choose_bench_variant(b, &options.variant, denoiser));
     if (o->profile)
         TRY(sara_profile_open(b->ctx, &b->t.profile, o->profile, &o->model, 1));
-    if (denoiser)
+    if (denoiser && o->disk_offload)
+        TRY(sara_model_load_offloaded(b->ctx, &b->t.model, denoiser, &options, true));
+    else if (denoiser)
         TRY(sara_model_load_denoiser(b->ctx, &b->t.model, denoiser, &options));
     else
         TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed, o->weight_dtype,

@@ -92,7 +92,7 @@ static json_t *kinds_json(const kinds *all)
 
 static json_t *memory_json(const bench *b)
 {
-    int64_t weights = sara_params_bytes(&b->t.model->denoiser->params), optimizer = 0;
+    int64_t weights = sara_network_bytes(b->t.model->denoiser), optimizer = 0;
     if (b->t.optimizer)
         optimizer = (int64_t)sara_trainables_bytes(&b->t.optimizer->trainables);
     int64_t activations = (int64_t)sara_tape_peak(b->t.tape);
@@ -114,13 +114,13 @@ static json_t *bench_report_json(bench *b)
     json_t *list = seconds_json(b, false), *processor = seconds_json(b, true);
     json_t *table = kinds_json(&all), *memory = memory_json(b);
     json_t *root = json_pack(
-        "{s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:b,s:i,s:I,s:I,s:o,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,"
+        "{s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:b,s:i,s:b,s:I,s:I,s:o,s:o,s:f,s:f,s:f,s:f,s:f,s:f,s:o,"
         "s:o}",
         "model", b->t.model->path, "method", o->method, "mixed_precision", o->mixed_precision,
         "weight_dtype", sara_storage_name(&b->t.model->denoiser->params), "latent", o->latent,
         "batch", o->batch, "text_length", (json_int_t)sara_bench_text_length(b), "threads",
         sara_threads(b->ctx), "checkpointing", b->t.checkpoint_levels > 0, "checkpointing_levels",
-        b->t.checkpoint_levels, "parameters",
+        b->t.checkpoint_levels, "disk_offload", o->disk_offload, "parameters",
         (json_int_t)sara_params_entries(&b->t.model->denoiser->params), "trainable",
         (json_int_t)b->t.selected, "seconds", list, "processor_seconds", processor, "best",
         bench_rounded(best, 1e3), "load_seconds", bench_rounded(b->load_seconds, 1e3),

@@ -19,6 +19,7 @@ KEYS = {
     "threads": int,
     "checkpointing": bool,
     "checkpointing_levels": int,
+    "disk_offload": bool,
     "parameters": int,
     "trainable": int,
     "seconds": list,
@@ -123,7 +124,8 @@ class Bench(Case):
     @unittest.skipIf(SANITIZE, "the sanitizer's own memory")
     def test_plan(self):
         """What is planned is what is used, to a tenth."""
-        for more in ([], ["--gradient_checkpointing"], ["--weight_dtype", "bf16", "-t", "1"]):
+        for more in ([], ["--gradient_checkpointing"], ["--weight_dtype", "bf16", "-t", "1"],
+                     ["--disk_offload"], ["--disk_offload", "--method", "lora"]):
             report = self.report("bench", "-m", BASE, "--latent", "32", "--batch", "8", "--steps",
                                  "1", *more)
             self.assertLess(abs(report["planned_gib"] / report["peak_rss_gib"] - 1), 0.1,
@@ -178,6 +180,10 @@ class Bench(Case):
     def test_table_of_levels(self):
         line = self.ok(*TINY, "--gradient_checkpointing").out.splitlines()[0]
         self.assertIn("mixed precision no, checkpointing of 2 levels", line)
+        self.assertNotIn("on the disk", line)
+        tiny = ("bench", "-m", UNET, "--latent", "8", "--steps", "1")
+        line = self.ok(*tiny, "--disk-offload").out.splitlines()[0]
+        self.assertRegex(line, "checkpointing of 2 levels, weights on the disk$")
 
     def test_environment(self):
         """What the environment asks for is done or refused, never passed over."""
@@ -231,6 +237,7 @@ class Bench(Case):
              (*TINY[1:], "--rank")),
             ("--rank: a value is missing before --json; it is", (*TINY[1:], "--rank", "--json")),
             ("--profile : expected", (*TINY[1:], "--profile", "")),
+            ("--disk_offload: goes with --model", (*TINY[1:], "--disk_offload")),
             ("--profile out: expected a name ending in .json", (*TINY[1:], "--profile", "out")),
             ("--trainable 1%", (*TINY[1:], "--trainable", "1%", "--method", "full")),
             ("--trainable 1%: goes with --method sara, lora, dora, adaptformer, ltsft or shira; a "

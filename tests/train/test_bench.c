@@ -180,6 +180,36 @@ static void test_checkpointing(void **state)
     json_decref(largest);
 }
 
+/* The same numbers from weights in their files, of which the largest region is in memory. */
+static void test_offloaded(void **state)
+{
+    static const char *const methods[] = {"sara", "lora", "forward"};
+    test_bench_state *f = *state;
+    f->options.shape = NULL;
+    f->options.model = UNET;
+    f->options.latent = 8;
+    for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++) {
+        f->options.method = methods[i];
+        f->options.gradient_checkpointing = true;
+        f->options.disk_offload = false;
+        json_t *there = test_bench_run(f);
+        double loss = f->losses[1];
+        f->options.gradient_checkpointing = false; /* it comes with the other */
+        f->options.disk_offload = true;
+        json_t *away = test_bench_run(f);
+        assert_true(f->losses[1] == loss);
+        assert_true(json_is_false(json_object_get(there, "disk_offload")));
+        assert_true(json_is_true(json_object_get(away, "disk_offload")));
+        assert_true(json_is_true(json_object_get(away, "checkpointing")));
+        assert_true(calls(away, "conv2d") == calls(there, "conv2d"));
+        double share = test_bench_number_in(away, "memory", "weights") /
+                       test_bench_number_in(there, "memory", "weights");
+        assert_true(share > 0.05 && share < 0.35);
+        json_decref(there);
+        json_decref(away);
+    }
+}
+
 /* Half the memory for the weights; the same work on numbers that are a little different. */
 static void test_weight_dtype(void **state)
 {
@@ -239,6 +269,7 @@ int main(void)
         TEST_BENCH(test_methods),      TEST_BENCH(test_method_options),
         TEST_BENCH(test_second_phase), TEST_BENCH(test_checkpointing),
         TEST_BENCH(test_weight_dtype), TEST_BENCH(test_folders),
+        TEST_BENCH(test_offloaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

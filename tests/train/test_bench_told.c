@@ -95,6 +95,13 @@ static void test_refused(void **state)
     REFUSED("--shape sd9: expected sd15, sd21, sdxl, tiny, sd3-medium, sd35-medium or sd35-large",
             o.shape = "sd9");
     REFUSED("--variant fp16", o.variant = "fp16");
+    REFUSED("--disk_offload: goes with --model", o.disk_offload = true);
+    REFUSED("--gradient_checkpointing_levels 1: --disk_offload recomputes all", o.shape = NULL,
+            o.model = SARA_TEST_GOLDEN "/unet_sd1", o.latent = 8, o.disk_offload = true,
+            o.gradient_checkpointing_levels = 1);
+    REFUSED("--disk_offload true: goes with --method sara, lora, dora, adaptformer or shira; full "
+            "fine-tuning trains all values",
+            o.shape = NULL, o.model = "x", o.disk_offload = true, o.method = "full");
     REFUSED("--method none: expected sara, full, ", o.method = "none");
     REFUSED("--method: a value is missing", o.method = NULL);
     REFUSED("--weight_dtype f8: expected auto, fp32, fp16 or bf16", o.weight_dtype = "f8");
