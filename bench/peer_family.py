@@ -2,8 +2,9 @@
 U-Net or SD3-medium's transformer with random weights.
 
     python peer_family.py SHAPE [--latent 64] [--text_length 77] [--steps 2] [--rank 16]
-        [--no_checkpointing]
+        [--no_checkpointing] [--save DIR]
 
+--save: the model goes into that folder, where sara reads it from, and nothing is trained.
 Weights are held in bf16 and made float32 where a layer computes, so that all arithmetic is in
 float32; norms, embeddings and LoRA's own weights are float32. LoRA stands on the layers that
 diffusers' own training scripts choose. One JSON object is printed, as peer_step.py's.
@@ -47,6 +48,7 @@ def parse_arguments():
     a.add_argument("--steps", type=int, default=2)
     a.add_argument("--rank", type=int, default=16)
     a.add_argument("--no_checkpointing", action="store_true")
+    a.add_argument("--save", metavar="DIR")
     return a.parse_args()
 
 
@@ -109,6 +111,9 @@ def main():
     a = parse_arguments()
     torch.manual_seed(0)
     model = new_model(a)
+    if a.save:
+        model.save_pretrained(a.save)
+        return
     total = sum(p.numel() for p in model.parameters())
     compute_in_float32(model)
     if not a.no_checkpointing:

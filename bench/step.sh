@@ -99,7 +99,20 @@ prepare_sara() {
     cmake --build build-bench -- --quiet
 }
 
-# One model for all. Neither the U-Net's folder nor model_index.json is there before it is complete.
+# What stays on the disk while it is trained lies in a folder.
+prepare_families() {
+    local shape
+    case " $parts " in *" families "*) ;; *) return 0 ;; esac
+    for shape in $shapes; do
+        [ ! -e "$work/$shape" ] || continue
+        rm -rf "$work/$shape.part"
+        "$python" bench/peer_family.py "$shape" --save "$work/$shape.part"
+        mv "$work/$shape.part" "$work/$shape"
+    done
+}
+
+# One model for all others. Neither the U-Net's folder nor model_index.json is there before it is
+# complete.
 prepare_model() {
     [ "$parts" != families ] || return 0
     if [ ! -e "$model/unet" ]; then
@@ -189,7 +202,7 @@ plan_families() {
     local shape latent run
     for latent in $latents; do
         for shape in $shapes; do
-            for run in peft sara lora; do
+            for run in peft sara sara_offload lora lora_offload; do
                 echo "$run-$shape $latent 1 $budget $threads"
             done
         done
@@ -208,14 +221,16 @@ plan() {
 
 # A family's real shape with random weights in bf16, checkpointing on both sides.
 set_family_command() { # RUN-SHAPE LATENTS
-    local text=77 size=(--latent "$2" --steps "$steps")
-    [ "${1#*-}" != sd3-medium ] || text=333 # of CLIP and of T5
+    local shape=${1#*-} text=77 size=(--latent "$2" --steps "$steps")
+    local of=(--shape "$shape" --gradient_checkpointing)
+    [ "$shape" != sd3-medium ] || text=333 # of CLIP and of T5
     size+=(--text_length "$text")
-    command=("$sara" bench --shape "${1#*-}" --weight_dtype bf16 --gradient_checkpointing --json)
+    case $1 in *_offload-*) of=(-m "$work/$shape" --disk_offload) ;; esac
+    command=("$sara" bench "${of[@]}" --weight_dtype bf16 --json "${size[@]}")
     case $1 in
-    peft-*) command=("$python" bench/peer_family.py "${1#*-}" "${size[@]}") ;;
-    sara-*) command+=(--method sara --trainable "$budget%" "${size[@]}") ;;
-    lora-*) command+=(--method lora --rank 16 "${size[@]}") ;;
+    peft-*) command=("$python" bench/peer_family.py "$shape" "${size[@]}") ;;
+    sara*) command+=(--method sara --trainable "$budget%") ;;
+    lora*) command+=(--method lora --rank 16) ;;
     esac
 }
 
@@ -227,7 +242,7 @@ set_command() { # RUN LATENTS BATCH BUDGET
     local theirs=("$python" bench/peer_step.py "$1" --model "$model/unet" "${size[@]}")
     local selective=("${ours[@]}" --method sara --trainable "$fraction")
     case $1 in
-    peft-* | sara-sd* | lora-*) set_family_command "$1" "$2" ;;
+    peft-* | sara-sd* | lora-* | *_offload-*) set_family_command "$1" "$2" ;;
     lora16 | dora16 | shira32 | adaptformer64 | full-fused) command=("${theirs[@]}") ;;
     masked) command=("${theirs[@]}" --fraction "$fraction") ;;
     sara) command=("${selective[@]}" "${size[@]}") ;;
@@ -306,6 +321,7 @@ fi
 prepare_python
 prepare_sara
 prepare_model
+prepare_families
 prepare_results
 run_all
 python3 bench/table.py "$results"

@@ -138,15 +138,18 @@ BARS = [
 FAMILIES = {"sdxl": "SDXL", "sd3-medium": "SD3-medium"}
 
 
-def family_bars(shape, latent):
+def family_bars(shape, latent, run, what):
     """Of 16-bit weights with checkpointing on both sides."""
-    where, ours, peer = f"{FAMILIES[shape]}, {latent}x{latent}", f"sara-{shape}", f"peft-{shape}"
-    return [Bar("time of a step / LoRA", where, lambda r: r.time(ours, peer, latent, 1), 1.0, 0.8,
-                False),
-            Bar("memory / LoRA", where, lambda r: r.memory(ours, peer, latent, 1), 0.6, 0.5, False)]
+    where, ours, peer = f"{FAMILIES[shape]}, {latent}x{latent}", f"{run}-{shape}", f"peft-{shape}"
+    return [Bar(f"time of a step{what} / LoRA", where, lambda r: r.time(ours, peer, latent, 1),
+                1.0, 0.8, False),
+            Bar(f"memory{what} / LoRA", where, lambda r: r.memory(ours, peer, latent, 1), 0.6, 0.5,
+                False)]
 
 
-BARS += [bar for shape in FAMILIES for latent in (64, 128) for bar in family_bars(shape, latent)]
+BARS += [bar for shape in FAMILIES for latent in (64, 128)
+         for run, what in (("sara", ""), ("sara_offload", ", weights on the disk"))
+         for bar in family_bars(shape, latent, run, what)]
 
 
 def verdict(value, bar):

@@ -94,6 +94,11 @@ class TableTest(unittest.TestCase):
             found = verdicts(*lines)
             self.assertEqual({where for where, _ in found}, {"SDXL, 64x64"})
             self.assertEqual([text for _, text in found.values()], expected)
+        offloaded = line("sara_offload-sdxl", best, 5, processor_seconds=[1])
+        found = verdicts(lines[0], offloaded)
+        self.assertEqual(found, {
+            ("SDXL, 64x64", "time of a step, weights on the disk / LoRA"): ("1.01", "MISSED"),
+            ("SDXL, 64x64", "memory, weights on the disk / LoRA"): ("0.50", "aim met")})
         results = table.Results([dict(run="host", threads=2, budget=5.8), *lines])
         rows = [row.split(" | ") for row in list(table.sections(results))[2].splitlines()[2:]]
         self.assertEqual([row[5:] for row in rows],
