@@ -24,7 +24,6 @@ struct sara_binder {
     const char **ignored; /* suffixes */
     size_t ignored_count, ignored_capacity;
     sara_storage storage;
-    bool piecewise; /* values are never all held at once */
 };
 
 sara_status sara_binder_new(sara_device *device, sara_binder **out)
@@ -51,11 +50,6 @@ void sara_binder_free(sara_binder *binder)
 void sara_binder_store(sara_binder *binder, sara_storage storage)
 {
     binder->storage = storage;
-}
-
-void sara_binder_hold(sara_binder *binder, bool hold)
-{
-    binder->piecewise = !hold;
 }
 
 /* --------------------------------------------------------------------------------- collecting */
@@ -323,25 +317,6 @@ done:
     return status;
 }
 
-/* What could not be held would be found out by the system, which ends programs without a word. */
-static sara_status check_memory(const sara_binder *binder, want **order,
-                                const sara_weights *weights)
-{
-    uint64_t bytes = 0, limit = sara_memory_limit(binder->ctx);
-    sara_bytes_text needed, there;
-    for (size_t i = 0; i < binder->count; i++) {
-        const sara_tensor_info *info = order[i]->found;
-        sara_dtype dtype = dtype_in_memory(binder, order[i], info->dtype);
-        bytes += (uint64_t)sara_shape_count(&info->shape) * sara_dtype_size(dtype);
-    }
-    if (bytes <= limit || binder->piecewise)
-        return SARA_OK;
-    return sara_fail(binder->ctx, SARA_ERROR_MEMORY,
-                     "%s: needs %s of memory, %s are available%s", sara_weights_path(weights),
-                     sara_bytes_format(&needed, bytes), sara_bytes_format(&there, limit),
-                     binder->storage == SARA_STORE_F32 ? " (16-bit weights take half)" : "");
-}
-
 static int by_kind(const void *a, const void *b)
 {
     const want *const *first = a, *const *second = b;
@@ -366,7 +341,6 @@ sara_status sara_binder_match(sara_binder *binder, sara_params *params, const sa
     sara_status status;
     TRY(sara_alloc(binder->ctx, &order, binder->count, sizeof(*order)));
     TRY(binder_compare(binder, order, weights));
-    TRY(check_memory(binder, order, weights));
     if (binder->count)
         qsort(order, binder->count, sizeof(*order), by_kind);
     TRY(sara_params_new(binder->ctx, &matched, binder->count));

@@ -56,10 +56,7 @@ SARA_NODISCARD sara_status sara_binder_also_shape(sara_binder *binder, const cha
 SARA_NODISCARD sara_status sara_binder_ignore(sara_binder *binder, const char *suffix);
 /* How the weights are stored in memory; F32 unless this is called. */
 void sara_binder_store(sara_binder *binder, sara_storage storage);
-/* Whether all values will be in memory at once, as matching then checks; true unless this is
- * called. */
-void sara_binder_hold(sara_binder *binder, bool hold);
-/* The parameters have no values yet; that these can be read, and held, is checked. Names in *params
+/* The parameters have no values yet; that these can be read is checked. Names in *params
  * are the file's own (so that saving gives the same keys). 2-D and 4-D 1x1
  * weights of equal count are not interchangeable unless sara_binder_also_shape() says so. */
 SARA_NODISCARD sara_status sara_binder_match(sara_binder *binder, sara_params *params,

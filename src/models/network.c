@@ -60,9 +60,37 @@ static void set_source(sara_network *network)
         network->params.items[i].source = &network->source;
 }
 
-sara_status sara_network_open(sara_device *device, sara_network **out,
-                              const sara_network_class *class, const sara_component *component,
-                              sara_storage storage)
+/* What could not be held would be found out by the system, which ends programs without a word. */
+static sara_status network_check_room(const sara_network *network, sara_storage storage)
+{
+    uint64_t bytes = (uint64_t)sara_network_bytes(network);
+    uint64_t limit = sara_memory_limit(network->ctx);
+    sara_bytes_text needed, there;
+    if (bytes <= limit)
+        return SARA_OK;
+    return sara_fail(network->ctx, SARA_ERROR_MEMORY, "%s: needs %s of memory, %s are available%s",
+                     sara_weights_path(network->weights), sara_bytes_format(&needed, bytes),
+                     sara_bytes_format(&there, limit),
+                     storage == SARA_STORE_F32 ? " (16-bit weights take half)" : "");
+}
+
+static sara_status offload(sara_network *network)
+{
+    const sara_network_class *class = network->class;
+    if (!class->regions || class->settle || class->streamed)
+        return sara_fail(network->ctx, SARA_ERROR_USAGE,
+                         "--disk_offload: %s has no regions that could be read one at a time; "
+                         "leave it out",
+                         class->name);
+    network->offloaded = true;
+    for (size_t i = 0; i < network->params.count; i++)
+        network->params.items[i].away = sara_network_lends(network, &network->params.items[i]);
+    return SARA_OK;
+}
+
+static sara_status open_network(sara_device *device, sara_network **out,
+                                const sara_network_class *class, const sara_component *component,
+                                sara_storage storage, bool offloaded)
 {
     sara_network *network = NULL;
     sara_binder *binder = NULL;
@@ -72,16 +100,32 @@ sara_status sara_network_open(sara_device *device, sara_network **out,
     TRY(open_network_weights(network, &network->weights, component));
     TRY(sara_binder_new(device, &binder));
     sara_binder_store(binder, storage);
-    sara_binder_hold(binder, !class->streamed);
     TRY(class->bind(network, binder, network->weights));
     TRY(sara_binder_match(binder, &network->params, network->weights));
     set_source(network);
+    if (offloaded)
+        TRY(offload(network));
+    TRY(network_check_room(network, storage));
     *out = network;
     network = NULL;
 done:
     sara_binder_free(binder);
     sara_network_free(network);
     return status;
+}
+
+sara_status sara_network_open(sara_device *device, sara_network **out,
+                              const sara_network_class *class, const sara_component *component,
+                              sara_storage storage)
+{
+    return open_network(device, out, class, component, storage, false);
+}
+
+sara_status sara_network_open_offloaded(sara_device *device, sara_network **out,
+                                        const sara_network_class *class,
+                                        const sara_component *component, sara_storage storage)
+{
+    return open_network(device, out, class, component, storage, true);
 }
 
 static bool is_of(const sara_param *param, const char *prefix)
@@ -109,9 +153,10 @@ static void release_params(sara_context *ctx, sara_params *params)
         sara_param_release(ctx, &params->items[i]);
 }
 
-static void release_param(sara_network *network, sara_param *param)
+/* device: the one that computes, and keeps what it made of the values. */
+static void release_param(sara_network *network, sara_device *device, sara_param *param)
 {
-    sara_nn_device_forget(network->device, param);
+    sara_nn_device_forget(device, param);
     sara_param_release(network->ctx, param);
 }
 
@@ -148,7 +193,7 @@ void sara_network_release(sara_network *network)
     if (!network->weights || !network->there)
         return;
     for (size_t i = 0; i < sara_params_all(&network->params); i++)
-        release_param(network, &network->params.items[i]);
+        release_param(network, network->device, &network->params.items[i]);
     network->there = false;
 }
 
@@ -187,11 +232,19 @@ done:
 
 void sara_network_return(sara_tape *tape, sara_network *network, const char *prefix)
 {
-    if (!lends(tape, network))
+    sara_device *device = sara_tape_device(tape);
+    const bool dry = sara_tape_is_dry(tape);
+    if (!dry && !lends(tape, network))
         return;
-    for (size_t i = 0; i < network->params.count; i++)
-        if (is_of(&network->params.items[i], prefix))
-            release_param(network, &network->params.items[i]);
+    for (size_t i = 0; i < network->params.count; i++) {
+        sara_param *param = &network->params.items[i];
+        if (!is_of(param, prefix))
+            continue;
+        if (dry)
+            sara_nn_device_forget(device, param);
+        else
+            release_param(network, device, param);
+    }
 }
 
 /* How long the start of the name is that all of its piece share. */
@@ -229,29 +282,18 @@ static sara_name region_of(const sara_network *network, const sara_param *param)
 
 sara_status sara_network_lend_region(sara_tape *tape, sara_network *network, const sara_param *of)
 {
-    return network->offloaded ? sara_network_lend(tape, network, region_of(network, of).text)
-                              : SARA_OK;
+    return of->away ? sara_network_lend(tape, network, region_of(network, of).text) : SARA_OK;
 }
 
 void sara_network_return_region(sara_tape *tape, sara_network *network, const sara_param *of)
 {
-    if (network->offloaded)
+    if (of->away)
         sara_network_return(tape, network, region_of(network, of).text);
 }
 
-sara_status sara_network_offload(sara_network *network)
+bool sara_network_lends(const sara_network *network, const sara_param *param)
 {
-    const sara_network_class *class = network->class;
-    SARA_ASSERT(!network->there);
-    if (!class->regions || class->settle || class->streamed)
-        return sara_fail(network->ctx, SARA_ERROR_USAGE,
-                         "--disk_offload: %s has no regions that could be read one at a time; "
-                         "leave it out",
-                         class->name);
-    network->offloaded = true;
-    for (size_t i = 0; i < network->params.count; i++)
-        network->params.items[i].away = region_length(class, network->params.items[i].name) > 0;
-    return SARA_OK;
+    return region_length(network->class, param->name) > 0;
 }
 
 static int64_t bytes_of(const sara_param *param, bool narrow)

@@ -65,7 +65,7 @@ typedef struct sara_network {
     sara_weights *weights; /* its files, which stay open; NULL: drawn, or for good in memory */
     bool there;            /* the parameters' values are in memory */
     sara_param_source source; /* of theirs, while they are not */
-    bool offloaded; /* values of regions are lent to passes alone: sara_network_offload() */
+    bool offloaded;           /* values of regions are lent to passes alone */
     /* Of a denoiser: so many levels, the largest first, are recomputed in backward; gradients are
      * the same to the bit. 0, as at first: none; more than there are: all. */
     int checkpoint_levels;
@@ -159,14 +159,20 @@ void sara_network_release(sara_network *network);
 SARA_NODISCARD sara_status sara_network_lend(sara_tape *tape, sara_network *network,
                                              const char *prefix);
 void sara_network_return(sara_tape *tape, sara_network *network, const char *prefix);
-/* Those of the region that a parameter is of, where the network is offloaded; else nothing. */
+/* Those of the region that a parameter is of, where it is away; else nothing. A dry device forgets
+ * what it would have kept of them. */
 SARA_NODISCARD sara_status sara_network_lend_region(sara_tape *tape, sara_network *network,
                                                     const sara_param *of);
 void sara_network_return_region(sara_tape *tape, sara_network *network, const sara_param *of);
-/* From now on, before its values are read: those of regions never come into memory but lent, from
+/* As sara_network_open(), but the values of regions never come into memory but lent, from
  * sara_param.source, and its files stay open. All regions must be recomputed in backward.
  * SARA_ERROR_USAGE where the class cannot. */
-SARA_NODISCARD sara_status sara_network_offload(sara_network *network);
+SARA_NODISCARD sara_status sara_network_open_offloaded(sara_device *device, sara_network **out,
+                                                       const sara_network_class *class,
+                                                       const sara_component *component,
+                                                       sara_storage storage);
+/* Whether a parameter's values are only lent where the network is offloaded: it is of a region. */
+bool sara_network_lends(const sara_network *network, const sara_param *param);
 /* Bytes that its values take at most while it is used: of a streamed class those of its largest
  * piece, which is a block ("encoder.block.3.") or a parameter outside of all blocks; of one that is
  * offloaded those outside of regions and of the largest region. */

@@ -50,7 +50,10 @@ static void register_kernels(sara_kernels *table, const device_kind *kind)
 
 static void cpu_forget(sara_device *device, const sara_param *param)
 {
-    sara_onednn_forget(device->state, param);
+    if (device->dry)
+        sara_kept_forget(device->state, param);
+    else
+        sara_onednn_forget(device->state, param);
 }
 
 static void cpu_close(sara_context *ctx, sara_device *device)
@@ -84,7 +87,7 @@ static sara_status cpu_open(sara_context *ctx, sara_device **out, const device_k
                                 .memory = dry ? &sara_dry_memory : &sara_host_memory,
                                 .kernels = &cpu->table,
                                 .state = dry ? (void *)kept : (void *)state,
-                                .forget = state ? cpu_forget : NULL,
+                                .forget = dry || state ? cpu_forget : NULL,
                                 .close = cpu_close,
                                 .ctx = ctx};
     *out = &cpu->device;

@@ -6,12 +6,13 @@ typedef struct kept_conv {
     const char *kernel;
     const sara_param *param;
     sara_conv_shape shape;
+    size_t layout; /* bytes of its weights; 0 once they are forgotten */
 } kept_conv;
 
 struct sara_kept {
     sara_arena arena;
     kept_conv *convs;
-    size_t weights, primitives; /* bytes */
+    size_t weights, most_weights, primitives; /* bytes */
 };
 
 sara_status sara_kept_new(sara_context *ctx, sara_kept **out)
@@ -54,18 +55,30 @@ sara_status sara_kept_add(sara_kept *kept, const char *kernel, const sara_kernel
     if (known_weight && known_shape)
         return SARA_OK;
     TRY(sara_arena_alloc(&kept->arena, &conv, 1, sizeof(*conv)));
-    *conv = (kept_conv){kept->convs, kernel, param, *c->conv};
+    *conv = (kept_conv){kept->convs, kernel, param, *c->conv, known_weight ? 0 : needs->layout};
     kept->convs = conv;
-    if (!known_weight)
-        kept->weights += needs->layout;
+    kept->weights += conv->layout;
+    if (kept->weights > kept->most_weights)
+        kept->most_weights = kept->weights;
     if (!known_shape)
         kept->primitives += needs->primitive;
 done:
     return status;
 }
 
+void sara_kept_forget(sara_kept *kept, const sara_param *param)
+{
+    for (kept_conv *conv = kept->convs; conv; conv = conv->next) {
+        if (conv->param != param)
+            continue;
+        kept->weights -= conv->layout;
+        conv->layout = 0;
+        conv->param = NULL;
+    }
+}
+
 size_t sara_kept_bytes(const sara_kept *kept)
 {
     size_t most = SARA_ONEDNN_WEIGHT_BYTES;
-    return kept->primitives + (kept->weights < most ? kept->weights : most);
+    return kept->primitives + (kept->most_weights < most ? kept->most_weights : most);
 }

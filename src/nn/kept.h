@@ -13,6 +13,7 @@ void sara_kept_free(sara_kept *kept); /* NULL is fine */
 SARA_NODISCARD sara_status sara_kept_add(sara_kept *kept, const char *kernel,
                                          const sara_kernel_case *c,
                                          const sara_kernel_needs *needs);
-size_t sara_kept_bytes(const sara_kept *kept);
+void sara_kept_forget(sara_kept *kept, const sara_param *param);
+size_t sara_kept_bytes(const sara_kept *kept); /* at most at once */
 
 #endif

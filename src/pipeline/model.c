@@ -42,11 +42,9 @@ static sara_status load_part(sara_model *model, int index, sara_storage storage)
     sara_component component;
     sara_status status;
     TRY(sara_model_component(model, &component, index));
-    TRY(sara_network_open(model->device, network, model->family->parts[index].class, &component,
-                          storage));
+    TRY((index == 0 && model->offload ? sara_network_open_offloaded : sara_network_open)(
+        model->device, network, model->family->parts[index].class, &component, storage));
     model->denoiser = model->parts[0].network;
-    if (index == 0 && model->offload)
-        TRY(sara_network_offload(*network));
     if (sara_model_is_vae(model, index))
         model->vae = *network;
     if (index == 0 && !model->denoiser_only && model->family->correct_denoiser)

@@ -75,7 +75,7 @@ SARA_NODISCARD sara_status sara_model_load_denoiser(sara_context *ctx, sara_mode
                                                     const char *path,
                                                     const sara_model_options *options);
 /* As sara_model_load(), or its denoiser alone, whose regions' values stay in their files:
- * sara_network_offload(). */
+ * sara_network_open_offloaded(). */
 SARA_NODISCARD sara_status sara_model_load_offloaded(sara_context *ctx, sara_model **out,
                                                      const char *path,
                                                      const sara_model_options *options,

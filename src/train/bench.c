@@ -194,10 +194,8 @@ static sara_status bench_load(bench *b)
     TRY(choose_bench_variant(b, &options.variant, denoiser));
     if (o->profile)
         TRY(sara_profile_open(b->ctx, &b->t.profile, o->profile, &o->model, 1));
-    if (denoiser && o->disk_offload)
-        TRY(sara_model_load_offloaded(b->ctx, &b->t.model, denoiser, &options, true));
-    else if (denoiser)
-        TRY(sara_model_load_denoiser(b->ctx, &b->t.model, denoiser, &options));
+    if (denoiser)
+        TRY(sara_trainer_load(&b->t, denoiser, &options, true));
     else
         TRY(sara_model_new_random(b->ctx, &b->t.model, o->shape, o->seed, o->weight_dtype,
                                   o->device));

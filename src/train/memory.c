@@ -13,10 +13,10 @@ static bool may_narrow(const sara_param *param)
     return param->value.shape.rank > 1 && param->value.dtype == SARA_F32;
 }
 
-size_t sara_memory_weights(const sara_model *model, bool narrow)
+size_t sara_memory_weights(const sara_model *model, bool narrow, bool offload)
 {
     const sara_network *denoiser = model->denoiser;
-    return (size_t)sara_network_bytes_as(denoiser, denoiser->offloaded, narrow);
+    return (size_t)sara_network_bytes_as(denoiser, offload || denoiser->offloaded, narrow);
 }
 
 /* Of the parts that a stage needs, and that are not there for the others anyway. */
@@ -33,7 +33,8 @@ static size_t stage_bytes(const sara_model *model, unsigned stage, unsigned othe
 
 bool sara_memory_narrow_helps(const trainer *t, int64_t trained)
 {
-    size_t saved = sara_memory_weights(t->model, false) - sara_memory_weights(t->model, true);
+    size_t saved =
+        sara_memory_weights(t->model, false, false) - sara_memory_weights(t->model, true, false);
     return saved > (size_t)trained * sizeof(float);
 }
 
@@ -43,17 +44,24 @@ static bool is_weight(const sara_model *model, const sara_param *param)
     return sara_params_find(&model->denoiser->params, param->name) == param;
 }
 
-/* 16-bit weights need masters of their own. */
+/* Whether it would have masters of its own, and has none: of 16 bits, or away. */
+static bool comes_to_masters(const trainer *t, const sara_param *param,
+                             const sara_memory_setting *s)
+{
+    if (sara_param_has_masters(param) || !is_weight(t->model, param))
+        return false;
+    return (s->narrow && may_narrow(param)) ||
+           (s->offload && sara_network_lends(t->model->denoiser, param));
+}
+
 static size_t optimizer_bytes(const trainer *t, const sara_memory_setting *s)
 {
     const sara_trainables *trainables = &t->optimizer->trainables;
     size_t bytes = sara_trainables_bytes(trainables);
     bytes += t->method->bytes ? t->method->bytes(t) : 0;
-    for (size_t i = 0; s->narrow && i < trainables->count; i++) {
+    for (size_t i = 0; i < trainables->count; i++) {
         const sara_trainable *item = &trainables->items[i];
-        bool narrowed =
-            may_narrow(item->param) && !item->param->away && is_weight(t->model, item->param);
-        bytes += narrowed ? item->count * sizeof(float) : 0;
+        bytes += comes_to_masters(t, item->param, s) ? item->count * sizeof(float) : 0;
     }
     return s->share < 1 ? (size_t)((double)bytes * s->share) : bytes;
 }
@@ -83,6 +91,7 @@ typedef struct real {
     sara_dtype dtype;
     size_t selected;
     sara_grad_kind want;
+    bool away;
 } real;
 
 static size_t share_of(const sara_param *param, double share)
@@ -99,7 +108,7 @@ static sara_status pretend(const trainer *t, real **was, const sara_memory_setti
     TRY(sara_alloc(t->ctx, was, params->count, sizeof(**was)));
     for (size_t i = 0; i < params->count; i++) {
         sara_param *param = &params->items[i];
-        (*was)[i] = (real){param->value.dtype, param->selected, param->want};
+        (*was)[i] = (real){param->value.dtype, param->selected, param->want, param->away};
         if (s->dense)
             param->want = SARA_GRAD_DENSE;
         if (s->later > 0) {
@@ -108,6 +117,8 @@ static sara_status pretend(const trainer *t, real **was, const sara_memory_setti
         }
         if (s->narrow && may_narrow(param))
             param->value.dtype = SARA_BF16;
+        if (s->offload)
+            param->away = sara_network_lends(t->model->denoiser, param);
         if (s->share < 1)
             param->selected = (size_t)ceil((double)param->selected * s->share);
     }
@@ -122,6 +133,7 @@ static void plan_restore(const trainer *t, real *was)
         params->items[i].value.dtype = was[i].dtype;
         params->items[i].selected = was[i].selected;
         params->items[i].want = was[i].want;
+        params->items[i].away = was[i].away;
     }
     sara_free(t->ctx, was);
 }
@@ -268,7 +280,7 @@ static sara_status turning(const trainer *t, size_t *out, const sara_memory_sett
     TRY(activations(t, out, &kept, &then));
     for (size_t i = 0; i < params->count; i++) {
         const sara_param *param = &params->items[i];
-        size_t masters = s->narrow && may_narrow(param) ? sizeof(float) : 0;
+        size_t masters = comes_to_masters(t, param, s) ? sizeof(float) : 0;
         *out += share_of(param, then.later) * (sara_trainable_entry_bytes(param, true) + masters);
     }
 done:
@@ -311,7 +323,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                   const sara_memory_setting *s)
 {
     unsigned stages = sara_trainer_stages(t);
-    sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow) +
+    sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow, s->offload) +
                                      stage_bytes(t->model, stages, SARA_STAGE_DENOISE),
                           .other = BASE_BYTES + t->source->bytes + sara_drift_bytes(t),
                           .texts = texts(t)};
@@ -341,21 +353,46 @@ done:
     return status;
 }
 
+/* What would need less of so many trained entries; "" if nothing would. */
+static sara_status less_for_entries(const trainer *t, sara_buffer *text, int64_t entries)
+{
+    const bool begins = !t->options.resume_from_checkpoint;
+    const size_t saved =
+        sara_memory_weights(t->model, false, false) - sara_memory_weights(t->model, false, true);
+    const bool away = t->flags.offload && saved > (size_t)entries * sizeof(float);
+    const char *const names[] = {
+        t->flags.entries && begins ? "fewer entries (--trainable)" : NULL,
+        begins && sara_memory_narrow_helps(t, entries) ? "--weight_dtype bf16" : NULL,
+        away ? "--disk_offload" : NULL};
+    size_t count = 0, index = 0;
+    sara_status status = SARA_OK;
+    for (size_t i = 0; i < 3; i++)
+        count += names[i] != NULL;
+    for (size_t i = 0; i < 3; i++)
+        if (names[i])
+            TRY(sara_buffer_put_choice(text, names[i], index++, count));
+done:
+    return status;
+}
+
 sara_status sara_memory_check_trainables(const trainer *t, int64_t entries, uint64_t bytes)
 {
-    uint64_t need = sara_memory_weights(t->model, false) + bytes;
-    uint64_t limit = sara_memory_limit(t->ctx);
-    bool begins = !t->options.resume_from_checkpoint, fewer = t->flags.entries && begins;
-    bool wide = begins && sara_memory_narrow_helps(t, entries);
+    const uint64_t need = sara_memory_weights(t->model, false, false) + bytes;
+    const uint64_t limit = sara_memory_limit(t->ctx);
+    sara_buffer less = {.ctx = t->ctx};
     sara_bytes_text needed, there;
+    sara_status status = SARA_OK;
     if (need <= limit)
         return SARA_OK;
-    return sara_fail(t->ctx, SARA_ERROR_MEMORY,
-                     "training %lld entries needs more than %s of memory, %s are available%s%s%s%s",
-                     (long long)entries, sara_bytes_format(&needed, need),
-                     sara_bytes_format(&there, limit), fewer ? "; fewer entries (--trainable)" : "",
-                     wide ? (fewer ? " or" : ";") : "", wide ? " --weight_dtype bf16" : "",
-                     fewer || wide ? " need less" : "");
+    TRY(less_for_entries(t, &less, entries));
+    status = sara_fail(t->ctx, SARA_ERROR_MEMORY,
+                       "training %lld entries needs more than %s of memory, %s are available%s%s%s",
+                       (long long)entries, sara_bytes_format(&needed, need),
+                       sara_bytes_format(&there, limit), less.data ? "; " : "",
+                       less.data ? less.data : "", less.data ? " need less" : "");
+done:
+    sara_buffer_free(&less);
+    return status;
 }
 
 static void plan_announce(const trainer *t, const sara_memory_plan *p)

@@ -9,6 +9,7 @@ typedef struct sara_memory_setting {
     int64_t size; /* of a micro-batch; 0: as the batches have it */
     int levels;   /* checkpointed */
     bool narrow;  /* 16-bit weights instead of float32 ones */
+    bool offload; /* weights that stay on the disk, with all levels checkpointed */
     int64_t side; /* of the latents; 0: as the batches have it */
     double share; /* of the selected entries */
     bool dense;   /* gradients of all entries instead of the optimiser's */
@@ -31,7 +32,7 @@ typedef struct sara_memory_plan {
 void sara_memory_find_peak(sara_memory_plan *plan);
 SARA_NODISCARD sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
                                                  const sara_memory_setting *setting);
-size_t sara_memory_weights(const sara_model *model, bool narrow); /* of the denoiser */
+size_t sara_memory_weights(const sara_model *model, bool narrow, bool offload); /* denoiser's */
 /* Whether 16-bit weights need less in all where so many entries are trained, which have masters. */
 bool sara_memory_narrow_helps(const trainer *t, int64_t trained);
 /* Before their arrays are made, which takes their memory: refuses so many trained entries where

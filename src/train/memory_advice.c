@@ -13,8 +13,8 @@ typedef struct advice {
     const trainer *t;
     sara_memory_setting now;
     size_t least;   /* of all that was tried */
-    char text[400]; /* " --flag N (size) or --flag N (size)" */
-    char least_with[160];
+    char text[600]; /* " --flag N (size) or --flag N (size)" */
+    char least_with[240];
 } advice;
 
 /* Percent of all parameters, two digits, rounded down: what --trainable is told. */
@@ -37,7 +37,12 @@ static void flags_to(const advice *a, char *out, size_t size, const sara_memory_
     *out = '\0';
     if (s->narrow != a->now.narrow)
         used += (size_t)snprintf(out + used, size - used, " --weight_dtype bf16");
-    if (s->levels == levels && s->levels != a->now.levels)
+    if (s->offload)
+        used += (size_t)snprintf(out + used, size - used, " --disk_offload%s",
+                                 t->options.gradient_checkpointing_levels
+                                     ? " instead of --gradient_checkpointing_levels"
+                                     : "");
+    else if (s->levels == levels && s->levels != a->now.levels)
         used += (size_t)snprintf(out + used, size - used, " --gradient_checkpointing");
     else if (s->levels != a->now.levels)
         used += (size_t)snprintf(out + used, size - used, " --gradient_checkpointing_levels %d",
@@ -74,7 +79,7 @@ static sara_status suggest(advice *a, bool *fits, const sara_memory_setting *s)
 {
     size_t used = strlen(a->text), peak;
     sara_bytes_text bytes;
-    char flags[160];
+    char flags[240];
     sara_status status;
     TRY(probe(a, fits, &peak, s));
     flags_to(a, flags, sizeof(flags), s);
@@ -157,27 +162,60 @@ done:
     return status;
 }
 
-/* The flags of which each alone would make the run fit, as few levels and as large a batch as do;
- * if none does, all of them together, then the side or the entries too. */
+/* The flags of which each alone would make the run fit, as few levels and as large a batch as do,
+ * and if none does those of the others together; s comes to have them. */
+static sara_status suggest_cheap(advice *a, sara_memory_setting *s)
+{
+    const int levels = a->t->model->denoiser->info.denoiser.levels;
+    const bool wide = !is_resumed(a) && sara_memory_narrow_helps(a->t, a->t->selected);
+    bool fits = false;
+    sara_status status = SARA_OK;
+    while (!fits && a->t->optimizer && ++s->levels <= levels)
+        TRY(suggest(a, &fits, s));
+    *s = a->now;
+    s->narrow = wide;
+    if (wide)
+        TRY(suggest(a, &fits, s));
+    TRY(suggest_size(a, &fits, a->now));
+    s->levels = a->t->optimizer ? levels : s->levels;
+    if (!*a->text)
+        TRY(suggest(a, &fits, s));
+done:
+    return status;
+}
+
+/* The weights read from the disk at each use, alone or with what *s has. */
+static sara_status suggest_offload(advice *a, sara_memory_setting *s)
+{
+    sara_memory_setting alone = a->now;
+    bool fits;
+    sara_status status = SARA_OK;
+    if (!a->t->flags.offload)
+        return SARA_OK;
+    alone.offload = s->offload = true;
+    alone.levels = s->levels = a->t->model->denoiser->info.denoiser.levels;
+    TRY(suggest(a, &fits, &alone));
+    if (!fits && s->narrow)
+        TRY(suggest(a, &fits, s));
+done:
+    return status;
+}
+
+/* What is cheap first; then, as long as nothing fits, the weights on the disk or a smaller batch,
+ * then the side or the entries too. */
 static sara_status suggest_flags(advice *a)
 {
     const int64_t factor = a->t->model->denoiser->info.denoiser.factor;
-    int levels = a->t->model->denoiser->info.denoiser.levels;
-    bool wide = !is_resumed(a) && sara_memory_narrow_helps(a->t, a->t->selected);
-    bool fits = false;
-    sara_memory_setting s = a->now;
-    sara_status status = SARA_OK;
-    while (!fits && a->t->optimizer && ++s.levels <= levels)
-        TRY(suggest(a, &fits, &s));
-    s = a->now;
-    s.narrow = wide;
-    if (wide)
-        TRY(suggest(a, &fits, &s));
-    TRY(suggest_size(a, &fits, a->now));
-    s.levels = a->t->optimizer ? levels : s.levels;
-    if (!*a->text)
-        TRY(suggest(a, &fits, &s));
-    if (!*a->text)
+    sara_memory_setting s = a->now, there;
+    bool fits;
+    sara_status status;
+    TRY(suggest_cheap(a, &s));
+    there = s;
+    if (!*a->text) {
+        TRY(suggest_offload(a, &s));
+        TRY(suggest_size(a, &fits, there));
+    }
+    if (!*a->text && s.offload)
         TRY(suggest_size(a, &fits, s));
     if (!*a->text) {
         TRY(suggest_side(a, &fits, a->now));

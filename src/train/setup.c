@@ -43,6 +43,37 @@ done:
     return status;
 }
 
+/* Weights that memory cannot hold may still be trained from their files. */
+static sara_status advise_offload(trainer *t, const char *path, const sara_model_options *options,
+                                  bool alone)
+{
+    char *told = NULL;
+    sara_status status;
+    TRY(sara_strdup(t->ctx, &told, sara_context_error(t->ctx)));
+    status = sara_model_load_offloaded(t->ctx, &t->model, path, options, alone);
+    status = sara_fail(t->ctx, SARA_ERROR_MEMORY, "%s%s", told,
+                       status == SARA_OK ? "; --disk_offload needs less" : "");
+done:
+    sara_free(t->ctx, told);
+    return status;
+}
+
+sara_status sara_trainer_load(trainer *t, const char *path, const sara_model_options *options,
+                              bool alone)
+{
+    const char *method = t->method ? t->method->name : NULL;
+    sara_status status;
+    t->flags.offload = !t->options.disk_offload &&
+                       (!method || sara_train_option_goes_with("disk_offload", method));
+    if (t->options.disk_offload)
+        return sara_model_load_offloaded(t->ctx, &t->model, path, options, alone);
+    status = alone ? sara_model_load_denoiser(t->ctx, &t->model, path, options)
+                   : sara_model_load(t->ctx, &t->model, path, options);
+    if (status == SARA_ERROR_MEMORY && t->flags.offload)
+        status = advise_offload(t, path, options, alone);
+    return status;
+}
+
 static sara_status load_model(trainer *t)
 {
     const sara_train_options *o = &t->options;
@@ -51,11 +82,7 @@ static sara_status load_model(trainer *t)
     const char *path = sara_train_options_model(o, &alone);
     const sara_base *base;
     sara_status status;
-    if (o->disk_offload)
-        TRY(sara_model_load_offloaded(t->ctx, &t->model, path, &options, alone));
-    else
-        TRY(alone ? sara_model_load_denoiser(t->ctx, &t->model, path, &options)
-                  : sara_model_load(t->ctx, &t->model, path, &options));
+    TRY(sara_trainer_load(t, path, &options, alone));
     if (o->replay && !o->validation_prompt_count) /* nothing is encoded before it */
         TRY(sara_model_need(t->model, SARA_STAGE_DENOISE));
     if (o->max_sequence_length && !t->model->family->without)

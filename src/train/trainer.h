@@ -38,6 +38,7 @@ struct trainer {
         const char *size, *side; /* of a micro-batch, of its pictures; NULL: there is none */
         int pixels;              /* of that side for one of the latents' */
         bool entries;            /* --trainable */
+        bool offload;            /* --disk_offload, which is not given */
     } flags;               /* the command's names of what takes memory, for advice */
     size_t activations;    /* bytes that the tape will need */
     size_t planned_bytes;  /* of the whole process, at the peak */
@@ -61,6 +62,9 @@ SARA_NODISCARD sara_status sara_trainer_tell_length(const trainer *t);
 /* setup.c: everything up to the first step. */
 SARA_NODISCARD sara_status sara_trainer_open(trainer *t, const sara_train_options *options);
 void sara_trainer_close(trainer *t);
+/* The model, or its denoiser alone, as --disk_offload has it. */
+SARA_NODISCARD sara_status sara_trainer_load(trainer *t, const char *path,
+                                             const sara_model_options *options, bool alone);
 /* Its parts, which need the model: what is trained, with its optimiser; once the plan of memory is
  * made, the tape with its memory. */
 SARA_NODISCARD sara_status sara_trainer_make_optimizer(trainer *t);

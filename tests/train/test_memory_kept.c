@@ -2,6 +2,7 @@
 #include "support_train.h"
 
 #include "support/memory.h"
+#include "nn/bf16.h"
 #include "train/memory.h"
 
 #include <math.h>
@@ -116,6 +117,72 @@ static void test_lora_is_kept(void **state)
     check_beside(run, "dora");
 }
 
+static size_t sum_of(const sara_memory_plan *plan)
+{
+    return plan->weights + plan->optimizer + plan->activations + plan->other;
+}
+
+typedef struct two_steps {
+    size_t planned, taken, offloaded;
+} two_steps;
+
+/* What is planned of two steps, and the most that is taken of the allocator in them; and what would
+ * be planned if the weights stayed on the disk. */
+static two_steps plan_and_step(test_run *run, const char *name)
+{
+    test_taken memory = {0};
+    const sara_allocator allocator = test_taken_functions(&memory);
+    const sara_context_options options = {.allocator = &allocator, .threads = 1};
+    sara_context *ctx = NULL;
+    sara_memory_plan plan, offloaded;
+    sara_step_report report;
+    double loss, lr;
+    assert_ok(ctx, sara_context_new(&ctx, &options));
+    trainer t = {.ctx = ctx};
+    test_run_output(run, name);
+    assert_ok(ctx, sara_trainer_open(&t, &run->options));
+    sara_memory_setting setting = {.levels = t.checkpoint_levels, .share = 1};
+    assert_ok(ctx, sara_memory_make_plan(&t, &plan, &setting));
+    setting.offload = true;
+    assert_ok(ctx, sara_memory_make_plan(&t, &offloaded, &setting));
+    memory.peak = memory.now;
+    assert_ok(ctx, sara_trainer_step(&t, &loss, &report, &lr));
+    assert_ok(ctx, sara_trainer_step(&t, &loss, &report, &lr));
+    sara_trainer_close(&t);
+    sara_context_free(ctx);
+    return (two_steps){sum_of(&plan), memory.peak, sum_of(&offloaded)};
+}
+
+/* Weights that stay on the disk make a run smaller by what is planned: what a plan leaves out, as
+ * names, is the same with and without. */
+static void test_offloaded_is_kept(void **state)
+{
+    static const char *const cases[][3] = {{"sara", "fp32", "no"},
+                                           {"sara", "bf16", "no"},
+                                           {"shira", "bf16", "no"},
+                                           {"lora", "fp32", "no"},
+                                           {"lora", "bf16", "bf16"}};
+    test_run *run = *state;
+    test_run_use_images(run, 2);
+    run->options.train_batch_size = 1;
+    run->options.gradient_checkpointing = true;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        run->options.method = cases[i][0];
+        run->options.progressive_iter = i < 2 ? 0 : -1;
+        run->options.weight_dtype = cases[i][1];
+        run->options.mixed_precision = cases[i][2];
+        if (strcmp(cases[i][2], "bf16") == 0 && sara_bf16_lacks())
+            continue;
+        run->options.disk_offload = false;
+        const two_steps there = plan_and_step(run, test_text(run, "there-%zu", i));
+        run->options.disk_offload = true;
+        const two_steps away = plan_and_step(run, test_text(run, "away-%zu", i));
+        assert_true(away.planned < there.planned);
+        assert_int_equal(there.offloaded, away.planned);
+        check_part(cases[i][0], away.planned, there.planned - (there.taken - away.taken), 0.05);
+    }
+}
+
 /* LT-SFT's second phase, where its entries at positions need more than all did. */
 static void test_ltsft_is_kept(void **state)
 {
@@ -153,7 +220,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_plan_is_kept),        TEST_CASE(test_full_is_kept),
         TEST_CASE(test_adaptformer_is_kept), TEST_CASE(test_lora_is_kept),
-        TEST_CASE(test_ltsft_is_kept),
+        TEST_CASE(test_ltsft_is_kept),       TEST_CASE(test_offloaded_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

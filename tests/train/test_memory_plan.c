@@ -151,6 +151,45 @@ static void test_refused(void **state)
     assert_true(named >= 6 && unnamed >= 1 && together >= 1);
 }
 
+/* Where nothing cheaper is enough, weights that stay on the disk are named: alone if that is, else
+ * with others; not to a method that trains all, nor beside the levels that it cannot have. */
+static void test_weights_on_the_disk(void **state)
+{
+    test_run *run = *state;
+    double whole, activations, weights, cheap;
+    lines log;
+    char error[512];
+    prepare(run, &whole, &activations, &weights);
+    run->options.train_batch_size = 1;
+    run->options.weight_dtype = "bf16";
+    run->options.gradient_checkpointing = true;
+    test_run_output(run, "cheap");
+    assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
+    cheap = mib_after(log.text, "peak ");
+    for (int i = 0; i < 2; i++) {
+        const uint64_t limit = (uint64_t)((cheap - 2) * 1048576);
+        run->options.gradient_checkpointing_levels = i;
+        run->options.gradient_checkpointing = i == 0;
+        test_run_output(run, test_text(run, "offload-%d", i));
+        assert_int_equal(train(run, &log, error, sizeof(error), limit), SARA_ERROR_MEMORY);
+        const char *flag = "it fits with --disk_offload (";
+        if (i == 1)
+            flag = "it fits with --disk_offload instead of --gradient_checkpointing_levels (";
+        test_assert_contains(error, flag, __FILE__, __LINE__);
+        run->options.gradient_checkpointing_levels = 0;
+        if (i == 0)
+            assert_int_equal(check_named(run, error, limit), 1);
+    }
+    run->options.weight_dtype = "fp32"; /* which alone is not enough of either */
+    run->options.gradient_checkpointing = false;
+    run->options.train_batch_size = 4;
+    test_run_output(run, "with");
+    const uint64_t least = (uint64_t)((cheap - weights * 0.4) * 1048576);
+    assert_int_equal(train(run, &log, error, sizeof(error), least), SARA_ERROR_MEMORY);
+    test_assert_contains(error, "--disk_offload", __FILE__, __LINE__);
+    assert_true(check_named(run, error, least) >= 1);
+}
+
 /* Where neither batch, weights nor checkpointing are enough, the side of the pictures or the
  * entries are named; each makes the run fit. */
 static void test_last_resorts(void **state)
@@ -160,7 +199,7 @@ static void test_last_resorts(void **state)
     int sides = 0, shares = 0, both = 0;
     prepare(run, &whole, &activations, &weights);
     run->options.train_batch_size = 1;
-    run->options.gradient_checkpointing = true;
+    run->options.disk_offload = true; /* what is the last before them */
     run->options.trainable = "20%";
     run->options.learning_rate = 1e-5;
     for (int i = 0; i < 6; i++) {
@@ -170,6 +209,7 @@ static void test_last_resorts(void **state)
         test_run_output(run, test_text(run, "small-%d", i));
         assert_int_equal(train(run, &log, error, sizeof(error), 0), SARA_OK);
         whole = mib_after(log.text, "peak ");
+        weights = mib_after(log.text, "weights ");
         double part = (whole - 4 - weights - 24) * (i % 3 + 1) / 4;
         uint64_t limit = (uint64_t)((whole - 4 - part) * 1048576);
         test_run_output(run, test_text(run, "last-%d", i));
@@ -215,9 +255,9 @@ static void test_hopeless(void **state)
     lines log;
     char error[512];
     prepare(run, &whole, &activations, &weights);
+    run->options.disk_offload = true;
     test_run_output(run, "hopeless");
-    assert_int_equal(train(run, &log, error, sizeof(error), (uint64_t)((weights + 12) * 1048576)),
-                     SARA_ERROR_MEMORY);
+    assert_int_equal(train(run, &log, error, sizeof(error), 24 << 20), SARA_ERROR_MEMORY);
     test_assert_contains(error, "no flags make it fit: with ", __FILE__, __LINE__);
     test_assert_contains(error, " it needs ", __FILE__, __LINE__);
 }
@@ -228,7 +268,7 @@ static void test_too_many_entries(void **state)
 {
     static const char *const cases[][4] = {
         {"sara", "100%", "2.5", "entries (--trainable) need less"},
-        {"sara", "40%", "1.5", "entries (--trainable) or --weight_dtype bf16 need less"},
+        {"sara", "40%", "1.5", "(--trainable), --weight_dtype bf16 or --disk_offload need less"},
         {"full", "", "2.5", " are available"}};
     test_run *run = *state;
     double whole, activations, weights;
@@ -358,9 +398,35 @@ static void test_weights_alone_too_large(void **state)
     test_run *run = *state;
     lines log;
     char error[512];
-    assert_int_equal(train(run, &log, error, sizeof(error), 1048576), SARA_ERROR_MEMORY);
+    assert_int_equal(train(run, &log, error, sizeof(error), 1 << 18), SARA_ERROR_MEMORY);
     test_assert_contains(error, "diffusion_pytorch_model.safetensors: needs ", __FILE__, __LINE__);
-    test_assert_contains(error, " 1 MiB are available (16-bit weights", __FILE__, __LINE__);
+    test_assert_contains(error, " 0 MiB are available (16-bit weights", __FILE__, __LINE__);
+    assert_null(strstr(error, "--disk_offload")); /* which needs more, too */
+}
+
+/* Weights that memory cannot hold are opened from the disk, as it is told; what else a run needs is
+ * the plan's. */
+static void test_weights_larger_than_memory(void **state)
+{
+    test_run *run = *state;
+    const uint64_t limit = 2 << 20;
+    lines log;
+    char error[512];
+    for (int full = 0; full < 2; full++) {
+        run->options.method = full ? "full" : "sara";
+        assert_int_equal(train(run, &log, error, sizeof(error), limit), SARA_ERROR_MEMORY);
+        test_assert_contains(error, "diffusion_pytorch_model.safetensors: needs 4 MiB", __FILE__,
+                             __LINE__);
+        assert_true(!full == !!strstr(error, "take half); --disk_offload needs less"));
+    }
+    run->options.method = "sara";
+    run->options.disk_offload = true;
+    run->options.trainable = "100";
+    run->options.learning_rate = 1e-5;
+    run->options.lambda_rank = 0; /* the recorded matrices need not be trained */
+    assert_int_equal(train(run, &log, error, sizeof(error), limit), SARA_ERROR_MEMORY);
+    test_assert_contains(error, "training needs ", __FILE__, __LINE__);
+    assert_true(mib_after(log.text, "weights ") <= 1);
 }
 
 static void test_too_many_levels(void **state)
@@ -384,6 +450,8 @@ int main(void)
                                        TEST_CASE(test_long_prompts),
                                        TEST_CASE(test_encoder),
                                        TEST_CASE(test_weights_alone_too_large),
-                                       TEST_CASE(test_too_many_levels)};
+                                       TEST_CASE(test_too_many_levels),
+                                       TEST_CASE(test_weights_on_the_disk),
+                                       TEST_CASE(test_weights_larger_than_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -289,7 +289,7 @@ static sara_memory_plan plan_of(test_run *run, const char *name, size_t *denoise
     assert_ok(run->ctx, sara_trainer_open(&t, &run->options));
     assert_ok(run->ctx, sara_memory_make_plan(&t, &p, &now));
     assert_int_equal(p.peak, t.planned_bytes);
-    *denoiser = sara_memory_weights(t.model, false);
+    *denoiser = sara_memory_weights(t.model, false, false);
     *vae = bytes_of(t.model, VAE);
     *text = bytes_of(t.model, TEXT);
     sara_trainer_close(&t);
