@@ -233,9 +233,9 @@ sara_status sara_batches_open_files(sara_batches *batches, const sara_train_opti
                           : SARA_OK;
 }
 
-sara_status sara_batches_fill(sara_batches *batches, int64_t first)
+sara_status sara_batches_fill(sara_batches *batches, int64_t first, int64_t end)
 {
-    return batches->cache ? sara_dataset_cache_fill(batches->cache, first) : SARA_OK;
+    return batches->cache ? sara_dataset_cache_fill(batches->cache, first, end) : SARA_OK;
 }
 
 sara_status sara_batches_get(sara_batches *batches, sara_batch *out, int64_t index)

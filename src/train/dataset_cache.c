@@ -305,27 +305,43 @@ done:
     return status;
 }
 
-/* The captions that vary of micro-batches from `first` on, as many as are kept at once. */
-static sara_status encode_stretch(sara_dataset_cache *cache, int64_t first)
+static sara_status want_captions(sara_dataset_cache *cache, int64_t index)
 {
     size_t shape;
+    sara_status status = SARA_OK;
+    for (int part = 0; part < SARA_DATASET_PARTS; part++) {
+        const size_t count = take_elements(cache, &shape, (sara_dataset_part)part, index);
+        const uint64_t number = sara_dataset_cache_number(cache, (sara_dataset_part)part, index);
+        for (size_t i = 0; i < count; i++)
+            TRY(sara_dataset_texts_want(&cache->texts, cache->elements[i].image, number + i,
+                                        cache->elements[i].epoch));
+    }
+done:
+    return status;
+}
+
+/* The captions that vary of micro-batches from `first` on: as many as are kept at once, of no
+ * micro-batch behind the last that is known to come. Interrupted, those alone that are needed now,
+ * which are the first one's, or none. */
+static sara_status encode_stretch(sara_dataset_cache *cache, int64_t first, bool now)
+{
+    const int64_t known = first < cache->end ? cache->end - first : 1;
+    const int64_t most = known < MOST_STRETCH ? known : MOST_STRETCH;
     int64_t index = first;
+    size_t least = 0;
+    bool whole;
     sara_status status = SARA_OK;
     sara_dataset_texts_forget(&cache->texts);
     cache->stretch_first = cache->stretch_end = 0;
-    for (; index < first + MOST_STRETCH && !sara_dataset_texts_full(&cache->texts); index++)
-        for (int part = 0; part < SARA_DATASET_PARTS; part++) {
-            const size_t count = take_elements(cache, &shape, (sara_dataset_part)part, index);
-            const uint64_t number =
-                sara_dataset_cache_number(cache, (sara_dataset_part)part, index);
-            for (size_t i = 0; i < count; i++)
-                TRY(sara_dataset_texts_want(&cache->texts, cache->elements[i].image, number + i,
-                                            cache->elements[i].epoch));
-        }
-    TRY(sara_dataset_texts_encode_wanted(&cache->texts));
+    for (; index < first + most && !sara_dataset_texts_full(&cache->texts); index++) {
+        TRY(want_captions(cache, index));
+        if (now && index == first)
+            least = cache->texts.stretch.count;
+    }
+    TRY(sara_dataset_texts_encode_wanted(&cache->texts, &whole, least));
     sara_model_give_back(cache->model, ~(unsigned)SARA_STAGE_TEXT);
     cache->stretch_first = first;
-    cache->stretch_end = index;
+    cache->stretch_end = whole ? index : first + now;
 done:
     return status;
 }
@@ -337,7 +353,7 @@ sara_status sara_dataset_cache_get(sara_dataset_cache *cache, const sara_batch *
     size_t shape, count;
     sara_status status = SARA_OK;
     if (cache->source.texts_anew && (index < cache->stretch_first || index >= cache->stretch_end))
-        TRY(encode_stretch(cache, index));
+        TRY(encode_stretch(cache, index, true));
     count = take_elements(cache, &shape, part, index);
     for (size_t i = 0; i < count; i++) {
         const sara_dataset_sample sample = {cache->elements[i].image, number + i};
@@ -347,7 +363,7 @@ done:
     return status;
 }
 
-sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first)
+sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first, int64_t end)
 {
     const size_t pixels = (size_t)cache->source.width * (size_t)cache->source.height;
     const size_t factor = (size_t)cache->factor;
@@ -357,9 +373,10 @@ sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first)
                    2 * sizeof(float)));
     TRY(sara_alloc(cache->ctx, &cache->fresh_mask, pixels / (factor * factor), sizeof(float)));
     TRY(sara_tape_new(cache->ctx, &cache->tape, cache->model->device));
+    cache->end = end;
     TRY(sara_dataset_texts_fill(&cache->texts));
-    if (cache->source.texts_anew)
-        TRY(encode_stretch(cache, first));
+    if (cache->source.texts_anew && first < end)
+        TRY(encode_stretch(cache, first, false));
     sara_model_give_back(cache->model, ~(unsigned)SARA_STAGE_TEXT);
     TRY(sara_dataset_moments_fill(cache));
     sara_tape_trim(cache->tape);

@@ -36,6 +36,7 @@ typedef struct sara_dataset_cache {
     float *fresh_mask;  /* [height][width] of it */
     sara_batch *shapes; /* [source.shape_count] */
     int64_t stretch_first, stretch_end; /* micro-batches whose varying captions are encoded */
+    int64_t end;                        /* of micro-batches that are known to come */
     sara_source source;
 } sara_dataset_cache;
 
@@ -53,7 +54,9 @@ SARA_NODISCARD sara_status sara_dataset_cache_new(sara_context *ctx, sara_datase
 SARA_NODISCARD sara_status sara_dataset_cache_open_files(sara_dataset_cache *cache,
                                                          const sara_train_options *options,
                                                          const json_t *identity);
-SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first);
+/* See sara_batches_fill(). */
+SARA_NODISCARD sara_status sara_dataset_cache_fill(sara_dataset_cache *cache, int64_t first,
+                                                   int64_t end);
 void sara_dataset_cache_free(sara_dataset_cache *cache);
 /* The shape of a part of a micro-batch; of none: of rank 0. */
 sara_batch sara_dataset_cache_shape(sara_dataset_cache *cache, sara_dataset_part part,

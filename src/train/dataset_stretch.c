@@ -83,13 +83,15 @@ done:
     return status;
 }
 
-sara_status sara_dataset_texts_encode_wanted(sara_dataset_texts *texts)
+sara_status sara_dataset_texts_encode_wanted(sara_dataset_texts *texts, bool *whole, size_t least)
 {
     sara_text_stretch *s = &texts->stretch;
     char name[65];
+    size_t i = 0;
     sara_status status = SARA_OK;
-    for (size_t i = 0; i < s->count; i++)
+    for (; i < s->count && (i < least || !sara_interrupted(texts->ctx)); i++)
         TRY(sara_dataset_texts_encode(texts, &s->states[i], s->captions[i], name, true));
+    *whole = i == s->count;
 done:
     return status;
 }

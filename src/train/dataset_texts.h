@@ -53,7 +53,9 @@ void sara_dataset_texts_forget(sara_dataset_texts *texts);
 bool sara_dataset_texts_full(const sara_dataset_texts *texts);
 SARA_NODISCARD sara_status sara_dataset_texts_want(sara_dataset_texts *texts, size_t image,
                                                    uint64_t number, uint64_t epoch);
-SARA_NODISCARD sara_status sara_dataset_texts_encode_wanted(sara_dataset_texts *texts);
+/* Interrupted, no more than the first `least`; *whole: whether all are there. */
+SARA_NODISCARD sara_status sara_dataset_texts_encode_wanted(sara_dataset_texts *texts, bool *whole,
+                                                            size_t least);
 /* The states of one that is in the stretch. */
 SARA_NODISCARD sara_status sara_dataset_texts_find(const sara_dataset_texts *texts,
                                                    const sara_text_states **out, size_t image,

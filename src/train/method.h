@@ -46,6 +46,8 @@ typedef struct sara_method {
     /* Before the first step of a run, when all is encoded and memory is planned: what can be chosen
      * only then takes the place of what is trained. Or NULL. */
     sara_status (*begin)(trainer *t);
+    /* How many of the run's micro-batches this takes, from the first on. Or NULL: none. */
+    int64_t (*begin_micro_batches)(const trainer *t);
     /* Memory that this takes instead of the optimiser's, beside passes with the gradients of all
      * entries; 0: there are none. Or NULL. */
     size_t (*begin_bytes)(const trainer *t);

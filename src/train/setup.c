@@ -289,6 +289,15 @@ unsigned sara_trainer_stages(const trainer *t)
     return SARA_STAGE_DENOISE | (t->source->encodes_anew ? SARA_STAGE_IMAGES : 0);
 }
 
+/* Behind the last micro-batch of the run, skipped steps left out. */
+static int64_t end_of_micro_batches(const trainer *t)
+{
+    const int64_t steps = t->steps - t->optimizer->steps;
+    const int64_t end = t->state.micro_batches + steps * t->options.gradient_accumulation_steps;
+    const int64_t chosen = t->method->begin_micro_batches ? t->method->begin_micro_batches(t) : 0;
+    return end > chosen ? end : chosen;
+}
+
 /* Texts, then images; each part of the model goes after its last use, and the denoiser comes
  * last. */
 static sara_status encode(trainer *t)
@@ -296,7 +305,7 @@ static sara_status encode(trainer *t)
     sara_status status;
     TRY(sara_batches_open_files(t->batches, &t->options, t->identity));
     TRY(sara_run_encode_prompts(t->ctx, t->model, &t->options, t->source->folder, t->identity));
-    TRY(sara_batches_fill(t->batches, t->state.micro_batches));
+    TRY(sara_batches_fill(t->batches, t->state.micro_batches, end_of_micro_batches(t)));
     sara_model_give_back(t->model, sara_trainer_stages(t));
     TRY(sara_model_need(t->model, sara_trainer_stages(t)));
     sara_network_close_files(t->model->denoiser); /* its values are about to be trained */

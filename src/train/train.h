@@ -110,9 +110,9 @@ SARA_NODISCARD sara_status sara_batches_open(sara_context *ctx, sara_batches **o
 SARA_NODISCARD sara_status sara_batches_open_files(sara_batches *batches,
                                                    const sara_train_options *options,
                                                    const json_t *identity);
-/* Encodes images, and captions: of those that vary what micro-batches from `first` on need.
- * Micro-batches can be taken afterwards. */
-SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches, int64_t first);
+/* Encodes images, and captions: of those that vary what micro-batches from `first` on need, before
+ * `end`. Micro-batches can be taken afterwards, any of them. SARA_INTERRUPTED. */
+SARA_NODISCARD sara_status sara_batches_fill(sara_batches *batches, int64_t first, int64_t end);
 /* `count` random micro-batches of a shape (without arrays), for timing. */
 SARA_NODISCARD sara_status sara_batches_random(sara_context *ctx, sara_batches **out,
                                                const sara_model *model, const sara_batch *shape,

@@ -88,7 +88,7 @@ static data_run open_data(test_run *run)
                                         run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx,
               sara_batches_open(run->ctx, &d.batches, d.model, &run->options, &objective));
-    assert_ok(run->ctx, sara_batches_fill(d.batches, 0));
+    assert_ok(run->ctx, sara_batches_fill(d.batches, 0, INT64_MAX));
     return d;
 }
 
@@ -295,7 +295,7 @@ static void test_states_of_samples(void **state)
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0));
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0, INT64_MAX));
     for (int64_t i = 0; i < 4; i++) {
         sara_batch batch = sara_dataset_cache_shape(cache, SARA_DATASET_INSTANCE, i);
         const size_t count = sara_order_get(&cache->data.instance.order, elements, &shape, i);

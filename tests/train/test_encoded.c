@@ -78,7 +78,7 @@ static void open_image(encoding *e, const char *name, bool mirrored)
     static const sara_objective objective = {.num_train_timesteps = 1000};
     assert_ok(run->ctx,
               sara_batches_open(run->ctx, &e->batches, e->model, &run->options, &objective));
-    assert_ok(run->ctx, sara_batches_fill(e->batches, 0));
+    assert_ok(run->ctx, sara_batches_fill(e->batches, 0, INT64_MAX));
 }
 
 /* out [ELEMENTS][LATENT] */

@@ -90,7 +90,7 @@ static void test_in_a_batch(void **state)
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_batches_open(run->ctx, &batches, model, &run->options, &objective));
-    assert_ok(run->ctx, sara_batches_fill(batches, 0));
+    assert_ok(run->ctx, sara_batches_fill(batches, 0, INT64_MAX));
     for (int64_t i = 0; i < 6; i++) {
         assert_ok(run->ctx, sara_batches_get(batches, &batch, i));
         const sara_shape shape = sara_shape4(2, 1, WIDE, WIDE);

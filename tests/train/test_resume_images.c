@@ -84,7 +84,7 @@ static void test_order(void **state)
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0));
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0, INT64_MAX));
     assert_int_equal(cache->source.items, 3);
     batch = sara_dataset_cache_shape(cache, SARA_DATASET_INSTANCE, 0);
     assert_int_equal(sara_shape_count(&batch.latents.shape), 3 * 4 * 8 * 8);
@@ -141,7 +141,7 @@ static void test_repeats_in_an_epoch(void **state)
     assert_ok(run->ctx,
               sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &cache, model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0));
+    assert_ok(run->ctx, sara_dataset_cache_fill(cache, 0, INT64_MAX));
     assert_int_equal(cache->source.items, 4);
     assert_int_equal(cache->source.images, 2);
     batch = sara_dataset_cache_shape(cache, SARA_DATASET_INSTANCE, 0);

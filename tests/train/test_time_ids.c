@@ -18,7 +18,7 @@ static void open_pictures(test_run *run, pictures *p)
     /* As if its denoiser were SDXL's: nothing of it is run here. */
     p->model->denoiser->info.denoiser.widths[SARA_CONDITION_TIME_IDS] = SARA_TIME_IDS;
     assert_ok(run->ctx, sara_dataset_cache_new(run->ctx, &p->cache, p->model, &run->options));
-    assert_ok(run->ctx, sara_dataset_cache_fill(p->cache, 0));
+    assert_ok(run->ctx, sara_dataset_cache_fill(p->cache, 0, INT64_MAX));
     p->batch = sara_dataset_cache_shape(p->cache, SARA_DATASET_INSTANCE, 0);
     assert_ok(run->ctx, sara_batch_alloc(run->ctx, &p->batch));
 }

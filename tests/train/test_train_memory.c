@@ -159,7 +159,7 @@ static sara_status use_images(memory_run *m, sara_model *model, long n)
     static const sara_objective objective = {.num_train_timesteps = 1000};
     TRY(sara_batches_open(m->ctx, &batches, model, &m->run->options, &objective));
     TRY(sara_batches_open_files(batches, &m->run->options, NULL));
-    TRY(sara_batches_fill(batches, 0));
+    TRY(sara_batches_fill(batches, 0, INT64_MAX));
     for (int i = 0; i < 2; i++)
         TRY(sara_batches_get(batches, &batch, i));
 done:

@@ -171,7 +171,7 @@ static void test_encoding(void **state)
     assert_ok(ctx, sara_model_load(ctx, &model, SARA_TEST_EMOJI "/base", NULL));
     assert_ok(ctx, sara_batches_open(ctx, &batches, model, &run->options, &objective));
     assert_false(model->vae->there);
-    assert_ok(ctx, sara_batches_fill(batches, 0));
+    assert_ok(ctx, sara_batches_fill(batches, 0, INT64_MAX));
     assert_true(model->vae->there);
     sara_batches_free(batches);
     sara_model_free(model);

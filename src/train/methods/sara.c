@@ -96,6 +96,12 @@ done:
     return status;
 }
 
+static int64_t sara_begin_micro_batches(const trainer *t)
+{
+    int steps;
+    return is_gradient(t) && sara_gradient_steps(t, &steps) == SARA_OK ? steps : 0;
+}
+
 static size_t sara_begin_bytes(const trainer *t)
 {
     size_t entries = (size_t)sara_params_entries(&t->model->denoiser->params);
@@ -182,6 +188,7 @@ const sara_method sara_method_sara = {
     .prepare = sara_prepare,
     .settle = sara_selective_settle,
     .begin = sara_begin,
+    .begin_micro_batches = sara_begin_micro_batches,
     .begin_bytes = sara_begin_bytes,
     .resolve = sara_resolve,
     .note = sara_note,
