@@ -9,7 +9,7 @@ static const struct {
 
 static sara_status check_eval_paths(sara_comparison *c, const sara_config *config)
 {
-    static const char *const folders[] = {"clip", "clip_tokenizer", "dino"};
+    static const char *const folders[] = {"clip", "clip_tokenizer", "dino", "embedding_dir"};
     const char *path;
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sizeof(folders) / sizeof(*folders); i++) {
@@ -87,9 +87,9 @@ done:
 sara_status sara_compare_read_eval(sara_comparison *c)
 {
     static const char *const known[] = {
-        "clip",  "clip_tokenizer",  "clip_resize", "dino",  "inception", "fid",
-        "steps", "guidance_scale",  "kid_subsets", "width", "height",    "sampling_method",
-        "seed",  "kid_subset_size", NULL};
+        "clip",  "clip_tokenizer",  "clip_resize",   "dino",  "inception", "fid",
+        "steps", "guidance_scale",  "kid_subsets",   "width", "height",    "sampling_method",
+        "seed",  "kid_subset_size", "embedding_dir", NULL};
     static const struct {
         const char *key;
         int64_t low, high;

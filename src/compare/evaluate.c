@@ -112,11 +112,12 @@ done:
 /* What is measured with, and against. */
 static sara_status set_inputs(sara_job *job, const sara_compare_draw *draw)
 {
-    static const char *const files[] = {"clip", "clip_tokenizer", "dino", "inception"};
+    static const char *const files[] = {"clip", "clip_tokenizer", "dino", "inception",
+                                        "embedding_dir"};
     sara_comparison *c = job->comparison;
     const char **inputs;
     sara_status status;
-    TRY(sara_arena_alloc(&c->arena, &inputs, 7, sizeof(*inputs)));
+    TRY(sara_arena_alloc(&c->arena, &inputs, 3 + sizeof(files) / sizeof(*files), sizeof(*inputs)));
     inputs[job->input_count++] = draw->prompts;
     inputs[job->input_count++] = c->model;
     if (draw->references && !draw->after)

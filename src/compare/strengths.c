@@ -66,13 +66,30 @@ static sara_status picture_path(sara_comparison *c, const char **out, const char
                  : sara_compare_words(c, out, "%s/picture.png", folder);
 }
 
+static sara_status set_input(sara_job *job, const char *path)
+{
+    const char **inputs;
+    sara_status status;
+    TRY(sara_arena_alloc(&job->comparison->arena, &inputs, 1, sizeof(*inputs)));
+    inputs[0] = path;
+    job->inputs = inputs;
+    job->input_count = 1;
+done:
+    return status;
+}
+
+/* What pictures are drawn with, and what they depend on of that. */
 static sara_status add_eval_options(sara_job *job)
 {
     static const struct {
         const char *key, *option;
-    } drawn[] = {{"steps", "--steps"}, {"guidance_scale", "--cfg-scale"},
-                 {"width", "--width"}, {"height", "--height"},
-                 {"seed", "--seed"},   {"sampling_method", "--sampling-method"}};
+    } drawn[] = {{"steps", "--steps"},
+                 {"guidance_scale", "--cfg-scale"},
+                 {"width", "--width"},
+                 {"height", "--height"},
+                 {"seed", "--seed"},
+                 {"sampling_method", "--sampling-method"},
+                 {"embedding_dir", "--embedding_dir"}};
     sara_status status = SARA_OK;
     for (size_t i = 0; i < sizeof(drawn) / sizeof(*drawn); i++) {
         const json_t *value = json_object_get(job->comparison->eval, drawn[i].key);
@@ -81,6 +98,8 @@ static sara_status add_eval_options(sara_job *job)
             continue;
         TRY(sara_compare_text(job->comparison, &text, value, drawn[i].key));
         TRY(sara_job_add(job, drawn[i].option, text));
+        if (strcmp(drawn[i].key, "embedding_dir") == 0)
+            TRY(set_input(job, text));
     }
 done:
     return status;

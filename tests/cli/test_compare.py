@@ -8,7 +8,7 @@ import shutil
 import statistics
 import unittest
 
-from support import GOLDEN, USAGE, files_below, read_png
+from support import GOLDEN, USAGE, files_below, read_png, write_safetensors
 from support_compare import CompareCase, lines, without_measured
 
 
@@ -178,6 +178,34 @@ class Beside(CompareCase):
         self.assertEqual(len(drawn), 2)
         with open(self.path("out", "table.md")) as file:
             self.assertIn("| row | learning rate | FID (clip) | CLIP score |", file.read())
+
+    def put_embedding(self, vectors):
+        write_safetensors(self.path("inner", "toy.safetensors"), {
+            "emb_params": ("F32", [vectors, 8], [i % 5 - 2.0 for i in range(vectors * 8)])})
+
+    def test_embeddings(self):
+        """Pictures are drawn with them, and anew where a file has become another."""
+        os.mkdir(self.path("inner"))
+        self.put_embedding(2)
+        self.write("prompts.txt", "a toy\na b\n")
+        self.config["train"]["max_train_steps"] = 1
+        self.config["eval"].update(embedding_dir="inner", seed=5)
+        self.write_config()
+        drawn, hashes = [], []
+        for vectors in (2, 3):
+            self.put_embedding(vectors)
+            self.compare("--strengths", "0")
+            self.ok("generate", "-m", self.config["model"], "--steps", "1", "-s", "5", "-t", "1",
+                    "-p", "ink style, a toy", "--embedding-dir", "inner", "-o", "expected.png")
+            drawn.append(read_png(self.path("expected.png"))[2])
+            folder = self.path("out", "strengths", "ink", "strength 0")
+            self.assertEqual(read_png(os.path.join(folder, "picture.png"))[2], drawn[-1])
+            record = self.result()["rows"][0]["data"][0]["seeds"][0]["adaptation"]
+            hashes.append(record["hash"])
+        self.assertNotEqual(*drawn)
+        self.assertNotEqual(*hashes)
+        command = record["command"]
+        self.assertEqual(command[command.index("--embedding_dir") + 1], "inner")
 
     def test_model_of_a_row(self):
         """Pictures are drawn with what the row was trained with."""

@@ -98,6 +98,7 @@ class Refused(CompareCase):
             ("clip_resize", "clip_resize", [1]),
             ("steps", "steps", "20"),
             ("width", "width", 0),
+            ("embedding_dir nowhere: is no folder", "embedding_dir", "nowhere"),
             ("seed", "seed", -1),  # drawn anew by each process
         ):
             self.check([f"compare.json: eval: {words}"], "eval", key, value=value)
