@@ -170,7 +170,15 @@ SARA_NODISCARD sara_status sara_model_has_ema_weights(sara_context *ctx, bool *o
 SARA_NODISCARD sara_status sara_model_has_variant(sara_context *ctx, bool *out, const char *path,
                                                   bool unet_only, const char *variant);
 
-/* Token ids as generation uses them, padded and cut to the context length. *ids: sara_free(). */
+/* A model's tokenizers by their folders, "tokenizer", "tokenizer_2", ..., from number 0; NULL past
+ * the last. */
+const char *sara_model_tokenizer_name(const sara_model *model, int number);
+/* A text's ids as generation uses them: CLIP's padded and cut to the context length, T5's to 256.
+ * *ids: sara_free(). SARA_ERROR_USAGE for a number that no tokenizer has. */
+SARA_NODISCARD sara_status sara_model_tokenize_by(sara_context *ctx, int32_t **ids, size_t *count,
+                                                  const sara_model *model, int number,
+                                                  const char *text);
+/* The same by the first. */
 SARA_NODISCARD sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,
                                                const sara_model *model, const char *text);
 void sara_free(sara_context *ctx, void *memory);
@@ -463,12 +471,13 @@ SARA_NODISCARD sara_status sara_generate_encode(sara_context *ctx, sara_model *m
  * denoiser where there is no room for the decoder beside it. */
 SARA_NODISCARD sara_status sara_generate(sara_context *ctx, sara_image **images, int *count,
                                          sara_model *model, const sara_generate_options *options);
-/* The ids of the options' prompt, chunk after chunk, each padded, by the first tokenizer. Where a
- * vector of an embedding stands, names has "toy[0]", its name and number, and the id is negative;
- * else NULL. *ids, *names: sara_free(). */
+/* The ids of the options' prompt by the tokenizer of this number: CLIP's chunk after chunk, each
+ * padded, T5's as sara_model_tokenize_by() has them. Where a vector of an embedding stands, names
+ * has "toy[0]", its name and number, and the id is negative; else NULL. *ids, *names:
+ * sara_free(). */
 SARA_NODISCARD sara_status sara_model_tokenize_prompt(sara_context *ctx, int32_t **ids,
                                                       char ***names, size_t *count,
-                                                      sara_model *model,
+                                                      sara_model *model, int number,
                                                       const sara_generate_options *options);
 void sara_images_free(sara_context *ctx, sara_image *images, int count);
 /* The text that image UIs read and show ("a cat\nSteps: 20, Sampler: ..."), for the image at index

@@ -16,15 +16,20 @@ static int64_t total(const sara_model_report *report)
     return report->components[0].parameters;
 }
 
-int inspect_print_json(const cli *c, json_t *root)
+static int print_json_as(const cli *c, json_t *root, size_t flags)
 {
-    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = root ? json_dumps(root, flags) : NULL;
     json_decref(root);
     if (!text)
         return cli_fail(c, SARA_ERROR_MEMORY, "out of memory");
     printf("%s\n", text);
     free(text);
     return 0;
+}
+
+int inspect_print_json(const cli *c, json_t *root)
+{
+    return print_json_as(c, root, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
 }
 
 static json_t *component_json(const sara_model_report *report, int index)
@@ -138,70 +143,95 @@ typedef struct request {
     inspect_sweep sweep;
 } request;
 
-static int show_tokens(const cli *c, const sara_model *model, const char *text, bool json)
-{
-    int32_t *ids;
+typedef struct shown_tokens {
+    int32_t *ids; /* [count] */
+    char **names; /* [count]: of those that are an embedding's vectors; NULL: none can be */
     size_t count;
-    sara_status status = sara_model_tokenize(c->ctx, &ids, &count, model, text);
-    if (status != SARA_OK)
-        return cli_fail_context(c, status);
-    printf(json ? "{\"ids\": [" : "");
-    for (size_t i = 0; i < count; i++)
-        printf("%s%ld", i ? (json ? ", " : " ") : "", (long)ids[i]);
-    printf(json ? "]}\n" : "\n");
-    sara_free(c->ctx, ids);
-    return 0;
-}
+} shown_tokens;
 
-/* Ids, and where embeddings stand. */
-static json_t *embedded_json(const int32_t *ids, char *const *names, size_t count)
-{
-    json_t *list = json_array(), *places = json_array();
-    for (size_t i = 0; i < count; i++)
-        if (json_array_append_new(list, json_integer(ids[i])) != 0 ||
-            (names[i] && json_array_append_new(places, json_pack("{s:I,s:s}", "at", (json_int_t)i,
-                                                                 "vector", names[i])) != 0)) {
-            json_decref(list);
-            list = NULL;
-            break;
-        }
-    return json_pack("{s:o,s:o}", "ids", list, "embeddings", places);
-}
-
-/* The same with embeddings, whose vectors are shown by their names. */
-static int show_embedded_tokens(const cli *c, sara_model *model, const request *r)
+/* Of the text by a tokenizer; embeddings are looked for where their folder is given. */
+static sara_status take_tokens(const cli *c, shown_tokens *out, sara_model *model, int number,
+                               const request *r)
 {
     sara_generate_options options;
-    int32_t *ids;
-    char **names;
-    size_t count;
-    int code = 0;
+    *out = (shown_tokens){NULL, NULL, 0};
+    if (!r->embedding_dir)
+        return sara_model_tokenize_by(c->ctx, &out->ids, &out->count, model, number, r->text);
     sara_generate_options_init(&options);
     options.prompt = r->text;
     options.embedding_dir = r->embedding_dir;
     options.no_prompt_weights = true;
-    sara_status status = sara_model_tokenize_prompt(c->ctx, &ids, &names, &count, model, &options);
-    if (status != SARA_OK)
-        return cli_fail_context(c, status);
-    if (r->json)
-        code = inspect_print_json(c, embedded_json(ids, names, count));
-    for (size_t i = 0; i < count && !r->json; i++) {
-        char name[300];
-        snprintf(name, sizeof(name), "%ld", (long)ids[i]);
-        if (names[i])
-            text_escape(name, sizeof(name), names[i]);
-        printf("%s%s", i ? " " : "", name);
-    }
-    printf(r->json ? "" : "\n");
-    sara_free(c->ctx, ids);
-    sara_free(c->ctx, names);
-    return code;
+    return sara_model_tokenize_prompt(c->ctx, &out->ids, &out->names, &out->count, model, number,
+                                      &options);
 }
 
+/* Ids, and where embeddings stand. */
+static json_t *tokens_json(const shown_tokens *t)
+{
+    json_t *list = json_array(), *places = json_array(), *object = json_object();
+    int failed = !list || !places || !object;
+    for (size_t i = 0; i < t->count; i++) {
+        failed |= json_array_append_new(list, json_integer(t->ids[i]));
+        if (t->names && t->names[i])
+            failed |= json_array_append_new(
+                places, json_pack("{s:I,s:s}", "at", (json_int_t)i, "vector", t->names[i]));
+    }
+    failed |= json_object_set(object, "ids", list);
+    if (t->names)
+        failed |= json_object_set(object, "embeddings", places);
+    json_decref(list);
+    json_decref(places);
+    if (failed) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+/* In a line; vectors by their names. */
+static void print_tokens(const shown_tokens *t, const char *tokenizer)
+{
+    if (tokenizer)
+        printf("%s: ", tokenizer);
+    for (size_t i = 0; i < t->count; i++) {
+        char name[300];
+        snprintf(name, sizeof(name), "%ld", (long)t->ids[i]);
+        if (t->names && t->names[i])
+            text_escape(name, sizeof(name), t->names[i]);
+        printf("%s%s", i ? " " : "", name);
+    }
+    printf("\n");
+}
+
+/* By each of the model's tokenizers: in JSON those behind the first under their names. */
 static int show_prompt(const cli *c, sara_model *model, const request *r)
 {
-    return r->embedding_dir ? show_embedded_tokens(c, model, r)
-                            : show_tokens(c, model, r->text, r->json);
+    const bool several = sara_model_tokenizer_name(model, 1) != NULL;
+    json_t *report = NULL, *one;
+    int number = 0;
+    do {
+        shown_tokens tokens;
+        const char *name = sara_model_tokenizer_name(model, number);
+        const sara_status status = take_tokens(c, &tokens, model, number, r);
+        if (status != SARA_OK) {
+            json_decref(report);
+            return cli_fail_context(c, status);
+        }
+        if (!r->json) {
+            print_tokens(&tokens, several ? name : NULL);
+        } else {
+            one = tokens_json(&tokens);
+            if (number == 0)
+                report = one;
+            else if (json_object_set_new(report, name, one) != 0) {
+                json_decref(report);
+                report = NULL;
+            }
+        }
+        sara_free(c->ctx, tokens.ids);
+        sara_free(c->ctx, tokens.names);
+    } while (sara_model_tokenizer_name(model, ++number));
+    return r->json ? print_json_as(c, report, 0) : 0;
 }
 
 static int show_analysis(const cli *c, const sara_model *model, const request *r)

@@ -391,8 +391,9 @@ SARA_NODISCARD sara_status sara_prompt_tell_cut(sara_context *ctx, const sara_mo
  * are taken; both 0 where there is none. */
 SARA_NODISCARD sara_status sara_model_count_ids(const sara_model *model, size_t *count,
                                                 size_t *most, bool t5, const char *text);
-/* The first of its tokenizers; NULL: there is none. */
-const sara_tokenizer *sara_model_tokenizer(const sara_model *model);
+/* *part: which of the model's has the tokenizer of this number. SARA_ERROR_USAGE where none has. */
+SARA_NODISCARD sara_status sara_model_find_tokenizer(sara_context *ctx, int *part,
+                                                     const sara_model *model, int number);
 /* Adds the text's ids by each of its tokenizers. */
 SARA_NODISCARD sara_status sara_model_hash_ids(const sara_model *model, sara_sha256 *hash,
                                                const char *text);

@@ -10,32 +10,61 @@ static sara_status needs_text(sara_context *ctx, const sara_model *model)
                      model->path, model->family->parts[0].folder);
 }
 
-const sara_tokenizer *sara_model_tokenizer(const sara_model *model)
+/* -1: none has it. */
+static int tokenizer_part(const sara_model *model, int number)
 {
     for (int i = 0; i < model->family->part_count; i++)
-        if (model->parts[i].tokenizer)
-            return model->parts[i].tokenizer;
-    return NULL;
+        if (model->parts[i].tokenizer && number-- == 0)
+            return i;
+    return -1;
 }
 
-sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,
-                                const sara_model *model, const char *text)
+const char *sara_model_tokenizer_name(const sara_model *model, int number)
+{
+    const int part = tokenizer_part(model, number);
+    return part < 0 ? NULL : model->family->parts[part].tokenizer;
+}
+
+sara_status sara_model_find_tokenizer(sara_context *ctx, int *part, const sara_model *model,
+                                      int number)
+{
+    sara_status status;
+    TRY(needs_text(ctx, model));
+    *part = tokenizer_part(model, number);
+    if (*part < 0)
+        status = sara_fail(ctx, SARA_ERROR_USAGE, "%s: has no tokenizer of number %d", model->path,
+                           number);
+done:
+    return status;
+}
+
+sara_status sara_model_tokenize_by(sara_context *ctx, int32_t **ids, size_t *count,
+                                   const sara_model *model, int number, const char *text)
 {
     int32_t *result = NULL;
+    int part;
     sara_status status;
     *ids = NULL;
     *count = 0;
-    TRY(needs_text(ctx, model));
-    const sara_tokenizer *tokenizer = sara_model_tokenizer(model);
-    size_t length = (size_t)sara_tokenizer_length(tokenizer);
+    TRY(sara_model_find_tokenizer(ctx, &part, model, number));
+    const sara_tokenizer *tokenizer = model->parts[part].tokenizer;
+    const size_t length = model->family->parts[part].t5_tokenizer
+                              ? SARA_SEQUENCE_LENGTH
+                              : (size_t)sara_tokenizer_length(tokenizer);
     TRY(sara_alloc(ctx, &result, length, sizeof(*result)));
-    TRY(sara_tokenizer_pad(tokenizer, result, NULL, text));
+    TRY(sara_tokenizer_pad_to(tokenizer, result, length, NULL, text));
     *ids = result;
     *count = length;
     result = NULL;
 done:
     sara_free(ctx, result);
     return status;
+}
+
+sara_status sara_model_tokenize(sara_context *ctx, int32_t **ids, size_t *count,
+                                const sara_model *model, const char *text)
+{
+    return sara_model_tokenize_by(ctx, ids, count, model, 0, text);
 }
 
 sara_status sara_model_hash_ids(const sara_model *model, sara_sha256 *hash, const char *text)

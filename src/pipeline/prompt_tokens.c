@@ -43,29 +43,61 @@ done:
     return status;
 }
 
-sara_status sara_model_tokenize_prompt(sara_context *ctx, int32_t **ids, char ***names,
-                                       size_t *count, sara_model *model,
-                                       const sara_generate_options *given)
+/* What T5 takes of a prompt: neither embeddings nor their names. */
+static sara_status tokenize_for_t5(sara_context *ctx, int32_t **ids, size_t *count,
+                                   const sara_model *model, int number, const sara_prompt *prompt)
 {
-    sara_generate_options options;
-    sara_prompts prompts = {.count = 0};
+    char *text = NULL;
+    sara_status status;
+    TRY(sara_prompt_t5_text(ctx, &text, prompt));
+    TRY(sara_model_tokenize_by(ctx, ids, count, model, number, text));
+done:
+    sara_free(ctx, text);
+    return status;
+}
+
+static sara_status tokenize_for_clip(sara_context *ctx, int32_t **ids, size_t *count,
+                                     const sara_tokenizer *tokenizer, const sara_prompt *prompt,
+                                     bool long_prompt)
+{
     sara_prompt_chunks chunks = {0};
     sara_status status;
-    *ids = NULL;
-    *names = NULL;
-    *count = 0;
-    TRY(sara_generate_options_settle(ctx, &options, given, model));
-    TRY(sara_generate_options_check(ctx, model, &options));
-    TRY(sara_prompts_read(ctx, &prompts, &options));
-    TRY(sara_prompts_embed(ctx, model, &prompts, &options, true));
-    TRY(sara_prompt_chunks_make(ctx, &chunks, sara_model_tokenizer(model), &prompts.text,
-                                options.long_prompt));
-    TRY(name_ids(ctx, names, &prompts.text, chunks.ids, chunks.count * chunks.length));
+    TRY(sara_prompt_chunks_make(ctx, &chunks, tokenizer, prompt, long_prompt));
     *count = chunks.count * chunks.length;
     *ids = chunks.ids;
     chunks.ids = NULL;
 done:
     sara_prompt_chunks_free(ctx, &chunks);
+    return status;
+}
+
+sara_status sara_model_tokenize_prompt(sara_context *ctx, int32_t **ids, char ***names,
+                                       size_t *count, sara_model *model, int number,
+                                       const sara_generate_options *given)
+{
+    sara_generate_options options;
+    sara_prompts prompts = {.count = 0};
+    int part;
+    sara_status status;
+    *ids = NULL;
+    *names = NULL;
+    *count = 0;
+    TRY(sara_model_find_tokenizer(ctx, &part, model, number));
+    TRY(sara_generate_options_settle(ctx, &options, given, model));
+    TRY(sara_generate_options_check(ctx, model, &options));
+    TRY(sara_prompts_read(ctx, &prompts, &options));
+    TRY(sara_prompts_embed(ctx, model, &prompts, &options, true));
+    if (model->family->parts[part].t5_tokenizer)
+        TRY(tokenize_for_t5(ctx, ids, count, model, number, &prompts.text));
+    else
+        TRY(tokenize_for_clip(ctx, ids, count, model->parts[part].tokenizer, &prompts.text,
+                              options.long_prompt));
+    TRY(name_ids(ctx, names, &prompts.text, *ids, *count));
+done:
+    if (status != SARA_OK) {
+        sara_free(ctx, *ids);
+        *ids = NULL;
+    }
     sara_prompts_free(ctx, &prompts);
     return status;
 }

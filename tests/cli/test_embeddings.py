@@ -106,6 +106,22 @@ class Embeddings(Case):
         self.assertTrue(text.startswith(f"{ids} toy[0] toy[1] "), text)
         self.refused(USAGE, ["--zero_sweep"], "inspect", "-m", BASE, "--embedding-dir", "inner")
 
+    def test_tokens_of_several(self):
+        """Both CLIPs have the vectors; T5 takes the text without them."""
+        write_safetensors(self.path("inner", "pair.safetensors"), {
+            "clip_l": ("F32", [2, 4], [0.5] * 8), "clip_g": ("F32", [2, 4], [0.25] * 8)})
+        shown = json.loads(self.ok("inspect", "-m", os.path.join(GOLDEN, "sd3_tiny"), "--json",
+                                   "--tokenize", "a pair", "--embedding-dir", "inner").out)
+        for report in (shown, shown["tokenizer_2"]):
+            self.assertEqual(report["ids"][2:4], [-1, -2])
+            self.assertEqual([place["vector"] for place in report["embeddings"]],
+                             ["pair[0]", "pair[1]"])  # fmt: skip
+        with open(os.path.join(GOLDEN, "families", "tokens_t5.json"), encoding="utf-8") as file:
+            recorded = {row["text"]: row["full"] for row in json.load(file)}
+        t5 = shown["tokenizer_3"]
+        self.assertEqual(t5, {"ids": recorded["a"] + [0] * (256 - len(recorded["a"])),
+                              "embeddings": []})  # fmt: skip
+
     def validate(self, run, *more):
         """The pictures before the first step and after it."""
         self.ok("train", "-m", BASE, "--train_data_dir", os.path.join(EMOJI, "ink"), "-o", run,

@@ -171,6 +171,41 @@ class Inspect(Case):
         self.assertEqual([int(word) for word in plain.split()], rows[0]["ids"])
         self.refused(USAGE, "text encoder", "inspect", "--unet-only", UNET, "--tokenize", "x")
 
+    def test_tokenize_by_several(self):
+        """Of SD3 both CLIPs' and T5's, of SDXL both CLIPs', as transformers has them."""
+        names = {"ids": "tokens.json", "tokenizer_2": "families/tokens_clip_2.json",
+                 "tokenizer_3": "families/tokens_t5.json"}
+        recorded = {}
+        for key, name in names.items():
+            with open(os.path.join(GOLDEN, name), encoding="utf-8") as file:
+                recorded[key] = {row["text"]: row for row in json.load(file)}
+        for model, keys in (("sd3_tiny", list(names)), ("families/sdxl", list(names)[:2])):
+            counts = dict.fromkeys(keys, 0)
+            texts = [text for key in keys[1:] for text in recorded[key] if "\0" not in text]
+            for text in texts[:: len(texts) // 24]:
+                result = self.ok("inspect", "-m", os.path.join(GOLDEN, model), "--tokenize", text,
+                                 "--json")
+                shown = json.loads(result.out)
+                self.assertEqual(list(shown), keys)
+                for key in keys:
+                    ids = shown[key] if key == "ids" else shown[key]["ids"]
+                    row = recorded[key].get(text)
+                    if row and key == "tokenizer_3":  # recorded padded to 24, and whole
+                        full = row["full"]
+                        whole = full[:255] + full[-1:] if len(full) > 256 else full
+                        self.assertEqual(ids, whole + [0] * (256 - len(whole)), (model, text))
+                    elif row:
+                        self.assertEqual(ids, row["ids"], (model, key, text))
+                    counts[key] += row is not None
+            for key in keys[1:]:
+                self.assertGreater(counts[key], 5, key)
+        lines = self.ok("inspect", "-m", os.path.join(GOLDEN, "sd3_tiny"), "--tokenize",
+                        "a").out.splitlines()
+        for line, (key, name) in zip(lines, (("ids", "tokenizer"), ("tokenizer_2", "tokenizer_2"),
+                                             ("tokenizer_3", "tokenizer_3")), strict=True):
+            full = " ".join(map(str, recorded[key]["a"]["full"])) if "a" in recorded[key] else ""
+            self.assertTrue(line.startswith(f"{name}: {full}"), line)
+
 
 class OtherScheduler(Case):
     def test_no_sampler(self):

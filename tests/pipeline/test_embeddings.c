@@ -167,6 +167,13 @@ static void check_chunk(const sara_prompt *prompt, const sara_prompt_chunks *chu
     assert_true(chunks->ids[number * chunks->length + 1 + json_array_size(chunk)] > 0);
 }
 
+static const sara_tokenizer *first_tokenizer(const sara_model *model)
+{
+    int part;
+    assert_ok(model->ctx, sara_model_find_tokenizer(model->ctx, &part, model, 0));
+    return model->parts[part].tokenizer;
+}
+
 static void check_case(test_pipe *pipe, sara_model *model, const json_t *row)
 {
     const json_t *expected = json_object_get(row, "chunks");
@@ -177,7 +184,7 @@ static void check_case(test_pipe *pipe, sara_model *model, const json_t *row)
     options.long_prompt = true;
     assert_ok(pipe->ctx, sara_prompts_read(pipe->ctx, &prompts, &options));
     assert_ok(pipe->ctx, sara_prompts_embed(pipe->ctx, model, &prompts, &options, false));
-    assert_ok(pipe->ctx, sara_prompt_chunks_make(pipe->ctx, &chunks, sara_model_tokenizer(model),
+    assert_ok(pipe->ctx, sara_prompt_chunks_make(pipe->ctx, &chunks, first_tokenizer(model),
                                                  &prompts.text, true));
     if (chunks.count != json_array_size(expected))
         fail_msg("%s: %zu chunks, expected %zu", options.prompt, chunks.count,
@@ -216,9 +223,9 @@ static const char *ids_text(test_pipe *pipe, sara_model *model,
     const char *text = "";
     assert_ok(pipe->ctx, sara_prompts_read(pipe->ctx, &prompts, options));
     assert_ok(pipe->ctx, sara_prompts_embed(pipe->ctx, model, &prompts, options, false));
-    assert_ok(pipe->ctx, sara_prompt_chunks_make(pipe->ctx, &chunks, sara_model_tokenizer(model),
+    assert_ok(pipe->ctx, sara_prompt_chunks_make(pipe->ctx, &chunks, first_tokenizer(model),
                                                  &prompts.text, options->long_prompt));
-    const sara_tokenizer_marks marks = sara_tokenizer_marks_of(sara_model_tokenizer(model));
+    const sara_tokenizer_marks marks = sara_tokenizer_marks_of(first_tokenizer(model));
     const int32_t *ids = chunks.ids + chunk * chunks.length + 1;
     assert_true(chunk < chunks.count);
     for (; *ids != marks.end; ids++)
