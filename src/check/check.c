@@ -64,7 +64,7 @@ const sara_check_note *sara_check_notes_of(const sara_check *c, const char *path
     for (*count = 0; from + *count < c->note_count; ++*count)
         if (strcmp(c->notes[from + *count].path, path) != 0)
             break;
-    return c->notes + from;
+    return *count ? c->notes + from : NULL;
 }
 
 size_t sara_check_count(const sara_check *c, bool refused)
@@ -186,7 +186,8 @@ sara_status sara_data_check(sara_context *ctx, char **report, const sara_data_ch
     TRY(open_check_model(&c));
     TRY(open_check_data(&c));
     TRY(sara_check_compare(&c));
-    qsort(c.notes, c.note_count, sizeof(*c.notes), compare_notes);
+    if (c.note_count)
+        qsort(c.notes, c.note_count, sizeof(*c.notes), compare_notes);
     if (c.options.page)
         TRY(sara_check_page(&c));
     TRY(sara_check_json(&c, report));

@@ -56,7 +56,7 @@ typedef struct sara_check {
 SARA_NODISCARD sara_status sara_check_add(sara_check *c, sara_check_kind kind, const char *path,
                                           const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-/* The notes of a path; *count: how many. */
+/* The notes of a path; *count: how many. NULL: none. */
 const sara_check_note *sara_check_notes_of(const sara_check *c, const char *path, size_t *count);
 size_t sara_check_count(const sara_check *c, bool refused); /* notes that are, or are not */
 
