@@ -143,6 +143,7 @@ class WorthALook(DataCheck):
         self.fill("long.png", png(64, 64, waves(7, 19)), "many words " * 40)
         self.fill("copy.png", png(64, 64, waves(7, 19)), "the same bytes")
         self.fill("fine.png", png(64, 64, waves(1, 3)), "fine")
+        self.fill("kanji.png", png(64, 64, waves(11, 23)), "絵画")
         report, page = self.check("--resolution", "64")
         self.assertEqual(report["refused"], [])
         self.assertEqual(self.kinds(report), {
@@ -165,6 +166,14 @@ class WorthALook(DataCheck):
         alike = [w for w in report["warnings"] if w["kind"] == "duplicate"]
         self.assertEqual([w["text"] for w in alike], ["looks the same as data/a.png"])
         self.assertEqual(alike[0]["path"], "data/b.png")
+
+    def test_alike_by_imagehash(self):
+        """Of the emoji these two pairs alone have hashes (imagehash 4.3.2) of 4 bits' distance;
+        the next ones differ in 8."""
+        report, _ = self.check("--resolution", "64", what=INK)
+        alike = {os.path.basename(w["path"]): os.path.basename(w["text"])
+                 for w in report["warnings"] if w["kind"] == "duplicate"}
+        self.assertEqual(alike, {"u1f62a.png": "u1f625.png", "u1f62e.png": "u1f61b.png"})
 
     def test_captions_as_they_come(self):
         """Prefix and suffix count; nothing is left out."""
