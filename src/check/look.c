@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #define THUMBNAIL_SIDE 240
+#define SMALL_SIDE     480 /* of images that are more than twice as large */
 #define LEAST_LETTERS  2   /* of a caption that is not nearly empty */
 #define MOST_ENLARGED  1.5 /* times, which is told beyond */
 #define MOST_CROPPED   0.3 /* of the area, likewise */
@@ -79,18 +80,34 @@ done:
     return status;
 }
 
-sara_status sara_check_see(sara_check *c, const sara_data_image *image, const sara_image *pixels)
+/* Large images are looked at in small, as that is all that hashes and thumbnails show. */
+static sara_status look_at_pixels(sara_check *c, size_t index, const sara_image *pixels)
 {
-    const size_t index = (size_t)(image - c->data.images);
-    sara_check_look *look;
+    const int longer = pixels->width > pixels->height ? pixels->width : pixels->height;
+    const int width = (int)((int64_t)pixels->width * SMALL_SIDE / longer);
+    const int height = (int)((int64_t)pixels->height * SMALL_SIDE / longer);
+    sara_check_look *look = &c->looks[index];
+    sara_image small = {0};
     sara_status status;
-    if (!c->looks)
-        TRY(sara_alloc_zero(c->ctx, &c->looks, c->data.count, sizeof(*c->looks)));
-    look = &c->looks[index];
+    if (longer > 2 * SMALL_SIDE && width > 0 && height > 0) {
+        TRY(sara_image_resize(c->ctx, &small, pixels, width, height, SARA_RESAMPLE_BILINEAR));
+        pixels = &small;
+    }
     TRY(sara_perceptual_hash(c->ctx, &look->hash, &look->is_hashed, pixels));
     if (c->options.page && index < SARA_CHECK_SHOWN)
         TRY(sara_image_thumbnail(c->ctx, &look->thumbnail, &look->thumbnail_size, pixels,
                                  THUMBNAIL_SIDE));
+done:
+    sara_image_clear(c->ctx, &small);
+    return status;
+}
+
+sara_status sara_check_see(sara_check *c, const sara_data_image *image, const sara_image *pixels)
+{
+    sara_status status;
+    if (!c->looks)
+        TRY(sara_alloc_zero(c->ctx, &c->looks, c->data.count, sizeof(*c->looks)));
+    TRY(look_at_pixels(c, (size_t)(image - c->data.images), pixels));
     TRY(look_at_alpha(c, image));
     TRY(look_at_mask(c, image));
     TRY(look_at_fit(c, image));

@@ -167,6 +167,13 @@ class WorthALook(DataCheck):
         self.assertEqual([w["text"] for w in alike], ["looks the same as data/a.png"])
         self.assertEqual(alike[0]["path"], "data/b.png")
 
+    def test_alike_in_large(self):
+        """A large picture and its small copy, which is looked at as it is."""
+        self.fill("a.png", png(1000, 250, lambda x, y: waves(3, 5)(x // 10, y // 10)), "large")
+        self.fill("b.png", png(100, 25, waves(3, 5)), "small")
+        report, _ = self.check()
+        self.assertIn(("b.png", "duplicate"), self.kinds(report))
+
     def test_alike_by_imagehash(self):
         """Of the emoji these two pairs alone have hashes (imagehash 4.3.2) of 4 bits' distance;
         the next ones differ in 8."""
