@@ -222,5 +222,8 @@ SARA_NODISCARD sara_status sara_data_mask_load(sara_context *ctx, sara_image *ou
                                                const sara_data_image *image);
 /* Where a crop in the middle begins, as torchvision's CenterCrop. */
 int sara_fit_center(int resized, int cropped);
+/* That its files still have the content which was hashed; SARA_ERROR_INPUT. After loading: then
+ * that is what was loaded. */
+SARA_NODISCARD sara_status sara_data_image_check(sara_context *ctx, const sara_data_image *image);
 
 #endif

@@ -194,6 +194,19 @@ done:
     return status;
 }
 
+sara_status sara_data_image_check(sara_context *ctx, const sara_data_image *image)
+{
+    sara_data_image now = *image;
+    sara_status status;
+    TRY(hash_image_files(ctx, &now));
+    if (strcmp(now.sha256, image->sha256) != 0)
+        status = sara_fail(ctx, SARA_ERROR_INPUT,
+                           "%s: it or its mask was changed since the run began; start again",
+                           image->path);
+done:
+    return status;
+}
+
 static sara_status hash_image(sara_data *data, sara_sha256 *hash, size_t index)
 {
     sara_data_image *image = &data->images[index];

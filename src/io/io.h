@@ -64,6 +64,8 @@ typedef struct sara_partial {
  * sara_partial_discard(), even after an error. */
 SARA_NODISCARD sara_status sara_partial_make(sara_context *ctx, sara_partial *out, const char *path,
                                              bool folder);
+/* Takes away the files of any path in the folder that nobody is writing. */
+SARA_NODISCARD sara_status sara_partial_sweep(sara_context *ctx, const char *folder);
 /* As sara_rename_durably(). */
 SARA_NODISCARD sara_status sara_partial_publish(sara_context *ctx, sara_partial *partial,
                                                 const char *path);

@@ -54,7 +54,18 @@ static void remove_unlocked(sara_context *ctx, const char *path)
     close(fd);
 }
 
-/* Nothing depends on it: what cannot be listed or removed stays. */
+/* Whether it is the name of a partial file of whatever path: .sara-16 digits-number.tmp */
+static bool is_partial(const char *name)
+{
+    const size_t stem = strlen(partial_stem("").text), size = strlen(name);
+    return strncmp(name, ".sara-", 6) == 0 && size > stem + 4 && name[stem - 1] == '-' &&
+           strspn(name + 6, "0123456789abcdef") == stem - 7 &&
+           strspn(name + stem, "0123456789") == size - stem - 4 &&
+           strcmp(name + size - 4, ".tmp") == 0;
+}
+
+/* Of the stem, or where it is NULL files of all. Nothing depends on it: what cannot be listed or
+ * removed stays. */
 static sara_status remove_remains(sara_context *ctx, const char *parent, const char *stem)
 {
     struct dirent *entry;
@@ -62,10 +73,11 @@ static sara_status remove_remains(sara_context *ctx, const char *parent, const c
     DIR *folder = opendir(parent);
     while (folder && (entry = readdir(folder))) {
         char *path = NULL;
-        if (strncmp(entry->d_name, stem, strlen(stem)) != 0)
+        if (stem ? strncmp(entry->d_name, stem, strlen(stem)) != 0 : !is_partial(entry->d_name))
             continue;
         TRY(sara_path_join(ctx, &path, parent, entry->d_name));
-        remove_unlocked(ctx, path);
+        if (stem || !sara_path_is_directory(path))
+            remove_unlocked(ctx, path);
         sara_free(ctx, path);
     }
 done:
@@ -136,6 +148,11 @@ sara_status sara_partial_make(sara_context *ctx, sara_partial *out, const char *
 done:
     sara_free(ctx, parent);
     return status;
+}
+
+sara_status sara_partial_sweep(sara_context *ctx, const char *folder)
+{
+    return remove_remains(ctx, folder, NULL);
 }
 
 static void end_partial(sara_context *ctx, sara_partial *partial)

@@ -1,10 +1,12 @@
 #include "train/cache_files.h"
 
+#include "nn/simd/simd.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#define LAYOUT "1" /* of the files; another is another scope */
+#define LAYOUT "2" /* of the files; another is another scope */
 
 /* --------------------------------------------------------------------------------------- where */
 
@@ -42,8 +44,8 @@ static sara_status add_text(sara_sha256 *hash, const char *text)
     return sara_sha256_add(hash, text, strlen(text) + 1);
 }
 
-/* Hash and settings of a part, as the run's identity has them, and what its weights are rounded to,
- * which the hash does not tell. */
+/* Hash and settings of a part, as the run's identity has them, and what these do not tell: what its
+ * weights are rounded to, and the id at which a text ends. */
 static sara_status cache_add_part(const sara_model *model, sara_sha256 *hash,
                                   const json_t *identity, int part)
 {
@@ -55,6 +57,10 @@ static sara_status cache_add_part(const sara_model *model, sara_sha256 *hash,
     TRY(add_text(hash, folder));
     if (network && sara_params_are_rounded(&network->params))
         TRY(add_text(hash, sara_storage_name(&network->params)));
+    if (network && (model->family->parts[part].stages & SARA_STAGE_TEXT)) {
+        const int32_t end = network->info.text.eos_token_id;
+        TRY(sara_sha256_add(hash, &end, sizeof(end)));
+    }
     for (size_t i = 0; i < sizeof(endings) / sizeof(*endings); i++) {
         const json_t *value =
             json_object_get(identity, sara_name_of("%s%s", folder, endings[i]).text);
@@ -77,8 +83,11 @@ sara_status sara_cache_files_open(sara_cache_files *out, const char *folder, con
     *out = (sara_cache_files){.ctx = model->ctx};
     TRY(sara_path_join(out->ctx, &out->folder, folder, kind));
     TRY(sara_directory_make_writable(out->ctx, out->folder));
+    TRY(sara_partial_sweep(out->ctx, out->folder));
     TRY(sara_sha256_new(out->ctx, &hash));
     TRY(add_text(hash, LAYOUT));
+    TRY(add_text(hash, model->device->name)); /* sums in another order are other bits */
+    TRY(add_text(hash, sara_simd_best()->name));
     TRY(add_text(hash, model->family->name ? model->family->name : ""));
     for (int i = 0; i < model->family->part_count; i++)
         if (model->family->parts[i].stages & stage)
@@ -132,8 +141,8 @@ done:
     return status;
 }
 
-/* That the file has these tensors, and their hash is what it says. */
-static sara_status check_cached(sara_context *ctx, const char *path,
+/* That the file is the one of this name, has these tensors, and their hash is what it says. */
+static sara_status check_cached(sara_context *ctx, const char *path, const char *name,
                                 const sara_tensor_source *tensors, size_t count)
 {
     sara_safetensors *file = NULL;
@@ -142,6 +151,9 @@ static sara_status check_cached(sara_context *ctx, const char *path,
     char digits[65];
     sara_status status;
     TRY(sara_safetensors_open(ctx, &file, path));
+    const char *of = sara_safetensors_metadata(file, "name");
+    if (!of || strcmp(of, name) != 0)
+        TRY(sara_fail(ctx, SARA_ERROR_INPUT, "%s: is not the file that was written there", path));
     TRY(sara_sha256_new(ctx, &hash));
     for (size_t i = 0; i < count; i++) {
         TRY(sara_safetensors_load(file, &tensor, tensors[i].name, SARA_F32, &tensors[i].shape));
@@ -170,7 +182,7 @@ sara_status sara_cache_files_find(sara_cache_files *files, bool *there, const ch
     TRY(cached_path(files, &path, name));
     if (!sara_path_is_named(path))
         goto done;
-    status = check_cached(files->ctx, path, tensors, count);
+    status = check_cached(files->ctx, path, name, tensors, count);
     if (status == SARA_ERROR_MEMORY)
         goto done;
     *there = status == SARA_OK;
@@ -184,16 +196,25 @@ done:
     return status;
 }
 
+/* Where a folder stands no file can be written: an empty one goes. */
+static sara_status clear_folder(sara_context *ctx, const char *path)
+{
+    if (!sara_path_is_directory(path) || sara_path_is_link(path) || rmdir(path) == 0 ||
+        errno == ENOENT)
+        return SARA_OK;
+    return sara_fail_errno(ctx, path, "a folder in the place of a cached file; remove it");
+}
+
 sara_status sara_cache_files_write(sara_cache_files *files, const char *name,
                                    const sara_tensor_source *tensors, size_t count)
 {
-    sara_metadata metadata = {.key = "sha256"};
     char *path = NULL, digits[65];
+    const sara_metadata metadata[] = {{"name", name}, {"sha256", digits}};
     sara_status status;
     TRY(cached_path(files, &path, name));
+    TRY(clear_folder(files->ctx, path));
     TRY(hash_tensors(files->ctx, digits, tensors, count));
-    metadata.value = digits;
-    TRY(sara_safetensors_save(files->ctx, path, tensors, count, &metadata, 1));
+    TRY(sara_safetensors_save(files->ctx, path, tensors, count, metadata, 2));
     files->made++;
 done:
     sara_free(files->ctx, path);

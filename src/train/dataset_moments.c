@@ -121,28 +121,29 @@ static sara_status name_moments(const sara_dataset_cache *cache, char name[65], 
     const sara_data_image *image = &cache->data.images[index];
     const sara_fit *fit = &image->fit;
     const char *flipped = flip ? "flipped" : "";
-    const int shorter =
-        fit->resized_width < fit->resized_height ? fit->resized_width : fit->resized_height;
-    const bool square = fit->width == fit->height && shorter == fit->width;
     const char *masked = !image->mask ? "" : image->mask == image->path ? " alpha" : " mask";
     const sara_name key =
-        square ? sara_name_of("%s %d %s%s", image->sha256, fit->width, flipped, masked)
-               : sara_name_of("%s %dx%d of %dx%d %s%s", image->sha256, fit->width, fit->height,
-                              fit->resized_width, fit->resized_height, flipped, masked);
+        sara_name_of("%s %dx%d of %dx%d %s%s", image->sha256, fit->width, fit->height,
+                     fit->resized_width, fit->resized_height, flipped, masked);
     return sara_cache_files_name(&cache->files, name, key.text);
 }
 
-/* *there: of all that are wanted of the image. */
+/* *there: of all that are wanted of the image, each of which is looked at: what is damaged is told. */
 static sara_status find_moments(sara_dataset_cache *cache, bool *there, size_t index)
 {
     sara_tensor_source tensors[2];
     const size_t count = kept_tensors(cache, tensors, index, NULL, NULL);
+    const int files = !cache->files.folder                          ? 0
+                      : sara_dataset_subset(cache, index)->flip_aug ? 2
+                                                                    : 1;
     char name[65];
+    bool one;
     sara_status status = SARA_OK;
-    *there = cache->files.folder != NULL;
-    for (int flip = 0; *there && flip <= sara_dataset_subset(cache, index)->flip_aug; flip++) {
+    *there = files > 0;
+    for (int flip = 0; flip < files; flip++) {
         TRY(name_moments(cache, name, index, flip));
-        TRY(sara_cache_files_find(&cache->files, there, name, tensors, count));
+        TRY(sara_cache_files_find(&cache->files, &one, name, tensors, count));
+        *there = *there && one;
     }
 done:
     return status;
@@ -206,6 +207,7 @@ static sara_status cache_image(sara_dataset_cache *cache, size_t index)
         if (masks)
             TRY(sara_dataset_mask_make(cache, masks + flip * positions, index, &crop));
     }
+    TRY(sara_data_image_check(cache->ctx, of));
     if (cache->files.folder) {
         TRY(write_moments(cache, moments, masks, index));
     } else {

@@ -93,6 +93,32 @@ static void test_held(void **state)
     free(path);
 }
 
+/* Of any path, in a folder of many files; others' files of nearly such names stay. */
+static void test_sweep(void **state)
+{
+    (void)state;
+    static const char *const others[] = {".sara-cache", ".sara-0123456789abcdef-.tmp",
+                                         ".sara-0123456789abcdef-0.tmp2",
+                                         ".sara-0123456789abcdeg-0.tmp", "f"};
+    const size_t count = sizeof(others) / sizeof(*others);
+    char *path = test_join(folder, "f"), *other = test_join(folder, "g");
+    sara_partial held;
+    for (size_t i = 0; i < count; i++)
+        free(test_file(folder, others[i], "kept", 4));
+    assert_ok(ctx, sara_partial_make(ctx, &held, path, false));
+    leave_remains(other, false);
+    leave_remains(other, true); /* a folder, in the place of the file */
+    leave_remains(path, false);
+    test_assert_names(ctx, folder, count + 3);
+    assert_ok(ctx, sara_partial_sweep(ctx, folder));
+    test_assert_names(ctx, folder, count + 2);
+    assert_ok(ctx, sara_partial_publish(ctx, &held, path));
+    assert_ok(ctx, sara_partial_sweep(ctx, other)); /* there is none */
+    sara_partial_discard(ctx, &held);
+    free(path);
+    free(other);
+}
+
 /* A link under such a name is none of this program's. */
 static void test_link(void **state)
 {
@@ -156,6 +182,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_held, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
         cmocka_unit_test_setup_teardown(test_link, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_place, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),

@@ -125,6 +125,34 @@ static void test_cached(void **state)
     assert_non_null(strstr(run->log, "latents: 14 latents found, 0 made"));
 }
 
+/* An image or its mask that changes after it was hashed: nothing is kept under the name of what it
+ * was. */
+static void test_changed_meanwhile(void **state)
+{
+    static const sara_objective objective = {.num_train_timesteps = 1000};
+    test_run *run = *state;
+    sara_model *model;
+    test_run_take_images(run, 1);
+    run->options.train_data_dir = test_text(run, "%s/own", run->folder);
+    run->options.conditioning_data_dir = test_text(run, "%s/masks", run->folder);
+    run->options.masked_loss = run->options.center_crop = true;
+    run->options.instance_prompt = "thing";
+    assert_ok(run->ctx,
+              sara_model_load(run->ctx, &model, run->options.pretrained_model_name_or_path, NULL));
+    for (int mask = 0; mask < 2; mask++) {
+        sara_batches *batches;
+        put_picture(run, "own/0.png", 48, 32, 0);
+        put_picture(run, "masks/0.png", 48, 32, 1);
+        assert_ok(run->ctx,
+                  sara_batches_open(run->ctx, &batches, model, &run->options, &objective));
+        put_picture(run, mask ? "masks/0.png" : "own/0.png", 48, 32, 2);
+        assert_refused(run->ctx, SARA_ERROR_INPUT, "own/0.png: it or its mask was changed",
+                       sara_batches_fill(batches, 0, 1));
+        sara_batches_free(batches);
+    }
+    sara_model_free(model);
+}
+
 /* The settings are what the run is, the folders' places are not. */
 static void test_identity(void **state)
 {
@@ -385,17 +413,12 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_resumed),
-        TEST_CASE(test_cached),
-        TEST_CASE(test_identity),
-        TEST_CASE(test_epoch_of_buckets),
-        TEST_CASE(test_one_batch),
-        TEST_CASE(test_weight_of_nothing),
-        TEST_CASE(test_states_of_samples),
-        TEST_CASE(test_loss_of_also),
-        TEST_CASE(test_colours),
-        TEST_CASE(test_refused),
-        TEST_CASE(test_pairs),
+        TEST_CASE(test_resumed),           TEST_CASE(test_cached),
+        TEST_CASE(test_changed_meanwhile), TEST_CASE(test_identity),
+        TEST_CASE(test_epoch_of_buckets),  TEST_CASE(test_one_batch),
+        TEST_CASE(test_weight_of_nothing), TEST_CASE(test_states_of_samples),
+        TEST_CASE(test_loss_of_also),      TEST_CASE(test_colours),
+        TEST_CASE(test_refused),           TEST_CASE(test_pairs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
