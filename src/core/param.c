@@ -1,6 +1,6 @@
 #include "core/context.h"
 
-#define READ_AHEAD ((size_t)64 << 20) /* bytes of copies at a time */
+#define READ_AHEAD ((size_t)16 << 20) /* bytes of copies at a time */
 
 sara_status sara_params_new(sara_context *ctx, sara_params *out, size_t count)
 {

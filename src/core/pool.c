@@ -84,7 +84,7 @@ static sara_status grow(sara_pool *pool, size_t bytes)
 {
     size_t wanted = CHUNK_MIN;
     sara_status status;
-    if (pool->device->dry)
+    if (pool->device->dry && !pool->in_pieces)
         return add_chunk(pool, SIZE_MAX / 2);
     for (const chunk *c = pool->chunks; c; c = c->next)
         wanted += c->bytes;

@@ -22,6 +22,7 @@ typedef struct sara_pool {
     struct sara_pool_block *spare; /* structs without a block */
     sara_arena structs;
     size_t used_bytes, peak_bytes; /* of taken buffers */
+    bool in_pieces;                /* on a dry device too */
     size_t reached_bytes;          /* of memory ever handed out, gaps included */
 } sara_pool;
 

@@ -73,6 +73,11 @@ sara_status sara_tape_reserve(sara_tape *tape, size_t bytes)
     return sara_pool_reserve(&tape->pool, bytes);
 }
 
+void sara_tape_in_pieces(sara_tape *tape)
+{
+    tape->pool.in_pieces = true;
+}
+
 void sara_tape_trim(sara_tape *tape)
 {
     sara_tape_reset(tape);

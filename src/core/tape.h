@@ -131,6 +131,8 @@ SARA_NODISCARD sara_status sara_tape_checkpoint_lent(sara_tape *tape, sara_var *
 size_t sara_tape_peak(const sara_tape *tape);
 /* Most bytes of its arena that were ever in use, with the gaps between; at least the peak. */
 size_t sara_tape_reached(const sara_tape *tape);
+/* Of a dry tape: its memory comes piece by piece, as that of a tape for which none is reserved. */
+void sara_tape_in_pieces(sara_tape *tape);
 /* Takes so many bytes for the arena in one piece; what a dry tape has reached is what a pass
  * needs. */
 SARA_NODISCARD sara_status sara_tape_reserve(sara_tape *tape, size_t bytes);

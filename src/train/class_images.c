@@ -1,6 +1,7 @@
 #include "train/class_images.h"
 
 #include "train/dataset_cache.h"
+#include "train/memory.h"
 
 #include <stdlib.h>
 
@@ -185,12 +186,13 @@ done:
     return status;
 }
 
-sara_status sara_class_images_draw(sara_context *ctx, sara_model *model,
+sara_status sara_class_images_draw(sara_context *ctx, size_t *bytes, sara_model *model,
                                    const sara_train_options *o)
 {
     class_folder folder = {.ctx = ctx, .path = o->class_data_dir};
     sara_generate_options options;
     sara_status status;
+    *bytes = 0;
     if (!o->class_data_dir || !o->class_prompt ||
         !(o->with_prior_preservation || o->num_class_images))
         return SARA_OK;
@@ -204,6 +206,7 @@ sara_status sara_class_images_draw(sara_context *ctx, sara_model *model,
     sara_train_options_sides(o, &options.width, &options.height);
     TRY(check_class_prompt(ctx, model, &options));
     TRY(check_subject(ctx, model, o));
+    TRY(sara_memory_class_images(ctx, bytes, model, &options, o));
     TRY(draw_all(&folder, model, &options));
 done:
     return status;

@@ -9,8 +9,9 @@
  * sara_generate() draws with the run's seed + i. Images that lie there otherwise count. Nothing
  * where the options ask for no class images. Before it the subject's images are read, so that none
  * is drawn for a run that cannot begin. Interrupted it is SARA_INTERRUPTED, and the next call goes
- * on. */
-SARA_NODISCARD sara_status sara_class_images_draw(sara_context *ctx, sara_model *model,
+ * on. *bytes: of memory that the process was planned to need meanwhile; 0: nothing was drawn. */
+SARA_NODISCARD sara_status sara_class_images_draw(sara_context *ctx, size_t *bytes,
+                                                  sara_model *model,
                                                   const sara_train_options *options);
 
 #endif

@@ -4,8 +4,7 @@
 
 #include <math.h>
 
-/* The program, its libraries and what oneDNN compiles, for forward and for gradients. */
-#define BASE_BYTES     ((size_t)18 << 20)
+/* What oneDNN compiles for gradients. */
 #define GRADIENT_BYTES ((size_t)3 << 20)
 
 static bool may_narrow(const sara_param *param)
@@ -19,8 +18,7 @@ size_t sara_memory_weights(const sara_model *model, bool narrow, bool offload)
     return (size_t)sara_network_bytes_as(denoiser, offload || denoiser->offloaded, narrow);
 }
 
-/* Of the parts that a stage needs, and that are not there for the others anyway. */
-static size_t stage_bytes(const sara_model *model, unsigned stage, unsigned others)
+size_t sara_memory_stage_bytes(const sara_model *model, unsigned stage, unsigned others)
 {
     int64_t bytes = 0;
     for (int i = 0; i < model->family->part_count; i++) {
@@ -162,67 +160,6 @@ done:
     return status;
 }
 
-static sara_status draw_step(const trainer *t, sara_tape *tape, const sara_shape *shape,
-                             int64_t length)
-{
-    const sara_tensor sample = {SARA_F32, *shape, NULL};
-    sara_batch batch = sara_batch_shape_of(&t->source->shapes[0], shape->dims[0]);
-    sara_var *out;
-    sara_status status;
-    batch.condition[SARA_CONDITION_STATES].shape.dims[1] = length;
-    TRY(sara_denoiser_predict(tape, &out, t->model->denoiser, &sample, NULL, batch.condition));
-done:
-    sara_tape_reset(tape);
-    return status;
-}
-
-/* A validation picture: the denoiser with and without the prompt, then the decoder. */
-static sara_status plan_draw(const trainer *t, sara_tape *tape)
-{
-    const sara_batch *batch = &t->source->shapes[0];
-    const int64_t length = batch->condition[SARA_CONDITION_STATES].shape.dims[1];
-    const sara_denoiser_info *info = &t->model->denoiser->info.denoiser;
-    sara_shape shape = sara_shape4(2, info->in_channels, info->sample_height, info->sample_width);
-    sara_var *sample, *out;
-    sara_status status;
-    if (!info->sample_width) {
-        int width, height;
-        sara_train_options_sides(&t->options, &width, &height);
-        shape.dims[2] = height / t->model->vae->info.vae.factor;
-        shape.dims[3] = width / t->model->vae->info.vae.factor;
-    }
-    sara_tape_record(tape, false);
-    TRY(draw_step(t, tape, &shape, length));
-    shape.dims[0] = 1;
-    if (t->prompt_length > length) /* it goes through the denoiser alone */
-        TRY(draw_step(t, tape, &shape, t->prompt_length));
-    TRY(sara_tape_leaf(tape, &sample, &shape, NULL, false));
-    TRY(sara_vae_decode(tape, &out, t->model->vae, sample));
-done:
-    return status;
-}
-
-/* While pictures are drawn, the memory of training's activations is given back, and the VAE is
- * there again. */
-static sara_status pictures(const trainer *t, size_t *out)
-{
-    sara_device *device = NULL;
-    sara_tape *tape = NULL;
-    sara_status status = SARA_OK;
-    *out = 0;
-    if (!t->options.validation_prompt_count || !t->model->vae)
-        return SARA_OK;
-    TRY(sara_nn_device_open_dry(t->ctx, &device, t->model->device));
-    TRY(sara_tape_new(t->ctx, &tape, device));
-    TRY(plan_draw(t, tape));
-    *out = sara_tape_reached(tape) + sara_nn_device_kept(device) +
-           stage_bytes(t->model, SARA_STAGE_DECODE, sara_trainer_stages(t));
-done:
-    sara_tape_free(tape);
-    sara_nn_device_close(device);
-    return status;
-}
-
 /* An image through the VAE's encoder: before the steps, or within each where crops are drawn. */
 static sara_status encoder(const trainer *t, size_t *out, const sara_memory_setting *s)
 {
@@ -242,7 +179,7 @@ static sara_status encoder(const trainer *t, size_t *out, const sara_memory_sett
     TRY(sara_tape_leaf(tape, &image, &shape, NULL, false));
     TRY(sara_vae_encode(tape, &mean, &logvar, t->model->vae, image));
     *out = sara_tape_reached(tape) + sara_nn_device_kept(device) +
-           stage_bytes(t->model, SARA_STAGE_IMAGES, sara_trainer_stages(t));
+           sara_memory_stage_bytes(t->model, SARA_STAGE_IMAGES, sara_trainer_stages(t));
 done:
     sara_tape_free(tape);
     sara_nn_device_close(device);
@@ -291,7 +228,7 @@ done:
 static size_t texts(const trainer *t)
 {
     bool any = t->source->images || t->options.validation_prompt_count;
-    return any ? stage_bytes(t->model, SARA_STAGE_TEXT, sara_trainer_stages(t)) : 0;
+    return any ? sara_memory_stage_bytes(t->model, SARA_STAGE_TEXT, sara_trainer_stages(t)) : 0;
 }
 
 static size_t larger(size_t a, size_t b)
@@ -324,8 +261,8 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
 {
     unsigned stages = sara_trainer_stages(t);
     sara_memory_plan p = {.weights = sara_memory_weights(t->model, s->narrow, s->offload) +
-                                     stage_bytes(t->model, stages, SARA_STAGE_DENOISE),
-                          .other = BASE_BYTES + t->source->bytes + sara_drift_bytes(t),
+                                     sara_memory_stage_bytes(t->model, stages, SARA_STAGE_DENOISE),
+                          .other = SARA_MEMORY_BASE + t->source->bytes + sara_drift_bytes(t),
                           .texts = texts(t)};
     size_t kept = 0;
     sara_status status;
@@ -335,7 +272,7 @@ sara_status sara_memory_make_plan(const trainer *t, sara_memory_plan *out,
     }
     TRY(activations(t, &p.activations, &kept, s));
     p.other += kept;
-    TRY(pictures(t, &p.pictures));
+    TRY(sara_memory_pictures(t, &p.pictures));
     TRY(encoder(t, &p.encoder, s));
     if (t->source->encodes_anew) {
         p.other += p.encoder;
@@ -430,13 +367,19 @@ sara_status sara_trainer_plan_memory(trainer *t)
                                      .side = t->flags.side ? dims[3] : 0, /* of squares */
                                      .share = 1};
     sara_memory_plan p;
+    size_t need;
     sara_status status;
     TRY(sara_memory_make_plan(t, &p, &now));
     t->activations = p.activations;
+    need = p.peak;
+    if (t->class_bytes > p.peak) { /* that is over, and had room */
+        p.peak = t->class_bytes;
+        p.stage = "while class images are drawn";
+    }
     t->planned_bytes = p.peak;
     plan_announce(t, &p);
-    if (p.peak > sara_memory_limit(t->ctx))
-        return sara_memory_refuse(t, &now, p.peak);
+    if (need > sara_memory_limit(t->ctx))
+        return sara_memory_refuse(t, &now, need);
 done:
     return status;
 }

@@ -3,9 +3,6 @@
 
 #include <math.h>
 
-/* What is available changes by a little from run to run: flags that would fit by less than such a
- * part of it are not recommended. */
-#define MARGIN 50
 /* How often the entries are halved before they are given up. */
 #define HALVINGS 12
 
@@ -65,7 +62,7 @@ static sara_status probe(advice *a, bool *fits, size_t *peak, const sara_memory_
     sara_status status;
     TRY(sara_memory_make_plan(a->t, &p, s));
     *peak = p.peak;
-    *fits = p.peak <= limit - limit / MARGIN;
+    *fits = p.peak <= limit - limit / SARA_MEMORY_MARGIN;
     if (p.peak < a->least) {
         a->least = p.peak;
         flags_to(a, a->least_with, sizeof(a->least_with), s);

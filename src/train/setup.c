@@ -345,7 +345,7 @@ sara_status sara_trainer_open(trainer *t, const sara_train_options *options)
     TRY(sara_run_prompt_length(t->ctx, &t->prompt_length, t->model, &t->options));
     if (t->method->check)
         TRY(t->method->check(t));
-    TRY(sara_class_images_draw(t->ctx, t->model, &t->options));
+    TRY(sara_class_images_draw(t->ctx, &t->class_bytes, t->model, &t->options));
     TRY(open_batches(t));
     TRY(count_steps(t));
     TRY(sara_drift_start(t));

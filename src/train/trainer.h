@@ -42,6 +42,7 @@ struct trainer {
     } flags;               /* the command's names of what takes memory, for advice */
     size_t activations;    /* bytes that the tape will need */
     size_t planned_bytes;  /* of the whole process, at the peak */
+    size_t class_bytes;    /* of it, while class images were drawn; 0: none were */
     double started;
     int64_t started_at;   /* the step that this process began with */
     sara_writer *profile; /* NULL: not wanted, or written already */

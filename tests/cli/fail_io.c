@@ -5,6 +5,7 @@
  *     FAIL_IO_AT      n, counted from 1; 0 or unset: none fails
  *     FAIL_IO_ERRNO   errno of the failure; 0: SIGKILL instead
  *     FAIL_IO_STICKY  1: all further calls that need space fail too, as on a full disk
+ *     FAIL_IO_READS   1: calls that read, instead of those that change something
  *     FAIL_IO_COUNT   a file that takes the number of calls when the process ends
  *     FAIL_IO_LOG     a file that takes a line for each call: its name, the path, and where to
  */
@@ -53,6 +54,8 @@ static int fails(const char *call, const char *path, const char *from, int needs
     const char *under = getenv("FAIL_IO_UNDER");
     if (!under || strncmp(path, under, strlen(under)) != 0)
         return 0;
+    if ((strcmp(call, "read") == 0) != (setting("FAIL_IO_READS") == 1))
+        return 0;
     note(call, from ? from : path, from ? path : "");
     int at = setting("FAIL_IO_AT"), now = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
     if (at == 0 || now < at || (now > at && !(needs_space && setting("FAIL_IO_STICKY"))))
@@ -92,6 +95,16 @@ ssize_t write(int fd, const void *data, size_t size)
         (ssize_t(*)(int, const void *, size_t))next("write");
     return fails_fd("write", fd, 1) ? -1 : real(fd, data, size);
 }
+
+#define PREAD(name)                                                                                \
+    ssize_t name(int fd, void *data, size_t size, off64_t at)                                      \
+    {                                                                                              \
+        ssize_t (*real)(int, void *, size_t, off64_t) =                                            \
+            (ssize_t(*)(int, void *, size_t, off64_t))next(#name);                                 \
+        return fails_fd("read", fd, 0) ? -1 : real(fd, data, size, at);                            \
+    }
+PREAD(pread)
+PREAD(pread64)
 
 int fflush(FILE *file)
 {

@@ -121,20 +121,21 @@ class Case(unittest.TestCase):
 class Shim(Case):
     """A program whose calls that change files are counted, noted or made to fail: see fail_io.c."""
 
-    def shim(self, under, at=0, number=0, sticky=False, count=None, log=None):
+    def shim(self, under, at=0, number=0, sticky=False, count=None, log=None, reads=False):
         return {
             "LD_PRELOAD": os.environ["SARA_FAIL_IO"],
             "FAIL_IO_UNDER": under,
             "FAIL_IO_AT": str(at),
             "FAIL_IO_ERRNO": str(number),
             "FAIL_IO_STICKY": "1" if sticky else "0",
+            "FAIL_IO_READS": "1" if reads else "0",
             "FAIL_IO_COUNT": count or "/dev/null",
             "FAIL_IO_LOG": log or "/dev/null",
         }
 
-    def count(self, under, *args):
+    def count(self, under, *args, reads=False):
         """How many calls a run makes that can fail."""
-        self.ok(*args, env=self.shim(under, count=self.path("count")))
+        self.ok(*args, env=self.shim(under, count=self.path("count"), reads=reads))
         with open(self.path("count")) as file:
             return int(file.read())
 

@@ -16,14 +16,21 @@ STEPS = 3
 EVERY = 1 if os.environ.get("SARA_LONG") == "1" else 7 if SANITIZE else 3
 
 
-class Training(Shim):
+class Runs(Shim):
+    """Of a U-Net's folder of one's own; `more` are further options."""
+
+    more = ()
+
     def setUp(self):
         super().setUp()
+        self.unet = self.path("unet")
+        shutil.copytree(UNET, self.unet)
         replay = self.write_replay("replay.safetensors", STEPS)
         self.args = [
             "train",
             "--unet-only",
-            UNET,
+            self.unet,
+            *self.more,
             "--replay",
             replay,
             "-t",
@@ -67,6 +74,8 @@ class Training(Shim):
         self.assertEqual(remains(self.folder), [], what)
         shutil.rmtree(self.run_folder)
 
+
+class Training(Runs):
     def each_call(self, number, sticky=False, every=1):
         calls = self.count(self.run_folder, *self.args, self.run_folder)
         self.assertGreater(calls, 60)
@@ -123,6 +132,31 @@ class Training(Shim):
                 sha256(os.path.join(self.run_folder, "adapter.safetensors")), self.expected
             )
             shutil.rmtree(self.run_folder)
+
+
+class Reading(Runs):
+    """Weights that stay on the disk are read throughout a run: wherever that fails, one line names
+    the file."""
+
+    more = ("--disk_offload",)
+
+    def test_each_read(self):
+        calls = self.count(self.unet, *self.args, self.run_folder, reads=True)
+        self.assertGreater(calls, 500)
+        shutil.rmtree(self.run_folder)
+        checkpoints = 0
+        for at in range(7, calls + 1, calls // 16):
+            what = f"read {at} of {calls}"
+            env = self.shim(self.unet, at, errno.EIO, reads=True)
+            result = self.sara(*self.args, self.run_folder, env=env)
+            words = [os.path.join(self.unet, "diffusion_pytorch_model.safetensors"),
+                     os.strerror(errno.EIO)]
+            self.check_refused(result, IO, words, what)
+            checkpoints += any(name.startswith("checkpoint-")
+                               for name in os.listdir(self.run_folder)
+                               ) if os.path.isdir(self.run_folder) else 0
+            self.finish(what)
+        self.assertGreater(checkpoints, 2)
 
 
 class Full(Shim):

@@ -33,6 +33,7 @@ static sara_status draw_one(sara_context *ctx, const char *folder)
     char class[512], subject[512], picture[600];
     sara_model *model = NULL;
     sara_train_options options;
+    size_t bytes;
     sara_image drawn = {0};
     sara_status status;
     snprintf(class, sizeof(class), "%s/class", folder);
@@ -49,7 +50,7 @@ static sara_status draw_one(sara_context *ctx, const char *folder)
     options.resolution = 12;
     options.resolution_height = 8;
     TRY(sara_model_load(ctx, &model, MODEL, NULL));
-    TRY(sara_class_images_draw(ctx, model, &options));
+    TRY(sara_class_images_draw(ctx, &bytes, model, &options));
     TRY(sara_image_read(ctx, &drawn, picture));
     assert_true(drawn.width == 12 && drawn.height == 8);
 done:
@@ -67,6 +68,33 @@ static void test_every_allocation_of_drawing(void **state)
     assert_ok(run->ctx, sara_image_save(run->ctx, &image,
                                         test_text(run, "%s/subject/a.png", run->folder), NULL));
     test_every_allocation(draw_one, run->folder);
+}
+
+/* Told before anything is drawn; the plan of the run names the phase where it is the largest. */
+static void test_room_for_drawing(void **state)
+{
+    test_run *run = *state;
+    use_class(run);
+    run->options.pretrained_model_name_or_path = SARA_TEST_EMOJI "/base";
+    run->options.resolution = 32;
+    run->options.num_class_images = 1;
+    run->options.trainable = "1000";
+    run->options.learning_rate = 1e-5;
+    run->options.lambda_rank = 0;
+    const sara_context_options tight = {.threads = 1, .memory_limit = 50 << 20};
+    sara_context *ctx = NULL;
+    assert_ok(ctx, sara_context_new(&ctx, &tight));
+    test_run_output(run, "tight");
+    assert_refused(ctx, SARA_ERROR_MEMORY,
+                   "50 MiB are available; it fits with --weight_dtype bf16 (",
+                   sara_train(ctx, NULL, &run->options));
+    assert_false(sara_path_exists(run->options.class_data_dir));
+    sara_context_free(ctx);
+    run->options.gradient_checkpointing = true;
+    test_run_output(run, "named");
+    assert_ok(run->ctx, test_run_train(run));
+    assert_non_null(strstr(run->log, "class images: peak "));
+    assert_non_null(strstr(run->log, " while class images are drawn"));
 }
 
 /* -------------------------------------------------------------------------------- interruptions */
@@ -97,7 +125,8 @@ static sara_status draw_watched(test_run *run, watched *w, int64_t interrupt_at)
     *w = (watched){.interrupt_at = interrupt_at};
     assert_ok(w->ctx, sara_context_new(&w->ctx, &options));
     assert_ok(w->ctx, sara_model_load(w->ctx, &w->model, MODEL, NULL));
-    sara_status status = sara_class_images_draw(w->ctx, w->model, &run->options);
+    size_t bytes;
+    sara_status status = sara_class_images_draw(w->ctx, &bytes, w->model, &run->options);
     for (int i = 0; i < w->model->family->part_count; i++) /* all are given back */
         assert_false(w->model->parts[i].network->there);
     const sara_progress next = {.phase = "generate", .step = w->steps + 1, .total = w->total};
@@ -272,6 +301,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST_CASE(test_every_allocation_of_drawing),
+        TEST_CASE(test_room_for_drawing),
         TEST_CASE(test_interrupted),
         TEST_CASE(test_refused_before_drawing),
         TEST_CASE(test_place),

@@ -105,6 +105,20 @@ static void test_beside(void **state)
     }
 }
 
+/* On a device whose memory the host cannot touch. */
+static void test_apart(void **state)
+{
+    static const char *const dtypes[] = {"fp32", "bf16"};
+    test_run *run = *state;
+    run->options.device = "cpu-apart";
+    run->options.progressive_iter = 4;
+    run->options.track_drift = 3;
+    for (size_t i = 0; i < sizeof(dtypes) / sizeof(*dtypes); i++) {
+        run->options.weight_dtype = dtypes[i];
+        compare_with_plain(run, test_text(run, "apart-%s", dtypes[i]));
+    }
+}
+
 /* A run may go on with it, or without, on either side of a reselection. */
 static void test_resumed(void **state)
 {
@@ -133,6 +147,28 @@ static void test_refused(void **state)
     run->options.gradient_checkpointing_levels = 1;
     assert_refused(run->ctx, SARA_ERROR_USAGE, "--gradient_checkpointing_levels 1: --disk_offload",
                    test_run_train(run));
+}
+
+/* LT-SFT's first phase trains all values; its second is refused alike, and goes on without. */
+static void test_second_phase(void **state)
+{
+    test_run *run = *state;
+    run->options.method = "ltsft";
+    run->options.ltsft_steps = 2;
+    run->options.max_train_steps = 6;
+    test_run_output(run, "ltsft");
+    run->interrupt_at = 4;
+    assert_refused(run->ctx, SARA_INTERRUPTED, "interrupted", test_run_train(run));
+    run->interrupt_at = -1;
+    run->options.resume_from_checkpoint = "latest";
+    run->options.disk_offload = true;
+    assert_refused(run->ctx, SARA_ERROR_USAGE,
+                   "--disk_offload true: goes with --method sara, lora, dora, adaptformer or "
+                   "shira; LT-SFT trains all values",
+                   test_run_train(run));
+    run->options.disk_offload = false;
+    assert_ok(run->ctx, test_run_train(run));
+    assert_true(test_run_has(run, "adapter.safetensors"));
 }
 
 /* A file that was written to or cut after it was opened is told of. */
@@ -197,9 +233,17 @@ static void test_offload_allocations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST_CASE(test_sd1),     TEST_CASE(test_families), TEST_CASE(test_gradient_mask),
-        TEST_CASE(test_shira),   TEST_CASE(test_beside),   TEST_CASE(test_resumed),
-        TEST_CASE(test_refused), TEST_CASE(test_cut_file), TEST_TINY(test_offload_allocations),
+        TEST_CASE(test_sd1),
+        TEST_CASE(test_families),
+        TEST_CASE(test_gradient_mask),
+        TEST_CASE(test_shira),
+        TEST_CASE(test_beside),
+        TEST_CASE(test_resumed),
+        TEST_CASE(test_apart),
+        TEST_CASE(test_second_phase),
+        TEST_CASE(test_refused),
+        TEST_CASE(test_cut_file),
+        TEST_TINY(test_offload_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
