@@ -84,9 +84,16 @@ static void hear_refused(void *user, const char *path, const char *line)
     (void)kept; /* c->status has it */
 }
 
-static sara_status hear_seen(void *user, const sara_data_image *image, const sara_image *pixels)
+static sara_status hear_begun(void *user, const sara_data *data)
 {
-    return sara_check_see(user, image, pixels);
+    sara_check *c = user;
+    return sara_alloc_zero(c->ctx, &c->looks, data->count, sizeof(*c->looks));
+}
+
+static sara_status hear_seen(sara_context *own, void *user, const sara_data_image *image,
+                             const sara_image *pixels)
+{
+    return sara_check_see(own, user, image, pixels);
 }
 
 static sara_status check_train_options(sara_check *c)
@@ -144,7 +151,7 @@ static sara_status check_model_sizes(sara_check *c, const sara_data *data)
 static sara_status open_check_data(sara_check *c)
 {
     const sara_train_options *o = c->options.train;
-    const sara_data_listener listener = {c, hear_refused, hear_seen};
+    const sara_data_listener listener = {c, hear_refused, hear_begun, hear_seen};
     const sara_data_options options = {.output_dir = o->output_dir,
                                        .dataset_config = o->dataset_config,
                                        .masked_loss = o->masked_loss,
@@ -156,8 +163,6 @@ static sara_status open_check_data(sara_check *c)
     TRY(sara_data_open(c->ctx, &c->data, &c->config, &options));
     TRY(c->status);
     TRY(check_model_sizes(c, &c->data));
-    if (!c->looks)
-        TRY(sara_alloc_zero(c->ctx, &c->looks, c->data.count, sizeof(*c->looks)));
 done:
     return status;
 }

@@ -34,6 +34,9 @@ typedef struct sara_check_look {
     size_t thumbnail_size;
     uint64_t hash; /* perceptual, where is_hashed */
     bool is_hashed;
+    bool seen;                 /* it could be read */
+    bool black_mask;           /* throughout */
+    double clear;              /* share of pixels that are not opaque, where alpha is dropped */
     const char *caption;       /* as it is tokenised, without what is left out at random */
     size_t tokens[2], most[2]; /* of CLIP's tokenizers and of T5; most 0: none */
 } sara_check_look;
@@ -60,9 +63,9 @@ SARA_NODISCARD sara_status sara_check_add(sara_check *c, sara_check_kind kind, c
 const sara_check_note *sara_check_notes_of(const sara_check *c, const char *path, size_t *count);
 size_t sara_check_count(const sara_check *c, bool refused); /* notes that are, or are not */
 
-/* look.c: an image as it was read. */
-SARA_NODISCARD sara_status sara_check_see(sara_check *c, const sara_data_image *image,
-                                          const sara_image *pixels);
+/* look.c: an image as it was read, to its look alone. */
+SARA_NODISCARD sara_status sara_check_see(sara_context *own, sara_check *c,
+                                          const sara_data_image *image, const sara_image *pixels);
 /* From all images and captions; notes. */
 SARA_NODISCARD sara_status sara_check_compare(sara_check *c);
 /* hash.c: *out: 64 bits of the lowest frequencies, equal to imagehash.phash (hash_size 8); false:

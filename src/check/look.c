@@ -18,7 +18,7 @@ static const sara_subset *check_subset(const sara_check *c, const sara_data_imag
 }
 
 /* Alpha that nothing uses. JPEG has none. */
-static sara_status look_at_alpha(sara_check *c, const sara_data_image *image)
+static sara_status see_alpha(sara_context *own, sara_check_look *look, const sara_data_image *image)
 {
     const char *extension = strrchr(image->path, '.');
     sara_image alpha = {0};
@@ -27,36 +27,30 @@ static sara_status look_at_alpha(sara_check *c, const sara_data_image *image)
     if (image->mask == image->path || sara_text_same(extension, ".jpg") ||
         sara_text_same(extension, ".jpeg"))
         return SARA_OK;
-    TRY(sara_image_read_alpha(c->ctx, &alpha, image->path));
+    TRY(sara_image_read_alpha(own, &alpha, image->path));
     const size_t count = (size_t)alpha.width * (size_t)alpha.height;
     for (size_t i = 0; i < count; i++)
         clear += alpha.pixels[3 * i] < 255;
-    if (clear)
-        TRY(sara_check_add(c, SARA_CHECK_ALPHA, image->path,
-                           "%.0f %% of it is transparent; the colours below are trained on",
-                           100.0 * (double)clear / (double)count));
+    look->clear = (double)clear / (double)count;
 done:
-    sara_image_clear(c->ctx, &alpha);
+    sara_image_clear(own, &alpha);
     return status;
 }
 
-static sara_status look_at_mask(sara_check *c, const sara_data_image *image)
+static sara_status see_mask(sara_context *own, sara_check_look *look, const sara_data_image *image)
 {
     sara_image mask = {0};
     sara_status status;
     if (!image->mask)
         return SARA_OK;
-    TRY(image->mask == image->path ? sara_image_read_alpha(c->ctx, &mask, image->mask)
-                                   : sara_image_read(c->ctx, &mask, image->mask));
+    TRY(image->mask == image->path ? sara_image_read_alpha(own, &mask, image->mask)
+                                   : sara_image_read(own, &mask, image->mask));
     const size_t count = (size_t)mask.width * (size_t)mask.height;
-    bool black = true;
-    for (size_t i = 0; i < count && black; i++)
-        black = mask.pixels[3 * i] == 0;
-    if (black)
-        TRY(sara_check_add(c, SARA_CHECK_MASK, image->path,
-                           "its mask is black throughout: nothing is learned of it"));
+    look->black_mask = true;
+    for (size_t i = 0; i < count && look->black_mask; i++)
+        look->black_mask = mask.pixels[3 * i] == 0;
 done:
-    sara_image_clear(c->ctx, &mask);
+    sara_image_clear(own, &mask);
     return status;
 }
 
@@ -81,7 +75,8 @@ done:
 }
 
 /* Large images are looked at in small, as that is all that hashes and thumbnails show. */
-static sara_status look_at_pixels(sara_check *c, size_t index, const sara_image *pixels)
+static sara_status see_pixels(sara_context *own, const sara_check *c, size_t index,
+                              const sara_image *pixels)
 {
     const int longer = pixels->width > pixels->height ? pixels->width : pixels->height;
     const int width = (int)((int64_t)pixels->width * SMALL_SIDE / longer);
@@ -90,27 +85,47 @@ static sara_status look_at_pixels(sara_check *c, size_t index, const sara_image 
     sara_image small = {0};
     sara_status status;
     if (longer > 2 * SMALL_SIDE && width > 0 && height > 0) {
-        TRY(sara_image_resize(c->ctx, &small, pixels, width, height, SARA_RESAMPLE_BILINEAR));
+        TRY(sara_image_resize(own, &small, pixels, width, height, SARA_RESAMPLE_BILINEAR));
         pixels = &small;
     }
-    TRY(sara_perceptual_hash(c->ctx, &look->hash, &look->is_hashed, pixels));
+    TRY(sara_perceptual_hash(own, &look->hash, &look->is_hashed, pixels));
     if (c->options.page && index < SARA_CHECK_SHOWN)
-        TRY(sara_image_thumbnail(c->ctx, &look->thumbnail, &look->thumbnail_size, pixels,
+        TRY(sara_image_thumbnail(own, &look->thumbnail, &look->thumbnail_size, pixels,
                                  THUMBNAIL_SIDE));
 done:
-    sara_image_clear(c->ctx, &small);
+    sara_image_clear(own, &small);
     return status;
 }
 
-sara_status sara_check_see(sara_check *c, const sara_data_image *image, const sara_image *pixels)
+sara_status sara_check_see(sara_context *own, sara_check *c, const sara_data_image *image,
+                           const sara_image *pixels)
 {
+    const size_t index = (size_t)(image - c->data.images);
+    sara_check_look *look = &c->looks[index];
     sara_status status;
-    if (!c->looks)
-        TRY(sara_alloc_zero(c->ctx, &c->looks, c->data.count, sizeof(*c->looks)));
-    TRY(look_at_pixels(c, (size_t)(image - c->data.images), pixels));
-    TRY(look_at_alpha(c, image));
-    TRY(look_at_mask(c, image));
-    TRY(look_at_fit(c, image));
+    TRY(see_pixels(own, c, index, pixels));
+    TRY(see_alpha(own, look, image));
+    TRY(see_mask(own, look, image));
+    look->seen = true;
+done:
+    return status;
+}
+
+/* What was seen of its pixels. */
+static sara_status tell_seen(sara_check *c, size_t index)
+{
+    const sara_data_image *image = &c->data.images[index];
+    const sara_check_look *look = &c->looks[index];
+    sara_status status = SARA_OK;
+    if (look->clear > 0)
+        TRY(sara_check_add(c, SARA_CHECK_ALPHA, image->path,
+                           "%.0f %% of it is transparent; the colours below are trained on",
+                           100.0 * look->clear));
+    if (look->black_mask)
+        TRY(sara_check_add(c, SARA_CHECK_MASK, image->path,
+                           "its mask is black throughout: nothing is learned of it"));
+    if (look->seen)
+        TRY(look_at_fit(c, image));
 done:
     return status;
 }
@@ -238,6 +253,7 @@ sara_status sara_check_compare(sara_check *c)
     for (size_t i = 0; i < c->data.count; i++) {
         if (sara_interrupted(c->ctx))
             TRY(sara_fail(c->ctx, SARA_INTERRUPTED, "interrupted; nothing was written"));
+        TRY(tell_seen(c, i));
         TRY(look_for_same(c, i));
         if (!c->data.images[i].refused)
             TRY(look_at_caption(c, i));

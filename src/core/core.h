@@ -47,6 +47,20 @@ bool sara_interrupted(const sara_context *ctx);
 void sara_interrupt_clear(sara_context *ctx);
 int sara_threads(const sara_context *ctx);
 
+/* Work on many things, by several threads at once. */
+typedef struct sara_crew {
+    /* On one of them, with a context of the thread's own, of one thread, whose memory is ctx's. */
+    sara_status (*work)(sara_context *own, void *user, size_t index);
+    /* What is logged at an index, on its thread; NULL: to ctx, one thread at a time. */
+    void (*log)(sara_context *own, void *user, size_t index, const char *line);
+    void *user;
+    const char *phase;       /* of progress, which the calling thread tells */
+    const char *interrupted; /* the error's line */
+} sara_crew;
+/* On all below count, in about their order, by sara_threads(ctx) threads. The first error ends it:
+ * of several the one of the least index is ctx's. ctx is not to be used by `work`. */
+SARA_NODISCARD sara_status sara_crew_run(sara_context *ctx, const sara_crew *crew, size_t count);
+
 /* ------------------------------------------------------------------------------------ memory */
 
 /* count * size bytes from the context's allocator; SARA_ERROR_MEMORY on overflow or failure.

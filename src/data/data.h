@@ -191,11 +191,15 @@ typedef struct sara_data {
 } sara_data;
 /* Who hears of all that cannot be used, where else the first fault ends it, and sees each image. */
 typedef struct sara_data_listener {
-    void *user; /* passed to both */
+    void *user; /* passed to all */
     /* path: of the image, or of what else the line tells of */
     void (*refused)(void *user, const char *path, const char *line);
-    /* Once each, as it was read, its size, fit and mask's path known. */
-    sara_status (*seen)(void *user, const sara_data_image *image, const sara_image *pixels);
+    /* Before the first is seen: images and their number are known. */
+    sara_status (*begun)(void *user, const sara_data *data);
+    /* Once each, as it was read, its size, fit and mask's path known; by several threads at once,
+     * each with a context of its own. */
+    sara_status (*seen)(sara_context *own, void *user, const sara_data_image *image,
+                        const sara_image *pixels);
 } sara_data_listener;
 typedef struct sara_data_options {
     const char *output_dir;     /* is passed over where it lies in a folder of images; NULL */

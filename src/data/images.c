@@ -1,13 +1,9 @@
 /* The images of a data set: checked before anything is encoded, hashed, and resized. */
 #include "data/data_inner.h"
 
-#include "core/trace.h"
-
-#include <math.h>
 #include <stdio.h>
 
-#define NAMED_AT_MOST  5
-#define SILENT_SECONDS 1.0 /* a short check is no news */
+#define NAMED_AT_MOST 5
 
 /* `path`, the image itself or its mask, in the size that the image is resized to. */
 static sara_status load_resized(sara_context *ctx, sara_image *out, const sara_data_image *image,
@@ -60,69 +56,78 @@ done:
     return status;
 }
 
+/* What threads check. */
+typedef struct image_check {
+    sara_data *data;
+    const sara_buckets *buckets;
+    const sara_data_listener *listener; /* NULL: none */
+    /* [count] Of images that cannot be used, and what was logged first of one; else NULL */
+    char **lines, **notes;
+} image_check;
+
 /* Decoded wholly: what passes here is what can be loaded later. */
-static sara_status check_one_image(sara_data *data, const sara_buckets *buckets, size_t index,
-                                   const sara_data_listener *listener)
+static sara_status check_one_image(sara_context *own, const image_check *c, size_t index)
 {
-    sara_data_image *image = &data->images[index];
+    sara_data_image *image = &c->data->images[index];
+    const sara_subset *subset = &c->data->config->subsets[image->subset];
     sara_image read = {0};
     sara_status status;
-    TRY(sara_image_read(data->ctx, &read, image->path));
+    TRY(sara_image_read(own, &read, image->path));
     image->width = read.width;
     image->height = read.height;
-    TRY(sara_buckets_fit(data->ctx, &image->fit, &buckets[data->config->subsets[image->subset].set],
-                         image->path, read.width, read.height));
-    if (listener)
-        TRY(listener->seen(listener->user, image, &read));
-    sara_image_clear(data->ctx, &read);
-    TRY(check_mask_file(data->ctx, image));
+    TRY(sara_buckets_fit(own, &image->fit, &c->buckets[subset->set], image->path, read.width,
+                         read.height));
+    if (c->listener)
+        TRY(c->listener->seen(own, c->listener->user, image, &read));
+    sara_image_clear(own, &read);
+    TRY(check_mask_file(own, image));
 done:
-    sara_image_clear(data->ctx, &read);
+    sara_image_clear(own, &read);
     return status;
 }
 
-static void report_check(sara_context *ctx, size_t done, size_t count, double started)
+/* Of one that cannot be used the line is kept: others may be damaged, too. */
+static sara_status check_image_of(sara_context *own, void *user, size_t index)
 {
-    double seconds = sara_clock() - started;
-    if (seconds < SILENT_SECONDS)
-        return;
-    double rate = (double)done / seconds;
-    const sara_progress progress = {
-        "check", (int64_t)done, (int64_t)count, NAN, NAN, rate, (double)(count - done) / rate};
-    sara_report_progress(ctx, &progress);
+    const image_check *c = user;
+    const sara_status status = check_one_image(own, c, index);
+    const bool kept = status == SARA_ERROR_INPUT || (c->listener && status == SARA_ERROR_IO);
+    return kept ? sara_strdup(own, &c->lines[index], sara_context_error(own)) : status;
 }
 
-/* Images that cannot be used: the first one's error line, the others' names. */
-typedef struct damaged_images {
-    char *error, *names;
-    size_t count;
-} damaged_images;
-
-static sara_status note_damaged(sara_context *ctx, damaged_images *damaged, const char *path)
+/* What of a picture is odd and does no harm; without memory it is not told. */
+static void note_odd_image(sara_context *own, void *user, size_t index, const char *line)
 {
-    char *longer = NULL;
+    const image_check *c = user;
+    if (!c->notes[index] && sara_strdup(own, &c->notes[index], line) != SARA_OK)
+        c->notes[index] = NULL;
+}
+
+/* The first one's line, with the names of some others. */
+static sara_status refuse_damaged(const image_check *c)
+{
+    sara_buffer names = {.ctx = c->data->ctx};
+    const char *first = NULL;
+    size_t count = 0;
     sara_status status = SARA_OK;
-    if (damaged->count++ == 0)
-        return sara_strdup(ctx, &damaged->error, sara_context_error(ctx));
-    if (damaged->count > NAMED_AT_MOST)
-        return SARA_OK;
-    TRY(sara_format(ctx, &longer, "%s%s%s", damaged->names ? damaged->names : "",
-                    damaged->names ? ", " : "", path));
-    sara_free(ctx, damaged->names);
-    damaged->names = longer;
+    for (size_t i = 0; i < c->data->count; i++) {
+        if (!c->lines[i])
+            continue;
+        if (count > 0 && count < NAMED_AT_MOST) {
+            TRY(sara_buffer_put(&names, count > 1 ? ", " : ""));
+            TRY(sara_buffer_put(&names, c->data->images[i].path));
+        }
+        first = count++ ? first : c->lines[i];
+    }
+    if (count == 1)
+        status = sara_fail(c->data->ctx, SARA_ERROR_INPUT, "%s", first);
+    else if (count > 1)
+        status = sara_fail(c->data->ctx, SARA_ERROR_INPUT,
+                           "%s (and %zu more images cannot be used: %s%s)", first, count - 1,
+                           names.data, count > NAMED_AT_MOST ? ", ..." : "");
 done:
+    sara_buffer_free(&names);
     return status;
-}
-
-static sara_status refuse_damaged(sara_context *ctx, const damaged_images *damaged)
-{
-    if (damaged->count == 0)
-        return SARA_OK;
-    if (damaged->count == 1)
-        return sara_fail(ctx, SARA_ERROR_INPUT, "%s", damaged->error);
-    return sara_fail(ctx, SARA_ERROR_INPUT, "%s (and %zu more images cannot be used: %s%s)",
-                     damaged->error, damaged->count - 1, damaged->names,
-                     damaged->count > NAMED_AT_MOST ? ", ..." : "");
 }
 
 sara_status sara_data_hear(sara_context *ctx, const sara_data_listener *listener, const char *path,
@@ -134,35 +139,48 @@ sara_status sara_data_hear(sara_context *ctx, const sara_data_listener *listener
     return SARA_OK;
 }
 
-/* An image that cannot be used is kept for the error, or refused where that is listened to. */
-static sara_status take_checked(sara_data *data, damaged_images *damaged, size_t index,
-                                const sara_data_listener *listener, sara_status status)
+/* In the order of images, whichever thread was when done. */
+static sara_status tell_checked(const image_check *c)
 {
-    sara_data_image *image = &data->images[index];
-    if (listener) {
-        image->refused = image->refused || status != SARA_OK;
-        return sara_data_hear(data->ctx, listener, image->path, status);
+    const sara_data_listener *listener = c->listener;
+    for (size_t i = 0; i < c->data->count; i++) {
+        sara_data_image *image = &c->data->images[i];
+        if (c->notes[i])
+            sara_log(c->data->ctx, SARA_LOG_WARNING, "%s", c->notes[i]);
+        if (!listener || !c->lines[i])
+            continue;
+        image->refused = true;
+        listener->refused(listener->user, image->path, c->lines[i]);
     }
-    return status == SARA_ERROR_INPUT ? note_damaged(data->ctx, damaged, image->path) : status;
+    return listener ? SARA_OK : refuse_damaged(c);
+}
+
+static void free_lines(const sara_data *data, char **lines)
+{
+    for (size_t i = 0; lines && i < data->count; i++)
+        sara_free(data->ctx, lines[i]);
+    sara_free(data->ctx, lines);
 }
 
 sara_status sara_data_check_images(sara_data *data, const sara_buckets *buckets,
                                    const sara_data_listener *listener)
 {
-    sara_context *ctx = data->ctx;
-    damaged_images damaged = {0};
-    double started = sara_clock();
-    sara_status status = SARA_OK;
-    for (size_t i = 0; i < data->count; i++) {
-        if (sara_interrupted(ctx))
-            TRY(sara_fail(ctx, SARA_INTERRUPTED, "interrupted before the first step"));
-        TRY(take_checked(data, &damaged, i, listener, check_one_image(data, buckets, i, listener)));
-        report_check(ctx, i + 1, data->count, started);
-    }
-    status = refuse_damaged(ctx, &damaged);
+    image_check c = {.data = data, .buckets = buckets, .listener = listener};
+    const sara_crew crew = {.work = check_image_of,
+                            .log = note_odd_image,
+                            .user = &c,
+                            .phase = "check",
+                            .interrupted = "interrupted before the first step"};
+    sara_status status;
+    TRY(sara_alloc_zero(data->ctx, &c.lines, data->count, sizeof(*c.lines)));
+    TRY(sara_alloc_zero(data->ctx, &c.notes, data->count, sizeof(*c.notes)));
+    if (listener)
+        TRY(listener->begun(listener->user, data));
+    TRY(sara_crew_run(data->ctx, &crew, data->count));
+    status = tell_checked(&c);
 done:
-    sara_free(ctx, damaged.error);
-    sara_free(ctx, damaged.names);
+    free_lines(data, c.lines);
+    free_lines(data, c.notes);
     return status;
 }
 

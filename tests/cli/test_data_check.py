@@ -258,6 +258,24 @@ class AsTraining(DataCheck):
         self.assertIn("page: data-check.html", result.out)
         self.assertEqual(sorted(os.listdir(self.folder)), ["data-check.html"])
 
+    def test_threads(self):
+        """Report, errors and warnings do not depend on how many threads look at images."""
+        for i in range(30):
+            self.fill(f"{i:02}.png", png(64, 64, waves(i + 1, 2)), "a picture")
+        for name in ["bad-cut.webp", "bad-checksum.png"]:
+            self.fill(f"09-{name}", os.path.join(IMAGES, name), "a picture")
+        for name in ["rgb-420.jpg", "rgb-444.jpg"]:  # of a JFIF that libjpeg does not know
+            with open(os.path.join(IMAGES, name), "rb") as file:
+                self.fill(name, file.read().replace(b"JFIF\0\1", b"JFIF\0\x09"), "a picture")
+        args = ("data", "check", "data", "--json", "-t")
+        one, four = self.sara(*args, "1"), self.sara(*args, "4")
+        self.assertEqual((one.code, four.code), (INPUT, INPUT))
+        self.assertEqual(one.out, four.out)
+        self.assertEqual(one.err, four.err)
+        warned = [line for line in one.err.splitlines() if "JFIF revision" in line]
+        self.assertEqual(["420" in line for line in warned], [True, False])
+        self.assertEqual(len(json.loads(one.out)["refused"]), 2)
+
     def test_many(self):
         """The page holds a thousand images and says so; those with faults come first."""
         picture = png(16, 16, waves(5, 9))
