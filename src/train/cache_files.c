@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LAYOUT "2" /* of the files; another is another scope */
@@ -196,13 +197,16 @@ done:
     return status;
 }
 
-/* Where a folder stands no file can be written: an empty one goes. */
-static sara_status clear_folder(sara_context *ctx, const char *path)
+/* Makes room for a file: an empty folder, a pipe or a link to no file goes. */
+static sara_status clear_place(sara_context *ctx, const char *path)
 {
-    if (!sara_path_is_directory(path) || sara_path_is_link(path) || rmdir(path) == 0 ||
-        errno == ENOENT)
+    struct stat named, meant;
+    if (lstat(path, &named) != 0 || S_ISREG(named.st_mode) ||
+        (S_ISLNK(named.st_mode) && stat(path, &meant) == 0 && S_ISREG(meant.st_mode)))
         return SARA_OK;
-    return sara_fail_errno(ctx, path, "a folder in the place of a cached file; remove it");
+    if ((S_ISDIR(named.st_mode) ? rmdir(path) : unlink(path)) == 0 || errno == ENOENT)
+        return SARA_OK;
+    return sara_fail_errno(ctx, path, "in the place of a cached file; remove it");
 }
 
 sara_status sara_cache_files_write(sara_cache_files *files, const char *name,
@@ -212,7 +216,7 @@ sara_status sara_cache_files_write(sara_cache_files *files, const char *name,
     const sara_metadata metadata[] = {{"name", name}, {"sha256", digits}};
     sara_status status;
     TRY(cached_path(files, &path, name));
-    TRY(clear_folder(files->ctx, path));
+    TRY(clear_place(files->ctx, path));
     TRY(hash_tensors(files->ctx, digits, tensors, count));
     TRY(sara_safetensors_save(files->ctx, path, tensors, count, metadata, 2));
     files->made++;

@@ -128,19 +128,18 @@ static sara_status name_moments(const sara_dataset_cache *cache, char name[65], 
     return sara_cache_files_name(&cache->files, name, key.text);
 }
 
-/* *there: of all that are wanted of the image, each of which is looked at: what is damaged is told. */
+/* *there: of all that are wanted of the image. Each is looked at, so that what is damaged is told.
+ */
 static sara_status find_moments(sara_dataset_cache *cache, bool *there, size_t index)
 {
     sara_tensor_source tensors[2];
     const size_t count = kept_tensors(cache, tensors, index, NULL, NULL);
-    const int files = !cache->files.folder                          ? 0
-                      : sara_dataset_subset(cache, index)->flip_aug ? 2
-                                                                    : 1;
+    const int copies = sara_dataset_subset(cache, index)->flip_aug ? 2 : 1;
     char name[65];
     bool one;
     sara_status status = SARA_OK;
-    *there = files > 0;
-    for (int flip = 0; flip < files; flip++) {
+    *there = cache->files.folder != NULL;
+    for (int flip = 0; cache->files.folder && flip < copies; flip++) {
         TRY(name_moments(cache, name, index, flip));
         TRY(sara_cache_files_find(&cache->files, &one, name, tensors, count));
         *there = *there && one;

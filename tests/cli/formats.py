@@ -73,6 +73,18 @@ def read_png(path):
     return width, height, unfilter(zlib.decompress(packed), width, height), texts
 
 
+def write_png(path, width, height, data, channels=3):
+    """data: rows of RGB or, of four channels, RGBA bytes"""
+    stride = width * channels
+    rows = b"".join(b"\0" + data[y * stride : (y + 1) * stride] for y in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 6 if channels == 4 else 2, 0, 0, 0)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(body)) + kind + body)
+            file.write(struct.pack(">I", zlib.crc32(kind + body)))
+
+
 def unfilter(data, width, height):
     rows, stride = [], width * 3
     above = bytes(stride)

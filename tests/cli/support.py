@@ -1,5 +1,6 @@
 """What the tests of the command line share: the program, temporary folders, safetensors files."""
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -8,7 +9,8 @@ import subprocess
 import tempfile
 import unittest
 
-from formats import OTHER_SIZES, SIZES, read_png, read_safetensors, write_safetensors  # noqa: F401
+from formats import OTHER_SIZES, SIZES, read_png, read_safetensors  # noqa: F401
+from formats import write_png, write_safetensors  # noqa: F401
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
@@ -143,6 +145,13 @@ class Shim(Case):
 def sha256(path):
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def as_others():
+    """Before the program: permissions hold for root, too, without CAP_DAC_OVERRIDE and
+    CAP_DAC_READ_SEARCH."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 def files_below(folder):
