@@ -88,17 +88,17 @@ const char *sara_context_error(const sara_context *ctx)
 
 void sara_context_interrupt(sara_context *ctx)
 {
-    ctx->interrupted = 1;
+    atomic_store_explicit(&ctx->interrupted, 1, memory_order_relaxed);
 }
 
 bool sara_interrupted(const sara_context *ctx)
 {
-    return ctx->interrupted != 0;
+    return atomic_load_explicit(&ctx->interrupted, memory_order_relaxed) != 0;
 }
 
 void sara_interrupt_clear(sara_context *ctx)
 {
-    ctx->interrupted = 0;
+    atomic_store_explicit(&ctx->interrupted, 0, memory_order_relaxed);
 }
 
 int sara_threads(const sara_context *ctx)

@@ -4,7 +4,7 @@
 
 #include "core/core.h"
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #define SARA_ERROR_SIZE 2048
 
@@ -17,7 +17,7 @@ struct sara_context {
     int64_t part, parts;   /* of work that is told as one; parts 0: it is not */
     double parts_begun;    /* on sara_clock() */
     uint64_t memory_limit; /* 0: the system's */
-    volatile sig_atomic_t interrupted;
+    atomic_int interrupted; /* from handlers and other threads, too: it is free of locks */
     sara_arena arena;
     sara_device host;
     struct sara_trace *trace; /* NULL: off */
