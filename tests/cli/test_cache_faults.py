@@ -157,6 +157,13 @@ class Damaged(Faults):
         self.assertGreater(len(hurt), 10)
         self.find(hurt, "of another model")
 
+    def test_away(self):
+        """Every second file: of some images the one of two."""
+        for first in range(2):
+            for name in sorted(self.expected[1])[first::2]:
+                os.unlink(os.path.join(self.kept, name))
+            self.find([], "away")
+
     def test_full_folder(self):
         """What somebody has put there is no cache's to remove."""
         name = sorted(self.expected[1])[0]

@@ -8,7 +8,7 @@ import shutil
 import struct
 import unittest
 
-from support import files_below
+from support import files_below, processor_has
 from support_caches import CAPTIONS, LATENTS, PROMPTS, Everything
 
 LONG = os.environ.get("SARA_LONG") == "1"
@@ -137,7 +137,7 @@ CHANGES = {
     "chunks of prompts": (["--long_prompt"], (0, 0, 2)),
     "threads": (["-t", "2"], (0, 0, 0)),
     "a device": (["--device", "cpu-plain"], ALL),
-    "vector instructions": ({"SARA_SIMD": "generic"}, ALL),
+    **({"vector instructions": ({"SARA_SIMD": "generic"}, ALL)} if processor_has("avx2") else {}),
 }
 
 
