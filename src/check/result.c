@@ -3,7 +3,17 @@
 
 #include <stdlib.h>
 
-/* 0: micro-batches do not end with an epoch. */
+/* Names of files need not be UTF-8, which JSON is: such bytes are escaped as errors have them. */
+static json_t *check_json_text(const char *text)
+{
+    char escaped[4096];
+    json_t *value = text ? json_string(text) : json_null();
+    if (value)
+        return value;
+    sara_text_escape(escaped, sizeof(escaped), text);
+    return json_string(escaped);
+}
+
 static sara_status add_shapes(const sara_check *c, json_t *list, const sara_data_group *group,
                               bool is_class)
 {
@@ -29,9 +39,9 @@ static sara_status add_check_notes(const sara_check *c, json_t *list, bool refus
         const sara_check_note *note = &c->notes[i];
         if ((note->kind == SARA_CHECK_REFUSED) != refused)
             continue;
-        json_t *one =
-            json_pack("{s:o,s:s,s:o}", "path", *note->path ? json_string(note->path) : json_null(),
-                      "kind", sara_check_kind_name(note->kind), "text", json_string(note->text));
+        json_t *one = json_pack(
+            "{s:o,s:s,s:o}", "path", check_json_text(*note->path ? note->path : NULL), "kind",
+            sara_check_kind_name(note->kind), "text", check_json_text(note->text));
         if (json_array_append_new(list, one) != 0)
             TRY(sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report"));
     }
@@ -46,12 +56,12 @@ static sara_status add_check_images(const sara_check *c, json_t *list)
     for (size_t i = 0; i < c->data.count; i++) {
         const sara_data_image *image = &c->data.images[i];
         const sara_fit *fit = &image->fit;
-        json_t *one =
-            json_pack("{s:s,s:b,s:[ii],s:[ii],s:[ii],s:I,s:s,s:I}", "path", image->path, "refused",
-                      image->refused, "size", image->width, image->height, "resized",
-                      fit->resized_width, fit->resized_height, "bucket", fit->width, fit->height,
-                      "repeats", (json_int_t)image->repeats, "caption", c->looks[i].caption,
-                      "tokens", (json_int_t)c->looks[i].tokens[0]);
+        json_t *one = json_pack(
+            "{s:o,s:b,s:[ii],s:[ii],s:[ii],s:I,s:o,s:I}", "path", check_json_text(image->path),
+            "refused", image->refused, "size", image->width, image->height, "resized",
+            fit->resized_width, fit->resized_height, "bucket", fit->width, fit->height, "repeats",
+            (json_int_t)image->repeats, "caption", check_json_text(c->looks[i].caption), "tokens",
+            (json_int_t)c->looks[i].tokens[0]);
         if (json_array_append_new(list, one) != 0)
             TRY(sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report"));
     }
@@ -71,12 +81,12 @@ sara_status sara_check_json(const sara_check *c, char **out)
     TRY(add_shapes(c, buckets, class, true));
     TRY(add_check_notes(c, refused, true));
     TRY(add_check_notes(c, warnings, false));
-    root = json_pack("{s:[ii],s:I,s:I,s:I,s:I,s:O,s:O,s:O,s:O,s:s?}", "resolution", c->width,
-                     c->height, "usable", (json_int_t)instance->count, "in_epoch",
-                     (json_int_t)instance->order.elements, "class_usable",
-                     (json_int_t) class->count, "class_in_epoch",
-                     (json_int_t) class->order.elements, "buckets", buckets, "refused", refused,
-                     "warnings", warnings, "images", images, "page", c->options.page);
+    root = json_pack(
+        "{s:[ii],s:I,s:I,s:I,s:I,s:O,s:O,s:O,s:O,s:o}", "resolution", c->width, c->height, "usable",
+        (json_int_t)instance->count, "in_epoch", (json_int_t)instance->order.elements,
+        "class_usable", (json_int_t) class->count, "class_in_epoch",
+        (json_int_t) class->order.elements, "buckets", buckets, "refused", refused, "warnings",
+        warnings, "images", images, "page", check_json_text(c->options.page));
     text = root ? sara_json_dump(root, JSON_INDENT(2)) : NULL;
     if (!text || sara_strdup(c->ctx, out, text) != SARA_OK)
         status = sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report");

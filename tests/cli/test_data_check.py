@@ -102,6 +102,16 @@ class Refused(DataCheck):
         self.assertEqual([("line 2" in a, "line 3" in a) for a in lines],
                          [(True, False), (False, True)])
 
+    def test_names_of_other_encodings(self):
+        """A name that is no UTF-8 is escaped; nothing else is lost."""
+        os.makedirs(self.path("data"))
+        folder = os.fsencode(self.path("data"))
+        for name, content in [(b"caf\xe9.png", png(64, 64, waves(3, 7))), (b"caf\xe9.txt", b"abc")]:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(content)
+        report, _ = self.check()
+        self.assertEqual([i["path"] for i in report["images"]], ["data/caf\\xe9.png"])
+
     def test_nothing_there(self):
         os.mkdir(self.path("data"))
         report, page = self.check(code=INPUT)
