@@ -110,6 +110,24 @@ static sara_status check_train_options(sara_check *c)
                       o->dataset_config, o->train_data_dir));
     TRY(sara_train_options_check_values(c->ctx, o));
     TRY(sara_train_options_check_data(c->ctx, o));
+    TRY(sara_class_images_check_place(c->ctx, o));
+done:
+    return status;
+}
+
+/* Class images that training draws first are not there yet: those that are, are looked at. */
+static sara_status leave_out_missing(sara_check *c)
+{
+    const char *folder = c->train.class_data_dir;
+    int64_t missing;
+    sara_status status;
+    TRY(sara_class_images_missing(c->ctx, &missing, &c->train));
+    if (!missing)
+        return SARA_OK;
+    sara_log(c->ctx, SARA_LOG_INFO, "%lld class images are not in %s yet: sara train draws them",
+             (long long)missing, folder);
+    if (missing == (c->train.num_class_images ? c->train.num_class_images : SARA_CLASS_IMAGES))
+        c->train.class_data_dir = c->train.class_prompt = NULL;
 done:
     return status;
 }
@@ -187,7 +205,11 @@ sara_status sara_data_check(sara_context *ctx, char **report, const sara_data_ch
     *report = NULL;
     sara_arena_init(&c.strings, ctx);
     TRY(sara_options_read(ctx, &c.options, &check_options_type, given));
+    if (c.options.train)
+        TRY(sara_train_options_read(ctx, &c.train, c.options.train));
+    c.options.train = c.options.train ? &c.train : NULL;
     TRY(check_train_options(&c));
+    TRY(leave_out_missing(&c));
     TRY(open_check_model(&c));
     TRY(open_check_data(&c));
     TRY(sara_check_compare(&c));

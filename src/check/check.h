@@ -43,6 +43,7 @@ typedef struct sara_check_look {
 typedef struct sara_check {
     sara_context *ctx;
     sara_data_check_options options;
+    sara_train_options train;  /* those of options, without class images that are not there yet */
     sara_model *model;         /* NULL: none is named */
     sara_tokenizer *tokenizer; /* without a model; NULL: none is built in */
     int width, height;         /* the resolution */

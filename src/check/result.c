@@ -3,17 +3,7 @@
 
 #include <stdlib.h>
 
-/* Names of files need not be UTF-8, which JSON is: such bytes are escaped as errors have them. */
-static json_t *check_json_text(const char *text)
-{
-    char escaped[4096];
-    json_t *value = text ? json_string(text) : json_null();
-    if (value)
-        return value;
-    sara_text_escape(escaped, sizeof(escaped), text);
-    return json_string(escaped);
-}
-
+/* 0: micro-batches do not end with an epoch. */
 static sara_status add_shapes(const sara_check *c, json_t *list, const sara_data_group *group,
                               bool is_class)
 {
@@ -32,6 +22,18 @@ done:
     return status;
 }
 
+static sara_status add_check_text(const sara_check *c, json_t *object, const char *key,
+                                  const char *text)
+{
+    json_t *value;
+    sara_status status;
+    TRY(sara_json_text(c->ctx, &value, text));
+    if (json_object_set_new(object, key, value) != 0)
+        status = sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report");
+done:
+    return status;
+}
+
 static sara_status add_check_notes(const sara_check *c, json_t *list, bool refused)
 {
     sara_status status = SARA_OK;
@@ -39,11 +41,12 @@ static sara_status add_check_notes(const sara_check *c, json_t *list, bool refus
         const sara_check_note *note = &c->notes[i];
         if ((note->kind == SARA_CHECK_REFUSED) != refused)
             continue;
-        json_t *one = json_pack(
-            "{s:o,s:s,s:o}", "path", check_json_text(*note->path ? note->path : NULL), "kind",
-            sara_check_kind_name(note->kind), "text", check_json_text(note->text));
+        json_t *one = json_pack("{s:n,s:s}", "path", "kind", sara_check_kind_name(note->kind));
         if (json_array_append_new(list, one) != 0)
             TRY(sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report"));
+        if (*note->path)
+            TRY(add_check_text(c, one, "path", note->path));
+        TRY(add_check_text(c, one, "text", note->text));
     }
 done:
     return status;
@@ -56,14 +59,15 @@ static sara_status add_check_images(const sara_check *c, json_t *list)
     for (size_t i = 0; i < c->data.count; i++) {
         const sara_data_image *image = &c->data.images[i];
         const sara_fit *fit = &image->fit;
-        json_t *one = json_pack(
-            "{s:o,s:b,s:[ii],s:[ii],s:[ii],s:I,s:o,s:I}", "path", check_json_text(image->path),
-            "refused", image->refused, "size", image->width, image->height, "resized",
-            fit->resized_width, fit->resized_height, "bucket", fit->width, fit->height, "repeats",
-            (json_int_t)image->repeats, "caption", check_json_text(c->looks[i].caption), "tokens",
-            (json_int_t)c->looks[i].tokens[0]);
+        json_t *one = json_pack("{s:n,s:b,s:[ii],s:[ii],s:[ii],s:I,s:n,s:I}", "path", "refused",
+                                image->refused, "size", image->width, image->height, "resized",
+                                fit->resized_width, fit->resized_height, "bucket", fit->width,
+                                fit->height, "repeats", (json_int_t)image->repeats, "caption",
+                                "tokens", (json_int_t)c->looks[i].tokens[0]);
         if (json_array_append_new(list, one) != 0)
             TRY(sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report"));
+        TRY(add_check_text(c, one, "path", image->path));
+        TRY(add_check_text(c, one, "caption", c->looks[i].caption));
     }
 done:
     return status;
@@ -81,12 +85,14 @@ sara_status sara_check_json(const sara_check *c, char **out)
     TRY(add_shapes(c, buckets, class, true));
     TRY(add_check_notes(c, refused, true));
     TRY(add_check_notes(c, warnings, false));
-    root = json_pack(
-        "{s:[ii],s:I,s:I,s:I,s:I,s:O,s:O,s:O,s:O,s:o}", "resolution", c->width, c->height, "usable",
-        (json_int_t)instance->count, "in_epoch", (json_int_t)instance->order.elements,
-        "class_usable", (json_int_t) class->count, "class_in_epoch",
-        (json_int_t) class->order.elements, "buckets", buckets, "refused", refused, "warnings",
-        warnings, "images", images, "page", check_json_text(c->options.page));
+    root =
+        json_pack("{s:[ii],s:I,s:I,s:I,s:I,s:O,s:O,s:O,s:O,s:n}", "resolution", c->width, c->height,
+                  "usable", (json_int_t)instance->count, "in_epoch",
+                  (json_int_t)instance->order.elements, "class_usable", (json_int_t) class->count,
+                  "class_in_epoch", (json_int_t) class->order.elements, "buckets", buckets,
+                  "refused", refused, "warnings", warnings, "images", images, "page");
+    if (root && c->options.page)
+        TRY(add_check_text(c, root, "page", c->options.page));
     text = root ? sara_json_dump(root, JSON_INDENT(2)) : NULL;
     if (!text || sara_strdup(c->ctx, out, text) != SARA_OK)
         status = sara_fail(c->ctx, SARA_ERROR_MEMORY, "out of memory: a report");

@@ -217,6 +217,14 @@ done:
     return status;
 }
 
+static bool has_class_alone(const sara_data_config *config)
+{
+    for (size_t i = 0; i < config->subset_count; i++)
+        if (!config->subsets[i].is_reg)
+            return false;
+    return true;
+}
+
 sara_status sara_data_open(sara_context *ctx, sara_data *out, const sara_data_config *config,
                            const sara_data_options *options)
 {
@@ -228,7 +236,7 @@ sara_status sara_data_open(sara_context *ctx, sara_data *out, const sara_data_co
     TRY(sara_data_hash(out, options->dataset_config != NULL));
     TRY(make_group(out, &out->instance, false, options->seed));
     TRY(make_group(out, &out->class, true, options->seed + 1));
-    if (!out->instance.count && out->class.count) {
+    if (has_class_alone(config)) {
         status = sara_fail(ctx, SARA_ERROR_INPUT, "%s: all images are class images (is_reg)",
                            options->dataset_config);
         TRY(sara_data_hear(ctx, options->listener, options->dataset_config, status));

@@ -154,20 +154,14 @@ done:
 
 /* ---------------------------------------------------------------------------------------- whole */
 
-/* Bytes of a name that are no UTF-8, which JSON cannot have, are \xNN as in messages. */
 static sara_status add_name(const sara_evaluation *e, json_t *list, const char *name)
 {
-    const size_t length = strlen(name), size = 4 * length + 1;
-    char *escaped = NULL;
-    sara_status status = SARA_OK;
-    if (!sara_text_is_utf8(name, length)) {
-        TRY(sara_alloc(e->ctx, &escaped, size, 1));
-        sara_text_escape(escaped, size, name);
-    }
-    if (json_array_append_new(list, json_string(escaped ? escaped : name)) != 0)
+    json_t *text;
+    sara_status status;
+    TRY(sara_json_text(e->ctx, &text, name));
+    if (json_array_append_new(list, text) != 0)
         status = sara_fail(e->ctx, SARA_ERROR_MEMORY, "out of memory: the report");
 done:
-    sara_free(e->ctx, escaped);
     return status;
 }
 

@@ -108,6 +108,9 @@ SARA_NODISCARD sara_status sara_json_load(sara_context *ctx, json_t **out, const
  * Without JSON_REAL_PRECISION numbers get 15 to 17 digits: as few as read back to the same bits.
  * free(); NULL: out of memory. */
 char *sara_json_dump(const json_t *value, size_t flags);
+/* A string of a path or another text that may be no UTF-8, which JSON cannot have: such bytes are
+ * \xNN, as in messages. json_decref(). */
+SARA_NODISCARD sara_status sara_json_text(sara_context *ctx, json_t **out, const char *text);
 /* Writes an object as folder/name, atomically, with jansson's flags. The folder is made. */
 SARA_NODISCARD sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
                                           const json_t *object, size_t flags);

@@ -236,6 +236,23 @@ char *sara_json_dump(const json_t *value, size_t flags)
     return text;
 }
 
+sara_status sara_json_text(sara_context *ctx, json_t **out, const char *text)
+{
+    const size_t length = strlen(text), size = 4 * length + 1;
+    char *escaped = NULL;
+    sara_status status = SARA_OK;
+    if (!sara_text_is_utf8(text, length)) {
+        TRY(sara_alloc(ctx, &escaped, size, 1));
+        sara_text_escape(escaped, size, text);
+    }
+    *out = json_string(escaped ? escaped : text);
+    if (!*out)
+        status = sara_fail(ctx, SARA_ERROR_MEMORY, "out of memory: a report");
+done:
+    sara_free(ctx, escaped);
+    return status;
+}
+
 sara_status sara_json_save(sara_context *ctx, const char *folder, const char *name,
                            const json_t *object, size_t flags)
 {

@@ -5,8 +5,6 @@
 
 #include <stdlib.h>
 
-#define DEFAULT_COUNT 100 /* diffusers' train_dreambooth.py */
-
 typedef struct class_folder {
     sara_context *ctx;
     const char *path;
@@ -66,7 +64,7 @@ static sara_status look_into_folder(class_folder *folder, const sara_train_optio
     sara_status status = SARA_OK;
     if (sara_path_is_named(folder->path))
         TRY(count_others(folder->ctx, &others, folder->path, true));
-    folder->wanted = (o->num_class_images ? o->num_class_images : DEFAULT_COUNT) - others;
+    folder->wanted = (o->num_class_images ? o->num_class_images : SARA_CLASS_IMAGES) - others;
     for (int64_t i = 0; i < folder->wanted; i++) {
         TRY(has_class_image(folder, &there, i));
         folder->there += there;
@@ -76,6 +74,44 @@ done:
 }
 
 /* --------------------------------------------------------------------------- what is told early */
+
+/* Of a folder that may not be there yet, nor those above it. */
+static sara_status class_folder_within(sara_context *ctx, bool *out, const char *path,
+                                       const char *folder)
+{
+    char *there = NULL, *above = NULL;
+    sara_status status;
+    TRY(sara_strdup(ctx, &there, path));
+    while (!sara_path_is_named(there) && strcmp(there, ".") != 0) {
+        TRY(sara_path_parent(ctx, &above, there));
+        sara_free(ctx, there);
+        there = above;
+        above = NULL;
+    }
+    TRY(sara_path_is_within(ctx, out, there, folder));
+done:
+    sara_free(ctx, there);
+    return status;
+}
+
+sara_status sara_class_images_check_place(sara_context *ctx, const sara_train_options *o)
+{
+    const char *class = o->class_data_dir, *subject = o->train_data_dir;
+    bool inside, around;
+    sara_status status = SARA_OK;
+    if (!class || !subject)
+        return SARA_OK;
+    TRY(class_folder_within(ctx, &inside, class, subject));
+    TRY(class_folder_within(ctx, &around, subject, class));
+    if (inside || around)
+        status =
+            sara_fail(ctx, SARA_ERROR_USAGE,
+                      "--class_data_dir %s and --train_data_dir %s: one lies in the other, and "
+                      "images would be the subject's and its class's; keep the folders apart",
+                      class, subject);
+done:
+    return status;
+}
 
 /* The subject's images are wholly read before hours of drawing, and again with those of the class.
  */
@@ -186,6 +222,26 @@ done:
     return status;
 }
 
+static bool draws_class_images(const sara_train_options *o)
+{
+    return o->class_data_dir && o->class_prompt &&
+           (o->with_prior_preservation || o->num_class_images);
+}
+
+sara_status sara_class_images_missing(sara_context *ctx, int64_t *missing,
+                                      const sara_train_options *o)
+{
+    class_folder folder = {.ctx = ctx, .path = o->class_data_dir};
+    sara_status status = SARA_OK;
+    *missing = 0;
+    if (!draws_class_images(o))
+        return SARA_OK;
+    TRY(look_into_folder(&folder, o));
+    *missing = folder.wanted > folder.there ? folder.wanted - folder.there : 0;
+done:
+    return status;
+}
+
 sara_status sara_class_images_draw(sara_context *ctx, size_t *bytes, sara_model *model,
                                    const sara_train_options *o)
 {
@@ -193,8 +249,7 @@ sara_status sara_class_images_draw(sara_context *ctx, size_t *bytes, sara_model 
     sara_generate_options options;
     sara_status status;
     *bytes = 0;
-    if (!o->class_data_dir || !o->class_prompt ||
-        !(o->with_prior_preservation || o->num_class_images))
+    if (!draws_class_images(o))
         return SARA_OK;
     TRY(look_into_folder(&folder, o));
     if (folder.there >= folder.wanted)

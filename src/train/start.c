@@ -18,45 +18,6 @@ static sara_status check_run_output(const trainer *t)
     return SARA_OK;
 }
 
-/* Of a folder that may not be there yet, nor those above it. */
-static sara_status lies_within(sara_context *ctx, bool *out, const char *path, const char *folder)
-{
-    char *there = NULL, *above = NULL;
-    sara_status status;
-    TRY(sara_strdup(ctx, &there, path));
-    while (!sara_path_is_named(there) && strcmp(there, ".") != 0) {
-        TRY(sara_path_parent(ctx, &above, there));
-        sara_free(ctx, there);
-        there = above;
-        above = NULL;
-    }
-    TRY(sara_path_is_within(ctx, out, there, folder));
-done:
-    sara_free(ctx, there);
-    return status;
-}
-
-/* Images of folders below are read, too: those of the class would be the subject's, or the other
- * way round. */
-static sara_status check_class_place(const trainer *t)
-{
-    const char *class = t->options.class_data_dir, *subject = t->options.train_data_dir;
-    bool inside, around;
-    sara_status status = SARA_OK;
-    if (!class || !subject)
-        return SARA_OK;
-    TRY(lies_within(t->ctx, &inside, class, subject));
-    TRY(lies_within(t->ctx, &around, subject, class));
-    if (inside || around)
-        status =
-            sara_fail(t->ctx, SARA_ERROR_USAGE,
-                      "--class_data_dir %s and --train_data_dir %s: one lies in the other, and "
-                      "images would be the subject's and its class's; keep the folders apart",
-                      class, subject);
-done:
-    return status;
-}
-
 static sara_status open_profile(trainer *t)
 {
     const sara_train_options *o = &t->options;
@@ -176,7 +137,7 @@ sara_status sara_trainer_start(trainer *t)
     TRY(sara_method_start(t, method));
     TRY(sara_run_check_prompts(t->ctx, NULL, &t->options));
     TRY(check_run_output(t));
-    TRY(check_class_place(t));
+    TRY(sara_class_images_check_place(t->ctx, &t->options));
     TRY(sara_trainer_open_device(t));
     TRY(sara_run_open(t->ctx, &t->run, t->options.output_dir));
     t->run_open = true;

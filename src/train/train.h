@@ -30,6 +30,14 @@ SARA_NODISCARD sara_status sara_train_options_check(sara_context *ctx,
 /* Of images and captions: what contradicts or is missing. */
 SARA_NODISCARD sara_status sara_train_options_check_data(sara_context *ctx,
                                                          const sara_train_options *options);
+#define SARA_CLASS_IMAGES 100 /* where no number is given, as diffusers' train_dreambooth.py */
+/* How many of these, or of the number that is given, are missing and would be drawn first. */
+SARA_NODISCARD sara_status sara_class_images_missing(sara_context *ctx, int64_t *missing,
+                                                     const sara_train_options *options);
+/* Images of folders below are read, too: those of the class would be the subject's, or the other
+ * way round, which is SARA_ERROR_USAGE. */
+SARA_NODISCARD sara_status sara_class_images_check_place(sara_context *ctx,
+                                                         const sara_train_options *options);
 /* Of images, as --resolution has them; 0, 0: the model's. */
 void sara_train_options_sides(const sara_train_options *options, int *width, int *height);
 /* Their data sets, images of that resolution; sara_data_config_free(), even after an error. */

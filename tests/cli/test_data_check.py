@@ -120,6 +120,23 @@ class Refused(DataCheck):
         report, _ = self.check(code=INPUT, what="nowhere")
         self.assertIn("nowhere", report["refused"][0]["text"])
 
+    def test_names_that_are_no_text(self):
+        """As old archives leave them; JSON has no such bytes."""
+        self.fill("caf\udce9.png", png(64, 64, waves(3, 7)), "good")
+        self.fill("z\udcff.png", png(64, 64, waves(5, 2)))
+        report, page = self.check(code=INPUT)
+        self.assertEqual([i["path"] for i in report["images"]],
+                         ["data/caf\\xe9.png", "data/z\\xff.png"])
+        self.assertEqual([r["path"] for r in report["refused"]], ["data/z\\xff.png"])
+        self.assertIn("no caption", report["refused"][0]["text"])
+
+    def test_all_of_the_subject(self):
+        """That class images are left says nothing of is_reg."""
+        self.fill("latin.png", png(64, 64, waves(9, 1)), b"caf\xe9")
+        self.fill("../dogs/a.png", png(64, 64, waves(3, 7)))
+        report, _ = self.check("--class_data_dir", "dogs", "--class_prompt", "dog", code=INPUT)
+        self.assertEqual([r["path"] for r in report["refused"]], ["data/latin.png"])
+
     def test_settings_that_cannot_be_read(self):
         self.write("data.toml", "[[datasets]]\n[[datasets.subsets]]\nimage_dir='x'\nnum_repeat=2\n")
         self.refused(INPUT, ["data.toml", "num_repeat"], "data", "check", "data.toml")
@@ -142,6 +159,45 @@ class Refused(DataCheck):
         line = self.sara("train", "-m", BASE, "--train_data_dir", "data", "-o", "run",
                          *buckets).errors()[0]
         self.assertEqual(line, "sara train: " + report["refused"][0]["text"])
+
+
+class ClassImages(DataCheck):
+    """Those that sara train draws before it begins."""
+
+    def setUp(self):
+        super().setUp()
+        self.fill("a.png", png(64, 64, waves(3, 7)), "abc")
+
+    def told(self, *args):
+        result = self.sara("data", "check", "data", "--class_data_dir", "dogs", "--class_prompt",
+                           "a dog", "--json", *args)
+        self.assertEqual((result.code, result.errors()), (0, []), result.err)
+        return json.loads(result.out), result.err
+
+    def test_none_is_there(self):
+        for folder in [False, True]:
+            if folder:
+                os.mkdir(self.path("dogs"))
+            report, told = self.told("--with_prior_preservation")
+            self.assertEqual((report["usable"], report["class_usable"]), (1, 0))
+            self.assertIn("100 class images are not in dogs yet", told)
+
+    def test_some_are_there(self):
+        self.fill("../dogs/b.png", png(64, 64, waves(5, 2)))
+        self.fill("../dogs/class-000001.png", png(64, 64, waves(9, 1)))
+        report, told = self.told("--num_class_images", "4")
+        self.assertEqual((report["class_usable"], report["refused"]), (2, []))
+        self.assertIn("2 class images are not in dogs yet", told)
+        self.assertNotIn("not in dogs", self.told("--num_class_images", "1")[1])
+        self.assertNotIn("not in dogs", self.told()[1])
+
+    def test_none_is_drawn(self):
+        report, _ = self.check("--class_data_dir", "dogs", "--class_prompt", "dog", code=INPUT)
+        self.assertEqual([r["path"] for r in report["refused"]], ["dogs"])
+
+    def test_folder_within(self):
+        self.refused(USAGE, ["data/dogs", "lies in the other"], "data", "check", "data",
+                     "--class_data_dir", "data/dogs", "--class_prompt", "dog")
 
 
 class WorthALook(DataCheck):
