@@ -17,7 +17,9 @@ static sara_status scan_subset(sara_data *data, size_t index, const sara_data_op
         .flat = options->dataset_config != NULL,
         .output_dir = options->output_dir,
         .masks_dir = options->masked_loss ? subset->conditioning_data_dir : NULL,
-        .instead = options->dataset_config ? "one for all by class_tokens" : NULL,
+        .instead = options->dataset_config ? "one for all by class_tokens"
+                   : subset->is_reg        ? "one caption for all by --class_prompt"
+                                           : NULL,
         .refused = options->listener ? options->listener->refused : NULL,
         .user = options->listener ? options->listener->user : NULL};
     return sara_data_hear(data->ctx, options->listener, subset->image_dir,
@@ -28,7 +30,8 @@ static sara_status scan_subset(sara_data *data, size_t index, const sara_data_op
 static sara_status find_mask(sara_data *data, sara_data_image *image, const char *folder,
                              const char *name)
 {
-    static const char *const extensions[] = {".png", ".jpg", ".jpeg", ".webp"};
+    static const char *const extensions[] = {".png", ".jpg", ".jpeg", ".webp",
+                                             ".PNG", ".JPG", ".JPEG", ".WEBP"};
     const int stem = (int)(strrchr(name, '.') - name);
     char *path = NULL;
     sara_status status = SARA_OK;
@@ -65,7 +68,7 @@ static sara_status add_image(sara_data *data, size_t index, const sara_dataset_i
         TRY(sara_caption_make(data->ctx, &caption, &subset->captions, item->caption, 0, 0, 0));
         TRY(sara_arena_strdup(&data->arena, &image->caption, caption));
     }
-    if (options->masked_loss && subset->alpha_mask)
+    if (subset->alpha_mask) /* of a configuration it is enough, as in kohya's scripts */
         image->mask = image->path;
     else if (options->masked_loss && subset->conditioning_data_dir) {
         TRY(sara_data_hear(data->ctx, options->listener, image->path,

@@ -204,7 +204,7 @@ typedef struct sara_data_listener {
 typedef struct sara_data_options {
     const char *output_dir;     /* is passed over where it lies in a folder of images; NULL */
     const char *dataset_config; /* the configuration's file, for messages; NULL: there is none */
-    bool masked_loss;           /* else masks are not looked for */
+    bool masked_loss;           /* else conditioning_data_dir is not looked into */
     uint64_t seed;
     const sara_data_listener *listener; /* NULL: none */
 } sara_data_options;

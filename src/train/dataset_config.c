@@ -49,6 +49,33 @@ done:
     return status;
 }
 
+/* That what the options ask of a configuration is in it. */
+static sara_status check_config_subsets(sara_context *ctx, const sara_data_config *config,
+                                        const sara_train_options *o)
+{
+    bool files = false, masks = false, classes = false;
+    for (size_t i = 0; i < config->subset_count; i++) {
+        const sara_subset *subset = &config->subsets[i];
+        files = files || subset->conditioning_data_dir;
+        masks = masks || subset->conditioning_data_dir || subset->alpha_mask;
+        classes = classes || subset->is_reg;
+    }
+    if (files && !o->masked_loss)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "%s: conditioning_data_dir: goes with --masked_loss", o->dataset_config);
+    if (o->masked_loss && !masks)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--masked_loss: where are the masks? Give a subset of %s "
+                         "conditioning_data_dir or alpha_mask",
+                         o->dataset_config);
+    if (o->with_prior_preservation && !classes)
+        return sara_fail(ctx, SARA_ERROR_USAGE,
+                         "--with_prior_preservation: where are the class images? Give a subset of "
+                         "%s is_reg = true",
+                         o->dataset_config);
+    return SARA_OK;
+}
+
 sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
                                 const sara_train_options *o, int width, int height)
 {
@@ -61,12 +88,16 @@ sara_status sara_dataset_config(sara_context *ctx, sara_data_config *out,
                                             .steps = o->bucket_reso_steps},
                                 .batch_size = o->train_batch_size};
     sara_subset subset = subset_of(o);
+    sara_status status;
     *out = (sara_data_config){0};
     sara_arena_init(&out->arena, ctx);
     if (!o->dataset_config)
         return config_of_folders(out, &set, &subset, o);
     subset.image_dir = NULL;
-    return sara_data_config_read(ctx, out, o->dataset_config, &set, &subset);
+    TRY(sara_data_config_read(ctx, out, o->dataset_config, &set, &subset));
+    TRY(check_config_subsets(ctx, out, o));
+done:
+    return status;
 }
 
 /* ---------------------------------------------------------------------------------------- sizes */

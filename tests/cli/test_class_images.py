@@ -125,6 +125,10 @@ class ClassImages(Shim):
         self.refused(INPUT, ["empty", "no images"], "train", "-m", BASE, "--train_data_dir", "data",
                      "--instance_prompt", "x", "-o", "run", "--class_data_dir", "empty",
                      "--with_prior_preservation", "-t", "1")
+        shutil.copy(os.path.join(EMOJI, "ink", "u1f301.png"), self.path("empty"))
+        self.refused(INPUT, ["empty", "no caption", "one caption for all by --class_prompt"],
+                     "train", "-m", BASE, "--train_data_dir", "data", "--instance_prompt", "x",
+                     "-o", "run", "--class_data_dir", "empty", "-t", "1")
 
 
 if __name__ == "__main__":

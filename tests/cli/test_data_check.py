@@ -93,6 +93,32 @@ class Refused(DataCheck):
         self.assertIn("has no mask", told["c.png"])
         self.assertIn(("d.png", "mask"), self.kinds(report))
 
+    def test_masks_in_capitals(self):
+        for name, extension in [("a", "PNG"), ("b", "png")]:
+            self.fill(f"{name}.png", png(64, 64, waves(3 + ord(name), 2)), name * 3)
+            self.fill(f"../masks/{name}.{extension}", png(64, 64, lambda x, y: (255, 0, 0)))
+        report, _ = self.check("--masked_loss", "--conditioning_data_dir", "masks")
+        self.assertEqual((report["usable"], report["refused"]), (2, []))
+
+    def test_masks_of_a_configuration(self):
+        """alpha_mask is enough, as in kohya's scripts; what has no effect is refused."""
+        self.fill("a.png", png(64, 64, waves(3, 7), lambda x, y: 0), "abc")
+        subset = "[[datasets]]\n[[datasets.subsets]]\nimage_dir='data'\n"
+        self.write("alpha.toml", subset + "alpha_mask=true\n")
+        for more in [[], ["--masked_loss"]]:
+            report, _ = self.check(*more, what="alpha.toml")
+            self.assertIn(("a.png", "mask"), self.kinds(report))
+        self.write("none.toml", subset)
+        self.write("files.toml", subset + "conditioning_data_dir='data'\n")
+        self.check("--masked_loss", what="files.toml")
+        for file, option, word in [("none.toml", "--masked_loss", "where are the masks"),
+                                   ("none.toml", "--with_prior_preservation", "is_reg"),
+                                   ("files.toml", "--random_flip", "goes with --masked_loss")]:
+            for command in [("data", "check", file),
+                            ("train", "-m", BASE, "-o", "run", "--dataset_config", file)]:
+                self.refused(USAGE, [file, word], *command, option)
+        self.assertFalse(os.path.exists(self.path("run")))
+
     def test_metadata(self):
         self.fill("a.png", png(64, 64, waves(3, 7)))
         self.fill("metadata.jsonl", '{"file_name": "a.png", "text": "one"}\n'

@@ -1,5 +1,6 @@
 """Folders of images as people have them, and what is told of them before the first is encoded."""
 
+import json
 import os
 import shutil
 import unittest
@@ -102,6 +103,25 @@ class Images(Dataset):
                 command = ("inspect", "-m", "base", "--tokenize", "x")
                 self.refused(INPUT, [name, "git lfs pull"], *command)
                 self.write(self.path("base", name), whole)
+
+
+class Masks(Dataset):
+    def test_alpha_of_a_configuration(self):
+        """kohya's scripts weigh the loss by alpha_mask without --masked_loss, too."""
+        self.fill("a.png", os.path.join(IMAGES, "rgba.png"))
+        subset = "[[datasets]]\n[[datasets.subsets]]\nimage_dir='data'\nclass_tokens='x'\n"
+        losses = []
+        for number, (key, more) in enumerate([("", ()), ("alpha_mask=true\n", ()),
+                                              ("alpha_mask=true\n", ("--masked_loss",))]):
+            self.write("sets.toml", subset + key)
+            run = f"run{number}"
+            self.ok("train", "-m", BASE, "--dataset_config", "sets.toml", "-o", run, "-t", "1",
+                    "--resolution", "32", "--max_train_steps", "1", *more)
+            with open(self.path(run, "log.jsonl"), encoding="utf-8") as file:
+                losses.append([json.loads(line)["loss"] for line in file if '"loss"' in line])
+        self.assertEqual(len(losses[0]), 1)
+        self.assertEqual(losses[1], losses[2])
+        self.assertLess(losses[1][0], 0.9 * losses[0][0])
 
 
 class Layouts(Dataset):
