@@ -170,7 +170,8 @@ sara_status sara_data_check_images(sara_data *data, const sara_buckets *buckets,
                             .log = note_odd_image,
                             .user = &c,
                             .phase = "check",
-                            .interrupted = "interrupted before the first step"};
+                            .interrupted = listener ? "interrupted; nothing was written"
+                                                    : "interrupted before the first step"};
     sara_status status;
     TRY(sara_alloc_zero(data->ctx, &c.lines, data->count, sizeof(*c.lines)));
     TRY(sara_alloc_zero(data->ctx, &c.notes, data->count, sizeof(*c.notes)));

@@ -241,6 +241,13 @@ static bool is_among(const char *const *names, const char *key)
     return *names != NULL;
 }
 
+/* An option that a run does not speak of is at its default, and differs from one that is spoken
+ * of. */
+static bool is_default_elsewhere(const char *key, const json_t *there)
+{
+    return !there && sara_train_option_part(key) == SARA_PART_CHOSEN;
+}
+
 /* The first of the keys that are of the kind and may not change whose value is another. What an
  * earlier version has not kept, and sara_manifest_complete() has no default for, is not known to
  * differ. */
@@ -252,7 +259,14 @@ static const char *find_difference(const json_t *saved, const json_t *now,
     json_object_foreach((json_t *)(uintptr_t)now, key, value)
     {
         const json_t *was = json_object_get(saved, key);
-        if (is_kind(key) && !is_among(changing, key) && was && !json_equal(was, value))
+        const bool differs = was ? !json_equal(was, value) : is_default_elsewhere(key, was);
+        if (is_kind(key) && !is_among(changing, key) && differs)
+            return key;
+    }
+    json_object_foreach((json_t *)(uintptr_t)saved, key, value)
+    {
+        if (is_kind(key) && !is_among(changing, key) &&
+            is_default_elsewhere(key, json_object_get(now, key)))
             return key;
     }
     return NULL;
@@ -281,7 +295,7 @@ static sara_status refuse_difference(sara_context *ctx, const sara_checkpoint *c
     sara_status status = sara_fail(
         ctx, SARA_ERROR_USAGE,
         "%s: the run has %s = %s, now it is %s; a resumed run keeps its options, base and data",
-        checkpoint->folder, key, a ? a : "nothing", b ? b : "?");
+        checkpoint->folder, key, a ? a : "its default", b ? b : "its default");
     free(a);
     free(b);
     return status;

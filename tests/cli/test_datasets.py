@@ -5,7 +5,7 @@ import os
 import shutil
 import unittest
 
-from support import BASE, EMOJI, INPUT, TOP, Case
+from support import BASE, EMOJI, INPUT, TOP, USAGE, Case
 
 IMAGES = os.path.join(TOP, "tests", "io", "data", "images")
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
@@ -103,6 +103,23 @@ class Images(Dataset):
                 command = ("inspect", "-m", "base", "--tokenize", "x")
                 self.refused(INPUT, [name, "git lfs pull"], *command)
                 self.write(self.path("base", name), whole)
+
+
+class GoingOn(Dataset):
+    def test_what_becomes_of_captions(self):
+        """A resumed run keeps it, given or not."""
+        self.fill("a.png", self.image())
+        args = self.args("--instance_prompt", "a, b, c", "--max_train_steps", "2",
+                         "--resume_from_checkpoint", "latest")
+        self.ok(*self.args("--instance_prompt", "a, b, c", "--shuffle_caption"))
+        for options, words in [
+                ((), ["shuffle_caption = true", "its default"]),
+                (("--shuffle_caption", "--caption_dropout_rate", "0.5"),
+                 ["caption_dropout_rate = its default", "0.5"]),
+                (("--shuffle_caption", "--enable_bucket", "--min_bucket_reso", "32"),
+                 ["bucket", "its default"])]:
+            self.refused(USAGE, ["checkpoint-1", "a resumed run keeps", *words], *args, *options)
+        self.ok(*args, "--shuffle_caption", "--caption_dropout_rate", "0")
 
 
 class Masks(Dataset):
