@@ -204,15 +204,25 @@ static void free_group(sara_context *ctx, sara_data_group *group)
 
 /* ---------------------------------------------------------------------------------------- whole */
 
-static sara_status check_data(sara_data *data, const sara_data_listener *listener)
+/* What a configuration says wrongly of sizes is told with the data set. */
+static sara_status make_buckets(sara_data *data, sara_buckets *out, size_t set, const char *file)
+{
+    const sara_status status = sara_buckets_make(data->ctx, out, &data->config->sets[set].buckets);
+    if (status != SARA_ERROR_USAGE || !file)
+        return status;
+    const sara_name where = sara_name_of("%.150s: datasets[%zu]", file, set);
+    return sara_fail_in(data->ctx, SARA_ERROR_INPUT, where.text);
+}
+
+static sara_status check_data(sara_data *data, const sara_data_options *options)
 {
     const sara_data_config *config = data->config;
     sara_buckets *buckets = NULL;
     sara_status status;
     TRY(sara_alloc_zero(data->ctx, &buckets, config->set_count, sizeof(*buckets)));
     for (size_t i = 0; i < config->set_count; i++)
-        TRY(sara_buckets_make(data->ctx, &buckets[i], &config->sets[i].buckets));
-    TRY(sara_data_check_images(data, buckets, listener));
+        TRY(make_buckets(data, &buckets[i], i, options->dataset_config));
+    TRY(sara_data_check_images(data, buckets, options->listener));
 done:
     for (size_t i = 0; buckets && i < config->set_count; i++)
         sara_buckets_free(data->ctx, &buckets[i]);
@@ -235,7 +245,7 @@ sara_status sara_data_open(sara_context *ctx, sara_data *out, const sara_data_co
     *out = (sara_data){.ctx = ctx, .config = config, .seed = options->seed};
     sara_arena_init(&out->arena, ctx);
     TRY(collect_images(out, options));
-    TRY(check_data(out, options->listener));
+    TRY(check_data(out, options));
     TRY(sara_data_hash(out, options->dataset_config != NULL));
     TRY(make_group(out, &out->instance, false, options->seed));
     TRY(make_group(out, &out->class, true, options->seed + 1));

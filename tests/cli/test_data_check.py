@@ -119,6 +119,14 @@ class Refused(DataCheck):
                 self.refused(USAGE, [file, word], *command, option)
         self.assertFalse(os.path.exists(self.path("run")))
 
+    def test_buckets_of_a_configuration(self):
+        self.fill("a.png", png(64, 64, waves(3, 7)), "abc")
+        self.write("sets.toml", "[[datasets]]\nresolution=64\nenable_bucket=true\n"
+                   "[[datasets.subsets]]\nimage_dir='data'\n")
+        for command in [("data", "check", "sets.toml"),
+                        ("train", "-m", BASE, "-o", "run", "--dataset_config", "sets.toml")]:
+            self.refused(INPUT, ["sets.toml: datasets[0]: min_bucket_reso 256", "64"], *command)
+
     def test_metadata(self):
         self.fill("a.png", png(64, 64, waves(3, 7)))
         self.fill("metadata.jsonl", '{"file_name": "a.png", "text": "one"}\n'
