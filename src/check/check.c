@@ -115,6 +115,16 @@ done:
     return status;
 }
 
+/* What is looked at is not written over. */
+static sara_status check_page_path(sara_check *c)
+{
+    const char *page = c->options.page, *config = c->train.dataset_config;
+    if (page && (!*page || sara_path_is_image(page) || (config && sara_path_is_same(page, config))))
+        return sara_fail(c->ctx, SARA_ERROR_USAGE, "--page %s: expected a page's name, e.g. x.html",
+                         page);
+    return SARA_OK;
+}
+
 /* Class images that training draws first are not there yet: those that are, are looked at. */
 static sara_status leave_out_missing(sara_check *c)
 {
@@ -209,6 +219,7 @@ sara_status sara_data_check(sara_context *ctx, char **report, const sara_data_ch
         TRY(sara_train_options_read(ctx, &c.train, c.options.train));
     c.options.train = c.options.train ? &c.train : NULL;
     TRY(check_train_options(&c));
+    TRY(check_page_path(&c));
     TRY(leave_out_missing(&c));
     TRY(open_check_model(&c));
     TRY(open_check_data(&c));

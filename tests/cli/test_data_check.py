@@ -119,6 +119,14 @@ class Refused(DataCheck):
                 self.refused(USAGE, [file, word], *command, option)
         self.assertFalse(os.path.exists(self.path("run")))
 
+    def test_page_over_what_is_looked_at(self):
+        self.fill("a.png", png(64, 64, waves(3, 7)), "abc")
+        self.write("sets.toml", "[[datasets]]\n[[datasets.subsets]]\nimage_dir='data'\n")
+        for page in ["data/a.png", "sets.toml", ""]:
+            self.refused(USAGE, f"--page {page}: expected a page's name", "data", "check",
+                         "sets.toml", "--page", page)
+        self.check(what="sets.toml")
+
     def test_buckets_of_a_configuration(self):
         self.fill("a.png", png(64, 64, waves(3, 7)), "abc")
         self.write("sets.toml", "[[datasets]]\nresolution=64\nenable_bucket=true\n"
