@@ -176,8 +176,8 @@ sara_status sara_dataset_add_captioned(sara_dataset_scan_state *scan, sara_datas
         TRY(refuse_without_caption(scan, folder, name));
     if (file != SIZE_MAX) {
         TRY(sara_path_join(ctx, &path, folder->path, folder->names[file]));
-        TRY(read_caption(ctx, &caption, path));
         folder->used[file] = true;
+        TRY(read_caption(ctx, &caption, path));
         if (strpbrk(caption, "\n\r")) {
             TRY(sara_dataset_below(scan, &below, folder, name));
             TRY(sara_dataset_note_add(scan, &scan->captions, several_lines, below));

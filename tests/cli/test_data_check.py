@@ -119,6 +119,13 @@ class Refused(DataCheck):
                 self.refused(USAGE, [file, word], *command, option)
         self.assertFalse(os.path.exists(self.path("run")))
 
+    def test_caption_of_a_refused_image(self):
+        """It has its image, whatever is wrong with it."""
+        self.fill("latin.png", png(64, 64, waves(9, 1)), b"caf\xe9")
+        self.fill("alone.txt", "of nothing")
+        told = self.sara("data", "check", "data").err
+        self.assertIn("captions without an image: 1 (alone.txt)", told)
+
     def test_page_over_what_is_looked_at(self):
         self.fill("a.png", png(64, 64, waves(3, 7)), "abc")
         self.write("sets.toml", "[[datasets]]\n[[datasets.subsets]]\nimage_dir='data'\n")
